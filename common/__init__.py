@@ -1,0 +1,1 @@
+"""What the coordinator and the agents both speak. Imports neither of them."""

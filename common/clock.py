@@ -1,0 +1,58 @@
+"""Monotonic time in whole nanoseconds, and the offset between two hosts' clocks.
+
+Pure: nothing here reads a clock except `monotonic_ns`, which is the one name that the loops pass around.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MonotonicNs = Callable[[], int]
+monotonic_ns: MonotonicNs = time.monotonic_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSample:
+    """One exchange: `offset_ns` is the remote clock less the local one; its error is at most half of `rtt_ns`."""
+
+    offset_ns: int
+    rtt_ns: int
+
+
+def clock_sample(sent_ns: int, received_ns: int, replied_ns: int, returned_ns: int) -> ClockSample:
+    """The four stamps of one exchange (RFC 5905, section 8: theta and delta).
+
+    `sent_ns` and `returned_ns` are local, `received_ns` and `replied_ns` are the remote's.
+    """
+    offset_ns = ((received_ns - sent_ns) + (replied_ns - returned_ns)) // 2
+    rtt_ns = (returned_ns - sent_ns) - (replied_ns - received_ns)
+    return ClockSample(offset_ns, max(rtt_ns, 0))
+
+
+class ClockSync:
+    """Keeps the last exchanges and trusts the quickest of them, whose error bound is the smallest."""
+
+    def __init__(self, window: int = 16) -> None:
+        self._samples: deque[ClockSample] = deque(maxlen=window)
+
+    def add(self, sample: ClockSample) -> None:
+        """Take one more exchange; the oldest beyond the window is forgotten."""
+        self._samples.append(sample)
+
+    @property
+    def best(self) -> ClockSample | None:
+        """The exchange with the smallest round trip, or None before the first."""
+        return min(self._samples, key=lambda sample: sample.rtt_ns, default=None)
+
+    @property
+    def count(self) -> int:
+        """How many exchanges the window holds now."""
+        return len(self._samples)
+
+    def to_local_ns(self, remote_ns: int) -> int:
+        """A remote instant on the local clock; the identity before the first exchange."""
+        best = self.best
+        return remote_ns - (best.offset_ns if best else 0)

@@ -1,0 +1,87 @@
+"""Messages and journal records to msgpack bytes and back. The only place that imports msgpack.
+
+An envelope is the array [protocol version, run id, incarnation, message]. Messages are tagged maps, so a field can be
+added without breaking a peer's framing; what a peer may send is checked here, once, against the types in `messages`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from common.errors import ProtocolError
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, AgentMessage, CoordinatorMessage, Envelope
+from common.units import Bytes, Count, PerSecond, Seconds
+
+T = TypeVar("T")
+
+_QUANTITIES = (Seconds, PerSecond, Bytes, Count)
+
+
+def to_plain(value: Any) -> Any:
+    """Any of our types as plain lists, maps, numbers, text and bytes; quantities as numbers."""
+    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain_quantity)
+
+
+def from_plain(plain: Any, kind: type[T]) -> T:
+    """Inverse of `to_plain`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
+    return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=_parse_quantity)
+
+
+def pack(value: Any) -> bytes:
+    """Any of our types as msgpack."""
+    return msgpack.packb(to_plain(value), use_bin_type=True)  # type: ignore[no-any-return]
+
+
+def unpack(data: bytes, kind: type[T]) -> T:
+    """Inverse of `pack`. Raises ProtocolError for bytes that are not msgpack or not of this type."""
+    try:
+        plain = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        return from_plain(plain, kind)
+    except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: one line of it is enough.
+        raise ProtocolError(
+            f"expected msgpack of {getattr(kind, '__name__', kind)}, got {len(data)} bytes: {str(error)[:200]}"
+        ) from error
+
+
+def encode(envelope: Envelope, protocol: int = PROTOCOL_MAX) -> bytes:
+    """An envelope as one message part."""
+    message = to_plain(envelope.message)
+    return msgpack.packb(  # type: ignore[no-any-return]
+        [protocol, envelope.run_id, envelope.incarnation, message], use_bin_type=True
+    )
+
+
+def decode_from_agent(data: bytes) -> Envelope:
+    """What an agent sent. Raises ProtocolError for anything that an agent may not say."""
+    return _decode(data, AgentMessage)
+
+
+def decode_from_coordinator(data: bytes) -> Envelope:
+    """What a coordinator sent. Raises ProtocolError for anything that a coordinator may not say."""
+    return _decode(data, CoordinatorMessage)
+
+
+def _decode(data: bytes, messages: Any) -> Envelope:
+    # Hello and Refused keep their form in every protocol version, so that two sides which share none can still say so.
+    version, run_id, incarnation, message = unpack(data, tuple[int, str, str, messages])
+    if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and type(message).__name__ not in ("Hello", "Refused"):
+        raise ProtocolError(f"expected protocol {PROTOCOL_MIN}..{PROTOCOL_MAX}, got version {version}")
+    return Envelope(run_id=run_id, incarnation=incarnation, message=message)
+
+
+def _plain_quantity(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        return int(value)
+    raise NotImplementedError(f"cannot encode {type(value).__name__}")
+
+
+def _parse_quantity(kind: type, value: Any) -> Any:
+    if kind in _QUANTITIES:
+        return kind.parse(value)  # type: ignore[attr-defined]
+    raise NotImplementedError(f"cannot decode {kind.__name__}")

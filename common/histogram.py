@@ -1,0 +1,154 @@
+"""A fixed log-linear histogram: record in bulk, merge exactly, read quantiles.
+
+Layout: equal to HdrHistogram with 3 significant digits and unit 1 ns. For grouping power g = 10 and a value v,
+`s = max(v.bit_length() - (g + 1), 0)` and `index = (s << g) + (v >> s)`. So values below 2048 are exact and every
+other bucket is at most 1/1024 of its value wide. The layout never changes with the data: counts of two histograms
+add bucket by bucket, and a merged quantile is the quantile that one histogram of all values would have given.
+
+A `Histogram` is immutable and sparse (only filled buckets are kept), in the very form in which it crosses the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+GROUPING_POWER = 10
+MAX_VALUE = (1 << 42) - 1
+"""Highest value kept apart, in ns: about 73 minutes. Values above it are clamped to it and counted in `clamped`."""
+
+_EXACT_BELOW = 1 << (GROUPING_POWER + 1)
+BUCKETS = ((42 - GROUPING_POWER - 1) << GROUPING_POWER) + _EXACT_BELOW
+"""How many buckets the layout has: index of `MAX_VALUE` plus one."""
+
+Ints = NDArray[np.int64]
+
+
+def bucket_indices(values: Ints) -> Ints:
+    """Bucket index of each value; values are whole and lie in 0..MAX_VALUE."""
+    # frexp gives v = m * 2**e with 0.5 <= m < 1, so e is bit_length(v): exact below 2**53, and 0 for v = 0.
+    bit_lengths = np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    shifts = np.maximum(bit_lengths - (GROUPING_POWER + 1), 0)
+    return (shifts << GROUPING_POWER) + (values >> shifts)
+
+
+def bucket_bounds(indices: Ints) -> tuple[Ints, Ints]:
+    """Lowest and highest value that fall into each bucket."""
+    shifts = np.maximum((indices >> GROUPING_POWER) - 1, 0)
+    lowest = (indices - (shifts << GROUPING_POWER)) << shifts
+    return lowest, lowest + (np.int64(1) << shifts) - 1
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Counts of values by bucket, with exact count, minimum, maximum and sum (of the values after clamping).
+
+    indices: filled buckets, ascending, little-endian uint16. counts: one for each, little-endian uint32, or uint64
+    where a count needs it. minimum and maximum are 0 when empty.
+    """
+
+    indices: bytes = b""
+    counts: bytes = b""
+    count: int = 0
+    minimum: int = 0
+    maximum: int = 0
+    total: int = 0
+    clamped: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.counts) not in (2 * len(self.indices), 4 * len(self.indices)) or len(self.indices) % 2:
+            raise ValueError(
+                f"histogram: {len(self.indices)} bytes of indices do not fit {len(self.counts)} bytes of counts"
+            )
+
+    @classmethod
+    def of(cls, values: Ints) -> Self:
+        """The histogram of whole values >= 0; shape (n,). Raises ValueError for a negative one."""
+        if values.size == 0:
+            return cls()
+        if int(values.min()) < 0:
+            raise ValueError(f"histogram: expected values >= 0, got {int(values.min())}")
+        clamped = int(np.count_nonzero(values > MAX_VALUE))
+        if clamped:
+            values = np.minimum(values, MAX_VALUE)
+        indices, counts = np.unique(bucket_indices(values), return_counts=True)
+        return cls._packed(indices, counts, int(values.min()), int(values.max()), int(values.sum()), clamped)
+
+    @classmethod
+    def merge(cls, histograms: Iterable[Histogram]) -> Self:
+        """The histogram of all values of all of them."""
+        parts = [part for part in histograms if part.count]
+        if not parts:
+            return cls()
+        if len(parts) == 1 and type(parts[0]) is cls:
+            return parts[0]
+        dense = np.zeros(BUCKETS, dtype=np.int64)
+        for part in parts:
+            indices, counts = part.buckets()
+            dense[indices] += counts  # indices are unique within one histogram
+        indices = np.flatnonzero(dense)
+        return cls._packed(
+            indices,
+            dense[indices],
+            min(part.minimum for part in parts),
+            max(part.maximum for part in parts),
+            sum(part.total for part in parts),
+            sum(part.clamped for part in parts),
+        )
+
+    @classmethod
+    def _packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, total: int, clamped: int) -> Self:
+        width = "<u4" if int(counts.max()) < 1 << 32 else "<u8"
+        return cls(
+            indices.astype("<u2").tobytes(),
+            counts.astype(width).tobytes(),
+            int(counts.sum()),
+            minimum,
+            maximum,
+            total,
+            clamped,
+        )
+
+    def buckets(self) -> tuple[Ints, Ints]:
+        """(indices, counts) of the filled buckets, ascending; both int64 of shape (k,).
+
+        Raises ValueError when they are not what `of` and `merge` make: a peer's bytes may be anything.
+        """
+        indices = np.frombuffer(self.indices, dtype="<u2").astype(np.int64)
+        width = "<u4" if len(self.counts) == 2 * len(self.indices) else "<u8"
+        counts = np.frombuffer(self.counts, dtype=width).astype(np.int64)
+        ascending = bool((np.diff(indices) > 0).all())
+        if not ascending or int(counts.sum()) != self.count or (indices.size and int(indices[-1]) >= BUCKETS):
+            raise ValueError("histogram: expected ascending buckets whose counts add up to its count")
+        return indices, counts
+
+    @property
+    def mean(self) -> float:
+        """Exact mean of the values (after clamping); 0.0 when empty."""
+        return self.total / self.count if self.count else 0.0
+
+    def quantile(self, q: float) -> int:
+        """The value at rank ceil(q * count): highest value of its bucket, within the exact minimum and maximum.
+
+        q in 0..1; 0 for an empty histogram. As HdrHistogram's `valueAtPercentile`.
+        """
+        return self.quantiles((q,))[0]
+
+    def quantiles(self, qs: Iterable[float]) -> list[int]:
+        """`quantile` of each q, in one pass over the buckets."""
+        wanted = list(qs)
+        if not self.count:
+            return [0] * len(wanted)
+        indices, counts = self.buckets()
+        cumulative = np.cumsum(counts)
+        # 1e-9 takes back what binary fractions add: 0.999 * 1000 must stay rank 999.
+        ranks = [max(1, min(self.count, int(np.ceil(q * self.count - 1e-9)))) for q in wanted]
+        positions = np.searchsorted(cumulative, ranks, side="left")
+        highest = bucket_bounds(indices[positions])[1]
+        return [min(max(int(value), self.minimum), self.maximum) for value in highest]
+
+
+EMPTY = Histogram()

@@ -1,0 +1,281 @@
+"""Every message that crosses the wire, one frozen type each. The order in which they may come is for the two state
+machines to say: `agent.session` and `coordinator.run`.
+
+    agent -> coordinator (control)    coordinator -> agent (control)    agent -> coordinator (metrics)    and back
+    Hello                             Welcome | Refused
+    Prepared | Failed | Preparing     Prepare
+                                      Start
+    Heartbeat                         HeartbeatReply                    MetricsFrame                      FrameAck
+    WorkerLost                        Stop
+    Final                             FinalAck
+    Bye                               Dismiss
+
+Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of the side that the docstring names.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.metrics import IntervalMetrics
+from common.plan.schema import Plan
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Root of all messages; the tag on the wire is the class name."""
+
+
+class AgentState(enum.Enum):
+    """What an agent says of itself in hello and heartbeats."""
+
+    IDLE = "idle"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    DRAINING = "draining"
+    DONE = "done"
+
+
+class FailureKind(enum.Enum):
+    """Why an agent could not prepare: the target's fault, or something else (see `Failed.reason`)."""
+
+    TARGET = "target"
+    AGENT = "agent"
+
+
+class PoolShare(msgspec.Struct, frozen=True):
+    """One client instance pool of the fleet, dealt to one agent.
+
+    group: index into `plan.pools`. number: 0-based among all pools of the run. first_thread: 0-based number, among
+    all worker threads of the run, of the pool's first thread; its threads are consecutive.
+    """
+
+    group: int
+    number: int
+    first_thread: int
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent's share of the plan; all that it needs to run to the end alone.
+
+    threads_total: worker threads of the whole fleet, by which rate and request count are divided. It holds the
+    target's password, so it is never logged and travels encrypted.
+    """
+
+    plan: Plan
+    pools: tuple[PoolShare, ...]
+    threads_total: int
+
+    def __repr__(self) -> str:
+        return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
+
+
+class Hello(Message):
+    """An agent introduces itself, or comes back; `run_id` and `state` say what it still holds of a run."""
+
+    protocol_min: int
+    protocol_max: int
+    name: str
+    host: str
+    pid: int
+    processes: int
+    version: str
+    state: AgentState
+    run_id: str | None = None
+    next_seq: int = 0
+    frames_held: int = 0
+
+
+class Welcome(Message):
+    """The agent is admitted; metrics go to `metrics_port` of the same host."""
+
+    protocol: int
+    agent_id: str
+    metrics_port: int
+    heartbeat_s: float
+    lease_s: float
+
+
+class Refused(Message):
+    """The agent is not admitted, and why. It exits."""
+
+    reason: str
+
+
+class Prepare(Message):
+    """Build pools, open connections if they are to be prewarmed, and say when ready."""
+
+    assignment: Assignment
+    plan_hash: str
+
+
+class Preparing(Message):
+    """Progress of prewarming: connections open so far, of how many."""
+
+    done: int
+    total: int
+
+
+class Prepared(Message):
+    """Everything is ready; the next thing wanted is a start instant."""
+
+    processes: int
+    connections_open: int
+
+
+class Failed(Message):
+    """The agent cannot prepare or go on; one line for people to read."""
+
+    kind: FailureKind
+    reason: str
+
+
+class Start(Message):
+    """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead."""
+
+    t0_ns: int
+
+
+class Heartbeat(Message):
+    """The agent is alive. sent_ns: agent's clock. offset_ns and rtt_ns: its best estimate so far of the coordinator's
+    clock less its own, and the round trip that bounds the error; None before the first reply. lag_ms: how late the
+    agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together."""
+
+    sent_ns: int
+    state: AgentState
+    offset_ns: int | None
+    rtt_ns: int | None
+    cpu_percent: float
+    cpu_percent_busiest: float
+    lag_ms: float
+    frames_held: int
+    processes_alive: int
+
+
+class HeartbeatReply(Message):
+    """Answer to a heartbeat: the agent's stamp returned, with the coordinator's own two."""
+
+    sent_ns: int
+    received_ns: int
+    replied_ns: int
+
+
+class WorkerLost(Message):
+    """A worker process of the agent ended before its time; its unreported operations are lost."""
+
+    process: int
+    exit_code: int | None
+
+
+class Stop(Message):
+    """End the run now: drain (let operations in flight come to an end), or at once."""
+
+    drain: bool
+    reason: str
+
+
+class MetricsFrame(Message):
+    """One agent's metrics since the frame before. seq counts from 0 per incarnation and run, without gaps. Mostly one
+    interval; a second when an operation was recorded late; a merged one when frames piled up unacknowledged.
+    through: the last second of the run that this agent has now reported completely (-1: none yet)."""
+
+    seq: int
+    through: int
+    intervals: tuple[IntervalMetrics, ...]
+
+
+class FrameAck(Message):
+    """Every frame with seq < `next_seq` is in the journal and can be forgotten."""
+
+    next_seq: int
+
+
+class Final(Message):
+    """The agent's share is over, all its frames are sent (`next_seq` of them), and this is what its workers say they did.
+
+    issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: first
+    worker's actual start less the start instant. drained: every worker thread came to its own end.
+    """
+
+    next_seq: int
+    issued: int
+    counted: int
+    transactions: int
+    start_skew_ns: int
+    drained: bool
+    processes_lost: int
+    reason: str
+
+
+class FinalAck(Message):
+    """Final is in the journal and every frame of it too: the agent may forget the run."""
+
+
+class Bye(Message):
+    """The agent leaves, on purpose."""
+
+    reason: str
+
+
+class Dismiss(Message):
+    """The coordinator ends; agents wait for the next one, or exit if told to serve once. exit_code: the run's."""
+
+    exit_code: int
+
+
+AgentMessage = Hello | Preparing | Prepared | Failed | Heartbeat | WorkerLost | Final | Bye | MetricsFrame
+CoordinatorMessage = Welcome | Refused | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
+
+
+class WorkerPrepare(Message):
+    """Agent to worker process: build these pools and open what is to be open."""
+
+    assignment: Assignment
+    process: int
+
+
+class WorkerStart(Message):
+    """Agent to worker process: begin at `t0_ns` of this host's clock."""
+
+    t0_ns: int
+
+
+class WorkerStop(Message):
+    """Agent to worker process: end now; drain, or at once."""
+
+    drain: bool
+
+
+class WorkerMetrics(Message):
+    """Worker process to agent: seconds up to `through` are complete; what was added since the last report."""
+
+    through: int
+    intervals: tuple[IntervalMetrics, ...]
+
+
+class WorkerFinal(Message):
+    """Worker process to agent: all threads are done and all metrics reported."""
+
+    issued: int
+    counted: int
+    transactions: int
+    start_skew_ns: int
+    drained: bool
+
+
+WorkerMessage = Preparing | Prepared | Failed | WorkerMetrics | WorkerFinal
+WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every message travels in. run_id: "" outside a run. incarnation: the agent process's own random name, made
+    anew at each of its starts; stale traffic is told by these two."""
+
+    run_id: str
+    incarnation: str
+    message: AgentMessage | CoordinatorMessage

@@ -1,0 +1,176 @@
+"""What a frame holds, and how two such things merge.
+
+Everything is a delta except `ConnectionMetrics.open_peak`, a gauge. So there are two merges, and they differ only in
+that field: `PEERS` are parts of the same seconds on different processes or agents (gauges add), `NEIGHBOURS` are
+consecutive seconds of the same process (gauges take the larger). Counts and histograms add exactly in both.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from common.histogram import EMPTY, Histogram
+
+T = TypeVar("T")
+
+
+class Merge(enum.Enum):
+    """How two metrics lie to each other: beside each other (PEERS) or one after the other (NEIGHBOURS)."""
+
+    PEERS = "peers"
+    NEIGHBOURS = "neighbours"
+
+
+class CommandMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One command of one pool over some interval.
+
+    ok: operations done. errors: error replies by code ("WRONGTYPE", "READONLY", ...). failures: operations that ended
+    without a reply, by class ("ConnectionError", "TimeoutError", "CheckoutTimeout", ...). Bytes are RESP bytes of
+    requests issued and replies read. service, response: ns of operations done, from actual and from intended send;
+    response is empty in a closed loop. failed: ns that operations took which ended in an error or a failure.
+    """
+
+    ok: int = 0
+    errors: dict[str, int] = {}
+    failures: dict[str, int] = {}
+    bytes_out: int = 0
+    bytes_in: int = 0
+    service: Histogram = EMPTY
+    response: Histogram = EMPTY
+    failed: Histogram = EMPTY
+
+    @property
+    def error_count(self) -> int:
+        """Operations that were not done: error replies and failures."""
+        return sum(self.errors.values()) + sum(self.failures.values())
+
+    @property
+    def operations(self) -> int:
+        """Operations that came to an end, done or not."""
+        return self.ok + self.error_count
+
+
+class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the TCP connections of one pool over some interval.
+
+    opened: connects that succeeded, handshake included. failed_attempts: connects that did not. drops: connections
+    lost that we did not mean to close, by cause. reconnects: connections opened again after a drop, and `reconnect`
+    how long that took in ns, from the drop to the end of the handshake. retries: what the retry policy tried again.
+    open_peak: most connections open at one time during the interval.
+    """
+
+    opened: int = 0
+    failed_attempts: int = 0
+    drops: dict[str, int] = {}
+    reconnects: int = 0
+    reconnect: Histogram = EMPTY
+    retries: int = 0
+    open_peak: int = 0
+
+
+class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
+    free at once). send_lag: ns from intended to actual send, open loop only."""
+
+    commands: dict[str, CommandMetrics] = {}
+    checkout_wait: Histogram = EMPTY
+    send_lag: Histogram = EMPTY
+    connections: ConnectionMetrics = ConnectionMetrics()
+
+
+class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included.
+
+    issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
+    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn.
+    """
+
+    first: int
+    last: int
+    issued: int = 0
+    transactions: int = 0
+    unsent: int = 0
+    pools: dict[str, PoolMetrics] = {}
+
+    @property
+    def operations(self) -> int:
+        """Operations that came to an end in these seconds."""
+        return sum(command.operations for pool in self.pools.values() for command in pool.commands.values())
+
+
+def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Key by key sum; keys in the order in which they first appear."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(total)
+
+
+def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T]) -> dict[str, T]:
+    """Merge what bears the same name; names in the order in which they first appear."""
+    groups: dict[str, list[T]] = {}
+    for part in parts:
+        for name, value in part.items():
+            groups.setdefault(name, []).append(value)
+    return {name: group[0] if len(group) == 1 else merge(group) for name, group in groups.items()}
+
+
+def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
+    """All operations of all parts."""
+    parts = list(parts)
+    return CommandMetrics(
+        ok=sum(part.ok for part in parts),
+        errors=merge_counts(part.errors for part in parts),
+        failures=merge_counts(part.failures for part in parts),
+        bytes_out=sum(part.bytes_out for part in parts),
+        bytes_in=sum(part.bytes_in for part in parts),
+        service=Histogram.merge(part.service for part in parts),
+        response=Histogram.merge(part.response for part in parts),
+        failed=Histogram.merge(part.failed for part in parts),
+    )
+
+
+def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
+    """All connection events of all parts; the gauge as `how` says."""
+    parts = list(parts)
+    peaks = [part.open_peak for part in parts]
+    return ConnectionMetrics(
+        opened=sum(part.opened for part in parts),
+        failed_attempts=sum(part.failed_attempts for part in parts),
+        drops=merge_counts(part.drops for part in parts),
+        reconnects=sum(part.reconnects for part in parts),
+        reconnect=Histogram.merge(part.reconnect for part in parts),
+        retries=sum(part.retries for part in parts),
+        open_peak=sum(peaks) if how is Merge.PEERS else max(peaks, default=0),
+    )
+
+
+def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
+    """All commands, waits and connection events of all parts."""
+    parts = list(parts)
+    return PoolMetrics(
+        commands=merge_named((part.commands for part in parts), merge_commands),
+        checkout_wait=Histogram.merge(part.checkout_wait for part in parts),
+        send_lag=Histogram.merge(part.send_lag for part in parts),
+        connections=merge_connections((part.connections for part in parts), how),
+    )
+
+
+def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:
+    """One interval that spans and sums all parts. Raises ValueError when there is none."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("merge_intervals: expected at least one interval, got none")
+    return IntervalMetrics(
+        first=min(part.first for part in parts),
+        last=max(part.last for part in parts),
+        issued=sum(part.issued for part in parts),
+        transactions=sum(part.transactions for part in parts),
+        unsent=sum(part.unsent for part in parts),
+        pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
+    )

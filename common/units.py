@@ -1,0 +1,194 @@
+"""Human quantities and numbers: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576.
+
+Each quantity is a type of its own, so that a plan's field says its unit by its type and both the plan
+decoder and the command line parse it the same way. Parsing raises ValueError with a message that says
+what was found and what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Self
+
+NS_PER_S = 1_000_000_000
+
+_SECONDS_PER_UNIT = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_BYTES_PER_UNIT = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9,
+    "k": 2**10, "m": 2**20, "g": 2**30,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30,
+}  # fmt: skip
+_NUMBER = r"(\d[\d_]*(?:\.\d+)?|\.\d+)"
+_DURATION_PART = re.compile(_NUMBER + r"\s*(ns|us|µs|ms|s|m|h|d)", re.IGNORECASE)
+_RATE = re.compile(_NUMBER + r"\s*([kmg]?)\s*(?:/\s*(s|sec|second|m|min|minute))?", re.IGNORECASE)
+_SIZE = re.compile(_NUMBER + r"\s*([kmg]?i?b?)", re.IGNORECASE)
+_COUNT = re.compile(_NUMBER + r"\s*([kmg]?)", re.IGNORECASE)
+
+
+class Seconds(float):
+    """A length of time in seconds; text such as "500ms", "30s", "1m30s", "2h"."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Seconds from a number of seconds or a text with units. Raises ValueError."""
+        wanted = 'expected a duration such as "30s", "500ms" or "1m30s"'
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"{wanted}, got {show(value)}")
+        if isinstance(value, int | float):
+            return cls._checked(float(value), value, wanted)
+        text = value.strip()
+        try:
+            return cls._checked(float(text), value, wanted)
+        except ValueError:
+            pass
+        position = 0
+        total = 0.0
+        while position < len(text):
+            match = _DURATION_PART.match(text, position)
+            if match is None:
+                raise ValueError(f"{wanted}, got {show(value)}")
+            unit = match[2].lower().replace("µ", "u")
+            total += float(match[1].replace("_", "")) * _SECONDS_PER_UNIT[unit]
+            position = match.end()
+        if not text:
+            raise ValueError(f"{wanted}, got {show(value)}")
+        return cls._checked(total, value, wanted)
+
+    @classmethod
+    def _checked(cls, seconds: float, found: object, wanted: str) -> Self:
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"{wanted}, got {show(found)}")
+        return cls(seconds)
+
+    @property
+    def ns(self) -> int:
+        """The same length in whole nanoseconds."""
+        return round(self * NS_PER_S)
+
+    def __str__(self) -> str:
+        return format_seconds(float(self))
+
+    __repr__ = __str__
+
+
+class PerSecond(float):
+    """A rate in events per second; text such as "50k/s", "2000", "600/m"."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Events per second from a number or a text with units. Raises ValueError."""
+        wanted = 'expected a rate above zero such as "50k/s" or 2000'
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"{wanted}, got {show(value)}")
+        if isinstance(value, int | float):
+            per_second = float(value)
+        else:
+            match = _RATE.fullmatch(value.strip())
+            if match is None:
+                raise ValueError(f"{wanted}, got {show(value)}")
+            per_second = float(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
+            if match[3] and match[3].lower().startswith("m"):
+                per_second /= 60
+        if not math.isfinite(per_second) or per_second <= 0:
+            raise ValueError(f"{wanted}, got {show(value)}")
+        return cls(per_second)
+
+    def __str__(self) -> str:
+        return format_count(float(self)) + "/s"
+
+    __repr__ = __str__
+
+
+class Bytes(int):
+    """A size in bytes; text such as "100", "1KiB", "4kB". A bare k, m or g is binary, as redis.conf's kb."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Whole bytes from a number or a text with units. Raises ValueError."""
+        wanted = 'expected a size such as 100, "1KiB" or "4MB"'
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(f"{wanted}, got {show(value)}")
+        if isinstance(value, int):
+            size = float(value)
+        else:
+            match = _SIZE.fullmatch(value.strip())
+            if match is None or match[2].lower() not in _BYTES_PER_UNIT:
+                raise ValueError(f"{wanted}, got {show(value)}")
+            size = float(match[1].replace("_", "")) * _BYTES_PER_UNIT[match[2].lower()]
+        if size < 0 or not size.is_integer():
+            raise ValueError(f"{wanted}, got {show(value)}")
+        return cls(int(size))
+
+    def __str__(self) -> str:
+        return format_bytes(int(self))
+
+    __repr__ = __str__
+
+
+class Count(int):
+    """A whole number; text such as "1000000", "1_000_000", "10M", "250k" (decimal)."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """A whole number >= 0 from a number or a text with a factor. Raises ValueError."""
+        wanted = 'expected a whole number such as 1000000, "250k" or "10M"'
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(f"{wanted}, got {show(value)}")
+        if isinstance(value, int):
+            number = float(value)
+            exact = value
+        else:
+            match = _COUNT.fullmatch(value.strip())
+            if match is None:
+                raise ValueError(f"{wanted}, got {show(value)}")
+            factor = _FACTORS[match[2].lower()]
+            digits = match[1].replace("_", "")
+            number = float(digits) * factor
+            exact = int(digits) * factor if digits.isdigit() else int(number)
+        if number < 0 or not number.is_integer():
+            raise ValueError(f"{wanted}, got {show(value)}")
+        return cls(exact)
+
+    def __str__(self) -> str:
+        return str(int(self))
+
+    __repr__ = __str__
+
+
+def show(value: object) -> str:
+    """A found value as an error message quotes it: text in double quotes, nothing longer than 60 characters."""
+    text = f'"{value}"' if isinstance(value, str) else ("nothing" if value is None else str(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def format_seconds(seconds: float) -> str:
+    """`30.0` -> "30s", `90.0` -> "1m30s", `0.5` -> "500ms"; text that `Seconds.parse` reads back."""
+    if seconds == 0:
+        return "0s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
+        if seconds >= scale or unit == "ns":
+            break
+    if unit != "s" or seconds < 60 or seconds != int(seconds):
+        return f"{seconds / scale:.10g}{unit}"
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return "".join(f"{n}{u}" for n, u in ((hours, "h"), (minutes, "m"), (left, "s")) if n)
+
+
+def format_count(value: float) -> str:
+    """`50000` -> "50k", `1234.5` -> "1234.5"; exact, text that `PerSecond.parse` reads back."""
+    for suffix, factor in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
+        if value >= factor and (value / factor * 100).is_integer():
+            return f"{value / factor:.10g}{suffix}"
+    return f"{value:.10g}"
+
+
+def format_bytes(size: int) -> str:
+    """`1024` -> "1KiB", `100` -> "100B"; exact, text that `Bytes.parse` reads back."""
+    for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor and size % factor == 0:
+            return f"{size // factor}{suffix}"
+    return f"{size}B"

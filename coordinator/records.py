@@ -1,0 +1,135 @@
+"""What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
+
+Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any order,
+ServerCounted(after), RunClosed. A journal without RunClosed is that of a coordinator which was killed.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from common.messages import Final, MetricsFrame, PoolShare
+from common.plan.schema import Plan
+
+JOURNAL_FORMAT = 1
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Root of all records; the tag on disk is the class name."""
+
+
+class Outcome(enum.Enum):
+    """How a run ended: as planned; stopped by the user; given up; or to its end, but not with everybody."""
+
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"
+    ABORTED = "aborted"
+    DEGRADED = "degraded"
+
+
+class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the target said of itself before the run. server: for people, such as "valkey 9.1.2". max_clients: None
+    where it may not be read."""
+
+    url: str
+    topology: str
+    server: str
+    max_clients: int | None = None
+    ping_us: float | None = None
+
+
+class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that takes part, and the pools it was dealt."""
+
+    agent_id: str
+    incarnation: str
+    host: str
+    processes: int
+    pools: tuple[PoolShare, ...]
+
+
+class RunOpened(Record):
+    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only."""
+
+    format: int = JOURNAL_FORMAT
+    run_id: str
+    started_at: str
+    plan: Plan
+    plan_hash: str
+    target: TargetFacts
+    connection_ceiling: int
+    agents: tuple[AgentFacts, ...]
+    threads_total: int
+
+
+class RunStarted(Record):
+    """The common start instant, on the coordinator host's monotonic clock."""
+
+    t0_ns: int
+
+
+class FrameAccepted(Record):
+    """A frame, taken in order and once."""
+
+    agent_id: str
+    frame: MetricsFrame
+
+
+class AgentEnd(enum.Enum):
+    """How an agent's part ended."""
+
+    FINISHED = "finished"
+    LOST = "lost"
+
+
+class AgentNoted(Record):
+    """An agent's part is over. final is None for one that was lost. The rest is from its heartbeats."""
+
+    agent_id: str
+    state: AgentEnd
+    reason: str
+    final: Final | None
+    clock_offset_us: float | None
+    clock_rtt_us: float | None
+    cpu_percent_max: float
+    cpu_percent_busiest: float
+    lag_ms_max: float
+
+
+class WorkerNoted(Record):
+    """A worker process of an agent died mid-run."""
+
+    agent_id: str
+    process: int
+    exit_code: int | None
+
+
+class When(enum.Enum):
+    """Which of the two readings of the server's own counters this is."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class ServerCounted(Record):
+    """`INFO commandstats` of the target: calls and rejected calls by lower-case command name, since the server's start
+    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. error: why there is no reading."""
+
+    when: When
+    server_run_id: str = ""
+    connected_clients: int = 0
+    calls: dict[str, int] = {}
+    error: str = ""
+
+
+class RunClosed(Record):
+    """The end. duration_s: from the start instant to the last agent's end of load, as planned or as cut short."""
+
+    outcome: Outcome
+    reason: str
+    duration_s: float
+
+
+AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | RunClosed
