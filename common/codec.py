@@ -83,5 +83,5 @@ def _plain_quantity(value: Any) -> Any:
 
 def _parse_quantity(kind: type, value: Any) -> Any:
     if kind in _QUANTITIES:
-        return kind.parse(value)  # type: ignore[attr-defined]
+        return kind.parse(value)
     raise NotImplementedError(f"cannot decode {kind.__name__}")

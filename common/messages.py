@@ -75,7 +75,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     """An agent introduces itself, or comes back; `run_id` and `state` say what it still holds of a run."""
 
     protocol_min: int
@@ -91,7 +91,7 @@ class Hello(Message):
     frames_held: int = 0
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True, kw_only=True):
     """The agent is admitted; metrics go to `metrics_port` of the same host."""
 
     protocol: int
@@ -101,47 +101,47 @@ class Welcome(Message):
     lease_s: float
 
 
-class Refused(Message):
+class Refused(Message, frozen=True, kw_only=True):
     """The agent is not admitted, and why. It exits."""
 
     reason: str
 
 
-class Prepare(Message):
+class Prepare(Message, frozen=True, kw_only=True):
     """Build pools, open connections if they are to be prewarmed, and say when ready."""
 
     assignment: Assignment
     plan_hash: str
 
 
-class Preparing(Message):
+class Preparing(Message, frozen=True, kw_only=True):
     """Progress of prewarming: connections open so far, of how many."""
 
     done: int
     total: int
 
 
-class Prepared(Message):
+class Prepared(Message, frozen=True, kw_only=True):
     """Everything is ready; the next thing wanted is a start instant."""
 
     processes: int
     connections_open: int
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True):
     """The agent cannot prepare or go on; one line for people to read."""
 
     kind: FailureKind
     reason: str
 
 
-class Start(Message):
+class Start(Message, frozen=True, kw_only=True):
     """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead."""
 
     t0_ns: int
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True, kw_only=True):
     """The agent is alive. sent_ns: agent's clock. offset_ns and rtt_ns: its best estimate so far of the coordinator's
     clock less its own, and the round trip that bounds the error; None before the first reply. lag_ms: how late the
     agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together."""
@@ -157,7 +157,7 @@ class Heartbeat(Message):
     processes_alive: int
 
 
-class HeartbeatReply(Message):
+class HeartbeatReply(Message, frozen=True, kw_only=True):
     """Answer to a heartbeat: the agent's stamp returned, with the coordinator's own two."""
 
     sent_ns: int
@@ -165,21 +165,21 @@ class HeartbeatReply(Message):
     replied_ns: int
 
 
-class WorkerLost(Message):
+class WorkerLost(Message, frozen=True, kw_only=True):
     """A worker process of the agent ended before its time; its unreported operations are lost."""
 
     process: int
     exit_code: int | None
 
 
-class Stop(Message):
+class Stop(Message, frozen=True, kw_only=True):
     """End the run now: drain (let operations in flight come to an end), or at once."""
 
     drain: bool
     reason: str
 
 
-class MetricsFrame(Message):
+class MetricsFrame(Message, frozen=True, kw_only=True):
     """One agent's metrics since the frame before. seq counts from 0 per incarnation and run, without gaps. Mostly one
     interval; a second when an operation was recorded late; a merged one when frames piled up unacknowledged.
     through: the last second of the run that this agent has now reported completely (-1: none yet)."""
@@ -189,14 +189,15 @@ class MetricsFrame(Message):
     intervals: tuple[IntervalMetrics, ...]
 
 
-class FrameAck(Message):
+class FrameAck(Message, frozen=True, kw_only=True):
     """Every frame with seq < `next_seq` is in the journal and can be forgotten."""
 
     next_seq: int
 
 
-class Final(Message):
-    """The agent's share is over, all its frames are sent (`next_seq` of them), and this is what its workers say they did.
+class Final(Message, frozen=True, kw_only=True):
+    """The agent's share is over, all its frames are sent (`next_seq` of them), and this is what its workers say
+    they did.
 
     issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: first
     worker's actual start less the start instant. drained: every worker thread came to its own end.
@@ -212,17 +213,17 @@ class Final(Message):
     reason: str
 
 
-class FinalAck(Message):
+class FinalAck(Message, frozen=True, kw_only=True):
     """Final is in the journal and every frame of it too: the agent may forget the run."""
 
 
-class Bye(Message):
+class Bye(Message, frozen=True, kw_only=True):
     """The agent leaves, on purpose."""
 
     reason: str
 
 
-class Dismiss(Message):
+class Dismiss(Message, frozen=True, kw_only=True):
     """The coordinator ends; agents wait for the next one, or exit if told to serve once. exit_code: the run's."""
 
     exit_code: int
@@ -232,33 +233,33 @@ AgentMessage = Hello | Preparing | Prepared | Failed | Heartbeat | WorkerLost | 
 CoordinatorMessage = Welcome | Refused | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
 
 
-class WorkerPrepare(Message):
+class WorkerPrepare(Message, frozen=True, kw_only=True):
     """Agent to worker process: build these pools and open what is to be open."""
 
     assignment: Assignment
     process: int
 
 
-class WorkerStart(Message):
+class WorkerStart(Message, frozen=True, kw_only=True):
     """Agent to worker process: begin at `t0_ns` of this host's clock."""
 
     t0_ns: int
 
 
-class WorkerStop(Message):
+class WorkerStop(Message, frozen=True, kw_only=True):
     """Agent to worker process: end now; drain, or at once."""
 
     drain: bool
 
 
-class WorkerMetrics(Message):
+class WorkerMetrics(Message, frozen=True, kw_only=True):
     """Worker process to agent: seconds up to `through` are complete; what was added since the last report."""
 
     through: int
     intervals: tuple[IntervalMetrics, ...]
 
 
-class WorkerFinal(Message):
+class WorkerFinal(Message, frozen=True, kw_only=True):
     """Worker process to agent: all threads are done and all metrics reported."""
 
     issued: int

@@ -1,7 +1,7 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
-Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any order,
-ServerCounted(after), RunClosed. A journal without RunClosed is that of a coordinator which was killed.
+Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
+order, ServerCounted(after), RunClosed. A journal without RunClosed is that of a coordinator which was killed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[PoolShare, ...]
 
 
-class RunOpened(Record):
+class RunOpened(Record, frozen=True, kw_only=True):
     """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only."""
 
     format: int = JOURNAL_FORMAT
@@ -64,13 +64,13 @@ class RunOpened(Record):
     threads_total: int
 
 
-class RunStarted(Record):
+class RunStarted(Record, frozen=True, kw_only=True):
     """The common start instant, on the coordinator host's monotonic clock."""
 
     t0_ns: int
 
 
-class FrameAccepted(Record):
+class FrameAccepted(Record, frozen=True, kw_only=True):
     """A frame, taken in order and once."""
 
     agent_id: str
@@ -84,7 +84,7 @@ class AgentEnd(enum.Enum):
     LOST = "lost"
 
 
-class AgentNoted(Record):
+class AgentNoted(Record, frozen=True, kw_only=True):
     """An agent's part is over. final is None for one that was lost. The rest is from its heartbeats."""
 
     agent_id: str
@@ -98,7 +98,7 @@ class AgentNoted(Record):
     lag_ms_max: float
 
 
-class WorkerNoted(Record):
+class WorkerNoted(Record, frozen=True, kw_only=True):
     """A worker process of an agent died mid-run."""
 
     agent_id: str
@@ -113,9 +113,10 @@ class When(enum.Enum):
     AFTER = "after"
 
 
-class ServerCounted(Record):
+class ServerCounted(Record, frozen=True, kw_only=True):
     """`INFO commandstats` of the target: calls and rejected calls by lower-case command name, since the server's start
-    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. error: why there is no reading."""
+    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. error: why there is
+    no reading."""
 
     when: When
     server_run_id: str = ""
@@ -124,7 +125,7 @@ class ServerCounted(Record):
     error: str = ""
 
 
-class RunClosed(Record):
+class RunClosed(Record, frozen=True, kw_only=True):
     """The end. duration_s: from the start instant to the last agent's end of load, as planned or as cut short."""
 
     outcome: Outcome

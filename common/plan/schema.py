@@ -62,7 +62,7 @@ class Embedded(enum.Enum):
     STANDALONE = "standalone"
 
 
-class Retry(Section):
+class Retry(Section, frozen=True, kw_only=True):
     """redis-py's retry policy, always passed explicitly. `retries` 0 means that nothing is tried again."""
 
     retries: NotNegative = 3
@@ -71,7 +71,7 @@ class Retry(Section):
     cap_s: Seconds = field(default=Seconds(0.512), name="cap")
 
 
-class Target(Section):
+class Target(Section, frozen=True, kw_only=True):
     """What is loaded. `url` never holds a password once the plan is resolved: that is in `password`."""
 
     url: str = ""
@@ -91,7 +91,7 @@ class Target(Section):
         return f"Target(url={self.url!r}, username={self.username!r}, password={REDACTED if self.password else None!r})"
 
 
-class Pools(Section):
+class Pools(Section, frozen=True, kw_only=True):
     """A group of client instance pools that are alike. `client_pools` unset: one per agent process."""
 
     name: Name = "main"
@@ -104,7 +104,7 @@ class Pools(Section):
     checkout_timeout_s: Seconds = field(default=Seconds(20.0), name="checkout_timeout")
 
 
-class Command(Section):
+class Command(Section, frozen=True, kw_only=True):
     """One entry of the mix. `command` is a name of the command table, or a template such as "SET __key__ __data__"."""
 
     command: str
@@ -112,7 +112,7 @@ class Command(Section):
     key_prefix: str | None = None
 
 
-class Keys(Section):
+class Keys(Section, frozen=True, kw_only=True):
     """Keys are `prefix` followed by a whole number drawn from minimum..maximum, both included."""
 
     prefix: str = "stampede:"
@@ -120,14 +120,14 @@ class Keys(Section):
     maximum: Count = Count(1_000_000)
 
 
-class Values(Section):
+class Values(Section, frozen=True, kw_only=True):
     """Value sizes in bytes, drawn uniformly from minimum..maximum, both included; `data_size` sets both."""
 
     minimum_bytes: Bytes = field(default=Bytes(32), name="minimum")
     maximum_bytes: Bytes = field(default=Bytes(32), name="maximum")
 
 
-class Workload(Section):
+class Workload(Section, frozen=True, kw_only=True):
     """What is issued. `profile` names the built-in workload whose keys lie under those given here; `sources` lays
     them there before this type is made, so `commands` is never empty in a plan that was loaded.
 
@@ -142,7 +142,7 @@ class Workload(Section):
     transaction: NotNegative = 0
 
 
-class Load(Section):
+class Load(Section, frozen=True, kw_only=True):
     """How much: for `duration`, or exactly `requests` operations; as fast as replies come, or at `rate`."""
 
     duration_s: Seconds | None = field(default=None, name="duration")
@@ -151,7 +151,7 @@ class Load(Section):
     arrivals: Arrivals = Arrivals.CONSTANT
 
 
-class Fleet(Section):
+class Fleet(Section, frozen=True, kw_only=True):
     """Who runs it, and how long the coordinator is patient with them.
 
     expect_agents: agents that join from elsewhere. local_agents: agents started here. per_agent: counts of pools,
@@ -170,7 +170,7 @@ class Fleet(Section):
     drain_s: Seconds = field(default=Seconds(10.0), name="drain")
 
 
-class Plan(Section):
+class Plan(Section, frozen=True, kw_only=True):
     """The whole plan. Two equal plans on equal fleets draw the same keys, because all seeds derive from `seed`."""
 
     target: Target = Target()
