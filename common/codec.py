@@ -9,25 +9,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgpack
-import msgspec
 
 from common.errors import ProtocolError
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, AgentMessage, CoordinatorMessage, Envelope
-from common.units import Bytes, Count, PerSecond, Seconds
+from common.plain import from_plain, to_plain
 
 T = TypeVar("T")
-
-_QUANTITIES = (Seconds, PerSecond, Bytes, Count)
-
-
-def to_plain(value: Any) -> Any:
-    """Any of our types as plain lists, maps, numbers, text and bytes; quantities as numbers."""
-    return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain_quantity)
-
-
-def from_plain(plain: Any, kind: type[T]) -> T:
-    """Inverse of `to_plain`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
-    return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=_parse_quantity)
 
 
 def pack(value: Any) -> bytes:
@@ -71,17 +58,3 @@ def _decode(data: bytes, messages: Any) -> Envelope:
     if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and type(message).__name__ not in ("Hello", "Refused"):
         raise ProtocolError(f"expected protocol {PROTOCOL_MIN}..{PROTOCOL_MAX}, got version {version}")
     return Envelope(run_id=run_id, incarnation=incarnation, message=message)
-
-
-def _plain_quantity(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, int):
-        return int(value)
-    raise NotImplementedError(f"cannot encode {type(value).__name__}")
-
-
-def _parse_quantity(kind: type, value: Any) -> Any:
-    if kind in _QUANTITIES:
-        return kind.parse(value)
-    raise NotImplementedError(f"cannot decode {kind.__name__}")
