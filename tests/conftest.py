@@ -1,0 +1,106 @@
+"""Fixtures that many tests share: real servers, servers that misbehave, our own commands, and a check for leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import CommandLine, Finished
+from tests.support.leaks import adopt_orphans, nothing_left_behind
+from tests.support.servers import Server, SocketServer, closed_port, deaf_port, start_server
+
+PASSWORD = "a word for the test"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _orphans_are_found() -> None:
+    adopt_orphans()
+
+
+@pytest.fixture
+def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The test fails when it leaves processes, threads, sockets or temporary files behind."""
+    tmp_path_factory.getbasetemp()  # pytest makes it when first asked for: not inside the check, where it is no leak
+    with nothing_left_behind():
+        yield
+
+
+@pytest.fixture
+def _leak_check_first(request: pytest.FixtureRequest) -> None:
+    # Fixtures end in reverse order: what others open must be closed when the check for leaks looks, wherever in the
+    # test's signature it stands.
+    if "no_leaks" in request.fixturenames:
+        request.getfixturevalue("no_leaks")
+
+
+@pytest.fixture
+def valkey(_leak_check_first: None) -> Iterator[Server]:
+    """A real server, empty, for this test alone."""
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_with_password(_leak_check_first: None) -> Iterator[Server]:
+    """A real server that wants `server.password`."""
+    with start_server(PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture
+def silent_server(_leak_check_first: None) -> Iterator[SocketServer]:
+    """Accepts connections and never says a word."""
+    with SocketServer() as server:
+        yield server
+
+
+@pytest.fixture
+def closing_server(_leak_check_first: None) -> Iterator[SocketServer]:
+    """Accepts connections and closes them at once."""
+    with SocketServer(closes=True) as server:
+        yield server
+
+
+@pytest.fixture
+def http_server(_leak_check_first: None) -> Iterator[SocketServer]:
+    """Answers everything as a web server answers what it does not understand."""
+    with SocketServer(reply=b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", closes=True) as server:
+        yield server
+
+
+@pytest.fixture
+def smtp_server(_leak_check_first: None) -> Iterator[SocketServer]:
+    """Speaks first, and not RESP."""
+    with SocketServer(greeting=b"220 mail.example ESMTP\r\n", reply=b"502 5.5.2 command not recognized\r\n") as server:
+        yield server
+
+
+@pytest.fixture
+def refusing_url() -> str:
+    """Where nobody listens."""
+    return f"redis://127.0.0.1:{closed_port()}"
+
+
+@pytest.fixture
+def deaf_url(_leak_check_first: None) -> Iterator[str]:
+    """Where connection requests are never answered."""
+    with deaf_port() as port:
+        yield f"redis://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def commands(tmp_path: Path, _leak_check_first: None) -> Iterator[CommandLine]:
+    """Our commands as processes, in `tmp_path` and with a home of their own; ended with the test."""
+    line = CommandLine(tmp_path)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+@pytest.fixture
+def run_coordinator(commands: CommandLine) -> Callable[..., Finished]:
+    """`run_coordinator(*args, timeout=60.0) -> Finished`: `coordinator` as a process, to its end."""
+    return commands.coordinator

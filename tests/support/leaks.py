@@ -1,0 +1,72 @@
+"""What a test may not leave behind: processes, threads, sockets, temporary files."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_GRACE_S = 5.0
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def adopt_orphans() -> None:
+    """Make children of dead children ours, so that a process which its parent left behind is found. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+@contextlib.contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Fails the test when, a grace after its end, anything that began within is still there.
+
+    Temporary files of this process and of those it starts go to a directory of their own meanwhile.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="leaks-") as directory:
+        patch.setattr(tempfile, "tempdir", directory)
+        patch.setenv("TMPDIR", directory)
+        processes, threads, sockets = _processes(), set(threading.enumerate()), _sockets()
+        yield
+        # All others first: what they leave can only be seen once they had their time to end.
+        leaks = [
+            *(f"process {_describe(process)}" for process in _still_running(_processes() - processes)),
+            *(f"thread {thread.name}" for thread in _still_alive(set(threading.enumerate()) - threads)),
+            *(f"socket {name}" for name in sorted(_sockets() - sockets)),
+            *(f"temporary file {path.name}" for path in sorted(Path(directory).iterdir())),
+        ]
+    assert not leaks, f"left behind: {'; '.join(leaks)}"
+
+
+def _processes() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _still_running(processes: set[psutil.Process]) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=_GRACE_S)
+    return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process.pid} ({' '.join(process.cmdline())[:200]})"
+    return str(process.pid)
+
+
+def _still_alive(threads: set[threading.Thread]) -> list[threading.Thread]:
+    for thread in threads:
+        thread.join(timeout=_GRACE_S)
+    return [thread for thread in threads if thread.is_alive()]
+
+
+def _sockets() -> set[str]:
+    return {
+        f"{connection.laddr} -> {connection.raddr or 'listening'}"
+        for connection in psutil.Process().net_connections(kind="inet")
+    }

@@ -1,0 +1,164 @@
+"""Servers to test against: the real one, and some that only pretend to be one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import redis
+
+from common.plan.schema import Embedded
+from coordinator.embedded import HOST, EmbeddedServer, open_embedded
+
+
+class Server:
+    """A real server. `url` never holds the password; `password` is None where none is wanted."""
+
+    def __init__(self, embedded: EmbeddedServer, password: str | None) -> None:
+        self._embedded = embedded
+        self._clients = contextlib.ExitStack()
+        self.password = password
+
+    @property
+    def url(self) -> str:
+        return self._embedded.url
+
+    @property
+    def port(self) -> int:
+        return self._embedded.port
+
+    @property
+    def pid(self) -> int:
+        """The server's process. Raises AssertionError once it is killed."""
+        assert self._embedded.pid is not None
+        return self._embedded.pid
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A client of its own, closed with the server; options are those of `redis.Redis`."""
+        options = {"socket_timeout": 5.0, "password": self.password, **options}
+        return self._clients.enter_context(redis.Redis(host=HOST, port=self.port, **options))
+
+    def kill(self) -> None:
+        """End it as SIGKILL does."""
+        self._embedded.stop()
+
+    def pause(self) -> None:
+        """From now on it accepts connections (the kernel does) and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        self._clients.close()
+        self._embedded.stop()
+
+
+@contextlib.contextmanager
+def start_server(password: str | None = None) -> Iterator[Server]:
+    """A real server, up and empty."""
+    with open_embedded(Embedded.STANDALONE) as embedded:
+        server = Server(embedded, password)
+        if password is not None:
+            with redis.Redis(port=embedded.port) as client:
+                client.config_set("requirepass", password)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+class SocketServer:
+    """Listens on loopback and, on each connection, does what it was made for and nothing else.
+
+    greeting: sent on accept. reply: sent for each piece received. closes: after the greeting (when there is no reply)
+    or after the first reply the connection is closed.
+    """
+
+    def __init__(self, *, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -> None:
+        self._greeting, self._reply, self._closes = greeting, reply, closes
+        self._listener = socket.create_server((HOST, 0))
+        self._wake, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="socket-server")
+        self.port: int = self._listener.getsockname()[1]
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}"
+
+    def close(self) -> None:
+        self._wake.close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    self._close_all()
+                    return
+                with contextlib.suppress(OSError):  # the other side may leave whenever it likes
+                    self._accept() if key.fileobj is self._listener else self._answer(key.fileobj)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._selector.register(connection, selectors.EVENT_READ)
+        connection.sendall(self._greeting)
+        if self._closes and not self._reply:
+            self._drop(connection)
+
+    def _answer(self, connection: Any) -> None:
+        received = b""
+        try:
+            received = connection.recv(65536)
+            connection.sendall(self._reply)
+        finally:
+            if not received or (self._closes and self._reply):
+                self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        connection.close()
+
+    def _close_all(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port whose connection requests are never answered, as behind a firewall that drops packets."""
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server((HOST, 0), backlog=0))
+        port: int = listener.getsockname()[1]
+        # The kernel queues a connection or two that nobody accepted, and is silent to all that follow.
+        for _ in range(8):
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((HOST, port))
+        yield port
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as briefly:
+        briefly.bind((HOST, 0))
+        port: int = briefly.getsockname()[1]
+        return port
