@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from typing import Self
 
 NS_PER_S = 1_000_000_000
 
-_SECONDS_PER_UNIT = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# Fractions, so that "29ms" is the very float that 0.029 is.
+_SECONDS_PER_UNIT = {
+    "ns": Fraction(1, 10**9), "us": Fraction(1, 10**6), "ms": Fraction(1, 10**3),
+    "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600), "d": Fraction(86400),
+}  # fmt: skip
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _BYTES_PER_UNIT = {
     "": 1, "b": 1,
@@ -21,7 +26,7 @@ _BYTES_PER_UNIT = {
     "k": 2**10, "m": 2**20, "g": 2**30,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_NUMBER = r"(\d[\d_]*(?:\.\d+)?|\.\d+)"
+_NUMBER = r"(\d[\d_]{0,39}(?:\.\d{1,40})?|\.\d{1,40})"
 _DURATION_PART = re.compile(_NUMBER + r"\s*(ns|us|µs|ms|s|m|h|d)", re.IGNORECASE)
 _RATE = re.compile(_NUMBER + r"\s*([kmg]?)\s*(?:/\s*(s|sec|second|m|min|minute))?", re.IGNORECASE)
 _SIZE = re.compile(_NUMBER + r"\s*([kmg]?i?b?)", re.IGNORECASE)
@@ -38,24 +43,24 @@ class Seconds(float):
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError(f"{wanted}, got {show(value)}")
         if isinstance(value, int | float):
-            return cls._checked(float(value), value, wanted)
+            return cls._checked(_as_float(value), value, wanted)
         text = value.strip()
         try:
             return cls._checked(float(text), value, wanted)
         except ValueError:
             pass
         position = 0
-        total = 0.0
+        total = Fraction(0)
         while position < len(text):
             match = _DURATION_PART.match(text, position)
             if match is None:
                 raise ValueError(f"{wanted}, got {show(value)}")
             unit = match[2].lower().replace("µ", "u")
-            total += float(match[1].replace("_", "")) * _SECONDS_PER_UNIT[unit]
+            total += Fraction(match[1].replace("_", "")) * _SECONDS_PER_UNIT[unit]
             position = match.end()
         if not text:
             raise ValueError(f"{wanted}, got {show(value)}")
-        return cls._checked(total, value, wanted)
+        return cls._checked(float(total), value, wanted)
 
     @classmethod
     def _checked(cls, seconds: float, found: object, wanted: str) -> Self:
@@ -84,7 +89,7 @@ class PerSecond(float):
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError(f"{wanted}, got {show(value)}")
         if isinstance(value, int | float):
-            per_second = float(value)
+            per_second = _as_float(value)
         else:
             match = _RATE.fullmatch(value.strip())
             if match is None:
@@ -112,13 +117,13 @@ class Bytes(int):
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError(f"{wanted}, got {show(value)}")
         if isinstance(value, int):
-            size = float(value)
+            size = Fraction(value)
         else:
             match = _SIZE.fullmatch(value.strip())
             if match is None or match[2].lower() not in _BYTES_PER_UNIT:
                 raise ValueError(f"{wanted}, got {show(value)}")
-            size = float(match[1].replace("_", "")) * _BYTES_PER_UNIT[match[2].lower()]
-        if size < 0 or not size.is_integer():
+            size = Fraction(match[1].replace("_", "")) * _BYTES_PER_UNIT[match[2].lower()]
+        if size < 0 or size.denominator != 1:
             raise ValueError(f"{wanted}, got {show(value)}")
         return cls(int(size))
 
@@ -138,19 +143,15 @@ class Count(int):
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError(f"{wanted}, got {show(value)}")
         if isinstance(value, int):
-            number = float(value)
-            exact = value
+            number = Fraction(value)
         else:
             match = _COUNT.fullmatch(value.strip())
             if match is None:
                 raise ValueError(f"{wanted}, got {show(value)}")
-            factor = _FACTORS[match[2].lower()]
-            digits = match[1].replace("_", "")
-            number = float(digits) * factor
-            exact = int(digits) * factor if digits.isdigit() else int(number)
-        if number < 0 or not number.is_integer():
+            number = Fraction(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
+        if number < 0 or number.denominator != 1:
             raise ValueError(f"{wanted}, got {show(value)}")
-        return cls(exact)
+        return cls(int(number))
 
     def __str__(self) -> str:
         return str(int(self))
@@ -159,9 +160,31 @@ class Count(int):
 
 
 def show(value: object) -> str:
-    """A found value as an error message quotes it: text in double quotes, nothing longer than 60 characters."""
-    text = f'"{value}"' if isinstance(value, str) else ("nothing" if value is None else str(value))
+    """A found value as an error message quotes it: one line, text in double quotes, nothing longer than 60 characters.
+
+    Lists and mappings are named only: aliases make a small YAML file hold a huge one. So are numbers of many digits,
+    which Python refuses to print.
+    """
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a number of more than 128 bits"
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value)[:60])
+    if isinstance(value, str):
+        text = f'"{text}"'
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_float(value: float) -> float:
+    """A number as a float, infinity for whole numbers beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def format_seconds(seconds: float) -> str:
