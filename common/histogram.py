@@ -59,10 +59,26 @@ class Histogram(msgspec.Struct, frozen=True):
     clamped: int = 0
 
     def __post_init__(self) -> None:
+        """Raises ValueError for what `of` and `merge` cannot have made: a peer's bytes may be anything."""
         if len(self.counts) not in (2 * len(self.indices), 4 * len(self.indices)) or len(self.indices) % 2:
             raise ValueError(
                 f"histogram: {len(self.indices)} bytes of indices do not fit {len(self.counts)} bytes of counts"
             )
+        if not self.indices:
+            if any((self.count, self.minimum, self.maximum, self.total, self.clamped)):
+                raise ValueError("histogram: expected nothing but zeros where no bucket is filled")
+            return
+        indices, counts = self.buckets()
+        # A count of 2**63 and more would turn negative, and could make any sum come out right.
+        if int(counts.min()) < 1 or (indices[1:] <= indices[:-1]).any() or sum(counts.tolist()) != self.count:
+            raise ValueError("histogram: expected ascending buckets whose counts add up to its count")
+        ends = indices[[0, -1]]
+        ordered = 0 <= self.minimum <= self.maximum <= MAX_VALUE
+        if not ordered or (bucket_indices(np.array([self.minimum, self.maximum])) != ends).any():
+            raise ValueError("histogram: expected its minimum and maximum in its first and last bucket")
+        possible = self.minimum * self.count <= self.total <= self.maximum * self.count
+        if not possible or not 0 <= self.clamped <= self.count:
+            raise ValueError("histogram: expected a sum and a clamped count that its values can have")
 
     @classmethod
     def of(cls, values: Ints) -> Self:
@@ -113,17 +129,10 @@ class Histogram(msgspec.Struct, frozen=True):
         )
 
     def buckets(self) -> tuple[Ints, Ints]:
-        """(indices, counts) of the filled buckets, ascending; both int64 of shape (k,).
-
-        Raises ValueError when they are not what `of` and `merge` make: a peer's bytes may be anything.
-        """
+        """(indices, counts) of the filled buckets, ascending; both int64 of shape (k,)."""
         indices = np.frombuffer(self.indices, dtype="<u2").astype(np.int64)
         width = "<u4" if len(self.counts) == 2 * len(self.indices) else "<u8"
-        counts = np.frombuffer(self.counts, dtype=width).astype(np.int64)
-        ascending = bool((np.diff(indices) > 0).all())
-        if not ascending or int(counts.sum()) != self.count or (indices.size and int(indices[-1]) >= BUCKETS):
-            raise ValueError("histogram: expected ascending buckets whose counts add up to its count")
-        return indices, counts
+        return indices, np.frombuffer(self.counts, dtype=width).astype(np.int64)
 
     @property
     def mean(self) -> float:
@@ -144,8 +153,8 @@ class Histogram(msgspec.Struct, frozen=True):
             return [0] * len(wanted)
         indices, counts = self.buckets()
         cumulative = np.cumsum(counts)
-        # 1e-9 takes back what binary fractions add: 0.999 * 1000 must stay rank 999.
-        ranks = [max(1, min(self.count, int(np.ceil(q * self.count - 1e-9)))) for q in wanted]
+        # Whole billionths, because binary fractions move ranks: 0.999 * 1000 must stay rank 999 at every count.
+        ranks = [max(1, -(-round(q * 1e9) * self.count // 10**9)) for q in wanted]
         positions = np.searchsorted(cumulative, ranks, side="left")
         highest = bucket_bounds(indices[positions])[1]
         return [min(max(int(value), self.minimum), self.maximum) for value in highest]
