@@ -1,0 +1,235 @@
+"""A fold over the records of a run: what is known of it so far. Live views, ledger and reports read it; only
+`Aggregate.apply` changes it.
+
+A frame's intervals go two ways. Into the totals: every command of every pool, merged exactly. And into the seconds:
+counts and latencies of all commands together, which keeps an hour's seconds in some ten megabytes. A second is complete
+when every agent that still takes part has said so (`MetricsFrame.through`); a late operation is added to it even then.
+
+An interval of several seconds is what an agent makes of frames that piled up while it could not send them. Its counts
+are spread evenly over its seconds, its latencies and its peak of connections stand for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from common.errors import ProtocolError
+from common.histogram import EMPTY, Histogram
+from common.messages import MetricsFrame
+from common.metrics import IntervalMetrics, Merge, merge_intervals
+from coordinator.records import (
+    AgentEnd,
+    AgentFacts,
+    AgentNoted,
+    AnyRecord,
+    FrameAccepted,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    When,
+    WorkerNoted,
+)
+
+LAST_SECOND = 100 * 86_400
+"""Latest second of a run that a frame may speak of: a hundred days."""
+
+_MERGE_AT_ONCE = 16
+"""Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
+
+
+class Pile:
+    """Histograms on their way to becoming one; adding costs nothing, the merge happens when somebody looks."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[Histogram] = []
+
+    def add(self, histogram: Histogram) -> None:
+        """Take one more into the sum."""
+        if histogram.count:
+            self._parts.append(histogram)
+
+    @property
+    def merged(self) -> Histogram:
+        """The histogram of all values so far."""
+        self.settle()
+        return self._parts[0] if self._parts else EMPTY
+
+    def settle(self) -> None:
+        """Merge what was added."""
+        if len(self._parts) > 1:
+            self._parts = [Histogram.merge(self._parts)]
+
+
+@dataclass(slots=True)
+class Second:
+    """One second of the run, all agents and commands together. open_peaks: connections by agent id."""
+
+    operations: int = 0
+    ok: int = 0
+    errors: int = 0
+    open_peaks: dict[str, int] = field(default_factory=dict)
+    service: Pile = field(default_factory=Pile)
+    response: Pile = field(default_factory=Pile)
+
+    @property
+    def connections_open(self) -> int:
+        """Most connections open in this second: each agent's peak, added."""
+        return sum(self.open_peaks.values())
+
+    def settle(self) -> None:
+        """Keep one histogram of each kind, however many parts came."""
+        self.service.settle()
+        self.response.settle()
+
+
+@dataclass(slots=True)
+class AgentTally:
+    """One agent's part so far. issued, counted, transactions: from its frames. next_seq: of the frame wanted next.
+    end: how its part ended, None while it runs."""
+
+    facts: AgentFacts
+    through: int = -1
+    next_seq: int = 0
+    issued: int = 0
+    counted: int = 0
+    transactions: int = 0
+    end: AgentNoted | None = None
+
+    @property
+    def finished(self) -> bool:
+        """It came to its end and said what it did."""
+        return self.end is not None and self.end.state is AgentEnd.FINISHED
+
+
+class Aggregate:
+    """All that the records so far say. Attributes are for reading."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.started: RunStarted | None = None
+        self.closed: RunClosed | None = None
+        self.readings: dict[When, ServerCounted] = {}
+        self.agents: dict[str, AgentTally] = {}
+        self.workers_lost: list[WorkerNoted] = []
+        self.seconds: dict[int, Second] = {}
+        self.complete_through = -1
+        self._totals = IntervalMetrics(first=0, last=0)
+        self._waiting: list[IntervalMetrics] = []
+
+    def apply(self, record: AnyRecord) -> None:
+        """Take one record. Raises ProtocolError, and changes nothing, for a frame that makes no sense."""
+        match record:
+            case RunOpened():
+                self.opened = record
+                self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
+            case RunStarted():
+                self.started = record
+            case FrameAccepted():
+                self._add_frame(record.agent_id, record.frame)
+            case AgentNoted():
+                self._agent(record.agent_id).end = record
+                self._settle()
+            case WorkerNoted():
+                self.workers_lost.append(record)
+            case ServerCounted():
+                self.readings[record.when] = record
+            case RunClosed():
+                self.closed = record
+            case _:
+                assert_never(record)
+
+    @property
+    def totals(self) -> IntervalMetrics:
+        """Everything that all frames counted."""
+        self._merge_waiting()
+        return self._totals
+
+    @property
+    def peak_open(self) -> int:
+        """Most connections open in any second, over all agents."""
+        return max((second.connections_open for second in self.seconds.values()), default=0)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the run: as its end says, or else as far as its seconds reach."""
+        return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
+
+    def timeline(self) -> Iterator[tuple[int, Second]]:
+        """(number, second) for every second from 0 to the last; one in which nothing happened is empty."""
+        for number in range(max(self.seconds, default=-1) + 1):
+            yield number, self.seconds.get(number) or Second()
+
+    def _agent(self, agent_id: str) -> AgentTally:
+        try:
+            return self.agents[agent_id]
+        except KeyError:
+            known = ", ".join(self.agents) or "none"
+            raise ProtocolError(f"a record of agent {agent_id!r}, but the agents of this run are: {known}") from None
+
+    def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
+        agent = self._agent(agent_id)
+        for first, last in [(i.first, i.last) for i in frame.intervals] + [(0, max(frame.through, 0))]:
+            if not 0 <= first <= last <= LAST_SECOND:
+                raise ProtocolError(
+                    f"agent {agent_id}, frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}"
+                )
+        for interval in frame.intervals:
+            agent.issued += interval.issued
+            agent.counted += interval.operations
+            agent.transactions += interval.transactions
+            self._add_seconds(agent_id, interval)
+        self._waiting.extend(frame.intervals)
+        agent.next_seq = frame.seq + 1
+        agent.through = max(agent.through, frame.through)
+        self._settle()
+        if len(self._waiting) >= _MERGE_AT_ONCE:
+            self._merge_waiting()
+
+    def _add_seconds(self, agent_id: str, interval: IntervalMetrics) -> None:
+        commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
+        ok = sum(command.ok for command in commands)
+        errors = sum(command.error_count for command in commands)
+        peak = sum(pool.connections.open_peak for pool in interval.pools.values())
+        span = interval.last - interval.first + 1
+        for position, number in enumerate(range(interval.first, interval.last + 1)):
+            second = self.seconds.setdefault(number, Second())
+            ok_here, errors_here = _part(ok, position, span), _part(errors, position, span)
+            second.operations += ok_here + errors_here
+            second.ok += ok_here
+            second.errors += errors_here
+            second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)
+            for command in commands:
+                second.service.add(command.service)
+                second.response.add(command.response)
+
+    def _merge_waiting(self) -> None:
+        if self._waiting:
+            self._totals = merge_intervals([self._totals, *self._waiting], Merge.NEIGHBOURS)
+            self._waiting.clear()
+
+    def _settle(self) -> None:
+        """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
+        running = [agent.through for agent in self.agents.values() if agent.end is None]
+        through = min(running) if running else max(self.seconds, default=-1)
+        for number in range(self.complete_through + 1, through + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.settle()
+        self.complete_through = max(self.complete_through, through)
+
+
+def fold(records: Iterable[AnyRecord]) -> Aggregate:
+    """What a whole journal says. Raises ProtocolError as `apply` does."""
+    aggregate = Aggregate()
+    for record in records:
+        aggregate.apply(record)
+    return aggregate
+
+
+def _part(count: int, position: int, parts: int) -> int:
+    """The share of `count` that falls to `position` when it is dealt evenly; all shares add up to it."""
+    return count * (position + 1) // parts - count * position // parts

@@ -1,0 +1,170 @@
+"""The journal of a run: records on disk before anybody is told that they were accepted.
+
+A file is `MAGIC`, then frames. A frame is a header of three little-endian uint32 (length of the payload, its CRC-32,
+CRC-32 of those eight bytes) and the payload, one record as `codec.pack` makes it. The header has a checksum of its
+own, so that a damaged length is told from a record that was cut off: a coordinator that was killed leaves the second,
+which costs its last record and nothing else; the first is damage, and the file cannot be trusted after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
+
+from common import codec
+from common.errors import ProtocolError, UsageError
+from coordinator.records import AnyRecord
+
+MAGIC = b"stampede journal 1\n"
+_FAMILY = MAGIC[: MAGIC.index(b"1")]
+_LENGTHS = struct.Struct("<II")
+_CHECK = struct.Struct("<I")
+_HEADER_SIZE = _LENGTHS.size + _CHECK.size
+
+
+class Journal:
+    """An open journal, the only writer of its file. Made by `create` or `reopen`; closed by `close` or `with`."""
+
+    def __init__(self, path: Path, file: FileIO, end: int) -> None:
+        self.path = path
+        self._file = file
+        self._end = end
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new journal; its folder must exist. Raises UsageError when there is a file already, or none can be made."""
+        try:
+            return cls._locked(path, "xb")
+        except FileExistsError:
+            raise UsageError(f"{path}: this journal exists already; every run needs a folder of its own") from None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot make a journal here: {error.strerror}") from error
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Go on where a killed coordinator stopped, after the last whole record; what is torn is cut off.
+
+        Raises UsageError when it cannot be opened, is damaged, or another coordinator is writing it.
+        """
+        try:
+            return cls._locked(path, "r+b")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot go on with this journal: {error.strerror}") from error
+
+    @classmethod
+    def _locked(cls, path: Path, mode: Literal["xb", "r+b"]) -> Self:
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(open(path, mode, buffering=0))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"{path}: another coordinator is writing this journal; stop it first") from None
+            end = _end_of_frames(path)
+            file.truncate(end)
+            journal = cls(path, file, end)
+            if not end:
+                journal._write(MAGIC)
+            undo.pop_all()
+            return journal
+
+    def append(self, record: AnyRecord) -> None:
+        """Hand one record to the operating system; when this returns, killing this process does not lose it.
+
+        Raises UsageError when it cannot be written; the journal then ends with the record before it.
+        """
+        payload = codec.pack(record)
+        lengths = _LENGTHS.pack(len(payload), zlib.crc32(payload))
+        self._write(lengths + _CHECK.pack(zlib.crc32(lengths)) + payload)
+
+    def _write(self, data: bytes) -> None:
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the full disk is the news; a torn end is one that readers bear
+                self._file.truncate(self._end)
+            raise UsageError(f"{self.path}: cannot write the journal: {error.strerror}") from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Bring everything to the disk and let go of the file; a second call does nothing."""
+        if self._file.closed:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_journal(path: Path) -> Iterator[AnyRecord]:
+    """The records of a journal, in order; one that was cut off at the end is left out.
+
+    Raises UsageError, as it is iterated, for a file that cannot be read, is no journal, or is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            for end, payload in _frames(path, file):
+                yield _record(path, end, payload)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read this journal: {error.strerror}") from error
+
+
+def _record(path: Path, end: int, payload: bytes) -> AnyRecord:
+    try:
+        return codec.unpack(payload, AnyRecord)  # type: ignore[arg-type]  # a union is no type[T] to mypy
+    except ProtocolError as error:
+        raise UsageError(f"{path}: the record that ends at byte {end} is none that this version knows") from error
+
+
+def _end_of_frames(path: Path) -> int:
+    with open(path, "rb") as file:
+        ends = [_check_magic(path, file)]
+        ends.extend(end for end, _ in _frames(path, file))
+        return ends[-1]
+
+
+def _check_magic(path: Path, file: BinaryIO) -> int:
+    """Where the first frame begins: 0 when the file ends inside the magic, which leaves nothing to keep."""
+    file.seek(0)
+    magic = file.read(len(MAGIC))
+    if magic == MAGIC:
+        return len(MAGIC)
+    if MAGIC.startswith(magic):
+        return 0
+    if magic.startswith(_FAMILY):
+        raise UsageError(f"{path}: a journal of another version of this program; expected {MAGIC.decode().strip()!r}")
+    raise UsageError(f"{path}: not a journal of a run")
+
+
+def _frames(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(where the frame ends, its payload) for each whole frame. Raises UsageError for damage."""
+    end = _check_magic(path, file)
+    size = os.fstat(file.fileno()).st_size
+    while len(header := file.read(_HEADER_SIZE)) == _HEADER_SIZE:
+        length, checksum = _LENGTHS.unpack_from(header)
+        if _CHECK.unpack_from(header, _LENGTHS.size)[0] != zlib.crc32(header[: _LENGTHS.size]):
+            raise UsageError(f"{path}: damaged at byte {end}: the header of a record does not fit its checksum")
+        if end + _HEADER_SIZE + length > size:
+            return
+        payload = file.read(length)
+        if zlib.crc32(payload) != checksum:
+            raise UsageError(f"{path}: damaged at byte {end}: a record does not fit its checksum")
+        end += _HEADER_SIZE + length
+        yield end, payload

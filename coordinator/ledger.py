@@ -1,0 +1,116 @@
+"""The audit: what workers issued, what the coordinator counted, and what the server says it was asked to do.
+
+    issued        operations begun, as workers counted them where they begin
+    counted       operations that came to an end, summed over all frames
+    server_calls  calls (and rejected calls) that the server's commandstats gained for the plan's commands
+
+Every operation that got a reply, good or bad, is one call: `definite`. One without a reply may have reached the server
+or not, and what the client tried again may have reached it twice: these are `uncertain`, and widen what the server may
+have counted to definite..definite + uncertain. MULTI and EXEC are held against the transactions sent in the same way.
+
+    unaccounted = |issued - counted| + distance of each of the server's counts from what it may be
+
+A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from common.commands import parse_template
+from coordinator.aggregate import Aggregate
+from coordinator.records import ServerCounted, When
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """The audit of one run, see the module. server_calls is None where the server's counters cannot be compared, and
+    `note` says why. transactions: MULTI/EXEC pairs sent; 0 where the plan has none. For an agent that was lost, issued
+    is what its frames say, which leaves out what it began after them."""
+
+    issued: int
+    counted: int
+    server_calls: int | None
+    unaccounted: int
+    definite: int
+    uncertain: int
+    transactions: int
+    note: str | None = None
+
+
+def balance(aggregate: Aggregate) -> Ledger:
+    """The audit of everything folded so far."""
+    agents = aggregate.agents.values()
+    finals = [(agent, agent.end.final if agent.end else None) for agent in agents]
+    issued = sum(final.issued if final else agent.issued for agent, final in finals)
+    counted = sum(agent.counted for agent in agents)
+    transactions = sum(final.transactions if final else agent.transactions for agent, final in finals)
+    definite, failures = _replies(aggregate)
+    retried = _retried(aggregate)
+    gained, note = _gained(aggregate.readings)
+    server_calls = None
+    unaccounted = abs(issued - counted)
+    if gained is not None:
+        server_calls = sum(_calls_of(name, gained) for name in _plan_commands(aggregate))
+        unaccounted += _distance(server_calls, definite, definite + failures + retried)
+        for name in ("multi", "exec") if transactions else ():
+            unaccounted += _distance(_calls_of(name, gained), transactions - failures, transactions + retried)
+    return Ledger(
+        issued=issued,
+        counted=counted,
+        server_calls=server_calls,
+        unaccounted=unaccounted,
+        definite=definite,
+        uncertain=failures + retried,
+        transactions=transactions,
+        note=note,
+    )
+
+
+def _replies(aggregate: Aggregate) -> tuple[int, int]:
+    """(operations that got a reply, operations that got none)."""
+    commands = [command for pool in aggregate.totals.pools.values() for command in pool.commands.values()]
+    definite = sum(command.ok + sum(command.errors.values()) for command in commands)
+    return definite, sum(sum(command.failures.values()) for command in commands)
+
+
+def _retried(aggregate: Aggregate) -> int:
+    """Calls that retries may have repeated: each sends a whole round trip again."""
+    workload = aggregate.opened.plan.workload if aggregate.opened else None
+    round_trip = max(workload.pipeline, workload.transaction, 1) if workload else 1
+    return round_trip * sum(pool.connections.retries for pool in aggregate.totals.pools.values())
+
+
+def _plan_commands(aggregate: Aggregate) -> set[str]:
+    """Names of the plan's commands, as commandstats spells them."""
+    commands = aggregate.opened.plan.workload.commands if aggregate.opened else ()
+    return {parse_template(command.command).name.lower() for command in commands}
+
+
+def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
+    """(calls that each command gained, None), or (None, why that cannot be told)."""
+    before, after = readings.get(When.BEFORE), readings.get(When.AFTER)
+    for when, reading in ((When.BEFORE, before), (When.AFTER, after)):
+        if reading is None:
+            return None, f"the server's counters were not read {when.value} the run"
+        if reading.error:
+            return None, f"the server's counters could not be read {when.value} the run: {reading.error}"
+    assert before is not None
+    assert after is not None
+    if before.server_run_id != after.server_run_id:
+        return None, "the server was restarted or replaced during the run, so its counters began anew"
+    gained = {name: calls - before.calls.get(name, 0) for name, calls in after.calls.items()}
+    if any(calls < 0 for calls in gained.values()) or before.calls.keys() - after.calls.keys():
+        return None, "the server's counters were reset during the run (CONFIG RESETSTAT)"
+    return gained, None
+
+
+def _calls_of(name: str, gained: Mapping[str, int]) -> int:
+    """Calls of a command; commandstats lists one with subcommands as `config|get`."""
+    return sum(calls for row, calls in gained.items() if row == name or row.startswith(name + "|"))
+
+
+def _distance(value: int, lowest: int, highest: int) -> int:
+    """How far a value lies outside lowest..highest; 0 within."""
+    return max(lowest - value, value - highest, 0)
