@@ -15,10 +15,8 @@ import copy
 import errno
 import socket
 import sys
-import threading
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +35,7 @@ from redis.retry import Retry
 
 from common.clock import monotonic_ns
 from common.errors import TargetError
+from common.lifeline import CutShort, Lifeline
 from common.plan import schema
 from common.plan.url import Address, parse_redis_url
 
@@ -192,57 +191,6 @@ def ending_of(error: BaseException) -> Ending:
         first = text.partition(" ")[0]
         return Ending(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
     return Ending(False, type(error).__name__, 0)
-
-
-class CutShort(redis.RedisError):
-    """The run's end came while a client was connecting, waiting for a reply or waiting to try again."""
-
-
-class Lifeline:
-    """What all clients of a process hang on: cutting it ends, at once and for good, whatever they wait for.
-
-    Neither a server that hangs nor a long retry policy can so hold up the end of a run. Thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._cut = threading.Event()
-        self._lock = threading.Lock()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it was cut."""
-        return self._cut.is_set()
-
-    def cut(self) -> None:
-        """End everything. Threads blocked in a socket or a backoff come out with an error."""
-        with self._lock:
-            self._cut.set()
-            sockets = list(self._sockets)
-        for sock in sockets:
-            shut(sock)
-
-    def check(self) -> None:
-        """Raises CutShort once it was cut."""
-        if self._cut.is_set():
-            raise CutShort("the run is over")
-
-    def hold(self, sock: socket.socket) -> None:
-        """From now on cutting shuts this socket down. Raises CutShort when it is too late."""
-        with self._lock:
-            self._sockets.add(sock)
-        self.check()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep. Raises CutShort as soon as it is cut."""
-        self._cut.wait(seconds)
-        self.check()
-
-
-def shut(sock: socket.socket) -> None:
-    """Shut a socket down, so that whoever is blocked in it comes out; nothing for one that is closed already."""
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 class ConnectionEvents(Protocol):
