@@ -173,11 +173,7 @@ class Aggregate:
 
     def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
-        for first, last in [(i.first, i.last) for i in frame.intervals] + [(0, max(frame.through, 0))]:
-            if not 0 <= first <= last <= LAST_SECOND:
-                raise ProtocolError(
-                    f"agent {agent_id}, frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}"
-                )
+        _check_seconds(agent_id, frame)
         for interval in frame.intervals:
             agent.issued += interval.issued
             agent.counted += interval.operations
@@ -228,6 +224,14 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
     for record in records:
         aggregate.apply(record)
     return aggregate
+
+
+def _check_seconds(agent_id: str, frame: MetricsFrame) -> None:
+    spans = [(interval.first, interval.last) for interval in frame.intervals]
+    for first, last in (*spans, (0, max(frame.through, 0))):
+        if not 0 <= first <= last <= LAST_SECOND:
+            where = f"agent {agent_id}, frame {frame.seq}"
+            raise ProtocolError(f"{where}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
 
 
 def _part(count: int, position: int, parts: int) -> int:

@@ -16,11 +16,12 @@ A run without retries and failures leaves no room: unaccounted is 0 only if all 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 from common.commands import parse_template
-from coordinator.aggregate import Aggregate
+from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import ServerCounted, When
 
 
@@ -42,10 +43,9 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 def balance(aggregate: Aggregate) -> Ledger:
     """The audit of everything folded so far."""
     agents = aggregate.agents.values()
-    finals = [(agent, agent.end.final if agent.end else None) for agent in agents]
-    issued = sum(final.issued if final else agent.issued for agent, final in finals)
+    issued = sum(_said(agent, "issued") for agent in agents)
     counted = sum(agent.counted for agent in agents)
-    transactions = sum(final.transactions if final else agent.transactions for agent, final in finals)
+    transactions = sum(_said(agent, "transactions") for agent in agents)
     definite, failures = _replies(aggregate)
     retried = _retried(aggregate)
     gained, note = _gained(aggregate.readings)
@@ -66,6 +66,16 @@ def balance(aggregate: Aggregate) -> Ledger:
         transactions=transactions,
         note=note,
     )
+
+
+def _said(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
+    """What the workers of an agent say; what its frames say where a worker, or the whole agent, cannot any more."""
+    from_frames: int = getattr(agent, what)
+    final = agent.end.final if agent.end else None
+    if final is None:
+        return from_frames
+    from_workers: int = getattr(final, what)
+    return max(from_workers, from_frames) if final.processes_lost else from_workers
 
 
 def _replies(aggregate: Aggregate) -> tuple[int, int]:

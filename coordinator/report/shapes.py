@@ -1,0 +1,151 @@
+"""The shape of `summary.json`, for other programs. Keys keep name and meaning; more may be added.
+
+Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rates per second of the run's duration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from coordinator.ledger import Ledger
+from coordinator.records import AgentEnd, Outcome
+from coordinator.verdict import Verdict
+
+SUMMARY_FORMAT = 1
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the summary."""
+
+
+class Quantiles(Part, frozen=True, kw_only=True):
+    """What a histogram says, in the unit that the key names; zeros where count is 0."""
+
+    count: int
+    min: float
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    p99_9: float = msgspec.field(name="p99.9")
+    p99_99: float = msgspec.field(name="p99.99")
+    max: float
+
+
+class Latency(Part, frozen=True, kw_only=True):
+    """service: send to reply, of operations done. response: intended send to reply, None in a closed loop.
+    failed: how long operations took that ended in an error."""
+
+    service: Quantiles
+    response: Quantiles | None
+    failed: Quantiles
+
+
+class Stats(Part, frozen=True, kw_only=True):
+    """Operations that came to an end; ops_per_s counts those done."""
+
+    operations: int
+    ok: int
+    errors: int
+    ops_per_s: float
+    bytes_out: int
+    bytes_in: int
+    latency_us: Latency
+
+
+class Run(Part, frozen=True, kw_only=True):
+    """Which run, and how it ended. reason: one line for people."""
+
+    id: str
+    started_at: str
+    duration_s: float
+    outcome: Outcome
+    reason: str
+    plan_hash: str
+
+
+class Target(Part, frozen=True, kw_only=True):
+    """What was loaded. url is redacted."""
+
+    url: str
+    topology: str
+    server: str
+    max_clients: int | None
+    ping_us: float | None
+
+
+class Agent(Part, frozen=True, kw_only=True):
+    """One agent. cpu_percent_busiest: of one core, its busiest worker process. None: it never said."""
+
+    id: str
+    host: str
+    processes: int
+    state: AgentEnd
+    reason: str
+    operations: int
+    clock_offset_us: float | None
+    clock_rtt_us: float | None
+    start_skew_us: float | None
+    cpu_percent_max: float | None
+    cpu_percent_busiest: float | None
+
+
+class Load(Part, frozen=True, kw_only=True):
+    """How operations were timed. model: "closed" (as soon as the last reply came) or "open" (at a rate of its own).
+    achieved_rate_per_s: operations begun, per second. unsent: due, but never begun."""
+
+    model: str
+    arrivals: str | None
+    target_rate_per_s: float | None
+    achieved_rate_per_s: float
+    unsent: int
+    send_lag_us: Quantiles | None
+
+
+class Connections(Part, frozen=True, kw_only=True):
+    """TCP connections of the whole fleet. server_clients_...: the server's own count, None where it was not read."""
+
+    ceiling: int
+    peak_open: int
+    opened: int
+    failed_attempts: int
+    drops: dict[str, int]
+    reconnects: int
+    reconnect_ms: Quantiles
+    retries: int
+    server_clients_before: int | None
+    server_clients_after: int | None
+
+
+class Bin(Part, frozen=True, kw_only=True):
+    """Operations of more than the bin before, up to `up_to_us`."""
+
+    up_to_us: float
+    count: int
+
+
+class Summary(Part, frozen=True, kw_only=True):
+    """The whole of summary.json. latency_bins: of all operations done, response time in an open loop."""
+
+    format: int
+    run: Run
+    target: Target
+    plan: dict[str, Any]
+    load: Load
+    agents: tuple[Agent, ...]
+    totals: Stats
+    commands: dict[str, Stats]
+    pools: dict[str, Stats]
+    checkout_wait_us: Quantiles
+    connections: Connections
+    errors: dict[str, int]
+    ledger: Ledger
+    verdict: Verdict
+    latency_bins: tuple[Bin, ...]
+
+    def to_json(self) -> str:
+        """The text of summary.json."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"

@@ -1,0 +1,217 @@
+"""The end-of-run summary for people: a row per command and the totals, as memtier_benchmark has it, and around it what
+one must know to believe them. Fits 80 columns, and needs no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.records import AgentEnd, Outcome
+from coordinator.report.shapes import Quantiles, Stats, Summary
+from coordinator.verdict import Level
+
+_AGENTS_SHOWN = 10
+_BAR_WIDTH = 40
+_LEVEL_STYLES = {Level.TRUSTED: "green", Level.SUSPECT: "yellow", Level.INVALID: "bold red"}
+_OUTCOME_STYLES = {
+    Outcome.COMPLETED: "green",
+    Outcome.INTERRUPTED: "yellow",
+    Outcome.DEGRADED: "yellow",
+    Outcome.ABORTED: "red",
+}
+
+
+def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
+    """Everything, from what ran to whether it can be trusted."""
+    console.print(_head(summary))
+    console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
+    if summary.load.model == "open":
+        title = "Response time, from the intended send to the reply (ms)"
+        console.print(_latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service))
+    if not hide_histogram and summary.latency_bins:
+        console.print(_histogram(summary, "#" if console.options.ascii_only else "█"))
+    console.print(_agents(summary))
+    console.print(_tail(summary))
+
+
+def _head(summary: Summary) -> Table:
+    run, target = summary.run, summary.target
+    outcome = Text(run.outcome.value, style=_OUTCOME_STYLES[run.outcome])
+    outcome.append(f" in {run.duration_s:.1f} s", style="default")
+    if run.reason:
+        outcome.append(f": {run.reason}", style="default")
+    return _facts(
+        ("Run", Text(run.id)),
+        ("", outcome),
+        ("Target", Text(f"{target.url} ({target.topology}, {target.server})")),
+        ("Load", Text(_load_model(summary))),
+    )
+
+
+def _load_model(summary: Summary) -> str:
+    load = summary.load
+    if load.target_rate_per_s is None:
+        return "closed loop: every thread sends as soon as its last reply came"
+    return (
+        f"open loop ({load.arrivals} arrivals): {_count(load.target_rate_per_s)}/s wanted, "
+        f"{_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
+    )
+
+
+def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("Type", overflow="fold", min_width=6)
+    for name in ("Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups = [summary.commands]
+    if len(summary.pools) > 1:
+        groups.append({f"pool {name}": stats for name, stats in summary.pools.items()})
+    for group in groups:
+        for name, stats in group.items():
+            table.add_row(*_latency_row(name, stats, of(stats), summary.run.duration_s))
+        table.add_section()
+    totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.run.duration_s)
+    table.add_row(*totals, style="bold")
+    return table
+
+
+def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | Text]:
+    kib = (stats.bytes_out + stats.bytes_in) / 1024
+    times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
+    return [
+        Text(name),
+        _count(stats.ops_per_s),
+        *(_ms(us) if latency.count else "-" for us in times_us),
+        _count(kib / duration_s if duration_s > 0 else 0.0),
+        Text(f"{stats.errors:,}", style="red" if stats.errors else ""),
+    ]
+
+
+def _histogram(summary: Summary, block: str) -> Table:
+    what = "Response" if summary.load.model == "open" else "Service"
+    table = Table(title=f"{what} times", title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1))
+    table.add_column("up to ms", justify="right", no_wrap=True)
+    table.add_column("operations", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    most = max(bin_.count for bin_ in summary.latency_bins)
+    everything = sum(bin_.count for bin_ in summary.latency_bins)
+    for bin_ in summary.latency_bins:
+        bar = block * -(-bin_.count * _BAR_WIDTH // most)
+        table.add_row(f"{bin_.up_to_us / 1e3:g}", f"{bin_.count:,}", f"{bin_.count / everything:.2%}", bar)
+    return table
+
+
+def _agents(summary: Summary) -> Table:
+    table = Table(title="Agents", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("Agent", overflow="fold")
+    table.add_column("Host", overflow="fold")
+    for name in ("Workers", "State", "Operations", "CPU max", "Busiest", "Skew ms", "Offset ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    # Those that were lost come first: they must not fall to the limit.
+    for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
+        lost = agent.state is AgentEnd.LOST
+        table.add_row(
+            Text(agent.id),
+            Text(agent.host),
+            str(agent.processes),
+            Text(agent.state.value, style="red" if lost else "green"),
+            f"{agent.operations:,}",
+            _or_dash(agent.cpu_percent_max, "{:.0f}%"),
+            _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
+            _or_dash(agent.start_skew_us, "{:.3f}", 1e3),
+            _or_dash(agent.clock_offset_us, "{:,.3f}", 1e3),
+        )
+    if len(summary.agents) > _AGENTS_SHOWN:
+        table.caption = f"and {len(summary.agents) - _AGENTS_SHOWN} more, see summary.json"
+        table.caption_justify = "left"
+    return table
+
+
+def _tail(summary: Summary) -> Table:
+    verdict = Text(summary.verdict.level.value, style=_LEVEL_STYLES[summary.verdict.level])
+    for reason in summary.verdict.reasons:
+        verdict.append(f"\n- {reason}", style="default")
+    return _facts(
+        ("Connections", Text(_connections(summary))),
+        ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
+        ("Errors", Text(_errors(summary))),
+        ("Ledger", Text(_ledger(summary))),
+        ("Verdict", verdict),
+    )
+
+
+def _connections(summary: Summary) -> str:
+    connections = summary.connections
+    lines = [
+        f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
+        f"{connections.failed_attempts:,} attempts failed, {connections.retries:,} retries",
+    ]
+    if connections.drops:
+        lines.append(f"dropped: {_classes(connections.drops)}")
+    if connections.reconnects:
+        took = connections.reconnect_ms
+        lines.append(f"{connections.reconnects:,} reconnects took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)")
+    return "\n".join(lines)
+
+
+def _wait(wait_us: Quantiles) -> str:
+    if not wait_us.count:
+        return "no checkouts"
+    return (
+        f"avg {_ms(wait_us.mean)}, p50 {_ms(wait_us.p50)}, p99 {_ms(wait_us.p99)}, max {_ms(wait_us.max)} ms "
+        f"over {wait_us.count:,} checkouts"
+    )
+
+
+def _errors(summary: Summary) -> str:
+    if not summary.errors:
+        return "none"
+    share = summary.totals.errors / summary.totals.operations
+    failed = summary.totals.latency_us.failed
+    return f"{_classes(summary.errors)} ({share:.2%} of all operations, took {_ms(failed.max)} ms at most)"
+
+
+def _ledger(summary: Summary) -> str:
+    ledger = summary.ledger
+    server = "not compared" if ledger.server_calls is None else f"{ledger.server_calls:,}"
+    room = f", {ledger.uncertain:,} uncertain" if ledger.uncertain else ""
+    return (
+        f"issued {ledger.issued:,}, counted {ledger.counted:,}, server calls {server}{room}: "
+        f"{ledger.unaccounted:,} unaccounted"
+    )
+
+
+def _facts(*rows: tuple[str, Text]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True, min_width=13)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, value)
+    return table
+
+
+def _classes(counts: dict[str, int]) -> str:
+    ordered: Iterable[tuple[str, int]] = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
+
+
+def _count(value: float) -> str:
+    """Whole from a thousand on: what follows the point is noise by then."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _ms(us: float) -> str:
+    """Microseconds as milliseconds, in at most six characters below a hundred seconds."""
+    ms = us / 1e3
+    decimals = 3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0
+    return f"{ms:,.{decimals}f}"
+
+
+def _or_dash(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)

@@ -1,0 +1,222 @@
+"""Can the numbers of a run be trusted? A list of rules, each a sentence with figures when it is broken.
+
+    trusted   nothing speaks against the numbers
+    suspect   they are exact, but may not mean what they seem to, or could not be checked in full
+    invalid   they are wrong, or there are none: exit code 7
+
+A rule looks at the evidence alone; what went wrong on the server's side (errors, slow replies) is a result, no
+reason for distrust.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from common.plan.schema import Arrivals
+from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.ledger import Ledger
+
+CPU_BUSY_PERCENT = 90.0
+START_SKEW_MS = 100.0
+CLOCK_ERROR_MS = 50.0
+LOOP_LAG_MS = 1000.0
+RATE_ACHIEVED = 0.99
+
+
+class Level(enum.Enum):
+    """How far the numbers of a run can be trusted."""
+
+    TRUSTED = "trusted"
+    SUSPECT = "suspect"
+    INVALID = "invalid"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The worst level of all broken rules, and a sentence for each of them, the worst first."""
+
+    level: Level
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the rules look at."""
+
+    run: Aggregate
+    ledger: Ledger
+
+    @property
+    def agents(self) -> list[AgentTally]:
+        """Everybody who took part."""
+        return list(self.run.agents.values())
+
+    @property
+    def ok(self) -> int:
+        """Operations done."""
+        return sum(second.ok for second in self.run.seconds.values())
+
+
+Rule = Callable[[Evidence], Iterator[str]]
+
+
+def judge(run: Aggregate, ledger: Ledger) -> Verdict:
+    """Hold every rule against a run."""
+    evidence = Evidence(run, ledger)
+    findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
+    worst = Level.TRUSTED
+    for level in (Level.SUSPECT, Level.INVALID):
+        worst = level if any(found is level for found, _ in findings) else worst
+    return Verdict(level=worst, reasons=tuple(reason for _, reason in findings))
+
+
+def _nothing_done(evidence: Evidence) -> Iterator[str]:
+    ended = evidence.ledger.counted
+    if not ended:
+        yield "No operation came to an end."
+    elif not evidence.ok:
+        yield f"Not one operation was done: all {ended:,} ended in an error."
+
+
+def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
+    for agent in evidence.agents:
+        final = agent.end.final if agent.end else None
+        if final and final.counted != agent.counted:
+            yield (
+                f"Agent {agent.facts.agent_id} reported {final.counted:,} operations, but its frames hold "
+                f"{agent.counted:,}."
+            )
+
+
+def _never_ended(evidence: Evidence) -> Iterator[str]:
+    finals = [agent.end.final for agent in evidence.agents if agent.end and agent.end.final]
+    whole = len(finals) == len(evidence.agents) and all(final.drained and not final.processes_lost for final in finals)
+    ledger = evidence.ledger
+    if whole and ledger.issued != ledger.counted:
+        yield f"Workers began {ledger.issued:,} operations, but {ledger.counted:,} came to an end."
+
+
+def _server_did_less(evidence: Evidence) -> Iterator[str]:
+    calls = evidence.ledger.server_calls
+    if calls is not None and calls < evidence.ok:
+        yield f"{evidence.ok:,} operations were counted as done, but the server counted only {calls:,} calls."
+
+
+def _unaccounted(evidence: Evidence) -> Iterator[str]:
+    ledger = evidence.ledger
+    if not ledger.unaccounted or ledger.server_calls is None:
+        return
+    room = f" (of which {ledger.uncertain:,} may or may not have reached it)" if ledger.uncertain else ""
+    yield (
+        f"{ledger.unaccounted:,} operations are unaccounted for: workers began {ledger.issued:,}{room}, the server "
+        f"counted {ledger.server_calls:,} calls; was anybody else using it?"
+    )
+
+
+def _server_not_read(evidence: Evidence) -> Iterator[str]:
+    if evidence.ledger.note:
+        yield f"The server's own count could not be compared: {evidence.ledger.note}."
+
+
+def _never_closed(evidence: Evidence) -> Iterator[str]:
+    if evidence.run.closed is None:
+        yield "The coordinator was killed before the run ended; this is what it had accepted until then."
+
+
+def _agents_lost(evidence: Evidence) -> Iterator[str]:
+    lost = [agent for agent in evidence.agents if not agent.finished]
+    if lost:
+        names = ", ".join(agent.facts.agent_id for agent in lost)
+        kept = sum(agent.counted for agent in lost)
+        yield (
+            f"{len(lost)} of {len(evidence.agents)} agents lost ({names}): the {kept:,} operations that they had "
+            "reported count, what they did after that is unknown."
+        )
+
+
+def _workers_lost(evidence: Evidence) -> Iterator[str]:
+    noted = len(evidence.run.workers_lost)
+    said = sum(agent.end.final.processes_lost for agent in evidence.agents if agent.end and agent.end.final)
+    if lost := max(noted, said):
+        yield f"{lost} worker processes died during the run; their last unreported operations are lost."
+
+
+def _not_drained(evidence: Evidence) -> Iterator[str]:
+    cut = [a.facts.agent_id for a in evidence.agents if a.end and a.end.final and not a.end.final.drained]
+    if cut:
+        yield f"Workers of {', '.join(cut)} were cut off while operations were in flight."
+
+
+def _generator_busy(evidence: Evidence) -> Iterator[str]:
+    busiest = max(evidence.agents, key=lambda a: a.end.cpu_percent_busiest if a.end else 0.0, default=None)
+    if busiest and busiest.end and busiest.end.cpu_percent_busiest >= CPU_BUSY_PERCENT:
+        yield (
+            f"The busiest worker process ({busiest.facts.agent_id}) used {busiest.end.cpu_percent_busiest:.0f}% of a "
+            "core: the generator, not the server, may have been the limit."
+        )
+
+
+def _loop_held_up(evidence: Evidence) -> Iterator[str]:
+    worst = max((agent.end.lag_ms_max for agent in evidence.agents if agent.end), default=0.0)
+    if worst > LOOP_LAG_MS:
+        yield f"An agent's own loop was held up for {worst:,.0f} ms: its machine was overloaded or suspended."
+
+
+def _started_apart(evidence: Evidence) -> Iterator[str]:
+    skews_ms = [abs(a.end.final.start_skew_ns) / 1e6 for a in evidence.agents if a.end and a.end.final]
+    if skews_ms and max(skews_ms) > START_SKEW_MS:
+        yield f"An agent started {max(skews_ms):,.0f} ms off the common start (more than {START_SKEW_MS:.0f} ms)."
+
+
+def _clocks_apart(evidence: Evidence) -> Iterator[str]:
+    for agent in evidence.agents:
+        if agent.end and agent.end.clock_rtt_us is not None and agent.end.clock_rtt_us / 2e3 > CLOCK_ERROR_MS:
+            yield (
+                f"The clock of agent {agent.facts.agent_id} is known to {agent.end.clock_rtt_us / 2e3:,.0f} ms only, "
+                "so its seconds may lie beside those of the others."
+            )
+
+
+def _rate_missed(evidence: Evidence) -> Iterator[str]:
+    load = evidence.run.opened.plan.load if evidence.run.opened else None
+    duration_s = evidence.run.duration_s
+    if load is None or load.rate_per_s is None or duration_s <= 0:
+        return
+    wanted = load.rate_per_s * duration_s
+    # A Poisson process is off by more than four standard deviations once in 30,000 runs.
+    chance = 4 * wanted**0.5 if load.arrivals is Arrivals.POISSON else 1.0
+    issued = evidence.ledger.issued
+    if issued < RATE_ACHIEVED * wanted - chance:
+        yield (
+            f"The target rate was {load.rate_per_s:,.0f}/s, the achieved one {issued / duration_s:,.0f}/s "
+            f"({issued / wanted:.1%})."
+        )
+
+
+def _unsent(evidence: Evidence) -> Iterator[str]:
+    if unsent := evidence.run.totals.unsent:
+        yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
+
+
+RULES: tuple[tuple[Level, Rule], ...] = (
+    (Level.INVALID, _nothing_done),
+    (Level.INVALID, _frames_incomplete),
+    (Level.INVALID, _never_ended),
+    (Level.INVALID, _server_did_less),
+    (Level.SUSPECT, _never_closed),
+    (Level.SUSPECT, _agents_lost),
+    (Level.SUSPECT, _workers_lost),
+    (Level.SUSPECT, _not_drained),
+    (Level.SUSPECT, _unaccounted),
+    (Level.SUSPECT, _server_not_read),
+    (Level.SUSPECT, _generator_busy),
+    (Level.SUSPECT, _loop_held_up),
+    (Level.SUSPECT, _started_apart),
+    (Level.SUSPECT, _clocks_apart),
+    (Level.SUSPECT, _rate_missed),
+    (Level.SUSPECT, _unsent),
+)
+"""The worst first."""
