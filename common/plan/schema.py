@@ -121,7 +121,7 @@ class Keys(Section, frozen=True, kw_only=True):
 
 
 class Values(Section, frozen=True, kw_only=True):
-    """Value sizes in bytes, drawn uniformly from minimum..maximum, both included; `data_size` sets both."""
+    """Value sizes in bytes, drawn uniformly from minimum..maximum, both included; `--data-size` sets both."""
 
     minimum_bytes: Bytes = field(default=Bytes(32), name="minimum")
     maximum_bytes: Bytes = field(default=Bytes(32), name="maximum")
@@ -157,13 +157,14 @@ class Fleet(Section, frozen=True, kw_only=True):
     expect_agents: agents that join from elsewhere. local_agents: agents started here. per_agent: counts of pools,
     rate and requests are each agent's instead of the fleet's. lease: an agent that hears nothing for so long drains.
     drain: how long operations in flight may take to come to an end. tolerate_lost: agents that may be lost mid-run
-    before the run stops early.
+    before the run counts as failed; it goes on with the others either way.
     """
 
     expect_agents: NotNegative = 0
     local_agents: NotNegative = 0
     processes_per_local_agent: AtLeastOne | None = None
     per_agent: bool = False
+    tolerate_lost: NotNegative = 0
     wait_s: Seconds = field(default=Seconds(60.0), name="wait")
     prepare_s: Seconds = field(default=Seconds(120.0), name="prepare")
     lease_s: Seconds = field(default=Seconds(30.0), name="lease")

@@ -1,0 +1,176 @@
+"""What types cannot say: whether the parts of a plan agree with each other.
+
+Each rule is a function that yields what it finds wrong; RULES lists them in the order in which people would look.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterator
+
+from common.commands import find_command
+from common.errors import PlanError
+from common.plan.overlay import Place, nowhere
+from common.plan.schema import Arrivals, Plan
+from common.plan.shape import Path
+from common.units import Seconds, show
+
+MAX_POOLS = 100_000
+MAX_THREADS = 1_000_000
+MIN_LEASE_S = 2.0
+
+# They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
+_NOT_FOR_POOLS = frozenset(
+    {
+        *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
+        *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
+        *("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
+        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN"),
+    }
+)
+
+Finding = tuple[Path, str]
+Rule = Callable[[Plan], Iterator[Finding]]
+
+
+class Purpose(enum.Enum):
+    """What a plan is wanted for: to run it, or only to look at its target."""
+
+    RUN = "run"
+    TARGET = "target"
+
+
+def check_plan(plan: Plan, where: Place = nowhere, purpose: Purpose = Purpose.RUN) -> None:
+    """Raises PlanError for the first thing in the plan that makes no sense, at the place that said it."""
+    rules = (*RULES, _stops_once) if purpose is Purpose.RUN else RULES
+    for rule in rules:
+        for path, problem in rule(plan):
+            raise PlanError(f"{where(path)}: {problem}")
+
+
+def _target_named(plan: Plan) -> Iterator[Finding]:
+    target = plan.target
+    if target.embedded is not None and target.url:
+        yield ("target", "embedded"), "expected either a url or an embedded server, got both"
+    if target.embedded is None and not target.url:
+        yield ("target", "url"), "expected a target, got none; say --url redis://HOST:PORT or --embedded-server"
+    if target.embedded is not None and (target.password is not None or target.username is not None):
+        yield ("target", "embedded"), "expected no user name and no password for an embedded server, which has neither"
+
+
+def _times_above_zero(plan: Plan) -> Iterator[Finding]:
+    times: list[tuple[Path, Seconds | None]] = [
+        (("target", "connect_timeout"), plan.target.connect_timeout_s),
+        (("target", "socket_timeout"), plan.target.socket_timeout_s),
+        (("load", "duration"), plan.load.duration_s),
+        (("fleet", "wait"), plan.fleet.wait_s),
+        (("fleet", "prepare"), plan.fleet.prepare_s),
+        *((("pools", i, "checkout_timeout"), group.checkout_timeout_s) for i, group in enumerate(plan.pools)),
+    ]
+    for path, seconds in times:
+        if seconds is not None and seconds <= 0:
+            yield path, "expected a time above zero, got 0s"
+    if plan.fleet.lease_s < MIN_LEASE_S:
+        yield (
+            ("fleet", "lease"),
+            f"expected at least 2s, because heartbeats come every second, got {plan.fleet.lease_s}",
+        )
+    retry = plan.target.retry
+    if retry.base_s > retry.cap_s:
+        yield ("target", "retry", "base"), f"expected a backoff of at most its cap {retry.cap_s}, got {retry.base_s}"
+
+
+def _pools_distinct(plan: Plan) -> Iterator[Finding]:
+    names = [group.name for group in plan.pools]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield ("pools", number, "name"), f"expected a name of its own, got {show(name)} a second time"
+
+
+def _pools_bearable(plan: Plan) -> Iterator[Finding]:
+    pools = threads = 0
+    for number, group in enumerate(plan.pools):
+        pools += group.client_pools or 1
+        threads += (group.client_pools or 1) * group.threads_per_pool
+        if pools > MAX_POOLS:
+            yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
+        if threads > MAX_THREADS:
+            yield (
+                ("pools", number, "threads_per_pool"),
+                f"expected at most {MAX_THREADS} worker threads in all, got {threads}",
+            )
+
+
+def _commands_known(plan: Plan) -> Iterator[Finding]:
+    for number, entry in enumerate(plan.workload.commands):
+        path = ("workload", "commands", number, "command")
+        try:
+            template = find_command(entry.command)
+        except ValueError as error:
+            yield path, str(error)
+            continue
+        if template.name in _NOT_FOR_POOLS:
+            yield path, f"expected a command that leaves its connection as it was, got {template.name}"
+
+
+def _weights_draw(plan: Plan) -> Iterator[Finding]:
+    weights = [entry.weight for entry in plan.workload.commands]
+    path = ("workload", "commands")
+    if not weights:
+        yield path, "expected at least one command, got none"
+    elif not sum(weights):
+        yield path, "expected at least one weight above zero, got 0 for all"
+    elif not math.isfinite(sum(weights)):
+        yield path, "expected weights with a finite sum"
+
+
+def _ranges_ascend(plan: Plan) -> Iterator[Finding]:
+    keys, values = plan.workload.keys, plan.workload.values
+    if keys.minimum > keys.maximum:
+        yield ("workload", "keys", "minimum"), f"expected at most the maximum {keys.maximum}, got {keys.minimum}"
+    if values.minimum_bytes > values.maximum_bytes:
+        yield (
+            ("workload", "values", "minimum"),
+            f"expected at most the maximum {values.maximum_bytes}, got {values.minimum_bytes}",
+        )
+    if values.maximum_bytes > 512 * 2**20:
+        yield ("workload", "values", "maximum"), f"expected at most Redis' 512MiB, got {values.maximum_bytes}"
+
+
+def _one_kind_of_batch(plan: Plan) -> Iterator[Finding]:
+    workload = plan.workload
+    if workload.transaction and workload.pipeline > 1:
+        yield (
+            ("workload", "transaction"),
+            f"expected either a pipeline or a transaction, got pipeline {workload.pipeline} and transaction "
+            f"{workload.transaction}; a transaction already is one round trip",
+        )
+
+
+def _load_agrees(plan: Plan) -> Iterator[Finding]:
+    load = plan.load
+    if load.duration_s is not None and load.requests is not None:
+        yield ("load", "requests"), f"expected either a duration or requests, got {load.duration_s} and {load.requests}"
+    if load.requests == 0:
+        yield ("load", "requests"), "expected at least 1 request, got 0"
+    if load.arrivals is Arrivals.POISSON and load.rate_per_s is None:
+        yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; say --rate 1000/s"
+
+
+def _stops_once(plan: Plan) -> Iterator[Finding]:
+    if plan.load.duration_s is None and plan.load.requests is None:
+        yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
+
+
+RULES: tuple[Rule, ...] = (
+    _target_named,
+    _pools_distinct,
+    _pools_bearable,
+    _commands_known,
+    _weights_draw,
+    _ranges_ascend,
+    _one_kind_of_batch,
+    _load_agrees,
+    _times_above_zero,
+)

@@ -1,0 +1,90 @@
+"""Plan text to raw lists and mappings: YAML or JSON, with the line and column of what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from common.errors import PlanError
+from common.units import show
+
+_JSON_SUFFIX = ".json"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which besides refuses a key that is given twice and leaves dates the text that they are."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and its form are PyYAML's
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {show(key.value)} comes twice", problem_mark=key.start_mark
+                )
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def parse_document(data: bytes, name: str) -> Any:
+    """Raw content from the bytes of a file called `name`. Raises PlanError with line and column."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{name}: expected UTF-8 text, got byte 0x{data[error.start]:02x} at {error.start}") from error
+    if not text.strip():
+        raise PlanError(f"{name}: expected a plan, got an empty file")
+    try:
+        raw = _parse_json(text, name) if name.lower().endswith(_JSON_SUFFIX) else _parse_yaml(text, name)
+    except RecursionError as error:
+        raise PlanError(f"{name}: expected a plan, got lists or mappings nested too deeply") from error
+    if raw is None:
+        raise PlanError(f"{name}: expected a plan, got nothing but comments")
+    return raw
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    try:
+        # A SafeLoader in all that it may construct.
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = " ".join((error.problem or error.context or "no reason given").split())
+        raise PlanError(f"{name}{where}: expected YAML, got: {problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise PlanError(f"{name}:{line}: expected YAML text, got the control character {error.character!r}") from error
+    except ValueError as error:
+        raise PlanError(f"{name}: expected values that can be read, got: {error}") from error
+
+
+def _parse_json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{name}:{error.lineno}:{error.colno}: expected JSON, got: {error.msg}") from error
+    except ValueError as error:
+        raise PlanError(f"{name}: expected JSON, got: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise ValueError(f"the key {show(key)} comes twice")
+        mapping[key] = value
+    return mapping
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant}, which JSON does not have")

@@ -1,0 +1,75 @@
+"""Built-in workloads: short YAML files beside this one, each a plan's `workload` section with a description."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from common.errors import PlanError
+from common.plan.document import parse_document
+from common.plan.files import read_small_file
+from common.plan.shape import find_fault, render
+from common.units import show
+
+DEFAULT = "basic_rw"
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A workload by name. workload: raw, has the shape of the plan's section. text: the file as written."""
+
+    name: str
+    description: str
+    workload: dict[str, Any]
+    text: str
+
+
+def names() -> list[str]:
+    """The built-in profiles, in alphabetical order."""
+    return sorted(
+        file.name.removesuffix(".yaml") for file in resources.files(__name__).iterdir() if file.name.endswith(".yaml")
+    )
+
+
+def is_file(name: str) -> bool:
+    """A profile's name means a file if it looks like one."""
+    return "/" in name or name.endswith(_SUFFIXES)
+
+
+def load(name: str, where: str = "") -> Profile:
+    """A built-in profile, or a file of the user's.
+
+    Raises PlanError: for a name that is not known, at the place `where` it was said; for a file, at the place in it.
+    """
+    if is_file(name):
+        data = read_small_file(Path(name), f"{where}: {name}" if where else name, "a profile that can be read")
+        return parse(data, name)
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        remedy = f"; did you mean {near[0]}?" if near else ""
+        raise PlanError(
+            f"{f'{where}: ' if where else ''}expected one of {', '.join(names())}, or the name of a .yaml file, "
+            f"got {show(name)}{remedy}"
+        )
+    return parse((resources.files(__name__) / f"{name}.yaml").read_bytes(), name)
+
+
+def parse(data: bytes, name: str) -> Profile:
+    """A profile from the bytes of a file. Raises PlanError that says where in it."""
+    raw = parse_document(data, name)
+    workload = {key: value for key, value in raw.items() if key != "description"} if isinstance(raw, dict) else raw
+    fault = find_fault(workload, ("workload",))
+    if fault is not None:
+        raise PlanError(f"{name}: {render(fault.path[1:])}: {fault.problem}")
+    if "profile" in workload:
+        raise PlanError(f"{name}: $.profile: expected commands and their keys, got a profile within a profile")
+    if not workload.get("commands"):
+        raise PlanError(f"{name}: $.commands: expected a list with at least one entry, got none")
+    description = raw.get("description", "")
+    if not isinstance(description, str):
+        raise PlanError(f"{name}: $.description: expected text, got {show(description)}")
+    return Profile(name, description, workload, data.decode())

@@ -1,0 +1,126 @@
+"""The plan out of its sources: defaults under the profile, under the environment, under the file, under flags.
+
+Each source is checked by itself and becomes a layer; layers are overlaid as raw leaves and become a typed plan once.
+So an error names the file, the flag or the variable that said what is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import PlanError
+from common.plain import from_plain
+from common.plan import profiles
+from common.plan.checks import Purpose, check_plan
+from common.plan.document import parse_document
+from common.plan.files import read_small_file
+from common.plan.overlay import PROFILE, Layer, Overlay, Place, beneath, document_layer, named_layer, overlay
+from common.plan.schema import Plan
+from common.plan.secret import resolve_secrets
+from common.plan.settings import COMMANDS, ENVIRONMENT_PREFIX, SETTINGS, Setting, leaves
+from common.plan.shape import find_fault, render
+from common.units import show
+
+_VARIABLES = {setting.variable: setting for setting in SETTINGS}
+# Alike enough to be a slip. Lower would catch what others put into the environment under the same prefix.
+_SLIP = 0.85
+
+
+def load_plan(
+    file: Path | None,
+    flags: Mapping[Setting, Any],
+    environ: Mapping[str, str],
+    purpose: Purpose = Purpose.RUN,
+) -> Plan:
+    """The checked plan with its secrets resolved. flags: parsed values by row of the settings.
+
+    Raises PlanError, one line that names the place.
+    """
+    layers = [environment_layer(environ)]
+    if file is not None:
+        data = read_small_file(file, str(file), "a plan that can be read")
+        layers.append(_beside(text_layer(data, str(file)), file.parent))
+    layers.append(flags_layer(flags))
+    whole = _with_profile(overlay(layers))
+    plan = from_plain(whole.raw(), Plan)
+    check_plan(plan, whole.where, purpose)
+    return resolve_secrets(plan, environ, whole.where)
+
+
+def text_layer(data: bytes, name: str) -> Layer:
+    """The layer of a plan file called `name`. Raises PlanError."""
+    raw = parse_document(data, name)
+    place = _in_document(name)
+    fault = find_fault(raw)
+    if fault is not None:
+        raise PlanError(f"{place(fault.path)}: {fault.problem}")
+    return document_layer(raw, place)
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """The layer of `STAMPEDE_...` variables; an empty one is as good as none.
+
+    Raises PlanError for a value that is wrong, or a name that is nearly one of ours.
+    """
+    said: dict[Setting, Any] = {}
+    for variable, text in sorted(environ.items()):
+        setting = _VARIABLES.get(variable)
+        if setting is None:
+            _refuse_slip(variable, environ)
+        if setting is None or not text:
+            continue
+        try:
+            value = setting.parse(text)
+        except ValueError as error:
+            raise PlanError(f"{variable}: {error}") from error
+        said[setting] = (value,) if setting.repeatable else value
+    return named_layer(*leaves(said, lambda setting: setting.variable))
+
+
+def flags_layer(flags: Mapping[Setting, Any]) -> Layer:
+    """The layer of the command line. Raises PlanError for flags that contradict each other."""
+    return named_layer(*leaves(flags, lambda setting: setting.flag))
+
+
+def _in_document(name: str) -> Place:
+    return lambda path: f"{name}: {render(path)}"
+
+
+def _beside(layer: Layer, directory: Path) -> Layer:
+    """A plan file's layer, the profile it names found beside it if that is a file."""
+    name = layer.leaves.get(PROFILE)
+    if name is None or not profiles.is_file(name):
+        return layer
+    return replace(layer, leaves={**layer.leaves, PROFILE: str(directory / name)})
+
+
+def _refuse_slip(variable: str, environ: Mapping[str, str]) -> None:
+    if not variable.startswith(ENVIRONMENT_PREFIX) or variable == environ.get(f"{ENVIRONMENT_PREFIX}PASSWORD_ENV"):
+        return
+    names = [known.removeprefix(ENVIRONMENT_PREFIX) for known in _VARIABLES]
+    near = difflib.get_close_matches(variable.removeprefix(ENVIRONMENT_PREFIX), names, n=1, cutoff=_SLIP)
+    if near:
+        raise PlanError(f"{show(variable)[1:-1]}: unknown variable; did you mean {ENVIRONMENT_PREFIX}{near[0]}?")
+
+
+def _with_profile(said: Overlay) -> Overlay:
+    """The overlay over its profile's workload; over the default profile's where it names no commands either."""
+    name = said.leaves.get(PROFILE)
+    if name is None:
+        if said.leaves.get(COMMANDS) is not None:
+            return said
+        name = profiles.DEFAULT
+    profile = profiles.load(name, said.where(PROFILE))
+    layer = document_layer({"workload": profile.workload}, _in_profile(name))
+    # A profile out of a file is not named in the plan: all that it says is, and the file need not be there next time.
+    label = None if profiles.is_file(name) else name
+    expanded = beneath(said, layer)
+    return Overlay({**expanded.leaves, PROFILE: label}, expanded.places, expanded.pool_groups, expanded.whole)
+
+
+def _in_profile(name: str) -> Place:
+    return lambda path: f"profile {name}: {render(path[1:])}"
