@@ -32,6 +32,8 @@ def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
         aggregate = fold(read_journal(journal))
     except ProtocolError as error:
         raise UsageError(f"{journal}: {error}") from error
+    if aggregate.opened is None:
+        raise UsageError(f"{journal}: it ends before the run began, so there is nothing to report")
     return FORMATS[format](aggregate, hide_histogram)
 
 
@@ -62,7 +64,7 @@ def _as_text(aggregate: Aggregate, hide_histogram: bool) -> str:
     text = io.StringIO()
     console = Console(file=text, width=shutil.get_terminal_size().columns)
     print_summary(console, build_summary(aggregate), hide_histogram=hide_histogram)
-    return text.getvalue()
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
 def _as_json(aggregate: Aggregate, _: bool) -> str:

@@ -38,7 +38,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
     """The summary of all records folded so far. Raises UsageError when there is no run among them yet."""
     opened = aggregate.opened
     if opened is None:
-        raise UsageError("the journal ends before the run began: there is nothing to report")
+        raise UsageError("the journal ends before the run began, so there is nothing to report")
     totals, duration_s = aggregate.totals, aggregate.duration_s
     open_loop = opened.plan.load.rate_per_s is not None
     pools = {name: merge_commands(pool.commands.values()) for name, pool in totals.pools.items()}

@@ -29,12 +29,14 @@ _OUTCOME_STYLES = {
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
     """Everything, from what ran to whether it can be trusted."""
     console.print(_head(summary))
+    console.print()
     console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
     if summary.load.model == "open":
         title = "Response time, from the intended send to the reply (ms)"
         console.print(_latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service))
     if not hide_histogram and summary.latency_bins:
         console.print(_histogram(summary, "#" if console.options.ascii_only else "█"))
+        console.print()
     console.print(_agents(summary))
     console.print(_tail(summary))
 
@@ -64,7 +66,7 @@ def _load_model(summary: Summary) -> str:
 
 
 def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = _titled(title)
     table.add_column("Type", overflow="fold", min_width=6)
     for name in ("Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -94,7 +96,8 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
 
 def _histogram(summary: Summary, block: str) -> Table:
     what = "Response" if summary.load.model == "open" else "Service"
-    table = Table(title=f"{what} times", title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1))
+    table = _titled(f"{what} times")
+    table.box = None
     table.add_column("up to ms", justify="right", no_wrap=True)
     table.add_column("operations", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
@@ -108,24 +111,22 @@ def _histogram(summary: Summary, block: str) -> Table:
 
 
 def _agents(summary: Summary) -> Table:
-    table = Table(title="Agents", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("Agent", overflow="fold")
-    table.add_column("Host", overflow="fold")
-    for name in ("Workers", "State", "Operations", "CPU max", "Busiest", "Skew ms", "Offset ms"):
+    table = _titled("Agents")
+    table.add_column("Agent", no_wrap=True, max_width=12)
+    table.add_column("Host", no_wrap=True, max_width=16)
+    for name in ("Procs", "State", "Operations", "CPU", "Busiest", "Skew ms"):
         table.add_column(name, justify="right", no_wrap=True)
     # Those that were lost come first: they must not fall to the limit.
     for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
-        lost = agent.state is AgentEnd.LOST
         table.add_row(
             Text(agent.id),
             Text(agent.host),
             str(agent.processes),
-            Text(agent.state.value, style="red" if lost else "green"),
+            Text(agent.state.value, style="red" if agent.state is AgentEnd.LOST else "green"),
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
-            _or_dash(agent.start_skew_us, "{:.3f}", 1e3),
-            _or_dash(agent.clock_offset_us, "{:,.3f}", 1e3),
+            _or_dash(agent.start_skew_us, "{:.2f}", 1e3),
         )
     if len(summary.agents) > _AGENTS_SHOWN:
         table.caption = f"and {len(summary.agents) - _AGENTS_SHOWN} more, see summary.json"
@@ -152,6 +153,11 @@ def _connections(summary: Summary) -> str:
         f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
         f"{connections.failed_attempts:,} attempts failed, {connections.retries:,} retries",
     ]
+    if connections.server_clients_before is not None and connections.server_clients_after is not None:
+        lines.append(
+            f"the server counted {connections.server_clients_before:,} clients before the run, "
+            f"{connections.server_clients_after:,} after it"
+        )
     if connections.drops:
         lines.append(f"dropped: {_classes(connections.drops)}")
     if connections.reconnects:
@@ -187,6 +193,10 @@ def _ledger(summary: Summary) -> str:
     )
 
 
+def _titled(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+
+
 def _facts(*rows: tuple[str, Text]) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=13)
@@ -203,7 +213,7 @@ def _classes(counts: dict[str, int]) -> str:
 
 def _count(value: float) -> str:
     """Whole from a thousand on: what follows the point is noise by then."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def _ms(us: float) -> str:

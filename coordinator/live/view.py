@@ -1,0 +1,165 @@
+"""What people watch while a run goes on: a live table on a terminal, plain lines everywhere else.
+
+A view draws when it is told to (the caller's loop does so a few times a second) and starts no thread, so that nothing
+writes to the screen behind the loop's back. Everything goes to the console that the caller gives, and to nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from common.clock import MonotonicNs, monotonic_ns
+from common.units import NS_PER_S
+from coordinator.live.screen import draw
+from coordinator.live.snapshot import LiveSnapshot, SecondRow
+
+_NUMBERS = re.compile(r"\d+")
+
+
+class LiveView(ABC):
+    """A view from its opening to `close`; `with` closes it and gives the terminal back, whatever happens inside."""
+
+    @abstractmethod
+    def phase(self, text: str, done: int = 0, total: int = 0) -> None:
+        """What is going on before the load; with a total, how much of it is done."""
+
+    @abstractmethod
+    def update(self, snapshot: LiveSnapshot) -> None:
+        """The run at this moment."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Something happened that must not be missed. It stays on the screen."""
+
+    def close(self) -> None:  # noqa: B027  # most views hold nothing
+        """Give the terminal back; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_live(console: Console, quiet: bool) -> LiveView:
+    """The view that fits: notes only if quiet, a live table on a terminal, a line a second otherwise."""
+    if quiet:
+        return QuietView(console)
+    return TerminalView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)
+
+
+class QuietView(LiveView):
+    """Notes and nothing else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def phase(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Not shown."""
+
+    def update(self, snapshot: LiveSnapshot) -> None:
+        """Not shown."""
+
+    def note(self, text: str) -> None:
+        """A line."""
+        _line(self._console, text)
+
+
+class PlainView(LiveView):
+    """A line for each phase, second and note: for logs and pipes."""
+
+    def __init__(self, console: Console, clock: MonotonicNs = monotonic_ns) -> None:
+        self._console = console
+        self._clock = clock
+        self._phase = ""
+        self._phase_ns = 0
+        self._printed_through = -1
+
+    def phase(self, text: str, done: int = 0, total: int = 0) -> None:
+        """A line where the words change, and at most one a second where only its numbers do."""
+        if total:
+            text = f"{text} {done:,}/{total:,}"
+        now_ns = self._clock()
+        recent = now_ns - self._phase_ns < NS_PER_S and not (total and done >= total)
+        if text == self._phase or (recent and _words(text) == _words(self._phase)):
+            return
+        self._phase, self._phase_ns = text, now_ns
+        _line(self._console, text)
+
+    def update(self, snapshot: LiveSnapshot) -> None:
+        """A line for each second that became complete."""
+        for row in snapshot.rows:
+            if row.second > self._printed_through:
+                self._printed_through = row.second
+                _line(self._console, _plain_second(row, snapshot))
+
+    def note(self, text: str) -> None:
+        """A line."""
+        _line(self._console, text)
+
+
+class TerminalView(LiveView):
+    """A table that is drawn over itself; notes scroll away above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start()
+
+    def phase(self, text: str, done: int = 0, total: int = 0) -> None:
+        """A line, with a bar where there is a total."""
+        self._show(_phase_line(text, done, total))
+
+    def update(self, snapshot: LiveSnapshot) -> None:
+        """The whole table anew."""
+        self._show(draw(snapshot))
+
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        self._console.print(Text(text, style="yellow"))
+
+    def close(self) -> None:
+        """The last table stays on the screen, the cursor comes back."""
+        self._live.stop()
+
+    def _show(self, renderable: RenderableType) -> None:
+        self._live.update(renderable, refresh=True)
+
+
+def _phase_line(text: str, done: int, total: int) -> RenderableType:
+    if not total:
+        return Text(text)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(Text(text), ProgressBar(total=total, completed=done, width=30), Text(f"{done:,}/{total:,}"))
+    return Group(row)
+
+
+def _plain_second(row: SecondRow, snapshot: LiveSnapshot) -> str:
+    agents = sum(agent.alive for agent in snapshot.agents)
+    latency = "no replies"
+    if row.p50_us is not None and row.p99_us is not None and row.max_us is not None:
+        latency = f"p50 {row.p50_us / 1e3:.3f} p99 {row.p99_us / 1e3:.3f} max {row.max_us / 1e3:.3f} ms"
+    return (
+        f"second {row.second}: {row.ok:,} ops/s, {latency}, {row.errors:,} errors, "
+        f"{snapshot.connections_open:,} connections, {agents}/{len(snapshot.agents)} agents"
+    )
+
+
+def _words(text: str) -> str:
+    return _NUMBERS.sub("", text)
+
+
+def _line(console: Console, text: str) -> None:
+    # A log line is one line, however narrow the terminal that was not there.
+    console.print(Text(text), soft_wrap=True)

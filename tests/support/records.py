@@ -1,0 +1,139 @@
+"""Records of a run that never happened, for tests of the journal, the fold, the reports and the live view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from common.histogram import EMPTY, Histogram
+from common.messages import Final, MetricsFrame, PoolShare
+from common.metrics import CommandMetrics, ConnectionMetrics, IntervalMetrics, PoolMetrics
+from common.plan.schema import Command, Load, Plan, Target, Workload
+from common.units import PerSecond, Seconds
+from coordinator.records import (
+    AgentEnd,
+    AgentFacts,
+    AgentNoted,
+    AnyRecord,
+    FrameAccepted,
+    Outcome,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    TargetFacts,
+    When,
+)
+
+MIX = {"SET": 40, "GET": 50, "DEL": 10}
+
+
+def plan(*, rate_per_s: float | None = None, duration_s: float = 3.0, **workload: int) -> Plan:
+    return Plan(
+        target=Target(url="redis://127.0.0.1:6379", password="***"),
+        workload=Workload(commands=tuple(Command(command=name, weight=w) for name, w in MIX.items()), **workload),
+        load=Load(duration_s=Seconds(duration_s), rate_per_s=None if rate_per_s is None else PerSecond(rate_per_s)),
+    )
+
+
+def opened(the_plan: Plan | None = None, agents: Sequence[str] = ("a1", "a2")) -> RunOpened:
+    return RunOpened(
+        run_id="run-1",
+        started_at="2025-01-02T03:04:05Z",
+        plan=the_plan or plan(),
+        plan_hash="abc",
+        target=TargetFacts(url="redis://127.0.0.1:6379", topology="standalone", server="valkey 9.0.1"),
+        connection_ceiling=100,
+        agents=tuple(
+            AgentFacts(
+                agent_id=name,
+                incarnation=name * 4,
+                host="localhost",
+                processes=1,
+                pools=(PoolShare(group=0, number=number, first_thread=number),),
+            )
+            for number, name in enumerate(agents)
+        ),
+        threads_total=len(agents),
+    )
+
+
+def histogram(*values_ns: int) -> Histogram:
+    return Histogram.of(np.array(values_ns, dtype=np.int64))
+
+
+def command(service: Histogram, *, response: Histogram = EMPTY, **counts: object) -> CommandMetrics:
+    fields = {"ok": service.count, "bytes_out": 60 * service.count, "bytes_in": 5 * service.count} | counts
+    return CommandMetrics(service=service, response=response, **fields)  # type: ignore[arg-type]
+
+
+def interval(
+    second: int, commands: dict[str, CommandMetrics], *, last: int | None = None, issued: int | None = None, **more: int
+) -> IntervalMetrics:
+    """One second of the pool "main"; `open_peak` and `retries` go to its connections."""
+    connections = ConnectionMetrics(open_peak=more.pop("open_peak", 2), retries=more.pop("retries", 0))
+    operations = sum(one.operations for one in commands.values())
+    return IntervalMetrics(
+        first=second,
+        last=second if last is None else last,
+        issued=operations if issued is None else issued,
+        pools={"main": PoolMetrics(commands=commands, checkout_wait=histogram(0), connections=connections)},
+        **more,
+    )
+
+
+def accepted(agent_id: str, seq: int, *intervals: IntervalMetrics, through: int | None = None) -> FrameAccepted:
+    reached = max((one.last for one in intervals), default=-1) if through is None else through
+    return FrameAccepted(agent_id=agent_id, frame=MetricsFrame(seq=seq, through=reached, intervals=intervals))
+
+
+def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool = False, **more: object) -> AgentNoted:
+    """An agent's end; `more` goes to its Final, or by the names of its own fields to the note itself."""
+    own = {"cpu_percent_max": 50.0, "cpu_percent_busiest": 40.0, "lag_ms_max": 1.0, "clock_rtt_us": 200.0}
+    note = own | {name: more.pop(name) for name in list(more) if name in own}
+    fields = {"transactions": 0, "start_skew_ns": 150_000, "drained": True, "processes_lost": 0} | more
+    final = Final(next_seq=0, issued=counted if issued is None else issued, counted=counted, reason="done", **fields)  # type: ignore[arg-type]
+    return AgentNoted(
+        agent_id=agent_id,
+        state=AgentEnd.LOST if lost else AgentEnd.FINISHED,
+        reason="no heartbeat for 5 s" if lost else "the duration is over",
+        final=None if lost else final,
+        clock_offset_us=12.5,
+        **note,  # type: ignore[arg-type]
+    )
+
+
+def reading(when: When, calls: dict[str, int], server_run_id: str = "server-1", error: str = "") -> ServerCounted:
+    return ServerCounted(when=when, server_run_id=server_run_id, connected_clients=3, calls=calls, error=error)
+
+
+def closed(outcome: Outcome = Outcome.COMPLETED, duration_s: float = 3.0) -> RunClosed:
+    return RunClosed(outcome=outcome, reason="the duration is over", duration_s=duration_s)
+
+
+def clean_run(
+    the_plan: Plan | None = None, agents: Sequence[str] = ("a1", "a2"), seconds: int = 3, per_second: int = 1000
+) -> Iterator[AnyRecord]:
+    """A run in which everything adds up, closed or open as its plan says."""
+    the_plan = the_plan or plan()
+    draw = np.random.default_rng(1)
+    yield opened(the_plan, agents)
+    yield reading(When.BEFORE, {"set": 7, "get": 5, "info": 1})
+    yield RunStarted(t0_ns=123_456_789)
+    done = dict.fromkeys(MIX, 0)
+    for second in range(seconds):
+        for agent_id in agents:
+            commands = {}
+            for name, share in MIX.items():
+                count = per_second * share // 100
+                done[name] += count
+                service = Histogram.of(draw.lognormal(12, 0.5, count).astype(np.int64))
+                late = Histogram.of(draw.lognormal(12.5, 0.8, count).astype(np.int64))
+                commands[name] = command(service, response=late if the_plan.load.rate_per_s else EMPTY)
+            yield accepted(agent_id, second, interval(second, commands))
+    for agent_id in agents:
+        yield noted(agent_id, sum(done.values()) // len(agents))
+    after = {"set": 7 + done["SET"], "get": 5 + done["GET"], "del": done["DEL"], "info": 2}
+    yield reading(When.AFTER, after)
+    yield closed(duration_s=float(seconds))
