@@ -43,8 +43,7 @@ class Purpose(enum.Enum):
 
 def check_plan(plan: Plan, where: Place = nowhere, purpose: Purpose = Purpose.RUN) -> None:
     """Raises PlanError for the first thing in the plan that makes no sense, at the place that said it."""
-    rules = (*RULES, _stops_once) if purpose is Purpose.RUN else RULES
-    for rule in rules:
+    for rule in (*RULES, *_FOR[purpose]):
         for path, problem in rule(plan):
             raise PlanError(f"{where(path)}: {problem}")
 
@@ -163,6 +162,11 @@ def _stops_once(plan: Plan) -> Iterator[Finding]:
         yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
 
 
+def _can_be_asked(plan: Plan) -> Iterator[Finding]:
+    if plan.target.embedded is not None:
+        yield ("target", "embedded"), "expected the url of a target, got an embedded server, which only a run starts"
+
+
 RULES: tuple[Rule, ...] = (
     _target_named,
     _pools_distinct,
@@ -174,3 +178,5 @@ RULES: tuple[Rule, ...] = (
     _load_agrees,
     _times_above_zero,
 )
+
+_FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}

@@ -1,0 +1,224 @@
+"""`coordinator`: the commands that people type. Options of the plan come from the table in `common.plan.settings`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, StampedeError, TargetError, UsageError
+from common.plan import profiles
+from common.plan.checks import Purpose
+from common.plan.schema import Plan
+from common.plan.settings import SETTINGS, Setting
+from common.plan.sources import load_plan
+from coordinator.expanded import expected_agents, plan_facts, plan_text
+from coordinator.options import StartOptions
+from coordinator.shares import assign
+
+PROGRAM = "coordinator"
+DISTRIBUTION = "redis-stampede"
+DEFAULT_BIND = "tcp://127.0.0.1:5555"
+
+
+def _parameter_name(setting: Setting) -> str:
+    return setting.variable.lower()
+
+
+def _help_text(setting: Setting) -> str:
+    default = setting.default
+    if default in (None, "") or setting.is_switch:
+        return setting.help
+    return f"{setting.help}  [default: {getattr(default, 'value', default)}]"
+
+
+class SettingType(click.ParamType[Any]):
+    """A setting's own parser, as click wants it."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.name = setting.metavar
+        self._setting = setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The raw value that a plan file would hold; a usage error for text that the setting does not accept."""
+        try:
+            return self._setting.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class PlanOption(click.Option):
+    """An option that stands for one row of the settings."""
+
+    def __init__(self, setting: Setting) -> None:
+        flags = [alias for alias in (setting.flag, *setting.aliases) if alias]
+        shape: dict[str, Any] = {"is_flag": True} if setting.is_switch else {"metavar": setting.metavar}
+        if setting.alone is not None:
+            shape |= {"is_flag": False, "flag_value": setting.alone}
+        if not setting.is_switch:
+            shape |= {"type": SettingType(setting), "multiple": setting.repeatable}
+        super().__init__([*flags, _parameter_name(setting)], default=None, help=_help_text(setting), **shape)
+        self.group = setting.group
+
+
+class PlanCommand(click.Command):
+    """A command that takes a plan: the PLAN argument, its own options, and every flag of the plan by heading."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        plan_file = click.Argument(["plan_file"], metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
+        self.params = [plan_file, *self.params, *(PlanOption(setting) for setting in SETTINGS if setting.flag)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options of the command itself first, then the plan's by what they concern."""
+        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                rows.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=34)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version(DISTRIBUTION), prog_name=PROGRAM)
+def cli() -> None:
+    """Load a Redis from many processes and machines at once, and report what it did."""
+
+
+@cli.command(cls=PlanCommand)
+@click.option("--bind", metavar="ENDPOINT", help=f"where agents connect  [default: {DEFAULT_BIND}]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="folder that takes a folder per run",
+)
+@click.option("--json", "as_json", is_flag=True, help="print the summary as JSON on stdout, and nothing else there")
+@click.option("--insecure", is_flag=True, help="no encryption and no token: anybody may join")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="the token that agents need, instead of the usual one"
+)
+@click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
+@click.option("-q", "--quiet", is_flag=True, help="no live view")
+@click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
+def start(
+    plan_file: Path | None, bind: str | None, out: Path, as_json: bool, insecure: bool, token_file: Path | None,
+    resume: str | None, quiet: bool, hide_histogram: bool, **flags: Any,
+) -> int:  # fmt: skip
+    """Run a plan: wait for its agents, start them at one instant, watch, report.
+
+    Flags go over the plan file, the file over STAMPEDE_... variables, those over the profile.
+    """
+    from coordinator.report.command import find_journal
+    from coordinator.report.files import PLAN_FILE
+    from coordinator.start import start as start_run
+
+    if resume is not None and plan_file is None:
+        plan_file = find_journal(resume, out).with_name(PLAN_FILE)
+    plan = _load(plan_file, flags)
+    options = StartOptions(
+        bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
+        hide_histogram=hide_histogram,
+    )  # fmt: skip
+    return start_run(plan, options)
+
+
+@cli.command("plan", cls=PlanCommand)
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
+    """Print what would run, its connections and each agent's share; start nothing.
+
+    What is printed is a plan file again: the arithmetic stands in its comments.
+    """
+    plan = _load(plan_file, flags)
+    click.echo(json.dumps(plan_facts(plan, _cores()), indent=2) if as_json else plan_text(plan, _cores()))
+
+
+@cli.command(cls=PlanCommand)
+def check(plan_file: Path | None, **flags: Any) -> int:
+    """Can the target be reached, what is it, and may we do what the plan needs?"""
+    from coordinator.check import check as check_target
+
+    plan = _load(plan_file, flags, Purpose.TARGET)
+    report = check_target(plan, assign(plan, expected_agents(plan, _cores())).connection_ceiling)
+    for line in report.lines:
+        click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {line.text}")
+    return EXIT_OK if report.ok else TargetError.exit_code
+
+
+@cli.command("profiles")
+@click.argument("name", required=False)
+def show_profiles(name: str | None) -> None:
+    """List the built-in workloads, or print one."""
+    if name is not None:
+        click.echo(profiles.load(name).text, nl=False)
+        return
+    width = max(map(len, profiles.names()))
+    for known in profiles.names():
+        click.echo(f"{known:{width}}  {profiles.load(known).description}")
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="folder that holds the runs",
+)
+@click.option("--hide-histogram", is_flag=True, help="no latency distribution")
+def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
+    """Report on a run anew, from its journal."""
+    from coordinator.report.command import render
+
+    click.echo(render(run, out, form, hide_histogram))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of the command line given, or of this process's own. Every error is one line on stderr."""
+    try:
+        code = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return UsageError.exit_code
+    except click.ClickException as error:
+        return _complain(_one_line(error), UsageError.exit_code)
+    except StampedeError as error:
+        return _complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _load(plan_file: Path | None, flags: Mapping[str, Any], purpose: Purpose = Purpose.RUN) -> Plan:
+    given = {setting: flags.get(_parameter_name(setting)) for setting in SETTINGS}
+    said = {setting: value for setting, value in given.items() if value is not None and value != ()}
+    return load_plan(plan_file, said, os.environ, purpose)
+
+
+def _one_line(error: click.ClickException) -> str:
+    if isinstance(error, click.BadParameter) and error.param is not None and error.param.opts:
+        return f"{error.param.opts[0]}: {error.message}"
+    message = error.format_message()
+    return message[:1].lower() + message[1:]
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    return code

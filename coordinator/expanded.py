@@ -1,0 +1,107 @@
+"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, and each agent's share. Pure.
+
+The shares are those of the agents that the plan expects. How many worker processes an agent brings is known only when
+it joins: one that joins from elsewhere is taken to bring one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.messages import PoolShare
+from common.plain import to_plain
+from common.plan.describe import plan_hash, plan_yaml
+from common.plan.schema import Plan, Pools
+from common.plan.secret import redacted
+from coordinator.shares import AgentCapacity, Shares, assign
+
+_REMOTE_PROCESSES = 1
+
+
+def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
+    """The agents that a plan counts on: local ones, then others; a single local one where it counts on none."""
+    fleet = plan.fleet
+    alone = fleet.local_agents == 0 and fleet.expect_agents == 0
+    processes = fleet.processes_per_local_agent or cores
+    local = [AgentCapacity(f"local-{number + 1}", processes) for number in range(1 if alone else fleet.local_agents)]
+    others = [AgentCapacity(f"agent-{number + 1}", _REMOTE_PROCESSES) for number in range(fleet.expect_agents)]
+    return local + others
+
+
+def plan_text(plan: Plan, cores: int) -> str:
+    """For people: a plan file, with everything else in its comments."""
+    agents = expected_agents(plan, cores)
+    shares = assign(plan, agents)
+    lines = ["", f"plan hash: {plan_hash(plan)}"]
+    lines += [_connections_line(group) for group in shares.plan.pools]
+    if len(shares.plan.pools) > 1:
+        lines.append(f"connections in all: at most {shares.connection_ceiling}")
+    lines.append(f"worker threads: {shares.threads_total}")
+    lines += [_agent_line(agent, shares) for agent in agents]
+    if plan.fleet.expect_agents:
+        lines.append(
+            f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
+            "shares follow the processes that they do bring."
+        )
+    if any(not assignment.pools for assignment in shares.assignments.values()):
+        lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
+    return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
+    """For programs: the same as plain data."""
+    agents = expected_agents(plan, cores)
+    shares = assign(plan, agents)
+    return {
+        "plan": to_plain(redacted(plan)),
+        "plan_hash": plan_hash(plan),
+        "connections": {
+            "ceiling": shares.connection_ceiling,
+            "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
+        },
+        "pools_total": shares.pools_total,
+        "threads_total": shares.threads_total,
+        "agents": [
+            {
+                "id": agent.agent_id,
+                "processes": agent.processes,
+                "pools": [share.number for share in shares.assignments[agent.agent_id].pools],
+                "threads": _threads(shares, shares.assignments[agent.agent_id].pools),
+                "connections": _connections(shares, shares.assignments[agent.agent_id].pools),
+            }
+            for agent in agents
+        ],
+    }
+
+
+def _connections_line(group: Pools) -> str:
+    return (
+        f"connections of {group.name}: {_counted(group.client_pools or 0, 'client pool')} x "
+        f"{_counted(group.client_instances_per_pool, 'client instance')} x "
+        f"{_counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
+    )
+
+
+def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
+    pools = shares.assignments[agent.agent_id].pools
+    return (
+        f"share of {agent.agent_id} ({_counted(agent.processes, 'process', 'es')}): {_counted(len(pools), 'pool')}, "
+        f"{_counted(_threads(shares, pools), 'thread')}, at most {_counted(_connections(shares, pools), 'connection')}"
+    )
+
+
+def _group_ceiling(group: Pools) -> int:
+    return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
+
+
+def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
+    return sum(shares.plan.pools[share.group].threads_per_pool for share in pools)
+
+
+def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
+    groups = (shares.plan.pools[share.group] for share in pools)
+    return sum(group.client_instances_per_pool * group.max_connections for group in groups)
+
+
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -1,0 +1,21 @@
+"""What `coordinator start` is told besides the plan: how this one run is held, not what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOptions:
+    """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
+    with. token_file: None for the usual place."""
+
+    bind: str | None = None
+    out: Path = Path("runs")
+    json: bool = False
+    insecure: bool = False
+    token_file: Path | None = None
+    resume: str | None = None
+    quiet: bool = False
+    hide_histogram: bool = False
