@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from common.plan.schema import Command, Keys, Plan, Target, Values, Workload
+from common.units import Bytes, Count
+from coordinator import check as checking
+from coordinator.check import CheckLine, CheckReport, check
+from tests.support.plans import plan_for
+from tests.support.servers import Server, closed_port
+
+SMALL = Keys(maximum=Count(1000))
+NAMES = ["reachable", "server", "topology", "memory", "connections", "permissions", "clock"]
+
+
+def line(report: CheckReport, name: str) -> CheckLine:
+    [found] = [line for line in report.lines if line.name == name]
+    return found
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_fit_target_is_ok_in_every_line(valkey: Server) -> None:
+    report = check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5, keys=SMALL), 300)
+    assert [line.name for line in report.lines] == NAMES
+    assert report.ok, report
+    assert line(report, "server").text.startswith("valkey 9.")
+    assert line(report, "permissions").text == "we may call DEL, GET, SET"
+    assert "could not" not in str(report)
+
+
+def test_nothing_is_written_to_the_target(valkey: Server) -> None:
+    check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5), 1)
+    calls = valkey.client(decode_responses=True).info("commandstats")
+    assert not {"cmdstat_set", "cmdstat_del", "cmdstat_multi"} & calls.keys()
+    assert valkey.client().dbsize() == 0
+
+
+def test_one_line_that_is_not_ok_makes_the_report_not_ok() -> None:
+    good, bad = CheckLine("a", True, ""), CheckLine("b", False, "")
+    assert CheckReport((good,)).ok
+    assert not CheckReport((good, bad)).ok
+
+
+@pytest.mark.parametrize(("ceiling", "ok"), [(49, True), (50, False)])
+def test_more_connections_than_the_server_takes_are_too_many(valkey: Server, ceiling: int, ok: bool) -> None:
+    others = [valkey.client() for _ in range(2)]
+    for other in others:
+        other.ping()
+    others[0].config_set("maxclients", 51)
+    found = line(check(plan_for(Target(url=valkey.url)), ceiling), "connections")
+    assert (found.ok, "49 of 51 free" in found.text) == (ok, True)
+    assert ok or "raise maxclients" in found.text
+
+
+@pytest.mark.parametrize(("command", "ok"), [("SET", False), ("GETSET __key__ __data__", False), ("GET", True)])
+def test_a_plan_that_writes_does_not_fit_a_read_only_replica(valkey: Server, command: str, ok: bool) -> None:
+    port = closed_port()
+    valkey.client().replicaof("127.0.0.1", port)
+    found = line(check(plan_for(Target(url=valkey.url), command), 1), "topology")
+    assert found.ok == ok
+    assert ok or f"({command.split()[0]}): use its primary, 127.0.0.1:{port}" in found.text
+
+
+def test_a_replica_that_may_be_written_to_is_ok(valkey: Server) -> None:
+    valkey.client().config_set("replica-read-only", "no")
+    valkey.client().replicaof("127.0.0.1", closed_port())
+    assert line(check(plan_for(Target(url=valkey.url), "SET"), 1), "topology") == CheckLine("topology", True, "replica")
+
+
+@pytest.mark.parametrize("topology", ["cluster", "sentinel"])
+def test_a_node_of_a_cluster_and_a_sentinel_are_no_targets(topology: str) -> None:
+    told = dataclasses.replace(TOLD, topology=topology)
+    found = checking._judge_topology(plan_for(Target(), "GET"), 1, told)
+    assert not found.ok
+    assert ": " in found.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "command", "keys", "ok"),
+    [
+        ("noeviction", "SET", 1_000_000, False),
+        ("volatile-lru", "SET", 1_000_000, False),
+        ("allkeys-lru", "SET", 1_000_000, True),
+        ("noeviction", "GET", 1_000_000, True),
+        ("noeviction", "SET", 100, True),
+    ],
+)
+def test_a_data_set_that_does_not_fit_needs_a_policy_that_makes_room(
+    valkey: Server, policy: str, command: str, keys: int, ok: bool
+) -> None:
+    valkey.client().config_set("maxmemory", "16mb", "maxmemory-policy", policy)
+    values = Values(minimum_bytes=Bytes(20), maximum_bytes=Bytes(44))
+    plan = plan_for(Target(url=valkey.url), command, keys=Keys(maximum=Count(keys)), values=values)
+    found = line(check(plan, 1), "memory")
+    assert found.ok == ok
+    assert f"of 16.0 MiB, {policy}" in found.text
+    assert ok or "1,000,000 keys of 32 bytes need 30.5 MiB and more" in found.text
+
+
+def test_what_the_acl_forbids_is_named_with_its_reason(valkey: Server) -> None:
+    commands = ["+get", "+set", "+ping", "+acl|dryrun", "+info", "+multi"]
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["stampede:*"])
+    target = Target(url=valkey.url, username="bob", password="word", client_name=None)
+    fine = line(check(plan_for(target, "GET", "SET", keys=SMALL), 1), "permissions")
+    assert fine == CheckLine("permissions", True, "we may call GET, SET")
+    found = line(check(plan_for(target, "GET", "DEL", transaction=2, keys=SMALL), 1), "permissions")
+    assert not found.ok
+    assert "DEL: User bob has no permissions to run the 'del' command" in found.text
+    assert "EXEC: User bob has no permissions to run the 'exec' command" in found.text
+    assert "MULTI" not in found.text
+    assert "GET" not in found.text
+
+
+def test_a_key_out_of_reach_is_found_by_the_prefix_of_its_command(valkey: Server) -> None:
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], categories=["+@all"], keys=["stampede:*"])
+    commands = (Command(command="SET"), Command(command="GET", key_prefix="other:"))
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(commands=commands, keys=SMALL),
+    )
+    found = line(check(plan, 1), "permissions")
+    assert "GET: User bob has no permissions to access the 'other:1' key" in found.text
+    assert "SET:" not in found.text
+
+
+@pytest.mark.parametrize("command", ["NOSUCH __key__", "GET __key__ __key__"])
+def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, command: str) -> None:
+    found = line(check(plan_for(Target(url=valkey.url), command), 1), "permissions")
+    assert not found.ok
+    assert command.split()[0] in found.text
+
+
+def test_a_command_of_weight_zero_is_not_asked_about(valkey: Server) -> None:
+    commands = (Command(command="GET"), Command(command="NOSUCH __key__", weight=0))
+    report = check(Plan(target=Target(url=valkey.url), workload=Workload(commands=commands)), 1)
+    assert line(report, "permissions").text == "we may call GET"
+
+
+def test_what_a_narrow_user_may_not_ask_is_said_to_be_not_verified(valkey: Server) -> None:
+    valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping", "+get"], keys=["*"])
+    report = check(plan_for(Target(url=valkey.url, username="narrow", password="word", client_name=None), "GET"), 1)
+    assert report.ok
+    unverified = {line.name for line in report.lines if "could not be verified" in line.text}
+    assert unverified == {"memory", "connections", "permissions", "clock"}
+
+
+@pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (60.0, False), (-60.0, False)])
+def test_a_clock_that_is_far_off_is_found(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+) -> None:
+    monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() - ahead_s)
+    found = line(check(plan_for(Target(url=valkey.url)), 1), "clock")
+    assert found.ok == ok
+    assert ok or ("ahead of" if ahead_s > 0 else "behind") in found.text
+
+
+TOLD = checking._Told(
+    ping_us=100.0,
+    server="valkey 9.1.2",
+    topology="standalone",
+    replication={},
+    memory={},
+    max_clients=None,
+    connected_clients=1,
+    writing=frozenset(),
+    refused=None,
+    clock_ahead_s=None,
+)
