@@ -179,6 +179,12 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _ten_digits(value: float) -> str:
+    """A number without an exponent, which no quantity is written with."""
+    text = f"{value:.10g}"
+    return f"{value:.12f}".rstrip("0").rstrip(".") if "e" in text else text
+
+
 def _as_float(value: float) -> float:
     """A number as a float, infinity for whole numbers beyond all floats."""
     try:
@@ -195,18 +201,18 @@ def format_seconds(seconds: float) -> str:
         if seconds >= scale or unit == "ns":
             break
     if unit != "s" or seconds < 60 or seconds != int(seconds):
-        return f"{seconds / scale:.10g}{unit}"
+        return f"{_ten_digits(seconds / scale)}{unit}"
     hours, rest = divmod(int(seconds), 3600)
     minutes, left = divmod(rest, 60)
     return "".join(f"{n}{u}" for n, u in ((hours, "h"), (minutes, "m"), (left, "s")) if n)
 
 
 def format_count(value: float) -> str:
-    """`50000` -> "50k", `1234.5` -> "1234.5"; exact, text that `PerSecond.parse` reads back."""
+    """`50000` -> "50k", `1234.5` -> "1234.5"; text that `PerSecond.parse` reads back."""
     for suffix, factor in (("g", 10**9), ("m", 10**6), ("k", 10**3)):
         if value >= factor and (value / factor * 100).is_integer():
-            return f"{value / factor:.10g}{suffix}"
-    return f"{value:.10g}"
+            return f"{_ten_digits(value / factor)}{suffix}"
+    return _ten_digits(value)
 
 
 def format_bytes(size: int) -> str:

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.units import Bytes, Count, PerSecond, Seconds, format_bytes, format_count, format_seconds, show
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("500ms", 0.5), ("1m30s", 90), ("2h", 7200), ("1d", 86400), ("29ms", 0.029), ("7", 7), ("1.5", 1.5)],
+)
+def test_a_duration_is_read_to_the_nearest_float(text: str, seconds: float) -> None:
+    assert Seconds.parse(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "five", "30 parsecs", "-1s", "inf", "nan", -1, True, None, [], math.nan, 10**400]
+)
+def test_what_is_no_duration_is_refused_and_quoted(value: object) -> None:
+    with pytest.raises(ValueError, match=r'expected a duration such as "30s".*, got ') as caught:
+        Seconds.parse(value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "per_second"), [("50k/s", 50_000), ("2000", 2000), ("600/m", 10), ("1.5M/sec", 1.5e6)]
+)
+def test_a_rate_is_read(text: str, per_second: float) -> None:
+    assert PerSecond.parse(text) == per_second
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "k/s", "10/h", 0, -1, True, None, math.inf, 10**400])
+def test_what_is_no_rate_above_zero_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a rate above zero"):
+        PerSecond.parse(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("100", 100), ("1KiB", 1024), ("4kB", 4000), ("1k", 1024), ("1.5KiB", 1536), ("0.1kB", 100), ("1MB", 10**6)],
+)
+def test_a_size_is_read(text: str, size: int) -> None:
+    assert Bytes.parse(text) == size
+
+
+@pytest.mark.parametrize("value", ["1.5", "1.0001KiB", "-1", "1TiB", "big", 1.5, True, None, {}])
+def test_what_is_no_size_in_whole_bytes_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 100"):
+        Bytes.parse(value)
+
+
+@pytest.mark.parametrize(("text", "count"), [("1_000_000", 10**6), ("250k", 250_000), ("1.5M", 1_500_000), ("0", 0)])
+def test_a_count_is_read(text: str, count: int) -> None:
+    assert Count.parse(text) == count
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e6", "-1", "many", 1.0, True, None, "9" * 5000])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="expected a whole number such as"):
+        Count.parse(value)
+
+
+@given(st.integers(min_value=0, max_value=10**12))
+def test_whole_milliseconds_survive_being_written_and_read(milliseconds: int) -> None:
+    seconds = milliseconds / 1000
+    written = format_seconds(seconds)
+    assert math.isclose(Seconds.parse(written), seconds, rel_tol=1e-9, abs_tol=0)
+
+
+@given(st.floats(min_value=1e-9, max_value=1e12))
+def test_any_duration_survives_being_written_and_read_to_ten_digits(seconds: float) -> None:
+    assert math.isclose(Seconds.parse(str(Seconds(seconds))), seconds, rel_tol=1e-9)
+
+
+@given(st.integers(min_value=0, max_value=2**63))
+def test_any_size_survives_being_written_and_read(size: int) -> None:
+    assert Bytes.parse(str(Bytes(size))) == size
+    assert Bytes.parse(format_bytes(size)) == Bytes.parse(size) == size
+
+
+@given(st.integers(min_value=0, max_value=2**63))
+def test_any_count_survives_being_written_and_read(count: int) -> None:
+    assert Count.parse(str(Count(count))) == Count.parse(count) == count
+
+
+@given(st.floats(min_value=1e-3, max_value=1e12))
+def test_any_rate_survives_being_written_and_read_to_ten_digits(rate: float) -> None:
+    assert math.isclose(PerSecond.parse(str(PerSecond(rate))), rate, rel_tol=1e-9)
+
+
+@given(st.integers(min_value=1, max_value=10**10 - 1))
+def test_any_whole_rate_of_ten_digits_survives_being_written_and_read(rate: int) -> None:
+    assert PerSecond.parse(format_count(rate)) == rate
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused_with_a_value_error(text: str) -> None:
+    for quantity in (Seconds, PerSecond, Bytes, Count):
+        try:
+            value = quantity.parse(text)
+        except ValueError as error:
+            value, message = None, str(error)
+        else:
+            message = ""
+        assert message.isprintable()
+        assert value is None or value >= 0
+
+
+@given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans()))
+def test_a_shown_value_is_one_short_printable_line(value: object) -> None:
+    assert len(show(value)) <= 60
+    assert show(value).isprintable()
+
+
+def test_a_shown_list_is_not_spelled_out_because_aliases_can_make_it_huge() -> None:
+    nested: list[object] = []
+    for _ in range(60):
+        nested = [nested, nested]
+    assert show(nested) == "a list"
+    assert show({}) == "an empty mapping"
+    assert show(10**9999) == "a number of more than 128 bits"
