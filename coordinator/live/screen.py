@@ -49,10 +49,9 @@ def _seconds(snapshot: LiveSnapshot) -> RenderableType:
         table.add_row(*_second(row))
     if not snapshot.rows:
         table.add_row("-", "-", "-", "-", "-", "-")
-    rate = snapshot.ok / snapshot.elapsed_s if snapshot.elapsed_s > 0 else 0.0
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
     totals = Text(
-        f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; {rate:,.0f} ops/s on average; "
+        f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; {snapshot.ops_per_s:,.0f} ops/s on average; "
         f"{snapshot.connections_open:,} of {snapshot.connection_ceiling:,} connections open"
     )
     return Group(table, Text(), totals)

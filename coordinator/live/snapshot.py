@@ -39,7 +39,8 @@ class AgentRow:
 @dataclass(frozen=True, slots=True)
 class LiveSnapshot:
     """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
-    rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun."""
+    rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
+    ops_per_s: mean over all complete seconds."""
 
     elapsed_s: float
     left_s: float | None
@@ -50,6 +51,7 @@ class LiveSnapshot:
     ok: int
     errors: int
     unsent: int
+    ops_per_s: float
     connections_open: int
     connection_ceiling: int
     agents: tuple[AgentRow, ...]
@@ -81,6 +83,7 @@ def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: 
         ok=ok,
         errors=errors,
         unsent=aggregate.totals.unsent,
+        ops_per_s=sum(second.ok for number, second in seconds.items() if number <= last) / max(last + 1, 1),
         connections_open=(seconds.get(last) or newest or Second()).connections_open,
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.codec import pack, unpack
+from common.histogram import MAX_VALUE, Histogram
+from common.metrics import (
+    CommandMetrics,
+    ConnectionMetrics,
+    IntervalMetrics,
+    Merge,
+    PoolMetrics,
+    merge_commands,
+    merge_connections,
+    merge_counts,
+    merge_intervals,
+    merge_named,
+    merge_pools,
+)
+
+T = TypeVar("T")
+
+numbers = st.integers(0, 1000)
+histograms = st.lists(st.integers(0, MAX_VALUE), max_size=5).map(lambda v: Histogram.of(np.array(v, dtype=np.int64)))
+classes = st.dictionaries(st.sampled_from(["READONLY", "WRONGTYPE", "TimeoutError"]), st.integers(1, 9))
+commands = st.builds(
+    CommandMetrics,
+    ok=numbers,
+    errors=classes,
+    failures=classes,
+    bytes_out=numbers,
+    bytes_in=numbers,
+    service=histograms,
+    response=histograms,
+    failed=histograms,
+)
+connections = st.builds(
+    ConnectionMetrics,
+    opened=numbers,
+    failed_attempts=numbers,
+    drops=classes,
+    reconnects=numbers,
+    reconnect=histograms,
+    retries=numbers,
+    open_peak=numbers,
+)
+pools = st.builds(
+    PoolMetrics,
+    commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
+    checkout_wait=histograms,
+    send_lag=histograms,
+    connections=connections,
+)
+intervals = st.builds(
+    lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
+    first=st.integers(0, 100),
+    more=st.integers(0, 3),
+    issued=numbers,
+    transactions=numbers,
+    unsent=numbers,
+    pools=st.dictionaries(st.sampled_from(["main", "other"]), pools, max_size=2),
+)
+hows = st.sampled_from(list(Merge))
+
+
+def assert_merges_like_sums(merge: Callable[[list[T]], T], a: T, b: T, c: T) -> None:
+    assert merge([merge([a, b]), c]) == merge([a, merge([b, c])]) == merge([a, b, c])
+    assert merge([a, b]) == merge([b, a])
+    assert merge([a]) == a
+
+
+@given(commands, commands, commands)
+def test_commands_merge_in_any_order_and_grouping(a: CommandMetrics, b: CommandMetrics, c: CommandMetrics) -> None:
+    assert_merges_like_sums(merge_commands, a, b, c)
+
+
+@given(connections, connections, connections, hows)
+def test_connections_merge_in_any_order_and_grouping(
+    a: ConnectionMetrics, b: ConnectionMetrics, c: ConnectionMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_connections(parts, how), a, b, c)
+
+
+@given(pools, pools, pools, hows)
+def test_pools_merge_in_any_order_and_grouping(a: PoolMetrics, b: PoolMetrics, c: PoolMetrics, how: Merge) -> None:
+    assert_merges_like_sums(lambda parts: merge_pools(parts, how), a, b, c)
+
+
+@given(intervals, intervals, intervals, hows)
+def test_intervals_merge_in_any_order_and_grouping(
+    a: IntervalMetrics, b: IntervalMetrics, c: IntervalMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_intervals(parts, how), a, b, c)
+
+
+@given(st.lists(intervals, min_size=1, max_size=4), hows)
+def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics], how: Merge) -> None:
+    merged = merge_intervals(parts, how)
+    assert merged.operations == sum(part.operations for part in parts)
+    assert merged.issued == sum(part.issued for part in parts)
+    assert merged.transactions == sum(part.transactions for part in parts)
+    assert merged.unsent == sum(part.unsent for part in parts)
+    assert (merged.first, merged.last) == (min(p.first for p in parts), max(p.last for p in parts))
+
+
+def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> None:
+    parts = [ConnectionMetrics(opened=1, open_peak=3), ConnectionMetrics(opened=1, open_peak=5)]
+    assert merge_connections(parts, Merge.PEERS) == ConnectionMetrics(opened=2, open_peak=8)
+    assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5)
+
+
+def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
+    command = CommandMetrics(ok=5, errors={"READONLY": 2}, failures={"TimeoutError": 1, "ConnectionError": 3})
+    assert command.error_count == 6
+    assert command.operations == 11
+
+
+def test_names_keep_the_order_in_which_they_first_came() -> None:
+    assert list(merge_counts([{"b": 1}, {"a": 1, "b": 2}])) == ["b", "a"]
+    assert merge_named([{"b": 1}, {"a": 1, "b": 2}], sum) == {"b": 3, "a": 1}
+
+
+def test_nothing_at_all_is_no_interval() -> None:
+    with pytest.raises(ValueError, match="expected at least one interval"):
+        merge_intervals([], Merge.PEERS)
+
+
+@given(intervals)
+def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
+    assert unpack(pack(interval), IntervalMetrics) == interval

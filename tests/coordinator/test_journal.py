@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UsageError
+from coordinator.journal import MAGIC, Journal, read_journal
+from coordinator.records import AnyRecord, RunStarted
+from tests.support.records import clean_run
+
+RUN = tuple(clean_run(seconds=2, per_second=20))
+
+
+def write(path: Path, records: Sequence[AnyRecord]) -> bytes:
+    with Journal.create(path) as journal:
+        for record in records:
+            journal.append(record)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write(tmp_path_factory.mktemp("journal") / "journal", RUN)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "journal"
+
+
+def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "journal", RUN)
+    assert tuple(read_journal(tmp_path / "journal")) == RUN
+
+
+def test_a_record_can_be_read_as_soon_as_it_was_appended(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal.create(path) as journal:
+        for count, record in enumerate(RUN, start=1):
+            journal.append(record)
+            assert tuple(read_journal(path)) == RUN[:count]
+
+
+@given(data=st.data())
+def test_any_prefix_of_a_journal_holds_a_prefix_of_its_records(
+    whole: bytes, scratch: Path, data: st.DataObject
+) -> None:
+    length = data.draw(st.integers(0, len(whole)))
+    scratch.write_bytes(whole[:length])
+    found = tuple(read_journal(scratch))
+    assert found == RUN[: len(found)]
+    assert len(found) == len(RUN) or length < len(whole)
+
+
+@given(data=st.data())
+def test_reopening_cuts_off_what_is_torn_and_goes_on(whole: bytes, scratch: Path, data: st.DataObject) -> None:
+    scratch.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    kept = tuple(read_journal(scratch))
+    with Journal.reopen(scratch) as journal:
+        journal.append(RunStarted(t0_ns=42))
+    assert tuple(read_journal(scratch)) == (*kept, RunStarted(t0_ns=42))
+
+
+@given(data=st.data())
+def test_a_changed_byte_is_never_taken_for_a_record(whole: bytes, scratch: Path, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(whole) - 1))
+    flipped = bytearray(whole)
+    flipped[position] ^= data.draw(st.integers(1, 255))
+    scratch.write_bytes(flipped)
+    found = []
+    with pytest.raises(UsageError, match=r"damaged at byte|not a journal|another version"):
+        found.extend(read_journal(scratch))
+    assert tuple(found) == RUN[: len(found)]
+
+
+def test_a_damaged_journal_is_not_gone_on_with(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    damaged = bytearray(whole)
+    damaged[len(MAGIC) + 20] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UsageError, match=f"damaged at byte {len(MAGIC)}"):
+        Journal.reopen(path)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PNG, or whatever", "not a journal"),
+        (b"stampede journal 2\nmore", "another version"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        list(read_journal(path))
+    with pytest.raises(UsageError, match=message):
+        Journal.reopen(path)
+    assert path.read_bytes() == content
+
+
+def test_a_record_of_a_kind_that_is_not_known_is_named_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal.create(path) as journal:
+        journal.append({"type": "Unheard"})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="none that this version knows"):
+        list(read_journal(path))
+
+
+def test_a_journal_that_exists_is_not_written_over(tmp_path: Path) -> None:
+    content = write(tmp_path / "journal", RUN[:2])
+    with pytest.raises(UsageError, match="exists already"):
+        Journal.create(tmp_path / "journal")
+    assert (tmp_path / "journal").read_bytes() == content
+
+
+@pytest.mark.parametrize("open_it", [Journal.create, Journal.reopen, lambda path: list(read_journal(path))])
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path, open_it: object) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"):
+        open_it(tmp_path / "nowhere" / "journal")  # type: ignore[operator]
+
+
+def test_two_coordinators_cannot_write_the_same_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal.create(path) as journal:
+        journal.append(RUN[0])
+        with pytest.raises(UsageError, match="another coordinator"):
+            Journal.reopen(path)
+    Journal.reopen(path).close()
+    assert tuple(read_journal(path)) == RUN[:1]
+
+
+def test_closing_twice_does_nothing(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "journal")
+    journal.close()
+    journal.close()
+
+
+def test_a_full_disk_costs_the_record_and_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    write_some = os.pwrite
+
+    def full_disk(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) <= 10:
+            raise OSError(28, "No space left on device")
+        return write_some(descriptor, data[:-10], offset)
+
+    with Journal.create(path) as journal:
+        journal.append(RUN[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", full_disk)
+            with pytest.raises(UsageError, match="No space left on device"):
+                journal.append(RUN[1])
+        assert tuple(read_journal(path)) == RUN[:1]
+        journal.append(RUN[2])
+    assert tuple(read_journal(path)) == (RUN[0], RUN[2])
