@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.commands import CommandLine, Finished
 from tests.support.leaks import adopt_orphans, nothing_left_behind
 from tests.support.servers import Server, SocketServer, closed_port, deaf_port, start_server
 
 PASSWORD = "a word for the test"
+
+# How long an example takes depends on what else the machine does: only pytest's timeout bounds it.
+settings.register_profile("unhurried", deadline=None, print_blob=True)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)
