@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import redis
 from redis.backoff import (
@@ -39,6 +39,8 @@ from common.lifeline import CutShort, Lifeline
 from common.plan import schema
 from common.plan.url import Address, parse_redis_url
 
+Client: TypeAlias = redis.Redis
+
 TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, OSError)
 """What redis-py raises when the target is at fault: for `except` at callers of the clients made here."""
 
@@ -55,7 +57,7 @@ def address_of(target: schema.Target) -> Address:
     )
 
 
-def open_control_client(target: schema.Target) -> redis.Redis:
+def open_control_client(target: schema.Target) -> Client:
     """A client of one connection that tries nothing twice, with the target's timeouts; for questions to the target
     beside the load. The connection opens with the first call; close the client to close it. Raises PlanError."""
     pool = redis.ConnectionPool(
@@ -314,7 +316,7 @@ _BACKOFFS: dict[schema.BackoffKind, Callable[[float, float], AbstractBackoff]] =
 
 def build_client(
     target: schema.Target, *, max_connections: int, events: ConnectionEvents, lifeline: Lifeline
-) -> redis.Redis:
+) -> Client:
     """A client with a TCP pool of its own and the plan's retry policy. Opens nothing yet. Raises PlanError."""
     policy = target.retry
     backoff = _BACKOFFS[policy.backoff](float(policy.base_s), float(policy.cap_s))

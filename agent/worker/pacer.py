@@ -1,0 +1,158 @@
+"""When a worker thread may begin operations: the one abstraction of load that every driver uses.
+
+A pacer deals *turns*. A turn is the batch of operations of one round trip, given as their intended send times in order;
+in a closed loop, where nothing is intended, each is `WHENEVER`. Intended times come from the schedule alone, never from
+when a reply came. Every operation has its own, also in a batch: a batch is due at the time of its last one, because
+only then may all of it be sent, and the response time of each counts from its own. So batching shows up as the waiting
+that it is.
+
+Everything here is pure but for `Span`, which is given its clock and its way to sleep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import chain, islice, repeat, takewhile
+from typing import TypeAlias
+
+import numpy as np
+
+from agent.worker.operations import seed_sequence
+from common.clock import MonotonicNs, monotonic_ns
+from common.plan.schema import Arrivals, Load
+from common.units import NS_PER_S
+
+WHENEVER = -1
+"""Intended send time of an operation in a closed loop: as soon as its thread comes to it."""
+
+NEVER_NS = (1 << 63) - 1
+"""An end that never comes."""
+
+Turn: TypeAlias = tuple[int, ...]
+Schedule: TypeAlias = Iterator[int]
+"""Intended send times of one thread, ascending and without end, in monotonic ns."""
+
+_BLOCK = 512
+_NAP_NS = 50_000_000
+
+
+class Span:
+    """From when to when operations may begin: t0_ns <= begin < end_ns. Shared by all threads of a process.
+
+    The end only ever moves nearer. A thread that waits notices it within 50 ms.
+    """
+
+    def __init__(
+        self,
+        t0_ns: int,
+        end_ns: int,
+        now: MonotonicNs = monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.t0_ns = t0_ns
+        self.end_ns = end_ns
+        self._now = now
+        self._sleep = sleep
+
+    def end_at(self, end_ns: int) -> None:
+        """Nothing may begin at or after `end_ns` any more."""
+        self.end_ns = min(self.end_ns, end_ns)
+
+    def wait_until(self, due_ns: int) -> None:
+        """Sleep until then, or until the end if that comes first."""
+        while (left_ns := min(due_ns, self.end_ns) - self._now()) > 0:
+            self._sleep(min(left_ns, _NAP_NS) / NS_PER_S)
+
+
+def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
+    """Operations that thread number `thread` of `threads` issues of `requests` in all; None when there is no limit.
+
+    Quotas of all threads add up to `requests` exactly.
+    """
+    if requests is None:
+        return None
+    share, rest = divmod(requests, threads)
+    return share + (thread < rest)
+
+
+def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int) -> Schedule:
+    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ...
+
+    Each is computed from k alone, in exact arithmetic and rounded once, so nothing drifts.
+    """
+    gap_ns = NS_PER_S / Fraction(rate_per_s)
+    numerator, denominator = gap_ns.numerator, gap_ns.denominator
+    turn = thread
+    while True:
+        yield t0_ns + turn * numerator // denominator
+        turn += threads
+
+
+def poisson_schedule(t0_ns: int, rate_per_s: float, threads: int, generator: np.random.Generator) -> Schedule:
+    """Exponential gaps of mean n / rate. The n threads' schedules together are a Poisson process of the whole rate."""
+    mean_ns = threads * NS_PER_S / rate_per_s
+    base_ns = float(0)
+    while True:
+        offsets = base_ns + np.cumsum(generator.exponential(mean_ns, _BLOCK))
+        base_ns = float(offsets[-1])
+        for offset_ns in offsets.astype(np.int64).tolist():
+            yield t0_ns + offset_ns
+
+
+def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int) -> Schedule | None:
+    """The schedule of thread number `thread` of the fleet's `threads`; None in a closed loop."""
+    if load.rate_per_s is None:
+        return None
+    if load.arrivals is Arrivals.POISSON:
+        generator = np.random.default_rng(seed_sequence(seed, thread, 1))
+        return poisson_schedule(t0_ns, load.rate_per_s, threads, generator)
+    return constant_schedule(t0_ns, load.rate_per_s, thread, threads)
+
+
+class Pacer:
+    """Deals one thread its turns.
+
+    batch: operations a turn; the last turn is shorter where the quota or the end of the span says so.
+    """
+
+    def __init__(self, span: Span, *, batch: int, quota: int | None, schedule: Schedule | None) -> None:
+        self._span = span
+        self._batch = batch
+        self._left = quota
+        self._schedule = schedule
+
+    def turns(self) -> Iterator[Turn]:
+        """Turns until the quota is used up or the schedule passes the end; to be called once.
+
+        In a closed loop the end is for the caller to see: only it knows when its operation would begin.
+        """
+        if self._schedule is not None:
+            return self._scheduled(self._schedule)
+        if self._left is None:
+            return repeat((WHENEVER,) * self._batch)
+        full, rest = divmod(self._left, self._batch)
+        return chain(repeat((WHENEVER,) * self._batch, full), repeat((WHENEVER,) * rest, 1 if rest else 0))
+
+    def _scheduled(self, schedule: Schedule) -> Iterator[Turn]:
+        while True:
+            turn = []
+            for due_ns in islice(schedule, self._batch if self._left is None else min(self._batch, self._left)):
+                if due_ns >= self._span.end_ns:
+                    break
+                turn.append(due_ns)
+            if not turn:
+                return
+            if self._left is not None:
+                self._left -= len(turn)
+            yield tuple(turn)
+
+    def unsent(self, turn: Turn) -> int:
+        """How many operations should have been sent before the end, but were not: of `turn`, the last one dealt, and
+        of all that would have followed. For a thread that saw the end come; 0 in a closed loop."""
+        if self._schedule is None:
+            return 0
+        end_ns = self._span.end_ns
+        missed = sum(due_ns < end_ns for due_ns in turn)
+        return missed + sum(1 for _ in takewhile(lambda due_ns: due_ns < end_ns, islice(self._schedule, self._left)))

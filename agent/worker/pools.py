@@ -1,0 +1,159 @@
+"""Client instances, and the pools that lend them to worker threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from agent.worker.events import EventLog
+from common.clock import MonotonicNs, monotonic_ns
+from common.lifeline import CutShort, Lifeline
+from common.plan.schema import Target
+from common.target import Client, build_client, translated
+
+_PREWARM_THREADS = 8
+_PROGRESS_S = 0.1
+
+
+class CheckoutTimeout(Exception):
+    """No client instance came free in time. waited_ns: how long the thread had waited."""
+
+    def __init__(self, waited_ns: int) -> None:
+        super().__init__(f"no client instance came free in {waited_ns} ns")
+        self.waited_ns = waited_ns
+
+
+class ClientInstance:
+    """One `redis.Redis` with its own TCP pool, its retry policy and its event counters. One thread at a time has it."""
+
+    def __init__(self, target: Target, max_connections: int, lifeline: Lifeline) -> None:
+        self.events = EventLog()
+        self.max_connections = max_connections
+        self.client: Client = build_client(
+            target, max_connections=max_connections, events=self.events, lifeline=lifeline
+        )
+
+    def close(self) -> None:
+        """Close all its connections. Idempotent."""
+        self.client.close()
+
+
+class _Waiter:
+    """A thread in line. `ready` is locked until it is served; `instance` stays None when the pool is aborted."""
+
+    __slots__ = ("instance", "is_served", "ready")
+
+    def __init__(self) -> None:
+        self.ready = threading.Lock()
+        self.ready.acquire()
+        self.instance: ClientInstance | None = None
+        self.is_served = False
+
+    def serve(self, instance: ClientInstance | None) -> None:
+        self.instance = instance
+        self.is_served = True
+        self.ready.release()
+
+
+class ClientInstancePool:
+    """Lends client instances: the one last returned is the first lent, so that as few as possible are kept busy.
+
+    Threads that find it empty stand in line. A returned instance goes straight to the one that has waited longest, so
+    nobody who comes later can get ahead of it.
+    """
+
+    def __init__(
+        self, instances: Iterable[ClientInstance], checkout_timeout_s: float, now: MonotonicNs = monotonic_ns
+    ) -> None:
+        self.instances = tuple(instances)
+        self._timeout_s = checkout_timeout_s
+        self._now = now
+        self._lock = threading.Lock()
+        self._free = list(reversed(self.instances))
+        self._waiters: deque[_Waiter] = deque()
+        self._is_aborted = False
+
+    def checkout(self) -> tuple[ClientInstance, int]:
+        """An instance, and how long this thread waited for it in ns: 0 when one was free at once.
+
+        Raises CheckoutTimeout when none came free in time, CutShort when the pool was aborted.
+        """
+        with self._lock:
+            if self._free:
+                return self._free.pop(), 0
+            if self._is_aborted:
+                raise CutShort("the run is over")
+            waiter = _Waiter()
+            self._waiters.append(waiter)
+        return self._wait(waiter)
+
+    def give_back(self, instance: ClientInstance) -> None:
+        """Return what `checkout` lent."""
+        with self._lock:
+            if self._waiters:
+                self._waiters.popleft().serve(instance)
+            else:
+                self._free.append(instance)
+
+    def _wait(self, waiter: _Waiter) -> tuple[ClientInstance, int]:
+        began_ns = self._now()
+        waiter.ready.acquire(timeout=self._timeout_s)
+        waited_ns = self._now() - began_ns
+        with self._lock:
+            # Served after the time was up, but before we took the lock: then it is ours all the same.
+            if not waiter.is_served:
+                self._waiters.remove(waiter)
+                raise CheckoutTimeout(waited_ns)
+        if waiter.instance is None:
+            raise CutShort("the run is over")
+        return waiter.instance, waited_ns
+
+    def abort(self) -> None:
+        """Wake all who wait, and let nobody wait from now on. Idempotent."""
+        with self._lock:
+            self._is_aborted = True
+            while self._waiters:
+                self._waiters.popleft().serve(None)
+
+    def close(self) -> None:
+        """Close all instances. Idempotent; for when no thread uses them any more."""
+        self.abort()
+        for instance in self.instances:
+            instance.close()
+
+
+def prewarm(
+    instances: Iterable[ClientInstance],
+    target: Target,
+    lifeline: Lifeline,
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """Open every TCP connection of these instances and leave all of them open in their TCP pools. Returns how many.
+
+    on_progress: told how many are open, of how many, some ten times a second; what it raises ends the prewarming.
+    Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
+    """
+    with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
+        opening = [
+            (instance, executor.submit(instance.client.connection_pool.get_connection))
+            for instance in instances
+            for _ in range(instance.max_connections)
+        ]
+        pending = {future for _, future in opening}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
+                with translated(target):
+                    for future in done:
+                        future.result()
+                on_progress(len(opening) - len(pending), len(opening))
+        except BaseException:
+            # Whoever is still connecting must not keep the executor, and so the failure, waiting.
+            lifeline.cut()
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    for instance, future in opening:
+        instance.client.connection_pool.release(future.result())
+    return len(opening)

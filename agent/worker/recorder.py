@@ -1,0 +1,131 @@
+"""What threads did, per second of the run: raw rows on the hot path, histograms off it.
+
+Each thread owns one buffer and appends one row of seven 64-bit numbers per operation: no lock, nothing shared, no
+objects that the garbage collector would have to walk. The collector cuts off what a buffer holds (one step under the
+interpreter's own lock, as the append is) and bins it with numpy. A row belongs to the second in which its operation
+completed, whenever it is found: one that is found late makes a straggler, an interval of a second already reported.
+So every row is counted exactly once, and no second is ever counted twice.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from array import array
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.histogram import Histogram, Ints
+from common.metrics import CommandMetrics, PoolMetrics
+from common.target import Ending
+from common.units import NS_PER_S
+
+Rows: TypeAlias = NDArray[np.int64]
+"""Shape (n, 7): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns.
+
+kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
+lag_ns: from intended to actual send, -1 in a closed loop and for what was not sent. wait_ns: of the checkout, -1 for
+all but the first operation of a batch.
+"""
+
+NO_ROWS: Rows = np.empty((0, 7), dtype=np.int64)
+pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
+WAIT_ONLY = -1
+NONE = -1
+
+
+class Outcomes:
+    """Numbers for the ways in which an operation can end. 0: done. Thread-safe; asked only when one was not done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[tuple[bool, str], int] = {}
+        self.endings: list[tuple[bool, str]] = [(True, "")]
+        """By number: (was there a reply, code or class)."""
+
+    def number(self, ending: Ending) -> int:
+        """The number of this way to end, a new one for a new way."""
+        key = (ending.replied, ending.name)
+        with self._lock:
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self.endings)
+                self.endings.append(key)
+            return number
+
+
+class ThreadRecord:
+    """What one thread did. Only that thread writes; the collector reads.
+
+    issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent.
+    """
+
+    __slots__ = ("_buffer", "add", "issued", "transactions", "unsent")
+
+    def __init__(self) -> None:
+        self._buffer = array("q")
+        self.add = self._buffer.frombytes
+        self.issued = 0
+        self.transactions = 0
+        self.unsent = 0
+
+    def take(self) -> Rows:
+        """All rows since the last call."""
+        buffer = self._buffer
+        count = len(buffer)
+        taken = buffer[:count]
+        del buffer[:count]
+        return np.frombuffer(taken, dtype=np.int64).reshape(-1, 7)
+
+
+def seconds_of(rows: Rows, t0_ns: int) -> Ints:
+    """The second of the run in which each row completed; what was before `t0_ns` belongs to second 0."""
+    return np.maximum(rows[:, 0] - t0_ns, 0) // NS_PER_S
+
+
+def bin_rows(rows: Rows, names: tuple[str, ...], endings: list[tuple[bool, str]]) -> PoolMetrics:
+    """Rows of one group of pools, added up; `names` and `endings` tell what their kinds mean."""
+    return PoolMetrics(
+        commands=_by_command(rows, names, endings),
+        checkout_wait=_histogram(rows[:, 6]),
+        send_lag=_histogram(rows[:, 3]),
+    )
+
+
+def _by_command(rows: Rows, names: tuple[str, ...], endings: list[tuple[bool, str]]) -> dict[str, CommandMetrics]:
+    commands = {}
+    kinds = rows[:, 1]
+    for number, name in enumerate(names):
+        mine = rows[(kinds % len(names) == number) & (kinds != WAIT_ONLY)]
+        if len(mine):
+            commands[name] = _command(mine, mine[:, 1] // len(names), endings)
+    return commands
+
+
+def _command(rows: Rows, outcomes: Ints, endings: list[tuple[bool, str]]) -> CommandMetrics:
+    done = rows[outcomes == 0]
+    undone = rows[outcomes != 0]
+    errors: dict[str, int] = {}
+    failures: dict[str, int] = {}
+    for outcome, count in zip(*(x.tolist() for x in np.unique(outcomes, return_counts=True)), strict=True):
+        if outcome:
+            replied, name = endings[outcome]
+            (errors if replied else failures)[name] = count
+    lag_ns = done[:, 3]
+    return CommandMetrics(
+        ok=len(done),
+        errors=errors,
+        failures=failures,
+        bytes_out=int(rows[:, 4].sum()),
+        bytes_in=int(rows[:, 5].sum()),
+        service=Histogram.of(done[:, 2]),
+        response=Histogram.of((done[:, 2] + lag_ns)[lag_ns >= 0]),
+        failed=Histogram.of(undone[:, 2]),
+    )
+
+
+def _histogram(values: Ints) -> Histogram:
+    return Histogram.of(values[values >= 0])

@@ -1,0 +1,186 @@
+"""One worker process' share of a run: builds it, starts it, stops it, cuts it short.
+
+Order of shutdown: the span ends, so that nothing more is begun; threads come to their own end; those that have not by
+the drain's deadline are cut short, and come out with what they were doing counted as failed; the rest is collected;
+client instances are closed last, when no thread uses them any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from agent.worker.client_driver import Worker, run_client_worker
+from agent.worker.collector import CollectedGroup, Collector
+from agent.worker.operations import Mix, Operation, draw_operations
+from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
+from agent.worker.pools import ClientInstance, ClientInstancePool, prewarm
+from agent.worker.recorder import Outcomes, ThreadRecord
+from agent.worker.resp import Measure, reply_measure
+from common.lifeline import Lifeline
+from common.messages import Assignment
+from common.plan.schema import Connections, Driver, Plan, Pools
+from common.target import ping_target
+
+_DRIVERS: dict[Driver, Callable[[Worker], None]] = {Driver.CLIENT: run_client_worker}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A worker thread before it starts. number: among all threads of the fleet."""
+
+    number: int
+    name: str
+    driver: Driver
+    pool: ClientInstancePool
+    operations: Iterator[Operation]
+    record: ThreadRecord
+
+
+@dataclass(slots=True)
+class _Group:
+    """The pools of one group of the plan that this process hosts."""
+
+    pools: Pools
+    hosted: list[ClientInstancePool] = field(default_factory=list)
+    seats: list[_Seat] = field(default_factory=list)
+
+    @property
+    def instances(self) -> list[ClientInstance]:
+        return [instance for pool in self.hosted for instance in pool.instances]
+
+
+class WorkerRun:
+    """Pools, threads and what they record, of one worker process and one run.
+
+    crash: one line on what went wrong in a worker thread that never should; "" as long as nothing did.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Builds everything; opens no connection. Raises PlanError."""
+        self._plan: Plan = assignment.plan
+        self._threads_total = assignment.threads_total
+        self._lifeline = Lifeline()
+        self._mix = Mix(self._plan.workload, self._plan.seed)
+        self._outcomes = Outcomes()
+        self._groups: dict[int, _Group] = {}
+        self._threads: list[threading.Thread] = []
+        self.crash = ""
+        for share in assignment.pools:
+            group = self._groups.setdefault(share.group, _Group(self._plan.pools[share.group]))
+            self._add_pool(group, share.number, share.first_thread)
+
+    def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
+        pools = group.pools
+        pool = ClientInstancePool(
+            [
+                ClientInstance(self._plan.target, pools.max_connections, self._lifeline)
+                for _ in range(pools.client_instances_per_pool)
+            ],
+            pools.checkout_timeout_s,
+        )
+        group.hosted.append(pool)
+        for thread in range(first_thread, first_thread + pools.threads_per_pool):
+            operations = draw_operations(self._mix, self._plan.seed, thread)
+            # The first block is drawn now: at the start all threads would do so at once, and be late.
+            operations = chain([next(operations)], operations)
+            name = f"pool {number} thread {thread}"
+            group.seats.append(_Seat(thread, name, pools.driver, pool, operations, ThreadRecord()))
+
+    def open(self, on_progress: Callable[[int, int], None]) -> int:
+        """Make sure that the target answers, and open what is to be prewarmed. Returns how many connections are open.
+
+        Raises TargetError, and whatever on_progress raises (see `prewarm`).
+        """
+        ping_target(self._plan.target)
+        wanted = [
+            instance
+            for group in self._groups.values()
+            if group.pools.connections is Connections.PREWARM
+            for instance in group.instances
+        ]
+        return prewarm(wanted, self._plan.target, self._lifeline, on_progress)
+
+    def start(self, t0_ns: int) -> tuple[Span, Collector]:
+        """Start all threads; they wait for `t0_ns` by themselves. To be called once."""
+        load = self._plan.load
+        span = Span(t0_ns, NEVER_NS if load.duration_s is None else t0_ns + load.duration_s.ns)
+        groups = [
+            CollectedGroup(
+                group.pools.name,
+                [seat.record for seat in group.seats],
+                [instance.events for instance in group.instances],
+            )
+            for group in self._groups.values()
+        ]
+        for group in self._groups.values():
+            measures = self._measures(group)
+            for seat in group.seats:
+                worker = self._worker(seat, span, measures)
+                thread = threading.Thread(target=self._work, args=(seat, worker), name=seat.name, daemon=True)
+                self._threads.append(thread)
+        for thread in self._threads:
+            thread.start()
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns)
+
+    def _measures(self, group: _Group) -> list[Measure]:
+        callbacks = group.instances[0].client.response_callbacks
+        return [reply_measure(name, self._plan.target.protocol, callbacks) for name in self._mix.names]
+
+    def _worker(self, seat: _Seat, span: Span, measures: list[Measure]) -> Worker:
+        load, workload = self._plan.load, self._plan.workload
+        batch = workload.transaction or workload.pipeline
+        pacer = Pacer(
+            span,
+            batch=batch,
+            quota=quota_of(load.requests, seat.number, self._threads_total),
+            schedule=schedule_of(load, self._plan.seed, seat.number, self._threads_total, span.t0_ns),
+        )
+        return Worker(
+            span=span,
+            pacer=pacer,
+            pool=seat.pool,
+            operations=seat.operations,
+            record=seat.record,
+            outcomes=self._outcomes,
+            lifeline=self._lifeline,
+            measures=measures,
+            batch=batch,
+            transaction=workload.transaction > 0,
+        )
+
+    def _work(self, seat: _Seat, worker: Worker) -> None:
+        try:
+            _DRIVERS[seat.driver](worker)
+        except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
+            self.crash = self.crash or describe(error)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any worker thread still runs."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def cut(self) -> None:
+        """End whatever any thread is waiting for, now. The span must have ended before. Idempotent."""
+        self._lifeline.cut()
+        for group in self._groups.values():
+            for pool in group.hosted:
+                pool.abort()
+
+    def close(self) -> None:
+        """Close all client instances. Idempotent."""
+        for group in self._groups.values():
+            for pool in group.hosted:
+                pool.close()
+
+
+def describe(error: BaseException) -> str:
+    """An unexpected error in one line, with the place where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
+    text = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__}{place}: {text}"
