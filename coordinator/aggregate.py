@@ -181,6 +181,8 @@ class Aggregate:
             self._add_seconds(agent_id, interval)
         self._waiting.extend(frame.intervals)
         agent.next_seq = frame.seq + 1
+        if agent.end is not None and agent.end.state is AgentEnd.LOST:
+            agent.end = None  # it was silent for a while, and is back
         agent.through = max(agent.through, frame.through)
         self._settle()
         if len(self._waiting) >= _MERGE_AT_ONCE:

@@ -32,7 +32,9 @@ MIX = {"SET": 40, "GET": 50, "DEL": 10}
 def plan(*, rate_per_s: float | None = None, duration_s: float = 3.0, **workload: int) -> Plan:
     return Plan(
         target=Target(url="redis://127.0.0.1:6379", password="***"),
-        workload=Workload(commands=tuple(Command(command=name, weight=w) for name, w in MIX.items()), **workload),
+        workload=Workload(
+            commands=tuple(Command(command=name, weight=float(w)) for name, w in MIX.items()), **workload
+        ),
         load=Load(duration_s=Seconds(duration_s), rate_per_s=None if rate_per_s is None else PerSecond(rate_per_s)),
     )
 
@@ -92,7 +94,13 @@ def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool 
     """An agent's end; `more` goes to its Final, or by the names of its own fields to the note itself."""
     own = {"cpu_percent_max": 50.0, "cpu_percent_busiest": 40.0, "lag_ms_max": 1.0, "clock_rtt_us": 200.0}
     note = own | {name: more.pop(name) for name in list(more) if name in own}
-    fields = {"transactions": 0, "start_skew_ns": 150_000, "drained": True, "processes_lost": 0} | more
+    fields = {
+        "transactions": 0,
+        "start_skew_ns": 150_000,
+        "ran_ns": 3 * 10**9,
+        "drained": True,
+        "processes_lost": 0,
+    } | more
     final = Final(next_seq=0, issued=counted if issued is None else issued, counted=counted, reason="done", **fields)  # type: ignore[arg-type]
     return AgentNoted(
         agent_id=agent_id,

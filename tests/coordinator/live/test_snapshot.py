@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from common.plan.schema import Load
+from common.units import Count, Seconds
+from coordinator.aggregate import Aggregate, fold
+from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, build_snapshot
+from tests.support.records import accepted, command, histogram, interval, opened, plan
+
+AGENTS = [AgentRow("a1", "localhost", "running", 50.0, 0.5, 12.0)]
+
+
+def test_only_complete_seconds_are_shown() -> None:
+    get = {"GET": command(histogram(1000, 2000, 9000), errors={"ERR": 1})}
+    aggregate = fold(
+        [opened(), accepted("a1", 0, interval(0, get), interval(1, get)), accepted("a2", 0, interval(0, get))]
+    )
+    snapshot = build_snapshot(aggregate, AGENTS, 1.5)
+    assert snapshot.rows == (SecondRow(0, 6, 2, 2.0, 9.0, 9.0),)
+    assert (snapshot.operations, snapshot.ok, snapshot.errors) == (12, 9, 3)
+    assert snapshot.ops_per_s == 6.0
+    assert (snapshot.connections_open, snapshot.connection_ceiling) == (4, 100)
+    assert snapshot.agents == tuple(AGENTS)
+
+
+def test_a_second_without_replies_has_no_latencies() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))])
+    assert build_snapshot(aggregate, AGENTS, 1.5).rows == (SecondRow(0, 0, 0, None, None, None),)
+
+
+def test_only_the_last_seconds_are_shown() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, *(interval(second, {}) for second in range(30)))])
+    assert [row.second for row in build_snapshot(aggregate, [], 30).rows] == list(range(30 - SECONDS_SHOWN, 30))
+
+
+@pytest.mark.parametrize(
+    ("load", "elapsed_s", "left_s", "left_requests", "fraction"),
+    [
+        (Load(duration_s=Seconds(10)), 2.5, 7.5, None, 0.25),
+        (Load(duration_s=Seconds(10)), -0.5, 10.0, None, 0.0),
+        (Load(duration_s=Seconds(10)), 10.7, 0.0, None, 1.0),
+        (Load(requests=Count(8)), 2.5, None, 6, 0.25),
+        (Load(requests=Count(8), duration_s=Seconds(10)), 6.0, 4.0, 6, 0.6),
+    ],
+)
+def test_what_is_left_follows_from_the_plan(
+    load: Load, elapsed_s: float, left_s: float | None, left_requests: int | None, fraction: float
+) -> None:
+    done = accepted("a1", 0, interval(0, {"GET": command(histogram(1, 2))}))
+    snapshot = build_snapshot(fold([opened(msgspec.structs.replace(plan(), load=load)), done]), [], elapsed_s)
+    assert (snapshot.left_s, snapshot.left_requests) == (left_s, left_requests)
+    assert snapshot.fraction == pytest.approx(fraction)
+
+
+def test_there_is_something_to_show_before_anything_is_known() -> None:
+    snapshot = build_snapshot(Aggregate(), [], -1.0)
+    assert (snapshot.rows, snapshot.operations, snapshot.connections_open, snapshot.left_s) == ((), 0, 0, None)

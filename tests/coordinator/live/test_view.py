@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from coordinator.aggregate import fold
+from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
+from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
+from tests.support.records import clean_run
+
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = 5_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def snapshot(seconds: int = 3) -> LiveSnapshot:
+    agents = [
+        AgentRow("a1", "localhost", "running", 93.0, 0.4, 12.5),
+        AgentRow("a2", "localhost", "lost", 0.0, 6.4, None, alive=False),
+    ]
+    return build_snapshot(fold(clean_run(seconds=seconds)), agents, float(seconds))
+
+
+def terminal(width: int = 80, height: int = 40) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, _environ={"TERM": "xterm"})
+
+
+def pipe() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_view_fits_where_it_is_shown() -> None:
+    assert isinstance(open_live(pipe(), quiet=False), PlainView)
+    assert isinstance(open_live(pipe(), quiet=True), QuietView)
+    dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    assert isinstance(open_live(dumb, quiet=False), PlainView)
+    with open_live(terminal(), quiet=False) as view:
+        assert isinstance(view, TerminalView)
+
+
+def test_plain_lines_come_once_for_each_second() -> None:
+    console = pipe()
+    with open_live(console, quiet=False) as view:
+        view.update(snapshot(1))
+        view.update(snapshot(1))
+        view.update(snapshot(3))
+    lines = written(console).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["second 0", "second 1", "second 2"]
+    assert "2,000 ops/s, p50 0.1" in lines[0]
+    assert lines[0].endswith("0 errors, 4 connections, 1/2 agents")
+    assert "\x1b" not in written(console)
+
+
+def test_plain_phases_come_when_their_words_change_and_once_a_second_otherwise() -> None:
+    console, clock = pipe(), Clock()
+    with PlainView(console, clock) as view:
+        view.phase("waiting for agents 0/2")
+        view.phase("waiting for agents 1/2")
+        clock.now_ns += 1_000_000_000
+        view.phase("waiting for agents 1/2")
+        view.phase("waiting for agents 1/2")
+        view.phase("prewarming", 10, 300)
+        view.phase("prewarming", 200, 300)
+        view.phase("prewarming", 300, 300)
+        view.phase("prewarming", 300, 300)
+    assert written(console).splitlines() == [
+        "waiting for agents 0/2",
+        "waiting for agents 1/2",
+        "prewarming 10/300",
+        "prewarming 300/300",
+    ]
+
+
+def test_quiet_shows_what_must_not_be_missed_and_nothing_else() -> None:
+    console = pipe()
+    with open_live(console, quiet=True) as view:
+        view.phase("waiting")
+        view.update(snapshot())
+        view.note("agent a2 lost")
+    assert written(console) == "agent a2 lost\n"
+
+
+@pytest.mark.parametrize("console", [pipe(), terminal()], ids=["pipe", "terminal"])
+def test_a_note_is_shown_as_it_is(console: Console) -> None:
+    with open_live(console, quiet=False) as view:
+        view.update(snapshot())
+        view.note("agent a2 lost: [bold]no heartbeat[/nonsense]")
+    assert "agent a2 lost: [bold]no heartbeat[/nonsense]" in written(console)
+
+
+def test_the_table_shows_seconds_agents_and_what_is_left() -> None:
+    console = terminal()
+    with open_live(console, quiet=False) as view:
+        view.phase("prewarming", 120, 300)
+        view.update(snapshot())
+    screen = written(console)
+    for expected in (
+        "120/300",
+        "ops/s",
+        "p99 ms",
+        "errors",
+        "2,000",
+        "3s elapsed",
+        "0s left",
+        "a1",
+        "93%",
+        "6.4 s ago",
+    ):
+        assert expected in screen
+    assert "6,000 operations, 0 errors" in screen
+
+
+def use(view: LiveView, fail: bool) -> None:
+    with view:
+        view.update(snapshot())
+        if fail:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_the_cursor_comes_back_whatever_happens(fail: bool) -> None:
+    console = terminal()
+    view = open_live(console, quiet=False)
+    try:
+        use(view, fail)
+    except KeyboardInterrupt:
+        assert fail
+    assert HIDE_CURSOR in written(console)
+    assert written(console).rindex(SHOW_CURSOR) > written(console).rindex(HIDE_CURSOR)
+    view.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 8)])
+def test_a_small_terminal_is_not_overrun(width: int, height: int) -> None:
+    console = terminal(width, height)
+    with open_live(console, quiet=False) as view:
+        for count in range(1, 12):
+            view.update(snapshot(count))
+        before_end = written(console)
+    last_frame = before_end.split("\x1b[2K")[-1]
+    assert len(last_frame.splitlines()) <= height

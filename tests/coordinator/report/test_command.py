@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from common.errors import UsageError
+from coordinator.journal import Journal
+from coordinator.report.command import render
+from tests.support.records import clean_run
+
+RUNS = ("20250101-090000-aa", "20250101-100000-bb", "20250102-090000-cc")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    for age, name in enumerate(RUNS):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        with Journal.create(folder / "journal") as journal:
+            for record in clean_run(seconds=age + 1):
+                journal.append(record)
+        os.utime(folder / "journal", (1000 + age, 1000 + age))
+    return tmp_path / "runs"
+
+
+def seconds(run: str, out: Path) -> float:
+    return float(json.loads(render(run, out, "json", False))["run"]["duration_s"])
+
+
+def test_a_run_is_found_by_its_id_its_beginning_its_path_or_as_the_latest(out: Path) -> None:
+    assert seconds(RUNS[1], out) == 2.0
+    assert seconds("20250101-1", out) == 2.0
+    assert seconds(str(out / RUNS[1]), out / "elsewhere") == 2.0
+    assert seconds(str(out / RUNS[1] / "journal"), out / "elsewhere") == 2.0
+    assert seconds("latest", out) == 3.0
+
+
+def test_every_format_is_folded_from_the_journal_alone(out: Path) -> None:
+    text = render("latest", out, "text", False)
+    assert "Totals" in text
+    assert "Service times" in text
+    assert "Service times" not in render("latest", out, "text", True)
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert len(render("latest", out, "csv", False).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("run", "format", "message"),
+    [
+        ("20250101", "text", f'"20250101" may mean any of {RUNS[0]}, {RUNS[1]}; give more'),
+        ("nothing", "text", f'no run "nothing" in .*; there are: {", ".join(RUNS)}'),
+        ("", "text", 'no run ""'),
+        ("latest", "xml", '--format: expected one of text, json, csv, got "xml"'),
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_line(out: Path, run: str, format: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        render(run, out, format, False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no runs; --out says where"):
+        render("latest", tmp_path / "nowhere", "text", False)
+
+
+def test_of_many_runs_the_last_ones_are_named(tmp_path: Path) -> None:
+    for number in range(15):
+        (tmp_path / f"r{number:02}").mkdir()
+        (tmp_path / f"r{number:02}" / "journal").touch()
+    with pytest.raises(UsageError, match=r"r05, .*r14 and 5 earlier ones"):
+        render("x", tmp_path, "text", False)
+
+
+def test_a_journal_that_holds_no_run_yet_is_refused_in_every_format(tmp_path: Path) -> None:
+    Journal.create(tmp_path / "journal").close()
+    for format in ("text", "json", "csv"):
+        with pytest.raises(UsageError, match="nothing to report"):
+            render(str(tmp_path), tmp_path, format, False)
+
+
+def test_a_torn_journal_is_reported_as_far_as_it_goes(out: Path) -> None:
+    path = out / RUNS[2] / "journal"
+    path.write_bytes(path.read_bytes()[:-3])
+    summary = json.loads(render("latest", out, "json", False))
+    assert summary["run"]["outcome"] == "aborted"
+    assert summary["totals"]["operations"] == 6000

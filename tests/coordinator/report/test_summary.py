@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from common.errors import UsageError
+from common.histogram import Histogram
+from common.plan.schema import Plan
+from common.units import Count
+from coordinator.aggregate import Aggregate, fold
+from coordinator.journal import Journal, read_journal
+from coordinator.records import RunClosed
+from coordinator.report.summary import build_summary, quantiles
+from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan
+
+Q = {"count", "min", "mean", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"}
+STATS = {"operations", "ok", "errors", "ops_per_s", "bytes_out", "bytes_in", "latency_us"}
+PROMISED: dict[str, set[str]] = {
+    "run": {"id", "started_at", "duration_s", "outcome", "plan_hash"},
+    "target": {"url", "topology", "server"},
+    "totals": STATS,
+    "checkout_wait_us": Q,
+    "connections": {"ceiling", "peak_open", "opened", "failed_attempts", "drops", "reconnects", "reconnect_ms"},
+    "ledger": {"issued", "counted", "server_calls", "unaccounted"},
+    "verdict": {"level", "reasons"},
+}
+AGENT = {"id", "host", "processes", "state", "clock_offset_us", "start_skew_us", "cpu_percent_max"}
+
+
+def as_json(**rate: float) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(build_summary(fold(clean_run(plan(**rate)))).to_json())
+    return found
+
+
+def test_the_keys_are_those_that_other_programs_read() -> None:
+    summary = as_json()
+    assert summary["format"] == 1
+    for part, keys in PROMISED.items():
+        assert keys <= summary[part].keys(), part
+    assert set(summary["commands"]) == {"SET", "GET", "DEL"}
+    assert set(summary["pools"]) == {"main"}
+    assert all(stats.keys() >= STATS for stats in [*summary["commands"].values(), *summary["pools"].values()])
+    assert summary["totals"]["latency_us"].keys() >= {"service", "response"}
+    assert summary["totals"]["latency_us"]["service"].keys() == Q
+    assert summary["connections"]["reconnect_ms"].keys() == Q
+    assert all(agent.keys() >= AGENT for agent in summary["agents"])
+    assert summary["errors"] == {}
+
+
+def test_words_of_the_summary_are_those_of_the_design() -> None:
+    summary = as_json()
+    assert summary["run"]["outcome"] == "completed"
+    assert summary["verdict"] == {"level": "trusted", "reasons": []}
+    assert {agent["state"] for agent in summary["agents"]} == {"finished"}
+    assert summary["ledger"]["unaccounted"] == 0
+
+
+def test_figures_of_a_known_run() -> None:
+    summary = as_json()
+    totals = summary["totals"]
+    assert (totals["operations"], totals["ok"], totals["errors"], totals["ops_per_s"]) == (6000, 6000, 0, 2000.0)
+    assert (totals["bytes_out"], totals["bytes_in"]) == (360_000, 30_000)
+    assert [summary["commands"][name]["ok"] for name in ("SET", "GET", "DEL")] == [2400, 3000, 600]
+    assert summary["connections"]["peak_open"] == 4
+    assert summary["checkout_wait_us"]["count"] == 6
+    assert sum(one["count"] for one in summary["latency_bins"]) == 6000
+    assert summary["agents"][0]["start_skew_us"] == 150.0
+
+
+def test_a_closed_loop_has_no_response_time_and_says_that_it_is_closed() -> None:
+    summary = as_json()
+    assert summary["totals"]["latency_us"]["response"] is None
+    assert summary["load"]["model"] == "closed"
+    assert summary["load"]["target_rate_per_s"] is None
+    assert summary["load"]["send_lag_us"] is None
+
+
+def test_an_open_loop_says_what_was_wanted_and_what_was_achieved() -> None:
+    summary = as_json(rate_per_s=2000.0)
+    assert summary["totals"]["latency_us"]["response"]["count"] == 6000
+    assert summary["load"]["model"] == "open"
+    assert summary["load"]["arrivals"] == "constant"
+    assert summary["load"]["target_rate_per_s"] == 2000.0
+    assert summary["load"]["achieved_rate_per_s"] == 2000.0
+
+
+def test_error_replies_and_failures_are_told_by_class_and_not_counted_as_done() -> None:
+    get = command(histogram(5000), errors={"READONLY": 2}, failures={"TimeoutError": 3}, failed=histogram(*[10**9] * 5))
+    summary = build_summary(fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {"GET": get})), noted("a1", 6)]))
+    assert summary.errors == {"READONLY": 2, "TimeoutError": 3}
+    assert (summary.totals.operations, summary.totals.ok, summary.totals.errors) == (6, 1, 5)
+    assert summary.totals.latency_us.service.count == 1
+    assert summary.totals.latency_us.failed.max == 1e6
+
+
+def test_quantiles_are_in_the_unit_that_the_key_names() -> None:
+    found = quantiles(Histogram.of(np.arange(1, 1001, dtype=np.int64) * 1000), 1e3)
+    assert (found.count, found.min, found.max, found.mean) == (1000, 1.0, 1000.0, 500.5)
+    for name, expected in {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999, "p99_99": 1000}.items():
+        assert getattr(found, name) == pytest.approx(expected, rel=1 / 1024)
+
+
+def test_the_live_summary_equals_the_one_folded_from_the_journal(tmp_path: Path) -> None:
+    live = Aggregate()
+    with Journal.create(tmp_path / "journal") as journal:
+        for record in clean_run(plan(rate_per_s=2000.0)):
+            journal.append(record)
+            live.apply(record)
+            _ = live.totals
+    again = build_summary(fold(read_journal(tmp_path / "journal")))
+    assert build_summary(live) == again
+    assert build_summary(live).to_json() == again.to_json()
+
+
+def test_a_run_whose_coordinator_was_killed_is_reported_as_aborted() -> None:
+    records = [record for record in clean_run() if not isinstance(record, RunClosed)][:-3]
+    summary = build_summary(fold(records))
+    assert summary.run.outcome.value == "aborted"
+    assert "the coordinator was killed" in summary.run.reason
+    assert {agent.state.value for agent in summary.agents} == {"lost"}
+    assert summary.totals.operations == 6000
+    assert summary.run.duration_s == 3.0
+
+
+def test_a_journal_that_ends_before_the_run_began_cannot_be_reported() -> None:
+    with pytest.raises(UsageError, match="nothing to report"):
+        build_summary(Aggregate())
+
+
+def test_the_plan_is_there_in_the_words_of_a_plan_file() -> None:
+    the_plan: Plan = plan(pipeline=7)
+    the_plan = msgspec.structs.replace(
+        the_plan, load=msgspec.structs.replace(the_plan.load, duration_s=None, requests=Count(5))
+    )
+    found = build_summary(fold([opened(the_plan)])).plan
+    assert found["workload"]["pipeline"] == 7
+    assert found["load"]["requests"] == 5
+    assert found["load"]["duration"] is None
+    assert found["target"]["password"] == "***"

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from common.plan.schema import Pools
+from coordinator.aggregate import fold
+from coordinator.records import AnyRecord, FrameAccepted, Outcome
+from coordinator.report.summary import build_summary
+from coordinator.report.text import print_summary
+from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, plan
+
+
+def text(records: Iterable[AnyRecord], *, width: int = 80, hide_histogram: bool = False) -> str:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=width), build_summary(fold(records)), hide_histogram=hide_histogram)
+    return out.getvalue()
+
+
+def row(report: str, name: str) -> list[str]:
+    return next(line.split() for line in report.splitlines() if line.split()[:1] == [name])
+
+
+def failing_run(**failed: int) -> list[AnyRecord]:
+    get = command(histogram(1_234_000), failures=failed, failed=histogram(*[5 * 10**9] * sum(failed.values())))
+    frame = accepted("a1", 0, interval(0, {"GET": get}, retries=4))
+    return [opened(), frame, noted("a1", get.operations), noted("a2", 0, lost=True), closed(Outcome.DEGRADED, 1.0)]
+
+
+def test_there_is_a_row_for_each_command_and_one_for_the_totals() -> None:
+    report = text(clean_run())
+    assert [row(report, name)[1] for name in ("SET", "GET", "DEL", "Totals")] == ["800.0", "1,000", "200.0", "2,000"]
+    assert row(report, "Type") == ["Type", "Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"]
+    assert row(report, "Totals")[-2:] == ["127.0", "0"]
+
+
+def test_the_load_model_is_always_stated() -> None:
+    assert "closed loop" in text(clean_run())
+    report = text(clean_run(plan(rate_per_s=2000.0)), width=200)
+    assert "open loop (constant arrivals): 2,000/s wanted, 2,000/s achieved, 0 never sent" in report
+    assert "Response time, from the intended send" in report
+
+
+def test_ledger_and_verdict_are_there() -> None:
+    report = text(clean_run(), width=120)
+    assert "issued 6,000, counted 6,000, server calls 6,000: 0 unaccounted" in report
+    assert row(report, "Verdict") == ["Verdict", "trusted"]
+
+
+def test_what_went_wrong_is_named() -> None:
+    report = text(failing_run(TimeoutError=2, ConnectionError=7), width=200)
+    assert "ConnectionError 7, TimeoutError 2 (90.00% of all operations, took 5,000 ms at most)" in report
+    assert "degraded in 1.0 s" in report
+    assert "4 retries" in report
+    assert row(report, "a2")[3] == "lost"
+    assert row(report, "Verdict") == ["Verdict", "suspect"]
+    assert "1 of 2 agents lost (a2)" in report
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut(width: int) -> None:
+    busy = [
+        msgspec.structs.replace(record, frame=msgspec.structs.replace(record.frame, intervals=heavy(record)))
+        if isinstance(record, FrameAccepted)
+        else record
+        for record in clean_run()
+    ]
+    report = text(busy, width=width)
+    assert max(len(line) for line in report.splitlines()) <= width
+    assert "…" not in report
+    assert "1,200,000" in report
+
+
+def heavy(record: FrameAccepted) -> tuple[object, ...]:
+    """The same second with a hundred times the operations, slow ones among them."""
+    del record
+    many = histogram(*[90_000_000_000, 150_000] * 300_000)
+    return (interval(0, {"ZRANGEBYSCORE": command(many, errors={"ERR": 99_999})}),)
+
+
+def test_the_histogram_can_be_hidden() -> None:
+    assert "Service times" in text(clean_run())
+    assert "Service times" not in text(clean_run(), hide_histogram=True)
+
+
+def test_text_of_others_is_not_taken_for_markup() -> None:
+    records = list(clean_run())
+    end = closed()
+    records[-1] = msgspec.structs.replace(end, reason="the user said [bold]stop[/nonsense]")
+    assert "the user said [bold]stop[/nonsense]" in text(records)
+
+
+def test_pools_have_rows_of_their_own_where_there_are_several() -> None:
+    first = interval(0, {"GET": command(histogram(1000))})
+    both = msgspec.structs.replace(first, pools=first.pools | {"bulk": first.pools["main"]})
+    the_plan = msgspec.structs.replace(plan(), pools=(Pools(), Pools(name="bulk")))
+    report = text([opened(the_plan, ["a1"]), accepted("a1", 0, both), noted("a1", 2), closed()])
+    assert "pool main" in report
+    assert "pool bulk" in report
+    assert "pool main" not in text(clean_run())
+
+
+def test_a_large_fleet_shows_those_in_trouble_and_says_how_many_more_there_are() -> None:
+    names = [f"a{number}" for number in range(40)]
+    report = text([opened(agents=names), *(noted(name, 0, lost=name == "a39") for name in names), closed()])
+    assert row(report, "a39")[3] == "lost"
+    assert "and 30 more" in report
+
+
+def test_an_empty_run_is_reported_too() -> None:
+    report = text([opened(), closed(Outcome.ABORTED, 0.0)])
+    assert "No operation came to an end." in report
+    assert row(report, "Totals")[1:3] == ["0.0", "-"]

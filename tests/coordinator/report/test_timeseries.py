@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import csv
+import io
+
+from coordinator.aggregate import fold
+from coordinator.report.timeseries import COLUMNS, timeseries_csv
+from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_there_is_a_row_for_every_second() -> None:
+    found = rows(timeseries_csv(fold(clean_run(plan(rate_per_s=2000.0)))))
+    assert [row["second"] for row in found] == ["0", "1", "2"]
+    assert all(row.keys() == set(COLUMNS) and all(row.values()) for row in found)
+    assert sum(int(row["ok"]) for row in found) == 6000
+    assert {row["connections_open"] for row in found} == {"4"}
+    assert {row["agents"] for row in found} == {"2"}
+
+
+def test_a_second_in_which_nothing_happened_has_counts_but_no_latencies() -> None:
+    get = {"GET": command(histogram(2000))}
+    found = rows(timeseries_csv(fold([opened(), accepted("a1", 0, interval(0, get), interval(2, get))])))
+    assert [(row["ok"], row["p99_us"], row["max_us"]) for row in found] == [
+        ("1", "2.0", "2.0"),
+        ("0", "", ""),
+        ("1", "2.0", "2.0"),
+    ]
+    assert {row["response_p99_us"] for row in found} == {""}
+
+
+def test_a_run_without_seconds_is_a_header() -> None:
+    assert timeseries_csv(fold([opened()])) == ",".join(COLUMNS) + "\n"

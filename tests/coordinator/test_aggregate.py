@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ProtocolError
+from common.histogram import Histogram
+from common.metrics import IntervalMetrics
+from coordinator.aggregate import LAST_SECOND, Aggregate, fold
+from coordinator.records import AnyRecord, RunStarted
+from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> IntervalMetrics:
+    first = draw(st.integers(0, 6))
+    latencies = draw(st.lists(st.integers(0, 10**7), max_size=6))
+    errors = draw(st.integers(0, 5))
+    get = command(histogram(*latencies), errors={"READONLY": errors} if errors else {})
+    return interval(first, {"GET": get}, last=first + draw(st.integers(0, 3)), open_peak=draw(st.integers(0, 9)))
+
+
+frames = st.lists(st.tuples(st.sampled_from(["a1", "a2"]), st.lists(intervals(), max_size=3)), max_size=25)
+
+
+def accept_all(parts: list[tuple[str, list[IntervalMetrics]]]) -> list[AnyRecord]:
+    return [opened(), *(accepted(agent, seq, *some) for seq, (agent, some) in enumerate(parts))]
+
+
+def one_get(*latencies: int) -> dict[str, object]:
+    return {"GET": command(histogram(*latencies))}
+
+
+@given(frames)
+def test_seconds_and_totals_hold_every_operation_once(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    aggregate = fold(accept_all(parts))
+    everything = sum(one.operations for _, some in parts for one in some)
+    assert aggregate.totals.operations == everything
+    assert sum(second.operations for second in aggregate.seconds.values()) == everything
+    assert sum(second.ok + second.errors for second in aggregate.seconds.values()) == everything
+    assert sum(agent.counted for agent in aggregate.agents.values()) == everything
+
+
+@given(frames)
+def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    records = accept_all(parts)
+    watched = Aggregate()
+    for record in records:
+        watched.apply(record)
+        _ = watched.totals, [second.service.merged for _, second in watched.timeline()]
+    unwatched = fold(records)
+    assert watched.totals == unwatched.totals
+    assert [s.service.merged for _, s in watched.timeline()] == [s.service.merged for _, s in unwatched.timeline()]
+
+
+@given(frames)
+def test_the_latencies_of_all_are_merged_exactly(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    gets = [one.pools["main"].commands["GET"] for _, some in parts for one in some]
+    aggregate = fold(accept_all(parts))
+    pool = aggregate.totals.pools.get("main")
+    found = pool.commands["GET"].service if pool else Histogram()
+    assert found == Histogram.merge(get.service for get in gets)
+
+
+def test_a_second_is_complete_when_every_agent_has_said_so() -> None:
+    aggregate = fold([opened(), accepted("a1", 0, interval(0, {})), accepted("a1", 1, interval(1, {}))])
+    assert aggregate.complete_through == -1
+    aggregate.apply(accepted("a2", 0, interval(0, {})))
+    assert aggregate.complete_through == 0
+
+
+def test_an_agent_that_was_lost_is_waited_for_no_longer() -> None:
+    aggregate = fold([opened(), accepted("a1", 0, interval(0, {}), interval(1, {}))])
+    assert aggregate.complete_through == -1
+    aggregate.apply(noted("a2", 0, lost=True))
+    assert aggregate.complete_through == 1
+
+
+def test_when_all_are_done_every_second_is_complete() -> None:
+    aggregate = fold(clean_run(seconds=3))
+    assert aggregate.complete_through == 2
+
+
+def test_a_straggler_is_added_to_its_own_second_though_that_was_complete() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(10)), interval(1, one_get(20)))])
+    assert aggregate.complete_through == 1
+    aggregate.apply(accepted("a1", 1, interval(0, one_get(30))))
+    assert aggregate.seconds[0].service.merged == histogram(10, 30)
+    assert aggregate.seconds[0].ok == 2
+    assert aggregate.complete_through == 1
+
+
+def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> None:
+    aggregate = fold(
+        [
+            opened(),
+            accepted("a1", 0, interval(0, {}, open_peak=5), interval(1, {}, open_peak=1)),
+            accepted("a2", 0, interval(0, {}, open_peak=2), interval(1, {}, open_peak=7)),
+            accepted("a1", 1, interval(1, {}, open_peak=3)),  # late words of the same second: no connections more
+        ]
+    )
+    assert [second.connections_open for _, second in aggregate.timeline()] == [7, 10]
+    assert aggregate.peak_open == 10
+
+
+def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
+    assert [second.ok for _, second in aggregate.timeline()] == [0, 0, 2, 3, 2, 3]
+    assert {second.service.merged for number, second in aggregate.timeline() if number >= 2} == {histogram(*range(10))}
+    assert aggregate.totals.pools["main"].commands["GET"].service == histogram(*range(10))
+    assert aggregate.peak_open == 4
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2), (0, 10**15)])
+def test_a_frame_of_seconds_that_cannot_be_changes_nothing(first: int, last: int) -> None:
+    aggregate = fold([opened()])
+    with pytest.raises(ProtocolError, match=rf"agent a1, frame 0: expected seconds within 0\.\.{LAST_SECOND}"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(first, {}, last=last), through=1))
+    with pytest.raises(ProtocolError, match="expected seconds within"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), through=10**15))
+    assert not aggregate.seconds
+    assert aggregate.totals.operations == 0
+    assert aggregate.agents["a1"].next_seq == 0
+
+
+def test_a_frame_of_a_stranger_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="agent 'a9', but the agents of this run are: a1, a2"):
+        fold([opened(), accepted("a9", 0, interval(0, {}))])
+
+
+def test_the_frame_wanted_next_is_known_for_whoever_goes_on() -> None:
+    aggregate = fold([opened(), accepted("a1", 0), accepted("a1", 1), accepted("a2", 0)])
+    assert {name: agent.next_seq for name, agent in aggregate.agents.items()} == {"a1": 2, "a2": 1}
+
+
+def test_a_run_without_an_end_lasts_as_long_as_its_seconds() -> None:
+    records = [opened(), RunStarted(t0_ns=1)]
+    assert fold(records).duration_s == 0.0
+    records.append(accepted("a1", 0, interval(4, {})))
+    assert fold(records).duration_s == 5.0
+    assert fold([*records, closed(duration_s=4.2)]).duration_s == 4.2
+
+
+def test_memory_of_a_complete_second_is_one_histogram() -> None:
+    aggregate = fold(clean_run(seconds=2))
+    assert all(len(second.service._parts) == 1 for second in aggregate.seconds.values())

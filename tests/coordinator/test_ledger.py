@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.plan.schema import Command, Workload
+from coordinator.aggregate import Aggregate, fold
+from coordinator.ledger import Ledger, balance
+from coordinator.records import AnyRecord, When
+from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
+
+
+def run_of(
+    *,
+    ok: int = 10,
+    errors: int = 0,
+    failures: int = 0,
+    retries: int = 0,
+    server: int | None = None,
+    issued: int | None = None,
+    **workload: int,
+) -> Aggregate:
+    """One agent, one second of GET; the server counted `server` calls (as many as it should, unless said)."""
+    get = command(
+        histogram(*range(ok)),
+        errors={"READONLY": errors} if errors else {},
+        failures={"TimeoutError": failures} if failures else {},
+    )
+    done = ok + errors + failures
+    calls = ok + errors if server is None else server
+    return fold(
+        [
+            opened(plan(**workload), ["a1"]),
+            reading(When.BEFORE, {"get": 100, "ping": 4}),
+            accepted("a1", 0, interval(0, {"GET": get}, retries=retries, issued=issued)),
+            noted("a1", done, issued=issued),
+            reading(When.AFTER, {"get": 100 + calls, "ping": 9}),
+        ]
+    )
+
+
+def test_in_a_clean_run_everything_agrees_to_the_last_operation() -> None:
+    assert balance(fold(clean_run(seconds=3, per_second=1000))) == Ledger(
+        issued=6000, counted=6000, server_calls=6000, unaccounted=0, definite=6000, uncertain=0, transactions=0
+    )
+
+
+@given(st.integers(0, 30), st.integers(0, 5), st.integers(-10, 10))
+def test_without_retries_and_failures_any_difference_is_unaccounted(ok: int, errors: int, off: int) -> None:
+    server = max(0, ok + errors + off)
+    ledger = balance(run_of(ok=ok, errors=errors, server=server))
+    assert ledger.uncertain == 0
+    assert ledger.unaccounted == abs(server - (ok + errors))
+
+
+@given(st.integers(0, 30), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 60))
+def test_what_the_server_may_have_counted_is_a_range(
+    ok: int, errors: int, failures: int, retries: int, server: int
+) -> None:
+    ledger = balance(run_of(ok=ok, errors=errors, failures=failures, retries=retries, server=server))
+    lowest, highest = ok + errors, ok + errors + failures + retries
+    assert (ledger.definite, ledger.uncertain) == (lowest, failures + retries)
+    assert ledger.unaccounted == min(abs(server - may) for may in range(lowest, highest + 1))
+
+
+def test_an_operation_that_never_came_to_an_end_is_unaccounted() -> None:
+    ledger = balance(run_of(ok=10, issued=13))
+    assert (ledger.issued, ledger.counted, ledger.unaccounted) == (13, 10, 3)
+
+
+def test_a_retry_may_repeat_a_whole_pipeline() -> None:
+    assert balance(run_of(ok=20, retries=1, server=30, pipeline=10)).unaccounted == 0
+    assert balance(run_of(ok=20, retries=1, server=31, pipeline=10)).unaccounted == 1
+
+
+def test_commands_that_are_not_the_plan_s_do_not_count() -> None:
+    assert balance(run_of(ok=10)).server_calls == 10
+
+
+def test_a_command_with_subcommands_counts_all_of_them() -> None:
+    the_plan = plan()
+    workload = Workload(commands=(Command(command="CONFIG GET maxmemory"), Command(command="PING x")))
+    the_plan = type(the_plan)(target=the_plan.target, workload=workload, load=the_plan.load)
+    records = [
+        opened(the_plan),
+        reading(When.BEFORE, {"config|get": 1}),
+        reading(When.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
+    ]
+    assert balance(fold(records)).server_calls == 6
+
+
+def test_multi_and_exec_are_held_against_the_transactions() -> None:
+    def ledger(multi: int, executed: int, **more: int) -> Ledger:
+        get = command(histogram(*range(10)), failures={"ConnectionError": 5} if more else {})
+        return balance(
+            fold(
+                [
+                    opened(plan(transaction=5), ["a1"]),
+                    reading(When.BEFORE, {}),
+                    accepted("a1", 0, interval(0, {"GET": get}, transactions=2, **more)),
+                    noted("a1", get.operations, transactions=2),
+                    reading(When.AFTER, {"get": 10, "multi": multi, "exec": executed}),
+                ]
+            )
+        )
+
+    assert ledger(2, 2).unaccounted == 0
+    assert ledger(2, 1).unaccounted == 1
+    assert ledger(3, 3).unaccounted == 2
+    assert ledger(0, 0).transactions == 2
+    assert ledger(3, 1, retries=1).unaccounted == 0
+
+
+READINGS: dict[str, tuple[list[AnyRecord], str]] = {
+    "none": ([], "not read before the run"),
+    "no second one": ([reading(When.BEFORE, {})], "not read after the run"),
+    "refused": (
+        [reading(When.BEFORE, {}, error="NOPERM"), reading(When.AFTER, {})],
+        "could not be read before the run: NOPERM",
+    ),
+    "restarted": ([reading(When.BEFORE, {}), reading(When.AFTER, {}, "server-2")], "restarted or replaced"),
+    "went back": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"get": 4})], "reset during the run"),
+    "vanished": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"set": 1})], "reset during the run"),
+}
+
+
+@pytest.mark.parametrize(("readings", "reason"), READINGS.values(), ids=READINGS.keys())
+def test_where_the_server_cannot_be_compared_the_ledger_says_why(readings: list[AnyRecord], reason: str) -> None:
+    get = interval(0, {"GET": command(histogram(1, 2))})
+    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 2), *readings]))
+    assert ledger.server_calls is None
+    assert ledger.unaccounted == 0
+    assert ledger.note is not None
+    assert reason in ledger.note
+
+
+def test_of_an_agent_that_was_lost_its_frames_speak() -> None:
+    get = interval(0, {"GET": command(histogram(1, 2))}, issued=3)
+    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 0, lost=True)]))
+    assert (ledger.issued, ledger.counted, ledger.unaccounted) == (3, 2, 1)
+
+
+def test_of_a_worker_that_died_the_frames_speak() -> None:
+    get = interval(0, {"GET": command(histogram(1, 2, 3))}, issued=4)
+    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 3, issued=1, processes_lost=1)]))
+    assert ledger.issued == 4

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from common.plan.schema import Arrivals
+from coordinator.aggregate import fold
+from coordinator.ledger import balance
+from coordinator.records import AgentNoted, AnyRecord, FrameAccepted, RunClosed, ServerCounted, When, WorkerNoted
+from coordinator.verdict import RULES, Level, Verdict, judge
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    reading,
+)
+
+Change = Callable[[list[AnyRecord]], list[AnyRecord]]
+
+
+def verdict(records: list[AnyRecord]) -> Verdict:
+    aggregate = fold(records)
+    return judge(aggregate, balance(aggregate))
+
+
+def with_note(**changes: object) -> Change:
+    """The first agent's note (and its Final) with other figures."""
+
+    def change(records: list[AnyRecord]) -> list[AnyRecord]:
+        changed = list(records)
+        position = next(i for i, record in enumerate(records) if isinstance(record, AgentNoted))
+        note = records[position]
+        assert isinstance(note, AgentNoted)
+        assert note.final is not None
+        final = {name: value for name, value in changes.items() if name in note.final.__struct_fields__}
+        own = {name: value for name, value in changes.items() if name not in final}
+        changed[position] = msgspec.structs.replace(note, final=msgspec.structs.replace(note.final, **final), **own)
+        return changed
+
+    return change
+
+
+def without(kind: type[AnyRecord]) -> Change:
+    return lambda records: [record for record in records if not isinstance(record, kind)]
+
+
+def more_calls(extra: int) -> Change:
+    def change(records: list[AnyRecord]) -> list[AnyRecord]:
+        after = next(r for r in records if isinstance(r, ServerCounted) and r.when is When.AFTER)
+        return [*records, msgspec.structs.replace(after, calls=after.calls | {"get": after.calls["get"] + extra})]
+
+    return change
+
+
+def last_agent_lost(records: list[AnyRecord]) -> list[AnyRecord]:
+    return [*records, noted("a2", 0, lost=True)]
+
+
+CASES: dict[str, tuple[Change, Level, str]] = {
+    "a frame is missing": (
+        lambda records: [r for r in records if not (isinstance(r, FrameAccepted) and r.frame.seq == 1)],
+        Level.INVALID,
+        "Agent a1 reported 3,000 operations, but its frames hold 2,000",
+    ),
+    "operations never ended": (
+        with_note(issued=3007),
+        Level.INVALID,
+        "Workers began 6,007 operations, but 6,000 came to an end",
+    ),
+    "the server did less": (more_calls(-1), Level.INVALID, "the server counted only 5,999 calls"),
+    "the server did more": (more_calls(12), Level.SUSPECT, "12 operations are unaccounted for"),
+    "the coordinator was killed": (without(RunClosed), Level.SUSPECT, "The coordinator was killed"),
+    "an agent was lost": (last_agent_lost, Level.SUSPECT, "1 of 2 agents lost (a2): the 3,000 operations"),
+    "a worker died": (
+        lambda records: [*records, WorkerNoted(agent_id="a1", process=0, exit_code=-9)],
+        Level.SUSPECT,
+        "1 worker processes died",
+    ),
+    "a worker died, says the agent": (with_note(processes_lost=2), Level.SUSPECT, "2 worker processes died"),
+    "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were cut off"),
+    "no reading of the server": (without(ServerCounted), Level.SUSPECT, "server's own count could not be compared"),
+    "the generator was busy": (with_note(cpu_percent_busiest=97.4), Level.SUSPECT, "(a1) used 97% of a core"),
+    "an agent was held up": (with_note(lag_ms_max=1500.0), Level.SUSPECT, "held up for 1,500 ms"),
+    "a late start": (with_note(start_skew_ns=180_000_000), Level.SUSPECT, "started 180 ms off"),
+    "an early start": (with_note(start_skew_ns=-180_000_000), Level.SUSPECT, "started 180 ms off"),
+    "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known to 125 ms only"),
+}
+
+
+@pytest.mark.parametrize(("change", "level", "reason"), CASES.values(), ids=CASES.keys())
+def test_what_is_wrong_is_said_in_a_sentence_with_figures(change: Change, level: Level, reason: str) -> None:
+    found = verdict(change(list(clean_run())))
+    assert found.level is level
+    assert any(reason in one for one in found.reasons), found.reasons
+    assert all(one.endswith((".", "?")) and one.count("\n") == 0 for one in found.reasons)
+
+
+@pytest.mark.parametrize("rate_per_s", [None, 2000.0])
+def test_a_clean_run_is_trusted(rate_per_s: float | None) -> None:
+    found = verdict(list(clean_run(plan(rate_per_s=rate_per_s))))
+    assert found == Verdict(level=Level.TRUSTED, reasons=())
+
+
+def test_figures_at_their_limits_are_trusted() -> None:
+    records = with_note(cpu_percent_busiest=89.9, start_skew_ns=100_000_000, lag_ms_max=1000.0)(list(clean_run()))
+    assert verdict(records).level is Level.TRUSTED
+
+
+def test_a_run_without_operations_is_invalid() -> None:
+    found = verdict([opened(), noted("a1", 0), noted("a2", 0), closed()])
+    assert found.level is Level.INVALID
+    assert found.reasons[0] == "No operation came to an end."
+
+
+def test_a_run_in_which_nothing_succeeded_is_invalid() -> None:
+    failed = interval(0, {"GET": command(histogram(), failures={"ConnectionError": 7})})
+    found = verdict([opened(agents=["a1"]), accepted("a1", 0, failed), noted("a1", 7), closed()])
+    assert found.level is Level.INVALID
+    assert found.reasons[0] == "Not one operation was done: all 7 ended in an error."
+
+
+def test_errors_alone_are_a_result_and_no_reason_for_distrust() -> None:
+    some = interval(0, {"GET": command(histogram(1, 2), errors={"READONLY": 50})})
+    readings = [reading(When.BEFORE, {}), reading(When.AFTER, {"get": 52})]
+    found = verdict([opened(agents=["a1"]), accepted("a1", 0, some), noted("a1", 52), *readings, closed()])
+    assert found.level is Level.TRUSTED
+
+
+def test_an_open_loop_that_falls_behind_its_rate_is_suspect() -> None:
+    found = verdict(list(clean_run(plan(rate_per_s=2100.0))))
+    assert found.level is Level.SUSPECT
+    assert found.reasons == ("The target rate was 2,100/s, the achieved one 2,000/s (95.2%).",)
+
+
+def test_chance_alone_does_not_make_poisson_arrivals_suspect() -> None:
+    the_plan = plan(rate_per_s=2050.0)
+    chance = msgspec.structs.replace(the_plan, load=msgspec.structs.replace(the_plan.load, arrivals=Arrivals.POISSON))
+    assert verdict(list(clean_run(the_plan))).level is Level.SUSPECT
+    assert verdict(list(clean_run(chance))).level is Level.TRUSTED
+
+
+def test_operations_that_were_never_sent_are_suspect() -> None:
+    late = accepted("a1", 3, interval(2, {}, unsent=31))
+    records = list(clean_run(plan(rate_per_s=2000.0)))
+    found = verdict([*records[:-4], late, *records[-4:]])
+    assert any("31 operations were due, but were never sent" in reason for reason in found.reasons)
+
+
+def test_the_worst_reasons_come_first() -> None:
+    levels = [level for level, _ in RULES]
+    assert levels == sorted(levels, key=[Level.INVALID, Level.SUSPECT].index)
