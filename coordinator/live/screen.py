@@ -51,8 +51,8 @@ def _seconds(snapshot: LiveSnapshot) -> RenderableType:
         table.add_row("-", "-", "-", "-", "-", "-")
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
     totals = Text(
-        f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; {snapshot.ops_per_s:,.0f} ops/s on average; "
-        f"{snapshot.connections_open:,} of {snapshot.connection_ceiling:,} connections open"
+        f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; "
+        f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of {snapshot.connection_ceiling:,} connections open"
     )
     return Group(table, Text(), totals)
 
