@@ -52,7 +52,8 @@ def _seconds(snapshot: LiveSnapshot) -> RenderableType:
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
     totals = Text(
         f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; "
-        f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of {snapshot.connection_ceiling:,} connections open"
+        f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
+        f"{snapshot.connection_ceiling:,} connections open"
     )
     return Group(table, Text(), totals)
 
