@@ -147,6 +147,28 @@ def test_a_server_that_is_no_redis_is_named_in_one_line_and_in_time(
     assert monotonic_ns() - began_ns < BOUND_S * NS_PER_S
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n",
+        b"-DENIED Redis is running in protected mode.\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"*0\r\n",
+        b":1\r\n",
+        b"$-1\r\n",
+        b"+PONG\r\n",
+        b"+PON",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"\x00" * 50,
+    ],
+)
+def test_whatever_is_answered_is_one_line(reply: bytes, protocol: int) -> None:
+    with SocketServer(reply=reply) as server, pytest.raises(TargetError, match=r"^target [^\n]+$"):
+        probe(quick(server.url, protocol=protocol))
+
+
 @WAYS
 def test_a_port_where_nobody_listens_is_a_refusal(way: Any, refusing_url: str) -> None:
     with pytest.raises(TargetError, match="refused the connection: nothing listens there; start the server"):
