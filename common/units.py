@@ -173,10 +173,15 @@ def show(value: object) -> str:
         return {None: "nothing", True: "true", False: "false"}[value]
     if isinstance(value, int) and value.bit_length() > 128:
         return "a number of more than 128 bits"
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value)[:60])
+    text = printable(str(value)[:60])
     if isinstance(value, str):
         text = f'"{text}"'
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Text on one line: what moves a terminal's cursor, or cannot be encoded, is written as Python escapes it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _ten_digits(value: float) -> str:

@@ -18,6 +18,7 @@ from common.plan.checks import Purpose
 from common.plan.schema import Plan
 from common.plan.settings import SETTINGS, Setting
 from common.plan.sources import load_plan
+from common.units import printable
 from coordinator.expanded import expected_agents, plan_facts, plan_text
 from coordinator.options import StartOptions
 from coordinator.shares import assign
@@ -220,5 +221,5 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{PROGRAM}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
-from common.plan.schema import Arrivals, Plan
+from common.plan.schema import Arrivals, Keys, Plan, Retry, Values
 from common.plan.shape import Path
 from common.units import Seconds, show
 
@@ -75,9 +75,6 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
             ("fleet", "lease"),
             f"expected at least 2s, because heartbeats come every second, got {plan.fleet.lease_s}",
         )
-    retry = plan.target.retry
-    if retry.base_s > retry.cap_s:
-        yield ("target", "retry", "base"), f"expected a backoff of at most its cap {retry.cap_s}, got {retry.base_s}"
 
 
 def _pools_distinct(plan: Plan) -> Iterator[Finding]:
@@ -125,14 +122,24 @@ def _weights_draw(plan: Plan) -> Iterator[Finding]:
 
 
 def _ranges_ascend(plan: Plan) -> Iterator[Finding]:
-    keys, values = plan.workload.keys, plan.workload.values
-    if keys.minimum > keys.maximum:
-        yield ("workload", "keys", "minimum"), f"expected at most the maximum {keys.maximum}, got {keys.minimum}"
-    if values.minimum_bytes > values.maximum_bytes:
-        yield (
-            ("workload", "values", "minimum"),
-            f"expected at most the maximum {values.maximum_bytes}, got {values.minimum_bytes}",
-        )
+    keys, values, retry = plan.workload.keys, plan.workload.values, plan.target.retry
+    ranges: list[tuple[Path, str, str, float, float, float]] = [
+        (("workload", "keys"), "minimum", "maximum", keys.minimum, keys.maximum, Keys().minimum),
+        (
+            ("workload", "values"),
+            "minimum",
+            "maximum",
+            values.minimum_bytes,
+            values.maximum_bytes,
+            Values().minimum_bytes,
+        ),
+        (("target", "retry"), "base", "cap", retry.base_s, retry.cap_s, Retry().base_s),
+    ]
+    for section, low_key, high_key, low, high, default in ranges:
+        if low > high:
+            # Who left the lower end as it is by default has said the upper one.
+            culprit = high_key if low == default else low_key
+            yield (*section, culprit), f"expected {low_key} <= {high_key}, got {low} and {high}"
     if values.maximum_bytes > 512 * 2**20:
         yield ("workload", "values", "maximum"), f"expected at most Redis' 512MiB, got {values.maximum_bytes}"
 

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from common.errors import PlanError
+from common.plan.schema import REDACTED, Plan, Target
+from common.plan.secret import redacted, resolve_secrets
+
+SECRET = "s3cret: å/@"
+
+
+def plan(**target: str) -> Plan:
+    return Plan(target=Target(**{"url": "redis://h:1/2", **target}))  # type: ignore[arg-type]
+
+
+def refusal(unresolved: Plan, **environ: str) -> str:
+    with pytest.raises(PlanError) as caught:
+        resolve_secrets(unresolved, environ)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+def test_credentials_move_out_of_the_url() -> None:
+    target = resolve_secrets(plan(url="redis://bob:s3cret%2F%40@h:1/2"), {}).target
+    assert (target.url, target.username, target.password) == ("redis://h:1/2", "bob", "s3cret/@")
+
+
+def test_a_url_without_credentials_stays_as_it_was_written() -> None:
+    assert resolve_secrets(plan(url="redis://h"), {}).target.url == "redis://h"
+
+
+def test_the_password_comes_from_the_plan_the_environment_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(SECRET + "\r\n")
+    for unresolved in (plan(password=SECRET), plan(password_env="PW"), plan(password_file=str(file))):
+        assert resolve_secrets(unresolved, {"PW": SECRET}).target.password == SECRET
+
+
+def test_the_password_is_taken_from_one_place_only() -> None:
+    assert refusal(plan(password=SECRET, password_env="PW")) == (
+        "plan: $.target.password_env: expected the password once, got password and password_env"
+    )
+    assert refusal(plan(url="redis://:x@h", password_env="PW")) == (
+        "plan: $.target.url: expected the password once, got password_env and url"
+    )
+
+
+def test_a_variable_that_is_not_set_or_empty_is_named() -> None:
+    wanted = "plan: $.target.password_env: expected an environment variable that holds the password, got "
+    assert refusal(plan(password_env="PW")) == wanted + '"PW", which is not set'
+    assert refusal(plan(password_env="PW"), PW="") == wanted + '"PW", which is empty'
+
+
+def test_a_password_file_that_cannot_be_read_or_holds_none_is_named(tmp_path: Path) -> None:
+    missing = refusal(plan(password_file="none"))
+    assert missing.startswith("plan: $.target.password_file: expected a file that holds the password, ")
+    assert missing.endswith("got: No such file or directory")
+    file = tmp_path / "pw"
+    file.write_bytes(b"\n")
+    assert refusal(plan(password_file=str(file))).endswith("which is empty")
+    file.write_bytes(b"\xff")
+    assert "expected a password in UTF-8 text" in refusal(plan(password_file=str(file)))
+
+
+def test_two_user_names_that_differ_are_refused() -> None:
+    assert refusal(plan(url="redis://bob@h", username="eve")) == (
+        'plan: $.target.username: expected the user name of the URL, "bob", got "eve"'
+    )
+    assert resolve_secrets(plan(url="redis://bob@h", username="bob"), {}).target.username == "bob"
+
+
+def test_a_url_that_is_none_is_named_with_its_place_and_without_its_password() -> None:
+    line = refusal(plan(url="redis://bob:s3cret@"))
+    assert line.startswith("plan: $.target.url: expected redis://")
+    assert "s3cret" not in line
+
+
+def test_a_redacted_plan_holds_no_password_and_finds_it_again_by_its_place() -> None:
+    whole = resolve_secrets(plan(password_env="PW"), {"PW": SECRET})
+    bare = redacted(whole)
+    assert bare.target.password == REDACTED
+    assert SECRET not in repr(whole) + str(msgspec.to_builtins(bare, enc_hook=float))
+    assert resolve_secrets(bare, {"PW": SECRET}) == whole
+
+
+def test_a_redacted_password_is_none() -> None:
+    assert refusal(plan(password=REDACTED)).endswith("say --password-env or --password-file")
+
+
+def test_a_plan_without_a_password_needs_no_redaction() -> None:
+    assert redacted(plan()) == plan()

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.errors import PlanError
+from common.plan.checks import Purpose
+from common.plan.schema import Arrivals, Command, Connections, Embedded, Plan
+from common.plan.settings import SETTINGS
+from common.plan.sources import load_plan
+
+FLAGS = {setting.flag: setting for setting in SETTINGS if setting.flag}
+ENOUGH = {"--url": "redis://127.0.0.1", "--duration": "1s"}
+
+WriteFile = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteFile:
+    def write_file(text: str, name: str = "plan.yaml") -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write_file
+
+
+def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **flags: str | list[str]) -> Plan:
+    """A plan that has what it needs, unless the file says it; flags as keywords, with their text."""
+    given: dict[str, str | list[str]] = dict(ENOUGH) if file is None else {}
+    given |= {f"--{name.replace('_', '-')}": text for name, text in flags.items()}
+    said: dict[Any, Any] = {}
+    for flag, text in given.items():
+        setting = FLAGS[flag]
+        said[setting] = tuple(map(setting.parse, text)) if isinstance(text, list) else setting.parse(text)
+    return load_plan(file, said, environ or {})
+
+
+def refusal(*arguments: Any, **flags: Any) -> str:
+    with pytest.raises(PlanError) as caught:
+        load(*arguments, **flags)
+    line = str(caught.value)
+    assert line.isprintable()
+    return line
+
+
+def test_defaults_are_the_schemas_and_the_workload_is_basic_rw() -> None:
+    plan = load()
+    assert plan.pools == Plan().pools
+    assert plan.workload.profile == "basic_rw"
+    assert [(entry.command, entry.weight) for entry in plan.workload.commands] == [
+        ("SET", 40),
+        ("GET", 50),
+        ("DEL", 10),
+    ]
+
+
+def test_a_flag_goes_over_the_file_the_file_over_the_environment_that_over_the_profile(write: WriteFile) -> None:
+    file = write(
+        "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {profile: high_throughput}\n"
+        "pools: [{threads_per_pool: 2, client_instances_per_pool: 2}]"
+    )
+    environ = {
+        "STAMPEDE_THREADS_PER_POOL": "1",
+        "STAMPEDE_MAX_CONNECTIONS": "11",
+        "STAMPEDE_PIPELINE": "7",
+        "STAMPEDE_URL": "redis://elsewhere",
+        "STAMPEDE_PER_AGENT": "yes",
+    }
+    plan = load(file, environ, client_instances_per_pool="3")
+    assert (plan.target.url, plan.fleet.per_agent) == ("redis://h", True)
+    assert plan.pools[0].client_instances_per_pool == 3
+    assert plan.pools[0].threads_per_pool == 2
+    assert plan.pools[0].max_connections == 11
+    assert plan.workload.pipeline == 7
+    assert [entry.weight for entry in plan.workload.commands] == [40, 60]
+
+
+def test_pool_flags_and_variables_hold_for_every_group_of_the_file(write: WriteFile) -> None:
+    file = write(
+        "target: {url: 'redis://h'}\nload: {duration: 1s}\n"
+        "pools: [{name: a, threads_per_pool: 2, max_connections: 1}, {name: b}, {name: c, max_connections: 3}]"
+    )
+    plan = load(file, {"STAMPEDE_MAX_CONNECTIONS": "9"}, threads_per_pool="4")
+    assert [(group.name, group.threads_per_pool, group.max_connections) for group in plan.pools] == [
+        ("a", 4, 1),
+        ("b", 4, 9),
+        ("c", 4, 3),
+    ]
+
+
+def test_pool_groups_that_say_nothing_of_their_own_are_kept(write: WriteFile) -> None:
+    file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {}]")
+    assert [group.name for group in load(file).pools] == ["a", "main"]
+
+
+def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
+    texts = {
+        "--url": "redis://u@h", "--embedded-server": "standalone", "--username": "u", "--password-env": "PW",
+        "--password-file": "pw", "--driver": "client", "--connections": "prewarm", "--client-name": "n",
+        "--retry-backoff": "constant", "--profile": "basic_rw", "--command": "GET", "--command-ratio": "1",
+        "--ratio": "1:2", "--data-size-range": "1-2", "--key-prefix": "p", "--arrivals": "poisson",
+        "--per-agent": "true", "--protocol": "2",
+    }  # fmt: skip
+    for setting in SETTINGS:
+        assert all(path for path in setting.leaves(setting.parse(texts.get(setting.flag, "3"))))
+    names = [name for setting in SETTINGS for name in (setting.flag, *setting.aliases) if name]
+    assert len(names) == len(set(names))
+    variables = [setting.variable for setting in SETTINGS]
+    assert len(variables) == len(set(variables))
+
+
+def test_every_key_of_a_plan_file_but_lists_of_commands_and_names_can_be_said_by_a_flag_or_a_variable() -> None:
+    said = {setting.path for setting in SETTINGS}
+    said |= {"workload.commands", "workload.values.minimum", "workload.values.maximum", "pools.*.name"}
+
+    def keys(section: Any, path: str) -> list[str]:
+        found = []
+        for field in msgspec.structs.fields(section):
+            value = getattr(section, field.name)
+            here = f"{path}.{field.encode_name}".removeprefix(".")
+            if isinstance(value, msgspec.Struct):
+                found += keys(value, here)
+            elif field.name == "pools":
+                found += keys(value[0], f"{here}.*")
+            else:
+                found.append(here)
+        return found
+
+    assert set(keys(Plan(), "")) - said == set()
+
+
+def test_a_json_file_says_the_same_as_a_yaml_file(write: WriteFile) -> None:
+    yaml_plan = load(write("target: {url: 'redis://h'}\nload: {requests: 10k}"))
+    json_plan = load(write('{"target": {"url": "redis://h"}, "load": {"requests": "10k"}}', "plan.json"))
+    assert yaml_plan == json_plan
+
+
+def test_a_later_source_chooses_between_alternatives(write: WriteFile) -> None:
+    file = write("target: {url: 'redis://h', password_env: NOT_SET}\nload: {duration: 30s}")
+    plan = load(file, {"PW": "x"}, requests="100", password_env="PW")
+    assert (plan.load.duration_s, plan.load.requests) == (None, 100)
+    assert plan.target.password == "x"
+    plain = write("target: {url: 'redis://h'}\nload: {duration: 30s}", "b.yaml")
+    assert load(plain, embedded_server="standalone").target.url == ""
+    assert load(plain, embedded_server="standalone").target.embedded is Embedded.STANDALONE
+
+
+def test_a_profile_named_by_a_flag_takes_the_place_of_the_files_commands(write: WriteFile) -> None:
+    file = write(
+        "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {commands: [{command: INCR}], pipeline: 3}"
+    )
+    assert [entry.command for entry in load(file).workload.commands] == ["INCR"]
+    plan = load(file, profile="high_throughput")
+    assert [entry.command for entry in plan.workload.commands] == ["SET", "GET"]
+    assert plan.workload.pipeline == 3
+
+
+def test_commands_take_the_place_of_a_profiles_and_the_rest_of_it_stays() -> None:
+    plan = load(profile="transaction_heavy", command=["INCR", "SET __key__ __data__"], command_ratio=["3", "1"])
+    assert plan.workload.commands == (
+        Command(command="INCR", weight=3.0),
+        Command(command="SET __key__ __data__", weight=1.0),
+    )
+    assert plan.workload.transaction == 5
+
+
+def test_a_ratio_is_that_of_set_to_get() -> None:
+    assert load(ratio="1:10").workload.commands == (Command(command="SET"), Command(command="GET", weight=10.0))
+
+
+def test_data_sizes_set_both_ends() -> None:
+    assert (
+        load(data_size="1KiB").workload.values.minimum_bytes,
+        load(data_size="1k").workload.values.maximum_bytes,
+    ) == (
+        1024,
+        1024,
+    )
+    values = load(data_size_range="32-1KiB").workload.values
+    assert (values.minimum_bytes, values.maximum_bytes) == (32, 1024)
+
+
+def test_quantities_and_choices_are_read_from_flags() -> None:
+    plan = load(rate="50k/s", arrivals="poisson", connections="prewarm", socket_timeout="250ms", key_maximum="10M")
+    assert plan.load.rate_per_s == 50_000
+    assert plan.load.arrivals is Arrivals.POISSON
+    assert plan.pools[0].connections is Connections.PREWARM
+    assert plan.target.socket_timeout_s == 0.25
+    assert plan.workload.keys.maximum == 10**7
+
+
+def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
+    write: WriteFile, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    write("commands: [{command: INCR}]\npipeline: 2", "sub/mine.yaml")
+    file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {profile: ./mine.yaml}", "sub/plan.yaml")
+    plan = load(file)
+    assert (plan.workload.profile, plan.workload.pipeline) == (None, 2)
+    assert load(profile=str(tmp_path / "sub" / "mine.yaml")).workload == plan.workload
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "pools: [{}, {threads_per_pool: four}]",
+            '$.pools[1].threads_per_pool: expected a whole number >= 1, got "four"',
+        ),
+        ("pools: [{threads_per_pool: 0}]", "$.pools[0].threads_per_pool: expected a whole number >= 1, got 0"),
+        ("pools: [{thread_per_pool: 1}]", '$.pools[0].thread_per_pool: unknown key; did you mean "threads_per_pool"?'),
+        (
+            "workload: {commands: [{command: GET, weight: -1}]}",
+            "$.workload.commands[0].weight: expected a number >= 0, got -1",
+        ),
+        (
+            "workload: {keys: {minimum: 9, maximum: 2}}",
+            "$.workload.keys.minimum: expected minimum <= maximum, got 9 and 2",
+        ),
+        ("workload: {commands: [{command: GTE}]}", "$.workload.commands[0].command: expected one of SET, GET,"),
+        ("workload: {profile: basicrw}", "$.workload.profile: expected one of basic_rw, high_throughput,"),
+        ("load: {duration: 1s, requests: 5}", "$.load.requests: expected either a duration or requests, got 1s and 5"),
+        ("load: {rate: 5}", "$.load: expected a duration or requests, got neither; say --duration 30s"),
+        ("target: {url: ''}\nload: {duration: 1s}", "$.target.url: expected a target, got none"),
+        ("[1, 2]", "$: expected a mapping with keys such as target, pools, workload, got a list"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_the_file_and_its_path(write: WriteFile, text: str, line: str) -> None:
+    file = write(text if text.startswith(("target", "[")) else f"target: {{url: 'redis://h'}}\n{text}")
+    assert refusal(file).startswith(f"{file}: {line}")
+
+
+def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    assert refusal(missing) == f"{missing}: expected a plan that can be read, got: No such file or directory"
+    assert refusal(tmp_path) == f"{tmp_path}: expected a plan that can be read, got: Is a directory"
+    with pytest.raises(PlanError, match="got the impossible name"):
+        load(Path("a\0b"))
+
+
+def test_a_file_that_is_no_plan_by_its_size_is_refused(write: WriteFile) -> None:
+    assert "got more than 1000000 bytes" in refusal(write("#" * 1_000_001))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "line"),
+    [
+        ("STAMPEDE_THREADS_PER_POOL", "four", 'STAMPEDE_THREADS_PER_POOL: expected a whole number >= 1, got "four"'),
+        ("STAMPEDE_RATIO", "1", 'STAMPEDE_RATIO: expected SET:GET such as "1:10", got "1"'),
+        ("STAMPEDE_RATIO", "0:0", "STAMPEDE_RATIO: expected at least one weight above zero, got 0 for all"),
+        ("STAMPEDE_THREAD_PER_POOL", "4", "STAMPEDE_THREAD_PER_POOL: unknown variable; did you mean "
+         "STAMPEDE_THREADS_PER_POOL?"),
+        ("STAMPEDE_PROFILE", "x", "STAMPEDE_PROFILE: expected one of basic_rw"),
+        ("STAMPEDE_COMMAND", "GTE", "STAMPEDE_COMMAND: expected one of SET"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_the_environment_is_named_with_the_variable(variable: str, text: str, line: str) -> None:
+    assert refusal(None, {variable: text}).startswith(line)
+
+
+def test_variables_that_are_empty_or_only_share_the_prefix_are_no_matter_of_ours() -> None:
+    environ = {"STAMPEDE_RATE": "", "STAMPEDE_SERVICE_HOST": "10.0.0.1", "STAMPEDE_PORT": "tcp://10.0.0.1:5555"}
+    assert load(None, environ) == load()
+
+
+def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
+    environ = {"STAMPEDE_PASSWORDS": "x", "STAMPEDE_PASSWORD_ENV": "STAMPEDE_PASSWORDS"}
+    assert load(None, environ).target.password == "x"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"requests": "5"}, "--requests: expected either a duration or requests, got 1s and 5"),
+        ({"key_minimum": "9", "key_maximum": "2"}, "--key-minimum: expected minimum <= maximum, got 9 and 2"),
+        ({"key_maximum": "0"}, "--key-maximum: expected minimum <= maximum, got 1 and 0"),
+        ({"data_size_range": "9-2"}, "--data-size-range: expected minimum <= maximum, got 9B and 2B"),
+        ({"data_size_range": "9-20", "data_size": "2"}, "--data-size: expected one of --data-size-range and --data"),
+        ({"ratio": "1:1", "command": ["GET"]}, "--command: expected one of --ratio and --command, got both"),
+        ({"ratio": "0:0"}, "--ratio: expected at least one weight above zero, got 0 for all"),
+        ({"command": ["GET"], "command_ratio": ["1", "2"]},
+         "--command-ratio: expected one for each --command or none, got 2 for 1"),
+        ({"command_ratio": ["1"]}, "--command-ratio: expected one for each --command or none, got 1 for 0"),
+        ({"command": ["SELECT 1"]}, "--command: expected a command that leaves its connection as it was, got SELECT"),
+        ({"command": ["SET '"]}, '--command: expected a command such as "SET __key__ __data__", got'),
+        ({"transaction": "5", "pipeline": "10"}, "--transaction: expected either a pipeline or a transaction, got"),
+        ({"profile": "transaction_heavy", "pipeline": "10"}, "profile transaction_heavy: $.transaction: expected eith"),
+        ({"arrivals": "poisson"}, "--arrivals: expected a rate for poisson arrivals, got none"),
+        ({"embedded_server": "standalone"}, "--embedded-server: expected either a url or an embedded server, got both"),
+        ({"url": "rediss://h"}, "--url: expected redis://"),
+        ({"url": "127.0.0.1:6379"}, "--url: expected redis://"),
+        ({"client_pools": "1000000000"}, "--client-pools: expected at most 100000 pools in all, got 1000000000"),
+        ({"threads_per_pool": "2000000"}, "--threads-per-pool: expected at most 1000000 worker threads in all"),
+        ({"duration": "0s"}, "--duration: expected a time above zero, got 0s"),
+        ({"socket_timeout": "0"}, "--socket-timeout: expected a time above zero, got 0s"),
+        ({"lease": "1s"}, "--lease: expected at least 2s"),
+        ({"retry_base": "2s", "retry_cap": "1s"}, "--retry-base: expected base <= cap, got 2s and 1s"),
+        ({"retry_cap": "1ms"}, "--retry-cap: expected base <= cap, got 8ms and 1ms"),
+        ({"data_size": "1GiB"}, "--data-size: expected at most Redis' 512MiB, got 1GiB"),
+        ({"profile": "./none.yaml"}, "--profile: ./none.yaml: expected a profile that can be read, got: No such"),
+    ],
+)  # fmt: skip
+def test_flags_that_make_no_sense_together_are_named(flags: dict[str, Any], line: str) -> None:
+    assert refusal(**flags).startswith(line)
+
+
+def test_no_requests_at_all_are_refused() -> None:
+    setting = {FLAGS["--url"]: "redis://h", FLAGS["--requests"]: "0"}
+    with pytest.raises(PlanError, match="--requests: expected at least 1 request, got 0"):
+        load_plan(None, setting, {})
+
+
+def test_a_plan_to_look_at_a_target_needs_no_duration_but_a_url() -> None:
+    assert load_plan(None, {FLAGS["--url"]: "redis://h"}, {}, Purpose.TARGET).load.duration_s is None
+    with pytest.raises(PlanError, match="--embedded-server: expected the url of a target"):
+        load_plan(None, {FLAGS["--embedded-server"]: "standalone"}, {}, Purpose.TARGET)
+
+
+def test_pool_groups_of_one_name_are_refused(write: WriteFile) -> None:
+    file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {name: b}, {name: a}]")
+    assert refusal(file) == f'{file}: $.pools[2].name: expected a name of its own, got "a" a second time'
