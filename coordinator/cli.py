@@ -214,7 +214,7 @@ def _load(plan_file: Path | None, flags: Mapping[str, Any], purpose: Purpose = P
 
 
 def _one_line(error: click.ClickException) -> str:
-    if isinstance(error, click.BadParameter) and error.param is not None and error.param.opts:
+    if isinstance(error, click.BadParameter) and error.message and error.param is not None:
         return f"{error.param.opts[0]}: {error.message}"
     message = error.format_message()
     return message[:1].lower() + message[1:]

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.errors import FleetError, InvalidResultError, PlanError, TargetError, ThresholdError, UsageError
+from common.plan.schema import Plan
+from common.plan.settings import SETTINGS
+from coordinator import cli
+from coordinator.check import CheckLine, CheckReport
+from coordinator.options import StartOptions
+from tests.support.commands import Finished
+
+Run = Callable[..., tuple[int, str, str]]
+
+ENOUGH = ("--url", "redis://h", "--duration", "1s")
+# Every module that does something is replaced where the command line looks it up, so nothing here starts anything.
+START = "coordinator.start.start"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run_it(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run_it
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, StartOptions]]:
+    calls: list[tuple[Plan, StartOptions]] = []
+
+    def start(plan: Plan, options: StartOptions) -> int:
+        calls.append((plan, options))
+        return 0
+
+    monkeypatch.setattr(START, start)
+    return calls
+
+
+def test_the_version_is_that_of_the_distribution(run: Run) -> None:
+    assert run("--version") == (0, f"coordinator, version {version('redis-stampede')}\n", "")
+
+
+def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(run: Run) -> None:
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "start" in err
+
+
+def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run) -> None:
+    code, out, _ = run("start", "--help")
+    words = out.replace(",", " ").split()
+    assert code == 0
+    for setting in SETTINGS:
+        assert all(flag in words for flag in (setting.flag, *setting.aliases) if flag)
+    assert "TCP connections of each redis.Redis [default: 50]" in " ".join(out.split())
+    assert "Pools (given here, they hold for every pool group of the plan):" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("frob",), "no such command 'frob'"),
+        (("plan", "--thread-per-pool", "4"), "no such option '--thread-per-pool'"),
+        (("plan", "--threads-per-pool", "four"), '--threads-per-pool: expected a whole number >= 1, got "four"'),
+        (("plan", "--threads-per-client", "four"), '--threads-per-pool: expected a whole number >= 1, got "four"'),
+        (("plan", "--threads-per-pool", "0"), "--threads-per-pool: expected a whole number >= 1, got 0"),
+        (("plan", "--threads-per-pool", "-1"), "--threads-per-pool: expected a whole number >= 1, got -1"),
+        (("plan", "--duration", "soon"), "--duration: expected a duration such as"),
+        (("plan", "--rate", "0"), "--rate: expected a rate above zero"),
+        (("plan", "--data-size", "1.5"), "--data-size: expected a size such as"),
+        (("plan", "--data-size-range", "12"), '--data-size-range: expected MIN-MAX such as "32-1KiB", got "12"'),
+        (("plan", "--ratio", "1:-1"), '--ratio: expected SET:GET such as "1:10", got "1:-1"'),
+        (("plan", "--command-ratio", "-1"), '--command-ratio: expected a weight >= 0, got "-1"'),
+        (("plan", "--command-ratio", "nan"), '--command-ratio: expected a weight >= 0, got "nan"'),
+        (("plan", "--connections", "hot"), '--connections: expected one of lazy, prewarm, got "hot"'),
+        (("plan", "--driver", "telepathy"), '--driver: expected client, got "telepathy"'),
+        (("plan", "--protocol", "4"), "--protocol: expected a whole number from 2 to 3, got 4"),
+        (("plan", "--embedded-server", "plan.yaml"), '--embedded-server: expected standalone, got "plan.yaml"'),
+        (("plan", "--url"), "option '--url' requires an argument."),
+        (("plan", "a", "b"), "got unexpected extra argument (b)"),
+        (("report",), "missing argument 'RUN'."),
+        (("report", "x", "--format", "xml"), "--format: 'xml' is not one of"),
+        (("start", "--out", __file__), "--out: "),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[str, ...], line: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"coordinator: {line}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("plan",), "plan: $.target.url: expected a target, got none; say --url"),
+        (("plan", "--url", "redis://h"), "plan: $.load: expected a duration or requests, got neither"),
+        (("plan", *ENOUGH, "--requests", "5"), "--requests: expected either a duration or requests"),
+        (("plan", "--url", "redis://h", "--requests", "0"), "--requests: expected at least 1 request, got 0"),
+        (("plan", *ENOUGH, "--key-minimum", "2", "--key-maximum", "1"), "--key-minimum: expected minimum <= maximum"),
+        (("plan", "none.yaml"), "none.yaml: expected a plan that can be read, got: No such file or directory"),
+        (("plan", "."), ".: expected a plan that can be read, got: Is a directory"),
+        (("start", "none.yaml"), "none.yaml: expected a plan that can be read"),
+        (("check",), "plan: $.target.url: expected a target, got none"),
+        (("profiles", "basic"), "expected one of basic_rw, high_throughput"),
+        (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of basic_rw"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_one_line_and_exit_code_3(
+    run: Run, arguments: tuple[str, ...], line: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"coordinator: {line}")
+    assert err.rstrip("\n").isprintable()
+
+
+def test_start_hands_over_the_plan_and_its_own_options(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+    code, _, _ = run(
+        "start", *ENOUGH, "--bind", "tcp://*:1", "--out", "o", "--json", "--insecure", "--token-file", "t", "-q",
+        "--hide-histogram", "--test-time", "3s", "--per-agent",
+    )  # fmt: skip
+    assert code == 0
+    ((plan, options),) = started
+    assert options == StartOptions(
+        bind="tcp://*:1", out=Path("o"), json=True, insecure=True, token_file=Path("t"), quiet=True, hide_histogram=True
+    )
+    assert plan.load.duration_s == 3
+    assert plan.fleet.per_agent
+
+
+def test_start_without_options_says_nothing_of_its_own(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+    run("start", *ENOUGH)
+    assert [options for _, options in started] == [StartOptions()]
+
+
+def test_resume_takes_the_plan_that_the_run_left(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+    folder = Path("runs") / "r-1"
+    folder.mkdir(parents=True)
+    (folder / "journal").touch()
+    (folder / "plan.yaml").write_text("target: {url: 'redis://left'}\nload: {requests: 7}")
+    assert run("start", "--resume", "r-1")[0] == 0
+    ((plan, options),) = started
+    assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
+    code, _, err = run("start", "--resume", "nobody")
+    assert code == 2
+    assert "nobody" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError, 2), (PlanError, 3), (TargetError, 4), (FleetError, 5), (ThresholdError, 6),
+        (InvalidResultError, 7),
+    ],
+)  # fmt: skip
+def test_every_error_of_ours_ends_in_its_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: type[Exception], code: int
+) -> None:
+    def start(*_: object) -> int:
+        raise error("it did\nnot work")
+
+    monkeypatch.setattr(START, start)
+    assert run("start", *ENOUGH) == (code, "", "coordinator: it did not work\n")
+
+
+def test_an_interrupt_is_130_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(START, start)
+    code, out, err = run("start", *ENOUGH)
+    assert (code, out, err.strip()) == (130, "", "")
+
+
+def test_the_exit_code_of_a_run_is_that_of_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(START, lambda *_: 5)
+    assert run("start", *ENOUGH)[0] == 5
+
+
+EXAMPLE = (
+    *ENOUGH, "--client-instances", "2", "--connections-per-client", "3", "--threads-per-client", "4",
+    "--max-connections", "50", "--local-agents", "2", "--processes", "1",
+)  # fmt: skip
+
+
+def test_plan_shows_the_arithmetic_of_the_requested_example(run: Run) -> None:
+    code, out, err = run("plan", *EXAMPLE)
+    assert (code, err) == (0, "")
+    assert "# connections of main: 2 client pools x 3 client instances x 50 connections = 300\n" in out
+    assert "# worker threads: 8\n" in out
+    assert "# share of local-1 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
+    assert "# share of local-2 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
+
+
+def test_what_plan_prints_is_a_plan_file_again(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+    Path("full.yaml").write_text(run("plan", *EXAMPLE)[1])
+    run("start", *EXAMPLE)
+    run("start", "full.yaml")
+    assert started[0] == started[1]
+
+
+def test_plan_as_json_holds_the_same(run: Run) -> None:
+    facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
+    assert facts["connections"] == {"ceiling": 300, "pools": {"main": 300}}
+    assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
+    assert [(agent["id"], agent["pools"], agent["connections"]) for agent in facts["agents"]] == [
+        ("local-1", [0], 150),
+        ("local-2", [1], 150),
+    ]
+    assert facts["plan"]["load"]["duration"] == 1.0
+
+
+def test_plan_says_what_it_takes_for_granted_of_agents_that_join(run: Run) -> None:
+    _, out, _ = run("plan", *ENOUGH, "--expect-agents", "3", "--client-pools", "2")
+    assert "share of agent-3 (1 process): 0 pools" in out
+    assert "shares follow the processes that they do bring" in out
+    assert "fewer pools than agents" in out
+
+
+def test_plan_never_shows_the_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAMPEDE_PASSWORD", "s3cret")
+    for more in ((), ("--json",)):
+        assert "s3cret" not in run("plan", *ENOUGH, *more)[1]
+    monkeypatch.delenv("STAMPEDE_PASSWORD")
+    _, out, _ = run("plan", "--url", "redis://:s3cret@h", "--duration", "1s")
+    assert "s3cret" not in out
+    assert yaml.safe_load(out)["target"]["password"] == "***"
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 4)])
+def test_check_prints_a_line_a_finding_and_exits_0_or_4(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
+) -> None:
+    asked: list[tuple[Plan, int]] = []
+
+    def check(plan: Plan, ceiling: int) -> CheckReport:
+        asked.append((plan, ceiling))
+        return CheckReport(
+            (CheckLine("reach", True, "127.0.0.1"), CheckLine("clients", ok, "too few; raise maxclients"))
+        )
+
+    monkeypatch.setattr("coordinator.check.check", check)
+    status, out, _ = run("check", "--url", "redis://h", "--client-pools", "2")
+    assert status == code
+    assert out.splitlines()[0] == "ok    reach: 127.0.0.1"
+    assert out.splitlines()[1].startswith("ok" if ok else "FAIL")
+    assert asked[0][1] == 100
+
+
+def test_profiles_are_listed_and_shown(run: Run) -> None:
+    code, out, _ = run("profiles")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "basic_rw", "high_throughput", "list_operations", "transaction_heavy",
+    ]  # fmt: skip
+    shown = run("profiles", "high_throughput")[1]
+    assert yaml.safe_load(shown)["pipeline"] == 10
+
+
+def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.report.command.render", lambda *arguments: repr(arguments))
+    assert run("report", "r-1", "--format", "csv", "--out", "o")[1] == f"{('r-1', Path('o'), 'csv', False)!r}\n"
+
+
+def test_a_report_on_no_run_is_a_usage_error(run: Run) -> None:
+    code, out, err = run("report", "nobody")
+    assert (code, out) == (2, "")
+    assert "nobody" in err
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_as_a_process_a_wrong_plan_file_is_one_line_and_nothing_is_left(
+    run_coordinator: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text("target: {url: 'redis://h'}\npools: [{}, {threads_per_pool: four}]")
+    finished = run_coordinator("start", "plan.yaml")
+    assert (finished.returncode, finished.stdout) == (3, "")
+    assert finished.stderr == (
+        'coordinator: plan.yaml: $.pools[1].threads_per_pool: expected a whole number >= 1, got "four"\n'
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_as_a_process_the_environment_lies_under_the_file(
+    run_coordinator: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text('{"target": {"url": "redis://h"}, "load": {"duration": "1s"}}')
+    finished = run_coordinator(
+        "plan", "plan.json", "--json", STAMPEDE_DURATION="9s", STAMPEDE_MAX_CONNECTIONS="7", STAMPEDE_URL="redis://x"
+    )
+    plan = json.loads(finished.stdout)["plan"]
+    assert (plan["target"]["url"], plan["load"]["duration"]) == ("redis://h", 1.0)
+    assert plan["pools"][0]["max_connections"] == 7
+
+
+def test_as_a_process_bytes_that_are_no_text_are_refused_and_not_a_traceback(
+    run_coordinator: Callable[..., Finished],
+) -> None:
+    finished = run_coordinator("plan", *ENOUGH, "--key-prefix", "\udcff")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == 'coordinator: --key-prefix: expected text, got "\\udcff"\n'
