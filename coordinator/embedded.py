@@ -54,10 +54,12 @@ class EmbeddedServer:
     def __init__(self, binary: Path) -> None:
         """Start the server and wait until it answers. Raises TargetError when it does not come up in time."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._directory = tempfile.TemporaryDirectory(prefix="stampede-valkey-")
         self.port = 0
         try:
-            self._start(binary)
+            # The server's directory goes as soon as the server is up: it needs none, so what it may try to save goes
+            # nowhere, and nothing is left even by a coordinator that is killed. Its log stays readable until then.
+            with tempfile.TemporaryDirectory(prefix="stampede-valkey-") as directory:
+                self._start(binary, Path(directory))
         except BaseException:  # an interrupt while waiting must not leave the server behind either
             self.stop()
             raise
@@ -73,12 +75,11 @@ class EmbeddedServer:
         return self._process.pid if self._process else None
 
     def stop(self) -> None:
-        """End the server and remove its directory. Calling it again does nothing."""
+        """End the server. Calling it again does nothing."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
-        self._directory.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -88,26 +89,25 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
-    def _start(self, binary: Path) -> None:
+    def _start(self, binary: Path, directory: Path) -> None:
         for _ in range(PORT_ATTEMPTS):
             # Between our letting go of the port and the server's taking it somebody else may: then try another.
             self.port = _free_port()
-            self._process = self._spawn(binary)
+            self._process = self._spawn(binary, directory)
             if self._wait_until_ready(self._process):
                 return
             self._process.kill()
             self._process.wait()
         raise TargetError(
             f"embedded server: not up after {PORT_ATTEMPTS} attempts of {READY_WITHIN_S:g}s on {HOST}; "
-            f"its last words: {self._last_words()}"
+            f"its last words: {_last_words(directory / _LOG_NAME)}"
         )
 
-    def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
-        directory = self._directory.name
-        command = [str(binary), "--bind", HOST, "--port", str(self.port), "--dir", directory, *_OPTIONS]
+    def _spawn(self, binary: Path, directory: Path) -> subprocess.Popen[bytes]:
+        command = [str(binary), "--bind", HOST, "--port", str(self.port), "--dir", str(directory), *_OPTIONS]
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        with Path(directory, _LOG_NAME).open("ab") as log:
+        with (directory / _LOG_NAME).open("ab") as log:
             # A session of its own: a Ctrl-C in the terminal reaches the coordinator, which still needs the server
             # while it drains.
             return subprocess.Popen(
@@ -123,10 +123,6 @@ class EmbeddedServer:
                 process.wait(timeout=_POLL_S)
                 return False
         return False
-
-    def _last_words(self) -> str:
-        lines = Path(self._directory.name, _LOG_NAME).read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "none")
 
 
 def open_embedded(kind: Embedded) -> EmbeddedServer:
@@ -177,3 +173,8 @@ def _is_our_server(port: int, pid: int) -> bool:
     except OSError:
         return False
     return reply.startswith(b"+PONG\r\n") and f"\r\nprocess_id:{pid}\r\n".encode() in reply
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "none")

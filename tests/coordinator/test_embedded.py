@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from common.errors import TargetError, UsageError
 from common.plan.schema import Embedded
@@ -54,12 +56,20 @@ def test_the_server_is_out_of_reach_of_the_terminals_ctrl_c(valkey: Server) -> N
     assert os.getsid(valkey.pid) != os.getsid(0)
 
 
-def test_the_server_keeps_nothing_on_disk(valkey: Server) -> None:
-    with valkey.client(decode_responses=True) as client:
+@pytest.mark.usefixtures("no_leaks")
+def test_the_server_keeps_nothing_on_disk_not_even_while_it_runs() -> None:
+    with start_server() as server:
+        client = server.client(decode_responses=True)
         assert client.config_get("save", "appendonly") == {"save": "", "appendonly": "no"}
+        client.set("a", 1)
+        with pytest.raises(redis.ResponseError):
+            client.save()
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []
+        assert client.get("a") == "1"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+@pytest.mark.usefixtures("no_leaks")
 def test_the_server_ends_with_a_parent_that_is_killed() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", STARTS_A_SERVER_AND_WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
