@@ -6,12 +6,20 @@ added without breaking a peer's framing; what a peer may send is checked here, o
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgpack
 
 from common.errors import ProtocolError
-from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, AgentMessage, CoordinatorMessage, Envelope
+from common.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    AgentMessage,
+    CoordinatorMessage,
+    Envelope,
+    WorkerMessage,
+    WorkerOrder,
+)
 from common.plain import from_plain, to_plain
 
 T = TypeVar("T")
@@ -50,6 +58,18 @@ def decode_from_agent(data: bytes) -> Envelope:
 def decode_from_coordinator(data: bytes) -> Envelope:
     """What a coordinator sent. Raises ProtocolError for anything that a coordinator may not say."""
     return _decode(data, CoordinatorMessage)
+
+
+def decode_from_worker(data: bytes) -> WorkerMessage:
+    """What a worker process sent. Raises ProtocolError."""
+    message: WorkerMessage = unpack(data, cast(Any, WorkerMessage))
+    return message
+
+
+def decode_worker_order(data: bytes) -> WorkerOrder:
+    """What a worker process was told. Raises ProtocolError."""
+    order: WorkerOrder = unpack(data, cast(Any, WorkerOrder))
+    return order
 
 
 def _decode(data: bytes, messages: Any) -> Envelope:

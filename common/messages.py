@@ -170,6 +170,7 @@ class WorkerLost(Message, frozen=True, kw_only=True):
 
     process: int
     exit_code: int | None
+    reason: str = ""
 
 
 class Stop(Message, frozen=True, kw_only=True):
@@ -200,7 +201,8 @@ class Final(Message, frozen=True, kw_only=True):
     they did.
 
     issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: first
-    worker's actual start less the start instant. drained: every worker thread came to its own end.
+    worker's actual start less the start instant. ran_ns: from the start instant to the end of the last worker thread.
+    drained: every worker thread came to its own end.
     """
 
     next_seq: int
@@ -208,6 +210,7 @@ class Final(Message, frozen=True, kw_only=True):
     counted: int
     transactions: int
     start_skew_ns: int
+    ran_ns: int = 0
     drained: bool
     processes_lost: int
     reason: str
@@ -260,12 +263,13 @@ class WorkerMetrics(Message, frozen=True, kw_only=True):
 
 
 class WorkerFinal(Message, frozen=True, kw_only=True):
-    """Worker process to agent: all threads are done and all metrics reported."""
+    """Worker process to agent: all threads are done and all metrics reported. Fields as in `Final`."""
 
     issued: int
     counted: int
     transactions: int
     start_skew_ns: int
+    ran_ns: int = 0
     drained: bool
 
 

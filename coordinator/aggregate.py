@@ -173,7 +173,7 @@ class Aggregate:
 
     def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
-        _check_seconds(agent_id, frame)
+        check_seconds(frame)
         for interval in frame.intervals:
             agent.issued += interval.issued
             agent.counted += interval.operations
@@ -228,12 +228,12 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
     return aggregate
 
 
-def _check_seconds(agent_id: str, frame: MetricsFrame) -> None:
+def check_seconds(frame: MetricsFrame) -> None:
+    """Raises ProtocolError for a frame that speaks of seconds which no run has."""
     spans = [(interval.first, interval.last) for interval in frame.intervals]
     for first, last in (*spans, (0, max(frame.through, 0))):
         if not 0 <= first <= last <= LAST_SECOND:
-            where = f"agent {agent_id}, frame {frame.seq}"
-            raise ProtocolError(f"{where}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
+            raise ProtocolError(f"frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
 
 
 def _part(count: int, position: int, parts: int) -> int:

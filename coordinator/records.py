@@ -51,7 +51,8 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
-    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only."""
+    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only. endpoint and metrics_port: where
+    agents reach the coordinator; one that resumes this run listens there again."""
 
     format: int = JOURNAL_FORMAT
     run_id: str
@@ -62,6 +63,8 @@ class RunOpened(Record, frozen=True, kw_only=True):
     connection_ceiling: int
     agents: tuple[AgentFacts, ...]
     threads_total: int
+    endpoint: str = ""
+    metrics_port: int = 0
 
 
 class RunStarted(Record, frozen=True, kw_only=True):
@@ -104,6 +107,7 @@ class WorkerNoted(Record, frozen=True, kw_only=True):
     agent_id: str
     process: int
     exit_code: int | None
+    reason: str = ""
 
 
 class When(enum.Enum):

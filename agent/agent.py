@@ -1,0 +1,159 @@
+"""The agent's loop: brings the session everything that happens, and performs what it decides.
+
+This process does nothing but the protocol: the load is in the worker processes, so a busy agent never looks dead.
+Shutdown order, from the inside out: worker processes (nobody could take their reports any more), then the
+metrics link and the control link (a goodbye may linger for a second), then the ZeroMQ context that they live in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from agent.events import (
+    Action,
+    ConnectMetrics,
+    Event,
+    Exit,
+    Identity,
+    KillWorkers,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    Say,
+    Send,
+    Spawn,
+    Terminated,
+)
+from agent.processes import Processes
+from agent.session import Session
+from agent.usage import Usage
+from common import codec
+from common.clock import monotonic_ns
+from common.errors import ProtocolError
+from common.messages import Envelope
+from common.signals import caught_signals
+from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller, parse_tcp_endpoint
+
+TICK_S = 0.05
+
+_CONTROL_EVENTS: dict[LinkEvent, Event] = {
+    LinkEvent.UP: LinkUp(),
+    LinkEvent.DOWN: LinkDown(),
+    LinkEvent.REFUSED: LinkRefused(),
+}
+
+
+class Agent:
+    """One `agent join`: everything it opens it closes again when its `with` block ends."""
+
+    def __init__(
+        self, endpoint: str, curve: CurveClient | None, identity: Identity, say: Callable[[str], None]
+    ) -> None:
+        """Raises UsageError for an endpoint that is no address."""
+        self._host, _ = parse_tcp_endpoint(endpoint)
+        self._endpoint, self._curve, self._say = endpoint, curve, say
+        self._routing_id = identity.incarnation.encode()
+        self._session = Session(identity, monotonic_ns())
+        self._usage = Usage()
+        self._exit: Exit | None = None
+
+    def run(self) -> Exit:
+        """Serve until told to leave; the exit that the session decided on."""
+        with ExitStack() as stack:
+            # Entered first, closed last: see the module's docstring for why this order.
+            self._context = stack.enter_context(Context())
+            self._links = stack.enter_context(ExitStack())
+            self._control = self._links.enter_context(
+                Dialer(self._context, self._endpoint, self._routing_id, self._curve)
+            )
+            self._metrics: Dialer | None = None
+            self._metrics_port = 0
+            self._processes = stack.enter_context(Processes())
+            self._signals = stack.enter_context(caught_signals())
+            last_ns = monotonic_ns()
+            while self._exit is None:
+                self._wait()
+                now_ns = monotonic_ns()
+                lag_ms = max(0.0, (now_ns - last_ns) / 1e6 - TICK_S * 1e3)
+                last_ns = now_ns
+                for event in self._events():
+                    self._handle(event)
+                self._handle(self._usage.tick(now_ns, lag_ms, self._processes.pids()))
+                self._pump_frames()
+            return self._exit
+
+    def _wait(self) -> None:
+        poller = Poller()
+        poller.watch(self._control)
+        if self._metrics is not None:
+            poller.watch(self._metrics)
+        for fileno in (self._signals.fileno(), *self._processes.filenos()):
+            poller.watch(fileno)
+        poller.wait(TICK_S)
+
+    def _events(self) -> Iterator[Event]:
+        for _ in range(self._signals.take()):
+            yield Terminated()
+        for link_event in self._control.link_events():
+            yield _CONTROL_EVENTS[link_event]
+        yield from self._received(self._control)
+        if self._metrics is not None:
+            if LinkEvent.UP in list(self._metrics.link_events()):
+                yield MetricsLinkUp()
+            yield from self._received(self._metrics)
+        yield from self._processes.events()
+
+    def _received(self, link: Dialer) -> Iterator[Received]:
+        for data in link.receive():
+            try:
+                yield Received(codec.decode_from_coordinator(data))
+            except ProtocolError as error:
+                self._say(f"passed over a message of the coordinator: {error}")
+
+    def _handle(self, event: Event) -> None:
+        for action in self._session.handle(event, monotonic_ns()):
+            if self._exit is not None:
+                return
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(envelope):
+                self._control.send(codec.encode(envelope))
+            case ConnectMetrics(port):
+                self._connect_metrics(port)
+            case Spawn(assignments):
+                self._processes.spawn(assignments)
+            case OrderWorkers(order):
+                self._processes.order(order)
+            case KillWorkers():
+                self._processes.kill()
+            case Say(text):
+                self._say(text)
+            case Exit():
+                self._exit = action
+                if action.text:
+                    self._say(action.text)
+
+    def _connect_metrics(self, port: int) -> None:
+        if self._metrics is not None and port == self._metrics_port:
+            return
+        if self._metrics is not None:
+            self._metrics.close()
+        endpoint = f"tcp://{self._host}:{port}"
+        self._metrics = self._links.enter_context(Dialer(self._context, endpoint, self._routing_id, self._curve))
+        self._metrics_port = port
+
+    def _pump_frames(self) -> None:
+        outbox = self._session.outbox
+        while self._metrics is not None and (frame := outbox.next_frame()) is not None:
+            envelope = Envelope(
+                run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
+            )
+            if not self._metrics.send(codec.encode(envelope)):
+                return
+            outbox.sent(frame)

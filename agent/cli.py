@@ -1,0 +1,130 @@
+"""`agent join`: the command line of a load machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from common.errors import EXIT_INTERRUPTED, StampedeError
+from common.token import agent_curve, default_token_path
+from common.transport import this_host
+from common.units import Seconds
+
+
+class _Duration(click.ParamType[Seconds]):
+    """A quantity as the plan reads it."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Seconds:
+        try:
+            return value if isinstance(value, Seconds) else Seconds.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("redis-stampede"), prog_name="agent")
+def cli() -> None:
+    """Generate load as one machine of a fleet; `coordinator start` says what."""
+
+
+@cli.command()
+@click.argument("endpoint", metavar="ENDPOINT")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=None,
+    envvar="STAMPEDE_AGENT_PROCESSES",
+    help="Worker processes.  [default: one for each core]",
+)
+@click.option("--name", default="", help="Name in reports.  [default: the coordinator gives one]")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    envvar="STAMPEDE_TOKEN_FILE",
+    help="Token copied from the controller.  [default: $XDG_CONFIG_HOME/stampede/token]",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Join a coordinator that was started with --insecure: no CURVE, no token."
+)
+@click.option("--once", is_flag=True, help="Leave after one run instead of waiting for the next.")
+@click.option(
+    "--wait", type=_Duration(), default=None, help="Give up when no coordinator answers for so long.  [default: never]"
+)
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+def join(
+    endpoint: str,
+    processes: int | None,
+    name: str,
+    token_file: Path | None,
+    insecure: bool,
+    once: bool,
+    wait: Seconds | None,
+    quiet: bool,
+) -> int:
+    """Join the coordinator at ENDPOINT, such as tcp://10.0.0.5:5555, and serve its runs.
+
+    It may be started before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
+    and says goodbye; a second one leaves at once.
+    """
+    # Imported here: worker processes import this module too, and need none of it.
+    from agent.agent import Agent
+    from agent.events import Identity
+
+    curve = None if insecure else agent_curve(token_file or default_token_path(os.environ))
+    identity = Identity(
+        name=name,
+        host=this_host(),
+        pid=os.getpid(),
+        processes=processes or usable_cores(),
+        incarnation=secrets.token_hex(8),
+        version=version("redis-stampede"),
+        once=once,
+        wait_ns=None if wait is None else wait.ns,
+    )
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"agent: {text}", err=True)
+
+    agent = Agent(endpoint, curve, identity, say)
+    say(f"joining {endpoint} with {identity.processes} worker processes")
+    leaving = agent.run()
+    if quiet and leaving.code and leaving.text:
+        click.echo(f"agent: {leaving.text}", err=True)
+    return leaving.code
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main() -> None:
+    """Entry point of the `agent` command; exits with the code of `common.errors`."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except StampedeError as error:
+        click.echo(f"agent: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = EXIT_INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What can happen to an agent, and what it can do about it: the vocabulary of `agent.session`, one frozen type each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.messages import Assignment, Envelope, WorkerMessage, WorkerOrder
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The control link's handshake succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The control link was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLinkUp:
+    """The metrics link's handshake succeeded; what was sent on an earlier link may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRefused:
+    """The control link's handshake failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message of the coordinator, from either link."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """A worker process reports."""
+
+    process: int
+    message: WorkerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """A worker process is no more. exit_code as in subprocess: negative for a signal."""
+
+    process: int
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """SIGTERM or SIGINT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes; what the loop measured since the tick before."""
+
+    cpu_percent: float = 0.0
+    cpu_percent_busiest: float = 0.0
+    lag_ms: float = 0.0
+
+
+Event = LinkUp | LinkDown | LinkRefused | MetricsLinkUp | Received | FromWorker | WorkerExited | Terminated | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send on the control link."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectMetrics:
+    """Connect the metrics link to this port of the coordinator's host."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Spawn one worker process for each assignment; process numbers are positions."""
+
+    assignments: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderWorkers:
+    """Tell all living worker processes."""
+
+    order: WorkerOrder
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorkers:
+    """End all worker processes at once, and forget them: no exit of theirs is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Tell the person at the terminal."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Leave, with this exit code."""
+
+    code: int
+    text: str = ""
+
+
+Action = Send | ConnectMetrics | Spawn | OrderWorkers | KillWorkers | Say | Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this agent is. name "": the coordinator chooses one. once: exit after one run. wait_ns: give up when no
+    coordinator has answered for so long; None for never."""
+
+    name: str
+    host: str
+    pid: int
+    processes: int
+    incarnation: str
+    version: str
+    once: bool = False
+    wait_ns: int | None = None

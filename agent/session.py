@@ -1,0 +1,458 @@
+"""What an agent does about everything that happens to it. Pure: events and the time in, actions out.
+
+Theory of operation. Two things go on side by side. The link comes and goes: whenever it is up and the agent is not
+welcome yet, the agent says hello once a second; once welcome, a heartbeat leaves every second. The run moves through
+the states below. Once `RUNNING`, no message is needed to get to `DONE`: workers end by themselves. `Final` is repeated
+until it is acknowledged.
+
+    state       trigger      next        what happens
+    IDLE        PREPARE      PREPARING   worker processes are spawned
+    PREPARING   READY        PREPARED    prepared is sent
+    PREPARING   BROKEN       IDLE        failed is sent, workers are killed      (also from PREPARED)
+    PREPARING   ABANDON      IDLE        workers are killed                      (also from PREPARED)
+    PREPARED    START        RUNNING     workers get the start instant
+    RUNNING     STOP         DRAINING    workers are told to drain
+    RUNNING     WORKERS_OVER DONE        final is sent                           (also from DRAINING)
+    DONE        RELEASE      IDLE        the run is forgotten
+
+A message that repeats what is already so (a second prepare, a second start) finds no row here, and changes nothing: the
+coordinator repeats itself after a lost link.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from agent.events import (
+    Action,
+    ConnectMetrics,
+    Event,
+    Exit,
+    FromWorker,
+    Identity,
+    KillWorkers,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    Say,
+    Send,
+    Spawn,
+    Terminated,
+    Tick,
+    WorkerExited,
+)
+from agent.outbox import Outbox
+from agent.share import Share
+from common.clock import ClockSync, clock_sample
+from common.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    AgentMessage,
+    AgentState,
+    Bye,
+    Dismiss,
+    Envelope,
+    Failed,
+    FailureKind,
+    FinalAck,
+    FrameAck,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    Prepare,
+    Prepared,
+    Preparing,
+    Refused,
+    Start,
+    Stop,
+    Welcome,
+    WorkerFinal,
+    WorkerMessage,
+    WorkerMetrics,
+    WorkerStart,
+    WorkerStop,
+)
+from common.units import NS_PER_S
+
+HELLO_EVERY_NS = NS_PER_S
+FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
+FIRST_HEARTBEATS = 8
+"""A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
+REFUSED_FOR_NS = 2 * NS_PER_S
+"""Handshakes that fail for so long are not an accident of a coordinator that was just starting or ending."""
+RESEND_AFTER_NS = 2 * NS_PER_S
+GOODBYE_NS = 10 * NS_PER_S
+HOLD_LEASES = 10
+"""How many leases a finished run is kept for a coordinator that comes back for it."""
+OVERTIME_NS = 10 * NS_PER_S
+"""How long after its drain deadline a worker process is given before it is killed."""
+
+
+class Trigger(enum.Enum):
+    """What can move the run from one state to the next."""
+
+    PREPARE = "prepare"
+    READY = "ready"
+    BROKEN = "broken"
+    ABANDON = "abandon"
+    START = "start"
+    STOP = "stop"
+    WORKERS_OVER = "workers over"
+    RELEASE = "release"
+
+
+TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
+    (AgentState.IDLE, Trigger.PREPARE): AgentState.PREPARING,
+    (AgentState.PREPARING, Trigger.READY): AgentState.PREPARED,
+    (AgentState.PREPARING, Trigger.BROKEN): AgentState.IDLE,
+    (AgentState.PREPARED, Trigger.BROKEN): AgentState.IDLE,
+    (AgentState.PREPARING, Trigger.ABANDON): AgentState.IDLE,
+    (AgentState.PREPARED, Trigger.ABANDON): AgentState.IDLE,
+    (AgentState.PREPARED, Trigger.START): AgentState.RUNNING,
+    (AgentState.RUNNING, Trigger.STOP): AgentState.DRAINING,
+    (AgentState.RUNNING, Trigger.WORKERS_OVER): AgentState.DONE,
+    (AgentState.DRAINING, Trigger.WORKERS_OVER): AgentState.DONE,
+    (AgentState.DONE, Trigger.RELEASE): AgentState.IDLE,
+}
+
+
+class Session:
+    """The state of one agent: its link, its run, its clock. `outbox` is there for the loop to pump."""
+
+    def __init__(self, identity: Identity, now_ns: int) -> None:
+        self.identity = identity
+        self.state = AgentState.IDLE
+        self.run_id = ""
+        self.outbox = Outbox()
+        self.ignored = 0
+        self._share = Share()
+        self._clock = ClockSync()
+        self._welcome: Welcome | None = None
+        self._link_up = False
+        self._refused_since_ns: int | None = None
+        self._heard_ns = now_ns
+        self._hello_due_ns = now_ns
+        self._heartbeat_due_ns = now_ns
+        self._frames_moved_ns = now_ns
+        self._kill_due_ns: int | None = None
+        self._leave_due_ns: int | None = None
+        self._reason = ""
+        self._exit_code = 0
+        self._terminations = 0
+        self._lease_ns = 30 * NS_PER_S
+
+    def handle(self, event: Event, now_ns: int) -> list[Action]:
+        """What to do about it, in order. now_ns: this host's monotonic clock."""
+        match event:
+            case LinkUp():
+                self._link_up, self._refused_since_ns = True, None
+                self._hello_due_ns = now_ns
+                return self._hello(now_ns)
+            case MetricsLinkUp():
+                self.outbox.rewind()
+                return []
+            case LinkDown():
+                return self._link_lost()
+            case LinkRefused():
+                self._refused_since_ns = self._refused_since_ns or now_ns
+                return []
+            case Received(envelope):
+                return self._received(envelope, now_ns)
+            case FromWorker(process, message):
+                return self._from_worker(process, message)
+            case WorkerExited(process, exit_code):
+                return self._worker_exited(process, exit_code)
+            case Terminated():
+                return self._terminated(now_ns)
+            case Tick():
+                return self._tick(event, now_ns)
+
+    # -- the link
+
+    def _link_lost(self) -> list[Action]:
+        was_welcome = self._welcome is not None
+        self._link_up, self._welcome = False, None
+        return [Say("lost the coordinator; trying to reach it again")] if was_welcome else []
+
+    def _hello(self, now_ns: int) -> list[Action]:
+        if not self._link_up or self._welcome is not None or now_ns < self._hello_due_ns:
+            return []
+        self._hello_due_ns = now_ns + HELLO_EVERY_NS
+        me = self.identity
+        return self._send(
+            Hello(
+                protocol_min=PROTOCOL_MIN,
+                protocol_max=PROTOCOL_MAX,
+                name=me.name,
+                host=me.host,
+                pid=me.pid,
+                processes=me.processes,
+                version=me.version,
+                state=self.state,
+                run_id=self.run_id or None,
+                next_seq=self.outbox.first_unacknowledged,
+                frames_held=len(self.outbox),
+            )
+        )
+
+    def _send(self, message: AgentMessage) -> list[Action]:
+        envelope = Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=message)
+        return [Send(envelope)]
+
+    # -- what the coordinator says
+
+    def _received(self, envelope: Envelope, now_ns: int) -> list[Action]:
+        if envelope.incarnation != self.identity.incarnation:
+            self.ignored += 1
+            return []
+        self._heard_ns = now_ns
+        message = envelope.message
+        match message:
+            case Welcome():
+                return self._welcomed(message, now_ns)
+            case Refused():
+                return [KillWorkers(), Exit(5, f"the coordinator refused this agent: {message.reason}")]
+            case HeartbeatReply():
+                sample = clock_sample(message.sent_ns, message.received_ns, message.replied_ns, now_ns)
+                self._clock.add(sample)
+                return []
+            case Dismiss():
+                return self._dismissed()
+            case Prepare():
+                return self._prepare(envelope.run_id, message, now_ns)
+        if envelope.run_id != self.run_id or not self.run_id:
+            self.ignored += 1
+            return []
+        match message:
+            case Start():
+                return self._start(message)
+            case Stop():
+                return self._stop(drain=message.drain, reason=message.reason, now_ns=now_ns)
+            case FrameAck():
+                before = self.outbox.first_unacknowledged
+                self.outbox.acknowledge(message.next_seq)
+                if self.outbox.first_unacknowledged != before:
+                    self._frames_moved_ns = now_ns
+                return []
+            case FinalAck():
+                return self._released()
+        self.ignored += 1
+        return []
+
+    def _welcomed(self, welcome: Welcome, now_ns: int) -> list[Action]:
+        if self._welcome is not None:
+            return []
+        self._welcome = welcome
+        self._lease_ns = round(welcome.lease_s * NS_PER_S)
+        self._heartbeat_due_ns = now_ns
+        self._clock = ClockSync()  # another coordinator may have answered, with another clock
+        return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
+
+    def _dismissed(self) -> list[Action]:
+        actions: list[Action] = []
+        if self._moves(Trigger.ABANDON):
+            actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
+        if self.state is AgentState.IDLE and self.identity.once:
+            return [*actions, Exit(self._exit_code)]
+        if self.state is AgentState.IDLE:
+            return [*actions, Say("waiting for the next run")]
+        return actions
+
+    def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
+        if run_id == self.run_id and self.state is AgentState.PREPARED:
+            return self._send(Prepared(processes=self._share.alive, connections_open=self._share.connections_open))
+        if self._terminations:
+            return self._send(Failed(kind=FailureKind.AGENT, reason="this agent was told to leave"))
+        if not self._moves(Trigger.PREPARE):
+            if run_id == self.run_id:
+                return []
+            held = f"it still holds {len(self.outbox)} frames of run {self.run_id}"
+            return [
+                Send(
+                    Envelope(
+                        run_id=run_id,
+                        incarnation=self.identity.incarnation,
+                        message=Failed(kind=FailureKind.AGENT, reason=f"{held}; resume that run, or restart the agent"),
+                    )
+                )
+            ]
+        self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
+        self._kill_due_ns = None
+        self._frames_moved_ns = now_ns
+        self._share = Share.of(message.assignment, self.identity.processes)
+        actions: list[Action] = [Say(self._share.described()), Spawn(self._share.assignments)]
+        return actions if self._share.assignments else [*actions, *self._maybe_ready()]
+
+    def _start(self, message: Start) -> list[Action]:
+        if not self._moves(Trigger.START):
+            return []
+        t0_ns = self._clock.to_local_ns(message.t0_ns)
+        self._kill_due_ns = self._share.overdue_ns(t0_ns, OVERTIME_NS)
+        actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns)), Say("running")]
+        return [*actions, *self._maybe_over()]
+
+    def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
+        if self._moves(Trigger.ABANDON):
+            return [KillWorkers(), *self._forget(reason)]
+        if self._moves(Trigger.STOP):
+            self._reason = reason
+            self._kill_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS
+            return [OrderWorkers(WorkerStop(drain=drain)), Say(f"draining: {reason}")]
+        if self.state is AgentState.DRAINING and not drain:
+            return [OrderWorkers(WorkerStop(drain=False))]
+        return []
+
+    def _released(self) -> list[Action]:
+        if not self._moves(Trigger.RELEASE):
+            return []
+        return [*self._forget("its results are safe with the coordinator"), *self._maybe_leave()]
+
+    def _forget(self, why: str) -> list[Action]:
+        text = f"run {self.run_id} is over for this agent: {why}"
+        self.run_id, self.outbox, self._share, self._kill_due_ns = "", Outbox(), Share(), None
+        return [Say(text)]
+
+    def _maybe_leave(self) -> list[Action]:
+        if self.identity.once or self._terminations:
+            return [
+                *self._send(Bye(reason="served" if not self._terminations else "terminated")),
+                Exit(self._exit_code),
+            ]
+        return []
+
+    # -- what the workers say
+
+    def _from_worker(self, process: int, message: WorkerMessage) -> list[Action]:
+        match message:
+            case Preparing():
+                self._share.preparing(process, message)
+                return self._send(self._share.progress()) if self.state is AgentState.PREPARING else []
+            case Prepared():
+                self._share.prepared(process, message)
+                return self._maybe_ready()
+            case Failed():
+                if self._moves(Trigger.BROKEN):
+                    return self._broken(message)
+                self._share.failed(process, message.reason)
+                return [Say(f"worker process {process}: {message.reason}")]
+            case WorkerMetrics():
+                self._share.reported(process, message)
+            case WorkerFinal():
+                self._share.finished(process, message)
+        self._collect()
+        return self._maybe_over()
+
+    def _worker_exited(self, process: int, exit_code: int | None) -> list[Action]:
+        lost = self._share.exited(process, exit_code)
+        if lost is None:
+            return []
+        if self._moves(Trigger.BROKEN):
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=lost.reason))
+        self._collect()
+        return [Say(lost.reason), *self._send(lost), *self._maybe_over()]
+
+    def _broken(self, failed: Failed) -> list[Action]:
+        self._exit_code = 4 if failed.kind is FailureKind.TARGET else 5
+        return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
+
+    def _maybe_ready(self) -> list[Action]:
+        if not self._share.all_prepared or not self._moves(Trigger.READY):
+            return []
+        return self._send(Prepared(processes=self._share.alive, connections_open=self._share.connections_open))
+
+    def _collect(self) -> None:
+        report = self._share.take_report()
+        if report is not None:
+            self.outbox.add(report.through, report.intervals)
+
+    def _maybe_over(self) -> list[Action]:
+        if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
+            return []
+        self._kill_due_ns = None
+        return self._final()
+
+    def _final(self) -> list[Action]:
+        """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
+        if not self.outbox.all_sealed:
+            return []
+        return self._send(self._share.final(self.outbox.next_seq, self._reason))
+
+    # -- time, and signals
+
+    def _terminated(self, now_ns: int) -> list[Action]:
+        self._terminations += 1
+        if self._terminations > 1:
+            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(143)]
+        self._leave_due_ns = now_ns + self._share.drain_ns + GOODBYE_NS
+        actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
+        if self.state is AgentState.IDLE:
+            return [*actions, *self._send(Bye(reason="terminated")), Exit(0)]
+        return actions
+
+    def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
+        actions = [*self._hello(now_ns), *self._overdue(now_ns)]
+        if now_ns < self._heartbeat_due_ns:
+            return actions
+        quick = self._welcome is not None and self._clock.count < FIRST_HEARTBEATS
+        self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else NS_PER_S)
+        if self._welcome is None:
+            return actions
+        best = self._clock.best
+        heartbeat = Heartbeat(
+            sent_ns=now_ns,
+            state=self.state,
+            offset_ns=best.offset_ns if best else None,
+            rtt_ns=best.rtt_ns if best else None,
+            cpu_percent=tick.cpu_percent,
+            cpu_percent_busiest=tick.cpu_percent_busiest,
+            lag_ms=tick.lag_ms,
+            frames_held=len(self.outbox),
+            processes_alive=self._share.alive,
+        )
+        actions += self._send(heartbeat)
+        return [*actions, *self._final()] if self.state is AgentState.DONE else actions
+
+    def _overdue(self, now_ns: int) -> list[Action]:
+        """Every wait has a bound; these are the bounds."""
+        me = self.identity
+        silent_ns = now_ns - self._heard_ns
+        if self._refused_since_ns is not None and now_ns - self._refused_since_ns > REFUSED_FOR_NS:
+            text = "the coordinator refuses our token, or it is no coordinator; copy its token file here (--token-file)"
+            return [KillWorkers(), Exit(5, text)]
+        if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
+            return [KillWorkers(), Exit(5, "left without word from the coordinator: its last results may be missing")]
+        if me.wait_ns is not None and self.state is AgentState.IDLE and silent_ns > me.wait_ns:
+            return [Exit(5, f"no coordinator answered for {me.wait_ns / NS_PER_S:.0f} s")]
+        if self._kill_due_ns is not None and now_ns > self._kill_due_ns:
+            self._kill_due_ns = None
+            return self._give_up()
+        if silent_ns > self._lease_ns and self.state in _FENCED:
+            return self._stop(
+                drain=True, reason=f"no word from the coordinator for {silent_ns // NS_PER_S} s", now_ns=now_ns
+            )
+        if self.state is AgentState.DONE and silent_ns > HOLD_LEASES * self._lease_ns:
+            self._moves(Trigger.RELEASE)
+            self._exit_code = 5
+            return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
+        if len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
+            self._frames_moved_ns = now_ns
+            self.outbox.rewind()
+        return []
+
+    def _give_up(self) -> list[Action]:
+        reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
+        self._collect()
+        return [KillWorkers(), *reports, *self._maybe_over()]
+
+    def _moves(self, trigger: Trigger) -> bool:
+        """Go where the table says; whether there is such a row. The one place that changes `state`."""
+        following = TRANSITIONS.get((self.state, trigger))
+        if following is not None:
+            self.state = following
+        return following is not None
+
+
+_FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)

@@ -1,0 +1,182 @@
+"""An agent's share of a run while it lasts: which worker process has which pools, and how far each has come. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from common.messages import (
+    Assignment,
+    Final,
+    PoolShare,
+    Prepared,
+    Preparing,
+    WorkerFinal,
+    WorkerLost,
+    WorkerMetrics,
+)
+from common.metrics import IntervalMetrics, Merge, merge_intervals
+
+
+@dataclass(slots=True)
+class _Process:
+    """What is known of one worker process."""
+
+    connections_wanted: int = 0
+    connections_open: int = 0
+    prepared: bool = False
+    through: int = -1
+    final: WorkerFinal | None = None
+    lost: bool = False
+    reason: str = ""
+    reported_operations: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.final is not None or self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What all processes together have to report, up to a second that is complete."""
+
+    through: int
+    intervals: tuple[IntervalMetrics, ...]
+
+
+@dataclass(slots=True)
+class Share:
+    """Empty until `of` fills it. Process numbers are positions in `assignments`."""
+
+    assignments: tuple[Assignment, ...] = ()
+    _processes: list[_Process] = field(default_factory=list)
+    _unsent: list[IntervalMetrics] = field(default_factory=list)
+    _through: int = -1
+
+    @classmethod
+    def of(cls, assignment: Assignment, processes: int) -> Share:
+        """Deal the pools over so many processes in turn; fewer processes when there are fewer pools."""
+        used = min(processes, len(assignment.pools))
+        hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
+        assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
+        return cls(assignments, [_Process() for _ in assignments])
+
+    def described(self) -> str:
+        """For the person at the terminal."""
+        pools = sum(len(part.pools) for part in self.assignments)
+        return f"preparing {pools} client pools in {len(self.assignments)} worker processes"
+
+    @property
+    def drain_ns(self) -> int:
+        """How long operations in flight may take to come to an end."""
+        return self.assignments[0].plan.fleet.drain_s.ns if self.assignments else 0
+
+    def overdue_ns(self, t0_ns: int, overtime_ns: int) -> int | None:
+        """When processes that still run must be taken for stuck; None where the plan sets no end in time."""
+        duration_s = self.assignments[0].plan.load.duration_s if self.assignments else None
+        return None if duration_s is None else t0_ns + duration_s.ns + self.drain_ns + overtime_ns
+
+    @property
+    def alive(self) -> int:
+        """Processes that have not ended."""
+        return sum(not process.over for process in self._processes)
+
+    @property
+    def connections_open(self) -> int:
+        """TCP connections that were open when the processes were ready."""
+        return sum(process.connections_open for process in self._processes)
+
+    @property
+    def all_prepared(self) -> bool:
+        """Every process is ready to start."""
+        return all(process.prepared for process in self._processes)
+
+    @property
+    def all_over(self) -> bool:
+        """No process has anything more to do or to say."""
+        return all(process.over for process in self._processes)
+
+    def preparing(self, process: int, message: Preparing) -> None:
+        """A process opens its connections."""
+        self._processes[process].connections_open = message.done
+        self._processes[process].connections_wanted = message.total
+
+    def progress(self) -> Preparing:
+        """Progress of all processes together."""
+        return Preparing(done=self.connections_open, total=sum(p.connections_wanted for p in self._processes))
+
+    def prepared(self, process: int, message: Prepared) -> None:
+        """A process is ready."""
+        self._processes[process].prepared = True
+        self._processes[process].connections_open = message.connections_open
+
+    def failed(self, process: int, reason: str) -> None:
+        """A process says why it is about to end."""
+        self._processes[process].reason = reason
+
+    def reported(self, process: int, message: WorkerMetrics) -> None:
+        """A process reports what was added."""
+        state = self._processes[process]
+        state.through = max(state.through, message.through)
+        state.reported_operations += sum(part.operations for part in message.intervals)
+        self._unsent.extend(message.intervals)
+
+    def finished(self, process: int, message: WorkerFinal) -> None:
+        """A process has reported everything."""
+        self._processes[process].final = message
+
+    def exited(self, process: int, exit_code: int | None) -> WorkerLost | None:
+        """A process ended; None when it had finished before, or is known to be lost."""
+        if process >= len(self._processes) or self._processes[process].over:
+            return None
+        return self._lose(process, exit_code)
+
+    def give_up(self) -> list[WorkerLost]:
+        """Processes that are not over are lost."""
+        return [self._lose(number, None) for number, process in enumerate(self._processes) if not process.over]
+
+    def _lose(self, process: int, exit_code: int | None) -> WorkerLost:
+        state = self._processes[process]
+        state.lost = True
+        how = "was killed as it did not end" if exit_code is None else f"ended with exit code {exit_code}"
+        reason = f"worker process {process} {how}" + (f": {state.reason}" if state.reason else "")
+        return WorkerLost(process=process, exit_code=exit_code, reason=reason)
+
+    def take_report(self) -> Report | None:
+        """What may be sent now: seconds that every process has completed, and all late additions to them."""
+        running = [process.through for process in self._processes if not process.over]
+        known = [process.through for process in self._processes] + [part.last for part in self._unsent]
+        through = min(running) if running else max(known, default=-1)
+        through = max(through, self._through)  # a process that ended early must not hold the others back
+        ready = [part for part in self._unsent if part.last <= through]
+        if not ready and through == self._through:
+            return None
+        self._unsent = [part for part in self._unsent if part.last > through]
+        self._through = through
+        return Report(through, tuple(_merge_same_seconds(ready)))
+
+    def final(self, next_seq: int, reason: str) -> Final:
+        """What all processes together did; those lost count with what they had reported."""
+        finals = [process.final for process in self._processes if process.final is not None]
+        lost = [process for process in self._processes if process.lost]
+        reported_by_lost = sum(process.reported_operations for process in lost)
+        return Final(
+            next_seq=next_seq,
+            issued=sum(final.issued for final in finals) + reported_by_lost,
+            counted=sum(process.reported_operations for process in self._processes),
+            transactions=sum(final.transactions for final in finals),
+            start_skew_ns=max((final.start_skew_ns for final in finals), key=abs, default=0),
+            ran_ns=max((final.ran_ns for final in finals), default=0),
+            drained=not lost and all(final.drained for final in finals),
+            processes_lost=len(lost),
+            reason=reason,
+        )
+
+
+def _merge_same_seconds(parts: Iterable[IntervalMetrics]) -> list[IntervalMetrics]:
+    seconds: dict[tuple[int, int], list[IntervalMetrics]] = {}
+    for part in parts:
+        seconds.setdefault((part.first, part.last), []).append(part)
+    return [merge_intervals(group, Merge.PEERS) for _, group in sorted(seconds.items())]

@@ -1,0 +1,42 @@
+"""How much of the machine the agent and its worker processes use, so that a report can say when they were the limit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import psutil
+
+from agent.events import Tick
+from common.units import NS_PER_S
+
+
+class Usage:
+    """Samples CPU once a second; between samples the last figures stand. The loop's lag is the worst since a sample."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, psutil.Process] = {}
+        self._sampled_ns = 0
+        self._last = Tick()
+        self._lag_ms = 0.0
+
+    def tick(self, now_ns: int, lag_ms: float, worker_pids: Sequence[int]) -> Tick:
+        """What the session is told of this moment. Percent of one core, as psutil counts it."""
+        self._lag_ms = max(self._lag_ms, lag_ms)
+        if now_ns - self._sampled_ns >= NS_PER_S:
+            self._sampled_ns = now_ns
+            percents = self._sample((os.getpid(), *worker_pids))
+            self._last = Tick(sum(percents), max(percents, default=0.0), self._lag_ms)
+            self._lag_ms = 0.0
+        return self._last
+
+    def _sample(self, pids: Sequence[int]) -> list[float]:
+        self._processes = {pid: self._processes[pid] for pid in pids if pid in self._processes}
+        percents = []
+        for pid in pids:
+            try:
+                process = self._processes.setdefault(pid, psutil.Process(pid))
+                percents.append(process.cpu_percent(None))
+            except psutil.Error:
+                continue  # it has just ended; the loop is about to hear of that
+        return percents

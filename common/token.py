@@ -1,0 +1,113 @@
+"""The token: what makes a coordinator and its agents trust each other, in files that only their owner can read.
+
+Two files lie side by side. `token` is for agents, and is copied to load machines: the coordinator's public key and the
+secret key that admits agents. `token.key` stays on the controller: the coordinator's own secret key, and that same
+agents' key. So a load machine that is taken over can join a run, but cannot pose as the coordinator.
+The key file is made once, by whoever comes first; the token follows from it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from common.errors import UsageError
+from common.transport import CurveClient, CurveServer, KeyPair, key_pair_of, new_key_pair
+
+_COORDINATOR_SECRET = "coordinator-secret-key"
+_COORDINATOR_PUBLIC = "coordinator-public-key"
+_AGENT_SECRET = "agent-secret-key"
+_TOKEN_HEAD = "# redis-stampede token: whoever has it may join as an agent. Copy it to load machines, mode 0600.\n"
+_KEY_HEAD = "# redis-stampede coordinator key: belongs to the token beside it. Never leaves this host.\n"
+
+
+def default_token_path(environment: dict[str, str] | os._Environ[str]) -> Path:
+    """`$XDG_CONFIG_HOME/stampede/token`, or below `~/.config`."""
+    base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(base) / "stampede" / "token"
+
+
+def coordinator_curve(token: Path) -> CurveServer:
+    """The coordinator's side of the token; makes both files at first use. Raises UsageError when it cannot."""
+    key_file = token.with_name(token.name + ".key")
+    if not key_file.exists():
+        if token.exists():
+            raise UsageError(
+                f"{token}: there is a token but no {key_file.name} beside it; expected both on the controller host "
+                "(move the token away to have a new pair made)"
+            )
+        _make_key_file(key_file)
+    keys = _read(key_file, (_COORDINATOR_SECRET, _AGENT_SECRET))
+    coordinator, agent = keys[_COORDINATOR_SECRET], keys[_AGENT_SECRET]
+    if not token.exists():
+        text = f"{_TOKEN_HEAD}{_COORDINATOR_PUBLIC}: {coordinator.public.decode()}\n"
+        _write(token, f"{text}{_AGENT_SECRET}: {agent.secret.decode()}\n", replace=True)
+    return CurveServer(coordinator, agent.public)
+
+
+def agent_curve(token: Path) -> CurveClient:
+    """An agent's side of the token. Raises UsageError when the file is missing, open to others, or not a token."""
+    if not token.exists():
+        raise UsageError(
+            f"{token}: no token there; copy it from the controller (the first `coordinator start` makes it), "
+            "name another with --token-file, or use --insecure on both sides"
+        )
+    lines = _fields(token)
+    public = lines.get(_COORDINATOR_PUBLIC, "").encode()
+    agent = _read(token, (_AGENT_SECRET,))[_AGENT_SECRET]
+    if len(public) != len(agent.public):
+        raise UsageError(f'{token}: expected a line "{_COORDINATOR_PUBLIC}: KEY" of 40 characters')
+    return CurveClient(agent, public)
+
+
+def _make_key_file(path: Path) -> None:
+    coordinator, agent = new_key_pair(), new_key_pair()
+    text = f"{_KEY_HEAD}{_COORDINATOR_SECRET}: {coordinator.secret.decode()}\n"
+    _write(path, f"{text}{_AGENT_SECRET}: {agent.secret.decode()}\n", replace=False)
+
+
+def _write(path: Path, text: str, *, replace: bool) -> None:
+    """Write all of it or nothing, mode 0600. Not replacing, the file of whoever was quicker stands."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        if replace:
+            os.replace(temporary, path)
+            return
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass  # two first starts at once: both go on with the one pair that is there
+        finally:
+            os.unlink(temporary)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot write the token: {error.strerror}; name another place with --token-file"
+        ) from error
+
+
+def _fields(path: Path) -> dict[str, str]:
+    try:
+        with path.open() as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise UsageError(f"{path}: others may read it; expected mode 0600 (chmod 600 {path})")
+            lines = file.read(4096).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read the token: {error}") from error
+    pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _read(path: Path, names: tuple[str, ...]) -> dict[str, KeyPair]:
+    fields = _fields(path)
+    keys = {}
+    for name in names:
+        try:
+            keys[name] = key_pair_of(fields.get(name, "").encode())
+        except ValueError as error:
+            raise UsageError(f'{path}: line "{name}": {error}') from error
+    return keys

@@ -1,0 +1,162 @@
+"""The coordinator's loop: brings the run everything that happens, and performs what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from common import codec
+from common.clock import monotonic_ns
+from common.errors import ProtocolError
+from common.messages import MetricsFrame
+from common.signals import Signals
+from common.transport import Listener, Poller
+from common.units import NS_PER_S
+from coordinator.aggregate import Aggregate, check_seconds
+from coordinator.journal import Journal
+from coordinator.live.snapshot import AgentRow, build_snapshot
+from coordinator.live.view import LiveView
+from coordinator.local_agents import LocalAgents
+from coordinator.records import AnyRecord, ServerCounted, When
+from coordinator.registry import Member
+from coordinator.run import Run
+from coordinator.steps import (
+    Action,
+    Counted,
+    End,
+    Event,
+    FromAgent,
+    Interrupted,
+    Note,
+    Progress,
+    ReadServer,
+    Send,
+    Tick,
+    Write,
+)
+
+TICK_S = 0.1
+SHOW_EVERY_NS = NS_PER_S // 4
+
+ReadCounts = Callable[[When], ServerCounted]
+OpenJournal = Callable[[], Journal]
+
+
+class Coordinator:
+    """One run from its first agent to its end. Borrows everything it uses; owns only the journal it opens."""
+
+    def __init__(
+        self,
+        run: Run,
+        aggregate: Aggregate,
+        *,
+        control: Listener,
+        metrics: Listener,
+        signals: Signals,
+        local_agents: LocalAgents,
+        view: LiveView,
+        open_journal: OpenJournal,
+        read_counts: ReadCounts,
+    ) -> None:
+        self._run, self._aggregate = run, aggregate
+        self._control, self._metrics = control, metrics
+        self._signals, self._local_agents, self._view = signals, local_agents, view
+        self._open_journal, self._read_counts = open_journal, read_counts
+        self._journal: Journal | None = None
+        self._end: End | None = None
+        self._shown_ns = 0
+        self._refused = 0
+        self._malformed = 0
+
+    def serve(self) -> End:
+        """Until the run has ended; how it did."""
+        poller = Poller()
+        for source in (self._control, self._metrics, self._signals.fileno()):
+            poller.watch(source)
+        try:
+            while self._end is None:
+                poller.wait(TICK_S)
+                for event in self._events():
+                    self._handle(event)
+                self._handle(Tick())
+                self._show(monotonic_ns())
+            return self._end
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+
+    def _events(self) -> Iterator[Event]:
+        for _ in range(self._signals.take()):
+            yield Interrupted()
+        yield from self._received(self._control, metrics=False)
+        yield from self._received(self._metrics, metrics=True)
+        yield from self._local_agents.exited()
+        refused = self._control.count_refused() + self._metrics.count_refused()
+        if refused > self._refused and not self._refused:
+            self._view.note("refused a peer whose token does not fit, or that is no agent of ours")
+        self._refused = refused
+
+    def _received(self, listener: Listener, *, metrics: bool) -> Iterator[FromAgent]:
+        for routing_id, data in listener.receive():
+            try:
+                envelope = codec.decode_from_agent(data)
+                if isinstance(envelope.message, MetricsFrame):
+                    check_seconds(envelope.message)
+            except ProtocolError as error:
+                self._malformed += 1
+                if self._malformed == 1:
+                    self._view.note(f"passed over a malformed message: {error}")
+                continue
+            yield FromAgent(routing_id, envelope, metrics)
+
+    def _handle(self, event: Event) -> None:
+        for action in self._run.handle(event, monotonic_ns()):
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(routing_id, envelope, metrics):
+                (self._metrics if metrics else self._control).send(routing_id, codec.encode(envelope))
+            case Write(record):
+                self._write(record)
+            case ReadServer(when):
+                self._handle(Counted(self._read_counts(when)))
+            case Progress(text, done, total):
+                self._view.phase(text, done, total)
+            case Note(text):
+                self._view.note(text)
+            case End():
+                self._end = action
+
+    def _write(self, record: AnyRecord) -> None:
+        """The journal first: what it does not hold must not count, and must not be acknowledged."""
+        if self._journal is None:
+            self._journal = self._open_journal()
+        self._journal.append(record)
+        self._aggregate.apply(record)
+
+    def _show(self, now_ns: int) -> None:
+        t0_ns = self._run.t0_ns
+        if t0_ns is None or now_ns - self._shown_ns < SHOW_EVERY_NS or self._end is not None:
+            return
+        self._shown_ns = now_ns
+        rows = [_row(member, now_ns) for member in self._run.registry.taking_part()]
+        self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
+
+
+def _row(member: Member, now_ns: int) -> AgentRow:
+    state = "lost" if member.lost else "finished" if member.final else member.state.value
+    return AgentRow(
+        agent_id=member.agent_id,
+        host=member.host,
+        state=state,
+        cpu_percent=member.cpu_percent,
+        heartbeat_age_s=(now_ns - member.heard_ns) / NS_PER_S,
+        offset_us=None if member.offset_ns is None else member.offset_ns / 1e3,
+        alive=not member.lost,
+    )
+
+
+def resume_point(aggregate: Aggregate) -> tuple[dict[str, int], set[str]]:
+    """Of a run that is resumed: the frame wanted next by agent id, and the agents whose part had ended."""
+    next_seqs = {agent_id: agent.next_seq for agent_id, agent in aggregate.agents.items()}
+    return next_seqs, {agent_id for agent_id, agent in aggregate.agents.items() if agent.finished}

@@ -1,0 +1,95 @@
+"""Agents that the coordinator starts on its own host. They are `agent join` processes like any other: nothing is shared
+with them but the token file and the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from coordinator.steps import LocalAgentExited
+
+_LEAVE_S = 15.0
+
+
+class LocalAgents:
+    """Our agent processes, from `start` to `close`. Each exits by itself after one run."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, IO[bytes]] = {}
+
+    def start(
+        self, count: int, endpoint: str, *, processes: int | None, token_file: Path | None, wait_s: float
+    ) -> None:
+        """Start so many agents that join `endpoint`. token_file None: the coordinator is insecure, and so are they."""
+        command = [sys.executable, "-m", "agent.cli", "join", endpoint, "--once", "--wait", f"{wait_s:g}s"]
+        command += ["--insecure"] if token_file is None else ["--token-file", str(token_file)]
+        command += [] if processes is None else ["--processes", str(processes)]
+        for number in range(1, count + 1):
+            log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed when its agent has ended
+            # A session of its own: a Ctrl-C in the terminal is for the coordinator, which then drains its agents.
+            process = subprocess.Popen(
+                [*command, "--name", f"local-{number}"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._processes.append(process)
+            self._logs[process.pid] = log
+
+    def exited(self) -> Iterator[LocalAgentExited]:
+        """Those that have ended since the last call."""
+        for process in list(self._processes):
+            code = process.poll()
+            if code is not None:
+                self._processes.remove(process)
+                yield LocalAgentExited(process.pid, code, self._last_words(process.pid))
+
+    def _last_words(self, pid: int) -> str:
+        log = self._logs.pop(pid)
+        with log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("agent: ") if lines else ""
+
+    def close(self) -> None:
+        """Wait for them to leave, as they do after a run; end those that do not. Idempotent."""
+        for process in self._processes:
+            try:
+                process.wait(_LEAVE_S)
+            except subprocess.TimeoutExpired:
+                _kill_session(process)
+        self._processes.clear()
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
+
+    def hurry(self) -> None:
+        """Ask them to leave now: no run needs them any more."""
+        for process in self._processes:
+            process.terminate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hurry()
+        self.close()
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """The agent and its worker processes, which share its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,172 @@
+"""Who is in the fleet, and when each was last heard. Pure.
+
+An agent is known by its incarnation, which its process made up when it started: a routing id or a name proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preparing
+from common.units import NS_PER_S
+from coordinator.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.shares import AgentCapacity
+
+LOST_AFTER_NS = 4 * NS_PER_S
+"""An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One agent incarnation. A member takes part once a run has dealt it a share.
+
+    next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. gone: it will not be
+    heard of again, and why.
+    """
+
+    agent_id: str
+    incarnation: str
+    routing_id: bytes
+    host: str
+    pid: int
+    processes: int
+    heard_ns: int
+    state: AgentState = AgentState.IDLE
+    takes_part: bool = False
+    prepared: bool = False
+    connections: Preparing = field(default_factory=lambda: Preparing(done=0, total=0))
+    next_seq: int = 0
+    final: Final | None = None
+    end: AgentEnd | None = None
+    lost: bool = False
+    gone: str = ""
+    processes_lost: int = 0
+    order_sent_ns: int = 0
+    offset_ns: int | None = None
+    rtt_ns: int | None = None
+    cpu_percent: float = 0.0
+    cpu_percent_max: float = 0.0
+    cpu_percent_busiest: float = 0.0
+    lag_ms_max: float = 0.0
+
+    def heartbeat(self, message: Heartbeat, *, running: bool) -> None:
+        """What it says of itself; the worst figures of the run are kept."""
+        self.state = message.state
+        if message.offset_ns is not None:
+            self.offset_ns, self.rtt_ns = message.offset_ns, message.rtt_ns
+        self.cpu_percent = message.cpu_percent
+        if running:
+            self.cpu_percent_max = max(self.cpu_percent_max, message.cpu_percent)
+            self.cpu_percent_busiest = max(self.cpu_percent_busiest, message.cpu_percent_busiest)
+            self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
+
+    def facts(self, pools: tuple[PoolShare, ...]) -> AgentFacts:
+        """For the journal."""
+        return AgentFacts(
+            agent_id=self.agent_id,
+            incarnation=self.incarnation,
+            host=self.host,
+            processes=self.processes,
+            pools=pools,
+        )
+
+    def noted(self, state: AgentEnd, reason: str) -> AgentNoted:
+        """The record of how its part ended."""
+        return AgentNoted(
+            agent_id=self.agent_id,
+            state=state,
+            reason=reason,
+            final=self.final,
+            clock_offset_us=None if self.offset_ns is None else self.offset_ns / 1e3,
+            clock_rtt_us=None if self.rtt_ns is None else self.rtt_ns / 1e3,
+            cpu_percent_max=self.cpu_percent_max,
+            cpu_percent_busiest=self.cpu_percent_busiest,
+            lag_ms_max=self.lag_ms_max,
+        )
+
+
+class Registry:
+    """Members by incarnation, in the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, Member] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def find(self, incarnation: str) -> Member | None:
+        """The member of this incarnation."""
+        return self._members.get(incarnation)
+
+    def admit(self, hello: Hello, incarnation: str, routing_id: bytes, now_ns: int) -> Member:
+        """Take an agent in, or take one back that comes again on another link."""
+        member = self._members.get(incarnation)
+        if member is None:
+            member = Member(
+                agent_id=self._free_name(hello.name),
+                incarnation=incarnation,
+                routing_id=routing_id,
+                host=hello.host,
+                pid=hello.pid,
+                processes=hello.processes,
+                heard_ns=now_ns,
+            )
+            self._members[incarnation] = member
+        member.routing_id, member.heard_ns, member.state = routing_id, now_ns, hello.state
+        return member
+
+    def readmit(self, facts: AgentFacts, next_seq: int, now_ns: int) -> Member:
+        """A member of a run that is resumed: known from its journal, not heard yet."""
+        member = Member(
+            agent_id=facts.agent_id,
+            incarnation=facts.incarnation,
+            routing_id=facts.incarnation.encode(),
+            host=facts.host,
+            pid=0,
+            processes=facts.processes,
+            heard_ns=now_ns,
+            state=AgentState.RUNNING,
+            takes_part=True,
+            prepared=True,
+            next_seq=next_seq,
+        )
+        self._members[facts.incarnation] = member
+        return member
+
+    def leave(self, incarnation: str) -> None:
+        """Forget one that left before it took part."""
+        self._members.pop(incarnation, None)
+
+    def taking_part(self) -> list[Member]:
+        """Members that were dealt a share."""
+        return [member for member in self if member.takes_part]
+
+    def idle(self) -> list[Member]:
+        """Members that could be dealt a share now."""
+        return [member for member in self if member.state is AgentState.IDLE and not member.gone]
+
+    def newly_lost(self, now_ns: int) -> list[Member]:
+        """Members that take part, are not over, and have been silent for too long since the last call."""
+        silent = [
+            member
+            for member in self.taking_part()
+            if member.end is None and not member.lost and now_ns - member.heard_ns > LOST_AFTER_NS
+        ]
+        for member in silent:
+            member.lost = True
+        return silent
+
+    def _free_name(self, wished: str) -> str:
+        taken = {member.agent_id for member in self}
+        base = wished or "agent"
+        numbered = (f"{base}-{number}" for number in range(1 if not wished else 2, len(taken) + 3))
+        return next(name for name in ([wished] if wished else []) + list(numbered) if name not in taken)
+
+
+def capacities(members: list[Member]) -> list[AgentCapacity]:
+    """What `shares` needs to know of them."""
+    return [AgentCapacity(member.agent_id, member.processes) for member in members]

@@ -1,0 +1,205 @@
+"""`coordinator start`: everything that a run needs, put together in the order in which it can fail, and taken apart.
+
+Opened in this order, closed in the reverse of it: the embedded server (the target must be there first and go last, so
+that the ledger can still ask it), sockets, the live view, local agents (they need the sockets to say goodbye).
+Whatever is wrong with the target, the token or the address is found before any agent is started.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from common.clock import monotonic_ns
+from common.errors import InvalidResultError, UsageError
+from common.plan.describe import plan_yaml
+from common.plan.schema import Plan
+from common.plan.secret import redacted
+from common.signals import caught_signals
+from common.token import coordinator_curve, default_token_path
+from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
+from coordinator.aggregate import Aggregate, fold
+from coordinator.coordinator import Coordinator, resume_point
+from coordinator.embedded import open_embedded
+from coordinator.expanded import expected_agents
+from coordinator.journal import Journal, read_journal
+from coordinator.live.view import open_live
+from coordinator.local_agents import LocalAgents
+from coordinator.options import StartOptions
+from coordinator.probe import probe, read_server_counts
+from coordinator.records import TargetFacts
+from coordinator.report.command import find_journal
+from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_run_files, write_whole
+from coordinator.report.summary import build_summary
+from coordinator.report.text import print_summary
+from coordinator.run import Run, Setup
+from coordinator.steps import End
+from coordinator.verdict import Level
+
+DEFAULT_BIND = "tcp://127.0.0.1:5555"
+LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a run is kept, and what is known of it already: something only when it is resumed."""
+
+    folder: Path
+    run_id: str
+    aggregate: Aggregate
+    resumed: bool
+
+    def open_journal(self, plan: Plan) -> Journal:
+        """The journal to append to; a new run's is made with its folder and plan when there is something to write."""
+        path = self.folder / JOURNAL_FILE
+        if self.resumed:
+            return Journal.reopen(path)
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
+        write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
+        return Journal.create(path)
+
+
+def start(plan: Plan, options: StartOptions) -> int:
+    """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
+    people = Console(stderr=True)
+    with ExitStack() as stack:
+        plan = _with_agents(plan, resuming=options.resume is not None)
+        place = _place(options)
+        if plan.target.embedded is not None and not place.resumed:
+            server = stack.enter_context(open_embedded(plan.target.embedded))
+            plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=server.url))
+        # The target of a resumed run may be what is down: its frames are collected all the same.
+        facts = place.aggregate.opened.target if place.aggregate.opened else probe(plan.target)
+        end = _serve(plan, options, place, facts, people)
+        if end.outcome is None:
+            people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
+            return end.exit_code
+        return _report(plan, options, place, end, people)
+
+
+def _serve(plan: Plan, options: StartOptions, place: _Place, facts: TargetFacts, people: Console) -> End:
+    token_file = None if options.insecure else (options.token_file or default_token_path(os.environ))
+    curve = None if token_file is None else coordinator_curve(token_file)
+    endpoint, metrics_endpoint = _endpoints(plan, options, place.aggregate)
+    local = plan.fleet.local_agents
+    with ExitStack() as stack:
+        context = stack.enter_context(Context(curve))
+        control, metrics = _listen(stack, context, endpoint, metrics_endpoint, curve)
+        view = stack.enter_context(open_live(people, options.quiet))
+        setup = Setup(
+            plan=plan,
+            run_id=place.run_id,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            target=facts,
+            expected=local + plan.fleet.expect_agents,
+            endpoint=control.endpoint,
+            metrics_port=metrics.port,
+        )
+        view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
+        view.note(f"listening on {control.endpoint}" + (" without encryption" if curve is None else ""))
+        agents = stack.enter_context(LocalAgents())
+        signals = stack.enter_context(caught_signals())
+        if not place.resumed:
+            agents.start(
+                local,
+                _reachable(control.endpoint),
+                processes=plan.fleet.processes_per_local_agent,
+                token_file=token_file,
+                wait_s=float(plan.fleet.wait_s),
+            )
+        coordinator = Coordinator(
+            _run(setup, place),
+            place.aggregate,
+            control=control,
+            metrics=metrics,
+            signals=signals,
+            local_agents=agents,
+            view=view,
+            open_journal=lambda: place.open_journal(plan),
+            read_counts=lambda when: read_server_counts(plan.target, when),
+        )
+        return coordinator.serve()
+
+
+def _report(plan: Plan, options: StartOptions, place: _Place, end: End, people: Console) -> int:
+    summary = build_summary(place.aggregate)
+    opened = place.aggregate.opened
+    write_run_files(place.folder, plan_yaml(opened.plan if opened else redacted(plan)), summary, place.aggregate)
+    print_summary(people if options.json else Console(), summary, hide_histogram=options.hide_histogram)
+    people.print(f"run folder: {place.folder}", highlight=False, soft_wrap=True, markup=False)
+    if options.json:
+        sys.stdout.write(summary.to_json())
+    if end.text and end.exit_code:
+        people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
+    if end.exit_code == 0 and summary.verdict.level is Level.INVALID:
+        return InvalidResultError.exit_code
+    return end.exit_code
+
+
+def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
+    """A plan that counts on no agents gets a local one: so that a first try needs one command."""
+    fleet = plan.fleet
+    if resuming or fleet.local_agents or fleet.expect_agents:
+        return plan
+    return msgspec.structs.replace(
+        plan, fleet=msgspec.structs.replace(fleet, local_agents=len(expected_agents(plan, 1)))
+    )
+
+
+def _place(options: StartOptions) -> _Place:
+    if options.resume is None:
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        return _Place(options.out / run_id, run_id, Aggregate(), resumed=False)
+    path = find_journal(options.resume, options.out)
+    aggregate = fold(read_journal(path))
+    if aggregate.opened is None or aggregate.started is None:
+        raise UsageError(f"--resume {options.resume}: that run never began; start it anew")
+    if aggregate.closed is not None:
+        raise UsageError(f"--resume {options.resume}: that run has ended; see `coordinator report {options.resume}`")
+    return _Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
+
+
+def _endpoints(plan: Plan, options: StartOptions, aggregate: Aggregate) -> tuple[str, str]:
+    """(control, metrics): metrics one port above control, so that a firewall can be told; both free ones for a run
+    that nobody joins from elsewhere; both as before for a run that is resumed."""
+    if aggregate.opened is not None and options.bind is None:
+        host, _ = parse_tcp_endpoint(aggregate.opened.endpoint)
+        return aggregate.opened.endpoint, f"tcp://{host}:{aggregate.opened.metrics_port}"
+    bind = options.bind or (DEFAULT_BIND if plan.fleet.expect_agents else LOCAL_ONLY_BIND)
+    host, port = parse_tcp_endpoint(bind)
+    return (f"tcp://{host}:{port or '*'}", f"tcp://{host}:{port + 1 if port else '*'}")
+
+
+def _listen(
+    stack: ExitStack, context: Context, endpoint: str, metrics_endpoint: str, curve: CurveServer | None
+) -> tuple[Listener, Listener]:
+    control = stack.enter_context(Listener(context, endpoint, curve))
+    try:
+        return control, stack.enter_context(Listener(context, metrics_endpoint, curve))
+    except UsageError as error:
+        raise UsageError(f"{error} (metrics use the port after that of --bind)") from error
+
+
+def _reachable(endpoint: str) -> str:
+    """Where local agents find a listener that may be bound to every interface."""
+    host, port = parse_tcp_endpoint(endpoint)
+    return f"tcp://{'127.0.0.1' if host in ('0.0.0.0', '*') else host}:{port}"
+
+
+def _run(setup: Setup, place: _Place) -> Run:
+    aggregate = place.aggregate
+    if aggregate.opened is None or aggregate.started is None:
+        return Run(setup, monotonic_ns())
+    next_seqs, over = resume_point(aggregate)
+    return Run.resumed(setup, aggregate.opened, aggregate.started.t0_ns, next_seqs, over, monotonic_ns())

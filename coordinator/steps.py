@@ -1,0 +1,97 @@
+"""What can happen to a run, and what to do about it: the vocabulary of `coordinator.run`, one frozen type each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.messages import Envelope
+from coordinator.records import AnyRecord, Outcome, ServerCounted, When
+
+
+@dataclass(frozen=True, slots=True)
+class FromAgent:
+    """A message of an agent. metrics: it came on the metrics socket, and that is where its answer goes."""
+
+    routing_id: bytes
+    envelope: Envelope
+    metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAgentExited:
+    """An agent that we started has ended. last_words: the last line it wrote."""
+
+    pid: int
+    exit_code: int
+    last_words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The server's own counters were read, as `ReadServer` asked."""
+
+    record: ServerCounted
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Ctrl-C or SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+
+Event = FromAgent | LocalAgentExited | Counted | Interrupted | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send to a peer, on the control socket or on the metrics socket."""
+
+    routing_id: bytes
+    envelope: Envelope
+    metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append to the journal, before anything that follows is performed."""
+
+    record: AnyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ReadServer:
+    """Read the server's counters and come back with `Counted`."""
+
+    when: When
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Show what is being waited for; total 0: nothing to count."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Tell the person at the terminal of an event."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is over. text: why, where it did not end as planned. outcome None: it never began."""
+
+    exit_code: int
+    text: str
+    outcome: Outcome | None
+
+
+Action = Send | Write | ReadServer | Progress | Note | End
