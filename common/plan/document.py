@@ -63,7 +63,9 @@ def _parse_yaml(text: str, name: str) -> Any:
         raise PlanError(f"{name}{where}: expected YAML, got: {problem}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise PlanError(f"{name}:{line}: expected YAML text, got the control character {error.character!r}") from error
+        raise PlanError(
+            f"{name}:{line}: expected YAML text, got the control character {int(error.character):#04x}"
+        ) from error
     except ValueError as error:
         raise PlanError(f"{name}: expected values that can be read, got: {error}") from error
 
