@@ -94,9 +94,9 @@ class PerSecond(float):
             match = _RATE.fullmatch(value.strip())
             if match is None:
                 raise ValueError(f"{wanted}, got {show(value)}")
-            per_second = float(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
-            if match[3] and match[3].lower().startswith("m"):
-                per_second /= 60
+            per_minute = bool(match[3]) and match[3].lower().startswith("m")
+            exact = Fraction(match[1].replace("_", "")) * _FACTORS[match[2].lower()] / (60 if per_minute else 1)
+            per_second = float(exact)
         if not math.isfinite(per_second) or per_second <= 0:
             raise ValueError(f"{wanted}, got {show(value)}")
         return cls(per_second)
