@@ -1,27 +1,7 @@
-"""What an agent does about everything that happens to it. Pure: events and the time in, actions out.
-
-Theory of operation. Two things go on side by side. The link comes and goes: whenever it is up and the agent is not
-welcome yet, the agent says hello once a second; once welcome, a heartbeat leaves every second. The run moves through
-the states below. Once `RUNNING`, no message is needed to get to `DONE`: workers end by themselves. `Final` is repeated
-until it is acknowledged.
-
-    state       trigger      next        what happens
-    IDLE        PREPARE      PREPARING   worker processes are spawned
-    PREPARING   READY        PREPARED    prepared is sent
-    PREPARING   BROKEN       IDLE        failed is sent, workers are killed      (also from PREPARED)
-    PREPARING   ABANDON      IDLE        workers are killed                      (also from PREPARED)
-    PREPARED    START        RUNNING     workers get the start instant
-    RUNNING     STOP         DRAINING    workers are told to drain
-    RUNNING     WORKERS_OVER DONE        final is sent                           (also from DRAINING)
-    DONE        RELEASE      IDLE        the run is forgotten
-
-A message that repeats what is already so (a second prepare, a second start) finds no row here, and changes nothing: the
-coordinator repeats itself after a lost link.
-"""
+"""What an agent does about everything that happens to it. Pure: events and the time in, actions out. Where its part of
+a run can go, and why, stands in `agent.states`."""
 
 from __future__ import annotations
-
-import enum
 
 from agent.events import (
     Action,
@@ -44,9 +24,11 @@ from agent.events import (
     Tick,
     WorkerExited,
 )
+from agent.link import Link
 from agent.outbox import Outbox
 from agent.share import Share
-from common.clock import ClockSync, clock_sample
+from agent.states import TRANSITIONS, Trigger
+from common.errors import FleetError, TargetError
 from common.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -77,46 +59,15 @@ from common.messages import (
 )
 from common.units import NS_PER_S
 
-HELLO_EVERY_NS = NS_PER_S
-FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
-FIRST_HEARTBEATS = 8
-"""A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
-REFUSED_FOR_NS = 2 * NS_PER_S
-"""Handshakes that fail for so long are not an accident of a coordinator that was just starting or ending."""
 RESEND_AFTER_NS = 2 * NS_PER_S
 GOODBYE_NS = 10 * NS_PER_S
 HOLD_LEASES = 10
 """How many leases a finished run is kept for a coordinator that comes back for it."""
 OVERTIME_NS = 10 * NS_PER_S
 """How long after its drain deadline a worker process is given before it is killed."""
-
-
-class Trigger(enum.Enum):
-    """What can move the run from one state to the next."""
-
-    PREPARE = "prepare"
-    READY = "ready"
-    BROKEN = "broken"
-    ABANDON = "abandon"
-    START = "start"
-    STOP = "stop"
-    WORKERS_OVER = "workers over"
-    RELEASE = "release"
-
-
-TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
-    (AgentState.IDLE, Trigger.PREPARE): AgentState.PREPARING,
-    (AgentState.PREPARING, Trigger.READY): AgentState.PREPARED,
-    (AgentState.PREPARING, Trigger.BROKEN): AgentState.IDLE,
-    (AgentState.PREPARED, Trigger.BROKEN): AgentState.IDLE,
-    (AgentState.PREPARING, Trigger.ABANDON): AgentState.IDLE,
-    (AgentState.PREPARED, Trigger.ABANDON): AgentState.IDLE,
-    (AgentState.PREPARED, Trigger.START): AgentState.RUNNING,
-    (AgentState.RUNNING, Trigger.STOP): AgentState.DRAINING,
-    (AgentState.RUNNING, Trigger.WORKERS_OVER): AgentState.DONE,
-    (AgentState.DRAINING, Trigger.WORKERS_OVER): AgentState.DONE,
-    (AgentState.DONE, Trigger.RELEASE): AgentState.IDLE,
-}
+TERMINATED_EXIT_CODE = 143
+_FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
+"""States in which an agent without a coordinator must not go on for ever."""
 
 
 class Session:
@@ -129,35 +80,28 @@ class Session:
         self.outbox = Outbox()
         self.ignored = 0
         self._share = Share()
-        self._clock = ClockSync()
-        self._welcome: Welcome | None = None
-        self._link_up = False
-        self._refused_since_ns: int | None = None
-        self._heard_ns = now_ns
-        self._hello_due_ns = now_ns
-        self._heartbeat_due_ns = now_ns
+        self._link = Link(now_ns)
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
         self._reason = ""
         self._exit_code = 0
         self._terminations = 0
-        self._lease_ns = 30 * NS_PER_S
 
     def handle(self, event: Event, now_ns: int) -> list[Action]:
         """What to do about it, in order. now_ns: this host's monotonic clock."""
         match event:
             case LinkUp():
-                self._link_up, self._refused_since_ns = True, None
-                self._hello_due_ns = now_ns
+                self._link.came_up(now_ns)
                 return self._hello(now_ns)
             case MetricsLinkUp():
                 self.outbox.rewind()
                 return []
             case LinkDown():
-                return self._link_lost()
+                text = "lost the coordinator; trying to reach it again"
+                return [Say(text)] if self._link.went_down() else []
             case LinkRefused():
-                self._refused_since_ns = self._refused_since_ns or now_ns
+                self._link.refused(now_ns)
                 return []
             case Received(envelope):
                 return self._received(envelope, now_ns)
@@ -172,15 +116,9 @@ class Session:
 
     # -- the link
 
-    def _link_lost(self) -> list[Action]:
-        was_welcome = self._welcome is not None
-        self._link_up, self._welcome = False, None
-        return [Say("lost the coordinator; trying to reach it again")] if was_welcome else []
-
     def _hello(self, now_ns: int) -> list[Action]:
-        if not self._link_up or self._welcome is not None or now_ns < self._hello_due_ns:
+        if not self._link.hello_is_due(now_ns):
             return []
-        self._hello_due_ns = now_ns + HELLO_EVERY_NS
         me = self.identity
         return self._send(
             Hello(
@@ -208,16 +146,18 @@ class Session:
         if envelope.incarnation != self.identity.incarnation:
             self.ignored += 1
             return []
-        self._heard_ns = now_ns
+        self._link.heard(now_ns)
         message = envelope.message
         match message:
             case Welcome():
                 return self._welcomed(message, now_ns)
             case Refused():
-                return [KillWorkers(), Exit(5, f"the coordinator refused this agent: {message.reason}")]
+                return [
+                    KillWorkers(),
+                    Exit(FleetError.exit_code, f"the coordinator refused this agent: {message.reason}"),
+                ]
             case HeartbeatReply():
-                sample = clock_sample(message.sent_ns, message.received_ns, message.replied_ns, now_ns)
-                self._clock.add(sample)
+                self._link.replied(message, now_ns)
                 return []
             case Dismiss():
                 return self._dismissed()
@@ -243,12 +183,8 @@ class Session:
         return []
 
     def _welcomed(self, welcome: Welcome, now_ns: int) -> list[Action]:
-        if self._welcome is not None:
+        if not self._link.welcomed(welcome, now_ns):
             return []
-        self._welcome = welcome
-        self._lease_ns = round(welcome.lease_s * NS_PER_S)
-        self._heartbeat_due_ns = now_ns
-        self._clock = ClockSync()  # another coordinator may have answered, with another clock
         return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
 
     def _dismissed(self) -> list[Action]:
@@ -289,7 +225,7 @@ class Session:
     def _start(self, message: Start) -> list[Action]:
         if not self._moves(Trigger.START):
             return []
-        t0_ns = self._clock.to_local_ns(message.t0_ns)
+        t0_ns = self._link.clock.to_local_ns(message.t0_ns)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, OVERTIME_NS)
         actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns)), Say("running")]
         return [*actions, *self._maybe_over()]
@@ -355,7 +291,8 @@ class Session:
         return [Say(lost.reason), *self._send(lost), *self._maybe_over()]
 
     def _broken(self, failed: Failed) -> list[Action]:
-        self._exit_code = 4 if failed.kind is FailureKind.TARGET else 5
+        at_fault = TargetError if failed.kind is FailureKind.TARGET else FleetError
+        self._exit_code = at_fault.exit_code
         return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
 
     def _maybe_ready(self) -> list[Action]:
@@ -385,7 +322,7 @@ class Session:
     def _terminated(self, now_ns: int) -> list[Action]:
         self._terminations += 1
         if self._terminations > 1:
-            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(143)]
+            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE)]
         self._leave_due_ns = now_ns + self._share.drain_ns + GOODBYE_NS
         actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
         if self.state is AgentState.IDLE:
@@ -394,13 +331,9 @@ class Session:
 
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
         actions = [*self._hello(now_ns), *self._overdue(now_ns)]
-        if now_ns < self._heartbeat_due_ns:
+        if not self._link.heartbeat_is_due(now_ns):
             return actions
-        quick = self._welcome is not None and self._clock.count < FIRST_HEARTBEATS
-        self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else NS_PER_S)
-        if self._welcome is None:
-            return actions
-        best = self._clock.best
+        best = self._link.clock.best
         heartbeat = Heartbeat(
             sent_ns=now_ns,
             state=self.state,
@@ -418,24 +351,27 @@ class Session:
     def _overdue(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
         me = self.identity
-        silent_ns = now_ns - self._heard_ns
-        if self._refused_since_ns is not None and now_ns - self._refused_since_ns > REFUSED_FOR_NS:
+        silent_ns = self._link.silent_ns(now_ns)
+        if self._link.refused_for_good(now_ns):
             text = "the coordinator refuses our token, or it is no coordinator; copy its token file here (--token-file)"
-            return [KillWorkers(), Exit(5, text)]
+            return [KillWorkers(), Exit(FleetError.exit_code, text)]
         if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
-            return [KillWorkers(), Exit(5, "left without word from the coordinator: its last results may be missing")]
+            return [
+                KillWorkers(),
+                Exit(FleetError.exit_code, "left without word from the coordinator: its last results may be missing"),
+            ]
         if me.wait_ns is not None and self.state is AgentState.IDLE and silent_ns > me.wait_ns:
-            return [Exit(5, f"no coordinator answered for {me.wait_ns / NS_PER_S:.0f} s")]
+            return [Exit(FleetError.exit_code, f"no coordinator answered for {me.wait_ns / NS_PER_S:.0f} s")]
         if self._kill_due_ns is not None and now_ns > self._kill_due_ns:
             self._kill_due_ns = None
             return self._give_up()
-        if silent_ns > self._lease_ns and self.state in _FENCED:
+        if silent_ns > self._link.lease_ns and self.state in _FENCED:
             return self._stop(
                 drain=True, reason=f"no word from the coordinator for {silent_ns // NS_PER_S} s", now_ns=now_ns
             )
-        if self.state is AgentState.DONE and silent_ns > HOLD_LEASES * self._lease_ns:
+        if self.state is AgentState.DONE and silent_ns > HOLD_LEASES * self._link.lease_ns:
             self._moves(Trigger.RELEASE)
-            self._exit_code = 5
+            self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
         if len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
             self._frames_moved_ns = now_ns
@@ -453,6 +389,3 @@ class Session:
         if following is not None:
             self.state = following
         return following is not None
-
-
-_FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)

@@ -20,12 +20,11 @@ from common.plan.settings import SETTINGS, Setting
 from common.plan.sources import load_plan
 from common.units import printable
 from coordinator.expanded import expected_agents, plan_facts, plan_text
-from coordinator.options import StartOptions
+from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.shares import assign
 
 PROGRAM = "coordinator"
 DISTRIBUTION = "redis-stampede"
-DEFAULT_BIND = "tcp://127.0.0.1:5555"
 
 
 def _parameter_name(setting: Setting) -> str:

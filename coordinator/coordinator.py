@@ -17,7 +17,7 @@ from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
 from coordinator.records import AnyRecord, ServerCounted, When
-from coordinator.registry import Member
+from coordinator.registry import Member, Standing
 from coordinator.run import Run
 from coordinator.steps import (
     Action,
@@ -135,11 +135,11 @@ class Coordinator:
         self._aggregate.apply(record)
 
     def _show(self, now_ns: int) -> None:
-        t0_ns = self._run.t0_ns
+        t0_ns = self._run.state.t0_ns
         if t0_ns is None or now_ns - self._shown_ns < SHOW_EVERY_NS or self._end is not None:
             return
         self._shown_ns = now_ns
-        rows = [_row(member, now_ns) for member in self._run.registry.taking_part()]
+        rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
         self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
 
 
@@ -156,7 +156,9 @@ def _row(member: Member, now_ns: int) -> AgentRow:
     )
 
 
-def resume_point(aggregate: Aggregate) -> tuple[dict[str, int], set[str]]:
-    """Of a run that is resumed: the frame wanted next by agent id, and the agents whose part had ended."""
-    next_seqs = {agent_id: agent.next_seq for agent_id, agent in aggregate.agents.items()}
-    return next_seqs, {agent_id for agent_id, agent in aggregate.agents.items() if agent.finished}
+def standings(aggregate: Aggregate) -> list[Standing]:
+    """How the agents of a run that is resumed stand, by what its journal says."""
+    return [
+        Standing(agent.facts, agent.next_seq, agent.end.final if agent.end is not None else None)
+        for agent in aggregate.agents.values()
+    ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_BIND = "tcp://127.0.0.1:5555"
+"""Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:

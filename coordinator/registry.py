@@ -17,6 +17,15 @@ LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An agent of a run that is resumed, as the journal left it. final: None unless its part had ended."""
+
+    facts: AgentFacts
+    next_seq: int
+    final: Final | None
+
+
 @dataclass(slots=True)
 class Member:
     """One agent incarnation. A member takes part once a run has dealt it a share.
@@ -60,6 +69,12 @@ class Member:
             self.cpu_percent_max = max(self.cpu_percent_max, message.cpu_percent)
             self.cpu_percent_busiest = max(self.cpu_percent_busiest, message.cpu_percent_busiest)
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
+
+    def is_over(self, now_ns: int, patience_ns: int) -> bool:
+        """Whether nothing more is to be waited for: it has ended, it is gone, or it is lost and was silent too long."""
+        if self.end is AgentEnd.FINISHED or self.gone:
+            return True
+        return self.lost and now_ns - self.heard_ns > patience_ns
 
     def facts(self, pools: tuple[PoolShare, ...]) -> AgentFacts:
         """For the journal."""
@@ -119,8 +134,9 @@ class Registry:
         member.routing_id, member.heard_ns, member.state = routing_id, now_ns, hello.state
         return member
 
-    def readmit(self, facts: AgentFacts, next_seq: int, now_ns: int) -> Member:
+    def readmit(self, standing: Standing, now_ns: int) -> Member:
         """A member of a run that is resumed: known from its journal, not heard yet."""
+        facts = standing.facts
         member = Member(
             agent_id=facts.agent_id,
             incarnation=facts.incarnation,
@@ -132,7 +148,9 @@ class Registry:
             state=AgentState.RUNNING,
             takes_part=True,
             prepared=True,
-            next_seq=next_seq,
+            next_seq=standing.next_seq,
+            final=standing.final,
+            end=None if standing.final is None else AgentEnd.FINISHED,
         )
         self._members[facts.incarnation] = member
         return member

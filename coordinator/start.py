@@ -27,24 +27,24 @@ from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
-from coordinator.coordinator import Coordinator, resume_point
+from coordinator.coordinator import Coordinator, standings
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
 from coordinator.journal import Journal, read_journal
 from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
-from coordinator.options import StartOptions
+from coordinator.opening import Setup
+from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.probe import probe, read_server_counts
 from coordinator.records import TargetFacts
 from coordinator.report.command import find_journal
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_run_files, write_whole
 from coordinator.report.summary import build_summary
 from coordinator.report.text import print_summary
-from coordinator.run import Run, Setup
+from coordinator.run import Run
 from coordinator.steps import End
 from coordinator.verdict import Level
 
-DEFAULT_BIND = "tcp://127.0.0.1:5555"
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
 
 
@@ -201,5 +201,4 @@ def _run(setup: Setup, place: _Place) -> Run:
     aggregate = place.aggregate
     if aggregate.opened is None or aggregate.started is None:
         return Run(setup, monotonic_ns())
-    next_seqs, over = resume_point(aggregate)
-    return Run.resumed(setup, aggregate.opened, aggregate.started.t0_ns, next_seqs, over, monotonic_ns())
+    return Run.resumed(setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns())

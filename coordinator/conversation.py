@@ -1,0 +1,256 @@
+"""What a coordinator answers its agents. Pure: a message and the time in, actions out. Nothing here changes the phase.
+
+Agents are kept in step by comparing, at each of their heartbeats, the state they report with the phase: one that missed
+an order is told again. A frame is written to the journal before it is acknowledged, and only the one wanted next is
+accepted; the answer always names that one, so that a lost acknowledgement and a gap mend themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.errors import FleetError, TargetError
+from common.messages import (
+    AgentState,
+    Bye,
+    CoordinatorMessage,
+    Envelope,
+    Failed,
+    FailureKind,
+    Final,
+    FinalAck,
+    FrameAck,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    MetricsFrame,
+    Prepare,
+    Prepared,
+    Preparing,
+    Refused,
+    Start,
+    Stop,
+    Welcome,
+    WorkerLost,
+)
+from common.units import NS_PER_S
+from coordinator.ending import Ending
+from coordinator.opening import Setup, negotiated, no_common_protocol
+from coordinator.phases import UNDER_WAY, Phase
+from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
+from coordinator.registry import Member, Registry
+from coordinator.shares import Shares
+from coordinator.steps import Action, Note, Send, Write
+
+HEARTBEAT_S = 1.0
+REPEAT_AFTER_NS = NS_PER_S
+
+
+@dataclass(slots=True)
+class Counters:
+    """Traffic that was set aside, for people who look for trouble."""
+
+    stale: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+
+
+@dataclass(slots=True)
+class RunState:
+    """What is known of a run. plan_hash: of the plan as given. success_ns: when an operation was last known to have been
+    done. t0_ns: the start instant once it is set. failed: why an agent cannot prepare, and the exit code of that."""
+
+    setup: Setup
+    plan_hash: str
+    success_ns: int
+    phase: Phase = Phase.GATHERING
+    registry: Registry = field(default_factory=Registry)
+    counters: Counters = field(default_factory=Counters)
+    ending: Ending = field(default_factory=Ending)
+    shares: Shares | None = None
+    t0_ns: int | None = None
+    failed: tuple[str, int] | None = None
+
+
+class Conversation:
+    """Talks with the agents of one run, on the state that it shares with `coordinator.run`."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def received(self, routing_id: bytes, envelope: Envelope, metrics: bool, now_ns: int) -> list[Action]:
+        """What to answer to a message, and what it changes."""
+        message = envelope.message
+        if isinstance(message, Hello):
+            return self._hello(routing_id, envelope.incarnation, message, now_ns)
+        member = self._state.registry.find(envelope.incarnation)
+        if member is None:
+            # It was welcomed by a coordinator before us; its hello comes when its link tells it to.
+            self._state.counters.stale += 1
+            return []
+        actions = self._heard(member, now_ns)
+        if isinstance(message, Heartbeat):
+            member.heartbeat(message, running=self._state.phase in UNDER_WAY)
+            reply = HeartbeatReply(sent_ns=message.sent_ns, received_ns=now_ns, replied_ns=now_ns)
+            return [*actions, self.to(member, reply), *self._keep_in_step(member, now_ns)]
+        if isinstance(message, Bye):
+            return [*actions, *self._said_bye(member, message.reason)]
+        if envelope.run_id != self._state.setup.run_id or not member.takes_part:
+            self._state.counters.stale += 1
+            return actions
+        match message:
+            case Preparing():
+                member.connections = message
+            case Prepared():
+                member.prepared = True
+            case Failed():
+                actions += self._failed(member, message)
+            case MetricsFrame():
+                actions += self._frame(member, message, routing_id if metrics else member.routing_id, now_ns)
+            case WorkerLost():
+                actions += self._worker_lost(member, message)
+            case Final():
+                actions += self._final(member, message)
+        return actions
+
+    def _heard(self, member: Member, now_ns: int) -> list[Action]:
+        member.heard_ns = now_ns
+        if not member.lost or member.gone:
+            return []
+        member.lost = False
+        if member.end is AgentEnd.LOST:
+            member.end = None
+        return [Note(f"agent {member.agent_id} is back")]
+
+    def _hello(self, routing_id: bytes, incarnation: str, hello: Hello, now_ns: int) -> list[Action]:
+        protocol = negotiated(hello)
+        if protocol is None:
+            reason = no_common_protocol(hello)
+            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason))
+            return [Note(f"refused an agent from {hello.host}: {reason}"), Send(routing_id, refused)]
+        known = self._state.registry.find(incarnation) is not None
+        member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
+        actions = self._heard(member, now_ns)
+        welcome = Welcome(
+            protocol=protocol,
+            agent_id=member.agent_id,
+            metrics_port=self._state.setup.metrics_port,
+            heartbeat_s=HEARTBEAT_S,
+            lease_s=float(self._state.setup.plan.fleet.lease_s),
+        )
+        actions.append(self.to(member, welcome))
+        if not known:
+            actions.append(Note(f"agent {member.agent_id} joined from {member.host} with {member.processes} processes"))
+            if hello.run_id not in (None, self._state.setup.run_id):
+                actions.append(Note(f"agent {member.agent_id} still holds run {hello.run_id}, and cannot take part"))
+        return [*actions, *self._keep_in_step(member, now_ns)]
+
+    def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
+        """Tell an agent again what it seems to have missed, at most once a second."""
+        if not member.takes_part or member.end is not None or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
+            return []
+        match self._state.phase, member.state:
+            case Phase.PREPARING, AgentState.IDLE if not member.prepared:
+                return self.order(member, self.prepare_order(member), now_ns)
+            case Phase.RUNNING, AgentState.PREPARED:
+                return self.order(member, self.start_order(), now_ns)
+            case Phase.DRAINING, AgentState.PREPARED | AgentState.RUNNING:
+                return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
+            case ((Phase.RUNNING | Phase.DRAINING), AgentState.IDLE):
+                return self.lose(member, "it gave its share up")
+        return []
+
+    def _said_bye(self, member: Member, reason: str) -> list[Action]:
+        member.gone = f"it said goodbye: {reason}"
+        if member.end is None and member.takes_part:
+            return self.lose(member, member.gone)
+        if not member.takes_part:
+            self._state.registry.leave(member.incarnation)
+            return [Note(f"agent {member.agent_id} left: {reason}")]
+        return []
+
+    def _failed(self, member: Member, failed: Failed) -> list[Action]:
+        text = f"agent {member.agent_id} on {member.host}: {failed.reason}"
+        if self._state.phase in UNDER_WAY:
+            return self.lose(member, failed.reason)
+        code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
+        self._state.failed = (text, code)
+        return []
+
+    def _frame(self, member: Member, frame: MetricsFrame, routing_id: bytes, now_ns: int) -> list[Action]:
+        """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
+        learns of an acknowledgement that was lost, and of a gap."""
+        actions: list[Action] = []
+        if frame.seq == member.next_seq and self._state.phase in UNDER_WAY and member.final is None:
+            member.next_seq += 1
+            actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
+            if any(c.ok for part in frame.intervals for pool in part.pools.values() for c in pool.commands.values()):
+                self._state.success_ns = now_ns
+        elif frame.seq < member.next_seq:
+            self._state.counters.duplicates += 1
+        else:
+            self._state.counters.gaps += 1
+        ack = Envelope(
+            run_id=self._state.setup.run_id, incarnation=member.incarnation, message=FrameAck(next_seq=member.next_seq)
+        )
+        return [*actions, Send(routing_id, ack, metrics=True)]
+
+    def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
+        member.processes_lost += 1
+        self._state.ending.trouble(f"agent {member.agent_id}: {lost.reason}")
+        noted = WorkerNoted(
+            agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=lost.reason
+        )
+        return [Write(noted), Note(f"agent {member.agent_id}: {lost.reason}")]
+
+    def _final(self, member: Member, final: Final) -> list[Action]:
+        """Final counts once all its frames are in the journal; until then the agent repeats it."""
+        if member.final is None:
+            if final.next_seq != member.next_seq:
+                return []
+            member.final, member.end = final, AgentEnd.FINISHED
+            if final.processes_lost > member.processes_lost:
+                self._state.ending.trouble(f"agent {member.agent_id} lost {final.processes_lost} worker processes")
+            if final.reason and self._state.phase is Phase.RUNNING:
+                self._state.ending.trouble(f"agent {member.agent_id} ended early: {final.reason}")
+            return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
+        return [self.to(member, FinalAck())]
+
+    def lose(self, member: Member, why: str) -> list[Action]:
+        """An agent is not heard any more. It is written down while load may be running, and it may come back."""
+        member.lost = True
+        if not member.takes_part or self._state.phase not in UNDER_WAY:
+            return []
+        if member.end is not None:
+            return []
+        member.end = AgentEnd.LOST
+        return [
+            Write(member.noted(AgentEnd.LOST, why)),
+            Note(f"agent {member.agent_id} on {member.host} is lost: {why}"),
+        ]
+
+    # -- what agents are told
+
+    def prepare_order(self, member: Member) -> Prepare:
+        """The agent's share."""
+        assert self._state.shares is not None
+        return Prepare(assignment=self._state.shares.assignments[member.agent_id], plan_hash=self._state.plan_hash)
+
+    def start_order(self) -> Start:
+        """The start instant."""
+        assert self._state.t0_ns is not None
+        return Start(t0_ns=self._state.t0_ns)
+
+    def order(self, member: Member, order: CoordinatorMessage, now_ns: int) -> list[Action]:
+        """Tell an agent what to do; it is told again when a heartbeat shows that it missed it."""
+        member.order_sent_ns = now_ns
+        return [self.to(member, order)]
+
+    def to(self, member: Member, message: CoordinatorMessage) -> Send:
+        """A message to an agent."""
+        envelope = Envelope(run_id=self._state.setup.run_id, incarnation=member.incarnation, message=message)
+        return Send(member.routing_id, envelope)
+
+    def to_all(self, message: CoordinatorMessage) -> list[Action]:
+        """A message to every agent that may still hear it."""
+        return [self.to(member, message) for member in self._state.registry if not member.gone]

@@ -1,0 +1,49 @@
+"""How a run ended, once its agents' parts are over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError
+from common.units import NS_PER_S
+from coordinator.records import AgentEnd, Outcome
+from coordinator.registry import Member
+
+
+@dataclass(slots=True)
+class Ending:
+    """What happened on the way that the outcome must tell. aborted: why the run was given up, with its exit code."""
+
+    interrupted: bool = False
+    aborted: str = ""
+    exit_code: int = EXIT_OK
+    _troubles: list[str] = field(default_factory=list)
+
+    def trouble(self, text: str) -> None:
+        """Something that makes the run less than what was planned; the same text counts once."""
+        if text not in self._troubles:
+            self._troubles.append(text)
+
+    def outcome(self, members: Sequence[Member], tolerate_lost: int) -> tuple[Outcome, str, int]:
+        """(outcome, why, exit code); why is "" for a run that went as planned."""
+        lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
+        troubles = [f"lost {', '.join(lost)}"] if lost else []
+        text = "; ".join(troubles + self._troubles)
+        if self.interrupted:
+            return Outcome.INTERRUPTED, text, EXIT_INTERRUPTED
+        if self.aborted:
+            return Outcome.ABORTED, self.aborted, self.exit_code
+        if text:
+            tolerated = not self._troubles and len(lost) <= tolerate_lost
+            return Outcome.DEGRADED, text, EXIT_OK if tolerated else FleetError.exit_code
+        return Outcome.COMPLETED, "", EXIT_OK
+
+
+def duration_s(members: Sequence[Member], t0_ns: int | None) -> float:
+    """From the start instant to the end of the last worker thread; where none could say, to when one was last heard."""
+    ran_ns = max((member.final.ran_ns for member in members if member.final is not None), default=0)
+    if ran_ns > 0 or t0_ns is None:
+        return ran_ns / NS_PER_S
+    heard_ns = max((member.heard_ns for member in members), default=t0_ns)
+    return max(0, heard_ns - t0_ns) / NS_PER_S

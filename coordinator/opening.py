@@ -1,0 +1,75 @@
+"""How a run begins: what it is begun with, who may take part, and what is written down of that. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello
+from common.plan.describe import plan_hash
+from common.plan.schema import Plan
+from common.plan.secret import redacted
+from coordinator.records import RunOpened, TargetFacts
+from coordinator.registry import Member
+from coordinator.shares import Shares
+from coordinator.steps import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a run is begun with. plan: with secrets, which never reach a record. expected: agents to wait for."""
+
+    plan: Plan
+    run_id: str
+    started_at: str
+    target: TargetFacts
+    expected: int
+    endpoint: str
+    metrics_port: int
+
+
+def negotiated(hello: Hello) -> int | None:
+    """The highest protocol version that both sides speak, or None."""
+    protocol = min(hello.protocol_max, PROTOCOL_MAX)
+    return protocol if protocol >= max(hello.protocol_min, PROTOCOL_MIN) else None
+
+
+def no_common_protocol(hello: Hello) -> str:
+    """Why an agent is refused, and what would help."""
+    return (
+        f"it speaks protocol {hello.protocol_min} to {hello.protocol_max} (version {hello.version}), "
+        f"this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; install the same release on both"
+    )
+
+
+def agents_missing(setup: Setup, joined: Sequence[Member]) -> str:
+    """Why a run that has waited long enough does not begin, and what would help."""
+    names = ", ".join(member.agent_id for member in joined) or "none"
+    return (
+        f"expected {setup.expected} agents within {setup.plan.fleet.wait_s}, got {len(joined)} ({names}); "
+        f"start them with `agent join {setup.endpoint}`, or wait longer with --wait"
+    )
+
+
+def preparing(members: Sequence[Member]) -> Progress:
+    """How far the agents are: by connections while these are being opened, by agents otherwise."""
+    total = sum(member.connections.total for member in members)
+    if total:
+        return Progress("opening connections", sum(member.connections.done for member in members), total)
+    return Progress("preparing agents", sum(member.prepared for member in members), len(members))
+
+
+def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened:
+    """The first record of the run's journal."""
+    return RunOpened(
+        run_id=setup.run_id,
+        started_at=setup.started_at,
+        plan=redacted(shares.plan),
+        plan_hash=plan_hash(setup.plan),
+        target=setup.target,
+        connection_ceiling=shares.connection_ceiling,
+        agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
+        threads_total=shares.threads_total,
+        endpoint=setup.endpoint,
+        metrics_port=setup.metrics_port,
+    )
