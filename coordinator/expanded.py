@@ -33,7 +33,7 @@ def plan_text(plan: Plan, cores: int) -> str:
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     lines = ["", f"plan hash: {plan_hash(plan)}"]
-    lines += [_connections_line(group) for group in shares.plan.pools]
+    lines += [connections_line(group) for group in shares.plan.pools]
     if len(shares.plan.pools) > 1:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
     lines.append(f"worker threads: {shares.threads_total}")
@@ -74,7 +74,8 @@ def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
     }
 
 
-def _connections_line(group: Pools) -> str:
+def connections_line(group: Pools) -> str:
+    """The arithmetic of one group: pools x client instances x connections."""
     return (
         f"connections of {group.name}: {_counted(group.client_pools or 0, 'client pool')} x "
         f"{_counted(group.client_instances_per_pool, 'client instance')} x "

@@ -9,6 +9,7 @@ from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
+from coordinator.expanded import connections_line
 from coordinator.records import RunOpened, TargetFacts
 from coordinator.registry import Member
 from coordinator.shares import Shares
@@ -57,6 +58,17 @@ def preparing(members: Sequence[Member]) -> Progress:
     if total:
         return Progress("opening connections", sum(member.connections.done for member in members), total)
     return Progress("preparing agents", sum(member.prepared for member in members), len(members))
+
+
+def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
+    """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
+    lines = [connections_line(group) for group in shares.plan.pools]
+    if target.max_clients is not None and shares.connection_ceiling > target.max_clients:
+        lines.append(
+            f"warning: that is more than the {target.max_clients} clients that the server allows (maxclients): "
+            "it may refuse some"
+        )
+    return lines
 
 
 def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened:

@@ -14,7 +14,7 @@ from common.plan.describe import plan_hash
 from common.units import NS_PER_S
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
-from coordinator.opening import Setup, agents_missing, opened, preparing
+from coordinator.opening import Setup, agents_missing, ceiling_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
     Outcome,
@@ -117,7 +117,7 @@ class Run:
         chosen = ready[:expected]
         self.state.shares = assign(self.state.setup.plan, capacities(chosen))
         self._moves(Trigger.QUORUM, now_ns)
-        actions: list[Action] = []
+        actions: list[Action] = [Note(line) for line in ceiling_lines(self.state.shares, self.state.setup.target)]
         for member in chosen:
             member.takes_part = True
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
@@ -150,17 +150,22 @@ class Run:
         return []
 
     def _watch_running(self, now_ns: int) -> list[Action]:
-        actions: list[Action] = []
-        for member in self.state.registry.newly_lost(now_ns):
-            silent_s = (now_ns - member.heard_ns) / NS_PER_S
-            actions += self._talk.lose(member, f"nothing was heard of it for {silent_s:.1f} s")
         members = self.state.registry.taking_part()
         settled = all(member.end is not None for member in members)
         patience_ns = self._patience_ns(settled, now_ns)
         if any(not member.is_over(now_ns, patience_ns) for member in members):
-            return actions
+            return []
         self._moves(Trigger.ALL_OVER, now_ns)
-        return [*actions, ReadServer(When.AFTER)]
+        return [ReadServer(When.AFTER)]
+
+    def _notice_lost(self, now_ns: int) -> list[Action]:
+        """At ticks only: a tick follows what has come in the meantime, so that a coordinator which was itself held up
+        does not take its agents for silent."""
+        actions: list[Action] = []
+        for member in self.state.registry.newly_lost(now_ns):
+            silent_s = (now_ns - member.heard_ns) / NS_PER_S
+            actions += self._talk.lose(member, f"nothing was heard of it for {silent_s:.1f} s")
+        return actions
 
     def _patience_ns(self, settled: bool, now_ns: int) -> int:
         """How long an agent may be silent before it is not waited for. While the run should go on: a lease, after
@@ -193,9 +198,11 @@ class Run:
             case Phase.PREPARING:
                 self.state.registry.newly_lost(now_ns)
             case Phase.RUNNING:
-                return self._overdue_run(now_ns)
+                return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
             case Phase.DRAINING if in_phase_ns > fleet.drain_s.ns + OVERTIME_NS:
                 return self._lose_all("it did not end within the drain")
+            case Phase.DRAINING:
+                return self._notice_lost(now_ns)
         return []
 
     def _overdue_run(self, now_ns: int) -> list[Action]:
