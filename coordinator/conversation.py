@@ -57,7 +57,7 @@ class Counters:
 
 @dataclass(slots=True)
 class RunState:
-    """What is known of a run. plan_hash: of the plan as given. success_ns: when an operation was last known to have been
+    """What is known of a run. plan_hash: of the plan as given. success_ns: when an operation was last known to be
     done. t0_ns: the start instant once it is set. failed: why an agent cannot prepare, and the exit code of that."""
 
     setup: Setup
