@@ -20,7 +20,7 @@ from agent.worker.collector import Collector
 from agent.worker.pacer import Span
 from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
-from common.codec import pack, unpack
+from common.codec import decode_worker_order, pack
 from common.errors import StampedeError, TargetError
 from common.messages import (
     Assignment,
@@ -78,8 +78,7 @@ class _Pipe:
             data = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise _AgentGone from error
-        order: WorkerOrder = unpack(data, WorkerOrder)  # type: ignore[arg-type]
-        return order
+        return decode_worker_order(data)
 
 
 def run_worker(connection: Any) -> None:
@@ -208,6 +207,7 @@ def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drain
             counted=collector.counted,
             transactions=collector.transactions,
             start_skew_ns=0 if first_begin_ns is None else first_begin_ns - span.t0_ns,
+            ran_ns=max(0, run.ended_ns - span.t0_ns),
             drained=drained,
         )
     )

@@ -19,6 +19,7 @@ from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pools import ClientInstance, ClientInstancePool, prewarm
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
+from common.clock import monotonic_ns
 from common.lifeline import Lifeline
 from common.messages import Assignment
 from common.plan.schema import Connections, Driver, Plan, Pools
@@ -67,6 +68,7 @@ class WorkerRun:
         self._outcomes = Outcomes()
         self._groups: dict[int, _Group] = {}
         self._threads: list[threading.Thread] = []
+        self._ended_ns: dict[int, int] = {}
         self.crash = ""
         for share in assignment.pools:
             group = self._groups.setdefault(share.group, _Group(self._plan.pools[share.group]))
@@ -156,6 +158,13 @@ class WorkerRun:
             _DRIVERS[seat.driver](worker)
         except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
             self.crash = self.crash or describe(error)
+        finally:
+            self._ended_ns[seat.number] = monotonic_ns()
+
+    @property
+    def ended_ns(self) -> int:
+        """When the last worker thread ended; now, as long as one runs."""
+        return monotonic_ns() if self.is_alive else max(self._ended_ns.values(), default=0)
 
     @property
     def is_alive(self) -> bool:
