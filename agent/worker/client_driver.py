@@ -56,11 +56,10 @@ def _run_singles(worker: Worker) -> None:
     # The hot path: what it does beside the call must stay within a few microseconds, hence the local names.
     span, record, measures = worker.span, worker.record, worker.measures
     checkout, give_back = worker.pool.checkout, worker.pool.give_back
-    operations, add, now = worker.operations, record.add, monotonic_ns
+    add, now = record.add, monotonic_ns
     end_ns = now()
-    for turn in worker.pacer.turns():
+    for turn, (row, arguments, bytes_out) in zip(worker.pacer.turns(), worker.operations, strict=False):
         (due_ns,) = turn
-        row, arguments, bytes_out = next(operations)
         if due_ns > end_ns:
             span.wait_until(due_ns)
         try:

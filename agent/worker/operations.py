@@ -6,8 +6,8 @@ same plan on the same fleet draws the same operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import repeat
+from collections.abc import Iterator
+from itertools import chain, repeat, starmap
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -24,15 +24,15 @@ Arguments: TypeAlias = tuple[str | bytes, ...]
 Operation: TypeAlias = tuple[int, Arguments, int]
 """(row, arguments, request bytes). row: index into `Mix.names`. arguments: the command's name first, as text."""
 
-_BLOCK_OPERATIONS = 512
-_BLOCK_BYTES = 1 << 20
+_BLOCK = 2048
+"""Operations drawn at a time. numpy is slow to begin, and slower with cold caches: less of it costs more an operation."""
 
 
 class Drawn(Protocol):
     """Where an argument comes from that is drawn anew for every operation."""
 
-    def draw(self, generator: np.random.Generator, count: int) -> list[bytes]:
-        """`count` arguments."""
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
+        """`count` arguments, made as they are asked for, and their lengths in bytes, shape (count,)."""
 
 
 class CompiledCommand:
@@ -46,18 +46,18 @@ class CompiledCommand:
         literals = [len(part) for part in template.parts if isinstance(part, bytes)]
         self._fixed_bytes = array_header_bytes(len(template.parts)) + int(bulk_bytes(np.array(literals)).sum())
 
-    def draw(self, generator: np.random.Generator, count: int) -> tuple[list[Arguments], Ints]:
-        """`count` operations: their arguments, and the sizes of their requests, shape (count,)."""
-        columns: list[Iterable[str | bytes]] = []
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[Arguments], Ints]:
+        """`count` operations: their arguments, made as they are asked for, and their requests' sizes, shape (count,)."""
+        columns: list[Iterator[str | bytes]] = []
         sizes = np.full(count, self._fixed_bytes)
         for part in self._parts:
             if isinstance(part, str | bytes):
                 columns.append(repeat(part, count))
                 continue
-            values = part.draw(generator, count)
-            sizes += bulk_bytes(np.fromiter(map(len, values), np.int64, count))
-            columns.append(values)
-        return list(zip(*columns, strict=True)), sizes
+            arguments, lengths = part.draw(generator, count)
+            sizes += bulk_bytes(lengths)
+            columns.append(arguments)
+        return zip(*columns, strict=True), sizes
 
 
 def _source(part: Part, drawn: dict[Placeholder, Drawn]) -> bytes | Drawn:
@@ -87,8 +87,6 @@ class Mix:
         if not self.commands:
             raise PlanError("$.workload.commands: expected at least one command of a weight above 0, got none")
         self.names = tuple(rows)
-        # Blocks of long values are kept short: each thread holds one.
-        self.block = max(1, min(_BLOCK_OPERATIONS, _BLOCK_BYTES // max(values.maximum_bytes, 1)))
 
 
 def _keyspace(keys: Keys, prefix: str | None) -> Keyspace:
@@ -101,19 +99,23 @@ def seed_sequence(seed: int, thread: int, purpose: int) -> np.random.SeedSequenc
 
 
 def draw_operations(mix: Mix, seed: int, thread: int) -> Iterator[Operation]:
-    """The endless stream of thread number `thread` of the fleet."""
+    """The endless stream of thread number `thread` of the fleet. The first block is drawn at once."""
     generator = np.random.default_rng(seed_sequence(seed, thread, 0))
     commands = mix.commands
     rows = np.array([command.row for command in commands])
     edges = np.cumsum([float(command.weight) for command in commands])
     edges /= edges[-1]
-    while True:
-        picks = np.searchsorted(edges, generator.random(mix.block), side="right")
+
+    def block() -> Iterator[Operation]:
+        picks = np.searchsorted(edges, generator.random(_BLOCK), side="right")
         counts = np.bincount(picks, minlength=len(commands)).tolist()
         drawn = [command.draw(generator, count) for command, count in zip(commands, counts, strict=True)]
-        sizes = np.empty(mix.block, dtype=np.int64)
+        sizes = np.empty(_BLOCK, dtype=np.int64)
         for number, (_, request_bytes) in enumerate(drawn):
             sizes[picks == number] = request_bytes
-        each = [iter(arguments) for arguments, _ in drawn]
-        in_order = [next(each[pick]) for pick in picks.tolist()]
-        yield from zip(rows[picks].tolist(), in_order, sizes.tolist(), strict=True)
+        each = [arguments for arguments, _ in drawn]
+        # Only iterators of C from here on: what they make is made when it is wanted, at a fraction of a loop's cost.
+        arguments = map(next, map(each.__getitem__, picks.tolist()))
+        return zip(rows[picks].tolist(), arguments, sizes.tolist(), strict=True)
+
+    return chain.from_iterable(chain([block()], starmap(block, repeat(()))))

@@ -31,9 +31,14 @@ _STATUS_TEXT = frozenset({"TYPE"})
 """Commands whose text is a status reply (`+string`), not a bulk string."""
 
 
+def decimal_digits(numbers: Ints) -> Ints:
+    """How many digits each of these numbers >= 0 has."""
+    return np.searchsorted(_TENS, numbers, side="right") + 1
+
+
 def bulk_bytes(lengths: Ints) -> Ints:
     """Size on the wire of bulk strings of these lengths: `$<length>\\r\\n<content>\\r\\n`."""
-    return lengths + (np.searchsorted(_TENS, lengths, side="right") + 6)
+    return lengths + decimal_digits(lengths) + 5
 
 
 def array_header_bytes(count: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 
 from agent.worker.client_driver import Worker, run_client_worker
 from agent.worker.collector import CollectedGroup, Collector
@@ -86,8 +85,6 @@ class WorkerRun:
         group.hosted.append(pool)
         for thread in range(first_thread, first_thread + pools.threads_per_pool):
             operations = draw_operations(self._mix, self._plan.seed, thread)
-            # The first block is drawn now: at the start all threads would do so at once, and be late.
-            operations = chain([next(operations)], operations)
             name = f"pool {number} thread {thread}"
             group.seats.append(_Seat(thread, name, pools.driver, pool, operations, ThreadRecord()))
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-_ROOM_BYTES = 1 << 20
+from common.histogram import Ints
+
+_PLACES = 1 << 16
 
 
 def random_bytes(seed: int, longest: int) -> bytes:
-    """A buffer from which values up to `longest` bytes can be cut at about a million places; the same for a seed."""
-    return np.random.default_rng(np.random.SeedSequence(seed)).bytes(longest + _ROOM_BYTES)
+    """A buffer from which values of `longest` bytes can be cut at 65,536 places; the same for a seed. No larger than
+    that, so that it stays in the processor's cache."""
+    return np.random.default_rng(np.random.SeedSequence(seed)).bytes(longest + _PLACES - 1)
 
 
 class Values:
@@ -20,12 +25,13 @@ class Values:
         self._minimum = minimum
         self._maximum = maximum
 
-    def draw(self, generator: np.random.Generator, count: int) -> list[bytes]:
-        """`count` values."""
-        source = self._source
-        starts: list[int] = generator.integers(0, len(source) - self._maximum + 1, count).tolist()
-        if self._minimum == self._maximum:
-            size = self._maximum
-            return [source[start : start + size] for start in starts]
-        sizes: list[int] = generator.integers(self._minimum, self._maximum + 1, count).tolist()
-        return [source[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
+        """`count` values and their lengths, as `agent.worker.operations.Drawn`."""
+        sizes = (
+            np.full(count, self._maximum)
+            if self._minimum == self._maximum
+            else generator.integers(self._minimum, self._maximum + 1, count)
+        )
+        starts = generator.integers(0, len(self._source) - self._maximum + 1, count)
+        cuts = map(slice, starts.tolist(), (starts + sizes).tolist())
+        return map(self._source.__getitem__, cuts), sizes
