@@ -88,7 +88,7 @@ class CommandLine:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._started: list[Running] = []
+        self.started: list[Running] = []
         self._said = directory / ".said"
         self._said.mkdir()
         home = directory / ".home"
@@ -99,7 +99,7 @@ class CommandLine:
     def start(self, program: str, *args: str, **environment: str) -> Running:
         """Start `coordinator` or `agent`, as installed beside this Python; keywords are further environment."""
         command = (program, *args)
-        number = len(self._started)
+        number = len(self.started)
         stdout, stderr = (self._said / f"{number}-{program}.{stream}" for stream in ("stdout", "stderr"))
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
@@ -111,7 +111,7 @@ class CommandLine:
                 stderr=err,
             )
         running = Running(command, process, stdout, stderr)
-        self._started.append(running)
+        self.started.append(running)
         return running
 
     def coordinator(self, *args: str, timeout: float = 60.0, **environment: str) -> Finished:
@@ -124,5 +124,5 @@ class CommandLine:
 
     def close(self) -> None:
         """End whatever is still running, last started first."""
-        for running in reversed(self._started):
+        for running in reversed(self.started):
             running.kill_tree()

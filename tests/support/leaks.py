@@ -7,7 +7,7 @@ import ctypes
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -35,12 +35,14 @@ def nothing_left_behind() -> Iterator[None]:
         processes, threads, sockets = _processes(), set(threading.enumerate()), _sockets()
         yield
         # All others first: what they leave can only be seen once they had their time to end.
+        left = _still_running(_processes() - processes)
         leaks = [
-            *(f"process {_describe(process)}" for process in _still_running(_processes() - processes)),
+            *(f"process {_describe(process)}" for process in left),
             *(f"thread {thread.name}" for thread in _still_alive(set(threading.enumerate()) - threads)),
             *(f"socket {name}" for name in sorted(_sockets() - sockets)),
             *(f"temporary file {path.name}" for path in sorted(Path(directory).iterdir())),
         ]
+        _end(left)  # one test's leak must not become another's trouble
     assert not leaks, f"left behind: {'; '.join(leaks)}"
 
 
@@ -51,6 +53,12 @@ def _processes() -> set[psutil.Process]:
 def _still_running(processes: set[psutil.Process]) -> list[psutil.Process]:
     _, alive = psutil.wait_procs(processes, timeout=_GRACE_S)
     return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _describe(process: psutil.Process) -> str:

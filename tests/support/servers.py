@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Self
 
+import pytest
 import redis
 
 from common.plan.schema import Embedded
@@ -62,9 +63,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def start_server(password: str | None = None) -> Iterator[Server]:
-    """A real server, up and empty."""
-    with open_embedded(Embedded.STANDALONE) as embedded:
+def start_server(password: str | None = None, port: int | None = None) -> Iterator[Server]:
+    """A real server, up and empty; on this port, where one was killed, to play its return."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            if port is not None:
+                patch.setattr("coordinator.embedded._free_port", lambda: port)
+            embedded = stack.enter_context(open_embedded(Embedded.STANDALONE))
         server = Server(embedded, password)
         if password is not None:
             with redis.Redis(port=embedded.port) as client:

@@ -1,0 +1,162 @@
+"""A coordinator and agents as people start them by hand, and what their runs leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import redis
+
+from common.clock import monotonic_ns
+from common.token import coordinator_curve, default_token_path
+from common.units import NS_PER_S
+from coordinator.aggregate import Aggregate, fold
+from coordinator.journal import read_journal
+from coordinator.report.files import JOURNAL_FILE, SUMMARY_FILE
+from tests.support.commands import CommandLine, Finished, Running
+
+HOST = "127.0.0.1"
+_POLL_S = 0.02
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 20.0, *said: Running) -> T:
+    """The condition's value as soon as it is true. Raises AssertionError, with what was said, when time is up."""
+    give_up_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
+    never = threading.Event()
+    while not (value := condition()):
+        if monotonic_ns() > give_up_ns:
+            story = [f"\n--- {one.args}\n{one.stdout}{one.stderr}" for one in said]
+            raise AssertionError(f"not within {timeout_s:g}s: {what}{''.join(story)}")
+        never.wait(_POLL_S)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A coordinator that came to its end, and its run's folder."""
+
+    finished: Finished
+    folder: Path
+
+    @property
+    def code(self) -> int:
+        """What it exited with."""
+        return self.finished.returncode
+
+    @property
+    def summary(self) -> Any:
+        """summary.json."""
+        return json.loads((self.folder / SUMMARY_FILE).read_text())
+
+    @property
+    def journal(self) -> Aggregate:
+        """What the journal says, folded."""
+        return fold(read_journal(self.folder / JOURNAL_FILE))
+
+
+class Fleet:
+    """Starts coordinators at one address, and agents that join it. `commands` ends what is left of them."""
+
+    def __init__(self, commands: CommandLine) -> None:
+        self.commands = commands
+        self.port = free_port_pair()
+        # As on a machine where a coordinator ran before: so an agent may be started first.
+        coordinator_curve(self.token)
+
+    @property
+    def token(self) -> Path:
+        """The token file that everybody uses who is not told of another."""
+        return default_token_path(self.commands.environment)
+
+    @property
+    def endpoint(self) -> str:
+        """Where agents join."""
+        return f"tcp://{HOST}:{self.port}"
+
+    @property
+    def runs(self) -> list[Path]:
+        """Folders of all runs so far, the oldest first."""
+        folders = (self.commands.directory / "runs").glob("*")
+        return sorted(folders, key=lambda folder: folder.stat().st_ctime_ns)
+
+    def coordinator(self, *args: str, **environment: str) -> Running:
+        """`coordinator start` at this fleet's address."""
+        return self.commands.start("coordinator", "start", "--bind", self.endpoint, *args, **environment)
+
+    def agent(self, name: str, *args: str, processes: int = 1) -> Running:
+        """`agent join` at this fleet's address."""
+        return self.commands.start("agent", "join", self.endpoint, "--name", name, "--processes", str(processes), *args)
+
+    def end(self, coordinator: Running, timeout: float = 60.0) -> Outcome:
+        """Its end, and the last run's folder."""
+        finished = coordinator.wait(timeout)
+        assert self.runs, f"no run folder: {finished}"
+        return Outcome(finished, self.runs[-1])
+
+    def run(self, *args: str, timeout: float = 60.0) -> Outcome:
+        """A whole run with local agents at a port of the system's choice."""
+        return self.end(self.commands.start("coordinator", "start", *args), timeout)
+
+    def journal(self) -> Aggregate:
+        """What the last run's journal says so far; empty as long as there is none."""
+        for folder in self.runs[-1:]:
+            if (folder / JOURNAL_FILE).exists():
+                return fold(read_journal(folder / JOURNAL_FILE))
+        return Aggregate()
+
+    def until_loading(self, seconds: int = 1) -> None:
+        """Until the coordinator has accepted that many seconds of the run of every agent."""
+        wait_until(
+            lambda: self.journal().complete_through >= seconds - 1 and self.journal().seconds,
+            "load",
+            20,
+            *self.commands.started,
+        )
+
+
+def free_port_pair() -> int:
+    """A free port whose successor is free too: the second one is for metrics."""
+    while True:
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
+            first.bind((HOST, 0))
+            port: int = first.getsockname()[1]
+            second.bind((HOST, port + 1))
+            return port
+
+
+def local_agent(coordinator: Running, name: str) -> psutil.Process:
+    """An agent that the coordinator started."""
+    children = psutil.Process(coordinator.process.pid).children()
+    return next(child for child in children if child.cmdline()[-2:] == ["--name", name])
+
+
+def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
+    """The processes of an agent that carry load."""
+    return [child for child in agent.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
+def calls(client: redis.Redis) -> dict[str, int]:
+    """The server's own count of calls by command."""
+    stats: Any = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
+
+
+def connections(client: redis.Redis, name: str = "stampede") -> int:
+    """How many connections with this client name the server counts."""
+    listed: Any = client.client_list()
+    return sum(row["name"] == name for row in listed)
+
+
+def tracebacks(directory: Path) -> Iterator[Path]:
+    """Whatever our commands said that has a traceback in it."""
+    for path in sorted((directory / ".said").iterdir()):
+        if "Traceback" in path.read_text(errors="replace"):
+            yield path

@@ -1,0 +1,189 @@
+"""Processes die in the middle of a run: agents, worker processes, the server. The run says so, and goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+from tests.support.fleets import Fleet, calls, connections, local_agent, wait_until, worker_processes
+from tests.support.servers import Server, start_server
+
+NOTICED_WITHIN_S = 5.0
+
+
+def seconds_until(condition: Callable[[], object], what: str) -> float:
+    began_ns = monotonic_ns()
+    wait_until(condition, what)
+    return (monotonic_ns() - began_ns) / NS_PER_S
+
+
+def test_a_killed_agent_is_noticed_and_named_and_its_acknowledged_part_counts(fleet: Fleet, valkey: Server) -> None:
+    survivor, victim = fleet.agent("survivor"), fleet.agent("victim", processes=2)
+    coordinator = fleet.coordinator(
+        "--expect-agents", "2", "--url", valkey.url, "--duration", "7s", "--lease", "3s", "--rate", "500"
+    )
+    fleet.until_loading()
+    workers = worker_processes(psutil.Process(victim.process.pid))
+    assert len(workers) == 2
+    victim.signal(signal.SIGKILL)
+    noticed_s = seconds_until(lambda: "agent victim on" in coordinator.stderr, "the loss is noticed")
+    assert noticed_s < NOTICED_WITHIN_S
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive, "worker processes outlive their agent"
+    ended = fleet.end(coordinator)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
+    states = {agent["id"]: agent for agent in summary["agents"]}
+    assert (states["survivor"]["state"], states["victim"]["state"]) == ("finished", "lost")
+    assert states["victim"]["operations"] >= 100
+    assert "victim" in summary["run"]["reason"]
+    assert summary["totals"]["operations"] == sum(agent["operations"] for agent in summary["agents"])
+    assert summary["verdict"]["level"] == "suspect"
+    assert not connections(valkey.client())
+    survivor.wait_for_text("waiting for the next run", 5)
+
+
+def test_a_killed_local_agent_is_noticed_at_once(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--duration", "3s", "--json"
+    )
+    fleet.until_loading()
+    victim = local_agent(coordinator, "local-1")
+    workers = worker_processes(victim)
+    victim.kill()
+    assert seconds_until(lambda: "local-1 on" in coordinator.stderr, "the loss is noticed") < 2
+    ended = fleet.end(coordinator)
+    assert (ended.code, ended.summary["run"]["outcome"]) == (5, "degraded")
+    assert {agent["id"]: agent["state"] for agent in ended.summary["agents"]} == {
+        "local-1": "lost",
+        "local-2": "finished",
+    }
+    psutil.wait_procs(workers, timeout=5)
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_lost_agent_that_is_tolerated_makes_no_failure(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--duration", "2s", "--tolerate-lost", "1"
+    )
+    fleet.until_loading()
+    local_agent(coordinator, "local-2").kill()
+    ended = fleet.end(coordinator)
+    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "degraded")
+
+
+def test_a_killed_worker_process_is_reported_and_its_agent_goes_on(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a", "--once", processes=2)
+    coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "3s")
+    fleet.until_loading()
+    victim, other = worker_processes(psutil.Process(agent.process.pid))
+    victim.kill()
+    assert seconds_until(lambda: "exit code -9" in coordinator.stderr, "the loss is reported") < NOTICED_WITHIN_S
+    assert other.is_running()
+    ended = fleet.end(coordinator)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
+    assert [a["state"] for a in summary["agents"]] == ["finished"]
+    assert "worker process" in summary["run"]["reason"]
+    assert max(second for second, found in ended.journal.seconds.items() if found.ok) >= 2
+    assert agent.wait(10).returncode == 0
+    assert "exit code -9" in agent.stderr
+
+
+@pytest.fixture
+def _short_waits() -> tuple[str, ...]:
+    return ("--connect-timeout", "1s", "--socket-timeout", "1s", "--drain", "2s")
+
+
+def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(
+    fleet: Fleet, valkey: Server, _short_waits: tuple[str, ...]
+) -> None:
+    agents = [fleet.agent(name, "--once") for name in ("a", "b")]
+    coordinator = fleet.coordinator(
+        "--expect-agents", "2", "--url", valkey.url, "--duration", "4s", "--threads-per-pool", "2", *_short_waits
+    )
+    fleet.until_loading()
+    valkey.kill()
+    ended = fleet.end(coordinator, timeout=15)
+    summary = ended.summary
+    assert summary["run"]["outcome"] == "completed"
+    assert ended.code == 0
+    assert summary["totals"]["errors"] == sum(summary["errors"].values()) > 0
+    assert set(summary["errors"]) <= {"ConnectionError", "TimeoutError"}
+    assert summary["connections"]["failed_attempts"] > 0
+    assert summary["connections"]["drops"]
+    assert summary["ledger"]["server_calls"] is None
+    assert summary["ledger"]["issued"] == summary["ledger"]["counted"]
+    rows = [row.split(",") for row in (ended.folder / "timeseries.csv").read_text().splitlines()]
+    errors = [int(row[rows[0].index("errors")]) for row in rows[1:]]
+    assert sum(error > 0 for error in errors) >= 2
+    assert [agent.wait(10).returncode for agent in agents] == [0, 0]
+
+
+def test_a_server_that_comes_back_is_reconnected_to_and_the_outage_is_measured(
+    fleet: Fleet, _short_waits: tuple[str, ...]
+) -> None:
+    with start_server() as first:
+        coordinator = fleet.coordinator(
+            "--local-agents", "1", "--processes", "1", "--url", first.url, "--duration", "5s", "--json", *_short_waits
+        )
+        fleet.until_loading()
+        first.kill()
+        coordinator.wait_for_text(" 0 ops/s", 10)
+        with start_server(port=first.port) as second:
+            ended = fleet.end(coordinator)
+            assert calls(second.client())
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
+    found = summary["connections"]
+    assert found["reconnects"] == found["reconnect_ms"]["count"] >= 1
+    assert sum(found["drops"].values()) >= 1
+    # Whether it is an orderly end or a reset depends on what was on its way.
+    assert found["drops"].keys() <= {"closed by server", "ConnectionResetError"}
+    assert found["reconnect_ms"]["max"] > 500
+    assert found["failed_attempts"] >= 1
+    assert "restarted" in summary["ledger"]["note"]
+    assert summary["verdict"]["level"] == "suspect"
+
+
+def test_a_server_that_stalls_shows_in_the_response_time_of_all_it_delayed(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--duration", "5s", "--rate", "200/s",
+        "--command", "GET",
+    )  # fmt: skip
+    fleet.until_loading()
+    valkey.pause()
+    coordinator.wait_for_text("second 2:", 10)
+    coordinator.wait_for_text("second 3:", 10)
+    valkey.resume()
+    ended = fleet.end(coordinator)
+    latency = ended.summary["totals"]["latency_us"]
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert ended.summary["totals"]["errors"] == 0
+    # One operation was on its way; all others were only late, which the service time does not know.
+    assert latency["service"]["p99"] < 500_000
+    assert latency["response"]["p90"] > 500_000
+    assert latency["response"]["max"] > 1_500_000
+
+
+def test_a_server_that_hangs_cannot_keep_a_run_from_ending(
+    fleet: Fleet, valkey: Server, _short_waits: tuple[str, ...]
+) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "1", "--processes", "2", "--url", valkey.url, "--duration", "3s", "--retries", "0",
+        *_short_waits,
+    )  # fmt: skip
+    fleet.until_loading()
+    valkey.pause()
+    ended = fleet.end(coordinator, timeout=20)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
+    assert summary["errors"]["TimeoutError"] > 0
+    assert summary["connections"]["drops"]["timeout"] > 0
+    assert summary["ledger"]["issued"] == summary["ledger"]["counted"]
+    valkey.resume()

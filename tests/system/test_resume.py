@@ -1,0 +1,105 @@
+"""A coordinator is killed or suspended in the middle of a run, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import psutil
+
+from tests.support.fleets import Fleet, calls, local_agent, wait_until, worker_processes
+from tests.support.servers import Server
+
+MIX = ("SET", "GET", "DEL")
+
+
+def server_calls(server: Server) -> int:
+    counted = calls(server.client())
+    return sum(counted.get(name.lower(), 0) for name in MIX)
+
+
+def test_a_killed_coordinators_run_goes_on_with_its_agents_and_nothing_is_lost_or_doubled(
+    fleet: Fleet, valkey: Server
+) -> None:
+    agents = [fleet.agent(name, "--once") for name in ("a", "b")]
+    killed = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "3s")
+    fleet.until_loading()
+    killed.signal(signal.SIGKILL)
+    killed.wait(5)
+    accepted = fleet.journal()
+    assert accepted.closed is None
+
+    run = fleet.runs[-1].name
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", run))
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"], summary["run"]["id"]) == (0, "completed", run)
+    assert [agent["state"] for agent in summary["agents"]] == ["finished", "finished"]
+    ledger = summary["ledger"]
+    assert ledger["unaccounted"] == 0
+    assert ledger["issued"] == ledger["counted"] == server_calls(valkey) == summary["totals"]["operations"]
+    assert ledger["counted"] > accepted.totals.operations
+    assert summary["verdict"]["level"] != "invalid"
+    rows = (ended.folder / "timeseries.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(len(rows)))
+    assert [agent.wait(10).returncode for agent in agents] == [0, 0]
+
+    reported = fleet.commands.coordinator("report", run, "--format", "json")
+    assert json.loads(reported.stdout) == summary
+    again = fleet.commands.coordinator("start", "--resume", run)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == f"coordinator: --resume {run}: that run has ended; see `coordinator report {run}`\n"
+
+
+def test_a_run_is_collected_although_it_ended_while_nobody_coordinated_it(fleet: Fleet, valkey: Server) -> None:
+    killed = fleet.coordinator("--local-agents", "1", "--processes", "2", "--url", valkey.url, "--requests", "2000",
+                               "--rate", "1k/s")  # fmt: skip
+    fleet.until_loading()
+    agent = local_agent(killed, "local-1")
+    killed.signal(signal.SIGKILL)
+    killed.wait(5)
+    wait_until(lambda: not worker_processes(agent), "the agent's workers are done")
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
+    assert summary["ledger"]["issued"] == summary["ledger"]["counted"] == server_calls(valkey) == 2000
+    psutil.wait_procs([agent], timeout=10)
+    assert not agent.is_running()
+
+
+def test_a_run_whose_agents_are_gone_is_ended_with_what_was_accepted(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a")
+    killed = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "2s", "--lease", "3s")
+    fleet.until_loading()
+    for victim in (killed, agent):
+        victim.signal(signal.SIGKILL)
+        victim.wait(5)
+    accepted = fleet.journal().totals.operations
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", fleet.runs[-1].name), timeout=20)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
+    assert [agent["state"] for agent in summary["agents"]] == ["lost"]
+    assert summary["totals"]["operations"] == accepted
+    assert summary["verdict"]["level"] == "suspect"
+
+
+def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fleet, valkey: Server) -> None:
+    agents = [fleet.agent(name, "--once") for name in ("a", "b")]
+    coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "3s")
+    fleet.until_loading()
+    coordinator.signal(signal.SIGSTOP)
+    # Longer than an agent may be silent, and longer than ZeroMQ's own heartbeats wait.
+    wait_until(lambda: all("lost the coordinator" in agent.stderr for agent in agents), "the agents notice", 15)
+    coordinator.signal(signal.SIGCONT)
+    ended = fleet.end(coordinator)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
+    assert summary["ledger"]["issued"] == summary["ledger"]["counted"] == server_calls(valkey)
+    assert summary["ledger"]["unaccounted"] == 0
+    assert "is lost" not in ended.finished.stderr
+    assert [agent.wait(10).returncode for agent in agents] == [0, 0]
+
+
+def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
+    finished = fleet.commands.coordinator("start", "--resume", "nobody")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == 'coordinator: no run "nobody": runs holds no runs; --out says where they are\n'
