@@ -160,7 +160,7 @@ class Session:
                 self._link.replied(message, now_ns)
                 return []
             case Dismiss():
-                return self._dismissed()
+                return self._dismissed(envelope.run_id)
             case Prepare():
                 return self._prepare(envelope.run_id, message, now_ns)
         if envelope.run_id != self.run_id or not self.run_id:
@@ -187,11 +187,15 @@ class Session:
             return []
         return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
 
-    def _dismissed(self) -> list[Action]:
+    def _dismissed(self, run_id: str) -> list[Action]:
         actions: list[Action] = []
         if self._moves(Trigger.ABANDON):
             actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
-        if self.state is AgentState.IDLE and self.identity.once:
+        elif run_id == self.run_id and self._moves(Trigger.CLOSE):
+            # It waits for us no more, and a run that is closed is never resumed: nobody would take what we hold.
+            self._exit_code = FleetError.exit_code
+            actions = [KillWorkers(), *self._forget("the coordinator has closed it without our last results")]
+        if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
             return [*actions, Exit(self._exit_code)]
         if self.state is AgentState.IDLE:
             return [*actions, Say("waiting for the next run")]

@@ -14,6 +14,7 @@ themselves. `Final` is repeated until it is acknowledged.
     RUNNING     STOP         DRAINING    workers are told to drain
     RUNNING     WORKERS_OVER DONE        final is sent                           (also from DRAINING)
     DONE        RELEASE      IDLE        the run is forgotten
+    RUNNING     CLOSE        IDLE        workers are killed, the run is forgotten    (also from DRAINING and DONE)
 
 A message that repeats what is already so (a second prepare, a second start) finds no row here, and changes nothing: the
 coordinator repeats itself after a lost link.
@@ -37,6 +38,7 @@ class Trigger(enum.Enum):
     STOP = "stop"
     WORKERS_OVER = "workers over"
     RELEASE = "release"
+    CLOSE = "close"
 
 
 TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
@@ -51,4 +53,7 @@ TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
     (AgentState.RUNNING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DRAINING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DONE, Trigger.RELEASE): AgentState.IDLE,
+    (AgentState.RUNNING, Trigger.CLOSE): AgentState.IDLE,
+    (AgentState.DRAINING, Trigger.CLOSE): AgentState.IDLE,
+    (AgentState.DONE, Trigger.CLOSE): AgentState.IDLE,
 }

@@ -252,5 +252,5 @@ class Conversation:
         return Send(member.routing_id, envelope)
 
     def to_all(self, message: CoordinatorMessage) -> list[Action]:
-        """A message to every agent that may still hear it."""
-        return [self.to(member, message) for member in self._state.registry if not member.gone]
+        """A message to every agent, also to those that are written off: they may hear it all the same."""
+        return [self.to(member, message) for member in self._state.registry]

@@ -6,14 +6,14 @@ import signal
 from collections.abc import Callable
 
 import psutil
-import pytest
 
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
-from tests.support.fleets import Fleet, calls, connections, local_agent, wait_until, worker_processes
+from tests.support.runs import Fleet, calls, connections, local_agent, wait_until, worker_processes
 from tests.support.servers import Server, start_server
 
 NOTICED_WITHIN_S = 5.0
+SHORT_WAITS = ("--connect-timeout", "1s", "--socket-timeout", "1s", "--drain", "2s")
 
 
 def seconds_until(condition: Callable[[], object], what: str) -> float:
@@ -95,17 +95,10 @@ def test_a_killed_worker_process_is_reported_and_its_agent_goes_on(fleet: Fleet,
     assert "exit code -9" in agent.stderr
 
 
-@pytest.fixture
-def _short_waits() -> tuple[str, ...]:
-    return ("--connect-timeout", "1s", "--socket-timeout", "1s", "--drain", "2s")
-
-
-def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(
-    fleet: Fleet, valkey: Server, _short_waits: tuple[str, ...]
-) -> None:
+def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(fleet: Fleet, valkey: Server) -> None:
     agents = [fleet.agent(name, "--once") for name in ("a", "b")]
     coordinator = fleet.coordinator(
-        "--expect-agents", "2", "--url", valkey.url, "--duration", "4s", "--threads-per-pool", "2", *_short_waits
+        "--expect-agents", "2", "--url", valkey.url, "--duration", "4s", "--threads-per-pool", "2", *SHORT_WAITS
     )
     fleet.until_loading()
     valkey.kill()
@@ -125,12 +118,10 @@ def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(
     assert [agent.wait(10).returncode for agent in agents] == [0, 0]
 
 
-def test_a_server_that_comes_back_is_reconnected_to_and_the_outage_is_measured(
-    fleet: Fleet, _short_waits: tuple[str, ...]
-) -> None:
+def test_a_server_that_comes_back_is_reconnected_to_and_the_outage_is_measured(fleet: Fleet) -> None:
     with start_server() as first:
         coordinator = fleet.coordinator(
-            "--local-agents", "1", "--processes", "1", "--url", first.url, "--duration", "5s", "--json", *_short_waits
+            "--local-agents", "1", "--processes", "1", "--url", first.url, "--duration", "5s", "--json", *SHORT_WAITS
         )
         fleet.until_loading()
         first.kill()
@@ -171,12 +162,10 @@ def test_a_server_that_stalls_shows_in_the_response_time_of_all_it_delayed(fleet
     assert latency["response"]["max"] > 1_500_000
 
 
-def test_a_server_that_hangs_cannot_keep_a_run_from_ending(
-    fleet: Fleet, valkey: Server, _short_waits: tuple[str, ...]
-) -> None:
+def test_a_server_that_hangs_cannot_keep_a_run_from_ending(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.coordinator(
         "--local-agents", "1", "--processes", "2", "--url", valkey.url, "--duration", "3s", "--retries", "0",
-        *_short_waits,
+        *SHORT_WAITS,
     )  # fmt: skip
     fleet.until_loading()
     valkey.pause()

@@ -7,7 +7,7 @@ import signal
 
 import psutil
 
-from tests.support.fleets import Fleet, calls, local_agent, wait_until, worker_processes
+from tests.support.runs import Fleet, calls, local_agent, wait_until, worker_processes
 from tests.support.servers import Server
 
 MIX = ("SET", "GET", "DEL")

@@ -1,0 +1,104 @@
+"""A terminal of one's own for a command, as a person has it: with a screen, a keyboard and Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+from tests.support.commands import CommandLine
+
+CTRL_C = b"\x03"
+_POLL_S = 0.05
+_ROWS_COLUMNS = (40, 120)
+# The terminal becomes the controlling one of a session of its own: then it is the kernel that turns Ctrl-C into a
+# SIGINT for everybody in the foreground.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Terminal:
+    """Runs one command, to be closed with `with`. Reads the screen only while somebody waits for it."""
+
+    def __init__(self, commands: CommandLine, program: str, *args: str) -> None:
+        self._screen = b""
+        self._ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *_ROWS_COLUMNS, 0, 0))
+        self._theirs = theirs
+        self.settings_before = self.settings
+        self.process = subprocess.Popen(
+            (sys.executable, "-c", _TAKE_TERMINAL, str(Path(sys.executable).parent / program), *args),
+            cwd=commands.directory,
+            env=commands.environment | {"TERM": "xterm-256color"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+
+    @property
+    def screen(self) -> str:
+        """All that was written to it so far."""
+        return self._screen.decode(errors="replace")
+
+    @property
+    def settings(self) -> list[Any]:
+        """How the terminal is set: echo, line mode and the rest."""
+        return termios.tcgetattr(self._theirs)
+
+    def type(self, keys: bytes) -> None:
+        """As if somebody pressed these keys."""
+        os.write(self._ours, keys)
+
+    def wait_for_text(self, text: str, timeout: float) -> None:
+        """Until it is on the screen. Raises AssertionError, with the screen, when it is not in time."""
+        give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
+        while text not in self.screen:
+            ended = self.process.poll() is not None
+            self._read()
+            late = ended and text not in self.screen
+            assert not late, f"ended before it showed {text!r}: {self.screen}"
+            assert monotonic_ns() < give_up_ns, f"did not show {text!r} in {timeout:g}s: {self.screen}"
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code. Raises AssertionError, with the screen, when it does not end in time."""
+        give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
+        while self.process.poll() is None:
+            assert monotonic_ns() < give_up_ns, f"not done after {timeout:g}s: {self.screen}"
+            self._read()
+        self._read()
+        return self.process.returncode
+
+    def _read(self) -> None:
+        while select.select([self._ours], [], [], _POLL_S)[0]:
+            try:
+                self._screen += os.read(self._ours, 65536)
+            except OSError as error:
+                if error.errno == errno.EIO:  # nobody has the other side open any more
+                    return
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+        os.close(self._theirs)

@@ -1,0 +1,159 @@
+"""Ctrl-C and SIGTERM, at every stage of a run: what was begun is drained, reported and taken apart."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from coordinator.report.files import SUMMARY_FILE
+from tests.support.runs import Fleet, calls, connections, wait_until
+from tests.support.servers import Server
+from tests.support.terminals import CTRL_C, Terminal
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+LONG = ("--duration", "60s")
+
+
+def test_ctrl_c_in_a_terminal_drains_and_reports_and_gives_the_terminal_back(fleet: Fleet) -> None:
+    start = ("start", "--embedded-server", "--local-agents", "2", "--processes", "1", *LONG)
+    with Terminal(fleet.commands, "coordinator", *start) as terminal:
+        terminal.wait_for_text("2s elapsed", 20)
+        terminal.wait_for_text("local-2", 5)
+        assert "ops/s" in terminal.screen  # the live table
+        terminal.type(CTRL_C)
+        assert terminal.wait(20) == 130
+        assert terminal.settings == terminal.settings_before
+        shown = terminal.screen
+    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
+    assert "draining" in shown
+    assert "Totals" in shown
+    assert "Traceback" not in shown
+    [folder] = fleet.runs
+    summary = json.loads((folder / SUMMARY_FILE).read_text())
+    assert summary["run"]["outcome"] == "interrupted"
+    assert summary["ledger"]["issued"] == summary["ledger"]["counted"] == summary["ledger"]["server_calls"] > 0
+    assert summary["run"]["duration_s"] < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_exact_and_its_agents_wait_for_the_next(
+    fleet: Fleet, valkey: Server, number: signal.Signals
+) -> None:
+    agent = fleet.agent("a")
+    coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, *LONG)
+    fleet.until_loading()
+    coordinator.signal(number)
+    ended = fleet.end(coordinator, timeout=10)
+    counted = calls(valkey.client())
+    ledger = ended.summary["ledger"]
+    assert (ended.code, ended.summary["run"]["outcome"]) == (130, "interrupted")
+    assert ledger["issued"] == ledger["counted"] == sum(counted.get(name, 0) for name in ("set", "get", "del"))
+    assert ended.summary["agents"][0]["state"] == "finished"
+    assert not connections(valkey.client())
+    agent.wait_for_text("waiting for the next run", 5)
+    agent.signal(signal.SIGTERM)
+    assert agent.wait(5).returncode == 0
+
+
+def test_a_second_ctrl_c_stops_at_once_and_agents_by_hand_can_serve_the_next_run(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a", processes=2)
+    hanging = ("--expect-agents", "1", "--url", valkey.url, "--socket-timeout", "30s", "--drain", "30s")
+    coordinator = fleet.coordinator(*hanging, *LONG)
+    fleet.until_loading()
+    valkey.pause()
+    coordinator.signal(signal.SIGINT)
+    coordinator.wait_for_text("draining", 5)
+    coordinator.signal(signal.SIGINT)
+    # The end waits for the server's own counters, which it cannot get: bounded by the connect and the read.
+    valkey.resume()
+    ended = fleet.end(coordinator, timeout=8)
+    assert (ended.code, ended.summary["run"]["outcome"]) == (130, "interrupted")
+    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server", 10)
+
+    follower = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--requests", "100", "--wait", "8s")
+    after = fleet.end(follower)
+    assert (after.code, after.summary["totals"]["operations"]) == (0, 100), after.finished.stderr
+    assert agent.process.poll() is None
+
+
+def test_a_second_ctrl_c_ends_local_agents_at_once(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--socket-timeout", "30s", "--drain", "30s",
+        *LONG,
+    )  # fmt: skip
+    fleet.until_loading()
+    valkey.pause()
+    coordinator.signal(signal.SIGINT)
+    coordinator.wait_for_text("draining", 5)
+    coordinator.signal(signal.SIGINT)
+    valkey.resume()
+    ended = fleet.end(coordinator, timeout=8)
+    assert ended.code == 130
+
+
+def test_ctrl_c_while_agents_are_awaited_leaves_nothing(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, *LONG)
+    agent = fleet.agent("a")
+    coordinator.wait_for_text("agent a joined", 10)
+    coordinator.signal(signal.SIGINT)
+    finished = coordinator.wait(5)
+    assert finished.returncode == 130
+    assert finished.stderr.splitlines()[-1] == "coordinator: interrupted before the start"
+    assert not fleet.runs
+    agent.wait_for_text("waiting for the next run", 5)
+
+
+def test_ctrl_c_while_connections_are_opened_leaves_none_of_them(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a")
+    coordinator = fleet.coordinator(
+        "--expect-agents", "1", "--url", valkey.url, "--connections", "prewarm", "--max-connections", "3000", *LONG
+    )
+    wait_until(lambda: connections(valkey.client()) > 10, "connections are being opened")
+    coordinator.signal(signal.SIGINT)
+    assert coordinator.wait(5).returncode == 130
+    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server", 5)
+    assert not fleet.runs
+    agent.wait_for_text("waiting for the next run", 5)
+
+
+def test_a_terminated_agent_drains_its_share_and_says_goodbye(fleet: Fleet, valkey: Server) -> None:
+    stays, leaves = fleet.agent("stays", "--once"), fleet.agent("leaves")
+    coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "3s")
+    fleet.until_loading()
+    leaves.signal(signal.SIGTERM)
+    assert leaves.wait(5).returncode == 0
+    assert coordinator.process.poll() is None
+    ended = fleet.end(coordinator)
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
+    assert "agent leaves ended early: this agent was terminated" in summary["run"]["reason"]
+    assert [agent["state"] for agent in summary["agents"]] == ["finished", "finished"]
+    counted = calls(valkey.client())
+    assert summary["ledger"]["counted"] == sum(counted.get(name, 0) for name in ("set", "get", "del"))
+    assert summary["ledger"]["unaccounted"] == 0
+    assert stays.wait(5).returncode == 0
+
+
+def test_an_agent_that_is_terminated_twice_leaves_at_once(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a", processes=2)
+    coordinator = fleet.coordinator(
+        "--expect-agents", "1", "--url", valkey.url, "--socket-timeout", "30s", "--drain", "30s", *LONG
+    )
+    fleet.until_loading()
+    valkey.pause()
+    agent.signal(signal.SIGTERM)
+    agent.wait_for_text("draining", 5)
+    agent.signal(signal.SIGTERM)
+    assert agent.wait(5).returncode == 143
+    valkey.resume()
+    ended = fleet.end(coordinator, timeout=10)
+    assert (ended.code, ended.summary["run"]["outcome"]) == (5, "degraded")
+
+
+def test_an_agent_that_waits_for_a_coordinator_leaves_when_it_is_told_to(fleet: Fleet) -> None:
+    agent = fleet.agent("a")
+    agent.wait_for_text("joining", 10)
+    agent.signal(signal.SIGINT)
+    assert agent.wait(5).returncode in (0, 130)
