@@ -22,13 +22,15 @@ class CollectedGroup:
         self.records = records
         self._logs = logs
         self._rows: Rows = NO_ROWS
+        self._seconds = seconds_of(NO_ROWS, 0)  # of each row
         self._events: list[Event] = []
         self._fold = ConnectionFold()
 
-    def gather(self) -> Rows:
+    def gather(self, t0_ns: int) -> Rows:
         """Take in all that threads and connections left since the last call; returns the new rows."""
         fresh = np.concatenate([NO_ROWS, *(record.take() for record in self.records)])
         self._rows = np.concatenate([self._rows, fresh])
+        self._seconds = np.concatenate([self._seconds, seconds_of(fresh, t0_ns)])
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
@@ -36,12 +38,13 @@ class CollectedGroup:
 
     def seconds(self, t0_ns: int) -> set[int]:
         """The seconds to which what was gathered belongs."""
-        return {*np.unique(seconds_of(self._rows, t0_ns)).tolist(), *(_second(event, t0_ns) for event in self._events)}
+        return {*np.unique(self._seconds).tolist(), *(_second(event, t0_ns) for event in self._events)}
 
     def release(self, second: int, t0_ns: int, names: tuple[str, ...], outcomes: Outcomes, late: bool) -> PoolMetrics:
         """Metrics of what was gathered of this second, which is forgotten. late: the second was reported before."""
-        mine = seconds_of(self._rows, t0_ns) == second
-        rows, self._rows = self._rows[mine], self._rows[~mine]
+        mine = self._seconds == second
+        rows = self._rows[mine]
+        self._rows, self._seconds = self._rows[~mine], self._seconds[~mine]
         events = [event for event in self._events if _second(event, t0_ns) == second]
         self._events = [event for event in self._events if _second(event, t0_ns) != second]
         return msgspec.structs.replace(
@@ -97,7 +100,7 @@ class Collector:
 
     def _gather(self) -> None:
         for group in self._groups:
-            rows = group.gather()
+            rows = group.gather(self._t0_ns)
             rows = rows[rows[:, 1] != WAIT_ONLY]
             if len(rows):
                 begin_ns = int((rows[:, 0] - rows[:, 2]).min())

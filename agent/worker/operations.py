@@ -25,7 +25,7 @@ Operation: TypeAlias = tuple[int, Arguments, int]
 """(row, arguments, request bytes). row: index into `Mix.names`. arguments: the command's name first, as text."""
 
 _BLOCK = 2048
-"""Operations drawn at a time. numpy is slow to begin, and slower with cold caches: less of it costs more an operation."""
+"""Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each."""
 
 
 class Drawn(Protocol):
@@ -47,7 +47,7 @@ class CompiledCommand:
         self._fixed_bytes = array_header_bytes(len(template.parts)) + int(bulk_bytes(np.array(literals)).sum())
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[Arguments], Ints]:
-        """`count` operations: their arguments, made as they are asked for, and their requests' sizes, shape (count,)."""
+        """`count` operations: their arguments, made as they are asked for, and sizes of their requests, shape (n,)."""
         columns: list[Iterator[str | bytes]] = []
         sizes = np.full(count, self._fixed_bytes)
         for part in self._parts:

@@ -35,6 +35,9 @@ class ClientInstance:
             target, max_connections=max_connections, events=self.events, lifeline=lifeline
         )
 
+        # Bound once: it is called for every operation.
+        self.execute = self.client.execute_command
+
     def close(self) -> None:
         """Close all its connections. Idempotent."""
         self.client.close()

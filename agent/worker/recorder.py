@@ -12,14 +12,14 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.histogram import Histogram, Ints
-from common.metrics import CommandMetrics, PoolMetrics
+from common.histogram import EMPTY, Histogram, Ints
+from common.metrics import CommandMetrics, PoolMetrics, merge_commands, merge_named
 from common.target import Ending
 from common.units import NS_PER_S
 
@@ -35,6 +35,7 @@ NO_ROWS: Rows = np.empty((0, 7), dtype=np.int64)
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
 WAIT_ONLY = -1
 NONE = -1
+DONE = (True, "")
 
 
 class Outcomes:
@@ -43,7 +44,7 @@ class Outcomes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers: dict[tuple[bool, str], int] = {}
-        self.endings: list[tuple[bool, str]] = [(True, "")]
+        self.endings: list[tuple[bool, str]] = [DONE]
         """By number: (was there a reply, code or class)."""
 
     def number(self, ending: Ending) -> int:
@@ -86,44 +87,36 @@ def seconds_of(rows: Rows, t0_ns: int) -> Ints:
     return np.maximum(rows[:, 0] - t0_ns, 0) // NS_PER_S
 
 
-def bin_rows(rows: Rows, names: tuple[str, ...], endings: list[tuple[bool, str]]) -> PoolMetrics:
+def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, str]]) -> PoolMetrics:
     """Rows of one group of pools, added up; `names` and `endings` tell what their kinds mean."""
+    columns = np.ascontiguousarray(rows.T)
+    kinds = columns[1]
+    by_name: dict[str, list[CommandMetrics]] = {}
+    for kind in np.unique(kinds).tolist():
+        if kind != WAIT_ONLY:
+            outcome, row = divmod(kind, len(names))
+            by_name.setdefault(names[row], []).append(_of_one_kind(columns[:, kinds == kind], endings[outcome]))
     return PoolMetrics(
-        commands=_by_command(rows, names, endings),
-        checkout_wait=_histogram(rows[:, 6]),
-        send_lag=_histogram(rows[:, 3]),
+        commands=merge_named([{name: part} for name, parts in by_name.items() for part in parts], merge_commands),
+        checkout_wait=_histogram(columns[6]),
+        send_lag=_histogram(columns[3]),
     )
 
 
-def _by_command(rows: Rows, names: tuple[str, ...], endings: list[tuple[bool, str]]) -> dict[str, CommandMetrics]:
-    commands = {}
-    kinds = rows[:, 1]
-    for number, name in enumerate(names):
-        mine = rows[(kinds % len(names) == number) & (kinds != WAIT_ONLY)]
-        if len(mine):
-            commands[name] = _command(mine, mine[:, 1] // len(names), endings)
-    return commands
-
-
-def _command(rows: Rows, outcomes: Ints, endings: list[tuple[bool, str]]) -> CommandMetrics:
-    done = rows[outcomes == 0]
-    undone = rows[outcomes != 0]
-    errors: dict[str, int] = {}
-    failures: dict[str, int] = {}
-    for outcome, count in zip(*(x.tolist() for x in np.unique(outcomes, return_counts=True)), strict=True):
-        if outcome:
-            replied, name = endings[outcome]
-            (errors if replied else failures)[name] = count
-    lag_ns = done[:, 3]
+def _of_one_kind(columns: Ints, ending: tuple[bool, str]) -> CommandMetrics:
+    _, _, service_ns, lag_ns, bytes_out, bytes_in, _ = columns
+    count = len(service_ns)
+    replied, name = ending
+    done = ending == DONE
     return CommandMetrics(
-        ok=len(done),
-        errors=errors,
-        failures=failures,
-        bytes_out=int(rows[:, 4].sum()),
-        bytes_in=int(rows[:, 5].sum()),
-        service=Histogram.of(done[:, 2]),
-        response=Histogram.of((done[:, 2] + lag_ns)[lag_ns >= 0]),
-        failed=Histogram.of(undone[:, 2]),
+        ok=count if done else 0,
+        errors={name: count} if replied and not done else {},
+        failures={} if replied else {name: count},
+        bytes_out=int(bytes_out.sum()),
+        bytes_in=int(bytes_in.sum()),
+        service=Histogram.of(service_ns) if done else EMPTY,
+        response=Histogram.of((service_ns + lag_ns)[lag_ns >= 0]) if done else EMPTY,
+        failed=EMPTY if done else Histogram.of(service_ns),
     )
 
 
