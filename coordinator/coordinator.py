@@ -1,8 +1,14 @@
-"""The coordinator's loop: brings the run everything that happens, and performs what it decides."""
+"""The coordinator's loop: brings the run everything that happens, and performs what it decides.
+
+Only the server's counters are read beside the loop, in a thread: a server that hangs must hold up neither the agents'
+heartbeats nor a Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 from common import codec
 from common.clock import monotonic_ns
@@ -63,6 +69,8 @@ class Coordinator:
         self._open_journal, self._read_counts = open_journal, read_counts
         self._journal: Journal | None = None
         self._end: End | None = None
+        self._reading: tuple[When, Future[ServerCounted]] | None = None
+        self._interrupts = 0
         self._shown_ns = 0
         self._refused = 0
         self._malformed = 0
@@ -86,7 +94,9 @@ class Coordinator:
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):
+            self._interrupts += 1
             yield Interrupted()
+        yield from self._counted()
         yield from self._received(self._control, metrics=False)
         yield from self._received(self._metrics, metrics=True)
         yield from self._local_agents.exited()
@@ -94,6 +104,17 @@ class Coordinator:
         if refused > self._refused and not self._refused:
             self._view.note("refused a peer whose token does not fit, or that is no agent of ours")
         self._refused = refused
+
+    def _counted(self) -> Iterator[Counted]:
+        if self._reading is None:
+            return
+        when, reading = self._reading
+        if reading.done():
+            self._reading = None
+            yield Counted(reading.result())
+        elif self._interrupts > 1:
+            self._reading = None
+            yield Counted(ServerCounted(when=when, error="the run was stopped before the server had answered"))
 
     def _received(self, listener: Listener, *, metrics: bool) -> Iterator[FromAgent]:
         for routing_id, data in listener.receive():
@@ -119,7 +140,7 @@ class Coordinator:
             case Write(record):
                 self._write(record)
             case ReadServer(when):
-                self._handle(Counted(self._read_counts(when)))
+                self._reading = (when, _begin(lambda: self._read_counts(when)))
             case Progress(text, done, total):
                 self._view.phase(text, done, total)
             case Note(text):
@@ -141,6 +162,20 @@ class Coordinator:
         self._shown_ns = now_ns
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
         self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
+
+
+def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:
+    """Reads in a thread that ends with the process, if it must: its wait is bounded, but nobody may want to wait."""
+    reading: Future[ServerCounted] = Future()
+
+    def work() -> None:
+        try:
+            reading.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
+            reading.set_exception(error)
+
+    threading.Thread(target=work, name="server counts", daemon=True).start()
+    return reading
 
 
 def _row(member: Member, now_ns: int) -> AgentRow:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
 from coordinator.steps import LocalAgentExited
 
 _LEAVE_S = 15.0
@@ -63,15 +65,19 @@ class LocalAgents:
 
     def close(self) -> None:
         """Wait for them to leave, as they do after a run; end those that do not. Idempotent."""
-        for process in self._processes:
-            try:
-                process.wait(_LEAVE_S)
-            except subprocess.TimeoutExpired:
-                _kill_session(process)
-        self._processes.clear()
-        for log in self._logs.values():
-            log.close()
-        self._logs.clear()
+        give_up_ns = monotonic_ns() + int(_LEAVE_S * NS_PER_S)
+        try:
+            for process in self._processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0, give_up_ns - monotonic_ns()) / NS_PER_S)
+        finally:  # also when somebody has lost patience and interrupts the wait
+            for process in self._processes:
+                if process.poll() is None:
+                    _kill_session(process)
+            self._processes.clear()
+            for log in self._logs.values():
+                log.close()
+            self._logs.clear()
 
     def hurry(self) -> None:
         """Ask them to leave now: no run needs them any more."""
