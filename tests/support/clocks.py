@@ -1,0 +1,22 @@
+"""Clocks that tests set."""
+
+from __future__ import annotations
+
+import threading
+
+
+class ReadClock:
+    """A clock that stands still until it is set, and that tells when somebody has read it."""
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self.now_ns = now_ns
+        self._reads = threading.Semaphore(0)
+
+    def __call__(self) -> int:
+        now_ns = self.now_ns
+        self._reads.release()
+        return now_ns
+
+    def await_reading(self) -> None:
+        """Return when it has been read once more than this was called. Raises AssertionError after ten seconds."""
+        assert self._reads.acquire(timeout=10.0), "nobody has read the clock"
