@@ -260,7 +260,7 @@ def test_prewarming_more_than_the_server_takes_fails_in_one_line_and_leaves_noth
     lifeline = Lifeline()
     wanted = [ClientInstance(target, 10, lifeline) for _ in range(2)]
     with pytest.raises(TargetError, match="max number of clients reached") as raised:
-        prewarm(wanted, target, lifeline, lambda done, total: None)
+        prewarm(wanted, target, lifeline, lambda *_: None)
     assert "\n" not in str(raised.value)
     assert lifeline.is_cut
     wait_until(lambda: len(asking.client_list()) == 1, "the server has seen all connections closed")
@@ -273,7 +273,7 @@ def test_prewarming_a_target_that_refuses_fails_soon_although_retries_are_allowe
     retry = Retry(retries=2, base_s=Seconds(0.001), cap_s=Seconds(0.002))
     target = Target(url=refusing_url, retry=retry)
     with pytest.raises(TargetError, match="refused the connection"):
-        prewarm(instances(2, target, 50), target, Lifeline(), lambda done, total: None)
+        prewarm(instances(2, target, 50), target, Lifeline(), lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -281,7 +281,7 @@ def test_whatever_the_progress_raises_ends_the_prewarming(valkey: Server) -> Non
     class Stopped(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(*_: int) -> None:
         raise Stopped
 
     asking = valkey.client()
