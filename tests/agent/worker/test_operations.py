@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.connection import HiredisRespSerializer
+
+from agent.worker.operations import Mix, Operation, draw_operations
+from common.errors import PlanError
+from common.plain import from_plain
+from common.plan.schema import Workload
+
+SOME = 5000  # more than one block
+
+
+def mix(*commands: str | dict[str, Any], seed: int = 1, **workload: Any) -> Mix:
+    listed = [{"command": command} if isinstance(command, str) else command for command in commands]
+    return Mix(from_plain({"commands": listed, **workload}, Workload), seed)
+
+
+def some(mixed: Mix, seed: int = 1, thread: int = 0, count: int = SOME) -> list[Operation]:
+    return list(islice(draw_operations(mixed, seed, thread), count))
+
+
+def test_the_same_seed_and_thread_draw_the_same_operations() -> None:
+    values = {"minimum": 1, "maximum": 100}
+    assert some(mix("SET", "GET", values=values)) == some(mix("SET", "GET", values=values))
+
+
+def test_another_thread_and_another_seed_draw_others() -> None:
+    drawn = [some(mix("GET"), seed, thread) for seed, thread in ((1, 0), (1, 1), (2, 0))]
+    assert len({str(operations) for operations in drawn}) == 3
+
+
+@given(minimum=st.integers(0, 10**12), span=st.integers(0, 3))
+@settings(max_examples=25)
+def test_keys_reach_both_ends_of_their_range_and_nothing_beyond(minimum: int, span: int) -> None:
+    operations = some(mix("GET", keys={"prefix": "k:", "minimum": minimum, "maximum": minimum + span}), count=300)
+    assert {arguments for _, arguments, _ in operations} == {
+        ("GET", f"k:{number}".encode()) for number in range(minimum, minimum + span + 1)
+    }
+
+
+def test_keys_are_drawn_evenly() -> None:
+    drawn = Counter(arguments[1] for _, arguments, _ in some(mix("GET", keys={"minimum": 1, "maximum": 10})))
+    assert len(drawn) == 10
+    assert max(drawn.values()) < 1.3 * SOME / 10
+
+
+def test_a_prefix_may_hold_anything() -> None:
+    operations = some(mix("GET", keys={"prefix": "50%d é %%:", "minimum": 7, "maximum": 7}), count=1)
+    assert operations[0][1] == ("GET", "50%d é %%:7".encode())
+
+
+def test_a_commands_own_prefix_goes_before_the_plans() -> None:
+    operations = some(mix({"command": "GET", "key_prefix": "own:"}, keys={"minimum": 1, "maximum": 1}), count=1)
+    assert operations[0][1] == ("GET", b"own:1")
+
+
+@given(minimum=st.integers(0, 50), span=st.integers(0, 3))
+@settings(max_examples=25)
+def test_values_have_every_size_of_their_range_and_no_other(minimum: int, span: int) -> None:
+    operations = some(mix("SET", values={"minimum": minimum, "maximum": minimum + span}), count=300)
+    assert {len(arguments[2]) for _, arguments, _ in operations} == set(range(minimum, minimum + span + 1))
+
+
+def test_values_are_random_bytes_and_differ() -> None:
+    values = [arguments[2] for _, arguments, _ in some(mix("SET"), count=1000)]
+    assert len(set(values)) > 900
+    assert len({byte for value in values for byte in value}) == 256
+
+
+def test_a_value_of_a_mebibyte_is_made_only_when_it_is_wanted() -> None:
+    stream = draw_operations(mix("SET", values={"minimum": "1MiB", "maximum": "1MiB"}), 1, 0)
+    assert len(next(stream)[1][2]) == 1 << 20
+
+
+def test_weights_are_kept_and_weight_zero_is_never_drawn() -> None:
+    mixed = mix({"command": "SET", "weight": 30}, {"command": "DEL", "weight": 0}, {"command": "GET", "weight": 70})
+    assert mixed.names == ("SET", "GET")
+    drawn = Counter(arguments[0] for _, arguments, _ in some(mixed, count=20_000))
+    assert set(drawn) == {"SET", "GET"}
+    assert abs(drawn["SET"] / 20_000 - 0.3) < 0.02
+
+
+def test_a_mix_in_which_nothing_can_be_drawn_is_refused() -> None:
+    with pytest.raises(PlanError, match="weight above 0"):
+        mix({"command": "SET", "weight": 0})
+
+
+def test_commands_of_one_name_share_a_row() -> None:
+    mixed = mix("GET", {"command": "GET other", "weight": 1}, "SET")
+    assert mixed.names == ("GET", "SET")
+    assert {(row, arguments[0]) for row, arguments, _ in some(mixed)} == {(0, "GET"), (1, "SET")}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "GET",
+        "SET",
+        "MSET __key__ __data__ __key__ __data__",
+        "EXPIRE __key__ 100",
+        "ECHO 'a b'",
+        "PING plain",
+        "SET __key__ __data__ EX 1000000000",
+    ],
+)
+def test_a_request_takes_on_the_wire_what_we_say(template: str) -> None:
+    values = {"minimum": 0, "maximum": 1200}
+    pack = HiredisRespSerializer().pack
+    for _, arguments, request_bytes in some(mix(template, values=values, keys={"minimum": 0, "maximum": 12345})):
+        assert request_bytes == len(b"".join(pack(*arguments)))
+
+
+def test_placeholders_of_one_command_are_drawn_apart() -> None:
+    arguments = some(mix("MSET __key__ __data__ __key__ __data__"), count=1)[0][1]
+    assert arguments[1] != arguments[3]
+    assert arguments[2] != arguments[4]
