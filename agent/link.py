@@ -1,10 +1,12 @@
-"""What an agent knows of its link to the coordinator: whether it is there, when it was last heard, how its clock runs.
-Pure: the time is an argument."""
+"""What an agent knows of its link to the coordinator: whether it is there, when it was last heard, how its clock runs;
+and how it introduces itself. Pure: the time is an argument."""
 
 from __future__ import annotations
 
+from agent.events import Identity, Tick
+from agent.outbox import Outbox
 from common.clock import ClockSync, clock_sample
-from common.messages import HeartbeatReply, Welcome
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, AgentState, Heartbeat, HeartbeatReply, Hello, Welcome
 from common.units import NS_PER_S
 
 HELLO_EVERY_NS = NS_PER_S
@@ -13,8 +15,11 @@ FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
 FIRST_HEARTBEATS = 8
 """A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
 REFUSED_FOR_NS = 2 * NS_PER_S
-"""Handshakes that fail for so long are not an accident of a coordinator that was just starting or ending."""
-DEFAULT_LEASE_NS = 30 * NS_PER_S
+"""Handshakes that keep failing for so long are not an accident of a coordinator that was just starting or ending."""
+REFUSED_APART_NS = 5 * NS_PER_S
+"""Failed handshakes further apart than this have nothing to do with each other: ZeroMQ tries again each second."""
+UNANSWERED_NS = 5 * NS_PER_S
+"""A coordinator that answers nothing for so long may not know us any more: say hello again."""
 
 
 class Link:
@@ -24,15 +29,15 @@ class Link:
         self.up = False
         self.welcome: Welcome | None = None
         self.clock = ClockSync()
-        self.lease_ns = DEFAULT_LEASE_NS
+        self._coordinator = ""
         self._heard_ns = now_ns
         self._hello_due_ns = now_ns
         self._heartbeat_due_ns = now_ns
-        self._refused_since_ns: int | None = None
+        self._refused_ns: tuple[int, int] | None = None
 
     def came_up(self, now_ns: int) -> None:
-        """The handshake succeeded: say hello at once."""
-        self.up, self._refused_since_ns, self._hello_due_ns = True, None, now_ns
+        """The handshake succeeded: say hello at once, whoever was there before."""
+        self.up, self.welcome, self._refused_ns, self._hello_due_ns = True, None, None, now_ns
 
     def went_down(self) -> bool:
         """The link was lost; whether we were welcome on it."""
@@ -42,11 +47,13 @@ class Link:
 
     def refused(self, now_ns: int) -> None:
         """The handshake failed."""
-        self._refused_since_ns = self._refused_since_ns or now_ns
+        first_ns, last_ns = self._refused_ns or (now_ns, now_ns)
+        self._refused_ns = (first_ns if now_ns - last_ns <= REFUSED_APART_NS else now_ns, now_ns)
 
-    def refused_for_good(self, now_ns: int) -> bool:
-        """The handshake has failed ever since for so long that it will not succeed."""
-        return self._refused_since_ns is not None and now_ns - self._refused_since_ns > REFUSED_FOR_NS
+    @property
+    def refused_for_good(self) -> bool:
+        """The handshake has failed again and again for so long that it will not succeed."""
+        return self._refused_ns is not None and self._refused_ns[1] - self._refused_ns[0] > REFUSED_FOR_NS
 
     def heard(self, now_ns: int) -> None:
         """A message of the coordinator has come."""
@@ -56,23 +63,24 @@ class Link:
         """How long nothing was heard of a coordinator, from the agent's start if there never was one."""
         return now_ns - self._heard_ns
 
-    def welcomed(self, welcome: Welcome, now_ns: int) -> bool:
-        """Hello was answered; whether that is news."""
-        if self.welcome is not None:
+    def welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> bool:
+        """Hello was answered by the coordinator of this run; whether that is news."""
+        if self.welcome == welcome and self._coordinator == run_id:
             return False
-        self.welcome = welcome
-        self.lease_ns = round(welcome.lease_s * NS_PER_S)
+        self.welcome, self._coordinator = welcome, run_id
         self.clock = ClockSync()  # another coordinator may have answered, with another clock
         self._heartbeat_due_ns = now_ns
         return True
 
-    def replied(self, reply: HeartbeatReply, now_ns: int) -> None:
-        """A heartbeat came back with the coordinator's stamps."""
-        self.clock.add(clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns))
+    def replied(self, reply: HeartbeatReply, run_id: str, now_ns: int) -> None:
+        """A heartbeat came back with the stamps of this run's coordinator; a late answer of one before is no sample."""
+        if run_id == self._coordinator:
+            self.clock.add(clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns))
 
     def hello_is_due(self, now_ns: int) -> bool:
         """Whether to say hello now; then the next one is due a second later."""
-        if not self.up or self.welcome is not None or now_ns < self._hello_due_ns:
+        answered = self.welcome is not None and self.silent_ns(now_ns) <= UNANSWERED_NS
+        if not self.up or answered or now_ns < self._hello_due_ns:
             return False
         self._hello_due_ns = now_ns + HELLO_EVERY_NS
         return True
@@ -84,3 +92,35 @@ class Link:
         quick = self.clock.count < FIRST_HEARTBEATS
         self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else HEARTBEAT_EVERY_NS)
         return True
+
+    def heartbeat(self, tick: Tick, state: AgentState, frames_held: int, alive: int, now_ns: int) -> Heartbeat:
+        """What the coordinator is told each second. alive: worker processes."""
+        best = self.clock.best
+        return Heartbeat(
+            sent_ns=now_ns,
+            state=state,
+            offset_ns=best.offset_ns if best else None,
+            rtt_ns=best.rtt_ns if best else None,
+            cpu_percent=tick.cpu_percent,
+            cpu_percent_busiest=tick.cpu_percent_busiest,
+            lag_ms=tick.lag_ms,
+            frames_held=frames_held,
+            processes_alive=alive,
+        )
+
+
+def introduction(me: Identity, state: AgentState, run_id: str, outbox: Outbox) -> Hello:
+    """Who an agent is, and what it holds of a run. run_id: "" outside a run."""
+    return Hello(
+        protocol_min=PROTOCOL_MIN,
+        protocol_max=PROTOCOL_MAX,
+        name=me.name,
+        host=me.host,
+        pid=me.pid,
+        processes=me.processes,
+        version=me.version,
+        state=state,
+        run_id=run_id or None,
+        next_seq=outbox.first_unacknowledged,
+        frames_held=len(outbox),
+    )

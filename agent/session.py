@@ -24,14 +24,12 @@ from agent.events import (
     Tick,
     WorkerExited,
 )
-from agent.link import Link
+from agent.link import Link, introduction
 from agent.outbox import Outbox
 from agent.share import Share
 from agent.states import TRANSITIONS, Trigger
 from common.errors import FleetError, TargetError
 from common.messages import (
-    PROTOCOL_MAX,
-    PROTOCOL_MIN,
     AgentMessage,
     AgentState,
     Bye,
@@ -41,9 +39,7 @@ from common.messages import (
     FailureKind,
     FinalAck,
     FrameAck,
-    Heartbeat,
     HeartbeatReply,
-    Hello,
     Prepare,
     Prepared,
     Preparing,
@@ -81,6 +77,7 @@ class Session:
         self.ignored = 0
         self._share = Share()
         self._link = Link(now_ns)
+        self._run_heard_ns = now_ns
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
@@ -106,9 +103,9 @@ class Session:
             case Received(envelope):
                 return self._received(envelope, now_ns)
             case FromWorker(process, message):
-                return self._from_worker(process, message)
+                return self._from_worker(process, message, now_ns)
             case WorkerExited(process, exit_code):
-                return self._worker_exited(process, exit_code)
+                return self._worker_exited(process, exit_code, now_ns)
             case Terminated():
                 return self._terminated(now_ns)
             case Tick():
@@ -119,26 +116,11 @@ class Session:
     def _hello(self, now_ns: int) -> list[Action]:
         if not self._link.hello_is_due(now_ns):
             return []
-        me = self.identity
-        return self._send(
-            Hello(
-                protocol_min=PROTOCOL_MIN,
-                protocol_max=PROTOCOL_MAX,
-                name=me.name,
-                host=me.host,
-                pid=me.pid,
-                processes=me.processes,
-                version=me.version,
-                state=self.state,
-                run_id=self.run_id or None,
-                next_seq=self.outbox.first_unacknowledged,
-                frames_held=len(self.outbox),
-            )
-        )
+        return self._send(introduction(self.identity, self.state, self.run_id, self.outbox))
 
-    def _send(self, message: AgentMessage) -> list[Action]:
-        envelope = Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=message)
-        return [Send(envelope)]
+    def _send(self, message: AgentMessage, run_id: str | None = None) -> list[Action]:
+        run_id = self.run_id if run_id is None else run_id
+        return [Send(Envelope(run_id=run_id, incarnation=self.identity.incarnation, message=message))]
 
     # -- what the coordinator says
 
@@ -147,28 +129,31 @@ class Session:
             self.ignored += 1
             return []
         self._link.heard(now_ns)
+        is_of_our_run = envelope.run_id == self.run_id != ""
+        if is_of_our_run:
+            self._run_heard_ns = now_ns
         message = envelope.message
         match message:
             case Welcome():
-                return self._welcomed(message, now_ns)
+                return self._welcomed(message, envelope.run_id, now_ns)
             case Refused():
                 return [
                     KillWorkers(),
                     Exit(FleetError.exit_code, f"the coordinator refused this agent: {message.reason}"),
                 ]
             case HeartbeatReply():
-                self._link.replied(message, now_ns)
+                self._link.replied(message, envelope.run_id, now_ns)
                 return []
             case Dismiss():
                 return self._dismissed(envelope.run_id)
             case Prepare():
                 return self._prepare(envelope.run_id, message, now_ns)
-        if envelope.run_id != self.run_id or not self.run_id:
+        if not is_of_our_run:
             self.ignored += 1
             return []
         match message:
             case Start():
-                return self._start(message)
+                return self._start(message, now_ns)
             case Stop():
                 return self._stop(drain=message.drain, reason=message.reason, now_ns=now_ns)
             case FrameAck():
@@ -182,8 +167,8 @@ class Session:
         self.ignored += 1
         return []
 
-    def _welcomed(self, welcome: Welcome, now_ns: int) -> list[Action]:
-        if not self._link.welcomed(welcome, now_ns):
+    def _welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> list[Action]:
+        if not self._link.welcomed(welcome, run_id, now_ns):
             return []
         return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
 
@@ -202,35 +187,25 @@ class Session:
         return actions
 
     def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
-        if run_id == self.run_id and self.state is AgentState.PREPARED:
-            return self._send(Prepared(processes=self._share.alive, connections_open=self._share.connections_open))
-        if self._terminations:
-            return self._send(Failed(kind=FailureKind.AGENT, reason="this agent was told to leave"))
+        if run_id == self.run_id:
+            return self._prepared() if self.state is AgentState.PREPARED else []
         if not self._moves(Trigger.PREPARE):
-            if run_id == self.run_id:
-                return []
             held = f"it still holds {len(self.outbox)} frames of run {self.run_id}"
-            return [
-                Send(
-                    Envelope(
-                        run_id=run_id,
-                        incarnation=self.identity.incarnation,
-                        message=Failed(kind=FailureKind.AGENT, reason=f"{held}; resume that run, or restart the agent"),
-                    )
-                )
-            ]
+            reason = f"{held}; resume that run, or restart the agent"
+            return self._send(Failed(kind=FailureKind.AGENT, reason=reason), run_id)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._kill_due_ns = None
-        self._frames_moved_ns = now_ns
+        self._run_heard_ns = now_ns
         self._share = Share.of(message.assignment, self.identity.processes)
         actions: list[Action] = [Say(self._share.described()), Spawn(self._share.assignments)]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
 
-    def _start(self, message: Start) -> list[Action]:
-        if not self._moves(Trigger.START):
-            return []
+    def _start(self, message: Start, now_ns: int) -> list[Action]:
         t0_ns = self._link.clock.to_local_ns(message.t0_ns)
-        self._kill_due_ns = self._share.overdue_ns(t0_ns, OVERTIME_NS)
+        # After a reconnect it can come before the clocks were compared; it is repeated.
+        if t0_ns is None or not self._moves(Trigger.START):
+            return []
+        self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns)), Say("running")]
         return [*actions, *self._maybe_over()]
 
@@ -265,7 +240,9 @@ class Session:
 
     # -- what the workers say
 
-    def _from_worker(self, process: int, message: WorkerMessage) -> list[Action]:
+    def _from_worker(self, process: int, message: WorkerMessage, now_ns: int) -> list[Action]:
+        if process not in self._share:
+            return []
         match message:
             case Preparing():
                 self._share.preparing(process, message)
@@ -282,16 +259,16 @@ class Session:
                 self._share.reported(process, message)
             case WorkerFinal():
                 self._share.finished(process, message)
-        self._collect()
+        self._collect(now_ns)
         return self._maybe_over()
 
-    def _worker_exited(self, process: int, exit_code: int | None) -> list[Action]:
+    def _worker_exited(self, process: int, exit_code: int | None, now_ns: int) -> list[Action]:
         lost = self._share.exited(process, exit_code)
         if lost is None:
             return []
         if self._moves(Trigger.BROKEN):
             return self._broken(Failed(kind=FailureKind.AGENT, reason=lost.reason))
-        self._collect()
+        self._collect(now_ns)
         return [Say(lost.reason), *self._send(lost), *self._maybe_over()]
 
     def _broken(self, failed: Failed) -> list[Action]:
@@ -300,14 +277,18 @@ class Session:
         return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
 
     def _maybe_ready(self) -> list[Action]:
-        if not self._share.all_prepared or not self._moves(Trigger.READY):
-            return []
+        return self._prepared() if self._share.all_prepared and self._moves(Trigger.READY) else []
+
+    def _prepared(self) -> list[Action]:
         return self._send(Prepared(processes=self._share.alive, connections_open=self._share.connections_open))
 
-    def _collect(self) -> None:
+    def _collect(self, now_ns: int) -> None:
         report = self._share.take_report()
-        if report is not None:
-            self.outbox.add(report.through, report.intervals)
+        if report is None:
+            return
+        if not len(self.outbox):
+            self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
+        self.outbox.add(report.through, report.intervals)
 
     def _maybe_over(self) -> list[Action]:
         if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
@@ -327,7 +308,7 @@ class Session:
         self._terminations += 1
         if self._terminations > 1:
             return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE)]
-        self._leave_due_ns = now_ns + self._share.drain_ns + GOODBYE_NS
+        self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
         actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
         if self.state is AgentState.IDLE:
             return [*actions, *self._send(Bye(reason="terminated")), Exit(0)]
@@ -337,44 +318,25 @@ class Session:
         actions = [*self._hello(now_ns), *self._overdue(now_ns)]
         if not self._link.heartbeat_is_due(now_ns):
             return actions
-        best = self._link.clock.best
-        heartbeat = Heartbeat(
-            sent_ns=now_ns,
-            state=self.state,
-            offset_ns=best.offset_ns if best else None,
-            rtt_ns=best.rtt_ns if best else None,
-            cpu_percent=tick.cpu_percent,
-            cpu_percent_busiest=tick.cpu_percent_busiest,
-            lag_ms=tick.lag_ms,
-            frames_held=len(self.outbox),
-            processes_alive=self._share.alive,
-        )
-        actions += self._send(heartbeat)
+        actions += self._send(self._link.heartbeat(tick, self.state, len(self.outbox), self._share.alive, now_ns))
         return [*actions, *self._final()] if self.state is AgentState.DONE else actions
 
     def _overdue(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
-        me = self.identity
-        silent_ns = self._link.silent_ns(now_ns)
-        if self._link.refused_for_good(now_ns):
-            text = "the coordinator refuses our token, or it is no coordinator; copy its token file here (--token-file)"
-            return [KillWorkers(), Exit(FleetError.exit_code, text)]
+        if self.state is AgentState.IDLE:
+            return self._waited_in_vain(now_ns)
         if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
-            return [
-                KillWorkers(),
-                Exit(FleetError.exit_code, "left without word from the coordinator: its last results may be missing"),
-            ]
-        if me.wait_ns is not None and self.state is AgentState.IDLE and silent_ns > me.wait_ns:
-            return [Exit(FleetError.exit_code, f"no coordinator answered for {me.wait_ns / NS_PER_S:.0f} s")]
+            text = "left without word from the coordinator: its last results may be missing"
+            return [KillWorkers(), Exit(FleetError.exit_code, text)]
         if self._kill_due_ns is not None and now_ns > self._kill_due_ns:
             self._kill_due_ns = None
-            return self._give_up()
-        if silent_ns > self._link.lease_ns and self.state in _FENCED:
-            return self._stop(
-                drain=True, reason=f"no word from the coordinator for {silent_ns // NS_PER_S} s", now_ns=now_ns
-            )
-        if self.state is AgentState.DONE and silent_ns > HOLD_LEASES * self._link.lease_ns:
-            self._moves(Trigger.RELEASE)
+            return self._give_up(now_ns)
+        # Only the coordinator of the run that is held counts here: another one may be answering us by now.
+        silent_ns = now_ns - self._run_heard_ns
+        if silent_ns > self._share.lease_ns and self.state in _FENCED:
+            reason = f"no word from its coordinator for {silent_ns // NS_PER_S} s"
+            return self._stop(drain=True, reason=reason, now_ns=now_ns)
+        if silent_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
         if len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
@@ -382,9 +344,18 @@ class Session:
             self.outbox.rewind()
         return []
 
-    def _give_up(self) -> list[Action]:
+    def _waited_in_vain(self, now_ns: int) -> list[Action]:
+        wait_ns = self.identity.wait_ns
+        if self._link.refused_for_good:
+            text = "the coordinator refuses our token, or it is no coordinator; copy its token file here (--token-file)"
+            return [Exit(FleetError.exit_code, text)]
+        if wait_ns is not None and self._link.silent_ns(now_ns) > wait_ns:
+            return [Exit(FleetError.exit_code, f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s")]
+        return []
+
+    def _give_up(self, now_ns: int) -> list[Action]:
         reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
-        self._collect()
+        self._collect(now_ns)
         return [KillWorkers(), *reports, *self._maybe_over()]
 
     def _moves(self, trigger: Trigger) -> bool:

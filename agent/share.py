@@ -48,9 +48,11 @@ class Report:
 
 @dataclass(slots=True)
 class Share:
-    """Empty until `of` fills it. Process numbers are positions in `assignments`."""
+    """Empty until `of` fills it. Process numbers are positions in `assignments`. lease_ns: how long it is carried on
+    without word from its coordinator."""
 
     assignments: tuple[Assignment, ...] = ()
+    lease_ns: int = 0
     _processes: list[_Process] = field(default_factory=list)
     _unsent: list[IntervalMetrics] = field(default_factory=list)
     _through: int = -1
@@ -61,7 +63,10 @@ class Share:
         used = min(processes, len(assignment.pools))
         hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
-        return cls(assignments, [_Process() for _ in assignments])
+        return cls(assignments, assignment.plan.fleet.lease_s.ns, [_Process() for _ in assignments])
+
+    def __contains__(self, process: int) -> bool:
+        return process < len(self._processes)
 
     def described(self) -> str:
         """For the person at the terminal."""
@@ -73,10 +78,13 @@ class Share:
         """How long operations in flight may take to come to an end."""
         return self.assignments[0].plan.fleet.drain_s.ns if self.assignments else 0
 
-    def overdue_ns(self, t0_ns: int, overtime_ns: int) -> int | None:
-        """When processes that still run must be taken for stuck; None where the plan sets no end in time."""
+    def overdue_ns(self, t0_ns: int, now_ns: int, overtime_ns: int) -> int | None:
+        """When processes that are started now, or at `t0_ns` if that lies ahead, and still run must be taken for stuck;
+        None where the plan sets no end in time."""
         duration_s = self.assignments[0].plan.load.duration_s if self.assignments else None
-        return None if duration_s is None else t0_ns + duration_s.ns + self.drain_ns + overtime_ns
+        if duration_s is None:
+            return None
+        return max(t0_ns + duration_s.ns, now_ns) + self.drain_ns + overtime_ns
 
     @property
     def alive(self) -> int:
@@ -129,7 +137,7 @@ class Share:
 
     def exited(self, process: int, exit_code: int | None) -> WorkerLost | None:
         """A process ended; None when it had finished before, or is known to be lost."""
-        if process >= len(self._processes) or self._processes[process].over:
+        if process not in self or self._processes[process].over:
             return None
         return self._lose(process, exit_code)
 

@@ -29,7 +29,7 @@ def clock_sample(sent_ns: int, received_ns: int, replied_ns: int, returned_ns: i
     """
     offset_ns = ((received_ns - sent_ns) + (replied_ns - returned_ns)) // 2
     rtt_ns = (returned_ns - sent_ns) - (replied_ns - received_ns)
-    return ClockSample(offset_ns, max(rtt_ns, 0))
+    return ClockSample(offset_ns, rtt_ns)
 
 
 class ClockSync:
@@ -39,8 +39,10 @@ class ClockSync:
         self._samples: deque[ClockSample] = deque(maxlen=window)
 
     def add(self, sample: ClockSample) -> None:
-        """Take one more exchange; the oldest beyond the window is forgotten."""
-        self._samples.append(sample)
+        """Take one more exchange; the oldest beyond the window is forgotten. One that took less than no time never
+        happened: it would pass for the most exact of all."""
+        if sample.rtt_ns >= 0:
+            self._samples.append(sample)
 
     @property
     def best(self) -> ClockSample | None:
@@ -52,7 +54,7 @@ class ClockSync:
         """How many exchanges the window holds now."""
         return len(self._samples)
 
-    def to_local_ns(self, remote_ns: int) -> int:
-        """A remote instant on the local clock; the identity before the first exchange."""
+    def to_local_ns(self, remote_ns: int) -> int | None:
+        """A remote instant on the local clock; None before the first exchange, when it could be hours off."""
         best = self.best
-        return remote_ns - (best.offset_ns if best else 0)
+        return None if best is None else remote_ns - best.offset_ns

@@ -97,8 +97,6 @@ class Welcome(Message, frozen=True, kw_only=True):
     protocol: int
     agent_id: str
     metrics_port: int
-    heartbeat_s: float
-    lease_s: float
 
 
 class Refused(Message, frozen=True, kw_only=True):

@@ -42,7 +42,6 @@ from coordinator.registry import Member, Registry
 from coordinator.shares import Shares
 from coordinator.steps import Action, Note, Send, Write
 
-HEARTBEAT_S = 1.0
 REPEAT_AFTER_NS = NS_PER_S
 
 
@@ -135,8 +134,6 @@ class Conversation:
             protocol=protocol,
             agent_id=member.agent_id,
             metrics_port=self._state.setup.metrics_port,
-            heartbeat_s=HEARTBEAT_S,
-            lease_s=float(self._state.setup.plan.fleet.lease_s),
         )
         actions.append(self.to(member, welcome))
         if not known:

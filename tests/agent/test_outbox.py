@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.outbox import CAPACITY, WINDOW, Outbox
+from common.messages import MetricsFrame
+from tests.support.protocol import interval
+
+
+def filled(frames: int) -> Outbox:
+    outbox = Outbox()
+    for second in range(frames):
+        outbox.add(second, (interval(second, 1),))
+    return outbox
+
+
+def send_all(outbox: Outbox) -> list[MetricsFrame]:
+    frames = []
+    while (frame := outbox.next_frame()) is not None:
+        outbox.sent(frame)
+        frames.append(frame)
+    return frames
+
+
+def test_frames_leave_in_order_and_once() -> None:
+    outbox = filled(3)
+    assert [frame.seq for frame in send_all(outbox)] == [0, 1, 2]
+    assert outbox.next_frame() is None
+    assert outbox.next_seq == 3
+
+
+def test_a_frame_that_the_link_did_not_take_is_offered_again() -> None:
+    outbox = filled(1)
+    assert outbox.next_frame() == outbox.next_frame()
+    assert outbox.next_seq == 0
+
+
+def test_no_more_frames_are_under_way_than_the_window_allows() -> None:
+    outbox = filled(WINDOW + 5)
+    assert len(send_all(outbox)) == WINDOW
+    assert not outbox.all_sealed
+    outbox.acknowledge(2)
+    assert [frame.seq for frame in send_all(outbox)] == [WINDOW, WINDOW + 1]
+
+
+def test_an_acknowledgement_forgets_what_it_covers() -> None:
+    outbox = filled(5)
+    send_all(outbox)
+    outbox.acknowledge(3)
+    assert (len(outbox), outbox.first_unacknowledged) == (2, 3)
+    outbox.acknowledge(1)
+    assert (len(outbox), outbox.first_unacknowledged) == (2, 3)
+
+
+def test_an_acknowledgement_of_more_than_was_sent_is_not_believed() -> None:
+    outbox = filled(5)
+    outbox.sent(outbox.next_frame())  # type: ignore[arg-type]
+    outbox.acknowledge(2**63)
+    assert len(outbox) == 4
+    assert [frame.seq for frame in send_all(outbox)] == [1, 2, 3, 4]
+
+
+def test_a_lost_link_sends_again_what_was_sealed_exactly_as_it_was() -> None:
+    outbox = filled(4)
+    sent = send_all(outbox)
+    outbox.acknowledge(1)
+    outbox.add(4, (interval(4, 1),))
+    outbox.rewind()
+    again = send_all(outbox)
+    assert again[:3] == sent[1:]
+    assert again[3].seq == 4
+
+
+def test_an_acknowledgement_in_the_middle_of_a_resend_skips_nothing() -> None:
+    outbox = filled(4)
+    send_all(outbox)
+    outbox.rewind()
+    outbox.sent(outbox.next_frame())  # type: ignore[arg-type]
+    outbox.acknowledge(2)
+    assert [frame.seq for frame in send_all(outbox)] == [2, 3]
+
+
+def test_a_frame_without_intervals_still_tells_how_far_the_agent_is() -> None:
+    outbox = Outbox()
+    outbox.add(7, ())
+    [frame] = send_all(outbox)
+    assert (frame.through, frame.intervals) == (7, ())
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 3), min_size=CAPACITY, max_size=CAPACITY + 200))
+def test_merging_what_waits_bounds_memory_and_loses_nothing(counts: list[int]) -> None:
+    outbox = Outbox()
+    for second, count in enumerate(counts):
+        outbox.add(second, (interval(second, count),) if count else ())
+        assert len(outbox) <= CAPACITY
+    total, through = 0, -1
+    while len(outbox):
+        for frame in send_all(outbox):
+            assert frame.through > through
+            through = frame.through
+            total += sum(part.operations for part in frame.intervals)
+        outbox.acknowledge(outbox.next_seq)
+    assert total == sum(counts)
+    assert through == len(counts) - 1
+
+
+def test_resolution_is_lost_evenly() -> None:
+    outbox = filled(4 * CAPACITY)
+    spans = []
+    while len(outbox):
+        spans += [part.last - part.first + 1 for frame in send_all(outbox) for part in frame.intervals]
+        outbox.acknowledge(outbox.next_seq)
+    assert max(spans) <= 8
+
+
+class OutboxAndCoordinator(RuleBasedStateMachine):
+    """An outbox, a link that may lose everything on it, and the one who takes only what it wants next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox()
+        self.on_the_wire: list[MetricsFrame] = []
+        self.accepted: list[MetricsFrame] = []
+        self.added = 0
+        self.operations = 0
+
+    @rule(count=st.integers(0, 3), times=st.integers(1, 40))
+    def report(self, count: int, times: int) -> None:
+        for _ in range(times):
+            self.outbox.add(self.added, (interval(self.added, count),))
+            self.added += 1
+            self.operations += count
+
+    @rule(at_most=st.integers(1, WINDOW))
+    def send(self, at_most: int) -> None:
+        for _ in range(at_most):
+            frame = self.outbox.next_frame()
+            if frame is None:
+                return
+            self.outbox.sent(frame)
+            self.on_the_wire.append(frame)
+
+    @precondition(lambda self: self.on_the_wire)
+    @rule(take=st.integers(1, WINDOW), acknowledged=st.booleans())
+    def arrive(self, take: int, acknowledged: bool) -> None:
+        arrived, self.on_the_wire = self.on_the_wire[:take], self.on_the_wire[take:]
+        for frame in arrived:
+            if frame.seq == len(self.accepted):
+                self.accepted.append(frame)
+        if acknowledged:
+            self.outbox.acknowledge(len(self.accepted))
+
+    @rule()
+    def lose_the_link(self) -> None:
+        self.on_the_wire.clear()
+        self.outbox.rewind()
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.outbox) <= WINDOW + CAPACITY
+
+    def teardown(self) -> None:
+        self.lose_the_link()
+        while len(self.outbox):
+            self.send(WINDOW)
+            self.arrive(WINDOW, True)
+        counted = sum(part.operations for frame in self.accepted for part in frame.intervals)
+        assert counted == self.operations
+        assert len(self.accepted) == self.outbox.next_seq
+
+
+TestOutboxAndCoordinator = OutboxAndCoordinator.TestCase
+TestOutboxAndCoordinator.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
