@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from common.errors import EXIT_INTERRUPTED, StampedeError
+from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.token import agent_curve, default_token_path
 from common.transport import this_host
 from common.units import Seconds
@@ -28,6 +28,18 @@ class _Duration(click.ParamType[Seconds]):
             self.fail(str(error), param, ctx)
 
 
+class _Processes(click.ParamType[int]):
+    """A number of worker processes."""
+
+    name = "N"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            self.fail(f'expected a whole number >= 1, got "{text}"', param, ctx)
+        return int(text)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(version("redis-stampede"), prog_name="agent")
 def cli() -> None:
@@ -38,7 +50,7 @@ def cli() -> None:
 @click.argument("endpoint", metavar="ENDPOINT")
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=_Processes(),
     default=None,
     envvar="STAMPEDE_AGENT_PROCESSES",
     help="Worker processes.  [default: one for each core]",
@@ -115,15 +127,28 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        code = _complain(_one_line(error), UsageError.exit_code)
     except StampedeError as error:
-        click.echo(f"agent: {error}", err=True)
-        code = error.exit_code
+        code = _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    if isinstance(error, click.BadParameter) and error.message and error.param is not None:
+        return f"{error.param.opts[0]}: {error.message}"
+    message = error.format_message()
+    return message[:1].lower() + message[1:]
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"agent: {' '.join(message.split())}", err=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -67,8 +67,12 @@ class Processes:
             yield from self._read(number)
 
     def _read(self, number: int) -> Iterator[FromWorker | WorkerExited]:
-        child, pipe = self._children[number]
+        ours = self._children.get(number)
         for _ in range(_READ_AT_MOST):
+            # Whoever is told of an event may have had all processes killed before asking for the next.
+            if ours is None or self._children.get(number) is not ours:
+                return
+            child, pipe = ours
             try:
                 if not pipe.poll(0):
                     return

@@ -191,7 +191,7 @@ class Listener(_Link):
         except zmq.ZMQError as error:
             self.close()
             raise UsageError(
-                f"--bind {endpoint}: cannot listen there: {error.strerror.lower()}; "
+                f"--bind {endpoint}: cannot listen there: {_reason(error)}; "
                 "expected a free address of this host such as tcp://127.0.0.1:5555"
             ) from error
 
@@ -251,7 +251,7 @@ class Dialer(_Link):
         except zmq.ZMQError as error:
             self.close()
             raise UsageError(
-                f"{endpoint}: cannot connect there: {error.strerror.lower()}; expected an address such as tcp://host:5555"
+                f"{endpoint}: cannot connect there: {_reason(error)}; expected an address such as tcp://host:5555"
             ) from error
 
     def receive(self) -> Iterator[bytes]:
@@ -271,6 +271,11 @@ class Dialer(_Link):
         except zmq.Again:
             return False
         return True
+
+
+def _reason(error: zmq.ZMQError) -> str:
+    # pyzmq adds the address to its own text.
+    return zmq.strerror(error.errno or 0).lower()
 
 
 class Poller:

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 
 from common import codec
 from common.clock import monotonic_ns
-from common.errors import ProtocolError
-from common.messages import MetricsFrame
+from common.errors import ProtocolError, StampedeError
+from common.messages import Dismiss, Envelope, MetricsFrame
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
@@ -88,9 +88,23 @@ class Coordinator:
                 self._handle(Tick())
                 self._show(monotonic_ns())
             return self._end
+        except StampedeError as error:
+            self._call_off(error.exit_code)
+            raise
         finally:
             if self._journal is not None:
                 self._journal.close()
+
+    def _call_off(self, exit_code: int) -> None:
+        """A run that has not begun can never be resumed: nobody should wait for it. One that has begun can."""
+        if self._run.state.t0_ns is None:
+            for member in self._run.state.registry:
+                dismiss = Envelope(
+                    run_id=self._run.state.setup.run_id,
+                    incarnation=member.incarnation,
+                    message=Dismiss(exit_code=exit_code),
+                )
+                self._perform(Send(member.routing_id, dismiss))
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):

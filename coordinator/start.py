@@ -46,6 +46,7 @@ from coordinator.steps import End
 from coordinator.verdict import Level
 
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +77,28 @@ def start(plan: Plan, options: StartOptions) -> int:
     with ExitStack() as stack:
         plan = _with_agents(plan, resuming=options.resume is not None)
         place = _place(options)
+        endpoints = _endpoints(plan, options, place.aggregate)
         if plan.target.embedded is not None and not place.resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
             plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=server.url))
         # The target of a resumed run may be what is down: its frames are collected all the same.
         facts = place.aggregate.opened.target if place.aggregate.opened else probe(plan.target)
-        end = _serve(plan, options, place, facts, people)
+        end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
             return end.exit_code
         return _report(plan, options, place, end, people)
 
 
-def _serve(plan: Plan, options: StartOptions, place: _Place, facts: TargetFacts, people: Console) -> End:
+def _serve(
+    plan: Plan, options: StartOptions, place: _Place, facts: TargetFacts, people: Console, endpoints: tuple[str, str]
+) -> End:
     token_file = None if options.insecure else (options.token_file or default_token_path(os.environ))
     curve = None if token_file is None else coordinator_curve(token_file)
-    endpoint, metrics_endpoint = _endpoints(plan, options, place.aggregate)
     local = plan.fleet.local_agents
     with ExitStack() as stack:
         context = stack.enter_context(Context(curve))
-        control, metrics = _listen(stack, context, endpoint, metrics_endpoint, curve)
+        control, metrics = _listen(stack, context, *endpoints, curve)
         view = stack.enter_context(open_live(people, options.quiet))
         setup = Setup(
             plan=plan,
@@ -159,6 +162,7 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
 
 def _place(options: StartOptions) -> _Place:
     if options.resume is None:
+        _check_writable(options.out)
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         return _Place(options.out / run_id, run_id, Aggregate(), resumed=False)
     path = find_journal(options.resume, options.out)
@@ -170,14 +174,26 @@ def _place(options: StartOptions) -> _Place:
     return _Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
 
 
+def _check_writable(out: Path) -> None:
+    """A folder for the run is made when there is something to write; that it cannot be is told before the start."""
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UsageError(f"--out {out}: expected a folder that can be written, but {existing} is none")
+
+
 def _endpoints(plan: Plan, options: StartOptions, aggregate: Aggregate) -> tuple[str, str]:
     """(control, metrics): metrics one port above control, so that a firewall can be told; both free ones for a run
-    that nobody joins from elsewhere; both as before for a run that is resumed."""
+    that nobody joins from elsewhere; both as before for a run that is resumed. Raises UsageError."""
     if aggregate.opened is not None and options.bind is None:
         host, _ = parse_tcp_endpoint(aggregate.opened.endpoint)
         return aggregate.opened.endpoint, f"tcp://{host}:{aggregate.opened.metrics_port}"
     bind = options.bind or (DEFAULT_BIND if plan.fleet.expect_agents else LOCAL_ONLY_BIND)
-    host, port = parse_tcp_endpoint(bind)
+    try:
+        host, port = parse_tcp_endpoint(bind)
+    except UsageError as error:
+        raise UsageError(f"--bind: {error}") from error
+    if port == _LAST_PORT:
+        raise UsageError(f"--bind {bind}: expected a port below {_LAST_PORT}, because metrics use the one after it")
     return (f"tcp://{host}:{port or '*'}", f"tcp://{host}:{port + 1 if port else '*'}")
 
 
@@ -188,7 +204,7 @@ def _listen(
     try:
         return control, stack.enter_context(Listener(context, metrics_endpoint, curve))
     except UsageError as error:
-        raise UsageError(f"{error} (metrics use the port after that of --bind)") from error
+        raise UsageError(f"{error} (this is for metrics, which use the port after that of --bind)") from error
 
 
 def _reachable(endpoint: str) -> str:
