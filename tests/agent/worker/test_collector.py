@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.collector import CollectedGroup, Collector
+from agent.worker.events import EventLog
+from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
+from common.metrics import IntervalMetrics
+from common.units import NS_PER_S
+
+T0 = 10**15
+NAMES = ("GET",)
+
+
+class Process:
+    """A worker process without threads: a test records, and collects when it likes."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.records = [ThreadRecord() for _ in range(threads)]
+        self.log = EventLog()
+        groups = [
+            CollectedGroup("one", self.records, [self.log]),
+            CollectedGroup("two", [], [EventLog()]),
+        ]
+        self.collector = Collector(groups, NAMES, Outcomes(), T0)
+
+    def complete(self, at_s: float, thread: int = 0, service_ns: int = 1000) -> None:
+        record = self.records[thread]
+        record.issued += 1
+        record.add(pack_row(T0 + round(at_s * NS_PER_S), 0, service_ns, NONE, 10, 5, 0))
+
+    def open_connection(self, at_s: float) -> None:
+        self.log.opened(T0 + round(at_s * NS_PER_S), None)
+
+
+def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:
+    assert all(interval.first == interval.last for interval in intervals)
+    assert all(earlier.first < later.first for earlier, later in pairwise(intervals))
+    return {interval.first: interval.operations for interval in intervals}
+
+
+def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(2.5)
+    assert counts(process.collector.collect(0)) == {0: 1}
+    assert counts(process.collector.collect(1)) == {1: 0}
+    assert counts(process.collector.collect(2)) == {2: 1}
+    assert process.collector.collect_rest(2) == (2, ())
+
+
+def test_several_seconds_may_be_reported_at_once() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(2.5)
+    assert counts(process.collector.collect(3)) == {0: 1, 1: 0, 2: 1, 3: 0}
+
+
+def test_what_completed_in_a_second_still_under_way_waits_for_its_end() -> None:
+    process = Process()
+    process.complete(0.9)
+    process.complete(1.01)
+    assert counts(process.collector.collect(0)) == {0: 1}
+    process.complete(1.5)
+    assert counts(process.collector.collect(1)) == {1: 2}
+
+
+def test_what_was_recorded_late_belongs_to_the_second_in_which_it_completed() -> None:
+    process = Process()
+    process.collector.collect(0)
+    process.complete(0.999)
+    process.complete(1.5)
+    late, fresh = process.collector.collect(1)
+    assert (late.first, late.operations, list(late.pools)) == (0, 1, ["one"])
+    assert (fresh.first, fresh.operations, list(fresh.pools)) == (1, 1, ["one", "two"])
+    assert late.pools["one"].connections.open_peak == 0
+
+
+def test_a_thread_blocked_over_several_seconds_is_counted_once_when_it_comes_back() -> None:
+    process = Process(threads=2)
+    process.records[0].issued += 1
+    for second in range(4):
+        process.complete(second + 0.5, thread=1)
+        assert counts(process.collector.collect(second)) == {second: 1}
+    process.records[0].add(pack_row(T0 + round(4.2 * NS_PER_S), 0, round(4.1 * NS_PER_S), NONE, 10, 5, 0))
+    interval, *others = process.collector.collect(4)
+    assert (interval.first, interval.operations, interval.issued, others) == (4, 1, 0, [])
+    assert process.collector.issued == process.collector.counted == 5
+
+
+def test_the_rest_reaches_to_the_last_thing_that_happened() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(7.5)
+    through, intervals = process.collector.collect_rest(4)
+    assert through == 7
+    assert counts(intervals) == {second: int(second in (0, 7)) for second in range(8)}
+
+
+def test_the_rest_reaches_to_the_end_of_the_load_when_nothing_happened() -> None:
+    assert Process().collector.collect_rest(1)[0] == 1
+    assert Process().collector.collect_rest(-1) == (-1, ())
+
+
+def test_what_was_issued_is_reported_in_the_last_second_in_which_anything_began() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.collector.collect(0)
+    process.complete(1.5)
+    process.complete(2.0001)  # begun in second 1
+    _, intervals = process.collector.collect_rest(1)
+    assert {interval.first: interval.issued for interval in intervals} == {1: 2, 2: 0}
+
+
+def test_tallies_are_reported_once_even_if_nothing_else_is_left_to_say() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.collector.collect(1)
+    process.records[0].unsent += 3
+    process.records[0].transactions += 2
+    through, (interval,) = process.collector.collect_rest(1)
+    assert (through, interval.first, interval.unsent, interval.transactions) == (1, 1, 3, 2)
+    assert process.collector.collect_rest(1) == (1, ())
+    assert process.collector.transactions == 2
+
+
+def test_what_came_before_the_start_belongs_to_the_first_second() -> None:
+    process = Process()
+    process.open_connection(-0.5)
+    (interval,) = process.collector.collect(0)
+    assert interval.pools["one"].connections.opened == 1
+
+
+def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
+    process = Process()
+    process.open_connection(-0.5)
+    process.open_connection(1.5)
+    peaks = [interval.pools["one"].connections.open_peak for interval in process.collector.collect(2)]
+    assert peaks == [1, 2, 2]
+
+
+def test_the_first_begin_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
+    process = Process()
+    process.records[0].add(pack_row(T0 + 5, WAIT_ONLY, 0, NONE, 0, 0, 5))
+    process.collector.collect(0)
+    assert process.collector.first_begin_ns is None
+    process.complete(0.000_002, service_ns=1500)
+    process.complete(0.000_002, service_ns=1700)
+    process.collector.collect(1)
+    assert process.collector.first_begin_ns == T0 + 300
+    assert process.collector.counted == 2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 6), st.integers(0, 2)), max_size=60),
+    st.lists(st.integers(0, 5), max_size=4).map(sorted),
+)
+def test_every_operation_is_counted_once_whenever_it_is_collected(
+    completed: list[tuple[float, int]], collections: list[int]
+) -> None:
+    process = Process(threads=3)
+    seen: dict[int, int] = {}
+    parts = max(1, len(collections))
+    for number, through in enumerate(collections):
+        for at_s, thread in completed[number::parts]:
+            process.complete(at_s, thread)
+        for second, count in counts(process.collector.collect(through)).items():
+            seen[second] = seen.get(second, 0) + count
+    if not collections:
+        for at_s, thread in completed:
+            process.complete(at_s, thread)
+    for second, count in counts(process.collector.collect_rest(0)[1]).items():
+        seen[second] = seen.get(second, 0) + count
+    wanted: dict[int, int] = {}
+    for at_s, _ in completed:
+        second = round(at_s * NS_PER_S) // NS_PER_S
+        wanted[second] = wanted.get(second, 0) + 1
+    assert {second: count for second, count in seen.items() if count} == wanted
+    assert process.collector.counted == process.collector.issued == len(completed)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.recorder import (
+    NO_ROWS,
+    NONE,
+    WAIT_ONLY,
+    Outcomes,
+    Rows,
+    ThreadRecord,
+    bin_rows,
+    pack_row,
+    seconds_of,
+)
+from common.metrics import PoolMetrics
+from common.target import Ending
+from common.units import NS_PER_S
+
+NAMES = ("SET", "GET")
+READONLY = Ending(True, "READONLY", 10)
+LOST = Ending(False, "ConnectionError", 0)
+
+
+def rows_of(*rows: tuple[int, int, int, int, int, int, int]) -> Rows:
+    record = ThreadRecord()
+    for row in rows:
+        record.add(pack_row(*row))
+    return record.take()
+
+
+def test_rows_come_back_as_they_were_packed() -> None:
+    first, second = (1, 2, 3, NONE, 5, 6, 7), (10**18, 0, 2**62, 4, 0, 0, NONE)
+    assert rows_of(first, second).tolist() == [list(first), list(second)]
+
+
+def test_rows_are_taken_once() -> None:
+    record = ThreadRecord()
+    record.add(pack_row(1, 2, 3, 4, 5, 6, 7))
+    assert len(record.take()) == 1
+    assert record.take().shape == NO_ROWS.shape
+
+
+def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes() -> None:
+    record, count = ThreadRecord(), 200_000
+    done = threading.Event()
+
+    def add() -> None:
+        for number in range(count):
+            record.add(pack_row(number, 0, 0, 0, 0, 0, number))
+        done.set()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    taken = []
+    while not done.is_set():
+        taken.append(record.take())
+    thread.join()
+    taken.append(record.take())
+    rows = np.concatenate(taken)
+    assert rows[:, 0].tolist() == list(range(count))
+    assert (rows[:, 0] == rows[:, 6]).all()
+
+
+def test_a_row_belongs_to_the_second_in_which_it_completed() -> None:
+    t0_ns = 10**12
+    rows = rows_of(
+        *((t0_ns + offset, 0, 0, NONE, 0, 0, 0) for offset in (-5, 0, NS_PER_S - 1, NS_PER_S, 3 * NS_PER_S + 1))
+    )
+    assert seconds_of(rows, t0_ns).tolist() == [0, 0, 0, 1, 3]
+
+
+def test_each_way_to_end_has_one_number_and_zero_is_done() -> None:
+    outcomes = Outcomes()
+    numbers = [outcomes.number(ending) for ending in (READONLY, LOST, READONLY, Ending(True, "READONLY", 99))]
+    assert numbers == [1, 2, 1, 1]
+    assert outcomes.endings[1:] == [(True, "READONLY"), (False, "ConnectionError")]
+
+
+def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
+    outcomes = Outcomes()
+    readonly, lost = (len(NAMES) * outcomes.number(ending) for ending in (READONLY, LOST))
+    metrics = bin_rows(
+        rows_of(
+            (1, 0, 100, NONE, 60, 5, 0),
+            (2, 0, 300, NONE, 61, 5, 7),
+            (3, 1, 200, NONE, 30, 40, 0),
+            (4, 0 + readonly, 500, NONE, 62, 10, 0),
+            (5, 1 + lost, 900, NONE, 31, 0, 0),
+            (6, 1 + lost, 901, NONE, 32, 0, 0),
+            (7, WAIT_ONLY, 0, NONE, 0, 0, 99),
+        ),
+        NAMES,
+        outcomes.endings,
+    )
+    writes, reads = metrics.commands["SET"], metrics.commands["GET"]
+    assert (writes.ok, writes.errors, writes.failures, writes.bytes_out, writes.bytes_in) == (
+        2,
+        {"READONLY": 1},
+        {},
+        183,
+        20,
+    )
+    assert (writes.service.count, writes.service.total, writes.failed.total) == (2, 400, 500)
+    assert (reads.ok, reads.errors, reads.failures, reads.operations) == (1, {}, {"ConnectionError": 2}, 3)
+    assert (reads.failed.count, reads.bytes_out) == (2, 93)
+    assert (metrics.checkout_wait.count, metrics.checkout_wait.total) == (7, 106)
+
+
+def test_in_a_closed_loop_there_is_no_response_time_and_no_lag() -> None:
+    metrics = bin_rows(rows_of((1, 0, 100, NONE, 0, 0, 0)), NAMES, Outcomes().endings)
+    assert metrics.commands["SET"].response.count == 0
+    assert metrics.send_lag.count == 0
+
+
+def test_response_time_is_service_time_and_the_lag_before_it() -> None:
+    metrics = bin_rows(rows_of((1, 0, 100, 23, 0, 0, 0), (1, 0, 100, 0, 0, 0, 0)), NAMES, Outcomes().endings)
+    response = metrics.commands["SET"].response
+    assert (response.minimum, response.maximum, response.count) == (100, 123, 2)
+    assert (metrics.send_lag.minimum, metrics.send_lag.maximum) == (0, 23)
+
+
+def test_only_the_first_of_a_batch_waited_for_a_client() -> None:
+    metrics = bin_rows(rows_of((1, 0, 1, NONE, 0, 0, 5), (1, 0, 1, NONE, 0, 0, NONE)), NAMES, Outcomes().endings)
+    assert metrics.checkout_wait.count == 1
+
+
+def test_nothing_adds_up_to_nothing() -> None:
+    assert bin_rows(NO_ROWS, NAMES, Outcomes().endings) == PoolMetrics()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**9)), max_size=60))
+def test_every_operation_is_counted_exactly_once(kinds: list[tuple[int, int]]) -> None:
+    outcomes = Outcomes()
+    outcomes.number(READONLY)
+    outcomes.number(LOST)
+    rows = rows_of(*((1, kind, service_ns, NONE, 1, 1, 0) for kind, service_ns in kinds))
+    metrics = bin_rows(rows, NAMES, outcomes.endings)
+    assert sum(command.operations for command in metrics.commands.values()) == len(kinds)
+    for command in metrics.commands.values():
+        assert command.service.count == command.ok
+        assert command.failed.count == command.error_count
