@@ -125,6 +125,9 @@ def _finding(error: Exception, target: schema.Target) -> str:
     code = getattr(error, "status_code", None)
     if code in _CODE_FINDINGS:
         return _CODE_FINDINGS[code]
+    if code and type(error) is redis.ConnectionError:
+        # So redis-py calls "-ERR max number of clients reached": it is a Redis, and it has said why.
+        return f"refused the connection: {_reply_line(error)}"
     for kind, finding in _FINDINGS:
         if isinstance(error, kind):
             return finding.format(reply=_reply_line(error))

@@ -431,3 +431,11 @@ def test_nothing_connects_after_a_cut(valkey: Server) -> None:
     with quick_client(valkey.url, events, lifeline) as client, pytest.raises(CutShort):
         client.ping()
     assert events.seen == []
+
+
+def test_a_server_that_is_full_is_said_to_refuse_in_its_own_words(valkey: Server) -> None:
+    admin = valkey.client()
+    admin.config_set("maxclients", 1)
+    text = finding(quick_target(valkey.url))
+    assert "refused the connection: ERR max number of clients reached" in text
+    assert "TLS" not in text
