@@ -99,6 +99,26 @@ def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fl
     assert [agent.wait(10).returncode for agent in agents] == [0, 0]
 
 
+def test_a_run_against_a_server_with_a_password_is_resumed_with_that_password(
+    fleet: Fleet, valkey_with_password: Server
+) -> None:
+    server = valkey_with_password
+    assert server.password is not None
+    agent = fleet.agent("a", "--once")
+    killed = fleet.coordinator(
+        "--expect-agents", "1", "--url", server.url, "--duration", "2s", "--password-env", "SECRET",
+        SECRET=server.password,
+    )  # fmt: skip
+    fleet.until_loading()
+    killed.signal(signal.SIGKILL)
+    killed.wait(5)
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest", SECRET=server.password))
+    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "completed")
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert ended.summary["ledger"]["server_calls"] == server_calls(server)
+    assert agent.wait(5).returncode == 0
+
+
 def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
     finished = fleet.commands.coordinator("start", "--resume", "nobody")
     assert (finished.returncode, finished.stdout) == (2, "")

@@ -1,0 +1,133 @@
+"""Whole runs, audited against the server's own counters, which the tests read for themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.runs import Fleet, Outcome, calls
+from tests.support.servers import Server
+
+# Each profile's operations in percent.
+PROFILES = {
+    "basic_rw": {"SET": 40, "GET": 50, "DEL": 10},
+    "high_throughput": {"SET": 40, "GET": 60},
+    "list_operations": {"LPUSH": 40, "LRANGE": 40, "LPOP": 20},
+    "transaction_heavy": {"SET": 30, "GET": 40, "INCR": 20, "DEL": 10},
+}
+
+
+def assert_accounted(ended: Outcome, server: Server, names: set[str]) -> None:
+    """Workers, coordinator and server agree to the last operation, and the server is asked independently."""
+    summary = ended.summary
+    ledger, counted = summary["ledger"], calls(server.client())
+    server_calls = {name: counted.get(name.lower(), 0) for name in names}
+    assert ended.code == 0, ended.finished.stderr
+    assert ledger["unaccounted"] == 0
+    assert ledger["issued"] == ledger["counted"] == ledger["server_calls"] == sum(server_calls.values())
+    assert {name: stats["ok"] for name, stats in summary["commands"].items()} == server_calls
+    assert summary["totals"]["errors"] == 0
+    assert summary["run"]["outcome"] == "completed"
+    assert summary["verdict"]["level"] != "invalid"
+    assert summary["connections"]["server_clients_before"] == summary["connections"]["server_clients_after"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_runs_by_request_count_and_every_operation_is_accounted_for(
+    fleet: Fleet, valkey: Server, profile: str
+) -> None:
+    mix = PROFILES[profile]
+    # A number that neither pipelines nor threads divide evenly.
+    ended = fleet.run(
+        "--local-agents", "2", "--processes", "2", "--url", valkey.url, "--profile", profile, "--requests", "4003",
+        "--threads-per-pool", "3", "--client-instances-per-pool", "2", "--key-maximum", "50", "--seed", "7",
+    )  # fmt: skip
+    assert_accounted(ended, valkey, set(mix))
+    assert ended.summary["ledger"]["issued"] == 4003
+    assert ended.summary["load"]["model"] == "closed"
+    assert ended.summary["totals"]["latency_us"]["response"] is None
+    for name, weight in mix.items():
+        assert ended.summary["commands"][name]["operations"] / 4003 == pytest.approx(weight / 100, abs=0.05)
+    counted = calls(valkey.client())
+    transactions = ended.summary["ledger"]["transactions"]
+    assert counted.get("multi", 0) == counted.get("exec", 0) == transactions
+    assert bool(transactions) == (profile == "transaction_heavy")
+
+
+def test_a_run_by_time_is_accounted_for_to_the_last_operation_and_lasts_as_long_as_it_said(
+    fleet: Fleet, valkey: Server
+) -> None:
+    ended = fleet.run("--local-agents", "2", "--processes", "2", "--url", valkey.url, "--duration", "2s",
+                      "--threads-per-pool", "2", "--data-size-range", "1-4KiB", "--pipeline", "4")  # fmt: skip
+    assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
+    assert ended.summary["run"]["duration_s"] == pytest.approx(2.0, abs=0.2)
+    totals = ended.summary["totals"]
+    assert totals["ops_per_s"] == pytest.approx(totals["ok"] / ended.summary["run"]["duration_s"], rel=0.001)
+
+
+@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
+def test_an_open_loop_keeps_its_rate_and_knows_response_times(fleet: Fleet, valkey: Server, arrivals: str) -> None:
+    ended = fleet.run(
+        "--local-agents", "2", "--processes", "2", "--url", valkey.url, "--rate", "1k/s", "--arrivals", arrivals,
+        "--duration", "3s", "--threads-per-pool", "2",
+    )  # fmt: skip
+    assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
+    summary = ended.summary
+    # Four standard deviations of a Poisson count; a constant rate leaves nothing to chance.
+    allowed = 4 * 3000**0.5 if arrivals == "poisson" else 3000 * 0.01
+    assert summary["ledger"]["issued"] == pytest.approx(3000, abs=allowed)
+    load = summary["load"]
+    assert (load["model"], load["arrivals"], load["target_rate_per_s"]) == ("open", arrivals, 1000.0)
+    latency = summary["totals"]["latency_us"]
+    assert latency["response"]["count"] == latency["service"]["count"] == summary["totals"]["ok"]
+    # What an operation waited before it was sent is in its response time, and only there.
+    assert latency["response"]["p50"] >= latency["service"]["p50"]
+    assert latency["response"]["max"] >= latency["service"]["max"]
+
+
+def test_three_processes_by_hand_with_a_token_serve_one_run_after_the_other(fleet: Fleet, valkey: Server) -> None:
+    fleet.token.unlink()
+    fleet.token.with_name("token.key").unlink()
+    first = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--requests", "1000")
+    first.wait_for_text("listening on", 10)
+    assert fleet.token.stat().st_mode & 0o777 == 0o600
+    stays, leaves = fleet.agent("stays", processes=2), fleet.agent("leaves", "--once")
+    assert_accounted(fleet.end(first), valkey, {"SET", "GET", "DEL"})
+    assert leaves.wait(5).returncode == 0
+    stays.wait_for_text("waiting for the next run", 5)
+    valkey.client().config_resetstat()
+
+    second = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--requests", "500", "--ratio", "1:3")
+    ended = fleet.end(second)
+    assert_accounted(ended, valkey, {"SET", "GET"})
+    assert [agent["id"] for agent in ended.summary["agents"]] == ["stays"]
+    assert ended.summary["ledger"]["issued"] == 500
+    assert "without encryption" not in ended.finished.stderr
+    assert stays.process.poll() is None
+
+
+def test_a_password_reaches_the_agents_but_nothing_that_is_written_or_said(
+    fleet: Fleet, valkey_with_password: Server
+) -> None:
+    server = valkey_with_password
+    assert server.password is not None
+    running = fleet.commands.start(
+        "coordinator", "start", "--local-agents", "1", "--processes", "1", "--url", server.url, "--requests", "100",
+        "--password-env", "SECRET", "--json", SECRET=server.password,
+    )  # fmt: skip
+    ended = fleet.end(running)
+    assert_accounted(ended, server, {"SET", "GET", "DEL"})
+    written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]
+    assert len(written) >= 6
+    assert not [text for text in written if server.password.encode() in text]
+
+
+def test_the_same_plan_on_the_same_fleet_draws_the_same_keys(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    keys = []
+    for _ in range(2):
+        client.flushall()
+        fleet.run("--local-agents", "1", "--processes", "2", "--url", valkey.url, "--requests", "300", "--command",
+                  "SET", "--seed", "11")  # fmt: skip
+        keys.append(set(client.keys()))
+    assert keys[0] == keys[1]
+    assert len(keys[0]) > 250
