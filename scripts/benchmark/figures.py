@@ -1,0 +1,77 @@
+"""What is made of the readings: ratios of neighbours, their median and spread. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One turn. CPU in seconds over the same time, of the load generator's processes, of the server, and of the whole
+    machine with all that runs on it beside us."""
+
+    operations: int
+    seconds: float
+    generator_cpu_s: float
+    server_cpu_s: float
+    machine_cpu_s: float
+
+    @property
+    def ops_per_s(self) -> float:
+        """Operations a second."""
+        return self.operations / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of some numbers, the middle half of them (lower, upper), and all of them (minimum, maximum)."""
+
+    median: float
+    lower: float
+    upper: float
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Spread:
+        """Raises StatisticsError without any."""
+        if len(numbers) == 1:
+            only = numbers[0]
+            return cls(only, only, only, only, only)
+        lower, _, upper = quantiles(numbers, n=4, method="inclusive")
+        return cls(median(numbers), lower, upper, min(numbers), max(numbers))
+
+
+def speed_ratio(ones: Sequence[Reading], others: Sequence[Reading]) -> Spread:
+    """Operations a second of the ones to those of the others, round by round: what else the machine does slows
+    neighbours alike, and so cancels out.
+
+    Both hold one reading a round, in the order of the rounds. Raises ValueError when one of them holds more.
+    """
+    return Spread.of([one.ops_per_s / other.ops_per_s for one, other in zip(ones, others, strict=True)])
+
+
+def cpu_s_per_million(readings: Sequence[Reading]) -> float:
+    """CPU of the generator in seconds for a million operations, over all readings: a turn alone is too short for the
+    system's clock of CPU time, which ticks every 10 ms."""
+    used_s = sum(reading.generator_cpu_s for reading in readings)
+    return used_s / sum(reading.operations for reading in readings) * 1e6
+
+
+def filled(readings: Sequence[Reading], cores: int) -> float:
+    """Which part of all cores' time server and generator used together, over all readings: 1.0 is all of it."""
+    used_s = sum(reading.generator_cpu_s + reading.server_cpu_s for reading in readings)
+    return used_s / (cores * sum(reading.seconds for reading in readings))
+
+
+def order(contenders: Sequence[T], round_number: int) -> list[T]:
+    """Whose turn it is when in a round: to and fro, and each of them first in turn, so that nobody always follows the
+    same one."""
+    first = round_number // 2 % len(contenders)
+    turned = [*contenders[first:], *contenders[:first]]
+    return turned[::-1] if round_number % 2 else turned

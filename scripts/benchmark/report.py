@@ -1,0 +1,139 @@
+"""What the benchmark says: lines for people, one document for programs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, filled, speed_ratio
+
+DRIVER = "client driver"
+ENOUGH_OF_BARE = 0.95
+ENOUGH_OF_ONE = 1.6
+FULL = 0.9
+"""Server and generator together leave the machine no room for a second worker process above this part of its cores:
+the rest goes to the kernel's own work, to us who measure, and to whatever else runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The driver and the bare loops at one number of threads. readings: by contender, one a round, in their order."""
+
+    threads: int
+    readings: Mapping[str, Sequence[Reading]]
+
+    def ratio(self, contender: str) -> Spread:
+        """Operations a second of the driver to those of a bare loop."""
+        return speed_ratio(self.readings[DRIVER], self.readings[contender])
+
+    def cpu_ratio(self, contender: str) -> float:
+        """CPU an operation of the driver to that of a bare loop."""
+        return cpu_s_per_million(self.readings[DRIVER]) / cpu_s_per_million(self.readings[contender])
+
+    @property
+    def bare(self) -> list[str]:
+        """The contenders that are not the driver."""
+        return [name for name in self.readings if name != DRIVER]
+
+    def lines(self) -> Iterator[str]:
+        """A line a contender."""
+        for name, readings in self.readings.items():
+            line = f"{self.threads:>7}  {name:<22} {_reading_columns(readings)}"
+            if name != DRIVER:
+                ratio = self.ratio(name)
+                verdict = "ok" if ratio.median >= ENOUGH_OF_BARE else "BELOW"
+                line += f"   {_show(ratio)}   {self.cpu_ratio(name):>10.2f}   {verdict}"
+            yield line
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs, with every reading."""
+        return {
+            "threads": self.threads,
+            "contenders": {name: _contender_document(readings) for name, readings in self.readings.items()},
+            "ratios": {name: asdict(self.ratio(name)) for name in self.bare},
+            "cpu_ratios": {name: self.cpu_ratio(name) for name in self.bare},
+            "met": {name: self.ratio(name).median >= ENOUGH_OF_BARE for name in self.bare},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Two worker processes and one, each with so many threads. Readings one a round, in their order."""
+
+    threads: int
+    cores: int
+    one: Sequence[Reading]
+    two: Sequence[Reading]
+
+    @property
+    def ratio(self) -> Spread:
+        """Operations a second of two processes to those of one."""
+        return speed_ratio(self.two, self.one)
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is enough, or why it cannot be."""
+        if self.ratio.median >= ENOUGH_OF_ONE:
+            return "ok"
+        return "all cores full" if filled(self.two, self.cores) >= FULL else "BELOW"
+
+    def lines(self) -> Iterator[str]:
+        """A line for one process, one for two, and what they did to the cores."""
+        yield f"{self.threads:>7}  {'one worker process':<22} {_reading_columns(self.one)}"
+        yield (
+            f"{self.threads:>7}  {'two worker processes':<22} {_reading_columns(self.two)}"
+            f"   {_show(self.ratio)}   {self.verdict}"
+        )
+        used, wall_s = filled(self.two, self.cores), sum(reading.seconds for reading in self.two)
+        busy = sum(reading.machine_cpu_s for reading in self.two) / (self.cores * wall_s)
+        yield (
+            f"{'':>7}  two: server and generator used {used:.0%} of {self.cores} cores, "
+            f"everything else {max(0.0, busy - used):.0%}"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs, with every reading."""
+        return {
+            "threads_per_process": self.threads,
+            "one": _contender_document(self.one),
+            "two": _contender_document(self.two),
+            "ratio": asdict(self.ratio),
+            "cores_used_by_server_and_generator": filled(self.two, self.cores) * self.cores,
+            "verdict": self.verdict,
+        }
+
+
+def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """The first table."""
+    yield f"{'threads':>7}  {'':<22} {_READING_HEAD}   {'driver / bare':<17}   {'CPU of it'}"
+    for comparison in comparisons:
+        yield from comparison.lines()
+
+
+def scaling_lines(scalings: Sequence[Scaling]) -> Iterator[str]:
+    """The second table."""
+    yield f"{'threads':>7}  {'':<22} {_READING_HEAD}   {'two / one'}"
+    for scaling in scalings:
+        yield from scaling.lines()
+
+
+_READING_HEAD = f"{'ops/s':>8} {'CPU us/op':>10} {'server CPU':>11}"
+
+
+def _reading_columns(readings: Sequence[Reading]) -> str:
+    ops_per_s = Spread.of([reading.ops_per_s for reading in readings]).median
+    server = Spread.of([reading.server_cpu_s / reading.seconds for reading in readings]).median
+    return f"{ops_per_s:>8,.0f} {cpu_s_per_million(readings):>10.1f} {server:>11.0%}"
+
+
+def _show(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.lower:.2f}..{spread.upper:.2f})"
+
+
+def _contender_document(readings: Sequence[Reading]) -> dict[str, Any]:
+    return {
+        "ops_per_s": asdict(Spread.of([reading.ops_per_s for reading in readings])),
+        "cpu_s_per_million_operations": cpu_s_per_million(readings),
+        "rounds": [asdict(reading) for reading in readings],
+    }
