@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import gc
+import resource
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agent.worker.client_driver import Worker
+from common.clock import monotonic_ns
+from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
+from common.plain import from_plain
+from common.plan import profiles
+from common.plan.schema import (
+    Command,
+    Connections,
+    Driver,
+    Fleet,
+    Keys,
+    Load,
+    Plan,
+    Pools,
+    Retry,
+    Target,
+    Workload,
+)
+from common.units import NS_PER_S, Count, PerSecond, Seconds
+from tests.support.runs import wait_until
+from tests.support.servers import Server, SocketServer
+from tests.support.workers import WorkerThread
+
+pytestmark = pytest.mark.usefixtures("_one_process", "no_leaks")
+
+NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
+
+
+@pytest.fixture
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Worker and test share a process here: what it does to its process is undone, or not done."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.unfreeze()
+
+
+@pytest.fixture
+def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
+    with WorkerThread() as running:
+        yield running
+
+
+def plan_of(url: str, *commands: str, **settings: Any) -> Plan:
+    """A plan; settings go to the section that has a field of that name."""
+    settings = {"duration_s": Seconds(0.3), "retry": Retry(retries=0), **settings}
+    if "requests" in settings:
+        del settings["duration_s"]
+
+    def section(kind: type[Any], **given: Any) -> Any:
+        mine = {name: settings.pop(name) for name in list(settings) if name in kind.__struct_fields__}
+        return kind(**given, **mine)
+
+    mix = tuple(Command(command=command) for command in commands or ("SET", "GET"))
+    plan = Plan(
+        target=section(Target, url=url),
+        pools=(section(Pools),),
+        load=section(Load),
+        workload=section(Workload, commands=mix),
+        fleet=section(Fleet),
+    )
+    assert not settings
+    return plan
+
+
+def calls_of(server: Server) -> dict[str, int]:
+    """How often the server was called, by command, since it began."""
+    told: Any = server.client(decode_responses=True).info("commandstats")
+    return {name.removeprefix("cmdstat_").upper(): row["calls"] for name, row in told.items()}
+
+
+def connections_of(server: Server) -> int:
+    """How many connections of ours the server has; they bear the plan's client name."""
+    with server.client() as asking:
+        return sum(client["name"] == "stampede" for client in asking.client_list())
+
+
+# How much
+
+
+@pytest.mark.parametrize("requests", [1, 1003])
+def test_exactly_so_many_requests_are_made_as_the_plan_says(
+    valkey: Server, worker: WorkerThread, requests: int
+) -> None:
+    plan = plan_of(valkey.url, requests=Count(requests), threads_per_pool=3, client_instances_per_pool=2)
+    reported = worker.ran(plan)
+    calls = calls_of(valkey)
+    assert reported.final.issued == requests
+    assert reported.all_commands.ok == requests == calls.get("SET", 0) + calls.get("GET", 0)
+    assert reported.pool.checkout_wait.count == requests
+    assert reported.final.drained
+
+
+def test_a_run_by_duration_lasts_as_long_and_every_call_is_counted(valkey: Server, worker: WorkerThread) -> None:
+    t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.4), threads_per_pool=2), in_s=0.05)
+    reported = worker.reported()
+    ended_ns = monotonic_ns()
+    reported.adds_up()
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == calls["SET"] + calls["GET"] == reported.final.issued > 0
+    assert 0.4 * NS_PER_S <= reported.final.ran_ns <= ended_ns - t0_ns
+    assert 0 <= reported.final.start_skew_ns < reported.final.ran_ns
+    assert reported.metrics[-1].through == 0
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
+    valkey: Server, worker: WorkerThread, name: str
+) -> None:
+    workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
+    # No multiple of any batch, so that a last one is shorter.
+    plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
+    plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    reported = worker.ran(plan)
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == reported.final.issued == 1003
+    assert {command: calls.get(command, 0) for command in reported.pool.commands} == {
+        command: metrics.ok for command, metrics in reported.pool.commands.items()
+    }
+    batch = workload.transaction or 1
+    # Two threads, 502 and 501 operations.
+    batches = -(-502 // batch) + -(-501 // batch)
+    transactions = batches if workload.transaction else 0
+    assert reported.final.transactions == transactions == calls.get("MULTI", 0) == calls.get("EXEC", 0)
+    round_trips = -(-502 // (workload.pipeline * batch)) + -(-501 // (workload.pipeline * batch))
+    assert reported.pool.checkout_wait.count == round_trips
+    assert all(metrics.service.count == metrics.ok for metrics in reported.pool.commands.values())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_bytes_are_those_that_the_server_itself_counted(valkey: Server, worker: WorkerThread, protocol: int) -> None:
+    asking = valkey.client()
+    plan = plan_of(
+        valkey.url,
+        "SET",
+        "GET",
+        "DEL",
+        requests=Count(3000),
+        keys=Keys(maximum=Count(50)),
+        protocol=protocol,
+        connections=Connections.PREWARM,
+        max_connections=1,
+        pipeline=4,
+    )
+    worker.prepare(plan)
+    worker.hear(Prepared)
+    before = asking.info("stats")
+    worker.start()
+    reported = worker.reported()
+    after = asking.info("stats")
+    # What asking takes is known from asking again.
+    again = asking.info("stats")
+    # The second question's own request, and the first one's reply, lie between the two answers.
+    out = (
+        after["total_net_input_bytes"]
+        - before["total_net_input_bytes"]
+        - (again["total_net_input_bytes"] - after["total_net_input_bytes"])
+    )
+    back = (
+        after["total_net_output_bytes"]
+        - before["total_net_output_bytes"]
+        - (again["total_net_output_bytes"] - after["total_net_output_bytes"])
+    )
+    assert out == reported.all_commands.bytes_out
+    # The length of the answers differs by a digit here and there.
+    assert abs(back - reported.all_commands.bytes_in) <= 60
+
+
+# How it is paced
+
+
+@pytest.mark.parametrize("pipeline", [1, 3])
+def test_in_an_open_loop_every_operation_that_was_due_was_sent_or_is_counted_as_unsent(
+    valkey: Server, worker: WorkerThread, pipeline: int
+) -> None:
+    plan = plan_of(valkey.url, rate_per_s=PerSecond(400.0), threads_per_pool=2, pipeline=pipeline)
+    reported = worker.ran(plan, in_s=0.05)
+    commands = reported.all_commands
+    assert reported.final.issued + reported.total.unsent == 120
+    assert commands.ok == commands.response.count == commands.service.count == reported.pool.send_lag.count > 0
+    assert commands.response.total == commands.service.total + reported.pool.send_lag.total
+    assert commands.response.minimum >= commands.service.minimum
+
+
+def test_a_server_that_stalls_shows_in_the_response_time_of_all_that_it_delayed(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    asking = valkey.client()
+    plan = plan_of(valkey.url, rate_per_s=PerSecond(500.0), duration_s=Seconds(0.5), connections=Connections.PREWARM)
+    worker.prepare(plan)
+    worker.hear(Prepared)
+    asking.client_pause(200)
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
+    commands = reported.all_commands
+    assert reported.final.issued + reported.total.unsent == 250
+    # One operation was stuck for some 200 ms; the 100 that were due meanwhile waited for 100 ms in the mean.
+    assert commands.service.maximum > 0.1 * NS_PER_S
+    assert commands.response.total - commands.service.total > 3 * NS_PER_S
+
+
+def test_a_closed_loop_has_no_response_time(valkey: Server, worker: WorkerThread) -> None:
+    reported = worker.ran(plan_of(valkey.url, requests=Count(10)))
+    assert reported.all_commands.response.count == reported.pool.send_lag.count == reported.total.unsent == 0
+
+
+def test_every_second_is_reported_when_it_is_over(valkey: Server, worker: WorkerThread) -> None:
+    # A start that lies behind: three seconds are over before anything began.
+    plan = plan_of(valkey.url, duration_s=Seconds(3.6))
+    worker.began(plan, in_s=-3.4)
+    reported = worker.reported()
+    reported.adds_up()
+    assert [interval.first for interval in reported.intervals] == [0, 1, 2, 3]
+    assert [interval.operations > 0 for interval in reported.intervals] == [False, False, False, True]
+    assert [metrics.through for metrics in reported.metrics] == [2, 3]
+    assert reported.final.start_skew_ns >= 3.4 * NS_PER_S
+
+
+# Connections
+
+
+def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_last_word(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    plan = plan_of(
+        valkey.url,
+        client_pools=2,
+        client_instances_per_pool=3,
+        threads_per_pool=4,
+        max_connections=5,
+        connections=Connections.PREWARM,
+    )
+    worker.prepare(plan)
+    *progress, prepared = worker.all_until(Prepared)
+    assert prepared == Prepared(processes=1, connections_open=30)
+    assert progress
+    assert progress[-1] == Preparing(done=30, total=30)
+    assert connections_of(valkey) == 30
+    worker.start()
+    reported = worker.reported()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+    assert reported.pool.connections.opened == reported.pool.connections.open_peak == 30
+    assert reported.pool.connections.drops == {}
+
+
+def test_lazy_connections_are_opened_only_as_they_are_needed(valkey: Server, worker: WorkerThread) -> None:
+    plan = plan_of(valkey.url, requests=Count(100), client_instances_per_pool=5, threads_per_pool=1)
+    worker.prepare(plan)
+    assert worker.hear(Prepared).connections_open == 0
+    worker.start()
+    assert worker.reported().pool.connections.opened == 1
+
+
+# Trouble
+
+
+def test_error_replies_are_counted_under_their_code_and_not_as_operations_done(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    valkey.client().set("text", "no list")
+    reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "EVALSHA 00 0", requests=Count(200)))
+    commands = reported.pool.commands
+    wrong = commands["LPUSH"].errors["WRONGTYPE"]
+    assert commands["LPUSH"].errors == {"WRONGTYPE": wrong}
+    assert commands["EVALSHA"].errors == {"NOSCRIPT": 200 - wrong}
+    assert (commands["LPUSH"].ok, commands["LPUSH"].service.count, commands["LPUSH"].failed.count) == (0, 0, wrong)
+    reply = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+    assert commands["LPUSH"].bytes_in == wrong * len(reply)
+
+
+@pytest.mark.parametrize("batch", [{"pipeline": 4}, {"transaction": 4}])
+def test_in_a_batch_each_reply_is_counted_for_itself(
+    valkey: Server, worker: WorkerThread, batch: dict[str, int]
+) -> None:
+    valkey.client().set("text", "no list")
+    reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "GET text", requests=Count(202), **batch))
+    assert reported.pool.commands["GET"].ok == calls_of(valkey)["GET"]
+    assert reported.pool.commands["GET"].error_count == 0
+    assert reported.pool.commands["LPUSH"].errors == {"WRONGTYPE": 202 - reported.pool.commands["GET"].ok}
+
+
+def test_a_transaction_that_is_refused_is_so_many_errors_and_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+    # GET with two arguments is refused when it is queued; EXEC then aborts all.
+    reported = worker.ran(plan_of(valkey.url, "GET a b", "GET a", requests=Count(50), transaction=5))
+    assert reported.all_commands.operations == 50
+    assert reported.all_commands.error_count > 0
+    assert set(reported.all_commands.errors) <= {"EXECABORT", "ERR"}
+
+
+def test_a_server_that_is_killed_is_so_many_failures_by_class_and_the_run_ends_in_time(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    asking = valkey.client()
+    t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.6), threads_per_pool=2))
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    valkey.kill()
+    reported = worker.reported()
+    assert monotonic_ns() - t0_ns < 5 * NS_PER_S
+    reported.adds_up()
+    assert reported.all_commands.ok > 0
+    assert reported.all_commands.failures["ConnectionError"] > 2
+    connections = reported.pool.connections
+    assert connections.failed_attempts > 0
+    assert sum(connections.drops.values()) == connections.opened == 1
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 3}, {"transaction": 3}])
+def test_a_server_that_falls_silent_does_not_hold_up_the_end(
+    valkey: Server, worker: WorkerThread, batch: dict[str, int]
+) -> None:
+    asking = valkey.client()
+    plan = plan_of(
+        valkey.url,
+        duration_s=Seconds(0.5),
+        drain_s=Seconds(0.2),
+        socket_timeout_s=Seconds(60),
+        retry=Retry(retries=5),
+        client_instances_per_pool=2,
+        threads_per_pool=4,
+        **batch,
+    )
+    t0_ns = worker.began(plan)
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    valkey.pause()
+    reported = worker.reported()
+    valkey.resume()
+    assert 0.65 * NS_PER_S < monotonic_ns() - t0_ns < 4 * NS_PER_S
+    reported.adds_up()
+    # Two threads were waiting for a reply; the two that waited for a client instance had begun nothing.
+    assert reported.all_commands.failures == {"CutShort": 2 * (sum(batch.values()) or 1)}
+    assert reported.pool.connections.drops == {}
+
+
+def test_a_checkout_that_takes_too_long_is_a_failure_of_which_nothing_was_sent(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    plan = plan_of(
+        valkey.url,
+        "BLPOP nothing 0.15",
+        requests=Count(6),
+        threads_per_pool=2,
+        checkout_timeout_s=Seconds(0.02),
+    )
+    reported = worker.ran(plan)
+    commands = reported.all_commands
+    timeouts = commands.failures["CheckoutTimeout"]
+    assert commands.failures == {"CheckoutTimeout": timeouts}
+    assert commands.operations == 6
+    assert commands.ok == calls_of(valkey)["BLPOP"]
+    assert commands.bytes_out == commands.ok * len(b"*3\r\n$5\r\nBLPOP\r\n$7\r\nnothing\r\n$4\r\n0.15\r\n")
+    assert commands.failed.minimum >= 0.02 * NS_PER_S
+    assert reported.pool.checkout_wait.count == 6
+    assert reported.pool.checkout_wait.maximum >= 0.02 * NS_PER_S
+
+
+@pytest.mark.parametrize("timeout_s", [0.2])
+def test_a_target_that_never_answers_is_reported_before_anything_is_opened(
+    silent_server: SocketServer, worker: WorkerThread, timeout_s: float
+) -> None:
+    worker.prepare(plan_of(silent_server.url, socket_timeout_s=Seconds(timeout_s)))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "did not answer" in failed.reason
+    assert "\n" not in failed.reason
+    assert worker.end() == 0
+
+
+def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: WorkerThread) -> None:
+    plan = Plan(
+        target=Target(url="redis://127.0.0.1:1"), workload=Workload(commands=(Command(command="GET", weight=0),))
+    )
+    worker.prepare(plan)
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("$.workload.commands: ")
+    assert worker.end() == 0
+
+
+def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stumble(_: Worker) -> None:
+        raise RuntimeError("a pebble\nin the way")
+
+    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("unexpected RuntimeError at stumble:")
+    assert failed.reason.endswith(": a pebble in the way")
+    assert worker.end() == 1
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("when", ["first", "prepared"])
+def test_what_is_no_order_is_reported_in_one_line_and_ends_the_process(
+    valkey: Server, worker: WorkerThread, when: str
+) -> None:
+    if when == "prepared":
+        worker.prepare(plan_of(valkey.url))
+        worker.hear(Prepared)
+    worker.say(b"\xc1 garbage")
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert "expected msgpack of" in failed.reason
+    assert "\n" not in failed.reason
+    assert worker.end() is not None
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_stop_before_anything_else_is_answered_with_nothing_done(worker: WorkerThread, drain: bool) -> None:
+    worker.stop(drain=drain)
+    assert worker.receive() == NOTHING_DONE
+    assert worker.end() == 0
+
+
+def test_a_stop_instead_of_a_start_closes_what_was_opened(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, connections=Connections.PREWARM, max_connections=5))
+    worker.hear(Prepared)
+    assert connections_of(valkey) == 5
+    worker.stop()
+    assert worker.receive() == NOTHING_DONE
+    assert worker.end() == 0
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: SocketServer, worker: WorkerThread) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.worker.run.ping_target", lambda _: None)
+        plan = plan_of(
+            silent_server.url,
+            connections=Connections.PREWARM,
+            socket_timeout_s=Seconds(60),
+            retry=Retry(retries=100),
+        )
+        worker.prepare(plan)
+        assert worker.hear(Preparing).done == 0
+        worker.stop()
+        began_ns = monotonic_ns()
+        assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_stop_while_it_runs_ends_it_with_everything_counted(
+    valkey: Server, worker: WorkerThread, drain: bool
+) -> None:
+    asking = valkey.client()
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3))
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    worker.stop(drain=drain)
+    reported = worker.reported()
+    reported.adds_up()
+    calls = calls_of(valkey)
+    commands = reported.all_commands
+    assert commands.ok <= calls.get("SET", 0) + calls["GET"] <= commands.operations
+    # At once: what one of the threads was waiting for is cut short.
+    assert commands.error_count == 0 if drain else commands.failures.get("CutShort", 0) <= 1
+    assert reported.final.drained
+    assert reported.final.ran_ns < 5 * NS_PER_S
+
+
+def test_a_stop_before_the_start_instant_ends_it_with_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=2), in_s=3600)
+    worker.stop()
+    final = worker.hear(WorkerFinal)
+    assert (final.issued, final.counted, final.ran_ns, final.start_skew_ns) == (0, 0, 0, 0)
+    assert worker.end() == 0
+
+
+def test_a_stop_without_drain_cuts_short_what_waits_for_a_reply(valkey: Server, worker: WorkerThread) -> None:
+    asking = valkey.client()
+    plan = plan_of(
+        valkey.url, "BLPOP nothing 0", duration_s=Seconds(3600), threads_per_pool=2, socket_timeout_s=Seconds(0)
+    )
+    worker.began(plan)
+    wait_until(lambda: asking.info("clients")["blocked_clients"] == 1, "the load runs")
+    worker.stop(drain=False)
+    began_ns = monotonic_ns()
+    reported = worker.reported()
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    reported.adds_up()
+    assert reported.all_commands.failures == {"CutShort": 1}
+
+
+@pytest.mark.parametrize("when", ["first", "prepared", "running"])
+def test_an_agent_that_is_gone_ends_the_process_and_closes_what_was_open(
+    valkey: Server, worker: WorkerThread, when: str
+) -> None:
+    if when != "first":
+        worker.prepare(
+            plan_of(valkey.url, connections=Connections.PREWARM, max_connections=3, duration_s=Seconds(3600))
+        )
+        worker.hear(Prepared)
+    if when == "running":
+        worker.start()
+        wait_until(lambda: "GET" in calls_of(valkey), "the load runs")
+    worker.leave()
+    assert worker.end() == 1
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
