@@ -119,6 +119,21 @@ def test_a_run_against_a_server_with_a_password_is_resumed_with_that_password(
     assert agent.wait(5).returncode == 0
 
 
+def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_same(fleet: Fleet) -> None:
+    killed = fleet.coordinator("--embedded-server", "--local-agents", "1", "--processes", "1", "--duration", "3s")
+    fleet.until_loading()
+    killed.signal(signal.SIGKILL)
+    killed.wait(5)
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"), timeout=20)
+    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "completed")
+    assert ended.summary["totals"]["errors"] > 0
+    assert "could not be read after the run" in ended.summary["ledger"]["note"]
+    # What is kept is a plan again, of a run with a server of its own.
+    planned = fleet.commands.coordinator("plan", str(ended.folder / "plan.yaml"), "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["plan"]["target"]["embedded"] == "standalone"
+
+
 def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
     finished = fleet.commands.coordinator("start", "--resume", "nobody")
     assert (finished.returncode, finished.stdout) == (2, "")
