@@ -35,7 +35,7 @@ from common.messages import (
 )
 from common.units import NS_PER_S
 from coordinator.ending import Ending
-from coordinator.opening import Setup, negotiated, no_common_protocol
+from coordinator.opening import Setup, negotiated, refusal
 from coordinator.phases import UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
 from coordinator.registry import Member, Registry
@@ -43,6 +43,9 @@ from coordinator.shares import Shares
 from coordinator.steps import Action, Note, Send, Write
 
 REPEAT_AFTER_NS = NS_PER_S
+AHEAD_S = 60
+"""How far an agent's seconds may run ahead of our clock: no agent of ours does, but one whose frames speak of a far
+future would have us keep every second until then."""
 
 
 @dataclass(slots=True)
@@ -106,10 +109,12 @@ class Conversation:
                 actions += self._failed(member, message)
             case MetricsFrame():
                 actions += self._frame(member, message, routing_id if metrics else member.routing_id, now_ns)
-            case WorkerLost():
+            case WorkerLost() if self._state.phase in UNDER_WAY:
                 actions += self._worker_lost(member, message)
-            case Final():
+            case Final() if self._state.phase in UNDER_WAY:
                 actions += self._final(member, message)
+            case WorkerLost() | Final():
+                self._state.counters.stale += 1
         return actions
 
     def _heard(self, member: Member, now_ns: int) -> list[Action]:
@@ -122,10 +127,9 @@ class Conversation:
         return [Note(f"agent {member.agent_id} is back")]
 
     def _hello(self, routing_id: bytes, incarnation: str, hello: Hello, now_ns: int) -> list[Action]:
-        protocol = negotiated(hello)
-        if protocol is None:
-            reason = no_common_protocol(hello)
-            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason))
+        reason, protocol = refusal(hello), negotiated(hello)
+        if reason is not None or protocol is None:
+            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
             return [Note(f"refused an agent from {hello.host}: {reason}"), Send(routing_id, refused)]
         known = self._state.registry.find(incarnation) is not None
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
@@ -147,14 +151,18 @@ class Conversation:
         if not member.takes_part or member.end is not None or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
             return []
         match self._state.phase, member.state:
-            case Phase.PREPARING, AgentState.IDLE if not member.prepared:
+            case Phase.PREPARING, AgentState.IDLE:
+                member.prepared = False  # it gave its share up, perhaps without a word that reached us
                 return self.order(member, self.prepare_order(member), now_ns)
+            case Phase.PREPARING, AgentState.PREPARED if not member.prepared:
+                return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
             case Phase.RUNNING, AgentState.PREPARED:
                 return self.order(member, self.start_order(), now_ns)
-            case Phase.DRAINING, AgentState.PREPARED | AgentState.RUNNING:
+            case Phase.DRAINING, AgentState.PREPARING | AgentState.PREPARED | AgentState.RUNNING:
                 return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
             case ((Phase.RUNNING | Phase.DRAINING), AgentState.IDLE):
-                return self.lose(member, "it gave its share up")
+                member.gone = "it gave its share up"
+                return self.lose(member, member.gone)
         return []
 
     def _said_bye(self, member: Member, reason: str) -> list[Action]:
@@ -178,6 +186,9 @@ class Conversation:
         """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
         learns of an acknowledgement that was lost, and of a gap."""
         actions: list[Action] = []
+        if self._is_of_the_future(frame, now_ns):
+            member.gone = "its frames speak of seconds that have not been yet"
+            return self.lose(member, member.gone)
         if frame.seq == member.next_seq and self._state.phase in UNDER_WAY and member.final is None:
             member.next_seq += 1
             actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
@@ -192,6 +203,13 @@ class Conversation:
         )
         return [*actions, Send(routing_id, ack, metrics=True)]
 
+    def _is_of_the_future(self, frame: MetricsFrame, now_ns: int) -> bool:
+        elapsed_ns = now_ns - self._state.t0_ns if self._state.t0_ns is not None else -1
+        if elapsed_ns < 0:  # resumed after this host was started anew: its clock began again
+            return False
+        latest = max((interval.last for interval in frame.intervals), default=frame.through)
+        return max(latest, frame.through) > elapsed_ns // NS_PER_S + AHEAD_S
+
     def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
         member.processes_lost += 1
         self._state.ending.trouble(f"agent {member.agent_id}: {lost.reason}")
@@ -205,20 +223,19 @@ class Conversation:
         if member.final is None:
             if final.next_seq != member.next_seq:
                 return []
-            member.final, member.end = final, AgentEnd.FINISHED
-            if final.processes_lost > member.processes_lost:
-                self._state.ending.trouble(f"agent {member.agent_id} lost {final.processes_lost} worker processes")
-            if final.reason and self._state.phase is Phase.RUNNING:
-                self._state.ending.trouble(f"agent {member.agent_id} ended early: {final.reason}")
+            member.final, member.end, member.released = final, AgentEnd.FINISHED, True
+            stopped = self._state.phase is Phase.DRAINING
+            self._state.ending.noted(member.agent_id, final, lost_before=member.processes_lost, stopped=stopped)
             return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
+        member.released = True
         return [self.to(member, FinalAck())]
 
     def lose(self, member: Member, why: str) -> list[Action]:
         """An agent is not heard any more. It is written down while load may be running, and it may come back."""
+        if member.end is not None:
+            return []
         member.lost = True
         if not member.takes_part or self._state.phase not in UNDER_WAY:
-            return []
-        if member.end is not None:
             return []
         member.end = AgentEnd.LOST
         return [

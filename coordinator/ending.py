@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError
+from common.messages import Final
 from common.units import NS_PER_S
 from coordinator.records import AgentEnd, Outcome
 from coordinator.registry import Member
+
+MOST_TROUBLES = 10
+"""A report names so many; of more it says how many there were."""
 
 
 @dataclass(slots=True)
@@ -25,11 +29,22 @@ class Ending:
         if text not in self._troubles:
             self._troubles.append(text)
 
+    def noted(self, agent_id: str, final: Final, *, lost_before: int = 0, stopped: bool = False) -> None:
+        """What an agent's last word says of troubles. lost_before: worker processes whose loss was told already.
+        stopped: it was meant to end early."""
+        if final.processes_lost > lost_before:
+            self.trouble(f"agent {agent_id} lost {final.processes_lost} worker processes")
+        if final.reason and not stopped:
+            self.trouble(f"agent {agent_id} ended early: {final.reason}")
+
     def outcome(self, members: Sequence[Member], tolerate_lost: int) -> tuple[Outcome, str, int]:
         """(outcome, why, exit code); why is "" for a run that went as planned."""
         lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
         troubles = [f"lost {', '.join(lost)}"] if lost else []
-        text = "; ".join(troubles + self._troubles)
+        troubles += self._troubles[:MOST_TROUBLES]
+        if len(self._troubles) > MOST_TROUBLES:
+            troubles.append(f"and {len(self._troubles) - MOST_TROUBLES} more troubles")
+        text = "; ".join(troubles)
         if self.interrupted:
             return Outcome.INTERRUPTED, text, EXIT_INTERRUPTED
         if self.aborted:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from common.clock import monotonic_ns
+from common.transport import this_host
 from common.units import NS_PER_S
 from coordinator.steps import LocalAgentExited
 
@@ -54,7 +55,7 @@ class LocalAgents:
             code = process.poll()
             if code is not None:
                 self._processes.remove(process)
-                yield LocalAgentExited(process.pid, code, self._last_words(process.pid))
+                yield LocalAgentExited(process.pid, this_host(), code, self._last_words(process.pid))
 
     def _last_words(self, pid: int) -> str:
         log = self._logs.pop(pid)

@@ -29,25 +29,37 @@ class Setup:
     metrics_port: int
 
 
+MOST_PROCESSES = 4096
+"""More worker processes than any machine can use: pools are dealt by them, so that their number must be bounded."""
+
+
 def negotiated(hello: Hello) -> int | None:
     """The highest protocol version that both sides speak, or None."""
     protocol = min(hello.protocol_max, PROTOCOL_MAX)
     return protocol if protocol >= max(hello.protocol_min, PROTOCOL_MIN) else None
 
 
-def no_common_protocol(hello: Hello) -> str:
-    """Why an agent is refused, and what would help."""
-    return (
-        f"it speaks protocol {hello.protocol_min} to {hello.protocol_max} (version {hello.version}), "
-        f"this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; install the same release on both"
-    )
+def refusal(hello: Hello) -> str | None:
+    """Why an agent is refused, and what would help; None for one that is welcome."""
+    if negotiated(hello) is None:
+        return (
+            f"it speaks protocol {hello.protocol_min} to {hello.protocol_max} (version {hello.version[:64]}), "
+            f"this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; install the same release on both"
+        )
+    if hello.processes > MOST_PROCESSES:
+        return (
+            f"it has {hello.processes} worker processes; expected at most {MOST_PROCESSES}, see agent join --processes"
+        )
+    return None
 
 
-def agents_missing(setup: Setup, joined: Sequence[Member]) -> str:
+def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Member]) -> str:
     """Why a run that has waited long enough does not begin, and what would help."""
-    names = ", ".join(member.agent_id for member in joined) or "none"
+    names = ", ".join(member.agent_id for member in ready) or "none"
+    others = ", ".join(member.agent_id for member in joined if member not in ready)
+    unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
     return (
-        f"expected {setup.expected} agents within {setup.plan.fleet.wait_s}, got {len(joined)} ({names}); "
+        f"expected {setup.expected} agents within {setup.plan.fleet.wait_s}, got {len(ready)} ({names}); {unfit}"
         f"start them with `agent join {setup.endpoint}`, or wait longer with --wait"
     )
 

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preparing
-from common.units import NS_PER_S
+from common.units import NS_PER_S, printable
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 from coordinator.shares import AgentCapacity
 
 LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
+FRESH_NS = 5 * NS_PER_S // 2
+"""One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
+LONGEST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class Standing:
 class Member:
     """One agent incarnation. A member takes part once a run has dealt it a share.
 
-    next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. gone: it will not be
-    heard of again, and why.
+    next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. released: it was told
+    that its results are safe. gone: its part is over for good, and why.
     """
 
     agent_id: str
@@ -48,6 +51,7 @@ class Member:
     next_seq: int = 0
     final: Final | None = None
     end: AgentEnd | None = None
+    released: bool = False
     lost: bool = False
     gone: str = ""
     processes_lost: int = 0
@@ -71,10 +75,11 @@ class Member:
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
     def is_over(self, now_ns: int, patience_ns: int) -> bool:
-        """Whether nothing more is to be waited for: it has ended, it is gone, or it is lost and was silent too long."""
-        if self.end is AgentEnd.FINISHED or self.gone:
+        """Whether nothing more is to be waited for: it is gone, ended and knows it, or was silent too long."""
+        finished = self.end is AgentEnd.FINISHED
+        if self.gone or (finished and (self.released or self.state is AgentState.IDLE)):
             return True
-        return self.lost and now_ns - self.heard_ns > patience_ns
+        return (self.lost or finished) and now_ns - self.heard_ns > patience_ns
 
     def facts(self, pools: tuple[PoolShare, ...]) -> AgentFacts:
         """For the journal."""
@@ -121,11 +126,13 @@ class Registry:
         """Take an agent in, or take one back that comes again on another link."""
         member = self._members.get(incarnation)
         if member is None:
+            name = _clipped(hello.name)
+            self._forget_silent(name, now_ns)
             member = Member(
-                agent_id=self._free_name(hello.name),
+                agent_id=self._free_name(name),
                 incarnation=incarnation,
                 routing_id=routing_id,
-                host=hello.host,
+                host=_clipped(hello.host),
                 pid=hello.pid,
                 processes=hello.processes,
                 heard_ns=now_ns,
@@ -163,9 +170,13 @@ class Registry:
         """Members that were dealt a share."""
         return [member for member in self if member.takes_part]
 
-    def idle(self) -> list[Member]:
+    def idle(self, now_ns: int) -> list[Member]:
         """Members that could be dealt a share now."""
-        return [member for member in self if member.state is AgentState.IDLE and not member.gone]
+        return [
+            member
+            for member in self
+            if member.state is AgentState.IDLE and not member.gone and now_ns - member.heard_ns <= FRESH_NS
+        ]
 
     def newly_lost(self, now_ns: int) -> list[Member]:
         """Members that take part, are not over, and have been silent for too long since the last call."""
@@ -178,11 +189,31 @@ class Registry:
             member.lost = True
         return silent
 
+    def excuse(self, deaf_ns: int, now_ns: int) -> None:
+        """Nobody's silence counts for so long: it was we who did not listen."""
+        for member in self:
+            member.heard_ns = min(now_ns, member.heard_ns + deaf_ns)
+
+    def _forget_silent(self, name: str, now_ns: int) -> None:
+        """Whoever bears this name and is not heard: most likely it was restarted, and wants its name back."""
+        silent = [
+            member.incarnation
+            for member in self
+            if member.agent_id == name and not member.takes_part and now_ns - member.heard_ns > LOST_AFTER_NS
+        ]
+        for incarnation in silent:
+            self.leave(incarnation)
+
     def _free_name(self, wished: str) -> str:
         taken = {member.agent_id for member in self}
         base = wished or "agent"
         numbered = (f"{base}-{number}" for number in range(1 if not wished else 2, len(taken) + 3))
         return next(name for name in ([wished] if wished else []) + list(numbered) if name not in taken)
+
+
+def _clipped(name: str) -> str:
+    """A name as it can be shown: a peer may send any text."""
+    return printable(name[:LONGEST_NAME])[:LONGEST_NAME]
 
 
 def capacities(members: list[Member]) -> list[AgentCapacity]:

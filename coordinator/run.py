@@ -48,6 +48,13 @@ OVERTIME_NS = 15 * NS_PER_S
 """How long after the drain should have ended an agent is still waited for: it kills stuck workers before that."""
 DEAD_TARGET_NS = 30 * NS_PER_S
 """A run by number of requests that has had no success for so long would never end."""
+DEAD_TARGET_INTERVALS = 10
+"""At a low rate: so many operations that were due and did not succeed are no accident."""
+COUNT_WAIT_NS = 60 * NS_PER_S
+"""How long the server's counters are waited for; the report can do without them."""
+DEAF_NS = NS_PER_S
+"""Ticks further apart than this: we were held up, and did not hear our agents in the meantime."""
+_COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
 
 
 class Run:
@@ -56,7 +63,7 @@ class Run:
     def __init__(self, setup: Setup, now_ns: int) -> None:
         self.state = RunState(setup, plan_hash(setup.plan), now_ns)
         self._talk = Conversation(self.state)
-        self._phase_since_ns = now_ns
+        self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
         self._last_progress: Progress | None = None
 
@@ -84,14 +91,19 @@ class Run:
         run = cls(setup, now_ns)
         for standing in agents:
             run.state.registry.readmit(standing, now_ns)
+            if standing.final is not None:
+                run.state.ending.noted(standing.facts.agent_id, standing.final)
         run.state.phase, run.state.t0_ns = Phase.RUNNING, t0_ns
         return run
 
     def _local_agent_exited(self, event: LocalAgentExited) -> list[Action]:
         how = f"its process ended with exit code {event.exit_code}"
         how += f" ({event.last_words})" if event.exit_code and event.last_words else ""
-        member = next((member for member in self.state.registry if member.pid == event.pid), None)
+        here = (event.pid, event.host)
+        member = next((member for member in self.state.registry if (member.pid, member.host) == here), None)
         if member is None or not member.takes_part:
+            if self.state.phase is not Phase.GATHERING:
+                return []  # others came first, and it was not needed
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code)
         member.gone = how
         return self._talk.lose(member, how) if member.end is None else []
@@ -104,13 +116,15 @@ class Run:
             case Phase.GATHERING:
                 return self._gather(now_ns)
             case Phase.PREPARING:
-                return self._watch_preparing(now_ns)
+                return self._given_up_by_agents() or self._watch_preparing(now_ns)
+            case Phase.COUNTING:
+                return self._given_up_by_agents()
             case Phase.RUNNING | Phase.DRAINING:
                 return self._watch_running(now_ns)
         return []
 
     def _gather(self, now_ns: int) -> list[Action]:
-        ready = self.state.registry.idle()
+        ready = self.state.registry.idle(now_ns)
         expected = self.state.setup.expected
         if len(ready) < expected:
             return self._progress(Progress("waiting for agents", len(ready), expected))
@@ -123,14 +137,19 @@ class Run:
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
         return actions
 
-    def _watch_preparing(self, now_ns: int) -> list[Action]:
+    def _given_up_by_agents(self) -> list[Action]:
+        """Before the start, an agent that fails or is lost ends the run: nothing has been done yet."""
         if self.state.failed is not None:
             return self._give_up(*self.state.failed)
         members = self.state.registry.taking_part()
         gone = next((member for member in members if member.lost or member.gone), None)
-        if gone is not None:
-            why = gone.gone or "it is silent"
-            return self._give_up(f"agent {gone.agent_id} was lost before the start: {why}", FleetError.exit_code)
+        if gone is None:
+            return []
+        why = gone.gone or "it is silent"
+        return self._give_up(f"agent {gone.agent_id} was lost before the start: {why}", FleetError.exit_code)
+
+    def _watch_preparing(self, now_ns: int) -> list[Action]:
+        members = self.state.registry.taking_part()
         if not all(member.prepared and member.offset_ns is not None for member in members):
             return self._progress(preparing(members))
         self._moves(Trigger.READY, now_ns)
@@ -138,6 +157,8 @@ class Run:
         return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(When.BEFORE)]
 
     def _counted(self, record: ServerCounted, now_ns: int) -> list[Action]:
+        if record.when is not _COUNTS.get(self.state.phase):
+            return []
         if self.state.phase is Phase.COUNTING and self._moves(Trigger.COUNTED, now_ns):
             self.state.t0_ns = now_ns + START_AHEAD_NS
             self.state.success_ns = self.state.t0_ns
@@ -177,6 +198,11 @@ class Run:
         return min(WRITE_OFF_NS, self._lease_ns) if settled and due else self._lease_ns
 
     @property
+    def _dead_target_ns(self) -> int:
+        rate_per_s = self.state.setup.plan.load.rate_per_s
+        return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
+
+    @property
     def _lease_ns(self) -> int:
         return self.state.setup.plan.fleet.lease_s.ns
 
@@ -187,15 +213,22 @@ class Run:
     def _tick(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
         fleet = self.state.setup.plan.fleet
+        deaf_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
+        if deaf_ns > DEAF_NS:
+            self._excuse(deaf_ns, now_ns)
         in_phase_ns = now_ns - self._phase_since_ns
         match self.state.phase:
             case Phase.GATHERING if in_phase_ns > fleet.wait_s.ns:
-                text = agents_missing(self.state.setup, list(self.state.registry))
+                registry = self.state.registry
+                text = agents_missing(self.state.setup, registry.idle(now_ns), list(registry))
                 return self._give_up(text, FleetError.exit_code)
             case Phase.PREPARING if in_phase_ns > fleet.prepare_s.ns:
                 late = ", ".join(member.agent_id for member in self.state.registry.taking_part() if not member.prepared)
                 return self._give_up(f"not prepared within {fleet.prepare_s}: {late}", FleetError.exit_code)
-            case Phase.PREPARING:
+            case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
+                text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
+                return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
+            case Phase.PREPARING | Phase.COUNTING:
                 self.state.registry.newly_lost(now_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
@@ -205,13 +238,20 @@ class Run:
                 return self._notice_lost(now_ns)
         return []
 
+    def _excuse(self, deaf_ns: int, now_ns: int) -> None:
+        """Nobody is late for so long: what they said meanwhile is yet to be read."""
+        self.state.registry.excuse(deaf_ns, now_ns)
+        self._phase_since_ns += deaf_ns
+        self.state.success_ns += deaf_ns
+
     def _overdue_run(self, now_ns: int) -> list[Action]:
         planned_end_ns = self._planned_end_ns()
         overtime_ns = self.state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
-        if planned_end_ns is not None and now_ns > planned_end_ns + overtime_ns:
+        # A run that is resumed late, or one whose coordinator was held up, has its agents come back first.
+        if planned_end_ns is not None and now_ns > max(planned_end_ns, self._phase_since_ns) + overtime_ns:
             return self._lose_all("it did not end in time")
-        if planned_end_ns is None and now_ns - self.state.success_ns > DEAD_TARGET_NS:
-            text = f"no operation succeeded for {DEAD_TARGET_NS // NS_PER_S} s, and the plan has no end in time"
+        if planned_end_ns is None and now_ns - self.state.success_ns > self._dead_target_ns:
+            text = f"no operation succeeded for {self._dead_target_ns // NS_PER_S} s, and the plan has no end in time"
             self.state.ending.aborted, self.state.ending.exit_code = text, TargetError.exit_code
             return self._stop(text, now_ns)
         return []

@@ -19,9 +19,10 @@ class FromAgent:
 
 @dataclass(frozen=True, slots=True)
 class LocalAgentExited:
-    """An agent that we started has ended. last_words: the last line it wrote."""
+    """An agent that we started on this host has ended. last_words: the last line it wrote."""
 
     pid: int
+    host: str
     exit_code: int
     last_words: str = ""
 

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import pytest
+
+from common.messages import (
+    AgentState,
+    Bye,
+    FrameAck,
+    HeartbeatReply,
+    MetricsFrame,
+    Refused,
+    Welcome,
+    WorkerLost,
+)
+from common.units import NS_PER_S
+from coordinator.conversation import AHEAD_S
+from coordinator.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
+from coordinator.steps import Note, Send, Write
+from tests.support.protocol import (
+    METRICS_PORT,
+    OTHER_RUN_ID,
+    RunBench,
+    acknowledged,
+    final,
+    heartbeat,
+    hello,
+    interval,
+    of_kind,
+    ready,
+    said,
+)
+
+
+def written(actions: list[object]) -> list[object]:
+    return [write.record for write in of_kind(actions, Write)]
+
+
+def running() -> RunBench:
+    bench = RunBench()
+    bench.running("web1")
+    bench.passes(5.0, "web1")
+    return bench
+
+
+# -- hello
+
+
+def test_hello_is_answered_with_the_name_and_the_way_for_metrics() -> None:
+    bench = RunBench(expected=2)
+    assert said(bench.says("a", hello("web1")), Welcome) == [
+        Welcome(protocol=1, agent_id="web1", metrics_port=METRICS_PORT)
+    ]
+
+
+def test_two_agents_of_one_name_are_told_apart() -> None:
+    bench = RunBench(expected=3)
+    names = [said(bench.says(key, hello("web1")), Welcome)[0].agent_id for key in ("a", "b", "c")]
+    assert names == ["web1", "web1-2", "web1-3"]
+
+
+def test_agents_without_a_name_are_numbered() -> None:
+    bench = RunBench(expected=3)
+    names = [said(bench.says(key, hello("")), Welcome)[0].agent_id for key in ("a", "b")]
+    assert names == ["agent-1", "agent-2"]
+
+
+def test_a_hello_that_is_repeated_is_the_same_agent_on_its_new_link() -> None:
+    bench = RunBench(expected=2)
+    bench.says("a", hello("web1"), routing_id=b"old")
+    actions = bench.says("a", hello("web1"), routing_id=b"new")
+    [send] = of_kind(actions, Send)
+    assert send.routing_id == b"new"
+    assert said(actions, Welcome)[0].agent_id == "web1"
+    assert len(bench.run.state.registry) == 1
+
+
+def test_an_agent_that_was_restarted_gets_its_name_back_once_the_one_before_is_silent() -> None:
+    bench = RunBench(expected=2)
+    bench.says("before", hello("web1"))
+    bench.passes(10.0)
+    assert said(bench.says("after", hello("web1")), Welcome)[0].agent_id == "web1"
+    assert bench.run.state.registry.find("before") is None
+
+
+def test_an_agent_whose_name_was_given_away_is_another_when_it_comes_back() -> None:
+    bench = RunBench(expected=3)
+    bench.says("before", hello("web1"))
+    bench.passes(10.0)
+    bench.says("after", hello("web1"))
+    assert said(bench.says("before", hello("web1")), Welcome)[0].agent_id == "web1-2"
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(2, 9), (-3, 0), (5, 1)])
+def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highest: int) -> None:
+    bench = RunBench()
+    actions = bench.says("a", hello("web1", protocol_min=lowest, protocol_max=highest))
+    [refused] = said(actions, Refused)
+    assert f"protocol {lowest} to {highest}" in refused.reason
+    assert "install the same release" in refused.reason
+    assert len(bench.run.state.registry) == 0
+
+
+def test_a_range_of_versions_that_overlaps_is_welcome() -> None:
+    bench = RunBench()
+    [welcome] = said(bench.says("a", hello("web1", protocol_min=0, protocol_max=9)), Welcome)
+    assert welcome.protocol == 1
+
+
+def test_an_agent_of_more_processes_than_any_machine_has_is_refused() -> None:
+    bench = RunBench()
+    [refused] = said(bench.says("a", hello("web1", processes=10**9)), Refused)
+    assert "processes" in refused.reason
+    assert len(bench.run.state.registry) == 0
+
+
+def test_a_name_can_neither_move_the_cursor_nor_fill_the_screen() -> None:
+    bench = RunBench(expected=2)
+    actions = bench.says("a", hello("\x1b[2J" + "x" * 1000, host="h\nost" * 100))
+    agent_id = said(actions, Welcome)[0].agent_id
+    assert agent_id.isprintable()
+    assert len(agent_id) <= 64
+    assert all(note.text.isprintable() and len(note.text) < 300 for note in of_kind(actions, Note))
+
+
+# -- heartbeats
+
+
+def test_a_heartbeat_is_answered_with_its_own_stamp_and_ours() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    reply = HeartbeatReply(sent_ns=77, received_ns=bench.now_ns, replied_ns=bench.now_ns)
+    assert said(bench.says("web1", heartbeat(AgentState.IDLE, 77)), HeartbeatReply) == [reply]
+
+
+def test_an_agent_that_nobody_knows_is_not_answered() -> None:
+    bench = RunBench()
+    assert not of_kind(bench.says("stranger", heartbeat(AgentState.IDLE)), Send)
+    assert bench.run.state.counters.stale == 1
+
+
+def test_the_worst_figures_of_the_run_are_kept() -> None:
+    bench = running()
+    member = bench.member("web1")
+    assert (member.cpu_percent_max, member.cpu_percent_busiest, member.lag_ms_max) == (10.0, 5.0, 0.1)
+
+
+# -- frames
+
+
+def test_frames_are_written_down_in_order_and_acknowledged_on_the_metrics_link() -> None:
+    bench = running()
+    actions = bench.frame("web1", 0)
+    assert [type(record) for record in written(actions)] == [FrameAccepted]
+    [send] = of_kind(actions, Send)
+    assert (send.metrics, send.envelope.message) == (True, FrameAck(next_seq=1))
+    assert isinstance(actions[0], Write)  # before it is acknowledged
+
+
+def test_a_frame_that_came_already_counts_once_and_is_acknowledged_again() -> None:
+    bench = running()
+    bench.frame("web1", 0)
+    actions = bench.frame("web1", 0)
+    assert written(actions) == []
+    assert said(actions, FrameAck) == [FrameAck(next_seq=1)]
+    assert bench.run.state.counters.duplicates == 1
+
+
+@pytest.mark.parametrize("seq", [1, 2, 2**63])
+def test_a_frame_too_early_is_not_taken_and_the_one_wanted_is_named(seq: int) -> None:
+    bench = running()
+    actions = bench.frame("web1", seq, second=0)
+    assert written(actions) == []
+    assert said(actions, FrameAck) == [FrameAck(next_seq=0)]
+    assert bench.run.state.counters.gaps == 1
+
+
+def test_a_frame_of_another_run_is_passed_over() -> None:
+    bench = running()
+    frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
+    assert bench.says("web1", frame, run_id=OTHER_RUN_ID) == []
+    assert bench.run.state.counters.stale == 1
+
+
+def test_a_frame_of_an_agent_that_takes_no_part_is_passed_over() -> None:
+    bench = running()
+    bench.hello("web2")
+    assert bench.frame("web2", 0) == []
+
+
+def test_a_frame_after_the_last_word_does_not_count() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    bench.passes(2.0, "web1", "web2")
+    bench.says("web1", final())
+    assert written(bench.frame("web1", 0)) == []
+
+
+def test_a_frame_of_seconds_that_have_not_been_yet_ends_the_agents_part() -> None:
+    bench = running()
+    last = 5 + AHEAD_S + 1
+    frame = MetricsFrame(seq=0, through=0, intervals=(interval(0, last=last),))
+    actions = bench.says("web1", frame)
+    [noted] = written(actions)
+    assert (type(noted), noted.state) == (AgentNoted, AgentEnd.LOST)
+    assert "seconds" in noted.reason
+
+
+def test_a_frame_may_run_ahead_by_as_much_as_clocks_may() -> None:
+    bench = running()
+    assert isinstance(written(bench.frame("web1", 0, second=10))[0], FrameAccepted)
+
+
+# -- ends
+
+
+def test_a_final_is_taken_when_all_its_frames_are_here() -> None:
+    bench = running()
+    bench.frame("web1", 0)
+    assert bench.says("web1", final(2)) == []
+    bench.frame("web1", 1)
+    actions = bench.says("web1", final(2))
+    assert acknowledged(actions)
+    [noted] = written(actions)
+    assert (noted.state, noted.final) == (AgentEnd.FINISHED, final(2))
+
+
+def test_a_final_that_is_repeated_is_acknowledged_again_and_written_once() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    bench.says("web1", final())
+    actions = bench.says("web1", final())
+    assert acknowledged(actions)
+    assert written(actions) == []
+
+
+def test_a_worker_process_that_died_is_written_down_and_degrades_the_run() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    actions = bench.says("web1", WorkerLost(process=1, exit_code=-9, reason="worker process 1 died"))
+    assert written(actions) == [WorkerNoted(agent_id="web1", process=1, exit_code=-9, reason="worker process 1 died")]
+    ending = bench.run.state.ending.outcome([], 0)
+    assert ending[1] == "agent web1: worker process 1 died"
+
+
+def test_a_worker_process_that_died_unheard_is_known_from_the_last_word() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    bench.says("web1", final(processes_lost=1))
+    assert bench.run.state.ending.outcome([], 0)[1] == "agent web1 lost 1 worker processes"
+
+
+def test_an_agent_that_says_goodbye_mid_run_is_lost_at_once() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    [noted] = written(bench.says("web1", Bye(reason="terminated at once")))
+    assert (noted.agent_id, noted.state) == ("web1", AgentEnd.LOST)
+
+
+def test_an_agent_that_says_goodbye_when_it_is_done_is_not_lost() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    bench.says("web1", final())
+    assert written(bench.says("web1", Bye(reason="served"), run_id="")) == []
+    assert bench.member("web1").end is AgentEnd.FINISHED
+
+
+def test_prepared_of_another_run_does_not_count() -> None:
+    bench = RunBench()
+    bench.preparing("web1")
+    bench.says("web1", ready(), run_id=OTHER_RUN_ID)
+    assert not bench.member("web1").prepared
+
+
+def test_a_part_is_written_off_once_however_often_it_is_lost() -> None:
+    bench = RunBench(expected=2)
+    bench.running("web1", "web2")
+    records = written(bench.passes(20.0, "web2"))
+    assert [type(record) for record in records] == [AgentNoted]
+    assert bench.now_ns > 20 * NS_PER_S

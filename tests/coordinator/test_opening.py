@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing
+from common.plan.schema import REDACTED, Pools
+from common.units import NS_PER_S
+from coordinator.opening import MOST_PROCESSES, agents_missing, ceiling_lines, negotiated, opened, preparing, refusal
+from coordinator.records import TargetFacts
+from coordinator.registry import Member, Registry, capacities
+from coordinator.shares import assign
+from tests.support.protocol import fleet_plan, hello, setup_for
+
+NOW_NS = 9 * NS_PER_S
+
+
+def members(*names: str) -> list[Member]:
+    registry = Registry()
+    return [registry.admit(hello(name), name, name.encode(), NOW_NS) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "protocol"),
+    [
+        (PROTOCOL_MIN, PROTOCOL_MAX, PROTOCOL_MAX),
+        (0, 99, PROTOCOL_MAX),
+        (PROTOCOL_MAX, 99, PROTOCOL_MAX),
+        (PROTOCOL_MAX + 1, 99, None),
+        (0, PROTOCOL_MIN - 1, None),
+        (99, 0, None),
+    ],
+)
+def test_the_highest_version_that_both_speak_is_taken(lowest: int, highest: int, protocol: int | None) -> None:
+    assert negotiated(hello(protocol_min=lowest, protocol_max=highest)) == protocol
+
+
+def test_an_agent_like_any_other_is_not_refused() -> None:
+    assert refusal(hello(processes=MOST_PROCESSES)) is None
+
+
+def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
+    assert refusal(hello(protocol_min=7, protocol_max=8)) == (
+        "it speaks protocol 7 to 8 (version 0.1), this coordinator 1 to 1; install the same release on both"
+    )
+    assert refusal(hello(processes=MOST_PROCESSES + 1)) == (
+        f"it has {MOST_PROCESSES + 1} worker processes; expected at most {MOST_PROCESSES}, see agent join --processes"
+    )
+
+
+def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise() -> None:
+    two = members("a", "b")
+    two[0].prepared = True
+    assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("preparing agents", 1, 2)
+    two[1].connections = Preparing(done=30, total=50)
+    assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
+
+
+def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
+    two = members("a", "b")
+    setup = setup_for(fleet_plan(), expected=3)
+    assert agents_missing(setup, two[:1], two) == (
+        "expected 3 agents within 1m, got 1 (a); b cannot take part: it is silent, or holds another run; "
+        "start them with `agent join tcp://127.0.0.1:5555`, or wait longer with --wait"
+    )
+    assert agents_missing(setup, [], []).startswith("expected 3 agents within 1m, got 0 (none); start them")
+
+
+def test_more_connections_than_the_server_allows_are_warned_of() -> None:
+    plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
+    shares = assign(plan, capacities(members("a")))
+    target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
+    assert len(ceiling_lines(shares, target)) == 2
+    assert len(ceiling_lines(shares, msgspec.structs.replace(target, max_clients=100))) == 1
+
+
+def test_no_password_is_written_down() -> None:
+    plan = fleet_plan()
+    plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password="hunter2"))
+    two = members("a", "b")
+    shares = assign(plan, capacities(two))
+    record = opened(setup_for(plan, 2), shares, two)
+    assert record.plan.target.password == REDACTED
+    assert [facts.agent_id for facts in record.agents] == ["a", "b"]
+    assert "hunter2" not in repr(record)

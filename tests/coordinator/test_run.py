@@ -1,0 +1,682 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from common.messages import (
+    AgentState,
+    Bye,
+    Dismiss,
+    Failed,
+    FailureKind,
+    FinalAck,
+    FrameAck,
+    MetricsFrame,
+    Prepare,
+    Preparing,
+    Start,
+    Stop,
+    WorkerLost,
+)
+from common.units import NS_PER_S
+from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
+from coordinator.records import (
+    AgentEnd,
+    AgentFacts,
+    AgentNoted,
+    FrameAccepted,
+    Outcome,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    When,
+)
+from coordinator.registry import LOST_AFTER_NS, Standing
+from coordinator.run import COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
+from coordinator.steps import End, Interrupted, LocalAgentExited, Note, Progress, ReadServer, Tick, Write
+from tests.support.protocol import (
+    RUN_ID,
+    RunBench,
+    acknowledged,
+    counted,
+    final,
+    fleet_plan,
+    hello,
+    interval,
+    of_kind,
+    ready,
+    said,
+    setup_for,
+)
+
+LEASE_S = 30.0
+BOTH = ("web1", "web2")
+
+
+def written(actions: list[object]) -> list[object]:
+    return [write.record for write in of_kind(actions, Write)]
+
+
+def ended(actions: list[object]) -> End:
+    [end] = of_kind(actions, End)
+    return end
+
+
+def bench_in(phase: Phase) -> RunBench:
+    """A run of two agents that has come to this phase."""
+    bench = RunBench(expected=2)
+    match phase:
+        case Phase.GATHERING:
+            bench.hello("web1")
+        case Phase.PREPARING:
+            bench.preparing(*BOTH)
+        case Phase.COUNTING:
+            bench.counting(*BOTH)
+        case Phase.RUNNING:
+            bench.running(*BOTH)
+        case Phase.DRAINING:
+            bench.running(*BOTH)
+            bench.do(Interrupted())
+        case Phase.SETTLING:
+            bench.running(*BOTH)
+            for name in BOTH:
+                bench.says(name, final())
+        case Phase.CLOSED:
+            bench.do(Interrupted())
+    assert bench.run.state.phase is phase
+    return bench
+
+
+def pull(bench: RunBench, trigger: Trigger) -> list[object]:
+    """Have happen what this trigger stands for, as far as it can in this phase."""
+    actions: list[object] = []
+    match trigger:
+        case Trigger.QUORUM:
+            for name in BOTH:
+                actions += bench.hello(name)
+        case Trigger.READY:
+            for name in BOTH:
+                actions += bench.says(name, ready())
+        case Trigger.COUNTED:
+            when = When.AFTER if bench.run.state.phase is Phase.SETTLING else When.BEFORE
+            actions += bench.do(counted(when))
+        case Trigger.STOP | Trigger.GIVE_UP:
+            actions += bench.do(Interrupted())
+        case Trigger.ALL_OVER:
+            for name in BOTH:
+                actions += bench.says(name, final())
+    return actions
+
+
+@pytest.mark.parametrize(("phase", "trigger"), TRANSITIONS, ids=lambda value: value.name)
+def test_every_row_of_the_table_leads_where_it_says(phase: Phase, trigger: Trigger) -> None:
+    bench = bench_in(phase)
+    pull(bench, trigger)
+    assert bench.run.state.phase is TRANSITIONS[phase, trigger]
+
+
+# An interrupt gives up or stops, as the phase has it: the one event stands for both triggers.
+ENDS = (Trigger.STOP, Trigger.GIVE_UP)
+NO_ROW = [
+    (phase, trigger)
+    for phase, trigger in itertools.product(Phase, Trigger)
+    if (phase, trigger) not in TRANSITIONS
+    and not (trigger in ENDS and any((phase, end) in TRANSITIONS for end in ENDS))
+    and not (trigger in ENDS and phase is Phase.DRAINING)  # a second interrupt: see below
+]
+
+
+@pytest.mark.parametrize(("phase", "trigger"), NO_ROW, ids=lambda value: value.name)
+def test_what_has_no_row_in_the_table_changes_no_phase(phase: Phase, trigger: Trigger) -> None:
+    bench = bench_in(phase)
+    pull(bench, trigger)
+    assert bench.run.state.phase is phase
+
+
+def test_every_phase_leads_to_the_end() -> None:
+    for phase in Phase:
+        reached, seen = {phase}, set[Phase]()
+        while reached - seen:
+            seen |= reached
+            reached = {after for (before, _), after in TRANSITIONS.items() if before in seen} | seen
+        assert Phase.CLOSED in reached
+
+
+def test_a_run_from_its_first_agent_to_its_end() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    actions = bench.hello("web2")
+    assert len(said(actions, Prepare)) == 2
+    actions = [action for name in BOTH for action in bench.says(name, ready())]
+    assert [type(record) for record in written(actions)] == [RunOpened]
+    assert of_kind(actions, ReadServer) == [ReadServer(When.BEFORE)]
+    actions = bench.do(counted(When.BEFORE))
+    assert [type(record) for record in written(actions)] == [ServerCounted, RunStarted]
+    assert said(actions, Start) == [Start(t0_ns=bench.now_ns + START_AHEAD_NS)] * 2
+    bench.passes(1.7)
+    assert [type(record) for record in written(bench.frame("web1", 0))] == [FrameAccepted]
+    bench.frame("web2", 0)
+    actions = bench.says("web1", final(1))
+    assert [type(record) for record in written(actions)] == [AgentNoted]
+    assert acknowledged(actions)
+    assert of_kind(bench.says("web2", final(1)), ReadServer) == [ReadServer(When.AFTER)]
+    actions = bench.do(counted(When.AFTER))
+    assert written(actions)[-1] == RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=3.0)
+    assert ended(actions) == End(0, "", Outcome.COMPLETED)
+    assert said(actions, Dismiss) == [Dismiss(exit_code=0)] * 2
+
+
+# -- gathering
+
+
+def test_waiting_for_agents_is_shown_when_it_changes() -> None:
+    bench = RunBench(expected=2)
+    assert of_kind(bench.do(Tick()), Progress) == [Progress("waiting for agents", 0, 2)]
+    assert bench.do(Tick()) == []
+    assert of_kind(bench.hello("web1"), Progress) == [Progress("waiting for agents", 1, 2)]
+
+
+def test_agents_that_do_not_come_in_time_end_the_run_with_names_and_a_remedy() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    end = ended(bench.passes(60.2, "web1"))
+    assert (end.exit_code, end.outcome) == (5, None)
+    assert "expected 2 agents within 1m, got 1 (web1)" in end.text
+    assert "agent join tcp://127.0.0.1:5555" in end.text
+
+
+def test_agents_that_cannot_take_part_are_not_counted_among_those_that_came() -> None:
+    bench = RunBench(expected=3)
+    bench.hello("web1")
+    bench.hello("web2", state=AgentState.DONE, run_id="another")
+    bench.hello("web3")
+    end = ended(bench.passes(60.2, "web1", "web2"))
+    assert "got 1 (web1); web2, web3 cannot take part" in end.text
+
+
+def test_an_agent_that_fell_silent_is_not_dealt_a_share() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    bench.passes(4.0)
+    assert not said(bench.hello("web2"), Prepare)
+    assert said(bench.hello("web3"), Prepare)
+    assert not bench.member("web1").takes_part
+
+
+def test_an_agent_that_is_heard_again_is_dealt_a_share() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    bench.passes(10.0)
+    bench.hello("web2")
+    assert len(said(bench.beat("web1"), Prepare)) == 2
+
+
+def test_an_agent_that_holds_another_run_is_not_dealt_a_share_until_it_is_free() -> None:
+    bench = RunBench()
+    actions = bench.hello("web1", state=AgentState.DONE, run_id="another")
+    assert not said(actions, Prepare)
+    assert any("still holds run another" in note.text for note in of_kind(actions, Note))
+    assert said(bench.beat("web1", AgentState.IDLE), Prepare)
+
+
+def test_more_agents_than_expected_wait_and_are_dismissed_with_the_others() -> None:
+    bench = RunBench(expected=1)
+    bench.running("web1")
+    assert not said(bench.hello("web2"), Prepare)
+    assert not bench.member("web2").takes_part
+    bench.says("web1", final())
+    actions = bench.do(counted(When.AFTER))
+    assert {send.routing_id for send in actions if getattr(send, "routing_id", None)} == {b"web1", b"web2"}
+
+
+def test_an_agent_that_leaves_while_others_are_waited_for_is_forgotten() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    bench.says("web1", Bye(reason="terminated"), run_id="")
+    assert not said(bench.hello("web2"), Prepare)
+
+
+def test_a_local_agent_that_cannot_join_ends_the_run() -> None:
+    bench = RunBench(expected=2)
+    end = ended(bench.do(LocalAgentExited(4711, "here", 3, "no such plan")))
+    assert (end.exit_code, end.outcome) == (5, None)
+    assert end.text == "a local agent could not join: its process ended with exit code 3 (no such plan)"
+
+
+def test_a_local_agent_is_not_taken_for_one_of_another_host_with_the_same_pid() -> None:
+    bench = RunBench(expected=2)
+    bench.hello("web1", pid=77, host="elsewhere")
+    bench.hello("web2", pid=77, host="here")
+    for name in BOTH:
+        bench.says(name, ready())
+    bench.do(counted(When.BEFORE))
+    bench.do(LocalAgentExited(77, "here", -9))
+    assert bench.member("web1").end is None
+    assert bench.member("web2").end is AgentEnd.LOST
+
+
+def test_a_local_agent_that_was_not_needed_may_leave_once_the_fleet_is_complete() -> None:
+    bench = RunBench(expected=1)
+    bench.hello("web1", host="elsewhere")
+    bench.hello("local-1", pid=77, host="here")
+    assert not of_kind(bench.do(LocalAgentExited(77, "here", -9)), End)
+    assert bench.run.state.phase is Phase.PREPARING
+
+
+# -- preparing
+
+
+def test_connections_that_are_being_opened_are_shown() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web1", Preparing(done=3, total=50))
+    actions = bench.says("web2", Preparing(done=4, total=50))
+    assert of_kind(actions, Progress) == [Progress("opening connections", 7, 100)]
+
+
+def test_a_prepare_that_was_lost_is_repeated_at_the_next_heartbeat() -> None:
+    bench = bench_in(Phase.PREPARING)
+    assert not said(bench.beat("web1"), Prepare)
+    assert len(said(bench.passes(1.0, "web1"), Prepare)) == 1
+
+
+def test_a_prepared_that_was_lost_is_asked_for_again() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web2", ready())
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARED)
+    assert len(said(bench.passes(1.0, *BOTH), Prepare)) == 1
+    bench.says("web1", ready())
+    assert bench.run.state.phase is Phase.COUNTING
+
+
+def test_an_agent_that_gave_its_share_up_is_dealt_it_again_before_the_start() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web1", ready())
+    bench.states["web1"] = AgentState.IDLE
+    assert len(said(bench.passes(1.0, "web1"), Prepare)) == 1
+    bench.says("web2", ready())
+    assert bench.run.state.phase is Phase.PREPARING
+    bench.says("web1", ready())
+    assert bench.run.state.phase is Phase.COUNTING
+
+
+@pytest.mark.parametrize(("kind", "exit_code"), [(FailureKind.TARGET, 4), (FailureKind.AGENT, 5)])
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.COUNTING])
+def test_an_agent_that_fails_before_the_start_ends_the_run(phase: Phase, kind: FailureKind, exit_code: int) -> None:
+    bench = bench_in(phase)
+    actions = bench.says("web2", Failed(kind=kind, reason="connection refused"))
+    end = ended(actions)
+    assert end.exit_code == exit_code
+    assert "web2" in end.text
+    assert "connection refused" in end.text
+    assert len(said(actions, Dismiss)) == 2
+    assert (end.outcome is None) == (phase is Phase.PREPARING)
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.COUNTING])
+def test_an_agent_that_falls_silent_before_the_start_ends_the_run(phase: Phase) -> None:
+    bench = bench_in(phase)
+    end = ended(bench.passes(LOST_AFTER_NS / NS_PER_S + 0.2, "web1"))
+    assert end.exit_code == 5
+    assert "web2 was lost before the start: it is silent" in end.text
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.COUNTING])
+def test_an_agent_that_leaves_before_the_start_ends_the_run(phase: Phase) -> None:
+    bench = bench_in(phase)
+    end = ended(bench.says("web1", Bye(reason="terminated"), run_id=""))
+    assert end.exit_code == 5
+    assert "web1 was lost before the start: it said goodbye: terminated" in end.text
+
+
+def test_agents_that_never_get_ready_end_the_run_with_their_names() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web2", ready())
+    bench.states = {"web1": AgentState.PREPARING, "web2": AgentState.PREPARED}
+    end = ended(bench.passes(120.3, *BOTH))
+    assert (end.exit_code, end.text) == (5, "not prepared within 2m: web1")
+
+
+def test_a_start_waits_for_the_clocks_to_be_compared() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.member("web1").offset_ns = None
+    for name in BOTH:
+        bench.says(name, ready())
+    assert bench.run.state.phase is Phase.PREPARING
+    bench.beat("web1", AgentState.PREPARED)
+    assert bench.run.state.phase is Phase.COUNTING
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever() -> None:
+    bench = bench_in(Phase.COUNTING)
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARED)
+    actions = bench.passes(COUNT_WAIT_NS / NS_PER_S + 0.2, *BOTH)
+    assert bench.run.state.phase is Phase.RUNNING
+    [record] = [record for record in written(actions) if isinstance(record, ServerCounted)]
+    assert record.when is When.BEFORE
+    assert record.error
+    assert bench.do(counted(When.BEFORE)) == []
+
+
+def test_a_server_that_does_not_answer_after_the_run_does_not_keep_it_open() -> None:
+    bench = bench_in(Phase.SETTLING)
+    actions = bench.passes(COUNT_WAIT_NS / NS_PER_S + 0.2, *BOTH)
+    assert ended(actions).outcome is Outcome.COMPLETED
+
+
+def test_a_late_count_of_before_the_run_is_none_of_after_it() -> None:
+    bench = bench_in(Phase.SETTLING)
+    assert bench.do(counted(When.BEFORE)) == []
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+# -- running
+
+
+def test_a_start_that_was_lost_is_repeated() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.states["web1"] = AgentState.PREPARED
+    t0_ns = bench.run.state.t0_ns
+    assert t0_ns is not None
+    assert said(bench.passes(2.0, "web1"), Start) == [Start(t0_ns=t0_ns)] * 2
+
+
+def test_an_agent_that_joins_in_the_middle_of_a_run_waits_for_the_next() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.hello("web3")
+    actions = bench.passes(1.0, "web1", "web2", "web3")
+    assert not said(actions, Prepare)
+    assert not said(actions, Start)
+    assert not bench.member("web3").takes_part
+
+
+def test_an_agent_that_restarts_in_the_middle_of_a_run_is_another_and_the_one_before_is_lost() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.states["again"] = AgentState.IDLE
+    bench.says("again", hello("web1"))
+    actions = bench.passes(5.0, "web2", "again")
+    assert bench.member("web1").end is AgentEnd.LOST
+    assert bench.member("again").agent_id == "web1-2"
+    [noted] = written(actions)
+    assert noted.agent_id == "web1"
+
+
+def test_a_silent_agent_is_noticed_within_five_seconds_and_written_down() -> None:
+    bench = bench_in(Phase.RUNNING)
+    actions = bench.passes(5.0, "web1")
+    [noted] = written(actions)
+    assert (noted.agent_id, noted.state) == ("web2", AgentEnd.LOST)
+    assert any("web2" in note.text and "is lost" in note.text for note in of_kind(actions, Note))
+
+
+def test_a_lost_agent_that_comes_back_goes_on() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.passes(5.0, "web1")
+    actions = bench.beat("web2")
+    assert any("is back" in note.text for note in of_kind(actions, Note))
+    assert bench.member("web2").end is None
+    assert written(bench.frame("web2", 0))
+    bench.says("web1", final())
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.says("web2", final(1))
+    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+
+
+def test_a_coordinator_that_was_held_up_does_not_take_its_agents_for_silent() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.passes(2.0, *BOTH)
+    bench.now_ns += 60 * NS_PER_S
+    bench.beat("web1")
+    bench.do(Tick())
+    assert [bench.member(name).end for name in BOTH] == [None, None]
+    bench.passes(5.0, "web1")
+    assert [bench.member(name).end for name in BOTH] == [None, AgentEnd.LOST]
+
+
+def test_a_target_does_not_die_while_its_coordinator_is_held_up() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100), expected=1)
+    bench.running("web1")
+    bench.now_ns += 60 * NS_PER_S
+    bench.passes(20.0, "web1")
+    assert bench.run.state.phase is Phase.RUNNING
+
+
+def test_a_run_goes_on_without_a_lost_agent_and_ends_degraded() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.frame("web2", 0)
+    bench.passes(2.0, "web1")
+    bench.says("web1", final())
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.passes(WRITE_OFF_NS / NS_PER_S)
+    assert bench.run.state.phase is Phase.SETTLING
+    end = ended(bench.do(counted(When.AFTER)))
+    assert end == End(5, "lost web2", Outcome.DEGRADED)
+
+
+def test_a_tolerated_loss_is_no_failure() -> None:
+    bench = RunBench(fleet_plan(tolerate_lost=1), expected=2)
+    bench.running(*BOTH)
+    bench.do(LocalAgentExited(4711, "web2.example", -9))
+    bench.says("web1", final())
+    end = ended(bench.do(counted(When.AFTER)))
+    assert end == End(0, "lost web2", Outcome.DEGRADED)
+
+
+def test_an_agent_that_gave_its_share_up_is_lost_once_and_not_waited_for() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=10), expected=2)
+    bench.running(*BOTH)
+    bench.says("web1", final())
+    bench.states["web2"] = AgentState.IDLE
+    actions = bench.passes(3.0, *BOTH)
+    assert [record.agent_id for record in written(actions)] == ["web2"]
+    assert len([note for note in of_kind(actions, Note) if "web2" in note.text]) == 1
+    assert bench.run.state.phase is Phase.SETTLING
+    actions = bench.do(counted(When.AFTER))
+    assert ended(actions).outcome is Outcome.DEGRADED
+    assert len(said(actions, Dismiss)) == 2
+
+
+def test_a_run_whose_agents_never_end_is_ended() -> None:
+    bench = bench_in(Phase.RUNNING)
+    overdue_s = 3.0 + 10.0 + (START_AHEAD_NS + OVERTIME_NS) / NS_PER_S
+    bench.passes(overdue_s - 0.2, *BOTH)
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.passes(0.4, *BOTH)
+    assert bench.run.state.phase is Phase.SETTLING
+    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
+
+
+def test_a_run_by_requests_against_a_dead_target_is_given_up_with_the_targets_exit_code() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=10**6), expected=1)
+    bench.running("web1")
+    failing = MetricsFrame(seq=0, through=0, intervals=(interval(0, 0, failed=5),))
+    bench.passes(2.0, "web1")
+    bench.says("web1", failing)
+    actions = bench.passes(DEAD_TARGET_NS / NS_PER_S, "web1")
+    assert len(said(actions, Stop)) >= 1
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.says("web1", final(1, reason="stopped"))
+    end = ended(bench.do(counted(When.AFTER)))
+    assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
+    assert "no operation succeeded" in end.text
+
+
+def test_a_run_by_requests_goes_on_for_as_long_as_any_succeeds() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=10**6), expected=1)
+    bench.running("web1")
+    for seq in range(60):
+        bench.passes(2.0, "web1")
+        bench.frame("web1", seq)
+    assert bench.run.state.phase is Phase.RUNNING
+
+
+def test_a_target_is_not_taken_for_dead_because_the_rate_is_low() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=10, rate_per_s=1 / 60), expected=1)
+    bench.running("web1")
+    bench.passes(100.0, "web1")
+    assert bench.run.state.phase is Phase.RUNNING
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING])
+def test_an_interrupt_before_the_start_ends_the_run(phase: Phase) -> None:
+    bench = bench_in(phase)
+    actions = bench.do(Interrupted())
+    end = ended(actions)
+    assert end.exit_code == 130
+    assert end.outcome is (Outcome.ABORTED if phase is Phase.COUNTING else None)
+    assert bool(written(actions)) == (phase is Phase.COUNTING)
+    assert said(actions, Dismiss)
+
+
+def test_an_interrupt_drains_and_the_report_is_written() -> None:
+    bench = bench_in(Phase.RUNNING)
+    assert len(said(bench.do(Interrupted()), Stop)) == 2
+    for name in BOTH:
+        bench.says(name, final(reason="interrupted"))
+    end = ended(bench.do(counted(When.AFTER)))
+    assert end == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_a_stop_that_was_lost_is_repeated() -> None:
+    bench = bench_in(Phase.DRAINING)
+    assert len(said(bench.passes(2.0, "web1"), Stop)) in (1, 2)
+    bench.states["web1"] = AgentState.DRAINING
+    assert not said(bench.passes(2.0, "web1"), Stop)
+
+
+def test_a_second_interrupt_stops_at_once() -> None:
+    bench = bench_in(Phase.DRAINING)
+    actions = bench.do(Interrupted())
+    assert said(actions, Stop) == [Stop(drain=False, reason="interrupted twice")] * 2
+    assert bench.run.state.phase is Phase.SETTLING
+    assert ended(bench.do(counted(When.AFTER))).exit_code == 130
+
+
+def test_a_drain_that_takes_too_long_is_ended() -> None:
+    bench = bench_in(Phase.DRAINING)
+    bench.states = dict.fromkeys(BOTH, AgentState.DRAINING)
+    bench.passes(10.0 + OVERTIME_NS / NS_PER_S - 0.1, *BOTH)
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.passes(0.3, *BOTH)
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+def test_a_silent_agent_is_not_waited_for_in_a_drain() -> None:
+    bench = bench_in(Phase.DRAINING)
+    bench.says("web1", final(reason="interrupted"))
+    bench.passes(5.0, "web1")
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+def test_nothing_happens_after_the_end() -> None:
+    bench = bench_in(Phase.CLOSED)
+    assert bench.hello("web9") == []
+    assert bench.do(Tick()) == []
+    assert bench.do(Interrupted()) == []
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in UNDER_WAY])
+def test_nothing_of_a_load_is_written_down_unless_there_is_one(phase: Phase) -> None:
+    bench = bench_in(phase)
+    actions = [
+        *bench.frame("web1", 0),
+        *bench.says("web1", WorkerLost(process=0, exit_code=1)),
+        *(bench.says("web1", final()) if phase is not Phase.SETTLING else []),
+    ]
+    assert written(actions) == []
+
+
+def test_the_journal_of_an_aborted_run_begins_and_ends_as_any_other() -> None:
+    bench = RunBench(expected=1)
+    actions = [*bench.counting("web1"), *bench.do(Interrupted())]
+    assert [type(record) for record in written(actions)] == [RunOpened, RunClosed]
+
+
+# -- resumed
+
+
+def resumed(*ends: object, now_ns: int = 10**6 * NS_PER_S, t0_ns: int = 1) -> RunBench:
+    """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
+    standings = [
+        Standing(
+            AgentFacts(agent_id=f"web{n}", incarnation=f"web{n}", host="host", processes=1, pools=()),
+            next_seq=0,
+            final=end,  # type: ignore[arg-type]
+        )
+        for n, end in enumerate(ends, 1)
+    ]
+    bench = RunBench(run=Run.resumed(setup_for(fleet_plan()), t0_ns, standings, now_ns))
+    bench.now_ns = now_ns
+    return bench
+
+
+def test_a_resumed_run_waits_for_its_agents_although_its_planned_end_is_long_past() -> None:
+    bench = resumed(None)
+    bench.passes(2.0)
+    assert bench.run.state.phase is Phase.RUNNING
+    assert bench.member("web1").end is None
+    bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
+    assert written(bench.frame("web1", 0))
+    assert acknowledged(bench.says("web1", final(1)))
+    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+
+
+def test_a_resumed_run_ends_without_the_agents_that_do_not_come_back() -> None:
+    bench = resumed(None)
+    actions = bench.passes(WRITE_OFF_NS / NS_PER_S + 0.2)
+    assert bench.run.state.phase is Phase.SETTLING
+    assert [record.state for record in written(actions)] == [AgentEnd.LOST]
+    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
+
+
+def test_a_resumed_run_tells_agents_that_their_results_had_been_safe_before_it_ends() -> None:
+    bench = resumed(final())
+    bench.passes(1.0)
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
+    actions = bench.says("web1", final())
+    assert said(actions, FinalAck)
+    assert written(actions) == []
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+def test_a_resumed_run_does_not_wait_for_finished_agents_for_long() -> None:
+    bench = resumed(final())
+    bench.passes(WRITE_OFF_NS / NS_PER_S + 0.2)
+    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+
+
+def test_a_resumed_run_does_not_wait_for_agents_that_know_already() -> None:
+    bench = resumed(final())
+    bench.hello("web1")
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+@pytest.mark.parametrize("end", [final(processes_lost=1), final(reason="this agent was terminated")])
+def test_what_went_wrong_before_a_run_was_resumed_still_degrades_it(end: object) -> None:
+    bench = resumed(end)
+    bench.hello("web1")
+    outcome = ended(bench.do(counted(When.AFTER)))
+    assert outcome.outcome is Outcome.DEGRADED
+    assert "web1" in outcome.text
+
+
+def test_a_resumed_run_takes_frames_up_where_its_journal_ended() -> None:
+    facts = AgentFacts(agent_id="web1", incarnation="web1", host="host", processes=1, pools=())
+    run = Run.resumed(setup_for(fleet_plan()), 1, [Standing(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
+    bench = RunBench(run=run)
+    bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
+    actions = bench.frame("web1", 2)
+    assert written(actions) == []
+    assert said(actions, FrameAck) == [FrameAck(next_seq=3)]
+    assert written(bench.frame("web1", 3))
+
+
+def test_a_resumed_run_starts_agents_that_missed_the_start() -> None:
+    bench = resumed(None, t0_ns=77)
+    actions = bench.hello("web1", state=AgentState.PREPARED, run_id=RUN_ID)
+    assert said(actions, Start)[:1] == [Start(t0_ns=77)]
