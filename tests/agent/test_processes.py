@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from multiprocess import resource_tracker
+
+from agent.events import FromWorker, WorkerExited
+from agent.processes import Processes
+from common.clock import monotonic_ns
+from common.codec import pack
+from common.messages import (
+    Assignment,
+    Failed,
+    FailureKind,
+    Prepared,
+    WorkerFinal,
+    WorkerMetrics,
+    WorkerStart,
+    WorkerStop,
+)
+from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
+from common.units import Count, Seconds
+from tests.support.runs import wait_until
+from tests.support.servers import Server
+from tests.support.workers import whole_of
+
+pytestmark = pytest.mark.usefixtures("_tracker", "no_leaks")
+
+
+@pytest.fixture(scope="module")
+def _tracker() -> None:
+    # One helper process for all that a process ever spawns; it ends with it, so no test leaves it behind.
+    resource_tracker.ensure_running()
+
+
+class Heard:
+    """Processes, and all that they said and did so far."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.events: list[FromWorker | WorkerExited] = []
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        """Listen until the condition holds."""
+
+        def listened() -> Any:
+            select.select(self.processes.filenos(), [], [], 0.01)
+            self.events += self.processes.events()
+            return condition()
+
+        wait_until(listened, what)
+
+    def said(self, number: int, kind: type[Any]) -> list[Any]:
+        """What this process said of this kind."""
+        said = [event.message for event in self.events if isinstance(event, FromWorker) and event.process == number]
+        return [message for message in said if isinstance(message, kind)]
+
+    @property
+    def exits(self) -> dict[int, int | None]:
+        """The processes that have ended, and with which code."""
+        return {event.process: event.exit_code for event in self.events if isinstance(event, WorkerExited)}
+
+    def all_prepared(self, count: int) -> None:
+        self.until(lambda: all(self.said(number, Prepared) for number in range(count)), "all are prepared")
+
+    def start(self) -> None:
+        self.processes.order(WorkerStart(t0_ns=monotonic_ns()))
+
+
+@pytest.fixture
+def heard(_leak_check_first: None) -> Iterator[Heard]:
+    with Processes() as processes:
+        yield Heard(processes)
+
+
+def plan_of(url: str, *, pools: int = 1, **load: Any) -> Plan:
+    return Plan(
+        target=Target(url=url),
+        pools=(Pools(client_pools=pools, threads_per_pool=2, max_connections=2, connections=Connections.PREWARM),),
+        workload=Workload(commands=(Command(command="SET"), Command(command="GET"))),
+        load=Load(**(load or {"duration_s": Seconds(3600)})),
+    )
+
+
+def dealt(plan: Plan) -> list[Assignment]:
+    """An assignment for each pool."""
+    whole = whole_of(plan)
+    return [msgspec.structs.replace(whole, pools=(pool,)) for pool in whole.pools]
+
+
+def calls_of(server: Server) -> int:
+    told: Any = server.client(decode_responses=True).info("commandstats")
+    return sum(told.get(name, {"calls": 0})["calls"] for name in ("cmdstat_set", "cmdstat_get"))
+
+
+def test_processes_share_a_run_between_them_and_end_by_themselves(
+    valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
+    pids = heard.processes.pids()
+    assert len({os.getpid(), *pids}) == 3
+    assert len(heard.processes.filenos()) == 2
+    heard.all_prepared(2)
+    heard.start()
+    heard.until(lambda: len(heard.exits) == 2, "both have ended")
+    assert heard.exits == {0: 0, 1: 0}
+    finals = [heard.said(number, WorkerFinal) for number in range(2)]
+    assert [len(final) for final in finals] == [1, 1]
+    # Four threads: 126, 125, 125, 125.
+    assert [final.issued for [final] in finals] == [251, 250]
+    assert sum(
+        interval.operations
+        for number in range(2)
+        for metrics in heard.said(number, WorkerMetrics)
+        for interval in metrics.intervals
+    ) == calls_of(valkey)
+    assert calls_of(valkey) == 501
+    assert (heard.processes.pids(), heard.processes.filenos(), list(heard.processes.events())) == ([], [], [])
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server, heard: Heard) -> None:
+    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2)))
+    heard.all_prepared(2)
+    heard.start()
+    heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
+    victim, other = heard.processes.pids()
+    os.kill(victim, signal.SIGKILL)
+    heard.until(lambda: heard.exits, "the death is noticed")
+    assert heard.exits == {0: -signal.SIGKILL}
+    assert heard.processes.pids() == [other]
+    heard.processes.order(WorkerStop(drain=True))
+    heard.until(lambda: len(heard.exits) == 2, "the other has ended")
+    assert heard.exits[1] == 0
+    [final] = heard.said(1, WorkerFinal)
+    assert final.issued == final.counted > 0
+
+
+def test_interrupts_of_the_terminal_and_requests_to_end_are_the_agents_business(
+    valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard.processes.spawn(dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
+    heard.all_prepared(1)
+    [pid] = heard.processes.pids()
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    heard.start()
+    heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    heard.until(lambda: heard.exits, "it has ended")
+    assert heard.exits == {0: 0}
+    [final] = heard.said(0, WorkerFinal)
+    assert final.drained
+    assert final.ran_ns >= 1_200_000_000
+    assert capfd.readouterr().err == ""
+
+
+def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceback(
+    valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The checks of a plan let no such key range through.
+    plan = msgspec.structs.replace(
+        plan_of(valkey.url), workload=Workload(commands=(Command(command="GET"),), keys=Keys(maximum=Count(1 << 63)))
+    )
+    heard.processes.spawn(dealt(plan))
+    heard.until(lambda: heard.exits, "it has ended")
+    assert heard.exits == {0: 1}
+    [failed] = heard.said(0, Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("unexpected ")
+    assert "\n" not in failed.reason
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusing_url: str) -> None:
+    heard.processes.spawn(dealt(plan_of(refusing_url)))
+    heard.until(lambda: heard.exits, "it has ended")
+    assert heard.exits == {0: 0}
+    [failed] = heard.said(0, Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "refused the connection" in failed.reason
+
+
+def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Heard) -> None:
+    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2)))
+    pids = heard.processes.pids()
+    heard.all_prepared(1)
+    heard.processes.kill()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    heard.processes.kill()
+    assert (heard.processes.pids(), heard.processes.filenos(), list(heard.processes.events())) == ([], [], [])
+    asking = valkey.client()
+    wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
+
+
+AGENT = """
+import sys
+from agent.processes import Processes
+from common.codec import unpack
+from common.messages import Assignment
+
+processes = Processes()
+processes.spawn([unpack(bytes.fromhex(sys.argv[1]), Assignment)])
+print(processes.pids()[0], flush=True)
+while True:
+    for event in processes.events():
+        print(type(event.message).__name__, flush=True)
+        if len(sys.argv) > 2 and type(event.message).__name__ == "Prepared":
+            from common.clock import monotonic_ns
+            from common.messages import WorkerStart
+            processes.order(WorkerStart(t0_ns=monotonic_ns()))
+"""
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Server, running: bool) -> None:
+    [assignment] = dealt(plan_of(valkey.url))
+    command = [sys.executable, "-c", AGENT, pack(assignment).hex(), *(["start"] if running else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        worker = psutil.Process(int(agent.stdout.readline()))
+        awaited = "WorkerMetrics" if running else "Prepared"
+        for line in agent.stdout:
+            if line.strip() == awaited:
+                break
+        assert worker.is_running()
+        agent.kill()
+    asking = valkey.client()
+    wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    assert alive == []
