@@ -120,7 +120,8 @@ def _normal(name: str) -> str:
 
 def scripts() -> list[Path]:
     """What people and CI call; a name with an underscore in front is for other scripts to source."""
-    return [*sorted((ROOT / "scripts").glob("[!_.]*")), ROOT / ".ci" / "run"]
+    programs = (path for path in sorted((ROOT / "scripts").glob("[!_.]*")) if path.is_file())
+    return [*programs, ROOT / ".ci" / "run"]
 
 
 @pytest.mark.parametrize("script", scripts(), ids=_label)

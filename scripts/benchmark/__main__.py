@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
     """All rounds against this server, and the report. Raises StampedeError."""
-    plan = plan_of(server, options)
+    plan = plan_of(server.url, options)
     facts: dict[str, Any] = {
         "server": f"{probe(plan.target).server} (embedded, standalone, on loopback)",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -141,7 +141,7 @@ def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
     return 0
 
 
-def plan_of(server: EmbeddedServer, options: argparse.Namespace) -> Plan:
+def plan_of(url: str, options: argparse.Namespace) -> Plan:
     """What everybody is to do, but for the number of threads."""
     size = Bytes(options.data_size)
     workload = Workload(
@@ -149,7 +149,7 @@ def plan_of(server: EmbeddedServer, options: argparse.Namespace) -> Plan:
         keys=Keys(prefix=_KEY_PREFIX, minimum=Count(1), maximum=Count(options.keys)),
         values=Values(minimum_bytes=size, maximum_bytes=size),
     )
-    return Plan(target=Target(url=server.url), workload=workload)
+    return Plan(target=Target(url=url), workload=workload)
 
 
 def with_threads(plan: Plan, threads: int) -> Plan:
