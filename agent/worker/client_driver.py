@@ -65,8 +65,10 @@ def _run_singles(worker: Worker) -> None:
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
-            _count_timeout(worker, (row,), timeout)
-            end_ns = now()
+            end_ns = _count_timeout(worker, (row,), timeout)
+            if end_ns >= span.end_ns:
+                record.unsent += worker.pacer.unsent(())
+                return
             continue
         except CutShort:
             record.unsent += worker.pacer.unsent(turn)
@@ -99,8 +101,10 @@ def _run_batches(worker: Worker) -> None:
         try:
             instance, wait_ns = worker.pool.checkout()
         except CheckoutTimeout as timeout:
-            _count_timeout(worker, [row for row, _, _ in operations], timeout)
-            end_ns = now()
+            end_ns = _count_timeout(worker, [row for row, _, _ in operations], timeout)
+            if end_ns >= span.end_ns:
+                record.unsent += worker.pacer.unsent(())
+                return
             continue
         except CutShort:
             record.unsent += worker.pacer.unsent(turn)
@@ -151,8 +155,8 @@ def _undone(worker: Worker, row: int, error: Exception) -> tuple[int, int]:
     return row + len(worker.measures) * worker.outcomes.number(ending), ending.bytes_in
 
 
-def _count_timeout(worker: Worker, rows: Sequence[int], timeout: CheckoutTimeout) -> None:
-    """Operations that got no client instance were begun, and failed, but nothing was sent."""
+def _count_timeout(worker: Worker, rows: Sequence[int], timeout: CheckoutTimeout) -> int:
+    """Operations that got no client instance were begun, and failed, but nothing was sent. Returns when, in ns."""
     record = worker.record
     record.issued += len(rows)
     end_ns = monotonic_ns()
@@ -161,6 +165,7 @@ def _count_timeout(worker: Worker, rows: Sequence[int], timeout: CheckoutTimeout
     for row in rows:
         record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, NONE, 0, 0, wait_ns))
         wait_ns = NONE
+    return end_ns
 
 
 def _leave(worker: Worker, turn: Turn, instance: ClientInstance, wait_ns: int) -> None:
