@@ -61,6 +61,7 @@ class Tick:
 
     cpu_percent: float = 0.0
     cpu_percent_busiest: float = 0.0
+    host_cpu_percent: float = 0.0
     lag_ms: float = 0.0
 
 

@@ -103,6 +103,7 @@ class Link:
             rtt_ns=best.rtt_ns if best else None,
             cpu_percent=tick.cpu_percent,
             cpu_percent_busiest=tick.cpu_percent_busiest,
+            host_cpu_percent=tick.host_cpu_percent,
             lag_ms=tick.lag_ms,
             frames_held=frames_held,
             processes_alive=alive,

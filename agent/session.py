@@ -96,6 +96,8 @@ class Session:
                 return []
             case LinkDown():
                 text = "lost the coordinator; trying to reach it again"
+                if self.state is AgentState.IDLE:
+                    text = "the coordinator is gone; waiting for the next one"
                 return [Say(text)] if self._link.went_down() else []
             case LinkRefused():
                 self._link.refused(now_ns)

@@ -21,12 +21,18 @@ class Usage:
         self._lag_ms = 0.0
 
     def tick(self, now_ns: int, lag_ms: float, worker_pids: Sequence[int]) -> Tick:
-        """What the session is told of this moment. Percent of one core, as psutil counts it."""
+        """What the session is told of this moment. Percent as psutil counts it: of one core for processes, of
+        all cores for the machine."""
         self._lag_ms = max(self._lag_ms, lag_ms)
         if now_ns - self._sampled_ns >= NS_PER_S:
             self._sampled_ns = now_ns
             percents = self._sample((os.getpid(), *worker_pids))
-            self._last = Tick(sum(percents), max(percents, default=0.0), self._lag_ms)
+            self._last = Tick(
+                cpu_percent=sum(percents),
+                cpu_percent_busiest=max(percents, default=0.0),
+                host_cpu_percent=psutil.cpu_percent(None),
+                lag_ms=self._lag_ms,
+            )
             self._lag_ms = 0.0
         return self._last
 

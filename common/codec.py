@@ -1,7 +1,7 @@
 """Messages and journal records to msgpack bytes and back. The only place that imports msgpack.
 
-An envelope is the array [protocol version, run id, incarnation, message]. Messages are tagged maps, so a field can be
-added without breaking a peer's framing; what a peer may send is checked here, once, against the types in `messages`.
+An envelope is the array [protocol version, run id, incarnation, message]. What a peer may send is checked here, once,
+against the types in `messages`; a message that changes is a new protocol version.
 """
 
 from __future__ import annotations

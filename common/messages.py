@@ -142,7 +142,8 @@ class Start(Message, frozen=True, kw_only=True):
 class Heartbeat(Message, frozen=True, kw_only=True):
     """The agent is alive. sent_ns: agent's clock. offset_ns and rtt_ns: its best estimate so far of the coordinator's
     clock less its own, and the round trip that bounds the error; None before the first reply. lag_ms: how late the
-    agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together."""
+    agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together;
+    cpu_percent_busiest: the busiest of these. host_cpu_percent: of all the machine's cores, whoever used them."""
 
     sent_ns: int
     state: AgentState
@@ -150,6 +151,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     rtt_ns: int | None
     cpu_percent: float
     cpu_percent_busiest: float
+    host_cpu_percent: float = 0.0
     lag_ms: float
     frames_held: int
     processes_alive: int

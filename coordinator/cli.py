@@ -106,7 +106,10 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON on stdout, and nothing else there")
 @click.option("--insecure", is_flag=True, help="no encryption and no token: anybody may join")
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), help="the token that agents need, instead of the usual one"
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="STAMPEDE_TOKEN_FILE",
+    help="the token that agents need, instead of the usual one",
 )
 @click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
 @click.option("-q", "--quiet", is_flag=True, help="no live view")

@@ -98,6 +98,7 @@ class AgentNoted(Record, frozen=True, kw_only=True):
     clock_rtt_us: float | None
     cpu_percent_max: float
     cpu_percent_busiest: float
+    host_cpu_percent_mean: float | None = None
     lag_ms_max: float
 
 

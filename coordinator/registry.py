@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preparing
 from common.units import NS_PER_S, printable
@@ -61,6 +62,7 @@ class Member:
     cpu_percent: float = 0.0
     cpu_percent_max: float = 0.0
     cpu_percent_busiest: float = 0.0
+    host_cpu_percents: list[float] = field(default_factory=list)
     lag_ms_max: float = 0.0
 
     def heartbeat(self, message: Heartbeat, *, running: bool) -> None:
@@ -72,6 +74,7 @@ class Member:
         if running:
             self.cpu_percent_max = max(self.cpu_percent_max, message.cpu_percent)
             self.cpu_percent_busiest = max(self.cpu_percent_busiest, message.cpu_percent_busiest)
+            self.host_cpu_percents.append(message.host_cpu_percent)
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
     def is_over(self, now_ns: int, patience_ns: int) -> bool:
@@ -102,6 +105,7 @@ class Member:
             clock_rtt_us=None if self.rtt_ns is None else self.rtt_ns / 1e3,
             cpu_percent_max=self.cpu_percent_max,
             cpu_percent_busiest=self.cpu_percent_busiest,
+            host_cpu_percent_mean=fmean(self.host_cpu_percents) if self.host_cpu_percents else None,
             lag_ms_max=self.lag_ms_max,
         )
 

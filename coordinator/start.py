@@ -80,9 +80,13 @@ def start(plan: Plan, options: StartOptions) -> int:
         endpoints = _endpoints(plan, options, place.aggregate)
         if plan.target.embedded is not None and not place.resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
-            plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=server.url))
-        # The target of a resumed run may be what is down: its frames are collected all the same.
-        facts = place.aggregate.opened.target if place.aggregate.opened else probe(plan.target)
+            plan = _aimed_at(plan, server.url)
+        if place.aggregate.opened is not None:
+            # The target of a resumed run may be what is down: its frames are collected all the same.
+            facts = place.aggregate.opened.target
+            plan = _aimed_at(plan, facts.url)
+        else:
+            facts = probe(plan.target)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
@@ -158,6 +162,10 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     return msgspec.structs.replace(
         plan, fleet=msgspec.structs.replace(fleet, local_agents=len(expected_agents(plan, 1)))
     )
+
+
+def _aimed_at(plan: Plan, url: str) -> Plan:
+    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
 
 
 def _place(options: StartOptions) -> _Place:

@@ -21,6 +21,7 @@ from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.ledger import Ledger
 
 CPU_BUSY_PERCENT = 90.0
+UNSENT_SHARE = 0.001
 START_SKEW_MS = 100.0
 CLOCK_ERROR_MS = 50.0
 LOOP_LAG_MS = 1000.0
@@ -159,6 +160,16 @@ def _generator_busy(evidence: Evidence) -> Iterator[str]:
         )
 
 
+def _machine_busy(evidence: Evidence) -> Iterator[str]:
+    for agent in evidence.agents:
+        percent = agent.end.host_cpu_percent_mean if agent.end else None
+        if percent is not None and percent >= CPU_BUSY_PERCENT:
+            yield (
+                f"The machine of agent {agent.facts.agent_id} was {percent:.0f}% busy on all its cores: the generator, "
+                "or what shares the machine with it, may have been the limit."
+            )
+
+
 def _loop_held_up(evidence: Evidence) -> Iterator[str]:
     worst = max((agent.end.lag_ms_max for agent in evidence.agents if agent.end), default=0.0)
     if worst > LOOP_LAG_MS:
@@ -197,7 +208,10 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
 
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
-    if unsent := evidence.run.totals.unsent:
+    unsent = evidence.run.totals.unsent
+    # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
+    threads = evidence.run.opened.threads_total if evidence.run.opened else 0
+    if unsent > max(threads, UNSENT_SHARE * evidence.ledger.issued):
         yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
 
 
@@ -213,6 +227,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.SUSPECT, _unaccounted),
     (Level.SUSPECT, _server_not_read),
     (Level.SUSPECT, _generator_busy),
+    (Level.SUSPECT, _machine_busy),
     (Level.SUSPECT, _loop_held_up),
     (Level.SUSPECT, _started_apart),
     (Level.SUSPECT, _clocks_apart),

@@ -27,7 +27,11 @@ def plan_yaml(plan: Plan) -> str:
     if plan.target.password_env is not None or plan.target.password_file is not None:
         # What names the password's place is enough to find it again, and two ways of saying it would be one too many.
         plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password=None))
-    return yaml.safe_dump(_sections(plan), sort_keys=False, allow_unicode=True, width=120)
+    if plan.target.embedded is not None:
+        # Its URL is that of a server which ends with the run.
+        plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=""))
+    # Not allow_unicode: it would write U+0085 as it is, which YAML reads as the end of a line.
+    return yaml.safe_dump(_sections(plan), sort_keys=False, width=120)
 
 
 def _sections(value: Any) -> Any:

@@ -189,7 +189,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(group=_FLEET, flag="--per-agent", path="fleet.per_agent", is_switch=True,
             help="pools, rate and requests are each agent's instead of the fleet's"),
     Setting(group=_FLEET, flag="--tolerate-lost", path="fleet.tolerate_lost",
-            help="agents that may be lost before the run stops early"),
+            help="agents that may be lost before the run counts as failed"),
     Setting(group=_FLEET, flag="--wait", path="fleet.wait", metavar="TIME", help="longest wait for agents to join"),
     Setting(group=_FLEET, flag="--prepare", path="fleet.prepare", metavar="TIME",
             help="longest wait for agents to get ready"),

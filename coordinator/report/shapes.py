@@ -78,7 +78,8 @@ class Target(Part, frozen=True, kw_only=True):
 
 
 class Agent(Part, frozen=True, kw_only=True):
-    """One agent. cpu_percent_busiest: of one core, its busiest worker process. None: it never said."""
+    """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
+    its machine, whoever used them, over the run. None: it never said."""
 
     id: str
     host: str
@@ -91,6 +92,7 @@ class Agent(Part, frozen=True, kw_only=True):
     start_skew_us: float | None
     cpu_percent_max: float | None
     cpu_percent_busiest: float | None
+    host_cpu_percent_mean: float | None
 
 
 class Load(Part, frozen=True, kw_only=True):

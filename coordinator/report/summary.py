@@ -147,6 +147,7 @@ def _agent(agent: AgentTally) -> Agent:
         start_skew_us=final.start_skew_ns / _US if final else None,
         cpu_percent_max=end.cpu_percent_max if end else None,
         cpu_percent_busiest=end.cpu_percent_busiest if end else None,
+        host_cpu_percent_mean=end.host_cpu_percent_mean if end else None,
     )
 
 

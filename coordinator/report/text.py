@@ -114,7 +114,7 @@ def _agents(summary: Summary) -> Table:
     table = _titled("Agents")
     table.add_column("Agent", no_wrap=True, max_width=12)
     table.add_column("Host", no_wrap=True, max_width=16)
-    for name in ("Procs", "State", "Operations", "CPU", "Busiest", "Skew ms"):
+    for name in ("Procs", "State", "Operations", "CPU", "Busiest", "Machine", "Skew ms"):
         table.add_column(name, justify="right", no_wrap=True)
     # Those that were lost come first: they must not fall to the limit.
     for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
@@ -126,6 +126,7 @@ def _agents(summary: Summary) -> Table:
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
+            _or_dash(agent.host_cpu_percent_mean, "{:.0f}%"),
             _or_dash(agent.start_skew_us, "{:.2f}", 1e3),
         )
     if len(summary.agents) > _AGENTS_SHOWN:

@@ -115,7 +115,7 @@ def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2), (0, 10**15)])
 def test_a_frame_of_seconds_that_cannot_be_changes_nothing(first: int, last: int) -> None:
     aggregate = fold([opened()])
-    with pytest.raises(ProtocolError, match=rf"agent a1, frame 0: expected seconds within 0\.\.{LAST_SECOND}"):
+    with pytest.raises(ProtocolError, match=rf"frame 0: expected seconds within 0\.\.{LAST_SECOND}"):
         aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(first, {}, last=last), through=1))
     with pytest.raises(ProtocolError, match="expected seconds within"):
         aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), through=10**15))

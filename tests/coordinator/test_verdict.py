@@ -8,7 +8,16 @@ import pytest
 from common.plan.schema import Arrivals
 from coordinator.aggregate import fold
 from coordinator.ledger import balance
-from coordinator.records import AgentNoted, AnyRecord, FrameAccepted, RunClosed, ServerCounted, When, WorkerNoted
+from coordinator.records import (
+    AgentNoted,
+    AnyRecord,
+    FrameAccepted,
+    RunClosed,
+    RunOpened,
+    ServerCounted,
+    When,
+    WorkerNoted,
+)
 from coordinator.verdict import RULES, Level, Verdict, judge
 from tests.support.records import (
     accepted,
@@ -148,10 +157,23 @@ def test_chance_alone_does_not_make_poisson_arrivals_suspect() -> None:
 
 
 def test_operations_that_were_never_sent_are_suspect() -> None:
-    late = accepted("a1", 3, interval(2, {}, unsent=31))
+    late = accepted("a1", 3, interval(2, {}, unsent=310))
     records = list(clean_run(plan(rate_per_s=2000.0)))
     found = verdict([*records[:-4], late, *records[-4:]])
-    assert any("31 operations were due, but were never sent" in reason for reason in found.reasons)
+    assert any("310 operations were due, but were never sent" in reason for reason in found.reasons)
+
+
+def test_an_operation_in_hand_of_each_thread_at_the_end_is_no_backlog() -> None:
+    records = list(clean_run(plan(rate_per_s=2000.0)))
+    threads = next(record.threads_total for record in records if isinstance(record, RunOpened))
+    late = accepted("a1", 3, interval(2, {}, unsent=threads))
+    assert verdict([*records[:-4], late, *records[-4:]]).level is Level.TRUSTED
+
+
+def test_a_machine_that_was_busy_on_all_cores_is_suspect() -> None:
+    found = verdict(with_note(host_cpu_percent_mean=96.4)(list(clean_run())))
+    assert (found.level, found.reasons[0][:46]) == (Level.SUSPECT, "The machine of agent a1 was 96% busy on all it")
+    assert verdict(with_note(host_cpu_percent_mean=89.9)(list(clean_run()))).level is Level.TRUSTED
 
 
 def test_the_worst_reasons_come_first() -> None:

@@ -93,6 +93,7 @@ def accepted(agent_id: str, seq: int, *intervals: IntervalMetrics, through: int 
 def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool = False, **more: object) -> AgentNoted:
     """An agent's end; `more` goes to its Final, or by the names of its own fields to the note itself."""
     own = {"cpu_percent_max": 50.0, "cpu_percent_busiest": 40.0, "lag_ms_max": 1.0, "clock_rtt_us": 200.0}
+    own["host_cpu_percent_mean"] = 60.0
     note = own | {name: more.pop(name) for name in list(more) if name in own}
     fields = {
         "transactions": 0,

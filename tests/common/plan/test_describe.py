@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.plain import from_plain, to_plain
@@ -14,6 +14,7 @@ from common.plan.schema import (
     BackoffKind,
     Command,
     Connections,
+    Embedded,
     Fleet,
     Keys,
     Load,
@@ -82,6 +83,19 @@ def test_the_hash_of_a_plan_is_that_of_its_copy_and_no_others(plan: Plan) -> Non
     assert plan_hash(plan) == plan_hash(from_plain(to_plain(plan), Plan))
     other = msgspec.structs.replace(plan, seed=plan.seed // 2 + 1 if plan.seed != 1 else 0)
     assert (plan_hash(plan) == plan_hash(other)) == (plan == other)
+
+
+def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
+    ran = Plan(target=Target(url="redis://127.0.0.1:40001", embedded=Embedded.STANDALONE))
+    again = from_plain(overlay([text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw(), Plan)
+    assert (again.target.url, again.target.embedded) == ("", Embedded.STANDALONE)
+
+
+@example("\x85")
+@given(TEXT)
+def test_any_text_survives_the_yaml(prefix: str) -> None:
+    plan = Plan(workload=Workload(keys=Keys(prefix=prefix)))
+    assert from_plain(overlay([text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw(), Plan) == plan
 
 
 def test_neither_yaml_nor_hash_know_the_password() -> None:
