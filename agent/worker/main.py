@@ -159,12 +159,12 @@ def _carry_out(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
     span, collector = run.start(order.t0_ns)
     try:
         drained = _watch(pipe, run, span, collector, assignment)
+        if run.crash:
+            raise _Crashed(run.crash)
     except BaseException:
         span.end_at(monotonic_ns())
         run.cut()
         raise
-    if run.crash:
-        raise _Crashed(run.crash)
     _finish(pipe, run, span, collector, drained)
 
 

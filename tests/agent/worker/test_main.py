@@ -3,12 +3,13 @@ from __future__ import annotations
 import gc
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from agent.worker.client_driver import Worker
+from agent.worker.client_driver import Worker, run_client_worker
 from common.clock import monotonic_ns
 from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
 from common.plain import from_plain
@@ -403,6 +404,28 @@ def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
     assert failed.reason.endswith(": a pebble in the way")
     assert worker.end() == 1
     assert capfd.readouterr().err == ""
+
+
+def test_when_one_thread_breaks_the_others_end_too(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = threading.Lock()
+
+    def stumble(mine: Worker) -> None:
+        if not first.acquire(blocking=False):
+            run_client_worker(mine)
+            return
+        raise RuntimeError("a pebble")
+
+    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    worker.began(plan_of(valkey.url, threads_per_pool=3, client_instances_per_pool=3, duration_s=Seconds(3600)))
+    assert worker.hear(Failed).reason.endswith("a pebble")
+    assert worker.end() == 1
+    for thread in threading.enumerate():
+        if thread.name.startswith("pool "):
+            thread.join(5)
+            assert not thread.is_alive()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
 
 
 @pytest.mark.parametrize("when", ["first", "prepared"])
