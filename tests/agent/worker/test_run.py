@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.worker.collector import Collector
+from agent.worker.pacer import Span
+from agent.worker.run import WorkerRun, describe
+from common.clock import monotonic_ns
+from common.errors import PlanError, TargetError
+from common.messages import Assignment, PoolShare
+from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Values, Workload
+from common.units import NS_PER_S, Bytes, Count, Seconds
+from tests.support.runs import wait_until
+from tests.support.servers import Server
+from tests.support.workers import whole_of
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+NOWHERE = "redis://127.0.0.1:1"
+FOREVER = Load(duration_s=Seconds(3600))
+
+
+def plan_of(url: str, *pools: Pools, load: Load = FOREVER, seed: int = 1, commands: str = "SET") -> Plan:
+    return Plan(
+        target=Target(url=url),
+        pools=pools or (Pools(),),
+        workload=Workload(
+            commands=(Command(command=commands),),
+            keys=Keys(maximum=Count(1000)),
+            values=Values(minimum_bytes=Bytes(1), maximum_bytes=Bytes(50)),
+        ),
+        load=load,
+        seed=seed,
+    )
+
+
+def requests(count: int) -> Load:
+    return Load(requests=Count(count))
+
+
+def quiet(*_: int) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+def finished(run: WorkerRun) -> IntervalMetrics:
+    """Start it, let it come to its own end, and close it: all that it did."""
+    _, collector = started(run)
+    wait_until(lambda: not run.is_alive, "the threads end")
+    return collected(run, collector)
+
+
+def started(run: WorkerRun) -> tuple[Span, Collector]:
+    run.open(quiet)
+    return run.start(monotonic_ns())
+
+
+def collected(run: WorkerRun, collector: Collector) -> IntervalMetrics:
+    run.close()
+    assert run.crash == ""
+    _, intervals = collector.collect_rest(0)
+    return merge_intervals(intervals, Merge.NEIGHBOURS)
+
+
+def test_each_thread_of_the_fleet_issues_its_own_part_wherever_it_runs(valkey: Server) -> None:
+    # The second of two pools of two threads each, of a fleet of five threads: 103 = 21 + 21 + 21 + 20 + 20.
+    plan = plan_of(valkey.url, Pools(client_pools=2, threads_per_pool=2), load=requests(103))
+    share = Assignment(plan=plan, pools=(PoolShare(group=0, number=1, first_thread=2),), threads_total=5)
+    total = finished(WorkerRun(share))
+    assert total.issued == total.operations == 41
+
+
+def contents(server: Server) -> dict[bytes, Any]:
+    client = server.client()
+    found = {key: client.get(key) for key in client.keys("*")}
+    client.flushall()
+    return found
+
+
+def test_the_same_plan_writes_the_same_data_and_another_seed_other_data(valkey: Server) -> None:
+    written = []
+    for seed in (1, 1, 2):
+        finished(WorkerRun(whole_of(plan_of(valkey.url, load=requests(200), seed=seed))))
+        written.append(contents(valkey))
+    assert written[0] == written[1] != written[2]
+    assert len(written[0]) > 100
+
+
+def test_processes_that_share_the_pools_write_together_what_one_process_would(valkey: Server) -> None:
+    whole = whole_of(plan_of(valkey.url, Pools(client_pools=3), load=requests(300), commands="LPUSH"))
+    finished(WorkerRun(whole))
+    client = valkey.client()
+    together = {key: sorted(client.lrange(key, 0, -1)) for key in client.keys("*")}
+    client.flushall()
+    for pool in whole.pools:
+        finished(WorkerRun(msgspec.structs.replace(whole, pools=(pool,))))
+    assert {key: sorted(client.lrange(key, 0, -1)) for key in client.keys("*")} == together
+
+
+def test_groups_of_pools_are_alike_within_and_measured_apart(valkey: Server) -> None:
+    groups = (
+        Pools(name="few", client_pools=1, threads_per_pool=1),
+        Pools(name="many", client_pools=2, threads_per_pool=2, client_instances_per_pool=2),
+    )
+    run = WorkerRun(whole_of(plan_of(valkey.url, *groups, load=requests(500))))
+    total = finished(run)
+    # Five threads, 100 operations each.
+    assert {name: pool.commands["SET"].ok for name, pool in total.pools.items()} == {"few": 100, "many": 400}
+    assert total.pools["few"].connections.opened == 1
+    assert 2 <= total.pools["many"].connections.opened <= 4
+
+
+def test_threads_bear_the_names_of_their_pools_and_hold_up_no_exit(valkey: Server) -> None:
+    run = WorkerRun(whole_of(plan_of(valkey.url, Pools(client_pools=2, threads_per_pool=2))))
+    span, collector = started(run)
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith("pool ")]
+    assert sorted(thread.name for thread in mine) == [
+        "pool 0 thread 0",
+        "pool 0 thread 1",
+        "pool 1 thread 2",
+        "pool 1 thread 3",
+    ]
+    assert all(thread.daemon for thread in mine)
+    span.end_at(monotonic_ns())
+    wait_until(lambda: not run.is_alive, "the threads end")
+    collected(run, collector)
+
+
+def test_nothing_is_opened_by_building_and_only_what_is_to_be_prewarmed_before_the_start(valkey: Server) -> None:
+    asking = valkey.client()
+    groups = (
+        Pools(name="lazy", client_pools=2, max_connections=7),
+        Pools(
+            name="warm", client_pools=2, client_instances_per_pool=3, max_connections=4, connections=Connections.PREWARM
+        ),
+    )
+    run = WorkerRun(whole_of(plan_of(valkey.url, *groups)))
+    assert len(asking.client_list()) == 1
+    told: list[tuple[int, int]] = []
+    assert run.open(lambda done, total: told.append((done, total))) == 24
+    assert told[-1] == (24, 24)
+    assert len(asking.client_list()) == 25
+    run.close()
+    run.close()
+    wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
+
+
+def test_a_cut_ends_threads_that_wait_for_a_reply_or_for_a_client(valkey: Server) -> None:
+    asking = valkey.client()
+    run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=3), commands="BLPOP nothing 0")))
+    span, collector = started(run)
+    wait_until(lambda: asking.info("clients")["blocked_clients"] == 1, "a thread waits for its reply")
+    span.end_at(monotonic_ns())
+    run.cut()
+    run.cut()
+    wait_until(lambda: not run.is_alive, "the threads end")
+    total = collected(run, collector)
+    assert total.pools["main"].commands["BLPOP"].failures == {"CutShort": 1}
+
+
+def test_the_end_of_the_load_is_that_of_the_last_thread(valkey: Server) -> None:
+    assert WorkerRun(whole_of(plan_of(NOWHERE))).ended_ns == 0
+    run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2), load=Load(duration_s=Seconds(0.1)))))
+    span, collector = started(run)
+    if run.is_alive:
+        assert monotonic_ns() - run.ended_ns < NS_PER_S
+    wait_until(lambda: not run.is_alive, "the threads end")
+    ended_ns = run.ended_ns
+    assert span.end_ns <= ended_ns <= monotonic_ns()
+    collected(run, collector)
+    assert run.ended_ns == ended_ns
+
+
+def test_a_target_that_does_not_answer_is_found_before_anything_is_opened(refusing_url: str) -> None:
+    run = WorkerRun(whole_of(plan_of(refusing_url, Pools(connections=Connections.PREWARM))))
+    with pytest.raises(TargetError, match="refused the connection"):
+        run.open(quiet)
+    run.close()
+
+
+def test_a_url_that_is_none_is_the_plans_fault() -> None:
+    with pytest.raises(PlanError):
+        WorkerRun(whole_of(plan_of("http://127.0.0.1")))
+
+
+def test_an_unexpected_error_is_described_in_one_line_with_its_place() -> None:
+    def stumble() -> None:
+        raise KeyError("a\n  pebble " + "x" * 1000)
+
+    with pytest.raises(KeyError) as raised:
+        stumble()
+    line = describe(raised.value)
+    assert line.startswith("unexpected KeyError at stumble:")
+    assert "\n" not in line
+    assert len(line) < 300
+    assert describe(ValueError("never raised")) == "unexpected ValueError: never raised"
