@@ -179,6 +179,28 @@ def test_a_command_that_is_not_permitted_is_said_as_such(valkey: Server) -> None
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_that_is_still_loading_is_said_as_such(protocol: int) -> None:
+    with SocketServer(reply=b"-LOADING Redis is loading the dataset in memory\r\n") as server:
+        text = finding(quick_target(server.url, protocol=protocol, client_name=None))
+    assert "is still loading its data" in text
+    assert "try again later" in text
+
+
+def test_no_representation_of_what_holds_the_password_shows_it(valkey_with_password: Server) -> None:
+    secret = valkey_with_password.password
+    assert secret is not None
+    target = quick_target(valkey_with_password.url, password=secret)
+    client = build_client(target, max_connections=1, events=Events(), lifeline=Lifeline())
+    with client, open_control_client(target) as control:
+        client.ping()
+        connection = client.connection_pool.get_connection()
+        held = [target, address_of(target), client, client.connection_pool, connection, control, connection.retry]
+        client.connection_pool.release(connection)
+        shown = [text for each in held for text in (repr(each), str(each))]
+    assert [text for text in shown if secret in text] == []
+
+
 def test_the_control_client_tries_nothing_twice_and_opens_one_connection(valkey: Server) -> None:
     with open_control_client(quick_target(valkey.url)) as client:
         client.ping()
@@ -263,6 +285,23 @@ def test_an_idle_connection_that_the_server_closed_is_a_drop_and_a_reconnect(val
         assert events["dropped"] == ["closed by server"]
         assert 0 < events.dropped_ns < monotonic_ns()
         assert 0 < events["opened"][1] < 5 * NS_PER_S
+
+
+def test_a_reconnect_takes_from_the_drop_to_the_end_of_the_new_handshake(valkey: Server) -> None:
+    events = Events()
+    with quick_client(valkey.url, events) as client:
+        client.ping()
+        valkey.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.get("x")
+        # Still lost: the handshake hangs, and the attempt fails.
+        with pytest.raises(redis.TimeoutError):
+            client.get("x")
+        valkey.resume()
+        client.ping()
+        up_ns = monotonic_ns()
+    assert [kind for kind, _ in events.seen] == ["opened", "dropped", "attempt failed", "opened", "closed"]
+    assert QUICK.ns < events["opened"][1] <= up_ns - events.dropped_ns
 
 
 def test_a_reply_that_does_not_come_is_a_drop_by_timeout_and_no_second_one(valkey: Server) -> None:
