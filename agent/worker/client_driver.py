@@ -118,30 +118,39 @@ def _run_batches(worker: Worker) -> None:
             return
         record.issued += len(turn)
         record.transactions += worker.transaction
+        executed = worker.transaction
         try:
             replies = pipeline.execute(raise_on_error=False)
         except Exception as error:  # noqa: BLE001 - whatever a client raises is how these operations ended
             replies = [error] * len(turn)
+            executed = False
         end_ns = now()
         worker.pool.give_back(instance)
-        _record_batch(worker, turn, operations, replies, (begin_ns, end_ns, wait_ns))
+        _record_batch(worker, turn, operations, replies, executed, (begin_ns, end_ns, wait_ns))
 
 
 def _record_batch(
-    worker: Worker, turn: Turn, operations: list[Operation], replies: list[Any], times_ns: tuple[int, int, int]
+    worker: Worker,
+    turn: Turn,
+    operations: list[Operation],
+    replies: list[Any],
+    executed: bool,
+    times_ns: tuple[int, int, int],
 ) -> None:
+    """executed: the replies are those of a transaction that was carried out."""
     begin_ns, end_ns, wait_ns = times_ns
     # MULTI and EXEC are of the whole batch; its first operation bears what they add.
     extra_out = MULTI_EXEC_REQUEST_BYTES if worker.transaction else 0
-    extra_in = transaction_reply_bytes(len(turn)) if worker.transaction else 0
-    queued = QUEUED_BYTES if worker.transaction else 0
+    extra_in = transaction_reply_bytes(len(turn)) if executed else 0
+    queued = QUEUED_BYTES if executed else 0
     rows = []
     for due_ns, (row, _, bytes_out), reply in zip(turn, operations, replies, strict=True):
         if isinstance(reply, Exception):
             row, bytes_in = _undone(worker, row, reply)
         else:
-            bytes_in = worker.measures[row](reply) + queued + extra_in
+            bytes_in = worker.measures[row](reply)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        bytes_in += queued + extra_in
         rows.append(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out + extra_out, bytes_in, wait_ns))
         wait_ns, extra_out, extra_in = NONE, 0, 0
     worker.record.add(b"".join(rows))

@@ -303,6 +303,18 @@ def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each() -> None:
     assert (stage.record.issued, stage.record.transactions) == (2, 1)
 
 
+def test_an_error_within_a_transaction_was_queued_all_the_same_but_not_one_that_ended_it() -> None:
+    wrong = redis.ResponseError("WRONGTYPE no")
+    reply_bytes = len("-WRONGTYPE no\r\n")
+    stage = Stage(quota=2, batch=2, transaction=True, answers=[[wrong, b"a"]])
+    assert [row[5] for row in stage.run()] == [
+        reply_bytes + QUEUED_BYTES + transaction_reply_bytes(2),
+        101 + QUEUED_BYTES,
+    ]
+    stage = Stage(quota=2, batch=2, transaction=True, answers=[wrong])
+    assert [row[5] for row in stage.run()] == [reply_bytes, reply_bytes]
+
+
 def test_a_transaction_of_one_is_still_a_transaction() -> None:
     stage = Stage(quota=2, transaction=True, answers=[[b"a"]])
     assert len(stage.run()) == 2

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from agent.worker.client_driver import Worker, run_client_worker
 from common.clock import monotonic_ns
@@ -139,43 +140,44 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     assert all(metrics.service.count == metrics.ok for metrics in reported.pool.commands.values())
 
 
+def bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
+    """(in, out) on the wire of the server, but for what it exchanged with the client that asks."""
+    with asking.pipeline() as at_one_moment:
+        at_one_moment.info("stats")
+        at_one_moment.client_info()
+        whole, mine = at_one_moment.execute()
+    return (
+        whole["total_net_input_bytes"] - int(mine["tot-net-in"]),
+        whole["total_net_output_bytes"] - int(mine["tot-net-out"]),
+    )
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_bytes_are_those_that_the_server_itself_counted(valkey: Server, worker: WorkerThread, protocol: int) -> None:
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 4}, {"transaction": 5}])
+def test_bytes_are_those_that_the_server_itself_counted(
+    valkey: Server, worker: WorkerThread, protocol: int, batch: dict[str, int]
+) -> None:
     asking = valkey.client()
+    asking.set("text", "no list")
     plan = plan_of(
         valkey.url,
-        "SET",
-        "GET",
-        "DEL",
-        requests=Count(3000),
+        *("SET", "GET", "DEL", "LPUSH text __data__", "LRANGE nothing 0 9", "LPUSH list __data__", "LRANGE list 0 9"),
+        requests=Count(1001),
         keys=Keys(maximum=Count(50)),
         protocol=protocol,
         connections=Connections.PREWARM,
         max_connections=1,
-        pipeline=4,
+        **batch,
     )
     worker.prepare(plan)
     worker.hear(Prepared)
-    before = asking.info("stats")
+    before = bytes_of_others(asking)
     worker.start()
     reported = worker.reported()
-    after = asking.info("stats")
-    # What asking takes is known from asking again.
-    again = asking.info("stats")
-    # The second question's own request, and the first one's reply, lie between the two answers.
-    out = (
-        after["total_net_input_bytes"]
-        - before["total_net_input_bytes"]
-        - (again["total_net_input_bytes"] - after["total_net_input_bytes"])
-    )
-    back = (
-        after["total_net_output_bytes"]
-        - before["total_net_output_bytes"]
-        - (again["total_net_output_bytes"] - after["total_net_output_bytes"])
-    )
-    assert out == reported.all_commands.bytes_out
-    # The length of the answers differs by a digit here and there.
-    assert abs(back - reported.all_commands.bytes_in) <= 60
+    after = bytes_of_others(asking)
+    commands = reported.all_commands
+    assert commands.errors.keys() == {"WRONGTYPE"}
+    assert (after[0] - before[0], after[1] - before[1]) == (commands.bytes_out, commands.bytes_in)
 
 
 # How it is paced
