@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
+from common.clock import monotonic_ns
 from common.errors import UsageError
 
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -28,6 +30,7 @@ _HEARTBEAT_MS = 1000  # ZMTP pings, so that a link that died silently is noticed
 _HEARTBEAT_TIMEOUT_MS = 5000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 1000
+_GAVE_UP_AFTER_NS = 1_000_000_000  # ZeroMQ says at once that it will try again, if it will
 _RECEIVE_AT_MOST = 256  # messages taken in one go, so that one loud peer cannot starve the loop
 
 
@@ -88,8 +91,9 @@ _LINK_EVENTS: dict[int, LinkEvent] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: LinkEvent.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: LinkEvent.REFUSED,
 }
+_TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
 _MONITORED = 0
-for _event in _LINK_EVENTS:
+for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
     _MONITORED |= _event
 
 
@@ -148,14 +152,19 @@ class _Link:
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         self.monitor = self.socket.get_monitor_socket(_MONITORED)
+        self._gave_up_ns: int | None = None
+        """When a connection was lost, as long as nothing is known of an attempt to make another."""
 
     def link_events(self) -> Iterator[LinkEvent]:
         """What the monitor has seen since it was last asked."""
         while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor, zmq.NOBLOCK)
-            kind = _LINK_EVENTS.get(int(event["event"]))
-            if kind is not None:
-                yield kind
+            event = int(recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"])
+            if event in _TRYING_EVENTS:
+                self._gave_up_ns = None
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._gave_up_ns = monotonic_ns()
+            if event in _LINK_EVENTS:
+                yield _LINK_EVENTS[event]
 
     def close(self) -> None:
         """Close monitor and socket; what was sent may still leave for a second. Idempotent."""
@@ -232,7 +241,11 @@ class Listener(_Link):
 
 
 class Dialer(_Link):
-    """A connecting DEALER; it connects anew by itself for as long as it is open."""
+    """A connecting DEALER; it connects anew by itself for as long as it is open.
+
+    ZeroMQ does not, once a peer was no ZeroMQ, spoke another mechanism or denied our key. All three may change while an
+    agent waits, with another coordinator: so `link_events` sees to it.
+    """
 
     def __init__(self, context: Context, endpoint: str, routing_id: bytes, curve: CurveClient | None) -> None:
         """Raises UsageError when the endpoint is not an address."""
@@ -246,6 +259,7 @@ class Dialer(_Link):
             self.socket.curve_serverkey = curve.server
             self.socket.curve_publickey = curve.keys.public
             self.socket.curve_secretkey = curve.keys.secret
+        self._endpoint = endpoint
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -253,6 +267,15 @@ class Dialer(_Link):
             raise UsageError(
                 f"{endpoint}: cannot connect there: {_reason(error)}; expected an address such as tcp://host:5555"
             ) from error
+
+    def link_events(self) -> Iterator[LinkEvent]:
+        """What the monitor has seen since it was last asked. A link that ZeroMQ gave up is connected anew."""
+        yield from super().link_events()
+        if self._gave_up_ns is not None and monotonic_ns() - self._gave_up_ns > _GAVE_UP_AFTER_NS:
+            self._gave_up_ns = None
+            with suppress(zmq.ZMQError):  # it may have forgotten the endpoint by itself
+                self.socket.disconnect(self._endpoint)
+            self.socket.connect(self._endpoint)
 
     def receive(self) -> Iterator[bytes]:
         """What has come, without waiting."""

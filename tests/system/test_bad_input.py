@@ -183,12 +183,20 @@ def test_an_agent_gives_up_on_a_coordinator_that_never_answers(fleet: Fleet, sil
         assert finished.stderr.splitlines()[-1] == "agent: no coordinator answered for 1 s"
 
 
-def test_an_agent_is_told_when_it_reached_something_that_is_no_coordinator(
-    fleet: Fleet, http_server: SocketServer
+def test_an_agent_that_met_a_stranger_at_the_address_joins_the_coordinator_that_comes_there_later(
+    fleet: Fleet, valkey: Server
 ) -> None:
-    finished = fleet.commands.agent("join", f"tcp://{HOST}:{http_server.port}", "--wait", "4s")
-    assert finished.returncode == 5
-    assert len(finished.stderr.splitlines()) == 2
+    with socket.create_server((HOST, fleet.port)) as stranger:
+        agent = fleet.agent("a", "--once")
+        stranger.settimeout(10)
+        met, _ = stranger.accept()
+        with met:
+            met.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    ended = fleet.end(
+        fleet.coordinator("--url", valkey.url, "--expect-agents", "1", "--requests", "100", "--wait", "9s")
+    )
+    assert ended.code == 0
+    assert agent.wait(5).returncode == 0
 
 
 def test_a_target_that_wants_more_than_a_ping_fails_the_preparing_and_frees_the_agents(
