@@ -77,6 +77,10 @@ class Member:
             self.host_cpu_percents.append(message.host_cpu_percent)
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
+    def knows_clock(self, rtt_ns: float) -> bool:
+        """Whether its clock has been compared with ours, in a round trip of no more than this."""
+        return self.offset_ns is not None and self.rtt_ns is not None and self.rtt_ns <= rtt_ns
+
     def is_over(self, now_ns: int, patience_ns: int) -> bool:
         """Whether nothing more is to be waited for: it is gone, ended and knows it, or was silent too long."""
         finished = self.end is AgentEnd.FINISHED

@@ -52,6 +52,10 @@ DEAD_TARGET_INTERVALS = 10
 """At a low rate: so many operations that were due and did not succeed are no accident."""
 COUNT_WAIT_NS = 60 * NS_PER_S
 """How long the server's counters are waited for; the report can do without them."""
+CLOCK_RTT_NS = NS_PER_S // 5
+CLOCK_WAIT_NS = 3 * NS_PER_S
+"""Clocks are known to half of a round trip. One that was measured while either side was held up is bettered by the next
+heartbeats, and waited for so long; a network that is slow is not."""
 DEAF_NS = NS_PER_S
 """Ticks further apart than this: we were held up, and did not hear our agents in the meantime."""
 _COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
@@ -65,6 +69,7 @@ class Run:
         self._talk = Conversation(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
+        self._prepared_ns: int | None = None
         self._last_progress: Progress | None = None
 
     def handle(self, event: Event, now_ns: int) -> list[Action]:
@@ -150,8 +155,13 @@ class Run:
 
     def _watch_preparing(self, now_ns: int) -> list[Action]:
         members = self.state.registry.taking_part()
-        if not all(member.prepared and member.offset_ns is not None for member in members):
+        if not all(member.prepared for member in members):
+            self._prepared_ns = None
             return self._progress(preparing(members))
+        self._prepared_ns = self._prepared_ns or now_ns
+        rtt_ns = CLOCK_RTT_NS if now_ns - self._prepared_ns < CLOCK_WAIT_NS else float("inf")
+        if not all(member.knows_clock(rtt_ns) for member in members):
+            return []
         self._moves(Trigger.READY, now_ns)
         assert self.state.shares is not None
         return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(When.BEFORE)]

@@ -34,7 +34,7 @@ from coordinator.records import (
     When,
 )
 from coordinator.registry import LOST_AFTER_NS, Standing
-from coordinator.run import COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
+from coordinator.run import CLOCK_WAIT_NS, COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
 from coordinator.steps import End, Interrupted, LocalAgentExited, Note, Progress, ReadServer, Tick, Write
 from tests.support.protocol import (
     RUN_ID,
@@ -345,6 +345,27 @@ def test_a_start_waits_for_the_clocks_to_be_compared() -> None:
         bench.says(name, ready())
     assert bench.run.state.phase is Phase.PREPARING
     bench.beat("web1", AgentState.PREPARED)
+    assert bench.run.state.phase is Phase.COUNTING
+
+
+def test_a_start_waits_a_little_for_clocks_that_were_compared_in_a_bad_moment() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.member("web1").rtt_ns = 10 * NS_PER_S
+    for name in BOTH:
+        bench.says(name, ready())
+    assert bench.run.state.phase is Phase.PREPARING
+    bench.beat("web1", AgentState.PREPARED)
+    assert bench.run.state.phase is Phase.COUNTING
+
+
+def test_a_start_does_not_wait_for_ever_for_a_network_that_is_slow() -> None:
+    bench = bench_in(Phase.PREPARING)
+    for name in BOTH:
+        bench.member(name).rtt_ns = NS_PER_S
+        bench.says(name, ready())
+    bench.passes(CLOCK_WAIT_NS / NS_PER_S - 0.1)
+    assert bench.run.state.phase is Phase.PREPARING
+    bench.passes(0.2)
     assert bench.run.state.phase is Phase.COUNTING
 
 

@@ -1,0 +1,573 @@
+"""A fleet in one thread and in no time: real sessions and a real run, joined by wires that may do anything.
+
+A queue of events on a simulated clock drives it, and one seed draws whatever is left to chance, so that a scenario goes
+the same way each time. Every host has a clock of its own, hours apart from the others'. What a process would do
+(worker processes, the loops of agent and coordinator, ZeroMQ's reconnects) is played as coarsely as the protocol can
+bear.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent import events
+from agent.session import Session
+from common.messages import (
+    AgentState,
+    Assignment,
+    Envelope,
+    Failed,
+    FailureKind,
+    Prepared,
+    WorkerFinal,
+    WorkerMetrics,
+    WorkerStart,
+    WorkerStop,
+)
+from common.metrics import IntervalMetrics
+from common.units import NS_PER_S
+from coordinator import steps
+from coordinator.aggregate import Aggregate, check_seconds, fold
+from coordinator.coordinator import standings
+from coordinator.records import AnyRecord, RunClosed, RunStarted, ServerCounted
+from coordinator.run import Run
+from tests.support.protocol import fleet_plan, interval, setup_for
+
+HOUR_NS = 3600 * NS_PER_S
+LATENCY_S = 0.05
+TICK_S = 0.1
+END_OF_TIME_S = 400.0
+
+
+class Kind(enum.Enum):
+    """What can go wrong."""
+
+    CONTROL_DOWN = "the control link of an agent is down for a while"
+    METRICS_DOWN = "the metrics link of an agent is down for a while"
+    LINKS_DOWN = "both links of an agent are down for a while"
+    BLACKHOLE = "both links of an agent swallow everything for a while"
+    AGENT_KILLED = "an agent is killed"
+    AGENT_RESTARTED = "an agent is killed, and started again under the same name after a while"
+    AGENT_TERMINATED = "an agent gets SIGTERM"
+    WORKER_KILLED = "a worker process dies"
+    WORKER_STUCK = "a worker process never ends"
+    INTERRUPTED = "Ctrl-C on the coordinator"
+    HELD_UP = "the coordinator's process is stopped for a while"
+    KILLED = "the coordinator is killed, and resumed after a while, or started anew if its run had not begun"
+    REPLACED = "the coordinator is killed, and another run is started after a while"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something goes wrong. agent: of which agent, counted round. seconds: for how long."""
+
+    kind: Kind
+    at_s: float
+    agent: int = 0
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What a fleet lives through. expected: agents the run waits for. requests: operations of each worker process
+    instead of a duration; dead: none of them succeeds. loss, repeats: shares of messages lost and delivered twice."""
+
+    seed: int = 0
+    agents: int = 2
+    expected: int = 2
+    processes: int = 2
+    pools: int | None = None
+    duration_s: float | None = 4.0
+    requests: int | None = None
+    dead: bool = False
+    lease_s: float = 6.0
+    once: bool = False
+    loss: float = 0.0
+    repeats: float = 0.0
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(slots=True)
+class Wire:
+    """One link of one agent, as TCP has it: in order while it is up, and what is under way is lost with it."""
+
+    up: bool = False
+    wanted: bool = False
+    connection: int = 0
+    down_until_ns: int = 0
+    swallow_until_ns: int = 0
+    last_ns: dict[str, int] = field(default_factory=lambda: {"to": 0, "from": 0})
+
+
+class World:
+    """All of it. Times inside are true nanoseconds; a host's own clock is `offset_ns` ahead.
+
+    starts: of each worker process, how far off the common start it began, and the round trip in which the clock was
+    compared, both in ns.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.draw = random.Random(scenario.seed)
+        self.now_ns = 0
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.journals: dict[str, list[AnyRecord]] = {}
+        self.ends: dict[str, steps.End] = {}
+        self.interrupted: set[str] = set()
+        self.coordinator_offset_ns = self.draw.randint(0, 9) * HOUR_NS
+        self.agents: list[SimulatedAgent] = []
+        self.coordinator: SimulatedCoordinator | None = None
+        self.coordinators_to_come = 0
+        self.starts: list[tuple[int, int]] = []
+        self._open_coordinator()
+        for number in range(scenario.agents):
+            self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
+        for fault in scenario.faults:
+            self.after(fault.at_s, lambda fault=fault: self._inflict(fault))  # type: ignore[misc]
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        self.at(self.now_ns + round(seconds * NS_PER_S), what)
+
+    def at(self, at_ns: int, what: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (max(at_ns, self.now_ns), next(self._order), what))
+
+    def play(self) -> None:
+        """Until everybody rests, or the end of time."""
+        while self._queue and self.now_ns < END_OF_TIME_S * NS_PER_S:
+            self.now_ns, _, what = heapq.heappop(self._queue)
+            what()
+            if self.rests:
+                return
+
+    @property
+    def rests(self) -> bool:
+        """No run goes on or is about to, and no agent has anything left of one."""
+        if self.coordinators_to_come or self.coordinator is not None or len(self.agents) < self.scenario.agents:
+            return False
+        return all(not agent.alive or agent.session.state is AgentState.IDLE for agent in self.agents)
+
+    # -- who is there
+
+    def _open_coordinator(self, resume: str | None = None) -> None:
+        run_id = resume or f"run-{len(self.journals) + 1}"
+        self.coordinator = SimulatedCoordinator(self, run_id, resumed=resume is not None)
+        for agent in self.agents:
+            agent.reconnect()
+
+    def start_agent(self, number: int) -> None:
+        agent = SimulatedAgent(self, number)
+        self.agents.append(agent)
+        agent.reconnect()
+
+    def close_coordinator(self) -> None:
+        """It is gone, and all its connections with it."""
+        self.coordinator = None
+        for agent in self.agents:
+            for name in agent.wires:
+                agent.drop(name)
+
+    # -- what goes wrong
+
+    def _inflict(self, fault: Fault) -> None:
+        living = [agent for agent in self.agents if agent.alive]
+        agent = living[fault.agent % len(living)] if living else None
+        coordinator = self.coordinator
+        until_ns = self.now_ns + round(fault.seconds * NS_PER_S)
+        match fault.kind:
+            case Kind.CONTROL_DOWN | Kind.METRICS_DOWN | Kind.LINKS_DOWN if agent:
+                names = {Kind.CONTROL_DOWN: ("control",), Kind.METRICS_DOWN: ("metrics",)}
+                for name in names.get(fault.kind, ("control", "metrics")):
+                    agent.wires[name].down_until_ns = until_ns
+                    agent.drop(name)
+            case Kind.BLACKHOLE if agent:
+                for wire in agent.wires.values():
+                    wire.swallow_until_ns = until_ns
+            case Kind.AGENT_KILLED if agent:
+                agent.die()
+            case Kind.AGENT_RESTARTED if agent:
+                agent.die()
+                number = agent.number
+                self.after(fault.seconds, lambda: self.start_agent(number))
+            case Kind.AGENT_TERMINATED if agent:
+                agent.happens(events.Terminated())
+            case Kind.WORKER_KILLED if agent:
+                agent.kill_a_worker()
+            case Kind.WORKER_STUCK if agent:
+                agent.stick_a_worker()
+            case Kind.INTERRUPTED if coordinator:
+                coordinator.happens(steps.Interrupted())
+            case Kind.HELD_UP if coordinator:
+                coordinator.held_up_until_ns = until_ns
+            case Kind.KILLED | Kind.REPLACED if coordinator:
+                self._kill_coordinator(coordinator, fault)
+
+    def _kill_coordinator(self, coordinator: SimulatedCoordinator, fault: Fault) -> None:
+        # Not between two events: in the middle of what one of the next events has it do.
+        coordinator.actions_to_live = self.draw.randint(0, 6)
+        self.coordinators_to_come += 1
+
+        def follow() -> None:
+            self.coordinators_to_come -= 1
+            if self.coordinator is not None:
+                if self.coordinator is not coordinator or coordinator.end is not None:
+                    return
+                self.close_coordinator()
+            kinds = {type(record) for record in self.journals[coordinator.run_id]}
+            if fault.kind is Kind.KILLED and RunStarted in kinds and RunClosed not in kinds:
+                self.interrupted.discard(coordinator.run_id)  # nobody remembers
+                self._open_coordinator(coordinator.run_id)
+            elif RunClosed not in kinds:
+                self._open_coordinator()
+
+        self.after(fault.seconds, follow)
+
+
+class SimulatedCoordinator:
+    """The loop around a run."""
+
+    def __init__(self, world: World, run_id: str, *, resumed: bool) -> None:
+        self._world, self.run_id = world, run_id
+        scenario = world.scenario
+        plan = fleet_plan(
+            duration_s=scenario.duration_s,
+            requests=scenario.requests,
+            pools=scenario.pools,
+            lease_s=scenario.lease_s,
+            wait_s=20.0,
+            prepare_s=20.0,
+            drain_s=2.0,
+        )
+        setup = setup_for(plan, scenario.expected, run_id)
+        self.records = world.journals.setdefault(run_id, [])
+        self.aggregate: Aggregate = fold(self.records)
+        self.run = Run(setup, self.clock_ns)
+        if resumed:
+            started = self.aggregate.started
+            assert started is not None
+            self.run = Run.resumed(setup, started.t0_ns, standings(self.aggregate), self.clock_ns)
+        self.end: steps.End | None = None
+        self.held_up_until_ns = 0
+        self.actions_to_live: int | None = None
+        self._inbox: list[steps.Event] = []
+        self._is_awake = False
+        self._tick()
+
+    @property
+    def clock_ns(self) -> int:
+        return self._world.now_ns + self._world.coordinator_offset_ns
+
+    @property
+    def is_there(self) -> bool:
+        return self._world.coordinator is self
+
+    def happens(self, event: steps.Event) -> None:
+        """Something has come; the loop takes it up when it can."""
+        self._inbox.append(event)
+        if not self._is_awake:
+            self._is_awake = True
+            self._world.at(self.held_up_until_ns, self._loop)
+
+    def _tick(self) -> None:
+        if self.is_there or self._world.now_ns == 0 or self._world.coordinator is None:
+            self._world.at(self.held_up_until_ns, self._loop)
+        if self.end is None:
+            self._world.after(TICK_S, self._tick)
+
+    def _loop(self) -> None:
+        self._is_awake = False
+        if not self.is_there or self.end is not None:
+            return
+        if self._world.now_ns < self.held_up_until_ns:
+            self._world.at(self.held_up_until_ns, self._loop)
+            return
+        inbox, self._inbox = self._inbox[:64], self._inbox[64:]
+        for event in [*inbox, steps.Tick()]:
+            if isinstance(event, steps.Interrupted) and self.end is None:
+                self._world.interrupted.add(self.run_id)
+            for action in self.run.handle(event, self.clock_ns):
+                if not self._perform(action):
+                    return
+
+    def _perform(self, action: steps.Action) -> bool:
+        """Whether it still lives."""
+        if self.actions_to_live is not None:
+            self.actions_to_live -= 1
+            if self.actions_to_live < 0:
+                self._world.close_coordinator()
+                return False
+        match action:
+            case steps.Send():
+                self._send(action)
+            case steps.Write(record):
+                self.aggregate.apply(record)
+                self.records.append(record)
+            case steps.ReadServer(when):
+                answer = steps.Counted(ServerCounted(when=when, server_run_id="server"))
+                self._world.after(self._world.draw.uniform(0, 1), lambda: self.happens(answer))
+            case steps.End():
+                self.end = self._world.ends[self.run_id] = action
+                self._world.after(0.5, self._leave)
+        return True
+
+    def _leave(self) -> None:
+        if self.is_there:
+            self._world.close_coordinator()
+
+    def _send(self, send: steps.Send) -> None:
+        name = "metrics" if send.metrics else "control"
+        for agent in self._world.agents:
+            if agent.incarnation.encode() == send.routing_id and agent.alive:
+                agent.carry(name, "to", lambda agent=agent: agent.happens(events.Received(send.envelope)))  # type: ignore[misc]
+
+    def receives(self, agent: SimulatedAgent, envelope: Envelope, *, metrics: bool) -> None:
+        """A message has arrived."""
+        if metrics:
+            check_seconds(envelope.message)  # type: ignore[arg-type]
+        self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
+
+
+class SimulatedAgent:
+    """The loop around a session, with its worker processes."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world, self.number = world, number
+        self.offset_ns = world.draw.randint(-5, 5) * HOUR_NS + 7 * HOUR_NS
+        self.incarnation = f"incarnation-{len(world.agents)}"
+        identity = events.Identity(
+            name=f"web{number}",
+            host=f"host{number}",
+            pid=number,
+            processes=world.scenario.processes,
+            incarnation=self.incarnation,
+            version="0.1",
+            once=world.scenario.once,
+        )
+        self.session = Session(identity, self.clock_ns)
+        self.alive = True
+        self.exit: events.Exit | None = None
+        self.wires = {"control": Wire(wanted=True), "metrics": Wire()}
+        self.workers: dict[int, SimulatedWorker] = {}
+        self.reported: Counter[str] = Counter()
+        self.most_held = 0
+        self._tick()
+
+    @property
+    def clock_ns(self) -> int:
+        return self._world.now_ns + self.offset_ns
+
+    def _tick(self) -> None:
+        if self.alive:
+            self.happens(events.Tick())
+            self._world.after(TICK_S, self._tick)
+
+    def happens(self, event: events.Event) -> None:
+        """The session hears of it, and what it decides is done."""
+        if not self.alive:
+            return
+        for action in self.session.handle(event, self.clock_ns):
+            if self.alive:
+                self._perform(action)
+        self.most_held = max(self.most_held, len(self.session.outbox))
+        self._pump()
+
+    def _perform(self, action: events.Action) -> None:
+        match action:
+            case events.Send(envelope):
+                self._send("control", envelope)
+            case events.ConnectMetrics():
+                self.wires["metrics"].wanted = True
+                self.reconnect()
+            case events.Spawn(assignments):
+                self.kill_workers()
+                self.workers = {n: SimulatedWorker(self._world, self, n, part) for n, part in enumerate(assignments)}
+            case events.OrderWorkers(order):
+                for worker in list(self.workers.values()):
+                    worker.ordered(order)  # type: ignore[arg-type]
+            case events.KillWorkers():
+                self.kill_workers()
+            case events.Exit():
+                self.exit = action
+                self.die()
+
+    def _send(self, name: str, envelope: Envelope) -> bool:
+        coordinator = self._world.coordinator
+        if coordinator is None or not self.wires[name].up:
+            return False
+        self.carry(name, "from", lambda: coordinator.receives(self, envelope, metrics=name == "metrics"))
+        return True
+
+    def _pump(self) -> None:
+        while self.alive and (frame := self.session.outbox.next_frame()) is not None:
+            envelope = Envelope(run_id=self.session.run_id, incarnation=self.incarnation, message=frame)
+            if not self._send("metrics", envelope):
+                return
+            self.session.outbox.sent(frame)
+
+    # -- wires
+
+    def carry(self, name: str, way: str, deliver: Callable[[], None]) -> None:
+        """Take a message along a wire, perhaps."""
+        world, wire = self._world, self.wires[name]
+        if not wire.up or world.now_ns < wire.swallow_until_ns or world.draw.random() < world.scenario.loss:
+            return
+        coordinator, connection = world.coordinator, wire.connection
+        wire.last_ns[way] = max(wire.last_ns[way], world.now_ns + round(world.draw.uniform(0, LATENCY_S) * NS_PER_S))
+
+        def arrive() -> None:
+            if wire.connection == connection and world.coordinator is coordinator:
+                deliver()
+
+        for _ in range(2 if world.draw.random() < world.scenario.repeats else 1):
+            world.at(wire.last_ns[way], arrive)
+
+    def drop(self, name: str) -> None:
+        """A connection breaks; it will be made again."""
+        wire = self.wires[name]
+        if wire.up:
+            wire.up = False
+            wire.connection += 1
+            if name == "control":
+                self.happens(events.LinkDown())
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Try, now and then, to have the connections that are wanted."""
+        for name in self.wires:
+            self._world.after(self._world.draw.uniform(0.05, 1.0), lambda name=name: self._connect(name))  # type: ignore[misc]
+
+    def _connect(self, name: str) -> None:
+        wire = self.wires[name]
+        if wire.up or not wire.wanted or not self.alive or self._world.coordinator is None:
+            return
+        if self._world.now_ns < wire.down_until_ns:
+            self._world.at(wire.down_until_ns, self.reconnect)
+            return
+        wire.up = True
+        wire.connection += 1
+        self.happens(events.LinkUp() if name == "control" else events.MetricsLinkUp())
+
+    # -- processes
+
+    def kill_workers(self) -> None:
+        for worker in self.workers.values():
+            worker.alive = False
+        self.workers.clear()
+
+    def die(self) -> None:
+        self.alive = False
+        self.kill_workers()
+        for wire in self.wires.values():
+            wire.up = False
+            wire.connection += 1
+
+    def kill_a_worker(self) -> None:
+        for worker in self.workers.values():
+            if worker.alive:
+                worker.exits(-9)
+                return
+
+    def stick_a_worker(self) -> None:
+        for worker in self.workers.values():
+            worker.is_stuck = True
+            return
+
+    def hears(self, worker: SimulatedWorker, message: object) -> None:
+        """A report has come through a pipe."""
+        if self.alive and self.workers.get(worker.number) is worker:
+            if isinstance(message, WorkerMetrics):
+                self.reported[self.session.run_id] += sum(part.operations for part in message.intervals)
+            self.happens(events.FromWorker(worker.number, message))  # type: ignore[arg-type]
+
+
+class SimulatedWorker:
+    """A worker process: a few operations each second, some of them late, and some after the end."""
+
+    def __init__(self, world: World, agent: SimulatedAgent, number: int, assignment: Assignment) -> None:
+        self._world, self._agent, self.number = world, agent, number
+        self._assignment = assignment
+        self.alive = True
+        self.is_stuck = False
+        self._t0_ns = 0
+        self._second = 0
+        self._done = 0
+        self._left = world.scenario.requests
+        self._over = False
+        world.after(world.draw.uniform(0.01, 1.0), self._prepared)
+
+    def _prepared(self) -> None:
+        if self.is_stuck:
+            self._say(Failed(kind=FailureKind.TARGET, reason="the target does not answer"))
+            self.exits(1)
+            return
+        self._say(Prepared(processes=1, connections_open=1))
+
+    def _say(self, message: object) -> None:
+        if self.alive:
+            self._agent.hears(self, message)
+
+    def exits(self, code: int) -> None:
+        """It is gone; the agent reads the end of its pipe."""
+        if self.alive:
+            self.alive = False
+            if self._agent.workers.get(self.number) is self:
+                self._agent.happens(events.WorkerExited(self.number, code))
+
+    def ordered(self, order: WorkerStart | WorkerStop) -> None:
+        if isinstance(order, WorkerStart):
+            self._t0_ns = order.t0_ns - self._agent.offset_ns
+            coordinator, clock = self._world.coordinator, self._agent.session._link.clock.best
+            if coordinator is not None and coordinator.run.state.t0_ns is not None and clock is not None:
+                error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
+                self._world.starts.append((error_ns, clock.rtt_ns))
+            self._world.at(self._t0_ns + NS_PER_S, self._report)
+            duration_s = self._assignment.plan.load.duration_s
+            if duration_s is not None:
+                self._world.at(self._t0_ns + duration_s.ns, self._finish)
+        elif not self.is_stuck:
+            self._world.after(self._world.draw.uniform(0, 1.0) if order.drain else 0.0, self._finish)
+
+    def _intervals(self, through: int) -> tuple[IntervalMetrics, ...]:
+        draw = self._world.draw
+        seconds = [second for second in range(self._second, through + 1) if draw.random() < 0.9]
+        if self._second and draw.random() < 0.3:
+            seconds.insert(0, draw.randint(0, self._second - 1))
+        parts = []
+        for second in seconds:
+            count = draw.randint(0, 3)
+            if self._left is not None:
+                count = min(count, self._left)
+                self._left -= 0 if self._world.scenario.dead else count
+            self._done += count
+            parts.append(interval(second, 0, failed=count) if self._world.scenario.dead else interval(second, count))
+        self._second = max(self._second, through + 1)
+        return tuple(parts)
+
+    def _report(self) -> None:
+        if not self.alive or self._over:
+            return
+        through = max(self._second, (self._world.now_ns - self._t0_ns) // NS_PER_S - 1)
+        self._say(WorkerMetrics(through=through, intervals=self._intervals(through)))
+        if self._left == 0:
+            self._finish()
+        self._world.after(1.0, self._report)
+
+    def _finish(self) -> None:
+        if not self.alive or self._over or self.is_stuck:
+            return
+        self._over = True
+        through = max(self._second - 1, (self._world.now_ns - self._t0_ns) // NS_PER_S, 0)
+        self._say(WorkerMetrics(through=through, intervals=self._intervals(through)))
+        ran_ns = max(0, self._world.now_ns - self._t0_ns)
+        self._say(
+            WorkerFinal(
+                issued=self._done, counted=self._done, transactions=0, start_skew_ns=1, ran_ns=ran_ns, drained=True
+            )
+        )
+        self._world.after(0.01, lambda: self.exits(0))

@@ -1,0 +1,195 @@
+"""Whatever happens to a fleet, nothing counts twice, nothing is lost in silence, and everything comes to an end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.outbox import CAPACITY, WINDOW
+from common.messages import AgentState
+from coordinator.aggregate import fold
+from coordinator.records import (
+    AgentEnd,
+    AgentNoted,
+    AnyRecord,
+    FrameAccepted,
+    Outcome,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    WorkerNoted,
+)
+from coordinator.run import CLOCK_RTT_NS
+from tests.support.simulation import END_OF_TIME_S, Fault, Kind, Scenario, World
+
+EXIT_CODES = {
+    None: {5, 130, 4},
+    Outcome.COMPLETED: {0},
+    Outcome.INTERRUPTED: {130},
+    Outcome.DEGRADED: {5},
+    Outcome.ABORTED: {4, 5, 130},
+}
+
+times_s = st.floats(0, 15).map(lambda value: round(value, 1))
+faults = st.builds(
+    Fault,
+    kind=st.sampled_from(Kind),
+    at_s=times_s,
+    agent=st.integers(0, 3),
+    seconds=st.floats(0.1, 12).map(lambda value: round(value, 1)),
+)
+mild_faults = st.one_of(
+    st.builds(
+        Fault,
+        kind=st.sampled_from([Kind.CONTROL_DOWN, Kind.METRICS_DOWN, Kind.LINKS_DOWN, Kind.BLACKHOLE, Kind.HELD_UP]),
+        at_s=times_s,
+        agent=st.integers(0, 3),
+        seconds=st.floats(0.1, 2).map(lambda value: round(value, 1)),
+    ),
+    st.builds(Fault, kind=st.just(Kind.KILLED), at_s=times_s, seconds=st.just(1.5)),
+)
+
+
+def scenarios(what_goes_wrong: st.SearchStrategy[Fault], most: int, loss: float) -> st.SearchStrategy[Scenario]:
+    sizes = st.shared(st.integers(1, 4), key="agents")
+    return st.builds(
+        Scenario,
+        seed=st.integers(0, 2**32),
+        agents=sizes,
+        expected=sizes.flatmap(lambda agents: st.integers(1, agents)),
+        processes=st.integers(1, 3),
+        pools=st.none() | st.integers(1, 8),
+        duration_s=st.sampled_from([1.0, 4.0, 8.0]),
+        lease_s=st.sampled_from([4.0, 6.0]),
+        once=st.booleans(),
+        loss=st.sampled_from([0.0, loss]),
+        repeats=st.sampled_from([0.0, 0.1]),
+        faults=st.lists(what_goes_wrong, max_size=most).map(tuple),
+    )
+
+
+def played(scenario: Scenario) -> World:
+    world = World(scenario)
+    world.play()
+    return world
+
+
+def accepted_by_agent(records: list[AnyRecord]) -> dict[str, list[FrameAccepted]]:
+    accepted: dict[str, list[FrameAccepted]] = {}
+    for record in records:
+        if isinstance(record, FrameAccepted):
+            accepted.setdefault(record.agent_id, []).append(record)
+    return accepted
+
+
+def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
+    """Its order, and that it counts what was reported: all of it where an agent finished, never more."""
+    kinds = [type(record) for record in records]
+    if not records:
+        assert run_id not in world.ends or world.ends[run_id].outcome is None
+        return
+    assert kinds[0] is RunOpened
+    assert kinds.count(RunOpened) == 1
+    assert kinds.count(RunStarted) <= 1
+    assert kinds.count(RunClosed) <= 1
+    assert RunClosed not in kinds[:-1]
+    if RunStarted in kinds:
+        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted) for kind in kinds]
+        assert not any(load[: kinds.index(RunStarted)])
+    aggregate = fold(records)
+    assert aggregate.opened is not None
+    incarnations = {facts.agent_id: facts.incarnation for facts in aggregate.opened.agents}
+    reported = {agent.incarnation: agent.reported[run_id] for agent in world.agents}
+    accepted = accepted_by_agent(records)
+    for agent_id, incarnation in incarnations.items():
+        frames = [record.frame for record in accepted.get(agent_id, [])]
+        assert [frame.seq for frame in frames] == list(range(len(frames)))
+        throughs = [frame.through for frame in frames]
+        assert throughs == sorted(throughs)
+        counted = sum(part.operations for frame in frames for part in frame.intervals)
+        end = aggregate.agents[agent_id].end
+        if end is not None and end.final is not None:
+            assert end.final.counted == counted == reported[incarnation]
+            assert end.final.next_seq == len(frames)
+        else:
+            assert counted <= reported[incarnation]
+    finals = [r.agent_id for r in records if isinstance(r, AgentNoted) and r.state is AgentEnd.FINISHED]
+    assert max(Counter(finals).values(), default=1) == 1
+
+
+def check_end(world: World, run_id: str) -> None:
+    """That exit code and outcome are what the journal says."""
+    end = world.ends.get(run_id)
+    if end is None:
+        return
+    records = world.journals[run_id]
+    assert end.exit_code in EXIT_CODES[end.outcome]
+    if end.outcome is None:
+        assert records == []
+        return
+    closed = records[-1]
+    assert isinstance(closed, RunClosed)
+    assert closed.outcome is end.outcome
+    tallies = fold(records).agents.values()
+    if end.outcome is Outcome.COMPLETED:
+        finals = [tally.end.final for tally in tallies if tally.end is not None and tally.end.final is not None]
+        assert len(finals) == len(tallies)
+        assert not any(final.processes_lost or final.reason for final in finals)
+        assert run_id not in world.interrupted
+    if end.outcome is Outcome.DEGRADED:
+        assert end.text
+
+
+def check(world: World) -> None:
+    """All that holds whatever happened."""
+    story = [(agent.incarnation, agent.session.state, agent.session.run_id, agent.exit) for agent in world.agents]
+    assert world.rests, f"not at rest after {END_OF_TIME_S} s: {world.ends} {story}"
+    for agent in world.agents:
+        assert not agent.workers or all(not worker.alive for worker in agent.workers.values())
+        assert agent.most_held <= WINDOW + CAPACITY
+        assert not agent.alive or agent.session.state is AgentState.IDLE
+        if agent.exit is not None:
+            assert agent.exit.code in {0, 4, 5, 143}
+    for run_id, records in world.journals.items():
+        check_journal(world, run_id, records)
+        check_end(world, run_id)
+    assert all(abs(error_ns) <= rtt_ns // 2 + 1 for error_ns, rtt_ns in world.starts)
+
+
+SETTINGS = settings(
+    max_examples=int(os.environ.get("STAMPEDE_SIMULATIONS", "150")),
+    derandomize="STAMPEDE_SIMULATIONS" not in os.environ,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@SETTINGS
+@given(scenarios(faults, most=6, loss=0.2))
+def test_whatever_happens_nothing_counts_twice_and_everything_ends(scenario: Scenario) -> None:
+    check(played(scenario))
+
+
+@SETTINGS
+@given(scenarios(mild_faults, most=5, loss=0.05))
+def test_what_heals_soon_costs_nothing(scenario: Scenario) -> None:
+    world = played(scenario)
+    check(world)
+    last = world.journals[list(world.journals)[-1]][-1]
+    assert isinstance(last, RunClosed)
+    assert (last.outcome, last.reason) == (Outcome.COMPLETED, "")
+    assert all(abs(error_ns) <= CLOCK_RTT_NS for error_ns, _ in world.starts)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("once", [False, True])
+def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> None:
+    world = played(Scenario(seed=seed, agents=3, expected=3, once=once))
+    check(world)
+    [end] = world.ends.values()
+    assert (end.outcome, end.exit_code, end.text) == (Outcome.COMPLETED, 0, "")
+    assert [agent.exit.code if agent.exit else None for agent in world.agents] == [0 if once else None] * 3
