@@ -21,6 +21,7 @@ from common.messages import (
     WorkerOrder,
 )
 from common.plain import from_plain, to_plain
+from common.units import printable
 
 T = TypeVar("T")
 
@@ -36,9 +37,10 @@ def unpack(data: bytes, kind: type[T]) -> T:
         plain = msgpack.unpackb(data, raw=False, strict_map_key=True)
         return from_plain(plain, kind)
     except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: one line of it is enough.
+        # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: a line of it is enough.
+        what = printable(str(error)[:200])
         raise ProtocolError(
-            f"expected msgpack of {getattr(kind, '__name__', kind)}, got {len(data)} bytes: {str(error)[:200]}"
+            f"expected msgpack of {getattr(kind, '__name__', 'a message')}, got {len(data)} bytes: {what}"
         ) from error
 
 

@@ -16,14 +16,19 @@ Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from common.metrics import IntervalMetrics
+from common.metrics import IntervalMetrics, Tally
 from common.plan.schema import Plan
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
+
+Figure = Annotated[float, Meta(ge=0, le=1e12)]
+"""A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
@@ -55,9 +60,9 @@ class PoolShare(msgspec.Struct, frozen=True):
     all worker threads of the run, of the pool's first thread; its threads are consecutive.
     """
 
-    group: int
-    number: int
-    first_thread: int
+    group: Tally
+    number: Tally
+    first_thread: Tally
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +74,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     pools: tuple[PoolShare, ...]
-    threads_total: int
+    threads_total: Tally
 
     def __repr__(self) -> str:
         return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
@@ -83,12 +88,12 @@ class Hello(Message, frozen=True, kw_only=True):
     name: str
     host: str
     pid: int
-    processes: int
+    processes: Annotated[int, Meta(ge=1)]
     version: str
     state: AgentState
     run_id: str | None = None
-    next_seq: int = 0
-    frames_held: int = 0
+    next_seq: Tally = 0
+    frames_held: Tally = 0
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -96,7 +101,7 @@ class Welcome(Message, frozen=True, kw_only=True):
 
     protocol: int
     agent_id: str
-    metrics_port: int
+    metrics_port: Annotated[int, Meta(ge=1, le=65535)]
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -115,15 +120,15 @@ class Prepare(Message, frozen=True, kw_only=True):
 class Preparing(Message, frozen=True, kw_only=True):
     """Progress of prewarming: connections open so far, of how many."""
 
-    done: int
-    total: int
+    done: Tally
+    total: Tally
 
 
 class Prepared(Message, frozen=True, kw_only=True):
     """Everything is ready; the next thing wanted is a start instant."""
 
-    processes: int
-    connections_open: int
+    processes: Tally
+    connections_open: Tally
 
 
 class Failed(Message, frozen=True, kw_only=True):
@@ -148,13 +153,13 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     sent_ns: int
     state: AgentState
     offset_ns: int | None
-    rtt_ns: int | None
-    cpu_percent: float
-    cpu_percent_busiest: float
-    host_cpu_percent: float = 0.0
-    lag_ms: float
-    frames_held: int
-    processes_alive: int
+    rtt_ns: Tally | None
+    cpu_percent: Figure
+    cpu_percent_busiest: Figure
+    host_cpu_percent: Figure = 0.0
+    lag_ms: Figure
+    frames_held: Tally
+    processes_alive: Tally
 
 
 class HeartbeatReply(Message, frozen=True, kw_only=True):
@@ -168,7 +173,7 @@ class HeartbeatReply(Message, frozen=True, kw_only=True):
 class WorkerLost(Message, frozen=True, kw_only=True):
     """A worker process of the agent ended before its time; its unreported operations are lost."""
 
-    process: int
+    process: Tally
     exit_code: int | None
     reason: str = ""
 
@@ -185,15 +190,15 @@ class MetricsFrame(Message, frozen=True, kw_only=True):
     interval; a second when an operation was recorded late; a merged one when frames piled up unacknowledged.
     through: the last second of the run that this agent has now reported completely (-1: none yet)."""
 
-    seq: int
-    through: int
+    seq: Tally
+    through: Annotated[int, Meta(ge=-1)]
     intervals: tuple[IntervalMetrics, ...]
 
 
 class FrameAck(Message, frozen=True, kw_only=True):
     """Every frame with seq < `next_seq` is in the journal and can be forgotten."""
 
-    next_seq: int
+    next_seq: Tally
 
 
 class Final(Message, frozen=True, kw_only=True):
@@ -205,14 +210,14 @@ class Final(Message, frozen=True, kw_only=True):
     drained: every worker thread came to its own end.
     """
 
-    next_seq: int
-    issued: int
-    counted: int
-    transactions: int
+    next_seq: Tally
+    issued: Tally
+    counted: Tally
+    transactions: Tally
     start_skew_ns: int
-    ran_ns: int = 0
+    ran_ns: Tally = 0
     drained: bool
-    processes_lost: int
+    processes_lost: Tally
     reason: str
 
 
@@ -240,7 +245,7 @@ class WorkerPrepare(Message, frozen=True, kw_only=True):
     """Agent to worker process: build these pools and open what is to be open."""
 
     assignment: Assignment
-    process: int
+    process: Tally
 
 
 class WorkerStart(Message, frozen=True, kw_only=True):
@@ -258,18 +263,18 @@ class WorkerStop(Message, frozen=True, kw_only=True):
 class WorkerMetrics(Message, frozen=True, kw_only=True):
     """Worker process to agent: seconds up to `through` are complete; what was added since the last report."""
 
-    through: int
+    through: Annotated[int, Meta(ge=-1)]
     intervals: tuple[IntervalMetrics, ...]
 
 
 class WorkerFinal(Message, frozen=True, kw_only=True):
     """Worker process to agent: all threads are done and all metrics reported. Fields as in `Final`."""
 
-    issued: int
-    counted: int
-    transactions: int
+    issued: Tally
+    counted: Tally
+    transactions: Tally
     start_skew_ns: int
-    ran_ns: int = 0
+    ran_ns: Tally = 0
     drained: bool
 
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from common.histogram import EMPTY, Histogram
 
 T = TypeVar("T")
+
+Tally = Annotated[int, Meta(ge=0)]
+"""How often something happened: what a peer sends below zero is refused where it is decoded."""
 
 
 class Merge(enum.Enum):
@@ -35,11 +39,11 @@ class CommandMetrics(msgspec.Struct, frozen=True, kw_only=True):
     response is empty in a closed loop. failed: ns that operations took which ended in an error or a failure.
     """
 
-    ok: int = 0
-    errors: dict[str, int] = {}
-    failures: dict[str, int] = {}
-    bytes_out: int = 0
-    bytes_in: int = 0
+    ok: Tally = 0
+    errors: dict[str, Tally] = {}
+    failures: dict[str, Tally] = {}
+    bytes_out: Tally = 0
+    bytes_in: Tally = 0
     service: Histogram = EMPTY
     response: Histogram = EMPTY
     failed: Histogram = EMPTY
@@ -64,13 +68,13 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     open_peak: most connections open at one time during the interval.
     """
 
-    opened: int = 0
-    failed_attempts: int = 0
-    drops: dict[str, int] = {}
-    reconnects: int = 0
+    opened: Tally = 0
+    failed_attempts: Tally = 0
+    drops: dict[str, Tally] = {}
+    reconnects: Tally = 0
     reconnect: Histogram = EMPTY
-    retries: int = 0
-    open_peak: int = 0
+    retries: Tally = 0
+    open_peak: Tally = 0
 
 
 class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,11 +94,11 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
     transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn.
     """
 
-    first: int
-    last: int
-    issued: int = 0
-    transactions: int = 0
-    unsent: int = 0
+    first: Tally
+    last: Tally
+    issued: Tally = 0
+    transactions: Tally = 0
+    unsent: Tally = 0
     pools: dict[str, PoolMetrics] = {}
 
     @property

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.clock import ClockSample, ClockSync, clock_sample
+
+times_ns = st.integers(0, 2**62)
+offsets_ns = st.integers(-(2**62), 2**62)
+delays_ns = st.integers(0, 10**10)
+
+
+@given(times_ns, offsets_ns, delays_ns, delays_ns, delays_ns)
+def test_an_offset_is_known_to_half_a_round_trip(sent: int, offset: int, there: int, held: int, back: int) -> None:
+    received = sent + there + offset
+    sample = clock_sample(sent, received, received + held, sent + there + held + back)
+    assert sample.rtt_ns == there + back
+    assert abs(sample.offset_ns - offset) <= (there + back + 1) // 2
+
+
+def test_ways_of_equal_length_give_the_exact_offset() -> None:
+    assert clock_sample(100, 1_050, 1_060, 210) == ClockSample(offset_ns=900, rtt_ns=100)
+
+
+def test_nothing_is_known_before_the_first_exchange() -> None:
+    sync = ClockSync()
+    assert sync.best is None
+    assert sync.count == 0
+    assert sync.to_local_ns(77) is None
+
+
+def test_the_quickest_exchange_is_trusted() -> None:
+    sync = ClockSync()
+    for offset_ns, rtt_ns in ((5, 100), (7, 10), (9, 50)):
+        sync.add(ClockSample(offset_ns, rtt_ns))
+    assert sync.best == ClockSample(7, 10)
+    assert sync.to_local_ns(1_007) == 1_000
+
+
+def test_an_exchange_that_took_less_than_no_time_never_happened() -> None:
+    sync = ClockSync()
+    sync.add(clock_sample(sent_ns=50, received_ns=9, replied_ns=9, returned_ns=40))
+    assert sync.best is None
+
+
+def test_old_exchanges_are_forgotten_because_clocks_drift() -> None:
+    sync = ClockSync(window=2)
+    for rtt_ns in (1, 20, 10):
+        sync.add(ClockSample(rtt_ns, rtt_ns))
+    assert sync.best == ClockSample(10, 10)
+    assert sync.count == 2
+
+
+@given(times_ns, offsets_ns)
+def test_an_instant_keeps_its_place_hours_apart_or_not(instant: int, offset: int) -> None:
+    sync = ClockSync()
+    sync.add(ClockSample(offset, 0))
+    assert sync.to_local_ns(instant + offset) == instant
