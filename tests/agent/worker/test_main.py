@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from agent.worker import main
 from agent.worker.client_driver import Worker, run_client_worker
+from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
 from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
 from common.plain import from_plain
@@ -256,6 +258,26 @@ def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_las
     wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
     assert reported.pool.connections.opened == reported.pool.connections.open_peak == 30
     assert reported.pool.connections.drops == {}
+
+
+def test_connections_are_closed_before_the_last_word(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    close, pack = WorkerRun.close, main.pack
+
+    def closing(run: WorkerRun) -> None:
+        close(run)
+        happened.append("closed")
+
+    def packing(message: Any) -> bytes:
+        happened.append(type(message).__name__)
+        return pack(message)
+
+    monkeypatch.setattr(WorkerRun, "close", closing)
+    monkeypatch.setattr(main, "pack", packing)
+    worker.ran(plan_of(valkey.url, requests=Count(10)))
+    assert "closed" in happened[: happened.index("WorkerFinal")]
 
 
 def test_lazy_connections_are_opened_only_as_they_are_needed(valkey: Server, worker: WorkerThread) -> None:

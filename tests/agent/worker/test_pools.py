@@ -140,11 +140,11 @@ def test_an_instance_that_comes_in_the_very_moment_of_the_timeout_is_taken_and_n
         readings += 1
         if readings == 2:  # the time is up; the thread in line does not hold the lock yet
             pool.give_back(instance)
-        return readings
+        return readings * 10_000_000
 
     pool = pool_of(1, timeout_s=0.001, now=now)
     instance, _ = pool.checkout()
-    assert pool.checkout() == (instance, 1)
+    assert pool.checkout() == (instance, 10_000_000)
     assert readings == 2
 
 

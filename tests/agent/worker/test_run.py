@@ -6,14 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.worker.client_driver import Worker
 from agent.worker.collector import Collector
 from agent.worker.pacer import Span
 from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
+from common.lifeline import CutShort
 from common.messages import Assignment, PoolShare
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Values, Workload
+from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Values, Workload
 from common.units import NS_PER_S, Bytes, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -160,6 +162,30 @@ def test_a_cut_ends_threads_that_wait_for_a_reply_or_for_a_client(valkey: Server
     wait_until(lambda: not run.is_alive, "the threads end")
     total = collected(run, collector)
     assert total.pools["main"].commands["BLPOP"].failures == {"CutShort": 1}
+
+
+def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken, release = threading.Event(), threading.Event()
+
+    def cling(worker: Worker) -> None:
+        try:
+            instance, _ = worker.pool.checkout()
+        except CutShort:
+            woken.set()
+            return
+        release.wait(10)
+        worker.pool.give_back(instance)
+
+    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: cling})
+    run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
+    _, collector = started(run)
+    run.cut()
+    assert woken.wait(5)
+    release.set()
+    wait_until(lambda: not run.is_alive, "the threads end")
+    collected(run, collector)
 
 
 def test_the_end_of_the_load_is_that_of_the_last_thread(valkey: Server) -> None:
