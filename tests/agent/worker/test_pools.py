@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -33,15 +32,6 @@ def started(target: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=target)
     thread.start()
     return thread
-
-
-@pytest.fixture
-def _eager_switches() -> Iterator[None]:
-    """Threads take turns so often that a race has a chance."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def test_the_instance_last_returned_is_the_first_lent() -> None:
@@ -180,7 +170,7 @@ def test_nobody_waits_in_a_pool_that_was_aborted() -> None:
     pool.close()
 
 
-@pytest.mark.usefixtures("_eager_switches")
+@pytest.mark.usefixtures("eager_switches")
 @pytest.mark.parametrize("timeout_s", [10.0, 0.0002])
 def test_no_instance_is_ever_lent_twice_nor_lost(timeout_s: float) -> None:
     pool = pool_of(3, timeout_s)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import threading
+from array import array
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,21 @@ def test_rows_are_taken_once() -> None:
     assert record.take().shape == NO_ROWS.shape
 
 
+def test_a_row_that_comes_while_others_are_taken_is_taken_the_next_time() -> None:
+    class Busy(array):  # type: ignore[type-arg]
+        """To which, whenever somebody looks how long it is, another thread adds just after."""
+
+        def __len__(self) -> int:
+            count = super().__len__()
+            self.frombytes(pack_row(count, 0, 0, 0, 0, 0, 0))
+            return count
+
+    record = ThreadRecord()
+    record._buffer = Busy("q")
+    assert [record.take()[:, 0].tolist() for _ in range(3)] == [[], [0], [7]]
+
+
+@pytest.mark.usefixtures("eager_switches")
 def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes() -> None:
     record, count = ThreadRecord(), 200_000
     done = threading.Event()
