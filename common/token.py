@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UsageError
@@ -32,34 +33,48 @@ def default_token_path(environment: dict[str, str] | os._Environ[str]) -> Path:
 def coordinator_curve(token: Path) -> CurveServer:
     """The coordinator's side of the token; makes both files at first use. Raises UsageError when it cannot."""
     key_file = token.with_name(token.name + ".key")
-    if not key_file.exists():
-        if token.exists():
+    # In this order: the token is made last, so one that was there before we looked for its key has lost it.
+    has_token = _exists(token)
+    if not _exists(key_file):
+        if has_token:
             raise UsageError(
                 f"{token}: there is a token but no {key_file.name} beside it; expected both on the controller host "
                 "(move the token away to have a new pair made)"
             )
         _make_key_file(key_file)
-    keys = _read(key_file, (_COORDINATOR_SECRET, _AGENT_SECRET))
-    coordinator, agent = keys[_COORDINATOR_SECRET], keys[_AGENT_SECRET]
-    if not token.exists():
+    lines = _fields(key_file)
+    coordinator, agent = _key(key_file, lines, _COORDINATOR_SECRET), _key(key_file, lines, _AGENT_SECRET)
+    if not _exists(token):
         text = f"{_TOKEN_HEAD}{_COORDINATOR_PUBLIC}: {coordinator.public.decode()}\n"
         _write(token, f"{text}{_AGENT_SECRET}: {agent.secret.decode()}\n", replace=True)
+    elif agent_curve(token) != CurveClient(agent, coordinator.public):
+        raise UsageError(
+            f"{token}: this token does not belong to {key_file.name} beside it; expected the controller's own "
+            "(move it away to have it made again, or name another place with --token-file)"
+        )
     return CurveServer(coordinator, agent.public)
 
 
 def agent_curve(token: Path) -> CurveClient:
     """An agent's side of the token. Raises UsageError when the file is missing, open to others, or not a token."""
-    if not token.exists():
+    if not _exists(token):
         raise UsageError(
             f"{token}: no token there; copy it from the controller (the first `coordinator start` makes it), "
             "name another with --token-file, or use --insecure on both sides"
         )
     lines = _fields(token)
-    public = lines.get(_COORDINATOR_PUBLIC, "").encode()
-    agent = _read(token, (_AGENT_SECRET,))[_AGENT_SECRET]
-    if len(public) != len(agent.public):
-        raise UsageError(f'{token}: expected a line "{_COORDINATOR_PUBLIC}: KEY" of 40 characters')
+    agent = _key(token, lines, _AGENT_SECRET)
+    public = _key(token, lines, _COORDINATOR_PUBLIC).secret  # any key can be told from what is none in this way
     return CurveClient(agent, public)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot look for the token there: {error.strerror}; name another place with --token-file"
+        ) from error
 
 
 def _make_key_file(path: Path) -> None:
@@ -73,17 +88,13 @@ def _write(path: Path, text: str, *, replace: bool) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        if replace:
-            os.replace(temporary, path)
-            return
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass  # two first starts at once: both go on with the one pair that is there
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            with suppress(FileExistsError):  # two first starts at once: both go on with the one pair that is there
+                (os.replace if replace else os.link)(temporary, path)
         finally:
-            os.unlink(temporary)
+            Path(temporary).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"{path}: cannot write the token: {error.strerror}; name another place with --token-file"
@@ -97,17 +108,14 @@ def _fields(path: Path) -> dict[str, str]:
                 raise UsageError(f"{path}: others may read it; expected mode 0600 (chmod 600 {path})")
             lines = file.read(4096).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read the token: {error}") from error
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"{path}: cannot read the token: {why}") from error
     pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, KeyPair]:
-    fields = _fields(path)
-    keys = {}
-    for name in names:
-        try:
-            keys[name] = key_pair_of(fields.get(name, "").encode())
-        except ValueError as error:
-            raise UsageError(f'{path}: line "{name}": {error}') from error
-    return keys
+def _key(path: Path, lines: dict[str, str], name: str) -> KeyPair:
+    try:
+        return key_pair_of(lines.get(name, "").encode())
+    except ValueError as error:
+        raise UsageError(f'{path}: line "{name}": {error}') from error
