@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -54,22 +56,30 @@ mild_faults = st.one_of(
 )
 
 
-def scenarios(what_goes_wrong: st.SearchStrategy[Fault], most: int, loss: float) -> st.SearchStrategy[Scenario]:
+by_duration = st.fixed_dictionaries({"duration_s": st.sampled_from([1.0, 4.0, 8.0])})
+by_requests = st.fixed_dictionaries(
+    {"duration_s": st.none(), "requests": st.sampled_from([3, 20]), "dead": st.booleans()}
+)
+
+
+def scenarios(
+    what_goes_wrong: st.SearchStrategy[Fault], most: int, loss: float, loads: st.SearchStrategy[dict[str, Any]]
+) -> st.SearchStrategy[Scenario]:
     sizes = st.shared(st.integers(1, 4), key="agents")
-    return st.builds(
+    fleets = st.builds(
         Scenario,
         seed=st.integers(0, 2**32),
         agents=sizes,
         expected=sizes.flatmap(lambda agents: st.integers(1, agents)),
         processes=st.integers(1, 3),
         pools=st.none() | st.integers(1, 8),
-        duration_s=st.sampled_from([1.0, 4.0, 8.0]),
         lease_s=st.sampled_from([4.0, 6.0]),
         once=st.booleans(),
         loss=st.sampled_from([0.0, loss]),
         repeats=st.sampled_from([0.0, 0.1]),
         faults=st.lists(what_goes_wrong, max_size=most).map(tuple),
     )
+    return st.builds(lambda fleet, load: replace(fleet, **load), fleets, loads)
 
 
 def played(scenario: Scenario) -> World:
@@ -160,22 +170,26 @@ def check(world: World) -> None:
     assert all(abs(error_ns) <= rtt_ns // 2 + 1 for error_ns, rtt_ns in world.starts)
 
 
-SETTINGS = settings(
-    max_examples=int(os.environ.get("STAMPEDE_SIMULATIONS", "150")),
-    derandomize="STAMPEDE_SIMULATIONS" not in os.environ,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+MORE = os.environ.get("FLEET_SIMULATIONS")
+"""So many scenarios, and new ones each time; without it, always the same few hundred."""
 
 
-@SETTINGS
-@given(scenarios(faults, most=6, loss=0.2))
+def simulated(examples: int) -> settings:
+    return settings(
+        max_examples=int(MORE or examples),
+        derandomize=MORE is None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+@simulated(400)
+@given(scenarios(faults, most=6, loss=0.2, loads=by_duration | by_requests))
 def test_whatever_happens_nothing_counts_twice_and_everything_ends(scenario: Scenario) -> None:
     check(played(scenario))
 
 
-@SETTINGS
-@given(scenarios(mild_faults, most=5, loss=0.05))
+@simulated(200)
+@given(scenarios(mild_faults, most=5, loss=0.05, loads=by_duration))
 def test_what_heals_soon_costs_nothing(scenario: Scenario) -> None:
     world = played(scenario)
     check(world)
@@ -183,6 +197,32 @@ def test_what_heals_soon_costs_nothing(scenario: Scenario) -> None:
     assert isinstance(last, RunClosed)
     assert (last.outcome, last.reason) == (Outcome.COMPLETED, "")
     assert all(abs(error_ns) <= CLOCK_RTT_NS for error_ns, _ in world.starts)
+
+
+cut_off = st.builds(
+    Fault,
+    kind=st.sampled_from([Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE]),
+    at_s=st.floats(5, 12),
+    agent=st.integers(0, 3),
+    seconds=st.floats(1, 7),
+)
+killed_late = st.builds(Fault, kind=st.just(Kind.KILLED), at_s=st.floats(5, 12), seconds=st.floats(1, 60))
+
+
+@simulated(100)
+@given(st.integers(0, 2**32), st.integers(1, 3), st.lists(cut_off, max_size=1), killed_late | st.none())
+def test_who_comes_back_in_time_has_lost_nothing(
+    seed: int, agents: int, cut: list[Fault], killed: Fault | None
+) -> None:
+    faults = (*cut, killed) if killed else tuple(cut)
+    world = played(
+        Scenario(seed=seed, agents=agents, expected=agents, duration_s=10.0, lease_s=12.0, faults=faults, repeats=0.1)
+    )
+    check(world)
+    [records] = world.journals.values()
+    closed = records[-1]
+    assert isinstance(closed, RunClosed)
+    assert (closed.outcome, closed.reason) == (Outcome.COMPLETED, "")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TypeVar
+
+import pytest
+
+from common.errors import UsageError
+from common.transport import (
+    MAX_MESSAGE_BYTES,
+    Context,
+    CurveClient,
+    CurveServer,
+    Dialer,
+    LinkEvent,
+    Listener,
+    Poller,
+    key_pair_of,
+    new_key_pair,
+    parse_tcp_endpoint,
+    this_host,
+)
+from tests.support.servers import SocketServer
+
+T = TypeVar("T")
+
+ANYWHERE = "tcp://127.0.0.1:*"
+PATIENCE_S = 20.0
+COORDINATOR, AGENT = new_key_pair(), new_key_pair()
+SERVER = CurveServer(COORDINATOR, AGENT.public)
+CLIENT = CurveClient(AGENT, COORDINATOR.public)
+REFUSED = [
+    pytest.param(CurveClient(new_key_pair(), COORDINATOR.public), id="another agent's key"),
+    pytest.param(CurveClient(AGENT, new_key_pair().public), id="another coordinator's key"),
+    pytest.param(None, id="no keys"),
+]
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+class Bench:
+    """One listener, and dialers that come and go. All of them are read whenever something is waited for."""
+
+    def __init__(self, stack: ExitStack, curve: CurveServer | None) -> None:
+        self._stack = stack
+        self._poller = Poller()
+        self._there = stack.enter_context(Context(curve))
+        self._here = stack.enter_context(Context())
+        self.listener = stack.enter_context(Listener(self._there, ANYWHERE, curve))
+        self._poller.watch(self.listener)
+        self.events: dict[Dialer, list[LinkEvent]] = {}
+        self.heard: list[tuple[bytes, bytes]] = []
+        self.answers: dict[Dialer, list[bytes]] = {}
+
+    def dial(self, curve: CurveClient | None, name: bytes = b"a", endpoint: str = "") -> Dialer:
+        dialer = self._stack.enter_context(Dialer(self._here, endpoint or self.listener.endpoint, name, curve))
+        self._poller.watch(dialer)
+        self.events[dialer], self.answers[dialer] = [], []
+        return dialer
+
+    def hang_up(self, dialer: Dialer) -> None:
+        self._poller.forget(dialer)
+        dialer.close()
+        del self.events[dialer]
+
+    def listen_again(self, curve: CurveServer | None) -> None:
+        """Another listener at the same address, as a coordinator that was started anew."""
+        endpoint = self.listener.endpoint
+        self._poller.forget(self.listener)
+        self.listener.close()
+        self._there.close()
+        self._there = self._stack.enter_context(Context(curve))
+        self.listener = self._stack.enter_context(Listener(self._there, endpoint, curve))
+        self._poller.watch(self.listener)
+
+    def read(self) -> None:
+        self._poller.wait(0.05)
+        self.heard += self.listener.receive()
+        for dialer, events in self.events.items():
+            events += dialer.link_events()
+            self.answers[dialer] += dialer.receive()
+
+    def until(self, is_so: Callable[[], T]) -> T:
+        """Wait until this is so, or the test fails."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while not (found := is_so()):
+            assert time.monotonic() < give_up_s, (self.events, self.heard, self.listener.refused)
+            self.read()
+        return found
+
+    def until_up(self, dialer: Dialer) -> None:
+        self.until(lambda: LinkEvent.UP in self.events[dialer])
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def bench(stack: ExitStack) -> Bench:
+    """With keys."""
+    return Bench(stack, SERVER)
+
+
+@pytest.fixture
+def insecure(stack: ExitStack) -> Bench:
+    """Without."""
+    return Bench(stack, None)
+
+
+def test_an_agent_with_the_token_is_heard_and_answered(bench: Bench) -> None:
+    dialer = bench.dial(CLIENT, b"agent-1")
+    bench.until_up(dialer)
+    assert dialer.send(b"hello")
+    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
+    assert bench.listener.send(b"agent-1", b"welcome")
+    assert bench.until(lambda: bench.answers[dialer]) == [b"welcome"]
+    assert bench.listener.count_refused() == 0
+
+
+def test_both_sides_can_do_without_keys(insecure: Bench) -> None:
+    dialer = insecure.dial(None)
+    insecure.until_up(dialer)
+    dialer.send(b"hello")
+    assert insecure.until(lambda: insecure.heard) == [(b"a", b"hello")]
+
+
+@pytest.mark.parametrize("curve", REFUSED)
+def test_an_agent_whose_keys_do_not_fit_is_refused_and_counted(bench: Bench, curve: CurveClient | None) -> None:
+    dialer = bench.dial(curve)
+    bench.until(lambda: bench.listener.count_refused() > 0)
+    bench.until(lambda: LinkEvent.REFUSED in bench.events[dialer] or curve is None)
+    assert LinkEvent.UP not in bench.events[dialer]
+    assert not dialer.send(b"hello")
+    assert bench.heard == []
+
+
+def test_an_agent_with_keys_does_not_talk_to_a_coordinator_without(insecure: Bench) -> None:
+    dialer = insecure.dial(CLIENT)
+    insecure.until(lambda: LinkEvent.REFUSED in insecure.events[dialer] or insecure.listener.count_refused())
+    assert LinkEvent.UP not in insecure.events[dialer]
+    assert not dialer.send(b"hello")
+
+
+def test_one_that_is_refused_does_not_keep_others_out(bench: Bench) -> None:
+    bench.dial(CurveClient(new_key_pair(), COORDINATOR.public), b"stranger")
+    bench.until(lambda: bench.listener.count_refused() > 0)
+    dialer = bench.dial(CLIENT, b"agent-1")
+    bench.until_up(dialer)
+    dialer.send(b"hello")
+    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
+
+
+def test_an_agent_that_is_refused_goes_on_trying_and_is_told_each_time(bench: Bench) -> None:
+    dialer = bench.dial(CurveClient(new_key_pair(), COORDINATOR.public))
+    bench.until(lambda: bench.events[dialer].count(LinkEvent.REFUSED) >= 3)
+
+
+def test_an_agent_joins_a_coordinator_whose_token_fits_at_last(bench: Bench) -> None:
+    keys = new_key_pair()
+    dialer = bench.dial(CurveClient(AGENT, keys.public))
+    bench.until(lambda: LinkEvent.REFUSED in bench.events[dialer])
+    bench.listen_again(CurveServer(keys, AGENT.public))
+    bench.until_up(dialer)
+
+
+def test_nothing_is_queued_for_a_coordinator_that_is_not_there(insecure: Bench) -> None:
+    endpoint = insecure.listener.endpoint
+    insecure.listener.close()
+    with Context() as context, Dialer(context, endpoint, b"a", None) as dialer:
+        assert not dialer.send(b"stale")
+
+
+def test_a_lost_link_is_noticed_and_made_again(insecure: Bench) -> None:
+    dialer = insecure.dial(None)
+    insecure.until_up(dialer)
+    insecure.listen_again(None)
+    insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
+    insecure.until(lambda: insecure.events[dialer].count(LinkEvent.UP) == 2)
+    insecure.until(lambda: dialer.send(b"again"))
+    assert insecure.until(lambda: insecure.heard) == [(b"a", b"again")]
+
+
+def test_the_newer_connection_of_an_agent_takes_its_place(insecure: Bench) -> None:
+    before, after = insecure.dial(None, b"same"), insecure.dial(None, b"same")
+    insecure.until_up(before)
+    insecure.until_up(after)
+    after.send(b"here")
+    insecure.until(lambda: insecure.heard)
+    winner = insecure.dial(None, b"same")
+    insecure.until_up(winner)
+    winner.send(b"here now")
+    insecure.until(lambda: (b"same", b"here now") in insecure.heard)
+    assert insecure.listener.send(b"same", b"for the newest")
+    insecure.until(lambda: insecure.answers[winner] == [b"for the newest"])
+    assert insecure.answers[before] == insecure.answers[after] == []
+
+
+def test_a_message_for_an_agent_that_is_not_there_is_not_taken(insecure: Bench) -> None:
+    assert not insecure.listener.send(b"nobody", b"hello")
+    dialer = insecure.dial(None, b"a")
+    insecure.until_up(dialer)
+    dialer.send(b"hello")
+    insecure.until(lambda: insecure.heard)
+    insecure.hang_up(dialer)
+    insecure.until(lambda: not insecure.listener.send(b"a", b"are you there?"))
+
+
+def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) -> None:
+    dialer = insecure.dial(None)
+    insecure.until_up(dialer)
+    dialer.send(bytes(MAX_MESSAGE_BYTES + 1))
+    insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
+    assert insecure.heard == []
+    other = insecure.dial(None, b"b")
+    insecure.until_up(other)
+    other.send(b"small")
+    insecure.until(lambda: (b"b", b"small") in insecure.heard)
+
+
+def test_messages_in_several_parts_are_passed_over(insecure: Bench) -> None:
+    dialer = insecure.dial(None)
+    insecure.until_up(dialer)
+    dialer.socket.send_multipart([b"one", b"two"])
+    dialer.send(b"whole")
+    assert insecure.until(lambda: insecure.heard) == [(b"a", b"whole")]
+
+
+def test_one_loud_peer_is_not_read_for_ever(insecure: Bench) -> None:
+    dialer = insecure.dial(None)
+    insecure.until_up(dialer)
+    sent = sum(dialer.send(b"x") for _ in range(900))
+    batches = []
+    insecure.until(
+        lambda: batches.append(len(list(insecure.listener.receive()))) or sum(batches) + len(insecure.heard) == sent
+    )
+    assert max(batches) <= 256
+
+
+def test_a_port_in_use_is_said_in_one_line(insecure: Bench) -> None:
+    with Context() as context, pytest.raises(UsageError, match="address already in use") as raised:
+        Listener(context, insecure.listener.endpoint, None)
+    assert str(raised.value).isprintable()
+    assert "expected a free address" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "tcp://192.0.2.1:5555", "udp://127.0.0.1:5"]
+)
+def test_an_address_that_cannot_be_listened_on_is_said_in_one_line(endpoint: str) -> None:
+    with Context() as context, pytest.raises(UsageError, match="--bind") as raised:
+        Listener(context, endpoint, None)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "udp://127.0.0.1:5"])
+def test_an_address_that_cannot_be_connected_to_is_said_in_one_line(endpoint: str) -> None:
+    with Context() as context, pytest.raises(UsageError, match="expected an address") as raised:
+        Dialer(context, endpoint, b"a", None)
+    assert str(raised.value).isprintable()
+
+
+def test_a_listener_on_any_port_tells_which_one_it_got(insecure: Bench) -> None:
+    assert insecure.listener.port > 0
+    assert insecure.listener.endpoint == f"tcp://127.0.0.1:{insecure.listener.port}"
+
+
+@pytest.mark.parametrize("server", ["silent_server", "closing_server", "http_server", "smtp_server"])
+def test_a_port_where_somebody_else_listens_never_comes_up(
+    bench: Bench, server: str, request: pytest.FixtureRequest
+) -> None:
+    other: SocketServer = request.getfixturevalue(server)
+    dialer = bench.dial(CLIENT, b"lost", f"tcp://127.0.0.1:{other.port}")
+    fine = bench.dial(CLIENT, b"fine")
+    bench.until_up(fine)
+    if server != "silent_server":
+        bench.until(lambda: bench.events[dialer])
+    assert LinkEvent.UP not in bench.events[dialer]
+    assert not dialer.send(b"hello")
+
+
+def test_closing_twice_does_no_harm() -> None:
+    context = Context(SERVER)
+    listener = Listener(context, ANYWHERE, SERVER)
+    dialer = Dialer(context, listener.endpoint, b"a", CLIENT)
+    for _ in range(2):
+        dialer.close()
+        listener.close()
+        context.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "parsed"),
+    [
+        ("tcp://127.0.0.1:5555", ("127.0.0.1", 5555)),
+        ("tcp://host.example:1", ("host.example", 1)),
+        ("tcp://*:65535", ("*", 65535)),
+        ("tcp://0.0.0.0:*", ("0.0.0.0", None)),
+        ("tcp://127.0.0.1:0", ("127.0.0.1", None)),
+        ("tcp://[::1]:5555", ("[::1]", 5555)),
+    ],
+)
+def test_an_endpoint_is_a_host_and_a_port(endpoint: str, parsed: tuple[str, int | None]) -> None:
+    assert parse_tcp_endpoint(endpoint) == parsed
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "tcp",
+        "tcp://",
+        "tcp://host",
+        "tcp://:5555",
+        "host:5555",
+        "ipc://host:5555",
+        "tcp://host:",
+        "tcp://host:65536",
+        "tcp://host:-1",
+        "tcp://host:5555x",
+        "tcp://host:٣",
+        "tcp://host: 5555",
+        "tcp://host:1e3",
+    ],
+)
+def test_what_is_no_endpoint_is_said_to_be_none(endpoint: str) -> None:
+    with pytest.raises(UsageError, match="expected an address such as") as raised:
+        parse_tcp_endpoint(endpoint)
+    assert f'got "{endpoint}"' in str(raised.value)
+
+
+def test_a_key_pair_follows_from_its_secret_and_does_not_show_it() -> None:
+    keys = new_key_pair()
+    assert key_pair_of(keys.secret) == keys
+    assert keys.secret.decode() not in repr(keys)
+
+
+@pytest.mark.parametrize("secret", [b"", b"short", b"~" * 40, b"#" * 40])
+def test_what_is_no_key_is_said_to_be_none(secret: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Z85|z85"):
+        key_pair_of(secret)
+
+
+def test_this_host_has_a_name() -> None:
+    assert this_host()
