@@ -140,7 +140,12 @@ def local_agent(coordinator: Running, name: str) -> psutil.Process:
 
 def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
     """The processes of an agent that carry load."""
-    return [child for child in agent.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in agent.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending at this moment
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def calls(client: redis.Redis) -> dict[str, int]:

@@ -22,19 +22,25 @@ def seconds_until(condition: Callable[[], object], what: str) -> float:
     return (monotonic_ns() - began_ns) / NS_PER_S
 
 
-def test_a_killed_agent_is_noticed_and_named_and_its_acknowledged_part_counts(fleet: Fleet, valkey: Server) -> None:
-    survivor, victim = fleet.agent("survivor"), fleet.agent("victim", processes=2)
+def test_killed_agents_and_workers_are_noticed_and_named_and_what_they_had_reported_counts(
+    fleet: Fleet, valkey: Server
+) -> None:
+    survivor, victim = (fleet.agent(name, processes=2) for name in ("survivor", "victim"))
     coordinator = fleet.coordinator(
-        "--expect-agents", "2", "--url", valkey.url, "--duration", "7s", "--lease", "3s", "--rate", "500"
+        "--expect-agents", "2", "--url", valkey.url, "--duration", "6s", "--lease", "3s", "--rate", "500"
     )
     fleet.until_loading()
     workers = worker_processes(psutil.Process(victim.process.pid))
     assert len(workers) == 2
     victim.signal(signal.SIGKILL)
+    killed_worker, other_worker = worker_processes(psutil.Process(survivor.process.pid))
+    killed_worker.kill()
+    assert seconds_until(lambda: "exit code -9" in coordinator.stderr, "the worker's end is told") < NOTICED_WITHIN_S
     noticed_s = seconds_until(lambda: "agent victim on" in coordinator.stderr, "the loss is noticed")
     assert noticed_s < NOTICED_WITHIN_S
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive, "worker processes outlive their agent"
+    assert other_worker.is_running()
     ended = fleet.end(coordinator)
     summary = ended.summary
     assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
@@ -42,10 +48,14 @@ def test_a_killed_agent_is_noticed_and_named_and_its_acknowledged_part_counts(fl
     assert (states["survivor"]["state"], states["victim"]["state"]) == ("finished", "lost")
     assert states["victim"]["operations"] >= 100
     assert "victim" in summary["run"]["reason"]
+    assert "worker process" in summary["run"]["reason"]
     assert summary["totals"]["operations"] == sum(agent["operations"] for agent in summary["agents"])
     assert summary["verdict"]["level"] == "suspect"
+    # What was left went on to the end.
+    assert max(second for second, found in ended.journal.seconds.items() if found.ok) >= 5
     assert not connections(valkey.client())
     survivor.wait_for_text("waiting for the next run", 5)
+    assert "exit code -9" in survivor.stderr
 
 
 def test_a_killed_local_agent_is_noticed_at_once(fleet: Fleet, valkey: Server) -> None:
@@ -67,38 +77,10 @@ def test_a_killed_local_agent_is_noticed_at_once(fleet: Fleet, valkey: Server) -
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_a_lost_agent_that_is_tolerated_makes_no_failure(fleet: Fleet, valkey: Server) -> None:
-    coordinator = fleet.coordinator(
-        "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--duration", "2s", "--tolerate-lost", "1"
-    )
-    fleet.until_loading()
-    local_agent(coordinator, "local-2").kill()
-    ended = fleet.end(coordinator)
-    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "degraded")
-
-
-def test_a_killed_worker_process_is_reported_and_its_agent_goes_on(fleet: Fleet, valkey: Server) -> None:
-    agent = fleet.agent("a", "--once", processes=2)
-    coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "3s")
-    fleet.until_loading()
-    victim, other = worker_processes(psutil.Process(agent.process.pid))
-    victim.kill()
-    assert seconds_until(lambda: "exit code -9" in coordinator.stderr, "the loss is reported") < NOTICED_WITHIN_S
-    assert other.is_running()
-    ended = fleet.end(coordinator)
-    summary = ended.summary
-    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
-    assert [a["state"] for a in summary["agents"]] == ["finished"]
-    assert "worker process" in summary["run"]["reason"]
-    assert max(second for second, found in ended.journal.seconds.items() if found.ok) >= 2
-    assert agent.wait(10).returncode == 0
-    assert "exit code -9" in agent.stderr
-
-
 def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(fleet: Fleet, valkey: Server) -> None:
     agents = [fleet.agent(name, "--once") for name in ("a", "b")]
     coordinator = fleet.coordinator(
-        "--expect-agents", "2", "--url", valkey.url, "--duration", "4s", "--threads-per-pool", "2", *SHORT_WAITS
+        "--expect-agents", "2", "--url", valkey.url, "--duration", "3s", "--threads-per-pool", "2", *SHORT_WAITS
     )
     fleet.until_loading()
     valkey.kill()
@@ -144,13 +126,12 @@ def test_a_server_that_comes_back_is_reconnected_to_and_the_outage_is_measured(f
 
 def test_a_server_that_stalls_shows_in_the_response_time_of_all_it_delayed(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.coordinator(
-        "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--duration", "5s", "--rate", "200/s",
+        "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--duration", "4s", "--rate", "200/s",
         "--command", "GET",
     )  # fmt: skip
     fleet.until_loading()
     valkey.pause()
     coordinator.wait_for_text("second 2:", 10)
-    coordinator.wait_for_text("second 3:", 10)
     valkey.resume()
     ended = fleet.end(coordinator)
     latency = ended.summary["totals"]["latency_us"]
@@ -159,7 +140,7 @@ def test_a_server_that_stalls_shows_in_the_response_time_of_all_it_delayed(fleet
     # One operation was on its way; all others were only late, which the service time does not know.
     assert latency["service"]["p99"] < 500_000
     assert latency["response"]["p90"] > 500_000
-    assert latency["response"]["max"] > 1_500_000
+    assert latency["response"]["max"] > 1_200_000
 
 
 def test_a_server_that_hangs_cannot_keep_a_run_from_ending(fleet: Fleet, valkey: Server) -> None:

@@ -64,15 +64,6 @@ def test_the_requested_example_holds_300_connections_while_it_runs_and_none_afte
         assert agent.process.poll() is None
 
 
-def test_lazy_pools_open_no_more_connections_than_threads_need(fleet: Fleet, valkey: Server) -> None:
-    ended = fleet.run("--local-agents", "1", "--processes", "2", "--url", valkey.url, *POOLS, "--requests", "3000")
-    found = ended.summary["connections"]
-    # No more than three clients can be lent out at a time, each with one call under way.
-    assert 2 <= found["peak_open"] <= 6
-    assert found["ceiling"] == 300
-    assert ended.summary["ledger"]["issued"] == 3000
-
-
 def test_a_thread_that_waits_too_long_for_a_client_is_counted_as_an_error(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.coordinator(
         "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--threads-per-pool", "2", "--duration", "3s",

@@ -31,57 +31,72 @@ def assert_accounted(ended: Outcome, server: Server, names: set[str]) -> None:
     assert summary["connections"]["server_clients_before"] == summary["connections"]["server_clients_after"]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_runs_by_request_count_and_every_operation_is_accounted_for(
-    fleet: Fleet, valkey: Server, profile: str
+@pytest.fixture
+def waiting_fleet(fleet: Fleet) -> Fleet:
+    """Two agents with two worker processes each, that serve one run after the other."""
+    for name in ("a", "b"):
+        fleet.agent(name, processes=2)
+    return fleet
+
+
+def run_on(fleet: Fleet, server: Server, *args: str) -> Outcome:
+    server.client().config_resetstat()
+    return fleet.end(fleet.coordinator("--expect-agents", "2", "--url", server.url, *args))
+
+
+def test_every_profile_runs_by_request_count_and_every_operation_is_accounted_for(
+    waiting_fleet: Fleet, valkey: Server
 ) -> None:
-    mix = PROFILES[profile]
-    # A number that neither pipelines nor threads divide evenly.
-    ended = fleet.run(
-        "--local-agents", "2", "--processes", "2", "--url", valkey.url, "--profile", profile, "--requests", "4003",
-        "--threads-per-pool", "3", "--client-instances-per-pool", "2", "--key-maximum", "50", "--seed", "7",
-    )  # fmt: skip
-    assert_accounted(ended, valkey, set(mix))
-    assert ended.summary["ledger"]["issued"] == 4003
-    assert ended.summary["load"]["model"] == "closed"
-    assert ended.summary["totals"]["latency_us"]["response"] is None
-    for name, weight in mix.items():
-        assert ended.summary["commands"][name]["operations"] / 4003 == pytest.approx(weight / 100, abs=0.05)
-    counted = calls(valkey.client())
-    transactions = ended.summary["ledger"]["transactions"]
-    assert counted.get("multi", 0) == counted.get("exec", 0) == transactions
-    assert bool(transactions) == (profile == "transaction_heavy")
+    for profile, mix in PROFILES.items():
+        # A number that neither pipelines nor threads divide evenly.
+        ended = run_on(
+            waiting_fleet, valkey, "--profile", profile, "--requests", "4003", "--threads-per-pool", "3",
+            "--client-instances-per-pool", "2", "--key-maximum", "50", "--seed", "7",
+        )  # fmt: skip
+        assert_accounted(ended, valkey, set(mix))
+        assert ended.summary["ledger"]["issued"] == 4003
+        assert ended.summary["load"]["model"] == "closed"
+        assert ended.summary["totals"]["latency_us"]["response"] is None
+        for name, weight in mix.items():
+            assert ended.summary["commands"][name]["operations"] / 4003 == pytest.approx(weight / 100, abs=0.05)
+        counted = calls(valkey.client())
+        transactions = ended.summary["ledger"]["transactions"]
+        assert counted.get("multi", 0) == counted.get("exec", 0) == transactions
+        assert bool(transactions) == (profile == "transaction_heavy")
 
 
 def test_a_run_by_time_is_accounted_for_to_the_last_operation_and_lasts_as_long_as_it_said(
     fleet: Fleet, valkey: Server
 ) -> None:
-    ended = fleet.run("--local-agents", "2", "--processes", "2", "--url", valkey.url, "--duration", "2s",
-                      "--threads-per-pool", "2", "--data-size-range", "1-4KiB", "--pipeline", "4")  # fmt: skip
+    ended = fleet.run(
+        "--local-agents", "2", "--processes", "2", "--url", valkey.url, "--duration", "2s", "--threads-per-pool", "2",
+        "--data-size-range", "1-4KiB", "--pipeline", "4",
+    )  # fmt: skip
     assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
     assert ended.summary["run"]["duration_s"] == pytest.approx(2.0, abs=0.2)
+    # Lazy pools open what their threads need at once, and no more.
+    assert 4 <= ended.summary["connections"]["peak_open"] <= 8 < ended.summary["connections"]["ceiling"]
     totals = ended.summary["totals"]
     assert totals["ops_per_s"] == pytest.approx(totals["ok"] / ended.summary["run"]["duration_s"], rel=0.001)
 
 
-@pytest.mark.parametrize("arrivals", ["constant", "poisson"])
-def test_an_open_loop_keeps_its_rate_and_knows_response_times(fleet: Fleet, valkey: Server, arrivals: str) -> None:
-    ended = fleet.run(
-        "--local-agents", "2", "--processes", "2", "--url", valkey.url, "--rate", "1k/s", "--arrivals", arrivals,
-        "--duration", "3s", "--threads-per-pool", "2",
-    )  # fmt: skip
-    assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
-    summary = ended.summary
+def test_an_open_loop_keeps_its_rate_and_knows_response_times(waiting_fleet: Fleet, valkey: Server) -> None:
     # Four standard deviations of a Poisson count; a constant rate leaves nothing to chance.
-    allowed = 4 * 3000**0.5 if arrivals == "poisson" else 3000 * 0.01
-    assert summary["ledger"]["issued"] == pytest.approx(3000, abs=allowed)
-    load = summary["load"]
-    assert (load["model"], load["arrivals"], load["target_rate_per_s"]) == ("open", arrivals, 1000.0)
-    latency = summary["totals"]["latency_us"]
-    assert latency["response"]["count"] == latency["service"]["count"] == summary["totals"]["ok"]
-    # What an operation waited before it was sent is in its response time, and only there.
-    assert latency["response"]["p50"] >= latency["service"]["p50"]
-    assert latency["response"]["max"] >= latency["service"]["max"]
+    for arrivals, allowed in (("constant", 2000 * 0.01), ("poisson", 4 * 2000**0.5)):
+        ended = run_on(
+            waiting_fleet, valkey, "--rate", "1k/s", "--arrivals", arrivals, "--duration", "2s",
+            "--threads-per-pool", "2",
+        )  # fmt: skip
+        assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
+        summary = ended.summary
+        assert summary["ledger"]["issued"] == pytest.approx(2000, abs=allowed)
+        load = summary["load"]
+        assert (load["model"], load["arrivals"], load["target_rate_per_s"]) == ("open", arrivals, 1000.0)
+        latency = summary["totals"]["latency_us"]
+        assert latency["response"]["count"] == latency["service"]["count"] == summary["totals"]["ok"]
+        # What an operation waited before it was sent is in its response time, and only there.
+        assert latency["response"]["p50"] >= latency["service"]["p50"]
+        assert latency["response"]["max"] >= latency["service"]["max"]
 
 
 def test_three_processes_by_hand_with_a_token_serve_one_run_after_the_other(fleet: Fleet, valkey: Server) -> None:
@@ -119,15 +134,3 @@ def test_a_password_reaches_the_agents_but_nothing_that_is_written_or_said(
     written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]
     assert len(written) >= 6
     assert not [text for text in written if server.password.encode() in text]
-
-
-def test_the_same_plan_on_the_same_fleet_draws_the_same_keys(fleet: Fleet, valkey: Server) -> None:
-    client = valkey.client()
-    keys = []
-    for _ in range(2):
-        client.flushall()
-        fleet.run("--local-agents", "1", "--processes", "2", "--url", valkey.url, "--requests", "300", "--command",
-                  "SET", "--seed", "11")  # fmt: skip
-        keys.append(set(client.keys()))
-    assert keys[0] == keys[1]
-    assert len(keys[0]) > 250
