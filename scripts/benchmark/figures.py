@@ -69,6 +69,13 @@ def filled(readings: Sequence[Reading], cores: int) -> float:
     return used_s / (cores * sum(reading.seconds for reading in readings))
 
 
+def disturbed(readings: Sequence[Reading], cores: int) -> float:
+    """Which part of all cores' time went to what has no part in the benchmark, over all readings; our own part in it,
+    which is to wait, is among it."""
+    other_s = sum(reading.machine_cpu_s - reading.generator_cpu_s - reading.server_cpu_s for reading in readings)
+    return max(0.0, other_s / (cores * sum(reading.seconds for reading in readings)))
+
+
 def order(contenders: Sequence[T], round_number: int) -> list[T]:
     """Whose turn it is when in a round: to and fro, and each of them first in turn, so that nobody always follows the
     same one."""

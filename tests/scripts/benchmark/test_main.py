@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +55,9 @@ def test_a_bare_loop_that_dies_is_noticed() -> None:
     with open_embedded(Embedded.STANDALONE) as server:
         plan = with_threads(plan_of(server.url, parse([])), 1)
         lane = contenders.Lane(plan, server.port, core=None)
-        server.stop()
         with contenders.bare(lane, "methods") as bare:
             bare.begin()
+            os.kill(bare.pids()[0], signal.SIGKILL)
             with pytest.raises(contenders.BenchError, match="ended before its time"):
                 bare.end()
 
