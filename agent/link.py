@@ -93,6 +93,10 @@ class Link:
         self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else HEARTBEAT_EVERY_NS)
         return True
 
+    def hasten_heartbeat(self, now_ns: int) -> None:
+        """The next heartbeat is due now."""
+        self._heartbeat_due_ns = now_ns
+
     def heartbeat(self, tick: Tick, state: AgentState, frames_held: int, alive: int, now_ns: int) -> Heartbeat:
         """What the coordinator is told each second. alive: worker processes."""
         best = self.clock.best

@@ -147,7 +147,7 @@ class Session:
                 self._link.replied(message, envelope.run_id, now_ns)
                 return []
             case Dismiss():
-                return self._dismissed(envelope.run_id)
+                return self._dismissed(envelope.run_id, now_ns)
             case Prepare():
                 return self._prepare(envelope.run_id, message, now_ns)
         if not is_of_our_run:
@@ -174,7 +174,7 @@ class Session:
             return []
         return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
 
-    def _dismissed(self, run_id: str) -> list[Action]:
+    def _dismissed(self, run_id: str, now_ns: int) -> list[Action]:
         actions: list[Action] = []
         if self._moves(Trigger.ABANDON):
             actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
@@ -183,7 +183,9 @@ class Session:
             self._exit_code = FleetError.exit_code
             actions = [KillWorkers(), *self._forget("the coordinator has closed it without our last results")]
         if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
-            return [*actions, Exit(self._exit_code)]
+            return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code)]
+        # The coordinator leaves its sockets open until it has heard that we know.
+        self._link.hasten_heartbeat(now_ns)
         if self.state is AgentState.IDLE:
             return [*actions, Say("waiting for the next run")]
         return actions

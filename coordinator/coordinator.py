@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.messages import Dismiss, Envelope, MetricsFrame
+from common.messages import AgentState, Bye, Dismiss, Envelope, Heartbeat, MetricsFrame
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
@@ -41,6 +41,7 @@ from coordinator.steps import (
 )
 
 TICK_S = 0.1
+SEE_OFF_NS = NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
 
 ReadCounts = Callable[[When], ServerCounted]
@@ -87,17 +88,20 @@ class Coordinator:
                     self._handle(event)
                 self._handle(Tick())
                 self._show(monotonic_ns())
+            self._see_off(poller)
             return self._end
         except StampedeError as error:
-            self._call_off(error.exit_code)
+            if self._call_off(error.exit_code):
+                self._see_off(poller)
             raise
         finally:
             if self._journal is not None:
                 self._journal.close()
 
-    def _call_off(self, exit_code: int) -> None:
+    def _call_off(self, exit_code: int) -> bool:
         """A run that has not begun can never be resumed: nobody should wait for it. One that has begun can."""
-        if self._run.state.t0_ns is None:
+        begun = self._run.state.t0_ns is not None
+        if not begun:
             for member in self._run.state.registry:
                 dismiss = Envelope(
                     run_id=self._run.state.setup.run_id,
@@ -105,6 +109,19 @@ class Coordinator:
                     message=Dismiss(exit_code=exit_code),
                 )
                 self._perform(Send(member.routing_id, dismiss))
+        return not begun
+
+    def _see_off(self, poller: Poller) -> None:
+        """Keep the sockets open until every agent has answered its dismissal, for a second at most: what is still on
+        its way when a link goes down is lost, and the agent would wait for a coordinator that is no more."""
+        waiting = {member.incarnation for member in self._run.state.registry if not (member.gone or member.lost)}
+        until_ns = monotonic_ns() + SEE_OFF_NS
+        while waiting and monotonic_ns() < until_ns:
+            poller.wait(TICK_S)
+            for event in self._received(self._control, metrics=False):
+                answer = event.envelope.message
+                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state is AgentState.IDLE):
+                    waiting.discard(event.envelope.incarnation)
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):
