@@ -18,7 +18,7 @@ LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
-LONGEST_NAME = 64
+LONGEST_NAME, LONGEST_HOST = 64, 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +134,13 @@ class Registry:
         """Take an agent in, or take one back that comes again on another link."""
         member = self._members.get(incarnation)
         if member is None:
-            name = _clipped(hello.name)
+            name = _clipped(hello.name, LONGEST_NAME)
             self._forget_silent(name, now_ns)
             member = Member(
                 agent_id=self._free_name(name),
                 incarnation=incarnation,
                 routing_id=routing_id,
-                host=_clipped(hello.host),
+                host=_clipped(hello.host, LONGEST_HOST),
                 pid=hello.pid,
                 processes=hello.processes,
                 heard_ns=now_ns,
@@ -219,9 +219,9 @@ class Registry:
         return next(name for name in ([wished] if wished else []) + list(numbered) if name not in taken)
 
 
-def _clipped(name: str) -> str:
+def _clipped(name: str, longest: int) -> str:
     """A name as it can be shown: a peer may send any text."""
-    return printable(name[:LONGEST_NAME])[:LONGEST_NAME]
+    return printable(name[:longest])[:longest]
 
 
 def capacities(members: list[Member]) -> list[AgentCapacity]:

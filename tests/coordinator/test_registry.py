@@ -54,6 +54,13 @@ def test_every_member_has_a_name_of_its_own(names: list[str]) -> None:
     assert all(name and name.isprintable() for name in given_names)
 
 
+def test_a_host_is_known_by_its_whole_name_as_long_as_a_name_may_be() -> None:
+    registry = Registry()
+    host = "h" * 255
+    assert registry.admit(hello("a", host=host), "a", b"", NOW_NS).host == host
+    assert registry.admit(hello("b", host=host + "h" * 1000), "b", b"", NOW_NS).host == host
+
+
 def test_an_idle_member_is_one_that_was_heard_of_late() -> None:
     registry = fleet("a", "b", "c", "d")
     member_of(registry, "b").state = AgentState.DONE
