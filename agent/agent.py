@@ -64,7 +64,9 @@ class Agent:
     def run(self) -> Exit:
         """Serve until told to leave; the exit that the session decided on."""
         with ExitStack() as stack:
-            # Entered first, closed last: see the module's docstring for why this order.
+            # Entered first, closed last: see the module's docstring for why this order. Signals first of all: a Ctrl-C
+            # while a socket is being made would leave it open, and the context would wait for it for ever.
+            self._signals = stack.enter_context(caught_signals())
             self._context = stack.enter_context(Context())
             self._links = stack.enter_context(ExitStack())
             self._control = self._links.enter_context(
@@ -73,7 +75,6 @@ class Agent:
             self._metrics: Dialer | None = None
             self._metrics_port = 0
             self._processes = stack.enter_context(Processes())
-            self._signals = stack.enter_context(caught_signals())
             last_ns = monotonic_ns()
             while self._exit is None:
                 self._wait()

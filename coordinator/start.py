@@ -101,6 +101,8 @@ def _serve(
     curve = None if token_file is None else coordinator_curve(token_file)
     local = plan.fleet.local_agents
     with ExitStack() as stack:
+        # First of all: a Ctrl-C while a socket is being made would leave it open, and the context wait for it for ever.
+        signals = stack.enter_context(caught_signals())
         context = stack.enter_context(Context(curve))
         control, metrics = _listen(stack, context, *endpoints, curve)
         view = stack.enter_context(open_live(people, options.quiet))
@@ -116,7 +118,6 @@ def _serve(
         view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
         view.note(f"listening on {control.endpoint}" + (" without encryption" if curve is None else ""))
         agents = stack.enter_context(LocalAgents())
-        signals = stack.enter_context(caught_signals())
         if not place.resumed:
             agents.start(
                 local,

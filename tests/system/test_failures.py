@@ -54,7 +54,7 @@ def test_killed_agents_and_workers_are_noticed_and_named_and_what_they_had_repor
     # What was left went on to the end.
     assert max(second for second, found in ended.journal.seconds.items() if found.ok) >= 5
     assert not connections(valkey.client())
-    survivor.wait_for_text("waiting for the next run", 5)
+    survivor.wait_for_text("waiting for the next", 5)
     assert "exit code -9" in survivor.stderr
 
 

@@ -108,7 +108,7 @@ def test_three_processes_by_hand_with_a_token_serve_one_run_after_the_other(flee
     stays, leaves = fleet.agent("stays", processes=2), fleet.agent("leaves", "--once")
     assert_accounted(fleet.end(first), valkey, {"SET", "GET", "DEL"})
     assert leaves.wait(5).returncode == 0
-    stays.wait_for_text("waiting for the next run", 5)
+    stays.wait_for_text("waiting for the next", 5)
     valkey.client().config_resetstat()
 
     second = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--requests", "500", "--ratio", "1:3")
