@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
+from common.machine import usable_cores
 from common.token import agent_curve, default_token_path
 from common.transport import this_host
 from common.units import Seconds
@@ -112,13 +113,6 @@ def join(
     if quiet and leaving.code and leaving.text:
         click.echo(f"agent: {leaving.text}", err=True)
     return leaving.code
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main() -> None:

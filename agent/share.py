@@ -177,7 +177,7 @@ class Share:
             transactions=sum(final.transactions for final in finals),
             start_skew_ns=max((final.start_skew_ns for final in finals), key=abs, default=0),
             ran_ns=max((final.ran_ns for final in finals), default=0),
-            drained=not lost and all(final.drained for final in finals),
+            drained=all(final.drained for final in finals),
             processes_lost=len(lost),
             reason=reason,
         )

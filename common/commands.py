@@ -80,6 +80,7 @@ COMMANDS: dict[str, CommandSpec] = {
         _row("LPUSH __key__ __data__", "list", "push a value to the head of a list", writes=True),
         _row("LPOP __key__", "list", "pop the head of a list", writes=True),
         _row("LRANGE __key__ 0 9", "list", "read the first ten values of a list"),
+        _row("PING", "connection", "ask for a sign of life"),
     )
 }
 

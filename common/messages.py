@@ -206,7 +206,8 @@ class Final(Message, frozen=True, kw_only=True):
     they did.
 
     issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: first
-    worker's actual start less the start instant. ran_ns: from the start instant to the end of the last worker thread.
+    worker's actual start less the start instant. ran_ns: from the start instant to the end of the load: as planned, as
+    cut short, or when the last operation asked for was over.
     drained: every worker thread came to its own end.
     """
 

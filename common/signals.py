@@ -1,4 +1,5 @@
-"""Signals as data: a socket that becomes readable with their numbers, for a loop that polls."""
+"""Signals as data: a socket that becomes readable with their numbers, for a loop that polls. SIGHUP is among them: a
+terminal that closes must end a run as a Ctrl-C in it does, with its report."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 
 class Signals:
-    """SIGINT and SIGTERM that have come and were not asked for yet."""
+    """SIGINT, SIGTERM and SIGHUP that have come and were not asked for yet."""
 
     def __init__(self, reader: socket.socket) -> None:
         self._reader = reader
@@ -28,11 +29,13 @@ class Signals:
 
 @contextmanager
 def caught_signals() -> Iterator[Signals]:
-    """Catch SIGINT and SIGTERM for as long as the block runs; the handlers before are put back after it."""
+    """Catch these signals for as long as the block runs; the handlers before are put back after it."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
-    before = {number: signal.signal(number, _leave_to_wakeup_fd) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, _leave_to_wakeup_fd) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
     wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield Signals(reader)

@@ -189,6 +189,8 @@ def ending_of(error: BaseException) -> Ending:
     """The Ending that an error means, raised by a client or found among a pipeline's replies."""
     text = str(error.args[0]) if error.args else ""
     code = getattr(error, "status_code", None)
+    if getattr(error, "in_handshake", False):
+        return Ending(False, f"handshake: {code or type(error).__name__}", 0)
     if code:
         # The parser cuts the code off the text of those errors that have a class of their own.
         return Ending(True, code, len(f"-{code} {text}\r\n".encode()))
@@ -255,8 +257,10 @@ class ObservedConnection(WaryConnection):
     def on_connect_check_health(self, check_health: bool = True) -> None:
         try:
             super().on_connect_check_health(check_health=check_health)
-        except redis.RedisError:
+        except redis.RedisError as error:
             self._events.attempt_failed(monotonic_ns())
+            # It may reach the caller of a command, who must not take it for a reply to that.
+            error.in_handshake = True  # type: ignore[attr-defined]
             raise
         now_ns = monotonic_ns()
         self._events.opened(now_ns, self._lost_ns)
@@ -281,8 +285,10 @@ def _drop_cause(error: BaseException) -> str:
     code = getattr(error, "status_code", None)
     if code:
         return str(code)
-    # redis-py has no class of its own for an end of file: it is a plain ConnectionError.
-    return "closed by server" if type(error) is redis.ConnectionError else type(error).__name__
+    # redis-py has no class of its own for an end of file: it is a plain ConnectionError. Which of these a server's
+    # closing shows as is for the moment in which we look to decide.
+    closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
+    return "closed by server" if closed else type(error).__name__
 
 
 class _ObservedBackoff(AbstractBackoff):

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, StampedeError, TargetError, UsageError
+from common.machine import usable_cores
 from common.plan import profiles
 from common.plan.checks import Purpose
 from common.plan.schema import Plan
@@ -126,7 +127,8 @@ def start(
     from coordinator.report.files import PLAN_FILE
     from coordinator.start import start as start_run
 
-    if resume is not None and plan_file is None:
+    if resume is not None:
+        _refuse_another_plan(plan_file, flags)
         plan_file = find_journal(resume, out).with_name(PLAN_FILE)
     plan = _load(plan_file, flags)
     options = StartOptions(
@@ -144,7 +146,7 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
     What is printed is a plan file again: the arithmetic stands in its comments.
     """
     plan = _load(plan_file, flags)
-    click.echo(json.dumps(plan_facts(plan, _cores()), indent=2) if as_json else plan_text(plan, _cores()))
+    click.echo(json.dumps(plan_facts(plan, usable_cores()), indent=2) if as_json else plan_text(plan, usable_cores()))
 
 
 @cli.command(cls=PlanCommand)
@@ -153,7 +155,7 @@ def check(plan_file: Path | None, **flags: Any) -> int:
     from coordinator.check import check as check_target
 
     plan = _load(plan_file, flags, Purpose.TARGET)
-    report = check_target(plan, assign(plan, expected_agents(plan, _cores())).connection_ceiling)
+    report = check_target(plan, assign(plan, expected_agents(plan, usable_cores())).connection_ceiling)
     for line in report.lines:
         click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {line.text}")
     return EXIT_OK if report.ok else TargetError.exit_code
@@ -205,14 +207,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_OK
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
+def _refuse_another_plan(plan_file: Path | None, flags: Mapping[str, Any]) -> None:
+    """A run that is resumed goes on as it was planned; only where its password is may be said anew."""
+    said = [str(plan_file)] if plan_file is not None else []
+    said += [
+        setting.flag for setting in _given(flags) if setting.flag and not setting.path.startswith("target.password")
+    ]
+    if said:
+        raise UsageError(
+            f"--resume: expected nothing of the plan beside it, which is that of the run, got {', '.join(said)}"
+        )
+
+
+def _given(flags: Mapping[str, Any]) -> dict[Setting, Any]:
+    given = {setting: flags.get(_parameter_name(setting)) for setting in SETTINGS}
+    return {setting: value for setting, value in given.items() if value is not None and value != ()}
 
 
 def _load(plan_file: Path | None, flags: Mapping[str, Any], purpose: Purpose = Purpose.RUN) -> Plan:
-    given = {setting: flags.get(_parameter_name(setting)) for setting in SETTINGS}
-    said = {setting: value for setting, value in given.items() if value is not None and value != ()}
-    return load_plan(plan_file, said, os.environ, purpose)
+    return load_plan(plan_file, _given(flags), os.environ, purpose)
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -212,7 +212,7 @@ class Conversation:
 
     def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
         member.processes_lost += 1
-        self._state.ending.trouble(f"agent {member.agent_id}: {lost.reason}")
+        self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {lost.reason}")
         noted = WorkerNoted(
             agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=lost.reason
         )

@@ -23,9 +23,11 @@ class Ending:
     aborted: str = ""
     exit_code: int = EXIT_OK
     _troubles: list[str] = field(default_factory=list)
+    _troubled: set[str] = field(default_factory=set)
 
-    def trouble(self, text: str) -> None:
+    def trouble(self, agent_id: str, text: str) -> None:
         """Something that makes the run less than what was planned; the same text counts once."""
+        self._troubled.add(agent_id)
         if text not in self._troubles:
             self._troubles.append(text)
 
@@ -33,9 +35,9 @@ class Ending:
         """What an agent's last word says of troubles. lost_before: worker processes whose loss was told already.
         stopped: it was meant to end early."""
         if final.processes_lost > lost_before:
-            self.trouble(f"agent {agent_id} lost {final.processes_lost} worker processes")
+            self.trouble(agent_id, f"agent {agent_id} lost {final.processes_lost} worker processes")
         if final.reason and not stopped:
-            self.trouble(f"agent {agent_id} ended early: {final.reason}")
+            self.trouble(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
     def outcome(self, members: Sequence[Member], tolerate_lost: int) -> tuple[Outcome, str, int]:
         """(outcome, why, exit code); why is "" for a run that went as planned."""
@@ -50,13 +52,13 @@ class Ending:
         if self.aborted:
             return Outcome.ABORTED, self.aborted, self.exit_code
         if text:
-            tolerated = not self._troubles and len(lost) <= tolerate_lost
+            tolerated = len({*lost, *self._troubled}) <= tolerate_lost
             return Outcome.DEGRADED, text, EXIT_OK if tolerated else FleetError.exit_code
         return Outcome.COMPLETED, "", EXIT_OK
 
 
 def duration_s(members: Sequence[Member], t0_ns: int | None) -> float:
-    """From the start instant to the end of the last worker thread; where none could say, to when one was last heard."""
+    """From the start instant to the end of the load; where no agent could say, to when one was last heard."""
     ran_ns = max((member.final.ran_ns for member in members if member.final is not None), default=0)
     if ran_ns > 0 or t0_ns is None:
         return ran_ns / NS_PER_S

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +30,18 @@ class LocalAgents:
         self._logs: dict[int, IO[bytes]] = {}
 
     def start(
-        self, count: int, endpoint: str, *, processes: int | None, token_file: Path | None, wait_s: float
+        self,
+        count: int,
+        endpoint: str,
+        *,
+        processes: int | None,
+        token_file: Path | None,
+        wait_s: float,
+        withheld: Collection[str] = (),
     ) -> None:
-        """Start so many agents that join `endpoint`. token_file None: the coordinator is insecure, and so are they."""
+        """Start so many agents that join `endpoint`. token_file None: the coordinator is insecure, and so are they.
+        withheld: environment variables that hold secrets, which agents are told over their link and nowhere else."""
+        environment = {name: value for name, value in os.environ.items() if name not in withheld}
         command = [sys.executable, "-m", "agent.cli", "join", endpoint, "--once", "--wait", f"{wait_s:g}s"]
         command += ["--insecure"] if token_file is None else ["--token-file", str(token_file)]
         command += [] if processes is None else ["--processes", str(processes)]
@@ -42,6 +51,7 @@ class LocalAgents:
             process = subprocess.Popen(
                 [*command, "--name", f"local-{number}"],
                 stdin=subprocess.DEVNULL,
+                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

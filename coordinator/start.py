@@ -23,6 +23,7 @@ from common.errors import InvalidResultError, UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import redacted
+from common.plan.settings import PASSWORD
 from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
@@ -84,7 +85,9 @@ def start(plan: Plan, options: StartOptions) -> int:
         if place.aggregate.opened is not None:
             # The target of a resumed run may be what is down: its frames are collected all the same.
             facts = place.aggregate.opened.target
-            plan = _aimed_at(plan, facts.url)
+            # It goes on as it was planned; only the password is not in its journal.
+            password = plan.target.password
+            plan = _aimed_at(place.aggregate.opened.plan, facts.url, password=password)
         else:
             facts = probe(plan.target)
         end = _serve(plan, options, place, facts, people, endpoints)
@@ -125,6 +128,7 @@ def _serve(
                 processes=plan.fleet.processes_per_local_agent,
                 token_file=token_file,
                 wait_s=float(plan.fleet.wait_s),
+                withheld=[PASSWORD.variable, *filter(None, [plan.target.password_env])],
             )
         coordinator = Coordinator(
             _run(setup, place),
@@ -144,10 +148,17 @@ def _report(plan: Plan, options: StartOptions, place: _Place, end: End, people: 
     summary = build_summary(place.aggregate)
     opened = place.aggregate.opened
     write_run_files(place.folder, plan_yaml(opened.plan if opened else redacted(plan)), summary, place.aggregate)
-    print_summary(people if options.json else Console(), summary, hide_histogram=options.hide_histogram)
+    try:
+        print_summary(people if options.json else Console(), summary, hide_histogram=options.hide_histogram)
+        if options.json:
+            sys.stdout.write(summary.to_json())
+        sys.stdout.flush()
+    except OSError as error:
+        # Or Python would try to write the rest when it ends, and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        text = f"cannot write the summary: {error.strerror}; it is in {place.folder}"
+        raise UsageError(text) from error
     people.print(f"run folder: {place.folder}", highlight=False, soft_wrap=True, markup=False)
-    if options.json:
-        sys.stdout.write(summary.to_json())
     if end.text and end.exit_code:
         people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
     if end.exit_code == 0 and summary.verdict.level is Level.INVALID:
@@ -165,8 +176,8 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     )
 
 
-def _aimed_at(plan: Plan, url: str) -> Plan:
-    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
+def _aimed_at(plan: Plan, url: str, **more: str | None) -> Plan:
+    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url, **more))
 
 
 def _place(options: StartOptions) -> _Place:

@@ -111,9 +111,11 @@ def _unaccounted(evidence: Evidence) -> Iterator[str]:
     if not ledger.unaccounted or ledger.server_calls is None:
         return
     room = f" (of which {ledger.uncertain:,} may or may not have reached it)" if ledger.uncertain else ""
+    somebody_died = any(not agent.finished for agent in evidence.agents) or bool(evidence.run.workers_lost)
+    cause = "what was lost with a process was never reported" if somebody_died else "was anybody else using it?"
     yield (
         f"{ledger.unaccounted:,} operations are unaccounted for: workers began {ledger.issued:,}{room}, the server "
-        f"counted {ledger.server_calls:,} calls; was anybody else using it?"
+        f"counted {ledger.server_calls:,} calls; {cause}"
     )
 
 

@@ -207,7 +207,7 @@ def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drain
             counted=collector.counted,
             transactions=collector.transactions,
             start_skew_ns=0 if first_begin_ns is None else first_begin_ns - span.t0_ns,
-            ran_ns=max(0, run.ended_ns - span.t0_ns),
+            ran_ns=max(0, min(span.end_ns, run.ended_ns) - span.t0_ns),
             drained=drained,
         )
     )

@@ -36,6 +36,7 @@ Schedule: TypeAlias = Iterator[int]
 
 _BLOCK = 512
 _NAP_NS = 50_000_000
+_COUNTED = 20_000
 
 
 class Span:
@@ -155,4 +156,15 @@ class Pacer:
             return 0
         end_ns = self._span.end_ns
         missed = sum(due_ns < end_ns for due_ns in turn)
-        return missed + sum(1 for _ in takewhile(lambda due_ns: due_ns < end_ns, islice(self._schedule, self._left)))
+        return missed + _count_before(end_ns, islice(self._schedule, self._left), self._left)
+
+
+def _count_before(end_ns: int, schedule: Iterator[int], most: int | None) -> int:
+    """How many of the times lie before `end_ns`, `most` at the most. Beyond `_COUNTED` of them by their mean gap: a
+    schedule far ahead of what can be sent has more than there is time to look at."""
+    counted = list(takewhile(lambda due_ns: due_ns < end_ns, islice(schedule, _COUNTED)))
+    if len(counted) < _COUNTED:
+        return len(counted)
+    gap_ns = max(1, counted[-1] - counted[0]) / (_COUNTED - 1)
+    following = int((end_ns - 1 - counted[-1]) / gap_ns)
+    return _COUNTED + (following if most is None else min(following, most - _COUNTED))

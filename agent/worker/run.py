@@ -153,6 +153,9 @@ class WorkerRun:
     def _work(self, seat: _Seat, worker: Worker) -> None:
         try:
             _DRIVERS[seat.driver](worker)
+            if self._plan.load.duration_s is not None:
+                # A schedule may be over before the run is: the run lasts as long as was said all the same.
+                worker.span.wait_until(worker.span.end_ns)
         except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
             self.crash = self.crash or describe(error)
         finally:

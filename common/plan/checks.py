@@ -26,7 +26,7 @@ _NOT_FOR_POOLS = frozenset(
         *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
         *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
         *("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
-        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN"),
+        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
     }
 )
 

@@ -33,7 +33,16 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
     console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
     if summary.load.model == "open":
         title = "Response time, from the intended send to the reply (ms)"
-        console.print(_latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service))
+        response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
+        if missing := summary.load.unsent + summary.totals.errors:
+            # Those that waited longest are not in it: whoever reads a percentile here must know how many.
+            intended = summary.totals.operations + summary.load.unsent
+            response.caption = (
+                f"without {missing:,} of {intended:,} intended operations ({missing / intended:.1%}): "
+                f"{summary.load.unsent:,} never sent, {summary.totals.errors:,} not done"
+            )
+            response.caption_justify = "left"
+        console.print(response)
     if not hide_histogram and summary.latency_bins:
         console.print(_histogram(summary, "#" if console.options.ascii_only else "█"))
         console.print()
@@ -156,7 +165,7 @@ def _connections(summary: Summary) -> str:
     ]
     if connections.server_clients_before is not None and connections.server_clients_after is not None:
         lines.append(
-            f"the server counted {connections.server_clients_before:,} clients before the run, "
+            f"the server counted {connections.server_clients_before:,} clients just before the start, "
             f"{connections.server_clients_after:,} after it"
         )
     if connections.drops:

@@ -500,7 +500,7 @@ def test_a_worker_that_dies_is_told_and_what_it_reported_still_counts() -> None:
     bench.worker(1, worker_final(7))
     bench.pump()
     final = said(bench.passes(1.1, hearing=RUN_ID), Final)[-1]
-    assert (final.issued, final.counted, final.processes_lost, final.drained) == (12, 12, 1, False)
+    assert (final.issued, final.counted, final.processes_lost, final.drained) == (12, 12, 1, True)
 
 
 def test_an_exit_after_the_last_word_is_no_loss() -> None:

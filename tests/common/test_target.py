@@ -253,6 +253,17 @@ def test_what_ended_without_a_reply_is_named_by_its_class(error: Exception) -> N
     assert ending_of(error) == Ending(False, type(error).__name__, 0)
 
 
+def test_a_refused_handshake_is_no_reply_to_the_operation_that_wanted_the_connection(valkey: Server) -> None:
+    admin = valkey.client()
+    admin.ping()
+    admin.config_set("maxclients", 1)
+    with quick_client(valkey.url, Events(), Lifeline(), retries=0) as client, pytest.raises(redis.RedisError) as caught:
+        client.execute_command("GET", "key")
+    ending = ending_of(caught.value)
+    assert (ending.replied, ending.bytes_in) == (False, 0)
+    assert ending.name.startswith("handshake: ")
+
+
 # The contract with redis-py
 
 

@@ -42,11 +42,14 @@ def test_an_agent_whose_part_never_ended_is_lost() -> None:
     assert Ending().outcome([member("a", None)], 0) == (Outcome.DEGRADED, "lost a", 5)
 
 
-def test_trouble_is_not_tolerated_and_told_once() -> None:
+def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_once() -> None:
     ending = Ending()
-    ending.trouble("a worker died")
-    ending.trouble("a worker died")
-    assert ending.outcome(ONE_LOST, 9) == (Outcome.DEGRADED, "lost b; a worker died", 5)
+    ending.trouble("a", "a worker died")
+    ending.trouble("a", "a worker died")
+    assert ending.outcome(ONE_LOST, 1) == (Outcome.DEGRADED, "lost b; a worker died", 5)
+    assert ending.outcome(ONE_LOST, 2) == (Outcome.DEGRADED, "lost b; a worker died", 0)
+    ending.trouble("b", "b ended early before it was lost")
+    assert ending.outcome(ONE_LOST, 2)[2] == 0
 
 
 def test_an_interrupt_tells_before_all_else() -> None:
@@ -62,7 +65,7 @@ def test_a_run_that_was_given_up_tells_why() -> None:
 def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
     ending = Ending()
     for number in range(10_000):
-        ending.trouble(f"agent a: worker process {number} died")
+        ending.trouble("a", f"agent a: worker process {number} died")
     text = ending.outcome(ALL, 0)[1]
     assert len(text) < 2000
     assert "more" in text

@@ -52,6 +52,18 @@ def test_a_terminated_run_is_exact_and_its_agents_wait_for_the_next(fleet: Fleet
     assert agent.wait(5).returncode == 0
 
 
+def test_a_terminal_that_closes_ends_a_run_as_ctrl_c_does(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator("--local-agents", "1", "--processes", "1", "--url", valkey.url, *LONG)
+    fleet.until_loading()
+    coordinator.signal(signal.SIGHUP)
+    ended = fleet.end(coordinator, timeout=10)
+    assert (ended.code, ended.summary["run"]["outcome"], ended.summary["ledger"]["unaccounted"]) == (
+        130,
+        "interrupted",
+        0,
+    )
+
+
 def test_a_second_ctrl_c_stops_everybody_at_once_and_agents_by_hand_can_serve_the_next_run(
     fleet: Fleet, valkey: Server
 ) -> None:

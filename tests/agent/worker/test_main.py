@@ -93,6 +93,18 @@ def connections_of(server: Server) -> int:
 # How much
 
 
+@pytest.mark.parametrize(("rate_per_s", "most"), [(1.0, 1), (1e9, 10**9)])
+def test_a_run_by_duration_lasts_as_long_at_any_rate_and_tells_what_was_never_sent(
+    valkey: Server, worker: WorkerThread, rate_per_s: float, most: int
+) -> None:
+    reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(0.5), rate_per_s=PerSecond(rate_per_s)))
+    reported.adds_up()
+    unsent = sum(interval.unsent for metrics in reported.metrics for interval in metrics.intervals)
+    assert reported.final.ran_ns == NS_PER_S // 2
+    assert reported.final.issued + unsent == pytest.approx(max(1, most * 0.5), rel=1e-4)
+    assert reported.final.drained
+
+
 @pytest.mark.parametrize("requests", [1, 1003])
 def test_exactly_so_many_requests_are_made_as_the_plan_says(
     valkey: Server, worker: WorkerThread, requests: int

@@ -180,7 +180,8 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
 
     monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: cling})
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
-    _, collector = started(run)
+    span, collector = started(run)
+    span.end_at(monotonic_ns())
     run.cut()
     assert woken.wait(5)
     release.set()

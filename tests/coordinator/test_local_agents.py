@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from coordinator.local_agents import LocalAgents
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAMPEDE_PASSWORD", "a word for the test")
+    monkeypatch.setenv("HARMLESS", "kept")
+    with LocalAgents() as agents:
+        agents.start(
+            1,
+            "tcp://127.0.0.1:9",
+            processes=1,
+            token_file=None,
+            wait_s=60,
+            withheld=["STAMPEDE_PASSWORD", "NOT_SET"],
+        )
+        [child] = [child for child in psutil.Process().children() if "agent.cli" in child.cmdline()]
+        environment = child.environ()
+    assert "STAMPEDE_PASSWORD" not in environment
+    assert environment["HARMLESS"] == "kept"
