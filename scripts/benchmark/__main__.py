@@ -2,14 +2,14 @@
 
 method:
   A Valkey on loopback serves everybody. The contenders run at the same time, each in processes of its own, but all
-  except one are stopped (SIGSTOP): they take turns of a third or half a second, in an order that changes from round to
-  round. So whatever else the machine does, it does to all of them alike. A ratio is that of two turns of the same
-  round; what is shown is the median over all rounds (and the middle half of them; the file has them all).
+  except one are stopped (SIGSTOP): they take turns of half a second, in an order that changes from round to round.
+  So whatever else the machine does, it does to all of them alike. A ratio is that of two turns of the same round; what
+  is shown is the median over all rounds (and the middle half of them; the file has them all). CPU an operation, of the
+  generator alone, is moved less by other work than operations a second.
 
   client driver            a worker process as an agent runs it, with all metrics on: checkout from a client instance
                            pool, call, return; latency, bytes, waits and errors of every operation recorded; binned,
-                           packed and sent each second to us, who stand for the agent. A round lasts longer than a
-                           second, so that every turn bears one such collection
+                           packed and sent to us, who stand for the agent, once in every turn
   bare client.get/.set     a loop of these calls, as an application makes them: it draws a key, calls, adds one to a
                            counter, and measures nothing
   bare execute_command     the same by the very call that the driver makes, which spares redis-py's work in get and set
@@ -50,7 +50,7 @@ from coordinator.probe import probe
 from scripts.benchmark.contenders import Contender, Lane, bare, workers
 from scripts.benchmark.figures import Reading
 from scripts.benchmark.report import DRIVER, LEAST, Comparison, Scaling, comparison_lines, scaling_lines
-from scripts.benchmark.turns import ROUND_S, Referee, play
+from scripts.benchmark.turns import TURN_S, Referee, play
 
 BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute", LEAST: "execute drawn before"}
 ONE, TWO = "one worker process", "two worker processes"
@@ -73,15 +73,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--scale-threads", type=_positives, default=(1, 4), help="threads a process, two against one [default: 1,4]"
     )
     parser.add_argument(
-        "--rounds", type=_positive, help=f"rounds for each number of threads, {ROUND_S:g} s each [default: 25]"
+        "--rounds", type=_positive, help=f"turns of {TURN_S:g} s that each contender gets [default: 16]"
     )
-    parser.add_argument("--quick", action="store_true", help="4 rounds: half a minute, a rough idea")
+    parser.add_argument("--quick", action="store_true", help="3 rounds: half a minute, a rough idea")
     parser.add_argument("--keys", type=_positive, default=10_000, help="keys, all of which exist [default: 10000]")
     parser.add_argument("--data-size", type=_positive, default=32, help="bytes a value [default: 32]")
     parser.add_argument("--no-pin", action="store_true", help="leave it to the system which cores are used")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="file to write [default: bench.json]")
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (4 if options.quick else 25)
+    options.rounds = options.rounds or (3 if options.quick else 16)
     return options
 
 
@@ -124,7 +124,7 @@ def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
     print(f"{facts['platform']}, {facts['cores']} cores; {pinning} (two processes against one: everybody on all cores)")
     print(
         f"SET and GET 1:1, {options.keys} keys, values of {options.data_size} bytes; "
-        f"{options.rounds} rounds of {ROUND_S:g} s for each number of threads",
+        f"{options.rounds} rounds of turns of {TURN_S:g} s",
         flush=True,
     )
     fill(plan)

@@ -214,7 +214,10 @@ def bare(lane: Lane, style: str) -> Iterator[Contender]:
     )
     command = [sys.executable, "-m", "scripts.benchmark.bare"]
     with pinned(lane.core):
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # A session of its own: it is ours to end, and a Ctrl-C would make it say so at length.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
     with process:
         try:
             assert process.stdin is not None

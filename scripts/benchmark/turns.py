@@ -1,9 +1,10 @@
 """Contenders take turns: all of them are started at once, and all but one of them are stopped at any time.
 
-A turn is a fraction of a second between SIGCONT and SIGSTOP. So whatever else the machine does, it does to all of them
-alike, and the ratio of neighbouring turns says more than that of whole runs. A round, one turn of each, lasts longer
-than a second: a worker process collects once a second, so each of its turns bears the collection of the one before it.
-What was done in a turn is what the server counted.
+A turn is half a second between SIGCONT and SIGSTOP. So whatever else the machine does, it does to all of them alike,
+and the ratio of neighbouring turns says more than that of whole runs. A worker process collects once a second by the
+clock, which goes on while it is stopped, and a round of two turns and more takes a second: so each of its turns bears
+the collection of the one before it, which is more often than in a run of its own, never less. What was done in a turn
+is what the server counted.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from coordinator.probe import read_server_counts
 from coordinator.records import When
 from scripts.benchmark.contenders import BenchError, Contender
 from scripts.benchmark.figures import Reading, order
+from scripts.benchmark.guard import guarded
 
-ROUND_S = 1.05
+TURN_S = 0.5
 _WARM_UP_ROUNDS = 2
 
 
@@ -48,6 +50,11 @@ def play(referee: Referee, contenders: Mapping[str, Contender], rounds: int) -> 
 
     Raises BenchError when the server counted other operations of a contender than it did itself.
     """
+    with guarded(pid for contender in contenders.values() for pid in contender.pids()):
+        return _play(referee, contenders, rounds)
+
+
+def _play(referee: Referee, contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[Reading]]:
     served = dict.fromkeys(contenders, 0)
     readings: dict[str, list[Reading]] = {name: [] for name in contenders}
     for contender in contenders.values():
@@ -55,7 +62,7 @@ def play(referee: Referee, contenders: Mapping[str, Contender], rounds: int) -> 
         contender.begin()
     for number in range(-_WARM_UP_ROUNDS, rounds):
         for name in order(list(contenders), number):
-            reading = _turn(referee, contenders[name], ROUND_S / len(contenders))
+            reading = _turn(referee, contenders[name])
             served[name] += reading.operations
             if number >= 0:
                 readings[name].append(reading)
@@ -69,13 +76,13 @@ def play(referee: Referee, contenders: Mapping[str, Contender], rounds: int) -> 
     return readings
 
 
-def _turn(referee: Referee, contender: Contender, seconds: float) -> Reading:
+def _turn(referee: Referee, contender: Contender) -> Reading:
     processes = [psutil.Process(pid) for pid in contender.pids()]
     server = [psutil.Process(referee.pid)]
     served = referee.served()
     generator_s, server_s, machine_s, began_ns = _cpu_s(processes), _cpu_s(server), _machine_s(), monotonic_ns()
     _continue(contender)
-    contender.attend(began_ns + int(seconds * NS_PER_S))
+    contender.attend(began_ns + int(TURN_S * NS_PER_S))
     ended_ns = monotonic_ns()
     _stop(contender)
     return Reading(

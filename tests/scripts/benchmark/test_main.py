@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from common.clock import monotonic_ns
 from common.plan.schema import Embedded
+from common.units import NS_PER_S
 from coordinator.embedded import open_embedded
 from scripts.benchmark import contenders, turns
 from scripts.benchmark.__main__ import COMPARED, fill, parse, plan_of, with_threads
@@ -60,6 +64,22 @@ def test_a_bare_loop_that_dies_is_noticed() -> None:
             os.kill(bare.pids()[0], signal.SIGKILL)
             with pytest.raises(contenders.BenchError, match="ended before its time"):
                 bare.end()
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_benchmark_that_is_killed_leaves_no_stopped_process_behind(tmp_path: Path) -> None:
+    options = ["--threads", "1", "--keys", "10", "--json", str(tmp_path / "bench.json")]
+    with subprocess.Popen([sys.executable, "-m", "scripts.benchmark", *options], cwd=ROOT) as bench:
+        stopped: list[psutil.Process] = []
+        give_up_ns = monotonic_ns() + 30 * NS_PER_S
+        while not stopped and monotonic_ns() < give_up_ns:
+            family = psutil.Process(bench.pid).children(recursive=True)
+            stopped = [process for process in family if process.status() == psutil.STATUS_STOPPED]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                bench.wait(0.1)
+        bench.kill()
+    assert stopped
+    assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1,,2", "four", "1.5", ""])
