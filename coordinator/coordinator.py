@@ -87,7 +87,9 @@ class Coordinator:
                 for event in self._events():
                     self._handle(event)
                 self._handle(Tick())
-                self._show(monotonic_ns())
+                if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
+                    self._show()
+            self._show()  # the last seconds came with the end
             self._see_off(poller)
             return self._end
         except StampedeError as error:
@@ -186,11 +188,11 @@ class Coordinator:
         self._journal.append(record)
         self._aggregate.apply(record)
 
-    def _show(self, now_ns: int) -> None:
+    def _show(self) -> None:
         t0_ns = self._run.state.t0_ns
-        if t0_ns is None or now_ns - self._shown_ns < SHOW_EVERY_NS or self._end is not None:
+        if t0_ns is None:
             return
-        self._shown_ns = now_ns
+        self._shown_ns = now_ns = monotonic_ns()
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
         self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
 
