@@ -298,13 +298,12 @@ class _ObservedBackoff(AbstractBackoff):
         self._inner = inner
         self._events = events
         self._lifeline = lifeline
+        # redis-py resets it twice in every call, and so it is the inner one's own: no call of ours in between.
+        self.reset = inner.reset  # type: ignore[method-assign]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _ObservedBackoff:
         # Each connection gets a copy of its Retry: state of the policy is its own, events and lifeline are shared.
         return _ObservedBackoff(copy.deepcopy(self._inner, memo), self._events, self._lifeline)
-
-    def reset(self) -> None:
-        self._inner.reset()  # type: ignore[no-untyped-call]
 
     def compute(self, failures: int) -> float:
         self._lifeline.check()

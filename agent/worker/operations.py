@@ -7,7 +7,7 @@ same plan on the same fleet draws the same operations.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, repeat, starmap
+from itertools import chain, islice, repeat, starmap
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +26,11 @@ Operation: TypeAlias = tuple[int, Arguments, int]
 
 _BLOCK = 2048
 """Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each."""
+
+_HANDFUL = 64
+"""Operations made in one go. One by one, each would find the caches cold that redis-py has filled in between; many
+more, and other threads would notice the pause."""
+_HANDFUL_BYTES = 1 << 20
 
 
 class Drawn(Protocol):
@@ -87,6 +92,8 @@ class Mix:
         if not self.commands:
             raise PlanError("$.workload.commands: expected at least one command of a weight above 0, got none")
         self.names = tuple(rows)
+        # Each thread holds so many values: few of them where they are large.
+        self.handful = max(1, min(_HANDFUL, _HANDFUL_BYTES // max(1, values.maximum_bytes)))
 
 
 def _keyspace(keys: Keys, prefix: str | None) -> Keyspace:
@@ -114,8 +121,9 @@ def draw_operations(mix: Mix, seed: int, thread: int) -> Iterator[Operation]:
         for number, (_, request_bytes) in enumerate(drawn):
             sizes[picks == number] = request_bytes
         each = [arguments for arguments, _ in drawn]
-        # Only iterators of C from here on: what they make is made when it is wanted, at a fraction of a loop's cost.
+        # Only iterators of C from here on, at a fraction of a loop's cost.
         arguments = map(next, map(each.__getitem__, picks.tolist()))
         return zip(rows[picks].tolist(), arguments, sizes.tolist(), strict=True)
 
-    return chain.from_iterable(chain([block()], starmap(block, repeat(()))))
+    stream = chain.from_iterable(chain([block()], starmap(block, repeat(()))))
+    return chain.from_iterable(iter(lambda: list(islice(stream, mix.handful)), []))

@@ -22,6 +22,8 @@ MULTI_EXEC_REQUEST_BYTES = len(b"*1\r\n$5\r\nMULTI\r\n*1\r\n$4\r\nEXEC\r\n")
 _OK_BYTES = len(b"+OK\r\n")
 _FLAG_BYTES = len(b":1\r\n")
 _NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
+_TABLED = 1025
+"""Lengths below it are looked up rather than reckoned: this is done for every reply."""
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 _TRUE_BYTES = {"PING": len(b"+PONG\r\n")}
@@ -59,12 +61,13 @@ def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Mea
     nil_bytes = _NIL_BYTES[protocol]
     flag_bytes = _FLAG_BYTES if callbacks.get(name) is bool else _TRUE_BYTES.get(name, _OK_BYTES)
     text_bytes = 3 if name in _STATUS_TEXT else None
+    sizes = [length + (text_bytes or len(str(length)) + 5) for length in range(_TABLED)]
 
     def measure(reply: Any) -> int:
         kind = type(reply)
         if kind is bytes:
             length = len(reply)
-            return length + (text_bytes or len(str(length)) + 5)
+            return sizes[length] if length < _TABLED else length + (text_bytes or len(str(length)) + 5)
         if kind is bool:
             return flag_bytes
         if reply is None:
