@@ -24,8 +24,9 @@ Arguments: TypeAlias = tuple[str | bytes, ...]
 Operation: TypeAlias = tuple[int, Arguments, int]
 """(row, arguments, request bytes). row: index into `Mix.names`. arguments: the command's name first, as text."""
 
-_BLOCK = 2048
-"""Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each."""
+_BLOCK = 512
+"""Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each; not so many
+that the blocks of a process' threads drive each other out of the processor's cache."""
 
 _HANDFUL = 64
 """Operations made in one go. One by one, each would find the caches cold that redis-py has filled in between; many
