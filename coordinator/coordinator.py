@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import asdict
 
 from common import codec
 from common.clock import monotonic_ns
@@ -90,6 +91,7 @@ class Coordinator:
                 if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
                     self._show()
             self._show()  # the last seconds came with the end
+            self._tell_set_aside()
             self._see_off(poller)
             return self._end
         except StampedeError as error:
@@ -112,6 +114,13 @@ class Coordinator:
                 )
                 self._perform(Send(member.routing_id, dismiss))
         return not begun
+
+    def _tell_set_aside(self) -> None:
+        """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
+        counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "refused": self._refused}
+        told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        if told:
+            self._view.note(f"messages and peers that were set aside: {told}")
 
     def _see_off(self, poller: Poller) -> None:
         """Keep the sockets open until every agent has answered its dismissal, for a second at most: what is still on
