@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
-from common.machine import usable_cores
+from common.machine import this_host, usable_cores
 from common.token import agent_curve, default_token_path
-from common.transport import this_host
 from common.units import Seconds
 
 

@@ -8,7 +8,6 @@ taken can still be lost with its connection, so every sender above repeats itsel
 from __future__ import annotations
 
 import enum
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -343,8 +342,3 @@ def parse_tcp_endpoint(endpoint: str) -> tuple[str, int | None]:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(wanted)
     return host, int(port)
-
-
-def this_host() -> str:
-    """The name of this machine, for people."""
-    return socket.gethostname()

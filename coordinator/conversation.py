@@ -59,11 +59,10 @@ class Counters:
 
 @dataclass(slots=True)
 class RunState:
-    """What is known of a run. plan_hash: of the plan as given. success_ns: when an operation was last known to be
-    done. t0_ns: the start instant once it is set. failed: why an agent cannot prepare, and the exit code of that."""
+    """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
+    is set. failed: why an agent cannot prepare, and the exit code of that."""
 
     setup: Setup
-    plan_hash: str
     success_ns: int
     phase: Phase = Phase.GATHERING
     registry: Registry = field(default_factory=Registry)
@@ -248,7 +247,9 @@ class Conversation:
     def prepare_order(self, member: Member) -> Prepare:
         """The agent's share."""
         assert self._state.shares is not None
-        return Prepare(assignment=self._state.shares.assignments[member.agent_id], plan_hash=self._state.plan_hash)
+        return Prepare(
+            assignment=self._state.shares.assignments[member.agent_id], plan_hash=self._state.setup.plan_hash
+        )
 
     def start_order(self) -> Start:
         """The start instant."""

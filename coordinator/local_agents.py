@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from common.clock import monotonic_ns
-from common.transport import this_host
+from common.machine import this_host
 from common.units import NS_PER_S
 from coordinator.steps import LocalAgentExited
 

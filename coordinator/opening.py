@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello
 from common.plan.describe import plan_hash
@@ -16,7 +17,7 @@ from coordinator.shares import Shares
 from coordinator.steps import Progress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Setup:
     """What a run is begun with. plan: with secrets, which never reach a record. expected: agents to wait for."""
 
@@ -27,6 +28,11 @@ class Setup:
     expected: int
     endpoint: str
     metrics_port: int
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """Of the plan as given."""
+        return plan_hash(self.plan)
 
 
 MOST_PROCESSES = 4096
@@ -89,7 +95,7 @@ def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened
         run_id=setup.run_id,
         started_at=setup.started_at,
         plan=redacted(shares.plan),
-        plan_hash=plan_hash(setup.plan),
+        plan_hash=setup.plan_hash,
         target=setup.target,
         connection_ceiling=shares.connection_ceiling,
         agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),

@@ -10,7 +10,6 @@ from common.messages import (
     Dismiss,
     Stop,
 )
-from common.plan.describe import plan_hash
 from common.units import NS_PER_S
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
@@ -65,7 +64,7 @@ class Run:
     """One run. `state` is there to be shown; `handle` is the one way in."""
 
     def __init__(self, setup: Setup, now_ns: int) -> None:
-        self.state = RunState(setup, plan_hash(setup.plan), now_ns)
+        self.state = RunState(setup, now_ns)
         self._talk = Conversation(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0

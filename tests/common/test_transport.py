@@ -20,7 +20,6 @@ from common.transport import (
     key_pair_of,
     new_key_pair,
     parse_tcp_endpoint,
-    this_host,
 )
 from tests.support.servers import SocketServer
 
@@ -343,7 +342,3 @@ def test_a_key_pair_follows_from_its_secret_and_does_not_show_it() -> None:
 def test_what_is_no_key_is_said_to_be_none(secret: bytes) -> None:
     with pytest.raises(ValueError, match=r"Z85|z85"):
         key_pair_of(secret)
-
-
-def test_this_host_has_a_name() -> None:
-    assert this_host()
