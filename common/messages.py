@@ -24,8 +24,8 @@ from msgspec import Meta
 from common.metrics import IntervalMetrics, Tally
 from common.plan.schema import Plan
 
-PROTOCOL_MIN = 1
-PROTOCOL_MAX = 1
+PROTOCOL_MIN = 2
+PROTOCOL_MAX = 2
 
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""

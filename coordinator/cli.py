@@ -17,7 +17,8 @@ from common.machine import usable_cores
 from common.plan import profiles
 from common.plan.checks import Purpose
 from common.plan.schema import Plan
-from common.plan.settings import SETTINGS, Setting
+from common.plan.setting import Setting
+from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
 from common.units import printable
 from coordinator.expanded import expected_agents, plan_facts, plan_text

@@ -131,9 +131,9 @@ def open_embedded(kind: Embedded) -> EmbeddedServer:
     Raises UsageError when the extra `embedded` is missing or has no server for this machine, TargetError when the
     server does not come up.
     """
-    match kind:
-        case Embedded.STANDALONE:
-            return EmbeddedServer(_server_binary())
+    if kind is not Embedded.STANDALONE:
+        raise UsageError(f"--embedded-server: {kind.value} is not there yet")
+    return EmbeddedServer(_server_binary())
 
 
 def _server_binary() -> Path:

@@ -96,7 +96,7 @@ def _group_ceiling(group: Pools) -> int:
 
 
 def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
-    return sum(shares.plan.pools[share.group].threads_per_pool for share in pools)
+    return sum(shares.plan.pools[share.group].workers_per_pool for share in pools)
 
 
 def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:

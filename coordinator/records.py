@@ -13,7 +13,7 @@ import msgspec
 from common.messages import Final, MetricsFrame, PoolShare
 from common.plan.schema import Plan
 
-JOURNAL_FORMAT = 1
+JOURNAL_FORMAT = 2
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -50,7 +50,7 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> Shares:
     dealt: list[list[PoolShare]] = [[] for _ in agents]
     for agent, share in _numbered(fleet, counts):
         dealt[agent].append(share)
-    threads_total = sum(sum(group) * pools.threads_per_pool for group, pools in zip(counts, fleet.pools, strict=True))
+    threads_total = sum(sum(group) * pools.workers_per_pool for group, pools in zip(counts, fleet.pools, strict=True))
     assignments = {
         agent.agent_id: Assignment(plan=fleet, pools=tuple(pools), threads_total=threads_total)
         for agent, pools in zip(agents, dealt, strict=True)
@@ -84,7 +84,7 @@ def _deal(plan: Plan, agents: Sequence[AgentCapacity]) -> list[list[int]]:
     counts = []
     for group in plan.pools:
         counts.append(_deal_group(group, plan.fleet.per_agent, processes, threads))
-        threads = [had + count * group.threads_per_pool for had, count in zip(threads, counts[-1], strict=True)]
+        threads = [had + count * group.workers_per_pool for had, count in zip(threads, counts[-1], strict=True)]
     return counts
 
 
@@ -120,4 +120,4 @@ def _numbered(plan: Plan, counts: list[list[int]]) -> Iterator[tuple[int, PoolSh
             for _ in range(count):
                 yield agent, PoolShare(group=group, number=number, first_thread=first_thread)
                 number += 1
-                first_thread += plan.pools[group].threads_per_pool
+                first_thread += plan.pools[group].workers_per_pool

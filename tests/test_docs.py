@@ -18,7 +18,8 @@ from common import errors
 from common.commands import COMMANDS
 from common.messages import AgentState
 from common.plan import profiles
-from common.plan.settings import ENVIRONMENT_PREFIX, SETTINGS
+from common.plan.setting import ENVIRONMENT_PREFIX
+from common.plan.settings import SETTINGS
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.ledger import Ledger

@@ -58,7 +58,7 @@ def _run_singles(worker: Worker) -> None:
     checkout, give_back = worker.pool.checkout, worker.pool.give_back
     add, now = record.add, monotonic_ns
     end_ns = now()
-    for turn, (row, arguments, bytes_out) in zip(worker.pacer.turns(), worker.operations, strict=False):
+    for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
         (due_ns,) = turn
         if due_ns > end_ns:
             span.wait_until(due_ns)
@@ -86,6 +86,8 @@ def _run_singles(worker: Worker) -> None:
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
+            if follow is not None and (ending := follow(reply)) is not None:
+                row += len(measures) * worker.outcomes.number(ending)
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
@@ -101,7 +103,7 @@ def _run_batches(worker: Worker) -> None:
         try:
             instance, wait_ns = worker.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = _count_timeout(worker, [row for row, _, _ in operations], timeout)
+            end_ns = _count_timeout(worker, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += worker.pacer.unsent(())
                 return
@@ -110,7 +112,7 @@ def _run_batches(worker: Worker) -> None:
             record.unsent += worker.pacer.unsent(turn)
             return
         pipeline = instance.client.pipeline(transaction=worker.transaction)
-        for _, arguments, _ in operations:
+        for _, arguments, _, _ in operations:
             pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
         begin_ns = now()
         if begin_ns >= span.end_ns:
@@ -144,11 +146,13 @@ def _record_batch(
     extra_in = transaction_reply_bytes(len(turn)) if executed else 0
     queued = QUEUED_BYTES if executed else 0
     rows = []
-    for due_ns, (row, _, bytes_out), reply in zip(turn, operations, replies, strict=True):
+    for due_ns, (row, _, bytes_out, follow), reply in zip(turn, operations, replies, strict=True):
         if isinstance(reply, Exception):
             row, bytes_in = _undone(worker, row, reply)
         else:
             bytes_in = worker.measures[row](reply)
+            if follow is not None and (ending := follow(reply)) is not None:
+                row += len(worker.measures) * worker.outcomes.number(ending)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
         bytes_in += queued + extra_in
         rows.append(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out + extra_out, bytes_in, wait_ns))

@@ -6,9 +6,9 @@ same plan on the same fleet draws the same operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, repeat, starmap
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,10 +19,15 @@ from common.commands import Part, Placeholder, Template, find_command
 from common.errors import PlanError
 from common.histogram import Ints
 from common.plan.schema import Keys, Workload
+from common.target import Ending
 
 Arguments: TypeAlias = tuple[str | bytes, ...]
-Operation: TypeAlias = tuple[int, Arguments, int]
-"""(row, arguments, request bytes). row: index into `Mix.names`. arguments: the command's name first, as text."""
+Follow: TypeAlias = Callable[[Any], Ending | None]
+"""What a reply leads to: told each reply that is no error, before the next operation of its thread is drawn. Returns
+how the operation ended after all when the reply is not what it should be."""
+Operation: TypeAlias = tuple[int, Arguments, int, Follow | None]
+"""(row, arguments, request bytes, follow). row: index into `Mix.names`. arguments: the command's name first, as
+text."""
 
 _BLOCK = 512
 """Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each; not so many
@@ -124,7 +129,7 @@ def draw_operations(mix: Mix, seed: int, thread: int) -> Iterator[Operation]:
         each = [arguments for arguments, _ in drawn]
         # Only iterators of C from here on, at a fraction of a loop's cost.
         arguments = map(next, map(each.__getitem__, picks.tolist()))
-        return zip(rows[picks].tolist(), arguments, sizes.tolist(), strict=True)
+        return zip(rows[picks].tolist(), arguments, sizes.tolist(), repeat(None, _BLOCK), strict=True)
 
     stream = chain.from_iterable(chain([block()], starmap(block, repeat(()))))
     return chain.from_iterable(iter(lambda: list(islice(stream, mix.handful)), []))

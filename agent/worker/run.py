@@ -83,7 +83,7 @@ class WorkerRun:
             pools.checkout_timeout_s,
         )
         group.hosted.append(pool)
-        for thread in range(first_thread, first_thread + pools.threads_per_pool):
+        for thread in range(first_thread, first_thread + pools.workers_per_pool):
             operations = draw_operations(self._mix, self._plan.seed, thread)
             name = f"pool {number} thread {thread}"
             group.seats.append(_Seat(thread, name, pools.driver, pool, operations, ThreadRecord()))

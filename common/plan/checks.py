@@ -88,7 +88,7 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
     pools = threads = 0
     for number, group in enumerate(plan.pools):
         pools += group.client_pools or 1
-        threads += (group.client_pools or 1) * group.threads_per_pool
+        threads += (group.client_pools or 1) * group.workers_per_pool
         if pools > MAX_POOLS:
             yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
         if threads > MAX_THREADS:

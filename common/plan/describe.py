@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from common.plain import to_plain
-from common.plan.schema import Plan
+from common.plan.schema import Plan, Sentinel
 from common.plan.secret import redacted
 from common.units import Bytes, PerSecond, Seconds
 
@@ -34,13 +34,16 @@ def plan_yaml(plan: Plan) -> str:
     return yaml.safe_dump(_sections(plan), sort_keys=False, width=120)
 
 
+_UNSAID = (None, (), Sentinel())
+
+
 def _sections(value: Any) -> Any:
-    """A section as a mapping of what it says: keys that are unset, as they are by default, are left out."""
+    """A section as a mapping of what it says: keys that are unset or empty, as they are by default, are left out."""
     if isinstance(value, msgspec.Struct):
         return {
             field.encode_name: _sections(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
-            if getattr(value, field.name) is not None or field.default is not None
+            if getattr(value, field.name) not in _UNSAID or field.default not in _UNSAID
         }
     if isinstance(value, tuple):
         return [_sections(item) for item in value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -14,11 +15,16 @@ from common.units import show
 _JSON_SUFFIX = ".json"
 
 
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_RESOLVERS = {"tag:yaml.org,2002:bool": re.compile("true|True|TRUE|false|False|FALSE")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which besides refuses a key that is given twice and leaves dates the text that they are."""
+    """YAML's safe loader, which besides refuses a key that is given twice, leaves dates the text that they are, and
+    takes `true` and `false` alone for truth values, as YAML 1.2 does: `off` is a word of plans."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the name and its form are PyYAML's
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, _RESOLVERS.get(tag, pattern)) for tag, pattern in resolvers if tag != _TIMESTAMP]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

@@ -22,7 +22,9 @@ PROFILE: Path = ("workload", "profile")
 _ALTERNATIVES: tuple[frozenset[Path], ...] = (
     frozenset({("target", "url"), ("target", "embedded")}),
     frozenset({("target", "password"), ("target", "password_env"), ("target", "password_file")}),
-    frozenset({("load", "duration"), ("load", "requests")}),
+    frozenset(("target", "sentinel", way) for way in ("password", "password_env", "password_file")),
+    frozenset({("load", "duration"), ("load", "requests"), ("load", "stages")}),
+    *(frozenset(("workload", "values", key) for key in (end, "sizes", "sizes_file")) for end in ("minimum", "maximum")),
 )
 _POOL_GROUP = 2
 
@@ -102,9 +104,10 @@ def overlay(layers: Sequence[Layer]) -> Overlay:
 
 def beneath(upper: Overlay, lower: Layer) -> Overlay:
     """A layer under all others, without taking anything from them: a profile."""
+    leaves = {path: value for path, value in lower.leaves.items() if path not in _replaced(upper.leaves) - {COMMANDS}}
     return Overlay(
-        {**lower.leaves, **upper.leaves},
-        {**dict.fromkeys(lower.leaves, lower.place), **upper.places},
+        {**leaves, **upper.leaves},
+        {**dict.fromkeys(leaves, lower.place), **upper.places},
         upper.pool_groups,
         upper.whole,
     )

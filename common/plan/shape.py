@@ -26,8 +26,8 @@ EVERY = "*"
 # What travels as msgpack has at most 64 bits, and one of them is the sign.
 LARGEST = 2**63 - 1
 
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("false", "no", "off", "0")
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
 _WHOLE = re.compile(r"[+-]?\d{1,30}")
 
 
@@ -84,8 +84,10 @@ def parse_text(text: str, path: Path) -> Any:
     word = text.strip().lower()
     if isinstance(node, inspect.IntType) and _WHOLE.fullmatch(word):
         value = int(word)
-    elif isinstance(node, inspect.BoolType) and word in _TRUE + _FALSE:
-        value = word in _TRUE
+    elif isinstance(node, inspect.FloatType):
+        value = _number(word)
+    elif isinstance(node, inspect.BoolType) and word in TRUE + FALSE:
+        value = word in TRUE
     elif isinstance(node, inspect.EnumType):
         value = word
     problem = _leaf_problem(value, node)
@@ -181,8 +183,9 @@ def _accepts(value: Any, node: inspect.Type) -> bool:
     match node:
         case inspect.IntType(ge=low, le=high):
             return _is_number(value, int) and (low or 0) <= value <= (LARGEST if high is None else high)
-        case inspect.FloatType(ge=low):
-            return _is_number(value, int, float) and (low or 0) <= value <= LARGEST and math.isfinite(value)
+        case inspect.FloatType(ge=low, le=high):
+            most = LARGEST if high is None else high
+            return _is_number(value, int, float) and (low or 0) <= value <= most and math.isfinite(value)
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.EnumType(cls=kind):
@@ -191,6 +194,13 @@ def _accepts(value: Any, node: inspect.Type) -> bool:
             return isinstance(value, str) and _is_utf8(value) and re.fullmatch(pattern or ".*", value, re.S) is not None
         case _:
             return False
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def _is_number(value: Any, *kinds: type) -> bool:

@@ -21,7 +21,8 @@ from common.plan.files import read_small_file
 from common.plan.overlay import PROFILE, Layer, Overlay, Place, beneath, document_layer, named_layer, overlay
 from common.plan.schema import Plan
 from common.plan.secret import resolve_secrets
-from common.plan.settings import COMMANDS, ENVIRONMENT_PREFIX, SETTINGS, Setting, leaves
+from common.plan.setting import ENVIRONMENT_PREFIX, Setting
+from common.plan.settings import COMMANDS, SETTINGS, leaves
 from common.plan.shape import find_fault, render
 from common.units import show
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 from agent.link import FIRST_HEARTBEATS, HELLO_EVERY_NS, REFUSED_FOR_NS, UNANSWERED_NS, Link
-from common.messages import HeartbeatReply, Welcome
+from common.messages import PROTOCOL_MAX, HeartbeatReply, Welcome
 from common.units import NS_PER_S
 from tests.support.protocol import OTHER_RUN_ID, RUN_ID, welcome
 
@@ -53,7 +53,7 @@ def test_the_welcome_of_another_coordinator_is_news_and_its_clock_is_another() -
 
 def test_the_welcome_of_the_same_run_on_another_port_is_news() -> None:
     link = joined()
-    assert link.welcomed(Welcome(protocol=1, agent_id="web1", metrics_port=7777), RUN_ID, NOW_NS)
+    assert link.welcomed(Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=7777), RUN_ID, NOW_NS)
 
 
 def test_an_answer_of_another_coordinator_is_no_clock_sample() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from common.messages import (
+    PROTOCOL_MAX,
     AgentState,
     Bye,
     FrameAck,
@@ -48,7 +49,7 @@ def running() -> RunBench:
 def test_hello_is_answered_with_the_name_and_the_way_for_metrics() -> None:
     bench = RunBench(expected=2)
     assert said(bench.says("a", hello("web1")), Welcome) == [
-        Welcome(protocol=1, agent_id="web1", metrics_port=METRICS_PORT)
+        Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=METRICS_PORT)
     ]
 
 
@@ -90,7 +91,7 @@ def test_an_agent_whose_name_was_given_away_is_another_when_it_comes_back() -> N
     assert said(bench.says("before", hello("web1")), Welcome)[0].agent_id == "web1-2"
 
 
-@pytest.mark.parametrize(("lowest", "highest"), [(2, 9), (-3, 0), (5, 1)])
+@pytest.mark.parametrize(("lowest", "highest"), [(3, 9), (-3, 0), (5, 1)])
 def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highest: int) -> None:
     bench = RunBench()
     actions = bench.says("a", hello("web1", protocol_min=lowest, protocol_max=highest))
@@ -103,7 +104,7 @@ def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highes
 def test_a_range_of_versions_that_overlaps_is_welcome() -> None:
     bench = RunBench()
     [welcome] = said(bench.says("a", hello("web1", protocol_min=0, protocol_max=9)), Welcome)
-    assert welcome.protocol == 1
+    assert welcome.protocol == PROTOCOL_MAX
 
 
 def test_an_agent_of_more_processes_than_any_machine_has_is_refused() -> None:

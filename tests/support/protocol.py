@@ -10,6 +10,8 @@ from agent.events import Event as AgentEvent
 from agent.events import Exit, FromWorker, Identity, LinkUp, OrderWorkers, Received, Send, Tick
 from agent.session import Session
 from common.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
     AgentMessage,
     AgentState,
     Assignment,
@@ -215,7 +217,7 @@ class AgentBench:
 
 
 def welcome() -> Welcome:
-    return Welcome(protocol=1, agent_id="web1", metrics_port=METRICS_PORT)
+    return Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=METRICS_PORT)
 
 
 def ready(connections: int = 1) -> Prepared:
@@ -315,8 +317,8 @@ def counted(when: When) -> steps.Counted:
 
 def hello(name: str = "web1", **fields: object) -> Hello:
     given: dict[str, object] = {
-        "protocol_min": 1,
-        "protocol_max": 1,
+        "protocol_min": PROTOCOL_MIN,
+        "protocol_max": PROTOCOL_MAX,
         "name": name,
         "host": f"{name}.example",
         "pid": 4711,

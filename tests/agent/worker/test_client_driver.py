@@ -19,8 +19,8 @@ from common.units import NS_PER_S
 
 T0_NS = 10**15
 MS = 1_000_000
-GET: Operation = (0, ("GET", b"key"), 22)
-SET: Operation = (1, ("SET", b"key", b"value"), 33)
+GET: Operation = (0, ("GET", b"key"), 22, None)
+SET: Operation = (1, ("SET", b"key", b"value"), 33, None)
 MEASURES = [lambda reply: 100 + len(reply), lambda _: 5]
 
 Reply = Any

@@ -40,13 +40,13 @@ def test_another_thread_and_another_seed_draw_others() -> None:
 @settings(max_examples=25)
 def test_keys_reach_both_ends_of_their_range_and_nothing_beyond(minimum: int, span: int) -> None:
     operations = some(mix("GET", keys={"prefix": "k:", "minimum": minimum, "maximum": minimum + span}), count=300)
-    assert {arguments for _, arguments, _ in operations} == {
+    assert {arguments for _, arguments, _, _ in operations} == {
         ("GET", f"k:{number}".encode()) for number in range(minimum, minimum + span + 1)
     }
 
 
 def test_keys_are_drawn_evenly() -> None:
-    drawn = Counter(arguments[1] for _, arguments, _ in some(mix("GET", keys={"minimum": 1, "maximum": 10})))
+    drawn = Counter(arguments[1] for _, arguments, _, _ in some(mix("GET", keys={"minimum": 1, "maximum": 10})))
     assert len(drawn) == 10
     assert max(drawn.values()) < 1.3 * SOME / 10
 
@@ -65,11 +65,11 @@ def test_a_commands_own_prefix_goes_before_the_plans() -> None:
 @settings(max_examples=25)
 def test_values_have_every_size_of_their_range_and_no_other(minimum: int, span: int) -> None:
     operations = some(mix("SET", values={"minimum": minimum, "maximum": minimum + span}), count=300)
-    assert {len(arguments[2]) for _, arguments, _ in operations} == set(range(minimum, minimum + span + 1))
+    assert {len(arguments[2]) for _, arguments, _, _ in operations} == set(range(minimum, minimum + span + 1))
 
 
 def test_values_are_random_bytes_and_differ() -> None:
-    values = [arguments[2] for _, arguments, _ in some(mix("SET"), count=1000)]
+    values = [arguments[2] for _, arguments, _, _ in some(mix("SET"), count=1000)]
     assert len(set(values)) > 900
     assert len({byte for value in values for byte in value}) == 256
 
@@ -82,7 +82,7 @@ def test_a_value_of_a_mebibyte_is_made_only_when_it_is_wanted() -> None:
 def test_weights_are_kept_and_weight_zero_is_never_drawn() -> None:
     mixed = mix({"command": "SET", "weight": 30}, {"command": "DEL", "weight": 0}, {"command": "GET", "weight": 70})
     assert mixed.names == ("SET", "GET")
-    drawn = Counter(arguments[0] for _, arguments, _ in some(mixed, count=20_000))
+    drawn = Counter(arguments[0] for _, arguments, _, _ in some(mixed, count=20_000))
     assert set(drawn) == {"SET", "GET"}
     assert abs(drawn["SET"] / 20_000 - 0.3) < 0.02
 
@@ -95,7 +95,7 @@ def test_a_mix_in_which_nothing_can_be_drawn_is_refused() -> None:
 def test_commands_of_one_name_share_a_row() -> None:
     mixed = mix("GET", {"command": "GET other", "weight": 1}, "SET")
     assert mixed.names == ("GET", "SET")
-    assert {(row, arguments[0]) for row, arguments, _ in some(mixed)} == {(0, "GET"), (1, "SET")}
+    assert {(row, arguments[0]) for row, arguments, _, _ in some(mixed)} == {(0, "GET"), (1, "SET")}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_commands_of_one_name_share_a_row() -> None:
 def test_a_request_takes_on_the_wire_what_we_say(template: str) -> None:
     values = {"minimum": 0, "maximum": 1200}
     pack = HiredisRespSerializer().pack
-    for _, arguments, request_bytes in some(mix(template, values=values, keys={"minimum": 0, "maximum": 12345})):
+    for _, arguments, request_bytes, _ in some(mix(template, values=values, keys={"minimum": 0, "maximum": 12345})):
         assert request_bytes == len(b"".join(pack(*arguments)))
 
 

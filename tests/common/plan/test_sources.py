@@ -103,7 +103,12 @@ def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
         "--password-file": "pw", "--driver": "client", "--connections": "prewarm", "--client-name": "n",
         "--retry-backoff": "constant", "--profile": "basic_rw", "--command": "GET", "--command-ratio": "1",
         "--ratio": "1:2", "--data-size-range": "1-2", "--key-prefix": "p", "--arrivals": "poisson",
-        "--per-agent": "true", "--protocol": "2",
+        "--per-agent": "true", "--protocol": "2", "--tls-verify": "ca", "--tcp-pool": "blocking",
+        "--retry-on": "TimeoutError", "--keepalive": "off", "--maintenance": "auto", "--read-from": "any",
+        "--require-full-coverage": "true", "--dynamic-startup-nodes": "on", "--preload": "true",
+        "--flush-before": "true", "--clean-up": "keys", "--data-size-list": "1:2", "--data-compressible": "0.5",
+        "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian", "--hot-keys": "0.1",
+        "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear",
     }  # fmt: skip
     for setting in SETTINGS:
         assert all(path for path in setting.leaves(setting.parse(texts.get(setting.flag, "3"))))
@@ -116,6 +121,8 @@ def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
 def test_every_key_of_a_plan_file_but_lists_of_commands_and_names_can_be_said_by_a_flag_or_a_variable() -> None:
     said = {setting.path for setting in SETTINGS}
     said |= {"workload.commands", "workload.values.minimum", "workload.values.maximum", "pools.*.name"}
+    said |= {"workload.scripts", *(f"workload.{part}" for part in ("setup", "preload", "values.sizes"))}
+    said |= {"workload.expiry.minimum", "workload.expiry.maximum", "load.stages"}
 
     def keys(section: Any, path: str) -> list[str]:
         found = []
