@@ -188,3 +188,15 @@ def _drop_cause(error: BaseException) -> str:
     # closing shows as is for the moment in which we look to decide.
     closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
     return "closed by server" if closed else type(error).__name__
+
+
+def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:
+    """The class of connections to one server. path: by a socket of this machine."""
+    if path:
+        return ObservedUnix
+    return ObservedTls if tls else ObservedTcp
+
+
+def sentinel_connection_class_of(*, tls: bool) -> type[Observed]:
+    """The class of connections to a primary that Sentinels know."""
+    return ObservedSentinelTls if tls else ObservedSentinel

@@ -404,7 +404,7 @@ def test_every_connection_has_its_own_state_of_the_policy_and_the_same_events(va
         first, second = pool.get_connection(), pool.get_connection()
         assert first.retry is not second.retry
         assert first.retry._backoff is not second.retry._backoff
-        assert first.retry._backoff._inner is not second.retry._backoff._inner
+        assert first.retry._backoff.inner is not second.retry._backoff.inner
         for connection in (first, second):
             with pytest.raises(redis.TimeoutError):
                 connection.retry.call_with_retry(_time_out, lambda _error: None)
