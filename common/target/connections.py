@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import traceback
 from typing import Any, Protocol
 
 import redis
@@ -130,12 +131,18 @@ class Observed(Wary):
         if self._is_up:
             self._is_up = False
             error = sys.exc_info()[1]
-            if error is None or self._lifeline.is_cut:
+            if error is None or self._lifeline.is_cut or not self._is_of_ours(error):
                 self._events.closed(monotonic_ns())
             else:
                 self._lost_ns = monotonic_ns()
                 self._events.dropped(self._lost_ns, _drop_cause(error))
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _is_of_ours(self, error: BaseException) -> bool:
+        # When redis-py loses one connection to a cluster or a primary, it closes others on purpose, and does so while
+        # it handles the loss: theirs is an error that did not come by them.
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        return any(self is frame.f_locals.get(name) for frame in frames for name in ("self", "connection"))
 
 
 class ObservedTcp(Observed, redis.Connection):

@@ -37,7 +37,7 @@ def translate(error: Exception, target: schema.Target) -> TargetError:
 
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
-_TLS_HINT = "is it Redis, and not its TLS port (rediss://)?"
+_TLS_HINT = "is it Redis, and not its TLS port? That is rediss://"
 
 
 def _finding(error: Exception, target: schema.Target) -> str:

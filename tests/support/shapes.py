@@ -26,7 +26,7 @@ _UP_WITHIN_S = 30
 _QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST)
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One server process."""
 
@@ -166,9 +166,9 @@ def start_sentinels(
                 file.write(f"sentinel down-after-milliseconds {SERVICE} 1000\n")
                 file.write(f"sentinel failover-timeout {SERVICE} 5000\n")
                 if password is not None:
-                    file.write(f"sentinel auth-pass {SERVICE} {password}\n")
+                    file.write(f'sentinel auth-pass {SERVICE} "{password}"\n')
                 if sentinel_password is not None:
-                    file.write(f"requirepass {sentinel_password}\n")
+                    file.write(f'requirepass "{sentinel_password}"\n')
             sentinel = start(file.name, "--sentinel", "--bind", HOST, wait=False)
             sentinel.password = sentinel_password
             until(lambda sentinel=sentinel: bool(sentinel.ask("PING")))  # type: ignore[misc]
