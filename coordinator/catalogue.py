@@ -71,8 +71,8 @@ def page() -> str:
             "## Commands",
             "",
             "A mix may name these by their first word, which means the template shown; or have templates of their own,",
-            "of these or any other command. A command meets what others left at its keys: give those of other types a key",
-            "prefix of their own.",
+            "of these or any other command. A command meets what others left at its keys: give those of other types a",
+            "key prefix of their own.",
             "",
             *(line for group, rows in _by_group() for line in _group_lines(group, rows)),
         ]
