@@ -16,6 +16,7 @@ from common.metrics import (
     IntervalMetrics,
     Merge,
     PoolMetrics,
+    merge_by_stage,
     merge_commands,
     merge_connections,
     merge_counts,
@@ -124,6 +125,13 @@ def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
 def test_names_keep_the_order_in_which_they_first_came() -> None:
     assert list(merge_counts([{"b": 1}, {"a": 1, "b": 2}])) == ["b", "a"]
     assert merge_named([{"b": 1}, {"a": 1, "b": 2}], sum) == {"b": 3, "a": 1}
+
+
+def test_intervals_of_different_stages_never_become_one() -> None:
+    parts = [IntervalMetrics(first=0, last=0, stage=stage, unsent=stage) for stage in (2, 0, 2)]
+    with pytest.raises(ValueError, match=r"expected intervals of one stage, got stages \[0, 2\]"):
+        merge_intervals(parts, Merge.PEERS)
+    assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PEERS)] == [(0, 0), (2, 4)]
 
 
 def test_nothing_at_all_is_no_interval() -> None:
