@@ -18,7 +18,7 @@ from common.messages import AgentState, Bye, Dismiss, Envelope, Heartbeat, Metri
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, check_seconds
+from coordinator.aggregate import Aggregate, check_places
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
@@ -163,7 +163,7 @@ class Coordinator:
             try:
                 envelope = codec.decode_from_agent(data)
                 if isinstance(envelope.message, MetricsFrame):
-                    check_seconds(envelope.message)
+                    check_places(envelope.message, len(self._aggregate.stages))
             except ProtocolError as error:
                 self._malformed += 1
                 if self._malformed == 1:

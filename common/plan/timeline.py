@@ -139,13 +139,16 @@ def timeline(load: Load) -> Timeline:
     """The legs of a load that `check_plan` found right."""
     legs: list[Leg] = []
 
-    def add(name: str, length_ns: int | None, rates: tuple[float | None, float | None], measured: bool = True) -> None:
+    def add(
+        name: str, length_ns: int | None, rates_per_s: tuple[float | None, float | None], measured: bool = True
+    ) -> None:
         before = legs[-1] if legs else None
         begin_ns = 0 if before is None else before.end_ns
         assert begin_ns is not None
         due_before = Fraction(0) if before is None else before.due_before + before.due(begin_ns)
         end_ns = None if length_ns is None else begin_ns + length_ns
-        legs.append(Leg(name, begin_ns, end_ns, *rates, due_before, measured))
+        from_per_s, to_per_s = (None if rate is None else float(rate) for rate in rates_per_s)
+        legs.append(Leg(name, begin_ns, end_ns, from_per_s, to_per_s, due_before, measured))
 
     first_per_s = load.stages[0].rate_per_s if load.stages else load.rate_per_s
     if load.warmup_s > 0:

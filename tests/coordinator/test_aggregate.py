@@ -48,10 +48,10 @@ def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[Interval
     watched = Aggregate()
     for record in records:
         watched.apply(record)
-        _ = watched.totals, [second.service.merged for _, second in watched.timeline()]
+        _ = watched.totals, [second.service.merged for _, second in watched.by_second()]
     unwatched = fold(records)
     assert watched.totals == unwatched.totals
-    assert [s.service.merged for _, s in watched.timeline()] == [s.service.merged for _, s in unwatched.timeline()]
+    assert [s.service.merged for _, s in watched.by_second()] == [s.service.merged for _, s in unwatched.by_second()]
 
 
 @given(frames)
@@ -100,14 +100,14 @@ def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> 
             accepted("a1", 1, interval(1, {}, open_peak=3)),  # late words of the same second: no connections more
         ]
     )
-    assert [second.connections_open for _, second in aggregate.timeline()] == [7, 10]
+    assert [second.connections_open for _, second in aggregate.by_second()] == [7, 10]
     assert aggregate.peak_open == 10
 
 
 def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
-    assert [second.ok for _, second in aggregate.timeline()] == [0, 0, 2, 3, 2, 3]
-    assert {second.service.merged for number, second in aggregate.timeline() if number >= 2} == {histogram(*range(10))}
+    assert [second.ok for _, second in aggregate.by_second()] == [0, 0, 2, 3, 2, 3]
+    assert {second.service.merged for number, second in aggregate.by_second() if number >= 2} == {histogram(*range(10))}
     assert aggregate.totals.pools["main"].commands["GET"].service == histogram(*range(10))
     assert aggregate.peak_open == 4
 

@@ -31,9 +31,10 @@ from common.messages import (
     WorkerStop,
 )
 from common.metrics import IntervalMetrics
+from common.plan.timeline import timeline
 from common.units import NS_PER_S
 from coordinator import steps
-from coordinator.aggregate import Aggregate, check_seconds, fold
+from coordinator.aggregate import Aggregate, check_places, fold
 from coordinator.coordinator import standings
 from coordinator.records import AnyRecord, RunClosed, RunStarted, ServerCounted
 from coordinator.run import Run
@@ -329,7 +330,7 @@ class SimulatedCoordinator:
     def receives(self, agent: SimulatedAgent, envelope: Envelope, *, metrics: bool) -> None:
         """A message has arrived."""
         if metrics:
-            check_seconds(envelope.message)  # type: ignore[arg-type]
+            check_places(envelope.message, len(self.aggregate.stages))  # type: ignore[arg-type]
         self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
 
 
@@ -527,9 +528,9 @@ class SimulatedWorker:
                 error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
                 self._world.starts.append((error_ns, clock.rtt_ns))
             self._world.at(self._t0_ns + NS_PER_S, self._report)
-            duration_s = self._assignment.plan.load.duration_s
-            if duration_s is not None:
-                self._world.at(self._t0_ns + duration_s.ns, self._finish)
+            end_ns = timeline(self._assignment.plan.load).end_ns
+            if end_ns is not None:
+                self._world.at(self._t0_ns + end_ns, self._finish)
         elif not self.is_stuck:
             self._world.after(self._world.draw.uniform(0, 1.0) if order.drain else 0.0, self._finish)
 

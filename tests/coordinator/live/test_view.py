@@ -51,7 +51,7 @@ def test_the_view_fits_where_it_is_shown() -> None:
         assert isinstance(view, TerminalView)
 
 
-def test_plain_lines_come_once_for_each_second() -> None:
+def test_plain_lines_come_once_for_by_second() -> None:
     console = pipe()
     with open_live(console, quiet=False) as view:
         view.update(snapshot(1))
