@@ -35,8 +35,8 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
         console.print(_stages(summary))
     console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
     if summary.load.model != "closed":
-        of = "" if summary.load.model == "open" else ", of stages with a rate"
-        title = f"Response time, from the intended send to the reply{of} (ms)"
+        of = "Response time" if summary.load.model == "open" else "Response time at a rate"
+        title = f"{of}, from the intended send to the reply (ms)"
         response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
         if missing := summary.load.unsent + summary.totals.errors:
             # Those that waited longest are not in it: whoever reads a percentile here must know how many.
@@ -89,18 +89,18 @@ def _stages(summary: Summary) -> Table:
     """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
     table = _titled("Stages (ms: response time at a rate, service time in a closed loop)")
     table.add_column("Stage", overflow="fold", min_width=7)
-    for name in ("From", "Length", "Wanted", "Achieved", "p50", "p99", "p99.9", "max", "Errors"):
+    for name in ("From", "Length", "Wanted", "Actual", "p50", "p99", "p99.9", "max", "Errors"):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in summary.stages:
         latency = stage.stats.latency_us.response or stage.stats.latency_us.service
         times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
         table.add_row(
             Text(stage.name),
-            _tenths(stage.begin_s),
-            _tenths(stage.duration_s),
+            _clock(stage.begin_s),
+            _clock(stage.duration_s),
             _wanted(stage),
             _short(stage.achieved_rate_per_s),
-            *(_ms(us) if latency.count else "-" for us in times_us),
+            *(_ms(us).replace(",", "") if latency.count else "-" for us in times_us),
             Text(_short(stage.stats.errors), style="red" if stage.stats.errors else ""),
             style="" if stage.measured else "dim",
         )
@@ -111,10 +111,9 @@ def _stages(summary: Summary) -> Table:
 
 
 def _wanted(stage: Stage) -> str:
-    if stage.target_rate_per_s is None or stage.from_rate_per_s is None:
+    if stage.target_rate_per_s is None:
         return "-"
-    target = _short(stage.target_rate_per_s)
-    return target if stage.ramp == "step" else f"{_short(stage.from_rate_per_s)}-{target}"
+    return ("to " if stage.ramp == "linear" else "") + _short(stage.target_rate_per_s)
 
 
 def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
@@ -277,9 +276,11 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else "1k"
 
 
-def _tenths(seconds: float) -> str:
-    """A time on the run's clock, in seconds up to a day."""
-    return format_seconds(round(seconds, 1)) if seconds < 60 else format_seconds(round(seconds))
+def _clock(seconds: float) -> str:
+    """A time on the run's clock in at most six characters below a hundred hours: "2.5s", "12m34s", "27h46m"."""
+    if seconds < 59.95:
+        return format_seconds(round(seconds, 1))
+    return format_seconds(float(round(seconds) if seconds < 3599.5 else round(seconds / 60) * 60))
 
 
 def _ms(us: float) -> str:

@@ -21,7 +21,7 @@ def reply(at_ns: int, there_ns: int) -> HeartbeatReply:
     return HeartbeatReply(sent_ns=at_ns, received_ns=there_ns, replied_ns=there_ns)
 
 
-def test_hello_is_due_at_once_when_the_link_comes_up_and_then_by_second() -> None:
+def test_hello_is_due_at_once_when_the_link_comes_up_and_then_each_second() -> None:
     link = Link(NOW_NS)
     assert not link.hello_is_due(NOW_NS)
     link.came_up(NOW_NS)

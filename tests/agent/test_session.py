@@ -699,7 +699,7 @@ def test_a_second_signal_ends_an_agent_at_once() -> None:
 # -- heartbeats
 
 
-def test_heartbeats_come_quickly_until_the_clocks_are_compared_and_then_by_second() -> None:
+def test_heartbeats_come_quickly_until_the_clocks_are_compared_and_then_each_second() -> None:
     bench = AgentBench()
     bench.do(LinkUp())
     bench.hears(welcome())

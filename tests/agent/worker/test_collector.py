@@ -53,7 +53,7 @@ def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:
     return {interval.first: interval.operations for interval in intervals}
 
 
-def test_by_second_is_reported_once_and_a_quiet_one_too() -> None:
+def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
     process = Process()
     process.complete(0.5)
     process.complete(2.5)
@@ -145,7 +145,7 @@ def test_what_came_before_the_start_belongs_to_the_first_second() -> None:
     assert interval.pools["one"].connections.opened == 1
 
 
-def test_the_peak_of_open_connections_is_that_of_by_second() -> None:
+def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
     process = Process()
     process.open_connection(-0.5)
     process.open_connection(1.5)
