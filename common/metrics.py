@@ -96,7 +96,8 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
     read. Only their sums over a whole run mean anything; what was issued in a stage is what came to an end of it.
 
     issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
-    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn.
+    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
+    an open stage that were begun only after its end.
     """
 
     first: Tally
@@ -105,6 +106,7 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
     issued: Tally = 0
     transactions: Tally = 0
     unsent: Tally = 0
+    late: Tally = 0
     pools: dict[str, PoolMetrics] = {}
 
     @property
@@ -194,5 +196,6 @@ def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMet
         issued=sum(part.issued for part in parts),
         transactions=sum(part.transactions for part in parts),
         unsent=sum(part.unsent for part in parts),
+        late=sum(part.late for part in parts),
         pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
     )

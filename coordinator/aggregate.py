@@ -97,12 +97,13 @@ class Second:
 
 @dataclass(slots=True)
 class StageTally:
-    """What is known of one leg of the load's timeline. operations: those that came to an end, which is also what its
-    issued ones are; `Aggregate` knows of the whole run only how many more were begun."""
+    """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
+    is known of the whole run only. late: those begun after the end of the leg."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
+    late: int = 0
     _totals: IntervalMetrics = _NOTHING
     _waiting: list[IntervalMetrics] = field(default_factory=list)
 
@@ -123,6 +124,7 @@ class StageTally:
         self.operations += sum(command.operations for command in commands)
         self.ok += sum(command.ok for command in commands)
         self.unsent += interval.unsent
+        self.late += interval.late
         self._waiting.append(msgspec.structs.replace(interval, stage=0))
         if len(self._waiting) >= _MERGE_AT_ONCE:
             self._merge_waiting()

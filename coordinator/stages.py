@@ -19,7 +19,8 @@ from coordinator.ledger import Ledger
 @dataclass(frozen=True, slots=True)
 class StageResult:
     """One leg. duration_s: as long as it lasted, which is not what was planned where the run was cut short.
-    wanted: operations that were due in it until then, 0.0 in a closed loop; in the mean, with Poisson arrivals."""
+    issued: operations begun. wanted: operations that were due in
+    it until then, 0.0 in a closed loop; in the mean, with Poisson arrivals."""
 
     leg: Leg
     tally: StageTally
@@ -28,9 +29,14 @@ class StageResult:
     wanted: float
 
     @property
-    def issued_per_s(self) -> float:
-        """The rate that was achieved."""
-        return self.issued / self.duration_s if self.duration_s > 0 else 0.0
+    def in_time(self) -> int:
+        """A rate that could only be kept by sending afterwards was not kept."""
+        return self.issued - self.tally.late
+
+    @property
+    def achieved_per_s(self) -> float:
+        """The rate at which operations were begun within it."""
+        return self.in_time / self.duration_s if self.duration_s > 0 else 0.0
 
 
 def stage_results(run: Aggregate, ledger: Ledger) -> tuple[StageResult, ...]:

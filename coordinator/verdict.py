@@ -207,12 +207,12 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
     for stage in evidence.measured:
         # A Poisson process is off by more than four standard deviations once in 30,000 runs.
         chance = 4 * stage.wanted**0.5 if by_chance else 1.0
-        if stage.duration_s > 0 and stage.issued < RATE_ACHIEVED * stage.wanted - chance:
+        if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
             mean = " in the mean" if stage.leg.is_ramp else ""
             of = f" of {stage.leg.name}" if several else ""
             yield (
                 f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
-                f"{stage.issued_per_s:,.0f}/s ({stage.issued / stage.wanted:.1%})."
+                f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%})."
             )
 
 

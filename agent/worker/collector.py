@@ -66,19 +66,23 @@ class CollectedGroup:
 
     def release(
         self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
-    ) -> PoolMetrics:
-        """Metrics of what was gathered of this place, which is forgotten. late: its second was reported before."""
-        second, leg = place
-        mine = self._places == second * MAX_LEGS + leg
+    ) -> tuple[PoolMetrics, int]:
+        """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
+        after the end of an open leg. late: its second was reported before."""
+        second, number = place
+        leg = line.legs[number]
+        mine = self._places == second * MAX_LEGS + number
         rows = self._rows[mine]
         self._rows, self._places = self._rows[~mine], self._places[~mine]
-        if not line.legs[leg].is_open:
+        begun_after = 0
+        if not leg.is_open:
             rows[:, 3] = NONE  # who waited for a closed leg to begin knows when, but nothing was due then
+        elif leg.end_ns is not None:
+            begun_after = int((rows[:, 0] - rows[:, 2] >= t0_ns + leg.end_ns)[rows[:, 1] != WAIT_ONLY].sum())
         events = [event for event in self._events if _place(event, t0_ns, line) == place]
         self._events = [event for event in self._events if _place(event, t0_ns, line) != place]
-        return msgspec.structs.replace(
-            bin_rows(rows, names, outcomes.endings), connections=self._fold.add_up(events, is_late=late)
-        )
+        connections = self._fold.add_up(events, is_late=late)
+        return msgspec.structs.replace(bin_rows(rows, names, outcomes.endings), connections=connections), begun_after
 
 
 def _place(event: Event, t0_ns: int, line: Timeline) -> Place:
@@ -161,12 +165,18 @@ class Collector:
         for place in sorted(places):
             second, leg = place
             late = second < fresh.start
-            pools = {
+            released = {
                 group.name: group.release(place, t0_ns, line, self._names, self._outcomes, late)
                 for group in self._groups
                 if not late or place in found[group.name]
             }
-            interval = IntervalMetrics(first=second, last=second, stage=leg, pools=pools)
+            interval = IntervalMetrics(
+                first=second,
+                last=second,
+                stage=leg,
+                late=sum(begun_after for _, begun_after in released.values()),
+                pools={name: pool for name, (pool, _) in released.items()},
+            )
             if place == tally_place:
                 interval = msgspec.structs.replace(interval, issued=issued, transactions=transactions)
             if second == tallied and leg in unsent:

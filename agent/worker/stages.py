@@ -10,7 +10,7 @@ requests is exact too. A batch is never cut short at a border; only the end of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import count, islice, takewhile
 from math import ceil
@@ -50,13 +50,14 @@ def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: in
 def _constant(leg: Leg, thread: int, threads: int) -> Schedule:
     """Thread i of n gets every n-th operation of the fleet, numbered through all legs."""
     first = ceil(leg.due_before)
-    numbers: Iterator[int] = count(first + (thread - first) % threads, threads)
-    if leg.end_ns is not None:
-        numbers = iter(range(next(numbers), ceil(leg.due_before + leg.due(leg.end_ns)), threads))
+    first += (thread - first) % threads
+    if leg.end_ns is None:
+        return _even(leg, count(first, threads))
+    numbers = range(first, ceil(leg.due_before + leg.due(leg.end_ns)), threads)
     return _ramp(leg, numbers) if leg.is_ramp else _even(leg, numbers)
 
 
-def _even(leg: Leg, numbers: Iterator[int]) -> Schedule:
+def _even(leg: Leg, numbers: Iterable[int]) -> Schedule:
     """Exact, and rounded down once."""
     assert leg.to_per_s is not None
     gap_ns = NS_PER_S / Fraction(leg.to_per_s)
@@ -67,12 +68,14 @@ def _even(leg: Leg, numbers: Iterator[int]) -> Schedule:
         yield (base + number * step) // denominator
 
 
-def _ramp(leg: Leg, numbers: Iterator[int]) -> Schedule:
+def _ramp(leg: Leg, numbers: range) -> Schedule:
     whole = int(leg.due_before)
     fraction = float(leg.due_before - whole)
     latest_ns = leg.begin_ns
-    while block := [number - whole for _, number in zip(range(_BLOCK), numbers, strict=False)]:
-        times_ns = _within(leg, np.array(block, dtype=np.float64) - fraction, latest_ns)
+    for at in range(0, len(numbers), _BLOCK):
+        block = numbers[at : at + _BLOCK]
+        counts = np.arange(block.start - whole, block.stop - whole, block.step, dtype=np.float64) - fraction
+        times_ns = _within(leg, counts, latest_ns)
         latest_ns = times_ns[-1]
         yield from times_ns
 

@@ -65,6 +65,7 @@ intervals = st.builds(
     issued=numbers,
     transactions=numbers,
     unsent=numbers,
+    late=numbers,
     pools=st.dictionaries(st.sampled_from(["main", "other"]), pools, max_size=2),
 )
 hows = st.sampled_from(list(Merge))
@@ -107,6 +108,7 @@ def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics
     assert merged.issued == sum(part.issued for part in parts)
     assert merged.transactions == sum(part.transactions for part in parts)
     assert merged.unsent == sum(part.unsent for part in parts)
+    assert merged.late == sum(part.late for part in parts)
     assert (merged.first, merged.last) == (min(p.first for p in parts), max(p.last for p in parts))
 
 

@@ -27,7 +27,7 @@ def test_each_leg_tells_how_long_it_lasted_what_was_wanted_and_what_was_done() -
     assert [one.duration_s for one in found] == [1.0, 1.0, 2.0, 1.0]
     assert [one.wanted for one in found] == [2.0, 2.0, 0.0, 4.0]
     assert [one.issued for one in found] == [3, 2, 9, 4]
-    assert [one.issued_per_s for one in found] == [3.0, 2.0, 4.5, 4.0]
+    assert [one.achieved_per_s for one in found] == [3.0, 2.0, 4.5, 4.0]
 
 
 @pytest.mark.parametrize(("duration_s", "bearer"), [(5.0, 3), (2.5, 2), (0.5, 0)])
@@ -40,4 +40,11 @@ def test_what_never_ended_is_of_the_last_stage_that_was_reached(duration_s: floa
 def test_of_a_run_that_was_cut_short_only_that_was_wanted_which_was_due_until_then() -> None:
     found = results([3, 1, 0, 0], issued=4, duration_s=1.5)
     assert [one.wanted for one in found] == [2.0, 1.0, 0.0, 0.0]
-    assert [one.issued_per_s for one in found[2:]] == [0.0, 0.0]
+    assert [one.achieved_per_s for one in found[2:]] == [0.0, 0.0]
+
+
+def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_that_was_achieved() -> None:
+    get = command(histogram(*[1000] * 10))
+    run = fold([opened(PLAN, ["a1"]), accepted("a1", 0, interval(2, {"GET": get}, stage=1, late=4)), closed()])
+    found = stage_results(run, balance(run))[1]
+    assert (found.issued, found.in_time, found.achieved_per_s) == (10, 6, 6.0)

@@ -212,3 +212,10 @@ def test_what_a_warmup_left_unsent_is_no_reason_for_distrust() -> None:
 def test_a_run_that_got_no_further_than_its_warmup_is_invalid() -> None:
     found = verdict(staged_run(100))
     assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation came to an end.")
+
+
+def test_a_rate_that_was_caught_up_with_after_its_stage_was_missed() -> None:
+    records = staged_run(1, 100, 200, 5)
+    late = [interval(3, {}, stage=1, late=30)]
+    found = verdict([*records[:2], accepted("a1", 1, *late), *records[2:]])
+    assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved one 70/s (70.0%).",)

@@ -220,6 +220,7 @@ def test_an_operation_sent_late_is_of_the_stage_in_which_it_was_due_and_of_the_s
     assert by_place(found) == {(0, 0): 0, (1, 0): 0, (1, 1): 0, (2, 0): 1, (2, 1): 0, (2, 2): 1}
     late = next(interval for interval in found if (interval.first, interval.stage) == (2, 0))
     assert late.pools["one"].commands["GET"].response.maximum == round(1.4 * NS_PER_S)
+    assert [interval.late for interval in found] == [0, 0, 0, 1, 0, 0]
 
 
 def test_who_waited_for_a_closed_stage_to_begin_has_no_response_time() -> None:
