@@ -113,10 +113,11 @@ class Load(Part, frozen=True, kw_only=True):
 
 class Stage(Part, frozen=True, kw_only=True):
     """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
-    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: at its begin and at its end.
-    achieved_rate_per_s: of operations begun within it. late: those that were due in it, but begun after its end.
-    measured: it is in the totals. Its operations are those that were due or begun in
-    it, also if they were sent or ended after its end."""
+    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end. late: sent
+    after its end. achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
+    measured: it is in the totals. Its operations are those that were due or begun in it, also if they were sent or
+    ended after its end.
+    """
 
     name: str
     begin_s: float

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from coordinator.aggregate import fold
@@ -43,8 +44,17 @@ def test_of_a_run_that_was_cut_short_only_that_was_wanted_which_was_due_until_th
     assert [one.achieved_per_s for one in found[2:]] == [0.0, 0.0]
 
 
-def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_that_was_achieved() -> None:
+def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_but_for_what_threads_had_in_hand() -> None:
     get = command(histogram(*[1000] * 10))
-    run = fold([opened(PLAN, ["a1"]), accepted("a1", 0, interval(2, {"GET": get}, stage=1, late=4)), closed()])
-    found = stage_results(run, balance(run))[1]
-    assert (found.issued, found.in_time, found.achieved_per_s) == (10, 6, 6.0)
+
+    def in_time(late: int, pipeline: int) -> int:
+        workload = msgspec.structs.replace(PLAN.workload, pipeline=pipeline)
+        the_plan = msgspec.structs.replace(PLAN, workload=workload)
+        parts = accepted("a1", 0, interval(2, {"GET": get}, stage=1, late=late))
+        run = fold([opened(the_plan), parts, closed()])
+        found = stage_results(run, balance(run))[1]
+        assert found.achieved_per_s == found.in_time / 1.0
+        return found.in_time
+
+    # Two threads.
+    assert (in_time(7, 1), in_time(2, 1), in_time(7, 3), in_time(6, 3)) == (5, 10, 9, 10)

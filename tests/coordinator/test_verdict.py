@@ -216,6 +216,6 @@ def test_a_run_that_got_no_further_than_its_warmup_is_invalid() -> None:
 
 def test_a_rate_that_was_caught_up_with_after_its_stage_was_missed() -> None:
     records = staged_run(1, 100, 200, 5)
-    late = [interval(3, {}, stage=1, late=30)]
+    late = [interval(3, {}, stage=1, late=31)]
     found = verdict([*records[:2], accepted("a1", 1, *late), *records[2:]])
     assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved one 70/s (70.0%).",)
