@@ -115,3 +115,15 @@ def test_an_empty_run_is_reported_too() -> None:
     report = text([opened(), closed(Outcome.ABORTED, 0.0)])
     assert "No operation came to an end." in report
     assert row(report, "Totals")[1:3] == ["0.0", "-"]
+
+
+def test_what_a_cluster_did_is_told_only_where_it_did_something() -> None:
+    assert "redirected" not in text(clean_run(), width=200)
+    get = command(histogram(1_000))
+    frame = accepted("a1", 0, interval(0, {"GET": get}, redirects={"ASK": 1, "MOVED": 2}, topology_refreshes=3))
+    records = [opened(), frame, noted("a1", 1), closed(Outcome.COMPLETED, 1.0)]
+    report = text(records, width=200)
+    assert "redirected by the cluster: MOVED 2, ASK 1" in report
+    assert "3 changes of the topology" in report
+    connections = build_summary(fold(records)).connections
+    assert (connections.redirects, connections.topology_refreshes) == ({"ASK": 1, "MOVED": 2}, 3)
