@@ -136,7 +136,7 @@ def _agrees(node: Node, count: int) -> bool:
     known = {(end[0], end[1]) for row in slots for end in row[2:]}
     links = node.ask("INFO", "replication").get("master_link_status", "up")
     state = str(node.ask("CLUSTER", "INFO"))
-    return len(slots) == 3 and len(known) == count and links == "up" and "ok" in state
+    return len(slots) == 3 and len(known) == count and links == "up" and "cluster_state:ok" in state
 
 
 def _port_with_bus() -> int:

@@ -17,7 +17,7 @@ from common.target import Client, build_client, ending_of, nodes_of, open_contro
 from common.target.clients import tcp_pools
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import Group, Node, start_cluster
+from tests.support.shapes import Group, Node, start_cluster, until
 
 ONCE = Retry(retries=0)
 
@@ -174,6 +174,25 @@ def test_a_slot_that_is_moving_asks_and_tries_again_and_each_is_a_rejected_call(
             for node in (owner, other):
                 node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
             client.execute_command("DEL", here)
+
+
+def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: Group) -> None:
+    key = "{down}"
+    owner, _ = owner_and_other(cluster, key)
+    slot, events = key_slot(key.encode()), Events()
+    with client_of(cluster, events) as client:
+        client.execute_command("GET", key)
+        before = rejected(owner, "get")
+        owner.ask("CLUSTER", "DELSLOTS", slot)
+        try:
+            with pytest.raises(redis.exceptions.ClusterDownError) as caught:
+                client.execute_command("GET", key)
+            assert (ending_of(caught.value).replied, ending_of(caught.value).name) == (True, "CLUSTERDOWN")
+            assert events["redirected"] == ["CLUSTERDOWN"]
+            assert rejected(owner, "get") - before == 1
+        finally:
+            owner.ask("CLUSTER", "ADDSLOTS", slot)
+            until(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in cluster.nodes))
 
 
 @pytest.mark.parametrize(
