@@ -145,11 +145,23 @@ class Observed(Wary):
         return any(self is frame.f_locals.get(name) for frame in frames for name in ("self", "connection"))
 
 
+class Held(Named):
+    """A TLS connection whose handshake hangs on the lifeline, too."""
+
+    _lifeline: Lifeline
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
+        # Python's ssl takes the socket away from us for as long as the handshake lasts; its twin ends with it.
+        with sock.dup() as twin:
+            self._lifeline.hold(twin)
+            return super()._wrap_socket_with_ssl(sock)
+
+
 class ObservedTcp(Observed, redis.Connection):
     """To a server's port."""
 
 
-class ObservedTls(Observed, Named):
+class ObservedTls(Observed, Held):
     """To a server's TLS port."""
 
 
@@ -161,7 +173,7 @@ class ObservedSentinel(Observed, SentinelManagedConnection):
     """To whichever server Sentinels say is the primary."""
 
 
-class ObservedSentinelTls(Observed, Named, SentinelManagedSSLConnection):
+class ObservedSentinelTls(Observed, Held, SentinelManagedSSLConnection):
     """The same, with TLS."""
 
 
@@ -181,7 +193,7 @@ class ObservedNode(WithRedirects, redis.Connection):
     """To a node of a cluster."""
 
 
-class ObservedNodeTls(WithRedirects, Named):
+class ObservedNodeTls(WithRedirects, Held):
     """To a node of a cluster, with TLS."""
 
 
