@@ -139,10 +139,14 @@ class Observed(Wary):
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _is_of_ours(self, error: BaseException) -> bool:
-        # When redis-py loses one connection to a cluster or a primary, it closes others on purpose, and does so while
-        # it handles the loss: theirs is an error that did not come by them.
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(self is frame.f_locals.get(name) for frame in frames for name in ("self", "connection"))
+        # When redis-py loses one connection to a cluster or a primary, or is redirected, it closes others on purpose,
+        # and does so while it handles the loss: theirs is an error that did not come by them, or is no loss at all.
+        if getattr(error, "status_code", None) in REDIRECTS:
+            return False
+        return any(
+            self is frame.f_locals.get("connection" if frame.f_code.co_name == "get_connection" else "self")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
 
 
 class Held(Named):

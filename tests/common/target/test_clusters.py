@@ -189,6 +189,8 @@ def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: 
                 client.execute_command("GET", key)
             assert (ending_of(caught.value).replied, ending_of(caught.value).name) == (True, "CLUSTERDOWN")
             assert events["redirected"] == ["CLUSTERDOWN"]
+            # redis-py closes connections then, to make new ones; none was lost.
+            assert events["dropped"] == []
             assert rejected(owner, "get") - before == 1
         finally:
             owner.ask("CLUSTER", "ADDSLOTS", slot)
@@ -293,6 +295,17 @@ def test_the_control_client_of_a_cluster_answers_and_holds_one_connection_to_a_n
 
 def test_some_nodes_of_the_url_may_be_down(cluster: Group) -> None:
     ping_target(Target(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}"))
+
+
+def test_a_cluster_with_a_node_down_can_be_used_still() -> None:
+    with start_cluster(replicas=0) as group:
+        group.nodes[0].kill()
+        target = target_of(group, retry=Retry())
+        ping_target(target)
+        with open_control_client(target) as control:
+            assert control.retry.get_retries() == 0
+        with build_client(target, Pools(), events=Events(), lifeline=Lifeline()) as client:
+            assert len(tcp_pools(client)) == 3
 
 
 def test_a_cluster_whose_nodes_are_all_down_is_said_as_such() -> None:

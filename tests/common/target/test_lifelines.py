@@ -66,9 +66,9 @@ def test_no_representation_of_what_holds_a_password_shows_it() -> None:
     with (
         start_sentinels(SECRET, WATCH, count=1) as sentinels,
         start_cluster(replicas=0) as cluster,
-        start_unix() as unix,
+        start_unix() as (unix, _),
     ):
-        for node in (*cluster.nodes, *unix[0].nodes):
+        for node in (*cluster.nodes, *unix.nodes):
             node.ask("CONFIG", "SET", "requirepass", SECRET)
             node.password = SECRET
         for url in (sentinels.url, cluster.url, unix.url):
