@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from common.errors import PlanError
-from common.plan.sizes import parse_sizes
+from common.plain import from_plain
+from common.plan.schema import Values
+from common.plan.sizes import mean_size, parse_sizes
 
 
 def test_lines_are_sizes_with_weights_and_may_be_commented() -> None:
@@ -31,3 +33,8 @@ def test_what_is_wrong_in_a_line_is_named_with_its_number(text: bytes, line: str
     with pytest.raises(PlanError) as caught:
         parse_sizes(text, "s.txt")
     assert str(caught.value) == line
+
+
+def test_the_mean_of_sizes_is_weighted() -> None:
+    assert mean_size(from_plain({"minimum": 10, "maximum": 20}, Values)) == 15
+    assert mean_size(from_plain({"sizes": [{"size": 10, "weight": 3}, {"size": 50}]}, Values)) == 20
