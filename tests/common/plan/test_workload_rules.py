@@ -164,6 +164,16 @@ def test_in_a_cluster_what_cannot_keep_to_one_slot_is_refused(workload: dict[str
     assert refusal(workload) is None
 
 
+@pytest.mark.parametrize("workload", [{"commands": commands("MGET")}, {"commands": commands("GET"), "transaction": 2}])
+def test_in_a_cluster_keys_of_several_slots_are_refused(workload: dict[str, Any]) -> None:
+    assert refusal(workload, **CLUSTER) is None
+    found = refusal({**workload, "keys": {"per_hash_tag": 0}}, **CLUSTER)
+    assert found is not None
+    assert found.startswith("commands[0].command: expected keys of one slot, because the target is a cluster and ")
+    assert refusal({**workload, "keys": {"per_hash_tag": 0, "prefix": "{1}:"}}, **CLUSTER) is None
+    assert refusal({**workload, "keys": {"per_hash_tag": 0}}) is None
+
+
 def test_what_makes_sense_is_not_refused() -> None:
     assert refusal({"commands": commands("SET"), "expiry": {"minimum": 1, "maximum": 60}}) is None
     assert refusal({"commands": commands("SET"), "values": {"minimum": 26, "maximum": 26, "verify": True}}) is None
