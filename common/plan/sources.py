@@ -21,7 +21,7 @@ from common.plan.files import read_small_file
 from common.plan.overlay import PROFILE, Layer, Overlay, Place, beneath, document_layer, named_layer, overlay
 from common.plan.schema import Plan
 from common.plan.secret import resolve_secrets
-from common.plan.setting import ENVIRONMENT_PREFIX, Setting
+from common.plan.setting import ENVIRONMENT_PREFIX, Leaves, Setting
 from common.plan.settings import COMMANDS, SETTINGS, leaves
 from common.plan.shape import find_fault, render
 from common.units import show
@@ -117,6 +117,9 @@ def _with_profile(said: Overlay) -> Overlay:
         name = profiles.DEFAULT
     profile = profiles.load(name, said.where(PROFILE))
     layer = document_layer({"workload": profile.workload}, _in_profile(name))
+    if profile.driver is not None:
+        drivers: Leaves = {("pools", number, "driver"): profile.driver for number in range(said.pool_groups)}
+        layer = replace(layer, leaves={**layer.leaves, **drivers})
     # A profile out of a file is not named in the plan: all that it says is, and the file need not be there next time.
     label = None if profiles.is_file(name) else name
     expanded = beneath(said, layer)
