@@ -16,7 +16,8 @@ one operation, and its connections count them as they come in; so they are part 
 surfaced as the operation's own error, which is there already. A replica counts what it repeats after its primary, too:
 that is left out where its counters are read (`coordinator/counts.py`), with MULTI and EXEC, so what remains is what
 clients sent it: reads, and whatever it refused. Of a primary that Sentinels watch, only the primary is read. The
-Sentinels themselves call PING, INFO, PUBLISH and SUBSCRIBE there: of these, more than ours are taken for theirs.
+Sentinels themselves call PING, INFO, PUBLISH and SUBSCRIBE there, and what the plan's scripts call counts as well: of
+these commands, more than ours are taken for theirs, so that a call too many of one is not found.
 
 The counts can be compared only while each node is the process, and has the role, that it was. Where not, `note` names
 the node, and only issued and counted are held against each other.
@@ -28,6 +29,7 @@ A run without retries and failures leaves no room: unaccounted is 0 only if all 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
@@ -69,7 +71,7 @@ def balance(aggregate: Aggregate) -> Ledger:
     if gained is not None:
         names = _plan_commands(aggregate)
         server_calls = sum(_calls_of(name, gained) for name in names)
-        others = sum(_calls_of(name, gained) for name in names & _of_sentinels(aggregate))
+        others = sum(_calls_of(name, gained) for name in names & (_of_sentinels(aggregate) | _of_scripts(aggregate)))
         unaccounted += _distance(server_calls, definite, definite + failures + retried + others)
         for name in ("multi", "exec") if transactions else ():
             unaccounted += _distance(_calls_of(name, gained), transactions - failures, transactions + retried)
@@ -167,6 +169,19 @@ def _moved(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> s
 
 def _called(name: str) -> str:
     return f"the server {name}" if name else "the server"
+
+
+_SCRIPTED = re.compile(r"""\b(?:redis|server)\.p?call\s*\(\s*["'](\w+)""")
+
+
+def _of_scripts(aggregate: Aggregate) -> set[str]:
+    """Commands that the plan's scripts and functions call by name, as commandstats spells them."""
+    if aggregate.opened is None:
+        return set()
+    workload = aggregate.opened.plan.workload
+    commands = [text for entry in workload.commands for text in (entry.command, *(then.command for then in entry.then))]
+    texts = [*(script.lua for script in workload.scripts), *workload.setup, *commands]
+    return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}
 
 
 def _of_sentinels(aggregate: Aggregate) -> set[str]:

@@ -141,6 +141,16 @@ def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccoun
     assert balance(fold([*records, reading(When.AFTER, {"publish": 8})])).unaccounted == 2
 
 
+@pytest.mark.parametrize(("lua", "unaccounted"), [("return redis.call('SET', KEYS[1], 1)", 0), ("return 1", 10)])
+def test_what_a_script_calls_is_not_held_against_ours(lua: str, unaccounted: int) -> None:
+    done = interval(0, {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(10)))})
+    commands = (Command(command="SET"), Command(command=f'EVAL "{lua}" 1 __key__'))
+    run = opened(Plan(workload=Workload(commands=commands)), ["a1"])
+    records = [run, reading(When.BEFORE, {}), accepted("a1", 0, done), noted("a1", 20)]
+    ledger = balance(fold([*records, reading(When.AFTER, {"set": 20, "eval": 10})]))
+    assert ledger.unaccounted == unaccounted
+
+
 READINGS: dict[str, tuple[list[AnyRecord], str]] = {
     "none": ([], "not read before the run"),
     "no second one": ([reading(When.BEFORE, {})], "not read after the run"),
