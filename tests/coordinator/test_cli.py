@@ -117,7 +117,7 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", "."), ".: expected a plan that can be read, got: Is a directory"),
         (("start", "none.yaml"), "none.yaml: expected a plan that can be read"),
         (("check",), "plan: $.target.url: expected a target, got none"),
-        (("profiles", "basic"), "expected one of basic_rw, high_throughput"),
+        (("profiles", "basic"), "expected one of async_mixed, basic_rw"),
         (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of basic_rw"),
     ],
 )
@@ -251,7 +251,7 @@ def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
 
 def test_plan_as_json_holds_the_same(run: Run) -> None:
     facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
-    assert facts["connections"] == {"ceiling": 300, "pools": {"main": 300}}
+    assert facts["connections"] == {"ceiling": 300, "per_node": False, "pools": {"main": 300}}
     assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
     assert [(agent["id"], agent["pools"], agent["connections"]) for agent in facts["agents"]] == [
         ("local-1", [0], 150),
