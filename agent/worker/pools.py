@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from typing import Any, Protocol
 
 from agent.worker.events import EventLog
 from common.clock import MonotonicNs, monotonic_ns
@@ -37,6 +38,15 @@ class ClientInstance:
 
         # Bound once: it is called for every operation.
         self.execute = self.client.execute_command
+
+    def open_all(self, executor: Executor) -> list[Future[Any]]:
+        """Begin to open every connection that its TCP pool can have; each stays taken until it is kept."""
+        return [executor.submit(self.client.connection_pool.get_connection) for _ in range(self.max_connections)]
+
+    def keep(self, connections: list[Any]) -> None:
+        """Leave these, which `open_all` opened, open in the TCP pool."""
+        for connection in connections:
+            self.client.connection_pool.release(connection)
 
     def close(self) -> None:
         """Close all its connections. Idempotent."""
@@ -136,8 +146,18 @@ class ClientInstancePool:
             instance.close()
 
 
+class Opens(Protocol):
+    """A client instance, of whatever driver, whose connections can be opened ahead."""
+
+    def open_all(self, executor: Executor, /) -> list[Future[Any]]:
+        """Begin to open every connection that its TCP pool can have, with these threads if it needs any."""
+
+    def keep(self, connections: list[Any]) -> None:
+        """Leave these, which `open_all` opened, open in the TCP pool."""
+
+
 def prewarm(
-    instances: Iterable[ClientInstance],
+    instances: Iterable[Opens],
     target: Target,
     lifeline: Lifeline,
     on_progress: Callable[[int, int], None],
@@ -148,24 +168,21 @@ def prewarm(
     Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
-        opening = [
-            (instance, executor.submit(instance.client.connection_pool.get_connection))
-            for instance in instances
-            for _ in range(instance.max_connections)
-        ]
-        pending = {future for _, future in opening}
+        opening = [(instance, instance.open_all(executor)) for instance in instances]
+        every = [future for _, futures in opening for future in futures]
+        pending = set(every)
         try:
             while pending:
                 done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
                 with translated(target):
                     for future in done:
                         future.result()
-                on_progress(len(opening) - len(pending), len(opening))
+                on_progress(len(every) - len(pending), len(every))
         except BaseException:
             # Whoever is still connecting must not keep the executor, and so the failure, waiting.
             lifeline.cut()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    for instance, future in opening:
-        instance.client.connection_pool.release(future.result())
-    return len(opening)
+    for instance, futures in opening:
+        instance.keep([future.result() for future in futures])
+    return len(every)

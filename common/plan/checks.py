@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
-from common.plan.schema import Arrivals, Keys, Plan, Retry, Values
+from common.plan.schema import Arrivals, Driver, Keys, Plan, Pools, Retry, Values
 from common.plan.shape import Path
 from common.units import Seconds, show
 
@@ -93,9 +93,23 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
         if threads > MAX_THREADS:
             yield (
-                ("pools", number, "threads_per_pool"),
-                f"expected at most {MAX_THREADS} worker threads in all, got {threads}",
+                ("pools", number, _WORKERS[group.driver]),
+                f"expected at most {MAX_THREADS} worker threads and tasks in all, got {threads}",
             )
+
+
+_WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
+
+
+def _workers_of_the_driver(plan: Plan) -> Iterator[Finding]:
+    for number, group in enumerate(plan.pools):
+        for driver, key in _WORKERS.items():
+            if driver is not group.driver and (count := getattr(group, key)) != getattr(Pools(), key):
+                yield (
+                    ("pools", number, key),
+                    f"expected {_WORKERS[group.driver]}, by which the {group.driver.value} driver counts its workers, "
+                    f"got {key} {count}",
+                )
 
 
 def _commands_known(plan: Plan) -> Iterator[Finding]:
@@ -178,6 +192,7 @@ RULES: tuple[Rule, ...] = (
     _target_named,
     _pools_distinct,
     _pools_bearable,
+    _workers_of_the_driver,
     _commands_known,
     _weights_draw,
     _ranges_ascend,

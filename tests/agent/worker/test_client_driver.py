@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 import redis
 
-from agent.worker.client_driver import Worker, run_client_worker
+from agent.worker.accounting import Worker
+from agent.worker.client_driver import run_client_worker
 from agent.worker.operations import Operation
 from agent.worker.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pools import CheckoutTimeout, ClientInstance, ClientInstancePool
@@ -89,7 +90,8 @@ class Stage:
     def run(self) -> list[list[int]]:
         """The rows that it recorded; times from T0."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.worker.client_driver.monotonic_ns", lambda: self.now_ns)
+            for module in ("client_driver", "accounting"):
+                patch.setattr(f"agent.worker.{module}.monotonic_ns", lambda: self.now_ns)
             run_client_worker(self.worker)
         assert self.pool.lent == 0
         return [[at_ns - T0_NS, *rest] for at_ns, *rest in self.record.take().tolist()]

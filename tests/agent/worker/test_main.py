@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from agent.worker import main
-from agent.worker.client_driver import Worker, run_client_worker
+from agent.worker.client_driver import ThreadWorker, run_client_worker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
 from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
@@ -20,7 +20,6 @@ from common.plan import profiles
 from common.plan.schema import (
     Command,
     Connections,
-    Driver,
     Fleet,
     Keys,
     Load,
@@ -429,10 +428,10 @@ def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: Wor
 def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def stumble(_: Worker) -> None:
+    def stumble(_: ThreadWorker) -> None:
         raise RuntimeError("a pebble\nin the way")
 
-    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble)
     worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
     failed = worker.hear(Failed)
     assert failed.kind is FailureKind.AGENT
@@ -447,13 +446,13 @@ def test_when_one_thread_breaks_the_others_end_too(
 ) -> None:
     first = threading.Lock()
 
-    def stumble(mine: Worker) -> None:
+    def stumble(mine: ThreadWorker) -> None:
         if not first.acquire(blocking=False):
             run_client_worker(mine)
             return
         raise RuntimeError("a pebble")
 
-    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble)
     worker.began(plan_of(valkey.url, threads_per_pool=3, client_instances_per_pool=3, duration_s=Seconds(3600)))
     assert worker.hear(Failed).reason.endswith("a pebble")
     assert worker.end() == 1
