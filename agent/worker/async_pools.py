@@ -7,45 +7,60 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 from agent.worker.events import EventLog
 from agent.worker.pools import CheckoutTimeout
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import Target
-from common.target_asynchronous import AsyncClient, AsyncConnection, build_async_client
+from common.plan.schema import Pools, Target
+from common.target.asynchronous import (
+    AsyncClient,
+    async_tcp_pools,
+    build_async_client,
+    close_async_client,
+    open_async_client,
+)
+
+AsyncKeep: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
+"""Leaves a connection that was opened ahead open in its TCP pool."""
 
 _OPENING_AT_ONCE = 8
 
 
 class AsyncClientInstance:
-    """One `redis.asyncio.Redis` with its own TCP pool, its retry policy and its event counters. One task at a time has
-    it. Made anywhere; used and closed on one event loop."""
+    """One client of redis.asyncio with TCP pools of its own, its retry policy and its event counters. One task at a
+    time has it. Made anywhere; opened, used and closed on one event loop."""
 
-    def __init__(self, target: Target, max_connections: int, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+        """Opens no connection. Raises PlanError."""
         self.events = EventLog()
-        self.max_connections = max_connections
-        self.client: AsyncClient = build_async_client(
-            target, max_connections=max_connections, events=self.events, lifeline=lifeline
-        )
+        self._target = target
+        self._max_connections = pools.max_connections
+        self.client: AsyncClient = build_async_client(target, pools, events=self.events, lifeline=lifeline)
         # Bound once: it is called for every operation.
-        self.execute = self.client.execute_command
+        self.execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
-    async def open_one(self, gate: asyncio.Semaphore) -> AsyncConnection:
-        """One more of its TCP connections, which stays taken until it is released. gate: how many open at once."""
-        async with gate:
-            connection: AsyncConnection = await self.client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        return connection
+    async def open(self) -> None:
+        """Make sure that the client can be used. Raises TargetError where that takes a call of the target."""
+        await open_async_client(self.client, self._target)
 
-    async def release(self, connections: Iterable[AsyncConnection]) -> None:
-        """Leave these open in the TCP pool."""
-        for connection in connections:
-            await self.client.connection_pool.release(connection)
+    def open_all(self, gate: asyncio.Semaphore) -> list[Coroutine[Any, Any, AsyncKeep]]:
+        """What opens every connection that its TCP pools can have, one each. Each is taken until the coroutine function
+        is called that it returns. gate: how many open at once."""
+        pools = async_tcp_pools(self.client)
+        return [_open_one(pool, gate) for pool in pools for _ in range(self._max_connections)]
 
     async def close(self) -> None:
         """Close all its connections. Idempotent."""
-        await self.client.aclose()
+        await close_async_client(self.client)
+
+
+async def _open_one(pool: Any, gate: asyncio.Semaphore) -> AsyncKeep:
+    async with gate:
+        return partial(pool.release, await pool.get_connection())
 
 
 class AsyncClientInstancePool:

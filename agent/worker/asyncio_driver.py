@@ -72,7 +72,7 @@ async def _run_singles(worker: TaskWorker) -> None:
             return
         record.issued += 1
         try:
-            reply = await instance.execute(*arguments)  # type: ignore[no-untyped-call]
+            reply = await instance.execute(*arguments)
         except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how this operation ended
             end_ns = now()
             row, bytes_in = undone(worker, row, error)

@@ -5,7 +5,7 @@ A host is one client instance pool with its workers in this process. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,9 +45,12 @@ class Host(Protocol):
     def is_alive(self) -> bool:
         """Whether any worker still runs."""
 
-    def open(self) -> Sequence[Opens]:
-        """Get ready for connections. Returns the client instances, for those that are to be prewarmed. To be called
-        once, before the start."""
+    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+        """Make what is still to be made (clients of a cluster, which read its topology). Returns the client instances,
+        for connections that are to be prewarmed. To be called once, before the start.
+
+        between: called after each step; what it raises ends it. Raises TargetError.
+        """
 
     def start(self, jobs: Iterable[Job]) -> None:
         """Start the workers; they wait for the start of the span by themselves. To be called once."""

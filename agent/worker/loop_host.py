@@ -6,20 +6,18 @@ import asyncio
 import select
 import selectors
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import Any
 
-from agent.worker.async_pools import AsyncClientInstance, AsyncClientInstancePool, opening_gate
+from agent.worker.async_pools import AsyncClientInstance, AsyncClientInstancePool, AsyncKeep, opening_gate
 from agent.worker.asyncio_driver import run_asyncio_worker, until
 from agent.worker.events import EventLog
 from agent.worker.host import Job
-from agent.worker.pools import Opens
+from agent.worker.pools import Keep, Opens
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target
-from common.target_asynchronous import AsyncClient
-
-T = TypeVar("T")
+from common.target.asynchronous import AsyncClient
 
 _FINE_S = 0.1
 _CLOSE_GRACE_S = 2.0
@@ -37,10 +35,7 @@ class LoopHost:
     def __init__(self, target: Target, pools: Pools, name: str, lifeline: Lifeline) -> None:
         """Raises PlanError."""
         self.pool = AsyncClientInstancePool(
-            [
-                AsyncClientInstance(target, pools.max_connections, lifeline)
-                for _ in range(pools.client_instances_per_pool)
-            ],
+            [AsyncClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
         self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
@@ -62,9 +57,12 @@ class LoopHost:
     def is_alive(self) -> bool:
         return self._running > 0 and self._thread.is_alive()
 
-    def open(self) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
         self._thread.start()
         loop = self._started.result()
+        for instance in self.pool.instances:
+            asyncio.run_coroutine_threadsafe(instance.open(), loop).result()
+            between()
         gate = opening_gate()
         return [_Opening(loop, instance, gate) for instance in self.pool.instances]
 
@@ -140,14 +138,15 @@ class _Opening:
         self._instance = instance
         self._gate = gate
 
-    def open_all(self, _: Executor, /) -> list[Future[Any]]:
-        return [self._run(self._instance.open_one(self._gate)) for _ in range(self._instance.max_connections)]
+    def open_all(self, _: Executor, /) -> list[Future[Keep]]:
+        return [
+            asyncio.run_coroutine_threadsafe(self._opened(one), self._loop)
+            for one in self._instance.open_all(self._gate)
+        ]
 
-    def keep(self, connections: list[Any]) -> None:
-        self._run(self._instance.release(connections)).result()
-
-    def _run(self, what: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(what, self._loop)
+    async def _opened(self, one: Coroutine[Any, Any, AsyncKeep]) -> Keep:
+        keep = await one
+        return lambda: asyncio.run_coroutine_threadsafe(keep(), self._loop).result()
 
 
 class _FineSelector(selectors.DefaultSelector):

@@ -6,13 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 from agent.worker.events import EventLog
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import Target
-from common.target import Client, build_client, translated
+from common.plan.schema import Pools, Target
+from common.target import Client, build_client, connects_when_built, tcp_pools, translated
+
+Keep: TypeAlias = Callable[[], object]
+"""Leaves a connection that was opened ahead open in its TCP pool."""
 
 _PREWARM_THREADS = 8
 _PROGRESS_S = 0.1
@@ -27,30 +31,42 @@ class CheckoutTimeout(Exception):
 
 
 class ClientInstance:
-    """One `redis.Redis` with its own TCP pool, its retry policy and its event counters. One thread at a time has it."""
+    """One client of redis-py with TCP pools of its own, its retry policy and its event counters. One thread at a time
+    has it. `client` and `execute` are there from the beginning, but for a cluster's, which `open` makes."""
 
-    def __init__(self, target: Target, max_connections: int, lifeline: Lifeline) -> None:
+    client: Client
+    execute: Callable[..., Any]
+
+    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+        """Opens no connection. Raises PlanError."""
         self.events = EventLog()
-        self.max_connections = max_connections
-        self.client: Client = build_client(
-            target, max_connections=max_connections, events=self.events, lifeline=lifeline
-        )
+        self.max_connections = pools.max_connections
+        self._build = partial(build_client, target, pools, events=self.events, lifeline=lifeline)
+        self._is_built = False
+        if not connects_when_built(target):
+            self.open()
 
-        # Bound once: it is called for every operation.
-        self.execute = self.client.execute_command
+    def open(self) -> None:
+        """Make sure that the client is there. Raises TargetError where that takes a call of the target."""
+        if not self._is_built:
+            self.client = self._build()
+            # Bound once: it is called for every operation.
+            self.execute = self.client.execute_command
+            self._is_built = True
 
-    def open_all(self, executor: Executor) -> list[Future[Any]]:
-        """Begin to open every connection that its TCP pool can have; each stays taken until it is kept."""
-        return [executor.submit(self.client.connection_pool.get_connection) for _ in range(self.max_connections)]
-
-    def keep(self, connections: list[Any]) -> None:
-        """Leave these, which `open_all` opened, open in the TCP pool."""
-        for connection in connections:
-            self.client.connection_pool.release(connection)
+    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
+        """Begin to open every connection that its TCP pools can have (see `Opens`)."""
+        pools = tcp_pools(self.client)
+        return [executor.submit(_open_one, pool) for pool in pools for _ in range(self.max_connections)]
 
     def close(self) -> None:
         """Close all its connections. Idempotent."""
-        self.client.close()
+        if self._is_built:
+            self.client.close()
+
+
+def _open_one(pool: Any) -> Keep:
+    return partial(pool.release, pool.get_connection())
 
 
 class _Waiter:
@@ -149,11 +165,9 @@ class ClientInstancePool:
 class Opens(Protocol):
     """A client instance, of whatever driver, whose connections can be opened ahead."""
 
-    def open_all(self, executor: Executor, /) -> list[Future[Any]]:
-        """Begin to open every connection that its TCP pool can have, with these threads if it needs any."""
-
-    def keep(self, connections: list[Any]) -> None:
-        """Leave these, which `open_all` opened, open in the TCP pool."""
+    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
+        """Begin to open every connection that its TCP pools can have, with these threads if it needs any. Each is taken
+        until the function is called that its future brings, which leaves it open in its pool."""
 
 
 def prewarm(
@@ -162,27 +176,27 @@ def prewarm(
     lifeline: Lifeline,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Open every TCP connection of these instances and leave all of them open in their TCP pools. Returns how many.
+    """Open every TCP connection of these instances, to each node of a cluster, and leave all of them open in their TCP
+    pools. Returns how many.
 
     on_progress: told how many are open, of how many, some ten times a second; what it raises ends the prewarming.
     Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
-        opening = [(instance, instance.open_all(executor)) for instance in instances]
-        every = [future for _, futures in opening for future in futures]
-        pending = set(every)
+        opening = [future for instance in instances for future in instance.open_all(executor)]
+        pending = set(opening)
         try:
             while pending:
                 done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
                 with translated(target):
                     for future in done:
                         future.result()
-                on_progress(len(every) - len(pending), len(every))
+                on_progress(len(opening) - len(pending), len(opening))
         except BaseException:
             # Whoever is still connecting must not keep the executor, and so the failure, waiting.
             lifeline.cut()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    for instance, futures in opening:
-        instance.keep([future.result() for future in futures])
-    return len(every)
+    for future in opening:
+        future.result()()
+    return len(opening)

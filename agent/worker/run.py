@@ -90,7 +90,8 @@ class WorkerRun:
         return [host for group in self._groups.values() for host, _ in group.hosted]
 
     def open(self, on_progress: Callable[[int, int], None]) -> int:
-        """Make sure that the target answers, and open what is to be prewarmed. Returns how many connections are open.
+        """Make sure that the target answers, make what is still to be made (clients of a cluster, which read its
+        topology), and open what is to be prewarmed. Returns how many connections were prewarmed.
 
         Raises TargetError, and whatever on_progress raises (see `prewarm`).
         """
@@ -98,7 +99,7 @@ class WorkerRun:
         wanted: list[Opens] = []
         for group in self._groups.values():
             for host, _ in group.hosted:
-                instances = host.open()
+                instances = host.open(lambda: on_progress(0, 0))
                 if group.pools.connections is Connections.PREWARM:
                     wanted += instances
         return prewarm(wanted, self._plan.target, self._lifeline, on_progress)

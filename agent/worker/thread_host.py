@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.worker.client_driver import run_client_worker
 from agent.worker.events import EventLog
@@ -20,7 +20,7 @@ class ThreadHost:
     def __init__(self, target: Target, pools: Pools, _: str, lifeline: Lifeline) -> None:
         """Raises PlanError."""
         self.pool = ClientInstancePool(
-            [ClientInstance(target, pools.max_connections, lifeline) for _ in range(pools.client_instances_per_pool)],
+            [ClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
         self._threads: list[threading.Thread] = []
@@ -37,7 +37,10 @@ class ThreadHost:
     def is_alive(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def open(self) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+        for instance in self.pool.instances:
+            instance.open()
+            between()
         return self.pool.instances
 
     def start(self, jobs: Iterable[Job]) -> None:
