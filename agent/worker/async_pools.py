@@ -77,13 +77,17 @@ class AsyncClientInstancePool:
         self._waiters: deque[asyncio.Future[AsyncClientInstance | None]] = deque()
         self._is_aborted = False
 
+    def take(self) -> AsyncClientInstance | None:
+        """An instance that is free at once, None where there is none. Spares the coroutine that `checkout` is."""
+        return self._free.pop() if self._free else None
+
     async def checkout(self) -> tuple[AsyncClientInstance, int]:
         """An instance, and how long this task waited for it in ns: 0 when one was free at once.
 
         Raises CheckoutTimeout when none came free in time, CutShort when the pool was aborted.
         """
-        if self._free:
-            return self._free.pop(), 0
+        if (instance := self.take()) is not None:
+            return instance, 0
         if self._is_aborted:
             raise CutShort("the run is over")
         loop = asyncio.get_running_loop()
@@ -93,7 +97,7 @@ class AsyncClientInstancePool:
         # Not asyncio.wait_for: it may time out although the instance has come, which then nobody would have.
         timer = loop.call_later(self._timeout_s, self._give_up, waiter)
         try:
-            instance = await waiter
+            served = await waiter
         except TimeoutError:
             raise CheckoutTimeout(self._now() - began_ns) from None
         except asyncio.CancelledError:
@@ -101,9 +105,9 @@ class AsyncClientInstancePool:
             raise
         finally:
             timer.cancel()
-        if instance is None:
+        if served is None:
             raise CutShort("the run is over")
-        return instance, self._now() - began_ns
+        return served, self._now() - began_ns
 
     def give_back(self, instance: AsyncClientInstance) -> None:
         """Return what `checkout` lent."""

@@ -47,7 +47,7 @@ async def until(span: Span, due_ns: int) -> None:
 async def _run_singles(worker: TaskWorker) -> None:
     # The hot path, hence the local names.
     span, record, measures = worker.span, worker.record, worker.measures
-    checkout, give_back = worker.pool.checkout, worker.pool.give_back
+    take, checkout, give_back = worker.pool.take, worker.pool.checkout, worker.pool.give_back
     add, now = record.add, monotonic_ns
     end_ns = now()
     for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
@@ -55,7 +55,10 @@ async def _run_singles(worker: TaskWorker) -> None:
         try:
             if due_ns > end_ns:
                 await until(span, due_ns)
-            instance, wait_ns = await checkout()
+            if (instance := take()) is not None:
+                wait_ns = 0
+            else:
+                instance, wait_ns = await checkout()
         except CheckoutTimeout as timeout:
             end_ns = count_timeout(worker, (row,), timeout)
             if end_ns >= span.end_ns:
