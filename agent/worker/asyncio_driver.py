@@ -44,6 +44,12 @@ async def until(span: Span, due_ns: int) -> None:
         await sleep(nap_ns / NS_PER_S)
 
 
+def _end_if_cut(worker: TaskWorker, now_ns: int) -> None:
+    # Calls fail at once then, without a turn for anybody else: whoever went on would have the loop for himself.
+    if worker.lifeline.is_cut:
+        worker.span.end_at(now_ns)
+
+
 async def _run_singles(worker: TaskWorker) -> None:
     # The hot path, hence the local names.
     span, record, measures = worker.span, worker.record, worker.measures
@@ -79,6 +85,7 @@ async def _run_singles(worker: TaskWorker) -> None:
         except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how this operation ended
             end_ns = now()
             row, bytes_in = undone(worker, row, error)
+            _end_if_cut(worker, end_ns)
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
@@ -124,6 +131,7 @@ async def _run_batches(worker: TaskWorker) -> None:
         except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how these operations ended
             replies = [error] * len(turn)
             executed = False
+            _end_if_cut(worker, now())
         end_ns = now()
         worker.pool.give_back(instance)
         record_batch(worker, turn, operations, replies, executed, (begin_ns, end_ns, wait_ns))
