@@ -52,7 +52,6 @@ class AsyncObserved(AsyncWary):
         super().__init__(**arguments)
 
     async def _connect(self) -> None:
-        self._lifeline.check()
         try:
             await super()._connect()  # type: ignore[safe-super, no-untyped-call]
         except OSError:  # a timeout among them
@@ -64,6 +63,8 @@ class AsyncObserved(AsyncWary):
         # Here and not where the handshake is made: a cluster's client adds to that, by a function of its own.
         if self.is_connected:
             return
+        # Here, because redis-py would make a ConnectionError of it, and try again, if `_connect` raised it.
+        self._lifeline.check()
         self._has_socket = False
         try:
             await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
