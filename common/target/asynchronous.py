@@ -5,8 +5,8 @@ Facts about redis.asyncio that this stands on, beside those of redis-py (see the
   come twice, and is awaited while the error that caused it is being handled;
 - `Backoff.compute` is called exactly once for every retry, and the wait that follows is a plain `asyncio.sleep`: like
   everything else that waits, it ends when its task is cancelled;
-- a call that is cancelled closes its connection and gives it back to its TCP pool; but a cancellation that meets the end
-  of the sending is forgotten (by asyncio.wait_for of Python 3.11), and must be repeated;
+- a call that is cancelled closes its connection and gives it back to its TCP pool; but a cancellation that meets the
+  end of the sending is forgotten (by asyncio.wait_for of Python 3.11), and must be repeated;
 - clients, pools and locks are made without a loop, and belong to the one on which they are first used.
 """
 
