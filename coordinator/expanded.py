@@ -1,4 +1,5 @@
-"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, and each agent's share. Pure.
+"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, each agent's
+share, and the settings of its clients. Pure.
 
 The shares are those of the agents that the plan expects. How many worker processes an agent brings is known only when
 it joins: one that joins from elsewhere is taken to bring one.
@@ -6,16 +7,22 @@ it joins: one that joins from elsewhere is taken to bring one.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from common.messages import PoolShare
 from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
 from common.plan.schema import Driver, Plan, Pools
 from common.plan.secret import redacted
+from common.plan.timeline import Leg, operations_due, timeline
+from common.units import NS_PER_S, format_count, format_seconds
 from coordinator.shares import AgentCapacity, Shares, assign
 
 _REMOTE_PROCESSES = 1
+
+ClientSettings: TypeAlias = Mapping[str, Mapping[str, str]]
+"""By pool group, name and value of what redis-py's clients are set to."""
 
 
 def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
@@ -28,7 +35,7 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
     return local + others
 
 
-def plan_text(plan: Plan, cores: int) -> str:
+def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     """For people: a plan file, with everything else in its comments."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
@@ -38,6 +45,7 @@ def plan_text(plan: Plan, cores: int) -> str:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
     everywhere = tuple(share for assignment in shares.assignments.values() for share in assignment.pools)
     lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
+    lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
     if plan.fleet.expect_agents:
         lines.append(
@@ -46,10 +54,11 @@ def plan_text(plan: Plan, cores: int) -> str:
         )
     if any(not assignment.pools for assignment in shares.assignments.values()):
         lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
+    lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
 
 
-def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
+def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
     """For programs: the same as plain data."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
@@ -60,8 +69,10 @@ def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
             "ceiling": shares.connection_ceiling,
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
+        "client_settings": client_settings,
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
+        "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],
         "agents": [
             {
                 "id": agent.agent_id,
@@ -75,6 +86,31 @@ def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
     }
 
 
+def _leg_facts(leg: Leg) -> dict[str, Any]:
+    return {
+        "name": leg.name,
+        "begin_s": leg.begin_ns / NS_PER_S,
+        "duration_s": None if leg.end_ns is None else (leg.end_ns - leg.begin_ns) / NS_PER_S,
+        "from_rate_per_s": leg.from_per_s,
+        "target_rate_per_s": leg.to_per_s,
+        "operations": operations_due(leg, leg.end_ns) if leg.is_open and leg.end_ns is not None else None,
+        "measured": leg.measured,
+    }
+
+
+def _leg_line(leg: Leg) -> str:
+    """When it begins, how long it lasts, at what rate, and what that makes."""
+    length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
+    rate = "closed loop"
+    if leg.from_per_s is not None and leg.to_per_s is not None:
+        rate = f"from {format_count(leg.from_per_s)}/s to " if leg.is_ramp else "at "
+        rate += f"{format_count(leg.to_per_s)}/s"
+        if leg.end_ns is not None:
+            rate += f", {operations_due(leg, leg.end_ns):,} operations"
+    reported = "" if leg.measured else ", not reported"
+    return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
+
+
 def connections_line(group: Pools) -> str:
     """The arithmetic of one group: pools x client instances x connections."""
     return (
@@ -82,6 +118,18 @@ def connections_line(group: Pools) -> str:
         f"{_counted(group.client_instances_per_pool, 'client instance')} x "
         f"{_counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
     )
+
+
+def _settings_lines(groups: ClientSettings) -> list[str]:
+    # Groups seldom differ: those that are alike are told once.
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, group in groups.items():
+        alike.setdefault(tuple(group.items()), []).append(name)
+    lines = []
+    for settings, of in alike.items():
+        lines += ["", f"client settings in force ({', '.join(of)}):"]
+        lines += [f"  {name}: {value}" for name, value in settings]
+    return lines
 
 
 def _agent_line(agent: AgentCapacity, shares: Shares) -> str:

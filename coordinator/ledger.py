@@ -1,5 +1,7 @@
 """The audit: what workers issued, what the coordinator counted, and what the server says it was asked to do.
 
+It audits the whole run: a warmup is in it, though in no other number of the report.
+
     issued        operations begun, as workers counted them where they begin
     counted       operations that came to an end, summed over all frames
     server_calls  calls (and rejected calls) that the server's commandstats gained for the plan's commands
@@ -25,7 +27,7 @@ from typing import Literal
 
 import msgspec
 
-from common.commands import parse_template
+from common.commands import plan_templates
 from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import ServerCounted, When
@@ -103,8 +105,9 @@ def _retried(aggregate: Aggregate) -> int:
 
 def _plan_commands(aggregate: Aggregate) -> set[str]:
     """Names of the plan's commands, as commandstats spells them."""
-    commands = aggregate.opened.plan.workload.commands if aggregate.opened else ()
-    return {parse_template(command.command).name.lower() for command in commands}
+    if aggregate.opened is None:
+        return set()
+    return {template.name.lower() for template in plan_templates(aggregate.opened.plan.workload)}
 
 
 def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:

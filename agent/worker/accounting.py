@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from agent.worker.operations import Operation
-from agent.worker.pacer import Pacer, Span, Turn
+from agent.worker.pacer import Pacer, Span, Turn, lag_of_unsent
 from agent.worker.pools import CheckoutTimeout
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
@@ -65,7 +65,7 @@ def record_batch(
             bytes_in = worker.measures[row](reply)
             if follow is not None and (ending := follow(reply)) is not None:
                 row += len(worker.measures) * worker.outcomes.number(ending)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         bytes_in += queued + extra_in
         rows.append(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out + extra_out, bytes_in, wait_ns))
         wait_ns, extra_out, extra_in = NONE, 0, 0
@@ -81,15 +81,16 @@ def undone(worker: Worker[Any], row: int, error: BaseException) -> tuple[int, in
     return row + len(worker.measures) * worker.outcomes.number(ending), ending.bytes_in
 
 
-def count_timeout(worker: Worker[Any], rows: Sequence[int], timeout: CheckoutTimeout) -> int:
+def count_timeout(worker: Worker[Any], turn: Turn, rows: Sequence[int], timeout: CheckoutTimeout) -> int:
     """Operations that got no client instance were begun, and failed, but nothing was sent. Returns when, in ns."""
     record = worker.record
     record.issued += len(rows)
     end_ns = monotonic_ns()
     outcome = len(worker.measures) * worker.outcomes.number(Ending(False, CheckoutTimeout.__name__, 0))
     wait_ns = timeout.waited_ns
-    for row in rows:
-        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, NONE, 0, 0, wait_ns))
+    for due_ns, row in zip(turn, rows, strict=True):
+        lag_ns = lag_of_unsent(due_ns, end_ns - timeout.waited_ns)
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, 0, 0, wait_ns))
         wait_ns = NONE
     return end_ns
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from agent.worker.accounting import Worker, count_timeout, leave, record_batch, undone
 from agent.worker.pools import CheckoutTimeout, ClientInstancePool
-from agent.worker.recorder import NONE, pack_row
+from agent.worker.recorder import pack_row
 from common.clock import monotonic_ns
 from common.lifeline import CutShort
 
@@ -41,7 +41,7 @@ def _run_singles(worker: ThreadWorker) -> None:
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, (row,), timeout)
+            end_ns = count_timeout(worker, turn, (row,), timeout)
             if end_ns >= span.end_ns:
                 record.unsent += worker.pacer.unsent(())
                 return
@@ -66,7 +66,7 @@ def _run_singles(worker: ThreadWorker) -> None:
             if follow is not None and (ending := follow(reply)) is not None:
                 row += len(measures) * worker.outcomes.number(ending)
         give_back(instance)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
 
 
@@ -80,7 +80,7 @@ def _run_batches(worker: ThreadWorker) -> None:
         try:
             instance, wait_ns = worker.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, [row for row, _, _, _ in operations], timeout)
+            end_ns = count_timeout(worker, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += worker.pacer.unsent(())
                 return

@@ -21,11 +21,14 @@ from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pools import Opens, prewarm
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
+from agent.worker.stages import StagedPacer, schedules_of
 from agent.worker.thread_host import ThreadHost
 from common.clock import monotonic_ns
+from common.commands import keys_per_hash_tag
 from common.lifeline import Lifeline
 from common.messages import Assignment
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
+from common.plan.timeline import timeline
 from common.target import ping_target
 
 _HOSTS: dict[Driver, Callable[[Target, Pools, str, Lifeline], Host]] = {
@@ -66,8 +69,10 @@ class WorkerRun:
         """Builds everything; opens no connection. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
+        self._line = timeline(self._plan.load)
         self._lifeline = Lifeline()
-        self._mix = Mix(self._plan.workload, self._plan.seed)
+        per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
+        self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._outcomes = Outcomes()
         self._groups: dict[int, _Group] = {}
         self._ended_ns: dict[int, int] = {}
@@ -77,10 +82,15 @@ class WorkerRun:
             self._add_pool(group, share.number, share.first_thread)
 
     def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
-        pools, seed = group.pools, self._plan.seed
+        pools, seed, threads = group.pools, self._plan.seed, self._threads_total
         host = _HOSTS[pools.driver](self._plan.target, pools, f"pool {number}", self._lifeline)
         seats = [
-            _Seat(thread, f"pool {number} thread {thread}", draw_operations(self._mix, seed, thread), ThreadRecord())
+            _Seat(
+                thread,
+                f"pool {number} thread {thread}",
+                draw_operations(self._mix, seed, thread, threads),
+                ThreadRecord(),
+            )
             for thread in range(first_thread, first_thread + pools.workers_per_pool)
         ]
         group.hosted.append((host, seats))
@@ -106,8 +116,8 @@ class WorkerRun:
 
     def start(self, t0_ns: int) -> tuple[Span, Collector]:
         """Start all workers; they wait for `t0_ns` by themselves. To be called once, after `open`."""
-        load = self._plan.load
-        span = Span(t0_ns, NEVER_NS if load.duration_s is None else t0_ns + load.duration_s.ns)
+        end_ns = self._line.end_ns
+        span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns)
         groups = [
             CollectedGroup(group.pools.name, group.records, [log for host, _ in group.hosted for log in host.logs])
             for group in self._groups.values()
@@ -116,23 +126,17 @@ class WorkerRun:
             measures = self._measures(group.hosted[0][0].client)
             for host, seats in group.hosted:
                 host.start([self._job(host, seat, span, measures) for seat in seats])
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)
 
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]
 
     def _job(self, host: Host, seat: _Seat, span: Span, measures: list[Measure]) -> Job:
-        load, workload = self._plan.load, self._plan.workload
+        workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
-        pacer = Pacer(
-            span,
-            batch=batch,
-            quota=quota_of(load.requests, seat.number, self._threads_total),
-            schedule=schedule_of(load, self._plan.seed, seat.number, self._threads_total, span.t0_ns),
-        )
         worker = Worker(
             span=span,
-            pacer=pacer,
+            pacer=self._pacer(seat, span, batch),
             pool=host.pool,
             operations=seat.operations,
             record=seat.record,
@@ -143,7 +147,23 @@ class WorkerRun:
             transaction=workload.transaction > 0,
         )
         # A schedule may be over before the run is: the run lasts as long as was said all the same.
-        return Job(seat.name, worker, load.duration_s is not None, self._watched(seat.number))
+        return Job(seat.name, worker, self._line.end_ns is not None, self._watched(seat.number))
+
+    def _pacer(self, seat: _Seat, span: Span, batch: int) -> Pacer:
+        load, seed, thread, threads = self._plan.load, self._plan.seed, seat.number, self._threads_total
+        quota = quota_of(load.requests, thread, threads)
+        if self._line.is_plain and not load.stages:
+            schedule = schedule_of(load, seed, thread, threads, span.t0_ns)
+            return Pacer(span, batch=batch, quota=quota, schedule=schedule)
+        return StagedPacer(
+            span,
+            self._line,
+            batch=batch,
+            quota=quota,
+            schedules=schedules_of(load, self._line, seed, thread, threads),
+            threads=threads,
+            missed=seat.record.missed,
+        )
 
     @contextmanager
     def _watched(self, number: int) -> Iterator[None]:

@@ -18,6 +18,7 @@ import functools
 import weakref
 from typing import Any
 
+import redis
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline
 from redis.asyncio.connection import AbstractConnection
@@ -84,7 +85,12 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
 
     async def open(self) -> None:
         """Read the topology. Raises what TARGET_ERRORS names, and CutShort."""
-        await self.initialize()
+        try:
+            await self.initialize()
+        except redis.RedisClusterException:
+            # That no node could be used is what redis-py makes of a cut, too.
+            self._lifeline.check()
+            raise
         self._refreshes.is_awake = True
 
     async def close_all(self) -> None:

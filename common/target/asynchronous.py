@@ -20,10 +20,11 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 
 from common.lifeline import Lifeline
 from common.plan import schema
-from common.plan.url import Host
+from common.plan.url import Address, Host, Shape
 from common.target.address import address_of, sentinel_arguments, server_name
 from common.target.async_cluster import AsyncClusterClient, NodePool, build_async_cluster
 from common.target.async_connections import (
+    AsyncObserved,
     AsyncObservedSentinel,
     AsyncObservedSentinelTls,
     AsyncObservedTcp,
@@ -31,7 +32,7 @@ from common.target.async_connections import (
     AsyncObservedUnix,
 )
 from common.target.async_policy import no_async_retry, observed_async_retry
-from common.target.clients import Kit, assemble, by_kind, connects_when_built, pool_arguments
+from common.target.clients import Kit, assemble, connects_when_built, pool_arguments
 from common.target.connections import ConnectionEvents, Unobserved
 from common.target.sentinels import PrimaryUnknown
 from common.target.translate import translated
@@ -123,10 +124,16 @@ class _PrimaryClient(redis.asyncio.Redis):
         await pool.sentinel_manager.aclose()
 
 
+def _connection_class(address: Address) -> type[AsyncObserved]:
+    if address.shape is Shape.SENTINEL:
+        return AsyncObservedSentinelTls if address.tls else AsyncObservedSentinel
+    if address.path is not None:
+        return AsyncObservedUnix
+    return AsyncObservedTls if address.tls else AsyncObservedTcp
+
+
 _KIT = Kit(
-    connections=by_kind(
-        AsyncObservedUnix, AsyncObservedTcp, AsyncObservedTls, AsyncObservedSentinel, AsyncObservedSentinelTls
-    ),
+    connection_class=_connection_class,
     pool=ConnectionPool,
     blocking_pool=BlockingConnectionPool,
     sentinel_pool=SentinelConnectionPool,

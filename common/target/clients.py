@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,15 +14,13 @@ from common.lifeline import Lifeline
 from common.plan import schema
 from common.plan.url import Address, Shape
 from common.target.address import address_of, connection_arguments, place_arguments, server_name
-from common.target.clusters import ClusterClient, open_cluster
+from common.target.clusters import ClusterClient, node_arguments, open_cluster
 from common.target.connections import (
     ConnectionEvents,
-    ObservedSentinel,
-    ObservedSentinelTls,
-    ObservedTcp,
-    ObservedTls,
-    ObservedUnix,
+    Observed,
     Unobserved,
+    connection_class_of,
+    sentinel_connection_class_of,
 )
 from common.target.policy import no_retry, observed_retry
 from common.target.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
@@ -74,17 +72,27 @@ def ping_target(target: schema.Target) -> None:
 def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
     """The TCP pools of a client: its one, or that of each node of a cluster."""
     if isinstance(client, ClusterClient):
-        nodes = client.get_nodes()  # type: ignore[no-untyped-call]
-        return [client.get_redis_connection(node).connection_pool for node in nodes]
+        return [client.get_redis_connection(node).connection_pool for node in client.nodes()]
     return [client.connection_pool]
+
+
+def node_pool(
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+) -> redis.ConnectionPool:
+    """A pool as a cluster's client makes one for each node, connected to nothing. Raises PlanError."""
+    arguments = _node_pool_arguments(pools)
+    kind: Any = arguments.pop("connection_pool_class", redis.ConnectionPool)
+    pool: redis.ConnectionPool = kind(**node_arguments(target, events, lifeline), **arguments)
+    return pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
-    """What clients that are no cluster's are assembled of. connections: by shape and TLS. pool, blocking_pool: for
-    servers; sentinel_pool, blocking_sentinel_pool: for whichever server Sentinels name. sentinels: what asks them."""
+    """What clients that are no cluster's are assembled of. connection_class: by where the target is. pool,
+    blocking_pool: for servers; sentinel_pool, blocking_sentinel_pool: for whichever server Sentinels name. sentinels:
+    what asks them."""
 
-    connections: Mapping[tuple[str, bool], type]
+    connection_class: Callable[[Address], type]
     pool: Any
     blocking_pool: Any
     sentinel_pool: Any
@@ -100,7 +108,7 @@ def assemble(
     """A client of the kit's kind for a target that is no cluster. Opens nothing. Raises PlanError."""
     address = address_of(target)
     arguments = {
-        "connection_class": kit.connections[_kind(address)],
+        "connection_class": kit.connection_class(address),
         "events": events,
         "lifeline": lifeline,
         **connection_arguments(target),
@@ -132,23 +140,14 @@ def _node_pool_arguments(pools: schema.Pools) -> dict[str, Any]:
     return arguments
 
 
-def _kind(address: Address) -> tuple[str, bool]:
-    return ("unix" if address.path is not None else address.shape.value, address.tls)
-
-
-def by_kind(unix: type, tcp: type, tls: type, sentinel: type, sentinel_tls: type) -> dict[tuple[str, bool], type]:
-    """Connection classes as a `Kit` wants them."""
-    return {
-        ("unix", False): unix,
-        (Shape.STANDALONE.value, False): tcp,
-        (Shape.STANDALONE.value, True): tls,
-        (Shape.SENTINEL.value, False): sentinel,
-        (Shape.SENTINEL.value, True): sentinel_tls,
-    }
+def _connection_class(address: Address) -> type[Observed]:
+    if address.shape is Shape.SENTINEL:
+        return sentinel_connection_class_of(tls=address.tls)
+    return connection_class_of(path=address.path is not None, tls=address.tls)
 
 
 _KIT = Kit(
-    connections=by_kind(ObservedUnix, ObservedTcp, ObservedTls, ObservedSentinel, ObservedSentinelTls),
+    connection_class=_connection_class,
     pool=redis.ConnectionPool,
     blocking_pool=redis.BlockingConnectionPool,
     sentinel_pool=SentinelConnectionPool,

@@ -77,7 +77,7 @@ class ObservedBackoff(AbstractBackoff):
     """Counts retries, and waits by itself instead of letting redis-py sleep, so that the wait can be cut short."""
 
     def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, lifeline: Lifeline) -> None:
-        self._inner = inner
+        self.inner = inner
         self._events = events
         self._lifeline = lifeline
         # redis-py resets it twice in every call, and so it is the inner one's own: no call of ours in between.
@@ -85,12 +85,12 @@ class ObservedBackoff(AbstractBackoff):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
         # Each connection gets a copy of its Retry: state of the policy is its own, events and lifeline are shared.
-        return type(self)(copy.deepcopy(self._inner, memo), self._events, self._lifeline)
+        return type(self)(copy.deepcopy(self.inner, memo), self._events, self._lifeline)
 
     def compute(self, failures: int) -> float:
         self._lifeline.check()
         self._events.retried(monotonic_ns())
-        return self._pause(self._inner.compute(failures))
+        return self._pause(self.inner.compute(failures))
 
     def _pause(self, seconds: float) -> float:
         """Wait. Returns for how long redis-py is still to wait, in seconds."""

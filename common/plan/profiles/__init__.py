@@ -1,4 +1,7 @@
-"""Built-in workloads: short YAML files beside this one, each a plan's `workload` section with a description."""
+"""Built-in workloads: short YAML files beside this one, each a plan's `workload` section with a description.
+
+One that is meant for a driver names it as `driver`, which stands for that key of every pool group.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ from common.plan.shape import find_fault, render
 from common.units import show
 
 DEFAULT = "basic_rw"
+_OWN_KEYS = ("description", "driver")
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A workload by name. workload: raw, has the shape of the plan's section. text: the file as written."""
+    """A workload by name. workload: raw, has the shape of the plan's section. driver: the raw one that it is meant
+    for, or None. text: the file as written."""
 
     name: str
     description: str
     workload: dict[str, Any]
+    driver: str | None
     text: str
 
 
@@ -61,15 +67,20 @@ def load(name: str, where: str = "") -> Profile:
 def parse(data: bytes, name: str) -> Profile:
     """A profile from the bytes of a file. Raises PlanError that says where in it."""
     raw = parse_document(data, name)
-    workload = {key: value for key, value in raw.items() if key != "description"} if isinstance(raw, dict) else raw
+    own = {key: raw.get(key) for key in _OWN_KEYS} if isinstance(raw, dict) else {}
+    workload = {key: value for key, value in raw.items() if key not in own} if isinstance(raw, dict) else raw
     fault = find_fault(workload, ("workload",))
     if fault is not None:
         raise PlanError(f"{name}: {render(fault.path[1:])}: {fault.problem}")
+    driver = own["driver"]
+    fault = None if driver is None else find_fault(driver, ("pools", 0, "driver"))
+    if fault is not None:
+        raise PlanError(f"{name}: $.driver: {fault.problem}")
     if "profile" in workload:
         raise PlanError(f"{name}: $.profile: expected commands and their keys, got a profile within a profile")
     if not workload.get("commands"):
         raise PlanError(f"{name}: $.commands: expected a list with at least one entry, got none")
-    description = raw.get("description", "")
+    description = own["description"] or ""
     if not isinstance(description, str):
         raise PlanError(f"{name}: $.description: expected text, got {show(description)}")
-    return Profile(name, description, workload, data.decode())
+    return Profile(name, description, workload, driver, data.decode())

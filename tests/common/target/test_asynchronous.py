@@ -268,7 +268,7 @@ def test_a_retry_policy_is_always_passed_and_each_connection_has_its_own_state_o
         [pool] = async_tcp_pools(client.redis)
         first, second = await pool.get_connection(), await pool.get_connection()
         assert first.retry._retries == second.retry._retries == 7
-        assert first.retry._backoff._inner is not second.retry._backoff._inner
+        assert first.retry._backoff.inner is not second.retry._backoff.inner
         assert type(first.retry._backoff) is type(second.retry._backoff)
         for connection in (first, second):
             await pool.release(connection)
