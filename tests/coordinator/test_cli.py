@@ -227,6 +227,22 @@ def test_plan_says_which_workers_are_threads_and_which_are_tasks(run: Run) -> No
     assert "2 pools, 3 threads and 5 tasks, at most 100 connections\n" in out
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (("--url", "redis+cluster://h"), True),
+        (("--embedded-server", "cluster"), True),
+        (("--embedded-server", "sentinel"), False),
+    ],
+)
+def test_plan_says_that_a_clusters_connections_are_those_to_each_node(
+    run: Run, target: tuple[str, ...], said: bool
+) -> None:
+    flags = (*target, "--duration", "1s", "--client-pools", "2")
+    assert ("# Connections are those to each node of the cluster" in run("plan", *flags)[1]) == said
+    assert json.loads(run("plan", "--json", *flags)[1])["connections"]["per_node"] == said
+
+
 def test_plan_shows_when_each_part_of_the_load_begins_and_what_it_intends(run: Run) -> None:
     stages = ("--warmup", "1s", "--stage", "1m", "--stage", "up=2s@500/s:linear", "--stage", "3s@1.5k/s")
     code, out, err = run("plan", "--url", "redis://h", *stages)
