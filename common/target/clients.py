@@ -52,18 +52,28 @@ def open_control_client(target: schema.Target) -> Client:
     """A client of one connection (to each node of a cluster) that tries nothing twice, with the target's timeouts; for
     questions to the target beside the load. The connection opens with the first call, but for a cluster, whose topology
     is read at once; close the client to close it. Raises PlanError; for a cluster also what TARGET_ERRORS names."""
-    once = msgspec.structs.replace(target, retry=schema.Retry(retries=0, backoff=schema.BackoffKind.NONE))
-    lifeline = Lifeline()
-    one = {"max_connections": 1}
+    lifeline, one = Lifeline(), {"max_connections": 1}
     if connects_when_built(target):
-        return open_cluster(once, one, events=Unobserved(), lifeline=lifeline)
-    client: Client = assemble(_KIT, once, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
+        # When redis-py makes one, it asks a primary of its own choice for its commands: another one, if that is down.
+        patient = msgspec.structs.replace(target, retry=_UNTIL_MADE)
+        cluster = open_cluster(patient, one, events=Unobserved(), lifeline=lifeline)
+        cluster.retry.update_retries(0)
+        return cluster
+    client: Client = assemble(_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
     return client
 
 
+_UNTIL_MADE = schema.Retry(retries=3, backoff=schema.BackoffKind.NONE)
+
+
 def ping_target(target: schema.Target) -> None:
-    """Raises TargetError unless the target, asked once, answers as a Redis does; PlanError for a URL that is none."""
+    """Raises TargetError unless the target, asked once, answers as a Redis does; PlanError for a URL that is none.
+
+    A cluster answers when one of its nodes tells the topology: the others may be down.
+    """
     with translated(target), open_control_client(target) as client:
+        if isinstance(client, ClusterClient):
+            return
         reply = client.execute_command("PING")
         if reply is not True:
             raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")

@@ -11,6 +11,7 @@ import yaml
 
 from common.errors import FleetError, InvalidResultError, PlanError, TargetError, ThresholdError, UsageError
 from common.plan.schema import Plan
+from common.plan import profiles
 from common.plan.settings import SETTINGS
 from coordinator import cli
 from coordinator.check import CheckLine, CheckReport
@@ -117,8 +118,8 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", "."), ".: expected a plan that can be read, got: Is a directory"),
         (("start", "none.yaml"), "none.yaml: expected a plan that can be read"),
         (("check",), "plan: $.target.url: expected a target, got none"),
-        (("profiles", "basic"), "expected one of basic_rw, high_throughput"),
-        (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of basic_rw"),
+        (("profiles", "basic"), "expected one of async_mixed, basic_rw"),
+        (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of async_mixed, basic_rw"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line_and_exit_code_3(
@@ -157,6 +158,10 @@ def test_resume_takes_the_plan_that_the_run_left(run: Run, started: list[tuple[P
     assert run("start", "--resume", "r-1")[0] == 0
     ((plan, options),) = started
     assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
+    # Where the passwords are may be said anew, and nothing else.
+    (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
+    assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file that holds the password")
+    assert "expected nothing of the plan" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
     code, _, err = run("start", "--resume", "nobody")
     assert code == 2
     assert "nobody" in err
@@ -249,9 +254,18 @@ def test_what_plan_prints_is_a_plan_file_again(run: Run, started: list[tuple[Pla
     assert started[0] == started[1]
 
 
+def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
+    _, out, _ = run("plan", *ENOUGH, "--retry-backoff", "constant", "--tcp-pool", "blocking")
+    assert "# client settings in force (main):" in out
+    assert "#   retry backoff: ConstantBackoff" in out
+    assert "#   pool: BlockingConnectionPool" in out
+    _, out, _ = run("plan", *ENOUGH, "--json")
+    assert json.loads(out)["client_settings"]["main"]["connection"] == "Connection"
+
+
 def test_plan_as_json_holds_the_same(run: Run) -> None:
     facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
-    assert facts["connections"] == {"ceiling": 300, "pools": {"main": 300}}
+    assert facts["connections"] == {"ceiling": 300, "per_node": False, "pools": {"main": 300}}
     assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
     assert [(agent["id"], agent["pools"], agent["connections"]) for agent in facts["agents"]] == [
         ("local-1", [0], 150),
@@ -300,11 +314,17 @@ def test_check_prints_a_line_a_finding_and_exits_0_or_4(
 def test_profiles_are_listed_and_shown(run: Run) -> None:
     code, out, _ = run("profiles")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == [
-        "basic_rw", "high_throughput", "list_operations", "transaction_heavy",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in out.splitlines()] == profiles.names()
     shown = run("profiles", "high_throughput")[1]
     assert yaml.safe_load(shown)["pipeline"] == 10
+
+
+def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None:
+    assert "__rand(A,B)__" in run("profiles", "--commands")[1]
+    assert run("profiles", "--markdown")[1] == page()
+    assert run("profiles", "basic_rw", "--commands") == (
+        2, "", "coordinator: profiles basic_rw: expected either a name or --commands, got both\n",
+    )  # fmt: skip
 
 
 def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def start_server(password: str | None = None, port: int | None = None) -> Iterat
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             if port is not None:
-                patch.setattr("coordinator.embedded._free_port", lambda: port)
+                patch.setattr("coordinator.embedded.servers._free_ports", lambda _count: [port])
             embedded = stack.enter_context(open_embedded(Embedded.STANDALONE))
         server = Server(embedded, password)
         if password is not None:
@@ -84,11 +84,12 @@ class SocketServer:
     """Listens on loopback and, on each connection, does what it was made for and nothing else.
 
     greeting: sent on accept. reply: sent for each piece received. closes: after the greeting (when there is no reply)
-    or after the first reply the connection is closed.
+    or after the first reply the connection is closed. `asked`: set once anything was received.
     """
 
     def __init__(self, *, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -> None:
         self._greeting, self._reply, self._closes = greeting, reply, closes
+        self.asked = threading.Event()
         self._listener = socket.create_server((HOST, 0))
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -132,6 +133,7 @@ class SocketServer:
         received = b""
         try:
             received = connection.recv(65536)
+            self.asked.set()
             connection.sendall(self._reply)
         finally:
             if not received or (self._closes and self._reply):
