@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=_positive, help=f"turns of {TURN_S:g} s that each contender gets [default: 16]"
     )
-    parser.add_argument("--quick", action="store_true", help="3 rounds: half a minute, a rough idea")
+    parser.add_argument("--quick", action="store_true", help="3 rounds: a minute, a rough idea")
     parser.add_argument("--keys", type=_positive, default=10_000, help="keys, all of which exist [default: 10000]")
     parser.add_argument("--data-size", type=_positive, default=32, help="bytes a value [default: 32]")
     parser.add_argument("--no-pin", action="store_true", help="leave it to the system which cores are used")
