@@ -11,21 +11,26 @@ from common.messages import (
     Assignment,
     Final,
     PoolShare,
+    Preloaded,
     Prepared,
     Preparing,
+    Step,
     WorkerFinal,
     WorkerLost,
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
 
+NO_PROGRESS = Preparing(step=Step.CONNECTIONS, done=0, total=0)
+
 
 @dataclass(slots=True)
 class _Process:
     """What is known of one worker process."""
 
-    connections_wanted: int = 0
+    steps: dict[Step, Preparing] = field(default_factory=dict)
     connections_open: int = 0
+    preloaded: Preloaded | None = None
     prepared: bool = False
     through: int = -1
     final: WorkerFinal | None = None
@@ -107,18 +112,31 @@ class Share:
         return all(process.over for process in self._processes)
 
     def preparing(self, process: int, message: Preparing) -> None:
-        """A process opens its connections."""
-        self._processes[process].connections_open = message.done
-        self._processes[process].connections_wanted = message.total
+        """A process has come so far."""
+        self._processes[process].steps[message.step] = message
 
     def progress(self) -> Preparing:
-        """Progress of all processes together."""
-        return Preparing(done=self.connections_open, total=sum(p.connections_wanted for p in self._processes))
+        """Progress of all processes together, in the first step that not all of them have come to the end of."""
+        progress = NO_PROGRESS
+        for step in Step:
+            told = [process.steps[step] for process in self._processes if step in process.steps]
+            if told:
+                done, total = sum(part.done for part in told), sum(part.total for part in told)
+                progress = Preparing(step=step, done=done, total=total)
+                if done < total or len(told) < len(self._processes):
+                    break
+        return progress
+
+    @property
+    def preloaded(self) -> Preloaded | None:
+        """What all processes together have preloaded; None where nothing was to be."""
+        return Preloaded.merge(process.preloaded for process in self._processes)
 
     def prepared(self, process: int, message: Prepared) -> None:
         """A process is ready."""
         self._processes[process].prepared = True
         self._processes[process].connections_open = message.connections_open
+        self._processes[process].preloaded = message.preloaded
 
     def failed(self, process: int, reason: str) -> None:
         """A process says why it is about to end."""

@@ -200,6 +200,11 @@ def ending_of(error: BaseException) -> Ending:
     return Ending(False, type(error).__name__, 0)
 
 
+def error_reply(error: Exception) -> str:
+    """An error reply in one line, its code first."""
+    return _reply_line(error)
+
+
 class ConnectionEvents(Protocol):
     """Told of everything that happens to the connections of one client, from any thread. Stamps are monotonic ns."""
 

@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from common.messages import Final, MetricsFrame, PoolShare
+from common.messages import Final, MetricsFrame, PoolShare, Preloaded
 from common.plan.schema import Plan
 
 JOURNAL_FORMAT = 2
@@ -41,13 +41,14 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent that takes part, and the pools it was dealt."""
+    """An agent that takes part, and the pools it was dealt. preloaded: what it wrote before the start."""
 
     agent_id: str
     incarnation: str
     host: str
     processes: int
     pools: tuple[PoolShare, ...]
+    preloaded: Preloaded | None = None
 
 
 class RunOpened(Record, frozen=True, kw_only=True):

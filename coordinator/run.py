@@ -231,9 +231,9 @@ class Run:
                 registry = self.state.registry
                 text = agents_missing(self.state.setup, registry.idle(now_ns), list(registry))
                 return self._give_up(text, FleetError.exit_code)
-            case Phase.PREPARING if in_phase_ns > fleet.prepare_s.ns:
-                late = ", ".join(member.agent_id for member in self.state.registry.taking_part() if not member.prepared)
-                return self._give_up(f"not prepared within {fleet.prepare_s}: {late}", FleetError.exit_code)
+            case Phase.PREPARING if late := self._late(now_ns):
+                text = f"not prepared, and without progress for {fleet.prepare_s}: {', '.join(late)}"
+                return self._give_up(text, FleetError.exit_code)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
@@ -246,6 +246,15 @@ class Run:
             case Phase.DRAINING:
                 return self._notice_lost(now_ns)
         return []
+
+    def _late(self, now_ns: int) -> list[str]:
+        """Agents that are not ready, and have not come any further for too long."""
+        since_ns = now_ns - self.state.setup.plan.fleet.prepare_s.ns
+        return [
+            member.agent_id
+            for member in self.state.registry.taking_part()
+            if not member.prepared and max(member.stirred_ns, self._phase_since_ns) < since_ns
+        ]
 
     def _excuse(self, deaf_ns: int, now_ns: int) -> None:
         """Nobody is late for so long: what they said meanwhile is yet to be read."""

@@ -13,9 +13,12 @@ from common.messages import (
     FinalAck,
     FrameAck,
     MetricsFrame,
+    Preloaded,
     Prepare,
+    Prepared,
     Preparing,
     Start,
+    Step,
     Stop,
     WorkerLost,
 )
@@ -270,8 +273,8 @@ def test_a_local_agent_that_was_not_needed_may_leave_once_the_fleet_is_complete(
 
 def test_connections_that_are_being_opened_are_shown() -> None:
     bench = bench_in(Phase.PREPARING)
-    bench.says("web1", Preparing(done=3, total=50))
-    actions = bench.says("web2", Preparing(done=4, total=50))
+    bench.says("web1", Preparing(step=Step.CONNECTIONS, done=3, total=50))
+    actions = bench.says("web2", Preparing(step=Step.CONNECTIONS, done=4, total=50))
     assert of_kind(actions, Progress) == [Progress("opening connections", 7, 100)]
 
 
@@ -335,7 +338,38 @@ def test_agents_that_never_get_ready_end_the_run_with_their_names() -> None:
     bench.says("web2", ready())
     bench.states = {"web1": AgentState.PREPARING, "web2": AgentState.PREPARED}
     end = ended(bench.passes(120.3, *BOTH))
-    assert (end.exit_code, end.text) == (5, "not prepared within 2m: web1")
+    assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
+
+
+def test_agents_that_preload_are_waited_for_as_long_as_they_get_on() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web2", ready())
+    bench.states = {"web1": AgentState.PREPARING, "web2": AgentState.PREPARED}
+    for done in range(4):
+        bench.says("web1", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+        assert not of_kind(bench.passes(100.0, *BOTH), End)
+        # That it says the same again is no progress.
+        bench.says("web1", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+    end = ended(bench.passes(21.0, *BOTH))
+    assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
+
+
+def test_an_agent_that_does_not_get_on_is_not_excused_by_one_that_does() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
+    actions = []
+    for done in range(2):
+        bench.says("web2", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+        actions += bench.passes(61.0, *BOTH)
+    assert ended(actions).text.endswith(": web1")
+
+
+def test_what_agents_preloaded_is_written_down() -> None:
+    bench = bench_in(Phase.PREPARING)
+    done = Preloaded(keys=5, commands=10, bytes_out=300, took_ns=NS_PER_S)
+    bench.says("web1", Prepared(processes=2, connections_open=0, preloaded=done))
+    [opened] = [r for r in written(bench.says("web2", ready())) if isinstance(r, RunOpened)]
+    assert [facts.preloaded for facts in opened.agents] == [done, None]
 
 
 def test_a_start_waits_for_the_clocks_to_be_compared() -> None:
