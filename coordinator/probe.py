@@ -47,6 +47,7 @@ def probe(target: Target) -> TargetFacts:
             server=server_name(server),
             max_clients=max_clients(client),
             ping_us=ping_us(client),
+            keys=whole(ask(client, "DBSIZE")),
         )
 
 
@@ -59,6 +60,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
                 _dictionary(client.execute_command("INFO", section))
                 for section in ("server", "clients", "commandstats")
             )
+            keys = whole(ask(client, "DBSIZE"))
     except TargetError as error:
         return ServerCounted(when=when, error=str(error))
     calls = {
@@ -71,6 +73,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
         server_run_id=str(server.get("run_id", "")),
         connected_clients=whole(clients.get("connected_clients")) or 0,
         calls=calls,
+        keys=keys,
         # Asking alone is a call, so no calls at all means no counters.
         error="" if calls else f"target {address_of(target)} keeps no count of calls: INFO commandstats is empty",
     )

@@ -1,7 +1,8 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
 Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), RunClosed. A journal without RunClosed is that of a coordinator which was killed.
+order, ServerCounted(after), perhaps CleanedUp, RunClosed. A journal without RunClosed is that of a coordinator that was
+killed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ class Outcome(enum.Enum):
 
 class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the target said of itself before the run. server: for people, such as "valkey 9.1.2". max_clients: None
-    where it may not be read."""
+    where it may not be read. keys: that it holds, before anything was preloaded; None where it does not tell."""
 
     url: str
     topology: str
     server: str
     max_clients: int | None = None
     ping_us: float | None = None
+    keys: int | None = None
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,13 +123,24 @@ class When(enum.Enum):
 
 class ServerCounted(Record, frozen=True, kw_only=True):
     """`INFO commandstats` of the target: calls and rejected calls by lower-case command name, since the server's start
-    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. error: why there is
-    no reading."""
+    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. keys: that it
+    holds, None where it does not tell. error: why there is no reading."""
 
     when: When
     server_run_id: str = ""
     connected_clients: int = 0
     calls: dict[str, int] = {}
+    keys: int | None = None
+    error: str = ""
+
+
+class CleanedUp(Record, frozen=True, kw_only=True):
+    """The keys of the plan were deleted. left: those that could not be; None where it is not known how many, and
+    `error` says why."""
+
+    deleted: int
+    left: int | None
+    took_ns: int
     error: str = ""
 
 
@@ -139,4 +152,4 @@ class RunClosed(Record, frozen=True, kw_only=True):
     duration_s: float
 
 
-AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | RunClosed
+AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | CleanedUp | RunClosed

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from coordinator.ledger import Ledger
+from coordinator.prepared import CleanUp, Preload
 from coordinator.records import AgentEnd, Outcome
 from coordinator.verdict import Verdict
 
@@ -130,7 +131,8 @@ class Bin(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """The whole of summary.json. latency_bins: of all operations done, response time in an open loop."""
+    """The whole of summary.json. preload, clean_up: None where the plan wants none. latency_bins: of all operations
+    done, response time in an open loop."""
 
     format: int
     run: Run
@@ -145,6 +147,8 @@ class Summary(Part, frozen=True, kw_only=True):
     connections: Connections
     errors: dict[str, int]
     ledger: Ledger
+    preload: Preload | None
+    clean_up: CleanUp | None
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
 

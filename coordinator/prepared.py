@@ -1,0 +1,124 @@
+"""What was done to the data before and after the load, as reports tell it: keys preloaded, and keys deleted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from common.messages import Preloaded
+from common.plan.schema import Plan
+from common.units import NS_PER_S
+from coordinator.aggregate import Aggregate
+from coordinator.records import When
+
+
+class Preload(msgspec.Struct, frozen=True, kw_only=True):
+    """The key space as it was filled before the start. keys: each counts once for each entry of the preload;
+    expected_keys: each counts once. dbsize_...: what the target's primaries hold, together; None where it was not told.
+    ok: whether as many are there as should be; None where that cannot be told."""
+
+    keys: int
+    commands: int
+    seconds: float
+    per_s: float
+    expected_keys: int
+    dbsize_before: int | None
+    dbsize_after: int | None
+    ok: bool | None
+
+
+class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of the plan that were deleted after the load. left: those that could not be; None where it is not known,
+    and error says why."""
+
+    deleted: int
+    left: int | None
+    seconds: float
+    error: str
+
+
+def expected_keys(plan: Plan) -> int:
+    """How many different keys the plan's preload writes: entries may share keys."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for entry in plan.workload.preload:
+        keys = plan.workload.keys
+        prefix = keys.prefix if entry.key_prefix is None else entry.key_prefix
+        low = keys.minimum if entry.key_minimum is None else entry.key_minimum
+        high = keys.maximum if entry.key_maximum is None else entry.key_maximum
+        spans.setdefault(prefix, []).append((int(low), int(high)))
+    return sum(_covered(ranges) for ranges in spans.values())
+
+
+def _covered(ranges: Sequence[tuple[int, int]]) -> int:
+    """How many numbers lie in at least one of these ranges, both ends included."""
+    count, next_free = 0, 0
+    for low, high in sorted(ranges):
+        count += max(0, high + 1 - max(low, next_free))
+        next_free = max(next_free, high + 1)
+    return count
+
+
+def preload_of(run: Aggregate) -> Preload | None:
+    """What was preloaded; None for a run that had nothing to."""
+    done = Preloaded.merge(agent.facts.preloaded for agent in run.agents.values())
+    if run.opened is None or done is None:
+        return None
+    expected = expected_keys(run.opened.plan)
+    reading = run.readings.get(When.BEFORE)
+    before, after = run.opened.target.keys, reading.keys if reading else None
+    seconds = done.took_ns / NS_PER_S
+    return Preload(
+        keys=done.keys,
+        commands=done.commands,
+        seconds=seconds,
+        per_s=done.commands / seconds if seconds else 0.0,
+        expected_keys=expected,
+        dbsize_before=before,
+        dbsize_after=after,
+        ok=None if before is None or after is None else _fits(before, after, expected),
+    )
+
+
+def _fits(before: int, after: int, expected: int) -> bool:
+    """Nothing but the preload was at work: so all keys are new where there were none, and else some may not be."""
+    return after - before == expected or (before > 0 and after >= expected)
+
+
+def preload_finding(run: Aggregate) -> Iterator[str]:
+    """What speaks against the key space that was preloaded."""
+    preload = preload_of(run)
+    if preload is None or preload.ok is not False:
+        return
+    found = f"The preload wrote {preload.expected_keys:,} different keys, but the target held "
+    found += f"{preload.dbsize_before:,} keys before it and {preload.dbsize_after:,} after it: "
+    assert preload.dbsize_before is not None
+    assert preload.dbsize_after is not None
+    fewer = preload.dbsize_after < preload.dbsize_before + preload.expected_keys
+    yield found + ("keys were evicted, expired or deleted." if fewer else "somebody else wrote keys.")
+
+
+def preload_text(preload: Preload) -> str:
+    """One line for people."""
+    held = "DBSIZE not told"
+    if preload.dbsize_before is not None and preload.dbsize_after is not None:
+        held = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
+    return (
+        f"{preload.keys:,} keys by {preload.commands:,} commands in {preload.seconds:.1f} s "
+        f"({preload.per_s:,.0f}/s); {held}"
+    )
+
+
+def clean_up_of(run: Aggregate) -> CleanUp | None:
+    """What was deleted; None for a run that was to leave its keys, or has not come to it."""
+    done = run.cleaned
+    if done is None:
+        return None
+    return CleanUp(deleted=done.deleted, left=done.left, seconds=done.took_ns / NS_PER_S, error=done.error)
+
+
+def clean_up_text(done: CleanUp) -> str:
+    """One line for people."""
+    left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
+    why = f": {done.error}" if done.error else ""
+    return f"{done.deleted:,} keys deleted in {done.seconds:.1f} s, {left}{why}"
