@@ -10,12 +10,14 @@ from common.messages import (
     Dismiss,
     Stop,
 )
+from common.plan.schema import CleanUp
 from common.units import NS_PER_S
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
 from coordinator.opening import Setup, agents_missing, ceiling_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
+    CleanedUp,
     Outcome,
     RunClosed,
     RunStarted,
@@ -26,7 +28,9 @@ from coordinator.registry import Standing, capacities
 from coordinator.shares import assign
 from coordinator.steps import (
     Action,
+    Cleaned,
     Counted,
+    DeleteKeys,
     End,
     Event,
     FromAgent,
@@ -35,6 +39,7 @@ from coordinator.steps import (
     Note,
     Progress,
     ReadServer,
+    StopDeleting,
     Tick,
     Write,
 )
@@ -82,6 +87,8 @@ class Run:
                 actions = self._local_agent_exited(event)
             case Counted(record):
                 actions = self._counted(record, now_ns)
+            case Cleaned(done):
+                actions = [Write(done), *self._closed()] if self._moves(Trigger.CLEANED, now_ns) else []
             case Interrupted():
                 actions = self._interrupted(now_ns)
             case Tick():
@@ -175,9 +182,17 @@ class Run:
             for member in self.state.registry.taking_part():
                 actions += self._talk.order(member, self._talk.start_order(), now_ns)
             return actions
-        if self.state.phase is Phase.SETTLING and self._moves(Trigger.COUNTED, now_ns):
-            return [Write(record), *self._closed()]
-        return []
+        return [Write(record), *self._settled(now_ns)]
+
+    def _settled(self, now_ns: int) -> list[Action]:
+        if self.state.setup.plan.workload.clean_up is CleanUp.NONE:
+            return self._closed() if self._moves(Trigger.COUNTED, now_ns) else []
+        self._moves(Trigger.CLEAN, now_ns)
+        if self._interrupts <= 1:
+            return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
+        self._moves(Trigger.CLEANED, now_ns)
+        skipped = CleanedUp(deleted=0, left=None, took_ns=0, error="the run was stopped at once")
+        return [Write(skipped), *self._closed()]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
         members = self.state.registry.taking_part()
@@ -284,6 +299,8 @@ class Run:
 
     def _interrupted(self, now_ns: int) -> list[Action]:
         self._interrupts += 1
+        if self.state.phase is Phase.CLEANING:
+            return [StopDeleting()]
         self.state.ending.interrupted = True
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED)

@@ -24,10 +24,12 @@ from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import redacted
 from common.plan.settings import PASSWORD
+from common.plan.url import redact_url
 from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
+from coordinator.cleaning import Cleaning, delete_written
 from coordinator.coordinator import Coordinator, standings
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
@@ -36,6 +38,7 @@ from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
+from coordinator.preparation import flush, set_up
 from coordinator.probe import probe, read_server_counts
 from coordinator.records import TargetFacts
 from coordinator.report.command import find_journal
@@ -75,6 +78,7 @@ class _Place:
 def start(plan: Plan, options: StartOptions) -> int:
     """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
     people = Console(stderr=True)
+    _confirm_flush(plan, options)
     with ExitStack() as stack:
         plan = _with_agents(plan, resuming=options.resume is not None)
         place = _place(options)
@@ -89,12 +93,37 @@ def start(plan: Plan, options: StartOptions) -> int:
             password = plan.target.password
             plan = _aimed_at(place.aggregate.opened.plan, facts.url, password=password)
         else:
-            facts = probe(plan.target)
+            facts = _prepare_target(plan, people)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
             return end.exit_code
         return _report(plan, options, place, end, people)
+
+
+def _confirm_flush(plan: Plan, options: StartOptions) -> None:
+    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated without a thought."""
+    if plan.workload.flush_before and not options.yes_flush and options.resume is None:
+        raise UsageError(
+            "workload.flush_before: the plan empties the target's database before the run; say --yes-flush if that is "
+            "what you want, or take it out of the plan"
+        )
+
+
+def _prepare_target(plan: Plan, people: Console) -> TargetFacts:
+    """What is done to the target before any agent is waited for; then who it is."""
+
+    def say(text: str) -> None:
+        people.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    if plan.workload.flush_before:
+        say(f"flushed {flush(plan.target):,} keys of {redact_url(plan.target.url)}")
+    facts = probe(plan.target)
+    if calls := set_up(plan, say):
+        say(f"setup: {calls:,} calls")
+        # What setup made was there before the preload.
+        facts = msgspec.structs.replace(facts, keys=probe(plan.target).keys)
+    return facts
 
 
 def _serve(
@@ -140,6 +169,7 @@ def _serve(
             view=view,
             open_journal=lambda: place.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
+            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally)),
         )
         return coordinator.serve()
 
