@@ -91,7 +91,9 @@ def delete_written(plan: Plan, tally: Tally) -> None:
         found = written(plan, partial(_key_places, first, _tells_keys(first)), _writes(first))
         delete_families(primaries.each, found.families, tally, alone=len(primaries.each) > 1)
     if found.untold and not tally.stopped.is_set():
-        raise TargetError(f"keys that {', '.join(found.untold)} wrote hold a value, so nobody can tell them from others'")
+        raise TargetError(
+            f"keys that {', '.join(found.untold)} wrote hold a value, so nobody can tell them from others'"
+        )
 
 
 def _tells_keys(server: Server) -> bool:

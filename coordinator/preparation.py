@@ -16,6 +16,7 @@ from common.commands import (
     Sha,
     Template,
     find_command,
+    key_text,
     keys_per_hash_tag,
     script_digest,
 )
@@ -25,7 +26,6 @@ from common.target import TARGET_ERRORS, address_of, ending_of, error_reply, tra
 from common.units import printable, show
 from coordinator.primaries import Primaries, Server, open_primaries
 from coordinator.probe import ask, whole
-from coordinator.written import key_text
 
 BATCH = 500
 TELL_EVERY = 100_000
@@ -92,7 +92,7 @@ def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
         return
     per_hash_tag = keys_per_hash_tag(plan.target, workload)
     for number in key_numbers(workload.keys):
-        key = key_text(workload.keys, number, per_hash_tag).decode()
+        key = key_text(workload.keys.prefix, number, per_hash_tag).decode()
         yield _call(template, key, digests), key
 
 

@@ -79,7 +79,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
     )
 
 
-def ask(client: Asked, *command: str) -> Any:
+def ask(client: Asked, *command: str | bytes) -> Any:
     """The target's reply, or None where it refuses the question: not permitted to us, or not known to it."""
     try:
         return client.execute_command(*command)

@@ -102,11 +102,11 @@ def start(plan: Plan, options: StartOptions) -> int:
 
 
 def _confirm_flush(plan: Plan, options: StartOptions) -> None:
-    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated without a thought."""
+    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated in haste."""
     if plan.workload.flush_before and not options.yes_flush and options.resume is None:
         raise UsageError(
-            "workload.flush_before: the plan empties the target's database before the run; say --yes-flush if that is "
-            "what you want, or take it out of the plan"
+            "workload.flush_before: the plan empties the target's database before the run; say --yes-flush too if that "
+            "is what you want, or take it out of the plan"
         )
 
 

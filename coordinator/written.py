@@ -82,12 +82,6 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     untold: tuple[str, ...]
 
 
-def key_text(keys: Keys, number: int, per_hash_tag: int) -> bytes:
-    """The key of a number, as workers make it."""
-    tag = f"{{{number // per_hash_tag}}}:" if per_hash_tag else ""
-    return f"{keys.prefix}{tag}{number}".encode()
-
-
 def issued_commands(plan: Plan) -> Iterator[Issued]:
     """Every command of the plan: of its setup, its preload and its mix with all that follows."""
     workload = plan.workload
@@ -177,7 +171,8 @@ _COUNTED: dict[Placeholder, bytes] = {
 
 def _family(part: Part, keys: Keys, per_hash_tag: int) -> Family | None:
     """The keys that an argument can be; None where they cannot be told from any others."""
-    form, glob, bounds, is_open = b"", b"", [], False
+    form, glob, is_open = b"", b"", False
+    bounds: list[tuple[int, int | None]] = []
     for place, piece in enumerate(_pieces(part)):
         literal, number = b"", b""
         match piece:

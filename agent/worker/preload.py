@@ -15,7 +15,8 @@ from typing import TypeAlias
 from agent.worker.events import EventLog
 from agent.worker.resp import array_header_bytes
 from common.clock import monotonic_ns
-from common.commands import Placeholder, find_command
+from common.commands import Part as Part_
+from common.commands import Placeholder, find_command, key_text, keys_of, keys_per_hash_tag
 from common.errors import TargetError
 from common.lifeline import Lifeline
 from common.messages import Assignment, Preloaded
@@ -172,21 +173,21 @@ def _trouble(arguments: Sequence[str | bytes], error: Exception, part: Part, tar
 
 
 def _part(plan: Plan, entry: Preload, thread: int, threads: int) -> Part:
-    workload = plan.workload
+    keys = keys_of(plan.workload, entry)
     template = find_command(entry.command)
-    prefix = workload.keys.prefix if entry.key_prefix is None else entry.key_prefix
-    low = int(workload.keys.minimum if entry.key_minimum is None else entry.key_minimum)
-    high = int(workload.keys.maximum if entry.key_maximum is None else entry.key_maximum)
-    first, end = (low + (high + 1 - low) * number // threads for number in (thread, thread + 1))
-    value = b"x" * int(workload.values.maximum_bytes)
+    first, end = (
+        int(keys.minimum) + (int(keys.maximum) + 1 - int(keys.minimum)) * n // threads for n in (thread, thread + 1)
+    )
+    per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
+    value = b"x" * int(plan.workload.values.maximum_bytes)
 
     def requests() -> Iterator[Request]:
         for number in range(first, end):
-            filled: dict[Placeholder, bytes] = {
-                Placeholder.KEY: f"{prefix}{number}".encode(),
+            filled: dict[Part_, bytes] = {
+                Placeholder.KEY: key_text(keys.prefix, number, per_hash_tag),
                 Placeholder.DATA: value,
             }
-            arguments = tuple(filled[part] if isinstance(part, Placeholder) else part for part in template.parts[1:])
+            arguments = tuple(part if isinstance(part, bytes) else filled[part] for part in template.parts[1:])
             for _ in range(entry.times):
                 yield (template.name, *arguments), _wire_bytes((template.name.encode(), *arguments))
 

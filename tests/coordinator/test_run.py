@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from common.messages import (
@@ -22,12 +23,14 @@ from common.messages import (
     Stop,
     WorkerLost,
 )
+from common.plan.schema import CleanUp, Workload
 from common.units import NS_PER_S
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,
+    CleanedUp,
     FrameAccepted,
     Outcome,
     RunClosed,
@@ -38,7 +41,19 @@ from coordinator.records import (
 )
 from coordinator.registry import LOST_AFTER_NS, Standing
 from coordinator.run import CLOCK_WAIT_NS, COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
-from coordinator.steps import End, Interrupted, LocalAgentExited, Note, Progress, ReadServer, Tick, Write
+from coordinator.steps import (
+    Cleaned,
+    DeleteKeys,
+    End,
+    Interrupted,
+    LocalAgentExited,
+    Note,
+    Progress,
+    ReadServer,
+    StopDeleting,
+    Tick,
+    Write,
+)
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -67,9 +82,13 @@ def ended(actions: list[object]) -> End:
     return end
 
 
-def bench_in(phase: Phase) -> RunBench:
-    """A run of two agents that has come to this phase."""
-    bench = RunBench(expected=2)
+CLEANS = msgspec.structs.replace(fleet_plan(), workload=Workload(clean_up=CleanUp.KEYS))
+DELETED = CleanedUp(deleted=5, left=0, took_ns=1)
+
+
+def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
+    """A run of two agents that has come to this phase. cleans: its plan's keys are to be deleted at the end."""
+    bench = RunBench(CLEANS if cleans or phase is Phase.CLEANING else None, expected=2)
     match phase:
         case Phase.GATHERING:
             bench.hello("web1")
@@ -86,6 +105,11 @@ def bench_in(phase: Phase) -> RunBench:
             bench.running(*BOTH)
             for name in BOTH:
                 bench.says(name, final())
+        case Phase.CLEANING:
+            bench.running(*BOTH)
+            for name in BOTH:
+                bench.says(name, final())
+            bench.do(counted(When.AFTER))
         case Phase.CLOSED:
             bench.do(Interrupted())
     assert bench.run.state.phase is phase
@@ -105,6 +129,10 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
         case Trigger.COUNTED:
             when = When.AFTER if bench.run.state.phase is Phase.SETTLING else When.BEFORE
             actions += bench.do(counted(when))
+        case Trigger.CLEAN:
+            actions += bench.do(counted(When.AFTER))
+        case Trigger.CLEANED:
+            actions += bench.do(Cleaned(DELETED))
         case Trigger.STOP | Trigger.GIVE_UP:
             actions += bench.do(Interrupted())
         case Trigger.ALL_OVER:
@@ -115,7 +143,7 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
 
 @pytest.mark.parametrize(("phase", "trigger"), TRANSITIONS, ids=lambda value: value.name)
 def test_every_row_of_the_table_leads_where_it_says(phase: Phase, trigger: Trigger) -> None:
-    bench = bench_in(phase)
+    bench = bench_in(phase, cleans=trigger is Trigger.CLEAN)
     pull(bench, trigger)
     assert bench.run.state.phase is TRANSITIONS[phase, trigger]
 
@@ -640,7 +668,7 @@ def test_nothing_of_a_load_is_written_down_unless_there_is_one(phase: Phase) -> 
     actions = [
         *bench.frame("web1", 0),
         *bench.says("web1", WorkerLost(process=0, exit_code=1)),
-        *(bench.says("web1", final()) if phase is not Phase.SETTLING else []),
+        *(bench.says("web1", final()) if phase not in (Phase.SETTLING, Phase.CLEANING) else []),
     ]
     assert written(actions) == []
 
@@ -649,6 +677,55 @@ def test_the_journal_of_an_aborted_run_begins_and_ends_as_any_other() -> None:
     bench = RunBench(expected=1)
     actions = [*bench.counting("web1"), *bench.do(Interrupted())]
     assert [type(record) for record in written(actions)] == [RunOpened, RunClosed]
+
+
+# -- cleaning
+
+
+def test_keys_are_deleted_after_the_last_count_and_before_the_end() -> None:
+    bench = bench_in(Phase.SETTLING, cleans=True)
+    actions = bench.do(counted(When.AFTER))
+    assert of_kind(actions, DeleteKeys) == [DeleteKeys()]
+    assert not said(actions, Dismiss)
+    assert not of_kind(actions, End)
+    # However long it takes, as long as agents are heard and also when they are not.
+    assert not of_kind(bench.passes(600.0, "web1"), End)
+    actions = bench.do(Cleaned(DELETED))
+    assert [type(record) for record in written(actions)] == [CleanedUp, RunClosed]
+    assert (ended(actions).outcome, ended(actions).exit_code) == (Outcome.COMPLETED, 0)
+    assert len(said(actions, Dismiss)) == 2
+
+
+def test_an_interrupt_ends_the_deletion_and_not_the_run() -> None:
+    bench = bench_in(Phase.CLEANING)
+    assert bench.do(Interrupted()) == [StopDeleting()]
+    cut = CleanedUp(deleted=1, left=None, took_ns=1, error="interrupted")
+    assert ended(bench.do(Cleaned(cut))).outcome is Outcome.COMPLETED
+
+
+def test_an_interrupted_run_deletes_its_keys_too() -> None:
+    bench = bench_in(Phase.DRAINING, cleans=True)
+    for name in BOTH:
+        bench.says(name, final())
+    assert of_kind(bench.do(counted(When.AFTER)), DeleteKeys)
+    assert ended(bench.do(Cleaned(DELETED))).exit_code == 130
+
+
+def test_a_run_that_is_stopped_at_once_leaves_its_keys_and_says_so() -> None:
+    bench = bench_in(Phase.DRAINING, cleans=True)
+    bench.do(Interrupted())
+    actions = bench.do(counted(When.AFTER))
+    assert not of_kind(actions, DeleteKeys)
+    [cleaned] = [record for record in written(actions) if isinstance(record, CleanedUp)]
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (0, None, "the run was stopped at once")
+    assert ended(actions).exit_code == 130
+
+
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING])
+def test_a_run_that_never_began_deletes_nothing(phase: Phase) -> None:
+    actions = bench_in(phase, cleans=True).do(Interrupted())
+    assert not of_kind(actions, DeleteKeys)
+    assert ended(actions).exit_code == 130
 
 
 # -- resumed
