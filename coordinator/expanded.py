@@ -13,6 +13,8 @@ from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
 from common.plan.schema import Plan, Pools
 from common.plan.secret import redacted
+from coordinator.prepared import plan_facts as preparation_facts
+from coordinator.prepared import plan_lines
 from coordinator.shares import AgentCapacity, Shares, assign
 
 _REMOTE_PROCESSES = 1
@@ -38,6 +40,7 @@ def plan_text(plan: Plan, cores: int) -> str:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
     lines.append(f"worker threads: {shares.threads_total}")
     lines += [_agent_line(agent, shares) for agent in agents]
+    lines += plan_lines(plan)
     if plan.fleet.expect_agents:
         lines.append(
             f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
@@ -59,6 +62,7 @@ def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
             "ceiling": shares.connection_ceiling,
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
+        "preparation": preparation_facts(plan),
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
         "agents": [

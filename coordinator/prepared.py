@@ -1,4 +1,4 @@
-"""What was done to the data before and after the load, as reports tell it: keys preloaded, and keys deleted. Pure."""
+"""What is done to the data before and after the load, as plans announce it and reports tell it. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from common.commands import Placeholder, find_command, keys_of
 from common.messages import Preloaded
-from common.plan.schema import Plan
+from common.plan.schema import CleanUp as CleanUpKind
+from common.plan.schema import Keys, Plan
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.records import When
@@ -38,15 +40,53 @@ class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
     error: str
 
 
+def plan_lines(plan: Plan) -> list[str]:
+    """What will be done before and after the load, for people; nothing for a plan that does nothing."""
+    workload, lines = plan.workload, []
+    if workload.flush_before:
+        lines.append("before: the target's database is emptied, if --yes-flush says so too")
+    if workload.scripts:
+        lines.append(f"before: scripts loaded: {', '.join(script.name for script in workload.scripts)}")
+    lines += [f"before: setup {text}: {_setup_calls(plan, text):,} calls" for text in workload.setup]
+    for entry in workload.preload:
+        keys = keys_of(workload, entry)
+        count = _count(keys)
+        lines.append(
+            f"before: preload {entry.command}: {count:,} keys, {keys.prefix}{keys.minimum} to "
+            f"{keys.prefix}{keys.maximum}, {count * entry.times:,} commands"
+        )
+    if workload.clean_up is not CleanUpKind.NONE:
+        lines.append("after: every key that the plan may have written is deleted")
+    return lines
+
+
+def plan_facts(plan: Plan) -> dict[str, int | bool | str]:
+    """The same for programs. preload_keys: each counts once."""
+    workload = plan.workload
+    return {
+        "flush": workload.flush_before,
+        "scripts": len(workload.scripts),
+        "setup_calls": sum(_setup_calls(plan, text) for text in workload.setup),
+        "preload_keys": expected_keys(plan),
+        "preload_commands": sum(entry.times * _count(keys_of(workload, entry)) for entry in workload.preload),
+        "clean_up": workload.clean_up.value,
+    }
+
+
+def _setup_calls(plan: Plan, text: str) -> int:
+    return _count(plan.workload.keys) if find_command(text).count(Placeholder.KEY) else 1
+
+
+def _count(keys: Keys) -> int:
+    return int(keys.maximum) + 1 - int(keys.minimum)
+
+
 def expected_keys(plan: Plan) -> int:
     """How many different keys the plan's preload writes: entries may share keys."""
     spans: dict[str, list[tuple[int, int]]] = {}
     for entry in plan.workload.preload:
-        keys = plan.workload.keys
-        prefix = keys.prefix if entry.key_prefix is None else entry.key_prefix
-        low = keys.minimum if entry.key_minimum is None else entry.key_minimum
-        high = keys.maximum if entry.key_maximum is None else entry.key_maximum
-        spans.setdefault(prefix, []).append((int(low), int(high)))
+        keys = keys_of(plan.workload, entry)
+        spans.setdefault(keys.prefix, []).append((int(keys.minimum), int(keys.maximum)))
     return sum(_covered(ranges) for ranges in spans.values())
 
 

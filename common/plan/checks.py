@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
+from common.plan.preparation import preparation_rules
 from common.plan.schema import Arrivals, Keys, Plan, Retry, Values
 from common.plan.shape import Path
 from common.units import Seconds, show
@@ -184,6 +185,7 @@ RULES: tuple[Rule, ...] = (
     _one_kind_of_batch,
     _load_agrees,
     _times_above_zero,
+    *preparation_rules(_NOT_FOR_POOLS),
 )
 
 _FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}

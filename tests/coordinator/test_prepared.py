@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import Preloaded
-from common.plan.schema import Keys, Plan, Preload, Workload
+from common.plan.schema import CleanUp as CleanUpKind
+from common.plan.schema import Keys, Plan, Preload, Script, Workload
 from common.units import NS_PER_S, Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.ledger import balance
@@ -16,6 +17,8 @@ from coordinator.prepared import (
     clean_up_of,
     clean_up_text,
     expected_keys,
+    plan_facts,
+    plan_lines,
     preload_finding,
     preload_of,
     preload_text,
@@ -134,3 +137,33 @@ def test_a_clean_up_says_what_is_left_and_why() -> None:
     cut = clean_up_of(run(0, 100, CleanedUp(deleted=5, left=None, took_ns=0, error="interrupted")))
     assert cut is not None
     assert clean_up_text(cut) == "5 keys deleted in 0.0 s, how many are left is not known: interrupted"
+
+
+def test_a_plan_announces_what_will_be_done() -> None:
+    base = with_preload([entry(), entry(1, 10, "list:", times=5)])
+    workload = msgspec.structs.replace(
+        base.workload,
+        flush_before=True,
+        scripts=(Script(name="one", lua="return 1"),),
+        setup=("INCR counter", "XGROUP CREATE __key__ g 0 MKSTREAM"),
+        clean_up=CleanUpKind.KEYS,
+    )
+    busy = msgspec.structs.replace(base, workload=workload)
+    assert plan_lines(busy) == [
+        "before: the target's database is emptied, if --yes-flush says so too",
+        "before: scripts loaded: one",
+        "before: setup INCR counter: 1 calls",
+        "before: setup XGROUP CREATE __key__ g 0 MKSTREAM: 100 calls",
+        "before: preload SET: 100 keys, k:1 to k:100, 100 commands",
+        "before: preload SET: 10 keys, list:1 to list:10, 50 commands",
+        "after: every key that the plan may have written is deleted",
+    ]
+    assert plan_facts(busy) == {
+        "flush": True,
+        "scripts": 1,
+        "setup_calls": 101,
+        "preload_keys": 110,
+        "preload_commands": 150,
+        "clean_up": "keys",
+    }
+    assert plan_lines(plan()) == []
