@@ -147,8 +147,11 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     What is printed is a plan file again: the arithmetic stands in its comments.
     """
+    from coordinator.client_settings import client_settings
+
     plan = _load(plan_file, flags)
-    click.echo(json.dumps(plan_facts(plan, usable_cores()), indent=2) if as_json else plan_text(plan, usable_cores()))
+    cores, settings = usable_cores(), client_settings(plan)
+    click.echo(json.dumps(plan_facts(plan, cores, settings), indent=2) if as_json else plan_text(plan, cores, settings))
 
 
 @cli.command(cls=PlanCommand)
@@ -210,10 +213,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_another_plan(plan_file: Path | None, flags: Mapping[str, Any]) -> None:
-    """A run that is resumed goes on as it was planned; only where its password is may be said anew."""
+    """A run that is resumed goes on as it was planned; only where its passwords are may be said anew."""
     said = [str(plan_file)] if plan_file is not None else []
     said += [
-        setting.flag for setting in _given(flags) if setting.flag and not setting.path.startswith("target.password")
+        setting.flag
+        for setting in _given(flags)
+        if setting.flag and not setting.path.startswith(("target.password", "target.sentinel.password"))
     ]
     if said:
         raise UsageError(

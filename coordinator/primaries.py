@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.plan.schema import Target
-from common.target import open_control_client, translated
+from common.target import nodes_of, open_control_client, open_node_client, translated
+from common.target.topology import PRIMARY
 
 
 class Pipeline(Protocol):
@@ -42,5 +43,7 @@ class Primaries:
 @contextmanager
 def open_primaries(target: Target) -> Iterator[Primaries]:
     """One connection to each; nothing is tried twice. What the target does wrong within comes out as TargetError."""
-    with translated(target), open_control_client(target) as client:
-        yield Primaries(client, [client])
+    with translated(target), ExitStack() as stack:
+        client = stack.enter_context(open_control_client(target))
+        nodes = [node for node in nodes_of(target) if node.role == PRIMARY]
+        yield Primaries(client, [stack.enter_context(open_node_client(target, node)) for node in nodes])

@@ -20,7 +20,7 @@ from common.commands import Placeholder, find_command, key_text, keys_of, keys_p
 from common.errors import TargetError
 from common.lifeline import Lifeline
 from common.messages import Assignment, Preloaded
-from common.plan.schema import Plan, Preload, Target
+from common.plan.schema import Plan, Pools, Preload, Target
 from common.target import (
     Client,
     address_of,
@@ -95,7 +95,9 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
     lifeline = Lifeline()
     waiting = deque(threads)
     lanes = [_Lane() for _ in range(min(LANES, len(threads)))]
-    client = build_client(target, max_connections=len(lanes), events=EventLog(), lifeline=lifeline)
+    # Twice as many as there are lanes: a cluster's client asks again on another connection what was redirected.
+    pools = Pools(max_connections=2 * len(lanes))
+    client = build_client(target, pools, events=EventLog(), lifeline=lifeline)
     try:
         with ThreadPoolExecutor(len(lanes), thread_name_prefix="preload") as executor:
             pending = {executor.submit(_fill, lane, waiting, client, target, lifeline) for lane in lanes}
