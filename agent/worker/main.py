@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from agent.worker.collector import Collector
+from agent.worker.filling import parts_of, preload
 from agent.worker.pacer import Span
-from agent.worker.preload import parts_of, preload
 from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
 from common.codec import decode_worker_order, pack

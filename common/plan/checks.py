@@ -6,33 +6,22 @@ Each rule is a function that yields what it finds wrong; RULES lists them in the
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
-from common.plan.preparation import preparation_rules
-from common.plan.schema import Arrivals, Keys, Maintenance, Plan, Retry, Section, Values
+from common.plan.preparation import PREPARATION_RULES
+from common.plan.schema import Arrivals, Maintenance, Plan, Retry, Section
 from common.plan.shape import Path
 from common.plan.url import Address, Shape, parse_redis_url
+from common.plan.workload_rules import WORKLOAD_RULES
 from common.units import Seconds, show
 
 MAX_POOLS = 100_000
 MAX_THREADS = 1_000_000
 MIN_LEASE_S = 2.0
-
-# They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
-_NOT_FOR_POOLS = frozenset(
-    {
-        *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
-        *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
-        *("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
-        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
-    }
-)
 
 Finding = tuple[Path, str]
 Rule = Callable[[Plan], Iterator[Finding]]
@@ -156,50 +145,12 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _commands_known(plan: Plan) -> Iterator[Finding]:
-    for number, entry in enumerate(plan.workload.commands):
-        path = ("workload", "commands", number, "command")
-        try:
-            template = find_command(entry.command)
-        except ValueError as error:
-            yield path, str(error)
-            continue
-        if template.name in _NOT_FOR_POOLS:
-            yield path, f"expected a command that leaves its connection as it was, got {template.name}"
-
-
-def _weights_draw(plan: Plan) -> Iterator[Finding]:
-    weights = [entry.weight for entry in plan.workload.commands]
-    path = ("workload", "commands")
-    if not weights:
-        yield path, "expected at least one command, got none"
-    elif not sum(weights):
-        yield path, "expected at least one weight above zero, got 0 for all"
-    elif not math.isfinite(sum(weights)):
-        yield path, "expected weights with a finite sum"
-
-
-def _ranges_ascend(plan: Plan) -> Iterator[Finding]:
-    keys, values, retry = plan.workload.keys, plan.workload.values, plan.target.retry
-    ranges: list[tuple[Path, str, str, float, float, float]] = [
-        (("workload", "keys"), "minimum", "maximum", keys.minimum, keys.maximum, Keys().minimum),
-        (
-            ("workload", "values"),
-            "minimum",
-            "maximum",
-            values.minimum_bytes,
-            values.maximum_bytes,
-            Values().minimum_bytes,
-        ),
-        (("target", "retry"), "base", "cap", retry.base_s, retry.cap_s, Retry().base_s),
-    ]
-    for section, low_key, high_key, low, high, default in ranges:
-        if low > high:
-            # Who left the lower end as it is by default has said the upper one.
-            culprit = high_key if low == default else low_key
-            yield (*section, culprit), f"expected {low_key} <= {high_key}, got {low} and {high}"
-    if values.maximum_bytes > 512 * 2**20:
-        yield ("workload", "values", "maximum"), f"expected at most Redis' 512MiB, got {values.maximum_bytes}"
+def _retries_ascend(plan: Plan) -> Iterator[Finding]:
+    retry = plan.target.retry
+    if retry.base_s > retry.cap_s:
+        # Who left the lower end as it is by default has said the upper one.
+        culprit = "cap" if retry.base_s == Retry().base_s else "base"
+        yield ("target", "retry", culprit), f"expected base <= cap, got {retry.base_s} and {retry.cap_s}"
 
 
 def _one_kind_of_batch(plan: Plan) -> Iterator[Finding]:
@@ -237,14 +188,13 @@ RULES: tuple[Rule, ...] = (
     _shape_fits,
     _pools_distinct,
     _pools_bearable,
-    _commands_known,
-    _weights_draw,
-    _ranges_ascend,
+    *WORKLOAD_RULES,
+    *PREPARATION_RULES,
+    _retries_ascend,
     _one_kind_of_batch,
     _load_agrees,
     _times_above_zero,
     _keepalive_whole,
-    *preparation_rules(_NOT_FOR_POOLS),
 )
 
 _FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}

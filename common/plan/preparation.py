@@ -1,53 +1,48 @@
-"""Rules for what a plan does before the load: its setup and its preload. `common.plan.checks` holds plans to them."""
+"""Rules for what a plan does before the load: its setup, and what a preload has to be beside a command of the mix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 
-from common.commands import COMMANDS, Placeholder, Sha, Template, find_command, keys_of
-from common.plan.schema import Plan, Preload
+from common.commands import COMMANDS, Placeholder, Sha, Template, find_command
+from common.plan.schema import Plan
 from common.plan.shape import Path
+from common.plan.workload_rules import NOT_FOR_POOLS
 from common.units import show
 
 MOST_SETUP_KEYS = 1_000_000
 """Setup is issued by the coordinator alone; more keys than that are a preload's work."""
 
 Finding = tuple[Path, str]
-Rule = Callable[[Plan], Iterator[Finding]]
-
-_NOT_PRELOADED = (Placeholder.NEW_KEY, Placeholder.CURSOR, Placeholder.IDS, Placeholder.MESSAGE)
 
 
-def preparation_rules(not_for_pools: Collection[str]) -> tuple[Rule, ...]:
-    """The rules. not_for_pools: commands after which a connection is not what it was."""
-
-    def setup_known(plan: Plan) -> Iterator[Finding]:
-        for number, text in enumerate(plan.workload.setup):
-            for problem in _setup_problems(plan, text, not_for_pools):
-                yield ("workload", "setup", number), problem
-
-    def preload_known(plan: Plan) -> Iterator[Finding]:
-        for number, entry in enumerate(plan.workload.preload):
-            for problem in _preload_problems(plan, entry, not_for_pools):
-                yield ("workload", "preload", number, "command"), problem
-
-    return setup_known, preload_known, _preload_ranges
+def setup_known(plan: Plan) -> Iterator[Finding]:
+    """Every command of the setup can be issued, by a coordinator that draws nothing."""
+    for number, text in enumerate(plan.workload.setup):
+        path: Path = ("workload", "setup", number)
+        try:
+            template = find_command(text)
+        except ValueError as error:
+            yield path, str(error)
+            continue
+        for problem in _setup_problems(plan, template):
+            yield path, problem
 
 
-def _setup_problems(plan: Plan, text: str, not_for_pools: Collection[str]) -> Iterator[str]:
-    try:
-        template = find_command(text)
-    except ValueError as error:
-        yield str(error)
-        return
-    yield from _bad_name(template, not_for_pools)
-    yield from _unknown_scripts(plan, template)
+def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
+    workload = plan.workload
+    if template.name in NOT_FOR_POOLS:
+        yield f"expected a command that leaves its connection as it was, got {template.name}"
+    scripts = [script.name for script in workload.scripts]
+    for script in template.scripts:
+        if script not in scripts:
+            known = ", ".join(scripts) if scripts else "none"
+            yield f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
     for piece in template.pieces():
         if not isinstance(piece, bytes | Sha) and piece is not Placeholder.KEY:
             shown = piece.value if isinstance(piece, Placeholder) else f"__rand({piece.low},{piece.high})__"
             yield f"expected no placeholders but __key__ and __sha(NAME)__ in setup, got {shown}; preload has them all"
-    keys = plan.workload.keys
-    count = int(keys.maximum) - int(keys.minimum) + 1
+    count = int(workload.keys.maximum) - int(workload.keys.minimum) + 1
     if template.count(Placeholder.KEY) and count > MOST_SETUP_KEYS:
         yield (
             f"expected at most {MOST_SETUP_KEYS} keys for a setup command that names __key__, got {count}; "
@@ -55,40 +50,16 @@ def _setup_problems(plan: Plan, text: str, not_for_pools: Collection[str]) -> It
         )
 
 
-def _preload_problems(plan: Plan, entry: Preload, not_for_pools: Collection[str]) -> Iterator[str]:
-    try:
-        template = find_command(entry.command, plan.workload.expiry.maximum_s > 0)
-    except ValueError as error:
-        yield str(error)
-        return
-    yield from _bad_name(template, not_for_pools)
-    yield from _unknown_scripts(plan, template)
-    if template.name in COMMANDS and not COMMANDS[template.name].writes:
-        yield f"expected a command that writes, got {template.name}"
-    if not template.count(Placeholder.KEY):
-        yield f"expected a command with __key__, which is each key of the range in turn, got {show(entry.command)}"
-    for placeholder in _NOT_PRELOADED:
-        if template.count(placeholder):
-            yield f"expected no {placeholder.value} in preload, got {show(entry.command)}"
-
-
-def _bad_name(template: Template, not_for_pools: Collection[str]) -> Iterator[str]:
-    if template.name in not_for_pools:
-        yield f"expected a command that leaves its connection as it was, got {template.name}"
-
-
-def _unknown_scripts(plan: Plan, template: Template) -> Iterator[str]:
-    known = [script.name for script in plan.workload.scripts]
-    for name in template.scripts:
-        if name not in known:
-            yield f"expected one of the plan's scripts ({', '.join(known) or 'there are none'}), got {show(name)}"
-
-
-def _preload_ranges(plan: Plan) -> Iterator[Finding]:
+def preload_writes(plan: Plan) -> Iterator[Finding]:
+    """A preload leaves something behind, and measures nothing."""
     for number, entry in enumerate(plan.workload.preload):
-        keys = keys_of(plan.workload, entry)
-        if keys.minimum > keys.maximum:
-            # Who said nothing of the lower end has said the upper one.
-            culprit = "key_maximum" if entry.key_minimum is None else "key_minimum"
-            problem = f"expected key_minimum <= key_maximum, got {keys.minimum} and {keys.maximum}"
-            yield ("workload", "preload", number, culprit), problem
+        path: Path = ("workload", "preload", number, "command")
+        template = find_command(entry.command)
+        if template.name in COMMANDS and not COMMANDS[template.name].writes:
+            yield path, f"expected a command that writes, got {template.name}"
+        if template.count(Placeholder.MESSAGE):
+            yield path, f"expected no {Placeholder.MESSAGE.value} in preload, got {show(entry.command)}"
+
+
+PREPARATION_RULES = (setup_known, preload_writes)
+"""Behind those of the workload, which have found that commands are known."""

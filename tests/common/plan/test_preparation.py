@@ -33,7 +33,7 @@ def problem(**workload: Any) -> str | None:
         ("SELECT 3", "expected a command that leaves its connection as it was, got SELECT"),
         ("SET __key__ __data__", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __data__"),
         ("SET k:__rand(1,5)__ x", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __rand(1,5)__"),
-        ("EVALSHA __sha(two)__ 0", 'expected one of the plan\'s scripts (one), got "two"'),
+        ("EVALSHA __sha(two)__ 0", 'expected __sha(NAME)__ of a script of the plan (one), got "two"'),
     ],
 )
 def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: str) -> None:
@@ -47,17 +47,11 @@ def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: st
     [
         (Preload(command="NOSUCH"), "command: expected a name of the command table, or a template"),
         (Preload(command="GET"), "command: expected a command that writes, got GET"),
-        (
-            Preload(command="SET k v"),
-            "command: expected a command with __key__, which is each key of the range in turn",
-        ),
-        (Preload(command="MULTI"), "command: expected a name of the command table"),
+        (Preload(command="SET k v"), "command: expected a command with one __key__, which is each key in turn"),
         (Preload(command="CLIENT SETNAME __key__"), "command: expected a command that leaves its connection as it was"),
-        (Preload(command="SET __key__ __ids__"), "command: expected no __ids__ in preload"),
-        (
-            Preload(command="EVALSHA __sha(x)__ 1 __key__"),
-            "command: expected one of the plan's scripts (there are none)",
-        ),
+        (Preload(command="SET __key__ __ids__"), "command: expected __ids__ only in `then`"),
+        (Preload(command="SET __key__ __message__"), "command: expected no __message__ in preload"),
+        (Preload(command="EVALSHA __sha(x)__ 1 __key__"), "command: expected __sha(NAME)__ of a script of the plan"),
         (
             Preload(key_minimum=Count(9), key_maximum=Count(8)),
             "key_minimum: expected key_minimum <= key_maximum, got 9 ",

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.worker.events import EventLog
-from agent.worker.resp import array_header_bytes
+from agent.worker.operations import Operation
+from agent.worker.preloading import preload_operations
+from agent.worker.values import Values
 from common.clock import monotonic_ns
-from common.commands import Part as Part_
-from common.commands import Placeholder, find_command, key_text, keys_of, keys_per_hash_tag
+from common.commands import Mixed, Placeholder, find_command, keys_of, keys_per_hash_tag
+from common.commands import Part as TemplatePart
 from common.errors import TargetError
 from common.lifeline import Lifeline
 from common.messages import Assignment, Preloaded
@@ -39,16 +41,13 @@ BATCH = 100
 BATCH_BYTES = 1 << 20
 PROGRESS_S = 0.1
 
-Request: TypeAlias = tuple[tuple[str | bytes, ...], int]
-"""(arguments, the command's name first; request bytes)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one worker thread has to write for one entry of the preload. keys: how many. key_at: which of the arguments
     is the key, to name it when something is wrong."""
 
-    requests: Iterator[Request]
+    operations: Iterator[Operation]
     keys: int
     times: int
     key_at: int
@@ -77,7 +76,33 @@ def parts_of(assignment: Assignment) -> list[list[Part]]:
             share.first_thread, share.first_thread + assignment.plan.pools[share.group].workers_per_pool
         )
     ]
-    return [[_part(assignment.plan, entry, thread, total) for entry in workload.preload] for thread in threads]
+    if not workload.preload:
+        return []
+    per_hash_tag = keys_per_hash_tag(assignment.plan.target, workload)
+    values = Values(workload.values, assignment.plan.seed)
+    return [
+        [_part(assignment.plan, entry, thread, total, per_hash_tag, values) for entry in workload.preload]
+        for thread in threads
+    ]
+
+
+def _part(plan: Plan, entry: Preload, thread: int, threads: int, per_hash_tag: int, values: Values) -> Part:
+    keys = keys_of(plan.workload, entry)
+    size = int(keys.maximum) - int(keys.minimum) + 1
+    template = find_command(entry.command, plan.workload.expiry.maximum_s > 0)
+    return Part(
+        operations=preload_operations(
+            plan.workload, entry, thread, threads, seed=plan.seed, per_hash_tag=per_hash_tag, values=values
+        ),
+        keys=size * (thread + 1) // threads - size * thread // threads,
+        times=entry.times,
+        key_at=next(at for at, part in enumerate(template.parts) if _holds_key(part)),
+    )
+
+
+def _holds_key(part: TemplatePart) -> bool:
+    """Whether this argument of a template is its key, or has it within."""
+    return Placeholder.KEY in (part.pieces if isinstance(part, Mixed) else (part,))
 
 
 def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnProgress) -> Preloaded | None:
@@ -135,7 +160,7 @@ def _fill(lane: _Lane, waiting: deque[Sequence[Part]], client: Client, target: T
 
 def _fill_part(lane: _Lane, part: Part, client: Client, target: Target, lifeline: Lifeline) -> None:
     before, commands = lane.keys, 0
-    for batch, request_bytes in _batches(part.requests):
+    for batch, request_bytes in _batches(part.operations):
         lifeline.check()
         pipeline = client.pipeline(transaction=False)
         for arguments in batch:
@@ -149,11 +174,11 @@ def _fill_part(lane: _Lane, part: Part, client: Client, target: Target, lifeline
         lane.keys = before + commands // part.times
 
 
-def _batches(requests: Iterator[Request]) -> Iterator[tuple[list[tuple[str | bytes, ...]], int]]:
+def _batches(operations: Iterator[Operation]) -> Iterator[tuple[list[tuple[str | bytes, ...]], int]]:
     """(the arguments of a round trip's commands, their bytes); one trip is bounded in both."""
     batch: list[tuple[str | bytes, ...]] = []
     size = 0
-    for arguments, request_bytes in requests:
+    for _, arguments, request_bytes, _ in operations:
         batch.append(arguments)
         size += request_bytes
         if len(batch) == BATCH or size >= BATCH_BYTES:
@@ -172,29 +197,3 @@ def _trouble(arguments: Sequence[str | bytes], error: Exception, part: Part, tar
         f"target {address_of(target)} refused the preload: {arguments[0]!s} {printable(shown)} was answered with "
         f"{error_reply(error)}"
     )
-
-
-def _part(plan: Plan, entry: Preload, thread: int, threads: int) -> Part:
-    keys = keys_of(plan.workload, entry)
-    template = find_command(entry.command)
-    first, end = (
-        int(keys.minimum) + (int(keys.maximum) + 1 - int(keys.minimum)) * n // threads for n in (thread, thread + 1)
-    )
-    per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
-    value = b"x" * int(plan.workload.values.maximum_bytes)
-
-    def requests() -> Iterator[Request]:
-        for number in range(first, end):
-            filled: dict[Part_, bytes] = {
-                Placeholder.KEY: key_text(keys.prefix, number, per_hash_tag),
-                Placeholder.DATA: value,
-            }
-            arguments = tuple(part if isinstance(part, bytes) else filled[part] for part in template.parts[1:])
-            for _ in range(entry.times):
-                yield (template.name, *arguments), _wire_bytes((template.name.encode(), *arguments))
-
-    return Part(requests(), end - first, entry.times, template.parts.index(Placeholder.KEY))
-
-
-def _wire_bytes(arguments: Sequence[bytes]) -> int:
-    return array_header_bytes(len(arguments)) + sum(len(b"$%d\r\n" % len(each)) + len(each) + 2 for each in arguments)

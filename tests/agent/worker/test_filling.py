@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from agent.worker import preload as module
-from agent.worker.preload import BATCH, BATCH_BYTES, Part, Request, parts_of, preload
+from agent.worker import filling as module
+from agent.worker.filling import BATCH, BATCH_BYTES, Part, parts_of, preload
+from agent.worker.operations import Operation
 from common.errors import TargetError
 from common.messages import Assignment, PoolShare, Preloaded
 from common.plan.schema import Keys, Plan, Pools, Preload, Retry, Target, Values, Workload
@@ -45,26 +46,26 @@ def fill(plan: Plan, processes: int = 2, threads_each: int = 3) -> Preloaded:
     return merged
 
 
-def requests(plan: Plan, processes: int = 2, threads_each: int = 3) -> list[Request]:
+def operations(plan: Plan, processes: int = 2, threads_each: int = 3) -> list[Operation]:
     return [
-        request
+        operation
         for share in shares(plan, processes, threads_each)
         for parts in parts_of(share)
         for part in parts
-        for request in part.requests
+        for operation in part.operations
     ]
 
 
 @pytest.mark.parametrize(("processes", "threads_each"), [(1, 1), (2, 3), (1, 12), (4, 300)])
 def test_the_threads_of_a_fleet_write_each_key_once(processes: int, threads_each: int) -> None:
     plan = plan_of("redis://127.0.0.1:1", maximum=997)
-    keys = Counter(arguments[1] for arguments, _ in requests(plan, processes, threads_each))
+    keys = Counter(arguments[1] for _, arguments, _, _ in operations(plan, processes, threads_each))
     assert keys == {f"stampede:{number}".encode(): 1 for number in range(1, 998)}
 
 
 def test_the_same_plan_writes_the_same_values() -> None:
     plan = plan_of("redis://127.0.0.1:1", values=Values(minimum_bytes=Bytes(1), maximum_bytes=Bytes(100)))
-    assert requests(plan) == requests(plan)
+    assert operations(plan) == operations(plan)
 
 
 def test_every_key_is_there_afterwards_and_what_was_done_is_told(valkey: Server) -> None:
@@ -144,9 +145,9 @@ def test_a_server_that_falls_silent_is_a_target_error(silent_server: SocketServe
 
 
 def test_a_round_trip_is_bounded_in_commands_and_bytes() -> None:
-    small = [(("SET", b"k", b"v"), 10)] * (2 * BATCH + 1)
+    small = [(0, ("SET", b"k", b"v"), 10, None)] * (2 * BATCH + 1)
     assert [len(batch) for batch, _ in module._batches(iter(small))] == [BATCH, BATCH, 1]
-    large = [(("SET", b"k", b"v"), BATCH_BYTES // 2)] * 3
+    large = [(0, ("SET", b"k", b"v"), BATCH_BYTES // 2, None)] * 3
     assert [(len(batch), size) for batch, size in module._batches(iter(large))] == [
         (2, BATCH_BYTES), (1, BATCH_BYTES // 2),
     ]  # fmt: skip
@@ -154,7 +155,7 @@ def test_a_round_trip_is_bounded_in_commands_and_bytes() -> None:
 
 def test_keys_in_parts_of_unequal_size_are_all_written_by_few_connections(valkey: Server) -> None:
     def part(first: int, end: int) -> Part:
-        return Part(((("SET", f"k{number}", b""), 1) for number in range(first, end)), end - first, 1, 1)
+        return Part(((0, ("SET", b"k%d" % number, b""), 1, None) for number in range(first, end)), end - first, 1, 1)
 
     threads = [[part(number * 10, number * 10 + 10)] for number in range(50)] + [[part(500, 5_000)]]
     done = preload(threads, Target(url=valkey.url), lambda *_: None)
