@@ -9,12 +9,14 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.commands import key_text
 from common.errors import TargetError
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count, Seconds
 from coordinator.cleaning import Cleaning, Tally, delete_families, delete_written
 from coordinator.records import CleanedUp
 from coordinator.written import written
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.runs import wait_until
 from tests.support.servers import Server
 
@@ -244,3 +246,24 @@ def test_redis_py_answers_scan_as_this_stands_on(valkey: Server) -> None:
     client.set("a", 1)
     assert client.execute_command("SCAN", 0, "MATCH", b"*", "COUNT", 10) == (0, [b"a"])
     client.close()
+
+
+@pytest.mark.parametrize("per_hash_tag", [0, 10])
+def test_a_cluster_is_cleaned_on_all_its_primaries(shared_cluster: ClusterGroup, per_hash_tag: int) -> None:
+    client = shared_cluster.client()
+    strangers = ("load:101", "load:{x}:7", "loader:7", "load:{7}:7", "load:abc")
+    ours = [key_text("load:", number, per_hash_tag).decode() for number in range(1, 101)]
+    client.mset_nonatomic(dict.fromkeys((*strangers, *ours), "x"))
+    keys = Keys(prefix="load:", maximum=Count(100), per_hash_tag=per_hash_tag)
+    plan = Plan(target=Target(url=shared_cluster.url), workload=Workload(commands=(Command(command="SET"),), keys=keys))
+    tally = Tally()
+    delete_written(plan, tally)
+    assert (tally.deleted, tally.refused) == (100, 0)
+    assert client.exists(*strangers) == len(strangers)
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == len(strangers)
+
+
+def test_of_a_primary_with_sentinels_the_primary_is_cleaned(shared_sentinel: SentinelGroup) -> None:
+    shared_sentinel.client().mset({"load:7": "x", "mine": "x"})
+    delete_written(plan_of(shared_sentinel.url), Tally())
+    assert shared_sentinel.at(shared_sentinel.primary).keys("*") == ["mine"]

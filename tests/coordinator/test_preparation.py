@@ -9,10 +9,17 @@ from common.errors import TargetError
 from common.plan.schema import Keys, Plan, Script, Target
 from common.units import Count, Seconds
 from coordinator.preparation import BATCH, flush, set_up
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.servers import Server, SocketServer
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> None:
+    # Those that many tests share keep their own connections open.
+    if not {"shared_cluster", "shared_sentinel"} & set(request.fixturenames):
+        request.getfixturevalue("no_leaks")
+
 
 LUA = "return redis.call('GET', KEYS[1])"
 
@@ -54,10 +61,12 @@ def test_scripts_are_there_afterwards(valkey: Server) -> None:
     assert valkey.client().script_exists(*digests) == [True, True]
 
 
+LIBRARY = "#!lua name=mine\nserver.register_function{function_name='f', callback=function() return 1 end}"
+FUNCTION_LOAD = f'FUNCTION LOAD REPLACE "{LIBRARY}"'
+
+
 def test_a_setup_without_a_key_is_issued_once(valkey: Server) -> None:
-    library = "#!lua name=mine\\nserver.register_function{function_name='f', callback=function() return 1 end}"
-    text = library.replace("\\n", "\n")
-    assert done(plan_of(valkey.url, "SET 'a key' 'a value'", f'FUNCTION LOAD "{text}"')) == (2, [])
+    assert done(plan_of(valkey.url, "SET 'a key' 'a value'", FUNCTION_LOAD)) == (2, [])
     assert valkey.client().get("a key") == b"a value"
     assert valkey.client().execute_command("FCALL", "f", 0) == 1
 
@@ -111,3 +120,35 @@ def test_a_target_that_is_gone_or_hangs_is_a_target_error(refusing_url: str, sil
 def test_a_long_setup_tells_how_far_it_is(valkey: Server) -> None:
     plan = plan_of(valkey.url, "SET __key__ x", maximum=100_001)
     assert done(plan) == (100_001, ['setup: "SET __key__ x": 100,000 keys so far'])
+
+
+def test_a_cluster_is_flushed_and_set_up_on_all_its_primaries(shared_cluster: ClusterGroup) -> None:
+    shared_cluster.client().mset_nonatomic({f"old:{number}": 1 for number in range(50)})
+    plan = plan_of(
+        shared_cluster.url, "XGROUP CREATE __key__ workers 0 MKSTREAM", FUNCTION_LOAD, "SET literal x",
+        maximum=2 * BATCH + 1, scripts=(Script(name="read", lua=LUA),),
+    )  # fmt: skip
+    assert flush(plan.target) == 50
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 0
+    assert done(plan) == (3 + 2 * BATCH + 1 + 2, [])
+    for port in shared_cluster.primaries:
+        assert shared_cluster.at(port).script_exists(script_digest(LUA).decode()) == [True]
+        assert len(shared_cluster.at(port).function_list()) == 1
+        assert shared_cluster.at(port).dbsize() > 300
+        shared_cluster.at(port).function_flush()
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 2 * BATCH + 2
+
+
+def test_keys_of_a_cluster_have_the_hash_tags_that_the_load_gives_them(shared_cluster: ClusterGroup) -> None:
+    keys = Keys(prefix="k:", maximum=Count(20), per_hash_tag=10)
+    plan = plan_for(Target(url=shared_cluster.url), setup=("SET __key__ x",), keys=keys)
+    assert done(plan) == (20, [])
+    assert shared_cluster.client().exists("k:{1}:17") == 1
+
+
+def test_of_a_primary_with_sentinels_the_primary_is_flushed_and_set_up(shared_sentinel: SentinelGroup) -> None:
+    shared_sentinel.client().set("old", 1)
+    plan = plan_of(shared_sentinel.url, "SET __key__ x", "SET literal x")
+    assert flush(plan.target) == 1
+    assert done(plan) == (21, [])
+    assert shared_sentinel.at(shared_sentinel.primary).dbsize() == 21

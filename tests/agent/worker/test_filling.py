@@ -12,10 +12,16 @@ from common.errors import TargetError
 from common.messages import Assignment, PoolShare, Preloaded
 from common.plan.schema import Keys, Plan, Pools, Preload, Retry, Target, Values, Workload
 from common.units import Bytes, Count, Seconds
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.servers import Server, SocketServer
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> None:
+    # Those that many tests share keep their own connections open.
+    if not {"shared_cluster", "shared_sentinel"} & set(request.fixturenames):
+        request.getfixturevalue("no_leaks")
 
 
 def plan_of(url: str, *entries: Preload, maximum: int = 1_000, **workload: Any) -> Plan:
@@ -167,3 +173,35 @@ def test_workloads_and_entries_keep_their_order_within_a_thread(valkey: Server) 
     fill(plan_of(valkey.url, Preload(), Preload(command="EXPIRE __key__ 1000")))
     assert 0 < int(valkey.client().ttl("stampede:1000")) <= 1_000  # type: ignore[arg-type]
     assert Workload().preload == ()
+
+
+@pytest.mark.parametrize("per_hash_tag", [None, 10])
+def test_a_cluster_is_filled_through_all_its_primaries(shared_cluster: ClusterGroup, per_hash_tag: int | None) -> None:
+    keys = Keys(maximum=Count(3_001), per_hash_tag=per_hash_tag)
+    plan = plan_for(Target(url=shared_cluster.url), keys=keys, preload=(Preload(),))
+    done = fill(plan)
+    assert (done.keys, done.commands) == (3_001, 3_001)
+    held = [shared_cluster.at(port).dbsize() for port in shared_cluster.primaries]
+    assert (sum(held), min(held) > 500) == (3_001, True)
+
+
+def test_a_cluster_whose_slots_move_is_filled_all_the_same(shared_cluster: ClusterGroup) -> None:
+    plan = plan_for(Target(url=shared_cluster.url), keys=Keys(maximum=Count(20_000)), preload=(Preload(),))
+    moved: list[int] = []
+
+    def on_progress(done: int, _total: int) -> None:
+        if done and len(moved) < 3:
+            slot = 100 + len(moved)
+            others = [port for port in shared_cluster.primaries if port != shared_cluster.owner(slot)]
+            shared_cluster.move_slot(slot, others[0])
+            moved.append(slot)
+
+    [share] = shares(plan, 1, 3)
+    preload(parts_of(share), plan.target, on_progress)
+    assert moved
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 20_000
+
+
+def test_a_primary_with_sentinels_is_filled(shared_sentinel: SentinelGroup) -> None:
+    fill(plan_for(Target(url=shared_sentinel.url), keys=Keys(maximum=Count(1_000)), preload=(Preload(),)))
+    assert shared_sentinel.at(shared_sentinel.primary).dbsize() == 1_000
