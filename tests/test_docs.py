@@ -15,12 +15,11 @@ import pytest
 
 from agent.cli import cli as agent_cli
 from common import errors
-from common.commands import COMMANDS
-from common.commands.page import command_page
 from common.messages import AgentState
 from common.plan import profiles
 from common.plan.setting import ENVIRONMENT_PREFIX
 from common.plan.settings import SETTINGS
+from coordinator.catalogue import page
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.ledger import Ledger
@@ -159,14 +158,8 @@ def test_the_table_of_profiles_is_complete() -> None:
     assert sorted(quoted(name)[0] for name, _ in table) == profiles.names()
 
 
-def test_the_commands_that_the_readme_names_are_in_the_table() -> None:
-    names = [name for name in quoted(section(README, "Workloads")) if re.fullmatch(r"[A-Z]+", name)]
-    assert names[:8] == list(COMMANDS)[:8]
-
-
-def test_the_page_of_commands_is_that_of_the_table() -> None:
-    """`scripts/commands` writes it anew."""
-    assert (ROOT / "docs" / "commands.md").read_text() == command_page()
+def test_the_page_of_workloads_is_what_the_coordinator_prints() -> None:
+    assert (ROOT / "WORKLOADS.md").read_text() == page()
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
@@ -186,6 +179,7 @@ def test_the_table_of_the_summary_has_all_keys_in_order() -> None:
         "run": shapes.Run,
         "target": shapes.Target,
         "load": shapes.Load,
+        "stages": shapes.Stage,
         "agents": shapes.Agent,
         "totals": shapes.Stats,
         "checkout_wait_us": shapes.Quantiles,

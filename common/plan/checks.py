@@ -13,8 +13,9 @@ import msgspec
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.preparation import PREPARATION_RULES
-from common.plan.schema import Arrivals, Maintenance, Plan, Retry, Section
+from common.plan.schema import Arrivals, Maintenance, Plan, Ramp, Retry, Section
 from common.plan.shape import Path
+from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.plan.url import Address, Shape, parse_redis_url
 from common.plan.workload_rules import WORKLOAD_RULES
 from common.units import Seconds, show
@@ -56,6 +57,7 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
         (("target", "connect_timeout"), plan.target.connect_timeout_s),
         (("target", "socket_timeout"), plan.target.socket_timeout_s),
         (("load", "duration"), plan.load.duration_s),
+        *((("load", "stages", i, "duration"), stage.duration_s) for i, stage in enumerate(plan.load.stages)),
         (("fleet", "wait"), plan.fleet.wait_s),
         (("fleet", "prepare"), plan.fleet.prepare_s),
         *((("pools", i, "checkout_timeout"), group.checkout_timeout_s) for i, group in enumerate(plan.pools)),
@@ -169,12 +171,30 @@ def _load_agrees(plan: Plan) -> Iterator[Finding]:
         yield ("load", "requests"), f"expected either a duration or requests, got {load.duration_s} and {load.requests}"
     if load.requests == 0:
         yield ("load", "requests"), "expected at least 1 request, got 0"
-    if load.arrivals is Arrivals.POISSON and load.rate_per_s is None:
+    if load.arrivals is Arrivals.POISSON and not any(leg.is_open for leg in timeline(load).legs):
         yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; say --rate 1000/s"
 
 
+def _stages_agree(plan: Plan) -> Iterator[Finding]:
+    load = plan.load
+    if len(load.stages) > MAX_STAGES:
+        yield ("load", "stages"), f"expected at most {MAX_STAGES} stages, got {len(load.stages)}"
+    instead = {"duration": load.duration_s, "requests": load.requests, "rate": load.rate_per_s}
+    for key, said in instead.items():
+        if load.stages and said is not None:
+            yield ("load", key), f"expected either {key} or stages, got {key} {said} beside stages"
+    names = {WARMUP} if load.warmup_s > 0 else set[str]()
+    for number, stage in enumerate(load.stages):
+        path = ("load", "stages", number)
+        if stage.ramp is Ramp.LINEAR and stage.rate_per_s is None:
+            yield (*path, "ramp"), "expected a rate for a linear ramp to go to, got none"
+        if stage.name in names:
+            yield (*path, "name"), f"expected a name of its own, got {show(stage.name)} a second time"
+        names |= {stage.name} if stage.name else set()
+
+
 def _stops_once(plan: Plan) -> Iterator[Finding]:
-    if plan.load.duration_s is None and plan.load.requests is None:
+    if plan.load.duration_s is None and plan.load.requests is None and not plan.load.stages:
         yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
 
 
@@ -192,9 +212,10 @@ RULES: tuple[Rule, ...] = (
     *PREPARATION_RULES,
     _retries_ascend,
     _one_kind_of_batch,
-    _load_agrees,
+    _stages_agree,
     _times_above_zero,
     _keepalive_whole,
+    _load_agrees,
 )
 
 _FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}
