@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from common.commands import Placeholder, find_command, keys_of
+from common.commands import Mixed, Piece, Placeholder, Template, find_command, keys_of
 from common.messages import Preloaded
 from common.plan.schema import CleanUp as CleanUpKind
 from common.plan.schema import Keys, Plan
@@ -17,14 +17,15 @@ from coordinator.records import When
 
 class Preload(msgspec.Struct, frozen=True, kw_only=True):
     """The key space as it was filled before the start. keys: each counts once for each entry of the preload;
-    expected_keys: each counts once. dbsize_...: what the target's primaries hold, together; None where it was not told.
-    ok: whether as many are there as should be; None where that cannot be told."""
+    expected_keys: each counts once, None where the plan does not tell. dbsize_...: what the target's primaries hold,
+    together; None where it was not told. ok: whether as many are there as should be; None where that cannot be told.
+    """
 
     keys: int
     commands: int
     seconds: float
     per_s: float
-    expected_keys: int
+    expected_keys: int | None
     dbsize_before: int | None
     dbsize_after: int | None
     ok: bool | None
@@ -60,8 +61,8 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def plan_facts(plan: Plan) -> dict[str, int | bool | str]:
-    """The same for programs. preload_keys: each counts once."""
+def plan_facts(plan: Plan) -> dict[str, int | bool | str | None]:
+    """The same for programs. preload_keys: each counts once, see `expected_keys`."""
     workload = plan.workload
     return {
         "flush": workload.flush_before,
@@ -81,13 +82,34 @@ def _count(keys: Keys) -> int:
     return int(keys.maximum) + 1 - int(keys.minimum)
 
 
-def expected_keys(plan: Plan) -> int:
-    """How many different keys the plan's preload writes: entries may share keys."""
-    spans: dict[str, list[tuple[int, int]]] = {}
+def expected_keys(plan: Plan) -> int | None:
+    """How many different keys the plan's preload writes: entries may share keys. None where that cannot be told from
+    the plan: only a command whose first argument is its key, and nothing else drawn, writes one for each number."""
+    spans: dict[tuple[bytes, bytes], list[tuple[int, int]]] = {}
     for entry in plan.workload.preload:
         keys = keys_of(plan.workload, entry)
-        spans.setdefault(keys.prefix, []).append((int(keys.minimum), int(keys.maximum)))
+        around = _around_key(find_command(entry.command))
+        if around is None:
+            return None
+        before, after = around
+        spans.setdefault((before + keys.prefix.encode(), after), []).append((int(keys.minimum), int(keys.maximum)))
     return sum(_covered(ranges) for ranges in spans.values())
+
+
+def _around_key(template: Template) -> tuple[bytes, bytes] | None:
+    """What stands before and after `__key__` in the first argument; None where that is not all there is."""
+    first = template.parts[1]
+    pieces = first.pieces if isinstance(first, Mixed) else (first,)
+    if Placeholder.KEY not in pieces:
+        return None
+    at = pieces.index(Placeholder.KEY)
+    before, after = _joined(pieces[:at]), _joined(pieces[at + 1 :])
+    return None if before is None or after is None else (before, after)
+
+
+def _joined(pieces: Sequence[Piece]) -> bytes | None:
+    literals = [piece for piece in pieces if isinstance(piece, bytes)]
+    return b"".join(literals) if len(literals) == len(pieces) else None
 
 
 def _covered(ranges: Sequence[tuple[int, int]]) -> int:
@@ -116,7 +138,7 @@ def preload_of(run: Aggregate) -> Preload | None:
         expected_keys=expected,
         dbsize_before=before,
         dbsize_after=after,
-        ok=None if before is None or after is None else _fits(before, after, expected),
+        ok=None if before is None or after is None or expected is None else _fits(before, after, expected),
     )
 
 
@@ -130,12 +152,15 @@ def preload_finding(run: Aggregate) -> Iterator[str]:
     preload = preload_of(run)
     if preload is None or preload.ok is not False:
         return
-    found = f"The preload wrote {preload.expected_keys:,} different keys, but the target held "
-    found += f"{preload.dbsize_before:,} keys before it and {preload.dbsize_after:,} after it: "
-    assert preload.dbsize_before is not None
-    assert preload.dbsize_after is not None
-    fewer = preload.dbsize_after < preload.dbsize_before + preload.expected_keys
-    yield found + ("keys were evicted, expired or deleted." if fewer else "somebody else wrote keys.")
+    expected, before, after = preload.expected_keys, preload.dbsize_before, preload.dbsize_after
+    assert expected is not None
+    assert before is not None
+    assert after is not None
+    why = "keys were evicted, expired or deleted" if after < before + expected else "somebody else wrote keys"
+    yield (
+        f"The preload wrote {expected:,} different keys, but the target held {before:,} keys before it and {after:,} "
+        f"after it: {why}."
+    )
 
 
 def preload_text(preload: Preload) -> str:

@@ -67,6 +67,21 @@ def test_keys_that_entries_share_count_once() -> None:
     assert expected_keys(Plan(workload=Workload())) == 0
 
 
+@pytest.mark.parametrize(
+    ("commands", "expected"),
+    [
+        (["HSET user:__key__ f v", "HSET user:__key__ g v"], 100),
+        (["HSET user:__key__ f v", "HSET __key__ f v", "SET __key__:x v"], 300),
+        (["SADD tags __key__"], None),
+        (["SET __key__", "EVAL 'return 1' 1 __key__"], None),
+        (["SET __key__:__rand(1,9)__ v"], None),
+        (["SET __rand(1,9)__:__key__ v"], None),
+    ],
+)
+def test_keys_are_told_apart_by_what_stands_around_their_number(commands: list[str], expected: int | None) -> None:
+    assert expected_keys(with_preload([Preload(command=command) for command in commands])) == expected
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6))
 def test_as_many_keys_are_expected_as_different_numbers_are_in_the_ranges(spans: list[tuple[int, int]]) -> None:
     numbers = {number for low, length in spans for number in range(low, low + length + 1)}
