@@ -8,10 +8,11 @@ import pytest
 from agent.worker import filling as module
 from agent.worker.filling import BATCH, BATCH_BYTES, Part, parts_of, preload
 from agent.worker.operations import Operation
+from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.messages import Assignment, PoolShare, Preloaded
 from common.plan.schema import Keys, Plan, Pools, Preload, Retry, Target, Values, Workload
-from common.units import Bytes, Count, Seconds
+from common.units import NS_PER_S, Bytes, Count, Seconds
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.servers import Server, SocketServer
@@ -130,15 +131,21 @@ def test_what_on_progress_raises_ends_it_although_the_target_hangs(valkey: Serve
     class Enough(Exception):
         pass
 
+    paused_ns = 0
+
     def on_progress(done: int, _total: int) -> None:
+        nonlocal paused_ns
         if done:
             valkey.pause()
+            paused_ns = monotonic_ns()
             raise Enough
 
     [share] = shares(plan_of(valkey.url, maximum=10_000_000), 1, 2)
     try:
         with pytest.raises(Enough):
             preload(parts_of(share), share.plan.target, on_progress)
+        # Its timeout is five seconds, and nothing waits for that.
+        assert monotonic_ns() - paused_ns < 3 * NS_PER_S
     finally:
         valkey.resume()
 
