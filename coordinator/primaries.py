@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.plan.schema import Target
-from common.target import nodes_of, open_control_client, open_node_client, translated
-from common.target.topology import PRIMARY
+from common.target import PRIMARY, nodes_of, open_control_client, open_node_client, translated
 
 
 class Pipeline(Protocol):

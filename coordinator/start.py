@@ -24,13 +24,13 @@ from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import redacted, with_secrets_of
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
-from common.plan.url import redact_url
 from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
 from coordinator.cleaning import Cleaning, delete_written
 from coordinator.coordinator import Coordinator, standings
+from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
 from coordinator.journal import Journal, read_journal
@@ -38,8 +38,9 @@ from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
+from coordinator.preflight import refuse_several_slots
 from coordinator.preparation import flush, set_up
-from coordinator.probe import probe, read_server_counts
+from coordinator.probe import probe
 from coordinator.records import TargetFacts
 from coordinator.report.command import find_journal
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_run_files, write_whole
@@ -92,7 +93,9 @@ def start(plan: Plan, options: StartOptions) -> int:
             # It goes on as it was planned; only passwords are not in its journal.
             plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
         else:
-            facts = _prepare_target(plan, people)
+            facts = probe(plan.target)
+            refuse_several_slots(plan)
+            facts = _prepare_target(plan, facts, people)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
@@ -109,20 +112,21 @@ def _confirm_flush(plan: Plan, options: StartOptions) -> None:
         )
 
 
-def _prepare_target(plan: Plan, people: Console) -> TargetFacts:
-    """What is done to the target before any agent is waited for; then who it is."""
+def _prepare_target(plan: Plan, facts: TargetFacts, people: Console) -> TargetFacts:
+    """What is done to the target before any agent is waited for. Returns facts that hold afterwards."""
 
     def say(text: str) -> None:
         people.print(text, highlight=False, soft_wrap=True, markup=False)
 
     if plan.workload.flush_before:
-        say(f"flushed {flush(plan.target):,} keys of {redact_url(plan.target.url)}")
-    facts = probe(plan.target)
-    if calls := set_up(plan, say):
+        say(f"flushed {flush(plan.target):,} keys of {facts.url}")
+    calls = set_up(plan, say)
+    if calls:
         say(f"setup: {calls:,} calls")
-        # What setup made was there before the preload.
-        facts = msgspec.structs.replace(facts, keys=probe(plan.target).keys)
-    return facts
+    if not calls and not plan.workload.flush_before:
+        return facts
+    # What is held against a preload is what was there when it began.
+    return msgspec.structs.replace(facts, keys=probe(plan.target).keys)
 
 
 def _serve(

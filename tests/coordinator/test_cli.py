@@ -251,7 +251,7 @@ def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
 
 def test_plan_as_json_holds_the_same(run: Run) -> None:
     facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
-    assert facts["connections"] == {"ceiling": 300, "pools": {"main": 300}}
+    assert facts["connections"] == {"ceiling": 300, "per_node": False, "pools": {"main": 300}}
     assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
     assert [(agent["id"], agent["pools"], agent["connections"]) for agent in facts["agents"]] == [
         ("local-1", [0], 150),
