@@ -20,9 +20,8 @@ from common.messages import (
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.plan.preparation import preload_share
 from common.plan.timeline import timeline
-
-NO_PROGRESS = Preparing(step=Step.CONNECTIONS, done=0, total=0)
 
 
 @dataclass(slots=True)
@@ -59,6 +58,7 @@ class Share:
 
     assignments: tuple[Assignment, ...] = ()
     lease_ns: int = 0
+    _preload_keys: int = 0
     _processes: list[_Process] = field(default_factory=list)
     _unsent: list[IntervalMetrics] = field(default_factory=list)
     _through: int = -1
@@ -69,7 +69,9 @@ class Share:
         used = min(processes, len(assignment.pools))
         hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
-        return cls(assignments, assignment.plan.fleet.lease_s.ns, [_Process() for _ in assignments])
+        plan, total = assignment.plan, assignment.threads_total
+        preload_keys = sum(sum(preload_share(plan, thread, total)) for thread in assignment.threads)
+        return cls(assignments, plan.fleet.lease_s.ns, preload_keys, [_Process() for _ in assignments])
 
     def __contains__(self, process: int) -> bool:
         return process < len(self._processes)
@@ -117,16 +119,14 @@ class Share:
         self._processes[process].steps[message.step] = message
 
     def progress(self) -> Preparing:
-        """Progress of all processes together, in the first step that not all of them have come to the end of."""
-        progress = NO_PROGRESS
-        for step in Step:
-            told = [process.steps[step] for process in self._processes if step in process.steps]
-            if told:
-                done, total = sum(part.done for part in told), sum(part.total for part in told)
-                progress = Preparing(step=step, done=done, total=total)
-                if done < total or len(told) < len(self._processes):
-                    break
-        return progress
+        """Progress of all processes together: of the preload until all of it is done, then of what comes after it."""
+        preload, connections = self._told(Step.PRELOAD, self._preload_keys), self._told(Step.CONNECTIONS)
+        return preload if preload.done < preload.total or not connections.total else connections
+
+    def _told(self, step: Step, total: int | None = None) -> Preparing:
+        told = [process.steps[step] for process in self._processes if step in process.steps]
+        total = sum(part.total for part in told) if total is None else total
+        return Preparing(step=step, done=sum(part.done for part in told), total=total)
 
     @property
     def preloaded(self) -> Preloaded | None:

@@ -107,6 +107,15 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[PoolShare, ...]
     threads_total: Tally
 
+    @property
+    def threads(self) -> list[int]:
+        """The numbers of its worker threads among those of the fleet."""
+        return [
+            thread
+            for share in self.pools
+            for thread in range(share.first_thread, share.first_thread + self.plan.pools[share.group].workers_per_pool)
+        ]
+
     def __repr__(self) -> str:
         return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
 

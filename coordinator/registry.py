@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 
+import msgspec
+
 from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preloaded, Prepared, Preparing, Step
 from common.units import NS_PER_S, printable
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
@@ -81,7 +83,11 @@ class Member:
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
     def prepares(self, progress: Preparing, now_ns: int) -> None:
-        """It has come so far."""
+        """It has come so far, and through all steps before."""
+        earlier = list(Step)[: list(Step).index(progress.step)]
+        for step in earlier:
+            if step in self.steps:
+                self.steps[step] = msgspec.structs.replace(self.steps[step], done=self.steps[step].total)
         if self.steps.get(progress.step) != progress:
             self.steps[progress.step], self.stirred_ns = progress, now_ns
 

@@ -17,12 +17,13 @@ from agent.worker.operations import Operation
 from agent.worker.preloading import preload_operations
 from agent.worker.values import Values
 from common.clock import monotonic_ns
-from common.commands import Mixed, Placeholder, find_command, keys_of, keys_per_hash_tag
+from common.commands import Mixed, Placeholder, find_command, keys_per_hash_tag
 from common.commands import Part as TemplatePart
 from common.errors import TargetError
 from common.lifeline import Lifeline
 from common.messages import Assignment, Preloaded
-from common.plan.schema import Plan, Pools, Preload, Target
+from common.plan.preparation import preload_share
+from common.plan.schema import Pools, Preload, Target
 from common.target import (
     Client,
     address_of,
@@ -68,36 +69,39 @@ class _Lane:
 
 def parts_of(assignment: Assignment) -> list[list[Part]]:
     """What each worker thread of an assignment has to write, an item a thread."""
-    workload, total = assignment.plan.workload, assignment.threads_total
-    threads = [
-        thread
-        for share in assignment.pools
-        for thread in range(
-            share.first_thread, share.first_thread + assignment.plan.pools[share.group].workers_per_pool
-        )
-    ]
-    if not workload.preload:
+    plan = assignment.plan
+    if not plan.workload.preload:
         return []
-    per_hash_tag = keys_per_hash_tag(assignment.plan.target, workload)
-    values = Values(workload.values, assignment.plan.seed)
+    per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
+    values = Values(plan.workload.values, plan.seed)
     return [
-        [_part(assignment.plan, entry, thread, total, per_hash_tag, values) for entry in workload.preload]
-        for thread in threads
+        [
+            Part(
+                operations=preload_operations(
+                    plan.workload,
+                    entry,
+                    thread,
+                    assignment.threads_total,
+                    seed=plan.seed,
+                    per_hash_tag=per_hash_tag,
+                    values=values,
+                ),
+                keys=keys,
+                times=entry.times,
+                key_at=_key_at(entry),
+            )
+            for entry, keys in zip(
+                plan.workload.preload, preload_share(plan, thread, assignment.threads_total), strict=True
+            )
+        ]
+        for thread in assignment.threads
     ]
 
 
-def _part(plan: Plan, entry: Preload, thread: int, threads: int, per_hash_tag: int, values: Values) -> Part:
-    keys = keys_of(plan.workload, entry)
-    size = int(keys.maximum) - int(keys.minimum) + 1
-    template = find_command(entry.command, plan.workload.expiry.maximum_s > 0)
-    return Part(
-        operations=preload_operations(
-            plan.workload, entry, thread, threads, seed=plan.seed, per_hash_tag=per_hash_tag, values=values
-        ),
-        keys=size * (thread + 1) // threads - size * thread // threads,
-        times=entry.times,
-        key_at=next(at for at, part in enumerate(template.parts) if _holds_key(part)),
-    )
+def _key_at(entry: Preload) -> int:
+    """Which argument of the command is its key, or has it within; a name of the table has it in the same place."""
+    parts = find_command(entry.command).parts
+    return next(at for at, part in enumerate(parts) if _holds_key(part))
 
 
 def _holds_key(part: TemplatePart) -> bool:

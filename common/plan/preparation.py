@@ -1,10 +1,10 @@
-"""Rules for what a plan does before the load: its setup, and what a preload has to be beside a command of the mix."""
+"""What a plan does before the load: rules for its setup and its preload, and how much of it falls to whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import COMMANDS, Placeholder, Sha, Template, find_command
+from common.commands import COMMANDS, Placeholder, Sha, Template, find_command, keys_of
 from common.plan.schema import Plan
 from common.plan.shape import Path
 from common.plan.workload_rules import NOT_FOR_POOLS
@@ -59,6 +59,16 @@ def preload_writes(plan: Plan) -> Iterator[Finding]:
             yield path, f"expected a command that writes, got {template.name}"
         if template.count(Placeholder.MESSAGE):
             yield path, f"expected no {Placeholder.MESSAGE.value} in preload, got {show(entry.command)}"
+
+
+def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
+    """How many keys of each entry of the preload fall to one of the fleet's threads."""
+    shares = []
+    for entry in plan.workload.preload:
+        keys = keys_of(plan.workload, entry)
+        size = int(keys.maximum) - int(keys.minimum) + 1
+        shares.append(size * (thread + 1) // threads - size * thread // threads)
+    return shares
 
 
 PREPARATION_RULES = (setup_known, preload_writes)

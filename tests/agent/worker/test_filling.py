@@ -70,6 +70,12 @@ def test_the_threads_of_a_fleet_write_each_key_once(processes: int, threads_each
     assert keys == {f"stampede:{number}".encode(): 1 for number in range(1, 998)}
 
 
+def test_what_a_thread_is_said_to_write_is_what_it_writes() -> None:
+    plan = plan_of("redis://127.0.0.1:1", Preload(), Preload(times=3, key_maximum=Count(10)), maximum=101)
+    parts = [part for share in shares(plan, 3, 5) for parts in parts_of(share) for part in parts]
+    assert [part.keys * part.times for part in parts] == [len(list(part.operations)) for part in parts]
+
+
 def test_the_same_plan_writes_the_same_values() -> None:
     plan = plan_of("redis://127.0.0.1:1", values=Values(minimum_bytes=Bytes(1), maximum_bytes=Bytes(100)))
     assert operations(plan) == operations(plan)
