@@ -16,8 +16,20 @@ from typing import Any, TypeAlias
 from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
 from common.errors import PlanError
 from common.plan.schema import Plan
+from common.plan.sizes import mean_size
 from common.plan.url import Shape
-from common.target import PRIMARY, TARGET_ERRORS, Node, address_of, ending_of, nodes_of, ping_target, translated
+from common.target import (
+    PRIMARY,
+    TARGET_ERRORS,
+    Node,
+    TlsFacts,
+    address_of,
+    ending_of,
+    nodes_of,
+    ping_target,
+    tls_facts,
+    translated,
+)
 from coordinator.preflight import refuse_slots_of
 from coordinator.probe import (
     Asked,
@@ -35,6 +47,7 @@ from coordinator.probe import (
 
 CLOCK_TOLERANCE_S = 5.0
 SLOTS = 16384
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,8 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
     lines = [judge(plan, ceiling, told) for judge in _JUDGES]
     if is_cluster(plan.target):
         lines.insert(_AFTER_TOPOLOGY, _judge_slots(plan, told[0]))
+    if address_of(plan.target).tls:
+        lines.insert(_AFTER_TOPOLOGY, _judge_tls(told))
     return CheckReport(tuple(lines))
 
 
@@ -95,6 +110,7 @@ class _Told:
     writing: frozenset[str]
     refused: tuple[str, ...] | None
     clock_ahead_s: float | None
+    tls: TlsFacts | None = None
     cluster: dict[str, Any] = field(default_factory=dict)
     several_slots: str = ""
 
@@ -103,7 +119,7 @@ Nodes: TypeAlias = Sequence[_Told]
 """What all nodes said; primaries first."""
 
 
-def _ask_all(client: Asked, node: Node, plan: Plan) -> _Told:
+def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
     server, replication = info(client, "server"), info(client, "replication")
     is_primary = node.role == PRIMARY
     return _Told(
@@ -118,6 +134,7 @@ def _ask_all(client: Asked, node: Node, plan: Plan) -> _Told:
         writing=_writing(client, plan),
         refused=_refused(client, plan) if is_primary else (),
         clock_ahead_s=_clock_ahead_s(client),
+        tls=tls_facts(client),
         cluster=dictionary(ask(client, "CLUSTER INFO")) if is_cluster(plan.target) else {},
         several_slots=_several_slots(client, plan) if is_primary and is_cluster(plan.target) else "",
     )
@@ -230,6 +247,19 @@ def _judge_slots(_plan: Plan, told: _Told) -> CheckLine:
     return CheckLine("slots", not found, found or "every command keeps to one")
 
 
+def _judge_tls(told: Nodes) -> CheckLine:
+    versions = _list({node.tls.version for node in told if node.tls is not None})
+    ends = [(node.tls.expires_at_s, node.node.name) for node in told if node.tls and node.tls.expires_at_s is not None]
+    if not ends:
+        return CheckLine("tls", True, f"{versions}, certificate not looked at (target.tls.verify is none)")
+    ends_s, name = min(ends)
+    left_s = ends_s - time.time()
+    found = f"{versions}, certificate valid for {left_s / DAY_S:,.0f} days"
+    if left_s >= DAY_S:
+        return CheckLine("tls", True, found)
+    return CheckLine("tls", False, f"{versions}, the certificate of {name} expires within a day: renew it")
+
+
 def _judge_memory(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     """Of the node that is tightest; primaries share the keys, and each replica has those of its primary."""
     shards = max(1, sum(node.node.role == PRIMARY for node in told))
@@ -253,10 +283,10 @@ def _judge_memory_of(plan: Plan, told: _Told, shards: int) -> CheckLine:
     policy = str(told.memory.get("maxmemory_policy", "noeviction"))
     found = f"{_mebibytes(used)} used of {_mebibytes(limit)}, {policy}"
     keys, values = plan.workload.keys, plan.workload.values
-    count = -(-(keys.maximum - keys.minimum + 1) // shards)
-    size = (values.minimum_bytes + values.maximum_bytes) / 2
-    # The other policies spare keys without a time to live, and ours have none.
-    if policy.startswith("allkeys-") or not told.writing or used + count * size < limit:
+    count, size = -(-(keys.maximum - keys.minimum + 1) // shards), mean_size(values)
+    # The other policies spare keys without a time to live.
+    makes_room = policy.startswith(("allkeys-", "volatile-") if plan.workload.expiry.maximum_s else "allkeys-")
+    if makes_room or not told.writing or used + count * size < limit:
         return CheckLine("memory", True, found)
     return CheckLine(
         "memory",

@@ -101,8 +101,8 @@ def _told_by(target: Target, node: Node) -> _Told:
 
 
 @contextmanager
-def asking(target: Target, node: Node) -> Iterator[Asked]:
-    """A client of exactly this node. What it does wrong is a TargetError that names it, not the whole target."""
+def asking(target: Target, node: Node) -> Iterator[Any]:
+    """A `redis.Redis` of exactly this node. What it does wrong is a TargetError that names it, not the whole target."""
     address = address_of(target)
     at_node = target
     if address.shape is not Shape.STANDALONE:

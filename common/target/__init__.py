@@ -29,6 +29,8 @@ from common.target.connections import REDIRECTS as REDIRECTS
 from common.target.connections import ConnectionEvents as ConnectionEvents
 from common.target.in_force import settings_in_force as settings_in_force
 from common.target.slots import slot_of as slot_of
+from common.target.tls import TlsFacts as TlsFacts
+from common.target.tls import tls_facts as tls_facts
 from common.target.topology import PRIMARY as PRIMARY
 from common.target.topology import REPLICA as REPLICA
 from common.target.topology import Node as Node

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from common.plan.schema import Command, Keys, Plan, Target, Values, Workload
+from common.plan.schema import Command, Keys, Plan, Target, Then, Values, Workload
+from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
 from coordinator import check as checking
 from coordinator.check import CheckLine, CheckReport, check
@@ -12,6 +13,7 @@ from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.runs import wait_until
 from tests.support.servers import Server, closed_port
+from tests.support.shapes import make_papers, start_tls
 
 SMALL = Keys(maximum=Count(1000))
 NAMES = ["reachable", "server", "topology", "memory", "connections", "permissions", "clock"]
@@ -212,6 +214,21 @@ def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, com
     assert command.split()[0] in found.text
 
 
+def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server) -> None:
+    valkey.client().acl_setuser(
+        "bob", enabled=True, passwords=["+word"], commands=["+get", "+ping", "+acl|dryrun", "+info"], keys=["a*"]
+    )
+    then = (Then(command="SET"), Then(command="HSET x__key__ f:__rand(1,9)__ __data__"))
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(commands=(Command(command="GET", key_prefix="a", then=then),)),
+    )
+    found = line(check(plan, 1), "permissions").text
+    assert "GET:" not in found
+    assert "SET: User bob has no permissions to run the 'set' command" in found
+    assert "HSET: User bob has no permissions to run the 'hset' command" in found
+
+
 def test_a_command_of_weight_zero_is_not_asked_about(valkey: Server) -> None:
     commands = (Command(command="GET"), Command(command="NOSUCH __key__", weight=0))
     report = check(Plan(target=Target(url=valkey.url), workload=Workload(commands=commands)), 1)
@@ -234,3 +251,28 @@ def test_a_clock_that_is_far_off_is_found(
     found = line(check(plan_for(Target(url=valkey.url)), 1), "clock")
     assert found.ok == ok
     assert ok or ("ahead of" if ahead_s > 0 else "behind") in found.text
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_papers(tmp_path_factory.mktemp("papers"))
+
+
+@pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
+def test_tls_has_a_line_with_its_version_and_the_certificates_end(
+    papers: dict[str, str], monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+) -> None:
+    with start_tls(papers) as group:
+        plan = plan_for(Target(url=group.url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
+        monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
+        found = line(check(plan, 1), "tls")
+    assert found.ok == ok
+    assert found.text.startswith("TLSv1.3, ")
+    assert ("valid for 2 days" in found.text, "expires within a day: renew it" in found.text) == (ok, not ok)
+
+
+def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, str]) -> None:
+    with start_tls(papers, "expired") as group:
+        found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
+    assert found.ok
+    assert found.text.endswith("certificate not looked at (target.tls.verify is none)")
