@@ -62,7 +62,8 @@ class WorkerRun:
     """
 
     def __init__(self, assignment: Assignment) -> None:
-        """Builds everything; opens no connection. Raises PlanError."""
+        """Builds everything but the clients of a cluster, which connect when they are made: `open` makes them. Opens no
+        connection. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)
