@@ -33,7 +33,6 @@ from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import ServerCounted, When
 
-
 _SCRIPTING = frozenset({"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"})
 
 
