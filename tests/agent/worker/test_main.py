@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -32,6 +33,7 @@ from common.plan.schema import (
     Workload,
 )
 from common.units import NS_PER_S, Count, PerSecond, Seconds
+from coordinator.preparation import set_up
 from tests.support.runs import wait_until
 from tests.support.servers import Server, SocketServer
 from tests.support.workers import WorkerThread
@@ -150,7 +152,11 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
+    workload = msgspec.structs.replace(workload, preload=())
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    # What the coordinator does before a run: groups of consumers, scripts.
+    set_up(plan, lambda _: None)
+    valkey.client().config_resetstat()
     reported = worker.ran(plan)
     calls = calls_of(valkey)
     assert reported.all_commands.ok == reported.final.issued == 1003
