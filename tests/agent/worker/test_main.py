@@ -28,6 +28,7 @@ from common.plan.schema import (
     Load,
     Plan,
     Pools,
+    Preload,
     Retry,
     Target,
     Workload,
@@ -551,6 +552,44 @@ def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: Sock
         assert worker.hear(WorkerFinal) == NOTHING_DONE
     assert monotonic_ns() - began_ns < 3 * NS_PER_S
     assert worker.end() == 0
+
+
+MANY_KEYS: dict[str, Any] = {"preload": (Preload(),), "keys": Keys(maximum=Count(100_000_000))}
+
+
+def preloading(worker: WorkerThread, server: Server) -> int:
+    """Until it has written some keys of very many; then the server hangs. Returns when, in ns."""
+    worker.prepare(plan_of(server.url, socket_timeout_s=Seconds(60), **MANY_KEYS))
+    while not (progress := worker.hear(Preparing)).done:
+        assert (progress.step, progress.total) == (Step.PRELOAD, 100_000_000)
+    server.pause()
+    return monotonic_ns()
+
+
+def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.stop()
+    assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert worker.end() == 0
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.leave()
+    assert worker.end() == 1
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+
+
+def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: WorkerThread) -> None:
+    valkey.client().lpush("stampede:1", "x")
+    worker.prepare(plan_of(valkey.url, preload=(Preload(command="INCR"),), keys=Keys(maximum=Count(5))))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "refused the preload: INCR stampede:1 was answered with WRONGTYPE" in failed.reason
 
 
 @pytest.mark.parametrize("drain", [True, False])
