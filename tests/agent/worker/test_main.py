@@ -156,6 +156,7 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    # What the coordinator does before a run: groups of consumers, scripts.
     set_up(plan, lambda _: None)
     worker.prepare(plan)
     preloaded = worker.hear(Prepared).preloaded
