@@ -28,6 +28,7 @@ from common.plan.schema import (
     Load,
     Plan,
     Pools,
+    Preload,
     Retry,
     Target,
     Workload,
@@ -150,14 +151,20 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     valkey: Server, worker: WorkerThread, name: str
 ) -> None:
     workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
+    few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
+    workload = msgspec.structs.replace(workload, keys=few)
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
-    workload = msgspec.structs.replace(workload, preload=())
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
     # What the coordinator does before a run: groups of consumers, scripts.
     set_up(plan, lambda _: None)
+    worker.prepare(plan)
+    preloaded = worker.hear(Prepared).preloaded
+    assert (preloaded is not None) == bool(workload.preload)
     valkey.client().config_resetstat()
-    reported = worker.ran(plan)
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
     calls = calls_of(valkey)
     assert reported.all_commands.ok == reported.final.issued == 1003
     assert {command: calls.get(command, 0) for command in reported.pool.commands} == {
@@ -546,6 +553,44 @@ def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: Sock
         assert worker.hear(WorkerFinal) == NOTHING_DONE
     assert monotonic_ns() - began_ns < 3 * NS_PER_S
     assert worker.end() == 0
+
+
+MANY_KEYS: dict[str, Any] = {"preload": (Preload(),), "keys": Keys(maximum=Count(100_000_000))}
+
+
+def preloading(worker: WorkerThread, server: Server) -> int:
+    """Until it has written some keys of very many; then the server hangs. Returns when, in ns."""
+    worker.prepare(plan_of(server.url, socket_timeout_s=Seconds(60), **MANY_KEYS))
+    while not (progress := worker.hear(Preparing)).done:
+        assert (progress.step, progress.total) == (Step.PRELOAD, 100_000_000)
+    server.pause()
+    return monotonic_ns()
+
+
+def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.stop()
+    assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert worker.end() == 0
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.leave()
+    assert worker.end() == 1
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+
+
+def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: WorkerThread) -> None:
+    valkey.client().lpush("stampede:1", "x")
+    worker.prepare(plan_of(valkey.url, preload=(Preload(command="INCR"),), keys=Keys(maximum=Count(5))))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "refused the preload: INCR stampede:1 was answered with WRONGTYPE" in failed.reason
 
 
 @pytest.mark.parametrize("drain", [True, False])
