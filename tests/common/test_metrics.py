@@ -13,12 +13,14 @@ from common.histogram import MAX_VALUE, Histogram
 from common.metrics import (
     CommandMetrics,
     ConnectionMetrics,
+    DeliveryMetrics,
     IntervalMetrics,
     Merge,
     PoolMetrics,
     merge_commands,
     merge_connections,
     merge_counts,
+    merge_deliveries,
     merge_intervals,
     merge_named,
     merge_pools,
@@ -50,12 +52,22 @@ connections = st.builds(
     retries=numbers,
     open_peak=numbers,
 )
+deliveries = st.builds(
+    DeliveryMetrics,
+    expected=numbers,
+    delivered=numbers,
+    foreign=numbers,
+    repeated=numbers,
+    resubscribed=numbers,
+    latency=histograms,
+)
 pools = st.builds(
     PoolMetrics,
     commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
     checkout_wait=histograms,
     send_lag=histograms,
     connections=connections,
+    deliveries=deliveries,
 )
 intervals = st.builds(
     lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),

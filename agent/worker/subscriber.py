@@ -1,0 +1,221 @@
+"""A worker's subscriptions, and the thread that reads what comes on them as soon as it comes.
+
+The thread owns the connections alone: redis-py's PubSub is for one thread, and connects anew by itself. The worker asks
+it to subscribe, and waits for the server's confirmation.
+
+Order of shutdown, once no worker asks any more: all channels are given up, and what comes before the server's
+confirmation of that is still read; so nothing that the server handed out is left behind. Then the connections are
+closed, and the thread ends. An error, or a cut of the lifeline, ends it too: so it never outlasts what it waits for.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from agent.worker.deliveries import Arrivals, DeliveryRecord, What, pack_delivery
+from common.clock import monotonic_ns
+from common.lifeline import CutShort
+from common.stamp import StampReader
+from common.target import TARGET_ERRORS, Client, ending_of
+from common.target_pubsub import Line, Lines
+
+_AT_MOST = 256
+"""Messages read in a row from one connection, before others and the worker have their turn."""
+
+_AGAIN_MS = 100
+"""A connection that could not be opened again is tried once more after so long."""
+
+
+class _Order:
+    """A worker waits for one channel's confirmation. `ready` is locked until `reply` or `error` is there."""
+
+    __slots__ = ("channel", "error", "ready", "reply")
+
+    def __init__(self, channel: bytes) -> None:
+        self.channel = channel
+        self.ready = threading.Lock()
+        self.ready.acquire()
+        self.reply: list[object] = []
+        self.error: Exception | None = None
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.ready.release()
+
+
+class Subscriber:
+    """The subscriptions of one worker, `most` at a time. Its thread starts with the first one.
+
+    crash: told of what ends the thread and never should.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: Client,
+        most: int,
+        timeout_s: float | None,
+        reader: StampReader,
+        record: DeliveryRecord,
+        crash: Callable[[Exception], None],
+    ) -> None:
+        self._most = most
+        self._timeout_s = timeout_s
+        self._record = record
+        self._arrivals = Arrivals(reader, record)
+        self._crash = crash
+        self._lines = Lines(client, self._replayed)
+        self._held: dict[bytes, Line] = {}
+        self._pending: _Order | None = None
+        self._lock = threading.Lock()
+        self._orders: deque[_Order] = deque()
+        self._is_closing = False
+        self._is_over = False
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def subscribe(self, channel: bytes) -> list[object]:
+        """[kind, channel, number of channels], as the server confirmed it.
+
+        Raises what redis-py does, TimeoutError without a confirmation in time, CutShort when the run is over.
+        """
+        order = _Order(channel)
+        with self._lock:
+            if self._is_over:
+                raise CutShort("the run is over")
+            if not self._thread.is_alive():
+                self._thread.start()
+            self._orders.append(order)
+        self._wake()
+        if not order.ready.acquire(timeout=-1 if self._timeout_s is None else self._timeout_s):
+            raise TimeoutError(f"no confirmation of a subscription in {self._timeout_s} s")
+        if order.error is not None:
+            raise order.error
+        return order.reply
+
+    def finish(self) -> None:
+        """Have the thread read what is left, and end. Idempotent; for when nobody subscribes any more."""
+        self._is_closing = True
+        self._wake()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Give its own descriptors back. Idempotent; for when its thread has ended, or never will."""
+        with self._lock:
+            self._is_over = True
+        if not self._thread.is_alive():
+            self._ours.close()
+            self._theirs.close()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # it has been woken often enough, or for ever
+            self._ours.send(b"\0", socket.MSG_DONTWAIT)
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except CutShort:
+            pass
+        except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
+            self._crash(error)
+        finally:
+            with self._lock:
+                self._is_over = True
+            for order in (self._pending, *self._orders):
+                if order is not None:
+                    order.end(CutShort("the run is over"))
+            for line in self._lines:
+                line.close()
+
+    def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self._theirs, select.POLLIN)
+        polled: set[int] = set()
+        is_more = False
+        while not self._is_done():
+            filenos = {line.fileno() for line in self._lines}
+            for fileno in polled - filenos:
+                poll.unregister(fileno)
+            for fileno in filenos - polled - {-1}:
+                poll.register(fileno, select.POLLIN)
+            polled = filenos - {-1}
+            ready = poll.poll(0 if is_more else _AGAIN_MS if -1 in filenos else None)
+            if any(fileno == self._theirs.fileno() for fileno, _ in ready):
+                self._theirs.recv(4096)
+                self._take_orders()
+            is_more = self._read_all()
+
+    def _is_done(self) -> bool:
+        if not self._is_closing:
+            return False
+        for line in self._lines:
+            with suppress(*TARGET_ERRORS):  # then nothing more will come on it
+                line.unsubscribe(list(line.channels))
+        return not any(line.is_subscribed and line.fileno() >= 0 for line in self._lines)
+
+    def _take_orders(self) -> None:
+        while self._orders:
+            order = self._orders.popleft()
+            # Whoever gave the one before has waited for it as long as it would.
+            self._pending = order
+            try:
+                self._subscribe(order.channel)
+            except CutShort:
+                raise
+            except TARGET_ERRORS as error:
+                self._end_pending(error)
+
+    def _subscribe(self, channel: bytes) -> None:
+        line = self._lines.of(channel)
+        if self._held.pop(channel, None) is None and len(self._held) >= self._most:
+            oldest = next(iter(self._held))
+            self._held.pop(oldest).unsubscribe([oldest])
+        self._held[channel] = line
+        line.subscribe(channel)
+
+    def _read_all(self) -> bool:
+        """Whether there may be more to read, which no poll would tell."""
+        is_more = False
+        for number, line in enumerate(self._lines):
+            count = 0
+            try:
+                for kind, channel, what in line.receive(_AT_MOST):
+                    now_ns = monotonic_ns()
+                    count += 1
+                    if kind == "message":
+                        self._arrivals.arrived(number, what, now_ns)  # type: ignore[arg-type]
+                    elif kind == "subscribe" and self._pending is not None and self._pending.channel == channel:
+                        self._pending.reply = [kind.encode(), channel, what]
+                        self._end_pending(None)
+            except CutShort:
+                raise
+            except TARGET_ERRORS as error:
+                self._refused(line, error)
+            is_more = is_more or count == _AT_MOST
+        return is_more
+
+    def _refused(self, line: Line, error: Exception) -> None:
+        # Only a command that we sent is answered with an error, and one is under way at most. After any other one
+        # the connection will be back, and all its channels with it.
+        if self._pending is not None and ending_of(error).replied:
+            self._held.pop(self._pending.channel, None)
+            line.forget(self._pending.channel)
+        self._end_pending(error)
+
+    def _end_pending(self, error: Exception | None) -> None:
+        if self._pending is not None:
+            order, self._pending = self._pending, None
+            order.end(error)
+
+    def _replayed(self, commands: int) -> None:
+        self._record.add(pack_delivery(monotonic_ns(), What.RESUBSCRIBED, commands))
