@@ -65,6 +65,8 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     opened: connects that succeeded, handshake included. failed_attempts: connects that did not. drops: connections
     lost that we did not mean to close, by cause. reconnects: connections opened again after a drop, and `reconnect`
     how long that took in ns, from the drop to the end of the handshake. retries: what the retry policy tried again.
+    redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or "CLUSTERDOWN" instead of doing
+    them. topology_refreshes: how often a cluster's client changed its mind on which node has which slots.
     open_peak: most connections open at one time during the interval.
     """
 
@@ -74,6 +76,8 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: Tally = 0
     reconnect: Histogram = EMPTY
     retries: Tally = 0
+    redirects: dict[str, Tally] = {}
+    topology_refreshes: Tally = 0
     open_peak: Tally = 0
 
 
@@ -174,6 +178,8 @@ def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> Connect
         reconnects=sum(part.reconnects for part in parts),
         reconnect=Histogram.merge(part.reconnect for part in parts),
         retries=sum(part.retries for part in parts),
+        redirects=merge_counts(part.redirects for part in parts),
+        topology_refreshes=sum(part.topology_refreshes for part in parts),
         open_peak=sum(peaks) if how is Merge.PEERS else max(peaks, default=0),
     )
 

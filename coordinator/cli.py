@@ -209,10 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_another_plan(plan_file: Path | None, flags: Mapping[str, Any]) -> None:
-    """A run that is resumed goes on as it was planned; only where its password is may be said anew."""
+    """A run that is resumed goes on as it was planned; only where its passwords are may be said anew."""
     said = [str(plan_file)] if plan_file is not None else []
     said += [
-        setting.flag for setting in _given(flags) if setting.flag and not setting.path.startswith("target.password")
+        setting.flag
+        for setting in _given(flags)
+        if setting.flag and not setting.path.startswith(("target.password", "target.sentinel.password"))
     ]
     if said:
         raise UsageError(

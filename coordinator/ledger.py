@@ -8,6 +8,11 @@ Every operation that got a reply, good or bad, is one call: `definite`. One with
 or not, and what the client tried again may have reached it twice: these are `uncertain`, and widen what the server may
 have counted to definite..definite + uncertain. MULTI and EXEC are held against the transactions sent in the same way.
 
+In a cluster the server's counts are sums over its nodes, and a command may be answered by several of them: each that
+says MOVED, ASK, TRYAGAIN or CLUSTERDOWN instead of doing it counts one rejected call. redis-py follows them within the
+one operation, and its connections count them as they come in; so they are part of `definite`, but for those that
+surfaced as the operation's own error, which is there already.
+
     unaccounted = |issued - counted| + distance of each of the server's counts from what it may be
 
 A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation.
@@ -21,6 +26,7 @@ from typing import Literal
 import msgspec
 
 from common.commands import parse_template
+from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import ServerCounted, When
 
@@ -79,9 +85,12 @@ def _said(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
 
 
 def _replies(aggregate: Aggregate) -> tuple[int, int]:
-    """(operations that got a reply, operations that got none)."""
+    """(replies that operations got, operations that got none)."""
     commands = [command for pool in aggregate.totals.pools.values() for command in pool.commands.values()]
-    definite = sum(command.ok + sum(command.errors.values()) for command in commands)
+    errors = merge_counts(command.errors for command in commands)
+    redirects = merge_counts(pool.connections.redirects for pool in aggregate.totals.pools.values())
+    followed = sum(max(count - errors.get(kind, 0), 0) for kind, count in redirects.items())
+    definite = sum(command.ok for command in commands) + sum(errors.values()) + followed
     return definite, sum(sum(command.failures.values()) for command in commands)
 
 

@@ -22,8 +22,8 @@ from common.clock import monotonic_ns
 from common.errors import InvalidResultError, UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
-from common.plan.secret import redacted
-from common.plan.settings import PASSWORD
+from common.plan.secret import redacted, with_secrets_of
+from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
 from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
@@ -85,9 +85,8 @@ def start(plan: Plan, options: StartOptions) -> int:
         if place.aggregate.opened is not None:
             # The target of a resumed run may be what is down: its frames are collected all the same.
             facts = place.aggregate.opened.target
-            # It goes on as it was planned; only the password is not in its journal.
-            password = plan.target.password
-            plan = _aimed_at(place.aggregate.opened.plan, facts.url, password=password)
+            # It goes on as it was planned; only passwords are not in its journal.
+            plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
         end = _serve(plan, options, place, facts, people, endpoints)
@@ -128,7 +127,10 @@ def _serve(
                 processes=plan.fleet.processes_per_local_agent,
                 token_file=token_file,
                 wait_s=float(plan.fleet.wait_s),
-                withheld=[PASSWORD.variable, *filter(None, [plan.target.password_env])],
+                withheld=[
+                    *(setting.variable for setting in (PASSWORD, SENTINEL_PASSWORD)),
+                    *filter(None, [plan.target.password_env, plan.target.sentinel.password_env]),
+                ],
             )
         coordinator = Coordinator(
             _run(setup, place),
@@ -176,8 +178,8 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     )
 
 
-def _aimed_at(plan: Plan, url: str, **more: str | None) -> Plan:
-    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url, **more))
+def _aimed_at(plan: Plan, url: str) -> Plan:
+    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
 
 
 def _place(options: StartOptions) -> _Place:

@@ -79,7 +79,7 @@ def _run_singles(worker: Worker) -> None:
             return
         record.issued += 1
         try:
-            reply = instance.execute(*arguments)  # type: ignore[no-untyped-call]
+            reply = instance.execute(*arguments)
         except Exception as error:  # noqa: BLE001 - whatever a client raises is how this operation ended
             end_ns = now()
             row, bytes_in = _undone(worker, row, error)

@@ -20,6 +20,8 @@ class EventKind(enum.Enum):
     DROPPED = "dropped"  # its cause
     CLOSED = "closed"
     RETRIED = "retried"
+    REDIRECTED = "redirected"  # which of common.target.REDIRECTS
+    TOPOLOGY_REFRESHED = "topology refreshed"
 
 
 Event: TypeAlias = tuple[int, EventKind, int | str | None]
@@ -49,6 +51,12 @@ class EventLog:
 
     def retried(self, at_ns: int) -> None:
         self._events.append((at_ns, EventKind.RETRIED, None))
+
+    def redirected(self, at_ns: int, kind: str) -> None:
+        self._events.append((at_ns, EventKind.REDIRECTED, kind))
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        self._events.append((at_ns, EventKind.TOPOLOGY_REFRESHED, None))
 
     def take(self) -> list[Event]:
         """All events since the last call."""
@@ -80,9 +88,15 @@ class ConnectionFold:
         return ConnectionMetrics(
             opened=kinds[EventKind.OPENED],
             failed_attempts=kinds[EventKind.ATTEMPT_FAILED],
-            drops=dict(Counter(str(detail) for _, kind, detail in events if kind is EventKind.DROPPED)),
+            drops=_by_detail(events, EventKind.DROPPED),
             reconnects=len(reconnects),
             reconnect=Histogram.of(np.array(reconnects, dtype=np.int64)),
             retries=kinds[EventKind.RETRIED],
+            redirects=_by_detail(events, EventKind.REDIRECTED),
+            topology_refreshes=kinds[EventKind.TOPOLOGY_REFRESHED],
             open_peak=0 if is_late else peak,
         )
+
+
+def _by_detail(events: list[Event], wanted: EventKind) -> dict[str, int]:
+    return dict(Counter(str(detail) for _, kind, detail in events if kind is wanted))

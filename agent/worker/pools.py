@@ -6,12 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
 
 from agent.worker.events import EventLog
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import Target
-from common.target import Client, build_client, translated
+from common.plan.schema import Pools, Target
+from common.target import Client, build_client, connects_when_built, tcp_pools, translated
 
 _PREWARM_THREADS = 8
 _PROGRESS_S = 0.1
@@ -26,21 +28,33 @@ class CheckoutTimeout(Exception):
 
 
 class ClientInstance:
-    """One `redis.Redis` with its own TCP pool, its retry policy and its event counters. One thread at a time has it."""
+    """One client of redis-py with TCP pools of its own, its retry policy and its event counters. One thread at a time
+    has it. `client` and `execute` are there from the beginning, but for a cluster's, which `open` makes."""
 
-    def __init__(self, target: Target, max_connections: int, lifeline: Lifeline) -> None:
+    client: Client
+    execute: Callable[..., Any]
+
+    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+        """Opens no connection. Raises PlanError."""
         self.events = EventLog()
-        self.max_connections = max_connections
-        self.client: Client = build_client(
-            target, max_connections=max_connections, events=self.events, lifeline=lifeline
-        )
+        self.max_connections = pools.max_connections
+        self._build = partial(build_client, target, pools, events=self.events, lifeline=lifeline)
+        self._is_built = False
+        if not connects_when_built(target):
+            self.open()
 
-        # Bound once: it is called for every operation.
-        self.execute = self.client.execute_command
+    def open(self) -> None:
+        """Make sure that the client is there. Raises TargetError where that takes a call of the target."""
+        if not self._is_built:
+            self.client = self._build()
+            # Bound once: it is called for every operation.
+            self.execute = self.client.execute_command
+            self._is_built = True
 
     def close(self) -> None:
         """Close all its connections. Idempotent."""
-        self.client.close()
+        if self._is_built:
+            self.client.close()
 
 
 class _Waiter:
@@ -142,15 +156,17 @@ def prewarm(
     lifeline: Lifeline,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Open every TCP connection of these instances and leave all of them open in their TCP pools. Returns how many.
+    """Open every TCP connection of these instances, to each node of a cluster, and leave all of them open in their TCP
+    pools. Returns how many.
 
     on_progress: told how many are open, of how many, some ten times a second; what it raises ends the prewarming.
     Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
         opening = [
-            (instance, executor.submit(instance.client.connection_pool.get_connection))
+            (pool, executor.submit(pool.get_connection))
             for instance in instances
+            for pool in tcp_pools(instance.client)
             for _ in range(instance.max_connections)
         ]
         pending = {future for _, future in opening}
@@ -166,6 +182,6 @@ def prewarm(
             lifeline.cut()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    for instance, future in opening:
-        instance.client.connection_pool.release(future.result())
+    for pool, future in opening:
+        pool.release(future.result())
     return len(opening)

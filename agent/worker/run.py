@@ -76,10 +76,7 @@ class WorkerRun:
     def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
         pools = group.pools
         pool = ClientInstancePool(
-            [
-                ClientInstance(self._plan.target, pools.max_connections, self._lifeline)
-                for _ in range(pools.client_instances_per_pool)
-            ],
+            [ClientInstance(self._plan.target, pools, self._lifeline) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
         group.hosted.append(pool)
@@ -89,11 +86,16 @@ class WorkerRun:
             group.seats.append(_Seat(thread, name, pools.driver, pool, operations, ThreadRecord()))
 
     def open(self, on_progress: Callable[[int, int], None]) -> int:
-        """Make sure that the target answers, and open what is to be prewarmed. Returns how many connections are open.
+        """Make sure that the target answers, make what is still to be made (clients of a cluster, which read its
+        topology), and open what is to be prewarmed. Returns how many connections were prewarmed.
 
         Raises TargetError, and whatever on_progress raises (see `prewarm`).
         """
         ping_target(self._plan.target)
+        for group in self._groups.values():
+            for instance in group.instances:
+                instance.open()
+                on_progress(0, 0)
         wanted = [
             instance
             for group in self._groups.values()

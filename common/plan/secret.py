@@ -1,6 +1,6 @@
-"""The target's password: where it comes from, and plans without it.
+"""The passwords of the target and of its Sentinels: where they come from, and plans without them.
 
-A resolved plan holds the password itself, and its URL no credentials. The names of the variable and of the file stay
+A resolved plan holds the passwords themselves, and its URL no credentials. The names of variables and of files stay
 in it: they are no secrets, and a plan that was kept without its password finds it again by them.
 """
 
@@ -14,42 +14,53 @@ import msgspec
 from common.errors import PlanError
 from common.plan.files import read_small_file
 from common.plan.overlay import Place, nowhere
-from common.plan.schema import REDACTED, Plan, Target
+from common.plan.schema import REDACTED, Plan, Sentinel, Target
+from common.plan.shape import Path as Steps
 from common.plan.url import Address, parse_redis_url
 from common.units import show
 
 _WAYS = ("password", "password_env", "password_file")
+_TARGET: Steps = ("target",)
+_SENTINEL: Steps = ("target", "sentinel")
 
 
 def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Place = nowhere) -> Plan:
-    """The plan with its password found and its URL free of credentials.
+    """The plan with its passwords found and its URL free of credentials.
 
-    Raises PlanError where the URL is not one, or the password is given twice or cannot be found.
+    Raises PlanError where the URL is not one, or a password is given twice or cannot be found.
     """
     target = plan.target
     address = _address(target, where)
-    given = [way for way in _WAYS if getattr(target, way) is not None]
-    if target.password == REDACTED and len(given) > 1:
-        given.remove("password")
-    if address is not None and address.password is not None:
-        given.append("url")
-    if len(given) > 1:
-        raise PlanError(f"{where(('target', given[1]))}: expected the password once, got {' and '.join(given)}")
-    username = _username(target, address, where)
+    in_url = address.password if address else None
     resolved = msgspec.structs.replace(
         target,
         url=_bare_url(target.url, address),
-        username=username,
-        password=_password(target, address, environ, where),
+        username=_username(target, address, where),
+        password=_password(target, _TARGET, in_url, environ, where),
+        sentinel=msgspec.structs.replace(
+            target.sentinel, password=_password(target.sentinel, _SENTINEL, None, environ, where)
+        ),
     )
     return msgspec.structs.replace(plan, target=resolved)
 
 
 def redacted(plan: Plan) -> Plan:
-    """The plan as it may be shown and kept: `***` for its password."""
-    if plan.target.password is None:
-        return plan
-    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password=REDACTED))
+    """The plan as it may be shown and kept: `***` for each of its passwords."""
+    target = plan.target
+    sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
+    hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
+    return msgspec.structs.replace(plan, target=hidden)
+
+
+def with_secrets_of(plan: Plan, other: Plan) -> Plan:
+    """A plan that was kept without its passwords, with those of another."""
+    sentinel = msgspec.structs.replace(plan.target.sentinel, password=other.target.sentinel.password)
+    target = msgspec.structs.replace(plan.target, password=other.target.password, sentinel=sentinel)
+    return msgspec.structs.replace(plan, target=target)
+
+
+def _hidden(password: str | None) -> str | None:
+    return None if password is None else REDACTED
 
 
 def _address(target: Target, where: Place) -> Address | None:
@@ -64,7 +75,7 @@ def _address(target: Target, where: Place) -> Address | None:
 def _bare_url(url: str, address: Address | None) -> str:
     if address is None or (address.username is None and address.password is None):
         return url
-    return f"redis://{address}/{address.db}"
+    return address.url
 
 
 def _username(target: Target, address: Address | None, where: Place) -> str | None:
@@ -77,17 +88,28 @@ def _username(target: Target, address: Address | None, where: Place) -> str | No
     return target.username if in_url is None else in_url
 
 
-def _password(target: Target, address: Address | None, environ: Mapping[str, str], where: Place) -> str | None:
-    if target.password_env is not None:
-        return _from_environment(target.password_env, environ, where(("target", "password_env")))
-    if target.password_file is not None:
-        return _from_file(target.password_file, where(("target", "password_file")))
-    if target.password == REDACTED:
+def _password(
+    section: Target | Sentinel, path: Steps, in_url: str | None, environ: Mapping[str, str], where: Place
+) -> str | None:
+    """The password of a section of the plan, or of its URL."""
+    given = [way for way in _WAYS if getattr(section, way) is not None]
+    if section.password == REDACTED and len(given) > 1:
+        given.remove("password")
+    if in_url is not None:
+        given.append("url")
+    if len(given) > 1:
+        raise PlanError(f"{where((*path, given[1]))}: expected the password once, got {' and '.join(given)}")
+    if section.password_env is not None:
+        return _from_environment(section.password_env, environ, where((*path, "password_env")))
+    if section.password_file is not None:
+        return _from_file(section.password_file, where((*path, "password_file")))
+    if section.password == REDACTED:
+        flags = "--sentinel-password-env or --sentinel-password-file"
         raise PlanError(
-            f"{where(('target', 'password'))}: expected a password, got {show(REDACTED)}, which stands for one that "
-            "was not kept; say --password-env or --password-file"
+            f"{where((*path, 'password'))}: expected a password, got {show(REDACTED)}, which stands for one that "
+            f"was not kept; say {flags if path == _SENTINEL else '--password-env or --password-file'}"
         )
-    return target.password if address is None or address.password is None else address.password
+    return section.password if in_url is None else in_url
 
 
 def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:

@@ -1,11 +1,18 @@
-"""The target's URL and what it says: `redis://[username[:password]@]host[:port][/db]`. Pure text work.
+"""The target's URL and what it says. Pure text work. The forms:
 
-User name and password are percent-decoded. A password never appears in an error's text.
+    redis://[user[:password]@]host[:port][/db]                        one server; rediss:// with TLS
+    unix://[user[:password]@]/path/to.sock[?db=N]                     one server behind a socket of this machine
+    redis+sentinel://[user[:password]@]host[:port],.../service[/db]   the primary that Sentinels know; rediss+sentinel://
+    redis+cluster://[user[:password]@]host[:port],...                 a cluster; rediss+cluster://
+
+User, password and the socket's path are percent-decoded. A password never appears in an error's text.
 """
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, unquote, urlsplit
+import enum
+import re
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -14,52 +21,100 @@ from common.plan.schema import REDACTED
 from common.units import show
 
 DEFAULT_PORT = 6379
-_FORM = "redis://[username[:password]@]host[:port][/db]"
+DEFAULT_SENTINEL_PORT = 26379
+
+
+class Shape(enum.Enum):
+    """What a client has to find before it can talk: one server, the primary that Sentinels know, a cluster's nodes."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+_SCHEMES: dict[str, tuple[Shape, bool]] = {
+    "redis": (Shape.STANDALONE, False),
+    "rediss": (Shape.STANDALONE, True),
+    "unix": (Shape.STANDALONE, False),
+    "redis+sentinel": (Shape.SENTINEL, False),
+    "rediss+sentinel": (Shape.SENTINEL, True),
+    "redis+cluster": (Shape.CLUSTER, False),
+    "rediss+cluster": (Shape.CLUSTER, True),
+}
+_FORMS = {
+    "unix": "unix://[username[:password]@]/path/to.sock[?db=N]",
+    Shape.STANDALONE: "{scheme}://[username[:password]@]host[:port][/db]",
+    Shape.SENTINEL: "{scheme}://[username[:password]@]host[:port],.../service[/db]",
+    Shape.CLUSTER: "{scheme}://[username[:password]@]host[:port],...",
+}
+
+
+class Host(msgspec.Struct, frozen=True):
+    """One end to connect to. `name` of an IPv6 address is without brackets."""
+
+    name: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        """`host:port`."""
+        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a Redis is and who we are to it. `host` of an IPv6 address is without brackets."""
+    """Where a Redis is and who we are to it.
 
-    host: str
-    port: int = DEFAULT_PORT
+    hosts: the server; the Sentinels; some nodes of the cluster. Empty for a socket of this machine, which is at `path`.
+    service: the name by which Sentinels know their primary.
+    """
+
+    shape: Shape = Shape.STANDALONE
+    tls: bool = False
+    hosts: tuple[Host, ...] = ()
+    path: str | None = None
+    service: str | None = None
     db: int = 0
     username: str | None = None
     password: str | None = None
 
     def __repr__(self) -> str:
         """Never shows the password."""
-        return f"Address({str(self)!r}, username={self.username!r})"
+        return f"Address({self.url!r}, username={self.username!r})"
 
     def __str__(self) -> str:
-        """`host:port`, as error messages name it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """As error messages name it: `host:port`, the path, or whose nodes these are."""
+        if self.path is not None:
+            return self.path
+        hosts = ",".join(map(str, self.hosts))
+        named = {Shape.SENTINEL: f"{self.service} of Sentinels {hosts}", Shape.CLUSTER: f"cluster {hosts}"}
+        return named.get(self.shape, hosts)
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of its URL."""
+        if self.path is not None:
+            return "unix"
+        return next(scheme for scheme, what in _SCHEMES.items() if what == (self.shape, self.tls))
+
+    @property
+    def url(self) -> str:
+        """Its URL, without user name and password."""
+        if self.path is not None:
+            return f"unix://{quote(self.path)}?db={self.db}"
+        parts = [",".join(map(str, self.hosts))]
+        if self.service is not None:
+            parts.append(quote(self.service, safe=""))
+        if self.shape is not Shape.CLUSTER or self.db:
+            parts.append(str(self.db))
+        return f"{self.scheme}://{'/'.join(parts)}"
 
 
 def parse_redis_url(url: str) -> Address:
     """What a URL says. Raises PlanError, whose one line quotes the URL without its password."""
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError:
-        # Its text can quote a piece of a password that holds a slash, so it is not passed on.
-        raise _refused(
-            url, "the port is no number up to 65535, or a / ? # in a password is not percent-encoded"
-        ) from None
-    if parts.scheme != "redis":
-        raise _refused(url, f"the scheme is {show(parts.scheme)}" if parts.scheme else "it has no scheme")
-    if not parts.hostname:
-        raise _refused(url, "it names no host")
-    if port == 0:
-        raise _refused(url, "the port is 0")
-    if parts.query or parts.fragment:
-        raise _refused(url, "options after ? or # belong into the plan's target")
-    return Address(
-        host=parts.hostname,
-        port=DEFAULT_PORT if port is None else port,
-        db=_database(url, parts),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-    )
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or scheme not in _SCHEMES:
+        # "localhost:6379" has a scheme by the letter of the standard; people mean none.
+        raise _refused(url, f"the scheme is {show(scheme)}" if separator else "it has no scheme")
+    return _socket(url, rest) if scheme == "unix" else _hosts(url, scheme, rest)
 
 
 def redact_url(url: str) -> str:
@@ -72,8 +127,77 @@ def redact_url(url: str) -> str:
     return f"{head}{scheme}{username}{colon}{REDACTED if colon else ''}@{place}"
 
 
-def _database(url: str, parts: SplitResult) -> int:
-    text = parts.path.removeprefix("/")
+def _socket(url: str, rest: str) -> Address:
+    authority, slash, path = rest.partition("/")
+    path, _, query = path.partition("?")
+    credentials, _, host = authority.rpartition("@")
+    if not slash or not path or host:
+        raise _refused(url, "it names no absolute path, which would begin with a third slash")
+    key, _, db = query.partition("=")
+    if "#" in path or "#" in query or (query and key != "db"):
+        raise _refused(url, "options after ? or #, but for ?db=N, belong into the plan's target")
+    username, password = _credentials(credentials)
+    return Address(path="/" + unquote(path), db=_database(url, db), username=username, password=password)
+
+
+def _hosts(url: str, scheme: str, rest: str) -> Address:
+    shape, tls = _SCHEMES[scheme]
+    authority, path = _split(rest)
+    credentials, _, listed = authority.rpartition("@")
+    default_port = DEFAULT_SENTINEL_PORT if shape is Shape.SENTINEL else DEFAULT_PORT
+    texts = listed.split(",") if shape is not Shape.STANDALONE else [listed]
+    hosts = tuple(_host(url, text, default_port) for text in texts)
+    if re.search(r"[?#]", path):
+        raise _refused(url, "options after ? or # belong into the plan's target")
+    service = None
+    if shape is Shape.SENTINEL:
+        encoded, _, path = path.partition("/")
+        service = unquote(encoded)
+        if not service:
+            raise _refused(url, "it names no service, by which the Sentinels know their primary")
+    username, password = _credentials(credentials)
+    return Address(
+        shape=shape,
+        tls=tls,
+        hosts=hosts,
+        service=service,
+        db=_database(url, path),
+        username=username,
+        password=password,
+    )
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """(authority, path with what follows it)."""
+    end = re.search(r"[/?#]", rest)
+    if end is None:
+        return rest, ""
+    return rest[: end.start()], rest[end.start() :].removeprefix("/")
+
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
+
+
+def _host(url: str, text: str, default_port: int) -> Host:
+    found = _HOST.fullmatch(text)
+    port = found["port"] if found else None
+    if found is None or (port and not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) <= 65535)):
+        # What stands there can be a piece of a password that holds a slash, so it is not passed on.
+        raise _refused(url, "a port is no number up to 65535, or a / ? # in a password is not percent-encoded")
+    name = found["v6"] or found["name"]
+    if not name:
+        raise _refused(url, "it names no host")
+    if port and int(port) == 0:
+        raise _refused(url, "the port is 0")
+    return Host(name.lower(), int(port) if port else default_port)
+
+
+def _credentials(text: str) -> tuple[str | None, str | None]:
+    username, _, password = text.partition(":")
+    return unquote(username) or None, unquote(password) or None
+
+
+def _database(url: str, text: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
@@ -82,4 +206,9 @@ def _database(url: str, parts: SplitResult) -> int:
 
 
 def _refused(url: str, why: str) -> PlanError:
-    return PlanError(f"expected {_FORM}, got {show(redact_url(url))}: {why}")
+    scheme, separator, _ = url.strip().partition("://")
+    if not separator or scheme not in _SCHEMES:
+        scheme = "redis"
+    form = _FORMS["unix" if scheme == "unix" else _SCHEMES[scheme][0]].format(scheme=scheme)
+    others = "" if scheme != "redis" else ", or rediss://, unix://, redis+sentinel:// or redis+cluster://"
+    return PlanError(f"expected {form}{others}, got {show(redact_url(url))}: {why}")

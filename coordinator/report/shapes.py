@@ -108,7 +108,8 @@ class Load(Part, frozen=True, kw_only=True):
 
 
 class Connections(Part, frozen=True, kw_only=True):
-    """TCP connections of the whole fleet. server_clients_...: the server's own count, None where it was not read."""
+    """TCP connections of the whole fleet. redirects, topology_refreshes: of a cluster, by kind of redirection.
+    server_clients_...: the server's own count, None where it was not read."""
 
     ceiling: int
     peak_open: int
@@ -118,6 +119,8 @@ class Connections(Part, frozen=True, kw_only=True):
     reconnects: int
     reconnect_ms: Quantiles
     retries: int
+    redirects: dict[str, int]
+    topology_refreshes: int
     server_clients_before: int | None
     server_clients_after: int | None
 

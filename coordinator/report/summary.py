@@ -163,6 +163,8 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
         reconnects=sum(pool.reconnects for pool in pools),
         reconnect_ms=quantiles(Histogram.merge(pool.reconnect for pool in pools), _MS),
         retries=sum(pool.retries for pool in pools),
+        redirects=merge_counts(pool.redirects for pool in pools),
+        topology_refreshes=sum(pool.topology_refreshes for pool in pools),
         server_clients_before=clients.get(When.BEFORE),
         server_clients_after=clients.get(When.AFTER),
     )

@@ -173,6 +173,10 @@ def _connections(summary: Summary) -> str:
     if connections.reconnects:
         took = connections.reconnect_ms
         lines.append(f"{connections.reconnects:,} reconnects took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)")
+    if connections.redirects:
+        lines.append(f"redirected by the cluster: {_classes(connections.redirects)}")
+    if connections.topology_refreshes:
+        lines.append(f"{connections.topology_refreshes:,} changes of the topology known")
     return "\n".join(lines)
 
 

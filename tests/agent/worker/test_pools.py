@@ -10,7 +10,7 @@ from agent.worker.pools import CheckoutTimeout, ClientInstance, ClientInstancePo
 from common.clock import MonotonicNs, monotonic_ns
 from common.errors import TargetError
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import Retry, Target
+from common.plan.schema import Pools, Retry, Target
 from common.units import Seconds
 from tests.support.clocks import ReadClock
 from tests.support.runs import wait_until
@@ -21,7 +21,7 @@ NOWHERE = Target(url="redis://127.0.0.1:1")
 
 def instances(count: int, target: Target = NOWHERE, max_connections: int = 1) -> list[ClientInstance]:
     lifeline = Lifeline()
-    return [ClientInstance(target, max_connections, lifeline) for _ in range(count)]
+    return [ClientInstance(target, Pools(max_connections=max_connections), lifeline) for _ in range(count)]
 
 
 def pool_of(count: int, timeout_s: float = 10.0, now: MonotonicNs = monotonic_ns) -> ClientInstancePool:
@@ -214,7 +214,7 @@ def test_prewarming_opens_every_connection_of_every_instance_as_the_server_itsel
     asking.ping()
     target = Target(url=valkey.url)
     lifeline = Lifeline()
-    wanted = [ClientInstance(target, 7, lifeline) for _ in range(3)]
+    wanted = [ClientInstance(target, Pools(max_connections=7), lifeline) for _ in range(3)]
     told: list[tuple[int, int]] = []
     assert prewarm(wanted, target, lifeline, lambda done, total: told.append((done, total))) == 21
     assert len(asking.client_list()) == 1 + 21
@@ -248,7 +248,7 @@ def test_prewarming_more_than_the_server_takes_fails_in_one_line_and_leaves_noth
     asking.config_set("maxclients", 10)
     target = Target(url=valkey.url, retry=Retry(retries=0))
     lifeline = Lifeline()
-    wanted = [ClientInstance(target, 10, lifeline) for _ in range(2)]
+    wanted = [ClientInstance(target, Pools(max_connections=10), lifeline) for _ in range(2)]
     with pytest.raises(TargetError, match="max number of clients reached") as raised:
         prewarm(wanted, target, lifeline, lambda *_: None)
     assert "\n" not in str(raised.value)
@@ -277,7 +277,7 @@ def test_whatever_the_progress_raises_ends_the_prewarming(valkey: Server) -> Non
     asking = valkey.client()
     target = Target(url=valkey.url)
     lifeline = Lifeline()
-    wanted = [ClientInstance(target, 5, lifeline)]
+    wanted = [ClientInstance(target, Pools(max_connections=5), lifeline)]
     with pytest.raises(Stopped):
         prewarm(wanted, target, lifeline, stop)
     wait_until(lambda: len(asking.client_list()) == 1, "the server has seen all connections closed")

@@ -298,7 +298,7 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"profile": "transaction_heavy", "pipeline": "10"}, "profile transaction_heavy: $.transaction: expected eith"),
         ({"arrivals": "poisson"}, "--arrivals: expected a rate for poisson arrivals, got none"),
         ({"embedded_server": "standalone"}, "--embedded-server: expected either a url or an embedded server, got both"),
-        ({"url": "rediss://h"}, "--url: expected redis://"),
+        ({"url": "http://h"}, "--url: expected redis://"),
         ({"url": "127.0.0.1:6379"}, "--url: expected redis://"),
         ({"client_pools": "1000000000"}, "--client-pools: expected at most 100000 pools in all, got 1000000000"),
         ({"threads_per_pool": "2000000"}, "--threads-per-pool: expected at most 1000000 worker threads in all"),

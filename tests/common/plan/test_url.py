@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import string
 from urllib.parse import quote
 
 import pytest
@@ -7,23 +8,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PlanError
-from common.plan.url import Address, parse_redis_url, redact_url
+from common.plan.url import Address, Host, Shape, parse_redis_url, redact_url
 
-SECRET = "hunter2hunter2"
-words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+SECRET = "SeCrEt-never-shown"
+
+words = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
+names = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=20)
+ends = st.builds(Host, names | st.sampled_from(["::1", "fe80::a1"]), st.integers(1, 65535))
+ONE = (Host("host"),)
+TWO = (Host("a", 1), Host("::1", 6379))
 
 
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("redis://localhost", Address(host="localhost")),
-        ("redis://10.0.0.1:7000/3", Address(host="10.0.0.1", port=7000, db=3)),
-        ("redis://host/", Address(host="host")),
-        ("redis://:secret@host", Address(host="host", password="secret")),
-        ("redis://bob:pass%20word@host:1", Address(host="host", port=1, username="bob", password="pass word")),
-        ("redis://bob@host", Address(host="host", username="bob")),
-        ("redis://[::1]:6380/1", Address(host="::1", port=6380, db=1)),
-        (" redis://host ", Address(host="host")),
+        ("redis://localhost", Address(hosts=(Host("localhost"),))),
+        ("redis://10.0.0.1:7000/3", Address(hosts=(Host("10.0.0.1", 7000),), db=3)),
+        ("redis://host/", Address(hosts=ONE)),
+        ("redis://HOST", Address(hosts=ONE)),
+        ("redis://:secret@host", Address(hosts=ONE, password="secret")),
+        ("redis://bob:pass%20word@host:1", Address(hosts=(Host("host", 1),), username="bob", password="pass word")),
+        ("redis://bob@host", Address(hosts=ONE, username="bob")),
+        ("redis://[::1]:6380/1", Address(hosts=(Host("::1", 6380),), db=1)),
+        (" redis://host ", Address(hosts=ONE)),
+        ("rediss://host", Address(hosts=ONE, tls=True)),
+        ("unix:///run/a%20b.sock", Address(path="/run/a b.sock")),
+        ("unix://bob:pw@/run/x.sock?db=3", Address(path="/run/x.sock", username="bob", password="pw", db=3)),
+        (
+            "redis+sentinel://a,b:1/mymaster",
+            Address(shape=Shape.SENTINEL, hosts=(Host("a", 26379), Host("b", 1)), service="mymaster"),
+        ),
+        (
+            "rediss+sentinel://bob:pw@a/my%2Fown/2",
+            Address(
+                shape=Shape.SENTINEL,
+                tls=True,
+                hosts=(Host("a", 26379),),
+                service="my/own",
+                db=2,
+                username="bob",
+                password="pw",
+            ),
+        ),
+        ("redis+cluster://a:1,[::1]", Address(shape=Shape.CLUSTER, hosts=TWO)),
+        ("rediss+cluster://:pw@a:1,[::1]/0", Address(shape=Shape.CLUSTER, tls=True, hosts=TWO, password="pw")),
     ],
 )
 def test_a_url_says_where_and_who(url: str, address: Address) -> None:
@@ -33,7 +61,38 @@ def test_a_url_says_where_and_who(url: str, address: Address) -> None:
 @given(username=words, password=words, port=st.integers(1, 65535), db=st.integers(0, 10**6))
 def test_percent_encoded_credentials_come_back_as_they_were(username: str, password: str, port: int, db: int) -> None:
     address = parse_redis_url(f"redis://{quote(username, safe='')}:{quote(password, safe='')}@host:{port}/{db}")
-    assert address == Address(host="host", port=port, db=db, username=username, password=password)
+    assert address == Address(hosts=(Host("host", port),), db=db, username=username, password=password)
+
+
+@given(
+    address=st.builds(Address, hosts=st.tuples(ends), tls=st.booleans(), db=st.integers(0, 99))
+    | st.builds(Address, path=words.map(lambda text: f"/{text}"), db=st.integers(0, 99))
+    | st.builds(
+        Address,
+        shape=st.just(Shape.SENTINEL),
+        tls=st.booleans(),
+        hosts=st.lists(ends, min_size=1, max_size=4).map(tuple),
+        service=words,
+        db=st.integers(0, 99),
+    )
+    | st.builds(
+        Address,
+        shape=st.just(Shape.CLUSTER),
+        tls=st.booleans(),
+        hosts=st.lists(ends, min_size=1, max_size=4).map(tuple),
+        db=st.integers(0, 99),
+    )
+)
+def test_the_url_of_an_address_says_that_address_again(address: Address) -> None:
+    assert parse_redis_url(address.url) == address
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_one_line_of_refusal(text: str) -> None:
+    try:
+        parse_redis_url(text)
+    except PlanError as error:
+        assert "\n" not in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize(
@@ -42,21 +101,32 @@ def test_percent_encoded_credentials_come_back_as_they_were(username: str, passw
         ("", "no scheme"),
         ("localhost:6379", "scheme"),
         ("http://host", '"http"'),
-        ("rediss://host", '"rediss"'),
+        ("redis+both://host", '"redis+both"'),
         ("redis://", "no host"),
         ("redis://:6379", "no host"),
         ("redis://host:0", "port is 0"),
         ("redis://host:70000", "port"),
         ("redis://host:port", "port"),
+        ("redis://a:1,b:2", "port"),
         ("redis://[::1", "port"),
+        ("redis://::1", "port"),
         ("redis://host/one", "database"),
         ("redis://host/-1", "database"),
         ("redis://host?db=1", "options"),
         ("redis://host#x", "options"),
+        ("unix://", "no absolute path"),
+        ("unix://host/path", "no absolute path"),
+        ("unix:///path?db=x", "database"),
+        ("unix:///path?timeout=1", "options"),
+        ("redis+sentinel://host", "no service"),
+        ("redis+sentinel://host,/x", "no host"),
+        ("redis+sentinel://host/x/y", "database"),
+        ("redis+cluster://a,,b", "no host"),
+        ("redis+cluster://a:x", "port"),
     ],
 )
 def test_what_is_no_redis_url_is_refused_in_one_line(url: str, why: str) -> None:
-    with pytest.raises(PlanError, match="expected redis://") as caught:
+    with pytest.raises(PlanError, match=r"expected (redis|unix)") as caught:
         parse_redis_url(url)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -72,6 +142,9 @@ def test_what_is_no_redis_url_is_refused_in_one_line(url: str, why: str) -> None
         f"http://:{SECRET}@host",
         f"redis://bob:x@{SECRET}@host/zero",
         f"redis://bob:a://{SECRET}@host/zero",
+        f"redis+cluster://bob:a/{SECRET}@host,other",
+        f"redis+sentinel://bob:{SECRET}@host,other",
+        f"unix://bob:{SECRET}@host/path",
     ],
 )
 def test_a_refusal_never_shows_the_password(url: str) -> None:
@@ -85,9 +158,22 @@ def test_a_url_is_redacted_but_for_its_password() -> None:
     assert redact_url("redis://:secret@host") == "redis://:***@host"
     assert redact_url("redis://bob@host") == "redis://bob@host"
     assert redact_url("redis://host") == "redis://host"
+    assert redact_url("redis+cluster://:secret@a:1,b:2") == "redis+cluster://:***@a:1,b:2"
 
 
 def test_an_address_never_shows_its_password() -> None:
-    address = Address(host="::1", port=1, username="bob", password=SECRET)
+    address = Address(hosts=(Host("::1", 1),), username="bob", password=SECRET)
     assert SECRET not in repr(address) + str(address)
     assert str(address) == "[::1]:1"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("unix:///run/x.sock", "/run/x.sock"),
+        ("redis+sentinel://a,b/mymaster", "mymaster of Sentinels a:26379,b:26379"),
+        ("redis+cluster://a,b:1", "cluster a:6379,b:1"),
+    ],
+)
+def test_an_address_is_named_by_what_people_know_of_it(url: str, text: str) -> None:
+    assert str(parse_redis_url(url)) == text

@@ -16,7 +16,7 @@ from redis.retry import Retry as RedisRetry
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import BackoffKind, Retry, Target
+from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.target import (
     TARGET_ERRORS,
     Client,
@@ -60,6 +60,12 @@ class Events:
         self.seen.append(("retried", at_ns))
         self.first_retry.set()
 
+    def redirected(self, at_ns: int, kind: str) -> None:  # noqa: ARG002
+        self.seen.append(("redirected", kind))
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        self.seen.append(("topology refreshed", at_ns))
+
     def __getitem__(self, kind: str) -> list[Any]:
         return [detail for seen, detail in self.seen if seen == kind]
 
@@ -78,7 +84,7 @@ def quick_client(
     policy = Retry(**{"retries": 0, "backoff": BackoffKind.NONE, **retry})
     return build_client(
         quick_target(url, retry=policy),
-        max_connections=max_connections,
+        Pools(max_connections=max_connections),
         events=events,
         lifeline=lifeline or Lifeline(),
     )
@@ -191,7 +197,7 @@ def test_no_representation_of_what_holds_the_password_shows_it(valkey_with_passw
     secret = valkey_with_password.password
     assert secret is not None
     target = quick_target(valkey_with_password.url, password=secret)
-    client = build_client(target, max_connections=1, events=Events(), lifeline=Lifeline())
+    client = build_client(target, Pools(max_connections=1), events=Events(), lifeline=Lifeline())
     with client, open_control_client(target) as control:
         client.ping()
         connection = client.connection_pool.get_connection()
@@ -454,7 +460,10 @@ def test_a_cut_ends_a_long_backoff_at_once(refusing_url: str) -> None:
 def test_a_cut_ends_a_wait_for_a_reply_at_once_and_is_no_drop(valkey: Server) -> None:
     events, lifeline = Events(), Lifeline()
     client = build_client(
-        Target(url=valkey.url, socket_timeout_s=Seconds(600.0)), max_connections=1, events=events, lifeline=lifeline
+        Target(url=valkey.url, socket_timeout_s=Seconds(600.0)),
+        Pools(max_connections=1),
+        events=events,
+        lifeline=lifeline,
     )
     client.ping()
     valkey.pause()

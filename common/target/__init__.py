@@ -1,0 +1,34 @@
+"""plan.target -> redis-py clients and connections. The only place that builds them, and the only import of redis.
+
+    address      what the plan says, as redis-py's arguments          connections  redis-py's connections, observed
+    policy       retries                                              sentinels    finding the primary
+    clusters     a cluster's client                                   clients      all of it put together
+    topology     which nodes there are                                in_force     what redis-py makes of it
+    translate    errors in one line, and how an operation ended
+
+Facts about redis-py that this stands on are held by a contract test (tests/common/target/):
+- every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given our own;
+- `_connect` opens one socket; `connect_check_health` is that and the handshake; `disconnect` is the only way out, may
+  come twice, and comes while the error that caused it is being handled;
+- `Backoff.compute` is called exactly once for every retry, of a command as of a connect; `Retry` is deep-copied into
+  each connection;
+- an error that is not among a `Retry`'s supported errors passes through all of it at once.
+"""
+
+from __future__ import annotations
+
+from common.target.address import address_of as address_of
+from common.target.address import connection_arguments as connection_arguments
+from common.target.clients import Client as Client
+from common.target.clients import build_client as build_client
+from common.target.clients import connects_when_built as connects_when_built
+from common.target.clients import open_control_client as open_control_client
+from common.target.clients import ping_target as ping_target
+from common.target.clients import tcp_pools as tcp_pools
+from common.target.connections import REDIRECTS as REDIRECTS
+from common.target.connections import ConnectionEvents as ConnectionEvents
+from common.target.translate import TARGET_ERRORS as TARGET_ERRORS
+from common.target.translate import Ending as Ending
+from common.target.translate import ending_of as ending_of
+from common.target.translate import translate as translate
+from common.target.translate import translated as translated

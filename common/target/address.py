@@ -1,0 +1,125 @@
+"""What a plan's target says, as redis-py's own arguments. Shared by the clients with threads and those of asyncio."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import msgspec
+from redis.cluster import LoadBalancingStrategy
+from redis.maint_notifications import MaintNotificationsConfig
+
+from common.plan import schema
+from common.plan.url import Address, Shape, parse_redis_url
+
+
+def address_of(target: schema.Target) -> Address:
+    """Where the target is; user name and password of the plan go before those of its URL. Raises PlanError."""
+    address = parse_redis_url(target.url)
+    return msgspec.structs.replace(
+        address, username=target.username or address.username, password=target.password or address.password
+    )
+
+
+def connection_arguments(target: schema.Target) -> dict[str, Any]:
+    """All that every connection to the data takes, but where it goes, its class and its retry policy.
+
+    That is user, database, protocol, name, timeouts, keepalive, health check, maintenance notifications and, except for
+    the name to ask for (see `server_name`), TLS. Raises PlanError.
+    """
+    address = address_of(target)
+    arguments = _common(target, address) | {
+        "username": address.username,
+        "password": address.password,
+        "client_name": target.client_name,
+        "health_check_interval": float(target.health_check_interval_s),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=_MAINTENANCE[target.maintenance]),
+    }
+    # A cluster has one database, and redis-py's cluster client refuses to hear of any.
+    return arguments if address.shape is Shape.CLUSTER else arguments | {"db": address.db}
+
+
+def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
+    """The same for connections to Sentinels, which have users of their own and no databases. Raises PlanError."""
+    return _common(target, address_of(target)) | {
+        "username": target.sentinel.username,
+        "password": target.sentinel.password,
+        "client_name": target.client_name,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def place_arguments(address: Address) -> dict[str, Any]:
+    """Where a connection to a standalone server goes."""
+    if address.path is not None:
+        return {"path": address.path}
+    return {"host": address.hosts[0].name, "port": address.hosts[0].port}
+
+
+def server_name(target: schema.Target) -> str | None:
+    """The name to ask for by SNI and to expect in certificates; None for that of the host connected to."""
+    return target.tls.server_name
+
+
+def cluster_arguments(target: schema.Target) -> dict[str, Any]:
+    """What only a cluster's client takes."""
+    cluster = target.cluster
+    return {
+        "load_balancing_strategy": _STRATEGIES[cluster.read_from],
+        "reinitialize_steps": cluster.reinitialize_steps,
+        "require_full_coverage": cluster.require_full_coverage,
+        "dynamic_startup_nodes": cluster.dynamic_startup_nodes,
+    }
+
+
+# "auto" costs a round trip on every connect to a server that lacks them.
+_MAINTENANCE: dict[schema.Maintenance, Any] = {
+    schema.Maintenance.OFF: False,
+    schema.Maintenance.ON: True,
+    schema.Maintenance.AUTO: "auto",
+}
+
+_STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
+    schema.ReadFrom.PRIMARY: None,
+    schema.ReadFrom.ANY: LoadBalancingStrategy.ROUND_ROBIN,
+    schema.ReadFrom.REPLICAS: LoadBalancingStrategy.ROUND_ROBIN_REPLICAS,
+    schema.ReadFrom.RANDOM: LoadBalancingStrategy.RANDOM,
+    schema.ReadFrom.RANDOM_REPLICA: LoadBalancingStrategy.RANDOM_REPLICA,
+}
+
+
+def _common(target: schema.Target, address: Address) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "protocol": target.protocol,
+        "socket_connect_timeout": float(target.connect_timeout_s) or None,
+        "socket_timeout": float(target.socket_timeout_s) or None,
+    }
+    if address.path is None:
+        arguments |= _keepalive(target.keepalive)
+    if address.tls:
+        arguments |= _tls(target.tls)
+    return arguments
+
+
+def _keepalive(keepalive: schema.Keepalive) -> dict[str, Any]:
+    if not keepalive.enabled:
+        return {"socket_keepalive": False, "socket_keepalive_options": {}}
+    values = {
+        # What it is called where it is not TCP_KEEPIDLE.
+        "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE": int(keepalive.idle_s),
+        "TCP_KEEPINTVL": int(keepalive.interval_s),
+        "TCP_KEEPCNT": keepalive.count,
+    }
+    options = {getattr(socket, name): value for name, value in values.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": options}
+
+
+def _tls(tls: schema.Tls) -> dict[str, Any]:
+    return {
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.cert_file,
+        # OpenSSL looks for the key in the certificate's file where it is told no other.
+        "ssl_keyfile": tls.key_file,
+        "ssl_cert_reqs": "none" if tls.verify is schema.Verify.NONE else "required",
+        "ssl_check_hostname": tls.verify is schema.Verify.FULL,
+    }

@@ -1,0 +1,125 @@
+"""plan.target -> clients. One builder for the load, one for questions beside it; both for every shape of target."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+import redis
+from redis.sentinel import SentinelConnectionPool
+
+from common.lifeline import Lifeline
+from common.plan import schema
+from common.plan.url import Address, Shape
+from common.target.address import address_of, connection_arguments, place_arguments, server_name
+from common.target.clusters import ClusterClient, open_cluster
+from common.target.connections import (
+    ConnectionEvents,
+    ObservedSentinel,
+    ObservedSentinelTls,
+    ObservedTcp,
+    ObservedTls,
+    ObservedUnix,
+    Unobserved,
+)
+from common.target.policy import no_retry, observed_retry
+from common.target.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
+from common.target.translate import translated
+
+Client: TypeAlias = redis.Redis | ClusterClient
+
+
+def connects_when_built(target: schema.Target) -> bool:
+    """Whether `build_client` is a call of the target: a cluster's client reads the topology first. Raises PlanError."""
+    return address_of(target).shape is Shape.CLUSTER
+
+
+def build_client(target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline) -> Client:
+    """A client with a TCP pool of its own (one for each node of a cluster) and the plan's retry policy.
+
+    Opens nothing yet, but for a cluster (see `connects_when_built`). Raises PlanError; for a cluster also TargetError,
+    and CutShort once the lifeline is cut.
+    """
+    if connects_when_built(target):
+        with translated(target):
+            return open_cluster(target, _node_pool_arguments(pools), events=events, lifeline=lifeline)
+    retry = observed_retry(target.retry, events, lifeline)
+    return _client(target, {"retry": retry, **_pool_arguments(pools)}, events=events, lifeline=lifeline)
+
+
+def open_control_client(target: schema.Target) -> Client:
+    """A client of one connection (to each node of a cluster) that tries nothing twice, with the target's timeouts; for
+    questions to the target beside the load. The connection opens with the first call, but for a cluster, whose topology
+    is read at once; close the client to close it. Raises PlanError; for a cluster also what TARGET_ERRORS names."""
+    once = msgspec.structs.replace(target, retry=schema.Retry(retries=0, backoff=schema.BackoffKind.NONE))
+    lifeline = Lifeline()
+    pool_arguments = {"max_connections": 1}
+    if connects_when_built(target):
+        return open_cluster(once, pool_arguments, events=Unobserved(), lifeline=lifeline)
+    return _client(once, {"retry": no_retry(), **pool_arguments}, events=Unobserved(), lifeline=lifeline)
+
+
+def ping_target(target: schema.Target) -> None:
+    """Raises TargetError unless the target, asked once, answers as a Redis does; PlanError for a URL that is none."""
+    with translated(target), open_control_client(target) as client:
+        reply = client.execute_command("PING")
+        if reply is not True:
+            raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")
+
+
+def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
+    """The TCP pools of a client: its one, or that of each node of a cluster."""
+    if isinstance(client, ClusterClient):
+        nodes = client.get_nodes()  # type: ignore[no-untyped-call]
+        return [client.get_redis_connection(node).connection_pool for node in nodes]
+    return [client.connection_pool]
+
+
+def _client(
+    target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
+) -> redis.Redis:
+    address = address_of(target)
+    arguments = {
+        "connection_class": _CONNECTION_CLASSES[_kind(address)],
+        "events": events,
+        "lifeline": lifeline,
+        **connection_arguments(target),
+        **pool_arguments,
+    }
+    if address.tls:
+        arguments["server_name"] = server_name(target)
+    is_blocking = "timeout" in pool_arguments
+    if address.shape is Shape.SENTINEL:
+        kind: Any = BlockingSentinelPool if is_blocking else SentinelConnectionPool
+        return PrimaryClient.from_pool(kind(address.service, Sentinels(target, lifeline), **arguments))
+    pool: Any = redis.BlockingConnectionPool if is_blocking else redis.ConnectionPool
+    return redis.Redis.from_pool(pool(**place_arguments(address), **arguments))
+
+
+def _pool_arguments(pools: schema.Pools) -> dict[str, Any]:
+    """Of standalone servers' and Sentinels' pools."""
+    arguments: dict[str, Any] = {"max_connections": pools.max_connections}
+    if pools.tcp_pool is schema.TcpPool.BLOCKING:
+        arguments["timeout"] = float(pools.tcp_pool_wait_s)
+    return arguments
+
+
+def _node_pool_arguments(pools: schema.Pools) -> dict[str, Any]:
+    """The same for the pools of a cluster's nodes, which redis-py makes."""
+    arguments = _pool_arguments(pools)
+    if pools.tcp_pool is schema.TcpPool.BLOCKING:
+        arguments["connection_pool_class"] = redis.BlockingConnectionPool
+    return arguments
+
+
+def _kind(address: Address) -> tuple[str, bool]:
+    return ("unix" if address.path is not None else address.shape.value, address.tls)
+
+
+_CONNECTION_CLASSES: dict[tuple[str, bool], type] = {
+    ("unix", False): ObservedUnix,
+    (Shape.STANDALONE.value, False): ObservedTcp,
+    (Shape.STANDALONE.value, True): ObservedTls,
+    (Shape.SENTINEL.value, False): ObservedSentinel,
+    (Shape.SENTINEL.value, True): ObservedSentinelTls,
+}

@@ -1,0 +1,190 @@
+"""redis-py's connections, observed: each tells of its life and hangs on a lifeline, at no cost per operation."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any, Protocol
+
+import redis
+from redis.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import AskError, ClusterDownError, TryAgainError
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+from common.clock import monotonic_ns
+from common.lifeline import CutShort, Lifeline
+
+REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""What a cluster's node answers instead of doing a command. Its commandstats count each as a rejected call."""
+
+
+class ConnectionEvents(Protocol):
+    """Told of everything that happens to the connections of one client, from any thread. Stamps are monotonic ns."""
+
+    def opened(self, at_ns: int, lost_ns: int | None) -> None:
+        """Connected, handshake included. lost_ns: when the connection before it was dropped; None for a first one."""
+
+    def attempt_failed(self, at_ns: int) -> None:
+        """A connect or its handshake failed."""
+
+    def dropped(self, at_ns: int, cause: str) -> None:
+        """An open connection was lost without our meaning it."""
+
+    def closed(self, at_ns: int) -> None:
+        """We closed an open connection."""
+
+    def retried(self, at_ns: int) -> None:
+        """The retry policy is about to try a command or a connect again."""
+
+    def redirected(self, at_ns: int, kind: str) -> None:
+        """A node of a cluster did not do a command, but answered with one of REDIRECTS."""
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        """A cluster's client changed its mind on which node has which slots: it was redirected, or read it all anew."""
+
+
+class Unobserved:
+    """ConnectionEvents that nobody wants to hear of."""
+
+    def opened(self, at_ns: int, lost_ns: int | None) -> None: ...
+    def attempt_failed(self, at_ns: int) -> None: ...
+    def dropped(self, at_ns: int, cause: str) -> None: ...
+    def closed(self, at_ns: int) -> None: ...
+    def retried(self, at_ns: int) -> None: ...
+    def redirected(self, at_ns: int, kind: str) -> None: ...
+    def topology_refreshed(self, at_ns: int) -> None: ...
+
+
+class Wary(AbstractConnection):
+    """A redis-py connection whose handshake may meet any kind of server."""
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            super().on_connect_check_health(check_health=check_health)
+        except AttributeError as error:
+            # redis-py takes the reply to HELLO for a map without looking.
+            raise redis.InvalidResponse("HELLO was not answered with a map") from error
+
+
+class Named(SSLConnection):
+    """A TLS connection that asks for a server name of its own choice (SNI), and expects it in the certificate."""
+
+    def __init__(self, *, server_name: str | None = None, **arguments: Any) -> None:
+        self._server_name = server_name
+        super().__init__(**arguments)
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
+        # redis-py asks for the host that it connects to, and takes no other name.
+        host, self._host = self._host, self._server_name or self._host
+        try:
+            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        finally:
+            self._host = host
+
+
+class Observed(Wary):
+    """Tells of its life, and hangs on a lifeline."""
+
+    def __init__(self, *, events: ConnectionEvents, lifeline: Lifeline, **arguments: Any) -> None:
+        self._events = events
+        self._lifeline = lifeline
+        self._is_up = False
+        self._has_socket = False
+        self._lost_ns: int | None = None
+        super().__init__(**arguments)
+
+    def _connect(self) -> socket.socket:
+        self._lifeline.check()
+        try:
+            sock: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
+        except OSError:
+            self._events.attempt_failed(monotonic_ns())
+            raise
+        try:
+            self._lifeline.hold(sock)
+        except CutShort:
+            sock.close()
+            raise
+        self._has_socket = True
+        return sock
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        # Here and not where the handshake is made: a cluster's client adds to that, by a function of its own.
+        if self._sock:
+            return
+        self._has_socket = False
+        try:
+            super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+        except redis.RedisError as error:
+            if self._has_socket:
+                self._events.attempt_failed(monotonic_ns())
+                # It may reach the caller of a command, who must not take it for a reply to that.
+                error.in_handshake = True  # type: ignore[attr-defined]
+            raise
+        now_ns = monotonic_ns()
+        self._events.opened(now_ns, self._lost_ns)
+        self._is_up = True
+        self._lost_ns = None
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if self._is_up:
+            self._is_up = False
+            error = sys.exc_info()[1]
+            if error is None or self._lifeline.is_cut:
+                self._events.closed(monotonic_ns())
+            else:
+                self._lost_ns = monotonic_ns()
+                self._events.dropped(self._lost_ns, _drop_cause(error))
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+class ObservedTcp(Observed, redis.Connection):
+    """To a server's port."""
+
+
+class ObservedTls(Observed, Named):
+    """To a server's TLS port."""
+
+
+class ObservedUnix(Observed, UnixDomainSocketConnection):
+    """To a socket of this machine."""
+
+
+class ObservedSentinel(Observed, SentinelManagedConnection):
+    """To whichever server Sentinels say is the primary."""
+
+
+class ObservedSentinelTls(Observed, Named, SentinelManagedSSLConnection):
+    """The same, with TLS."""
+
+
+class WithRedirects(Observed):
+    """To a node of a cluster, which may send us elsewhere."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().read_response(*args, **kwargs)
+        except (AskError, TryAgainError, ClusterDownError) as error:  # a MOVED is an AskError, too
+            if error.status_code in REDIRECTS:
+                self._events.redirected(monotonic_ns(), error.status_code)
+            raise
+
+
+class ObservedNode(WithRedirects, redis.Connection):
+    """To a node of a cluster."""
+
+
+class ObservedNodeTls(WithRedirects, Named):
+    """To a node of a cluster, with TLS."""
+
+
+def _drop_cause(error: BaseException) -> str:
+    if isinstance(error, redis.TimeoutError | TimeoutError):
+        return "timeout"
+    code = getattr(error, "status_code", None)
+    if code:
+        return str(code)
+    # redis-py has no class of its own for an end of file: it is a plain ConnectionError. Which of these a server's
+    # closing shows as is for the moment in which we look to decide.
+    closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
+    return "closed by server" if closed else type(error).__name__

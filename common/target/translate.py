@@ -1,0 +1,124 @@
+"""What redis-py raises, in one line that says what to do about it; and how an operation ended."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+
+from common.errors import TargetError
+from common.plan import schema
+from common.target.address import address_of
+
+TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClusterException, OSError)
+"""What redis-py raises when the target is at fault: for `except` at callers of the clients made here."""
+
+
+@contextmanager
+def translated(target: schema.Target) -> Iterator[None]:
+    """Whatever redis-py raises within comes out as TargetError, in one line."""
+    try:
+        yield
+    except TARGET_ERRORS as error:
+        raise translate(error, target) from error
+
+
+def translate(error: Exception, target: schema.Target) -> TargetError:
+    """redis-py's error as one line: which target, what it did, and what to do about it. Never shows a password."""
+    return TargetError(f"target {address_of(target)} {_finding(error, target)}")
+
+
+_TLS_HINT = "is it Redis, and not its TLS port?"
+
+
+def _finding(error: Exception, target: schema.Target) -> str:
+    cause = _os_error(error)
+    if isinstance(cause, socket.gaierror):
+        return "has a host name that cannot be resolved: check target.url"
+    if isinstance(error, redis.TimeoutError | TimeoutError):
+        return (
+            f"did not answer (waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a "
+            "reply): is it up, reachable from here, and a Redis?"
+        )
+    if cause is not None:
+        return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
+    code = getattr(error, "status_code", None)
+    if code in _CODE_FINDINGS:
+        return _CODE_FINDINGS[code]
+    if code and type(error) is redis.ConnectionError:
+        # So redis-py calls "-ERR max number of clients reached": it is a Redis, and it has said why.
+        return f"refused the connection: {_reply_line(error)}"
+    for kind, finding in _FINDINGS:
+        if isinstance(error, kind):
+            return finding.format(reply=_reply_line(error))
+    return f"failed: {type(error).__name__}: {_reply_line(error)}"
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    # redis-py raises its own error while it handles the socket's, which so is the context and not the cause.
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_OS_FINDINGS = {
+    errno.ECONNREFUSED: "refused the connection: nothing listens there; start the server or correct target.url",
+    errno.ECONNRESET: f"reset the connection: {_TLS_HINT}",
+    errno.EMFILE: "was not reached, because this process may open no more files: raise `ulimit -n`",
+    errno.EADDRNOTAVAIL: "was not reached, because this host has no local port left for it: use fewer connections",
+}
+
+_PASSWORD_PLACES = "target.password_env or target.password_file"
+_CODE_FINDINGS = {
+    "NOAUTH": f"wants a password: name it by {_PASSWORD_PLACES}, or write it into target.url",
+    "WRONGPASS": f"refused our user name and password: correct target.username, {_PASSWORD_PLACES}",
+}
+_FINDINGS: tuple[tuple[type[Exception], str], ...] = (
+    (redis.AuthenticationError, "refused our password: {reply}"),
+    (redis.exceptions.NoPermissionError, "does not permit it: {reply}: use a user whose ACL does"),
+    (redis.BusyLoadingError, "is still loading its data: {reply}: try again later"),
+    (redis.InvalidResponse, f"does not speak RESP: {_TLS_HINT}"),
+    (redis.ResponseError, "answered with an error: {reply}"),
+    (redis.ConnectionError, f"ended the connection: {{reply}}: {_TLS_HINT}"),
+)
+
+
+def _reply_line(error: Exception) -> str:
+    code = getattr(error, "status_code", None)
+    text = _one_line(error.args[0] if error.args else error)
+    return f"{code} {text}" if code and not text.startswith(code) else text
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())[:200].rstrip(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an operation that was not done came to its end. replied: with an error reply, whose code is `name`; else
+    `name` is the error's class. bytes_in: size of the error reply on the wire, 0 without one."""
+
+    replied: bool
+    name: str
+    bytes_in: int
+
+
+def ending_of(error: BaseException) -> Ending:
+    """The Ending that an error means, raised by a client or found among a pipeline's replies."""
+    text = str(error.args[0]) if error.args else ""
+    code = getattr(error, "status_code", None)
+    if getattr(error, "in_handshake", False):
+        return Ending(False, f"handshake: {code or type(error).__name__}", 0)
+    if code:
+        # The parser cuts the code off the text of those errors that have a class of their own.
+        return Ending(True, code, len(f"-{code} {text}\r\n".encode()))
+    if isinstance(error, redis.ResponseError):
+        first = text.partition(" ")[0]
+        return Ending(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
+    return Ending(False, type(error).__name__, 0)
