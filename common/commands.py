@@ -15,6 +15,7 @@ import shlex
 
 import msgspec
 
+from common.plan.schema import Workload
 from common.units import show
 
 
@@ -23,6 +24,7 @@ class Placeholder(enum.Enum):
 
     KEY = "__key__"
     DATA = "__data__"
+    MESSAGE = "__message__"
 
 
 Part = bytes | Placeholder
@@ -99,3 +101,15 @@ def find_command(text: str) -> Template:
             f'expected one of {", ".join(COMMANDS)}, or a template such as "SET __key__ __data__", got {show(text)}'
         )
     return row.template
+
+
+SUBSCRIBING = frozenset({"SUBSCRIBE", "SSUBSCRIBE"})
+"""Commands that a worker issues on connections of its own, on which messages come."""
+
+PUBLISHING = frozenset({"PUBLISH", "SPUBLISH"})
+"""Commands that answer to how many subscribers their message went."""
+
+
+def subscribes(workload: Workload) -> bool:
+    """Whether its mix has subscribers. Raises what `find_command` does."""
+    return any(entry.weight > 0 and find_command(entry.command).name in SUBSCRIBING for entry in workload.commands)

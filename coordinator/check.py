@@ -136,7 +136,11 @@ def _commands(plan: Plan) -> list[tuple[Command, Template]]:
 def _sample(command: Command, template: Template, keys: Keys) -> tuple[bytes, ...]:
     """One call as the run will make it; ACL looks at the key, not at the value."""
     prefix = keys.prefix if command.key_prefix is None else command.key_prefix
-    filled: dict[Part, bytes] = {Placeholder.KEY: f"{prefix}{int(keys.minimum)}".encode(), Placeholder.DATA: b"x"}
+    filled: dict[Part, bytes] = {
+        Placeholder.KEY: f"{prefix}{int(keys.minimum)}".encode(),
+        Placeholder.DATA: b"x",
+        Placeholder.MESSAGE: b"x",
+    }
     return tuple(part if isinstance(part, bytes) else filled[part] for part in template.parts)
 
 

@@ -8,6 +8,7 @@ from operator import itemgetter
 import msgspec
 import numpy as np
 
+from agent.worker.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.events import ConnectionFold, Event, EventLog
 from agent.worker.recorder import NO_ROWS, WAIT_ONLY, Outcomes, Rows, ThreadRecord, bin_rows, seconds_of
 from common.metrics import IntervalMetrics, PoolMetrics
@@ -17,9 +18,17 @@ from common.units import NS_PER_S
 class CollectedGroup:
     """One group of pools: where its rows and events come from, and those that belong to seconds still to come."""
 
-    def __init__(self, name: str, records: Sequence[ThreadRecord], logs: Sequence[EventLog]) -> None:
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[ThreadRecord],
+        logs: Sequence[EventLog],
+        deliveries: DeliveryRecord | None = None,
+    ) -> None:
+        """deliveries: of a mix with subscribers."""
         self.name = name
         self.records = records
+        self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
         self._rows: Rows = NO_ROWS
         self._seconds = seconds_of(NO_ROWS, 0)  # of each row
@@ -34,11 +43,13 @@ class CollectedGroup:
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
+        self._deliveries.gather()
         return fresh
 
     def seconds(self, t0_ns: int) -> set[int]:
         """The seconds to which what was gathered belongs."""
-        return {*np.unique(self._seconds).tolist(), *(_second(event, t0_ns) for event in self._events)}
+        of_rows = {*np.unique(self._seconds).tolist(), *(_second(event, t0_ns) for event in self._events)}
+        return of_rows | self._deliveries.seconds(t0_ns)
 
     def release(self, second: int, t0_ns: int, names: tuple[str, ...], outcomes: Outcomes, late: bool) -> PoolMetrics:
         """Metrics of what was gathered of this second, which is forgotten. late: the second was reported before."""
@@ -48,7 +59,9 @@ class CollectedGroup:
         events = [event for event in self._events if _second(event, t0_ns) == second]
         self._events = [event for event in self._events if _second(event, t0_ns) != second]
         return msgspec.structs.replace(
-            bin_rows(rows, names, outcomes.endings), connections=self._fold.add_up(events, is_late=late)
+            bin_rows(rows, names, outcomes.endings),
+            connections=self._fold.add_up(events, is_late=late),
+            deliveries=self._deliveries.release(second, t0_ns),
         )
 
 

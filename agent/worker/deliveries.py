@@ -99,3 +99,25 @@ def add_up(rows: DeliveryRows) -> DeliveryMetrics:
         resubscribed=int(values[what == What.RESUBSCRIBED].sum()),
         latency=Histogram.of(latencies),
     )
+
+
+class CollectedDeliveries:
+    """What became of the messages of one group of pools, as far as it belongs to seconds still to come."""
+
+    def __init__(self, record: DeliveryRecord) -> None:
+        self._record = record
+        self._rows = NO_DELIVERY_ROWS
+
+    def gather(self) -> None:
+        """Take in all that was left since the last call."""
+        self._rows = np.concatenate([self._rows, self._record.take()])
+
+    def seconds(self, t0_ns: int) -> set[int]:
+        """The seconds to which what was gathered belongs."""
+        return set(np.unique(delivery_seconds(self._rows, t0_ns)).tolist())
+
+    def release(self, second: int, t0_ns: int) -> DeliveryMetrics:
+        """Metrics of what was gathered of this second, which is forgotten."""
+        mine = delivery_seconds(self._rows, t0_ns) == second
+        rows, self._rows = self._rows[mine], self._rows[~mine]
+        return add_up(rows)

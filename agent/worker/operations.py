@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import array_header_bytes, bulk_bytes
-from agent.worker.values import Values, random_bytes
+from agent.worker.values import Blanks, Values, random_bytes
 from common.commands import Part, Placeholder, Template, find_command
 from common.errors import PlanError
 from common.histogram import Ints
@@ -93,6 +93,7 @@ class Mix:
                 drawn: dict[Placeholder, Drawn] = {
                     Placeholder.KEY: _keyspace(workload.keys, command.key_prefix),
                     Placeholder.DATA: data,
+                    Placeholder.MESSAGE: Blanks(data),
                 }
                 self.commands.append(CompiledCommand(row, command.weight, template, drawn))
         if not self.commands:

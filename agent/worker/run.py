@@ -1,7 +1,8 @@
 """One worker process' share of a run: builds it, starts it, stops it, cuts it short.
 
 Order of shutdown: the span ends, so that nothing more is begun; threads come to their own end; those that have not by
-the drain's deadline are cut short, and come out with what they were doing counted as failed; the rest is collected;
+the drain's deadline are cut short, and come out with what they were doing counted as failed; subscribers read what is
+still under way to them, no longer than their grace, and close their connections; the rest is collected;
 client instances are closed last, when no thread uses them any more.
 """
 
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 
 from agent.worker.client_driver import Worker, run_client_worker
 from agent.worker.collector import CollectedGroup, Collector
+from agent.worker.deliveries import DeliveryRecord
 from agent.worker.operations import Mix, Operation, draw_operations
 from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pools import ClientInstance, ClientInstancePool, prewarm
+from agent.worker.pubsub import Subscribers
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
 from common.clock import monotonic_ns
@@ -44,6 +47,7 @@ class _Group:
     """The pools of one group of the plan that this process hosts."""
 
     pools: Pools
+    deliveries: DeliveryRecord = field(default_factory=DeliveryRecord)
     hosted: list[ClientInstancePool] = field(default_factory=list)
     seats: list[_Seat] = field(default_factory=list)
 
@@ -58,8 +62,8 @@ class WorkerRun:
     crash: one line on what went wrong in a worker thread that never should; "" as long as nothing did.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
-        """Builds everything; opens no connection. Raises PlanError."""
+    def __init__(self, assignment: Assignment, run_id: str = "") -> None:
+        """Builds everything; opens no connection. run_id: tells this run's pub/sub messages. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._lifeline = Lifeline()
@@ -69,6 +73,7 @@ class WorkerRun:
         self._threads: list[threading.Thread] = []
         self._ended_ns: dict[int, int] = {}
         self.crash = ""
+        self._subscribers = Subscribers(self._plan, run_id, self._crashed)
         for share in assignment.pools:
             group = self._groups.setdefault(share.group, _Group(self._plan.pools[share.group]))
             self._add_pool(group, share.number, share.first_thread)
@@ -113,13 +118,14 @@ class WorkerRun:
                 group.pools.name,
                 [seat.record for seat in group.seats],
                 [instance.events for instance in group.instances],
+                group.deliveries,
             )
             for group in self._groups.values()
         ]
         for group in self._groups.values():
             measures = self._measures(group)
             for seat in group.seats:
-                worker = self._worker(seat, span, measures)
+                worker = self._worker(group, seat, span, measures)
                 thread = threading.Thread(target=self._work, args=(seat, worker), name=seat.name, daemon=True)
                 self._threads.append(thread)
         for thread in self._threads:
@@ -130,7 +136,7 @@ class WorkerRun:
         callbacks = group.instances[0].client.response_callbacks
         return [reply_measure(name, self._plan.target.protocol, callbacks) for name in self._mix.names]
 
-    def _worker(self, seat: _Seat, span: Span, measures: list[Measure]) -> Worker:
+    def _worker(self, group: _Group, seat: _Seat, span: Span, measures: list[Measure]) -> Worker:
         load, workload = self._plan.load, self._plan.workload
         batch = workload.transaction or workload.pipeline
         pacer = Pacer(
@@ -142,7 +148,7 @@ class WorkerRun:
         return Worker(
             span=span,
             pacer=pacer,
-            pool=seat.pool,
+            pool=self._subscribers.pool_for(seat.number, seat.pool, group.deliveries),
             operations=seat.operations,
             record=seat.record,
             outcomes=self._outcomes,
@@ -159,9 +165,12 @@ class WorkerRun:
                 # A schedule may be over before the run is: the run lasts as long as was said all the same.
                 worker.span.wait_until(worker.span.end_ns)
         except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
-            self.crash = self.crash or describe(error)
+            self._crashed(error)
         finally:
             self._ended_ns[seat.number] = monotonic_ns()
+
+    def _crashed(self, error: Exception) -> None:
+        self.crash = self.crash or describe(error)
 
     @property
     def ended_ns(self) -> int:
@@ -173,15 +182,28 @@ class WorkerRun:
         """Whether any worker thread still runs."""
         return any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether any subscriber still reads: after the worker threads have ended, what is under way to it."""
+        return self._subscribers.is_alive
+
+    def finish_listening(self, now_ns: int) -> None:
+        """Have subscribers read what is under way, and end; cut them short once their grace is over. To be called
+        whenever some time has passed, once all worker threads have ended."""
+        if now_ns >= self._subscribers.finish(now_ns):
+            self.cut()
+
     def cut(self) -> None:
         """End whatever any thread is waiting for, now. The span must have ended before. Idempotent."""
         self._lifeline.cut()
+        self._subscribers.cut()
         for group in self._groups.values():
             for pool in group.hosted:
                 pool.abort()
 
     def close(self) -> None:
-        """Close all client instances. Idempotent."""
+        """Close all subscribers and client instances. Idempotent."""
+        self._subscribers.close()
         for group in self._groups.values():
             for pool in group.hosted:
                 pool.close()

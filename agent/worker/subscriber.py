@@ -5,7 +5,8 @@ it to subscribe, and waits for the server's confirmation.
 
 Order of shutdown, once no worker asks any more: all channels are given up, and what comes before the server's
 confirmation of that is still read; so nothing that the server handed out is left behind. Then the connections are
-closed, and the thread ends. An error, or a cut of the lifeline, ends it too: so it never outlasts what it waits for.
+closed, and the thread ends. A connection that is lost then, or a cut of the lifeline, ends it too: so it never outlasts
+what it waits for.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from agent.worker.deliveries import Arrivals, DeliveryRecord, What, pack_delivery
 from common.clock import monotonic_ns
 from common.lifeline import CutShort
 from common.stamp import StampReader
 from common.target import TARGET_ERRORS, Client, ending_of
-from common.target_pubsub import Line, Lines
+from common.target.pubsub import MESSAGE, Channel, Line, Lines
 
 _AT_MOST = 256
 """Messages read in a row from one connection, before others and the worker have their turn."""
@@ -30,17 +32,19 @@ _AT_MOST = 256
 _AGAIN_MS = 100
 """A connection that could not be opened again is tried once more after so long."""
 
+_JOIN_S = 1.0
+
 
 class _Order:
     """A worker waits for one channel's confirmation. `ready` is locked until `reply` or `error` is there."""
 
     __slots__ = ("channel", "error", "ready", "reply")
 
-    def __init__(self, channel: bytes) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.ready = threading.Lock()
         self.ready.acquire()
-        self.reply: list[object] = []
+        self.reply: list[Any] = []
         self.error: Exception | None = None
 
     def end(self, error: Exception | None = None) -> None:
@@ -51,7 +55,8 @@ class _Order:
 class Subscriber:
     """The subscriptions of one worker, `most` at a time. Its thread starts with the first one.
 
-    crash: told of what ends the thread and never should.
+    timeout_s: how long the worker waits for a confirmation; None: for ever. crash: told of what ends the thread and
+    never should.
     """
 
     def __init__(
@@ -64,32 +69,36 @@ class Subscriber:
         record: DeliveryRecord,
         crash: Callable[[Exception], None],
     ) -> None:
+        """Opens no connection."""
         self._most = most
         self._timeout_s = timeout_s
         self._record = record
         self._arrivals = Arrivals(reader, record)
         self._crash = crash
         self._lines = Lines(client, self._replayed)
-        self._held: dict[bytes, Line] = {}
+        self._held: dict[Channel, Line] = {}
+        """In the order in which they were asked for."""
         self._pending: _Order | None = None
         self._lock = threading.Lock()
         self._orders: deque[_Order] = deque()
         self._is_closing = False
         self._is_over = False
         self._ours, self._theirs = socket.socketpair()
-        self._theirs.setblocking(False)
+        self._ours.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._is_started = False
 
-    def subscribe(self, channel: bytes) -> list[object]:
-        """[kind, channel, number of channels], as the server confirmed it.
+    def subscribe(self, command: str, name: bytes) -> list[Any]:
+        """The server's confirmation: [word, channel, number of channels].
 
         Raises what redis-py does, TimeoutError without a confirmation in time, CutShort when the run is over.
         """
-        order = _Order(channel)
+        order = _Order((command, name))
         with self._lock:
             if self._is_over:
                 raise CutShort("the run is over")
-            if not self._thread.is_alive():
+            if not self._is_started:
+                self._is_started = True
                 self._thread.start()
             self._orders.append(order)
         self._wake()
@@ -110,16 +119,17 @@ class Subscriber:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Give its own descriptors back. Idempotent; for when its thread has ended, or never will."""
+        """Give its own sockets back. Idempotent; for when its thread was told to finish, or was never started."""
         with self._lock:
             self._is_over = True
-        if not self._thread.is_alive():
-            self._ours.close()
-            self._theirs.close()
+        if self._is_started:
+            self._thread.join(_JOIN_S)
+        self._ours.close()
+        self._theirs.close()
 
     def _wake(self) -> None:
-        with suppress(OSError):  # it has been woken often enough, or for ever
-            self._ours.send(b"\0", socket.MSG_DONTWAIT)
+        with suppress(OSError):  # it has been woken often enough, or needs it no more
+            self._ours.send(b"\0")
 
     def _run(self) -> None:
         try:
@@ -139,7 +149,8 @@ class Subscriber:
 
     def _listen(self) -> None:
         poll = select.poll()
-        poll.register(self._theirs, select.POLLIN)
+        wake = self._theirs.fileno()
+        poll.register(wake, select.POLLIN)
         polled: set[int] = set()
         is_more = False
         while not self._is_done():
@@ -150,7 +161,7 @@ class Subscriber:
                 poll.register(fileno, select.POLLIN)
             polled = filenos - {-1}
             ready = poll.poll(0 if is_more else _AGAIN_MS if -1 in filenos else None)
-            if any(fileno == self._theirs.fileno() for fileno, _ in ready):
+            if any(fileno == wake for fileno, _ in ready):
                 self._theirs.recv(4096)
                 self._take_orders()
             is_more = self._read_all()
@@ -160,8 +171,8 @@ class Subscriber:
             return False
         for line in self._lines:
             with suppress(*TARGET_ERRORS):  # then nothing more will come on it
-                line.unsubscribe(list(line.channels))
-        return not any(line.is_subscribed and line.fileno() >= 0 for line in self._lines)
+                line.unsubscribe_all()
+        return not any(line.is_subscribed for line in self._lines)
 
     def _take_orders(self) -> None:
         while self._orders:
@@ -170,43 +181,50 @@ class Subscriber:
             self._pending = order
             try:
                 self._subscribe(order.channel)
-            except CutShort:
-                raise
             except TARGET_ERRORS as error:
                 self._end_pending(error)
 
-    def _subscribe(self, channel: bytes) -> None:
+    def _subscribe(self, channel: Channel) -> None:
         line = self._lines.of(channel)
-        if self._held.pop(channel, None) is None and len(self._held) >= self._most:
+        before = self._held.pop(channel, None)
+        if before is not None and before is not line:
+            before.unsubscribe(channel)  # its slot has moved
+        if before is None and len(self._held) >= self._most:
             oldest = next(iter(self._held))
-            self._held.pop(oldest).unsubscribe([oldest])
+            self._held.pop(oldest).unsubscribe(oldest)
         self._held[channel] = line
         line.subscribe(channel)
 
     def _read_all(self) -> bool:
-        """Whether there may be more to read, which no poll would tell."""
+        """Whether there may be more to read, of which no poll would tell."""
         is_more = False
         for number, line in enumerate(self._lines):
             count = 0
             try:
                 for kind, channel, what in line.receive(_AT_MOST):
-                    now_ns = monotonic_ns()
                     count += 1
-                    if kind == "message":
-                        self._arrivals.arrived(number, what, now_ns)  # type: ignore[arg-type]
-                    elif kind == "subscribe" and self._pending is not None and self._pending.channel == channel:
-                        self._pending.reply = [kind.encode(), channel, what]
-                        self._end_pending(None)
-            except CutShort:
-                raise
+                    if kind is MESSAGE:
+                        self._arrivals.arrived(number, what, monotonic_ns())
+                    else:
+                        self._confirmed(line, kind, channel, what)
             except TARGET_ERRORS as error:
-                self._refused(line, error)
+                self._failed(line, error)
             is_more = is_more or count == _AT_MOST
         return is_more
 
-    def _refused(self, line: Line, error: Exception) -> None:
-        # Only a command that we sent is answered with an error, and one is under way at most. After any other one
-        # the connection will be back, and all its channels with it.
+    def _confirmed(self, line: Line, kind: str, channel: Channel, count: int) -> None:
+        if kind == "sunsubscribe" and self._held.get(channel) is line:
+            # We did not ask for it: the slot has moved to another node, where the next one will find it.
+            del self._held[channel]
+            line.forget(channel)
+        elif self._pending is not None and self._pending.channel == channel and kind == channel[0].lower():
+            self._pending.reply = [kind.encode(), channel[1], count]
+            self._end_pending(None)
+
+    def _failed(self, line: Line, error: Exception) -> None:
+        self._lines.redirected(error)
+        # Only a command that we sent is answered with an error, and one is under way at most. After any other error the
+        # connection will be opened anew, and all its channels with it.
         if self._pending is not None and ending_of(error).replied:
             self._held.pop(self._pending.channel, None)
             line.forget(self._pending.channel)
@@ -218,4 +236,5 @@ class Subscriber:
             order.end(error)
 
     def _replayed(self, commands: int) -> None:
-        self._record.add(pack_delivery(monotonic_ns(), What.RESUBSCRIBED, commands))
+        if commands:
+            self._record.add(pack_delivery(monotonic_ns(), What.RESUBSCRIBED, commands))

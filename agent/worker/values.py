@@ -35,3 +35,19 @@ class Values:
         starts = generator.integers(0, len(self._source) - self._maximum + 1, count)
         cuts = map(slice, starts.tolist(), (starts + sizes).tolist())
         return map(self._source.__getitem__, cuts), sizes
+
+
+class Blank(bytes):
+    """A pub/sub message before it is stamped: of its size, and random."""
+
+
+class Blanks:
+    """Blanks of the sizes of some values."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
+        """`count` blanks and their lengths, as `agent.worker.operations.Drawn`."""
+        values, sizes = self._values.draw(generator, count)
+        return map(Blank, values), sizes

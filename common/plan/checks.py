@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
+from common.plan.pubsub_rules import pubsub_commands_fit, subscribers_have_room
 from common.plan.schema import Arrivals, Keys, Plan, Retry, Values
 from common.plan.shape import Path
 from common.units import Seconds, show
@@ -25,7 +26,7 @@ _NOT_FOR_POOLS = frozenset(
     {
         *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
         *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
-        *("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
+        *("PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
         *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
     }
 )
@@ -182,6 +183,8 @@ RULES: tuple[Rule, ...] = (
     _weights_draw,
     _ranges_ascend,
     _one_kind_of_batch,
+    pubsub_commands_fit,
+    subscribers_have_room,
     _load_agrees,
     _times_above_zero,
 )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.records import AgentEnd, Outcome
-from coordinator.report.shapes import Quantiles, Stats, Summary
+from coordinator.report.shapes import PubSub, Quantiles, Stats, Summary
 from coordinator.verdict import Level
 
 _AGENTS_SHOWN = 10
@@ -151,6 +151,7 @@ def _tail(summary: Summary) -> Table:
     return _facts(
         ("Connections", Text(_connections(summary))),
         ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
+        *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
         ("Errors", Text(_errors(summary))),
         ("Ledger", Text(_ledger(summary))),
         ("Verdict", verdict),
@@ -187,6 +188,19 @@ def _wait(wait_us: Quantiles) -> str:
         f"avg {_ms(wait_us.mean)}, p50 {_ms(wait_us.p50)}, p99 {_ms(wait_us.p99)}, max {_ms(wait_us.max)} ms "
         f"over {wait_us.count:,} checkouts"
     )
+
+
+def _deliveries(pubsub: PubSub) -> Text:
+    text = Text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
+    text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
+    text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")
+    text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
+    took = pubsub.latency_us
+    if took.count:
+        text.append(f"\nlatency avg {_ms(took.mean)}, p50 {_ms(took.p50)}, p99 {_ms(took.p99)}, max {_ms(took.max)} ms")
+    if took.count < pubsub.delivered:
+        text.append(f" over {took.count:,} messages: those between hosts are not timed")
+    return text
 
 
 def _errors(summary: Summary) -> str:

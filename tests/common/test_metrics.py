@@ -99,6 +99,16 @@ def test_connections_merge_in_any_order_and_grouping(
     assert_merges_like_sums(lambda parts: merge_connections(parts, how), a, b, c)
 
 
+@given(deliveries, deliveries, deliveries)
+def test_deliveries_merge_in_any_order_and_grouping(a: DeliveryMetrics, b: DeliveryMetrics, c: DeliveryMetrics) -> None:
+    assert_merges_like_sums(merge_deliveries, a, b, c)
+
+
+@given(deliveries)
+def test_lost_is_what_was_expected_and_did_not_come(metrics: DeliveryMetrics) -> None:
+    assert metrics.lost == max(0, metrics.expected - metrics.delivered)
+
+
 @given(pools, pools, pools, hows)
 def test_pools_merge_in_any_order_and_grouping(a: PoolMetrics, b: PoolMetrics, c: PoolMetrics, how: Merge) -> None:
     assert_merges_like_sums(lambda parts: merge_pools(parts, how), a, b, c)

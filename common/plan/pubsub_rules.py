@@ -1,0 +1,79 @@
+"""Whether a plan's publishers and subscribers can do what it says; rules of `common.plan.checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command, subscribes
+from common.plan.schema import Driver, Embedded, Plan
+from common.plan.shape import Path
+from common.stamp import STAMP_BYTES
+
+_SHARDED = {"SUBSCRIBE": "SSUBSCRIBE", "PUBLISH": "SPUBLISH"}
+
+
+def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Of each command by itself."""
+    has_subscribers = subscribes(plan.workload)
+    for number, entry in enumerate(plan.workload.commands):
+        path: Path = ("workload", "commands", number, "command")
+        template = find_command(entry.command)
+        has_message = Placeholder.MESSAGE in template.parts
+        publishes = template.name in PUBLISHING and len(template.parts) == 3
+        if template.name in SUBSCRIBING and len(template.parts) != 2:
+            yield path, f"expected one channel for each {template.name}, got {len(template.parts) - 1}"
+        if has_message and not (publishes and template.parts[2] is Placeholder.MESSAGE):
+            yield path, "expected __message__ as the message of PUBLISH or SPUBLISH, got it elsewhere; say __data__"
+        if _is_cluster(plan) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
+            yield (
+                path,
+                f"expected {_SHARDED[template.name]} in a cluster, where what PUBLISH delivers cannot be counted, got "
+                f"{template.name}",
+            )
+        for follower, then in enumerate(entry.then):
+            follows = find_command(then.command)
+            if follows.name in SUBSCRIBING or Placeholder.MESSAGE in follows.parts:
+                yield (
+                    (*path[:3], "then", follower, "command"),
+                    f"expected a command that can follow another, got {follows.name}; give it a weight instead",
+                )
+        sizes = _sizes(plan) if has_subscribers and has_message else {}
+        for place, size in sizes.items():
+            if size < STAMP_BYTES:
+                yield place, f"expected at least {STAMP_BYTES} bytes, which a message's stamp takes, got {size}"
+
+
+def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Of batches, drivers, connections and times, in a mix with subscribers."""
+    workload = plan.workload
+    if not subscribes(workload):
+        return
+    for name, size, least in (("pipeline", workload.pipeline, 1), ("transaction", workload.transaction, 0)):
+        if size > least:
+            yield ("workload", name), f"expected {least} in a mix with SUBSCRIBE, which has no place in it, got {size}"
+    for number, pools in enumerate(plan.pools):
+        if pools.driver is Driver.ASYNCIO:
+            yield ("pools", number, "driver"), "expected the client driver in a mix with SUBSCRIBE, got asyncio"
+        subscribers = -(-pools.workers_per_pool // pools.client_instances_per_pool)
+        if pools.max_connections <= subscribers:
+            yield (
+                ("pools", number, "max_connections"),
+                f"expected at least {subscribers + 1}, because {subscribers} threads keep a connection of each client "
+                f"instance for their subscriptions, got {pools.max_connections}",
+            )
+    if workload.pubsub.grace_s > plan.fleet.drain_s:
+        yield (
+            ("workload", "pubsub", "grace"),
+            f"expected at most fleet.drain, {plan.fleet.drain_s}, which ends all waiting, got {workload.pubsub.grace_s}",
+        )
+
+
+def _is_cluster(plan: Plan) -> bool:
+    return plan.target.embedded is Embedded.CLUSTER or "+cluster://" in plan.target.url
+
+
+def _sizes(plan: Plan) -> dict[Path, int]:
+    values = plan.workload.values
+    if values.sizes:
+        return {("workload", "values", "sizes", i, "size"): each.size for i, each in enumerate(values.sizes)}
+    return {("workload", "values", "minimum"): values.minimum_bytes}
