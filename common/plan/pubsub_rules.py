@@ -64,7 +64,7 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
     if workload.pubsub.grace_s > plan.fleet.drain_s:
         yield (
             ("workload", "pubsub", "grace"),
-            f"expected at most fleet.drain, {plan.fleet.drain_s}, which ends all waiting, got {workload.pubsub.grace_s}",
+            f"expected at most fleet.drain, {plan.fleet.drain_s}, which ends it all, got {workload.pubsub.grace_s}",
         )
 
 

@@ -147,7 +147,8 @@ class Bin(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """The whole of summary.json. pubsub: None in a mix without subscribers. latency_bins: of all operations done, response time in an open loop."""
+    """The whole of summary.json. pubsub: None in a mix without subscribers. latency_bins: of all operations done,
+    response time in an open loop."""
 
     format: int
     run: Run
