@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from common.commands import COMMANDS, Part, Placeholder, Template, find_command
-from common.plan.schema import Command, Keys, Plan
+from common.commands import COMMANDS, plan_templates, sample_calls
+from common.plan.schema import Plan
 from common.target import TARGET_ERRORS, address_of, ending_of, open_control_client, ping_target, translated
 from coordinator.probe import Asked, ask, info, max_clients, ping_us, server_name, topology, whole
 
@@ -88,7 +88,7 @@ def _ask_all(client: Asked, plan: Plan) -> _Told:
 
 def _writing(client: Asked, plan: Plan) -> frozenset[str]:
     """Those of the plan's commands that change data; the target is asked about those that the table does not know."""
-    names = {template.name for _, template in _commands(plan)}
+    names = {template.name for template in plan_templates(plan.workload)}
     writing = {name for name in names if name in COMMANDS and COMMANDS[name].writes}
     if unknown := names - COMMANDS.keys():
         listed = ask(client, "COMMAND LIST", "FILTERBY", "ACLCAT", "write") or ()
@@ -100,7 +100,7 @@ def _refused(client: Asked, plan: Plan) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
     if ask(client, "ACL DRYRUN", user, "PING") is None:
         return None
-    calls = [(template.name, _sample(command, template, plan.workload.keys)) for command, template in _commands(plan)]
+    calls = list(sample_calls(plan.target, plan.workload))
     if plan.workload.transaction:
         calls += [("MULTI", (b"MULTI",)), ("EXEC", (b"EXEC",))]
     # A mix may name a command more than once.
@@ -127,21 +127,6 @@ def _clock_ahead_s(client: Asked) -> float | None:
         return None
     seconds, microseconds = told
     return float(seconds + microseconds / 1e6 - (before_s + after_s) / 2)
-
-
-def _commands(plan: Plan) -> list[tuple[Command, Template]]:
-    return [(command, find_command(command.command)) for command in plan.workload.commands if command.weight > 0]
-
-
-def _sample(command: Command, template: Template, keys: Keys) -> tuple[bytes, ...]:
-    """One call as the run will make it; ACL looks at the key, not at the value."""
-    prefix = keys.prefix if command.key_prefix is None else command.key_prefix
-    filled: dict[Part, bytes] = {
-        Placeholder.KEY: f"{prefix}{int(keys.minimum)}".encode(),
-        Placeholder.DATA: b"x",
-        Placeholder.MESSAGE: b"x",
-    }
-    return tuple(part if isinstance(part, bytes) else filled[part] for part in template.parts)
 
 
 def _judge_reach(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
@@ -202,7 +187,7 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
         text = "could not be verified: ACL DRYRUN is not permitted to us, or not known to the server"
         return CheckLine("permissions", True, text)
     if not told.refused:
-        names = {template.name for _, template in _commands(plan)}
+        names = {template.name for template in plan_templates(plan.workload)}
         return CheckLine("permissions", True, f"we may call {_list(names)}")
     remedy = "permit it with ACL SETUSER, use another user, or change the plan's commands or key prefix"
     return CheckLine("permissions", False, f"{'; '.join(told.refused)}: {remedy}")

@@ -25,7 +25,7 @@ from typing import Literal
 
 import msgspec
 
-from common.commands import parse_template
+from common.commands import plan_templates
 from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import ServerCounted, When
@@ -106,8 +106,9 @@ def _retried(aggregate: Aggregate) -> int:
 
 def _plan_commands(aggregate: Aggregate) -> set[str]:
     """Names of the plan's commands, as commandstats spells them."""
-    commands = aggregate.opened.plan.workload.commands if aggregate.opened else ()
-    return {parse_template(command.command).name.lower() for command in commands}
+    if aggregate.opened is None:
+        return set()
+    return {template.name.lower() for template in plan_templates(aggregate.opened.plan.workload)}
 
 
 def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:

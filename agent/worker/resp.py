@@ -7,7 +7,7 @@ the status replies that redis-py turns into True; it is close for doubles. See h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,15 @@ def bulk_bytes(lengths: Ints) -> Ints:
 def array_header_bytes(count: int) -> int:
     """Size of `*<count>\\r\\n`."""
     return len(str(count)) + 3
+
+
+def request_bytes(arguments: Sequence[str | bytes]) -> int:
+    """Size of one request: an array of bulk strings. Text counts as its UTF-8."""
+    size = array_header_bytes(len(arguments))
+    for argument in arguments:
+        length = len(argument if isinstance(argument, bytes) else argument.encode())
+        size += length + len(str(length)) + 5
+    return size
 
 
 def transaction_reply_bytes(count: int) -> int:

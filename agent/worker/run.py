@@ -22,6 +22,7 @@ from agent.worker.pubsub import Subscribers
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
 from common.clock import monotonic_ns
+from common.commands import keys_per_hash_tag
 from common.lifeline import Lifeline
 from common.messages import Assignment
 from common.plan.schema import Connections, Driver, Plan, Pools
@@ -67,7 +68,8 @@ class WorkerRun:
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._lifeline = Lifeline()
-        self._mix = Mix(self._plan.workload, self._plan.seed)
+        per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
+        self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._outcomes = Outcomes()
         self._groups: dict[int, _Group] = {}
         self._threads: list[threading.Thread] = []
@@ -86,7 +88,7 @@ class WorkerRun:
         )
         group.hosted.append(pool)
         for thread in range(first_thread, first_thread + pools.workers_per_pool):
-            operations = draw_operations(self._mix, self._plan.seed, thread)
+            operations = draw_operations(self._mix, self._plan.seed, thread, self._threads_total)
             name = f"pool {number} thread {thread}"
             group.seats.append(_Seat(thread, name, pools.driver, pool, operations, ThreadRecord()))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command, subscribes
-from common.plan.schema import Driver, Embedded, Plan
+from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command, is_cluster, subscribes
+from common.plan.schema import Driver, Plan
 from common.plan.shape import Path
 from common.stamp import STAMP_BYTES
 
@@ -24,7 +24,7 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
             yield path, f"expected one channel for each {template.name}, got {len(template.parts) - 1}"
         if has_message and not (publishes and template.parts[2] is Placeholder.MESSAGE):
             yield path, "expected __message__ as the message of PUBLISH or SPUBLISH, got it elsewhere; say __data__"
-        if _is_cluster(plan) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
+        if is_cluster(plan.target) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
             yield (
                 path,
                 f"expected {_SHARDED[template.name]} in a cluster, where what PUBLISH delivers cannot be counted, got "
@@ -66,10 +66,6 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
             ("workload", "pubsub", "grace"),
             f"expected at most fleet.drain, {plan.fleet.drain_s}, which ends it all, got {workload.pubsub.grace_s}",
         )
-
-
-def _is_cluster(plan: Plan) -> bool:
-    return plan.target.embedded is Embedded.CLUSTER or "+cluster://" in plan.target.url
 
 
 def _sizes(plan: Plan) -> dict[Path, int]:

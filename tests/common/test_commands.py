@@ -6,8 +6,22 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from common.commands import COMMANDS, Placeholder, Template, find_command, parse_template
+from common.commands import (
+    COMMANDS,
+    PLACEHOLDERS,
+    Holds,
+    Mixed,
+    Placeholder,
+    Rand,
+    Sha,
+    Template,
+    find_command,
+    parse_template,
+    sample_calls,
+)
+from common.plan.schema import Command, Script, Target, Workload
 from tests.support.servers import Server
 
 KEY, DATA = Placeholder.KEY, Placeholder.DATA
@@ -18,6 +32,27 @@ def test_a_template_is_split_as_a_shell_does_and_its_placeholders_are_found() ->
     assert parse_template("EVAL 'return 1' 0") == Template("EVAL", (b"EVAL", b"return 1", b"0"))
     assert parse_template('ECHO ""') == Template("ECHO", (b"ECHO", b""))
     assert parse_template("ECHO é") == Template("ECHO", (b"ECHO", "é".encode()))
+
+
+def test_placeholders_mix_with_text_and_repeat() -> None:
+    assert parse_template("HSET a:__key__ field:__rand(-1,10)__").parts[1:] == (
+        Mixed((b"a:", KEY)),
+        Mixed((b"field:", Rand(-1, 10))),
+    )
+    assert parse_template("X __key____seq__b").parts[1:] == (Mixed((KEY, Placeholder.SEQ, b"b")),)
+    assert parse_template("MGET __keys(3)__").parts[1:] == (KEY, KEY, KEY)
+    assert parse_template("MSET __pairs(2)__").parts[1:] == (KEY, DATA, KEY, DATA)
+    assert parse_template("EVALSHA __sha(my_script)__ 0").parts[1:] == (Sha("my_script"), b"0")
+
+
+@pytest.mark.parametrize("name", list(PLACEHOLDERS))
+def test_every_placeholder_that_people_are_told_of_is_understood(name: str) -> None:
+    text = name.replace("(N)", "(2)").replace("(A,B)", "(1,2)").replace("(NAME)", "(main)")
+    assert not all(isinstance(part, bytes) for part in parse_template(f"X {text}").parts)
+
+
+def test_people_are_told_of_every_placeholder() -> None:
+    assert {placeholder.value for placeholder in Placeholder} <= set(PLACEHOLDERS)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))).filter(lambda word: "__" not in word), max_size=5))
@@ -33,9 +68,26 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
         ("   ", "expected a command such as"),
         ("__key__ GET", "expected a command such as"),
         ("SET 'a", "No closing quotation"),
-        ("SET prefix:__key__ 1", 'expected __key__ or __data__ as a whole argument, got "prefix:__key__"'),
-        ("SET __KEY__ 1", "expected __key__ or __data__ as a whole argument"),
-        ("SET __field__ 1", "expected __key__ or __data__ as a whole argument"),
+        ("GET__key__ 1", "expected a command such as"),
+        ("SET __KEY__ 1", "expected one of __key__, __keys(N)__, "),
+        ("SET __field__ 1", '__message__, got "__field__"'),
+        ("SET a:__field__ 1", '__message__, got "__field__" in "a:__field__"'),
+        ("SET a__b 1", '__message__, got "a__b"'),
+        ("SET __key____ 1", '__message__, got "__" in "__key____"'),
+        ("MGET __keys(0)__", 'expected __keys(N)__ with a number from 1 to 10000, got "__keys(0)__"'),
+        ("MGET __keys(x)__", 'expected __keys(N)__ with a number from 1 to 10000, got "__keys(x)__"'),
+        ("MSET __pairs(99999)__", "expected __pairs(N)__ with a number from 1 to 10000"),
+        ("MGET a:__keys(2)__", 'expected __keys(N)__ as a whole argument, got "a:__keys(2)__"'),
+        ("HGET __key__ __rand(1)__", 'expected __rand(A,B)__ with two whole numbers, got "__rand(1)__"'),
+        ("HGET __key__ __rand(1,x)__", 'expected __rand(A,B)__ with two whole numbers, got "__rand(1,x)__"'),
+        (
+            "HGET __key__ f__rand(2,1)__",
+            'expected __rand(A,B)__ with A <= B, both within 62 bits, got "f__rand(2,1)__"',
+        ),
+        ("EVALSHA __sha()__ 0", "expected __sha(NAME)__ with the name of one of the plan's scripts"),
+        ("XACK __key__ g a__ids__", 'expected __ids__ as a whole argument, got "a__ids__"'),
+        ("PUBLISH c a__message__", 'expected __message__ as a whole argument, got "a__message__"'),
+        ("SET __foo(1)__ 1", '__message__, got "__foo(1)__"'),
     ],
 )
 def test_a_template_that_cannot_be_is_refused_with_what_would_be_right(text: str, complaint: str) -> None:
@@ -50,9 +102,23 @@ def test_a_name_alone_means_its_row_of_the_table_and_more_words_a_template() -> 
     assert find_command("MEMORY USAGE __key__").name == "MEMORY"
 
 
-def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ValueError, match=r'expected one of SET, GET, .*, or a template .*, got "GETT"'):
+def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are_like_it() -> None:
+    with pytest.raises(
+        ValueError, match=r'a name of the command table, or a template .*, got "GETT"; did you mean GET '
+    ):
         find_command("GETT")
+    with pytest.raises(ValueError, match=r'got "JSON.MERGE"; say =JSON.MERGE if it takes no arguments'):
+        find_command("JSON.MERGE")
+
+
+def test_any_command_without_arguments_can_be_named() -> None:
+    assert find_command("=ft._list") == Template("FT._LIST", (b"FT._LIST",))
+
+
+def test_a_plan_with_an_expiry_gets_it_where_the_table_says_so() -> None:
+    assert find_command("SET", expiring=True).parts == (b"SET", KEY, DATA, b"EX", Placeholder.TTL)
+    assert find_command("SET __key__ 1", expiring=True).parts == (b"SET", KEY, b"1")
+    assert find_command("GET", expiring=True).parts == (b"GET", KEY)
 
 
 def test_every_row_is_found_by_its_name_and_begins_with_it() -> None:
@@ -64,12 +130,24 @@ def test_every_row_is_found_by_its_name_and_begins_with_it() -> None:
 
 
 def test_the_table_says_of_each_command_what_the_server_itself_says(valkey: Server) -> None:
+    client = valkey.client(decode_responses=True)
+    workload = Workload(scripts=(Script(name="main", lua="return 1"),))
     for name, row in COMMANDS.items():
-        [told] = valkey.client(decode_responses=True).execute_command("COMMAND", "INFO", name).values()
-        assert ("write" in told["flags"]) is row.writes, name
+        [told] = client.execute_command("COMMAND", "INFO", name).values()
+        assert (("write" in told["flags"]) or name in _SCRIPTS) is row.writes, name
         arguments = len(row.template.parts)
         assert arguments == told["arity"] or arguments >= -told["arity"] > 0, name
-        position = told["first_key_pos"]
-        assert (row.template.parts[position] is KEY) if position else (KEY not in row.template.parts), name
         category = "keyspace" if row.group == "generic" else row.group
-        assert f"@{category}" in told["acl_categories"], name
+        assert row.group == "server" or f"@{category}" in told["acl_categories"], name
+        assert ("blocking" in told["flags"]) is (row.timeout is not None), name
+        [(_, call)] = sample_calls(Target(), replace(workload, commands=(Command(command=row.template.name),)))
+        keys = [part for part in call if part.startswith(b"stampede:")]
+        if keys:
+            assert client.execute_command("COMMAND GETKEYS", *call) == [key.decode() for key in keys], name
+        else:
+            assert row.holds is Holds.NOTHING, name
+            assert told["first_key_pos"] == 0 or row.group == "pubsub", name
+
+
+_SCRIPTS = {"EVAL", "EVALSHA", "FCALL"}
+"""The server cannot know whether these write."""

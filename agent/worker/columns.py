@@ -1,0 +1,261 @@
+"""Where the arguments of a command come from: one column for each, filled for many operations at once.
+
+A column gives its arguments as an iterator, which makes each when it is asked for it, and their lengths at once. What
+can be known only when an operation is about to be issued (how far a SCAN has come) is *late*: it has no lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from agent.worker.keyspace import Keyspace
+from agent.worker.resp import array_header_bytes, bulk_bytes, decimal_digits
+from agent.worker.values import Blank, Values, sealed
+from common.commands import Mixed, Part, Piece, Placeholder, Rand, Sha, Template
+from common.histogram import Ints
+
+Arguments: TypeAlias = tuple[str | bytes, ...]
+Late: TypeAlias = Callable[[], bytes]
+"""Makes one argument at the moment at which its operation is about to be issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What the arguments of one command are made from. thread, threads: among all of the fleet. ttl_s: the lowest and
+    the highest time to live. scripts: digests by name. late: what is made at the last moment. hold: told each first
+    key that is drawn, and says which one it is to be."""
+
+    keyspace: Keyspace
+    values: Values
+    ttl_s: tuple[int, int]
+    thread: int
+    threads: int
+    scripts: Mapping[str, bytes]
+    late: Mapping[Placeholder, Late] = field(default_factory=dict)
+    hold: Callable[[bytes], bytes] | None = None
+
+    def new_numbers(self, made: Ints) -> Ints:
+        """The numbers of new keys of this thread, for how many it had made before each; nobody else makes them."""
+        return self.keyspace.maximum + 1 + made * self.threads + self.thread
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The numbers that `count` operations of one command are made from.
+
+    keys: shape (count, keys of the command). rand_ints: shape (count, `__rand_int__`s). made: how many new keys the
+    thread had made before each operation, and sequence: how many numbers it had taken; shape (count,).
+    """
+
+    generator: np.random.Generator
+    count: int
+    keys: Ints
+    rand_ints: Ints
+    made: Ints
+    sequence: Ints
+
+
+Filled: TypeAlias = tuple[Iterator[bytes], Ints | int]
+
+
+class Column(Protocol):
+    """One argument of a command, or a piece of one."""
+
+    def fill(self, rows: Rows) -> Filled:
+        """An argument for each operation, and their lengths: shape (count,), or one for all; 0 for what is late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Literal:
+    text: bytes
+
+    def fill(self, rows: Rows) -> Filled:
+        return repeat(self.text, rows.count), len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    supplies: Supplies
+    index: int
+
+    def fill(self, rows: Rows) -> Filled:
+        numbers = rows.keys[:, self.index]
+        keyspace, hold = self.supplies.keyspace, self.supplies.hold
+        texts = keyspace.texts(numbers)
+        return map(hold, texts) if hold and self.index == 0 else texts, keyspace.lengths(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class _NewKey:
+    supplies: Supplies
+    index: int
+
+    def fill(self, rows: Rows) -> Filled:
+        numbers = self.supplies.new_numbers(rows.made + self.index)
+        return self.supplies.keyspace.texts(numbers), self.supplies.keyspace.lengths(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """owner: the column of the key that the value belongs to, for values that are verified."""
+
+    values: Values
+    owner: Column | None
+
+    def fill(self, rows: Rows) -> Filled:
+        values, sizes = self.values.draw(rows.generator, rows.count)
+        if not self.values.verify:
+            return values, sizes
+        keys: Iterator[bytes] = repeat(b"", rows.count)
+        lengths: Ints | int = 0
+        if self.owner is not None:
+            keys, lengths = self.owner.fill(rows)
+        return map(sealed, values, keys), np.maximum(sizes, lengths + 10)
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """Not late: it is stamped by whoever issues it, in its place."""
+
+    values: Values
+
+    def fill(self, rows: Rows) -> Filled:
+        values, sizes = self.values.draw(rows.generator, rows.count)
+        return map(Blank, values), sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A whole number, uniform over low..high."""
+
+    low: int
+    high: int
+
+    def fill(self, rows: Rows) -> Filled:
+        return _decimals(rows.generator.integers(self.low, self.high + 1, rows.count))
+
+
+@dataclass(frozen=True, slots=True)
+class _RandInt:
+    index: int
+
+    def fill(self, rows: Rows) -> Filled:
+        numbers = rows.rand_ints[:, self.index]
+        return map(b"%012d".__mod__, numbers.tolist()), np.maximum(decimal_digits(numbers), 12)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    index: int
+
+    def fill(self, rows: Rows) -> Filled:
+        return _decimals(rows.sequence + self.index + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Late:
+    make: Late
+
+    def fill(self, rows: Rows) -> Filled:
+        return (self.make() for _ in range(rows.count)), 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    pieces: tuple[Column, ...]
+
+    def fill(self, rows: Rows) -> Filled:
+        filled = [piece.fill(rows) for piece in self.pieces]
+        lengths: Ints | int = sum((length for _, length in filled), 0)
+        return map(b"".join, zip(*(texts for texts, _ in filled), strict=True)), lengths
+
+
+def _decimals(numbers: Ints) -> Filled:
+    return map(b"%d".__mod__, numbers.tolist()), decimal_digits(np.abs(numbers)) + (numbers < 0)
+
+
+class _Maker:
+    """Makes the columns of one template, in order: the n-th key is the n-th placeholder of its kind."""
+
+    def __init__(self, supplies: Supplies) -> None:
+        self._supplies = supplies
+        self._seen = dict.fromkeys(Placeholder, 0)
+        self._owner: Column | None = None
+
+    def column(self, part: Part) -> Column:
+        if isinstance(part, Mixed):
+            return _Joined(tuple(self._piece(piece) for piece in part.pieces))
+        return self._piece(part)
+
+    def _piece(self, piece: Piece) -> Column:
+        supplies = self._supplies
+        if isinstance(piece, bytes):
+            return _Literal(piece)
+        if isinstance(piece, Rand):
+            return _Whole(piece.low, piece.high)
+        if isinstance(piece, Sha):
+            return _Literal(supplies.scripts[piece.script])
+        index = self._seen[piece]
+        self._seen[piece] += 1
+        match piece:
+            case Placeholder.KEY:
+                self._owner = _Key(supplies, index)
+                return self._owner
+            case Placeholder.NEW_KEY:
+                self._owner = _NewKey(supplies, index)
+                return self._owner
+            case Placeholder.DATA:
+                return _Data(supplies.values, self._owner)
+            case Placeholder.MESSAGE:
+                return _Message(supplies.values)
+            case Placeholder.RAND_INT:
+                return _RandInt(index)
+            case Placeholder.TTL:
+                return _Whole(*supplies.ttl_s)
+            case Placeholder.THREAD:
+                return _Literal(b"%d" % supplies.thread)
+            case Placeholder.SEQ:
+                return _Sequence(index)
+            case _:
+                return _Late(supplies.late[piece])
+
+
+def columns_of(template: Template, supplies: Supplies) -> list[Column]:
+    """The columns of a template's arguments after its name. A value belongs to the last key before it."""
+    maker = _Maker(supplies)
+    return [maker.column(part) for part in template.parts[1:]]
+
+
+class Filler:
+    """One template of one thread: turns numbers into arguments."""
+
+    def __init__(self, template: Template, supplies: Supplies) -> None:
+        self.keys, self.rand_ints, self.new_keys, self.sequences = (
+            template.count(placeholder)
+            for placeholder in (Placeholder.KEY, Placeholder.RAND_INT, Placeholder.NEW_KEY, Placeholder.SEQ)
+        )
+        # redis-py finds its response callbacks by the name as text.
+        self._sources: list[str | bytes | Column] = [template.name]
+        for column in columns_of(template, supplies):
+            self._sources.append(column.text if isinstance(column, _Literal) else column)
+        literals = [len(source) for source in self._sources if isinstance(source, str | bytes)]
+        self._fixed_bytes = array_header_bytes(len(self._sources)) + int(bulk_bytes(np.array(literals)).sum())
+
+    def fill(self, rows: Rows) -> tuple[Iterator[Arguments], Ints]:
+        """`rows.count` operations: their arguments, made as they are asked for, and sizes of their requests, shape
+        (count,); these leave out what is late."""
+        columns: list[Iterator[str | bytes]] = []
+        sizes = np.full(rows.count, self._fixed_bytes)
+        for source in self._sources:
+            if isinstance(source, str | bytes):
+                columns.append(repeat(source, rows.count))
+                continue
+            arguments, lengths = source.fill(rows)
+            sizes += bulk_bytes(np.asarray(lengths))
+            columns.append(arguments)
+        return zip(*columns, strict=True), sizes

@@ -1,0 +1,54 @@
+"""One call of each command of a plan, as the run will make it: to ask a server about, not to issue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from common.commands.planned import PlannedCommand, keys_of, keys_per_hash_tag, planned_commands, script_digest
+from common.commands.template import Mixed, Part, Placeholder, Rand, Sha
+from common.plan.schema.target import Target
+from common.plan.schema.workload import Workload
+
+
+def key_text(prefix: str, number: int, per_hash_tag: int) -> bytes:
+    """The key of a number; per_hash_tag: as `keys_per_hash_tag` says."""
+    return f"{prefix}{{{number // per_hash_tag}}}:{number}".encode() if per_hash_tag else f"{prefix}{number}".encode()
+
+
+def sample_calls(target: Target, workload: Workload) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """(name, arguments with the name first) of every command that the plan may issue."""
+    per_hash_tag = keys_per_hash_tag(target, workload)
+    scripts = {script.name: script_digest(script.lua) for script in workload.scripts}
+    for planned in planned_commands(workload):
+        filled = _filled(workload, planned, per_hash_tag)
+        yield planned.template.name, tuple(_argument(part, filled, scripts) for part in planned.template.parts)
+
+
+def _filled(workload: Workload, planned: PlannedCommand, per_hash_tag: int) -> Mapping[Placeholder, bytes]:
+    keys = keys_of(workload, planned.command)
+    return {
+        Placeholder.KEY: key_text(keys.prefix, int(keys.minimum), per_hash_tag),
+        Placeholder.NEW_KEY: key_text(keys.prefix, int(keys.maximum) + 1, per_hash_tag),
+        Placeholder.DATA: b"x",
+        Placeholder.RAND_INT: b"%012d" % int(keys.minimum),
+        Placeholder.TTL: b"%d" % max(1, int(workload.expiry.maximum_s)),
+        Placeholder.THREAD: b"0",
+        Placeholder.SEQ: b"1",
+        Placeholder.CURSOR: b"0",
+        Placeholder.IDS: b"0-1",
+        Placeholder.MESSAGE: b"x",
+    }
+
+
+def _argument(part: Part, filled: Mapping[Placeholder, bytes], scripts: Mapping[str, bytes]) -> bytes:
+    match part:
+        case bytes():
+            return part
+        case Mixed():
+            return b"".join(_argument(piece, filled, scripts) for piece in part.pieces)
+        case Rand():
+            return b"%d" % part.low
+        case Sha():
+            return scripts[part.script]
+        case _:
+            return filled[part]

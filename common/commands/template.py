@@ -1,0 +1,204 @@
+"""Templates: a command's arguments in order, each literal, drawn anew for every operation, or a mixture of the two.
+
+Placeholders, see PLACEHOLDERS for what each means, may stand for a whole argument or within one
+("field:__rand(1,100)__"). Those that make several arguments (`__keys(3)__`) stand for whole ones only.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+from collections.abc import Iterator
+
+import msgspec
+
+from common.units import show
+
+
+class Placeholder(enum.Enum):
+    """An argument, or a piece of one, that is made anew for every operation."""
+
+    KEY = "__key__"
+    DATA = "__data__"
+    RAND_INT = "__rand_int__"
+    TTL = "__ttl__"
+    THREAD = "__thread__"
+    SEQ = "__seq__"
+    NEW_KEY = "__new_key__"
+    CURSOR = "__cursor__"
+    IDS = "__ids__"
+    MESSAGE = "__message__"
+
+
+class Rand(msgspec.Struct, frozen=True):
+    """`__rand(low,high)__`: a whole number, uniform over low..high, both included."""
+
+    low: int
+    high: int
+
+
+class Sha(msgspec.Struct, frozen=True):
+    """`__sha(script)__`: the SHA-1 digest of one of the plan's scripts, as EVALSHA wants it."""
+
+    script: str
+
+
+Piece = bytes | Placeholder | Rand | Sha
+
+
+class Mixed(msgspec.Struct, frozen=True):
+    """One argument made of several pieces."""
+
+    pieces: tuple[Piece, ...]
+
+
+Part = Piece | Mixed
+
+PLACEHOLDERS: dict[str, str] = {
+    "__key__": "a key, drawn from the command's keys",
+    "__keys(N)__": "N arguments `__key__`",
+    "__pairs(N)__": "N times `__key__ __data__`",
+    "__new_key__": "a key beyond the largest number that no other worker makes",
+    "__data__": "a value",
+    "__rand(A,B)__": "a whole number, uniform over A..B, both included",
+    "__rand_int__": "a number drawn as those of keys are, in 12 digits",
+    "__ttl__": "a time to live in whole seconds, drawn as the plan's expiry says",
+    "__thread__": "the number of the worker in the fleet",
+    "__seq__": "1, 2, 3... of each worker",
+    "__cursor__": "where the last SCAN, HSCAN, SSCAN or ZSCAN of this worker left off; 0 at first and after the end",
+    "__ids__": "in `then`: the ids of the stream entries in the reply, each an argument",
+    "__sha(NAME)__": "the digest of one of the plan's scripts",
+    "__message__": "a message whose delivery is measured",
+}
+"""Every placeholder, and what it stands for: for people."""
+
+MOST_REPEATED = 10_000
+_SMALLEST, _LARGEST = -(1 << 62), 1 << 62
+_WHOLE_ARGUMENT = frozenset({Placeholder.IDS, Placeholder.MESSAGE})
+_PLAIN = {placeholder.value: placeholder for placeholder in Placeholder}
+# Anything between double underscores is meant as a placeholder; a name in parentheses may hold single underscores.
+_MARK = re.compile(r"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?__")
+_CALL = re.compile(r"__([a-z]+)\(([^()]*)\)__")
+
+
+class Template(msgspec.Struct, frozen=True):
+    """One command's arguments in order, its own name first. `name` is its row in reports and in commandstats."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Every piece of every argument, in order."""
+        for part in self.parts:
+            if isinstance(part, Mixed):
+                yield from part.pieces
+            else:
+                yield part
+
+    def count(self, *wanted: Placeholder) -> int:
+        """How many of its pieces are one of these placeholders."""
+        return sum(piece in wanted for piece in self.pieces())
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """The names of the scripts whose digests it holds."""
+        return tuple(piece.script for piece in self.pieces() if isinstance(piece, Sha))
+
+
+def parse_template(text: str) -> Template:
+    """A template from text, split as a shell splits words.
+
+    Raises ValueError when there is no command in it, a quote does not end, or a placeholder is not known or does not
+    stand where it can.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}: {error}') from error
+    if not words or not words[0] or "__" in words[0]:
+        raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}')
+    name = words[0].upper()
+    parts: list[Part] = [name.encode()]
+    for word in words[1:]:
+        parts += _parts(word)
+    return Template(name, tuple(parts))
+
+
+def _parts(word: str) -> list[Part]:
+    """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
+    if "__" not in word:
+        return [word.encode()]
+    call = _CALL.fullmatch(word)
+    if call and call[1] in ("keys", "pairs"):
+        return _repeated(word, call[1], call[2])
+    pieces: list[Piece] = []
+    at = 0
+    for mark in _MARK.finditer(word):
+        if literal := word[at : mark.start()]:
+            pieces.append(_literal(literal, word))
+        pieces.append(_piece(mark[0], word))
+        at = mark.end()
+    if literal := word[at:]:
+        pieces.append(_literal(literal, word))
+    if len(pieces) == 1:
+        return [pieces[0]]
+    for piece in pieces:
+        if piece in _WHOLE_ARGUMENT:
+            assert isinstance(piece, Placeholder)
+            raise ValueError(f"expected {piece.value} as a whole argument, got {show(word)}")
+    return [Mixed(tuple(pieces))]
+
+
+def _literal(text: str, word: str) -> bytes:
+    if "__" in text:
+        raise _unknown(text, word)
+    return text.encode()
+
+
+def _piece(mark: str, word: str) -> Piece:
+    if mark in _PLAIN:
+        return _PLAIN[mark]
+    call = _CALL.fullmatch(mark)
+    if call is None:
+        raise _unknown(mark, word)
+    name, inside = call[1], call[2].strip()
+    if name == "rand":
+        return _rand(inside, word)
+    if name == "sha":
+        if not inside:
+            raise ValueError(f"expected __sha(NAME)__ with the name of one of the plan's scripts, got {show(word)}")
+        return Sha(inside)
+    if name in ("keys", "pairs"):
+        raise ValueError(f"expected __{name}(N)__ as a whole argument, got {show(word)}")
+    raise _unknown(mark, word)
+
+
+def _rand(inside: str, word: str) -> Rand:
+    numbers = [_whole(text) for text in inside.split(",")]
+    if len(numbers) != 2 or None in numbers:
+        raise ValueError(f"expected __rand(A,B)__ with two whole numbers, got {show(word)}")
+    low, high = numbers
+    assert low is not None
+    assert high is not None
+    if not _SMALLEST <= low <= high < _LARGEST:
+        raise ValueError(f"expected __rand(A,B)__ with A <= B, both within 62 bits, got {show(word)}")
+    return Rand(low, high)
+
+
+def _repeated(word: str, name: str, inside: str) -> list[Part]:
+    count = _whole(inside)
+    if count is None or not 1 <= count <= MOST_REPEATED:
+        raise ValueError(f"expected __{name}(N)__ with a number from 1 to {MOST_REPEATED}, got {show(word)}")
+    each: list[Part] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
+    return each * count
+
+
+def _whole(text: str) -> int | None:
+    found = re.fullmatch(r"\s*(-?[0-9]{1,20})\s*", text)
+    return int(found[1]) if found else None
+
+
+def _unknown(found: str, word: str) -> ValueError:
+    within = "" if found == word else f" in {show(word)}"
+    return ValueError(f"expected one of {', '.join(PLACEHOLDERS)}, got {show(found)}{within}")
