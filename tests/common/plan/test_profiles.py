@@ -12,6 +12,7 @@ MIXES = {
     "basic_rw": {"SET": 40, "GET": 50, "DEL": 10},
     "high_throughput": {"SET": 40, "GET": 60},
     "list_operations": {"LPUSH": 40, "LRANGE": 40, "LPOP": 20},
+    "pubsub_heavy": {"PUBLISH __key__ __message__": 70, "SUBSCRIBE __key__": 30},
     "transaction_heavy": {"SET": 30, "GET": 40, "INCR": 20, "DEL": 10},
 }
 
@@ -50,8 +51,8 @@ def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(PlanError) as caught:
         profiles.load("high_thruput", "--profile")
     assert str(caught.value) == (
-        "--profile: expected one of basic_rw, high_throughput, list_operations, transaction_heavy, or the name of a "
-        '.yaml file, got "high_thruput"; did you mean high_throughput?'
+        "--profile: expected one of basic_rw, high_throughput, list_operations, pubsub_heavy, transaction_heavy, or the name "
+        'of a .yaml file, got "high_thruput"; did you mean high_throughput?'
     )
 
 
