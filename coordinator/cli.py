@@ -146,8 +146,11 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     What is printed is a plan file again: the arithmetic stands in its comments.
     """
+    from coordinator.client_settings import client_settings
+
     plan = _load(plan_file, flags)
-    click.echo(json.dumps(plan_facts(plan, usable_cores()), indent=2) if as_json else plan_text(plan, usable_cores()))
+    cores, settings = usable_cores(), client_settings(plan)
+    click.echo(json.dumps(plan_facts(plan, cores, settings), indent=2) if as_json else plan_text(plan, cores, settings))
 
 
 @cli.command(cls=PlanCommand)

@@ -1,4 +1,5 @@
-"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, and each agent's share. Pure.
+"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, each agent's
+share, and the settings of its clients. Pure.
 
 The shares are those of the agents that the plan expects. How many worker processes an agent brings is known only when
 it joins: one that joins from elsewhere is taken to bring one.
@@ -6,7 +7,8 @@ it joins: one that joins from elsewhere is taken to bring one.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from common.messages import PoolShare
 from common.plain import to_plain
@@ -16,6 +18,9 @@ from common.plan.secret import redacted
 from coordinator.shares import AgentCapacity, Shares, assign
 
 _REMOTE_PROCESSES = 1
+
+ClientSettings: TypeAlias = Mapping[str, Mapping[str, str]]
+"""By pool group, name and value of what redis-py's clients are set to."""
 
 
 def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
@@ -28,7 +33,7 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
     return local + others
 
 
-def plan_text(plan: Plan, cores: int) -> str:
+def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     """For people: a plan file, with everything else in its comments."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
@@ -45,10 +50,11 @@ def plan_text(plan: Plan, cores: int) -> str:
         )
     if any(not assignment.pools for assignment in shares.assignments.values()):
         lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
+    lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
 
 
-def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
+def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
     """For programs: the same as plain data."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
@@ -59,6 +65,7 @@ def plan_facts(plan: Plan, cores: int) -> dict[str, Any]:
             "ceiling": shares.connection_ceiling,
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
+        "client_settings": client_settings,
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
         "agents": [
@@ -81,6 +88,18 @@ def connections_line(group: Pools) -> str:
         f"{_counted(group.client_instances_per_pool, 'client instance')} x "
         f"{_counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
     )
+
+
+def _settings_lines(groups: ClientSettings) -> list[str]:
+    # Groups seldom differ: those that are alike are told once.
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, group in groups.items():
+        alike.setdefault(tuple(group.items()), []).append(name)
+    lines = []
+    for settings, of in alike.items():
+        lines += ["", f"client settings in force ({', '.join(of)}):"]
+        lines += [f"  {name}: {value}" for name, value in settings]
+    return lines
 
 
 def _agent_line(agent: AgentCapacity, shares: Shares) -> str:

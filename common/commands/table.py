@@ -114,7 +114,7 @@ _GROUP = "a consumer group: XGROUP CREATE __key__ stampede 0 MKSTREAM in setup"
 _IDS = "entries in a reply: only in `then`"
 _PLACE = "__rand(-179,179)__.__rand(0,9999)__ __rand(-84,84)__.__rand(0,9999)__"
 _READS = "'return redis.call(\"GET\", KEYS[1])'"
-_WRITES = "'return redis.call(\"SET\", KEYS[1], ARGV[1])'"
+_WRITES = "'redis.call(\"SET\", KEYS[1], ARGV[1]) return 1'"
 
 _ROWS: tuple[CommandSpec, ...] = (
     # The eight that most mixes are made of come first.

@@ -9,12 +9,15 @@ import enum
 import math
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.pubsub_rules import pubsub_commands_fit, subscribers_have_room
-from common.plan.schema import Arrivals, Keys, Plan, Retry, Values
+from common.plan.schema import Arrivals, Keys, Maintenance, Plan, Retry, Section, Values
 from common.plan.shape import Path
+from common.plan.url import Address, Shape, parse_redis_url
 from common.units import Seconds, show
 
 MAX_POOLS = 100_000
@@ -67,6 +70,7 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
         (("fleet", "wait"), plan.fleet.wait_s),
         (("fleet", "prepare"), plan.fleet.prepare_s),
         *((("pools", i, "checkout_timeout"), group.checkout_timeout_s) for i, group in enumerate(plan.pools)),
+        *((("pools", i, "tcp_pool_wait"), group.tcp_pool_wait_s) for i, group in enumerate(plan.pools)),
     ]
     for path, seconds in times:
         if seconds is not None and seconds <= 0:
@@ -76,6 +80,59 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
             ("fleet", "lease"),
             f"expected at least 2s, because heartbeats come every second, got {plan.fleet.lease_s}",
         )
+
+
+def _shape_fits(plan: Plan) -> Iterator[Finding]:
+    """What is said of TLS, Sentinels, a cluster or a socket belongs to a target of that shape."""
+    target = plan.target
+    address = _address(plan)
+    shape = address.shape.value if address else target.embedded.value if target.embedded else ""
+    sections: list[tuple[str, Section, bool, str]] = [
+        ("tls", target.tls, address is not None and address.tls, "rediss"),
+        ("sentinel", target.sentinel, shape == Shape.SENTINEL.value, "redis+sentinel"),
+        ("cluster", target.cluster, shape == Shape.CLUSTER.value, "redis+cluster"),
+    ]
+    for name, section, fits, scheme in sections:
+        for key in () if fits else _said_keys(section):
+            yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_what_target(plan)}"
+    if address is not None and address.shape is Shape.CLUSTER and address.db:
+        yield ("target", "url"), f"expected database 0, the only one that a cluster has, got {address.db}"
+    if target.tls.key_file is not None and target.tls.cert_file is None:
+        yield ("target", "tls", "key_file"), "expected the certificate of this key, too, got none; say --tls-cert-file"
+    if target.maintenance is Maintenance.ON and target.protocol < 3:
+        yield ("target", "maintenance"), f"expected protocol 3, in which notifications come, got {target.protocol}"
+    if target.maintenance is Maintenance.ON and address is not None and address.path is not None:
+        yield ("target", "maintenance"), "expected off or auto with a unix socket, of which redis-py takes none, got on"
+
+
+def _address(plan: Plan) -> Address | None:
+    try:
+        return parse_redis_url(plan.target.url) if plan.target.url else None
+    except PlanError:
+        # Whoever takes the password out of it says what is wrong, and where.
+        return None
+
+
+def _said_keys(section: Section) -> Iterator[str]:
+    """Keys of a section that are not as they are by default."""
+    for field in msgspec.structs.fields(section):
+        if getattr(section, field.name) != field.default:
+            yield field.encode_name
+
+
+def _what_target(plan: Plan) -> str:
+    target = plan.target
+    if target.embedded is not None:
+        return f"an embedded {target.embedded.value}"
+    return f"{target.url.strip().partition('://')[0]}://" if target.url else "no url"
+
+
+def _keepalive_whole(plan: Plan) -> Iterator[Finding]:
+    keepalive = plan.target.keepalive
+    for key, seconds in (("idle", keepalive.idle_s), ("interval", keepalive.interval_s)):
+        if seconds < 1 or not float(seconds).is_integer():
+            path = ("target", "keepalive", key)
+            yield path, f"expected whole seconds, 1s or more, as sockets have them, got {seconds}"
 
 
 def _pools_distinct(plan: Plan) -> Iterator[Finding]:
@@ -177,6 +234,7 @@ def _can_be_asked(plan: Plan) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _target_named,
+    _shape_fits,
     _pools_distinct,
     _pools_bearable,
     _commands_known,
@@ -187,6 +245,7 @@ RULES: tuple[Rule, ...] = (
     subscribers_have_room,
     _load_agrees,
     _times_above_zero,
+    _keepalive_whole,
 )
 
 _FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}

@@ -27,6 +27,10 @@ from common.target.clients import ping_target as ping_target
 from common.target.clients import tcp_pools as tcp_pools
 from common.target.connections import REDIRECTS as REDIRECTS
 from common.target.connections import ConnectionEvents as ConnectionEvents
+from common.target.in_force import settings_in_force as settings_in_force
+from common.target.topology import Node as Node
+from common.target.topology import nodes_of as nodes_of
+from common.target.topology import open_node_client as open_node_client
 from common.target.translate import TARGET_ERRORS as TARGET_ERRORS
 from common.target.translate import Ending as Ending
 from common.target.translate import ending_of as ending_of

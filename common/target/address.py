@@ -33,7 +33,7 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
         "password": address.password,
         "client_name": target.client_name,
         "health_check_interval": float(target.health_check_interval_s),
-        "maint_notifications_config": MaintNotificationsConfig(enabled=_MAINTENANCE[target.maintenance]),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=_maintenance(target)),
     }
     # A cluster has one database, and redis-py's cluster client refuses to hear of any.
     return arguments if address.shape is Shape.CLUSTER else arguments | {"db": address.db}
@@ -79,6 +79,12 @@ _MAINTENANCE: dict[schema.Maintenance, Any] = {
     schema.Maintenance.AUTO: "auto",
 }
 
+
+def _maintenance(target: schema.Target) -> Any:
+    # They are pushed, which protocol 2 has not: redis-py refuses "auto" with it instead of taking it for off.
+    return False if target.protocol < 3 else _MAINTENANCE[target.maintenance]
+
+
 _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
     schema.ReadFrom.PRIMARY: None,
     schema.ReadFrom.ANY: LoadBalancingStrategy.ROUND_ROBIN,
@@ -120,6 +126,8 @@ def _tls(tls: schema.Tls) -> dict[str, Any]:
         "ssl_certfile": tls.cert_file,
         # OpenSSL looks for the key in the certificate's file where it is told no other.
         "ssl_keyfile": tls.key_file,
+        # An empty one, or OpenSSL would ask the terminal for that of an encrypted key.
+        "ssl_password": "",
         "ssl_cert_reqs": "none" if tls.verify is schema.Verify.NONE else "required",
         "ssl_check_hostname": tls.verify is schema.Verify.FULL,
     }

@@ -12,15 +12,13 @@ from common.lifeline import Lifeline
 from common.plan import schema
 from common.plan.url import Address, Shape
 from common.target.address import address_of, connection_arguments, place_arguments, server_name
-from common.target.clusters import ClusterClient, open_cluster
+from common.target.clusters import ClusterClient, node_arguments, open_cluster
 from common.target.connections import (
     ConnectionEvents,
-    ObservedSentinel,
-    ObservedSentinelTls,
-    ObservedTcp,
-    ObservedTls,
-    ObservedUnix,
+    Observed,
     Unobserved,
+    connection_class_of,
+    sentinel_connection_class_of,
 )
 from common.target.policy import no_retry, observed_retry
 from common.target.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
@@ -70,9 +68,18 @@ def ping_target(target: schema.Target) -> None:
 def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
     """The TCP pools of a client: its one, or that of each node of a cluster."""
     if isinstance(client, ClusterClient):
-        nodes = client.get_nodes()  # type: ignore[no-untyped-call]
-        return [client.get_redis_connection(node).connection_pool for node in nodes]
+        return [client.get_redis_connection(node).connection_pool for node in client.nodes()]
     return [client.connection_pool]
+
+
+def node_pool(
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+) -> redis.ConnectionPool:
+    """A pool as a cluster's client makes one for each node, connected to nothing. Raises PlanError."""
+    arguments = _node_pool_arguments(pools)
+    kind: Any = arguments.pop("connection_pool_class", redis.ConnectionPool)
+    pool: redis.ConnectionPool = kind(**node_arguments(target, events, lifeline), **arguments)
+    return pool
 
 
 def _client(
@@ -80,7 +87,7 @@ def _client(
 ) -> redis.Redis:
     address = address_of(target)
     arguments = {
-        "connection_class": _CONNECTION_CLASSES[_kind(address)],
+        "connection_class": _connection_class(address),
         "events": events,
         "lifeline": lifeline,
         **connection_arguments(target),
@@ -112,14 +119,7 @@ def _node_pool_arguments(pools: schema.Pools) -> dict[str, Any]:
     return arguments
 
 
-def _kind(address: Address) -> tuple[str, bool]:
-    return ("unix" if address.path is not None else address.shape.value, address.tls)
-
-
-_CONNECTION_CLASSES: dict[tuple[str, bool], type] = {
-    ("unix", False): ObservedUnix,
-    (Shape.STANDALONE.value, False): ObservedTcp,
-    (Shape.STANDALONE.value, True): ObservedTls,
-    (Shape.SENTINEL.value, False): ObservedSentinel,
-    (Shape.SENTINEL.value, True): ObservedSentinelTls,
-}
+def _connection_class(address: Address) -> type[Observed]:
+    if address.shape is Shape.SENTINEL:
+        return sentinel_connection_class_of(tls=address.tls)
+    return connection_class_of(path=address.path is not None, tls=address.tls)

@@ -58,11 +58,10 @@ class ClusterClient(redis.RedisCluster):
                 url=f"redis://{first}",
                 startup_nodes=self._first_nodes,
                 retry=observed_retry(target.retry, events, lifeline),
-                connection_class=connection_class(target, events, lifeline),
                 event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: [refreshes]}),
                 **pool_arguments,
                 **cluster_arguments(target),
-                **_told_to_all(target),
+                **node_arguments(target, events, lifeline),
             )
         except BaseException:
             self._disconnect(self._first_nodes)
@@ -74,6 +73,10 @@ class ClusterClient(redis.RedisCluster):
         """redis-py's own callbacks by command, as `redis.Redis` has them."""
         node: Any = self.get_redis_connection(self.get_default_node())  # type: ignore[no-untyped-call]
         return {**node.response_callbacks, **self.cluster_response_callbacks}
+
+    def nodes(self) -> list[ClusterNode]:
+        """All nodes that it knows."""
+        return list(self.get_nodes())  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """A pipeline of redis-py's. It is a client of its own, so what it repeats must be made to be told."""
@@ -117,7 +120,12 @@ def open_cluster(
 ) -> ClusterClient:
     """A cluster's client. Connects and reads the topology: raises what TARGET_ERRORS names, and CutShort."""
     kind = _client_class(cluster_errors_of(target.retry))
-    return kind(target, pool_arguments, events=events, lifeline=lifeline)
+    try:
+        return kind(target, pool_arguments, events=events, lifeline=lifeline)
+    except redis.RedisClusterException:
+        # That no node could be used is what redis-py makes of a cut, too.
+        lifeline.check()
+        raise
 
 
 @functools.cache
@@ -126,7 +134,7 @@ def _client_class(errors: tuple[type[Exception], ...]) -> type[ClusterClient]:
     return type("ClusterClient", (ClusterClient,), {"ERRORS_ALLOW_RETRY": errors})
 
 
-def connection_class(
+def _connection_class(
     target: schema.Target, events: ConnectionEvents, lifeline: Lifeline
 ) -> type[ObservedNode | ObservedNodeTls]:
     """The class of one client's connections, bound to whom it tells and to all that redis-py would not hand on."""
@@ -149,5 +157,7 @@ _OF_THE_CLASS = ("health_check_interval",)
 _LOST = (redis.ConnectionError, redis.TimeoutError)
 
 
-def _told_to_all(target: schema.Target) -> dict[str, Any]:
-    return {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
+def node_arguments(target: schema.Target, events: ConnectionEvents, lifeline: Lifeline) -> dict[str, Any]:
+    """What every pool of every node takes, but for the node's place."""
+    told = {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
+    return {**told, "connection_class": _connection_class(target, events, lifeline)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import traceback
 from typing import Any, Protocol
 
 import redis
@@ -130,12 +131,18 @@ class Observed(Wary):
         if self._is_up:
             self._is_up = False
             error = sys.exc_info()[1]
-            if error is None or self._lifeline.is_cut:
+            if error is None or self._lifeline.is_cut or not self._is_of_ours(error):
                 self._events.closed(monotonic_ns())
             else:
                 self._lost_ns = monotonic_ns()
                 self._events.dropped(self._lost_ns, _drop_cause(error))
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _is_of_ours(self, error: BaseException) -> bool:
+        # When redis-py loses one connection to a cluster or a primary, it closes others on purpose, and does so while
+        # it handles the loss: theirs is an error that did not come by them.
+        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        return any(self is frame.f_locals.get(name) for frame in frames for name in ("self", "connection"))
 
 
 class ObservedTcp(Observed, redis.Connection):
@@ -188,3 +195,15 @@ def _drop_cause(error: BaseException) -> str:
     # closing shows as is for the moment in which we look to decide.
     closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
     return "closed by server" if closed else type(error).__name__
+
+
+def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:
+    """The class of connections to one server. path: by a socket of this machine."""
+    if path:
+        return ObservedUnix
+    return ObservedTls if tls else ObservedTcp
+
+
+def sentinel_connection_class_of(*, tls: bool) -> type[Observed]:
+    """The class of connections to a primary that Sentinels know."""
+    return ObservedSentinelTls if tls else ObservedSentinel

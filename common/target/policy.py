@@ -77,7 +77,7 @@ class ObservedBackoff(AbstractBackoff):
     """Counts retries, and waits by itself instead of letting redis-py sleep, so that the wait can be cut short."""
 
     def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, lifeline: Lifeline) -> None:
-        self._inner = inner
+        self.inner = inner
         self._events = events
         self._lifeline = lifeline
         # redis-py resets it twice in every call, and so it is the inner one's own: no call of ours in between.
@@ -85,10 +85,10 @@ class ObservedBackoff(AbstractBackoff):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
         # Each connection gets a copy of its Retry: state of the policy is its own, events and lifeline are shared.
-        return ObservedBackoff(copy.deepcopy(self._inner, memo), self._events, self._lifeline)
+        return ObservedBackoff(copy.deepcopy(self.inner, memo), self._events, self._lifeline)
 
     def compute(self, failures: int) -> float:
         self._lifeline.check()
         self._events.retried(monotonic_ns())
-        self._lifeline.wait(self._inner.compute(failures))
+        self._lifeline.wait(self.inner.compute(failures))
         return 0.0

@@ -12,7 +12,10 @@ import redis
 
 from common.errors import TargetError
 from common.plan import schema
+from common.plan.url import Shape
 from common.target.address import address_of
+from common.target.sentinels import PrimaryUnknown
+from common.target.tls import tls_finding
 
 TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClusterException, OSError)
 """What redis-py raises when the target is at fault: for `except` at callers of the clients made here."""
@@ -32,17 +35,36 @@ def translate(error: Exception, target: schema.Target) -> TargetError:
     return TargetError(f"target {address_of(target)} {_finding(error, target)}")
 
 
-_TLS_HINT = "is it Redis, and not its TLS port?"
+_NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
+_TLS_TOO = " that speaks TLS at this port"
+_TLS_HINT = "is it Redis, and not its TLS port? That is rediss://"
 
 
 def _finding(error: Exception, target: schema.Target) -> str:
+    if isinstance(error, redis.RedisClusterException):
+        return _cluster_finding(error, target)
+    if isinstance(error, PrimaryUnknown):
+        return _sentinel_finding(error, target)
+    finding = _finding_of_one(error, target)
+    whose = "has a primary that " if address_of(target).shape is Shape.SENTINEL else ""
+    return finding if _NO_SENTINELS in finding else whose + finding
+
+
+def _finding_of_one(error: Exception, target: schema.Target) -> str:
+    """What one server did."""
     cause = _os_error(error)
     if isinstance(cause, socket.gaierror):
         return "has a host name that cannot be resolved: check target.url"
+    if (
+        address_of(target).tls
+        and cause is not None
+        and (finding := tls_finding(cause, target.tls, handshaken=_was_open(error)))
+    ):
+        return finding
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return (
             f"did not answer (waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a "
-            "reply): is it up, reachable from here, and a Redis?"
+            f"reply): is it up, reachable from here, and a Redis{_TLS_TOO if address_of(target).tls else ''}?"
         )
     if cause is not None:
         return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
@@ -52,10 +74,47 @@ def _finding(error: Exception, target: schema.Target) -> str:
     if code and type(error) is redis.ConnectionError:
         # So redis-py calls "-ERR max number of clients reached": it is a Redis, and it has said why.
         return f"refused the connection: {_reply_line(error)}"
+    if isinstance(error, redis.ResponseError):
+        for mark, finding in _REPLY_FINDINGS:
+            if mark in str(error).lower():
+                return finding
     for kind, finding in _FINDINGS:
         if isinstance(error, kind):
             return finding.format(reply=_reply_line(error))
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
+
+
+def _cluster_finding(error: Exception, target: schema.Target) -> str:
+    """redis-py says that no node could be used; why the last one could not stands behind it."""
+    inner: BaseException | None = error
+    while isinstance(inner, redis.RedisClusterException):
+        inner = inner.__cause__ or inner.__context__
+    if not isinstance(inner, Exception):
+        return f"cannot be used: {_one_line(error)}"
+    if isinstance(inner, redis.ResponseError) and "cluster support disabled" in str(inner):
+        return _finding_of_one(inner, target)
+    return f"has no node that can be used; the last one asked {_finding_of_one(inner, target)}"
+
+
+def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
+    if error.knows_service:
+        return "has no primary that its Sentinels hold for up: wait for their failover, or start a server"
+    if error.refusal is None:
+        return (
+            "is not known to its Sentinels: correct the service in target.url (SENTINEL MASTERS lists what they know)"
+        )
+    code = getattr(error.refusal, "status_code", None)
+    if code in _CODE_FINDINGS:
+        return (
+            f"has Sentinels that want a user and password of their own ({code}): correct target.sentinel.username, "
+            "target.sentinel.password_env or target.sentinel.password_file"
+        )
+    return f"has no Sentinel that can be used; the last one asked {_finding_of_one(error.refusal, target)}"
+
+
+def _was_open(error: Exception) -> bool:
+    """Whether a connection was lost rather than not made: redis-py says so in words only."""
+    return any(words in str(error) for words in ("while writing to", "while reading from"))
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
@@ -70,6 +129,8 @@ def _os_error(error: BaseException | None) -> OSError | None:
 _OS_FINDINGS = {
     errno.ECONNREFUSED: "refused the connection: nothing listens there; start the server or correct target.url",
     errno.ECONNRESET: f"reset the connection: {_TLS_HINT}",
+    errno.ENOENT: "is no socket of this machine: start the server (its setting `unixsocket`) or correct target.url",
+    errno.EACCES: "may not be opened by us: run as its user, or change its permissions (`unixsocketperm`)",
     errno.EMFILE: "was not reached, because this process may open no more files: raise `ulimit -n`",
     errno.EADDRNOTAVAIL: "was not reached, because this host has no local port left for it: use fewer connections",
 }
@@ -79,6 +140,13 @@ _CODE_FINDINGS = {
     "NOAUTH": f"wants a password: name it by {_PASSWORD_PLACES}, or write it into target.url",
     "WRONGPASS": f"refused our user name and password: correct target.username, {_PASSWORD_PLACES}",
 }
+# By what the error reply says, in small letters.
+_REPLY_FINDINGS = (
+    ("cluster support disabled", "is no cluster, but a server on its own: use redis:// or rediss://"),
+    ("unknown command 'sentinel", _NO_SENTINELS),
+    ("maint_notifications", "offers no maintenance notifications: set target.maintenance to off or auto"),
+    ("support maintenance notifications", "offers no maintenance notifications: set target.maintenance to off or auto"),
+)
 _FINDINGS: tuple[tuple[type[Exception], str], ...] = (
     (redis.AuthenticationError, "refused our password: {reply}"),
     (redis.exceptions.NoPermissionError, "does not permit it: {reply}: use a user whose ACL does"),

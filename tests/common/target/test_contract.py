@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import socket
 import threading
-from collections import Counter
-from typing import Any
 
 import pytest
 import redis
@@ -16,10 +14,9 @@ from redis.retry import Retry as RedisRetry
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.lifeline import CutShort, Lifeline
-from common.plan.schema import BackoffKind, Pools, Retry, Target
+from common.plan.schema import BackoffKind, Pools, Target
 from common.target import (
     TARGET_ERRORS,
-    Client,
     Ending,
     address_of,
     build_client,
@@ -29,65 +26,10 @@ from common.target import (
     translated,
 )
 from common.units import NS_PER_S, Seconds
+from tests.support.clients import QUICK, Events, quick_client, quick_target
 from tests.support.servers import Server, SocketServer
 
-QUICK = Seconds(0.2)
 WRONG = "not the password"
-
-
-class Events:
-    """Everything that a client's connections went through, in order."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Any]] = []
-        self.first_retry = threading.Event()
-        self.dropped_ns = 0
-
-    def opened(self, at_ns: int, lost_ns: int | None) -> None:
-        self.seen.append(("opened", None if lost_ns is None else at_ns - lost_ns))
-
-    def attempt_failed(self, at_ns: int) -> None:
-        self.seen.append(("attempt failed", at_ns))
-
-    def dropped(self, at_ns: int, cause: str) -> None:
-        self.seen.append(("dropped", cause))
-        self.dropped_ns = at_ns
-
-    def closed(self, at_ns: int) -> None:
-        self.seen.append(("closed", at_ns))
-
-    def retried(self, at_ns: int) -> None:
-        self.seen.append(("retried", at_ns))
-        self.first_retry.set()
-
-    def redirected(self, at_ns: int, kind: str) -> None:  # noqa: ARG002
-        self.seen.append(("redirected", kind))
-
-    def topology_refreshed(self, at_ns: int) -> None:
-        self.seen.append(("topology refreshed", at_ns))
-
-    def __getitem__(self, kind: str) -> list[Any]:
-        return [detail for seen, detail in self.seen if seen == kind]
-
-    @property
-    def kinds(self) -> Counter[str]:
-        return Counter(kind for kind, _ in self.seen)
-
-
-def quick_target(url: str, **settings: Any) -> Target:
-    return Target(url=url, connect_timeout_s=QUICK, socket_timeout_s=QUICK, **settings)
-
-
-def quick_client(
-    url: str, events: Events, lifeline: Lifeline | None = None, max_connections: int = 2, **retry: Any
-) -> Client:
-    policy = Retry(**{"retries": 0, "backoff": BackoffKind.NONE, **retry})
-    return build_client(
-        quick_target(url, retry=policy),
-        Pools(max_connections=max_connections),
-        events=events,
-        lifeline=lifeline or Lifeline(),
-    )
 
 
 def finding(target: Target) -> str:
@@ -404,7 +346,7 @@ def test_every_connection_has_its_own_state_of_the_policy_and_the_same_events(va
         first, second = pool.get_connection(), pool.get_connection()
         assert first.retry is not second.retry
         assert first.retry._backoff is not second.retry._backoff
-        assert first.retry._backoff._inner is not second.retry._backoff._inner
+        assert first.retry._backoff.inner is not second.retry._backoff.inner
         for connection in (first, second):
             with pytest.raises(redis.TimeoutError):
                 connection.retry.call_with_retry(_time_out, lambda _error: None)

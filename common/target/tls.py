@@ -1,0 +1,97 @@
+"""What is wrong with TLS, in one line: the server's certificate, ours, the files, or that the other end speaks none."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from common.plan import schema
+from common.units import show
+
+
+def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
+    """What an error of a TLS connection means, to follow the target's name; "" where it is not about TLS.
+
+    handshaken: it came after the TLS handshake, by our side's reckoning.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _certificate_finding(error, tls)
+    if handshaken and isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
+        # With TLS 1.3 a client holds the handshake for done before the server has looked at its certificate.
+        return _WANTS_OURS if tls.cert_file is None else f"ended the connection: does it trust {show(tls.cert_file)}?"
+    if isinstance(error, ssl.SSLError):
+        return _file_finding(tls) or _alert_finding(error, tls)
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return _file_finding(tls)
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return f"reset the connection: {_NO_TLS}"
+    return ""
+
+
+_WANTS_OURS = "wants a certificate of ours: name it by target.tls.cert_file, and its key by target.tls.key_file"
+_NO_TLS = "does it speak TLS at this port? Without, it is redis:// instead of rediss://"
+
+
+def _certificate_finding(error: ssl.SSLCertVerificationError, tls: schema.Tls) -> str:
+    if error.verify_code == _EXPIRED:
+        return "has a certificate that has expired: renew it"
+    if error.verify_code in _OTHER_NAME:
+        return (
+            f"has a certificate for another name ({error.verify_message.rstrip('.')}): connect by the name in it, say "
+            "it by target.tls.server_name, or set target.tls.verify to ca"
+        )
+    if error.verify_code in _UNTRUSTED:
+        trusted = "that this machine trusts" if tls.ca_file is None else f"in {show(tls.ca_file)}"
+        return f"has a certificate by no authority {trusted}: name the file of its own by target.tls.ca_file"
+    return f"has a certificate that is not good: {error.verify_message}"
+
+
+# OpenSSL's X509_V_ERR_...
+_EXPIRED = 10
+_OTHER_NAME = (62, 64)  # host name, IP address
+_UNTRUSTED = (2, 18, 19, 20, 21)
+
+
+def _alert_finding(error: ssl.SSLError, tls: schema.Tls) -> str:
+    reason = (error.reason or str(error)).upper().replace(" ", "_")
+    if "ALERT" in reason and tls.cert_file is None and ("CERTIFICATE" in reason or "HANDSHAKE_FAILURE" in reason):
+        return _WANTS_OURS
+    if "ALERT" in reason and ("CA" in reason.split("_") or "CERTIFICATE" in reason):
+        return (
+            f"refused our certificate {show(tls.cert_file)} ({reason.lower()}): use one by an authority that it trusts"
+        )
+    if any(mark in reason for mark in ("WRONG_VERSION", "RECORD_LAYER", "EOF", "UNKNOWN_PROTOCOL", "PACKET_LENGTH")):
+        return f"broke off the TLS handshake: {_NO_TLS}"
+    return f"broke off the TLS handshake: {reason.lower()}"
+
+
+def _file_finding(tls: schema.Tls) -> str:
+    """Which of the plan's files cannot be used, and why; "" where all can."""
+    for name in ("ca_file", "cert_file", "key_file"):
+        path: str | None = getattr(tls, name)
+        if path is None:
+            continue
+        try:
+            with Path(path).open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            return f"cannot be asked: target.tls.{name}: expected a file in PEM, got {show(path)}: {error.strerror}"
+    try:
+        if tls.ca_file is not None:
+            ssl.create_default_context(cafile=tls.ca_file)
+    except ssl.SSLError:
+        return f"cannot be asked: target.tls.ca_file: expected certificates in PEM, got {show(tls.ca_file)} without any"
+    try:
+        if tls.cert_file is not None:
+            # An empty password, or OpenSSL would ask the terminal for that of an encrypted key.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.cert_file, tls.key_file, password="")
+    except ssl.SSLError as error:
+        files = f"{show(tls.cert_file)} and {show(tls.key_file or tls.cert_file)}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return (
+                f"cannot be asked: target.tls.key_file: expected the key of the certificate, got {files}, which differ"
+            )
+        return (
+            f"cannot be asked: target.tls.cert_file: expected a certificate and its unencrypted key in PEM, got {files}"
+        )
+    return ""

