@@ -167,14 +167,19 @@ def check(plan_file: Path | None, **flags: Any) -> int:
 
 @cli.command("profiles")
 @click.argument("name", required=False)
-def show_profiles(name: str | None) -> None:
+@click.option("--commands", "what", flag_value="commands", help="the command table and the placeholders instead")
+@click.option("--markdown", "what", flag_value="markdown", help="all of it as a page: WORKLOADS.md")
+def show_profiles(name: str | None, what: str | None) -> None:
     """List the built-in workloads, or print one."""
+    from coordinator import catalogue
+
+    if name is not None and what is not None:
+        raise UsageError(f"profiles {name}: expected either a name or --{what}, got both")
     if name is not None:
         click.echo(profiles.load(name).text, nl=False)
         return
-    width = max(map(len, profiles.names()))
-    for known in profiles.names():
-        click.echo(f"{known:{width}}  {profiles.load(known).description}")
+    texts = {None: catalogue.profiles_text, "commands": catalogue.commands_text, "markdown": catalogue.page}
+    click.echo(texts[what]().rstrip())
 
 
 @cli.command()

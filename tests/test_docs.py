@@ -15,11 +15,11 @@ import pytest
 
 from agent.cli import cli as agent_cli
 from common import errors
-from common.commands import COMMANDS
 from common.messages import AgentState
 from common.plan import profiles
 from common.plan.setting import ENVIRONMENT_PREFIX
 from common.plan.settings import SETTINGS
+from coordinator.catalogue import page
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.ledger import Ledger
@@ -157,9 +157,8 @@ def test_the_table_of_profiles_is_complete() -> None:
     assert sorted(quoted(name)[0] for name, _ in table) == profiles.names()
 
 
-def test_the_readme_names_the_command_table() -> None:
-    names = [name for name in quoted(section(README, "Workloads")) if name.isupper()]
-    assert names[: len(COMMANDS)] == list(COMMANDS)
+def test_the_page_of_workloads_is_what_the_coordinator_prints() -> None:
+    assert (ROOT / "WORKLOADS.md").read_text() == page()
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
