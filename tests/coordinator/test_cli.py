@@ -267,7 +267,7 @@ def test_profiles_are_listed_and_shown(run: Run) -> None:
     code, out, _ = run("profiles")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [
-        "basic_rw", "high_throughput", "list_operations", "transaction_heavy",
+        "basic_rw", "high_throughput", "list_operations", "pubsub_heavy", "transaction_heavy",
     ]  # fmt: skip
     shown = run("profiles", "high_throughput")[1]
     assert yaml.safe_load(shown)["pipeline"] == 10

@@ -9,6 +9,7 @@ import redis
 
 from agent.worker.deliveries import DeliveryRecord, add_up
 from agent.worker.events import EventLog
+from agent.worker.resp import reply_measure
 from agent.worker.subscriber import Subscriber
 from common.lifeline import CutShort, Lifeline
 from common.metrics import DeliveryMetrics, merge_deliveries
@@ -72,6 +73,12 @@ def publisher(server: Server, name: bytes = b"a") -> Callable[[], int]:
 def test_a_subscription_is_done_when_the_server_has_confirmed_it(listening: Listening, valkey: Server) -> None:
     assert listening.subscribe(b"a", b"b") == [[b"subscribe", b"a", 1], [b"subscribe", b"b", 2]]
     assert sorted(valkey.client().pubsub_channels()) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_confirmation_takes_on_the_wire_what_we_say(listening: Listening, protocol: int) -> None:
+    measure = reply_measure("SUBSCRIBE", protocol, {})
+    assert measure(listening.subscribe(b"a")[0]) == len(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
 
 
 def test_the_oldest_channel_is_given_up_for_a_new_one(listening: Listening, valkey: Server) -> None:

@@ -51,8 +51,8 @@ def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(PlanError) as caught:
         profiles.load("high_thruput", "--profile")
     assert str(caught.value) == (
-        "--profile: expected one of basic_rw, high_throughput, list_operations, pubsub_heavy, transaction_heavy, or the "
-        'name of a .yaml file, got "high_thruput"; did you mean high_throughput?'
+        "--profile: expected one of basic_rw, high_throughput, list_operations, pubsub_heavy, transaction_heavy, or "
+        'the name of a .yaml file, got "high_thruput"; did you mean high_throughput?'
     )
 
 
