@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from common.messages import MetricsFrame
-from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.metrics import IntervalMetrics, Merge, merge_by_stage
 
 WINDOW = 32
 CAPACITY = 300
@@ -67,8 +67,7 @@ class Outbox:
         at = min(pairs, key=lambda i: waiting[i].span + waiting[i + 1].span)
         left, right = waiting[at], waiting[at + 1]
         parts = left.intervals + right.intervals
-        merged = (merge_intervals(parts, Merge.NEIGHBOURS),) if parts else ()
-        waiting[at] = _Waiting(right.through, merged)
+        waiting[at] = _Waiting(right.through, merge_by_stage(parts, Merge.NEIGHBOURS))
         del waiting[at + 1]
 
     def next_frame(self) -> MetricsFrame | None:

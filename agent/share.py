@@ -18,6 +18,7 @@ from common.messages import (
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.plan.timeline import timeline
 
 
 @dataclass(slots=True)
@@ -81,10 +82,10 @@ class Share:
     def overdue_ns(self, t0_ns: int, now_ns: int, overtime_ns: int) -> int | None:
         """When processes that are started now, or at `t0_ns` if that lies ahead, and still run must be taken for stuck;
         None where the plan sets no end in time."""
-        duration_s = self.assignments[0].plan.load.duration_s if self.assignments else None
-        if duration_s is None:
+        end_ns = timeline(self.assignments[0].plan.load).end_ns if self.assignments else None
+        if end_ns is None:
             return None
-        return max(t0_ns + duration_s.ns, now_ns) + self.drain_ns + overtime_ns
+        return max(t0_ns + end_ns, now_ns) + self.drain_ns + overtime_ns
 
     @property
     def alive(self) -> int:
@@ -184,7 +185,7 @@ class Share:
 
 
 def _merge_same_seconds(parts: Iterable[IntervalMetrics]) -> list[IntervalMetrics]:
-    seconds: dict[tuple[int, int], list[IntervalMetrics]] = {}
+    seconds: dict[tuple[int, int, int], list[IntervalMetrics]] = {}
     for part in parts:
-        seconds.setdefault((part.first, part.last), []).append(part)
+        seconds.setdefault((part.first, part.last, part.stage), []).append(part)
     return [merge_intervals(group, Merge.PEERS) for _, group in sorted(seconds.items())]

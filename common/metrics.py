@@ -116,17 +116,25 @@ class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included.
+    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, and of the
+    operations of one stage: a leg of the load's timeline, by its number there.
+
+    An operation is of the stage in which it was due, or in a closed loop begun, and of the second in which it came to
+    its end. issued and transactions bear no time: they are what the threads' own tallies grew by, put where they were
+    read. Only their sums over a whole run mean anything; what was issued in a stage is what came to an end of it.
 
     issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
-    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn.
+    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
+    an open stage that were begun only after its end.
     """
 
     first: Tally
     last: Tally
+    stage: Tally = 0
     issued: Tally = 0
     transactions: Tally = 0
     unsent: Tally = 0
+    late: Tally = 0
     pools: dict[str, PoolMetrics] = {}
 
     @property
@@ -209,16 +217,29 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
     )
 
 
+def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[IntervalMetrics, ...]:
+    """One interval for each stage, in their order, that spans and sums all parts of it."""
+    stages: dict[int, list[IntervalMetrics]] = {}
+    for part in parts:
+        stages.setdefault(part.stage, []).append(part)
+    return tuple(merge_intervals(group, how) for _, group in sorted(stages.items()))
+
+
 def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:
-    """One interval that spans and sums all parts. Raises ValueError when there is none."""
+    """One interval that spans and sums all parts. Raises ValueError when there is none, and for several stages."""
     parts = list(parts)
     if not parts:
         raise ValueError("merge_intervals: expected at least one interval, got none")
+    stages = {part.stage for part in parts}
+    if len(stages) > 1:
+        raise ValueError(f"merge_intervals: expected intervals of one stage, got stages {sorted(stages)}")
     return IntervalMetrics(
+        stage=parts[0].stage,
         first=min(part.first for part in parts),
         last=max(part.last for part in parts),
         issued=sum(part.issued for part in parts),
         transactions=sum(part.transactions for part in parts),
         unsent=sum(part.unsent for part in parts),
+        late=sum(part.late for part in parts),
         pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
     )

@@ -1,8 +1,9 @@
 """A fold over the records of a run: what is known of it so far. Live views, ledger and reports read it; only
 `Aggregate.apply` changes it.
 
-A frame's intervals go two ways. Into the totals: every command of every pool, merged exactly. And into the seconds:
-counts and latencies of all commands together, which keeps an hour's seconds in some ten megabytes. A second is complete
+A frame's intervals go two ways. Into the totals of their stage: every command of every pool, merged exactly. And into
+the seconds: counts and latencies of all commands and stages together, which keeps an hour's seconds in some ten
+megabytes. What is reported is of the stages that are measured; the audit is of everything. A second is complete
 when every agent that still takes part has said so (`MetricsFrame.through`); a late operation is added to it even then.
 
 An interval of several seconds is what an agent makes of frames that piled up while it could not send them. Its counts
@@ -15,10 +16,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
+
 from common.errors import ProtocolError
 from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
 from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.plan.schema import Load
+from common.plan.timeline import timeline
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
@@ -38,6 +43,9 @@ LAST_SECOND = 100 * 86_400
 
 _MERGE_AT_ONCE = 16
 """Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
+
+
+_NOTHING = IntervalMetrics(first=0, last=0)
 
 
 class Pile:
@@ -88,6 +96,46 @@ class Second:
 
 
 @dataclass(slots=True)
+class StageTally:
+    """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
+    is known of the whole run only. late: those begun after the end of the leg."""
+
+    operations: int = 0
+    ok: int = 0
+    unsent: int = 0
+    late: int = 0
+    _totals: IntervalMetrics = _NOTHING
+    _waiting: list[IntervalMetrics] = field(default_factory=list)
+
+    @property
+    def errors(self) -> int:
+        """Operations that came to an end, but were not done."""
+        return self.operations - self.ok
+
+    @property
+    def totals(self) -> IntervalMetrics:
+        """All its intervals as one, which claims to be of leg 0."""
+        self._merge_waiting()
+        return self._totals
+
+    def add(self, interval: IntervalMetrics) -> None:
+        """Take one more."""
+        commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
+        self.operations += sum(command.operations for command in commands)
+        self.ok += sum(command.ok for command in commands)
+        self.unsent += interval.unsent
+        self.late += interval.late
+        self._waiting.append(msgspec.structs.replace(interval, stage=0))
+        if len(self._waiting) >= _MERGE_AT_ONCE:
+            self._merge_waiting()
+
+    def _merge_waiting(self) -> None:
+        if self._waiting:
+            self._totals = merge_intervals([self._totals, *self._waiting], Merge.NEIGHBOURS)
+            self._waiting.clear()
+
+
+@dataclass(slots=True)
 class AgentTally:
     """One agent's part so far. issued, counted, transactions: from its frames. next_seq: of the frame wanted next.
     end: how its part ended, None while it runs."""
@@ -118,14 +166,16 @@ class Aggregate:
         self.workers_lost: list[WorkerNoted] = []
         self.seconds: dict[int, Second] = {}
         self.complete_through = -1
-        self._totals = IntervalMetrics(first=0, last=0)
-        self._waiting: list[IntervalMetrics] = []
+        self.line = timeline(Load())
+        self.stages: list[StageTally] = [StageTally()]
 
     def apply(self, record: AnyRecord) -> None:
         """Take one record. Raises ProtocolError, and changes nothing, for a frame that makes no sense."""
         match record:
             case RunOpened():
                 self.opened = record
+                self.line = timeline(record.plan.load)
+                self.stages = [StageTally() for _ in self.line.legs]
                 self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
             case RunStarted():
                 self.started = record
@@ -145,9 +195,18 @@ class Aggregate:
 
     @property
     def totals(self) -> IntervalMetrics:
-        """Everything that all frames counted."""
-        self._merge_waiting()
-        return self._totals
+        """Everything that all frames counted, in all stages."""
+        return _as_one(self.stages)
+
+    @property
+    def measured(self) -> IntervalMetrics:
+        """What is reported: everything that was counted in the stages that are measured."""
+        return _as_one(self.measured_stages)
+
+    @property
+    def measured_stages(self) -> list[StageTally]:
+        """All but the warmup."""
+        return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
 
     @property
     def peak_open(self) -> int:
@@ -159,7 +218,7 @@ class Aggregate:
         """Length of the run: as its end says, or else as far as its seconds reach."""
         return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
 
-    def timeline(self) -> Iterator[tuple[int, Second]]:
+    def by_second(self) -> Iterator[tuple[int, Second]]:
         """(number, second) for every second from 0 to the last; one in which nothing happened is empty."""
         for number in range(max(self.seconds, default=-1) + 1):
             yield number, self.seconds.get(number) or Second()
@@ -173,20 +232,18 @@ class Aggregate:
 
     def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
-        check_seconds(frame)
+        check_places(frame, len(self.stages))
         for interval in frame.intervals:
             agent.issued += interval.issued
             agent.counted += interval.operations
             agent.transactions += interval.transactions
             self._add_seconds(agent_id, interval)
-        self._waiting.extend(frame.intervals)
+            self.stages[interval.stage].add(interval)
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
             agent.end = None  # it was silent for a while, and is back
         agent.through = max(agent.through, frame.through)
         self._settle()
-        if len(self._waiting) >= _MERGE_AT_ONCE:
-            self._merge_waiting()
 
     def _add_seconds(self, agent_id: str, interval: IntervalMetrics) -> None:
         commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
@@ -204,11 +261,6 @@ class Aggregate:
             for command in commands:
                 second.service.add(command.service)
                 second.response.add(command.response)
-
-    def _merge_waiting(self) -> None:
-        if self._waiting:
-            self._totals = merge_intervals([self._totals, *self._waiting], Merge.NEIGHBOURS)
-            self._waiting.clear()
 
     def _settle(self) -> None:
         """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
@@ -228,12 +280,20 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
     return aggregate
 
 
-def check_seconds(frame: MetricsFrame) -> None:
-    """Raises ProtocolError for a frame that speaks of seconds which no run has."""
+def _as_one(stages: list[StageTally]) -> IntervalMetrics:
+    totals = [stage.totals for stage in stages]
+    return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
+
+
+def check_places(frame: MetricsFrame, stages: int) -> None:
+    """Raises ProtocolError for a frame that speaks of seconds which no run has, or of a stage beyond so many."""
     spans = [(interval.first, interval.last) for interval in frame.intervals]
     for first, last in (*spans, (0, max(frame.through, 0))):
         if not 0 <= first <= last <= LAST_SECOND:
             raise ProtocolError(f"frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
+    for interval in frame.intervals:
+        if interval.stage >= stages:
+            raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
 
 
 def _part(count: int, position: int, parts: int) -> int:

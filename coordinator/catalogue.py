@@ -1,5 +1,5 @@
-"""The built-in workloads, the command table and the placeholders, for people: as text, and as WORKLOADS.md. Pure but for
-the profiles, which are files."""
+"""The built-in workloads, the command table and the placeholders, for people: as text, and as WORKLOADS.md. Pure but
+for the profiles, which are files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def page() -> str:
             "",
             "## Profiles",
             "",
-            "`--profile NAME` runs one, `coordinator profiles NAME` prints it, and a copy of what that prints is a profile",
+            "`--profile NAME` runs one, `coordinator profiles NAME` prints it; a copy of what that prints is a profile",
             "of one's own: `--profile mine.yaml`.",
             "",
             *_table(("profile", "what it does"), ((f"`{n}`", profiles.load(n).description) for n in profiles.names())),
@@ -70,9 +70,9 @@ def page() -> str:
             "",
             "## Commands",
             "",
-            "A mix may name these by their first word, which means the template shown; or have templates of its own, of",
-            "these or any other command. A command meets what others left at its keys: give those of other types a key",
-            "prefix of their own.",
+            "A mix may name these by their first word, which means the template shown; or have templates of their own,",
+            "of these or any other command. A command meets what others left at its keys: give those of other types a",
+            "key prefix of their own.",
             "",
             *(line for group, rows in _by_group() for line in _group_lines(group, rows)),
         ]

@@ -15,6 +15,8 @@ from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
 from common.plan.schema import Plan, Pools
 from common.plan.secret import redacted
+from common.plan.timeline import Leg, operations_due, timeline
+from common.units import NS_PER_S, format_count, format_seconds
 from coordinator.shares import AgentCapacity, Shares, assign
 
 _REMOTE_PROCESSES = 1
@@ -42,6 +44,7 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     if len(shares.plan.pools) > 1:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
     lines.append(f"worker threads: {shares.threads_total}")
+    lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
     if plan.fleet.expect_agents:
         lines.append(
@@ -68,6 +71,7 @@ def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[
         "client_settings": client_settings,
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
+        "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],
         "agents": [
             {
                 "id": agent.agent_id,
@@ -79,6 +83,31 @@ def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[
             for agent in agents
         ],
     }
+
+
+def _leg_facts(leg: Leg) -> dict[str, Any]:
+    return {
+        "name": leg.name,
+        "begin_s": leg.begin_ns / NS_PER_S,
+        "duration_s": None if leg.end_ns is None else (leg.end_ns - leg.begin_ns) / NS_PER_S,
+        "from_rate_per_s": leg.from_per_s,
+        "target_rate_per_s": leg.to_per_s,
+        "operations": operations_due(leg, leg.end_ns) if leg.is_open and leg.end_ns is not None else None,
+        "measured": leg.measured,
+    }
+
+
+def _leg_line(leg: Leg) -> str:
+    """When it begins, how long it lasts, at what rate, and what that makes."""
+    length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
+    rate = "closed loop"
+    if leg.from_per_s is not None and leg.to_per_s is not None:
+        rate = f"from {format_count(leg.from_per_s)}/s to " if leg.is_ramp else "at "
+        rate += f"{format_count(leg.to_per_s)}/s"
+        if leg.end_ns is not None:
+            rate += f", {operations_due(leg, leg.end_ns):,} operations"
+    reported = "" if leg.measured else ", not reported"
+    return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
 
 
 def connections_line(group: Pools) -> str:

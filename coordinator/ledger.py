@@ -1,5 +1,7 @@
 """The audit: what workers issued, what the coordinator counted, and what the server says it was asked to do.
 
+It audits the whole run: a warmup is in it, though in no other number of the report.
+
     issued        operations begun, as workers counted them where they begin
     counted       operations that came to an end, summed over all frames
     server_calls  calls (and rejected calls) that the server's commandstats gained for the plan's commands

@@ -10,6 +10,7 @@ from common.messages import (
     Dismiss,
     Stop,
 )
+from common.plan.timeline import timeline
 from common.units import NS_PER_S
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
@@ -65,6 +66,7 @@ class Run:
 
     def __init__(self, setup: Setup, now_ns: int) -> None:
         self.state = RunState(setup, now_ns)
+        self._line = timeline(setup.plan.load)
         self._talk = Conversation(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
@@ -208,7 +210,7 @@ class Run:
 
     @property
     def _dead_target_ns(self) -> int:
-        rate_per_s = self.state.setup.plan.load.rate_per_s
+        rate_per_s = self._line.legs[-1].to_per_s
         return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
 
     @property
@@ -216,8 +218,8 @@ class Run:
         return self.state.setup.plan.fleet.lease_s.ns
 
     def _planned_end_ns(self) -> int | None:
-        duration = self.state.setup.plan.load.duration_s
-        return None if duration is None or self.state.t0_ns is None else self.state.t0_ns + duration.ns
+        end_ns = self._line.end_ns
+        return None if end_ns is None or self.state.t0_ns is None else self.state.t0_ns + end_ns
 
     def _tick(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""

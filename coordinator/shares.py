@@ -106,10 +106,17 @@ def _fleet_wide(plan: Plan, agents: int, pools: list[int]) -> Plan:
     load = msgspec.structs.replace(
         plan.load,
         requests=None if plan.load.requests is None else Count(plan.load.requests * agents),
-        rate_per_s=None if plan.load.rate_per_s is None else PerSecond(plan.load.rate_per_s * agents),
+        rate_per_s=_times(plan.load.rate_per_s, agents),
+        stages=tuple(
+            msgspec.structs.replace(stage, rate_per_s=_times(stage.rate_per_s, agents)) for stage in plan.load.stages
+        ),
     )
     fleet = msgspec.structs.replace(plan.fleet, per_agent=False)
     return msgspec.structs.replace(plan, pools=groups, load=load, fleet=fleet)
+
+
+def _times(rate_per_s: PerSecond | None, agents: int) -> PerSecond | None:
+    return None if rate_per_s is None else PerSecond(rate_per_s * agents)
 
 
 def _numbered(plan: Plan, counts: list[list[int]]) -> Iterator[tuple[int, PoolShare]]:

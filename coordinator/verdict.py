@@ -19,6 +19,7 @@ import msgspec
 from common.plan.schema import Arrivals
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.ledger import Ledger
+from coordinator.stages import StageResult, stage_results
 
 CPU_BUSY_PERCENT = 90.0
 UNSENT_SHARE = 0.001
@@ -49,6 +50,12 @@ class Evidence:
 
     run: Aggregate
     ledger: Ledger
+    stages: tuple[StageResult, ...]
+
+    @property
+    def measured(self) -> list[StageResult]:
+        """The stages that are reported."""
+        return [stage for stage in self.stages if stage.leg.measured]
 
     @property
     def agents(self) -> list[AgentTally]:
@@ -57,8 +64,8 @@ class Evidence:
 
     @property
     def ok(self) -> int:
-        """Operations done."""
-        return sum(second.ok for second in self.run.seconds.values())
+        """Operations done, in all stages."""
+        return sum(stage.tally.ok for stage in self.stages)
 
 
 Rule = Callable[[Evidence], Iterator[str]]
@@ -66,7 +73,7 @@ Rule = Callable[[Evidence], Iterator[str]]
 
 def judge(run: Aggregate, ledger: Ledger) -> Verdict:
     """Hold every rule against a run."""
-    evidence = Evidence(run, ledger)
+    evidence = Evidence(run, ledger, stage_results(run, ledger))
     findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
     worst = Level.TRUSTED
     for level in (Level.SUSPECT, Level.INVALID):
@@ -75,10 +82,10 @@ def judge(run: Aggregate, ledger: Ledger) -> Verdict:
 
 
 def _nothing_done(evidence: Evidence) -> Iterator[str]:
-    ended = evidence.ledger.counted
+    ended = sum(stage.tally.operations for stage in evidence.measured)
     if not ended:
         yield "No operation came to an end."
-    elif not evidence.ok:
+    elif not any(stage.tally.ok for stage in evidence.measured):
         yield f"Not one operation was done: all {ended:,} ended in an error."
 
 
@@ -194,26 +201,27 @@ def _clocks_apart(evidence: Evidence) -> Iterator[str]:
 
 
 def _rate_missed(evidence: Evidence) -> Iterator[str]:
-    load = evidence.run.opened.plan.load if evidence.run.opened else None
-    duration_s = evidence.run.duration_s
-    if load is None or load.rate_per_s is None or duration_s <= 0:
-        return
-    wanted = load.rate_per_s * duration_s
-    # A Poisson process is off by more than four standard deviations once in 30,000 runs.
-    chance = 4 * wanted**0.5 if load.arrivals is Arrivals.POISSON else 1.0
-    issued = evidence.ledger.issued
-    if issued < RATE_ACHIEVED * wanted - chance:
-        yield (
-            f"The target rate was {load.rate_per_s:,.0f}/s, the achieved one {issued / duration_s:,.0f}/s "
-            f"({issued / wanted:.1%})."
-        )
+    plan = evidence.run.opened.plan if evidence.run.opened else None
+    by_chance = plan is not None and plan.load.arrivals is Arrivals.POISSON
+    several = len(evidence.measured) > 1
+    for stage in evidence.measured:
+        # A Poisson process is off by more than four standard deviations once in 30,000 runs.
+        chance = 4 * stage.wanted**0.5 if by_chance else 1.0
+        if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
+            mean = " in the mean" if stage.leg.is_ramp else ""
+            of = f" of {stage.leg.name}" if several else ""
+            yield (
+                f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
+                f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%})."
+            )
 
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
-    unsent = evidence.run.totals.unsent
+    unsent = sum(stage.tally.unsent for stage in evidence.measured)
+    issued = sum(stage.issued for stage in evidence.measured)
     # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
     threads = evidence.run.opened.threads_total if evidence.run.opened else 0
-    if unsent > max(threads, UNSENT_SHARE * evidence.ledger.issued):
+    if unsent > max(threads, UNSENT_SHARE * issued):
         yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
 
 

@@ -56,7 +56,7 @@ mild_faults = st.one_of(
 )
 
 
-by_duration = st.fixed_dictionaries({"duration_s": st.sampled_from([1.0, 4.0, 8.0])})
+by_duration = st.fixed_dictionaries({"duration_s": st.sampled_from([1.0, 4.0, 8.0]), "staged": st.booleans()})
 by_requests = st.fixed_dictionaries(
     {"duration_s": st.none(), "requests": st.sampled_from([3, 20]), "dead": st.booleans()}
 )
@@ -112,6 +112,8 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
         assert not any(load[: kinds.index(RunStarted)])
     aggregate = fold(records)
     assert aggregate.opened is not None
+    accepted_operations = sum(agent.counted for agent in aggregate.agents.values())
+    assert sum(found.operations for found in aggregate.stages) == accepted_operations == aggregate.totals.operations
     incarnations = {facts.agent_id: facts.incarnation for facts in aggregate.opened.agents}
     reported = {agent.incarnation: agent.reported[run_id] for agent in world.agents}
     accepted = accepted_by_agent(records)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from agent.worker.operations import Operation
-from agent.worker.pacer import Pacer, Span, Turn
+from agent.worker.pacer import Pacer, Span, Turn, lag_of_unsent
 from agent.worker.pools import CheckoutTimeout, ClientInstance, ClientInstancePool
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
@@ -65,7 +65,7 @@ def _run_singles(worker: Worker) -> None:
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
-            end_ns = _count_timeout(worker, (row,), timeout)
+            end_ns = _count_timeout(worker, turn, (row,), timeout)
             if end_ns >= span.end_ns:
                 record.unsent += worker.pacer.unsent(())
                 return
@@ -89,7 +89,7 @@ def _run_singles(worker: Worker) -> None:
             if follow is not None and (ending := follow(reply)) is not None:
                 row += len(measures) * worker.outcomes.number(ending)
         give_back(instance)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
 
 
@@ -103,7 +103,7 @@ def _run_batches(worker: Worker) -> None:
         try:
             instance, wait_ns = worker.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = _count_timeout(worker, [row for row, _, _, _ in operations], timeout)
+            end_ns = _count_timeout(worker, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += worker.pacer.unsent(())
                 return
@@ -153,7 +153,7 @@ def _record_batch(
             bytes_in = worker.measures[row](reply)
             if follow is not None and (ending := follow(reply)) is not None:
                 row += len(worker.measures) * worker.outcomes.number(ending)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         bytes_in += queued + extra_in
         rows.append(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out + extra_out, bytes_in, wait_ns))
         wait_ns, extra_out, extra_in = NONE, 0, 0
@@ -168,15 +168,16 @@ def _undone(worker: Worker, row: int, error: Exception) -> tuple[int, int]:
     return row + len(worker.measures) * worker.outcomes.number(ending), ending.bytes_in
 
 
-def _count_timeout(worker: Worker, rows: Sequence[int], timeout: CheckoutTimeout) -> int:
+def _count_timeout(worker: Worker, turn: Turn, rows: Sequence[int], timeout: CheckoutTimeout) -> int:
     """Operations that got no client instance were begun, and failed, but nothing was sent. Returns when, in ns."""
     record = worker.record
     record.issued += len(rows)
     end_ns = monotonic_ns()
     outcome = len(worker.measures) * worker.outcomes.number(Ending(False, CheckoutTimeout.__name__, 0))
     wait_ns = timeout.waited_ns
-    for row in rows:
-        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, NONE, 0, 0, wait_ns))
+    for due_ns, row in zip(turn, rows, strict=True):
+        lag_ns = lag_of_unsent(due_ns, end_ns - timeout.waited_ns)
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, 0, 0, wait_ns))
         wait_ns = NONE
     return end_ns
 

@@ -1,18 +1,40 @@
-"""Collects what the threads of one worker process did, second by second of the run."""
+"""Collects what the threads of one worker process did, second by second of the run and stage by stage.
+
+An interval is of one second and one stage, a leg of the load's timeline: a *place*. Rows tell theirs by when they were
+due, or begun, and when they were completed; connection events by when they happened. So a second in which one stage
+ends and the next one begins makes two intervals, and so does one in which operations came that were due in a stage
+before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
 from agent.worker.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.events import ConnectionFold, Event, EventLog
-from agent.worker.recorder import NO_ROWS, WAIT_ONLY, Outcomes, Rows, ThreadRecord, bin_rows, seconds_of
+from agent.worker.recorder import (
+    NO_ROWS,
+    NONE,
+    WAIT_ONLY,
+    Outcomes,
+    Rows,
+    ThreadRecord,
+    bin_rows,
+    legs_of,
+    seconds_of,
+)
 from common.metrics import IntervalMetrics, PoolMetrics
+from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
+
+Place: TypeAlias = tuple[int, int]
+"""(second of the run, number of the leg)."""
 
 
 class CollectedGroup:
@@ -31,42 +53,54 @@ class CollectedGroup:
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
         self._rows: Rows = NO_ROWS
-        self._seconds = seconds_of(NO_ROWS, 0)  # of each row
+        self._places = seconds_of(NO_ROWS, 0)  # of each row, as one number: second * MAX_LEGS + leg
         self._events: list[Event] = []
         self._fold = ConnectionFold()
 
-    def gather(self, t0_ns: int) -> Rows:
+    def gather(self, t0_ns: int, line: Timeline) -> Rows:
         """Take in all that threads and connections left since the last call; returns the new rows."""
         fresh = np.concatenate([NO_ROWS, *(record.take() for record in self.records)])
         self._rows = np.concatenate([self._rows, fresh])
-        self._seconds = np.concatenate([self._seconds, seconds_of(fresh, t0_ns)])
+        places = seconds_of(fresh, t0_ns) * MAX_LEGS + legs_of(fresh, t0_ns, line)
+        self._places = np.concatenate([self._places, places])
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
-        self._deliveries.gather()
+        self._deliveries.gather(t0_ns, line)
         return fresh
 
-    def seconds(self, t0_ns: int) -> set[int]:
-        """The seconds to which what was gathered belongs."""
-        of_rows = {*np.unique(self._seconds).tolist(), *(_second(event, t0_ns) for event in self._events)}
-        return of_rows | self._deliveries.seconds(t0_ns)
+    def places(self, t0_ns: int, line: Timeline) -> set[Place]:
+        """Where what was gathered belongs."""
+        of_rows = {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
+        of_events = {_place(event, t0_ns, line) for event in self._events}
+        return of_rows | of_events | self._deliveries.places()
 
-    def release(self, second: int, t0_ns: int, names: tuple[str, ...], outcomes: Outcomes, late: bool) -> PoolMetrics:
-        """Metrics of what was gathered of this second, which is forgotten. late: the second was reported before."""
-        mine = self._seconds == second
+    def release(
+        self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
+    ) -> tuple[PoolMetrics, int]:
+        """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
+        after the end of an open leg. late: its second was reported before."""
+        second, number = place
+        leg = line.legs[number]
+        mine = self._places == second * MAX_LEGS + number
         rows = self._rows[mine]
-        self._rows, self._seconds = self._rows[~mine], self._seconds[~mine]
-        events = [event for event in self._events if _second(event, t0_ns) == second]
-        self._events = [event for event in self._events if _second(event, t0_ns) != second]
-        return msgspec.structs.replace(
-            bin_rows(rows, names, outcomes.endings),
-            connections=self._fold.add_up(events, is_late=late),
-            deliveries=self._deliveries.release(second, t0_ns),
-        )
+        self._rows, self._places = self._rows[~mine], self._places[~mine]
+        begun_after = 0
+        if not leg.is_open:
+            rows[:, 3] = NONE  # who waited for a closed leg to begin knows when, but nothing was due then
+        elif leg.end_ns is not None:
+            begun_after = int((rows[:, 0] - rows[:, 2] >= t0_ns + leg.end_ns)[rows[:, 1] != WAIT_ONLY].sum())
+        events = [event for event in self._events if _place(event, t0_ns, line) == place]
+        self._events = [event for event in self._events if _place(event, t0_ns, line) != place]
+        connections = self._fold.add_up(events, is_late=late)
+        deliveries = self._deliveries.release(place)
+        found = bin_rows(rows, names, outcomes.endings)
+        return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), begun_after
 
 
-def _second(event: Event, t0_ns: int) -> int:
-    return max(0, event[0] - t0_ns) // NS_PER_S
+def _place(event: Event, t0_ns: int, line: Timeline) -> Place:
+    offset_ns = max(0, event[0] - t0_ns)
+    return offset_ns // NS_PER_S, line.at(offset_ns)
 
 
 class Collector:
@@ -76,14 +110,21 @@ class Collector:
     """
 
     def __init__(
-        self, groups: Sequence[CollectedGroup], names: tuple[str, ...], outcomes: Outcomes, t0_ns: int
+        self,
+        groups: Sequence[CollectedGroup],
+        names: tuple[str, ...],
+        outcomes: Outcomes,
+        t0_ns: int,
+        line: Timeline,
     ) -> None:
         self._groups = groups
         self._names = names
         self._outcomes = outcomes
         self._t0_ns = t0_ns
+        self._line = line
         self._next_second = 0
-        self._reported = (0, 0, 0)
+        self._reported = (0, 0)
+        self._unsent_reported: Counter[int] = Counter()
         self.counted = 0
         self.first_begin_ns: int | None = None
 
@@ -98,8 +139,8 @@ class Collector:
         return self._tallies()[1]
 
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
-        """Intervals of all seconds up to `through` that were not reported yet, and, before them, one of each second
-        that was but of which something came late."""
+        """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
+        was but of which something came late."""
         self._gather()
         return self._report(through, through)
 
@@ -107,48 +148,73 @@ class Collector:
         """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
         operations began, or to the last thing that happened after it."""
         self._gather()
-        seconds = set[int]().union(*(group.seconds(self._t0_ns) for group in self._groups))
-        through = max(at_least, self._next_second - 1, *seconds, -1)
+        places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
+        through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
         return through, self._report(through, max(at_least, 0))
 
     def _gather(self) -> None:
         for group in self._groups:
-            rows = group.gather(self._t0_ns)
+            rows = group.gather(self._t0_ns, self._line)
             rows = rows[rows[:, 1] != WAIT_ONLY]
             if len(rows):
                 begin_ns = int((rows[:, 0] - rows[:, 2]).min())
                 self.first_begin_ns = min(begin_ns, self.first_begin_ns or begin_ns)
 
     def _report(self, through: int, tallied: int) -> tuple[IntervalMetrics, ...]:
+        t0_ns, line = self._t0_ns, self._line
         fresh = range(self._next_second, through + 1)
-        found = {group.name: group.seconds(self._t0_ns) for group in self._groups}
-        tallies = self._tallies()
-        issued, transactions, unsent = (now - then for now, then in zip(tallies, self._reported, strict=True))
+        found = {group.name: group.places(t0_ns, line) for group in self._groups}
+        tallies, all_unsent = self._tallies(), self._unsent()
+        issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
+        unsent = all_unsent - self._unsent_reported
         # The tallies bear no time: what they grew by is put into the second `tallied`.
-        seconds = {second for seconds in found.values() for second in seconds if second <= through} | {*fresh}
-        if issued or transactions or unsent:
-            seconds.add(tallied)
+        tally_place = (tallied, line.in_second(tallied)[-1])
+        places = {place for places in found.values() for place in places if place[0] <= through}
+        places |= {(second, leg) for second in fresh for leg in line.in_second(second)}
+        places |= {(tallied, leg) for leg in unsent}
+        if issued or transactions:
+            places.add(tally_place)
         intervals = []
-        for second in sorted(seconds):
+        for place in sorted(places):
+            second, leg = place
             late = second < fresh.start
-            pools = {
-                group.name: group.release(second, self._t0_ns, self._names, self._outcomes, late)
+            released = {
+                group.name: group.release(place, t0_ns, line, self._names, self._outcomes, late)
                 for group in self._groups
-                if not late or second in found[group.name]
+                if not late or place in found[group.name]
             }
-            interval = IntervalMetrics(first=second, last=second, pools=pools)
-            if second == tallied:
-                interval = msgspec.structs.replace(interval, issued=issued, transactions=transactions, unsent=unsent)
+            interval = IntervalMetrics(
+                first=second,
+                last=second,
+                stage=leg,
+                late=sum(begun_after for _, begun_after in released.values()),
+                pools={name: pool for name, (pool, _) in released.items()},
+            )
+            if place == tally_place:
+                interval = msgspec.structs.replace(interval, issued=issued, transactions=transactions)
+            if second == tallied and leg in unsent:
+                interval = msgspec.structs.replace(interval, unsent=unsent[leg])
             self.counted += interval.operations
             intervals.append(interval)
         self._next_second = max(self._next_second, through + 1)
-        self._reported = tallies
+        self._reported, self._unsent_reported = tallies, all_unsent
         return tuple(intervals)
 
-    def _tallies(self) -> tuple[int, int, int]:
-        records = [record for group in self._groups for record in group.records]
-        return (
-            sum(record.issued for record in records),
-            sum(record.transactions for record in records),
-            sum(record.unsent for record in records),
-        )
+    def _records(self) -> list[ThreadRecord]:
+        return [record for group in self._groups for record in group.records]
+
+    def _tallies(self) -> tuple[int, int]:
+        records = self._records()
+        return sum(record.issued for record in records), sum(record.transactions for record in records)
+
+    def _unsent(self) -> Counter[int]:
+        """By leg. What a thread does not tell the leg of is of the last one."""
+        unsent: Counter[int] = Counter()
+        last = len(self._line.legs) - 1
+        for record in self._records():
+            # `missed` is complete before the thread adds its sum to `unsent`.
+            if in_all := record.unsent:
+                missed = Counter(record.missed)
+                unsent.update(missed)
+                unsent[last] += in_all - missed.total()
+        return +unsent

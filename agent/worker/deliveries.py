@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.histogram import Histogram, Ints
 from common.metrics import DeliveryMetrics
+from common.plan.timeline import MAX_LEGS, Timeline
 from common.stamp import StampReader, is_after
 from common.units import NS_PER_S
 
@@ -81,11 +82,6 @@ class Arrivals:
         self._add(pack_delivery(at_ns, What.DELIVERED, latency_ns))
 
 
-def delivery_seconds(rows: DeliveryRows, t0_ns: int) -> Ints:
-    """The second of the run to which each row belongs; what was before `t0_ns` belongs to second 0."""
-    return np.maximum(rows[:, 0] - t0_ns, 0) // NS_PER_S
-
-
 def add_up(rows: DeliveryRows) -> DeliveryMetrics:
     """Rows of one group of pools, added up."""
     what, values = rows[:, 1], rows[:, 2]
@@ -101,23 +97,38 @@ def add_up(rows: DeliveryRows) -> DeliveryMetrics:
     )
 
 
+def places_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
+    """Where each row belongs, as one number, second * MAX_LEGS + leg: to the second in which it happened, and the leg
+    of the load's timeline in which its message was sent, as far as that is known."""
+    offsets_ns = np.maximum(rows[:, 0] - t0_ns, 0)
+    timed = (rows[:, 1] == What.DELIVERED) & (rows[:, 2] > 0)
+    sent_ns = offsets_ns - np.where(timed, rows[:, 2], 0)
+    legs = np.maximum(np.searchsorted(np.array(line.begins_ns), sent_ns, side="right") - 1, 0)
+    return offsets_ns // NS_PER_S * MAX_LEGS + legs
+
+
 class CollectedDeliveries:
     """What became of the messages of one group of pools, as far as it belongs to seconds still to come."""
 
     def __init__(self, record: DeliveryRecord) -> None:
         self._record = record
         self._rows = NO_DELIVERY_ROWS
+        self._places: Ints = np.empty(0, dtype=np.int64)
 
-    def gather(self) -> None:
+    def gather(self, t0_ns: int, line: Timeline) -> None:
         """Take in all that was left since the last call."""
-        self._rows = np.concatenate([self._rows, self._record.take()])
+        fresh = self._record.take()
+        self._rows = np.concatenate([self._rows, fresh])
+        self._places = np.concatenate([self._places, places_of(fresh, t0_ns, line)])
 
-    def seconds(self, t0_ns: int) -> set[int]:
-        """The seconds to which what was gathered belongs."""
-        return set(np.unique(delivery_seconds(self._rows, t0_ns)).tolist())
+    def places(self) -> set[tuple[int, int]]:
+        """Where what was gathered belongs: (second, number of the leg)."""
+        return {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
 
-    def release(self, second: int, t0_ns: int) -> DeliveryMetrics:
-        """Metrics of what was gathered of this second, which is forgotten."""
-        mine = delivery_seconds(self._rows, t0_ns) == second
-        rows, self._rows = self._rows[mine], self._rows[~mine]
+    def release(self, place: tuple[int, int]) -> DeliveryMetrics:
+        """Metrics of what was gathered of this place, which is forgotten."""
+        second, leg = place
+        mine = self._places == second * MAX_LEGS + leg
+        rows = self._rows[mine]
+        self._rows, self._places = self._rows[~mine], self._places[~mine]
         return add_up(rows)

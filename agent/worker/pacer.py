@@ -1,7 +1,8 @@
 """When a worker thread may begin operations: the one abstraction of load that every driver uses.
 
 A pacer deals *turns*. A turn is the batch of operations of one round trip, given as their intended send times in order;
-in a closed loop, where nothing is intended, each is `WHENEVER`. Intended times come from the schedule alone, never from
+in a closed loop, where nothing is intended, each is `WHENEVER`. A load of one leg is dealt by `Pacer`, any other by
+`agent.worker.stages`. Intended times come from the schedule alone, never from
 when a reply came. Every operation has its own, also in a batch: a batch is due at the time of its last one, because
 only then may all of it be sent, and the response time of each counts from its own. So batching shows up as the waiting
 that it is.
@@ -21,11 +22,19 @@ import numpy as np
 
 from agent.worker.operations import seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
+from common.histogram import Ints
 from common.plan.schema import Arrivals, Load
+from common.plan.timeline import MAX_LEGS
 from common.units import NS_PER_S
 
 WHENEVER = -1
-"""Intended send time of an operation in a closed loop: as soon as its thread comes to it."""
+"""Intended send time of an operation in a closed loop: as soon as its thread comes to it. With a warmup or stages, one
+below that says to which leg it belongs, see `whenever_of`; whatever is below 0 is no time."""
+
+_FIRST_CODE = -2
+
+UNSENT = _FIRST_CODE - MAX_LEGS
+"""This less so many ns, as the lag of an operation: it was not sent, and was late by so many when it gave up."""
 
 NEVER_NS = (1 << 63) - 1
 """An end that never comes."""
@@ -65,6 +74,21 @@ class Span:
         """Sleep until then, or until the end if that comes first."""
         while (left_ns := min(due_ns, self.end_ns) - self._now()) > 0:
             self._sleep(min(left_ns, _NAP_NS) / NS_PER_S)
+
+
+def whenever_of(leg: int) -> int:
+    """`WHENEVER`, for an operation that belongs to the leg of this number, whenever it begins."""
+    return _FIRST_CODE - leg
+
+
+def leg_of(lag: Ints) -> Ints:
+    """The number of the leg for lags that are those of `whenever_of`."""
+    return _FIRST_CODE - lag
+
+
+def lag_of_unsent(due_ns: int, began_ns: int) -> int:
+    """The lag of an operation that was to be sent at `due_ns`, began at `began_ns`, and was not sent."""
+    return due_ns if due_ns < 0 else UNSENT - max(0, began_ns - due_ns)
 
 
 def quota_of(requests: int | None, thread: int, threads: int) -> int | None:

@@ -12,14 +12,17 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.worker.pacer import UNSENT, leg_of
 from common.histogram import EMPTY, Histogram, Ints
 from common.metrics import CommandMetrics, PoolMetrics, merge_commands, merge_named
+from common.plan.timeline import Timeline
 from common.target import Ending
 from common.units import NS_PER_S
 
@@ -27,8 +30,9 @@ Rows: TypeAlias = NDArray[np.int64]
 """Shape (n, 7): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns.
 
 kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
-lag_ns: from intended to actual send, -1 in a closed loop and for what was not sent. wait_ns: of the checkout, -1 for
-all but the first operation of a batch.
+lag_ns: from intended to actual send. Below 0 there is none, and it only tells the leg of the timeline: -1: the one in
+which the operation began; `whenever_of` a leg: that one; `lag_of_unsent`: the one in which it was due. wait_ns: of the
+checkout, -1 for all but the first operation of a batch.
 """
 
 NO_ROWS: Rows = np.empty((0, 7), dtype=np.int64)
@@ -61,10 +65,11 @@ class Outcomes:
 class ThreadRecord:
     """What one thread did. Only that thread writes; the collector reads.
 
-    issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent.
+    issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent;
+    missed: the same by leg, known before, of a load that has several.
     """
 
-    __slots__ = ("_buffer", "add", "issued", "transactions", "unsent")
+    __slots__ = ("_buffer", "add", "issued", "missed", "transactions", "unsent")
 
     def __init__(self) -> None:
         self._buffer = array("q")
@@ -72,6 +77,7 @@ class ThreadRecord:
         self.issued = 0
         self.transactions = 0
         self.unsent = 0
+        self.missed: Counter[int] = Counter()
 
     def take(self) -> Rows:
         """All rows since the last call."""
@@ -85,6 +91,16 @@ class ThreadRecord:
 def seconds_of(rows: Rows, t0_ns: int) -> Ints:
     """The second of the run in which each row completed; what was before `t0_ns` belongs to second 0."""
     return np.maximum(rows[:, 0] - t0_ns, 0) // NS_PER_S
+
+
+def legs_of(rows: Rows, t0_ns: int, line: Timeline) -> Ints:
+    """The leg of the timeline to which each row belongs: in which it was due, or in a closed loop began."""
+    if line.is_plain:
+        return np.zeros(len(rows), dtype=np.int64)
+    began_ns, lag = rows[:, 0] - rows[:, 2], rows[:, 3]
+    due_ns = began_ns - np.where(lag <= UNSENT, UNSENT - lag, np.maximum(lag, 0))
+    by_time = np.searchsorted(np.array(line.begins_ns), due_ns - t0_ns, side="right") - 1
+    return np.where((lag < NONE) & (lag > UNSENT), leg_of(lag), np.maximum(by_time, 0))
 
 
 def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, str]]) -> PoolMetrics:

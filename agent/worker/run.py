@@ -21,11 +21,13 @@ from agent.worker.pools import ClientInstance, ClientInstancePool, prewarm
 from agent.worker.pubsub import Subscribers
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
+from agent.worker.stages import StagedPacer, schedules_of
 from common.clock import monotonic_ns
 from common.commands import keys_per_hash_tag
 from common.lifeline import Lifeline
 from common.messages import Assignment
 from common.plan.schema import Connections, Driver, Plan, Pools
+from common.plan.timeline import timeline
 from common.target import ping_target
 
 _DRIVERS: dict[Driver, Callable[[Worker], None]] = {Driver.CLIENT: run_client_worker}
@@ -67,6 +69,7 @@ class WorkerRun:
         """Builds everything; opens no connection. run_id: tells this run's pub/sub messages. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
+        self._line = timeline(self._plan.load)
         self._lifeline = Lifeline()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
@@ -113,8 +116,8 @@ class WorkerRun:
 
     def start(self, t0_ns: int) -> tuple[Span, Collector]:
         """Start all threads; they wait for `t0_ns` by themselves. To be called once."""
-        load = self._plan.load
-        span = Span(t0_ns, NEVER_NS if load.duration_s is None else t0_ns + load.duration_s.ns)
+        end_ns = self._line.end_ns
+        span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns)
         groups = [
             CollectedGroup(
                 group.pools.name,
@@ -132,24 +135,18 @@ class WorkerRun:
                 self._threads.append(thread)
         for thread in self._threads:
             thread.start()
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)
 
     def _measures(self, group: _Group) -> list[Measure]:
         callbacks = group.instances[0].client.response_callbacks
         return [reply_measure(name, self._plan.target.protocol, callbacks) for name in self._mix.names]
 
     def _worker(self, group: _Group, seat: _Seat, span: Span, measures: list[Measure]) -> Worker:
-        load, workload = self._plan.load, self._plan.workload
+        workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
-        pacer = Pacer(
-            span,
-            batch=batch,
-            quota=quota_of(load.requests, seat.number, self._threads_total),
-            schedule=schedule_of(load, self._plan.seed, seat.number, self._threads_total, span.t0_ns),
-        )
         return Worker(
             span=span,
-            pacer=pacer,
+            pacer=self._pacer(seat, span, batch),
             pool=self._subscribers.pool_for(seat.number, seat.pool, group.deliveries),
             operations=seat.operations,
             record=seat.record,
@@ -160,10 +157,26 @@ class WorkerRun:
             transaction=workload.transaction > 0,
         )
 
+    def _pacer(self, seat: _Seat, span: Span, batch: int) -> Pacer:
+        load, seed, thread, threads = self._plan.load, self._plan.seed, seat.number, self._threads_total
+        quota = quota_of(load.requests, thread, threads)
+        if self._line.is_plain and not load.stages:
+            schedule = schedule_of(load, seed, thread, threads, span.t0_ns)
+            return Pacer(span, batch=batch, quota=quota, schedule=schedule)
+        return StagedPacer(
+            span,
+            self._line,
+            batch=batch,
+            quota=quota,
+            schedules=schedules_of(load, self._line, seed, thread, threads),
+            threads=threads,
+            missed=seat.record.missed,
+        )
+
     def _work(self, seat: _Seat, worker: Worker) -> None:
         try:
             _DRIVERS[seat.driver](worker)
-            if self._plan.load.duration_s is not None:
+            if self._line.end_ns is not None:
                 # A schedule may be over before the run is: the run lasts as long as was said all the same.
                 worker.span.wait_until(worker.span.end_ns)
         except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process

@@ -6,33 +6,23 @@ Each rule is a function that yields what it finds wrong; RULES lists them in the
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from common.commands import find_command
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
-from common.plan.pubsub_rules import pubsub_commands_fit, subscribers_have_room
-from common.plan.schema import Arrivals, Keys, Maintenance, Plan, Retry, Section, Values
+from common.plan.pubsub_rules import PUBSUB_RULES
+from common.plan.schema import Arrivals, Maintenance, Plan, Ramp, Retry, Section
 from common.plan.shape import Path
+from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.plan.url import Address, Shape, parse_redis_url
+from common.plan.workload_rules import WORKLOAD_RULES
 from common.units import Seconds, show
 
 MAX_POOLS = 100_000
 MAX_THREADS = 1_000_000
 MIN_LEASE_S = 2.0
-
-# They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
-_NOT_FOR_POOLS = frozenset(
-    {
-        *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
-        *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
-        *("PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
-        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
-    }
-)
 
 Finding = tuple[Path, str]
 Rule = Callable[[Plan], Iterator[Finding]]
@@ -67,6 +57,7 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
         (("target", "connect_timeout"), plan.target.connect_timeout_s),
         (("target", "socket_timeout"), plan.target.socket_timeout_s),
         (("load", "duration"), plan.load.duration_s),
+        *((("load", "stages", i, "duration"), stage.duration_s) for i, stage in enumerate(plan.load.stages)),
         (("fleet", "wait"), plan.fleet.wait_s),
         (("fleet", "prepare"), plan.fleet.prepare_s),
         *((("pools", i, "checkout_timeout"), group.checkout_timeout_s) for i, group in enumerate(plan.pools)),
@@ -156,50 +147,12 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _commands_known(plan: Plan) -> Iterator[Finding]:
-    for number, entry in enumerate(plan.workload.commands):
-        path = ("workload", "commands", number, "command")
-        try:
-            template = find_command(entry.command)
-        except ValueError as error:
-            yield path, str(error)
-            continue
-        if template.name in _NOT_FOR_POOLS:
-            yield path, f"expected a command that leaves its connection as it was, got {template.name}"
-
-
-def _weights_draw(plan: Plan) -> Iterator[Finding]:
-    weights = [entry.weight for entry in plan.workload.commands]
-    path = ("workload", "commands")
-    if not weights:
-        yield path, "expected at least one command, got none"
-    elif not sum(weights):
-        yield path, "expected at least one weight above zero, got 0 for all"
-    elif not math.isfinite(sum(weights)):
-        yield path, "expected weights with a finite sum"
-
-
-def _ranges_ascend(plan: Plan) -> Iterator[Finding]:
-    keys, values, retry = plan.workload.keys, plan.workload.values, plan.target.retry
-    ranges: list[tuple[Path, str, str, float, float, float]] = [
-        (("workload", "keys"), "minimum", "maximum", keys.minimum, keys.maximum, Keys().minimum),
-        (
-            ("workload", "values"),
-            "minimum",
-            "maximum",
-            values.minimum_bytes,
-            values.maximum_bytes,
-            Values().minimum_bytes,
-        ),
-        (("target", "retry"), "base", "cap", retry.base_s, retry.cap_s, Retry().base_s),
-    ]
-    for section, low_key, high_key, low, high, default in ranges:
-        if low > high:
-            # Who left the lower end as it is by default has said the upper one.
-            culprit = high_key if low == default else low_key
-            yield (*section, culprit), f"expected {low_key} <= {high_key}, got {low} and {high}"
-    if values.maximum_bytes > 512 * 2**20:
-        yield ("workload", "values", "maximum"), f"expected at most Redis' 512MiB, got {values.maximum_bytes}"
+def _retries_ascend(plan: Plan) -> Iterator[Finding]:
+    retry = plan.target.retry
+    if retry.base_s > retry.cap_s:
+        # Who left the lower end as it is by default has said the upper one.
+        culprit = "cap" if retry.base_s == Retry().base_s else "base"
+        yield ("target", "retry", culprit), f"expected base <= cap, got {retry.base_s} and {retry.cap_s}"
 
 
 def _one_kind_of_batch(plan: Plan) -> Iterator[Finding]:
@@ -218,12 +171,30 @@ def _load_agrees(plan: Plan) -> Iterator[Finding]:
         yield ("load", "requests"), f"expected either a duration or requests, got {load.duration_s} and {load.requests}"
     if load.requests == 0:
         yield ("load", "requests"), "expected at least 1 request, got 0"
-    if load.arrivals is Arrivals.POISSON and load.rate_per_s is None:
+    if load.arrivals is Arrivals.POISSON and not any(leg.is_open for leg in timeline(load).legs):
         yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; say --rate 1000/s"
 
 
+def _stages_agree(plan: Plan) -> Iterator[Finding]:
+    load = plan.load
+    if len(load.stages) > MAX_STAGES:
+        yield ("load", "stages"), f"expected at most {MAX_STAGES} stages, got {len(load.stages)}"
+    instead = {"duration": load.duration_s, "requests": load.requests, "rate": load.rate_per_s}
+    for key, said in instead.items():
+        if load.stages and said is not None:
+            yield ("load", key), f"expected either {key} or stages, got {key} {said} beside stages"
+    names = {WARMUP} if load.warmup_s > 0 else set[str]()
+    for number, stage in enumerate(load.stages):
+        path = ("load", "stages", number)
+        if stage.ramp is Ramp.LINEAR and stage.rate_per_s is None:
+            yield (*path, "ramp"), "expected a rate for a linear ramp to go to, got none"
+        if stage.name in names:
+            yield (*path, "name"), f"expected a name of its own, got {show(stage.name)} a second time"
+        names |= {stage.name} if stage.name else set()
+
+
 def _stops_once(plan: Plan) -> Iterator[Finding]:
-    if plan.load.duration_s is None and plan.load.requests is None:
+    if plan.load.duration_s is None and plan.load.requests is None and not plan.load.stages:
         yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
 
 
@@ -237,15 +208,14 @@ RULES: tuple[Rule, ...] = (
     _shape_fits,
     _pools_distinct,
     _pools_bearable,
-    _commands_known,
-    _weights_draw,
-    _ranges_ascend,
+    *WORKLOAD_RULES,
+    _retries_ascend,
     _one_kind_of_batch,
-    pubsub_commands_fit,
-    subscribers_have_room,
-    _load_agrees,
+    *PUBSUB_RULES,
+    _stages_agree,
     _times_above_zero,
     _keepalive_whole,
+    _load_agrees,
 )
 
 _FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}

@@ -16,7 +16,7 @@ _JSON_SUFFIX = ".json"
 
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
-_RESOLVERS = {"tag:yaml.org,2002:bool": re.compile("true|True|TRUE|false|False|FALSE")}
+_RESOLVERS = {"tag:yaml.org,2002:bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")}
 
 
 class _Loader(yaml.SafeLoader):

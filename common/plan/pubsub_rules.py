@@ -30,17 +30,28 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
                 f"expected {_SHARDED[template.name]} in a cluster, where what PUBLISH delivers cannot be counted, got "
                 f"{template.name}",
             )
-        for follower, then in enumerate(entry.then):
-            follows = find_command(then.command)
-            if follows.name in SUBSCRIBING or Placeholder.MESSAGE in follows.parts:
-                yield (
-                    (*path[:3], "then", follower, "command"),
-                    f"expected a command that can follow another, got {follows.name}; give it a weight instead",
-                )
         sizes = _sizes(plan) if has_subscribers and has_message else {}
         for place, size in sizes.items():
             if size < STAMP_BYTES:
                 yield place, f"expected at least {STAMP_BYTES} bytes, which a message's stamp takes, got {size}"
+
+
+def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Nobody subscribes, or sends what is timed, beside the mix."""
+    workload = plan.workload
+    aside: list[tuple[Path, str]] = [
+        *(
+            (("workload", "commands", number, "then", place, "command"), then.command)
+            for number, entry in enumerate(workload.commands)
+            for place, then in enumerate(entry.then)
+        ),
+        *((("workload", "preload", number, "command"), each.command) for number, each in enumerate(workload.preload)),
+        *((("workload", "setup", number), command) for number, command in enumerate(workload.setup)),
+    ]
+    for path, text in aside:
+        template = find_command(text)
+        if template.name in SUBSCRIBING or Placeholder.MESSAGE in template.parts:
+            yield path, f"expected {template.name} as a command of the mix alone, with a weight of its own, got it here"
 
 
 def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
@@ -71,5 +82,11 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
 def _sizes(plan: Plan) -> dict[Path, int]:
     values = plan.workload.values
     if values.sizes:
-        return {("workload", "values", "sizes", i, "size"): each.size for i, each in enumerate(values.sizes)}
+        return {
+            ("workload", "values", "sizes", i, "size"): each.size for i, each in enumerate(values.sizes) if each.weight
+        }
     return {("workload", "values", "minimum"): values.minimum_bytes}
+
+
+PUBSUB_RULES = (pubsub_commands_fit, pubsub_is_in_the_mix, subscribers_have_room)
+"""For behind the rule that has found all commands to be templates."""

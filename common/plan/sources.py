@@ -23,8 +23,13 @@ from common.plan.schema import Plan
 from common.plan.secret import resolve_secrets
 from common.plan.setting import ENVIRONMENT_PREFIX, Leaves, Setting
 from common.plan.settings import COMMANDS, SETTINGS, leaves
+from common.plan.shape import Path as KeyPath
 from common.plan.shape import find_fault, render
+from common.plan.sizes import parse_sizes
 from common.units import show
+
+SIZES: KeyPath = ("workload", "values", "sizes")
+SIZES_FILE: KeyPath = ("workload", "values", "sizes_file")
 
 _VARIABLES = {setting.variable: setting for setting in SETTINGS}
 # Alike enough to be a slip. Lower would catch what others put into the environment under the same prefix.
@@ -46,7 +51,7 @@ def load_plan(
         data = read_small_file(file, str(file), "a plan that can be read")
         layers.append(_beside(text_layer(data, str(file)), file.parent))
     layers.append(flags_layer(flags))
-    whole = _with_profile(overlay(layers))
+    whole = _with_sizes(_with_profile(overlay(layers)))
     plan = from_plain(whole.raw(), Plan)
     check_plan(plan, whole.where, purpose)
     return resolve_secrets(plan, environ, whole.where)
@@ -92,11 +97,11 @@ def _in_document(name: str) -> Place:
 
 
 def _beside(layer: Layer, directory: Path) -> Layer:
-    """A plan file's layer, the profile it names found beside it if that is a file."""
-    name = layer.leaves.get(PROFILE)
-    if name is None or not profiles.is_file(name):
-        return layer
-    return replace(layer, leaves={**layer.leaves, PROFILE: str(directory / name)})
+    """A file's layer; the files that it names are found beside it."""
+    named = {path: layer.leaves[path] for path in (PROFILE, SIZES_FILE) if layer.leaves.get(path) is not None}
+    if PROFILE in named and not profiles.is_file(named[PROFILE]):
+        del named[PROFILE]
+    return replace(layer, leaves={**layer.leaves, **{path: str(directory / name) for path, name in named.items()}})
 
 
 def _refuse_slip(variable: str, environ: Mapping[str, str]) -> None:
@@ -117,6 +122,8 @@ def _with_profile(said: Overlay) -> Overlay:
         name = profiles.DEFAULT
     profile = profiles.load(name, said.where(PROFILE))
     layer = document_layer({"workload": profile.workload}, _in_profile(name))
+    if profiles.is_file(name):
+        layer = _beside(layer, Path(name).parent)
     if profile.driver is not None:
         drivers: Leaves = {("pools", number, "driver"): profile.driver for number in range(said.pool_groups)}
         layer = replace(layer, leaves={**layer.leaves, **drivers})
@@ -128,3 +135,13 @@ def _with_profile(said: Overlay) -> Overlay:
 
 def _in_profile(name: str) -> Place:
     return lambda path: f"profile {name}: {render(path[1:])}"
+
+
+def _with_sizes(said: Overlay) -> Overlay:
+    """The overlay with the sizes that a file holds in its place, so that whoever gets the plan need not have it."""
+    name = said.leaves.get(SIZES_FILE)
+    if name is None:
+        return said
+    data = read_small_file(Path(name), f"{said.where(SIZES_FILE)}: {name}", "a file of sizes that can be read")
+    leaves = {**said.leaves, SIZES_FILE: None, SIZES: parse_sizes(data, name)}
+    return Overlay(leaves, {**said.places, SIZES: lambda _: name}, said.pool_groups, said.whole)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.units import format_seconds
-from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow
+from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow
 
 _AGENTS_SHOWN = 8
 _STALE_S = 2.5
@@ -27,7 +27,14 @@ def _progress(snapshot: LiveSnapshot) -> RenderableType:
         ProgressBar(total=1.0, completed=min(snapshot.fraction, 1.0), width=30),
         Text(_left(snapshot)),
     )
-    return line
+    return Group(line, _stage(snapshot.stage)) if snapshot.stage else line
+
+
+def _stage(stage: StageNow) -> Text:
+    rate = "closed loop" if stage.rate_per_s is None else f"{stage.rate_per_s:,.0f}/s wanted"
+    if not stage.measured:
+        return Text(f"{stage.name}: {rate}; not in the report", style="yellow")
+    return Text(f"{stage.name} ({stage.number} of {stage.of}): {rate}")
 
 
 def _left(snapshot: LiveSnapshot) -> str:

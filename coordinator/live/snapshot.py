@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.plan.timeline import Timeline
+from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Second
 
 SECONDS_SHOWN = 8
@@ -13,7 +15,8 @@ SECONDS_SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class SecondRow:
-    """One complete second. Latencies are service times of operations done, None where there were none."""
+    """One complete second. Latencies are service times of operations done, None where there were none. stage: in which
+    it began, "" where the load has no parts."""
 
     second: int
     ok: int
@@ -21,6 +24,7 @@ class SecondRow:
     p50_us: float | None
     p99_us: float | None
     max_us: float | None
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,23 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StageNow:
+    """The part of the load that is on. number: from 1 on, the warmup counted, of so many. rate_per_s: at this moment,
+    None in a closed loop. measured: it will be in the report."""
+
+    name: str
+    number: int
+    of: int
+    rate_per_s: float | None
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LiveSnapshot:
     """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
     rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
-    ops_per_s: mean over all complete seconds."""
+    ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
+    load has no parts."""
 
     elapsed_s: float
     left_s: float | None
@@ -55,42 +72,55 @@ class LiveSnapshot:
     connections_open: int
     connection_ceiling: int
     agents: tuple[AgentRow, ...]
+    stage: StageNow | None = None
 
 
 def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float) -> LiveSnapshot:
     """The moment `elapsed_s` after the start instant (below zero: before it)."""
-    seconds = aggregate.seconds
-    ok = sum(second.ok for second in seconds.values())
-    errors = sum(second.errors for second in seconds.values())
+    seconds, line = aggregate.seconds, aggregate.line
+    measured = aggregate.measured_stages
+    operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)
     load = aggregate.opened.plan.load if aggregate.opened else None
-    left_s = max(load.duration_s - max(elapsed_s, 0.0), 0.0) if load and load.duration_s is not None else None
-    left_requests = max(load.requests - ok - errors, 0) if load and load.requests is not None else None
+    end_s = line.end_ns / NS_PER_S if load and line.end_ns is not None else None
+    left_s = max(end_s - max(elapsed_s, 0.0), 0.0) if end_s is not None else None
+    left_requests = max(load.requests - operations, 0) if load and load.requests is not None else None
     fractions = [0.0]
-    if load and load.duration_s and left_s is not None:
-        fractions.append(1 - left_s / load.duration_s)
+    if end_s and left_s is not None:
+        fractions.append(1 - left_s / end_s)
     if load and load.requests and left_requests is not None:
         fractions.append(1 - left_requests / load.requests)
     last = aggregate.complete_through
     shown = range(max(0, last - SECONDS_SHOWN + 1), last + 1)
     newest = seconds.get(max(seconds, default=-1))
+    reported = [number for number in range(last + 1) if line.legs[line.at(number * NS_PER_S)].measured]
     return LiveSnapshot(
         elapsed_s=elapsed_s,
         left_s=left_s,
         left_requests=left_requests,
         fraction=max(fractions),
-        rows=tuple(_row(number, seconds.get(number) or Second()) for number in shown),
-        operations=ok + errors,
+        rows=tuple(_row(number, seconds.get(number) or Second(), line) for number in shown),
+        operations=operations,
         ok=ok,
-        errors=errors,
-        unsent=aggregate.totals.unsent,
-        ops_per_s=sum(second.ok for number, second in seconds.items() if number <= last) / max(last + 1, 1),
+        errors=operations - ok,
+        unsent=sum(stage.unsent for stage in measured),
+        ops_per_s=sum(seconds[number].ok for number in reported if number in seconds) / max(len(reported), 1),
         connections_open=(seconds.get(last) or newest or Second()).connections_open,
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),
+        stage=_stage_now(line, elapsed_s),
     )
 
 
-def _row(number: int, second: Second) -> SecondRow:
+def _stage_now(line: Timeline, elapsed_s: float) -> StageNow | None:
+    if line.is_plain or elapsed_s < 0:
+        return None
+    offset_ns = round(elapsed_s * NS_PER_S)
+    number = line.at(offset_ns)
+    leg = line.legs[number]
+    return StageNow(leg.name, number + 1, len(line.legs), leg.rate_at(offset_ns), leg.measured)
+
+
+def _row(number: int, second: Second, line: Timeline) -> SecondRow:
     service = second.service.merged
     p50, p99 = service.quantiles((0.5, 0.99))
     return SecondRow(
@@ -100,4 +130,5 @@ def _row(number: int, second: Second) -> SecondRow:
         p50_us=p50 / 1e3 if service.count else None,
         p99_us=p99 / 1e3 if service.count else None,
         max_us=service.maximum / 1e3 if service.count else None,
+        stage="" if line.is_plain else line.legs[line.at(number * NS_PER_S)].name,
     )

@@ -1,6 +1,7 @@
 """The shape of `summary.json`, for other programs. Keys keep name and meaning; more may be added.
 
-Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rates per second of the run's duration.
+Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rates per second of the time that was
+measured.
 """
 
 from __future__ import annotations
@@ -96,8 +97,10 @@ class Agent(Part, frozen=True, kw_only=True):
 
 
 class Load(Part, frozen=True, kw_only=True):
-    """How operations were timed. model: "closed" (as soon as the last reply came) or "open" (at a rate of its own).
-    achieved_rate_per_s: operations begun, per second. unsent: due, but never begun."""
+    """How operations were timed, in all that was measured. model: "closed" (as soon as the last reply came), "open" (at
+    a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
+    say each its own. achieved_rate_per_s: operations begun, per second. unsent: due, but never begun. measured_s: the
+    run without its warmup, by which all rates are divided."""
 
     model: str
     arrivals: str | None
@@ -105,11 +108,39 @@ class Load(Part, frozen=True, kw_only=True):
     achieved_rate_per_s: float
     unsent: int
     send_lag_us: Quantiles | None
+    measured_s: float
+
+
+class Stage(Part, frozen=True, kw_only=True):
+    """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
+    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end. late: sent
+    after its end. achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
+    measured: it is in the totals. Its operations are those that were due or begun in it, also if they were sent or
+    ended after its end.
+    """
+
+    name: str
+    begin_s: float
+    duration_s: float
+    model: str
+    arrivals: str | None
+    ramp: str | None
+    target_rate_per_s: float | None
+    from_rate_per_s: float | None
+    achieved_rate_per_s: float
+    unsent: int
+    late: int
+    measured: bool
+    stats: Stats
+    errors: dict[str, int]
 
 
 class Connections(Part, frozen=True, kw_only=True):
-    """TCP connections of the whole fleet. redirects, topology_refreshes: of a cluster, by kind of redirection.
-    server_clients_...: the server's own count, None where it was not read."""
+    """TCP connections of the whole fleet, over the whole run.
+
+    redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count, None
+    where it was not read.
+    """
 
     ceiling: int
     peak_open: int
@@ -129,7 +160,7 @@ class PubSub(Part, frozen=True, kw_only=True):
     """What became of the run's pub/sub messages. expected: deliveries that the server announced in its replies to
     PUBLISH. delivered: those that arrived, until `grace` after the load. lost: the difference, 0 at least. repeated:
     copies that a retry sent. foreign: messages of others on our channels. latency_us: from before a message's PUBLISH
-    to its arrival, of those whose sender is on the same host."""
+    to its arrival, of those whose sender is on the same host, and without the warmup, which is in all counts."""
 
     expected: int
     delivered: int
@@ -147,14 +178,16 @@ class Bin(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """The whole of summary.json. pubsub: None in a mix without subscribers. latency_bins: of all operations done,
-    response time in an open loop."""
+    """The whole of summary.json. Totals, commands, pools, checkout waits, errors and bins are of what was measured, and
+    not of the warmup. pubsub: None in a mix without subscribers. latency_bins: of all operations done; response time
+    where all stages are an open loop."""
 
     format: int
     run: Run
     target: Target
     plan: dict[str, Any]
     load: Load
+    stages: tuple[Stage, ...]
     agents: tuple[Agent, ...]
     totals: Stats
     commands: dict[str, Stats]

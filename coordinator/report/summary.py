@@ -10,6 +10,9 @@ from common.errors import UsageError
 from common.histogram import Histogram, bucket_bounds
 from common.metrics import CommandMetrics, IntervalMetrics, merge_commands, merge_counts, merge_deliveries
 from common.plain import to_plain
+from common.plan.schema import Arrivals, Ramp
+from common.plan.timeline import Leg
+from common.units import NS_PER_S
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.ledger import balance
 from coordinator.records import AgentEnd, Outcome, RunOpened, When
@@ -23,14 +26,17 @@ from coordinator.report.shapes import (
     PubSub,
     Quantiles,
     Run,
+    Stage,
     Stats,
     Summary,
     Target,
 )
+from coordinator.stages import StageResult, stage_results
 from coordinator.verdict import judge
 
 _KILLED = "the coordinator was killed before the run ended"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
+_OPEN = "open"
 _US = 1e3
 _MS = 1e6
 _BIN_EDGES_NS = tuple(factor * 10**power for power in range(2, 12) for factor in (10, 15, 20, 30, 50, 70))
@@ -41,29 +47,34 @@ def build_summary(aggregate: Aggregate) -> Summary:
     opened = aggregate.opened
     if opened is None:
         raise UsageError("the journal ends before the run began, so there is nothing to report")
-    totals, duration_s = aggregate.totals, aggregate.duration_s
-    open_loop = opened.plan.load.rate_per_s is not None
+    ledger = balance(aggregate)
+    stages = stage_results(aggregate, ledger)
+    measured = [stage for stage in stages if stage.leg.measured]
+    totals, duration_s = aggregate.measured, sum(stage.duration_s for stage in measured)
+    any_open = any(stage.leg.is_open for stage in measured)
+    all_open = all(stage.leg.is_open for stage in measured)
     pools = {name: merge_commands(pool.commands.values()) for name, pool in totals.pools.items()}
     commands = _by_command(totals)
     everything = merge_commands(pools.values())
-    ledger = balance(aggregate)
+    arrivals = opened.plan.load.arrivals
     return Summary(
         format=SUMMARY_FORMAT,
         run=_run(aggregate, opened),
         target=msgspec.convert(opened.target, Target, from_attributes=True),
         plan=to_plain(opened.plan),
-        load=_load(opened, totals, ledger.issued, duration_s),
+        load=_load(measured, totals, arrivals, duration_s),
+        stages=tuple(_stage(stage, arrivals) for stage in stages),
         agents=tuple(_agent(agent) for agent in aggregate.agents.values()),
-        totals=_stats(everything, duration_s, open_loop),
-        commands={name: _stats(command, duration_s, open_loop) for name, command in commands.items()},
-        pools={name: _stats(pool, duration_s, open_loop) for name, pool in pools.items()},
+        totals=_stats(everything, duration_s, any_open),
+        commands={name: _stats(command, duration_s, any_open) for name, command in commands.items()},
+        pools={name: _stats(pool, duration_s, any_open) for name, pool in pools.items()},
         checkout_wait_us=quantiles(Histogram.merge(pool.checkout_wait for pool in totals.pools.values()), _US),
         connections=_connections(aggregate, opened),
-        pubsub=_pubsub(totals) if subscribes(opened.plan.workload) else None,
+        pubsub=_pubsub(aggregate) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
         ledger=ledger,
         verdict=judge(aggregate, ledger),
-        latency_bins=_bins(everything.response if open_loop else everything.service),
+        latency_bins=_bins(everything.response if all_open else everything.service),
     )
 
 
@@ -120,19 +131,47 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
     )
 
 
-def _load(opened: RunOpened, totals: IntervalMetrics, issued: int, duration_s: float) -> Load:
-    rate_per_s = opened.plan.load.rate_per_s
-    open_loop = rate_per_s is not None
+def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arrivals, duration_s: float) -> Load:
+    models = {_model(stage.leg) for stage in measured}
+    any_open = _OPEN in models
+    alone = measured[0].leg.to_per_s if len(measured) == 1 else None
     return Load(
-        model="open" if open_loop else "closed",
-        arrivals=opened.plan.load.arrivals.value if open_loop else None,
-        target_rate_per_s=None if rate_per_s is None else float(rate_per_s),
-        achieved_rate_per_s=_per_second(issued, duration_s),
-        unsent=totals.unsent,
+        model=models.pop() if len(models) == 1 else "mixed",
+        arrivals=arrivals.value if any_open else None,
+        target_rate_per_s=None if alone is None else float(alone),
+        achieved_rate_per_s=_per_second(sum(stage.issued for stage in measured), duration_s),
+        unsent=sum(stage.tally.unsent for stage in measured),
         send_lag_us=quantiles(Histogram.merge(pool.send_lag for pool in totals.pools.values()), _US)
-        if open_loop
+        if any_open
         else None,
+        measured_s=duration_s,
     )
+
+
+def _stage(stage: StageResult, arrivals: Arrivals) -> Stage:
+    leg = stage.leg
+    pools = stage.tally.totals.pools.values()
+    everything = merge_commands(command for pool in pools for command in pool.commands.values())
+    return Stage(
+        name=leg.name,
+        begin_s=leg.begin_ns / NS_PER_S,
+        duration_s=stage.duration_s,
+        model=_model(leg),
+        arrivals=arrivals.value if leg.is_open else None,
+        ramp=(Ramp.LINEAR if leg.is_ramp else Ramp.STEP).value if leg.is_open else None,
+        target_rate_per_s=leg.to_per_s,
+        from_rate_per_s=leg.from_per_s,
+        achieved_rate_per_s=stage.achieved_per_s,
+        unsent=stage.tally.unsent,
+        late=stage.tally.late,
+        measured=leg.measured,
+        stats=_stats(everything, stage.duration_s, leg.is_open),
+        errors=merge_counts((everything.errors, everything.failures)),
+    )
+
+
+def _model(leg: Leg) -> str:
+    return _OPEN if leg.is_open else "closed"
 
 
 def _agent(agent: AgentTally) -> Agent:
@@ -173,15 +212,17 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
     )
 
 
-def _pubsub(totals: IntervalMetrics) -> PubSub:
-    deliveries = merge_deliveries(pool.deliveries for pool in totals.pools.values())
+def _pubsub(aggregate: Aggregate) -> PubSub:
+    # Counts are of everything: a message sent in one stage may be told of by another host in the next one.
+    deliveries = merge_deliveries(pool.deliveries for pool in aggregate.totals.pools.values())
+    measured = merge_deliveries(pool.deliveries for pool in aggregate.measured.pools.values())
     return PubSub(
         expected=deliveries.expected,
         delivered=deliveries.delivered,
         lost=deliveries.lost,
         repeated=deliveries.repeated,
         foreign=deliveries.foreign,
-        latency_us=quantiles(deliveries.latency, _US),
+        latency_us=quantiles(measured.latency, _US),
     )
 
 

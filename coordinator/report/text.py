@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.units import format_seconds
 from coordinator.records import AgentEnd, Outcome
-from coordinator.report.shapes import PubSub, Quantiles, Stats, Summary
+from coordinator.report.shapes import PubSub, Quantiles, Stage, Stats, Summary
 from coordinator.verdict import Level
 
 _AGENTS_SHOWN = 10
@@ -30,9 +31,12 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
     """Everything, from what ran to whether it can be trusted."""
     console.print(_head(summary))
     console.print()
+    if len(summary.stages) > 1:
+        console.print(_stages(summary))
     console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
-    if summary.load.model == "open":
-        title = "Response time, from the intended send to the reply (ms)"
+    if summary.load.model != "closed":
+        of = "Response time" if summary.load.model == "open" else "Response time at a rate"
+        title = f"{of}, from the intended send to the reply (ms)"
         response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
         if missing := summary.load.unsent + summary.totals.errors:
             # Those that waited longest are not in it: whoever reads a percentile here must know how many.
@@ -66,12 +70,50 @@ def _head(summary: Summary) -> Table:
 
 def _load_model(summary: Summary) -> str:
     load = summary.load
+    measured = [stage for stage in summary.stages if stage.measured]
+    if len(measured) > 1:
+        how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
+        how += f", {load.arrivals} arrivals" if load.arrivals else ""
+        return (
+            f"{len(measured)} stages ({how}): {_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
+        )
     if load.target_rate_per_s is None:
         return "closed loop: every thread sends as soon as its last reply came"
     return (
         f"open loop ({load.arrivals} arrivals): {_count(load.target_rate_per_s)}/s wanted, "
         f"{_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
     )
+
+
+def _stages(summary: Summary) -> Table:
+    """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
+    table = _titled("Stages (ms: response time at a rate, service time in a closed loop)")
+    table.add_column("Stage", overflow="fold", min_width=7)
+    for name in ("From", "Length", "Wanted", "Actual", "p50", "p99", "p99.9", "max", "Errors"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in summary.stages:
+        latency = stage.stats.latency_us.response or stage.stats.latency_us.service
+        times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
+        table.add_row(
+            Text(stage.name),
+            _clock(stage.begin_s),
+            _clock(stage.duration_s),
+            _wanted(stage),
+            _short(stage.achieved_rate_per_s),
+            *(_ms(us).replace(",", "") if latency.count else "-" for us in times_us),
+            Text(_short(stage.stats.errors), style="red" if stage.stats.errors else ""),
+            style="" if stage.measured else "dim",
+        )
+    if not all(stage.measured for stage in summary.stages):
+        table.caption = "the warmup is in no other number but the ledger's and the connections'"
+        table.caption_justify = "left"
+    return table
+
+
+def _wanted(stage: Stage) -> str:
+    if stage.target_rate_per_s is None:
+        return "-"
+    return ("to " if stage.ramp == "linear" else "") + _short(stage.target_rate_per_s)
 
 
 def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
@@ -84,9 +126,9 @@ def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles
         groups.append({f"pool {name}": stats for name, stats in summary.pools.items()})
     for group in groups:
         for name, stats in group.items():
-            table.add_row(*_latency_row(name, stats, of(stats), summary.run.duration_s))
+            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s))
         table.add_section()
-    totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.run.duration_s)
+    totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
     table.add_row(*totals, style="bold")
     return table
 
@@ -242,6 +284,21 @@ def _classes(counts: dict[str, int]) -> str:
 def _count(value: float) -> str:
     """Whole from a thousand on: what follows the point is noise by then."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def _short(value: float) -> str:
+    """At most five characters below a thousand billions: "7.5", "500", "1.5k", "12.3k", "1.25M"."""
+    for suffix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
+    return f"{value:.3g}" if value < 999.5 else "1k"
+
+
+def _clock(seconds: float) -> str:
+    """A time on the run's clock in at most six characters below a hundred hours: "2.5s", "12m34s", "27h46m"."""
+    if seconds < 59.95:
+        return format_seconds(round(seconds, 1))
+    return format_seconds(float(round(seconds) if seconds < 3599.5 else round(seconds / 60) * 60))
 
 
 def _ms(us: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Second
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
@@ -19,19 +20,22 @@ COLUMNS = (
     "response_p99_us",
     "connections_open",
     "agents",
+    "stage",
 )
 
 
 def timeseries_csv(aggregate: Aggregate) -> str:
     """The whole file. ops_per_s counts operations done in that second, also in a last one that was cut short.
 
-    Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
+    stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
+    in it. Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for number, second in aggregate.timeline():
-        writer.writerow(_row(number, second))
+    for number, second in aggregate.by_second():
+        stage = aggregate.line.legs[aggregate.line.at(number * NS_PER_S)]
+        writer.writerow([*_row(number, second), stage.name])
     return text.getvalue()
 
 

@@ -107,6 +107,18 @@ def test_merging_what_waits_bounds_memory_and_loses_nothing(counts: list[int]) -
     assert through == len(counts) - 1
 
 
+def test_what_is_merged_while_it_waits_stays_apart_by_stage() -> None:
+    outbox = Outbox()
+    for second in range(2 * CAPACITY):
+        outbox.add(second, (interval(second, 1, stage=second % 3), interval(second, 2, stage=3)))
+    totals: dict[int, int] = {}
+    while len(outbox):
+        for part in (part for frame in send_all(outbox) for part in frame.intervals):
+            totals[part.stage] = totals.get(part.stage, 0) + part.operations
+        outbox.acknowledge(outbox.next_seq)
+    assert totals == {0: 200, 1: 200, 2: 200, 3: 1200}
+
+
 def test_resolution_is_lost_evenly() -> None:
     outbox = filled(4 * CAPACITY)
     spans = []

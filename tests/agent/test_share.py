@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.share import Share
 from common.messages import WorkerFinal, WorkerMetrics
-from common.units import NS_PER_S
+from common.plan.schema import Load
+from common.units import NS_PER_S, Seconds
 from tests.support.protocol import assignment, fleet_plan, interval, ready, worker_final, worker_metrics
+from tests.support.stages import stage
 
 
 def share(processes: int = 2) -> Share:
@@ -163,3 +166,19 @@ def test_whatever_processes_report_is_passed_on_exactly_once(processes: int, see
             throughs.append(report.through)
     assert passed_on == reported == all_of_them.final(0, "").counted
     assert throughs == sorted(throughs)
+
+
+def test_processes_add_up_by_stage() -> None:
+    two = share()
+    for number in range(2):
+        two.reported(number, WorkerMetrics(through=0, intervals=(interval(0, 1), interval(0, 2, stage=1))))
+    report = two.take_report()
+    assert report is not None
+    assert [(part.stage, part.operations) for part in report.intervals] == [(0, 2), (1, 4)]
+
+
+def test_processes_are_overdue_after_the_warmup_and_all_stages() -> None:
+    plan = fleet_plan(duration_s=None, drain_s=4.0)
+    load = Load(stages=(stage(1), stage(2, 5)), warmup_s=Seconds(3))
+    one = Share.of(assignment(msgspec.structs.replace(plan, load=load)), 1)
+    assert one.overdue_ns(NS_PER_S, 0, 2 * NS_PER_S) == (1 + 6 + 4 + 2) * NS_PER_S

@@ -17,6 +17,7 @@ from common.metrics import (
     IntervalMetrics,
     Merge,
     PoolMetrics,
+    merge_by_stage,
     merge_commands,
     merge_connections,
     merge_counts,
@@ -76,6 +77,7 @@ intervals = st.builds(
     issued=numbers,
     transactions=numbers,
     unsent=numbers,
+    late=numbers,
     pools=st.dictionaries(st.sampled_from(["main", "other"]), pools, max_size=2),
 )
 hows = st.sampled_from(list(Merge))
@@ -128,6 +130,7 @@ def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics
     assert merged.issued == sum(part.issued for part in parts)
     assert merged.transactions == sum(part.transactions for part in parts)
     assert merged.unsent == sum(part.unsent for part in parts)
+    assert merged.late == sum(part.late for part in parts)
     assert (merged.first, merged.last) == (min(p.first for p in parts), max(p.last for p in parts))
 
 
@@ -146,6 +149,13 @@ def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
 def test_names_keep_the_order_in_which_they_first_came() -> None:
     assert list(merge_counts([{"b": 1}, {"a": 1, "b": 2}])) == ["b", "a"]
     assert merge_named([{"b": 1}, {"a": 1, "b": 2}], sum) == {"b": 3, "a": 1}
+
+
+def test_intervals_of_different_stages_never_become_one() -> None:
+    parts = [IntervalMetrics(first=0, last=0, stage=stage, unsent=stage) for stage in (2, 0, 2)]
+    with pytest.raises(ValueError, match=r"expected intervals of one stage, got stages \[0, 2\]"):
+        merge_intervals(parts, Merge.PEERS)
+    assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PEERS)] == [(0, 0), (2, 4)]
 
 
 def test_nothing_at_all_is_no_interval() -> None:

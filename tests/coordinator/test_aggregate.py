@@ -9,7 +9,10 @@ from common.histogram import Histogram
 from common.metrics import IntervalMetrics
 from coordinator.aggregate import LAST_SECOND, Aggregate, fold
 from coordinator.records import AnyRecord, RunStarted
-from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened
+from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
+from tests.support.stages import stage
+
+STAGED = staged_plan(stage(2, 10), stage(2), warmup_s=2)
 
 
 @st.composite
@@ -18,14 +21,21 @@ def intervals(draw: st.DrawFn) -> IntervalMetrics:
     latencies = draw(st.lists(st.integers(0, 10**7), max_size=6))
     errors = draw(st.integers(0, 5))
     get = command(histogram(*latencies), errors={"READONLY": errors} if errors else {})
-    return interval(first, {"GET": get}, last=first + draw(st.integers(0, 3)), open_peak=draw(st.integers(0, 9)))
+    return interval(
+        first,
+        {"GET": get},
+        last=first + draw(st.integers(0, 3)),
+        open_peak=draw(st.integers(0, 9)),
+        stage=draw(st.integers(0, 2)),
+        unsent=draw(st.integers(0, 2)),
+    )
 
 
 frames = st.lists(st.tuples(st.sampled_from(["a1", "a2"]), st.lists(intervals(), max_size=3)), max_size=25)
 
 
 def accept_all(parts: list[tuple[str, list[IntervalMetrics]]]) -> list[AnyRecord]:
-    return [opened(), *(accepted(agent, seq, *some) for seq, (agent, some) in enumerate(parts))]
+    return [opened(STAGED), *(accepted(agent, seq, *some) for seq, (agent, some) in enumerate(parts))]
 
 
 def one_get(*latencies: int) -> dict[str, object]:
@@ -48,10 +58,10 @@ def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[Interval
     watched = Aggregate()
     for record in records:
         watched.apply(record)
-        _ = watched.totals, [second.service.merged for _, second in watched.timeline()]
+        _ = watched.totals, [second.service.merged for _, second in watched.by_second()]
     unwatched = fold(records)
     assert watched.totals == unwatched.totals
-    assert [s.service.merged for _, s in watched.timeline()] == [s.service.merged for _, s in unwatched.timeline()]
+    assert [s.service.merged for _, s in watched.by_second()] == [s.service.merged for _, s in unwatched.by_second()]
 
 
 @given(frames)
@@ -61,6 +71,32 @@ def test_the_latencies_of_all_are_merged_exactly(parts: list[tuple[str, list[Int
     pool = aggregate.totals.pools.get("main")
     found = pool.commands["GET"].service if pool else Histogram()
     assert found == Histogram.merge(get.service for get in gets)
+
+
+@given(frames)
+def test_stages_add_up_to_the_whole_and_the_warmup_is_in_the_whole_alone(
+    parts: list[tuple[str, list[IntervalMetrics]]],
+) -> None:
+    everything = [one for _, some in parts for one in some]
+    aggregate = fold(accept_all(parts))
+    for number, found in enumerate(aggregate.stages):
+        mine = [one for one in everything if one.stage == number]
+        assert found.operations == found.totals.operations == sum(one.operations for one in mine)
+        assert found.unsent == found.totals.unsent == sum(one.unsent for one in mine)
+        assert found.ok + found.errors == found.operations
+    warmup, *measured = aggregate.stages
+    assert aggregate.totals.operations == sum(one.operations for one in everything)
+    assert aggregate.measured.operations == sum(found.operations for found in measured)
+    assert aggregate.totals.unsent == aggregate.measured.unsent + warmup.unsent
+    assert aggregate.totals.issued == sum(agent.issued for agent in aggregate.agents.values())
+
+
+def test_a_frame_of_a_stage_that_the_plan_has_not_changes_nothing() -> None:
+    aggregate = fold([opened(STAGED)])
+    with pytest.raises(ProtocolError, match=r"frame 0: expected stages within 0\.\.2, got 3"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(0, {}, stage=3)))
+    assert aggregate.totals.operations == 0
+    assert not aggregate.seconds
 
 
 def test_a_second_is_complete_when_every_agent_has_said_so() -> None:
@@ -100,14 +136,14 @@ def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> 
             accepted("a1", 1, interval(1, {}, open_peak=3)),  # late words of the same second: no connections more
         ]
     )
-    assert [second.connections_open for _, second in aggregate.timeline()] == [7, 10]
+    assert [second.connections_open for _, second in aggregate.by_second()] == [7, 10]
     assert aggregate.peak_open == 10
 
 
 def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
-    assert [second.ok for _, second in aggregate.timeline()] == [0, 0, 2, 3, 2, 3]
-    assert {second.service.merged for number, second in aggregate.timeline() if number >= 2} == {histogram(*range(10))}
+    assert [second.ok for _, second in aggregate.by_second()] == [0, 0, 2, 3, 2, 3]
+    assert {second.service.merged for number, second in aggregate.by_second() if number >= 2} == {histogram(*range(10))}
     assert aggregate.totals.pools["main"].commands["GET"].service == histogram(*range(10))
     assert aggregate.peak_open == 4
 

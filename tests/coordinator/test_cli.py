@@ -208,6 +208,27 @@ def test_plan_shows_the_arithmetic_of_the_requested_example(run: Run) -> None:
     assert "# share of local-2 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
 
 
+def test_plan_shows_when_each_part_of_the_load_begins_and_what_it_intends(run: Run) -> None:
+    stages = ("--warmup", "1s", "--stage", "1m", "--stage", "up=2s@500/s:linear", "--stage", "3s@1.5k/s")
+    code, out, err = run("plan", "--url", "redis://h", *stages)
+    assert (code, err) == (0, "")
+    for line in (
+        "warmup: at 0s for 1s, closed loop, not reported",
+        "stage 1: at 1s for 1m, closed loop",
+        "up: at 1m1s for 2s, from 0/s to 500/s, 500 operations",
+        "stage 3: at 1m3s for 3s, at 1.5k/s, 4,500 operations",
+    ):
+        assert f"# {line}\n" in out
+    assert "# measure: at 0s, closed loop\n" in run("plan", "--url", "redis://h", "--requests", "5")[1]
+    facts = json.loads(run("plan", "--json", "--url", "redis://h", *stages)[1])["timeline"]
+    assert [(leg["name"], leg["begin_s"], leg["operations"]) for leg in facts] == [
+        ("warmup", 0.0, None),
+        ("stage 1", 1.0, None),
+        ("up", 61.0, 500),
+        ("stage 3", 63.0, 4500),
+    ]
+
+
 def test_what_plan_prints_is_a_plan_file_again(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     Path("full.yaml").write_text(run("plan", *EXAMPLE)[1])
     run("start", *EXAMPLE)

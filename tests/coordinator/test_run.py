@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from common.messages import (
@@ -19,7 +20,8 @@ from common.messages import (
     Stop,
     WorkerLost,
 )
-from common.units import NS_PER_S
+from common.plan.schema import Load
+from common.units import NS_PER_S, Seconds
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
@@ -50,6 +52,7 @@ from tests.support.protocol import (
     said,
     setup_for,
 )
+from tests.support.stages import stage
 
 LEASE_S = 30.0
 BOTH = ("web1", "web2")
@@ -506,6 +509,17 @@ def test_a_run_whose_agents_never_end_is_ended() -> None:
     bench.passes(0.4, *BOTH)
     assert bench.run.state.phase is Phase.SETTLING
     assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
+
+
+def test_the_planned_end_is_that_of_the_warmup_and_all_stages() -> None:
+    load = Load(stages=(stage(1), stage(2, 5)), warmup_s=Seconds(4))
+    bench = RunBench(msgspec.structs.replace(fleet_plan(), load=load), expected=2)
+    bench.running(*BOTH)
+    overdue_s = 7.0 + 10.0 + (START_AHEAD_NS + OVERTIME_NS) / NS_PER_S
+    bench.passes(overdue_s - 0.2, *BOTH)
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.passes(0.4, *BOTH)
+    assert bench.run.state.phase is Phase.SETTLING
 
 
 def test_a_run_by_requests_against_a_dead_target_is_given_up_with_the_targets_exit_code() -> None:

@@ -8,6 +8,7 @@ from common.errors import FleetError
 from common.plan.schema import Fleet, Load, Plan, Pools
 from common.units import Count, PerSecond
 from coordinator.shares import AgentCapacity, assign, connection_ceiling, split
+from tests.support.stages import stage
 
 AGENTS = st.lists(st.integers(1, 8), min_size=1, max_size=6).map(
     lambda processes: [AgentCapacity(f"a{number}", count) for number, count in enumerate(processes)]
@@ -110,6 +111,12 @@ def test_per_agent_multiplies_pools_rate_and_requests() -> None:
     assert shares.plan.load.requests == 300
     assert shares.plan.load.rate_per_s == 30
     assert shares.plan.pools[0].client_pools == 6
+
+
+def test_per_agent_multiplies_the_rates_of_stages() -> None:
+    plan = Plan(load=Load(stages=(stage(1, 10), stage(2), stage(3, 20))), fleet=Fleet(per_agent=True))
+    shares = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 1)])
+    assert shares.plan.load.stages == (stage(1, 20), stage(2), stage(3, 40))
 
 
 def test_the_example_of_the_requested_architecture_makes_300_connections_and_8_threads() -> None:

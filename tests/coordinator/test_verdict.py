@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from common.plan.schema import Arrivals
+from common.plan.schema import Arrivals, Ramp
 from coordinator.aggregate import fold
 from coordinator.ledger import balance
 from coordinator.records import (
@@ -30,7 +30,9 @@ from tests.support.records import (
     opened,
     plan,
     reading,
+    staged_plan,
 )
+from tests.support.stages import stage
 
 Change = Callable[[list[AnyRecord]], list[AnyRecord]]
 
@@ -179,3 +181,41 @@ def test_a_machine_that_was_busy_on_all_cores_is_suspect() -> None:
 def test_the_worst_reasons_come_first() -> None:
     levels = [level for level, _ in RULES]
     assert levels == sorted(levels, key=[Level.INVALID, Level.SUSPECT].index)
+
+
+STAGED = staged_plan(stage(1, 100), stage(1, 300, Ramp.LINEAR), stage(1), warmup_s=1)
+
+
+def staged_run(*counts: int, unsent: int = 0) -> list[AnyRecord]:
+    """One agent that did so much in each leg; unsent: in the first."""
+    parts = [
+        interval(number, {"GET": command(histogram(*[1000] * count))}, stage=number, unsent=0 if number else unsent)
+        for number, count in enumerate(counts)
+    ]
+    whole = sum(counts)
+    readings = [reading(When.BEFORE, {}), reading(When.AFTER, {"get": whole})]
+    return [opened(STAGED, ["a1"]), accepted("a1", 0, *parts), noted("a1", whole), *readings, closed(duration_s=4.0)]
+
+
+def test_each_open_stage_is_held_against_its_own_rate_and_the_warmup_against_none() -> None:
+    assert verdict(staged_run(1, 100, 200, 5)) == Verdict(level=Level.TRUSTED, reasons=())
+    found = verdict(staged_run(100, 100, 150, 500))
+    assert found.level is Level.SUSPECT
+    assert found.reasons == ("The target rate of stage 2 was 200/s in the mean, the achieved one 150/s (75.0%).",)
+    assert "The target rate of stage 1 was 100/s, the achieved" in verdict(staged_run(100, 90, 200, 500)).reasons[0]
+
+
+def test_what_a_warmup_left_unsent_is_no_reason_for_distrust() -> None:
+    assert verdict(staged_run(1, 100, 200, 5, unsent=50)).level is Level.TRUSTED
+
+
+def test_a_run_that_got_no_further_than_its_warmup_is_invalid() -> None:
+    found = verdict(staged_run(100))
+    assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation came to an end.")
+
+
+def test_a_rate_that_was_caught_up_with_after_its_stage_was_missed() -> None:
+    records = staged_run(1, 100, 200, 5)
+    late = [interval(3, {}, stage=1, late=31)]
+    found = verdict([*records[:2], accepted("a1", 1, *late), *records[2:]])
+    assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved one 70/s (70.0%).",)

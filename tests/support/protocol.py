@@ -91,12 +91,15 @@ def assignment(plan: Plan | None = None, pools: int = 1) -> Assignment:
     return Assignment(plan=plan or fleet_plan(), pools=dealt, threads_total=max(pools, 1))
 
 
-def interval(second: int, operations: int = 1, *, last: int | None = None, failed: int = 0) -> IntervalMetrics:
+def interval(
+    second: int, operations: int = 1, *, last: int | None = None, failed: int = 0, stage: int = 0
+) -> IntervalMetrics:
     """A second in which so many operations were done, and some more failed."""
     failures = {"ConnectionError": failed} if failed else {}
     return IntervalMetrics(
         first=second,
         last=second if last is None else last,
+        stage=stage,
         issued=operations + failed,
         pools={"main": PoolMetrics(commands={"GET": CommandMetrics(ok=operations, failures=failures)})},
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
 from common.histogram import EMPTY, Histogram
 from common.messages import Final, MetricsFrame, PoolShare
 from common.metrics import CommandMetrics, ConnectionMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Load, Plan, Target, Workload
+from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
 from common.units import PerSecond, Seconds
 from coordinator.records import (
     AgentEnd,
@@ -37,6 +38,11 @@ def plan(*, rate_per_s: float | None = None, duration_s: float = 3.0, **workload
         ),
         load=Load(duration_s=Seconds(duration_s), rate_per_s=None if rate_per_s is None else PerSecond(rate_per_s)),
     )
+
+
+def staged_plan(*stages: Stage, warmup_s: float = 0.0) -> Plan:
+    """The usual plan with another load."""
+    return msgspec.structs.replace(plan(), load=Load(stages=stages, warmup_s=Seconds(warmup_s)))
 
 
 def opened(the_plan: Plan | None = None, agents: Sequence[str] = ("a1", "a2")) -> RunOpened:

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from agent import events
 from agent.session import Session
 from common.messages import (
@@ -31,13 +33,16 @@ from common.messages import (
     WorkerStop,
 )
 from common.metrics import IntervalMetrics
-from common.units import NS_PER_S
+from common.plan.schema import Load
+from common.plan.timeline import MAX_LEGS, timeline
+from common.units import NS_PER_S, Seconds
 from coordinator import steps
-from coordinator.aggregate import Aggregate, check_seconds, fold
+from coordinator.aggregate import Aggregate, check_places, fold
 from coordinator.coordinator import standings
 from coordinator.records import AnyRecord, RunClosed, RunStarted, ServerCounted
 from coordinator.run import Run
 from tests.support.protocol import fleet_plan, interval, setup_for
+from tests.support.stages import stage
 
 HOUR_NS = 3600 * NS_PER_S
 LATENCY_S = 0.05
@@ -84,6 +89,7 @@ class Scenario:
     processes: int = 2
     pools: int | None = None
     duration_s: float | None = 4.0
+    staged: bool = False
     requests: int | None = None
     dead: bool = False
     lease_s: float = 6.0
@@ -244,6 +250,10 @@ class SimulatedCoordinator:
             prepare_s=20.0,
             drain_s=2.0,
         )
+        if scenario.staged and scenario.duration_s is not None:
+            quarter_s = scenario.duration_s / 4
+            load = Load(stages=(stage(quarter_s, 5), stage(2 * quarter_s)), warmup_s=Seconds(quarter_s))
+            plan = msgspec.structs.replace(plan, load=load)
         setup = setup_for(plan, scenario.expected, run_id)
         self.records = world.journals.setdefault(run_id, [])
         self.aggregate: Aggregate = fold(self.records)
@@ -329,7 +339,8 @@ class SimulatedCoordinator:
     def receives(self, agent: SimulatedAgent, envelope: Envelope, *, metrics: bool) -> None:
         """A message has arrived."""
         if metrics:
-            check_seconds(envelope.message)  # type: ignore[arg-type]
+            legs = len(self.aggregate.stages) if envelope.run_id == self.run_id else MAX_LEGS
+            check_places(envelope.message, legs)  # type: ignore[arg-type]
         self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
 
 
@@ -527,9 +538,9 @@ class SimulatedWorker:
                 error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
                 self._world.starts.append((error_ns, clock.rtt_ns))
             self._world.at(self._t0_ns + NS_PER_S, self._report)
-            duration_s = self._assignment.plan.load.duration_s
-            if duration_s is not None:
-                self._world.at(self._t0_ns + duration_s.ns, self._finish)
+            end_ns = timeline(self._assignment.plan.load).end_ns
+            if end_ns is not None:
+                self._world.at(self._t0_ns + end_ns, self._finish)
         elif not self.is_stuck:
             self._world.after(self._world.draw.uniform(0, 1.0) if order.drain else 0.0, self._finish)
 
@@ -545,7 +556,9 @@ class SimulatedWorker:
                 count = min(count, self._left)
                 self._left -= 0 if self._world.scenario.dead else count
             self._done += count
-            parts.append(interval(second, 0, failed=count) if self._world.scenario.dead else interval(second, count))
+            leg = draw.randrange(len(timeline(self._assignment.plan.load).legs))
+            done, failed = (0, count) if self._world.scenario.dead else (count, 0)
+            parts.append(interval(second, done, failed=failed, stage=leg))
         self._second = max(self._second, through + 1)
         return tuple(parts)
 

@@ -134,3 +134,44 @@ def test_a_password_reaches_the_agents_but_nothing_that_is_written_or_said(
     written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]
     assert len(written) >= 6
     assert not [text for text in written if server.password.encode() in text]
+
+
+def test_stages_and_a_warmup_each_do_what_was_intended_and_all_is_accounted_for(
+    waiting_fleet: Fleet, valkey: Server
+) -> None:
+    ended = run_on(
+        waiting_fleet, valkey, "--warmup", "1s", "--stage", "1s", "--stage", "even=2s@500/s",
+        "--stage", "ramp=2s@1500/s:linear", "--threads-per-pool", "2",
+    )  # fmt: skip
+    assert ended.code == 0, ended.finished.stderr
+    summary, counted = ended.summary, calls(valkey.client())
+    stages = {stage["name"]: stage for stage in summary["stages"]}
+    assert list(stages) == ["warmup", "stage 1", "even", "ramp"]
+    done = {name: stage["stats"]["operations"] for name, stage in stages.items()}
+    # What is in hand when the run ends may be left unsent; everything else was sent, and in its own stage.
+    assert done["even"] == 1000
+    assert done["ramp"] + stages["ramp"]["unsent"] == 2000
+    assert stages["ramp"]["unsent"] <= 8
+    assert min(done["warmup"], done["stage 1"]) > 0
+    assert [(stage["begin_s"], stage["model"]) for stage in summary["stages"]] == [
+        (0.0, "closed"), (1.0, "closed"), (2.0, "open"), (4.0, "open"),
+    ]  # fmt: skip
+    ledger = summary["ledger"]
+    assert ledger["unaccounted"] == 0
+    assert ledger["issued"] == ledger["server_calls"] == sum(done.values())
+    assert ledger["issued"] == sum(counted.get(name, 0) for name in ("set", "get", "del"))
+    assert summary["totals"]["operations"] == ledger["issued"] - done["warmup"]
+    assert summary["totals"]["latency_us"]["response"]["count"] == done["even"] + done["ramp"]
+    assert summary["load"]["measured_s"] == pytest.approx(5.0, abs=0.2)
+    assert summary["run"]["duration_s"] == pytest.approx(6.0, abs=0.2)
+    assert summary["verdict"]["level"] != "invalid"
+
+
+def test_requests_after_a_warmup_are_exact(waiting_fleet: Fleet, valkey: Server) -> None:
+    ended = run_on(
+        waiting_fleet, valkey, "--warmup", "0.5s", "--requests", "1003", "--threads-per-pool", "3", "--pipeline", "4"
+    )
+    assert ended.code == 0, ended.finished.stderr
+    assert ended.summary["totals"]["operations"] == 1003
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert ended.summary["ledger"]["issued"] > 1003

@@ -24,8 +24,8 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A workload by name. workload: raw, has the shape of the plan's section. driver: the raw one that it is meant for, or
-    None. text: the file as written."""
+    """A workload by name. workload: raw, has the shape of the plan's section. driver: the raw one that it is meant
+    for, or None. text: the file as written."""
 
     name: str
     description: str

@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import redis
 
 from agent.worker.client_driver import Worker, run_client_worker
 from agent.worker.operations import Operation
-from agent.worker.pacer import NEVER_NS, Pacer, Span
+from agent.worker.pacer import NEVER_NS, UNSENT, Pacer, Span, whenever_of
 from agent.worker.pools import CheckoutTimeout, ClientInstance, ClientInstancePool
-from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord
+from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, bin_rows
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from common.lifeline import CutShort, Lifeline
 from common.target import Ending
@@ -345,3 +346,22 @@ def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
     stage = Stage(end_ns=T0_NS + 55 * MS, due=due, batch=3, takes_ns=50 * MS, answers=[[b""] * 3])
     assert len(stage.run()) == stage.record.issued == 3
     assert stage.record.unsent == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_row_keeps_what_its_turn_says_of_its_stage(batch: int) -> None:
+    in_third = (whenever_of(2),) * batch
+    stage = Stage(batch=batch, answers=[b"value"] if batch == 1 else [[b"value"] * 2])
+    stage.worker.pacer.turns = lambda: iter([in_third] * 3)  # type: ignore[method-assign]
+    assert [row[3] for row in stage.run()] == [whenever_of(2)] * 3 * batch
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> None:
+    due = [T0_NS + 5 * MS * number for number in range(2 * batch)]
+    stage = Stage(quota=2 * batch, batch=batch, due=due)
+    stage.pool.before = timeouts(stage, 20 * MS)
+    rows = stage.run()
+    found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
+    assert found_ns == due
+    assert bin_rows(np.array(rows), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0

@@ -10,16 +10,20 @@ from agent.worker.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.events import EventLog
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from common.metrics import IntervalMetrics
-from common.units import NS_PER_S
+from common.plan.schema import Load
+from common.plan.timeline import Timeline, timeline
+from common.units import NS_PER_S, Seconds
+from tests.support.stages import stage
 
 T0 = 10**15
+PLAIN = timeline(Load(duration_s=Seconds(3600)))
 NAMES = ("GET",)
 
 
 class Process:
     """A worker process without threads: a test records, and collects when it likes."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, line: Timeline = PLAIN) -> None:
         self.records = [ThreadRecord() for _ in range(threads)]
         self.log = EventLog()
         self.deliveries = DeliveryRecord()
@@ -27,7 +31,7 @@ class Process:
             CollectedGroup("one", self.records, [self.log], self.deliveries),
             CollectedGroup("two", [], [EventLog()]),
         ]
-        self.collector = Collector(groups, NAMES, Outcomes(), T0)
+        self.collector = Collector(groups, NAMES, Outcomes(), T0, line)
 
     def complete(self, at_s: float, thread: int = 0, service_ns: int = 1000) -> None:
         record = self.records[thread]
@@ -36,6 +40,13 @@ class Process:
 
     def deliver(self, at_s: float) -> None:
         self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), What.DELIVERED, 5))
+
+    def send(self, due_s: float, begin_s: float, end_s: float, thread: int = 0) -> None:
+        """An operation of an open loop."""
+        due_ns, begin_ns, end_ns = (round(at_s * NS_PER_S) for at_s in (due_s, begin_s, end_s))
+        record = self.records[thread]
+        record.issued += 1
+        record.add(pack_row(T0 + end_ns, 0, end_ns - begin_ns, begin_ns - due_ns, 10, 5, 0))
 
     def open_connection(self, at_s: float) -> None:
         self.log.opened(T0 + round(at_s * NS_PER_S), None)
@@ -197,3 +208,88 @@ def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_t
     assert through == 2
     delivered = [(one.first, one.pools["one"].deliveries.delivered) for one in (*first, *rest)]
     assert delivered == [(0, 1), (0, 1), (1, 0), (2, 1)]
+
+
+# Stages
+
+STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
+
+
+def by_place(intervals: tuple[IntervalMetrics, ...]) -> dict[tuple[int, int], int]:
+    places = [(interval.first, interval.stage) for interval in intervals]
+    assert places == sorted(set(places))
+    return {(interval.first, interval.stage): interval.operations for interval in intervals}
+
+
+def test_a_second_in_which_a_stage_ends_makes_an_interval_of_each() -> None:
+    process = Process(line=STAGED)
+    process.complete(1.4)
+    process.complete(1.6)
+    process.complete(1.7, service_ns=NS_PER_S // 2)
+    assert by_place(process.collector.collect(3)) == {(0, 0): 0, (1, 0): 2, (1, 1): 1, (2, 1): 0, (2, 2): 0, (3, 2): 0}
+
+
+def test_an_operation_sent_late_is_of_the_stage_in_which_it_was_due_and_of_the_second_in_which_it_ended() -> None:
+    process = Process(line=STAGED)
+    process.send(1.4, 2.7, 2.8)
+    process.send(2.6, 2.7, 2.8)
+    found = process.collector.collect(2)
+    assert by_place(found) == {(0, 0): 0, (1, 0): 0, (1, 1): 0, (2, 0): 1, (2, 1): 0, (2, 2): 1}
+    late = next(interval for interval in found if (interval.first, interval.stage) == (2, 0))
+    assert late.pools["one"].commands["GET"].response.maximum == round(1.4 * NS_PER_S)
+    assert [interval.late for interval in found] == [0, 0, 0, 1, 0, 0]
+
+
+def test_who_waited_for_a_closed_stage_to_begin_has_no_response_time() -> None:
+    process = Process(line=STAGED)
+    process.send(1.5, 1.5001, 1.6)
+    [interval] = [part for part in process.collector.collect(1) if part.operations]
+    assert interval.stage == 1
+    pool = interval.pools["one"]
+    assert (pool.send_lag.count, pool.commands["GET"].response.count, pool.commands["GET"].ok) == (0, 0, 1)
+
+
+def test_connection_events_count_once_and_in_the_stage_in_which_they_happened() -> None:
+    process = Process(line=STAGED)
+    for at_s in (0.5, 1.4, 1.6):
+        process.open_connection(at_s)
+    process.send(1.4, 2.1, 2.2)
+    found = {(part.first, part.stage): part.pools["one"].connections for part in process.collector.collect(2)}
+    assert {place: one.opened for place, one in found.items() if one.opened} == {(0, 0): 1, (1, 0): 1, (1, 1): 1}
+    assert found[1, 0].open_peak == 2
+    assert found[1, 1].open_peak == found[2, 0].open_peak == found[2, 1].open_peak == 3
+
+
+def test_what_is_unsent_is_told_by_stage_and_once() -> None:
+    process = Process(line=STAGED)
+    process.complete(0.5)
+    process.records[0].missed.update({0: 3, 2: 4})
+    assert all(interval.unsent == 0 for interval in process.collector.collect(3))  # it is not complete yet
+    process.records[0].unsent += 7
+    process.records[0].transactions += 1
+    through, found = process.collector.collect_rest(3)
+    assert through == 3
+    assert {interval.stage: (interval.unsent, interval.transactions) for interval in found} == {0: (3, 0), 2: (4, 1)}
+    assert process.collector.collect_rest(3) == (3, ())
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2)), max_size=40),
+    st.lists(st.integers(0, 5), max_size=4).map(sorted),
+)
+def test_sums_over_stages_are_the_whole_however_late_and_however_often_it_is_collected(
+    operations: list[tuple[float, float, float]], collections: list[int]
+) -> None:
+    process = Process(line=STAGED)
+    intervals: list[IntervalMetrics] = []
+    for number, through in enumerate([*collections, None]):
+        for due_s, late_s, service_s in operations[number :: len(collections) + 1]:
+            process.send(due_s, due_s + late_s, due_s + late_s + service_s)
+        found = process.collector.collect(through) if through is not None else process.collector.collect_rest(0)[1]
+        intervals += found
+    wanted = [0, 0, 0]
+    for due_s, _, _ in operations:
+        wanted[STAGED.at(round(due_s * NS_PER_S))] += 1
+    counted = [sum(part.operations for part in intervals if part.stage == leg) for leg in range(3)]
+    assert counted == wanted
+    assert sum(part.issued for part in intervals) == process.collector.counted == len(operations)

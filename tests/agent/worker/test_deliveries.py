@@ -15,13 +15,27 @@ from agent.worker.deliveries import (
 )
 from common.histogram import Histogram
 from common.metrics import DeliveryMetrics, merge_deliveries
+from common.plan.schema import Load
+from common.plan.timeline import timeline
 from common.stamp import STAMP_BYTES, Stamper, StampReader
 from common.units import NS_PER_S
+from tests.support.stages import stage
 
 T0 = 10**15
 BLANK = bytes(STAMP_BYTES)
+STAGED = timeline(Load(stages=(stage(1.5), stage(1))))
 
-rows = st.tuples(st.integers(-1, 5).map(lambda s: T0 + s * NS_PER_S // 2), st.sampled_from(list(What)), st.just(3))
+rows = st.tuples(
+    st.integers(-1, 5).map(lambda s: T0 + s * NS_PER_S // 2),
+    st.sampled_from(list(What)),
+    st.sampled_from([0, 3, NS_PER_S]),
+)
+
+
+def place(at_ns: int, what: What, value: int) -> tuple[int, int]:
+    """The second in which a row happened, and the stage in which its message was sent."""
+    sent_ns = at_ns - (value if what is What.DELIVERED else 0)
+    return max(0, at_ns - T0) // NS_PER_S, STAGED.at(sent_ns - T0)
 
 
 def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
@@ -34,21 +48,23 @@ def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
 
 
 @given(st.lists(rows, max_size=30), st.integers(0, 30))
-def test_each_message_is_in_one_second_whenever_it_is_collected(each: list[tuple[int, What, int]], cut: int) -> None:
+def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
+    each: list[tuple[int, What, int]], cut: int
+) -> None:
     record = DeliveryRecord()
     collected = CollectedDeliveries(record)
     released = []
     for part in (each[:cut], each[cut:]):
         for at_ns, what, value in part:
             record.add(pack_delivery(at_ns, what, value))
-        collected.gather()
-        for second in sorted(collected.seconds(T0)):
-            mine = [row for row in part if max(0, row[0] - T0) // NS_PER_S == second]
-            metrics = collected.release(second, T0)
+        collected.gather(T0, STAGED)
+        for second, leg in sorted(collected.places()):
+            mine = [row for row in part if place(*row) == (second, leg)]
+            metrics = collected.release((second, leg))
             assert metrics.delivered == sum(what is What.DELIVERED for _, what, _ in mine)
             assert metrics.expected == sum(value for _, what, value in mine if what is What.EXPECTED)
             released.append(metrics)
-        assert collected.seconds(T0) == set()
+        assert collected.places() == set()
     everything = add_up(np.array(each, dtype=np.int64).reshape(-1, 3))
     assert merge_deliveries(released) == everything
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.worker.pacer import lag_of_unsent, whenever_of
 from agent.worker.recorder import (
     NO_ROWS,
     NONE,
@@ -16,12 +17,16 @@ from agent.worker.recorder import (
     Rows,
     ThreadRecord,
     bin_rows,
+    legs_of,
     pack_row,
     seconds_of,
 )
 from common.metrics import PoolMetrics
+from common.plan.schema import Load
+from common.plan.timeline import timeline
 from common.target import Ending
 from common.units import NS_PER_S
+from tests.support.stages import stage
 
 NAMES = ("SET", "GET")
 READONLY = Ending(True, "READONLY", 10)
@@ -161,3 +166,25 @@ def test_every_operation_is_counted_exactly_once(kinds: list[tuple[int, int]]) -
     for command in metrics.commands.values():
         assert command.service.count == command.ok
         assert command.failed.count == command.error_count
+
+
+def test_a_row_belongs_to_the_leg_in_which_it_was_due_or_began_whenever_it_was_completed() -> None:
+    line = timeline(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
+    t0_ns, s = 10**15, NS_PER_S
+
+    def row(end_s: float, service_s: float, lag_ns: int) -> tuple[int, int, int, int, int, int, int]:
+        return (t0_ns + round(end_s * s), 0, round(service_s * s), lag_ns, 0, 0, 0)
+
+    rows = rows_of(
+        row(2.5, 0.1, 0),  # sent as it was due
+        row(2.5, 0.4, s // 5),  # due 0.1 s before its leg
+        row(2.5, 0.1, 2 * s),
+        row(2.5, 2.4, NONE),  # by its begin
+        row(2.5, 1.4, NONE),
+        row(2.5, 0.1, whenever_of(1)),  # dealt in the closed leg
+        row(2.5, 0.2, lag_of_unsent(t0_ns + s // 2, t0_ns + round(2.3 * s))),  # waited in vain
+        row(0.1, 0.2, NONE),
+        row(9.0, 0.1, NONE),
+    )
+    assert legs_of(rows, t0_ns, line).tolist() == [2, 1, 0, 0, 1, 1, 0, 0, 2]
+    assert set(legs_of(rows, t0_ns, timeline(Load())).tolist()) == {0}

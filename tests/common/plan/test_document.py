@@ -86,3 +86,7 @@ def test_nesting_without_end_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["plan.yaml", "plan.json"])
 def test_a_number_too_long_for_python_is_refused(name: str) -> None:
     refusal(b'{"seed": ' + b"9" * 5000 + b"}", name)
+
+
+def test_a_word_that_begins_like_a_truth_value_is_a_word() -> None:
+    assert parse_document(b"a: True0\nb: falsehood\nc: true", "p.yaml") == {"a": "True0", "b": "falsehood", "c": True}

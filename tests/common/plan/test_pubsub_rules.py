@@ -14,6 +14,7 @@ from common.plan.schema import (
     Load,
     Plan,
     Pools,
+    Preload,
     PubSub,
     SizeWeight,
     Target,
@@ -92,12 +93,17 @@ def test_all_others_are_not(plan: Plan) -> None:
     check_plan(plan)
 
 
-def test_nobody_subscribes_or_publishes_what_is_timed_because_of_a_reply() -> None:
-    for follower in (SUBSCRIBE, PUBLISH):
-        command = Command(command="GET __key__", then=(Then(command=follower),))
-        plan = msgspec.structs.replace(plan_of("GET"), workload=Workload(commands=(command,)))
-        with pytest.raises(PlanError, match=r"commands\[0\].then\[0\].command: expected a command that can follow"):
-            check_plan(plan)
+@pytest.mark.parametrize("command", [SUBSCRIBE, PUBLISH])
+def test_nobody_subscribes_or_sends_what_is_timed_beside_the_mix(command: str) -> None:
+    mixed = (Command(command="GET __key__", then=(Then(command=command),)),)
+    for place, workload in (
+        ("commands[0].then[0].command", Workload(commands=mixed)),
+        ("preload[0].command", Workload(commands=(Command(command="GET"),), preload=(Preload(command=command),))),
+        ("setup[0]", Workload(commands=(Command(command="GET"),), setup=(command,))),
+    ):
+        with pytest.raises(PlanError) as caught:
+            check_plan(msgspec.structs.replace(plan_of("GET"), workload=workload))
+        assert f"$.workload.{place}: expected {command.split()[0]} as a command of the mix alone" in str(caught.value)
 
 
 def test_the_drain_bounds_the_grace() -> None:

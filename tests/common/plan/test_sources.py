@@ -12,6 +12,7 @@ from common.plan.checks import Purpose
 from common.plan.schema import Arrivals, Command, Connections, Embedded, Plan
 from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
+from common.units import Seconds
 
 FLAGS = {setting.flag: setting for setting in SETTINGS if setting.flag}
 ENOUGH = {"--url": "redis://127.0.0.1", "--duration": "1s"}
@@ -234,6 +235,37 @@ def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
         ),
         ("workload: {profile: basicrw}", "$.workload.profile: expected one of basic_rw, high_throughput,"),
         ("load: {duration: 1s, requests: 5}", "$.load.requests: expected either a duration or requests, got 1s and 5"),
+        (
+            "load: {rate: 5, stages: [{duration: 1s}]}",
+            "$.load.rate: expected either rate or stages, got rate 5/s beside stages",
+        ),
+        ("load: {requests: 5, stages: [{duration: 1s}]}", "$.load.requests: expected either requests or stages, got"),
+        ("load: {duration: 5, stages: [{duration: 1s}]}", "$.load.duration: expected either duration or stages, got"),
+        (
+            "load: {stages: [{duration: 1s}, {duration: 0s}]}",
+            "$.load.stages[1].duration: expected a time above zero, got 0s",
+        ),
+        ("load: {stages: [{rate: 5}]}", '$.load.stages[0]: expected a key "duration", got none'),
+        (
+            "load: {stages: [{duration: 1s, ramp: linear}]}",
+            "$.load.stages[0].ramp: expected a rate for a linear ramp to go to, got none",
+        ),
+        (
+            "load: {stages: [{duration: 1s, name: a}, {duration: 1s}, {duration: 1s, name: a}]}",
+            '$.load.stages[2].name: expected a name of its own, got "a" a second time',
+        ),
+        (
+            "load: {warmup: 1s, stages: [{duration: 1s, name: warmup}]}",
+            '$.load.stages[0].name: expected a name of its own, got "warmup" a second time',
+        ),
+        (
+            "load: {stages: [" + "{duration: 1s}, " * 1001 + "]}",
+            "$.load.stages: expected at most 1000 stages, got 1001",
+        ),
+        (
+            "load: {arrivals: poisson, stages: [{duration: 1s}]}",
+            "$.load.arrivals: expected a rate for poisson arrivals, got none; say --rate 1000/s",
+        ),
         ("load: {rate: 5}", "$.load: expected a duration or requests, got neither; say --duration 30s"),
         ("target: {url: ''}\nload: {duration: 1s}", "$.target.url: expected a target, got none"),
         ("[1, 2]", "$: expected a mapping with keys such as target, pools, workload, got a list"),
@@ -242,6 +274,15 @@ def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
 def test_what_is_wrong_in_a_file_is_named_with_the_file_and_its_path(write: WriteFile, text: str, line: str) -> None:
     file = write(text if text.startswith(("target", "[")) else f"target: {{url: 'redis://h'}}\n{text}")
     assert refusal(file).startswith(f"{file}: {line}")
+
+
+def test_stages_said_on_the_command_line_replace_a_files_duration_but_not_its_rate(write: WriteFile) -> None:
+    flags = {FLAGS["--stage"]: [{"duration": Seconds(1)}]}
+    plan = load_plan(write("target: {url: 'redis://h'}\nload: {duration: 5s}"), flags, {})
+    assert (plan.load.duration_s, len(plan.load.stages)) == (None, 1)
+    file = write("target: {url: 'redis://h'}\nload: {rate: 5}")
+    with pytest.raises(PlanError, match=r"\$\.load\.rate: expected either rate or stages"):
+        load_plan(file, flags, {})
 
 
 def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from common.plan.schema import Load
+from common.plan.schema import Load, Ramp
 from common.units import Count, Seconds
 from coordinator.aggregate import Aggregate, fold
-from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, build_snapshot
-from tests.support.records import accepted, command, histogram, interval, opened, plan
+from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, StageNow, build_snapshot
+from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan
+from tests.support.stages import stage
 
 AGENTS = [AgentRow("a1", "localhost", "running", 50.0, 0.5, 12.0)]
 
@@ -57,3 +58,31 @@ def test_what_is_left_follows_from_the_plan(
 def test_there_is_something_to_show_before_anything_is_known() -> None:
     snapshot = build_snapshot(Aggregate(), [], -1.0)
     assert (snapshot.rows, snapshot.operations, snapshot.connections_open, snapshot.left_s) == ((), 0, 0, None)
+
+
+def test_the_stage_that_is_on_is_told_with_its_rate_at_the_moment() -> None:
+    aggregate = fold([opened(staged_plan(stage(2, 100), stage(2, 300, Ramp.LINEAR), stage(1), warmup_s=1))])
+    found = [build_snapshot(aggregate, [], elapsed_s).stage for elapsed_s in (-0.5, 0.5, 1.5, 4.0, 5.5)]
+    assert found == [
+        None,
+        StageNow("warmup", 1, 4, 100.0, False),
+        StageNow("stage 1", 2, 4, 100.0, True),
+        StageNow("stage 2", 3, 4, 200.0, True),
+        StageNow("stage 3", 4, 4, None, True),
+    ]
+    assert build_snapshot(aggregate, [], 1.5).left_s == 4.5
+
+
+def test_a_warmup_is_in_the_seconds_and_in_no_total() -> None:
+    get = {"GET": command(histogram(1000, 2000))}
+    load = Load(requests=Count(8), warmup_s=Seconds(1))
+    parts = (interval(0, get, unsent=3), interval(1, get, stage=1), interval(2, {}, stage=1))
+    records = [opened(msgspec.structs.replace(plan(), load=load), ["a1"]), accepted("a1", 0, *parts)]
+    snapshot = build_snapshot(fold(records), [], 3.0)
+    assert [(row.second, row.ok, row.stage) for row in snapshot.rows] == [
+        (0, 2, "warmup"),
+        (1, 2, "measure"),
+        (2, 0, "measure"),
+    ]
+    assert (snapshot.operations, snapshot.ok, snapshot.unsent, snapshot.left_requests) == (2, 2, 0, 6)
+    assert snapshot.ops_per_s == 1.0

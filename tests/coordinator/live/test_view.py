@@ -8,7 +8,8 @@ from rich.console import Console
 from coordinator.aggregate import fold
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
-from tests.support.records import clean_run
+from tests.support.records import accepted, clean_run, interval, opened, staged_plan
+from tests.support.stages import stage
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
@@ -152,3 +153,25 @@ def test_a_small_terminal_is_not_overrun(width: int, height: int) -> None:
         before_end = written(console)
     last_frame = before_end.split("\x1b[2K")[-1]
     assert len(last_frame.splitlines()) <= height
+
+
+def test_the_stage_is_shown_and_a_warmup_is_marked() -> None:
+    aggregate = fold([opened(staged_plan(stage(2, 1500), stage(1), warmup_s=1)), accepted("a1", 0, interval(0, {}))])
+    shown = []
+    for elapsed_s in (0.5, 2.0, 3.5):
+        console = terminal()
+        with open_live(console, quiet=False) as view:
+            view.update(build_snapshot(aggregate, [], elapsed_s))
+        shown.append(written(console))
+    assert "warmup: 1,500/s wanted; not in the report" in shown[0]
+    assert "stage 1 (2 of 3): 1,500/s wanted" in shown[1]
+    assert "stage 2 (3 of 3): closed loop" in shown[2]
+
+
+def test_a_plain_line_names_the_stage_of_its_second() -> None:
+    records = [opened(staged_plan(stage(2, 1500), warmup_s=1), ["a1"])]
+    records += [accepted("a1", 0, interval(0, {}), interval(1, {}, stage=1))]
+    console = pipe()
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold(records), [], 2.0))
+    assert [line.split(":")[0] for line in written(console).splitlines()] == ["second 0 (warmup)", "second 1 (stage 1)"]

@@ -11,13 +11,26 @@ import pytest
 from common.errors import UsageError
 from common.histogram import Histogram
 from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Plan, Workload
+from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
 from coordinator.records import RunClosed
+from coordinator.report.shapes import Summary
 from coordinator.report.summary import build_summary, quantiles
-from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, plan
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    staged_plan,
+)
+from tests.support.stages import stage
 
 Q = {"count", "min", "mean", "p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"}
 STATS = {"operations", "ok", "errors", "ops_per_s", "bytes_out", "bytes_in", "latency_us"}
@@ -156,3 +169,57 @@ def test_what_became_of_messages_is_told_in_a_mix_with_subscribers_alone() -> No
             assert (summary.pubsub.expected, summary.pubsub.delivered, summary.pubsub.lost) == (9, 7, 2)
             assert (summary.pubsub.foreign, summary.pubsub.repeated) == (3, 1)
             assert (summary.pubsub.latency_us.min, summary.pubsub.latency_us.max) == (2.0, 4.0)
+
+
+def staged() -> Summary:
+    the_plan = staged_plan(stage(1), stage(1, 2, name="even"), stage(1, 6, Ramp.LINEAR), warmup_s=1)
+    closed_get = command(histogram(1000, 2000), errors={"READONLY": 1})
+    open_get = command(histogram(3000, 3000), response=histogram(4000, 5000))
+    frame = accepted(
+        "a1",
+        0,
+        interval(0, {"GET": closed_get}),
+        interval(1, {"GET": closed_get}, stage=1),
+        interval(2, {"GET": open_get}, stage=2),
+        interval(3, {"GET": open_get}, stage=2),
+        interval(3, {"GET": open_get}, stage=3, unsent=2),
+    )
+    return build_summary(fold([opened(the_plan, ["a1"]), frame, noted("a1", 12), closed(duration_s=4.0)]))
+
+
+def test_each_stage_has_its_own_numbers() -> None:
+    summary = staged()
+    found = [(one.name, one.begin_s, one.duration_s, one.model, one.ramp, one.measured) for one in summary.stages]
+    assert found == [
+        ("warmup", 0.0, 1.0, "closed", None, False),
+        ("stage 1", 1.0, 1.0, "closed", None, True),
+        ("even", 2.0, 1.0, "open", "step", True),
+        ("stage 3", 3.0, 1.0, "open", "linear", True),
+    ]
+    rates = [(one.from_rate_per_s, one.target_rate_per_s, one.achieved_rate_per_s) for one in summary.stages]
+    assert rates == [(None, None, 3.0), (None, None, 3.0), (2.0, 2.0, 4.0), (2.0, 6.0, 2.0)]
+    assert [one.stats.operations for one in summary.stages] == [3, 3, 4, 2]
+    assert [one.errors for one in summary.stages] == [{"READONLY": 1}, {"READONLY": 1}, {}, {}]
+    assert [one.unsent for one in summary.stages] == [0, 0, 0, 2]
+    assert [one.stats.latency_us.response is None for one in summary.stages] == [True, True, False, False]
+
+
+def test_totals_are_of_what_was_measured_and_the_ledger_is_of_everything() -> None:
+    summary = staged()
+    assert (summary.totals.operations, summary.commands["GET"].operations, summary.pools["main"].ok) == (9, 9, 8)
+    assert summary.totals.ops_per_s == pytest.approx(8 / 3)
+    assert summary.errors == {"READONLY": 1}
+    assert summary.checkout_wait_us.count == 4
+    assert (summary.ledger.issued, summary.ledger.counted) == (12, 12)
+    assert (summary.run.duration_s, summary.load.measured_s) == (4.0, 3.0)
+    assert (summary.load.model, summary.load.arrivals, summary.load.target_rate_per_s) == ("mixed", "constant", None)
+    assert (summary.load.achieved_rate_per_s, summary.load.unsent) == (3.0, 2)
+    assert summary.totals.latency_us.response is not None
+    assert summary.totals.latency_us.response.count == 6
+    assert sum(one.count for one in summary.latency_bins) == 8
+
+
+def test_a_plain_load_is_one_stage_that_says_the_same_as_the_totals() -> None:
+    summary = build_summary(fold(clean_run(plan(rate_per_s=2000.0))))
+    [stage] = summary.stages
+    assert (stage.name, stage.stats, stage.achieved_rate_per_s) == ("measure", summary.totals, 2000.0)

@@ -8,12 +8,24 @@ import pytest
 from rich.console import Console
 
 from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Pools, Workload
+from common.plan.schema import Command, Pools, Ramp, Workload
 from coordinator.aggregate import fold
 from coordinator.records import AnyRecord, FrameAccepted, Outcome
 from coordinator.report.summary import build_summary
 from coordinator.report.text import print_summary
-from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, plan
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    staged_plan,
+)
+from tests.support.stages import stage
 
 
 def text(records: Iterable[AnyRecord], *, width: int = 80, hide_histogram: bool = False) -> str:
@@ -135,3 +147,36 @@ def test_deliveries_are_told_where_somebody_subscribed() -> None:
     assert "7 of 7 expected, 0 lost, 2 sent twice, 4 of others" in report
     assert "over 5 messages: those between hosts are not timed" in report
     assert "latency" not in text(subscribed()).partition("Deliveries")[2].partition("Errors")[0]
+
+
+def staged_run(stages: int = 3) -> list[AnyRecord]:
+    shapes = [stage(12_345.6, 12_340), stage(100, 1_239_000, Ramp.LINEAR, name="a-name-of-many-letters"), stage(7.25)]
+    the_plan = staged_plan(*shapes[:stages], warmup_s=2.5)
+    slow = histogram(*[99_000_000_000] * 1000)
+    get = command(slow, response=slow, errors={"READONLY": 123_456})
+    parts = [interval(number, {"GET": get}, stage=number) for number in range(stages + 1)]
+    return [opened(the_plan), accepted("a1", 0, *parts), noted("a1", 124_456 * len(parts)), closed(duration_s=13_000.0)]
+
+
+def test_stages_are_a_table_that_fits_80_columns_whatever_is_in_it() -> None:
+    report = text(staged_run())
+    assert max(map(len, report.splitlines())) <= 80
+    assert "…" not in report
+    table = report[report.index("Stages (ms") : report.index("Service time")]
+    assert row(table, "warmup")[1:5] == ["0s", "2.5s", "12.3k", "49.8k"]
+    assert " to 1.24M " in table
+    assert row(table, "Stage")[-1] == "Errors"
+    assert row(table, "warmup")[-1] == "123k"
+    assert "the warmup is in no other number" in table
+    assert "3 stages (closed and open loop, constant arrivals)" in report
+    assert "Response time at a rate" in report
+
+
+def test_a_single_stage_after_a_warmup_is_told_as_a_plain_load_is() -> None:
+    report = text(staged_run(1))
+    assert "Stages (ms" in report
+    assert "open loop (constant arrivals): 12,340/s wanted" in report
+
+
+def test_a_plain_load_has_no_table_of_stages() -> None:
+    assert "Stages" not in text(clean_run())

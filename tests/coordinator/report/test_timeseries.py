@@ -5,7 +5,8 @@ import io
 
 from coordinator.aggregate import fold
 from coordinator.report.timeseries import COLUMNS, timeseries_csv
-from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan
+from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan
+from tests.support.stages import stage
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -34,3 +35,9 @@ def test_a_second_in_which_nothing_happened_has_counts_but_no_latencies() -> Non
 
 def test_a_run_without_seconds_is_a_header() -> None:
     assert timeseries_csv(fold([opened()])) == ",".join(COLUMNS) + "\n"
+
+
+def test_a_row_tells_the_stage_in_which_its_second_begins() -> None:
+    the_plan = staged_plan(stage(1.5, 10), stage(2, name="rest"), warmup_s=1)
+    found = rows(timeseries_csv(fold([opened(the_plan), accepted("a1", 0, interval(4, {}, stage=2))])))
+    assert [row["stage"] for row in found] == ["warmup", "stage 1", "stage 1", "rest", "rest"]

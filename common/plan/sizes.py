@@ -1,0 +1,48 @@
+"""Files of value sizes: a line for each size, with its weight behind it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from common.errors import PlanError
+from common.units import Bytes, show
+
+_LINE = 'expected a size and its weight such as "1KiB 30"'
+
+
+def parse_sizes(data: bytes, name: str) -> list[dict[str, Any]]:
+    """The `sizes` that a file's lines mean, raw. What stands behind # is a comment; a size without a weight has 1.
+
+    Raises PlanError with the number of the line.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{name}: expected lines of text, got a file that is no UTF-8") from error
+    sizes = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        where = f"{name}: line {number}"
+        if len(words) > 2:
+            raise PlanError(f"{where}: {_LINE}, got {show(line.strip())}")
+        try:
+            size = Bytes.parse(words[0])
+        except ValueError as error:
+            raise PlanError(f"{where}: {error}") from error
+        sizes.append({"size": int(size), "weight": _weight(words[1], where) if len(words) == 2 else 1.0})
+    if not sizes:
+        raise PlanError(f"{name}: {_LINE} on each line, got none")
+    return sizes
+
+
+def _weight(text: str, where: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise PlanError(f"{where}: expected a weight of 0 or more, got {show(text)}")
+    return weight
