@@ -33,15 +33,18 @@ _AGAIN_MS = 100
 """A connection that could not be opened again is tried once more after so long."""
 
 _JOIN_S = 1.0
+_MOVES = 5
+"""How often a cluster may send one subscription to another node."""
 
 
 class _Order:
     """A worker waits for one channel's confirmation. `ready` is locked until `reply` or `error` is there."""
 
-    __slots__ = ("channel", "error", "ready", "reply")
+    __slots__ = ("channel", "error", "moves_left", "ready", "reply")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self.moves_left = _MOVES
         self.ready = threading.Lock()
         self.ready.acquire()
         self.reply: list[Any] = []
@@ -176,13 +179,15 @@ class Subscriber:
 
     def _take_orders(self) -> None:
         while self._orders:
-            order = self._orders.popleft()
             # Whoever gave the one before has waited for it as long as it would.
-            self._pending = order
-            try:
-                self._subscribe(order.channel)
-            except TARGET_ERRORS as error:
-                self._end_pending(error)
+            self._pending = self._orders.popleft()
+            self._begin(self._pending)
+
+    def _begin(self, order: _Order) -> None:
+        try:
+            self._subscribe(order.channel)
+        except TARGET_ERRORS as error:
+            self._end_pending(error)
 
     def _subscribe(self, channel: Channel) -> None:
         line = self._lines.of(channel)
@@ -222,12 +227,16 @@ class Subscriber:
             self._end_pending(None)
 
     def _failed(self, line: Line, error: Exception) -> None:
-        self._lines.redirected(error)
+        moved = self._lines.redirected(error)
         # Only a command that we sent is answered with an error, and one is under way at most. After any other error the
         # connection will be opened anew, and all its channels with it.
         if self._pending is not None and ending_of(error).replied:
             self._held.pop(self._pending.channel, None)
             line.forget(self._pending.channel)
+            if moved and self._pending.moves_left:
+                self._pending.moves_left -= 1
+                self._begin(self._pending)
+                return
         self._end_pending(error)
 
     def _end_pending(self, error: Exception | None) -> None:

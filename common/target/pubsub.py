@@ -176,10 +176,12 @@ class Lines:
         node: ClusterNode = client.get_node_from_key(channel[1])  # type: ignore[no-untyped-call]
         return node.name, client.get_redis_connection(node).connection_pool
 
-    def redirected(self, error: Exception) -> None:
-        """A node's error: if it says which node has the slot now, the next one of its channels goes there."""
-        if isinstance(self._client, ClusterClient) and type(error) is redis.exceptions.MovedError:
-            self._client.nodes_manager.move_slot(error)
+    def redirected(self, error: Exception) -> bool:
+        """Whether an error says which node has the slot now; from now on its channels belong there."""
+        if not isinstance(self._client, ClusterClient) or type(error) is not redis.exceptions.MovedError:
+            return False
+        self._client.nodes_manager.move_slot(error)
+        return True
 
     def __iter__(self) -> Iterator[Line]:
         return iter(list(self._lines.values()))
