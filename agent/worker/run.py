@@ -66,7 +66,8 @@ class WorkerRun:
     """
 
     def __init__(self, assignment: Assignment, run_id: str = "") -> None:
-        """Builds everything; opens no connection. run_id: tells this run's pub/sub messages. Raises PlanError."""
+        """Builds everything but the clients of a cluster, which connect when they are made: `open` makes them. Opens no
+        connection. run_id: tells this run's pub/sub messages from others'. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)

@@ -49,17 +49,27 @@ def open_control_client(target: schema.Target) -> Client:
     """A client of one connection (to each node of a cluster) that tries nothing twice, with the target's timeouts; for
     questions to the target beside the load. The connection opens with the first call, but for a cluster, whose topology
     is read at once; close the client to close it. Raises PlanError; for a cluster also what TARGET_ERRORS names."""
-    once = msgspec.structs.replace(target, retry=schema.Retry(retries=0, backoff=schema.BackoffKind.NONE))
-    lifeline = Lifeline()
-    pool_arguments = {"max_connections": 1}
+    lifeline, pool_arguments = Lifeline(), {"max_connections": 1}
     if connects_when_built(target):
-        return open_cluster(once, pool_arguments, events=Unobserved(), lifeline=lifeline)
-    return _client(once, {"retry": no_retry(), **pool_arguments}, events=Unobserved(), lifeline=lifeline)
+        # When redis-py makes one, it asks a primary of its own choice for its commands: another one, if that is down.
+        patient = msgspec.structs.replace(target, retry=_UNTIL_MADE)
+        client = open_cluster(patient, pool_arguments, events=Unobserved(), lifeline=lifeline)
+        client.retry.update_retries(0)
+        return client
+    return _client(target, {"retry": no_retry(), **pool_arguments}, events=Unobserved(), lifeline=lifeline)
+
+
+_UNTIL_MADE = schema.Retry(retries=3, backoff=schema.BackoffKind.NONE)
 
 
 def ping_target(target: schema.Target) -> None:
-    """Raises TargetError unless the target, asked once, answers as a Redis does; PlanError for a URL that is none."""
+    """Raises TargetError unless the target, asked once, answers as a Redis does; PlanError for a URL that is none.
+
+    A cluster answers when one of its nodes tells the topology: the others may be down.
+    """
     with translated(target), open_control_client(target) as client:
+        if isinstance(client, ClusterClient):
+            return
         reply = client.execute_command("PING")
         if reply is not True:
             raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")

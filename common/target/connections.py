@@ -139,17 +139,33 @@ class Observed(Wary):
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _is_of_ours(self, error: BaseException) -> bool:
-        # When redis-py loses one connection to a cluster or a primary, it closes others on purpose, and does so while
-        # it handles the loss: theirs is an error that did not come by them.
-        frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(self is frame.f_locals.get(name) for frame in frames for name in ("self", "connection"))
+        # When redis-py loses one connection to a cluster or a primary, or is redirected, it closes others on purpose,
+        # and does so while it handles the loss: theirs is an error that did not come by them, or is no loss at all.
+        if getattr(error, "status_code", None) in REDIRECTS:
+            return False
+        return any(
+            self is frame.f_locals.get("connection" if frame.f_code.co_name == "get_connection" else "self")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+
+
+class Held(Named):
+    """A TLS connection whose handshake hangs on the lifeline, too."""
+
+    _lifeline: Lifeline
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
+        # Python's ssl takes the socket away from us for as long as the handshake lasts; its twin ends with it.
+        with sock.dup() as twin:
+            self._lifeline.hold(twin)
+            return super()._wrap_socket_with_ssl(sock)
 
 
 class ObservedTcp(Observed, redis.Connection):
     """To a server's port."""
 
 
-class ObservedTls(Observed, Named):
+class ObservedTls(Observed, Held):
     """To a server's TLS port."""
 
 
@@ -161,7 +177,7 @@ class ObservedSentinel(Observed, SentinelManagedConnection):
     """To whichever server Sentinels say is the primary."""
 
 
-class ObservedSentinelTls(Observed, Named, SentinelManagedSSLConnection):
+class ObservedSentinelTls(Observed, Held, SentinelManagedSSLConnection):
     """The same, with TLS."""
 
 
@@ -181,7 +197,7 @@ class ObservedNode(WithRedirects, redis.Connection):
     """To a node of a cluster."""
 
 
-class ObservedNodeTls(WithRedirects, Named):
+class ObservedNodeTls(WithRedirects, Held):
     """To a node of a cluster, with TLS."""
 
 

@@ -82,8 +82,9 @@ def _retry(retry: Retry) -> dict[str, Any]:
     backoff: Any = retry._backoff
     inner = getattr(backoff, "inner", backoff)
     facts: dict[str, Any] = {"retries": retry.get_retries(), "retry backoff": type(inner).__name__}
-    for name in ("base", "cap", "backoff"):
-        value = getattr(inner, f"_{name}", None)
+    # A constant one calls its base its backoff.
+    for name, attribute in (("base", "_base"), ("base", "_backoff"), ("cap", "_cap")):
+        value = getattr(inner, attribute, None)
         if isinstance(value, int | float):
             facts[f"retry {name}"] = f"{value:g}s"
     return facts | {"retry errors": [kind.__name__ for kind in retry._supported_errors]}

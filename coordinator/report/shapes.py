@@ -138,8 +138,8 @@ class Stage(Part, frozen=True, kw_only=True):
 class Connections(Part, frozen=True, kw_only=True):
     """TCP connections of the whole fleet, over the whole run.
 
-    redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count, None
-    where it was not read.
+    redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count,
+    None where it was not read.
     """
 
     ceiling: int

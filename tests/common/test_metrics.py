@@ -166,3 +166,13 @@ def test_nothing_at_all_is_no_interval() -> None:
 @given(intervals)
 def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
     assert unpack(pack(interval), IntervalMetrics) == interval
+
+
+@pytest.mark.parametrize("how", list(Merge))
+def test_redirections_and_changes_of_the_topology_add_up(how: Merge) -> None:
+    parts = [
+        ConnectionMetrics(redirects={"MOVED": 1, "ASK": 2}, topology_refreshes=3),
+        ConnectionMetrics(redirects={"MOVED": 4}, topology_refreshes=5),
+    ]
+    merged = merge_connections(parts, how)
+    assert (merged.redirects, merged.topology_refreshes) == ({"MOVED": 5, "ASK": 2}, 8)

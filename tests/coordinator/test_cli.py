@@ -157,6 +157,10 @@ def test_resume_takes_the_plan_that_the_run_left(run: Run, started: list[tuple[P
     assert run("start", "--resume", "r-1")[0] == 0
     ((plan, options),) = started
     assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
+    # Where the passwords are may be said anew, and nothing else.
+    (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
+    assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file that holds the password")
+    assert "expected nothing of the plan" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
     code, _, err = run("start", "--resume", "nobody")
     assert code == 2
     assert "nobody" in err
@@ -234,6 +238,15 @@ def test_what_plan_prints_is_a_plan_file_again(run: Run, started: list[tuple[Pla
     run("start", *EXAMPLE)
     run("start", "full.yaml")
     assert started[0] == started[1]
+
+
+def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
+    _, out, _ = run("plan", *ENOUGH, "--retry-backoff", "constant", "--tcp-pool", "blocking")
+    assert "# client settings in force (main):" in out
+    assert "#   retry backoff: ConstantBackoff" in out
+    assert "#   pool: BlockingConnectionPool" in out
+    _, out, _ = run("plan", *ENOUGH, "--json")
+    assert json.loads(out)["client_settings"]["main"]["connection"] == "Connection"
 
 
 def test_plan_as_json_holds_the_same(run: Run) -> None:

@@ -158,3 +158,30 @@ def test_a_subscription_that_a_reconnect_repeated_may_have_been_counted_once_mor
 
     assert (ledger(10).uncertain, ledger(10).unaccounted, ledger(12).unaccounted) == (2, 0, 0)
     assert ledger(13).unaccounted == 1
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_or_surfaced(
+    moved: int, down: int, surfaced: int
+) -> None:
+    # Each of the latter was counted as it came in, and is the error of an operation, too.
+    redirects = {"MOVED": moved, "CLUSTERDOWN": down + surfaced}
+    get = command(histogram(*range(10)), errors={"CLUSTERDOWN": surfaced} if surfaced else {})
+    calls = 10 + moved + down + surfaced
+    ledger = balance(
+        fold(
+            [
+                opened(plan(), ["a1"]),
+                reading(When.BEFORE, {"get": 100}),
+                accepted("a1", 0, interval(0, {"GET": get}, redirects=redirects)),
+                noted("a1", 10 + surfaced),
+                reading(When.AFTER, {"get": 100 + calls}),
+            ]
+        )
+    )
+    assert (ledger.definite, ledger.server_calls, ledger.unaccounted) == (calls, calls, 0)
+
+
+def test_an_error_of_a_cluster_that_no_connection_counted_is_one_call_all_the_same() -> None:
+    # A client of one server, pointed at a node of a cluster, counts no redirections.
+    assert balance(run_of(ok=10, errors=3)).definite == 13

@@ -77,10 +77,22 @@ def command(service: Histogram, *, response: Histogram = EMPTY, **counts: object
 
 
 def interval(
-    second: int, commands: dict[str, CommandMetrics], *, last: int | None = None, issued: int | None = None, **more: int
+    second: int,
+    commands: dict[str, CommandMetrics],
+    *,
+    last: int | None = None,
+    issued: int | None = None,
+    redirects: dict[str, int] | None = None,
+    **more: int,
 ) -> IntervalMetrics:
-    """One second of the pool "main"; `open_peak` and `retries` go to its connections."""
-    connections = ConnectionMetrics(open_peak=more.pop("open_peak", 2), retries=more.pop("retries", 0))
+    """One second of the pool "main"; `open_peak`, `retries`, `redirects` and `topology_refreshes` go to its
+    connections."""
+    connections = ConnectionMetrics(
+        open_peak=more.pop("open_peak", 2),
+        retries=more.pop("retries", 0),
+        redirects=redirects or {},
+        topology_refreshes=more.pop("topology_refreshes", 0),
+    )
     operations = sum(one.operations for one in commands.values())
     return IntervalMetrics(
         first=second,

@@ -84,11 +84,12 @@ class SocketServer:
     """Listens on loopback and, on each connection, does what it was made for and nothing else.
 
     greeting: sent on accept. reply: sent for each piece received. closes: after the greeting (when there is no reply)
-    or after the first reply the connection is closed.
+    or after the first reply the connection is closed. `asked`: set once anything was received.
     """
 
     def __init__(self, *, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -> None:
         self._greeting, self._reply, self._closes = greeting, reply, closes
+        self.asked = threading.Event()
         self._listener = socket.create_server((HOST, 0))
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -132,6 +133,7 @@ class SocketServer:
         received = b""
         try:
             received = connection.recv(65536)
+            self.asked.set()
             connection.sendall(self._reply)
         finally:
             if not received or (self._closes and self._reply):

@@ -136,7 +136,7 @@ def _agrees(node: Node, count: int) -> bool:
     known = {(end[0], end[1]) for row in slots for end in row[2:]}
     links = node.ask("INFO", "replication").get("master_link_status", "up")
     state = str(node.ask("CLUSTER", "INFO"))
-    return len(slots) == 3 and len(known) == count and links == "up" and "ok" in state
+    return len(slots) == 3 and len(known) == count and links == "up" and "cluster_state:ok" in state
 
 
 def _port_with_bus() -> int:
@@ -232,11 +232,37 @@ def start_tls(papers: dict[str, str], certificate: str = "server", auth_clients:
     """A server behind TLS, whose certificate is that of `papers`; it also listens without, for us to ask it."""
     with _servers() as start:
         tls_port = closed_port()
-        node = start(
-            *_QUIET,
-            *("--tls-port", str(tls_port), "--tls-auth-clients", auth_clients),
-            *("--tls-cert-file", papers[certificate], "--tls-key-file", papers[f"{certificate}_key"]),
-            *("--tls-ca-cert-file", papers["ca"]),
-            binary=tls_server(),
-        )
+        options = _tls_options(papers, tls_port, certificate)
+        node = start(*_QUIET, *options, "--tls-auth-clients", auth_clients, binary=tls_server())
         yield Group(f"rediss://{HOST}:{tls_port}", [node])
+
+
+@contextlib.contextmanager
+def start_tls_cluster(papers: dict[str, str]) -> Iterator[Group]:
+    """A cluster of one node behind TLS, which serves all slots."""
+    with _servers() as start:
+        tls_port = _port_with_bus()
+        options = ("--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-auth-clients", "no")
+        node = start(*_QUIET, *_tls_options(papers, tls_port), *options, port=_port_with_bus(), binary=tls_server())
+        node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(lambda: "cluster_state:ok" in str(node.ask("CLUSTER", "INFO")))
+        yield Group(f"rediss+cluster://{HOST}:{tls_port}", [node])
+
+
+@contextlib.contextmanager
+def start_tls_sentinel(papers: dict[str, str]) -> Iterator[Group]:
+    """A primary and a Sentinel, both behind TLS."""
+    with _servers() as start, tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+        data_port, sentinel_port = closed_port(), closed_port()
+        node = start(*_QUIET, *_tls_options(papers, data_port), "--tls-auth-clients", "no", binary=tls_server())
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(f"sentinel monitor {SERVICE} {HOST} {data_port} 1\ntls-replication yes\n")
+        options = ("--sentinel", "--bind", HOST, *_tls_options(papers, sentinel_port), "--tls-auth-clients", "no")
+        sentinel = start(str(config), *options, binary=tls_server())
+        until(lambda: "disconnected" not in sentinel.ask("SENTINEL", "MASTER", SERVICE)["flags"])
+        yield Group(f"rediss+sentinel://{HOST}:{sentinel_port}/{SERVICE}", [node], [sentinel])
+
+
+def _tls_options(papers: dict[str, str], port: int, certificate: str = "server") -> tuple[str, ...]:
+    files = ("--tls-cert-file", papers[certificate], "--tls-key-file", papers[f"{certificate}_key"])
+    return ("--tls-port", str(port), *files, "--tls-ca-cert-file", papers["ca"])

@@ -53,3 +53,12 @@ def test_what_comes_late_moves_the_count_and_leaves_the_peak_alone() -> None:
     log.opened(1, None)
     assert fold.add_up(log.take(), is_late=True) == ConnectionMetrics(opened=1)
     assert fold.add_up([], is_late=False).open_peak == 1
+
+
+def test_redirections_add_up_by_kind_and_changes_of_the_topology_beside_them() -> None:
+    log = EventLog()
+    for at_ns, kind in enumerate(("MOVED", "ASK", "MOVED", "CLUSTERDOWN")):
+        log.redirected(at_ns, kind)
+    log.topology_refreshed(9)
+    metrics = ConnectionFold().add_up(log.take(), is_late=False)
+    assert metrics == ConnectionMetrics(redirects={"MOVED": 2, "ASK": 1, "CLUSTERDOWN": 1}, topology_refreshes=1)

@@ -19,6 +19,7 @@ from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, P
 from common.units import NS_PER_S, Bytes, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
+from tests.support.shapes import start_cluster
 from tests.support.workers import whole_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -225,3 +226,30 @@ def test_an_unexpected_error_is_described_in_one_line_with_its_place() -> None:
     assert "\n" not in line
     assert len(line) < 300
     assert describe(ValueError("never raised")) == "unexpected ValueError: never raised"
+
+
+def test_a_cluster_is_asked_first_when_the_run_opens_and_every_node_is_prewarmed() -> None:
+    pools = Pools(client_instances_per_pool=2, threads_per_pool=2, max_connections=2, connections=Connections.PREWARM)
+    with start_cluster(replicas=0) as group:
+        plan = plan_of(group.url, pools, load=requests(300))
+        run = WorkerRun(whole_of(plan))
+        # One connection is our question, and the nodes' own go by another port.
+        assert [node.ask("INFO", "clients")["connected_clients"] for node in group.nodes] == [1, 1, 1]
+        assert run.open(quiet) == 2 * 2 * len(group.nodes)
+        whole = finished(run)
+        command = whole.pools["main"].commands["SET"]
+        assert (command.ok, command.errors, command.failures) == (300, {}, {})
+        assert whole.pools["main"].connections.redirects == {}
+        assert group.calls("set") == 300
+        wait_until(
+            lambda: [node.ask("INFO", "clients")["connected_clients"] for node in group.nodes] == [1, 1, 1],
+            "the nodes have seen all connections closed",
+        )
+
+
+def test_a_cluster_that_is_down_is_said_to_be_when_the_run_opens() -> None:
+    run = WorkerRun(whole_of(plan_of("redis+cluster://127.0.0.1:1")))
+    with pytest.raises(TargetError, match="has no node that can be used"):
+        run.open(quiet)
+    run.cut()
+    run.close()

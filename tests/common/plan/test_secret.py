@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from common.errors import PlanError
-from common.plan.schema import REDACTED, Plan, Target
-from common.plan.secret import redacted, resolve_secrets
+from common.plan.schema import REDACTED, Plan, Sentinel, Target
+from common.plan.secret import redacted, resolve_secrets, with_secrets_of
 
 SECRET = "s3cret: å/@"
 
@@ -92,3 +92,49 @@ def test_a_redacted_password_is_none() -> None:
 
 def test_a_plan_without_a_password_needs_no_redaction() -> None:
     assert redacted(plan()) == plan()
+
+
+def sentinel_plan(**sentinel: str) -> Plan:
+    return Plan(target=Target(url="redis+sentinel://bob:data@a,b:1/x/2", sentinel=Sentinel(**sentinel)))
+
+
+@pytest.mark.parametrize(
+    ("url", "bare"),
+    [
+        ("rediss://bob:x@h:1/2", "rediss://h:1/2"),
+        ("unix://bob:x@/run/a%20b.sock?db=2", "unix:///run/a%20b.sock?db=2"),
+        ("redis+sentinel://bob:x@a,[::1]:1/my%2Fown/2", "redis+sentinel://a:26379,[::1]:1/my%2Fown/2"),
+        ("rediss+cluster://bob:x@a,b:1", "rediss+cluster://a:6379,b:1"),
+    ],
+)
+def test_a_url_of_any_shape_keeps_all_but_its_credentials(url: str, bare: str) -> None:
+    target = resolve_secrets(plan(url=url), {}).target
+    assert (target.url, target.username, target.password) == (bare, "bob", "x")
+
+
+def test_the_sentinels_password_comes_from_places_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(SECRET + "\n")
+    for unresolved in (
+        sentinel_plan(password=SECRET),
+        sentinel_plan(password_env="PW"),
+        sentinel_plan(password_file=str(file)),
+    ):
+        target = resolve_secrets(unresolved, {"PW": SECRET}).target
+        assert (target.password, target.sentinel.password) == ("data", SECRET)
+
+
+def test_what_is_wrong_with_the_sentinels_password_is_named_at_its_place() -> None:
+    assert refusal(sentinel_plan(password=SECRET, password_env="PW")) == (
+        "plan: $.target.sentinel.password_env: expected the password once, got password and password_env"
+    )
+    assert refusal(sentinel_plan(password_env="PW")).startswith("plan: $.target.sentinel.password_env: expected an env")
+    assert refusal(sentinel_plan(password=REDACTED)).endswith("say --sentinel-password-env or --sentinel-password-file")
+
+
+def test_the_sentinels_password_is_redacted_and_carried_over_as_the_targets_is() -> None:
+    whole = resolve_secrets(sentinel_plan(password_env="PW"), {"PW": SECRET})
+    bare = redacted(whole)
+    assert (bare.target.password, bare.target.sentinel.password) == (REDACTED, REDACTED)
+    assert SECRET not in repr(whole) + repr(whole.target.sentinel) + str(msgspec.to_builtins(bare, enc_hook=float))
+    assert with_secrets_of(bare, whole) == whole

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from common.errors import PlanError
-from common.plan.checks import Purpose
-from common.plan.schema import Arrivals, Command, Connections, Embedded, Plan
+from common.plan.checks import Purpose, check_plan
+from common.plan.schema import Arrivals, Cluster, Command, Connections, Embedded, Load, Plan, ReadFrom, Target, Workload
 from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
 from common.units import Seconds
@@ -344,6 +344,17 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"embedded_server": "standalone"}, "--embedded-server: expected either a url or an embedded server, got both"),
         ({"url": "http://h"}, "--url: expected redis://"),
         ({"url": "127.0.0.1:6379"}, "--url: expected redis://"),
+        ({"url": "redis+cluster://h/2"}, "--url: expected database 0, the only one that a cluster has, got 2"),
+        ({"tls_ca_file": "x"}, "--tls-ca-file: expected it with a target of rediss:// only, got redis://"),
+        ({"tls_verify": "none", "url": "unix:///x"}, "--tls-verify: expected it with a target of rediss:// only, got"),
+        ({"tls_key_file": "x", "url": "rediss://h"}, "--tls-key-file: expected the certificate of this key, too, got"),
+        ({"sentinel_username": "x"}, "--sentinel-username: expected it with a target of redis+sentinel:// only, got"),
+        ({"read_from": "any"}, "--read-from: expected it with a target of redis+cluster:// only, got redis://"),
+        ({"maintenance": "on", "protocol": "2"}, "--maintenance: expected protocol 3, in which notifications"),
+        ({"maintenance": "on", "url": "unix:///x"}, "--maintenance: expected off or auto with a unix socket"),
+        ({"keepalive_idle": "1500ms"}, "--keepalive-idle: expected whole seconds, 1s or more, as sockets have them"),
+        ({"keepalive_interval": "0s"}, "--keepalive-interval: expected whole seconds, 1s or more, as sockets have"),
+        ({"tcp_pool_wait": "0s"}, "--tcp-pool-wait: expected a time above zero, got 0s"),
         ({"client_pools": "1000000000"}, "--client-pools: expected at most 100000 pools in all, got 1000000000"),
         ({"threads_per_pool": "2000000"}, "--threads-per-pool: expected at most 1000000 worker threads in all"),
         ({"duration": "0s"}, "--duration: expected a time above zero, got 0s"),
@@ -374,3 +385,27 @@ def test_a_plan_to_look_at_a_target_needs_no_duration_but_a_url() -> None:
 def test_pool_groups_of_one_name_are_refused(write: WriteFile) -> None:
     file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {name: b}, {name: a}]")
     assert refusal(file) == f'{file}: $.pools[2].name: expected a name of its own, got "a" a second time'
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"url": "rediss+cluster://h", "tls_verify": "ca", "read_from": "any"},
+        {"url": "rediss+sentinel://h/x", "tls_ca_file": "x", "sentinel_username": "bob"},
+        {"url": "redis://h", "maintenance": "auto", "protocol": "2"},
+        {"url": "unix:///x", "maintenance": "auto"},
+    ],
+)
+def test_what_is_said_of_a_shape_fits_a_target_of_that_shape(flags: dict[str, str]) -> None:
+    load(**flags)
+
+
+def test_an_embedded_cluster_is_a_cluster() -> None:
+    target = Target(embedded=Embedded.CLUSTER, cluster=Cluster(read_from=ReadFrom.ANY))
+    workload = Workload(commands=(Command(command="GET"),))
+    plan = Plan(target=target, workload=workload, load=Load(duration_s=Seconds(1.0)))
+    check_plan(plan)
+    with pytest.raises(PlanError, match=r"redis\+cluster:// only, got an embedded standalone"):
+        check_plan(
+            msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, embedded=Embedded.STANDALONE))
+        )

@@ -17,7 +17,7 @@ from common.target import Client, build_client, ending_of, nodes_of, open_contro
 from common.target.clients import tcp_pools
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import Group, Node, start_cluster
+from tests.support.shapes import Group, Node, start_cluster, until
 
 ONCE = Retry(retries=0)
 
@@ -176,6 +176,27 @@ def test_a_slot_that_is_moving_asks_and_tries_again_and_each_is_a_rejected_call(
             client.execute_command("DEL", here)
 
 
+def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: Group) -> None:
+    key = "{down}"
+    owner, _ = owner_and_other(cluster, key)
+    slot, events = key_slot(key.encode()), Events()
+    with client_of(cluster, events) as client:
+        client.execute_command("GET", key)
+        before = rejected(owner, "get")
+        owner.ask("CLUSTER", "DELSLOTS", slot)
+        try:
+            with pytest.raises(redis.exceptions.ClusterDownError) as caught:
+                client.execute_command("GET", key)
+            assert (ending_of(caught.value).replied, ending_of(caught.value).name) == (True, "CLUSTERDOWN")
+            assert events["redirected"] == ["CLUSTERDOWN"]
+            # redis-py closes connections then, to make new ones; none was lost.
+            assert events["dropped"] == []
+            assert rejected(owner, "get") - before == 1
+        finally:
+            owner.ask("CLUSTER", "ADDSLOTS", slot)
+            until(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in cluster.nodes))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [(("MGET", "a", "b"), "CROSSSLOT"), (("INCR", "text"), "ERR"), (("GET",), "ERR")]
 )
@@ -274,6 +295,17 @@ def test_the_control_client_of_a_cluster_answers_and_holds_one_connection_to_a_n
 
 def test_some_nodes_of_the_url_may_be_down(cluster: Group) -> None:
     ping_target(Target(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}"))
+
+
+def test_a_cluster_with_a_node_down_can_be_used_still() -> None:
+    with start_cluster(replicas=0) as group:
+        group.nodes[0].kill()
+        target = target_of(group, retry=Retry())
+        ping_target(target)
+        with open_control_client(target) as control:
+            assert control.retry.get_retries() == 0
+        with build_client(target, Pools(), events=Events(), lifeline=Lifeline()) as client:
+            assert len(tcp_pools(client)) == 3
 
 
 def test_a_cluster_whose_nodes_are_all_down_is_said_as_such() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,18 @@ import pytest
 from common.errors import TargetError
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target, TcpPool, Tls, Verify
-from common.target import build_client, ping_target
+from common.target import build_client, nodes_of, open_node_client, ping_target
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import make_papers, start_tls, start_unix, tls_server
+from tests.support.shapes import (
+    Group,
+    make_papers,
+    start_tls,
+    start_tls_cluster,
+    start_tls_sentinel,
+    start_unix,
+    tls_server,
+)
 
 Papers = dict[str, str]
 QUICK = Seconds(1.0)
@@ -110,6 +120,24 @@ def test_a_server_that_wants_our_certificate_gets_it_or_says_so(papers: Papers) 
         refused = finding(target_of(group.url, papers, cert_file="stranger", key_file="stranger_key"))
         assert "stranger.pem" in refused
         assert "trust" in refused
+
+
+@pytest.mark.parametrize("start", [start_tls_cluster, start_tls_sentinel])
+def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_primary(
+    papers: Papers, start: Callable[[Papers], AbstractContextManager[Group]]
+) -> None:
+    with start(papers) as group:
+        target = target_of(group.url, papers)
+        ping_target(target)
+        events = Events()
+        with build_client(target, Pools(), events=events, lifeline=Lifeline()) as client:
+            assert client.execute_command("SET", "key", "value") is True
+        assert not group.sentinels or events.kinds == {"opened": 1, "closed": 1}
+        for node in nodes_of(target):
+            with open_node_client(target, node) as one:
+                assert one.get("key") == b"value"
+        assert "has a certificate by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
+        assert "has a certificate for another name" in finding(target_of(group.url, papers, server_name="wrong.test"))
 
 
 def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_it(papers: Papers, tmp_path: Path) -> None:

@@ -149,6 +149,18 @@ def test_deliveries_are_told_where_somebody_subscribed() -> None:
     assert "latency" not in text(subscribed()).partition("Deliveries")[2].partition("Errors")[0]
 
 
+def test_what_a_cluster_did_is_told_only_where_it_did_something() -> None:
+    assert "redirected" not in text(clean_run(), width=200)
+    get = command(histogram(1_000))
+    frame = accepted("a1", 0, interval(0, {"GET": get}, redirects={"ASK": 1, "MOVED": 2}, topology_refreshes=3))
+    records = [opened(), frame, noted("a1", 1), closed(Outcome.COMPLETED, 1.0)]
+    report = text(records, width=200)
+    assert "redirected by the cluster: MOVED 2, ASK 1" in report
+    assert "3 changes of the topology" in report
+    connections = build_summary(fold(records)).connections
+    assert (connections.redirects, connections.topology_refreshes) == ({"ASK": 1, "MOVED": 2}, 3)
+
+
 def staged_run(stages: int = 3) -> list[AnyRecord]:
     shapes = [stage(12_345.6, 12_340), stage(100, 1_239_000, Ramp.LINEAR, name="a-name-of-many-letters"), stage(7.25)]
     the_plan = staged_plan(*shapes[:stages], warmup_s=2.5)
