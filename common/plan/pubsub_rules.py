@@ -61,7 +61,7 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
         return
     for name, size, least in (("pipeline", workload.pipeline, 1), ("transaction", workload.transaction, 0)):
         if size > least:
-            yield ("workload", name), f"expected {least} in a mix with SUBSCRIBE, which has no place in it, got {size}"
+            yield ("workload", name), f"expected {least} in a mix with SUBSCRIBE, which goes by itself, got {size}"
     for number, pools in enumerate(plan.pools):
         if pools.driver is Driver.ASYNCIO:
             yield ("pools", number, "driver"), "expected the client driver in a mix with SUBSCRIBE, got asyncio"
