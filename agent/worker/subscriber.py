@@ -148,7 +148,8 @@ class Subscriber:
                 if order is not None:
                     order.end(CutShort("the run is over"))
             for line in self._lines:
-                line.close()
+                with suppress(*TARGET_ERRORS):
+                    line.close()
 
     def _listen(self) -> None:
         poll = select.poll()
@@ -163,7 +164,8 @@ class Subscriber:
             for fileno in filenos - polled - {-1}:
                 poll.register(fileno, select.POLLIN)
             polled = filenos - {-1}
-            ready = poll.poll(0 if is_more else _AGAIN_MS if -1 in filenos else None)
+            is_lost = any(line.is_lost for line in self._lines)
+            ready = poll.poll(0 if is_more else _AGAIN_MS if is_lost else None)
             if any(fileno == wake for fileno, _ in ready):
                 self._theirs.recv(4096)
                 self._take_orders()
@@ -187,18 +189,28 @@ class Subscriber:
         try:
             self._subscribe(order.channel)
         except TARGET_ERRORS as error:
+            self._forget(order.channel)
             self._end_pending(error)
+
+    def _forget(self, channel: Channel) -> None:
+        if (line := self._held.pop(channel, None)) is not None:
+            line.forget(channel)
 
     def _subscribe(self, channel: Channel) -> None:
         line = self._lines.of(channel)
         before = self._held.pop(channel, None)
         if before is not None and before is not line:
-            before.unsubscribe(channel)  # its slot has moved
+            self._give_up(before, channel)  # its slot has moved
         if before is None and len(self._held) >= self._most:
             oldest = next(iter(self._held))
-            self._held.pop(oldest).unsubscribe(oldest)
+            self._give_up(self._held.pop(oldest), oldest)
         self._held[channel] = line
         line.subscribe(channel)
+
+    @staticmethod
+    def _give_up(line: Line, channel: Channel) -> None:
+        with suppress(*TARGET_ERRORS):  # it does not come back with the connection
+            line.unsubscribe(channel)
 
     def _read_all(self) -> bool:
         """Whether there may be more to read, of which no poll would tell."""
@@ -219,9 +231,8 @@ class Subscriber:
 
     def _confirmed(self, line: Line, kind: str, channel: Channel, count: int) -> None:
         if kind == "sunsubscribe" and self._held.get(channel) is line:
-            # We did not ask for it: the slot has moved to another node, where the next one will find it.
-            del self._held[channel]
-            line.forget(channel)
+            # We did not ask for it: the slot has moved.
+            self._follow(channel, line)
         elif self._pending is not None and self._pending.channel == channel and kind == channel[0].lower():
             self._pending.reply = [kind.encode(), channel[1], count]
             self._end_pending(None)
@@ -231,13 +242,27 @@ class Subscriber:
         # Only a command that we sent is answered with an error, and one is under way at most. After any other error the
         # connection will be opened anew, and all its channels with it.
         if self._pending is not None and ending_of(error).replied:
-            self._held.pop(self._pending.channel, None)
-            line.forget(self._pending.channel)
+            self._forget(self._pending.channel)
             if moved and self._pending.moves_left:
                 self._pending.moves_left -= 1
                 self._begin(self._pending)
                 return
         self._end_pending(error)
+        for channel in [channel for channel, holder in self._held.items() if holder is line]:
+            with suppress(*TARGET_ERRORS):  # no node has its slot at the moment
+                if self._lines.of(channel) is not line:
+                    self._follow(channel, line)
+
+    def _follow(self, channel: Channel, line: Line) -> None:
+        """Subscribe to a channel that this connection cannot have any more where it belongs now, as far as we know."""
+        del self._held[channel]
+        line.forget(channel)
+        with suppress(*TARGET_ERRORS):  # whoever wants it has to ask for it again
+            new = self._lines.of(channel)
+            if new is not line:
+                self._held[channel] = new
+                new.subscribe(channel)
+                self._replayed(1)
 
     def _end_pending(self, error: Exception | None) -> None:
         if self._pending is not None:

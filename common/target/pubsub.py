@@ -74,8 +74,11 @@ class Line:
         (self._pubsub.ssubscribe if command == _SHARDED else self._pubsub.subscribe)(name)
 
     def unsubscribe(self, channel: Channel) -> None:
-        """Give up a channel."""
+        """Give up a channel; without a connection, at once."""
         self._wanted.discard(channel)
+        if self.fileno() < 0:
+            self.forget(channel)
+            return
         command, name = channel
         (self._pubsub.sunsubscribe if command == _SHARDED else self._pubsub.unsubscribe)(name)  # type: ignore[no-untyped-call]
 
@@ -102,6 +105,11 @@ class Line:
     def is_subscribed(self) -> bool:
         """Whether messages may still come: until the server has confirmed that all channels were given up."""
         return self._pubsub.subscribed and self.fileno() >= 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has channels but no connection: then `receive` tries to open it anew."""
+        return bool(self._wanted) and self.fileno() < 0
 
     def fileno(self) -> int:
         """What to poll; -1 while there is no connection."""
@@ -130,7 +138,7 @@ class Line:
     def _has_something(self) -> bool:
         connection: Any = self._pubsub.connection
         if self.fileno() < 0:
-            return connection is not None and bool(self._wanted)
+            return connection is not None and self.is_lost
         try:
             return bool(connection.can_read(0))
         except TARGET_ERRORS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from redis.cluster import key_slot
@@ -16,7 +17,7 @@ from common.lifeline import Lifeline
 from common.metrics import DeliveryMetrics, Merge, merge_deliveries, merge_intervals
 from common.plan.schema import Command, Keys, Load, Plan, Pools, PubSub, Target, Workload
 from common.stamp import STAMP_BYTES, Stamper, StampReader
-from common.target import Client, build_client
+from common.target import TARGET_ERRORS, Client, build_client
 from common.units import Count
 from tests.support.runs import wait_until
 from tests.support.shapes import Group, Node, start_cluster
@@ -158,3 +159,28 @@ def test_a_node_that_cuts_a_subscriber_off_is_asked_again_slot_by_slot(cluster: 
     node.ask("CLIENT", "KILL", "TYPE", "pubsub")
     wait_until(lambda: listening.metrics.resubscribed == len(held), "all are asked for again", 5)
     wait_until(lambda: channels(node) == held, "all are back", 5)
+
+
+def test_channels_of_a_node_that_dies_are_asked_for_where_they_are_served_then() -> None:
+    with start_cluster(replicas=1) as cluster:
+        listening = Listening(cluster)
+        names = [b"a", b"b", b"c", b"d", b"e"]
+        for name in names:
+            listening.subscriber.subscribe("SSUBSCRIBE", name)
+        publish = publisher(listening.client)
+        dying = max(cluster.nodes[:3], key=lambda node: len(channels(node)))
+        alive = [node for node in cluster.nodes if node is not dying]
+        dying.kill()
+
+        def all_are_there() -> bool:
+            with suppress(*TARGET_ERRORS):
+                for name in names:
+                    publish(name.decode())  # by which the client learns that the topology has changed
+            return sorted(name for node in alive for name in channels(node)) == ["a", "b", "c", "d", "e"]
+
+        wait_until(all_are_there, "all channels somewhere", 30)
+        before = listening.metrics
+        assert before.resubscribed >= 1
+        assert sum(publish(name.decode()) for name in names) == 5
+        wait_until(lambda: listening.metrics.delivered >= before.delivered + 5, "their messages", 5)
+        listening.close()
