@@ -13,6 +13,7 @@ from typing import Any
 
 from common.commands import COMMANDS, plan_templates, sample_calls
 from common.plan.schema import Plan
+from common.plan.sizes import mean_size
 from common.target import TARGET_ERRORS, address_of, ending_of, open_control_client, ping_target, translated
 from coordinator.probe import Asked, ask, info, max_clients, ping_us, server_name, topology, whole
 
@@ -160,9 +161,10 @@ def _judge_memory(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
     policy = str(told.memory.get("maxmemory_policy", "noeviction"))
     found = f"{_mebibytes(used)} used of {_mebibytes(limit)}, {policy}"
     keys, values = plan.workload.keys, plan.workload.values
-    count, size = keys.maximum - keys.minimum + 1, (values.minimum_bytes + values.maximum_bytes) / 2
-    # The other policies spare keys without a time to live, and ours have none.
-    if policy.startswith("allkeys-") or not told.writing or used + count * size < limit:
+    count, size = keys.maximum - keys.minimum + 1, mean_size(values)
+    # The other policies spare keys without a time to live.
+    makes_room = policy.startswith(("allkeys-", "volatile-") if plan.workload.expiry.maximum_s else "allkeys-")
+    if makes_room or not told.writing or used + count * size < limit:
         return CheckLine("memory", True, found)
     return CheckLine(
         "memory",

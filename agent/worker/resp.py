@@ -6,7 +6,8 @@ command of the table as the table writes it, see tests/agent/worker/test_table.p
 strings, nils, arrays, maps and sets. It is close where redis-py, or RESP itself, leaves something out:
 
 - sums of INCRBYFLOAT and HINCRBYFLOAT beyond the precision of a double;
-- doubles of servers that write 17 digits instead of the fewest that mean the same (Redis before 7.2);
+- doubles, of which the server seldom writes a digit more than the fewest that mean the same (by Grisu2); Redis before
+  7.2 always wrote 17;
 - fractional scores in replies to ZSCAN, which the server writes in one way or another by how it keeps the set;
 - a status that a script or a module returns: it counts as a string, which takes three bytes or more beside its length;
 - SET with GET, ZADD with INCR, GEOSEARCH with WITHCOORD or WITHDIST, INFO, and other shapes of commands that redis-py
@@ -38,7 +39,7 @@ _FLAG_BYTES = len(b":1\r\n")
 _NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
 _TABLED = 1025
 """Lengths below it are looked up rather than reckoned: this is done for every reply."""
-_WHOLE = 1 << 52
+_WHOLE = 1 << 62
 """Whole numbers below it are written as such."""
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 

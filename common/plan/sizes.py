@@ -1,4 +1,4 @@
-"""Files of value sizes: a line for each size, with its weight behind it."""
+"""Sizes of values: on average, and files of them, a line for each size with its weight behind it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import math
 from typing import Any
 
 from common.errors import PlanError
+from common.plan.schema import Values
 from common.units import Bytes, show
+
+
+def mean_size(values: Values) -> float:
+    """How many bytes a value has on average."""
+    total = sum(entry.weight for entry in values.sizes)
+    if total:
+        return sum(entry.size * entry.weight for entry in values.sizes) / total
+    return (values.minimum_bytes + values.maximum_bytes) / 2
+
 
 _LINE = 'expected a size and its weight such as "1KiB 30"'
 

@@ -11,6 +11,7 @@ from common.commands import (
     Template,
     blocking_timeout_s,
     find_command,
+    is_cluster,
     keys_of,
     keys_per_hash_tag,
 )
@@ -213,9 +214,11 @@ def expiry_is_used(plan: Plan) -> Iterator[Finding]:
 def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
     """With hash tags, the keys of one command, and of one transaction, can be drawn from one tag."""
     workload = plan.workload
-    if not keys_per_hash_tag(plan.target, workload):
-        return
     shared = workload.transaction > 0
+    if not keys_per_hash_tag(plan.target, workload):
+        if is_cluster(plan.target):
+            yield from _slots_are_kept(workload)
+        return
     off = "or say --keys-per-hash-tag 0"
     for path, template, own, _ in _templates(workload):
         keys = keys_of(workload, own)
@@ -236,6 +239,20 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
             yield (
                 path,
                 f"expected the same range of keys for all commands of a transaction that keeps to one slot, {off}",
+            )
+
+
+def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
+    """In a cluster, whoever wants no hash tags has them in prefixes, or no command that needs them."""
+    for path, template, own, _ in _templates(workload):
+        count = template.count(Placeholder.KEY, Placeholder.NEW_KEY)
+        needed = count > 1 or (count and workload.transaction and not isinstance(own, Preload))
+        if needed and "{" not in keys_of(workload, own).prefix:
+            why = f"{template.name} has {count} keys" if count > 1 else "a transaction has several keys"
+            yield (
+                path,
+                f"expected keys of one slot, because the target is a cluster and {why}, got keys without hash tags; "
+                "say --keys-per-hash-tag 100, or a key prefix with a tag such as {1}",
             )
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from common.plan.schema import Command, Keys, Plan, Target, Values, Workload
+from common.plan.schema import Command, Keys, Plan, Target, Then, Values, Workload
 from common.units import Bytes, Count
 from coordinator import check as checking
 from coordinator.check import CheckLine, CheckReport, check
@@ -131,6 +131,21 @@ def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, com
     found = line(check(plan_for(Target(url=valkey.url), command), 1), "permissions")
     assert not found.ok
     assert command.split()[0] in found.text
+
+
+def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server) -> None:
+    valkey.client().acl_setuser(
+        "bob", enabled=True, passwords=["+word"], commands=["+get", "+ping", "+acl|dryrun", "+info"], keys=["a*"]
+    )
+    then = (Then(command="SET"), Then(command="HSET x__key__ f:__rand(1,9)__ __data__"))
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(commands=(Command(command="GET", key_prefix="a", then=then),)),
+    )
+    found = line(check(plan, 1), "permissions").text
+    assert "GET:" not in found
+    assert "SET: User bob has no permissions to run the 'set' command" in found
+    assert "HSET: User bob has no permissions to run the 'hset' command" in found
 
 
 def test_a_command_of_weight_zero_is_not_asked_about(valkey: Server) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Workload
+from common.plan.schema import Command, Then, Workload
+from common.plan.schema import When as Follows
 from coordinator.aggregate import Aggregate, fold
 from coordinator.ledger import Ledger, balance
 from coordinator.records import AnyRecord, When
@@ -89,6 +90,15 @@ def test_a_command_with_subcommands_counts_all_of_them() -> None:
         reading(When.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
     ]
     assert balance(fold(records)).server_calls == 6
+
+
+def test_what_follows_a_reply_counts_too() -> None:
+    entry = Command(command="GET", then=(Then(command="SET", when=Follows.MISS), Then(command="EXPIRE __key__ 9")))
+    the_plan = plan()
+    the_plan = type(the_plan)(target=the_plan.target, workload=Workload(commands=(entry,)), load=the_plan.load)
+    calls = {"get": 5, "set": 3, "expire": 4, "del": 9}
+    records = [opened(the_plan), reading(When.BEFORE, {}), reading(When.AFTER, calls)]
+    assert balance(fold(records)).server_calls == 12
 
 
 def test_multi_and_exec_are_held_against_the_transactions() -> None:

@@ -4,55 +4,85 @@ from pathlib import Path
 
 import pytest
 
-from common.commands import find_command
+from common.commands import COMMANDS, Holds, Placeholder, find_command
 from common.errors import PlanError
 from common.plan import profiles
+from common.plan.schema import Driver
+from common.plan.settings import SETTINGS
+from common.plan.sources import load_plan
 
-MIXES = {
+by_flag = {setting.flag: setting for setting in SETTINGS}
+
+ASKED_FOR = {
+    "async_mixed": {"SET": 30, "GET": 40, "LPUSH": 20, "LRANGE": 10},
     "basic_rw": {"SET": 40, "GET": 50, "DEL": 10},
     "high_throughput": {"SET": 40, "GET": 60},
     "list_operations": {"LPUSH": 40, "LRANGE": 40, "LPOP": 20},
-    "pubsub_heavy": {"PUBLISH __key__ __message__": 70, "SUBSCRIBE __key__": 30},
+    "pubsub_heavy": {"PUBLISH": 70, "SUBSCRIBE": 30},
+    "pubsub_sharded": {"SPUBLISH": 70, "SSUBSCRIBE": 30},
     "transaction_heavy": {"SET": 30, "GET": 40, "INCR": 20, "DEL": 10},
 }
 
 
-def test_the_built_in_profiles_are_these() -> None:
-    assert profiles.names() == sorted(MIXES)
+@pytest.mark.parametrize("name", sorted(ASKED_FOR))
+def test_a_mix_that_was_asked_for_is_as_it_was_asked_for(name: str) -> None:
+    workload = profiles.load(name).workload
+    assert {entry["command"].split()[0]: entry["weight"] for entry in workload["commands"]} == ASKED_FOR[name]
 
 
-@pytest.mark.parametrize("name", sorted(MIXES))
-def test_a_built_in_profile_has_its_mix_of_known_commands_and_a_description(name: str) -> None:
-    profile = profiles.load(name)
-    assert {entry["command"]: entry["weight"] for entry in profile.workload["commands"]} == MIXES[name]
-    assert all(find_command(entry["command"]) for entry in profile.workload["commands"])
-    assert profile.description
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_built_in_profile_is_a_plan_and_says_what_it_is(name: str) -> None:
+    flags = {by_flag["--url"]: "redis://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
+    plan = load_plan(None, flags, {})
+    assert plan.workload.profile == name
+    assert profiles.load(name).description
+
+
+@pytest.mark.parametrize("name", [name for name in profiles.names() if name != "pubsub_heavy"])
+def test_a_built_in_profile_is_one_for_a_cluster_too(name: str) -> None:
+    flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
+    assert load_plan(None, flags, {})
+
+
+def test_of_publishers_and_subscribers_a_cluster_has_a_profile_of_its_own() -> None:
+    flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "pubsub_heavy"}
+    with pytest.raises(PlanError, match="expected SPUBLISH in a cluster.*as profile pubsub_sharded has it"):
+        load_plan(None, flags, {})
 
 
 def test_batches_are_as_the_profiles_names_promise() -> None:
     assert profiles.load("high_throughput").workload["pipeline"] == 10
     assert profiles.load("transaction_heavy").workload["transaction"] == 5
+    assert profiles.load("async_mixed").workload["pipeline"] == 20
 
 
-def test_commands_of_different_types_never_share_keys() -> None:
-    groups: dict[str, set[str]] = {}
-    for name in profiles.names():
-        workload = profiles.load(name).workload
-        own = workload.get("keys", {}).get("prefix", "stampede:")
-        for entry in workload["commands"]:
-            kind = {"LPUSH": "list", "LPOP": "list", "LRANGE": "list", "INCR": "counter"}.get(
-                entry["command"], "string"
-            )
-            groups.setdefault(entry.get("key_prefix", own), set()).add(kind)
-    assert all(len(kinds) == 1 for kinds in groups.values())
+def test_a_profile_may_be_meant_for_a_driver_which_a_flag_overrules() -> None:
+    flags = {by_flag["--url"]: "redis://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "async_mixed"}
+    assert load_plan(None, flags, {}).pools[0].driver is Driver.ASYNCIO
+    assert load_plan(None, {**flags, by_flag["--driver"]: "client"}, {}).pools[0].driver is Driver.CLIENT
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_commands_of_different_types_never_share_keys(name: str) -> None:
+    workload = profiles.load(name).workload
+    own = workload.get("keys", {}).get("prefix", "stampede:")
+    kinds: dict[str, set[Holds]] = {}
+    for entry in workload["commands"]:
+        for said in (entry, *entry.get("then", ())):
+            template = find_command(said["command"])
+            row = COMMANDS[template.name]
+            # Others have a key of their own, as a literal.
+            if row.holds is not Holds.ANYTHING and template.parts[1:2] == (Placeholder.KEY,):
+                kinds.setdefault(entry.get("key_prefix", own), set()).add(row.holds)
+    assert all(len(held) == 1 for held in kinds.values())
 
 
 def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(PlanError) as caught:
         profiles.load("high_thruput", "--profile")
     assert str(caught.value) == (
-        "--profile: expected one of basic_rw, high_throughput, list_operations, pubsub_heavy, transaction_heavy, or "
-        'the name of a .yaml file, got "high_thruput"; did you mean high_throughput?'
+        f"--profile: expected one of {', '.join(profiles.names())}, or the name of a "
+        '.yaml file, got "high_thruput"; did you mean high_throughput?'
     )
 
 
@@ -70,6 +100,7 @@ def test_a_name_never_reaches_files_that_are_not_meant(name: str) -> None:
         ("commands: GET", '$.commands: expected a list, got "GET"'),
         ("commands: [{command: GET, wait: 1}]", "$.commands[0].wait: unknown key; "),
         ("commands: [{command: GET}]\nprofile: basic_rw", "$.profile: expected commands and their keys, got a profile"),
+        ("commands: [{command: GET}]\ndriver: telepathy", '$.driver: expected one of client, asyncio, got "telepathy"'),
         ("commands: [{command: GET}]\ndescription: 3", "$.description: expected text, got 3"),
         ("[]", "$: expected a mapping with keys such as profile, commands, keys, got an empty list"),
     ],

@@ -54,7 +54,7 @@ def sizes(smallest: int) -> Values:
             plan_of(PUBLISH, SUBSCRIBE, values=Values(sizes=(SizeWeight(size=Bytes(64)), SizeWeight(size=Bytes(3))))),
             "$.workload.values.sizes[1].size: expected at least 32 bytes, which a message's stamp takes, got 3",
         ),
-        (plan_of(SUBSCRIBE, target=CLUSTER), "expected SSUBSCRIBE in a cluster, where what PUBLISH delivers cannot"),
+        (plan_of(SUBSCRIBE, target=CLUSTER), "expected SSUBSCRIBE in a cluster, as profile pubsub_sharded"),
         (plan_of(PUBLISH, target=CLUSTER), "expected SPUBLISH in a cluster"),
         (plan_of("PSUBSCRIBE a*"), "expected a command that leaves its connection as it was, got PSUBSCRIBE"),
         (

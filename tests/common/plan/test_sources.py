@@ -409,3 +409,23 @@ def test_an_embedded_cluster_is_a_cluster() -> None:
         check_plan(
             msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, embedded=Embedded.STANDALONE))
         )
+
+
+def test_a_file_of_sizes_takes_the_place_of_sizes_and_is_found_beside_the_plan(
+    write: WriteFile, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    write("100 3\n1KiB 1\n", "sub/sizes.txt")
+    text = "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {values: {sizes_file: sizes.txt}}"
+    for plan in (load(write(text, "sub/plan.yaml")), load(data_size_file=str(tmp_path / "sub" / "sizes.txt"))):
+        assert [(entry.size, entry.weight) for entry in plan.workload.values.sizes] == [(100, 3.0), (1024, 1.0)]
+        assert plan.workload.values.sizes_file is None
+
+
+def test_what_is_wrong_with_a_file_of_sizes_is_named_with_the_file(write: WriteFile, tmp_path: Path) -> None:
+    missing = tmp_path / "none.txt"
+    assert refusal(data_size_file=str(missing)).startswith(f"--data-size-file: {missing}: expected a file of sizes")
+    bad = write("1 2\n3 x\n", "bad.txt")
+    assert refusal(data_size_file=str(bad)) == f'{bad}: line 2: expected a weight of 0 or more, got "x"'
+    small = write("3\n", "small.txt")
+    assert refusal(data_size_file=str(small), data_verify="true").startswith(f"{small}: expected sizes of at least")
