@@ -1,23 +1,53 @@
 """Can the target do what the plan wants of it? Asked before a run, so that no run fails for what a question tells.
 
-Questions first, then judgement: `_ask_all` talks to the target, each of `_JUDGES` looks at one side of what it said.
+Questions first, then judgement: `_ask_all` talks to each node, each of `_JUDGES` looks at one side of what they said.
 Nothing is written to the target.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
-from common.commands import COMMANDS, plan_templates, sample_calls
+from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
+from common.errors import PlanError
 from common.plan.schema import Plan
 from common.plan.sizes import mean_size
-from common.target import TARGET_ERRORS, address_of, ending_of, open_control_client, ping_target, translated
-from coordinator.probe import Asked, ask, info, max_clients, ping_us, server_name, topology, whole
+from common.plan.url import Shape
+from common.target import (
+    PRIMARY,
+    TARGET_ERRORS,
+    Node,
+    TlsFacts,
+    address_of,
+    ending_of,
+    nodes_of,
+    ping_target,
+    tls_facts,
+    translated,
+)
+from coordinator.preflight import refuse_slots_of
+from coordinator.probe import (
+    Asked,
+    ask,
+    asking,
+    dictionary,
+    info,
+    max_clients,
+    misaddressed,
+    ping_us,
+    server_name,
+    topology,
+    whole,
+)
 
 CLOCK_TOLERANCE_S = 5.0
+SLOTS = 16384
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +77,29 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
     Raises TargetError when the target cannot be reached or ends the talk, PlanError for a URL that is none.
     """
     ping_target(plan.target)
-    with translated(plan.target), open_control_client(plan.target) as client:
-        told = _ask_all(client, plan)
-    return CheckReport(tuple(judge(plan, ceiling, told) for judge in _JUDGES))
+    with translated(plan.target):
+        nodes = nodes_of(plan.target)
+    told = []
+    for node in nodes:
+        with asking(plan.target, node) as client:
+            told.append(_ask_all(client, node, plan))
+    lines = [judge(plan, ceiling, told) for judge in _JUDGES]
+    if is_cluster(plan.target):
+        lines.insert(_AFTER_TOPOLOGY, _judge_slots(plan, told[0]))
+    if address_of(plan.target).tls:
+        lines.insert(_AFTER_TOPOLOGY, _judge_tls(told))
+    return CheckReport(tuple(lines))
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What the target said. clock_ahead_s: its wall clock less ours. Where it did not tell: empty, or None.
+    """What one node said. clock_ahead_s: its wall clock less ours. Where it did not tell: empty, or None.
 
-    refused: those of the plan's commands that our user may not call as the plan does, with the reason.
+    refused: those of the plan's commands that our user may not call as the plan does, with the reason. cluster: CLUSTER
+    INFO. several_slots: which of the plan's commands the cluster would refuse, "" when none.
     """
 
+    node: Node
     ping_us: float
     server: str
     topology: str
@@ -69,11 +110,20 @@ class _Told:
     writing: frozenset[str]
     refused: tuple[str, ...] | None
     clock_ahead_s: float | None
+    tls: TlsFacts | None = None
+    cluster: dict[str, Any] = field(default_factory=dict)
+    several_slots: str = ""
 
 
-def _ask_all(client: Asked, plan: Plan) -> _Told:
+Nodes: TypeAlias = Sequence[_Told]
+"""What all nodes said; primaries first."""
+
+
+def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
     server, replication = info(client, "server"), info(client, "replication")
+    is_primary = node.role == PRIMARY
     return _Told(
+        node=node,
         ping_us=ping_us(client),
         server=server_name(server),
         topology=topology(server, replication),
@@ -82,9 +132,20 @@ def _ask_all(client: Asked, plan: Plan) -> _Told:
         max_clients=max_clients(client),
         connected_clients=whole(info(client, "clients").get("connected_clients")) or 1,
         writing=_writing(client, plan),
-        refused=_refused(client, plan),
+        refused=_refused(client, plan) if is_primary else (),
         clock_ahead_s=_clock_ahead_s(client),
+        tls=tls_facts(client),
+        cluster=dictionary(ask(client, "CLUSTER INFO")) if is_cluster(plan.target) else {},
+        several_slots=_several_slots(client, plan) if is_primary and is_cluster(plan.target) else "",
     )
+
+
+def _several_slots(client: Asked, plan: Plan) -> str:
+    try:
+        refuse_slots_of(plan, client)
+    except PlanError as error:
+        return str(error)
+    return ""
 
 
 def _writing(client: Asked, plan: Plan) -> frozenset[str]:
@@ -130,29 +191,90 @@ def _clock_ahead_s(client: Asked) -> float | None:
     return float(seconds + microseconds / 1e6 - (before_s + after_s) / 2)
 
 
-def _judge_reach(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
-    return CheckLine("reachable", True, f"{address_of(plan.target)} answers PING in {told.ping_us / 1000:.2f} ms")
+def _judge_reach(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    slowest = max(told, key=lambda node: node.ping_us)
+    found = f"{address_of(plan.target)} answers PING in {slowest.ping_us / 1000:.2f} ms"
+    return CheckLine("reachable", True, found if len(told) == 1 else f"{found}, the slowest node, {slowest.node.name}")
 
 
-def _judge_server(_plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
-    return CheckLine("server", True, told.server)
+def _judge_server(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    names = Counter(node.server for node in told)
+    if len(names) == 1:
+        return CheckLine("server", True, told[0].server)
+    return CheckLine("server", True, ", ".join(f"{name} ({count} nodes)" for name, count in names.most_common()))
 
 
-_NO_TARGETS = {
-    "cluster": "is a node of a cluster, which holds a part of the keys only: use a server with cluster-enabled no",
-    "sentinel": "is a Sentinel, which holds no data: give the URL of the server that it watches",
-}
+def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    first = told[0]
+    if address_of(plan.target).shape is Shape.STANDALONE:
+        found = misaddressed(plan.target, first.topology)
+        if not found and first.topology == "replica" and first.writing and _is_on(first.replication, "slave_read_only"):
+            primary = f"{first.replication.get('master_host')}:{first.replication.get('master_port')}"
+            found = f"is a read-only replica, but the plan writes ({_list(first.writing)}): use its primary, {primary}"
+        return CheckLine("topology", not found, found or first.topology)
+    primaries = [node for node in told if node.node.role == PRIMARY]
+    replicas = [node for node in told if node.node.role != PRIMARY]
+    found = f"{address_of(plan.target).shape.value}, {_counted(primaries, 'primary', 'primaries')}, "
+    found += _counted(replicas, "replica", "replicas")
+    problem = _broken_cluster(told) or _broken_link(replicas)
+    return CheckLine("topology", not problem, f"{found}; {problem}" if problem else found + _served(told))
 
 
-def _judge_topology(_plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
-    found = _NO_TARGETS.get(told.topology, "")
-    if not found and told.topology == "replica" and told.writing and whole(told.replication.get("slave_read_only")):
-        primary = f"{told.replication.get('master_host')}:{told.replication.get('master_port')}"
-        found = f"is a read-only replica, but the plan writes ({_list(told.writing)}): use its primary, {primary}"
-    return CheckLine("topology", not found, found or told.topology)
+def _broken_cluster(told: Nodes) -> str:
+    for node in told:
+        state, served = node.cluster.get("cluster_state", "ok"), whole(node.cluster.get("cluster_slots_assigned"))
+        if served not in (None, SLOTS):
+            return f"{SLOTS - (served or 0):,} slots have no node: assign them (redis-cli --cluster fix)"
+        if state != "ok":
+            return f"{node.node.name} finds that the cluster is in state {state}: bring back the nodes that are down"
+    return ""
 
 
-def _judge_memory(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
+def _broken_link(replicas: Nodes) -> str:
+    for node in replicas:
+        if node.replication.get("master_link_status", "up") != "up":
+            return f"replica {node.node.name} has lost its primary: look into its log, or take it out"
+    return ""
+
+
+def _served(told: Nodes) -> str:
+    served = whole(told[0].cluster.get("cluster_slots_ok"))
+    return "" if served is None else f", {served:,} of {SLOTS:,} slots served"
+
+
+def _judge_slots(_plan: Plan, told: _Told) -> CheckLine:
+    found = told.several_slots
+    return CheckLine("slots", not found, found or "every command keeps to one")
+
+
+def _judge_tls(told: Nodes) -> CheckLine:
+    versions = _list({node.tls.version for node in told if node.tls is not None})
+    ends = [(node.tls.expires_at_s, node.node.name) for node in told if node.tls and node.tls.expires_at_s is not None]
+    if not ends:
+        return CheckLine("tls", True, f"{versions}, certificate not looked at (target.tls.verify is none)")
+    ends_s, name = min(ends)
+    left_s = ends_s - time.time()
+    found = f"{versions}, certificate valid for {left_s / DAY_S:,.0f} days"
+    if left_s >= DAY_S:
+        return CheckLine("tls", True, found)
+    return CheckLine("tls", False, f"{versions}, the certificate of {name} expires within a day: renew it")
+
+
+def _judge_memory(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    """Of the node that is tightest; primaries share the keys, and each replica has those of its primary."""
+    shards = max(1, sum(node.node.role == PRIMARY for node in told))
+    lines = [_judge_memory_of(plan, node, shards) for node in told]
+    tightest = min(range(len(told)), key=lambda number: (lines[number].ok, _free_memory(told[number])))
+    line = lines[tightest]
+    return line if len(told) == 1 else replace(line, text=f"{told[tightest].node.name}: {line.text}")
+
+
+def _free_memory(told: _Told) -> float:
+    used, limit = whole(told.memory.get("used_memory")), whole(told.memory.get("maxmemory"))
+    return limit - used if used is not None and limit else math.inf
+
+
+def _judge_memory_of(plan: Plan, told: _Told, shards: int) -> CheckLine:
     used, limit = whole(told.memory.get("used_memory")), whole(told.memory.get("maxmemory"))
     if used is None or limit is None:
         return CheckLine("memory", True, "could not be verified: the server does not tell")
@@ -161,7 +283,7 @@ def _judge_memory(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
     policy = str(told.memory.get("maxmemory_policy", "noeviction"))
     found = f"{_mebibytes(used)} used of {_mebibytes(limit)}, {policy}"
     keys, values = plan.workload.keys, plan.workload.values
-    count, size = keys.maximum - keys.minimum + 1, mean_size(values)
+    count, size = -(-(keys.maximum - keys.minimum + 1) // shards), mean_size(values)
     # The other policies spare keys without a time to live.
     makes_room = policy.startswith(("allkeys-", "volatile-") if plan.workload.expiry.maximum_s else "allkeys-")
     if makes_room or not told.writing or used + count * size < limit:
@@ -174,38 +296,49 @@ def _judge_memory(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
     )
 
 
-def _judge_connections(_plan: Plan, ceiling: int, told: _Told) -> CheckLine:
-    if told.max_clients is None:
-        text = f"up to {ceiling:,} wanted; could not be verified: the server does not tell how many clients it takes"
+def _judge_connections(_plan: Plan, ceiling: int, told: Nodes) -> CheckLine:
+    # One of the connected clients is us, and will be gone.
+    known = [(node.max_clients - (node.connected_clients - 1), node) for node in told if node.max_clients is not None]
+    each = "" if len(told) == 1 else " by each node"
+    if not known:
+        text = (
+            f"up to {ceiling:,} wanted{each}; could not be verified: the server does not tell how many clients it takes"
+        )
         return CheckLine("connections", True, text)
-    free = told.max_clients - (told.connected_clients - 1)  # ours will be gone
-    found = f"up to {ceiling:,} wanted, {free:,} of {told.max_clients:,} free"
+    free, fullest = min(known, key=lambda pair: pair[0])
+    found = f"up to {ceiling:,} wanted{each}, {free:,} of {fullest.max_clients:,} free"
+    if each:
+        found += f" at {fullest.node.name}"
     remedy = "raise maxclients, or use fewer pools, client instances per pool or connections"
     return CheckLine("connections", ceiling <= free, found if ceiling <= free else f"{found}: {remedy}")
 
 
-def _judge_permissions(plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
-    if told.refused is None:
+def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    if any(node.refused is None for node in told):
         text = "could not be verified: ACL DRYRUN is not permitted to us, or not known to the server"
         return CheckLine("permissions", True, text)
-    if not told.refused:
+    refused = list(dict.fromkeys(reason for node in told for reason in node.refused or ()))
+    if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
         return CheckLine("permissions", True, f"we may call {_list(names)}")
     remedy = "permit it with ACL SETUSER, use another user, or change the plan's commands or key prefix"
-    return CheckLine("permissions", False, f"{'; '.join(told.refused)}: {remedy}")
+    return CheckLine("permissions", False, f"{'; '.join(refused)}: {remedy}")
 
 
-def _judge_clock(_plan: Plan, _ceiling: int, told: _Told) -> CheckLine:
-    ahead_s = told.clock_ahead_s
-    if ahead_s is None:
+def _judge_clock(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    clocks = [(node.clock_ahead_s, node.node.name) for node in told if node.clock_ahead_s is not None]
+    if not clocks:
         return CheckLine("clock", True, "could not be verified: the server does not tell")
+    ahead_s, name = max(clocks, key=lambda clock: abs(clock[0]))
     found = f"{abs(ahead_s):.3f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
+    if len(told) > 1:
+        found += f" at {name}"
     remedy = "set both, or the times in the server's log and in the report do not match"
     ok = abs(ahead_s) <= CLOCK_TOLERANCE_S
     return CheckLine("clock", ok, found if ok else f"{found}: {remedy}")
 
 
-_JUDGES: tuple[Callable[[Plan, int, _Told], CheckLine], ...] = (
+_JUDGES: tuple[Callable[[Plan, int, Nodes], CheckLine], ...] = (
     _judge_reach,
     _judge_server,
     _judge_topology,
@@ -214,6 +347,15 @@ _JUDGES: tuple[Callable[[Plan, int, _Told], CheckLine], ...] = (
     _judge_permissions,
     _judge_clock,
 )
+_AFTER_TOPOLOGY = _JUDGES.index(_judge_topology) + 1
+
+
+def _is_on(section: dict[str, Any], field_name: str) -> bool:
+    return bool(whole(section.get(field_name)))
+
+
+def _counted(nodes: Nodes, one: str, many: str) -> str:
+    return f"{len(nodes)} {one if len(nodes) == 1 else many}"
 
 
 def _list(names: frozenset[str] | set[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from common.commands import is_cluster
 from common.messages import PoolShare
 from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
@@ -43,6 +44,8 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     lines += [connections_line(group) for group in shares.plan.pools]
     if len(shares.plan.pools) > 1:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
+    if is_cluster(plan.target):
+        lines.append("Connections are those to each node of the cluster: a run asks how many nodes there are.")
     lines.append(f"worker threads: {shares.threads_total}")
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
@@ -66,6 +69,7 @@ def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[
         "plan_hash": plan_hash(plan),
         "connections": {
             "ceiling": shares.connection_ceiling,
+            "per_node": is_cluster(plan.target),
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
         "client_settings": client_settings,

@@ -13,7 +13,14 @@ have counted to definite..definite + uncertain. MULTI and EXEC are held against 
 In a cluster the server's counts are sums over its nodes, and a command may be answered by several of them: each that
 says MOVED, ASK, TRYAGAIN or CLUSTERDOWN instead of doing it counts one rejected call. redis-py follows them within the
 one operation, and its connections count them as they come in; so they are part of `definite`, but for those that
-surfaced as the operation's own error, which is there already.
+surfaced as the operation's own error, which is there already. A replica counts what it repeats after its primary, too:
+that is left out where its counters are read (`coordinator/counts.py`), with MULTI and EXEC, so what remains is what
+clients sent it: reads, and whatever it refused. Of a primary that Sentinels watch, only the primary is read. The
+Sentinels themselves call PING, INFO, PUBLISH and SUBSCRIBE there, and what the plan's scripts call counts as well: of
+these commands, more than ours are taken for theirs, so that a call too many of one is not found.
+
+The counts can be compared only while each node is the process, and has the role, that it was. Where not, `note` names
+the node, and only issued and counted are held against each other.
 
     unaccounted = |issued - counted| + distance of each of the server's counts from what it may be
 
@@ -22,6 +29,8 @@ A run without retries and failures leaves no room: unaccounted is 0 only if all 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -30,7 +39,7 @@ import msgspec
 from common.commands import plan_templates
 from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
-from coordinator.records import ServerCounted, When
+from coordinator.records import NodeCounted, ServerCounted, When
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +69,10 @@ def balance(aggregate: Aggregate) -> Ledger:
     server_calls = None
     unaccounted = abs(issued - counted)
     if gained is not None:
-        server_calls = sum(_calls_of(name, gained) for name in _plan_commands(aggregate))
-        unaccounted += _distance(server_calls, definite, definite + failures + retried)
+        names = _plan_commands(aggregate)
+        server_calls = sum(_calls_of(name, gained) for name in names)
+        others = sum(_calls_of(name, gained) for name in names & (_of_sentinels(aggregate) | _of_scripts(aggregate)))
+        unaccounted += _distance(server_calls, definite, definite + failures + retried + others)
         for name in ("multi", "exec") if transactions else ():
             unaccounted += _distance(_calls_of(name, gained), transactions - failures, transactions + retried)
     return Ledger(
@@ -123,12 +134,63 @@ def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | No
             return None, f"the server's counters could not be read {when.value} the run: {reading.error}"
     assert before is not None
     assert after is not None
-    if before.server_run_id != after.server_run_id:
-        return None, "the server was restarted or replaced during the run, so its counters began anew"
-    gained = {name: calls - before.calls.get(name, 0) for name, calls in after.calls.items()}
-    if any(calls < 0 for calls in gained.values()) or before.calls.keys() - after.calls.keys():
-        return None, "the server's counters were reset during the run (CONFIG RESETSTAT)"
-    return gained, None
+    then, now = _nodes(before), _nodes(after)
+    if moved := _moved(then, now):
+        return None, moved
+    gained: Counter[str] = Counter()
+    for name, node in now.items():
+        earlier = then[name].calls
+        gains = {command: calls - earlier.get(command, 0) for command, calls in node.calls.items()}
+        if any(calls < 0 for calls in gains.values()) or earlier.keys() - node.calls.keys():
+            return None, f"{_called(name)}'s counters were reset during the run (CONFIG RESETSTAT)"
+        gained.update(gains)
+    return dict(gained), None
+
+
+def _nodes(reading: ServerCounted) -> dict[str, NodeCounted]:
+    """By name; a reading of an earlier release is of one server."""
+    if not reading.nodes:
+        return {"": NodeCounted(name="", role="", run_id=reading.server_run_id, calls=reading.calls)}
+    return {node.name: node for node in reading.nodes}
+
+
+def _moved(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> str:
+    """Which node is not what it was, or "" when all are."""
+    for name in (*then, *now):
+        if name not in now or name not in then:
+            what = "left" if name in then else "joined"
+            return f"{_called(name)} {what} during the run, so there are no counters of its own to compare"
+        if then[name].run_id != now[name].run_id:
+            return f"{_called(name)} was restarted or replaced during the run, so its counters began anew"
+        if then[name].role != now[name].role:
+            return (
+                f"{_called(name)} was failed over during the run, from {then[name].role} to {now[name].role}: what it "
+                "counted for clients cannot be told from what it repeated"
+            )
+    return ""
+
+
+def _called(name: str) -> str:
+    return f"the server {name}" if name else "the server"
+
+
+_SCRIPTED = re.compile(r"""\b(?:redis|server)\.p?call\s*\(\s*["'](\w+)""")
+
+
+def _of_scripts(aggregate: Aggregate) -> set[str]:
+    """Commands that the plan's scripts and functions call by name, as commandstats spells them."""
+    if aggregate.opened is None:
+        return set()
+    workload = aggregate.opened.plan.workload
+    commands = [text for entry in workload.commands for text in (entry.command, *(then.command for then in entry.then))]
+    texts = [*(script.lua for script in workload.scripts), *workload.setup, *commands]
+    return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}
+
+
+def _of_sentinels(aggregate: Aggregate) -> set[str]:
+    """Commands that others than our clients call at the target, as commandstats spells them."""
+    watched = aggregate.opened is not None and aggregate.opened.target.topology == "sentinel"
+    return {"ping", "info", "publish", "subscribe"} if watched else set()
 
 
 def _calls_of(name: str, gained: Mapping[str, int]) -> int:

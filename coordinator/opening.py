@@ -81,12 +81,23 @@ def preparing(members: Sequence[Member]) -> Progress:
 def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
     """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
     lines = [connections_line(group) for group in shares.plan.pools]
+    if target.topology == "cluster":
+        lines.append(
+            f"that is for each node of the cluster: {shares.connection_ceiling} x {target.nodes} nodes "
+            f"({target.primaries} primaries, {target.replicas} replicas) = {ceiling_of(shares, target)}"
+        )
     if target.max_clients is not None and shares.connection_ceiling > target.max_clients:
         lines.append(
-            f"warning: that is more than the {target.max_clients} clients that the server allows (maxclients): "
+            f"warning: {shares.connection_ceiling} is more than the {target.max_clients} clients that "
+            f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): "
             "it may refuse some"
         )
     return lines
+
+
+def ceiling_of(shares: Shares, target: TargetFacts) -> int:
+    """The most TCP connections that the run can open. A cluster's client has a TCP pool for each node."""
+    return shares.connection_ceiling * target.nodes
 
 
 def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened:
@@ -97,7 +108,7 @@ def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened
         plan=redacted(shares.plan),
         plan_hash=setup.plan_hash,
         target=setup.target,
-        connection_ceiling=shares.connection_ceiling,
+        connection_ceiling=ceiling_of(shares, setup.target),
         agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
         threads_total=shares.threads_total,
         endpoint=setup.endpoint,

@@ -1,4 +1,4 @@
-"""What the target says of itself: before a run who it is, around a run what it counted.
+"""What the target says of itself before a run: who it is, node by node.
 
 A server may keep things to itself, by its ACL or because it is no original Redis. What it does not tell is left out;
 that it cannot be reached, or is no Redis at all, is a TargetError. Every wait is bounded by the target's timeouts.
@@ -6,15 +6,30 @@ that it cannot be reached, or is no Redis at all, is a TargetError. Every wait i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
+
+import msgspec
 
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Target
-from common.plan.url import redact_url
-from common.target import TARGET_ERRORS, address_of, ending_of, open_control_client, ping_target, translated
-from coordinator.records import ServerCounted, TargetFacts, When
+from common.plan.url import Shape, redact_url
+from common.target import (
+    PRIMARY,
+    TARGET_ERRORS,
+    Node,
+    address_of,
+    ending_of,
+    nodes_of,
+    open_node_client,
+    ping_target,
+    translated,
+)
+from coordinator.records import TargetFacts
 
 UNKNOWN_SERVER = "unknown server"
 
@@ -39,44 +54,77 @@ def probe(target: Target) -> TargetFacts:
     """Who the target is and how quickly it answers. Raises TargetError when it cannot be used, PlanError for a URL
     that is none."""
     ping_target(target)
-    with translated(target), open_control_client(target) as client:
-        server = info(client, "server")
-        return TargetFacts(
-            url=redact_url(target.url),
-            topology=topology(server, info(client, "replication")),
-            server=server_name(server),
-            max_clients=max_clients(client),
-            ping_us=ping_us(client),
-        )
-
-
-def read_server_counts(target: Target, when: When) -> ServerCounted:
-    """The server's own counters. Raises nothing for what the target does: then the reading says why it is none."""
-    try:
-        with translated(target), open_control_client(target) as client:
-            # One section a time: servers before Redis 7 know only one in a call.
-            server, clients, stats = (
-                _dictionary(client.execute_command("INFO", section))
-                for section in ("server", "clients", "commandstats")
-            )
-    except TargetError as error:
-        return ServerCounted(when=when, error=str(error))
-    calls = {
-        name.removeprefix("cmdstat_").lower(): int(row.get("calls", 0)) + int(row.get("rejected_calls", 0))
-        for name, row in stats.items()
-        if name.startswith("cmdstat_") and isinstance(row, dict)
-    }
-    return ServerCounted(
-        when=when,
-        server_run_id=str(server.get("run_id", "")),
-        connected_clients=whole(clients.get("connected_clients")) or 0,
-        calls=calls,
-        # Asking alone is a call, so no calls at all means no counters.
-        error="" if calls else f"target {address_of(target)} keeps no count of calls: INFO commandstats is empty",
+    with translated(target):
+        nodes = nodes_of(target)
+    told = [_told_by(target, node) for node in nodes]
+    primaries = [node for node in told if node.node.role == PRIMARY]
+    limits = [node.max_clients for node in told if node.max_clients is not None]
+    keys = [node.keys for node in primaries]
+    if problem := misaddressed(target, told[0].topology):
+        raise TargetError(f"target {address_of(target)} {problem}")
+    shape = address_of(target).shape
+    return TargetFacts(
+        url=redact_url(target.url),
+        topology=told[0].topology if shape is Shape.STANDALONE else shape.value,
+        server=", ".join(sorted({node.server for node in told})),
+        max_clients=min(limits, default=None),
+        ping_us=max(node.ping_us for node in primaries),
+        primaries=len(primaries),
+        replicas=len(told) - len(primaries),
+        keys=None if None in keys else sum(filter(None, keys)),
     )
 
 
-def ask(client: Asked, *command: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one node said of itself."""
+
+    node: Node
+    server: str
+    topology: str
+    max_clients: int | None
+    ping_us: float
+    keys: int | None
+
+
+def _told_by(target: Target, node: Node) -> _Told:
+    with asking(target, node) as client:
+        server = info(client, "server")
+        return _Told(
+            node=node,
+            server=server_name(server),
+            topology=topology(server, info(client, "replication")),
+            max_clients=max_clients(client),
+            ping_us=ping_us(client),
+            keys=keys_in(client),
+        )
+
+
+@contextmanager
+def asking(target: Target, node: Node) -> Iterator[Any]:
+    """A `redis.Redis` of exactly this node. What it does wrong is a TargetError that names it, not the whole target."""
+    address = address_of(target)
+    at_node = target
+    if address.shape is not Shape.STANDALONE:
+        scheme = "rediss" if address.tls else "redis"
+        at_node = msgspec.structs.replace(target, url=f"{scheme}://{node.name}")
+    with translated(at_node), open_node_client(target, node) as client:
+        yield client
+
+
+def misaddressed(target: Target, found: str) -> str:
+    """What is wrong with a URL of one server where another kind was found, and what would be right; "" when nothing."""
+    address = address_of(target)
+    if address.shape is not Shape.STANDALONE:
+        return ""
+    scheme, hosts = "rediss" if address.tls else "redis", ",".join(map(str, address.hosts)) or "HOST:PORT"
+    return {
+        "cluster": f"is a node of a cluster, which holds a part of the keys only: use {scheme}+cluster://{hosts}",
+        "sentinel": f"is a Sentinel, which holds no data: use {scheme}+sentinel://{hosts}/SERVICE",
+    }.get(found, "")
+
+
+def ask(client: Asked, *command: str | bytes) -> Any:
     """The target's reply, or None where it refuses the question: not permitted to us, or not known to it."""
     try:
         return client.execute_command(*command)
@@ -88,7 +136,7 @@ def ask(client: Asked, *command: str) -> Any:
 
 def info(client: Asked, section: str) -> dict[str, Any]:
     """One section of INFO; empty where the target keeps it to itself."""
-    return _dictionary(ask(client, "INFO", section))
+    return dictionary(ask(client, "INFO", section))
 
 
 def ping_us(client: Asked) -> float:
@@ -99,6 +147,11 @@ def ping_us(client: Asked) -> float:
         client.execute_command("PING")
         trips_ns.append(monotonic_ns() - sent_ns)
     return median(trips_ns) / 1000
+
+
+def keys_in(client: Asked) -> int | None:
+    """How many keys the node holds in the plan's database, or None where it does not tell."""
+    return whole(ask(client, "DBSIZE"))
 
 
 def server_name(server: dict[str, Any]) -> str:
@@ -122,11 +175,12 @@ def max_clients(client: Asked) -> int | None:
     # INFO first: it is permitted more often, and a refused CONFIG would stand in the server's ACL log.
     told = whole(info(client, "clients").get("maxclients"))
     if told is None:
-        told = whole(_dictionary(ask(client, "CONFIG GET", "maxclients")).get("maxclients"))
+        told = whole(dictionary(ask(client, "CONFIG GET", "maxclients")).get("maxclients"))
     return told
 
 
-def _dictionary(reply: Any) -> dict[str, Any]:
+def dictionary(reply: Any) -> dict[str, Any]:
+    """A reply that is a map; an empty one for anything else."""
     return reply if isinstance(reply, dict) else {}
 
 

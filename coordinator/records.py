@@ -30,14 +30,23 @@ class Outcome(enum.Enum):
 
 
 class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the target said of itself before the run. server: for people, such as "valkey 9.1.2". max_clients: None
-    where it may not be read."""
+    """What the target said of itself before the run. topology: "standalone", "replica", "sentinel" or "cluster".
+    server: for people, such as "valkey 9.1.2". max_clients: of the node that takes the fewest. ping_us: of the primary
+    that is slowest. keys: all that there are, in the plan's database. None where it may not be read."""
 
     url: str
     topology: str
     server: str
     max_clients: int | None = None
     ping_us: float | None = None
+    primaries: int = 1
+    replicas: int = 0
+    keys: int | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many servers the target's clients may have to do with: all of a cluster, one otherwise."""
+        return self.primaries + self.replicas if self.topology == "cluster" else 1
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,15 +127,28 @@ class When(enum.Enum):
     AFTER = "after"
 
 
+class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
+    """`INFO commandstats` of one server: calls and rejected calls by lower-case command name, since its start or its
+    last CONFIG RESETSTAT; of a replica without what it only repeats after its primary. run_id tells whether it is still
+    the same process."""
+
+    name: str
+    role: str
+    run_id: str
+    calls: dict[str, int]
+
+
 class ServerCounted(Record, frozen=True, kw_only=True):
-    """`INFO commandstats` of the target: calls and rejected calls by lower-case command name, since the server's start
-    or its last CONFIG RESETSTAT. server_run_id tells whether it is still the same process. error: why there is
-    no reading."""
+    """What the target counted: `calls` and connected_clients are sums over its nodes, `keys` over its primaries.
+    server_run_id is that of a target of one node. `nodes` is empty in journals of earlier releases, and without a
+    reading. error: why there is none."""
 
     when: When
     server_run_id: str = ""
     connected_clients: int = 0
     calls: dict[str, int] = {}
+    nodes: tuple[NodeCounted, ...] = ()
+    keys: int | None = None
     error: str = ""
 
 

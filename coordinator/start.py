@@ -29,6 +29,7 @@ from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
 from coordinator.coordinator import Coordinator, standings
+from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
 from coordinator.journal import Journal, read_journal
@@ -36,7 +37,8 @@ from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
-from coordinator.probe import probe, read_server_counts
+from coordinator.preflight import refuse_several_slots
+from coordinator.probe import probe
 from coordinator.records import TargetFacts
 from coordinator.report.command import find_journal
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_run_files, write_whole
@@ -89,6 +91,7 @@ def start(plan: Plan, options: StartOptions) -> int:
             plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
+            refuse_several_slots(plan)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.commands import CommandLine, Finished
+from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import adopt_orphans, nothing_left_behind
 from tests.support.servers import Server, SocketServer, closed_port, deaf_port, start_server
 
@@ -52,6 +53,48 @@ def valkey_with_password(_leak_check_first: None) -> Iterator[Server]:
     """A real server that wants `server.password`."""
     with start_server(PASSWORD) as server:
         yield server
+
+
+@pytest.fixture
+def valkey_cluster(_leak_check_first: None) -> Iterator[ClusterGroup]:
+    """Three primaries with a replica each, empty, for this test alone: it may fail them over and kill them."""
+    with start_cluster() as group:
+        yield group
+
+
+@pytest.fixture
+def valkey_sentinel(_leak_check_first: None) -> Iterator[SentinelGroup]:
+    """A primary and its replica, watched by three Sentinels, empty, for this test alone."""
+    with start_sentinels() as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def _one_cluster() -> Iterator[ClusterGroup]:
+    with start_cluster() as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def _one_sentinel() -> Iterator[SentinelGroup]:
+    with start_sentinels() as group:
+        yield group
+
+
+@pytest.fixture
+def shared_cluster(_one_cluster: ClusterGroup, _leak_check_first: None) -> ClusterGroup:
+    """A cluster that other tests use too, and so must find with all its nodes; without keys and with counters from
+    nothing."""
+    _one_cluster.flush()
+    return _one_cluster
+
+
+@pytest.fixture
+def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> SentinelGroup:
+    """A primary with Sentinels that other tests use too, and so must find as they are; without keys and with counters
+    from nothing."""
+    _one_sentinel.flush()
+    return _one_sentinel
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ from common.commands import SUBSCRIBING, subscribes
 from common.machine import boot_id
 from common.plan.schema import Plan
 from common.stamp import Stamper, StampReader
+from common.units import NS_PER_S
+
+_CLOSE_NS = 1 * NS_PER_S
+"""How long all threads together may take to end that were cut off; the process ends with those that do not."""
 
 
 class PubSubPool:
@@ -107,5 +111,6 @@ class Subscribers:
 
     def close(self) -> None:
         """Give back what they hold. Idempotent."""
+        give_up_ns = monotonic_ns() + _CLOSE_NS
         for subscriber in self._all:
-            subscriber.close()
+            subscriber.close((give_up_ns - monotonic_ns()) / NS_PER_S)

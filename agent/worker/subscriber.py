@@ -32,7 +32,6 @@ _AT_MOST = 256
 _AGAIN_MS = 100
 """A connection that could not be opened again is tried once more after so long."""
 
-_JOIN_S = 1.0
 _MOVES = 5
 """How often a cluster may send one subscription to another node."""
 
@@ -121,12 +120,13 @@ class Subscriber:
         """Whether its thread runs."""
         return self._thread.is_alive()
 
-    def close(self) -> None:
-        """Give its own sockets back. Idempotent; for when its thread was told to finish, or was never started."""
+    def close(self, within_s: float = 1.0) -> None:
+        """Give its own sockets back. Idempotent; for when its thread was told to finish, which is waited for so long, or
+        was never started."""
         with self._lock:
             self._is_over = True
         if self._is_started:
-            self._thread.join(_JOIN_S)
+            self._thread.join(max(0.0, within_s))
         self._ours.close()
         self._theirs.close()
 

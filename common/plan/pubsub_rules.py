@@ -27,8 +27,8 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
         if is_cluster(plan.target) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
             yield (
                 path,
-                f"expected {_SHARDED[template.name]} in a cluster, as profile pubsub_sharded has it, because what PUBLISH "
-                f"delivers there cannot be counted, got {template.name}",
+                f"expected {_SHARDED[template.name]} in a cluster, as profile pubsub_sharded has it, because what "
+                f"PUBLISH delivers there cannot be counted, got {template.name}",
             )
         sizes = _sizes(plan) if has_subscribers and has_message else {}
         for place, size in sizes.items():

@@ -4,7 +4,7 @@
     policy       retries                                              sentinels    finding the primary
     clusters     a cluster's client                                   clients      all of it put together
     topology     which nodes there are                                in_force     what redis-py makes of it
-    translate    errors in one line, and how an operation ended
+    translate    errors in one line, and how an operation ended       slots        where a key lives in a cluster
 
 Facts about redis-py that this stands on are held by a contract test (tests/common/target/):
 - every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given our own;
@@ -28,6 +28,11 @@ from common.target.clients import tcp_pools as tcp_pools
 from common.target.connections import REDIRECTS as REDIRECTS
 from common.target.connections import ConnectionEvents as ConnectionEvents
 from common.target.in_force import settings_in_force as settings_in_force
+from common.target.slots import slot_of as slot_of
+from common.target.tls import TlsFacts as TlsFacts
+from common.target.tls import tls_facts as tls_facts
+from common.target.topology import PRIMARY as PRIMARY
+from common.target.topology import REPLICA as REPLICA
 from common.target.topology import Node as Node
 from common.target.topology import nodes_of as nodes_of
 from common.target.topology import open_node_client as open_node_client

@@ -4,9 +4,36 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
 
 from common.plan import schema
 from common.units import show
+
+
+class TlsFacts(msgspec.Struct, frozen=True):
+    """What a TLS connection was agreed on. version: such as "TLSv1.3". expires_at_s: end of the server's certificate,
+    in seconds since 1970; None where it was not looked at."""
+
+    version: str
+    expires_at_s: float | None
+
+
+def tls_facts(client: redis.Redis) -> TlsFacts | None:
+    """Those of a connection of this client, which is opened if none is; None without TLS. Raises what TARGET_ERRORS
+    names."""
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        sock = connection._sock
+        if not isinstance(sock, ssl.SSLSocket):
+            return None
+        ends = (sock.getpeercert() or {}).get("notAfter")
+        return TlsFacts(sock.version() or "", ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None)
+    finally:
+        pool.release(connection)
 
 
 def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:

@@ -20,7 +20,7 @@ from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Target
 from common.units import NS_PER_S
-from coordinator.probe import read_server_counts
+from coordinator.counts import read_server_counts
 from coordinator.records import When
 from scripts.benchmark.contenders import BenchError, Contender
 from scripts.benchmark.figures import Reading, order

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import pytest
 
 from common.plan.schema import Command, Keys, Plan, Target, Then, Values, Workload
+from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
 from coordinator import check as checking
 from coordinator.check import CheckLine, CheckReport, check
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
+from tests.support.runs import wait_until
 from tests.support.servers import Server, closed_port
+from tests.support.shapes import make_papers, start_tls
 
 SMALL = Keys(maximum=Count(1000))
 NAMES = ["reachable", "server", "topology", "memory", "connections", "permissions", "clock"]
@@ -70,12 +73,90 @@ def test_a_replica_that_may_be_written_to_is_ok(valkey: Server) -> None:
     assert line(check(plan_for(Target(url=valkey.url), "SET"), 1), "topology") == CheckLine("topology", True, "replica")
 
 
-@pytest.mark.parametrize("topology", ["cluster", "sentinel"])
-def test_a_node_of_a_cluster_and_a_sentinel_are_no_targets(topology: str) -> None:
-    told = dataclasses.replace(TOLD, topology=topology)
-    found = checking._judge_topology(plan_for(Target(), "GET"), 1, told)
+def test_a_node_of_a_cluster_is_no_target_by_itself(shared_cluster: ClusterGroup) -> None:
+    place = f"127.0.0.1:{shared_cluster.ports[0]}"
+    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
     assert not found.ok
-    assert ": " in found.text
+    assert found.text.endswith(f": use redis+cluster://{place}")
+
+
+def test_a_sentinel_is_no_target_by_itself(shared_sentinel: SentinelGroup) -> None:
+    place = f"127.0.0.1:{shared_sentinel.sentinels[0]}"
+    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
+    assert not found.ok
+    assert found.text.endswith(f": use redis+sentinel://{place}/SERVICE")
+
+
+def test_a_fit_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) -> None:
+    report = check(plan_for(Target(url=shared_cluster.url), "SET", "GET", transaction=5, keys=SMALL), 300)
+    assert [line.name for line in report.lines] == [*NAMES[:3], "slots", *NAMES[3:]]
+    assert report.ok, report
+    assert line(report, "topology").text == "cluster, 3 primaries, 3 replicas, 16,384 of 16,384 slots served"
+    assert "by each node" in line(report, "connections").text
+    assert "could not" not in str(report)
+
+
+def test_what_sentinels_watch_is_ok_in_every_line(shared_sentinel: SentinelGroup) -> None:
+    report = check(plan_for(Target(url=shared_sentinel.url), "SET", "GET", keys=SMALL), 300)
+    assert [line.name for line in report.lines] == NAMES
+    assert report.ok, report
+    assert line(report, "topology").text == "sentinel, 1 primary, 1 replica"
+
+
+def test_the_node_that_is_tightest_is_named(shared_cluster: ClusterGroup) -> None:
+    port = shared_cluster.ports[1]
+    node = shared_cluster.at(port)
+    node.config_set("maxclients", 60)
+    node.config_set("maxmemory", "16mb")
+    try:
+        report = check(plan_for(Target(url=shared_cluster.url), "SET", keys=Keys(maximum=Count(3_000_000))), 100)
+    finally:
+        node.config_set("maxclients", 10000)
+        node.config_set("maxmemory", 0)
+    assert not line(report, "connections").ok
+    assert f"of 60 free at 127.0.0.1:{port}: raise maxclients" in line(report, "connections").text
+    assert not line(report, "memory").ok
+    assert line(report, "memory").text.startswith(f"127.0.0.1:{port}: ")
+    assert "1,000,000 keys of" in line(report, "memory").text
+
+
+def test_what_one_node_alone_forbids_is_found(shared_cluster: ClusterGroup) -> None:
+    for port in shared_cluster.ports:
+        commands = ["+@all"] if port != shared_cluster.primaries[1] else ["+@all", "-del"]
+        shared_cluster.at(port).acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
+    target = Target(url=shared_cluster.url, username="bob", password="word")
+    found = line(check(plan_for(target, "GET", "DEL", keys=SMALL), 1), "permissions")
+    assert not found.ok
+    assert "DEL: User bob has no permissions to run the 'del' command" in found.text
+
+
+def test_a_cluster_with_a_replica_that_lost_its_primary_is_not_ok(valkey_cluster: ClusterGroup) -> None:
+    replica = valkey_cluster.replicas[0]
+    valkey_cluster.at(replica).config_set("masterauth", "wrong")
+    valkey_cluster.at(replica).config_set("masteruser", "nobody")
+    [primary] = [node.primary for node in valkey_cluster.nodes if node.port == replica]
+    assert primary is not None
+    valkey_cluster.at(primary).client_kill_filter(_type="replica")
+    wait_until(lambda: not valkey_cluster.follows(replica), "the loss of its link")
+    found = line(check(plan_for(Target(url=valkey_cluster.url), "GET"), 1), "topology")
+    assert not found.ok
+    assert f"replica 127.0.0.1:{replica} has lost its primary" in found.text
+
+
+def test_slots_that_nobody_serves_are_counted(valkey_cluster: ClusterGroup) -> None:
+    primary = valkey_cluster.primaries[0]
+    for port in valkey_cluster.ports:
+        valkey_cluster.at(port).config_set("cluster-require-full-coverage", "no")
+    valkey_cluster.at(primary).execute_command("CLUSTER DELSLOTSRANGE", 0, 9)
+    found = line(check(plan_for(Target(url=valkey_cluster.url), "GET"), 1), "topology")
+    assert not found.ok
+    assert "10 slots have no node" in found.text
+
+
+def test_a_command_of_several_slots_has_a_line_of_its_own(shared_cluster: ClusterGroup) -> None:
+    found = line(check(plan_for(Target(url=shared_cluster.url), "MGET a b"), 1), "slots")
+    assert not found.ok
+    assert "MGET with the keys a, b needs 2 slots" in found.text
 
 
 @pytest.mark.parametrize(
@@ -172,15 +253,26 @@ def test_a_clock_that_is_far_off_is_found(
     assert ok or ("ahead of" if ahead_s > 0 else "behind") in found.text
 
 
-TOLD = checking._Told(
-    ping_us=100.0,
-    server="valkey 9.1.2",
-    topology="standalone",
-    replication={},
-    memory={},
-    max_clients=None,
-    connected_clients=1,
-    writing=frozenset(),
-    refused=None,
-    clock_ahead_s=None,
-)
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_papers(tmp_path_factory.mktemp("papers"))
+
+
+@pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
+def test_tls_has_a_line_with_its_version_and_the_certificates_end(
+    papers: dict[str, str], monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+) -> None:
+    with start_tls(papers) as group:
+        plan = plan_for(Target(url=group.url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
+        monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
+        found = line(check(plan, 1), "tls")
+    assert found.ok == ok
+    assert found.text.startswith("TLSv1.3, ")
+    assert ("valid for 2 days" in found.text, "expires within a day: renew it" in found.text) == (ok, not ok)
+
+
+def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, str]) -> None:
+    with start_tls(papers, "expired") as group:
+        found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
+    assert found.ok
+    assert found.text.endswith("certificate not looked at (target.tls.verify is none)")

@@ -11,6 +11,7 @@ import yaml
 
 from common.errors import FleetError, InvalidResultError, PlanError, TargetError, ThresholdError, UsageError
 from common.plan.schema import Plan
+from common.plan import profiles
 from common.plan.settings import SETTINGS
 from coordinator import cli
 from coordinator.check import CheckLine, CheckReport
@@ -117,8 +118,8 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", "."), ".: expected a plan that can be read, got: Is a directory"),
         (("start", "none.yaml"), "none.yaml: expected a plan that can be read"),
         (("check",), "plan: $.target.url: expected a target, got none"),
-        (("profiles", "basic"), "expected one of basic_rw, high_throughput"),
-        (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of basic_rw"),
+        (("profiles", "basic"), "expected one of async_mixed, basic_rw"),
+        (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of async_mixed, basic_rw"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line_and_exit_code_3(
@@ -251,7 +252,7 @@ def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
 
 def test_plan_as_json_holds_the_same(run: Run) -> None:
     facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
-    assert facts["connections"] == {"ceiling": 300, "pools": {"main": 300}}
+    assert facts["connections"] == {"ceiling": 300, "per_node": False, "pools": {"main": 300}}
     assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
     assert [(agent["id"], agent["pools"], agent["connections"]) for agent in facts["agents"]] == [
         ("local-1", [0], 150),
@@ -300,11 +301,17 @@ def test_check_prints_a_line_a_finding_and_exits_0_or_4(
 def test_profiles_are_listed_and_shown(run: Run) -> None:
     code, out, _ = run("profiles")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == [
-        "basic_rw", "high_throughput", "list_operations", "pubsub_heavy", "transaction_heavy",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in out.splitlines()] == profiles.names()
     shown = run("profiles", "high_throughput")[1]
     assert yaml.safe_load(shown)["pipeline"] == 10
+
+
+def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None:
+    assert "__rand(A,B)__" in run("profiles", "--commands")[1]
+    assert run("profiles", "--markdown")[1] == page()
+    assert run("profiles", "basic_rw", "--commands") == (
+        2, "", "coordinator: profiles basic_rw: expected either a name or --commands, got both\n",
+    )  # fmt: skip
 
 
 def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Then, Workload
+from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.aggregate import Aggregate, fold
 from coordinator.ledger import Ledger, balance
-from coordinator.records import AnyRecord, When
+from coordinator.records import AnyRecord, NodeCounted, ServerCounted, When
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
 
@@ -123,6 +124,44 @@ def test_multi_and_exec_are_held_against_the_transactions() -> None:
     assert ledger(3, 1, retries=1).unaccounted == 0
 
 
+def nodes(when: When, *nodes: tuple[str, str, str, dict[str, int]]) -> ServerCounted:
+    counted = tuple(
+        NodeCounted(name=name, role=role, run_id=run_id, calls=calls) for name, role, run_id, calls in nodes
+    )
+    return ServerCounted(when=when, nodes=counted, calls={})
+
+
+BEFORE = nodes(When.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replica", "y", {"get": 1}))
+
+
+def test_the_servers_count_is_the_sum_of_what_each_node_gained() -> None:
+    get = interval(0, {"GET": command(histogram(*range(10)))})
+    after = nodes(When.AFTER, ("h:1", "primary", "x", {"get": 12}), ("h:2", "replica", "y", {"get": 4}))
+    ledger = balance(fold([opened(plan(), ["a1"]), BEFORE, accepted("a1", 0, get), noted("a1", 10), after]))
+    assert (ledger.server_calls, ledger.unaccounted, ledger.note) == (10, 0, None)
+
+
+@pytest.mark.parametrize(("topology", "unaccounted"), [("standalone", 90), ("sentinel", 0)])
+def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccounted: int) -> None:
+    publish = interval(0, {"PUBLISH": command(histogram(*range(10)))})
+    run = opened(Plan(workload=Workload(commands=(Command(command="PUBLISH"),))), ["a1"])
+    run = msgspec.structs.replace(run, target=msgspec.structs.replace(run.target, topology=topology))
+    records = [run, reading(When.BEFORE, {}), accepted("a1", 0, publish), noted("a1", 10)]
+    ledger = balance(fold([*records, reading(When.AFTER, {"publish": 100})]))
+    assert ledger.unaccounted == unaccounted
+    assert balance(fold([*records, reading(When.AFTER, {"publish": 8})])).unaccounted == 2
+
+
+@pytest.mark.parametrize(("lua", "unaccounted"), [("return redis.call('SET', KEYS[1], 1)", 0), ("return 1", 10)])
+def test_what_a_script_calls_is_not_held_against_ours(lua: str, unaccounted: int) -> None:
+    done = interval(0, {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(10)))})
+    commands = (Command(command="SET"), Command(command=f'EVAL "{lua}" 1 __key__'))
+    run = opened(Plan(workload=Workload(commands=commands)), ["a1"])
+    records = [run, reading(When.BEFORE, {}), accepted("a1", 0, done), noted("a1", 20)]
+    ledger = balance(fold([*records, reading(When.AFTER, {"set": 20, "eval": 10})]))
+    assert ledger.unaccounted == unaccounted
+
+
 READINGS: dict[str, tuple[list[AnyRecord], str]] = {
     "none": ([], "not read before the run"),
     "no second one": ([reading(When.BEFORE, {})], "not read after the run"),
@@ -132,6 +171,26 @@ READINGS: dict[str, tuple[list[AnyRecord], str]] = {
     ),
     "restarted": ([reading(When.BEFORE, {}), reading(When.AFTER, {}, "server-2")], "restarted or replaced"),
     "went back": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"get": 4})], "reset during the run"),
+    "a node restarted": (
+        [BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "z", {}))],
+        "the server h:2 was restarted or replaced",
+    ),
+    "a node failed over": (
+        [BEFORE, nodes(When.AFTER, ("h:1", "replica", "x", {}), ("h:2", "primary", "y", {}))],
+        "the server h:1 was failed over during the run, from primary to replica",
+    ),
+    "a node left": ([BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {}))], "the server h:2 left"),
+    "a node joined": (
+        [
+            BEFORE,
+            nodes(When.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "y", {}), ("h:3", "replica", "z", {})),
+        ],
+        "the server h:3 joined",
+    ),
+    "a node was reset": (
+        [BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {"get": 9}), ("h:2", "replica", "y", {"get": 0}))],
+        "the server h:2's counters were reset",
+    ),
     "vanished": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"set": 1})], "reset during the run"),
 }
 

