@@ -121,8 +121,8 @@ class Subscriber:
         return self._thread.is_alive()
 
     def close(self, within_s: float = 1.0) -> None:
-        """Give its own sockets back. Idempotent; for when its thread was told to finish, which is waited for so long, or
-        was never started."""
+        """Give its own sockets back. Idempotent; for when its thread was told to finish, for which it waits so long,
+        or was never started."""
         with self._lock:
             self._is_over = True
         if self._is_started:
