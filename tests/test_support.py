@@ -17,6 +17,7 @@ from tests.support import leaks
 from tests.support.commands import CommandLine
 from tests.support.leaks import nothing_left_behind
 from tests.support.servers import Server, SocketServer
+from tests.support.shapes import tls_server
 
 SLEEPS = "import sys; sys.stdin.read()"
 LEAVES_A_CHILD_BEHIND = f"""
@@ -136,3 +137,13 @@ def test_a_deaf_port_never_completes_a_connection(deaf_url: str) -> None:
 def test_commands_have_a_home_of_their_own(commands: CommandLine) -> None:
     assert commands.environment["XDG_CONFIG_HOME"].startswith(str(commands.directory))
     assert not [name for name in commands.environment if name.startswith("STAMPEDE_")]
+
+
+def test_without_a_server_with_tls_its_tests_are_skipped_but_fail_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no redis-server with TLS"):
+        tls_server()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="NOT TESTED: no redis-server with TLS"):
+        tls_server()

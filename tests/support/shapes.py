@@ -187,7 +187,8 @@ def start_sentinels(
 
 
 def tls_server() -> Path:
-    """A server that speaks TLS. Skips, loudly, where there is none; fails where CI says that there must be one."""
+    """A server that speaks TLS. Skips where there is none, which pytest's last lines tell (-ra); fails where CI says
+    that there must be one."""
     found = shutil.which("redis-server")
     if found is not None:
         return Path(found)

@@ -249,6 +249,31 @@ def test_each_repetition_of_a_command_is_told_and_there_are_as_many_as_the_plan_
             owner.ask("CLIENT", "UNPAUSE")
 
 
+@pytest.mark.parametrize(
+    ("is_transaction", "retries", "told"), [(False, 0, 2), (False, 1, 4), (True, 0, 0), (True, 2, 2)]
+)
+def test_what_a_batch_repeats_is_told(cluster: Group, is_transaction: bool, retries: int, told: int) -> None:
+    # redis-py repeats each lost command of a pipeline once on its own, whatever the policy, and from there by the
+    # policy; a transaction it repeats as a whole.
+    events = Events()
+    with client_of(cluster, events, retry=Retry(retries=retries), socket_timeout_s=Seconds(0.2)) as client:
+        client.execute_command("SET", "{paused}", "x")
+        owner, _ = owner_and_other(cluster, "{paused}")
+        owner.ask("CLIENT", "PAUSE", 30_000, "WRITE")
+        try:
+            pipeline = client.pipeline(transaction=is_transaction)
+            for value in ("y", "z"):
+                pipeline.execute_command("SET", "{paused}", value)
+            try:
+                replies = pipeline.execute(raise_on_error=False)
+            except redis.TimeoutError as error:
+                replies = [error, error]
+            assert [type(reply) for reply in replies] == [redis.TimeoutError] * 2
+            assert len(events["retried"]) == told
+        finally:
+            owner.ask("CLIENT", "UNPAUSE")
+
+
 def test_an_error_that_the_plan_does_not_name_is_not_repeated(cluster: Group) -> None:
     events = Events()
     policy = Retry(retries=3, errors=(RetryError.CONNECTION,))
