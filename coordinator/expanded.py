@@ -14,7 +14,7 @@ from common.commands import is_cluster
 from common.messages import PoolShare
 from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
-from common.plan.schema import Plan, Pools
+from common.plan.schema import Driver, Plan, Pools
 from common.plan.secret import redacted
 from common.plan.timeline import Leg, operations_due, timeline
 from common.units import NS_PER_S, format_count, format_seconds
@@ -46,7 +46,8 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
         lines.append(f"connections in all: at most {shares.connection_ceiling}")
     if is_cluster(plan.target):
         lines.append("Connections are those to each node of the cluster: a run asks how many nodes there are.")
-    lines.append(f"worker threads: {shares.threads_total}")
+    everywhere = tuple(share for assignment in shares.assignments.values() for share in assignment.pools)
+    lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
     if plan.fleet.expect_agents:
@@ -137,9 +138,10 @@ def _settings_lines(groups: ClientSettings) -> list[str]:
 
 def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
     pools = shares.assignments[agent.agent_id].pools
+    workers = " and ".join(_counted(count, noun) for noun, count in _workers(shares, pools).items())
     return (
         f"share of {agent.agent_id} ({_counted(agent.processes, 'process', 'es')}): {_counted(len(pools), 'pool')}, "
-        f"{_counted(_threads(shares, pools), 'thread')}, at most {_counted(_connections(shares, pools), 'connection')}"
+        f"{workers}, at most {_counted(_connections(shares, pools), 'connection')}"
     )
 
 
@@ -147,8 +149,20 @@ def _group_ceiling(group: Pools) -> int:
     return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
 
 
+_NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task"}
+
+
+def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:
+    """How many workers of these pools are threads, and how many are tasks: of those that the plan has."""
+    counts = {_NOUNS[group.driver]: 0 for group in shares.plan.pools}
+    for share in pools:
+        group = shares.plan.pools[share.group]
+        counts[_NOUNS[group.driver]] += group.workers_per_pool
+    return counts
+
+
 def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
-    return sum(shares.plan.pools[share.group].workers_per_pool for share in pools)
+    return sum(_workers(shares, pools).values())
 
 
 def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:

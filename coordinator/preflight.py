@@ -1,21 +1,21 @@
 """What only the target can say of a plan's commands, asked before anything starts: does each keep to one slot?
 
 A cluster refuses a command whose keys lie in several slots, at each call. So the server is asked which arguments of a
-sample call are keys (COMMAND GETKEYS, which executes nothing); their slots are computed here.
+sample call are keys (COMMAND GETKEYS, which executes nothing); their slots are computed here. That keys which are drawn
+share one is a rule of the plan: what is found here are keys, or parts of them, that stand in a command as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.commands import Placeholder, is_cluster, keys_per_hash_tag, plan_templates, sample_calls
+from common.commands import is_cluster, sample_calls
 from common.errors import PlanError
 from common.plan.schema import Plan
 from common.target import PRIMARY, nodes_of, slot_of, translated
 from coordinator.probe import Asked, ask, asking
 
 _REMEDY = "give its keys one hash tag, as in {user}:a, or let drawn keys share one with --keys-per-hash-tag"
-_DRAWN = (Placeholder.KEY, Placeholder.NEW_KEY)
 
 
 def refuse_several_slots(plan: Plan) -> None:
@@ -32,33 +32,14 @@ def refuse_several_slots(plan: Plan) -> None:
 def refuse_slots_of(plan: Plan, client: Asked) -> None:
     """The same, asking this node."""
     workload = plan.workload
-    untagged = keys_per_hash_tag(plan.target, workload) == 0
     together: dict[bytes, str] = {}
-    drawing = set()
-    for template, (name, call) in zip(plan_templates(workload), sample_calls(plan.target, workload), strict=True):
+    for name, call in sample_calls(plan.target, workload):
         keys = _keys(client, call)
-        drawn = template.count(*_DRAWN)
         if len(_slots(keys)) > 1:
             raise PlanError(_refusal(f"{name} with the keys {_list(keys)}", len(_slots(keys))))
-        if untagged and drawn > 1 and len(keys) > 1:
-            raise PlanError(
-                f"workload: {name} has {drawn} drawn keys, which lie in different slots of the cluster: {_REMEDY}"
-            )
         together.update(dict.fromkeys(keys, name))
-        if drawn:
-            drawing.add(name)
-    if workload.transaction > 1:
-        _refuse_transaction(plan, together, untagged, drawing)
-
-
-def _refuse_transaction(plan: Plan, together: dict[bytes, str], untagged: bool, drawing: set[str]) -> None:
-    if untagged and drawing:
-        raise PlanError(
-            f"workload.transaction: its {plan.workload.transaction} commands have drawn keys "
-            f"({', '.join(sorted(drawing))}), which lie in different slots of the cluster: {_REMEDY}"
-        )
     slots = _slots(together)
-    if len(slots) > 1:
+    if workload.transaction > 1 and len(slots) > 1:
         names = ", ".join(sorted(set(together.values())))
         raise PlanError(_refusal(f"the transaction of {names} with the keys {_list(together)}", len(slots)))
 

@@ -82,19 +82,21 @@ def _one_sentinel() -> Iterator[SentinelGroup]:
 
 
 @pytest.fixture
-def shared_cluster(_one_cluster: ClusterGroup, _leak_check_first: None) -> ClusterGroup:
+def shared_cluster(_one_cluster: ClusterGroup, _leak_check_first: None) -> Iterator[ClusterGroup]:
     """A cluster that other tests use too, and so must find with all its nodes; without keys and with counters from
     nothing."""
     _one_cluster.flush()
-    return _one_cluster
+    yield _one_cluster
+    _one_cluster.disconnect()
 
 
 @pytest.fixture
-def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> SentinelGroup:
+def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> Iterator[SentinelGroup]:
     """A primary with Sentinels that other tests use too, and so must find as they are; without keys and with counters
     from nothing."""
     _one_sentinel.flush()
-    return _one_sentinel
+    yield _one_sentinel
+    _one_sentinel.disconnect()
 
 
 @pytest.fixture

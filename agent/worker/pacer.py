@@ -70,10 +70,14 @@ class Span:
         """Nothing may begin at or after `end_ns` any more."""
         self.end_ns = min(self.end_ns, end_ns)
 
+    def nap_ns(self, due_ns: int) -> int:
+        """How long to sleep before looking again whether it is then, or the end if that comes first; <= 0 if so."""
+        return min(min(due_ns, self.end_ns) - self._now(), _NAP_NS)
+
     def wait_until(self, due_ns: int) -> None:
         """Sleep until then, or until the end if that comes first."""
-        while (left_ns := min(due_ns, self.end_ns) - self._now()) > 0:
-            self._sleep(min(left_ns, _NAP_NS) / NS_PER_S)
+        while (nap_ns := self.nap_ns(due_ns)) > 0:
+            self._sleep(nap_ns / NS_PER_S)
 
 
 def whenever_of(leg: int) -> int:

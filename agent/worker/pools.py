@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from agent.worker.events import EventLog
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort, Lifeline
 from common.plan.schema import Pools, Target
 from common.target import Client, build_client, connects_when_built, tcp_pools, translated
+
+Keep: TypeAlias = Callable[[], object]
+"""Leaves a connection that was opened ahead open in its TCP pool."""
 
 _PREWARM_THREADS = 8
 _PROGRESS_S = 0.1
@@ -51,10 +54,19 @@ class ClientInstance:
             self.execute = self.client.execute_command
             self._is_built = True
 
+    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
+        """Begin to open every connection that its TCP pools can have (see `Opens`)."""
+        pools = tcp_pools(self.client)
+        return [executor.submit(_open_one, pool) for pool in pools for _ in range(self.max_connections)]
+
     def close(self) -> None:
         """Close all its connections. Idempotent."""
         if self._is_built:
             self.client.close()
+
+
+def _open_one(pool: Any) -> Keep:
+    return partial(pool.release, pool.get_connection())
 
 
 class _Waiter:
@@ -150,8 +162,16 @@ class ClientInstancePool:
             instance.close()
 
 
+class Opens(Protocol):
+    """A client instance, of whatever driver, whose connections can be opened ahead."""
+
+    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
+        """Begin to open every connection that its TCP pools can have, with these threads if it needs any. Each is taken
+        until the function is called that its future brings, which leaves it open in its pool."""
+
+
 def prewarm(
-    instances: Iterable[ClientInstance],
+    instances: Iterable[Opens],
     target: Target,
     lifeline: Lifeline,
     on_progress: Callable[[int, int], None],
@@ -163,13 +183,8 @@ def prewarm(
     Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
-        opening = [
-            (pool, executor.submit(pool.get_connection))
-            for instance in instances
-            for pool in tcp_pools(instance.client)
-            for _ in range(instance.max_connections)
-        ]
-        pending = {future for _, future in opening}
+        opening = [future for instance in instances for future in instance.open_all(executor)]
+        pending = set(opening)
         try:
             while pending:
                 done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
@@ -182,6 +197,6 @@ def prewarm(
             lifeline.cut()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    for pool, future in opening:
-        pool.release(future.result())
+    for future in opening:
+        future.result()()
     return len(opening)

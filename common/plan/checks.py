@@ -13,7 +13,7 @@ import msgspec
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.pubsub_rules import PUBSUB_RULES
-from common.plan.schema import Arrivals, Maintenance, Plan, Ramp, Retry, Section
+from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section
 from common.plan.shape import Path
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.plan.url import Address, Shape, parse_redis_url
@@ -142,9 +142,23 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
         if threads > MAX_THREADS:
             yield (
-                ("pools", number, "threads_per_pool"),
-                f"expected at most {MAX_THREADS} worker threads in all, got {threads}",
+                ("pools", number, _WORKERS[group.driver]),
+                f"expected at most {MAX_THREADS} worker threads and tasks in all, got {threads}",
             )
+
+
+_WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
+
+
+def _workers_of_the_driver(plan: Plan) -> Iterator[Finding]:
+    for number, group in enumerate(plan.pools):
+        for driver, key in _WORKERS.items():
+            if driver is not group.driver and (count := getattr(group, key)) != getattr(Pools(), key):
+                yield (
+                    ("pools", number, key),
+                    f"expected {_WORKERS[group.driver]}, by which the {group.driver.value} driver counts its workers, "
+                    f"got {key} {count}",
+                )
 
 
 def _retries_ascend(plan: Plan) -> Iterator[Finding]:
@@ -208,6 +222,7 @@ RULES: tuple[Rule, ...] = (
     _shape_fits,
     _pools_distinct,
     _pools_bearable,
+    _workers_of_the_driver,
     *WORKLOAD_RULES,
     _retries_ascend,
     _one_kind_of_batch,

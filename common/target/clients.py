@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
@@ -41,22 +43,24 @@ def build_client(target: schema.Target, pools: schema.Pools, *, events: Connecti
     if connects_when_built(target):
         with translated(target):
             return open_cluster(target, _node_pool_arguments(pools), events=events, lifeline=lifeline)
-    retry = observed_retry(target.retry, events, lifeline)
-    return _client(target, {"retry": retry, **_pool_arguments(pools)}, events=events, lifeline=lifeline)
+    arguments = {"retry": observed_retry(target.retry, events, lifeline), **pool_arguments(pools)}
+    client: Client = assemble(_KIT, target, arguments, events=events, lifeline=lifeline)
+    return client
 
 
 def open_control_client(target: schema.Target) -> Client:
     """A client of one connection (to each node of a cluster) that tries nothing twice, with the target's timeouts; for
     questions to the target beside the load. The connection opens with the first call, but for a cluster, whose topology
     is read at once; close the client to close it. Raises PlanError; for a cluster also what TARGET_ERRORS names."""
-    lifeline, pool_arguments = Lifeline(), {"max_connections": 1}
+    lifeline, one = Lifeline(), {"max_connections": 1}
     if connects_when_built(target):
         # When redis-py makes one, it asks a primary of its own choice for its commands: another one, if that is down.
         patient = msgspec.structs.replace(target, retry=_UNTIL_MADE)
-        client = open_cluster(patient, pool_arguments, events=Unobserved(), lifeline=lifeline)
-        client.retry.update_retries(0)
-        return client
-    return _client(target, {"retry": no_retry(), **pool_arguments}, events=Unobserved(), lifeline=lifeline)
+        cluster = open_cluster(patient, one, events=Unobserved(), lifeline=lifeline)
+        cluster.retry.update_retries(0)
+        return cluster
+    client: Client = assemble(_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
+    return client
 
 
 _UNTIL_MADE = schema.Retry(retries=3, backoff=schema.BackoffKind.NONE)
@@ -92,12 +96,29 @@ def node_pool(
     return pool
 
 
-def _client(
-    target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
-) -> redis.Redis:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """What clients that are no cluster's are assembled of. connection_class: by where the target is. pool,
+    blocking_pool: for servers; sentinel_pool, blocking_sentinel_pool: for whichever server Sentinels name. sentinels:
+    what asks them."""
+
+    connection_class: Callable[[Address], type]
+    pool: Any
+    blocking_pool: Any
+    sentinel_pool: Any
+    blocking_sentinel_pool: Any
+    sentinels: Callable[[schema.Target, Lifeline], Any]
+    client: Any
+    primary_client: Any
+
+
+def assemble(
+    kit: Kit, target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
+) -> Any:
+    """A client of the kit's kind for a target that is no cluster. Opens nothing. Raises PlanError."""
     address = address_of(target)
     arguments = {
-        "connection_class": _connection_class(address),
+        "connection_class": kit.connection_class(address),
         "events": events,
         "lifeline": lifeline,
         **connection_arguments(target),
@@ -107,14 +128,14 @@ def _client(
         arguments["server_name"] = server_name(target)
     is_blocking = "timeout" in pool_arguments
     if address.shape is Shape.SENTINEL:
-        kind: Any = BlockingSentinelPool if is_blocking else SentinelConnectionPool
-        return PrimaryClient.from_pool(kind(address.service, Sentinels(target, lifeline), **arguments))
-    pool: Any = redis.BlockingConnectionPool if is_blocking else redis.ConnectionPool
-    return redis.Redis.from_pool(pool(**place_arguments(address), **arguments))
+        kind = kit.blocking_sentinel_pool if is_blocking else kit.sentinel_pool
+        return kit.primary_client.from_pool(kind(address.service, kit.sentinels(target, lifeline), **arguments))
+    pool = kit.blocking_pool if is_blocking else kit.pool
+    return kit.client.from_pool(pool(**place_arguments(address), **arguments))
 
 
-def _pool_arguments(pools: schema.Pools) -> dict[str, Any]:
-    """Of standalone servers' and Sentinels' pools."""
+def pool_arguments(pools: schema.Pools) -> dict[str, Any]:
+    """What `assemble` is to know of a TCP pool, but for its retry policy. Of standalone servers and Sentinels."""
     arguments: dict[str, Any] = {"max_connections": pools.max_connections}
     if pools.tcp_pool is schema.TcpPool.BLOCKING:
         arguments["timeout"] = float(pools.tcp_pool_wait_s)
@@ -123,7 +144,7 @@ def _pool_arguments(pools: schema.Pools) -> dict[str, Any]:
 
 def _node_pool_arguments(pools: schema.Pools) -> dict[str, Any]:
     """The same for the pools of a cluster's nodes, which redis-py makes."""
-    arguments = _pool_arguments(pools)
+    arguments = pool_arguments(pools)
     if pools.tcp_pool is schema.TcpPool.BLOCKING:
         arguments["connection_pool_class"] = redis.BlockingConnectionPool
     return arguments
@@ -133,3 +154,15 @@ def _connection_class(address: Address) -> type[Observed]:
     if address.shape is Shape.SENTINEL:
         return sentinel_connection_class_of(tls=address.tls)
     return connection_class_of(path=address.path is not None, tls=address.tls)
+
+
+_KIT = Kit(
+    connection_class=_connection_class,
+    pool=redis.ConnectionPool,
+    blocking_pool=redis.BlockingConnectionPool,
+    sentinel_pool=SentinelConnectionPool,
+    blocking_sentinel_pool=BlockingSentinelPool,
+    sentinels=Sentinels,
+    client=redis.Redis,
+    primary_client=PrimaryClient,
+)

@@ -135,7 +135,7 @@ class Observed(Wary):
                 self._events.closed(monotonic_ns())
             else:
                 self._lost_ns = monotonic_ns()
-                self._events.dropped(self._lost_ns, _drop_cause(error))
+                self._events.dropped(self._lost_ns, drop_cause(error))
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _is_of_ours(self, error: BaseException) -> bool:
@@ -201,7 +201,8 @@ class ObservedNodeTls(WithRedirects, Held):
     """To a node of a cluster, with TLS."""
 
 
-def _drop_cause(error: BaseException) -> str:
+def drop_cause(error: BaseException) -> str:
+    """Why an open connection was lost, when this error comes with it."""
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return "timeout"
     code = getattr(error, "status_code", None)

@@ -85,10 +85,14 @@ class ObservedBackoff(AbstractBackoff):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
         # Each connection gets a copy of its Retry: state of the policy is its own, events and lifeline are shared.
-        return ObservedBackoff(copy.deepcopy(self.inner, memo), self._events, self._lifeline)
+        return type(self)(copy.deepcopy(self.inner, memo), self._events, self._lifeline)
 
     def compute(self, failures: int) -> float:
         self._lifeline.check()
         self._events.retried(monotonic_ns())
-        self._lifeline.wait(self.inner.compute(failures))
+        return self._pause(self.inner.compute(failures))
+
+    def _pause(self, seconds: float) -> float:
+        """Wait. Returns for how long redis-py is still to wait, in seconds."""
+        self._lifeline.wait(seconds)
         return 0.0

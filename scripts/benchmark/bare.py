@@ -10,10 +10,11 @@ that Python has. Clients are made with the plan's own settings.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import cycle
 from random import Random
@@ -21,6 +22,8 @@ from threading import Thread
 from typing import Any
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import FullJitterBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -30,11 +33,11 @@ _DRAWN_BEFORE = 1000
 
 @dataclass(frozen=True)
 class Job:
-    """What to do. style: a key of `STYLES`."""
+    """What to do. style: a key of `STYLES` or of `TASK_STYLES`, whose workers are tasks of one loop."""
 
     port: int
     style: str
-    threads: int
+    workers: int
     key_prefix: str
     keys: int
     value_bytes: int
@@ -63,8 +66,19 @@ def main() -> None:
     def work(client: redis.Redis) -> None:
         counts.append(STYLES[job.style](client, job, switch))
 
+    async def work_in_tasks() -> None:
+        # One style in all of them, and each ends by itself when the switch is off.
+        counts.extend(await asyncio.gather(*(one_task() for _ in range(job.workers))))
+
+    async def one_task() -> int:
+        async with open_async_client(job) as client:
+            return await TASK_STYLES[job.style](client, job, switch)
+
     # As many clients as the driver has; threads that share one are no quicker.
-    threads = [Thread(target=work, args=(open_client(job),)) for _ in range(job.threads)]
+    if job.style in TASK_STYLES:
+        threads = [Thread(target=lambda: asyncio.run(work_in_tasks()))]
+    else:
+        threads = [Thread(target=work, args=(open_client(job),)) for _ in range(job.workers)]
     print("ready", flush=True)
     sys.stdin.readline()
     for thread in threads:
@@ -73,22 +87,33 @@ def main() -> None:
     switch.is_on = False
     for thread in threads:
         thread.join()
-    if len(counts) < job.threads:
-        sys.exit("a thread of the bare loop ended before its time")
+    if len(counts) < job.workers:
+        sys.exit("a worker of the bare loop ended before its time")
     print(sum(counts), flush=True)
 
 
 def open_client(job: Job) -> redis.Redis:
-    return redis.Redis(
-        host="127.0.0.1",
-        port=job.port,
-        protocol=job.protocol,
-        socket_timeout=job.timeout_s,
-        socket_connect_timeout=job.timeout_s,
-        retry=Retry(FullJitterBackoff(job.retry_cap_s, job.retry_base_s), job.retries),
-        max_connections=job.max_connections,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
+    return redis.Redis(retry=Retry(*_policy(job)), **_settings(job))
+
+
+def open_async_client(job: Job) -> redis.asyncio.Redis:
+    return redis.asyncio.Redis(retry=AsyncRetry(*_policy(job)), **_settings(job))
+
+
+def _policy(job: Job) -> tuple[FullJitterBackoff, int]:
+    return FullJitterBackoff(job.retry_cap_s, job.retry_base_s), job.retries
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return {
+        "host": "127.0.0.1",
+        "port": job.port,
+        "protocol": job.protocol,
+        "socket_timeout": job.timeout_s,
+        "socket_connect_timeout": job.timeout_s,
+        "max_connections": job.max_connections,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
 
 
 def by_methods(client: Any, job: Job, switch: Switch) -> int:
@@ -137,11 +162,26 @@ def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
+async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
+    """`by_execute`, with redis.asyncio."""
+    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+    done = 0
+    while switch.is_on:
+        key = form % (1 + int(draw() * count))
+        if draw() < 0.5:
+            await client.execute_command("GET", key)
+        else:
+            await client.execute_command("SET", key, value)
+        done += 1
+    return done
+
+
 STYLES: dict[str, Callable[[Any, Job, Switch], int]] = {
     "methods": by_methods,
     "execute": by_execute,
     "execute drawn before": by_execute_drawn_before,
 }
+TASK_STYLES: dict[str, Callable[[Any, Job, Switch], Awaitable[int]]] = {"awaiting execute": by_awaiting}
 
 if __name__ == "__main__":
     main()

@@ -92,12 +92,12 @@ class _Workers:
 
     def prepare(self, plan: Plan) -> None:
         """One pool of the plan for each."""
-        threads = plan.pools[0].threads_per_pool
+        workers = plan.pools[0].workers_per_pool
         self._processes.spawn(
             "benchmark",
             [
                 Assignment(
-                    plan=plan, pools=(PoolShare(0, number, number * threads),), threads_total=self._count * threads
+                    plan=plan, pools=(PoolShare(0, number, number * workers),), threads_total=self._count * workers
                 )
                 for number in range(self._count)
             ],
@@ -202,7 +202,7 @@ def bare(lane: Lane, style: str) -> Iterator[Contender]:
     job = Job(
         port=lane.port,
         style=style,
-        threads=pools.threads_per_pool,
+        workers=pools.workers_per_pool,
         key_prefix=workload.keys.prefix,
         keys=workload.keys.maximum,
         value_bytes=workload.values.maximum_bytes,

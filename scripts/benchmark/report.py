@@ -9,6 +9,7 @@ from typing import Any
 from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, disturbed, filled, speed_ratio
 
 DRIVER = "client driver"
+TASK_DRIVER = "asyncio driver"
 LEAST = "the same, drawn before"
 ENOUGH_OF_BARE = 0.95
 ENOUGH_OF_ONE = 1.6
@@ -21,23 +22,29 @@ the rest goes to the kernel's own work, to us who measure, and to whatever else 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The driver and the bare loops at one number of threads. readings: by contender, one a round, in their order."""
+    """A driver and its bare loops at one number of workers. readings: by contender, one a round, in their order."""
 
-    threads: int
+    workers: int
     readings: Mapping[str, Sequence[Reading]]
+    driver: str = DRIVER
+
+    @property
+    def counted(self) -> str:
+        """What its workers are."""
+        return "tasks" if self.driver == TASK_DRIVER else "threads"
 
     def ratio(self, contender: str) -> Spread:
         """Operations a second of the driver to those of a bare loop."""
-        return speed_ratio(self.readings[DRIVER], self.readings[contender])
+        return speed_ratio(self.readings[self.driver], self.readings[contender])
 
     def cpu_ratio(self, contender: str) -> float:
         """CPU an operation of the driver to that of a bare loop."""
-        return cpu_s_per_million(self.readings[DRIVER]) / cpu_s_per_million(self.readings[contender])
+        return cpu_s_per_million(self.readings[self.driver]) / cpu_s_per_million(self.readings[contender])
 
     @property
     def bare(self) -> list[str]:
         """The contenders that are not the driver."""
-        return [name for name in self.readings if name != DRIVER]
+        return [name for name in self.readings if name != self.driver]
 
     @property
     def judged(self) -> list[str]:
@@ -47,8 +54,8 @@ class Comparison:
     def lines(self) -> Iterator[str]:
         """A line a contender."""
         for name, readings in self.readings.items():
-            line = f"{self.threads:>7}  {name:<22} {_reading_columns(readings)}"
-            if name != DRIVER:
+            line = f"{self.workers:>7}  {name:<22} {_reading_columns(readings)}"
+            if name != self.driver:
                 ratio = self.ratio(name)
                 line += f"   {_show(ratio)}   {self.cpu_ratio(name):>10.2f}"
             if name in self.judged:
@@ -58,7 +65,7 @@ class Comparison:
     def document(self) -> dict[str, Any]:
         """The same for programs, with every reading."""
         return {
-            "threads": self.threads,
+            self.counted: self.workers,
             "contenders": {name: _contender_document(readings) for name, readings in self.readings.items()},
             "ratios": {name: asdict(self.ratio(name)) for name in self.bare},
             "cpu_ratios": {name: self.cpu_ratio(name) for name in self.bare},
@@ -114,8 +121,8 @@ class Scaling:
 
 
 def comparison_lines(comparisons: Sequence[Comparison], cores: int) -> Iterator[str]:
-    """The first table."""
-    yield f"{'threads':>7}  {'':<22} {_READING_HEAD}   {'driver / bare':<17}   {'CPU of it'}"
+    """A table of comparisons of one driver."""
+    yield f"{comparisons[0].counted:>7}  {'':<22} {_READING_HEAD}   {'driver / bare':<17}   {'CPU of it'}"
     for comparison in comparisons:
         yield from comparison.lines()
     turns = [reading for comparison in comparisons for readings in comparison.readings.values() for reading in readings]

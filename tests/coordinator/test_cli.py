@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from common.errors import FleetError, InvalidResultError, PlanError, TargetError, ThresholdError, UsageError
-from common.plan.schema import Plan
 from common.plan import profiles
+from common.plan.schema import Plan
 from common.plan.settings import SETTINGS
 from coordinator import cli
+from coordinator.catalogue import page
 from coordinator.check import CheckLine, CheckReport
 from coordinator.options import StartOptions
 from tests.support.commands import Finished
@@ -211,6 +212,35 @@ def test_plan_shows_the_arithmetic_of_the_requested_example(run: Run) -> None:
     assert "# worker threads: 8\n" in out
     assert "# share of local-1 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
     assert "# share of local-2 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
+
+
+def test_plan_says_which_workers_are_threads_and_which_are_tasks(run: Run) -> None:
+    tasks = ("--driver", "asyncio", "--tasks-per-pool", "4", "--client-pools", "2", "--local-agents", "2")
+    _, out, _ = run("plan", *ENOUGH, *tasks, "--processes", "1")
+    assert "# worker tasks: 8\n" in out
+    assert "# share of local-2 (1 process): 1 pool, 4 tasks, at most 50 connections\n" in out
+    assert "thread" not in out[out.index("# plan hash") :]
+    pools = [{"name": "a", "threads_per_pool": 3}, {"name": "b", "driver": "asyncio", "tasks_per_pool": 5}]
+    Path("mixed.yaml").write_text(yaml.safe_dump({"pools": pools}))
+    _, out, _ = run("plan", "mixed.yaml", *ENOUGH, "--local-agents", "1", "--processes", "1")
+    assert "# worker threads: 3\n# worker tasks: 5\n" in out
+    assert "2 pools, 3 threads and 5 tasks, at most 100 connections\n" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (("--url", "redis+cluster://h"), True),
+        (("--embedded-server", "cluster"), True),
+        (("--embedded-server", "sentinel"), False),
+    ],
+)
+def test_plan_says_that_a_clusters_connections_are_those_to_each_node(
+    run: Run, target: tuple[str, ...], said: bool
+) -> None:
+    flags = (*target, "--duration", "1s", "--client-pools", "2")
+    assert ("# Connections are those to each node of the cluster" in run("plan", *flags)[1]) == said
+    assert json.loads(run("plan", "--json", *flags)[1])["connections"]["per_node"] == said
 
 
 def test_plan_shows_when_each_part_of_the_load_begins_and_what_it_intends(run: Run) -> None:

@@ -6,7 +6,16 @@ import pytest
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing
 from common.plan.schema import REDACTED, Pools
 from common.units import NS_PER_S
-from coordinator.opening import MOST_PROCESSES, agents_missing, ceiling_lines, negotiated, opened, preparing, refusal
+from coordinator.opening import (
+    MOST_PROCESSES,
+    agents_missing,
+    ceiling_lines,
+    ceiling_of,
+    negotiated,
+    opened,
+    preparing,
+    refusal,
+)
 from coordinator.records import TargetFacts
 from coordinator.registry import Member, Registry, capacities
 from coordinator.shares import assign
@@ -72,6 +81,17 @@ def test_more_connections_than_the_server_allows_are_warned_of() -> None:
     target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
     assert len(ceiling_lines(shares, target)) == 2
     assert len(ceiling_lines(shares, msgspec.structs.replace(target, max_clients=100))) == 1
+
+
+def test_a_run_against_a_cluster_multiplies_its_ceiling_by_the_nodes_but_not_that_of_a_node() -> None:
+    plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
+    shares = assign(plan, capacities(members("a")))
+    target = TargetFacts(url="", topology="cluster", server="", max_clients=100, primaries=3, replicas=3)
+    [_, product] = ceiling_lines(shares, target)
+    assert product == "that is for each node of the cluster: 100 x 6 nodes (3 primaries, 3 replicas) = 600"
+    assert ceiling_of(shares, target) == 600
+    assert ceiling_of(shares, msgspec.structs.replace(target, topology="sentinel")) == 100
+    assert "a node allows" in ceiling_lines(shares, msgspec.structs.replace(target, max_clients=99))[-1]
 
 
 def test_no_password_is_written_down() -> None:

@@ -58,8 +58,13 @@ class Group:
         """End this one process as SIGKILL does."""
         os.kill(dict(zip(self.ports, self.pids, strict=True))[port], signal.SIGKILL)
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
+        """Close all clients that were made; others can be made."""
         self._clients.close()
+        self._asking.clear()
+
+    def close(self) -> None:
+        self.disconnect()
         self._embedded.stop()
 
     def _node_client(self, port: int, **options: Any) -> redis.Redis:
@@ -198,10 +203,6 @@ class SentinelGroup(Group):
 
     service = SERVICE
 
-    def __init__(self, embedded: EmbeddedServer) -> None:
-        super().__init__(embedded)
-        self._asked: Sentinel | None = None
-
     @property
     def sentinels(self) -> tuple[int, ...]:
         """Their ports."""
@@ -242,10 +243,9 @@ class SentinelGroup(Group):
         return int(self.at(sentinel).execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def _sentinel(self) -> Sentinel:
-        if self._asked is None:
-            self._asked = Sentinel([], socket_timeout=5.0)
-            self._asked.sentinels = [self.at(port) for port in self.sentinels]
-        return self._asked
+        asked: Any = Sentinel([], socket_timeout=5.0)
+        asked.sentinels = [self.at(port) for port in self.sentinels]
+        return asked  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

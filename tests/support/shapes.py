@@ -22,6 +22,7 @@ from tests.support.servers import closed_port
 
 SERVICE = "mymaster"
 _UP_WITHIN_S = 30
+_ATTEMPTS = 5
 _QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST)
 
 
@@ -72,12 +73,11 @@ def until(what: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def _servers() -> Iterator[Callable[..., Node]]:
-    """`start(*options, port=None, binary=None, wait=True) -> Node`; all end with the block."""
+    """`start(*options, pick=closed_port, binary=None, wait=True) -> Node`; all end with the block."""
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(prefix="shape-") as folder:
 
-        def start(*options: str, port: int | None = None, binary: Path | None = None, wait: bool = True) -> Node:
-            port = port or closed_port()
+        def start_once(port: int, options: tuple[str, ...], binary: Path | None) -> Node:
             home = Path(folder) / str(port)
             home.mkdir(exist_ok=True)
             # What comes first on the command line is the name of a file, if there is one.
@@ -85,11 +85,21 @@ def _servers() -> Iterator[Callable[..., Node]]:
             command = [str(binary or _server_binary()), *head, "--port", str(port), "--dir", str(home)]
             with (home / "log").open("ab") as log:
                 process = subprocess.Popen([*command, *options[len(head) :]], stdout=log, stderr=log, cwd=home)
-            node = Node(port, process)
-            nodes.append(node)
-            if wait:
-                until(lambda: bool(node.ask("PING")))
-            return node
+            nodes.append(Node(port, process))
+            return nodes[-1]
+
+        def start(
+            *options: str, pick: Callable[[], int] = closed_port, binary: Path | None = None, wait: bool = True
+        ) -> Node:
+            for _ in range(_ATTEMPTS):
+                node = start_once(pick(), options, binary)
+                if not wait:
+                    return node
+                # Somebody else may have been quicker with the port: then the server ends, and another is tried.
+                until(lambda node=node: node.process.poll() is not None or bool(node.ask("PING")))  # type: ignore[misc]
+                if node.process.poll() is None:
+                    return node
+            raise AssertionError(f"no server came up in {_ATTEMPTS} attempts: {options}")
 
         try:
             yield start
@@ -112,9 +122,8 @@ def start_cluster(replicas: int = 1) -> Iterator[Group]:
     """Three primaries, each with so many replicas; all slots served, all nodes agreed."""
     with _servers() as start:
         # A node's bus listens 10000 above its port.
-        ports = [_port_with_bus() for _ in range(3 * (1 + replicas))]
         options = (*_QUIET, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-        nodes = [start(*options, port=port) for port in ports]
+        nodes = [start(*options, pick=_port_with_bus) for _ in range(3 * (1 + replicas))]
         ids = [node.ask("CLUSTER", "MYID") for node in nodes]
         for number, (first, last) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):
             nodes[number].ask("CLUSTER", "ADDSLOTSRANGE", first, last)
@@ -242,7 +251,7 @@ def start_tls_cluster(papers: dict[str, str]) -> Iterator[Group]:
     with _servers() as start:
         tls_port = _port_with_bus()
         options = ("--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-auth-clients", "no")
-        node = start(*_QUIET, *_tls_options(papers, tls_port), *options, port=_port_with_bus(), binary=tls_server())
+        node = start(*_QUIET, *_tls_options(papers, tls_port), *options, pick=_port_with_bus, binary=tls_server())
         node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: "cluster_state:ok" in str(node.ask("CLUSTER", "INFO")))
         yield Group(f"rediss+cluster://{HOST}:{tls_port}", [node])

@@ -36,7 +36,7 @@ def whole_of(plan: Plan) -> Assignment:
     for group, pools in enumerate(plan.pools):
         for _ in range(pools.client_pools or 1):
             shares.append(PoolShare(group=group, number=len(shares), first_thread=threads))
-            threads += pools.threads_per_pool
+            threads += pools.workers_per_pool
     return Assignment(plan=plan, pools=tuple(shares), threads_total=threads)
 
 

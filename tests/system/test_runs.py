@@ -80,6 +80,26 @@ def test_a_run_by_time_is_accounted_for_to_the_last_operation_and_lasts_as_long_
     assert totals["ops_per_s"] == pytest.approx(totals["ok"] / ended.summary["run"]["duration_s"], rel=0.001)
 
 
+@pytest.mark.parametrize(
+    "load", [(), ("--rate", "1k/s"), ("--pipeline", "10"), ("--transaction", "5")], ids=lambda load: " ".join(load)
+)
+def test_a_run_with_tasks_is_accounted_for_to_the_last_operation(
+    fleet: Fleet, valkey: Server, load: tuple[str, ...]
+) -> None:
+    ended = fleet.run(
+        "--local-agents", "1", "--processes", "2", "--url", valkey.url, "--duration", "1s", "--driver", "asyncio",
+        "--client-pools", "2", "--client-instances-per-pool", "2", "--tasks-per-pool", "4", *load,
+    )  # fmt: skip
+    assert_accounted(ended, valkey, {"SET", "GET", "DEL"})
+    assert ended.summary["connections"]["drops"] == {}
+    # Four tasks share two client instances, each with one connection at a time.
+    assert 2 <= ended.summary["connections"]["peak_open"] <= 4
+    assert bool(ended.summary["ledger"]["transactions"]) == ("--transaction" in load)
+    if "--rate" in load:
+        assert ended.summary["ledger"]["issued"] == pytest.approx(1000, abs=10)
+    assert ended.finished.stderr.count("Task was destroyed") == ended.finished.stderr.count("Warning") == 0
+
+
 def test_an_open_loop_keeps_its_rate_and_knows_response_times(waiting_fleet: Fleet, valkey: Server) -> None:
     # Four standard deviations of a Poisson count; a constant rate leaves nothing to chance.
     for arrivals, allowed in (("constant", 2000 * 0.01), ("poisson", 4 * 2000**0.5)):

@@ -1,147 +1,34 @@
+"""What every driver does, and each in its own way: all of it is held against both."""
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import repeat
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
 
-from agent.worker.client_driver import Worker, run_client_worker
-from agent.worker.operations import Operation
-from agent.worker.pacer import NEVER_NS, UNSENT, Pacer, Span, whenever_of
-from agent.worker.pools import CheckoutTimeout, ClientInstance, ClientInstancePool
-from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, bin_rows
+from agent.worker.pacer import UNSENT, whenever_of
+from agent.worker.pools import CheckoutTimeout
+from agent.worker.recorder import NONE, WAIT_ONLY, bin_rows
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
-from common.lifeline import CutShort, Lifeline
-from common.target import Ending
+from common.lifeline import CutShort
+from common.plan.schema import Driver
 from common.units import NS_PER_S
+from tests.support import stage as on_stage
+from tests.support.stage import GET, MS, SET, T0_NS
 
-T0_NS = 10**15
-MS = 1_000_000
-GET: Operation = (0, ("GET", b"key"), 22, None)
-SET: Operation = (1, ("SET", b"key", b"value"), 33, None)
-MEASURES = [lambda reply: 100 + len(reply), lambda _: 5]
-
-Reply = Any
+NEW: dict[str, Any] = {}
 
 
-class Stage:
-    """A worker with a clock that moves only by what the calls take, and a client that answers as it is told.
-
-    answers: what each call returns, or raises; the last one goes on. takes_ns: how long a call takes.
-    """
-
-    def __init__(
-        self,
-        *,
-        end_ns: int = NEVER_NS,
-        quota: int | None = None,
-        due: list[int] | None = None,
-        batch: int = 1,
-        transaction: bool = False,
-        takes_ns: int = 10 * MS,
-        answers: list[Reply] | None = None,
-        operations: Iterator[Operation] | None = None,
-    ) -> None:
-        self.now_ns = T0_NS
-        self.takes_ns = takes_ns
-        self.answers = answers or [b"value"]
-        self.calls: list[list[tuple[Any, ...]]] = []
-        self.checkout_takes_ns = 0
-        self.record = ThreadRecord()
-        self.outcomes = Outcomes()
-        self.lifeline = Lifeline()
-        self.client = FakeClient(self)
-        self.pool = FakePool(self)
-        span = Span(T0_NS, end_ns, lambda: self.now_ns, self.sleep)
-        schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
-        self.worker = Worker(
-            span=span,
-            pacer=Pacer(span, batch=batch, quota=quota, schedule=schedule),
-            pool=cast(ClientInstancePool, self.pool),
-            operations=operations or repeat(GET),
-            record=self.record,
-            outcomes=self.outcomes,
-            lifeline=self.lifeline,
-            measures=MEASURES,
-            batch=batch,
-            transaction=transaction,
-        )
-
-    def sleep(self, seconds: float) -> None:
-        self.now_ns += round(seconds * NS_PER_S)
-
-    def answer(self, commands: list[tuple[Any, ...]]) -> Reply:
-        self.calls.append(commands)
-        assert len(self.calls) < 1000, "it goes on for ever"
-        self.now_ns += self.takes_ns
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if callable(answer):
-            answer = answer()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def kind(self, row: int, replied: bool, name: str) -> int:
-        return row + len(MEASURES) * self.outcomes.number(Ending(replied, name, 0))
-
-    def run(self) -> list[list[int]]:
-        """The rows that it recorded; times from T0."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.worker.client_driver.monotonic_ns", lambda: self.now_ns)
-            run_client_worker(self.worker)
-        assert self.pool.lent == 0
-        return [[at_ns - T0_NS, *rest] for at_ns, *rest in self.record.take().tolist()]
+def Stage(**told: Any) -> on_stage.Stage:
+    return on_stage.Stage(**told, **NEW)
 
 
-class FakeClient:
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self.client = self
-
-    def execute(self, *arguments: Any) -> Reply:
-        return self._stage.answer([arguments])
-
-    def pipeline(self, transaction: bool) -> FakePipeline:
-        assert transaction is self._stage.worker.transaction
-        return FakePipeline(self._stage)
-
-
-class FakePipeline:
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._commands: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *arguments: Any) -> None:
-        self._commands.append(arguments)
-
-    def execute(self, raise_on_error: bool) -> Reply:
-        assert not raise_on_error
-        return self._stage.answer(self._commands)
-
-
-class FakePool:
-    """Lends one client; each checkout takes `checkout_takes_ns`, and may do something first."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self.lent = 0
-        self.checkouts = 0
-        self.before: Callable[[int], None] = lambda _: None
-
-    def checkout(self) -> tuple[ClientInstance, int]:
-        self.checkouts += 1
-        assert self.checkouts < 1000, "it goes on for ever"
-        self._stage.now_ns += self._stage.checkout_takes_ns
-        self.before(self.checkouts)
-        self.lent += 1
-        return cast(ClientInstance, self._stage.client), self._stage.checkout_takes_ns
-
-    def give_back(self, instance: ClientInstance) -> None:
-        assert instance is cast(ClientInstance, self._stage.client)
-        self.lent -= 1
+@pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
+def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEW, "driver", request.param)
 
 
 def test_an_operation_is_recorded_with_all_that_it_took() -> None:
@@ -218,13 +105,16 @@ def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_fol
 
 
 def test_what_fails_once_the_lifeline_is_cut_was_cut_short_but_an_error_reply_stays_one() -> None:
-    stage = Stage(quota=2, answers=[redis.ConnectionError("we shut it down"), redis.ResponseError("ERR no")])
-    stage.lifeline.cut()
-    kinds = [row[1] for row in stage.run()]
-    assert kinds == [stage.kind(0, False, "CutShort"), stage.kind(0, True, "ERR")]
+    for error, replied, name in (
+        (redis.ConnectionError("we shut it down"), False, "CutShort"),
+        (redis.ResponseError("ERR no"), True, "ERR"),
+    ):
+        stage = Stage(quota=1, answers=[error])
+        stage.lifeline.cut()
+        assert [row[1] for row in stage.run()] == [stage.kind(0, replied, name)]
 
 
-def timeouts(stage: Stage, waited_ns: int) -> Callable[[int], None]:
+def timeouts(stage: on_stage.Stage, waited_ns: int) -> Callable[[int], None]:
     def give_up(_: int) -> None:
         raise CheckoutTimeout(waited_ns)
 

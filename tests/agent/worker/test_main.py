@@ -11,12 +11,16 @@ import pytest
 import redis
 
 from agent.worker import main
-from agent.worker.client_driver import Worker, run_client_worker
+from agent.worker.asyncio_driver import TaskWorker, run_asyncio_worker
+from agent.worker.client_driver import ThreadWorker, run_client_worker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
+from common.commands import subscribes
+from common.errors import PlanError
 from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
 from common.plain import from_plain
 from common.plan import profiles
+from common.plan.checks import check_plan
 from common.plan.schema import (
     Command,
     Connections,
@@ -50,6 +54,15 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
+def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process is the same to its agent, whichever driver it has."""
+    monkeypatch.setitem(PLANNED, "driver", request.param)
+
+
+PLANNED: dict[str, Driver] = {}
+
+
 @pytest.fixture
 def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
     with WorkerThread() as running:
@@ -61,6 +74,9 @@ def plan_of(url: str, *commands: str, **settings: Any) -> Plan:
     settings = {"duration_s": Seconds(0.3), "retry": Retry(retries=0), **settings}
     if "requests" in settings:
         del settings["duration_s"]
+    settings["driver"] = PLANNED["driver"]
+    if settings["driver"] is Driver.ASYNCIO and "threads_per_pool" in settings:
+        settings["tasks_per_pool"] = settings.pop("threads_per_pool")
 
     def section(kind: type[Any], **given: Any) -> Any:
         mine = {name: settings.pop(name) for name in list(settings) if name in kind.__struct_fields__}
@@ -138,6 +154,10 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    if subscribes(workload) and PLANNED["driver"] is Driver.ASYNCIO:
+        with pytest.raises(PlanError, match="expected the client driver in a mix with SUBSCRIBE"):
+            check_plan(plan)
+        return
     reported = worker.ran(plan)
     calls = calls_of(valkey)
     assert reported.all_commands.ok == reported.final.issued == 1003
@@ -429,10 +449,14 @@ def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: Wor
 def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def stumble(_: Worker) -> None:
+    def stumble(*_: object) -> None:
         raise RuntimeError("a pebble\nin the way")
 
-    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    async def stumble_in_a_task(*_: object) -> None:
+        stumble()
+
+    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble)
+    monkeypatch.setattr("agent.worker.loop_host.run_asyncio_worker", stumble_in_a_task)
     worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
     failed = worker.hear(Failed)
     assert failed.kind is FailureKind.AGENT
@@ -447,13 +471,21 @@ def test_when_one_thread_breaks_the_others_end_too(
 ) -> None:
     first = threading.Lock()
 
-    def stumble(mine: Worker) -> None:
+    def stumble() -> bool:
         if not first.acquire(blocking=False):
-            run_client_worker(mine)
-            return
+            return False
         raise RuntimeError("a pebble")
 
-    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: stumble})
+    async def stumble_in_a_task(mine: TaskWorker) -> None:
+        if not stumble():
+            await run_asyncio_worker(mine)
+
+    def stumble_in_a_thread(mine: ThreadWorker) -> None:
+        if not stumble():
+            run_client_worker(mine)
+
+    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble_in_a_thread)
+    monkeypatch.setattr("agent.worker.loop_host.run_asyncio_worker", stumble_in_a_task)
     worker.began(plan_of(valkey.url, threads_per_pool=3, client_instances_per_pool=3, duration_s=Seconds(3600)))
     assert worker.hear(Failed).reason.endswith("a pebble")
     assert worker.end() == 1

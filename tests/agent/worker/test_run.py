@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.worker.client_driver import Worker
+from agent.worker.client_driver import ThreadWorker
 from agent.worker.collector import Collector
 from agent.worker.pacer import Span
 from agent.worker.run import WorkerRun, describe
@@ -15,7 +15,7 @@ from common.errors import PlanError, TargetError
 from common.lifeline import CutShort
 from common.messages import Assignment, PoolShare
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Values, Workload
+from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Values, Workload
 from common.units import NS_PER_S, Bytes, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -170,7 +170,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
 ) -> None:
     woken, release = threading.Event(), threading.Event()
 
-    def cling(worker: Worker) -> None:
+    def cling(worker: ThreadWorker) -> None:
         try:
             instance, _ = worker.pool.checkout()
         except CutShort:
@@ -179,7 +179,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
         release.wait(10)
         worker.pool.give_back(instance)
 
-    monkeypatch.setattr("agent.worker.run._DRIVERS", {Driver.CLIENT: cling})
+    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", cling)
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
     span, collector = started(run)
     span.end_at(monotonic_ns())

@@ -18,7 +18,7 @@ from common.plan.schema import Embedded
 from common.units import NS_PER_S
 from coordinator.embedded import open_embedded
 from scripts.benchmark import contenders, turns
-from scripts.benchmark.__main__ import COMPARED, fill, parse, plan_of, with_threads
+from scripts.benchmark.__main__ import COMPARED, COMPARED_TASKS, fill, parse, plan_of, with_threads
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,7 +26,20 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.usefixtures("no_leaks")
 def test_it_says_what_it_ran_against_and_writes_its_ratios(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    options = ["--rounds", "1", "--threads", "2", "--scale-threads", "1", "--keys", "10", "--json", str(file)]
+    options = [
+        "--rounds",
+        "1",
+        "--threads",
+        "2",
+        "--tasks",
+        "3",
+        "--scale-threads",
+        "1",
+        "--keys",
+        "10",
+        "--json",
+        str(file),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "scripts.benchmark", *options], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -37,6 +50,9 @@ def test_it_says_what_it_ran_against_and_writes_its_ratios(tmp_path: Path) -> No
     [compared] = document["client_driver_against_bare_loop"]
     assert set(compared["ratios"]) == set(COMPARED) - {"client driver"}
     assert all(turn["operations"] > 0 for one in compared["contenders"].values() for turn in one["rounds"])
+    [of_tasks] = document["asyncio_driver_against_bare_loop"]
+    assert (of_tasks["tasks"], set(of_tasks["ratios"])) == (3, set(COMPARED_TASKS) - {"asyncio driver"})
+    assert all(turn["operations"] > 0 for one in of_tasks["contenders"].values() for turn in one["rounds"])
     [scaled] = document["two_processes_against_one"]
     assert scaled["ratio"]["median"] > 0
 

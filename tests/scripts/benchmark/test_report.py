@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from scripts.benchmark.figures import Reading
-from scripts.benchmark.report import DRIVER, LEAST, Comparison, Scaling, comparison_lines, scaling_lines
+from scripts.benchmark.report import DRIVER, LEAST, TASK_DRIVER, Comparison, Scaling, comparison_lines, scaling_lines
 
 
 def readings(operations: int, generator_cpu_s: float = 0.4, server_cpu_s: float = 0.1) -> list[Reading]:
@@ -17,6 +17,15 @@ def test_a_driver_at_95_percent_of_a_bare_loop_is_enough_and_below_it_is_not() -
     assert "BELOW" not in driver
     assert quick.endswith("BELOW")
     assert slow.endswith("ok")
+
+
+def test_the_driver_of_tasks_is_judged_by_its_own_bare_loop_and_counts_tasks() -> None:
+    comparison = Comparison(8, {TASK_DRIVER: readings(949), "bare": readings(1000)}, TASK_DRIVER)
+    assert comparison.document()["met"] == {"bare": False}
+    assert comparison.document()["tasks"] == 8
+    head, _, bare = comparison_lines([comparison], cores=16)
+    assert head.split()[0] == "tasks"
+    assert bare.endswith("BELOW")
 
 
 def test_the_least_that_there_is_is_shown_but_not_judged() -> None:

@@ -1,0 +1,62 @@
+"""Where the workers of the `client` driver live: each has a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from agent.worker.client_driver import run_client_worker
+from agent.worker.events import EventLog
+from agent.worker.host import Job
+from agent.worker.pools import ClientInstance, ClientInstancePool, Opens
+from common.lifeline import Lifeline
+from common.plan.schema import Pools, Target
+from common.target import Client
+
+
+class ThreadHost:
+    """Workers are threads, their clients `redis.Redis`."""
+
+    def __init__(self, target: Target, pools: Pools, _: str, lifeline: Lifeline) -> None:
+        """Raises PlanError."""
+        self.pool = ClientInstancePool(
+            [ClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
+            pools.checkout_timeout_s,
+        )
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def logs(self) -> Sequence[EventLog]:
+        return [instance.events for instance in self.pool.instances]
+
+    @property
+    def client(self) -> Client:
+        return self.pool.instances[0].client
+
+    @property
+    def is_alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+        for instance in self.pool.instances:
+            instance.open()
+            between()
+        return self.pool.instances
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        self._threads = [threading.Thread(target=self._work, args=(job,), name=job.name, daemon=True) for job in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, job: Job) -> None:
+        with job.watched:
+            run_client_worker(job.worker)
+            if job.stays:
+                job.worker.span.wait_until(job.worker.span.end_ns)
+
+    def cut(self) -> None:
+        # What waits for the target ends with the lifeline.
+        self.pool.abort()
+
+    def close(self) -> None:
+        self.pool.close()

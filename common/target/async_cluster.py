@@ -1,0 +1,172 @@
+"""A cluster's client of redis.asyncio, with observed connections on every node.
+
+Facts about redis-py's asyncio cluster client that this stands on:
+- making it connects to nothing; `initialize` reads the topology;
+- each node has its own connections, made of `connection_class` with `connection_kwargs`; nodes found later take both
+  from the one dictionary that the client and its nodes manager share;
+- it repeats a command at once, without any backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after it
+  has read the topology anew; before each repetition it calls `_record_error_metric`;
+- of a pipeline it repeats one by one, by `execute_command`, what was redirected, and nothing that lost its connection;
+- a transaction puts each of its commands in line by a coroutine, for which redis-py's own `execute_command` starts a
+  thread with a loop of its own every time;
+- it closes nothing while it means to read the topology anew, and forgets nodes that have left.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline
+from redis.asyncio.connection import AbstractConnection
+from redis.event import AsyncAfterSlotsCacheRefreshEvent, AsyncEventListenerInterface, EventDispatcher
+
+from common.clock import monotonic_ns
+from common.errors import PlanError
+from common.lifeline import Lifeline
+from common.plan import schema
+from common.target.address import address_of, cluster_arguments, connection_arguments, server_name
+from common.target.async_connections import AsyncObservedNode, AsyncObservedNodeTls
+from common.target.async_policy import observed_async_retry
+from common.target.connections import ConnectionEvents
+from common.target.policy import cluster_errors_of
+
+
+class _Refreshes(AsyncEventListenerInterface):
+    """Tells of changes of the topology, but not of the first reading."""
+
+    def __init__(self, events: ConnectionEvents) -> None:
+        self._events = events
+        self.is_awake = False
+
+    async def listen(self, event: object) -> None:  # noqa: ARG002 - the interface is redis-py's
+        if self.is_awake:
+            self._events.topology_refreshed(monotonic_ns())
+
+
+class AsyncClusterClient(redis.asyncio.RedisCluster):
+    """redis.asyncio's cluster client, observed. To be made by `build_async_cluster`, and opened before it is used."""
+
+    def __init__(
+        self, target: schema.Target, max_connections: int, *, events: ConnectionEvents, lifeline: Lifeline
+    ) -> None:
+        self._events = events
+        self._lifeline = lifeline
+        self._refreshes = _Refreshes(events)
+        self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+        listeners: list[Any] = [self._refreshes]
+        address = address_of(target)
+        super().__init__(
+            startup_nodes=[ClusterNode(host.name, host.port) for host in address.hosts],
+            max_connections=max_connections,
+            retry=observed_async_retry(target.retry, events, lifeline),
+            event_dispatcher=EventDispatcher({AsyncAfterSlotsCacheRefreshEvent: listeners}),
+            ssl=address.tls,
+            **cluster_arguments(target),
+            **connection_arguments(target),
+        )
+        base: type[AbstractConnection] = AsyncObservedNodeTls if address.tls else AsyncObservedNode
+        more: dict[str, Any] = {"events": events, "lifeline": lifeline}
+        if address.tls:
+            more["server_name"] = server_name(target)
+        make: Any = functools.partial(self._bear, base)
+        self.connection_kwargs.update(more, connection_class=make)
+        for node in self.startup_nodes:
+            node.connection_class = make
+            node.connection_kwargs.update(more)
+
+    def _bear(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
+        connection = base(**arguments)
+        self._born.add(connection)
+        return connection
+
+    async def open(self) -> None:
+        """Read the topology. Raises what TARGET_ERRORS names, and CutShort."""
+        try:
+            await self.initialize()
+        except redis.RedisClusterException:
+            # That no node could be used is what redis-py makes of a cut, too.
+            self._lifeline.check()
+            raise
+        self._refreshes.is_awake = True
+
+    async def close_all(self) -> None:
+        """Close every connection, also of nodes that redis-py has forgotten. For the very end: redis-py itself calls
+        `aclose` in the middle of its work."""
+        await self.aclose()
+        for connection in list(self._born):
+            await connection.disconnect()
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """A pipeline of redis-py's, or a transaction."""
+        pipeline = super().pipeline(transaction, shard_hint)
+        return _Transaction(pipeline) if transaction else pipeline  # type: ignore[return-value]
+
+    async def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:
+        await super()._record_error_metric(error, *args, **kwargs)
+        if kwargs.get("retry_attempts") and kwargs.get("is_internal", True):
+            self._lifeline.check()
+            self._events.retried(monotonic_ns())
+
+
+class _Transaction:
+    """A transaction of redis-py's whose commands are put in line on the loop that they belong to."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._commands: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *arguments: Any) -> None:
+        """Put it in line."""
+        self._commands.append(arguments)
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """As redis-py's pipelines do."""
+        strategy = self._pipeline._execution_strategy
+        for arguments in self._commands:
+            await strategy._execute_command(*arguments)
+        replies: list[Any] = await self._pipeline.execute(raise_on_error=raise_on_error)
+        return replies
+
+
+class NodePool:
+    """The connections of one node, to be had as those of a TCP pool are."""
+
+    def __init__(self, node: ClusterNode) -> None:
+        self._node = node
+
+    async def get_connection(self) -> AbstractConnection:
+        """One more, open, and taken until it is released."""
+        connection = self._node.acquire_connection()
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._node.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Leave it open."""
+        self._node.release(connection)  # type: ignore[arg-type]
+
+
+def build_async_cluster(
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+) -> AsyncClusterClient:
+    """A cluster's client. Connects to nothing yet. Raises PlanError."""
+    if pools.tcp_pool is schema.TcpPool.BLOCKING:
+        raise PlanError(
+            f"pools {pools.name}: expected tcp_pool raising for redis.asyncio and a cluster, whose nodes have no other "
+            "pools, got blocking"
+        )
+    kind = _client_class(cluster_errors_of(target.retry))
+    return kind(target, pools.max_connections, events=events, lifeline=lifeline)
+
+
+@functools.cache
+def _client_class(errors: tuple[type[Exception], ...]) -> type[AsyncClusterClient]:
+    # redis-py looks for it at the class, so that each policy needs one.
+    return type("AsyncClusterClient", (AsyncClusterClient,), {"ERRORS_ALLOW_RETRY": errors})

@@ -1,0 +1,179 @@
+"""A worker of any driver on a stage: a clock that moves only by what calls take, and a client that answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import pytest
+
+from agent.worker.accounting import Worker
+from agent.worker.asyncio_driver import run_asyncio_worker
+from agent.worker.client_driver import run_client_worker
+from agent.worker.operations import Operation
+from agent.worker.pacer import NEVER_NS, Pacer, Span
+from agent.worker.recorder import Outcomes, ThreadRecord
+from common.lifeline import Lifeline
+from common.plan.schema import Driver
+from common.target import Ending
+from common.units import NS_PER_S
+
+T0_NS = 10**15
+MS = 1_000_000
+GET: Operation = (0, ("GET", b"key"), 22, None)
+SET: Operation = (1, ("SET", b"key", b"value"), 33, None)
+MEASURES = [lambda reply: 100 + len(reply), lambda _: 5]
+
+Reply = Any
+
+
+class Stage:
+    """A worker with a clock that moves only by what the calls take, and a client that answers as it is told.
+
+    answers: what each call returns, or raises; the last one goes on. takes_ns: how long a call takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        end_ns: int = NEVER_NS,
+        quota: int | None = None,
+        due: list[int] | None = None,
+        batch: int = 1,
+        transaction: bool = False,
+        takes_ns: int = 10 * MS,
+        answers: list[Reply] | None = None,
+        operations: Iterator[Operation] | None = None,
+        driver: Driver = Driver.CLIENT,
+    ) -> None:
+        self.is_async = driver is Driver.ASYNCIO
+        self.now_ns = T0_NS
+        self.takes_ns = takes_ns
+        self.answers = answers or [b"value"]
+        self.calls: list[list[tuple[Any, ...]]] = []
+        self.checkout_takes_ns = 0
+        self.record = ThreadRecord()
+        self.outcomes = Outcomes()
+        self.lifeline = Lifeline()
+        self.client = FakeAsyncClient(self) if self.is_async else FakeClient(self)
+        self.pool = FakeAsyncPool(self) if self.is_async else FakePool(self)
+        span = Span(T0_NS, end_ns, lambda: self.now_ns, self.sleep)
+        schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
+        self.worker: Worker[Any] = Worker(
+            span=span,
+            pacer=Pacer(span, batch=batch, quota=quota, schedule=schedule),
+            pool=self.pool,
+            operations=operations or repeat(GET),
+            record=self.record,
+            outcomes=self.outcomes,
+            lifeline=self.lifeline,
+            measures=MEASURES,
+            batch=batch,
+            transaction=transaction,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * NS_PER_S)
+
+    async def sleep_in_a_task(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+    def answer(self, commands: list[tuple[Any, ...]]) -> Reply:
+        self.calls.append(commands)
+        assert len(self.calls) < 1000, "it goes on for ever"
+        self.now_ns += self.takes_ns
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def kind(self, row: int, replied: bool, name: str) -> int:
+        return row + len(MEASURES) * self.outcomes.number(Ending(replied, name, 0))
+
+    def run(self) -> list[list[int]]:
+        """The rows that it recorded; times from T0."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("client_driver", "asyncio_driver", "accounting"):
+                patch.setattr(f"agent.worker.{module}.monotonic_ns", lambda: self.now_ns)
+            patch.setattr("agent.worker.asyncio_driver.sleep", self.sleep_in_a_task)
+            if self.is_async:
+                asyncio.run(run_asyncio_worker(self.worker))
+            else:
+                run_client_worker(self.worker)
+        assert self.pool.lent == 0
+        return [[at_ns - T0_NS, *rest] for at_ns, *rest in self.record.take().tolist()]
+
+
+class FakeClient:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.client = self
+
+    def execute(self, *arguments: Any) -> Reply:
+        return self._stage.answer([arguments])
+
+    def pipeline(self, transaction: bool) -> Any:
+        assert transaction is self._stage.worker.transaction
+        return FakePipeline(self._stage)
+
+
+class FakePipeline:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._commands: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *arguments: Any) -> None:
+        self._commands.append(arguments)
+
+    def execute(self, raise_on_error: bool) -> Reply:
+        assert not raise_on_error
+        return self._stage.answer(self._commands)
+
+
+class FakeAsyncClient(FakeClient):
+    async def execute(self, *arguments: Any) -> Reply:
+        return self._stage.answer([arguments])
+
+    def pipeline(self, transaction: bool) -> Any:
+        assert transaction is self._stage.worker.transaction
+        return FakeAsyncPipeline(self._stage)
+
+
+class FakeAsyncPipeline(FakePipeline):
+    async def execute(self, raise_on_error: bool) -> Reply:
+        return super().execute(raise_on_error)
+
+
+class FakePool:
+    """Lends one client; each checkout takes `checkout_takes_ns`, and may do something first."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.lent = 0
+        self.checkouts = 0
+        self.before: Callable[[int], None] = lambda _: None
+
+    def checkout(self) -> tuple[Any, int]:
+        self.checkouts += 1
+        assert self.checkouts < 1000, "it goes on for ever"
+        self._stage.now_ns += self._stage.checkout_takes_ns
+        self.before(self.checkouts)
+        self.lent += 1
+        return self._stage.client, self._stage.checkout_takes_ns
+
+    def give_back(self, instance: Any) -> None:
+        assert instance is self._stage.client
+        self.lent -= 1
+
+
+class FakeAsyncPool(FakePool):
+    """Never has one that is free at once: all is told by `checkout`."""
+
+    def take(self) -> None: ...
+
+    async def checkout(self) -> tuple[Any, int]:
+        return super().checkout()
