@@ -45,6 +45,7 @@ from common.messages import (
     Preparing,
     Refused,
     Start,
+    Step,
     Stop,
     Welcome,
     WorkerFinal,
@@ -62,6 +63,7 @@ HOLD_LEASES = 10
 OVERTIME_NS = 10 * NS_PER_S
 """How long after its drain deadline a worker process is given before it is killed."""
 TERMINATED_EXIT_CODE = 143
+SAY_EVERY_NS = 5 * NS_PER_S
 _FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
 """States in which an agent without a coordinator must not go on for ever."""
 
@@ -81,6 +83,7 @@ class Session:
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
+        self._say_due_ns = now_ns
         self._reason = ""
         self._exit_code = 0
         self._terminations = 0
@@ -250,7 +253,7 @@ class Session:
         match message:
             case Preparing():
                 self._share.preparing(process, message)
-                return self._send(self._share.progress()) if self.state is AgentState.PREPARING else []
+                return self._progress(now_ns) if self.state is AgentState.PREPARING else []
             case Prepared():
                 self._share.prepared(process, message)
                 return self._maybe_ready()
@@ -283,8 +286,20 @@ class Session:
     def _maybe_ready(self) -> list[Action]:
         return self._prepared() if self._share.all_prepared and self._moves(Trigger.READY) else []
 
+    def _progress(self, now_ns: int) -> list[Action]:
+        """The coordinator is told of each step; the person at the terminal now and then."""
+        progress = self._share.progress()
+        actions = self._send(progress)
+        if progress.step is Step.PRELOAD and (now_ns >= self._say_due_ns or progress.done == progress.total):
+            self._say_due_ns = now_ns + SAY_EVERY_NS
+            actions.append(Say(f"{progress.step.value} {progress.done:,} of {progress.total:,}"))
+        return actions
+
     def _prepared(self) -> list[Action]:
-        return self._send(Prepared(processes=self._share.alive, connections_open=self._share.connections_open))
+        share = self._share
+        return self._send(
+            Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
+        )
 
     def _collect(self, now_ns: int) -> None:
         report = self._share.take_report()

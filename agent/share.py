@@ -11,13 +11,16 @@ from common.messages import (
     Assignment,
     Final,
     PoolShare,
+    Preloaded,
     Prepared,
     Preparing,
+    Step,
     WorkerFinal,
     WorkerLost,
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.plan.preparation import preload_share
 from common.plan.timeline import timeline
 
 
@@ -25,8 +28,9 @@ from common.plan.timeline import timeline
 class _Process:
     """What is known of one worker process."""
 
-    connections_wanted: int = 0
+    steps: dict[Step, Preparing] = field(default_factory=dict)
     connections_open: int = 0
+    preloaded: Preloaded | None = None
     prepared: bool = False
     through: int = -1
     final: WorkerFinal | None = None
@@ -54,6 +58,7 @@ class Share:
 
     assignments: tuple[Assignment, ...] = ()
     lease_ns: int = 0
+    _preload_keys: int = 0
     _processes: list[_Process] = field(default_factory=list)
     _unsent: list[IntervalMetrics] = field(default_factory=list)
     _through: int = -1
@@ -64,7 +69,9 @@ class Share:
         used = min(processes, len(assignment.pools))
         hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
-        return cls(assignments, assignment.plan.fleet.lease_s.ns, [_Process() for _ in assignments])
+        plan, total = assignment.plan, assignment.threads_total
+        preload_keys = sum(sum(preload_share(plan, thread, total)) for thread in assignment.threads)
+        return cls(assignments, plan.fleet.lease_s.ns, preload_keys, [_Process() for _ in assignments])
 
     def __contains__(self, process: int) -> bool:
         return process < len(self._processes)
@@ -108,18 +115,29 @@ class Share:
         return all(process.over for process in self._processes)
 
     def preparing(self, process: int, message: Preparing) -> None:
-        """A process opens its connections."""
-        self._processes[process].connections_open = message.done
-        self._processes[process].connections_wanted = message.total
+        """A process has come so far."""
+        self._processes[process].steps[message.step] = message
 
     def progress(self) -> Preparing:
-        """Progress of all processes together."""
-        return Preparing(done=self.connections_open, total=sum(p.connections_wanted for p in self._processes))
+        """Progress of all processes together: of the preload until all of it is done, then of what comes after it."""
+        preload, connections = self._told(Step.PRELOAD, self._preload_keys), self._told(Step.CONNECTIONS)
+        return preload if preload.done < preload.total or not connections.total else connections
+
+    def _told(self, step: Step, total: int | None = None) -> Preparing:
+        told = [process.steps[step] for process in self._processes if step in process.steps]
+        total = sum(part.total for part in told) if total is None else total
+        return Preparing(step=step, done=sum(part.done for part in told), total=total)
+
+    @property
+    def preloaded(self) -> Preloaded | None:
+        """What all processes together have preloaded; None where nothing was to be."""
+        return Preloaded.merge(process.preloaded for process in self._processes)
 
     def prepared(self, process: int, message: Prepared) -> None:
         """A process is ready."""
         self._processes[process].prepared = True
         self._processes[process].connections_open = message.connections_open
+        self._processes[process].preloaded = message.preloaded
 
     def failed(self, process: int, reason: str) -> None:
         """A process says why it is about to end."""

@@ -16,6 +16,7 @@ Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -53,6 +54,36 @@ class FailureKind(enum.Enum):
     AGENT = "agent"
 
 
+class Step(enum.Enum):
+    """What an agent is at while it prepares; the value is for people to read."""
+
+    PRELOAD = "preloading keys"
+    CONNECTIONS = "opening connections"
+
+
+class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written before the start. keys: each counts once for each entry of the preload. took_ns: of the process,
+    or the agent, that took longest."""
+
+    keys: Tally
+    commands: Tally
+    bytes_out: Tally
+    took_ns: Tally
+
+    @classmethod
+    def merge(cls, parts: Iterable[Preloaded | None]) -> Preloaded | None:
+        """What all of them wrote together, side by side; None where nobody was to write anything."""
+        told = [part for part in parts if part is not None]
+        if not told:
+            return None
+        return cls(
+            keys=sum(part.keys for part in told),
+            commands=sum(part.commands for part in told),
+            bytes_out=sum(part.bytes_out for part in told),
+            took_ns=max(part.took_ns for part in told),
+        )
+
+
 class PoolShare(msgspec.Struct, frozen=True):
     """One client instance pool of the fleet, dealt to one agent.
 
@@ -75,6 +106,15 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     pools: tuple[PoolShare, ...]
     threads_total: Tally
+
+    @property
+    def threads(self) -> list[int]:
+        """The numbers of its worker threads among those of the fleet."""
+        return [
+            thread
+            for share in self.pools
+            for thread in range(share.first_thread, share.first_thread + self.plan.pools[share.group].workers_per_pool)
+        ]
 
     def __repr__(self) -> str:
         return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
@@ -111,24 +151,27 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Build pools, open connections if they are to be prewarmed, and say when ready."""
+    """Preload keys if there are any to preload, build pools, open connections if they are to be prewarmed, and say when
+    ready."""
 
     assignment: Assignment
     plan_hash: str
 
 
 class Preparing(Message, frozen=True, kw_only=True):
-    """Progress of prewarming: connections open so far, of how many."""
+    """Progress of a step: keys preloaded, or connections opened, so far, of how many."""
 
+    step: Step
     done: Tally
     total: Tally
 
 
 class Prepared(Message, frozen=True, kw_only=True):
-    """Everything is ready; the next thing wanted is a start instant."""
+    """Everything is ready; the next thing wanted is a start instant. preloaded: None where nothing was to be."""
 
     processes: Tally
     connections_open: Tally
+    preloaded: Preloaded | None = None
 
 
 class Failed(Message, frozen=True, kw_only=True):

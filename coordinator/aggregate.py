@@ -29,6 +29,7 @@ from coordinator.records import (
     AgentFacts,
     AgentNoted,
     AnyRecord,
+    CleanedUp,
     FrameAccepted,
     RunClosed,
     RunOpened,
@@ -160,6 +161,7 @@ class Aggregate:
     def __init__(self) -> None:
         self.opened: RunOpened | None = None
         self.started: RunStarted | None = None
+        self.cleaned: CleanedUp | None = None
         self.closed: RunClosed | None = None
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
@@ -188,6 +190,8 @@ class Aggregate:
                 self.workers_lost.append(record)
             case ServerCounted():
                 self.readings[record.when] = record
+            case CleanedUp():
+                self.cleaned = record
             case RunClosed():
                 self.closed = record
             case _:

@@ -116,9 +116,10 @@ def cli() -> None:
 @click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
 @click.option("-q", "--quiet", is_flag=True, help="no live view")
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
+@click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")
 def start(
     plan_file: Path | None, bind: str | None, out: Path, as_json: bool, insecure: bool, token_file: Path | None,
-    resume: str | None, quiet: bool, hide_histogram: bool, **flags: Any,
+    resume: str | None, quiet: bool, hide_histogram: bool, yes_flush: bool, **flags: Any,
 ) -> int:  # fmt: skip
     """Run a plan: wait for its agents, start them at one instant, watch, report.
 
@@ -134,7 +135,7 @@ def start(
     plan = _load(plan_file, flags)
     options = StartOptions(
         bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
-        hide_histogram=hide_histogram,
+        hide_histogram=hide_histogram, yes_flush=yes_flush,
     )  # fmt: skip
     return start_run(plan, options)
 

@@ -101,9 +101,9 @@ class Conversation:
             return actions
         match message:
             case Preparing():
-                member.connections = message
+                member.prepares(message, now_ns)
             case Prepared():
-                member.prepared = True
+                member.is_prepared(message)
             case Failed():
                 actions += self._failed(member, message)
             case MetricsFrame():

@@ -1,7 +1,7 @@
 """The coordinator's loop: brings the run everything that happens, and performs what it decides.
 
-Only the server's counters are read beside the loop, in a thread: a server that hangs must hold up neither the agents'
-heartbeats nor a Ctrl-C.
+Only what is asked of the target goes on beside the loop, in threads (its counters are read, keys are deleted): a server
+that hangs must hold up neither the agents' heartbeats nor a Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, check_places
+from coordinator.cleaning import Cleaning
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
@@ -29,7 +30,9 @@ from coordinator.registry import Member, Standing
 from coordinator.run import Run
 from coordinator.steps import (
     Action,
+    Cleaned,
     Counted,
+    DeleteKeys,
     End,
     Event,
     FromAgent,
@@ -38,6 +41,7 @@ from coordinator.steps import (
     Progress,
     ReadServer,
     Send,
+    StopDeleting,
     Tick,
     Write,
 )
@@ -48,6 +52,7 @@ SHOW_EVERY_NS = NS_PER_S // 4
 
 ReadCounts = Callable[[When], ServerCounted]
 OpenJournal = Callable[[], Journal]
+Clean = Callable[[], Cleaning]
 
 
 class Coordinator:
@@ -65,14 +70,16 @@ class Coordinator:
         view: LiveView,
         open_journal: OpenJournal,
         read_counts: ReadCounts,
+        clean: Clean,
     ) -> None:
         self._run, self._aggregate = run, aggregate
         self._control, self._metrics = control, metrics
         self._signals, self._local_agents, self._view = signals, local_agents, view
-        self._open_journal, self._read_counts = open_journal, read_counts
+        self._open_journal, self._read_counts, self._clean = open_journal, read_counts, clean
         self._journal: Journal | None = None
         self._end: End | None = None
         self._reading: tuple[When, Future[ServerCounted]] | None = None
+        self._cleaning: Cleaning | None = None
         self._interrupts = 0
         self._shown_ns = 0
         self._refused = 0
@@ -140,6 +147,7 @@ class Coordinator:
             self._interrupts += 1
             yield Interrupted()
         yield from self._counted()
+        yield from self._cleaned()
         yield from self._received(self._control, metrics=False)
         yield from self._received(self._metrics, metrics=True)
         yield from self._local_agents.exited()
@@ -158,6 +166,15 @@ class Coordinator:
         elif self._interrupts > 1:
             self._reading = None
             yield Counted(ServerCounted(when=when, error="the run was stopped before the server had answered"))
+
+    def _cleaned(self) -> Iterator[Cleaned]:
+        if self._cleaning is None:
+            return
+        record = self._cleaning.result()
+        self._view.phase(f"deleting keys: {self._cleaning.deleted:,} so far")
+        if record is not None:
+            self._cleaning = None
+            yield Cleaned(record)
 
     def _received(self, listener: Listener, *, metrics: bool) -> Iterator[FromAgent]:
         for routing_id, data in listener.receive():
@@ -186,6 +203,11 @@ class Coordinator:
                 self._write(record)
             case ReadServer(when):
                 self._reading = (when, _begin(lambda: self._read_counts(when)))
+            case DeleteKeys():
+                self._cleaning = self._clean()
+            case StopDeleting():
+                if self._cleaning is not None:
+                    self._cleaning.stop()
             case Progress(text, done, total):
                 self._view.phase(text, done, total)
             case Note(text):
@@ -202,7 +224,7 @@ class Coordinator:
 
     def _show(self) -> None:
         t0_ns = self._run.state.t0_ns
-        if t0_ns is None:
+        if t0_ns is None or self._cleaning is not None:
             return
         self._shown_ns = now_ns = monotonic_ns()
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]

@@ -18,6 +18,8 @@ from common.plan.schema import Driver, Plan, Pools
 from common.plan.secret import redacted
 from common.plan.timeline import Leg, operations_due, timeline
 from common.units import NS_PER_S, format_count, format_seconds
+from coordinator.prepared import plan_facts as preparation_facts
+from coordinator.prepared import plan_lines
 from coordinator.shares import AgentCapacity, Shares, assign
 
 _REMOTE_PROCESSES = 1
@@ -50,6 +52,7 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
+    lines += plan_lines(plan)
     if plan.fleet.expect_agents:
         lines.append(
             f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
@@ -74,6 +77,7 @@ def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
         "client_settings": client_settings,
+        "preparation": preparation_facts(plan),
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
         "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
@@ -71,11 +71,15 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
 
 
 def preparing(members: Sequence[Member]) -> Progress:
-    """How far the agents are: by connections while these are being opened, by agents otherwise."""
-    total = sum(member.connections.total for member in members)
-    if total:
-        return Progress("opening connections", sum(member.connections.done for member in members), total)
-    return Progress("preparing agents", sum(member.prepared for member in members), len(members))
+    """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
+    shown = Progress("preparing agents", sum(member.prepared for member in members), len(members))
+    for step in Step:
+        told = [member.steps[step] for member in members if step in member.steps]
+        if total := sum(progress.total for progress in told):
+            shown = Progress(step.value, sum(progress.done for progress in told), total)
+            if shown.done < total:
+                break
+    return shown
 
 
 def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:

@@ -12,7 +12,7 @@ DEFAULT_BIND = "tcp://127.0.0.1:5555"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
     """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
-    with. token_file: None for the usual place."""
+    with. token_file: None for the usual place. yes_flush: the target's data may go, if the plan says so."""
 
     bind: str | None = None
     out: Path = Path("runs")
@@ -22,3 +22,4 @@ class StartOptions:
     resume: str | None = None
     quiet: bool = False
     hide_histogram: bool = False
+    yes_flush: bool = False

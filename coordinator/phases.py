@@ -12,6 +12,8 @@ acknowledged.
     RUNNING     STOP        DRAINING    stop is sent to all
     RUNNING     ALL_OVER    SETTLING    the server's counters are read again     (also from DRAINING)
     SETTLING    COUNTED     CLOSED      the end is written down, agents are dismissed
+    SETTLING    CLEAN       CLEANING    the plan's keys are deleted, where it says so
+    CLEANING    CLEANED     CLOSED      as from SETTLING
     any of the first three   GIVE_UP    CLOSED   agents are dismissed; nothing was written, or an aborted run
 """
 
@@ -29,6 +31,7 @@ class Phase(enum.Enum):
     RUNNING = "running"
     DRAINING = "draining"
     SETTLING = "settling"
+    CLEANING = "cleaning"
     CLOSED = "closed"
 
 
@@ -40,6 +43,8 @@ class Trigger(enum.Enum):
     COUNTED = "counted"
     STOP = "stop"
     ALL_OVER = "all over"
+    CLEAN = "clean"
+    CLEANED = "cleaned"
     GIVE_UP = "give up"
 
 
@@ -51,6 +56,8 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.RUNNING, Trigger.ALL_OVER): Phase.SETTLING,
     (Phase.DRAINING, Trigger.ALL_OVER): Phase.SETTLING,
     (Phase.SETTLING, Trigger.COUNTED): Phase.CLOSED,
+    (Phase.SETTLING, Trigger.CLEAN): Phase.CLEANING,
+    (Phase.CLEANING, Trigger.CLEANED): Phase.CLOSED,
     (Phase.GATHERING, Trigger.GIVE_UP): Phase.CLOSED,
     (Phase.PREPARING, Trigger.GIVE_UP): Phase.CLOSED,
     (Phase.COUNTING, Trigger.GIVE_UP): Phase.CLOSED,

@@ -1,7 +1,8 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
 Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), RunClosed. A journal without RunClosed is that of a coordinator which was killed.
+order, ServerCounted(after), perhaps CleanedUp, RunClosed. A journal without RunClosed is that of a coordinator that was
+killed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import enum
 
 import msgspec
 
-from common.messages import Final, MetricsFrame, PoolShare
+from common.messages import Final, MetricsFrame, PoolShare, Preloaded
 from common.plan.schema import Plan
 
 JOURNAL_FORMAT = 2
@@ -50,13 +51,14 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent that takes part, and the pools it was dealt."""
+    """An agent that takes part, and the pools it was dealt. preloaded: what it wrote before the start."""
 
     agent_id: str
     incarnation: str
     host: str
     processes: int
     pools: tuple[PoolShare, ...]
+    preloaded: Preloaded | None = None
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
@@ -152,6 +154,16 @@ class ServerCounted(Record, frozen=True, kw_only=True):
     error: str = ""
 
 
+class CleanedUp(Record, frozen=True, kw_only=True):
+    """The keys of the plan were deleted. left: those that could not be; None where it is not known how many, and
+    `error` says why."""
+
+    deleted: int
+    left: int | None
+    took_ns: int
+    error: str = ""
+
+
 class RunClosed(Record, frozen=True, kw_only=True):
     """The end. duration_s: from the start instant to the last agent's end of load, as planned or as cut short."""
 
@@ -160,4 +172,4 @@ class RunClosed(Record, frozen=True, kw_only=True):
     duration_s: float
 
 
-AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | RunClosed
+AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | CleanedUp | RunClosed

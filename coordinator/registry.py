@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preparing
+import msgspec
+
+from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preloaded, Prepared, Preparing, Step
 from common.units import NS_PER_S, printable
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 from coordinator.shares import AgentCapacity
@@ -35,7 +37,8 @@ class Member:
     """One agent incarnation. A member takes part once a run has dealt it a share.
 
     next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. released: it was told
-    that its results are safe. gone: its part is over for good, and why.
+    that its results are safe. gone: its part is over for good, and why. steps: how far its preparation is; stirred_ns:
+    when that last changed. preloaded: what it wrote before the start.
     """
 
     agent_id: str
@@ -48,7 +51,9 @@ class Member:
     state: AgentState = AgentState.IDLE
     takes_part: bool = False
     prepared: bool = False
-    connections: Preparing = field(default_factory=lambda: Preparing(done=0, total=0))
+    steps: dict[Step, Preparing] = field(default_factory=dict)
+    stirred_ns: int = 0
+    preloaded: Preloaded | None = None
     next_seq: int = 0
     final: Final | None = None
     end: AgentEnd | None = None
@@ -77,6 +82,19 @@ class Member:
             self.host_cpu_percents.append(message.host_cpu_percent)
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
+    def prepares(self, progress: Preparing, now_ns: int) -> None:
+        """It has come so far, and through all steps before."""
+        earlier = list(Step)[: list(Step).index(progress.step)]
+        for step in earlier:
+            if step in self.steps:
+                self.steps[step] = msgspec.structs.replace(self.steps[step], done=self.steps[step].total)
+        if self.steps.get(progress.step) != progress:
+            self.steps[progress.step], self.stirred_ns = progress, now_ns
+
+    def is_prepared(self, message: Prepared) -> None:
+        """It is ready to start."""
+        self.prepared, self.preloaded = True, message.preloaded
+
     def knows_clock(self, rtt_ns: float) -> bool:
         """Whether its clock has been compared with ours, in a round trip of no more than this."""
         return self.offset_ns is not None and self.rtt_ns is not None and self.rtt_ns <= rtt_ns
@@ -96,6 +114,7 @@ class Member:
             host=self.host,
             processes=self.processes,
             pools=pools,
+            preloaded=self.preloaded,
         )
 
     def noted(self, state: AgentEnd, reason: str) -> AgentNoted:
@@ -201,6 +220,7 @@ class Registry:
         """Nobody's silence counts for so long: it was we who did not listen."""
         for member in self:
             member.heard_ns = min(now_ns, member.heard_ns + deaf_ns)
+            member.stirred_ns = min(now_ns, member.stirred_ns + deaf_ns)
 
     def _forget_silent(self, name: str, now_ns: int) -> None:
         """Whoever bears this name and is not heard: most likely it was restarted, and wants its name back."""

@@ -10,6 +10,7 @@ from common.messages import (
     Dismiss,
     Stop,
 )
+from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
 from common.units import NS_PER_S
 from coordinator.conversation import Conversation, RunState
@@ -17,6 +18,7 @@ from coordinator.ending import duration_s
 from coordinator.opening import Setup, agents_missing, ceiling_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
+    CleanedUp,
     Outcome,
     RunClosed,
     RunStarted,
@@ -27,7 +29,9 @@ from coordinator.registry import Standing, capacities
 from coordinator.shares import assign
 from coordinator.steps import (
     Action,
+    Cleaned,
     Counted,
+    DeleteKeys,
     End,
     Event,
     FromAgent,
@@ -36,6 +40,7 @@ from coordinator.steps import (
     Note,
     Progress,
     ReadServer,
+    StopDeleting,
     Tick,
     Write,
 )
@@ -84,6 +89,8 @@ class Run:
                 actions = self._local_agent_exited(event)
             case Counted(record):
                 actions = self._counted(record, now_ns)
+            case Cleaned(done):
+                actions = [Write(done), *self._closed()] if self._moves(Trigger.CLEANED, now_ns) else []
             case Interrupted():
                 actions = self._interrupted(now_ns)
             case Tick():
@@ -177,9 +184,17 @@ class Run:
             for member in self.state.registry.taking_part():
                 actions += self._talk.order(member, self._talk.start_order(), now_ns)
             return actions
-        if self.state.phase is Phase.SETTLING and self._moves(Trigger.COUNTED, now_ns):
-            return [Write(record), *self._closed()]
-        return []
+        return [Write(record), *self._settled(now_ns)]
+
+    def _settled(self, now_ns: int) -> list[Action]:
+        if self.state.setup.plan.workload.clean_up is CleanUp.NONE:
+            return self._closed() if self._moves(Trigger.COUNTED, now_ns) else []
+        self._moves(Trigger.CLEAN, now_ns)
+        if self._interrupts <= 1:
+            return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
+        self._moves(Trigger.CLEANED, now_ns)
+        skipped = CleanedUp(deleted=0, left=None, took_ns=0, error="the run was stopped at once")
+        return [Write(skipped), *self._closed()]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
         members = self.state.registry.taking_part()
@@ -233,9 +248,9 @@ class Run:
                 registry = self.state.registry
                 text = agents_missing(self.state.setup, registry.idle(now_ns), list(registry))
                 return self._give_up(text, FleetError.exit_code)
-            case Phase.PREPARING if in_phase_ns > fleet.prepare_s.ns:
-                late = ", ".join(member.agent_id for member in self.state.registry.taking_part() if not member.prepared)
-                return self._give_up(f"not prepared within {fleet.prepare_s}: {late}", FleetError.exit_code)
+            case Phase.PREPARING if late := self._late(now_ns):
+                text = f"not prepared, and without progress for {fleet.prepare_s}: {', '.join(late)}"
+                return self._give_up(text, FleetError.exit_code)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
@@ -248,6 +263,15 @@ class Run:
             case Phase.DRAINING:
                 return self._notice_lost(now_ns)
         return []
+
+    def _late(self, now_ns: int) -> list[str]:
+        """Agents that are not ready, and have not come any further for too long."""
+        since_ns = now_ns - self.state.setup.plan.fleet.prepare_s.ns
+        return [
+            member.agent_id
+            for member in self.state.registry.taking_part()
+            if not member.prepared and max(member.stirred_ns, self._phase_since_ns) < since_ns
+        ]
 
     def _excuse(self, deaf_ns: int, now_ns: int) -> None:
         """Nobody is late for so long: what they said meanwhile is yet to be read."""
@@ -277,6 +301,8 @@ class Run:
 
     def _interrupted(self, now_ns: int) -> list[Action]:
         self._interrupts += 1
+        if self.state.phase is Phase.CLEANING:
+            return [StopDeleting()]
         self.state.ending.interrupted = True
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED)

@@ -28,6 +28,7 @@ from common.signals import caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
+from coordinator.cleaning import Cleaning, delete_written
 from coordinator.coordinator import Coordinator, standings
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
@@ -38,6 +39,7 @@ from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.preflight import refuse_several_slots
+from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
 from coordinator.report.command import find_journal
@@ -77,6 +79,7 @@ class _Place:
 def start(plan: Plan, options: StartOptions) -> int:
     """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
     people = Console(stderr=True)
+    _confirm_flush(plan, options)
     with ExitStack() as stack:
         plan = _with_agents(plan, resuming=options.resume is not None)
         place = _place(options)
@@ -92,11 +95,38 @@ def start(plan: Plan, options: StartOptions) -> int:
         else:
             facts = probe(plan.target)
             refuse_several_slots(plan)
+            facts = _prepare_target(plan, facts, people)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
             people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
             return end.exit_code
         return _report(plan, options, place, end, people)
+
+
+def _confirm_flush(plan: Plan, options: StartOptions) -> None:
+    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated in haste."""
+    if plan.workload.flush_before and not options.yes_flush and options.resume is None:
+        raise UsageError(
+            "workload.flush_before: the plan empties the target's database before the run; say --yes-flush too if that "
+            "is what you want, or take it out of the plan"
+        )
+
+
+def _prepare_target(plan: Plan, facts: TargetFacts, people: Console) -> TargetFacts:
+    """What is done to the target before any agent is waited for. Returns facts that hold afterwards."""
+
+    def say(text: str) -> None:
+        people.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    if plan.workload.flush_before:
+        say(f"flushed {flush(plan.target):,} keys of {facts.url}")
+    calls = set_up(plan, say)
+    if calls:
+        say(f"setup: {calls:,} calls")
+    if not calls and not plan.workload.flush_before:
+        return facts
+    # What is held against a preload is what was there when it began.
+    return msgspec.structs.replace(facts, keys=probe(plan.target).keys)
 
 
 def _serve(
@@ -145,6 +175,7 @@ def _serve(
             view=view,
             open_journal=lambda: place.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
+            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally)),
         )
         return coordinator.serve()
 

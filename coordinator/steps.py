@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.messages import Envelope
-from coordinator.records import AnyRecord, Outcome, ServerCounted, When
+from coordinator.records import AnyRecord, CleanedUp, Outcome, ServerCounted, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,13 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleaned:
+    """The plan's keys were deleted, as `DeleteKeys` asked, or as far as it came."""
+
+    record: CleanedUp
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """Ctrl-C or SIGTERM."""
 
@@ -44,7 +51,7 @@ class Tick:
     """Time passes."""
 
 
-Event = FromAgent | LocalAgentExited | Counted | Interrupted | Tick
+Event = FromAgent | LocalAgentExited | Counted | Cleaned | Interrupted | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,16 @@ class ReadServer:
     """Read the server's counters and come back with `Counted`."""
 
     when: When
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteKeys:
+    """Delete the keys that the plan may have written, and come back with `Cleaned`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopDeleting:
+    """Delete no more keys; `Cleaned` says how far it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +112,4 @@ class End:
     outcome: Outcome | None
 
 
-Action = Send | Write | ReadServer | Progress | Note | End
+Action = Send | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End

@@ -19,6 +19,7 @@ import msgspec
 from common.plan.schema import Arrivals
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.ledger import Ledger
+from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
 
 CPU_BUSY_PERCENT = 90.0
@@ -225,6 +226,10 @@ def _unsent(evidence: Evidence) -> Iterator[str]:
         yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
 
 
+def _keys_missing(evidence: Evidence) -> Iterator[str]:
+    yield from preload_finding(evidence.run)
+
+
 RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.INVALID, _nothing_done),
     (Level.INVALID, _frames_incomplete),
@@ -236,6 +241,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.SUSPECT, _not_drained),
     (Level.SUSPECT, _unaccounted),
     (Level.SUSPECT, _server_not_read),
+    (Level.SUSPECT, _keys_missing),
     (Level.SUSPECT, _generator_busy),
     (Level.SUSPECT, _machine_busy),
     (Level.SUSPECT, _loop_held_up),

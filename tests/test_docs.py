@@ -24,6 +24,7 @@ from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.ledger import Ledger
 from coordinator.phases import Phase
+from coordinator.prepared import CleanUp, Preload
 from coordinator.report import shapes
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.verdict import Verdict
@@ -185,6 +186,8 @@ def test_the_table_of_the_summary_has_all_keys_in_order() -> None:
         "connections": shapes.Connections,
         "pubsub": shapes.PubSub,
         "ledger": Ledger,
+        "preload": Preload,
+        "clean_up": CleanUp,
         "verdict": Verdict,
         "latency_bins": shapes.Bin,
     }

@@ -14,9 +14,11 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from agent.worker.collector import Collector
+from agent.worker.filling import parts_of, preload
 from agent.worker.pacer import Span
 from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
@@ -28,6 +30,7 @@ from common.messages import (
     FailureKind,
     Prepared,
     Preparing,
+    Step,
     WorkerFinal,
     WorkerMessage,
     WorkerMetrics,
@@ -110,7 +113,7 @@ def _serve(pipe: _Pipe) -> None:
     try:
         run = WorkerRun(order.assignment, order.run_id)
         try:
-            _prepare(pipe, run)
+            _prepare(pipe, run, order.assignment)
             _carry_out(pipe, run, order.assignment)
         finally:
             run.close()
@@ -134,22 +137,25 @@ def _raise_open_files_limit() -> None:
         return
 
 
-def _prepare(pipe: _Pipe, run: WorkerRun) -> None:
-    told = -1
+def _prepare(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
+    told: Preparing | None = None
 
-    def on_progress(done: int, total: int) -> None:
+    def on_progress(step: Step, done: int, total: int) -> None:
         nonlocal told
-        if done != told:
-            pipe.send(Preparing(done=done, total=total))
-            told = done
+        progress = Preparing(step=step, done=done, total=total)
+        if progress != told:
+            pipe.send(progress)
+            told = progress
         if isinstance(pipe.receive(0), WorkerStop):
             raise _Stopped
 
-    connections_open = run.open(on_progress)
+    # Before connections are opened that would lie idle meanwhile.
+    preloaded = preload(parts_of(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
+    connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
     # What is alive now stays so to the end: without it a full collection, a pause for every thread, has little to do.
     gc.collect()
     gc.freeze()
-    pipe.send(Prepared(processes=1, connections_open=connections_open))
+    pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
 
 
 def _carry_out(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
+from common.plan.preparation import PREPARATION_RULES
 from common.plan.pubsub_rules import PUBSUB_RULES
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section
 from common.plan.shape import Path
@@ -224,6 +225,7 @@ RULES: tuple[Rule, ...] = (
     _pools_bearable,
     _workers_of_the_driver,
     *WORKLOAD_RULES,
+    *PREPARATION_RULES,
     _retries_ascend,
     _one_kind_of_batch,
     *PUBSUB_RULES,

@@ -45,7 +45,6 @@ def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[Path, str]]:
             for number, entry in enumerate(workload.commands)
             for place, then in enumerate(entry.then)
         ),
-        *((("workload", "preload", number, "command"), each.command) for number, each in enumerate(workload.preload)),
         *((("workload", "setup", number), command) for number, command in enumerate(workload.setup)),
     ]
     for path, text in aside:

@@ -247,7 +247,7 @@ SETTINGS: tuple[Setting, ...] = (
             help="agents that may be lost before the run counts as failed"),
     Setting(group=_FLEET, flag="--wait", path="fleet.wait", metavar="TIME", help="longest wait for agents to join"),
     Setting(group=_FLEET, flag="--prepare", path="fleet.prepare", metavar="TIME",
-            help="longest wait for agents to get ready"),
+            help="longest that an agent may prepare without progress"),
     Setting(group=_FLEET, flag="--lease", path="fleet.lease", metavar="TIME",
             help="an agent that hears nothing for so long drains"),
     Setting(group=_FLEET, flag="--drain", path="fleet.drain", metavar="TIME",

@@ -190,3 +190,8 @@ def ending_of(error: BaseException) -> Ending:
         first = text.partition(" ")[0]
         return Ending(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
     return Ending(False, type(error).__name__, 0)
+
+
+def error_reply(error: Exception) -> str:
+    """An error reply in one line, its code first."""
+    return _reply_line(error)

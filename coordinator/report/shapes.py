@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from coordinator.ledger import Ledger
+from coordinator.prepared import CleanUp, Preload
 from coordinator.records import AgentEnd, Outcome
 from coordinator.verdict import Verdict
 
@@ -179,8 +180,8 @@ class Bin(Part, frozen=True, kw_only=True):
 
 class Summary(Part, frozen=True, kw_only=True):
     """The whole of summary.json. Totals, commands, pools, checkout waits, errors and bins are of what was measured, and
-    not of the warmup. pubsub: None in a mix without subscribers. latency_bins: of all operations done; response time
-    where all stages are an open loop."""
+    not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan wants none.
+    latency_bins: of all operations done; response time where all stages are an open loop."""
 
     format: int
     run: Run
@@ -197,6 +198,8 @@ class Summary(Part, frozen=True, kw_only=True):
     pubsub: PubSub | None
     errors: dict[str, int]
     ledger: Ledger
+    preload: Preload | None
+    clean_up: CleanUp | None
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
 

@@ -15,6 +15,7 @@ from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.ledger import balance
+from coordinator.prepared import clean_up_of, preload_of
 from coordinator.records import AgentEnd, Outcome, RunOpened, When
 from coordinator.report.shapes import (
     SUMMARY_FORMAT,
@@ -73,6 +74,8 @@ def build_summary(aggregate: Aggregate) -> Summary:
         pubsub=_pubsub(aggregate) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
         ledger=ledger,
+        preload=preload_of(aggregate),
+        clean_up=clean_up_of(aggregate),
         verdict=judge(aggregate, ledger),
         latency_bins=_bins(everything.response if all_open else everything.service),
     )

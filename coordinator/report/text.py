@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.units import format_seconds
+from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd, Outcome
 from coordinator.report.shapes import PubSub, Quantiles, Stage, Stats, Summary
 from coordinator.verdict import Level
@@ -190,12 +191,16 @@ def _tail(summary: Summary) -> Table:
     verdict = Text(summary.verdict.level.value, style=_LEVEL_STYLES[summary.verdict.level])
     for reason in summary.verdict.reasons:
         verdict.append(f"\n- {reason}", style="default")
+    before = [("Preload", Text(preload_text(summary.preload)))] if summary.preload else []
+    after = [("Clean-up", Text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
     return _facts(
+        *before,
         ("Connections", Text(_connections(summary))),
         ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
         ("Errors", Text(_errors(summary))),
         ("Ledger", Text(_ledger(summary))),
+        *after,
         ("Verdict", verdict),
     )
 

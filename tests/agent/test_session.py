@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from agent.events import (
@@ -34,17 +35,20 @@ from common.messages import (
     Heartbeat,
     HeartbeatReply,
     Hello,
+    Preloaded,
     Prepare,
     Prepared,
     Preparing,
     Refused,
     Start,
+    Step,
     Stop,
     WorkerLost,
     WorkerStart,
     WorkerStop,
 )
-from common.units import NS_PER_S
+from common.plan.schema import Preload
+from common.units import NS_PER_S, Count
 from tests.support.protocol import (
     OTHER_RUN_ID,
     RUN_ID,
@@ -67,6 +71,19 @@ HOUR_NS = 3600 * NS_PER_S
 
 PREPARE = Prepare(assignment=assignment(pools=2), plan_hash="hash")
 BROKEN = Failed(kind=FailureKind.TARGET, reason="the target refused us")
+
+
+def opening(done: int, total: int) -> Preparing:
+    return Preparing(step=Step.CONNECTIONS, done=done, total=total)
+
+
+def preloading(done: int, total: int) -> Preparing:
+    return Preparing(step=Step.PRELOAD, done=done, total=total)
+
+
+def texts(actions: list[object]) -> list[str]:
+    """What the person at the terminal is told."""
+    return [action.text for action in of_kind(actions, Say)]
 
 
 def bench_in(state: AgentState) -> AgentBench:
@@ -280,7 +297,8 @@ def test_an_agent_that_holds_a_run_cannot_take_another(state: AgentState) -> Non
 def test_a_report_of_a_worker_that_is_not_ours_any_more_is_passed_over() -> None:
     bench = AgentBench()
     bench.welcomed()
-    for message in (Preparing(done=1, total=2), ready(), BROKEN, worker_metrics(0, 1), worker_final()):
+    progress = Preparing(step=Step.CONNECTIONS, done=1, total=2)
+    for message in (progress, ready(), BROKEN, worker_metrics(0, 1), worker_final()):
         assert bench.worker(0, message) == []
     assert bench.do(WorkerExited(0, 1)) == []
 
@@ -305,8 +323,35 @@ def test_prepared_is_said_when_the_last_worker_is_ready() -> None:
 def test_progress_of_all_workers_is_told_together() -> None:
     bench = AgentBench()
     bench.preparing()
-    bench.worker(0, Preparing(done=1, total=10))
-    assert said(bench.worker(1, Preparing(done=3, total=10)), Preparing) == [Preparing(done=4, total=20)]
+    bench.worker(0, opening(1, 10))
+    assert said(bench.worker(1, opening(3, 10)), Preparing) == [opening(4, 20)]
+
+
+def test_a_preload_is_told_until_every_worker_is_through_and_to_the_terminal_now_and_then() -> None:
+    bench = AgentBench()
+    workload = msgspec.structs.replace(bench.plan.workload, preload=(Preload(key_maximum=Count(20)),))
+    bench.preparing(plan=msgspec.structs.replace(bench.plan, workload=workload))
+    # How much there is in all is known before the last worker has spoken.
+    assert texts(bench.worker(0, preloading(1, 10))) == ["preloading keys 1 of 20"]
+    actions = bench.worker(1, preloading(10, 10))
+    assert (said(actions, Preparing), texts(actions)) == ([preloading(11, 20)], [])
+    assert said(bench.worker(1, opening(0, 0)), Preparing) == [preloading(11, 20)]
+    bench.passes(5.0, hearing=RUN_ID)
+    assert texts(bench.worker(0, preloading(2, 10))) == ["preloading keys 12 of 20"]
+    assert texts(bench.worker(0, preloading(10, 10))) == ["preloading keys 20 of 20"]
+    # There may be no connections to open.
+    assert said(bench.worker(0, opening(0, 0)), Preparing) == [preloading(20, 20)]
+    assert said(bench.worker(0, opening(1, 2)), Preparing) == [opening(1, 2)]
+
+
+def test_what_all_workers_preloaded_is_told_together() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    for number, took_ns in enumerate((5, 9)):
+        part = Preloaded(keys=3, commands=6, bytes_out=100, took_ns=took_ns)
+        actions = bench.worker(number, Prepared(processes=1, connections_open=0, preloaded=part))
+    [prepared] = said(actions, Prepared)
+    assert prepared.preloaded == Preloaded(keys=6, commands=12, bytes_out=200, took_ns=9)
 
 
 def test_a_prepare_that_is_repeated_spawns_nothing_and_is_answered_again_when_ready() -> None:

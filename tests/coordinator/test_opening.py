@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing
+from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing, Step
 from common.plan.schema import REDACTED, Pools
 from common.units import NS_PER_S
 from coordinator.opening import (
@@ -19,6 +19,7 @@ from coordinator.opening import (
 from coordinator.records import TargetFacts
 from coordinator.registry import Member, Registry, capacities
 from coordinator.shares import assign
+from coordinator.steps import Progress
 from tests.support.protocol import fleet_plan, hello, setup_for
 
 NOW_NS = 9 * NS_PER_S
@@ -61,8 +62,19 @@ def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise
     two = members("a", "b")
     two[0].prepared = True
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("preparing agents", 1, 2)
-    two[1].connections = Preparing(done=30, total=50)
+    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
+
+
+def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
+    two = members("a", "b")
+    for member, done in zip(two, (40, 50), strict=True):
+        member.prepares(Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
+    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
+    assert preparing(two) == Progress("preloading keys", 90, 100)
+    # Who opens connections has done with keys, whether its last word on them was heard or not.
+    two[0].prepares(Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
+    assert preparing(two) == Progress("opening connections", 4, 10)
 
 
 def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:

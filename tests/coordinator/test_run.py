@@ -14,19 +14,23 @@ from common.messages import (
     FinalAck,
     FrameAck,
     MetricsFrame,
+    Preloaded,
     Prepare,
+    Prepared,
     Preparing,
     Start,
+    Step,
     Stop,
     WorkerLost,
 )
-from common.plan.schema import Load
+from common.plan.schema import CleanUp, Load, Workload
 from common.units import NS_PER_S, Seconds
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,
+    CleanedUp,
     FrameAccepted,
     Outcome,
     RunClosed,
@@ -37,7 +41,19 @@ from coordinator.records import (
 )
 from coordinator.registry import LOST_AFTER_NS, Standing
 from coordinator.run import CLOCK_WAIT_NS, COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
-from coordinator.steps import End, Interrupted, LocalAgentExited, Note, Progress, ReadServer, Tick, Write
+from coordinator.steps import (
+    Cleaned,
+    DeleteKeys,
+    End,
+    Interrupted,
+    LocalAgentExited,
+    Note,
+    Progress,
+    ReadServer,
+    StopDeleting,
+    Tick,
+    Write,
+)
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -67,9 +83,13 @@ def ended(actions: list[object]) -> End:
     return end
 
 
-def bench_in(phase: Phase) -> RunBench:
-    """A run of two agents that has come to this phase."""
-    bench = RunBench(expected=2)
+CLEANS = msgspec.structs.replace(fleet_plan(), workload=Workload(clean_up=CleanUp.KEYS))
+DELETED = CleanedUp(deleted=5, left=0, took_ns=1)
+
+
+def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
+    """A run of two agents that has come to this phase. cleans: its plan's keys are to be deleted at the end."""
+    bench = RunBench(CLEANS if cleans or phase is Phase.CLEANING else None, expected=2)
     match phase:
         case Phase.GATHERING:
             bench.hello("web1")
@@ -86,6 +106,11 @@ def bench_in(phase: Phase) -> RunBench:
             bench.running(*BOTH)
             for name in BOTH:
                 bench.says(name, final())
+        case Phase.CLEANING:
+            bench.running(*BOTH)
+            for name in BOTH:
+                bench.says(name, final())
+            bench.do(counted(When.AFTER))
         case Phase.CLOSED:
             bench.do(Interrupted())
     assert bench.run.state.phase is phase
@@ -105,6 +130,10 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
         case Trigger.COUNTED:
             when = When.AFTER if bench.run.state.phase is Phase.SETTLING else When.BEFORE
             actions += bench.do(counted(when))
+        case Trigger.CLEAN:
+            actions += bench.do(counted(When.AFTER))
+        case Trigger.CLEANED:
+            actions += bench.do(Cleaned(DELETED))
         case Trigger.STOP | Trigger.GIVE_UP:
             actions += bench.do(Interrupted())
         case Trigger.ALL_OVER:
@@ -115,7 +144,7 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
 
 @pytest.mark.parametrize(("phase", "trigger"), TRANSITIONS, ids=lambda value: value.name)
 def test_every_row_of_the_table_leads_where_it_says(phase: Phase, trigger: Trigger) -> None:
-    bench = bench_in(phase)
+    bench = bench_in(phase, cleans=trigger is Trigger.CLEAN)
     pull(bench, trigger)
     assert bench.run.state.phase is TRANSITIONS[phase, trigger]
 
@@ -273,8 +302,8 @@ def test_a_local_agent_that_was_not_needed_may_leave_once_the_fleet_is_complete(
 
 def test_connections_that_are_being_opened_are_shown() -> None:
     bench = bench_in(Phase.PREPARING)
-    bench.says("web1", Preparing(done=3, total=50))
-    actions = bench.says("web2", Preparing(done=4, total=50))
+    bench.says("web1", Preparing(step=Step.CONNECTIONS, done=3, total=50))
+    actions = bench.says("web2", Preparing(step=Step.CONNECTIONS, done=4, total=50))
     assert of_kind(actions, Progress) == [Progress("opening connections", 7, 100)]
 
 
@@ -338,7 +367,38 @@ def test_agents_that_never_get_ready_end_the_run_with_their_names() -> None:
     bench.says("web2", ready())
     bench.states = {"web1": AgentState.PREPARING, "web2": AgentState.PREPARED}
     end = ended(bench.passes(120.3, *BOTH))
-    assert (end.exit_code, end.text) == (5, "not prepared within 2m: web1")
+    assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
+
+
+def test_agents_that_preload_are_waited_for_as_long_as_they_get_on() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.says("web2", ready())
+    bench.states = {"web1": AgentState.PREPARING, "web2": AgentState.PREPARED}
+    for done in range(4):
+        bench.says("web1", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+        assert not of_kind(bench.passes(100.0, *BOTH), End)
+        # That it says the same again is no progress.
+        bench.says("web1", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+    end = ended(bench.passes(21.0, *BOTH))
+    assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
+
+
+def test_an_agent_that_does_not_get_on_is_not_excused_by_one_that_does() -> None:
+    bench = bench_in(Phase.PREPARING)
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
+    actions = []
+    for done in range(2):
+        bench.says("web2", Preparing(step=Step.PRELOAD, done=done, total=1_000))
+        actions += bench.passes(61.0, *BOTH)
+    assert ended(actions).text.endswith(": web1")
+
+
+def test_what_agents_preloaded_is_written_down() -> None:
+    bench = bench_in(Phase.PREPARING)
+    done = Preloaded(keys=5, commands=10, bytes_out=300, took_ns=NS_PER_S)
+    bench.says("web1", Prepared(processes=2, connections_open=0, preloaded=done))
+    [opened] = [r for r in written(bench.says("web2", ready())) if isinstance(r, RunOpened)]
+    assert [facts.preloaded for facts in opened.agents] == [done, None]
 
 
 def test_a_start_waits_for_the_clocks_to_be_compared() -> None:
@@ -620,7 +680,7 @@ def test_nothing_of_a_load_is_written_down_unless_there_is_one(phase: Phase) -> 
     actions = [
         *bench.frame("web1", 0),
         *bench.says("web1", WorkerLost(process=0, exit_code=1)),
-        *(bench.says("web1", final()) if phase is not Phase.SETTLING else []),
+        *(bench.says("web1", final()) if phase not in (Phase.SETTLING, Phase.CLEANING) else []),
     ]
     assert written(actions) == []
 
@@ -629,6 +689,55 @@ def test_the_journal_of_an_aborted_run_begins_and_ends_as_any_other() -> None:
     bench = RunBench(expected=1)
     actions = [*bench.counting("web1"), *bench.do(Interrupted())]
     assert [type(record) for record in written(actions)] == [RunOpened, RunClosed]
+
+
+# -- cleaning
+
+
+def test_keys_are_deleted_after_the_last_count_and_before_the_end() -> None:
+    bench = bench_in(Phase.SETTLING, cleans=True)
+    actions = bench.do(counted(When.AFTER))
+    assert of_kind(actions, DeleteKeys) == [DeleteKeys()]
+    assert not said(actions, Dismiss)
+    assert not of_kind(actions, End)
+    # However long it takes, as long as agents are heard and also when they are not.
+    assert not of_kind(bench.passes(600.0, "web1"), End)
+    actions = bench.do(Cleaned(DELETED))
+    assert [type(record) for record in written(actions)] == [CleanedUp, RunClosed]
+    assert (ended(actions).outcome, ended(actions).exit_code) == (Outcome.COMPLETED, 0)
+    assert len(said(actions, Dismiss)) == 2
+
+
+def test_an_interrupt_ends_the_deletion_and_not_the_run() -> None:
+    bench = bench_in(Phase.CLEANING)
+    assert bench.do(Interrupted()) == [StopDeleting()]
+    cut = CleanedUp(deleted=1, left=None, took_ns=1, error="interrupted")
+    assert ended(bench.do(Cleaned(cut))).outcome is Outcome.COMPLETED
+
+
+def test_an_interrupted_run_deletes_its_keys_too() -> None:
+    bench = bench_in(Phase.DRAINING, cleans=True)
+    for name in BOTH:
+        bench.says(name, final())
+    assert of_kind(bench.do(counted(When.AFTER)), DeleteKeys)
+    assert ended(bench.do(Cleaned(DELETED))).exit_code == 130
+
+
+def test_a_run_that_is_stopped_at_once_leaves_its_keys_and_says_so() -> None:
+    bench = bench_in(Phase.DRAINING, cleans=True)
+    bench.do(Interrupted())
+    actions = bench.do(counted(When.AFTER))
+    assert not of_kind(actions, DeleteKeys)
+    [cleaned] = [record for record in written(actions) if isinstance(record, CleanedUp)]
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (0, None, "the run was stopped at once")
+    assert ended(actions).exit_code == 130
+
+
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING])
+def test_a_run_that_never_began_deletes_nothing(phase: Phase) -> None:
+    actions = bench_in(phase, cleans=True).do(Interrupted())
+    assert not of_kind(actions, DeleteKeys)
+    assert ended(actions).exit_code == 130
 
 
 # -- resumed

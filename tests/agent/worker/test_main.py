@@ -17,7 +17,7 @@ from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
 from common.commands import subscribes
 from common.errors import PlanError
-from common.messages import Failed, FailureKind, Prepared, Preparing, WorkerFinal
+from common.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
 from common.plain import from_plain
 from common.plan import profiles
 from common.plan.checks import check_plan
@@ -283,7 +283,7 @@ def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_las
     *progress, prepared = worker.all_until(Prepared)
     assert prepared == Prepared(processes=1, connections_open=30)
     assert progress
-    assert progress[-1] == Preparing(done=30, total=30)
+    assert progress[-1] == Preparing(step=Step.CONNECTIONS, done=30, total=30)
     assert connections_of(valkey) == 30
     worker.start()
     reported = worker.reported()

@@ -93,17 +93,30 @@ def test_all_others_are_not(plan: Plan) -> None:
     check_plan(plan)
 
 
-@pytest.mark.parametrize("command", [SUBSCRIBE, PUBLISH])
-def test_nobody_subscribes_or_sends_what_is_timed_beside_the_mix(command: str) -> None:
-    mixed = (Command(command="GET __key__", then=(Then(command=command),)),)
-    for place, workload in (
-        ("commands[0].then[0].command", Workload(commands=mixed)),
-        ("preload[0].command", Workload(commands=(Command(command="GET"),), preload=(Preload(command=command),))),
-        ("setup[0]", Workload(commands=(Command(command="GET"),), setup=(command,))),
-    ):
-        with pytest.raises(PlanError) as caught:
-            check_plan(msgspec.structs.replace(plan_of("GET"), workload=workload))
-        assert f"$.workload.{place}: expected {command.split()[0]} as a command of the mix alone" in str(caught.value)
+GET = (Command(command="GET"),)
+
+
+@pytest.mark.parametrize(
+    ("workload", "refusal"),
+    [
+        (
+            Workload(commands=(Command(command="GET __key__", then=(Then(command=SUBSCRIBE),)),)),
+            "commands[0].then[0].command: expected SUBSCRIBE as a command of the mix alone",
+        ),
+        (
+            Workload(commands=(Command(command="GET __key__", then=(Then(command=PUBLISH),)),)),
+            "commands[0].then[0].command: expected PUBLISH as a command of the mix alone",
+        ),
+        (Workload(commands=GET, setup=("SUBSCRIBE a",)), "setup[0]: expected SUBSCRIBE as a command of the mix alone"),
+        (Workload(commands=GET, setup=("PUBLISH a __message__",)), "setup[0]: expected no placeholders but"),
+        (Workload(commands=GET, preload=(Preload(command=SUBSCRIBE),)), "preload[0].command: expected a command that"),
+        (Workload(commands=GET, preload=(Preload(command=PUBLISH),)), "preload[0].command: expected a command that"),
+    ],
+)
+def test_nobody_subscribes_or_sends_what_is_timed_beside_the_mix(workload: Workload, refusal: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        check_plan(msgspec.structs.replace(plan_of("GET"), workload=workload))
+    assert f"$.workload.{refusal}" in str(caught.value)
 
 
 def test_the_drain_bounds_the_grace() -> None:

@@ -1,0 +1,198 @@
+"""Which keys a plan may have written: told by how they look, so that no list of them has to be kept. Pure.
+
+A family is the keys of one argument of one command: its literal pieces, and between them numbers of the command's range
+and what else is drawn. `SET user:__key__ __data__` with the prefix "k" and a range of 1..9 may write user:k1 to
+user:k9, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from common.commands import (
+    COMMANDS,
+    Mixed,
+    Part,
+    Piece,
+    Placeholder,
+    Rand,
+    Sha,
+    Template,
+    find_command,
+    keys_of,
+    keys_per_hash_tag,
+    planned_commands,
+    script_digest,
+)
+from common.plan.schema import Keys, Plan
+
+_GLOB_SPECIAL = re.compile(rb"([\\*?\[\]^-])")
+_NUMBER = rb"(?:0|[1-9][0-9]*)"
+_SCRIPTED = frozenset({"EVAL", "EVALSHA", "FCALL"})
+"""What they do is their script's matter: they may write."""
+
+KeyPlaces = Callable[[tuple[bytes, ...]], frozenset[bytes] | None]
+"""Told the arguments of a command, which of them are keys; None where that is not known."""
+Writes = Callable[[str], bool]
+"""Told the name of a command that the table does not know, whether it may write."""
+
+
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that is issued before or during the load, and its keys."""
+
+    template: Template
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """glob: what SCAN is to look for; it may find more than `holds` says is ours. form: how a key looks. bounds: of the
+    numbers that it captures, both ends included, None for no end. per_hash_tag: how many of them share each tag that it
+    captures."""
+
+    glob: bytes
+    form: re.Pattern[bytes]
+    bounds: tuple[tuple[int, int | None], ...] = ()
+    per_hash_tag: int = 0
+
+    def holds(self, key: bytes) -> bool:
+        """Whether this is a key that the plan may have written."""
+        found = self.form.fullmatch(key)
+        if found is None:
+            return False
+        groups = found.groupdict()
+        numbers = {name[1:]: int(text) for name, text in groups.items() if name[0] == "n"}
+        tags = {name[1:]: int(text) for name, text in groups.items() if name[0] == "t"}
+        within = (
+            low <= number and (high is None or number <= high)
+            for number, (low, high) in zip(numbers.values(), self.bounds, strict=True)
+        )
+        return all(within) and all(tag == numbers[place] // self.per_hash_tag for place, tag in tags.items())
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a plan may have written. untold: names of commands that write keys which nobody can tell from others' by
+    their look, because a value is part of them: they stay."""
+
+    families: tuple[Family, ...]
+    untold: tuple[str, ...]
+
+
+def issued_commands(plan: Plan) -> Iterator[Issued]:
+    """Every command of the plan: of its setup, its preload and its mix with all that follows."""
+    workload = plan.workload
+    for text in workload.setup:
+        yield Issued(template=find_command(text), keys=workload.keys)
+    for entry in workload.preload:
+        template = find_command(entry.command, workload.expiry.maximum_s > 0)
+        yield Issued(template=template, keys=keys_of(workload, entry))
+    for planned in planned_commands(workload):
+        yield Issued(template=planned.template, keys=keys_of(workload, planned.command))
+
+
+def written(plan: Plan, places: KeyPlaces, writes: Writes) -> Written:
+    """Each family once, in the order in which the plan comes to them. Raises ValueError as `find_command` does."""
+    per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
+    digests = {script.name: script_digest(script.lua) for script in plan.workload.scripts}
+    families: dict[Family, None] = {}
+    untold: dict[str, None] = {}
+    for issued in issued_commands(plan):
+        if not _may_write(issued.template.name, writes):
+            continue
+        for part in _key_parts(issued.template, places, digests):
+            family = _family(part, issued.keys, per_hash_tag)
+            if family is None:
+                untold[issued.template.name] = None
+            else:
+                families[family] = None
+    return Written(families=tuple(families), untold=tuple(untold))
+
+
+def _may_write(name: str, writes: Writes) -> bool:
+    if name in _SCRIPTED:
+        return True
+    return COMMANDS[name].writes if name in COMMANDS else writes(name)
+
+
+def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes]) -> list[Part]:
+    """The arguments that are keys. Where nobody knows, those that hold a key's placeholder are taken for keys."""
+    arguments = tuple(_sample(part, index, digests) for index, part in enumerate(template.parts))
+    keys = places(arguments)
+    pairs = list(zip(template.parts, arguments, strict=True))[1:]
+    if keys is None:
+        return [part for part, _ in pairs if any(piece in _DRAWN_KEYS for piece in _pieces(part))]
+    return [part for part, argument in pairs if argument in keys]
+
+
+_DRAWN_KEYS = (Placeholder.KEY, Placeholder.NEW_KEY)
+_SAMPLES: dict[Placeholder, bytes] = {
+    Placeholder.DATA: b"value",
+    Placeholder.MESSAGE: b"message",
+    Placeholder.CURSOR: b"0",
+    Placeholder.IDS: b"0-1",
+}
+
+
+def _sample(part: Part, index: int, digests: dict[str, bytes]) -> bytes:
+    """An argument as it may be drawn; no two keys of a command are alike."""
+    return b"".join(_sample_piece(piece, index, digests) for piece in _pieces(part))
+
+
+def _sample_piece(piece: Piece, index: int, digests: dict[str, bytes]) -> bytes:
+    match piece:
+        case bytes():
+            return piece
+        case Sha(script):
+            return digests.get(script, b"")
+        case Rand(low):
+            return b"%d" % low
+        case Placeholder.KEY | Placeholder.NEW_KEY:
+            return b"a key as argument %d" % index
+        case _:
+            return _SAMPLES.get(piece, b"1")
+
+
+def _pieces(part: Part) -> tuple[Piece, ...]:
+    return part.pieces if isinstance(part, Mixed) else (part,)
+
+
+_COUNTED: dict[Placeholder, bytes] = {
+    Placeholder.RAND_INT: rb"[0-9]{12,}",
+    Placeholder.TTL: _NUMBER,
+    Placeholder.THREAD: _NUMBER,
+    Placeholder.SEQ: _NUMBER,
+}
+"""How the pieces of a key look that are numbers without a range. Values and the like can look like anything."""
+
+
+def _family(part: Part, keys: Keys, per_hash_tag: int) -> Family | None:
+    """The keys that an argument can be; None where they cannot be told from any others."""
+    form, glob, is_open = b"", b"", False
+    bounds: list[tuple[int, int | None]] = []
+    for place, piece in enumerate(_pieces(part)):
+        literal, number = b"", b""
+        match piece:
+            case bytes():
+                literal = piece
+            case Rand(low, high):
+                number = rb"(?P<n%d>-?%b)" % (place, _NUMBER)
+                bounds.append((low, high))
+            case Placeholder.KEY | Placeholder.NEW_KEY:
+                literal = keys.prefix.encode()
+                tag = rb"\{(?P<t%d>%b)\}:" % (place, _NUMBER) if per_hash_tag else b""
+                number = tag + rb"(?P<n%d>%b)" % (place, _NUMBER)
+                is_new = piece is Placeholder.NEW_KEY
+                bounds.append((int(keys.maximum) + 1, None) if is_new else (int(keys.minimum), int(keys.maximum)))
+            case Placeholder() if piece in _COUNTED:
+                number = _COUNTED[piece]
+            case _:
+                return None
+        form += re.escape(literal) + number
+        if not is_open:
+            glob += _GLOB_SPECIAL.sub(rb"\\\1", literal) + (b"*" if number else b"")
+            is_open = bool(number)
+    return Family(glob=glob, form=re.compile(form, re.DOTALL), bounds=tuple(bounds), per_hash_tag=per_hash_tag)

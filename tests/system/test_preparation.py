@@ -1,0 +1,191 @@
+"""What is done to the data before and after the load, by real processes on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+from tests.support.runs import Fleet, calls, connections, wait_until, worker_processes
+from tests.support.servers import Server
+
+MANY = ("--preload", "--key-maximum", "50000000", "--data-size", "10")
+ONE_LOCAL = ("--local-agents", "1", "--processes", "1")
+
+
+def preloading(client: redis.Redis) -> bool:
+    return int(client.dbsize()) > 1_000  # type: ignore[arg-type]
+
+
+def test_two_agents_fill_the_key_space_and_every_get_finds_its_key(fleet: Fleet, valkey: Server) -> None:
+    agents = [fleet.agent(name, processes=2) for name in ("a", "b")]
+    client = valkey.client()
+    client.set("somebody:else", "x")
+    coordinator = fleet.coordinator(
+        "--expect-agents", "2", "--url", valkey.url, "--preload", "--key-maximum", "30001", "--threads-per-pool", "3",
+        "--command", "GET", "--requests", "20000",
+    )  # fmt: skip
+    ended = fleet.end(coordinator)
+    assert ended.code == 0, ended.finished.stderr
+    assert client.dbsize() == 30_002
+    stats: Any = client.info("stats")
+    assert stats["keyspace_misses"] == 0
+    assert calls(client)["set"] == 30_002
+    summary = ended.summary
+    preload = summary["preload"]
+    assert (preload["keys"], preload["commands"], preload["expected_keys"]) == (30_001, 30_001, 30_001)
+    assert (preload["dbsize_before"], preload["dbsize_after"], preload["ok"]) == (1, 30_002, True)
+    assert preload["per_s"] == pytest.approx(30_001 / preload["seconds"])
+    # Nothing of it is load.
+    ledger = summary["ledger"]
+    assert (ledger["issued"], ledger["server_calls"], ledger["unaccounted"]) == (20_000, 20_000, 0)
+    assert summary["connections"]["server_clients_before"] == summary["connections"]["server_clients_after"]
+    assert "preloading keys 30,001/30,001" in ended.finished.stderr
+    assert "Preload       30,001 keys by 30,001 commands in " in ended.finished.stdout
+    for agent in agents:
+        agent.wait_for_text("preloading keys ", 5)
+    assert summary["clean_up"] is None
+
+
+def test_ctrl_c_ends_a_preload_at_once_and_agents_serve_the_next_run(fleet: Fleet, valkey: Server) -> None:
+    agents = [fleet.agent(name, processes=1) for name in ("a", "b")]
+    client = valkey.client()
+    coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "1s", *MANY)
+    wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
+    began_ns = monotonic_ns()
+    coordinator.signal(signal.SIGINT)
+    finished = coordinator.wait(10)
+    assert (monotonic_ns() - began_ns) / NS_PER_S < 5
+    assert finished.returncode == 130
+    assert finished.stderr.splitlines()[-1] == "coordinator: interrupted before the start"
+    assert not fleet.runs
+    wait_until(lambda: not connections(client), "no connections", 5)
+    for agent in agents:
+        assert not worker_processes(psutil.Process(agent.process.pid))
+    client.flushdb()
+    ended = fleet.end(fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--requests", "100"))
+    assert (ended.code, ended.summary["preload"]) == (0, None)
+
+
+def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    for victim in ("agent", "worker"):
+        agent, other = (fleet.agent(f"{victim}-{name}", "--once", processes=1) for name in ("a", "b"))
+        coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "1s", *MANY)
+        wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
+        [worker] = worker_processes(psutil.Process(agent.process.pid))
+        os.kill(agent.process.pid if victim == "agent" else worker.pid, signal.SIGKILL)
+        finished = coordinator.wait(15)
+        assert finished.returncode == 5, finished
+        assert f"{victim}-a" in finished.stderr.splitlines()[-1]
+        other.wait(10)
+        agent.wait(10)
+        wait_until(lambda: not connections(client), "no connections", 5)
+        client.flushdb()
+
+
+def test_an_error_reply_to_the_preload_ends_the_start_in_one_line(fleet: Fleet, valkey: Server) -> None:
+    valkey.client().lpush("stampede:77", "x")
+    (fleet.commands.directory / "plan.yaml").write_text(
+        "workload: {keys: {maximum: 100}, preload: [{command: INCR __key__}]}\nload: {duration: 1s}\n"
+    )
+    finished = fleet.commands.coordinator("start", "plan.yaml", "--url", valkey.url, *ONE_LOCAL)
+    assert finished.returncode == 4
+    assert finished.stderr.splitlines()[-1].endswith(
+        "refused the preload: INCR stampede:77 was answered with WRONGTYPE Operation against a key holding the wrong "
+        "kind of value"
+    )
+    assert not fleet.runs
+
+
+def test_an_error_reply_to_the_setup_starts_nothing(fleet: Fleet, valkey: Server) -> None:
+    finished = fleet.commands.coordinator(
+        "start", "--url", valkey.url, "--duration", "1s", "--setup", "INCRBY counter much", *ONE_LOCAL
+    )
+    assert finished.returncode == 4
+    [line] = finished.stderr.splitlines()
+    assert line.endswith('refused the setup: "INCRBY counter much" was answered with ERR value is not an integer or '
+                         "out of range")  # fmt: skip
+    assert not fleet.runs
+
+
+def test_a_flush_has_to_be_said_twice(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    client.set("precious", "x")
+    plan = fleet.commands.directory / "plan.yaml"
+    plan.write_text("workload: {flush_before: true}\nload: {requests: 10}\n")
+    start = ("start", str(plan), "--url", valkey.url, *ONE_LOCAL)
+    finished = fleet.commands.coordinator(*start, STAMPEDE_YES_FLUSH="1")
+    assert (finished.returncode, client.exists("precious")) == (2, 1)
+    [line] = finished.stderr.splitlines()
+    assert "say --yes-flush too" in line
+    assert not fleet.runs
+    plan.write_text("workload: {yes_flush: true}\nload: {requests: 10}\n")
+    assert fleet.commands.coordinator(*start).returncode == 3
+    plan.write_text("workload: {flush_before: true}\nload: {requests: 10}\n")
+    finished = fleet.commands.coordinator(*start, "--yes-flush")
+    assert (finished.returncode, client.exists("precious")) == (0, 0)
+    assert f"flushed 1 keys of {valkey.url}" in finished.stderr
+
+
+def test_after_the_run_the_plans_keys_are_gone_and_all_others_are_there(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    others = ("load:abc", "load:1001", "loader:5", "xload:5", "load:{5}", "mine")
+    client.mset(dict.fromkeys(others, "x"))
+    ended = fleet.run(
+        "--url", valkey.url, *ONE_LOCAL, "--preload", "--key-prefix", "load:", "--key-maximum", "1000",
+        "--setup", "XGROUP CREATE stream:__key__ workers 0 MKSTREAM", "--setup", "SET literal x",
+        "--requests", "2000", "--ratio", "1:1", "--clean-up", "keys",
+    )  # fmt: skip
+    assert ended.code == 0, ended.finished.stderr
+    found: Any = client.keys("*")
+    assert set(found) == {key.encode() for key in others}
+    cleaned = ended.summary["clean_up"]
+    assert (cleaned["deleted"], cleaned["left"], cleaned["error"]) == (2_001, 0, "")
+    assert ended.summary["preload"]["dbsize_before"] == 1_001 + len(others)
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert "setup: 1,001 calls" in ended.finished.stderr
+    assert "Clean-up      2,001 keys deleted in " in ended.finished.stdout
+    again = fleet.commands.coordinator("report", "latest", "--format", "json").stdout
+    assert json.loads(again) == ended.summary
+
+
+def test_an_interrupted_run_cleans_up(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    coordinator = fleet.coordinator(
+        "--url", valkey.url, *ONE_LOCAL, "--preload", "--key-maximum", "1000", "--duration", "60s",
+        "--clean-up", "keys",
+    )  # fmt: skip
+    fleet.until_loading()
+    coordinator.signal(signal.SIGINT)
+    coordinator.wait_for_text("deleting the plan's keys", 10)
+    ended = fleet.end(coordinator, 10)
+    assert (ended.code, client.dbsize()) == (130, 0)
+    assert ended.summary["clean_up"]["left"] == 0
+
+
+def test_a_resumed_run_neither_flushes_nor_sets_up_nor_preloads_again(fleet: Fleet, valkey: Server) -> None:
+    client = valkey.client()
+    fleet.agent("a")
+    killed = fleet.coordinator(
+        "--expect-agents", "1", "--url", valkey.url, "--preload", "--key-maximum", "1000", "--flush-before",
+        "--yes-flush", "--setup", "INCR setups", "--duration", "6s", "--command", "GET", "--lease", "20s",
+    )  # fmt: skip
+    fleet.until_loading()
+    killed.process.kill()
+    killed.wait(5)
+    client.set("since", "x")
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", fleet.runs[-1].name))
+    assert ended.code == 0, ended.finished.stderr
+    assert (client.get("setups"), client.get("since")) == (b"1", b"x")
+    assert calls(client)["flushdb"] == 1
+    assert ended.summary["preload"]["ok"] is True
+    assert Path(ended.folder).is_dir()
