@@ -182,8 +182,9 @@ def _of_scripts(aggregate: Aggregate) -> set[str]:
     if aggregate.opened is None:
         return set()
     workload = aggregate.opened.plan.workload
-    commands = [text for entry in workload.commands for text in (entry.command, *(then.command for then in entry.then))]
-    texts = [*(script.lua for script in workload.scripts), *workload.setup, *commands]
+    parts = (part for template in plan_templates(workload) for part in template.parts)
+    literals = (part.decode(errors="replace") for part in parts if isinstance(part, bytes))
+    texts = [*(script.lua for script in workload.scripts), *workload.setup, *literals]
     return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}
 
 

@@ -165,10 +165,16 @@ class _Stream:
         )
 
     def one_by_one(self) -> Iterator[Operation]:
-        """Operations made when they are asked for, after all replies before them; what follows a reply comes first."""
+        """Operations made when they are asked for, after all replies before them; what follows a reply comes first. A
+        first block is drawn at once, but for batches that keep to one slot: these are drawn one by one."""
+        if self._mix.batch_of_one_tag:
+            return self._batch_by_batch()
+        first = self._block(self._size)
+        blocks = chain([first], (self._block(self._size) for _ in repeat(None)))
+        return chain.from_iterable(self._each(*block, following=True) for block in blocks)
+
+    def _batch_by_batch(self) -> Iterator[Operation]:
         batch, pending = self._mix.batch_of_one_tag, self._pending
-        while not batch:
-            yield from self._each(*self._block(self._size), following=True)
         while True:
             # What follows a batch is on keys of the batch's tag; a batch that begins with it goes on in that tag.
             held = [pending.popleft() for _ in range(min(batch, len(pending)))]

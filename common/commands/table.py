@@ -46,7 +46,8 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     group is that of Redis' own documentation; writes: it may change the data. expiring: the template in a plan with an
     expiry. timeout: where a blocking command says how long it waits. subscribes: no request with one reply, but made by
-    the driver. needs: what has to be there before it can be issued, for people; "" for nothing.
+    the driver. needs: what has to be there before it can be issued, for people; "" for nothing. routed: redis-py's
+    cluster client can send it to one node.
     """
 
     template: Template
@@ -59,6 +60,7 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Timeout | None = None
     subscribes: bool = False
     needs: str = ""
+    routed: bool = True
 
 
 _GROUPS: dict[str, Holds] = {
@@ -92,6 +94,7 @@ def _row(
     timeout: Timeout | None = None,
     subscribes: bool = False,
     needs: str = "",
+    routed: bool = True,
 ) -> CommandSpec:
     return CommandSpec(
         template=parse_template(template),
@@ -104,6 +107,7 @@ def _row(
         timeout=timeout,
         subscribes=subscribes,
         needs=needs,
+        routed=routed,
     )
 
 
@@ -167,7 +171,8 @@ _ROWS: tuple[CommandSpec, ...] = (
          needs="that the key exists: an error else"),
     _row("RENAMENX __keys(2)__", "generic", "give a key a name that is free", writes=True,
          needs="that the key exists: an error else"),
-    _row("SCAN __cursor__ COUNT 100", "generic", "walk through the names of all keys", holds=Holds.NOTHING),
+    _row("SCAN __cursor__ COUNT 100", "generic", "walk through the names of all keys", holds=Holds.NOTHING,
+         routed=False),
     _row("SORT __key__ ALPHA", "list", "read a list in order", writes=True),
     _row("SORT_RO __key__ ALPHA", "list", "read a list in order, and write nothing"),
     _row("TOUCH __keys(3)__", "generic", "note that three keys are in use"),
@@ -324,10 +329,10 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("FCALL_RO stampede 1 __key__", "scripting", "call a function that writes nothing",
          needs="a function called stampede: FUNCTION LOAD in setup"),
 
-    _row("ECHO __data__", "connection", "send a value there and back"),
+    _row("ECHO __data__", "connection", "send a value there and back", routed=False),
     _row("DBSIZE", "server", "how many keys there are"),
     _row("LASTSAVE", "server", "when the data was last saved"),
-    _row("LOLWUT", "server", "the version, as a picture"),
+    _row("LOLWUT", "server", "the version, as a picture", routed=False),
     _row("TIME", "server", "the server's clock"),
 )  # fmt: skip
 

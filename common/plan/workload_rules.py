@@ -212,9 +212,16 @@ def expiry_is_used(plan: Plan) -> Iterator[Finding]:
 
 
 def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
-    """With hash tags, the keys of one command, and of one transaction, can be drawn from one tag."""
+    """In a cluster, each command can be sent to one node; with hash tags, the keys of one command, and of one
+    transaction, can be drawn from one tag."""
     workload = plan.workload
     shared = workload.transaction > 0
+    for path, template, _, _ in _templates(workload) if is_cluster(plan.target) else ():
+        if template.name in COMMANDS and not COMMANDS[template.name].routed:
+            yield (
+                path,
+                f"expected a command that can be sent to one node of a cluster, got {template.name}; leave it out",
+            )
     if not keys_per_hash_tag(plan.target, workload):
         if is_cluster(plan.target):
             yield from _slots_are_kept(workload)

@@ -102,6 +102,22 @@ def test_what_follows_a_reply_counts_too() -> None:
     assert balance(fold(records)).server_calls == 12
 
 
+@pytest.mark.parametrize(("calls", "unaccounted"), [({"set": 15, "eval": 5}, 0), ({"set": 8, "eval": 5}, 2)])
+def test_what_a_script_of_the_command_table_calls_is_known(calls: dict[str, int], unaccounted: int) -> None:
+    the_plan = plan()
+    workload = Workload(commands=(Command(command="SET"), Command(command="EVAL")))
+    the_plan = type(the_plan)(target=the_plan.target, workload=workload, load=the_plan.load)
+    done = {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(5)))}
+    records = [
+        opened(the_plan, ["a1"]),
+        reading(When.BEFORE, {}),
+        accepted("a1", 0, interval(0, done)),
+        noted("a1", 15),
+        reading(When.AFTER, calls),
+    ]
+    assert balance(fold(records)).unaccounted == unaccounted
+
+
 def test_multi_and_exec_are_held_against_the_transactions() -> None:
     def ledger(multi: int, executed: int, **more: int) -> Ledger:
         get = command(histogram(*range(10)), failures={"ConnectionError": 5} if more else {})

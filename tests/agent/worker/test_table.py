@@ -12,10 +12,12 @@ import redis
 
 from agent.worker.operations import Mix, Operation, draw_operations
 from agent.worker.resp import reply_measure, request_bytes
-from common.commands import COMMANDS, Holds, Placeholder
+from common.commands import COMMANDS, Holds, Placeholder, keys_per_hash_tag
 from common.plain import from_plain
-from common.plan.schema import Workload
+from common.plan.schema import Target, Workload
+from coordinator.embedded import HOST
 from tests.support.servers import Server, start_server
+from tests.support.shapes import start_cluster
 
 KEYS = 3
 LUA = "return redis.call('GET', KEYS[1])"
@@ -214,3 +216,33 @@ def test_doubles_are_measured_as_the_server_writes_them(server: Server, protocol
         ]
     # The server's algorithm, Grisu2, finds the fewest digits in all but a few in a thousand cases.
     assert len(differences) <= len(numbers) // 100, differences
+
+
+def test_in_a_cluster_no_row_leaves_its_slot_and_each_goes_to_one_node() -> None:
+    found = []
+    with start_cluster(replicas=0) as cluster:
+        target = Target(url=cluster.url)
+        client = redis.RedisCluster(host=HOST, port=cluster.nodes[0].port, socket_timeout=5.0)
+        for number in range(50):  # a cluster that is new may still refuse, or send elsewhere
+            client.set(f"first:{number}", "x")
+        for name, row in COMMANDS.items():
+            if row.subscribes or not row.routed:
+                continue
+            entry: dict[str, Any] = {"command": IMPATIENT.get(name, name)}
+            workload = from_plain({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
+            per_hash_tag = keys_per_hash_tag(target, workload)
+            if row.template.count(Placeholder.IDS):
+                continue  # of one key
+            before = cluster.calls(name.lower())
+            for _, arguments, _, _ in islice(draw_operations(Mix(workload, 1, per_hash_tag), 1, 0), 3):
+                try:
+                    client.execute_command(*arguments)
+                except redis.ResponseError as error:
+                    if str(error).startswith(("CROSSSLOT", "MOVED")):
+                        found.append(f"{name}: {error}")
+                except redis.RedisError as error:
+                    found.append(f"{name}: {error!r}")
+            if cluster.calls(name.lower()) - before != 3:
+                found.append(f"{name}: {cluster.calls(name.lower()) - before} calls of 3")
+        client.close()
+    assert found == []

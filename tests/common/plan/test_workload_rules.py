@@ -174,6 +174,14 @@ def test_in_a_cluster_keys_of_several_slots_are_refused(workload: dict[str, Any]
     assert refusal({**workload, "keys": {"per_hash_tag": 0}}) is None
 
 
+def test_in_a_cluster_what_goes_to_no_node_in_particular_is_refused() -> None:
+    found = refusal({"commands": commands("GET", "SCAN")}, **CLUSTER)
+    assert found == (
+        "commands[1].command: expected a command that can be sent to one node of a cluster, got SCAN; leave it out"
+    )
+    assert refusal({"commands": commands("HSCAN", "DBSIZE")}, **CLUSTER) is None
+
+
 def test_what_makes_sense_is_not_refused() -> None:
     assert refusal({"commands": commands("SET"), "expiry": {"minimum": 1, "maximum": 60}}) is None
     assert refusal({"commands": commands("SET"), "values": {"minimum": 26, "maximum": 26, "verify": True}}) is None
