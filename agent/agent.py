@@ -127,8 +127,8 @@ class Agent:
                 self._control.send(codec.encode(envelope))
             case ConnectMetrics(port):
                 self._connect_metrics(port)
-            case Spawn(assignments):
-                self._processes.spawn(assignments)
+            case Spawn(run_id, assignments):
+                self._processes.spawn(run_id, assignments)
             case OrderWorkers(order):
                 self._processes.order(order)
             case KillWorkers():

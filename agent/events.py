@@ -86,6 +86,7 @@ class ConnectMetrics:
 class Spawn:
     """Spawn one worker process for each assignment; process numbers are positions."""
 
+    run_id: str
     assignments: tuple[Assignment, ...]
 
 

@@ -33,7 +33,7 @@ class Processes:
         self._context = multiprocess.get_context("spawn")
         self._children: dict[int, tuple[BaseProcess, Connection]] = {}
 
-    def spawn(self, assignments: Sequence[Assignment]) -> None:
+    def spawn(self, run_id: str, assignments: Sequence[Assignment]) -> None:
         """Start a process for each assignment and have it prepare."""
         for number, assignment in enumerate(assignments):
             ours, theirs = self._context.Pipe(duplex=True)
@@ -42,7 +42,7 @@ class Processes:
             # Only the child may hold its end, or we would never read the end of the pipe when it dies.
             theirs.close()
             self._children[number] = (child, ours)
-            ours.send_bytes(codec.pack(WorkerPrepare(assignment=assignment, process=number)))
+            ours.send_bytes(codec.pack(WorkerPrepare(run_id=run_id, assignment=assignment, process=number)))
 
     def filenos(self) -> list[int]:
         """What to poll: one pipe for each living process."""

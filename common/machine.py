@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cores() -> int:
@@ -16,3 +20,12 @@ def usable_cores() -> int:
 def this_host() -> str:
     """The name of this machine, for people."""
     return socket.gethostname()
+
+
+def boot_id() -> str:
+    """What this machine and the time since its last start are called: wherever it is the same, monotonic clocks can be
+    compared. Where the system does not tell, as on macOS, the machine's name and network address stand in."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return f"{this_host()} {uuid.getnode()}"

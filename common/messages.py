@@ -288,6 +288,7 @@ CoordinatorMessage = Welcome | Refused | Prepare | Start | HeartbeatReply | Stop
 class WorkerPrepare(Message, frozen=True, kw_only=True):
     """Agent to worker process: build these pools and open what is to be open."""
 
+    run_id: str
     assignment: Assignment
     process: Tally
 

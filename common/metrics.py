@@ -81,6 +81,29 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     open_peak: Tally = 0
 
 
+class DeliveryMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pub/sub messages over some interval.
+
+    expected: subscribers to which the server said it handed our messages, by the time of sending. delivered: messages
+    of this run that its subscribers received, by the time of arrival. foreign: messages of anybody else. repeated:
+    messages that a retry sent twice. resubscribed: SUBSCRIBE calls that reconnects repeated. latency: ns from sending
+    to arrival, of those delivered whose sender has the same clock.
+    """
+
+    expected: Tally = 0
+    delivered: Tally = 0
+    foreign: Tally = 0
+    repeated: Tally = 0
+    resubscribed: Tally = 0
+    latency: Histogram = EMPTY
+
+    @property
+    def lost(self) -> int:
+        """Messages that the server handed out and that never arrived. What a PUBLISH without a reply delivered was
+        never expected, and may hide as many."""
+        return max(0, self.expected - self.delivered)
+
+
 class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
     free at once). send_lag: ns from intended to actual send, open loop only."""
@@ -89,6 +112,7 @@ class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
     checkout_wait: Histogram = EMPTY
     send_lag: Histogram = EMPTY
     connections: ConnectionMetrics = ConnectionMetrics()
+    deliveries: DeliveryMetrics = DeliveryMetrics()
 
 
 class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +192,19 @@ def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> Connect
     )
 
 
+def merge_deliveries(parts: Iterable[DeliveryMetrics]) -> DeliveryMetrics:
+    """All messages of all parts."""
+    parts = list(parts)
+    return DeliveryMetrics(
+        expected=sum(part.expected for part in parts),
+        delivered=sum(part.delivered for part in parts),
+        foreign=sum(part.foreign for part in parts),
+        repeated=sum(part.repeated for part in parts),
+        resubscribed=sum(part.resubscribed for part in parts),
+        latency=Histogram.merge(part.latency for part in parts),
+    )
+
+
 def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
     """All commands, waits and connection events of all parts."""
     parts = list(parts)
@@ -176,6 +213,7 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
         checkout_wait=Histogram.merge(part.checkout_wait for part in parts),
         send_lag=Histogram.merge(part.send_lag for part in parts),
         connections=merge_connections((part.connections for part in parts), how),
+        deliveries=merge_deliveries(part.deliveries for part in parts),
     )
 
 

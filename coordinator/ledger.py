@@ -108,10 +108,13 @@ def _replies(aggregate: Aggregate) -> tuple[int, int]:
 
 
 def _retried(aggregate: Aggregate) -> int:
-    """Calls that retries may have repeated: each sends a whole round trip again."""
+    """Calls that may have been repeated: by a retry, which sends a whole round trip again, or by a reconnect, which
+    subscribes to all channels again."""
     workload = aggregate.opened.plan.workload if aggregate.opened else None
     round_trip = max(workload.pipeline, workload.transaction, 1) if workload else 1
-    return round_trip * sum(pool.connections.retries for pool in aggregate.totals.pools.values())
+    pools = aggregate.totals.pools.values()
+    resubscribed = sum(pool.deliveries.resubscribed for pool in pools)
+    return round_trip * sum(pool.connections.retries for pool in pools) + resubscribed
 
 
 def _plan_commands(aggregate: Aggregate) -> set[str]:

@@ -184,6 +184,7 @@ def test_the_table_of_the_summary_has_all_keys_in_order() -> None:
         "totals": shapes.Stats,
         "checkout_wait_us": shapes.Quantiles,
         "connections": shapes.Connections,
+        "pubsub": shapes.PubSub,
         "ledger": Ledger,
         "preload": Preload,
         "clean_up": CleanUp,

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from agent.worker.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.events import ConnectionFold, Event, EventLog
 from agent.worker.recorder import (
     NO_ROWS,
@@ -39,9 +40,17 @@ Place: TypeAlias = tuple[int, int]
 class CollectedGroup:
     """One group of pools: where its rows and events come from, and those that belong to seconds still to come."""
 
-    def __init__(self, name: str, records: Sequence[ThreadRecord], logs: Sequence[EventLog]) -> None:
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[ThreadRecord],
+        logs: Sequence[EventLog],
+        deliveries: DeliveryRecord | None = None,
+    ) -> None:
+        """deliveries: of a mix with subscribers."""
         self.name = name
         self.records = records
+        self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
         self._rows: Rows = NO_ROWS
         self._places = seconds_of(NO_ROWS, 0)  # of each row, as one number: second * MAX_LEGS + leg
@@ -57,12 +66,14 @@ class CollectedGroup:
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
+        self._deliveries.gather(t0_ns, line)
         return fresh
 
     def places(self, t0_ns: int, line: Timeline) -> set[Place]:
         """Where what was gathered belongs."""
         of_rows = {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
-        return of_rows | {_place(event, t0_ns, line) for event in self._events}
+        of_events = {_place(event, t0_ns, line) for event in self._events}
+        return of_rows | of_events | self._deliveries.places()
 
     def release(
         self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
@@ -82,7 +93,9 @@ class CollectedGroup:
         events = [event for event in self._events if _place(event, t0_ns, line) == place]
         self._events = [event for event in self._events if _place(event, t0_ns, line) != place]
         connections = self._fold.add_up(events, is_late=late)
-        return msgspec.structs.replace(bin_rows(rows, names, outcomes.endings), connections=connections), begun_after
+        deliveries = self._deliveries.release(place)
+        found = bin_rows(rows, names, outcomes.endings)
+        return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), begun_after
 
 
 def _place(event: Event, t0_ns: int, line: Timeline) -> Place:

@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import array_header_bytes, bulk_bytes, decimal_digits
-from agent.worker.values import Values, sealed
+from agent.worker.values import Blank, Values, sealed
 from common.commands import Mixed, Part, Piece, Placeholder, Rand, Sha, Template
 from common.histogram import Ints
 
@@ -119,6 +119,17 @@ class _Data:
 
 
 @dataclass(frozen=True, slots=True)
+class _Message:
+    """Not late: it is stamped by whoever issues it, in its place."""
+
+    values: Values
+
+    def fill(self, rows: Rows) -> Filled:
+        values, sizes = self.values.draw(rows.generator, rows.count)
+        return map(Blank, values), sizes
+
+
+@dataclass(frozen=True, slots=True)
 class _Whole:
     """A whole number, uniform over low..high."""
 
@@ -200,6 +211,8 @@ class _Maker:
                 return self._owner
             case Placeholder.DATA:
                 return _Data(supplies.values, self._owner)
+            case Placeholder.MESSAGE:
+                return _Message(supplies.values)
             case Placeholder.RAND_INT:
                 return _RandInt(index)
             case Placeholder.TTL:

@@ -111,7 +111,7 @@ def _serve(pipe: _Pipe) -> None:
         return
     _raise_open_files_limit()
     try:
-        run = WorkerRun(order.assignment)
+        run = WorkerRun(order.assignment, order.run_id)
         try:
             _prepare(pipe, run, order.assignment)
             _carry_out(pipe, run, order.assignment)
@@ -175,12 +175,13 @@ def _carry_out(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
 
 
 def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> bool:
-    """Report each second until all threads have ended. Returns whether they did so in time."""
+    """Report each second until all threads have ended, and all that was under way to subscribers has come. Returns
+    whether they did so in time."""
     drain_ns = assignment.plan.fleet.drain_s.ns
     # Only a connect under way cannot be cut short: it has a timeout of its own.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
     second = 0
-    while run.is_alive and not run.crash:
+    while (run.is_alive or run.is_listening) and not run.crash:
         due_ns = span.t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
         now_ns = monotonic_ns()
         if now_ns >= due_ns:
@@ -188,6 +189,8 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
             second = through + 1
             continue
+        if not run.is_alive:
+            run.finish_listening(now_ns)
         if now_ns >= span.end_ns + drain_ns:
             run.cut()
         if now_ns >= span.end_ns + drain_ns + grace_ns:
@@ -201,7 +204,7 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
 
 
 def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drained: bool) -> None:
-    at_least = (min(span.end_ns, monotonic_ns()) - span.t0_ns - 1) // NS_PER_S
+    at_least = (min(span.end_ns, run.ended_ns) - span.t0_ns - 1) // NS_PER_S
     through, intervals = collector.collect_rest(max(at_least, -1))
     # Before the last word: whoever hears it may count the server's connections, and should find none of ours.
     run.close()

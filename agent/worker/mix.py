@@ -15,7 +15,7 @@ _HANDFUL = 64
 more, and other threads would notice the pause."""
 _HANDFUL_BYTES = 1 << 20
 
-_LATE = (Placeholder.CURSOR, Placeholder.IDS, Placeholder.MESSAGE)
+_LATE = (Placeholder.CURSOR, Placeholder.IDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ are drawn apart, so that the others do not change.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice, repeat, starmap
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from agent.worker.columns import Arguments, Filler, Late, Rows, Supplies
+from agent.worker.columns import Arguments, Filler, Rows, Supplies
 from agent.worker.counters import SEQUENCE, Counters
 from agent.worker.distributions import numbers_of
 from agent.worker.following import Cursor, FollowUp, is_miss, verifier_of, wanted
@@ -41,15 +41,9 @@ def seed_sequence(seed: int, thread: int, purpose: int) -> np.random.SeedSequenc
     return np.random.SeedSequence(seed, spawn_key=(thread, purpose))
 
 
-def draw_operations(
-    mix: Mix, seed: int, thread: int, threads: int = 1, late: Mapping[Placeholder, Late] | None = None
-) -> Iterator[Operation]:
-    """The endless stream of thread number `thread` of the `threads` of the fleet.
-
-    late: what makes arguments that are not of the plan alone, each at the moment at which its operation is about to be
-    issued.
-    """
-    stream = _Stream(mix, seed, thread, threads, late or {})
+def draw_operations(mix: Mix, seed: int, thread: int, threads: int = 1) -> Iterator[Operation]:
+    """The endless stream of thread number `thread` of the `threads` of the fleet."""
+    stream = _Stream(mix, seed, thread, threads)
     return stream.one_by_one() if mix.is_late else stream.ahead()
 
 
@@ -98,7 +92,7 @@ class _Source:
 class _Stream:
     """All that one thread draws from. pending: operations that follow a reply, each with the key that it is on."""
 
-    def __init__(self, mix: Mix, seed: int, thread: int, threads: int, late: Mapping[Placeholder, Late]) -> None:
+    def __init__(self, mix: Mix, seed: int, thread: int, threads: int) -> None:
         self._mix, self._threads = mix, threads
         self._generator = np.random.default_rng(seed_sequence(seed, thread, 0))
         self._counters = Counters()
@@ -114,7 +108,7 @@ class _Stream:
                 thread=thread,
                 threads=threads,
                 scripts=mix.scripts,
-                late={**late, Placeholder.CURSOR: cursor.at} if cursor else late,
+                late={Placeholder.CURSOR: cursor.at} if cursor else {},
                 hold=cursor.hold if cursor else None,
             )
             source = _Source(command, supplies, cursor)

@@ -1,8 +1,9 @@
 """One worker process' share of a run: builds it, starts it, stops it, cuts it short.
 
 Order of shutdown: the span ends, so that nothing more is begun; workers come to their own end; those that have not by
-the drain's deadline are cut short, and come out with what they were doing counted as failed; the rest is collected;
-client instances are closed last, when no worker uses them any more.
+the drain's deadline are cut short, and come out with what they were doing counted as failed; subscribers read what is
+still under way to them, no longer than their grace, and close their connections; the rest is collected; client
+instances are closed last, when no worker uses them any more.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 from agent.worker.accounting import Worker
 from agent.worker.collector import CollectedGroup, Collector
+from agent.worker.deliveries import DeliveryRecord
 from agent.worker.host import Host, Job
 from agent.worker.loop_host import LoopHost
 from agent.worker.operations import Mix, Operation, draw_operations
 from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pools import Opens, prewarm
+from agent.worker.pubsub import Subscribers
 from agent.worker.recorder import Outcomes, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
 from agent.worker.stages import StagedPacer, schedules_of
@@ -52,6 +55,7 @@ class _Group:
     """The pools of one group of the plan that this process hosts, each with its workers' seats."""
 
     pools: Pools
+    deliveries: DeliveryRecord = field(default_factory=DeliveryRecord)
     hosted: list[tuple[Host, list[_Seat]]] = field(default_factory=list)
 
     @property
@@ -65,9 +69,9 @@ class WorkerRun:
     crash: one line on what went wrong in a worker that never should; "" as long as nothing did.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, run_id: str = "") -> None:
         """Builds everything but the clients of a cluster, which connect when they are made: `open` makes them. Opens no
-        connection. Raises PlanError."""
+        connection. run_id: tells this run's pub/sub messages from others'. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)
@@ -78,6 +82,7 @@ class WorkerRun:
         self._groups: dict[int, _Group] = {}
         self._ended_ns: dict[int, int] = {}
         self.crash = ""
+        self._subscribers = Subscribers(self._plan, run_id, self._crashed)
         for share in assignment.pools:
             group = self._groups.setdefault(share.group, _Group(self._plan.pools[share.group]))
             self._add_pool(group, share.number, share.first_thread)
@@ -120,25 +125,32 @@ class WorkerRun:
         end_ns = self._line.end_ns
         span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns)
         groups = [
-            CollectedGroup(group.pools.name, group.records, [log for host, _ in group.hosted for log in host.logs])
+            CollectedGroup(
+                group.pools.name,
+                group.records,
+                [log for host, _ in group.hosted for log in host.logs],
+                group.deliveries,
+            )
             for group in self._groups.values()
         ]
         for group in self._groups.values():
             measures = self._measures(group.hosted[0][0].client)
             for host, seats in group.hosted:
-                host.start([self._job(host, seat, span, measures) for seat in seats])
+                pools = [self._subscribers.pool_for(seat.number, host.pool, group.deliveries) for seat in seats]
+                each = zip(seats, pools, strict=True)
+                host.start([self._job(seat, pool, span, measures) for seat, pool in each])
         return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)
 
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]
 
-    def _job(self, host: Host, seat: _Seat, span: Span, measures: list[Measure]) -> Job:
+    def _job(self, seat: _Seat, pool: Any, span: Span, measures: list[Measure]) -> Job:
         workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
         worker = Worker(
             span=span,
             pacer=self._pacer(seat, span, batch),
-            pool=host.pool,
+            pool=pool,
             operations=seat.operations,
             record=seat.record,
             outcomes=self._outcomes,
@@ -171,9 +183,12 @@ class WorkerRun:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - the last stop of a worker: said in one line, by the process
-            self.crash = self.crash or describe(error)
+            self._crashed(error)
         finally:
             self._ended_ns[number] = monotonic_ns()
+
+    def _crashed(self, error: Exception) -> None:
+        self.crash = self.crash or describe(error)
 
     @property
     def ended_ns(self) -> int:
@@ -185,14 +200,27 @@ class WorkerRun:
         """Whether any worker still runs."""
         return any(host.is_alive for host in self._hosts)
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether any subscriber still reads: after the worker threads have ended, what is under way to it."""
+        return self._subscribers.is_alive
+
+    def finish_listening(self, now_ns: int) -> None:
+        """Have subscribers read what is under way, and end; cut them short once their grace is over. To be called
+        whenever some time has passed, once all worker threads have ended."""
+        if now_ns >= self._subscribers.finish(now_ns):
+            self.cut()
+
     def cut(self) -> None:
         """End whatever any worker is waiting for, now. The span must have ended before. Idempotent."""
         self._lifeline.cut()
+        self._subscribers.cut()
         for host in self._hosts:
             host.cut()
 
     def close(self) -> None:
-        """Close all client instances. Idempotent."""
+        """Close all subscribers and client instances. Idempotent."""
+        self._subscribers.close()
         for host in self._hosts:
             host.close()
 

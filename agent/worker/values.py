@@ -67,6 +67,10 @@ class Values:
         return map(self._source.__getitem__, cuts), sizes
 
 
+class Blank(bytes):
+    """A pub/sub message before it is stamped: of its size, and of the bytes of a value."""
+
+
 def sealed(value: bytes, key: bytes) -> bytes:
     """A value of the same size that can be verified: its end is the body."""
     content = b"%s %s" % (key, value[len(key) + 10 :])

@@ -17,6 +17,9 @@ from common.commands.planned import keys_per_hash_tag as keys_per_hash_tag
 from common.commands.planned import plan_templates as plan_templates
 from common.commands.planned import planned_commands as planned_commands
 from common.commands.planned import script_digest as script_digest
+from common.commands.pubsub import PUBLISHING as PUBLISHING
+from common.commands.pubsub import SUBSCRIBING as SUBSCRIBING
+from common.commands.pubsub import subscribes as subscribes
 from common.commands.samples import key_text as key_text
 from common.commands.samples import sample_calls as sample_calls
 from common.commands.table import COMMANDS as COMMANDS

@@ -92,6 +92,7 @@ def _row(
     reply: Reply = Reply.OTHER,
     expiring: str | None = None,
     timeout: Timeout | None = None,
+    subscribes: bool = False,
     needs: str = "",
     routed: bool = True,
 ) -> CommandSpec:
@@ -104,6 +105,7 @@ def _row(
         reply=reply,
         expiring=parse_template(expiring) if expiring else None,
         timeout=timeout,
+        subscribes=subscribes,
         needs=needs,
         routed=routed,
     )
@@ -310,8 +312,11 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("GEOSEARCHSTORE __keys(2)__ FROMLONLAT __rand(-179,179)__ __rand(-84,84)__ BYRADIUS 500 km COUNT 10", "geo",
          "keep places within 500 km", writes=True),
 
-    _row("PUBLISH channel:__rand(1,10)__ __data__", "pubsub", "send to all who subscribed to a channel"),
-    _row("SPUBLISH channel:__rand(1,10)__ __data__", "pubsub", "send to all who subscribed to a channel of a shard"),
+    _row("PUBLISH channel:__rand(1,10)__ __message__", "pubsub", "send to all who subscribed to a channel"),
+    _row("SPUBLISH channel:__rand(1,10)__ __message__", "pubsub", "send to all who subscribed to a channel of a shard"),
+    _row("SUBSCRIBE channel:__rand(1,10)__", "pubsub", "receive what is sent to a channel", subscribes=True),
+    _row("SSUBSCRIBE channel:__rand(1,10)__", "pubsub", "receive what is sent to a channel of a shard",
+         subscribes=True),
 
     _row(f"EVAL {_WRITES} 1 __key__ __data__", "scripting", "run a script that comes along", writes=True),
     _row(f"EVAL_RO {_READS} 1 __key__", "scripting", "run a script that comes along and writes nothing"),

@@ -14,6 +14,7 @@ from common.commands import is_cluster
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.preparation import PREPARATION_RULES
+from common.plan.pubsub_rules import PUBSUB_RULES
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
 from common.plan.shape import Path
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
@@ -238,6 +239,7 @@ RULES: tuple[Rule, ...] = (
     *PREPARATION_RULES,
     _retries_ascend,
     _one_kind_of_batch,
+    *PUBSUB_RULES,
     _stages_agree,
     _times_above_zero,
     _keepalive_whole,

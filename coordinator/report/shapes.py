@@ -157,6 +157,20 @@ class Connections(Part, frozen=True, kw_only=True):
     server_clients_after: int | None
 
 
+class PubSub(Part, frozen=True, kw_only=True):
+    """What became of the run's pub/sub messages. expected: deliveries that the server announced in its replies to
+    PUBLISH. delivered: those that arrived, until `grace` after the load. lost: the difference, 0 at least. repeated:
+    copies that a retry sent. foreign: messages of others on our channels. latency_us: from before a message's PUBLISH
+    to its arrival, of those whose sender is on the same host, and without the warmup, which is in all counts."""
+
+    expected: int
+    delivered: int
+    lost: int
+    repeated: int
+    foreign: int
+    latency_us: Quantiles
+
+
 class Bin(Part, frozen=True, kw_only=True):
     """Operations of more than the bin before, up to `up_to_us`."""
 
@@ -166,8 +180,8 @@ class Bin(Part, frozen=True, kw_only=True):
 
 class Summary(Part, frozen=True, kw_only=True):
     """The whole of summary.json. Totals, commands, pools, checkout waits, errors and bins are of what was measured, and
-    not of the warmup. preload, clean_up: None where the plan wants none. latency_bins: of all operations done; response
-    time where all stages are an open loop."""
+    not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan wants none.
+    latency_bins: of all operations done; response time where all stages are an open loop."""
 
     format: int
     run: Run
@@ -181,6 +195,7 @@ class Summary(Part, frozen=True, kw_only=True):
     pools: dict[str, Stats]
     checkout_wait_us: Quantiles
     connections: Connections
+    pubsub: PubSub | None
     errors: dict[str, int]
     ledger: Ledger
     preload: Preload | None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from common.commands import subscribes
 from common.errors import UsageError
 from common.histogram import Histogram, bucket_bounds
-from common.metrics import CommandMetrics, IntervalMetrics, merge_commands, merge_counts
+from common.metrics import CommandMetrics, IntervalMetrics, merge_commands, merge_counts, merge_deliveries
 from common.plain import to_plain
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
@@ -23,6 +24,7 @@ from coordinator.report.shapes import (
     Connections,
     Latency,
     Load,
+    PubSub,
     Quantiles,
     Run,
     Stage,
@@ -69,6 +71,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         pools={name: _stats(pool, duration_s, any_open) for name, pool in pools.items()},
         checkout_wait_us=quantiles(Histogram.merge(pool.checkout_wait for pool in totals.pools.values()), _US),
         connections=_connections(aggregate, opened),
+        pubsub=_pubsub(aggregate) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
         ledger=ledger,
         preload=preload_of(aggregate),
@@ -209,6 +212,20 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
         topology_refreshes=sum(pool.topology_refreshes for pool in pools),
         server_clients_before=clients.get(When.BEFORE),
         server_clients_after=clients.get(When.AFTER),
+    )
+
+
+def _pubsub(aggregate: Aggregate) -> PubSub:
+    # Counts are of everything: a message sent in one stage may be told of by another host in the next one.
+    deliveries = merge_deliveries(pool.deliveries for pool in aggregate.totals.pools.values())
+    measured = merge_deliveries(pool.deliveries for pool in aggregate.measured.pools.values())
+    return PubSub(
+        expected=deliveries.expected,
+        delivered=deliveries.delivered,
+        lost=deliveries.lost,
+        repeated=deliveries.repeated,
+        foreign=deliveries.foreign,
+        latency_us=quantiles(measured.latency, _US),
     )
 
 

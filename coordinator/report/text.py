@@ -14,7 +14,7 @@ from rich.text import Text
 from common.units import format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd, Outcome
-from coordinator.report.shapes import Quantiles, Stage, Stats, Summary
+from coordinator.report.shapes import PubSub, Quantiles, Stage, Stats, Summary
 from coordinator.verdict import Level
 
 _AGENTS_SHOWN = 10
@@ -197,6 +197,7 @@ def _tail(summary: Summary) -> Table:
         *before,
         ("Connections", Text(_connections(summary))),
         ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
+        *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
         ("Errors", Text(_errors(summary))),
         ("Ledger", Text(_ledger(summary))),
         *after,
@@ -234,6 +235,19 @@ def _wait(wait_us: Quantiles) -> str:
         f"avg {_ms(wait_us.mean)}, p50 {_ms(wait_us.p50)}, p99 {_ms(wait_us.p99)}, max {_ms(wait_us.max)} ms "
         f"over {wait_us.count:,} checkouts"
     )
+
+
+def _deliveries(pubsub: PubSub) -> Text:
+    text = Text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
+    text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
+    text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")
+    text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
+    took = pubsub.latency_us
+    if took.count:
+        text.append(f"\nlatency avg {_ms(took.mean)}, p50 {_ms(took.p50)}, p99 {_ms(took.p99)}, max {_ms(took.max)} ms")
+    if took.count < pubsub.delivered:
+        text.append(f"\n{took.count:,} of them timed: not those between hosts, nor a warmup's")
+    return text
 
 
 def _errors(summary: Summary) -> str:

@@ -94,12 +94,13 @@ class _Workers:
         """One pool of the plan for each."""
         workers = plan.pools[0].workers_per_pool
         self._processes.spawn(
+            "benchmark",
             [
                 Assignment(
                     plan=plan, pools=(PoolShare(0, number, number * workers),), threads_total=self._count * workers
                 )
                 for number in range(self._count)
-            ]
+            ],
         )
         self._listen(lambda: self._prepared == self._count or self._exited > 0, monotonic_ns() + _PATIENCE_NS)
         if self._prepared < self._count:

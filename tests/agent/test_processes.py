@@ -105,7 +105,7 @@ def calls_of(server: Server) -> int:
 def test_processes_share_a_run_between_them_and_end_by_themselves(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
+    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
     pids = heard.processes.pids()
     assert len({os.getpid(), *pids}) == 3
     assert len(heard.processes.filenos()) == 2
@@ -130,7 +130,7 @@ def test_processes_share_a_run_between_them_and_end_by_themselves(
 
 
 def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server, heard: Heard) -> None:
-    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2)))
+    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     heard.all_prepared(2)
     heard.start()
     heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
@@ -149,7 +149,7 @@ def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server
 def test_interrupts_of_the_terminal_and_requests_to_end_are_the_agents_business(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    heard.processes.spawn(dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
+    heard.processes.spawn("run", dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
     os.kill(pid, signal.SIGINT)
@@ -173,7 +173,7 @@ def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceb
     plan = msgspec.structs.replace(
         plan_of(valkey.url), workload=Workload(commands=(Command(command="GET"),), keys=Keys(maximum=Count(1 << 63)))
     )
-    heard.processes.spawn(dealt(plan))
+    heard.processes.spawn("run", dealt(plan))
     heard.until(lambda: heard.exits, "it has ended")
     assert heard.exits == {0: 1}
     [failed] = heard.said(0, Failed)
@@ -184,7 +184,7 @@ def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceb
 
 
 def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusing_url: str) -> None:
-    heard.processes.spawn(dealt(plan_of(refusing_url)))
+    heard.processes.spawn("run", dealt(plan_of(refusing_url)))
     heard.until(lambda: heard.exits, "it has ended")
     assert heard.exits == {0: 0}
     [failed] = heard.said(0, Failed)
@@ -193,7 +193,7 @@ def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusin
 
 
 def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Heard) -> None:
-    heard.processes.spawn(dealt(plan_of(valkey.url, pools=2)))
+    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     pids = heard.processes.pids()
     heard.all_prepared(1)
     heard.processes.kill()
@@ -211,7 +211,7 @@ from common.codec import unpack
 from common.messages import Assignment
 
 processes = Processes()
-processes.spawn([unpack(bytes.fromhex(sys.argv[1]), Assignment)])
+processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
 print(processes.pids()[0], flush=True)
 while True:
     for event in processes.events():

@@ -92,7 +92,7 @@ OF_WORKERS = [
     worker_metrics(3, 1, 2),
     worker_final(3),
 ]
-ORDERS = [WorkerPrepare(assignment=SHARE, process=1), WorkerStart(t0_ns=5), WorkerStop(drain=False)]
+ORDERS = [WorkerPrepare(run_id="run", assignment=SHARE, process=1), WorkerStart(t0_ns=5), WorkerStop(drain=False)]
 
 
 def name(value: object) -> str:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from common.machine import this_host, usable_cores
+from common.machine import boot_id, this_host, usable_cores
 
 
 def test_this_host_has_a_name() -> None:
@@ -16,3 +17,11 @@ def test_usable_cores_are_those_that_the_process_may_run_on(monkeypatch: pytest.
     assert usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == (os.cpu_count() or 1)
+
+
+def test_a_boot_has_a_name_that_stays_and_one_where_the_system_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = boot_id()
+    assert told == boot_id() != ""
+    monkeypatch.setattr("common.machine._BOOT_ID", Path("/nowhere/boot_id"))
+    assert boot_id() == boot_id() != told
+    assert this_host() in boot_id()

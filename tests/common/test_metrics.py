@@ -13,6 +13,7 @@ from common.histogram import MAX_VALUE, Histogram
 from common.metrics import (
     CommandMetrics,
     ConnectionMetrics,
+    DeliveryMetrics,
     IntervalMetrics,
     Merge,
     PoolMetrics,
@@ -20,6 +21,7 @@ from common.metrics import (
     merge_commands,
     merge_connections,
     merge_counts,
+    merge_deliveries,
     merge_intervals,
     merge_named,
     merge_pools,
@@ -51,12 +53,22 @@ connections = st.builds(
     retries=numbers,
     open_peak=numbers,
 )
+deliveries = st.builds(
+    DeliveryMetrics,
+    expected=numbers,
+    delivered=numbers,
+    foreign=numbers,
+    repeated=numbers,
+    resubscribed=numbers,
+    latency=histograms,
+)
 pools = st.builds(
     PoolMetrics,
     commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
     checkout_wait=histograms,
     send_lag=histograms,
     connections=connections,
+    deliveries=deliveries,
 )
 intervals = st.builds(
     lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
@@ -87,6 +99,16 @@ def test_connections_merge_in_any_order_and_grouping(
     a: ConnectionMetrics, b: ConnectionMetrics, c: ConnectionMetrics, how: Merge
 ) -> None:
     assert_merges_like_sums(lambda parts: merge_connections(parts, how), a, b, c)
+
+
+@given(deliveries, deliveries, deliveries)
+def test_deliveries_merge_in_any_order_and_grouping(a: DeliveryMetrics, b: DeliveryMetrics, c: DeliveryMetrics) -> None:
+    assert_merges_like_sums(merge_deliveries, a, b, c)
+
+
+@given(deliveries)
+def test_lost_is_what_was_expected_and_did_not_come(metrics: DeliveryMetrics) -> None:
+    assert metrics.lost == max(0, metrics.expected - metrics.delivered)
 
 
 @given(pools, pools, pools, hows)

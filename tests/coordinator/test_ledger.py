@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.aggregate import Aggregate, fold
@@ -230,6 +231,18 @@ def test_of_a_worker_that_died_the_frames_speak() -> None:
     get = interval(0, {"GET": command(histogram(1, 2, 3))}, issued=4)
     ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 3, issued=1, processes_lost=1)]))
     assert ledger.issued == 4
+
+
+def test_a_subscription_that_a_reconnect_repeated_may_have_been_counted_once_more() -> None:
+    def ledger(server: int) -> Ledger:
+        pools = {"main": PoolMetrics(deliveries=DeliveryMetrics(resubscribed=2))}
+        repeats = IntervalMetrics(first=0, last=0, pools=pools)
+        run = run_of(ok=10, server=server)
+        run.apply(accepted("a1", 1, repeats))
+        return balance(run)
+
+    assert (ledger(10).uncertain, ledger(10).unaccounted, ledger(12).unaccounted) == (2, 0, 0)
+    assert ledger(13).unaccounted == 1
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))

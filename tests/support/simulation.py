@@ -395,7 +395,7 @@ class SimulatedAgent:
             case events.ConnectMetrics():
                 self.wires["metrics"].wanted = True
                 self.reconnect()
-            case events.Spawn(assignments):
+            case events.Spawn(_, assignments):
                 self.kill_workers()
                 self.workers = {n: SimulatedWorker(self._world, self, n, part) for n, part in enumerate(assignments)}
             case events.OrderWorkers(order):

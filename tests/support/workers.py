@@ -91,7 +91,7 @@ class WorkerThread:
 
     def prepare(self, plan: Plan) -> None:
         """Give it all pools of the plan."""
-        self.say(pack(WorkerPrepare(assignment=whole_of(plan), process=0)))
+        self.say(pack(WorkerPrepare(run_id="run", assignment=whole_of(plan), process=0)))
 
     def start(self, in_s: float = 0.0) -> int:
         """Let it begin; returns its start instant."""

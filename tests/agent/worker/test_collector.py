@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.collector import CollectedGroup, Collector
+from agent.worker.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.events import EventLog
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from common.metrics import IntervalMetrics
@@ -25,8 +26,9 @@ class Process:
     def __init__(self, threads: int = 1, line: Timeline = PLAIN) -> None:
         self.records = [ThreadRecord() for _ in range(threads)]
         self.log = EventLog()
+        self.deliveries = DeliveryRecord()
         groups = [
-            CollectedGroup("one", self.records, [self.log]),
+            CollectedGroup("one", self.records, [self.log], self.deliveries),
             CollectedGroup("two", [], [EventLog()]),
         ]
         self.collector = Collector(groups, NAMES, Outcomes(), T0, line)
@@ -35,6 +37,9 @@ class Process:
         record = self.records[thread]
         record.issued += 1
         record.add(pack_row(T0 + round(at_s * NS_PER_S), 0, service_ns, NONE, 10, 5, 0))
+
+    def deliver(self, at_s: float) -> None:
+        self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), What.DELIVERED, 5))
 
     def send(self, due_s: float, begin_s: float, end_s: float, thread: int = 0) -> None:
         """An operation of an open loop."""
@@ -191,6 +196,18 @@ def test_every_operation_is_counted_once_whenever_it_is_collected(
         wanted[second] = wanted.get(second, 0) + 1
     assert {second: count for second, count in seen.items() if count} == wanted
     assert process.collector.counted == process.collector.issued == len(completed)
+
+
+def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_the_end() -> None:
+    process = Process()
+    process.deliver(0.5)
+    first = process.collector.collect(0)
+    process.deliver(0.7)
+    process.deliver(2.5)
+    through, rest = process.collector.collect_rest(1)
+    assert through == 2
+    delivered = [(one.first, one.pools["one"].deliveries.delivered) for one in (*first, *rest)]
+    assert delivered == [(0, 1), (0, 1), (1, 0), (2, 1)]
 
 
 # Stages

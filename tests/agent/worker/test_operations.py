@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
 from agent.worker.operations import Mix, Operation, draw_operations
+from agent.worker.values import Blank
 from common.errors import PlanError
 from common.plain import from_plain
 from common.plan.schema import Workload
@@ -121,3 +122,14 @@ def test_placeholders_of_one_command_are_drawn_apart() -> None:
     arguments = some(mix("MSET __key__ __data__ __key__ __data__"), count=1)[0][1]
     assert arguments[1] != arguments[3]
     assert arguments[2] != arguments[4]
+
+
+def test_a_message_is_drawn_as_a_blank_of_the_plans_size_for_whoever_stamps_it() -> None:
+    mixed = mix("PUBLISH __key__ __message__", values={"minimum": 40, "maximum": 60})
+    operations = some(mixed, count=300)
+    blanks = [arguments[2] for _, arguments, _, _ in operations]
+    assert all(type(blank) is Blank for blank in blanks)
+    assert {len(blank) for blank in blanks} == set(range(40, 61))
+    packer = HiredisRespSerializer()
+    for _, arguments, request_bytes, _ in operations:
+        assert len(b"".join(packer.pack(*arguments))) == request_bytes  # as it is, it can be sent too

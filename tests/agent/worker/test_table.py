@@ -134,8 +134,8 @@ def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
     found = []
     with Meter(server, protocol) as meter:
         for name, row in COMMANDS.items():
-            if name in NOT_WITHOUT_DATA and not with_data:
-                continue
+            if row.subscribes or (name in NOT_WITHOUT_DATA and not with_data):
+                continue  # its reply comes on a connection of its own; tests/agent/worker/test_subscriber.py
             fill(meter.watch, row.holds if with_data else Holds.DUMP)
             if name == "ZSCAN":  # see agent/worker/resp.py on its fractions
                 for number in range(1, KEYS + 1):

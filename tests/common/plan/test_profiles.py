@@ -18,6 +18,8 @@ ASKED_FOR = {
     "basic_rw": {"SET": 40, "GET": 50, "DEL": 10},
     "high_throughput": {"SET": 40, "GET": 60},
     "list_operations": {"LPUSH": 40, "LRANGE": 40, "LPOP": 20},
+    "pubsub_heavy": {"PUBLISH": 70, "SUBSCRIBE": 30},
+    "pubsub_sharded": {"SPUBLISH": 70, "SSUBSCRIBE": 30},
     "transaction_heavy": {"SET": 30, "GET": 40, "INCR": 20, "DEL": 10},
 }
 
@@ -36,10 +38,16 @@ def test_a_built_in_profile_is_a_plan_and_says_what_it_is(name: str) -> None:
     assert profiles.load(name).description
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", [name for name in profiles.names() if name != "pubsub_heavy"])
 def test_a_built_in_profile_is_one_for_a_cluster_too(name: str) -> None:
     flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
     assert load_plan(None, flags, {})
+
+
+def test_of_publishers_and_subscribers_a_cluster_has_a_profile_of_its_own() -> None:
+    flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "pubsub_heavy"}
+    with pytest.raises(PlanError, match=r"expected SPUBLISH in a cluster.*as profile pubsub_sharded has it"):
+        load_plan(None, flags, {})
 
 
 def test_batches_are_as_the_profiles_names_promise() -> None:

@@ -233,7 +233,7 @@ def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
             "workload: {commands: [{command: GTE}]}",
             "$.workload.commands[0].command: expected a name of the command table",
         ),
-        ("workload: {profile: basicrw}", "$.workload.profile: expected one of basic_rw, high_throughput,"),
+        ("workload: {profile: basicrw}", "$.workload.profile: expected one of async_mixed, basic_rw,"),
         ("load: {duration: 1s, requests: 5}", "$.load.requests: expected either a duration or requests, got 1s and 5"),
         (
             "load: {rate: 5, stages: [{duration: 1s}]}",
@@ -305,7 +305,7 @@ def test_a_file_that_is_no_plan_by_its_size_is_refused(write: WriteFile) -> None
         ("STAMPEDE_RATIO", "0:0", "STAMPEDE_RATIO: expected at least one weight above zero, got 0 for all"),
         ("STAMPEDE_THREAD_PER_POOL", "4", "STAMPEDE_THREAD_PER_POOL: unknown variable; did you mean "
          "STAMPEDE_THREADS_PER_POOL?"),
-        ("STAMPEDE_PROFILE", "x", "STAMPEDE_PROFILE: expected one of basic_rw"),
+        ("STAMPEDE_PROFILE", "x", "STAMPEDE_PROFILE: expected one of async_mixed, basic_rw"),
         ("STAMPEDE_COMMAND", "GTE", "STAMPEDE_COMMAND: expected a name of the command table"),
     ],
 )  # fmt: skip

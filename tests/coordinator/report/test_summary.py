@@ -10,7 +10,8 @@ import pytest
 
 from common.errors import UsageError
 from common.histogram import Histogram
-from common.plan.schema import Plan, Ramp
+from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
+from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
@@ -155,6 +156,19 @@ def test_the_plan_is_there_in_the_words_of_a_plan_file() -> None:
     assert found["load"]["requests"] == 5
     assert found["load"]["duration"] is None
     assert found["target"]["password"] == "***"
+
+
+def test_what_became_of_messages_is_told_in_a_mix_with_subscribers_alone() -> None:
+    told = DeliveryMetrics(expected=9, delivered=7, foreign=3, repeated=1, latency=histogram(2000, 4000))
+    frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools={"main": PoolMetrics(deliveries=told)}))
+    for name, told_of in (("SUBSCRIBE a", True), ("PUBLISH a __message__", False)):
+        the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=(Command(command=name),)))
+        summary = build_summary(fold([opened(the_plan), frame, closed()]))
+        assert (summary.pubsub is not None) is told_of
+        if summary.pubsub is not None:
+            assert (summary.pubsub.expected, summary.pubsub.delivered, summary.pubsub.lost) == (9, 7, 2)
+            assert (summary.pubsub.foreign, summary.pubsub.repeated) == (3, 1)
+            assert (summary.pubsub.latency_us.min, summary.pubsub.latency_us.max) == (2.0, 4.0)
 
 
 def staged() -> Summary:

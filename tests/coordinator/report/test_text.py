@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from common.plan.schema import Pools, Ramp
+from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
+from common.plan.schema import Command, Pools, Ramp, Workload
 from coordinator.aggregate import fold
 from coordinator.records import AnyRecord, FrameAccepted, Outcome
 from coordinator.report.summary import build_summary
@@ -127,6 +128,25 @@ def test_an_empty_run_is_reported_too() -> None:
     report = text([opened(), closed(Outcome.ABORTED, 0.0)])
     assert "No operation came to an end." in report
     assert row(report, "Totals")[1:3] == ["0.0", "-"]
+
+
+def subscribed(**counts: int) -> list[AnyRecord]:
+    the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=(Command(command="SUBSCRIBE a"),)))
+    latency = histogram(*[1_000_000] * counts.pop("timed", 0))
+    pools = {"main": PoolMetrics(deliveries=DeliveryMetrics(latency=latency, **counts))}
+    frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools=pools))
+    return [opened(the_plan), frame, closed()]
+
+
+def test_deliveries_are_told_where_somebody_subscribed() -> None:
+    assert "Deliveries" not in text(clean_run())
+    report = text(subscribed(expected=1003, delivered=1000, timed=1000))
+    assert "Deliveries    1,000 of 1,003 expected, 3 lost  " in report
+    assert "latency avg 1.000, p50 1.000, p99 1.000, max 1.000 ms" in report
+    report = text(subscribed(expected=7, delivered=7, repeated=2, foreign=4, timed=5), width=120)
+    assert "7 of 7 expected, 0 lost, 2 sent twice, 4 of others" in report
+    assert "5 of them timed: not those between hosts, nor a warmup's" in report
+    assert "latency" not in text(subscribed()).partition("Deliveries")[2].partition("Errors")[0]
 
 
 def test_what_a_cluster_did_is_told_only_where_it_did_something() -> None:

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from agent.worker.deliveries import DeliveryRecord, add_up
+from agent.worker.events import EventLog
+from agent.worker.resp import reply_measure
+from agent.worker.subscriber import Subscriber
+from common.lifeline import CutShort, Lifeline
+from common.metrics import DeliveryMetrics, merge_deliveries
+from common.plan.schema import BackoffKind, Pools, Retry, Target
+from common.stamp import STAMP_BYTES, Stamper, StampReader
+from common.target import build_client
+from tests.support.runs import calls, connections, wait_until
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+MOST = 3
+
+
+class Listening:
+    """A subscriber at a server, and all that it received."""
+
+    def __init__(self, url: str, timeout_s: float | None = 5.0) -> None:
+        self.record = DeliveryRecord()
+        self.lifeline = Lifeline()
+        self.crashes: list[Exception] = []
+        retry = Retry(retries=3, backoff=BackoffKind.NONE)
+        self._client = build_client(Target(url=url, retry=retry), Pools(), events=EventLog(), lifeline=self.lifeline)
+        self.subscriber = Subscriber(
+            "subscriber", self._client, MOST, timeout_s, StampReader("run", "here"), self.record, self.crashes.append
+        )
+        self._taken: list[DeliveryMetrics] = []
+
+    def subscribe(self, *names: bytes) -> list[list[Any]]:
+        return [self.subscriber.subscribe("SUBSCRIBE", name) for name in names]
+
+    @property
+    def metrics(self) -> DeliveryMetrics:
+        self._taken.append(add_up(self.record.take()))
+        return merge_deliveries(self._taken)
+
+    def ends(self) -> None:
+        wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
+
+    def close(self) -> None:
+        self.lifeline.cut()
+        self.subscriber.finish()
+        self.subscriber.close()
+        self._client.close()
+        assert self.crashes == []
+
+
+@pytest.fixture
+def listening(valkey: Server) -> Iterator[Listening]:
+    listening = Listening(valkey.url)
+    yield listening
+    listening.close()
+
+
+def publisher(server: Server, name: bytes = b"a") -> Callable[[], int]:
+    """Publishes one message of the run each time it is called; returns how many got it."""
+    stamper, client = Stamper("run", "here", 1), server.client()
+    return lambda: client.execute_command("PUBLISH", name, stamper.stamp(bytes(STAMP_BYTES), 1))
+
+
+def test_a_subscription_is_done_when_the_server_has_confirmed_it(listening: Listening, valkey: Server) -> None:
+    assert listening.subscribe(b"a", b"b") == [[b"subscribe", b"a", 1], [b"subscribe", b"b", 2]]
+    assert sorted(valkey.client().pubsub_channels()) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_confirmation_takes_on_the_wire_what_we_say(listening: Listening, protocol: int) -> None:
+    measure = reply_measure("SUBSCRIBE", protocol, {})
+    assert measure(listening.subscribe(b"a")[0]) == len(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
+
+
+def test_the_oldest_channel_is_given_up_for_a_new_one(listening: Listening, valkey: Server) -> None:
+    listening.subscribe(b"a", b"b", b"c", b"a", b"d")
+    assert sorted(valkey.client().pubsub_channels()) == [b"a", b"c", b"d"]
+
+
+def test_every_subscription_is_a_call_of_the_server_also_of_a_channel_that_is_there(
+    listening: Listening, valkey: Server
+) -> None:
+    listening.subscribe(*[b"a"] * 5, b"b", b"a")
+    assert calls(valkey.client())["subscribe"] == 7
+
+
+def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: Listening, valkey: Server) -> None:
+    listening.subscribe(b"a")
+    publish = publisher(valkey)
+    assert publish() == 1
+    wait_until(lambda: listening.metrics.delivered == 1, "the message", 5)
+    valkey.client().publish("a", "not ours")
+    wait_until(lambda: listening.metrics.foreign == 1, "the foreign one", 5)
+
+
+def test_all_that_the_server_handed_out_is_read_before_the_end(listening: Listening, valkey: Server) -> None:
+    listening.subscribe(b"a", b"b")
+    publish = publisher(valkey)
+    handed_out = sum(publish() for _ in range(3000))
+    listening.subscriber.finish()
+    handed_out += sum(publish() for _ in range(100))  # it may still be reading, or not
+    listening.ends()
+    assert listening.metrics.delivered == handed_out
+    assert connections(valkey.client()) == 0
+
+
+def test_a_refused_channel_is_an_error_of_that_subscription_alone(listening: Listening, valkey: Server) -> None:
+    valkey.client().execute_command("ACL", "SETUSER", "default", "resetchannels", "&b*")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        listening.subscribe(b"a")
+    assert listening.subscribe(b"b") == [[b"subscribe", b"b", 1]]
+
+
+def test_a_cut_off_subscriber_comes_back_with_its_channels(listening: Listening, valkey: Server) -> None:
+    control = valkey.client()
+    listening.subscribe(b"a", b"b")
+    assert control.client_kill_filter(_type="pubsub") == 1
+    wait_until(lambda: len(control.pubsub_channels()) == 2, "its return", 5)
+    assert publisher(valkey)() == 1
+    wait_until(lambda: listening.metrics.delivered == 1, "the message", 5)
+    assert listening.metrics.resubscribed == 1
+
+
+def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(valkey: Server) -> None:
+    listening = Listening(valkey.url, timeout_s=0.1)
+    listening.subscribe(b"a")
+    valkey.pause()
+    with pytest.raises(TimeoutError, match="no confirmation of a subscription"):
+        listening.subscribe(b"b")
+    valkey.resume()
+    wait_until(lambda: len(valkey.client().pubsub_channels()) == 2, "late, but there", 5)
+    assert listening.subscribe(b"c") == [[b"subscribe", b"c", 3]]
+    listening.close()
+
+
+def test_a_dead_server_is_an_error_and_keeps_nobody(valkey: Server) -> None:
+    listening = Listening(valkey.url)
+    listening.subscribe(b"a")
+    valkey.kill()
+    with pytest.raises(redis.ConnectionError):
+        listening.subscribe(b"b")
+    listening.subscriber.finish()
+    listening.ends()
+    listening.close()
+
+
+def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
+    listening = Listening(valkey.url, timeout_s=None)
+    listening.subscribe(b"a")
+    valkey.pause()
+    ended: list[type[Exception]] = []
+
+    def wait() -> None:
+        try:
+            listening.subscribe(b"b")
+        except CutShort as error:
+            ended.append(type(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(lambda: listening.subscriber._pending is not None, "somebody waits", 5)
+    listening.lifeline.cut()
+    listening.subscriber.finish()
+    waiting.join(5)
+    listening.ends()
+    assert ended == [CutShort]
+    with pytest.raises(CutShort):
+        listening.subscribe(b"c")
+    valkey.resume()
+    listening.close()
+
+
+def test_one_that_nobody_used_has_nothing_to_end() -> None:
+    listening = Listening("redis://127.0.0.1:1")
+    listening.subscriber.finish()
+    assert not listening.subscriber.is_alive
+    listening.close()
