@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from common.commands import is_cluster
 from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.preparation import PREPARATION_RULES
 from common.plan.pubsub_rules import PUBSUB_RULES
-from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section
+from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
 from common.plan.shape import Path
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.plan.url import Address, Shape, parse_redis_url
@@ -95,6 +96,15 @@ def _shape_fits(plan: Plan) -> Iterator[Finding]:
         yield ("target", "maintenance"), f"expected protocol 3, in which notifications come, got {target.protocol}"
     if target.maintenance is Maintenance.ON and address is not None and address.path is not None:
         yield ("target", "maintenance"), "expected off or auto with a unix socket, of which redis-py takes none, got on"
+
+
+def _tcp_pools_that_exist(plan: Plan) -> Iterator[Finding]:
+    for number, group in enumerate(plan.pools):
+        if group.driver is Driver.ASYNCIO and group.tcp_pool is TcpPool.BLOCKING and is_cluster(plan.target):
+            yield (
+                ("pools", number, "tcp_pool"),
+                "expected raising, the only TCP pools that redis.asyncio has for a cluster's nodes, got blocking",
+            )
 
 
 def _address(plan: Plan) -> Address | None:
@@ -224,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     _pools_distinct,
     _pools_bearable,
     _workers_of_the_driver,
+    _tcp_pools_that_exist,
     *WORKLOAD_RULES,
     *PREPARATION_RULES,
     _retries_ascend,

@@ -144,6 +144,8 @@ class EmbeddedServer:
                 self._processes.append(_spawn(binary, directory, part))
             up = (_wait_until_up(part, process) for part, process in zip(parts, self._processes, strict=True))
             if all(up):
+                # Not later: whoever kills us while they find each other would leave it behind.
+                _remove(directory)
                 self._agree()
                 return
             self.stop()
@@ -231,6 +233,7 @@ def _remove(directory: Path) -> None:
     for _ in range(_REMOVALS):
         with contextlib.suppress(OSError):
             shutil.rmtree(directory)
+        if not directory.exists():
             return
     shutil.rmtree(directory)
 

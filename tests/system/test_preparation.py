@@ -189,3 +189,18 @@ def test_a_resumed_run_neither_flushes_nor_sets_up_nor_preloads_again(fleet: Fle
     assert calls(client)["flushdb"] == 1
     assert ended.summary["preload"]["ok"] is True
     assert Path(ended.folder).is_dir()
+
+
+def test_a_cluster_is_prepared_and_cleaned_as_one_server_is(fleet: Fleet) -> None:
+    ended = fleet.run(
+        "--embedded-server", "cluster", "--local-agents", "2", "--processes", "1", "--preload", "--key-maximum", "3000",
+        "--keys-per-hash-tag", "10", "--setup", "XGROUP CREATE stream:__key__ workers 0 MKSTREAM", "--flush-before",
+        "--yes-flush", "--command", "MGET __keys(3)__", "--requests", "2000", "--clean-up", "keys",
+    )  # fmt: skip
+    assert ended.code == 0, ended.finished.stderr
+    summary = ended.summary
+    preload, ledger, cleaned = summary["preload"], summary["ledger"], summary["clean_up"]
+    assert (preload["expected_keys"], preload["dbsize_before"], preload["dbsize_after"]) == (3_000, 3_000, 6_000)
+    assert preload["ok"] is True
+    assert (ledger["issued"], ledger["server_calls"], ledger["unaccounted"]) == (2_000, 2_000, 0)
+    assert (cleaned["deleted"], cleaned["left"], cleaned["error"]) == (6_000, 0, "")

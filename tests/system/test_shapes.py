@@ -39,7 +39,9 @@ def test_a_cluster_accounts_for_every_way_of_sending(
 
 
 def test_a_failover_in_between_is_named_in_the_ledger(fleet: Fleet, valkey_cluster: ClusterGroup) -> None:
-    running = fleet.coordinator("--url", valkey_cluster.url, "--profile", "basic_rw", "--duration", "4s", *LOAD)
+    running = fleet.commands.start(
+        "coordinator", "start", "--url", valkey_cluster.url, "--profile", "basic_rw", "--duration", "4s", *LOAD
+    )
     fleet.until_loading()
     old, _ = valkey_cluster.failover()
     ended = fleet.end(running)
@@ -51,7 +53,9 @@ def test_a_failover_in_between_is_named_in_the_ledger(fleet: Fleet, valkey_clust
 
 def test_a_slot_that_moves_in_between_leaves_no_call_unaccounted(fleet: Fleet, valkey_cluster: ClusterGroup) -> None:
     load = (*LOAD[:4], "--key-prefix", "{a}", "--key-maximum", "100")
-    running = fleet.coordinator("--url", valkey_cluster.url, "--profile", "basic_rw", "--duration", "4s", *load)
+    running = fleet.commands.start(
+        "coordinator", "start", "--url", valkey_cluster.url, "--profile", "basic_rw", "--duration", "4s", *load
+    )
     fleet.until_loading()
     slot = 15495  # of the key "a"
     source = valkey_cluster.owner(slot)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -30,11 +31,13 @@ from common.plan.schema import (
     Load,
     Plan,
     Pools,
+    Preload,
     Retry,
     Target,
     Workload,
 )
 from common.units import NS_PER_S, Count, PerSecond, Seconds
+from coordinator.preparation import set_up
 from tests.support.runs import wait_until
 from tests.support.servers import Server, SocketServer
 from tests.support.workers import WorkerThread
@@ -151,6 +154,8 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     valkey: Server, worker: WorkerThread, name: str
 ) -> None:
     workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
+    few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
+    workload = msgspec.structs.replace(workload, keys=few)
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
@@ -158,7 +163,15 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
         with pytest.raises(PlanError, match="expected the client driver in a mix with SUBSCRIBE"):
             check_plan(plan)
         return
-    reported = worker.ran(plan)
+    # What the coordinator does before a run: groups of consumers, scripts.
+    set_up(plan, lambda _: None)
+    worker.prepare(plan)
+    preloaded = worker.hear(Prepared).preloaded
+    assert (preloaded is not None) == bool(workload.preload)
+    valkey.client().config_resetstat()
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
     calls = calls_of(valkey)
     assert reported.all_commands.ok == reported.final.issued == 1003
     assert {command: calls.get(command, 0) for command in reported.pool.commands} == {
@@ -547,6 +560,44 @@ def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: Sock
         assert worker.hear(WorkerFinal) == NOTHING_DONE
     assert monotonic_ns() - began_ns < 3 * NS_PER_S
     assert worker.end() == 0
+
+
+MANY_KEYS: dict[str, Any] = {"preload": (Preload(),), "keys": Keys(maximum=Count(100_000_000))}
+
+
+def preloading(worker: WorkerThread, server: Server) -> int:
+    """Until it has written some keys of very many; then the server hangs. Returns when, in ns."""
+    worker.prepare(plan_of(server.url, socket_timeout_s=Seconds(60), **MANY_KEYS))
+    while not (progress := worker.hear(Preparing)).done:
+        assert (progress.step, progress.total) == (Step.PRELOAD, 100_000_000)
+    server.pause()
+    return monotonic_ns()
+
+
+def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.stop()
+    assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert worker.end() == 0
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.leave()
+    assert worker.end() == 1
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+
+
+def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: WorkerThread) -> None:
+    valkey.client().lpush("stampede:1", "x")
+    worker.prepare(plan_of(valkey.url, preload=(Preload(command="INCR"),), keys=Keys(maximum=Count(5))))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "refused the preload: INCR stampede:1 was answered with WRONGTYPE" in failed.reason
 
 
 @pytest.mark.parametrize("drain", [True, False])

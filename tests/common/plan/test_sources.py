@@ -358,6 +358,8 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"client_pools": "1000000000"}, "--client-pools: expected at most 100000 pools in all, got 1000000000"),
         ({"threads_per_pool": "2000000"}, "--threads-per-pool: expected at most 1000000 worker threads and tasks in"),
         ({"tasks_per_pool": "2000000", "driver": "asyncio"}, "--tasks-per-pool: expected at most 1000000 worker thr"),
+        ({"url": "redis+cluster://h:1", "driver": "asyncio", "tcp_pool": "blocking"},
+         "--tcp-pool: expected raising, the only TCP pools that redis.asyncio has for a cluster's nodes, got blocking"),
         ({"tasks_per_pool": "8"}, "--tasks-per-pool: expected threads_per_pool, by which the client driver counts"),
         ({"threads_per_pool": "8", "driver": "asyncio"},
          "--threads-per-pool: expected tasks_per_pool, by which the asyncio driver counts its workers, got"),

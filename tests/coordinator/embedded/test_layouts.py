@@ -98,6 +98,7 @@ def test_an_interrupt_while_they_find_each_other_leaves_nothing_behind(
     kind: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_self: EmbeddedServer) -> None:
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []  # not even now, if we were killed
         raise KeyboardInterrupt
 
     monkeypatch.setattr(EmbeddedServer, "_agree", interrupted)
