@@ -102,14 +102,25 @@ def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: List
     wait_until(lambda: listening.metrics.foreign == 1, "the foreign one", 5)
 
 
-def test_all_that_the_server_handed_out_is_read_before_the_end(listening: Listening, valkey: Server) -> None:
+def test_all_that_the_server_handed_out_is_read_before_the_end(
+    listening: Listening, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_held, arrivals = threading.Event(), listening.subscriber._arrivals
+    arrived = arrivals.arrived
+
+    def held(line: int, message: bytes, at_ns: int) -> None:
+        is_held.wait(10)
+        arrived(line, message, at_ns)
+
+    monkeypatch.setattr(arrivals, "arrived", held)
     listening.subscribe(b"a", b"b")
     publish = publisher(valkey)
     handed_out = sum(publish() for _ in range(3000))
     listening.subscriber.finish()
-    handed_out += sum(publish() for _ in range(100))  # it may still be reading, or not
+    handed_out += sum(publish() for _ in range(100))  # it has not given up its channels yet
+    is_held.set()
     listening.ends()
-    assert listening.metrics.delivered == handed_out
+    assert listening.metrics.delivered == handed_out == 3100
     assert connections(valkey.client()) == 0
 
 
