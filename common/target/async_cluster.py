@@ -58,7 +58,12 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         self._refreshes = _Refreshes(events)
         self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
         listeners: list[Any] = [self._refreshes]
-        address = address_of(target)
+        address, arguments = address_of(target), connection_arguments(target)
+        more: dict[str, Any] = {"events": events, "lifeline": lifeline}
+        if address.tls:
+            more["server_name"] = server_name(target)
+            # Its connections take it, but it does not.
+            more["ssl_password"] = arguments.pop("ssl_password")
         super().__init__(
             startup_nodes=[ClusterNode(host.name, host.port) for host in address.hosts],
             max_connections=max_connections,
@@ -66,12 +71,9 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             event_dispatcher=EventDispatcher({AsyncAfterSlotsCacheRefreshEvent: listeners}),
             ssl=address.tls,
             **cluster_arguments(target),
-            **connection_arguments(target),
+            **arguments,
         )
         base: type[AbstractConnection] = AsyncObservedNodeTls if address.tls else AsyncObservedNode
-        more: dict[str, Any] = {"events": events, "lifeline": lifeline}
-        if address.tls:
-            more["server_name"] = server_name(target)
         make: Any = functools.partial(self._bear, base)
         self.connection_kwargs.update(more, connection_class=make)
         for node in self.startup_nodes:

@@ -43,7 +43,8 @@ class Server:
     def client(self, **options: Any) -> redis.Redis:
         """A client of its own, closed with the server; options are those of `redis.Redis`."""
         options = {"socket_timeout": 5.0, "password": self.password, **options}
-        return self._clients.enter_context(redis.Redis(host=HOST, port=self.port, **options))
+        client: redis.Redis = self._clients.enter_context(redis.Redis(host=HOST, port=self.port, **options))
+        return client
 
     def kill(self) -> None:
         """End it as SIGKILL does."""

@@ -14,12 +14,22 @@ from common.metrics import IntervalMetrics, Merge, merge_intervals
 from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Tls, Workload
 from common.units import Count, PerSecond, Seconds
 from tests.support.runs import wait_until
-from tests.support.shapes import Group, make_papers, start_cluster, start_sentinels, start_tls, start_unix
+from tests.support.shapes import (
+    Group,
+    make_papers,
+    start_cluster,
+    start_sentinels,
+    start_tls,
+    start_tls_cluster,
+    start_tls_sentinel,
+    start_unix,
+)
 from tests.support.workers import whole_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-SHAPES = ("unix", "tls", "sentinel", "cluster")
+SHAPES = ("unix", "tls", "sentinel", "tls sentinel", "cluster", "tls cluster")
+BEHIND_TLS = {"tls": start_tls, "tls sentinel": start_tls_sentinel, "tls cluster": start_tls_cluster}
 OPERATIONS = 203
 
 
@@ -30,9 +40,9 @@ def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         settings: dict[str, Any] = {}
         if request.param == "unix":
             group, _ = stack.enter_context(start_unix())
-        elif request.param == "tls":
+        elif request.param in BEHIND_TLS:
             papers = make_papers(tmp_path_factory.mktemp("papers"))
-            group = stack.enter_context(start_tls(papers))
+            group = stack.enter_context(BEHIND_TLS[request.param](papers))
             settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
         elif request.param == "sentinel":
             group = stack.enter_context(start_sentinels())
