@@ -145,5 +145,5 @@ def test_without_a_server_with_tls_its_tests_are_skipped_but_fail_in_ci(monkeypa
     with pytest.raises(pytest.fail.Exception, match="no redis-server with TLS"):
         tls_server()
     monkeypatch.delenv("CI")
-    with pytest.raises(pytest.skip.Exception, match="NOT TESTED: no redis-server with TLS"):
+    with pytest.raises(pytest.skip.Exception, match="NOTHING IS TESTED WITH TLS: no redis-server with TLS"):
         tls_server()

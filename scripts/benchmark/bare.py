@@ -162,6 +162,20 @@ def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
+async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
+    """`by_methods`, with redis.asyncio."""
+    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+    done = 0
+    while switch.is_on:
+        key = form % (1 + int(draw() * count))
+        if draw() < 0.5:
+            await client.get(key)
+        else:
+            await client.set(key, value)
+        done += 1
+    return done
+
+
 async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
     """`by_execute`, with redis.asyncio."""
     form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
@@ -181,7 +195,10 @@ STYLES: dict[str, Callable[[Any, Job, Switch], int]] = {
     "execute": by_execute,
     "execute drawn before": by_execute_drawn_before,
 }
-TASK_STYLES: dict[str, Callable[[Any, Job, Switch], Awaitable[int]]] = {"awaiting execute": by_awaiting}
+TASK_STYLES: dict[str, Callable[[Any, Job, Switch], Awaitable[int]]] = {
+    "awaiting methods": by_awaiting_methods,
+    "awaiting execute": by_awaiting,
+}
 
 if __name__ == "__main__":
     main()
