@@ -329,16 +329,16 @@ def test_progress_of_all_workers_is_told_together() -> None:
 
 def test_a_preload_is_told_until_every_worker_is_through_and_to_the_terminal_now_and_then() -> None:
     bench = AgentBench()
-    workload = msgspec.structs.replace(bench.plan.workload, preload=(Preload(key_maximum=Count(20)),))
+    workload = msgspec.structs.replace(bench.plan.workload, preload=(Preload(key_maximum=Count(10), times=2),))
     bench.preparing(plan=msgspec.structs.replace(bench.plan, workload=workload))
     # How much there is in all is known before the last worker has spoken.
-    assert texts(bench.worker(0, preloading(1, 10))) == ["preloading keys 1 of 20"]
+    assert texts(bench.worker(0, preloading(1, 10))) == ["preloading 1 of 20"]
     actions = bench.worker(1, preloading(10, 10))
     assert (said(actions, Preparing), texts(actions)) == ([preloading(11, 20)], [])
     assert said(bench.worker(1, opening(0, 0)), Preparing) == [preloading(11, 20)]
     bench.passes(5.0, hearing=RUN_ID)
-    assert texts(bench.worker(0, preloading(2, 10))) == ["preloading keys 12 of 20"]
-    assert texts(bench.worker(0, preloading(10, 10))) == ["preloading keys 20 of 20"]
+    assert texts(bench.worker(0, preloading(2, 10))) == ["preloading 12 of 20"]
+    assert texts(bench.worker(0, preloading(10, 10))) == ["preloading 20 of 20"]
     # There may be no connections to open.
     assert said(bench.worker(0, opening(0, 0)), Preparing) == [preloading(20, 20)]
     assert said(bench.worker(0, opening(1, 2)), Preparing) == [opening(1, 2)]
