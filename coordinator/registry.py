@@ -91,6 +91,11 @@ class Member:
         if self.steps.get(progress.step) != progress:
             self.steps[progress.step], self.stirred_ns = progress, now_ns
 
+    @property
+    def wrote(self) -> bool:
+        """Whether it may have begun to preload."""
+        return self.steps.get(Step.PRELOAD) is not None or self.preloaded is not None
+
     def is_prepared(self, message: Prepared) -> None:
         """It is ready to start."""
         self.prepared, self.preloaded = True, message.preloaded
