@@ -129,6 +129,11 @@ class Share:
         return Preparing(step=step, done=sum(part.done for part in told), total=total)
 
     @property
+    def has_preloaded(self) -> bool:
+        """Whether any process has begun to."""
+        return any(Step.PRELOAD in process.steps for process in self._processes)
+
+    @property
     def preloaded(self) -> Preloaded | None:
         """What all processes together have preloaded; None where nothing was to be."""
         return Preloaded.merge(process.preloaded for process in self._processes)

@@ -157,10 +157,6 @@ class Conversation:
         if member.end is not None:
             return []
         match self._state.phase, member.state:
-            case Phase.PREPARING, AgentState.IDLE if member.wrote:
-                # What it wrote is there, and a list would be filled twice.
-                text = f"agent {member.agent_id} on {member.host}: gave its share up after it had begun to preload"
-                self._state.failed = self._state.failed or (text, FleetError.exit_code)
             case Phase.PREPARING, AgentState.IDLE:
                 member.prepared = False  # it gave its share up, perhaps without a word that reached us
                 return self.order(member, self.prepare_order(member), now_ns)

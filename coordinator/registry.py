@@ -91,11 +91,6 @@ class Member:
         if self.steps.get(progress.step) != progress:
             self.steps[progress.step], self.stirred_ns = progress, now_ns
 
-    @property
-    def wrote(self) -> bool:
-        """Whether it may have begun to preload."""
-        return self.steps.get(Step.PRELOAD) is not None or self.preloaded is not None
-
     def is_prepared(self, message: Prepared) -> None:
         """It is ready to start."""
         self.prepared, self.preloaded = True, message.preloaded
@@ -210,12 +205,12 @@ class Registry:
             if member.state is AgentState.IDLE and not member.gone and now_ns - member.heard_ns <= FRESH_NS
         ]
 
-    def newly_lost(self, now_ns: int) -> list[Member]:
-        """Members that take part, are not over, and have been silent for too long since the last call."""
+    def newly_lost(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
+        """Members that take part, are not over, and have been silent for longer than that since the last call."""
         silent = [
             member
             for member in self.taking_part()
-            if member.end is None and not member.lost and now_ns - member.heard_ns > LOST_AFTER_NS
+            if member.end is None and not member.lost and now_ns - member.heard_ns > patience_ns
         ]
         for member in silent:
             member.lost = True

@@ -25,7 +25,7 @@ from coordinator.records import (
     ServerCounted,
     When,
 )
-from coordinator.registry import Standing, capacities
+from coordinator.registry import LOST_AFTER_NS, Standing, capacities
 from coordinator.shares import assign
 from coordinator.steps import (
     Action,
@@ -48,7 +48,7 @@ from coordinator.steps import (
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
 WRITE_OFF_NS = 10 * NS_PER_S
-"""Silence after which an agent is not waited for any more once the run should be over."""
+"""Silence after which an agent is not waited for any more once the run should be over, or while it preloads."""
 OVERTIME_NS = 15 * NS_PER_S
 """How long after the drain should have ended an agent is still waited for: it kills stuck workers before that."""
 DEAD_TARGET_NS = 30 * NS_PER_S
@@ -235,6 +235,12 @@ class Run:
         return min(WRITE_OFF_NS, self._lease_ns) if settled and due else self._lease_ns
 
     @property
+    def _preparing_patience_ns(self) -> int:
+        """A link that was down for a moment must not cost a preload that took an hour."""
+        preloads = bool(self.state.setup.plan.workload.preload)
+        return max(LOST_AFTER_NS, min(WRITE_OFF_NS, self._lease_ns)) if preloads else LOST_AFTER_NS
+
+    @property
     def _dead_target_ns(self) -> int:
         rate_per_s = self._line.legs[-1].to_per_s
         return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
@@ -266,7 +272,7 @@ class Run:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
             case Phase.PREPARING | Phase.COUNTING:
-                self.state.registry.newly_lost(now_ns)
+                self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
             case Phase.DRAINING if in_phase_ns > fleet.drain_s.ns + OVERTIME_NS:

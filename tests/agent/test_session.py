@@ -601,6 +601,41 @@ def test_a_share_that_never_starts_is_given_up_when_the_lease_is_over(state: Age
     assert bench.state is AgentState.IDLE
 
 
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_share_that_was_given_up_in_its_preload_is_not_begun_again(is_ready: bool) -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, preloading(0, 10))
+    for number in range(2 if is_ready else 0):
+        bench.worker(number, ready())
+    bench.passes(LEASE_S + 1.5)
+    assert bench.state is AgentState.IDLE
+    order = Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")
+    # As often as it is asked: the answer may be lost on its way.
+    for _ in range(2):
+        actions = bench.hears(order)
+        assert not of_kind(actions, Spawn)
+        [failed] = said(actions, Failed)
+        assert failed.reason == "it gave its share up in the preload: no word from its coordinator for 30 s"
+    assert of_kind(bench.hears(order, run_id=OTHER_RUN_ID), Spawn)
+
+
+def test_a_share_that_failed_in_its_preload_says_so_again() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, preloading(0, 10))
+    [failed] = said(bench.worker(0, Failed(kind=FailureKind.TARGET, reason="it is not there")), Failed)
+    assert said(bench.hears(Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")), Failed) == [failed]
+
+
+def test_a_share_that_was_given_up_before_anything_was_written_may_be_begun_again() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, opening(1, 10))
+    bench.passes(LEASE_S + 1.5)
+    assert of_kind(bench.hears(Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")), Spawn)
+
+
 def test_a_running_agent_drains_when_the_lease_is_over_and_keeps_its_frames() -> None:
     bench = AgentBench()
     bench.running(plan=fleet_plan(duration_s=None, requests=100))

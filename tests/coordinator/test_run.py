@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from common.messages import (
-    AgentMessage,
     AgentState,
     Bye,
     Dismiss,
@@ -25,7 +24,7 @@ from common.messages import (
     Stop,
     WorkerLost,
 )
-from common.plan.schema import CleanUp, Load, Plan, Workload
+from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
 from common.units import NS_PER_S, Seconds
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
@@ -394,6 +393,17 @@ def test_agents_that_preload_are_waited_for_as_long_as_they_get_on() -> None:
     assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
 
 
+def test_a_link_that_is_down_for_a_moment_does_not_cost_a_preload() -> None:
+    workload = msgspec.structs.replace(fleet_plan().workload, preload=(Preload(),))
+    bench = RunBench(msgspec.structs.replace(fleet_plan(), workload=workload), expected=2)
+    bench.preparing(*BOTH)
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
+    assert not of_kind(bench.passes(WRITE_OFF_NS / NS_PER_S - 2.0, "web2"), End)
+    assert not of_kind(bench.passes(5.0, *BOTH), End)
+    end = ended(bench.passes(WRITE_OFF_NS / NS_PER_S + 1.0, "web2"))
+    assert (end.exit_code, end.text) == (5, "agent web1 was lost before the start: it is silent")
+
+
 def test_an_agent_that_does_not_get_on_is_not_excused_by_one_that_does() -> None:
     bench = bench_in(Phase.PREPARING)
     bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
@@ -402,34 +412,6 @@ def test_an_agent_that_does_not_get_on_is_not_excused_by_one_that_does() -> None
         bench.says("web2", Preparing(step=Step.PRELOAD, done=done, total=1_000))
         actions += bench.passes(61.0, *BOTH)
     assert ended(actions).text.endswith(": web1")
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        Preparing(step=Step.PRELOAD, done=1, total=9),
-        Prepared(processes=2, connections_open=0, preloaded=Preloaded(keys=5, commands=5, bytes_out=9, took_ns=1)),
-    ],
-)
-def test_an_agent_that_gave_up_a_preload_is_not_made_to_write_it_twice(told: AgentMessage) -> None:
-    bench = bench_in(Phase.PREPARING)
-    bench.beat("web1", AgentState.PREPARING)
-    bench.says("web1", told)
-    bench.passes(1.1)
-    actions = bench.beat("web1", AgentState.IDLE)
-    assert said(actions, Prepare) == []
-    end = ended(actions)
-    assert (end.exit_code, end.text) == (
-        5,
-        "agent web1 on web1.example: gave its share up after it had begun to preload",
-    )
-
-
-def test_an_agent_that_gave_up_before_it_wrote_anything_is_asked_again() -> None:
-    bench = bench_in(Phase.PREPARING)
-    bench.says("web1", Preparing(step=Step.CONNECTIONS, done=1, total=9))
-    bench.passes(1.1)
-    assert len(said(bench.beat("web1", AgentState.IDLE), Prepare)) == 1
 
 
 def test_what_agents_preloaded_is_written_down() -> None:

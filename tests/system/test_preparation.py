@@ -79,7 +79,9 @@ def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, 
     client = valkey.client()
     for victim in ("agent", "worker"):
         agent, other = (fleet.agent(f"{victim}-{name}", "--once", processes=1) for name in ("a", "b"))
-        coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "1s", *MANY)
+        coordinator = fleet.coordinator(
+            "--expect-agents", "2", "--url", valkey.url, "--lease", "5s", "--duration", "1s", *MANY
+        )
         wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
         [worker] = worker_processes(psutil.Process(agent.process.pid))
         os.kill(agent.process.pid if victim == "agent" else worker.pid, signal.SIGKILL)
