@@ -28,7 +28,7 @@ from coordinator.records import (
     WorkerNoted,
 )
 from coordinator.run import CLOCK_RTT_NS
-from tests.support.simulation import END_OF_TIME_S, PRELOADED_KEYS, Fault, Kind, Scenario, World
+from tests.support.simulation import END_OF_TIME_S, PRELOADED_KEYS, Fault, Kind, Scenario, World, figures
 
 EXIT_CODES = {
     None: {5, 130, 4},
@@ -149,6 +149,15 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
         assert set(world.preloads[run_id]) == set(range(aggregate.opened.threads_total))
     else:
         assert preloaded is None
+    for number, found in enumerate(aggregate.stages):
+        told: Counter[str] = Counter()
+        for agent in world.agents:
+            told.update(agent.by_stage[run_id, number])
+        counted_here = figures(found.totals)
+        assert counted_here["unsent"] == found.unsent
+        if all(agent.finished for agent in aggregate.agents.values()):
+            assert +Counter(counted_here) == +told
+        assert all(counted_here[name] <= told[name] for name in counted_here)
     finals = [r.agent_id for r in records if isinstance(r, AgentNoted) and r.state is AgentEnd.FINISHED]
     assert max(Counter(finals).values(), default=1) == 1
 

@@ -12,7 +12,7 @@ import enum
 import heapq
 import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.metrics import IntervalMetrics
+from common.metrics import DeliveryMetrics, IntervalMetrics
 from common.plan.preparation import preload_commands
 from common.plan.schema import CleanUp, Load, Preload
 from common.plan.timeline import MAX_LEGS, timeline
@@ -397,6 +397,7 @@ class SimulatedAgent:
         self.wires = {"control": Wire(wanted=True), "metrics": Wire()}
         self.workers: dict[int, SimulatedWorker] = {}
         self.reported: Counter[str] = Counter()
+        self.by_stage: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
         self.most_held = 0
         self._tick()
 
@@ -524,8 +525,23 @@ class SimulatedAgent:
         """A report has come through a pipe."""
         if self.alive and self.workers.get(worker.number) is worker:
             if isinstance(message, WorkerMetrics):
-                self.reported[self.session.run_id] += sum(part.operations for part in message.intervals)
+                for part in message.intervals:
+                    self.reported[self.session.run_id] += part.operations
+                    self.by_stage[self.session.run_id, part.stage].update(figures(part))
             self.happens(events.FromWorker(worker.number, message))  # type: ignore[arg-type]
+
+
+def figures(part: IntervalMetrics) -> dict[str, int]:
+    """What must come through as it is."""
+    messages = [pool.deliveries for pool in part.pools.values()]
+    return {
+        "issued": part.issued,
+        "operations": part.operations,
+        "unsent": part.unsent,
+        "expected": sum(each.expected for each in messages),
+        "delivered": sum(each.delivered for each in messages),
+        "foreign": sum(each.foreign for each in messages),
+    }
 
 
 class SimulatedWorker:
@@ -609,7 +625,10 @@ class SimulatedWorker:
             self._done += count
             leg = draw.randrange(len(timeline(self._assignment.plan.load).legs))
             done, failed = (0, count) if self._world.scenario.dead else (count, 0)
-            parts.append(interval(second, done, failed=failed, stage=leg))
+            part = interval(second, done, failed=failed, stage=leg)
+            messages = DeliveryMetrics(expected=count, delivered=draw.randint(0, count), foreign=draw.randint(0, 1))
+            main = msgspec.structs.replace(part.pools["main"], deliveries=messages)
+            parts.append(msgspec.structs.replace(part, unsent=draw.randint(0, 1), pools={"main": main}))
         self._second = max(self._second, through + 1)
         return tuple(parts)
 
