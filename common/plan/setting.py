@@ -13,6 +13,12 @@ from common.units import Bytes, PerSecond, Seconds, show
 ENVIRONMENT_PREFIX = "STAMPEDE_"
 
 Leaves = dict[Path, Any]
+
+
+class Fallback(list[Any]):
+    """A list that stands only where nothing below it says another one."""
+
+
 Said = Mapping["Setting", Any]
 
 

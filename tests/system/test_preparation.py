@@ -97,7 +97,8 @@ def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, 
 def test_an_error_reply_to_the_preload_ends_the_start_in_one_line(fleet: Fleet, valkey: Server) -> None:
     valkey.client().lpush("stampede:77", "x")
     (fleet.commands.directory / "plan.yaml").write_text(
-        "workload: {keys: {maximum: 100}, preload: [{command: INCR __key__}]}\nload: {duration: 1s}\n"
+        "workload: {keys: {maximum: 100}, commands: [{command: INCR}], preload: [{command: INCR __key__}]}\n"
+        "load: {duration: 1s}\n"
     )
     finished = fleet.commands.coordinator("start", "plan.yaml", "--url", valkey.url, *ONE_LOCAL)
     assert finished.returncode == 4

@@ -417,6 +417,27 @@ def test_an_embedded_cluster_is_a_cluster() -> None:
         )
 
 
+def test_preload_is_what_the_profile_or_the_file_says_and_by_set_where_nobody_says_it(write: WriteFile) -> None:
+    def preloaded(file: Path | None = None, **said: str) -> list[str]:
+        return [
+            entry.command.split()[0] for entry in load(file, url="redis://h", duration="1s", **said).workload.preload
+        ]
+
+    file = write("workload: {commands: [{command: HGETALL}], preload: [{command: HSET}]}")
+    assert preloaded(preload="on") == ["SET"]
+    assert preloaded(preload="on", profile="ycsb_a") == preloaded(profile="ycsb_a") == ["HSET"]
+    assert preloaded(file, preload="on") == ["HSET"]
+    assert preloaded(preload="off", profile="ycsb_a") == preloaded(file, preload="off") == preloaded() == []
+
+
+def test_a_preload_that_the_mix_cannot_use_is_refused() -> None:
+    said = refusal(url="redis://h", duration="1s", preload="on", profile="list_operations")
+    assert said == (
+        '--preload: expected a command whose keys suit the mix, got "SET", which leaves a string where LPUSH expects a '
+        "list; preload by another command, or give one of them a key_prefix"
+    )
+
+
 def test_a_file_of_sizes_takes_the_place_of_sizes_and_is_found_beside_the_plan(
     write: WriteFile, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def test_what_makes_sense_is_not_refused() -> None:
         refusal({"commands": commands("BLPOP", "XREAD", "XREAD STREAMS __key__ 0", "BLPOP __key__ __rand(1,2)__")})
         is None
     )
-    assert refusal({"commands": commands("GET"), "preload": [{"command": "LPUSH", "times": 3}]}) is None
+    lists = [{"command": "LPUSH", "times": 3, "key_prefix": "list:"}]
+    assert refusal({"commands": commands("GET"), "preload": lists}) is None
     assert refusal({"commands": commands({"command": "XREADGROUP", "then": [{"command": "XACK"}]})}) is None
     assert refusal({"keys": {"hot_keys": 0.5, "median": 3}}) is None
