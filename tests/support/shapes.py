@@ -23,7 +23,7 @@ from tests.support.servers import closed_port
 SERVICE = "mymaster"
 _UP_WITHIN_S = 30
 _ATTEMPTS = 5
-_QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST)
+_QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST, "--repl-diskless-sync-delay", "0")
 
 
 @dataclass(eq=False)
