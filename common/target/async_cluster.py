@@ -93,7 +93,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     async def _leave_first_nodes(self) -> None:
         """Close what only the topology was read by, so that no node has more connections than the plan allows."""
         manager = self.nodes_manager
-        for name, node in manager.startup_nodes.items():
+        for name, node in list(manager.startup_nodes.items()):
             if manager.nodes_cache.get(name) is not node:
                 await node.disconnect_free_connections()
 
