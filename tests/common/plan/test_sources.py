@@ -285,6 +285,12 @@ def test_stages_said_on_the_command_line_replace_a_files_duration_but_not_its_ra
         load_plan(file, flags, {})
 
 
+@pytest.mark.parametrize("text", ["=1s", "a=b=1s", "a b=1s", "\x1b=1s", f"{'n' * 65}=1s"])
+def test_a_stage_on_the_command_line_has_a_name_that_a_file_could_say(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^expected a name of letters, digits, "_", "\." and "-", got '):
+        FLAGS["--stage"].parse(text)
+
+
 def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert refusal(missing) == f"{missing}: expected a plan that can be read, got: No such file or directory"
