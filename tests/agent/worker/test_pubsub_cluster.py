@@ -15,7 +15,7 @@ from agent.worker.subscriber import Subscriber
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
 from common.metrics import DeliveryMetrics, Merge, merge_deliveries, merge_intervals
-from common.plan.schema import Command, Keys, Load, Plan, Pools, PubSub, Target, Workload
+from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Target, Workload
 from common.stamp import STAMP_BYTES, Stamper, StampReader
 from common.target import TARGET_ERRORS, Client, build_client
 from common.units import Count
@@ -30,11 +30,12 @@ def cluster() -> Iterator[Group]:
         yield group
 
 
-def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group) -> None:
+@pytest.mark.parametrize("driver", Driver)
+def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group, driver: Driver) -> None:
     before = {name: cluster.calls(name) for name in ("spublish", "ssubscribe")}
     plan = Plan(
         target=Target(url=cluster.url),
-        pools=(Pools(threads_per_pool=3, client_instances_per_pool=2),),
+        pools=(Pools(driver=driver, threads_per_pool=3, tasks_per_pool=3, client_instances_per_pool=2),),
         workload=Workload(
             commands=(Command(command="SPUBLISH __key__ __message__"), Command(command="SSUBSCRIBE __key__")),
             keys=Keys(maximum=Count(20)),

@@ -105,7 +105,7 @@ def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: List
 def test_all_that_the_server_handed_out_is_read_before_the_end(
     listening: Listening, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_held, arrivals = threading.Event(), listening.subscriber._arrivals
+    is_held, arrivals = threading.Event(), listening.subscriber._subscriptions._arrivals
     arrived = arrivals.arrived
 
     def held(line: int, message: bytes, at_ns: int) -> None:
@@ -178,7 +178,7 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_until(lambda: listening.subscriber._pending is not None, "somebody waits", 5)
+    wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "somebody waits", 5)
     listening.lifeline.cut()
     listening.subscriber.finish()
     waiting.join(5)
