@@ -7,7 +7,6 @@ import pytest
 from tests.support.runs import Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 
-
 DRIVERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--driver", "asyncio", "--tasks-per-pool", "2")}
 
 

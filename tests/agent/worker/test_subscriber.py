@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 import redis
 
+from agent.worker.async_subscriber import AsyncSubscriber
 from agent.worker.deliveries import DeliveryRecord, add_up
-from agent.worker.events import EventLog
+from agent.worker.events import EventKind, EventLog
 from agent.worker.resp import reply_measure
 from agent.worker.subscriber import Subscriber
 from common.lifeline import CutShort, Lifeline
@@ -16,50 +19,126 @@ from common.metrics import DeliveryMetrics, merge_deliveries
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.stamp import STAMP_BYTES, Stamper, StampReader
 from common.target import build_client
+from common.target.asynchronous import build_async_client, close_async_client
 from tests.support.runs import calls, connections, wait_until
-from tests.support.servers import Server
+from tests.support.servers import Server, start_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 MOST = 3
 
 
+QUICK = Retry(retries=3, backoff=BackoffKind.NONE)
+
+
 class Listening:
     """A subscriber at a server, and all that it received."""
 
+    subscriber: Any
+
     def __init__(self, url: str, timeout_s: float | None = 5.0) -> None:
         self.record = DeliveryRecord()
+        self.log = EventLog()
         self.lifeline = Lifeline()
-        self.crashes: list[Exception] = []
-        retry = Retry(retries=3, backoff=BackoffKind.NONE)
-        self._client = build_client(Target(url=url, retry=retry), Pools(), events=EventLog(), lifeline=self.lifeline)
-        self.subscriber = Subscriber(
-            "subscriber", self._client, MOST, timeout_s, StampReader("run", "here"), self.record, self.crashes.append
-        )
+        self.complaints: list[Any] = []
+        self._build(Target(url=url, retry=QUICK), timeout_s)
         self._taken: list[DeliveryMetrics] = []
 
+    def _build(self, target: Target, timeout_s: float | None) -> None:
+        raise NotImplementedError
+
+    def _made(self, kind: Any, client: Any, timeout_s: float | None) -> Any:
+        reader = StampReader("run", "here")
+        return kind("subscriber", client, MOST, timeout_s, reader, self.record, self.complaints.append)
+
     def subscribe(self, *names: bytes) -> list[list[Any]]:
-        return [self.subscriber.subscribe("SUBSCRIBE", name) for name in names]
+        return [self.subscribe_one(name) for name in names]
+
+    def subscribe_one(self, name: bytes) -> Any:
+        raise NotImplementedError
 
     @property
     def metrics(self) -> DeliveryMetrics:
         self._taken.append(add_up(self.record.take()))
         return merge_deliveries(self._taken)
 
+    def events(self) -> list[EventKind]:
+        return [kind for _, kind, _ in self.log.take()]
+
     def ends(self) -> None:
         wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
 
     def close(self) -> None:
         self.lifeline.cut()
-        self.subscriber.finish()
+        self.subscriber.cut()
+        self.ends()
         self.subscriber.close()
+        self._close_client()
+        assert self.complaints == []
+
+    def _close_client(self) -> None:
+        raise NotImplementedError
+
+
+class OnThread(Listening):
+    """Of a worker thread."""
+
+    def _build(self, target: Target, timeout_s: float | None) -> None:
+        self._client = build_client(target, Pools(), events=self.log, lifeline=self.lifeline)
+        self.subscriber = self._made(Subscriber, self._client, timeout_s)
+
+    def subscribe_one(self, name: bytes) -> Any:
+        return self.subscriber.subscribe("SUBSCRIBE", name)
+
+    def _close_client(self) -> None:
         self._client.close()
-        assert self.crashes == []
+
+
+class OnLoop(Listening):
+    """Of a worker task; what its loop complains of, such as a task that nobody ended, is a complaint."""
+
+    def _build(self, target: Target, timeout_s: float | None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = build_async_client(target, Pools(), events=self.log, lifeline=self.lifeline)
+        self.subscriber = self._made(AsyncSubscriber, self._client, timeout_s)
+
+    def _run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
+
+    def subscribe_one(self, name: bytes) -> Any:
+        return self._run(self.subscriber.subscribe("SUBSCRIBE", name))
+
+    def _close_client(self) -> None:
+        if self._loop.is_closed():
+            return
+
+        async def close() -> set[Any]:
+            await close_async_client(self._client)
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+        left = self._run(close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+        gc.collect()
+        assert left == set()
+
+
+DRIVERS = {"client": OnThread, "asyncio": OnLoop}
+
+
+@pytest.fixture(params=DRIVERS)
+def listen(request: pytest.FixtureRequest) -> type[Listening]:
+    """How the subscriber of each driver is had."""
+    return DRIVERS[request.param]
 
 
 @pytest.fixture
-def listening(valkey: Server) -> Iterator[Listening]:
-    listening = Listening(valkey.url)
+def listening(listen: type[Listening], valkey: Server) -> Iterator[Listening]:
+    listening = listen(valkey.url)
     yield listening
     listening.close()
 
@@ -139,10 +218,13 @@ def test_a_cut_off_subscriber_comes_back_with_its_channels(listening: Listening,
     assert publisher(valkey)() == 1
     wait_until(lambda: listening.metrics.delivered == 1, "the message", 5)
     assert listening.metrics.resubscribed == 1
+    assert listening.events() == [EventKind.OPENED, EventKind.DROPPED, EventKind.OPENED, EventKind.RETRIED]
 
 
-def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(valkey: Server) -> None:
-    listening = Listening(valkey.url, timeout_s=0.1)
+def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(
+    listen: type[Listening], valkey: Server
+) -> None:
+    listening = listen(valkey.url, timeout_s=0.1)
     listening.subscribe(b"a")
     valkey.pause()
     with pytest.raises(TimeoutError, match="no confirmation of a subscription"):
@@ -153,8 +235,8 @@ def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may
     listening.close()
 
 
-def test_a_dead_server_is_an_error_and_keeps_nobody(valkey: Server) -> None:
-    listening = Listening(valkey.url)
+def test_a_dead_server_is_an_error_and_keeps_nobody(listen: type[Listening], valkey: Server) -> None:
+    listening = listen(valkey.url)
     listening.subscribe(b"a")
     valkey.kill()
     with pytest.raises(redis.ConnectionError):
@@ -164,8 +246,8 @@ def test_a_dead_server_is_an_error_and_keeps_nobody(valkey: Server) -> None:
     listening.close()
 
 
-def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
-    listening = Listening(valkey.url, timeout_s=None)
+def test_a_cut_ends_who_waits_and_lets_nobody_begin(listen: type[Listening], valkey: Server) -> None:
+    listening = listen(valkey.url, timeout_s=None)
     listening.subscribe(b"a")
     valkey.pause()
     ended: list[type[Exception]] = []
@@ -180,7 +262,7 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
     waiting.start()
     wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "somebody waits", 5)
     listening.lifeline.cut()
-    listening.subscriber.finish()
+    listening.subscriber.cut()
     waiting.join(5)
     listening.ends()
     assert ended == [CutShort]
@@ -190,8 +272,24 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
     listening.close()
 
 
-def test_one_that_nobody_used_has_nothing_to_end() -> None:
-    listening = Listening("redis://127.0.0.1:1")
+def test_one_that_nobody_used_has_nothing_to_end(listen: type[Listening]) -> None:
+    listening = listen("redis://127.0.0.1:1")
     listening.subscriber.finish()
     assert not listening.subscriber.is_alive
     listening.close()
+
+
+def test_a_server_that_comes_back_later_than_the_retries_last_has_its_channels_again(
+    listening: Listening, valkey: Server
+) -> None:
+    listening.subscribe(b"a")
+    valkey.kill()
+    wait_until(lambda: EventKind.ATTEMPT_FAILED in listening.events(), "that it is missed", 5)
+    with pytest.raises(redis.ConnectionError):
+        listening.subscribe(b"b")
+    with start_server(port=valkey.port) as again:
+        wait_until(lambda: again.client().pubsub_channels() == [b"a"], "its return", 5)
+        assert listening.subscribe(b"c") == [[b"subscribe", b"c", 2]]
+        listening.lifeline.cut()
+        listening.subscriber.cut()
+        listening.ends()
