@@ -1,133 +1,20 @@
 from __future__ import annotations
 
-import asyncio
-import gc
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
-from agent.worker.async_subscriber import AsyncSubscriber
-from agent.worker.deliveries import DeliveryRecord, add_up
-from agent.worker.events import EventKind, EventLog
+from agent.worker.events import EventKind
 from agent.worker.resp import reply_measure
-from agent.worker.subscriber import Subscriber
-from common.lifeline import CutShort, Lifeline
-from common.metrics import DeliveryMetrics, merge_deliveries
-from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.stamp import STAMP_BYTES, Stamper, StampReader
-from common.target import build_client
-from common.target.asynchronous import build_async_client, close_async_client
+from common.lifeline import CutShort
+from common.stamp import STAMP_BYTES, Stamper
+from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import calls, connections, wait_until
 from tests.support.servers import Server, start_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-MOST = 3
-
-
-QUICK = Retry(retries=3, backoff=BackoffKind.NONE)
-
-
-class Listening:
-    """A subscriber at a server, and all that it received."""
-
-    subscriber: Any
-
-    def __init__(self, url: str, timeout_s: float | None = 5.0) -> None:
-        self.record = DeliveryRecord()
-        self.log = EventLog()
-        self.lifeline = Lifeline()
-        self.complaints: list[Any] = []
-        self._build(Target(url=url, retry=QUICK), timeout_s)
-        self._taken: list[DeliveryMetrics] = []
-
-    def _build(self, target: Target, timeout_s: float | None) -> None:
-        raise NotImplementedError
-
-    def _made(self, kind: Any, client: Any, timeout_s: float | None) -> Any:
-        reader = StampReader("run", "here")
-        return kind("subscriber", client, MOST, timeout_s, reader, self.record, self.complaints.append)
-
-    def subscribe(self, *names: bytes) -> list[list[Any]]:
-        return [self.subscribe_one(name) for name in names]
-
-    def subscribe_one(self, name: bytes) -> Any:
-        raise NotImplementedError
-
-    @property
-    def metrics(self) -> DeliveryMetrics:
-        self._taken.append(add_up(self.record.take()))
-        return merge_deliveries(self._taken)
-
-    def events(self) -> list[EventKind]:
-        return [kind for _, kind, _ in self.log.take()]
-
-    def ends(self) -> None:
-        wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
-
-    def close(self) -> None:
-        self.lifeline.cut()
-        self.subscriber.cut()
-        self.ends()
-        self.subscriber.close()
-        self._close_client()
-        assert self.complaints == []
-
-    def _close_client(self) -> None:
-        raise NotImplementedError
-
-
-class OnThread(Listening):
-    """Of a worker thread."""
-
-    def _build(self, target: Target, timeout_s: float | None) -> None:
-        self._client = build_client(target, Pools(), events=self.log, lifeline=self.lifeline)
-        self.subscriber = self._made(Subscriber, self._client, timeout_s)
-
-    def subscribe_one(self, name: bytes) -> Any:
-        return self.subscriber.subscribe("SUBSCRIBE", name)
-
-    def _close_client(self) -> None:
-        self._client.close()
-
-
-class OnLoop(Listening):
-    """Of a worker task; what its loop complains of, such as a task that nobody ended, is a complaint."""
-
-    def _build(self, target: Target, timeout_s: float | None) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._client = build_async_client(target, Pools(), events=self.log, lifeline=self.lifeline)
-        self.subscriber = self._made(AsyncSubscriber, self._client, timeout_s)
-
-    def _run(self, what: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
-
-    def subscribe_one(self, name: bytes) -> Any:
-        return self._run(self.subscriber.subscribe("SUBSCRIBE", name))
-
-    def _close_client(self) -> None:
-        if self._loop.is_closed():
-            return
-
-        async def close() -> set[Any]:
-            await close_async_client(self._client)
-            return asyncio.all_tasks() - {asyncio.current_task()}
-
-        left = self._run(close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
-        gc.collect()
-        assert left == set()
-
-
-DRIVERS = {"client": OnThread, "asyncio": OnLoop}
 
 
 @pytest.fixture(params=DRIVERS)
