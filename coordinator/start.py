@@ -29,7 +29,7 @@ from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
 from coordinator.cleaning import Cleaning, delete_written
-from coordinator.coordinator import Coordinator, standings
+from coordinator.coordinator import Coordinator, after_load, standings
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
@@ -38,7 +38,7 @@ from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
-from coordinator.preflight import refuse_several_slots
+from coordinator.preflight import refuse_misfits
 from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
@@ -94,7 +94,7 @@ def start(plan: Plan, options: StartOptions) -> int:
             plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
-            refuse_several_slots(plan)
+            refuse_misfits(plan)
             facts = _prepare_target(plan, facts, people)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:
@@ -273,4 +273,6 @@ def _run(setup: Setup, place: _Place) -> Run:
     aggregate = place.aggregate
     if aggregate.opened is None or aggregate.started is None:
         return Run(setup, monotonic_ns())
-    return Run.resumed(setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns())
+    return Run.resumed(
+        setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns(), after=after_load(aggregate)
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.plan.setting import Fallback
 from common.plan.settings import COMMANDS
 from common.plan.shape import EVERY, Path, render
 
@@ -97,6 +98,7 @@ def overlay(layers: Sequence[Layer]) -> Overlay:
         leaves = _for_each_group(layer.leaves, groups)
         for path in _replaced(leaves):
             merged.pop(path, None)
+        leaves = _without_fallbacks(leaves, merged)
         merged |= leaves
         places |= dict.fromkeys(leaves, layer.place)
     return Overlay(merged, places, groups, document.place if document else nowhere)
@@ -105,9 +107,11 @@ def overlay(layers: Sequence[Layer]) -> Overlay:
 def beneath(upper: Overlay, lower: Layer) -> Overlay:
     """A layer under all others, without taking anything from them: a profile."""
     leaves = {path: value for path, value in lower.leaves.items() if path not in _replaced(upper.leaves) - {COMMANDS}}
+    above = _without_fallbacks(upper.leaves, leaves)
+    places = {path: place for path, place in upper.places.items() if path in above or path not in leaves}
     return Overlay(
-        {**leaves, **upper.leaves},
-        {**dict.fromkeys(leaves, lower.place), **upper.places},
+        {**leaves, **above},
+        {**dict.fromkeys(leaves, lower.place), **places},
         upper.pool_groups,
         upper.whole,
     )
@@ -116,6 +120,10 @@ def beneath(upper: Overlay, lower: Layer) -> Overlay:
 def nowhere(path: Path) -> str:
     """The place of what came from no file and no flag."""
     return f"plan: {render(path)}"
+
+
+def _without_fallbacks(leaves: Mapping[Path, Any], below: Mapping[Path, Any]) -> dict[Path, Any]:
+    return {path: value for path, value in leaves.items() if not (isinstance(value, Fallback) and below.get(path))}
 
 
 def _flatten(raw: Mapping[str, Any], path: Path) -> dict[Path, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import COMMANDS, Placeholder, Sha, Template, find_command, keys_of
+from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, planned_commands
 from common.plan.schema import Plan
 from common.plan.shape import Path
 from common.plan.workload_rules import NOT_FOR_POOLS
@@ -61,6 +61,31 @@ def preload_writes(plan: Plan) -> Iterator[Finding]:
             yield path, f"expected no {Placeholder.MESSAGE.value} in preload, got {show(entry.command)}"
 
 
+def preload_fits(plan: Plan) -> Iterator[Finding]:
+    """What a preload leaves at its keys is what the mix expects there."""
+    for number, entry in enumerate(plan.workload.preload):
+        filled = _held(find_command(entry.command))
+        prefix = keys_of(plan.workload, entry).prefix
+        for planned in planned_commands(plan.workload):
+            wanted = _held(planned.template)
+            same_keys = keys_of(plan.workload, planned.command).prefix == prefix
+            if filled is not None and wanted is not None and same_keys and filled is not wanted:
+                yield (
+                    ("workload", "preload", number, "command"),
+                    f"expected a command whose keys suit the mix, got {show(entry.command)}, which leaves "
+                    f"a {filled.value} where {planned.template.name} expects a {wanted.value}; preload by another "
+                    "command, or give one of them a key_prefix",
+                )
+
+
+def _held(template: Template) -> Holds | None:
+    """What the drawn key of a command holds; None where the table does not tell, or does not mind."""
+    row = COMMANDS.get(template.name)
+    if row is None or template.parts[1:2] != (Placeholder.KEY,) or row.holds in (Holds.ANYTHING, Holds.DUMP):
+        return None
+    return row.holds
+
+
 def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
     """How many keys of each entry of the preload fall to one of the fleet's threads."""
     shares = []
@@ -71,5 +96,11 @@ def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
     return shares
 
 
-PREPARATION_RULES = (setup_known, preload_writes)
+def preload_commands(plan: Plan, thread: int, threads: int) -> int:
+    """How many commands of the whole preload fall to one of the fleet's threads."""
+    shares = preload_share(plan, thread, threads)
+    return sum(keys * entry.times for keys, entry in zip(shares, plan.workload.preload, strict=True))
+
+
+PREPARATION_RULES = (setup_known, preload_writes, preload_fits)
 """Behind those of the workload, which have found that commands are known."""

@@ -13,6 +13,12 @@ from common.units import Bytes, PerSecond, Seconds, show
 ENVIRONMENT_PREFIX = "STAMPEDE_"
 
 Leaves = dict[Path, Any]
+
+
+class Fallback(list[Any]):
+    """A list that stands only where nothing below it says another one."""
+
+
 Said = Mapping["Setting", Any]
 
 
@@ -125,7 +131,7 @@ def parse_stage(text: str) -> dict[str, Any]:
     rate, colon, ramp = load.partition(":")
     stage: dict[str, Any] = {"duration": Seconds.parse(duration)}
     if equals:
-        stage["name"] = name
+        stage["name"] = parse_text(name, ("load", "stages", 0, "name"))
     if at:
         stage["rate"] = PerSecond.parse(rate)
     if colon:

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import PlanError
 from common.plan.setting import (
+    Fallback,
     Leaves,
     Said,
     Setting,
@@ -83,9 +84,9 @@ SETUP = Setting(
     help="a command to issue before the run, for each key of the range if it names __key__; may be repeated",
 )  # fmt: skip
 PRELOAD = Setting(
-    group=_MIX, flag="--preload", is_switch=True, parser=parse_switch,
-    spread=lambda wanted: {("workload", "preload"): [{"command": "SET"}] if wanted else []},
-    help="before the run, SET each key of the range once",
+    group=_MIX, flag="--preload", metavar="[on|off]", alone="on", parser=parse_switch,
+    spread=lambda wanted: {("workload", "preload"): Fallback([{"command": "SET"}]) if wanted else []},
+    help="before the run, fill each key once, by SET where neither plan nor profile says otherwise; off: do not",
 )  # fmt: skip
 STAGE = Setting(
     group=_LOAD, flag="--stage", metavar="[NAME=]TIME[@RATE[:linear]]", repeatable=True, parser=parse_stage,

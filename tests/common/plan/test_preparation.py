@@ -73,7 +73,7 @@ def test_what_makes_sense_is_not_refused() -> None:
             Preload(),
             Preload(times=3),
             Preload(command="JSON.SET __key__ $ __data__"),
-            Preload(command="HSET __key__ f:__rand(1,9)__ __data__"),
+            Preload(command="HSET __key__ f:__rand(1,9)__ __data__", key_prefix="hash:"),
             Preload(key_minimum=Count(7), key_maximum=Count(7)),
         ),
     ) is None  # fmt: skip
