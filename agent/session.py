@@ -84,6 +84,7 @@ class Session:
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
         self._say_due_ns = now_ns
+        self._spoiled: tuple[str, Failed] | None = None
         self._reason = ""
         self._exit_code = 0
         self._terminations = 0
@@ -196,6 +197,8 @@ class Session:
     def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
         if run_id == self.run_id:
             return self._prepared() if self.state is AgentState.PREPARED else []
+        if self._spoiled is not None and self._spoiled[0] == run_id:
+            return self._send(self._spoiled[1], run_id)
         if not self._moves(Trigger.PREPARE):
             held = f"it still holds {len(self.outbox)} frames of run {self.run_id}"
             reason = f"{held}; resume that run, or restart the agent"
@@ -218,6 +221,7 @@ class Session:
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
         if self._moves(Trigger.ABANDON):
+            self._spoil(Failed(kind=FailureKind.AGENT, reason=f"it gave its share up in the preload: {reason}"))
             return [KillWorkers(), *self._forget(reason)]
         if self._moves(Trigger.STOP):
             self._reason = reason
@@ -281,7 +285,13 @@ class Session:
     def _broken(self, failed: Failed) -> list[Action]:
         at_fault = TargetError if failed.kind is FailureKind.TARGET else FleetError
         self._exit_code = at_fault.exit_code
+        self._spoil(failed)
         return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
+
+    def _spoil(self, failed: Failed) -> None:
+        """What was preloaded is there, and lists would be filled twice: this share of this run is not begun again."""
+        if self._share.has_preloaded:
+            self._spoiled = (self.run_id, failed)
 
     def _maybe_ready(self) -> list[Action]:
         return self._prepared() if self._share.all_prepared and self._moves(Trigger.READY) else []

@@ -20,7 +20,7 @@ from common.messages import (
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.plan.preparation import preload_share
+from common.plan.preparation import preload_commands
 from common.plan.timeline import timeline
 
 
@@ -58,7 +58,7 @@ class Share:
 
     assignments: tuple[Assignment, ...] = ()
     lease_ns: int = 0
-    _preload_keys: int = 0
+    _preload_commands: int = 0
     _processes: list[_Process] = field(default_factory=list)
     _unsent: list[IntervalMetrics] = field(default_factory=list)
     _through: int = -1
@@ -70,8 +70,8 @@ class Share:
         hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
         plan, total = assignment.plan, assignment.threads_total
-        preload_keys = sum(sum(preload_share(plan, thread, total)) for thread in assignment.threads)
-        return cls(assignments, plan.fleet.lease_s.ns, preload_keys, [_Process() for _ in assignments])
+        commands = sum(preload_commands(plan, thread, total) for thread in assignment.threads)
+        return cls(assignments, plan.fleet.lease_s.ns, commands, [_Process() for _ in assignments])
 
     def __contains__(self, process: int) -> bool:
         return process < len(self._processes)
@@ -120,13 +120,18 @@ class Share:
 
     def progress(self) -> Preparing:
         """Progress of all processes together: of the preload until all of it is done, then of what comes after it."""
-        preload, connections = self._told(Step.PRELOAD, self._preload_keys), self._told(Step.CONNECTIONS)
+        preload, connections = self._told(Step.PRELOAD, self._preload_commands), self._told(Step.CONNECTIONS)
         return preload if preload.done < preload.total or not connections.total else connections
 
     def _told(self, step: Step, total: int | None = None) -> Preparing:
         told = [process.steps[step] for process in self._processes if step in process.steps]
         total = sum(part.total for part in told) if total is None else total
         return Preparing(step=step, done=sum(part.done for part in told), total=total)
+
+    @property
+    def has_preloaded(self) -> bool:
+        """Whether any process has begun to."""
+        return any(Step.PRELOAD in process.steps for process in self._processes)
 
     @property
     def preloaded(self) -> Preloaded | None:

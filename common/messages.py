@@ -57,7 +57,7 @@ class FailureKind(enum.Enum):
 class Step(enum.Enum):
     """What an agent is at while it prepares; the value is for people to read."""
 
-    PRELOAD = "preloading keys"
+    PRELOAD = "preloading"
     CONNECTIONS = "opening connections"
 
 
@@ -159,7 +159,8 @@ class Prepare(Message, frozen=True, kw_only=True):
 
 
 class Preparing(Message, frozen=True, kw_only=True):
-    """Progress of a step: keys preloaded, or connections opened, so far, of how many."""
+    """Progress of a step: commands of the preload answered, or connections opened, so far, of how many. Commands, and
+    not keys: a single list may take millions of them."""
 
     step: Step
     done: Tally

@@ -36,13 +36,15 @@ from common.messages import (
 from common.units import NS_PER_S
 from coordinator.ending import Ending
 from coordinator.opening import Setup, negotiated, refusal
-from coordinator.phases import UNDER_WAY, Phase
+from coordinator.phases import OVER_BUT_OPEN, UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
 from coordinator.registry import Member, Registry
 from coordinator.shares import Shares
 from coordinator.steps import Action, Note, Send, Write
 
 REPEAT_AFTER_NS = NS_PER_S
+AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
+"""States in which an agent's workers do what a run has them do, or are about to."""
 AHEAD_S = 60
 """How far an agent's seconds may run ahead of our clock: no agent of ours does, but one whose frames speak of a far
 future would have us keep every second until then."""
@@ -147,7 +149,12 @@ class Conversation:
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
         """Tell an agent again what it seems to have missed, at most once a second."""
-        if not member.takes_part or member.end is not None or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
+        if not member.takes_part or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
+            return []
+        if self._state.phase in OVER_BUT_OPEN and member.state in AT_WORK and member.final is None:
+            # It was lost, and is heard again: its load must not go on while keys are counted and deleted.
+            return self.order(member, Stop(drain=False, reason="the run is over"), now_ns)
+        if member.end is not None:
             return []
         match self._state.phase, member.state:
             case Phase.PREPARING, AgentState.IDLE:

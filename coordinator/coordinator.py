@@ -27,7 +27,7 @@ from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
 from coordinator.records import AnyRecord, ServerCounted, When
 from coordinator.registry import Member, Standing
-from coordinator.run import Run
+from coordinator.run import AfterLoad, Run
 from coordinator.steps import (
     Action,
     Cleaned,
@@ -256,6 +256,11 @@ def _row(member: Member, now_ns: int) -> AgentRow:
         offset_us=None if member.offset_ns is None else member.offset_ns / 1e3,
         alive=not member.lost,
     )
+
+
+def after_load(aggregate: Aggregate) -> list[AfterLoad]:
+    """What the journal of a run that is resumed has already of what follows the load."""
+    return [record for record in (aggregate.readings.get(When.AFTER), aggregate.cleaned) if record is not None]
 
 
 def standings(aggregate: Aggregate) -> list[Standing]:

@@ -64,3 +64,5 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
 }
 UNDER_WAY = (Phase.RUNNING, Phase.DRAINING)
 """Phases in which load may be running."""
+OVER_BUT_OPEN = (Phase.SETTLING, Phase.CLEANING)
+"""Phases in which nobody's load is waited for any more; whoever was taken for lost may still be at it."""

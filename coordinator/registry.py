@@ -205,12 +205,12 @@ class Registry:
             if member.state is AgentState.IDLE and not member.gone and now_ns - member.heard_ns <= FRESH_NS
         ]
 
-    def newly_lost(self, now_ns: int) -> list[Member]:
-        """Members that take part, are not over, and have been silent for too long since the last call."""
+    def newly_lost(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
+        """Members that take part, are not over, and have been silent for longer than that since the last call."""
         silent = [
             member
             for member in self.taking_part()
-            if member.end is None and not member.lost and now_ns - member.heard_ns > LOST_AFTER_NS
+            if member.end is None and not member.lost and now_ns - member.heard_ns > patience_ns
         ]
         for member in silent:
             member.lost = True

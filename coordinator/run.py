@@ -25,7 +25,7 @@ from coordinator.records import (
     ServerCounted,
     When,
 )
-from coordinator.registry import Standing, capacities
+from coordinator.registry import LOST_AFTER_NS, Standing, capacities
 from coordinator.shares import assign
 from coordinator.steps import (
     Action,
@@ -48,7 +48,7 @@ from coordinator.steps import (
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
 WRITE_OFF_NS = 10 * NS_PER_S
-"""Silence after which an agent is not waited for any more once the run should be over."""
+"""Silence after which an agent is not waited for any more once the run should be over, or while it preloads."""
 OVERTIME_NS = 15 * NS_PER_S
 """How long after the drain should have ended an agent is still waited for: it kills stuck workers before that."""
 DEAD_TARGET_NS = 30 * NS_PER_S
@@ -63,6 +63,8 @@ CLOCK_WAIT_NS = 3 * NS_PER_S
 heartbeats, and waited for so long; a network that is slow is not."""
 DEAF_NS = NS_PER_S
 """Ticks further apart than this: we were held up, and did not hear our agents in the meantime."""
+AfterLoad = ServerCounted | CleanedUp
+"""What is written down once the load is over: the second reading of the server's counters, and what was deleted."""
 _COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
 
 
@@ -77,6 +79,7 @@ class Run:
         self._interrupts = 0
         self._prepared_ns: int | None = None
         self._last_progress: Progress | None = None
+        self._after: frozenset[type[AfterLoad]] = frozenset()
 
     def handle(self, event: Event, now_ns: int) -> list[Action]:
         """What to do about it, in order. now_ns: this host's monotonic clock."""
@@ -98,10 +101,13 @@ class Run:
         return [*actions, *self._advance(now_ns)]
 
     @classmethod
-    def resumed(cls, setup: Setup, t0_ns: int, agents: Sequence[Standing], now_ns: int) -> Run:
+    def resumed(
+        cls, setup: Setup, t0_ns: int, agents: Sequence[Standing], now_ns: int, *, after: Sequence[AfterLoad] = ()
+    ) -> Run:
         """A run that goes on where a killed coordinator stopped, as its journal says. Agents that are not heard of
-        within the usual time are lost."""
+        within the usual time are lost. after: what the journal has already of what follows the load."""
         run = cls(setup, now_ns)
+        run._after = frozenset(type(record) for record in after)
         for standing in agents:
             run.state.registry.readmit(standing, now_ns)
             if standing.final is not None:
@@ -190,6 +196,9 @@ class Run:
         if self.state.setup.plan.workload.clean_up is CleanUp.NONE:
             return self._closed() if self._moves(Trigger.COUNTED, now_ns) else []
         self._moves(Trigger.CLEAN, now_ns)
+        if CleanedUp in self._after:
+            self._moves(Trigger.CLEANED, now_ns)
+            return self._closed()
         if self._interrupts <= 1:
             return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
         self._moves(Trigger.CLEANED, now_ns)
@@ -203,7 +212,9 @@ class Run:
         if any(not member.is_over(now_ns, patience_ns) for member in members):
             return []
         self._moves(Trigger.ALL_OVER, now_ns)
-        return [ReadServer(When.AFTER)]
+        # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
+        cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
+        return self._settled(now_ns) if cleans and ServerCounted in self._after else [ReadServer(When.AFTER)]
 
     def _notice_lost(self, now_ns: int) -> list[Action]:
         """At ticks only: a tick follows what has come in the meantime, so that a coordinator which was itself held up
@@ -222,6 +233,12 @@ class Run:
         planned_end_ns = self._planned_end_ns()
         due = planned_end_ns is None or now_ns > planned_end_ns
         return min(WRITE_OFF_NS, self._lease_ns) if settled and due else self._lease_ns
+
+    @property
+    def _preparing_patience_ns(self) -> int:
+        """A link that was down for a moment must not cost a preload that took an hour."""
+        preloads = bool(self.state.setup.plan.workload.preload)
+        return max(LOST_AFTER_NS, min(WRITE_OFF_NS, self._lease_ns)) if preloads else LOST_AFTER_NS
 
     @property
     def _dead_target_ns(self) -> int:
@@ -255,7 +272,7 @@ class Run:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
             case Phase.PREPARING | Phase.COUNTING:
-                self.state.registry.newly_lost(now_ns)
+                self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
             case Phase.DRAINING if in_phase_ns > fleet.drain_s.ns + OVERTIME_NS:

@@ -29,7 +29,7 @@ from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from coordinator.aggregate import Aggregate, fold
 from coordinator.cleaning import Cleaning, delete_written
-from coordinator.coordinator import Coordinator, standings
+from coordinator.coordinator import Coordinator, after_load, standings
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
@@ -273,4 +273,6 @@ def _run(setup: Setup, place: _Place) -> Run:
     aggregate = place.aggregate
     if aggregate.opened is None or aggregate.started is None:
         return Run(setup, monotonic_ns())
-    return Run.resumed(setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns())
+    return Run.resumed(
+        setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns(), after=after_load(aggregate)
+    )

@@ -89,6 +89,11 @@ def test_every_module_has_a_line_in_the_architecture_and_every_line_a_module() -
     assert set(re.findall(r"`((?:agent|common|coordinator)/[\w/]+\.py)`", ARCHITECTURE)) == modules()
 
 
+def test_each_module_has_one_row_in_the_architecture() -> None:
+    rooms = re.findall(r"^\| `((?:agent|common|coordinator)/[\w/]+\.py)` \|", ARCHITECTURE, re.MULTILINE)
+    assert [room for room in rooms if rooms.count(room) > 1] == []
+
+
 def test_the_architecture_names_every_phase_and_every_state() -> None:
     names = [name for name in quoted(section(ARCHITECTURE, "The two state machines")) if name.isupper()]
     assert names == [place.name for machine in (Phase, AgentState) for place in machine]

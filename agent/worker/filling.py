@@ -55,7 +55,7 @@ class Part:
 
 
 OnProgress: TypeAlias = Callable[[int, int], None]
-"""Told keys written, of how many, some ten times a second; what it raises ends the preload."""
+"""Told commands that were answered, of how many, some ten times a second; what it raises ends the preload."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
     Raises TargetError when the target cannot be reached, or answers with an error; then, and when on_progress raises,
     everything under way is cut short.
     """
-    total = sum(part.keys for parts in threads for part in parts)
+    total = sum(part.keys * part.times for parts in threads for part in parts)
     if not total:
         return None
     began_ns = monotonic_ns()
@@ -135,7 +135,7 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
                     done, pending = wait(pending, timeout=PROGRESS_S, return_when=FIRST_EXCEPTION)
                     for future in done:
                         future.result()
-                    on_progress(sum(lane.keys for lane in lanes), total)
+                    on_progress(sum(lane.commands for lane in lanes), total)
             except BaseException:
                 # Whoever waits for the target must not keep the executor, and so the failure, waiting.
                 lifeline.cut()

@@ -96,5 +96,11 @@ def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
     return shares
 
 
+def preload_commands(plan: Plan, thread: int, threads: int) -> int:
+    """How many commands of the whole preload fall to one of the fleet's threads."""
+    shares = preload_share(plan, thread, threads)
+    return sum(keys * entry.times for keys, entry in zip(shares, plan.workload.preload, strict=True))
+
+
 PREPARATION_RULES = (setup_known, preload_writes, preload_fits)
 """Behind those of the workload, which have found that commands are known."""

@@ -6,8 +6,8 @@ not measured (the warmup) is in no number of the report. An unnamed stage is cal
 The rate of an open leg is constant or a straight line, so how many operations are due up to a moment is at most a
 quadratic of it. Operations of the whole fleet are numbered from 0 through all open legs: number k is due when the
 integral of the rate reaches k. Sums are exact fractions. In a leg of constant rate so are the times, rounded down once
-to the nanosecond; in a ramp they are computed from k alone in 64-bit floats, which errs by some 10^-16 of the leg's
-length: less than a nanosecond in a day.
+to the nanosecond; in a ramp, up or down, they are computed from k alone in 64-bit floats, which errs by no more than
+10^-15 of the leg's length: by a nanosecond in a leg of eleven days.
 
 A linear ramp begins at the rate at which the stage before ended, at 0 where there is none or that was closed. The
 warmup has the load of the first stage; one that is a ramp from 0 is warmed up for at the rate which it ramps to.
@@ -91,13 +91,23 @@ class Leg:
         """
         assert self.from_per_s is not None
         assert self.to_per_s is not None
-        start, slope = self.from_per_s, 0.0
+        start, end, slope = self.from_per_s, self.to_per_s, 0.0
         if self.is_ramp and self.end_ns is not None:
-            slope = (self.to_per_s - start) * NS_PER_S / (self.end_ns - self.begin_ns)
-        # The root of start * t + slope * t^2 / 2 = count, in the form that subtracts nothing of like size.
-        root = start + np.sqrt(np.maximum(start * start + 2 * slope * counts, 0.0))
+            slope = (end - start) * NS_PER_S / (self.end_ns - self.begin_ns)
+        # The root of start * t + slope * t^2 / 2 = count, in the form that subtracts nothing of like size: the square
+        # of the rate then is start^2 + 2 * slope * count, which a ramp down has to find from its other end.
+        squares = start * start + 2 * slope * counts if slope >= 0 else end * end - 2 * slope * self._left_after(counts)
+        root = start + np.sqrt(squares)
         seconds = np.divide(2 * counts, root, out=np.zeros_like(counts), where=root > 0)
         return self.begin_ns + np.maximum.accumulate(np.floor(seconds * NS_PER_S)).astype(np.int64)
+
+    def _left_after(self, counts: Floats) -> Floats:
+        """How much of the integral over the whole leg is left when it has reached each of `counts`; never below 0."""
+        assert self.end_ns is not None
+        whole = self.due(self.end_ns)
+        # As two floats: of one alone, the last bits are more than what is left near the end.
+        rounded = float(whole)
+        return np.maximum(rounded - counts + float(whole - Fraction(rounded)), 0.0)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from scripts.shapes.servers import SHAPES
-
 from common.errors import EXIT_INTERRUPTED, StampedeError
 from scripts.shapes.cells import Cell, Result, cells, run
+from scripts.shapes.servers import SHAPES
 
 _HEAD = "| shape | driver | load | pipeline | operations | ops/s | p99 ms | errors | unaccounted | |"
 _RULE = "|---|---|---|---:|---:|---:|---:|---:|---:|---|"

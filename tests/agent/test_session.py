@@ -329,16 +329,16 @@ def test_progress_of_all_workers_is_told_together() -> None:
 
 def test_a_preload_is_told_until_every_worker_is_through_and_to_the_terminal_now_and_then() -> None:
     bench = AgentBench()
-    workload = msgspec.structs.replace(bench.plan.workload, preload=(Preload(key_maximum=Count(20)),))
+    workload = msgspec.structs.replace(bench.plan.workload, preload=(Preload(key_maximum=Count(10), times=2),))
     bench.preparing(plan=msgspec.structs.replace(bench.plan, workload=workload))
     # How much there is in all is known before the last worker has spoken.
-    assert texts(bench.worker(0, preloading(1, 10))) == ["preloading keys 1 of 20"]
+    assert texts(bench.worker(0, preloading(1, 10))) == ["preloading 1 of 20"]
     actions = bench.worker(1, preloading(10, 10))
     assert (said(actions, Preparing), texts(actions)) == ([preloading(11, 20)], [])
     assert said(bench.worker(1, opening(0, 0)), Preparing) == [preloading(11, 20)]
     bench.passes(5.0, hearing=RUN_ID)
-    assert texts(bench.worker(0, preloading(2, 10))) == ["preloading keys 12 of 20"]
-    assert texts(bench.worker(0, preloading(10, 10))) == ["preloading keys 20 of 20"]
+    assert texts(bench.worker(0, preloading(2, 10))) == ["preloading 12 of 20"]
+    assert texts(bench.worker(0, preloading(10, 10))) == ["preloading 20 of 20"]
     # There may be no connections to open.
     assert said(bench.worker(0, opening(0, 0)), Preparing) == [preloading(20, 20)]
     assert said(bench.worker(0, opening(1, 2)), Preparing) == [opening(1, 2)]
@@ -599,6 +599,41 @@ def test_a_share_that_never_starts_is_given_up_when_the_lease_is_over(state: Age
     assert not of_kind(bench.passes(LEASE_S - 0.2), KillWorkers)
     assert of_kind(bench.passes(0.4), KillWorkers)
     assert bench.state is AgentState.IDLE
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_share_that_was_given_up_in_its_preload_is_not_begun_again(is_ready: bool) -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, preloading(0, 10))
+    for number in range(2 if is_ready else 0):
+        bench.worker(number, ready())
+    bench.passes(LEASE_S + 1.5)
+    assert bench.state is AgentState.IDLE
+    order = Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")
+    # As often as it is asked: the answer may be lost on its way.
+    for _ in range(2):
+        actions = bench.hears(order)
+        assert not of_kind(actions, Spawn)
+        [failed] = said(actions, Failed)
+        assert failed.reason == "it gave its share up in the preload: no word from its coordinator for 30 s"
+    assert of_kind(bench.hears(order, run_id=OTHER_RUN_ID), Spawn)
+
+
+def test_a_share_that_failed_in_its_preload_says_so_again() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, preloading(0, 10))
+    [failed] = said(bench.worker(0, Failed(kind=FailureKind.TARGET, reason="it is not there")), Failed)
+    assert said(bench.hears(Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")), Failed) == [failed]
+
+
+def test_a_share_that_was_given_up_before_anything_was_written_may_be_begun_again() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    bench.worker(0, opening(1, 10))
+    bench.passes(LEASE_S + 1.5)
+    assert of_kind(bench.hears(Prepare(assignment=assignment(bench.plan, 2), plan_hash="hash")), Spawn)
 
 
 def test_a_running_agent_drains_when_the_lease_is_over_and_keeps_its_frames() -> None:

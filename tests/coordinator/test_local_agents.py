@@ -11,6 +11,8 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAMPEDE_PASSWORD", "a word for the test")
     monkeypatch.setenv("HARMLESS", "kept")
+    # Others may be there, and end meanwhile: zombies of other tests.
+    before = {child.pid for child in psutil.Process().children()}
     with LocalAgents() as agents:
         agents.start(
             1,
@@ -20,7 +22,8 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
             wait_s=60,
             withheld=["STAMPEDE_PASSWORD", "NOT_SET"],
         )
-        [child] = [child for child in psutil.Process().children() if "agent.cli" in child.cmdline()]
+        [child] = [child for child in psutil.Process().children() if child.pid not in before]
+        assert "agent.cli" in child.cmdline()
         environment = child.environ()
     assert "STAMPEDE_PASSWORD" not in environment
     assert environment["HARMLESS"] == "kept"

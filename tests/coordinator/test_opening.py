@@ -71,7 +71,7 @@ def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
     for member, done in zip(two, (40, 50), strict=True):
         member.prepares(Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
     two[1].prepares(Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
-    assert preparing(two) == Progress("preloading keys", 90, 100)
+    assert preparing(two) == Progress("preloading", 90, 100)
     # Who opens connections has done with keys, whether its last word on them was heard or not.
     two[0].prepares(Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
     assert preparing(two) == Progress("opening connections", 4, 10)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from common.messages import (
     Stop,
     WorkerLost,
 )
-from common.plan.schema import CleanUp, Load, Workload
+from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
 from common.units import NS_PER_S, Seconds
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
@@ -40,7 +41,16 @@ from coordinator.records import (
     When,
 )
 from coordinator.registry import LOST_AFTER_NS, Standing
-from coordinator.run import CLOCK_WAIT_NS, COUNT_WAIT_NS, DEAD_TARGET_NS, OVERTIME_NS, START_AHEAD_NS, WRITE_OFF_NS, Run
+from coordinator.run import (
+    CLOCK_WAIT_NS,
+    COUNT_WAIT_NS,
+    DEAD_TARGET_NS,
+    OVERTIME_NS,
+    START_AHEAD_NS,
+    WRITE_OFF_NS,
+    AfterLoad,
+    Run,
+)
 from coordinator.steps import (
     Cleaned,
     DeleteKeys,
@@ -383,6 +393,17 @@ def test_agents_that_preload_are_waited_for_as_long_as_they_get_on() -> None:
     assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
 
 
+def test_a_link_that_is_down_for_a_moment_does_not_cost_a_preload() -> None:
+    workload = msgspec.structs.replace(fleet_plan().workload, preload=(Preload(),))
+    bench = RunBench(msgspec.structs.replace(fleet_plan(), workload=workload), expected=2)
+    bench.preparing(*BOTH)
+    bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
+    assert not of_kind(bench.passes(WRITE_OFF_NS / NS_PER_S - 2.0, "web2"), End)
+    assert not of_kind(bench.passes(5.0, *BOTH), End)
+    end = ended(bench.passes(WRITE_OFF_NS / NS_PER_S + 1.0, "web2"))
+    assert (end.exit_code, end.text) == (5, "agent web1 was lost before the start: it is silent")
+
+
 def test_an_agent_that_does_not_get_on_is_not_excused_by_one_that_does() -> None:
     bench = bench_in(Phase.PREPARING)
     bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
@@ -691,6 +712,27 @@ def test_the_journal_of_an_aborted_run_begins_and_ends_as_any_other() -> None:
     assert [type(record) for record in written(actions)] == [RunOpened, RunClosed]
 
 
+@pytest.mark.parametrize("state", [AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING])
+@pytest.mark.parametrize("cleans", [False, True])
+def test_a_lost_agent_that_is_heard_again_after_the_end_is_stopped_at_once(state: AgentState, cleans: bool) -> None:
+    bench = RunBench(CLEANS if cleans else None, expected=2)
+    bench.running(*BOTH)
+    bench.says("web1", final())
+    bench.passes(WRITE_OFF_NS / NS_PER_S + 4.0, "web1")
+    bench.beat("web1", AgentState.IDLE)
+    assert bench.run.state.phase is Phase.SETTLING
+    if cleans:
+        bench.do(counted(When.AFTER))
+        assert bench.run.state.phase is Phase.CLEANING
+    assert said(bench.beat("web2", state), Stop) == [Stop(drain=False, reason="the run is over")]
+    assert said(bench.beat("web2", state), Stop) == []
+    bench.passes(1.0)
+    assert len(said(bench.beat("web2", state), Stop)) == 1
+    assert said(bench.beat("web2", AgentState.DONE), Stop) == []
+    bench.passes(1.0)
+    assert said(bench.beat("web1", AgentState.RUNNING), Stop) == []
+
+
 # -- cleaning
 
 
@@ -743,7 +785,13 @@ def test_a_run_that_never_began_deletes_nothing(phase: Phase) -> None:
 # -- resumed
 
 
-def resumed(*ends: object, now_ns: int = 10**6 * NS_PER_S, t0_ns: int = 1) -> RunBench:
+def resumed(
+    *ends: object,
+    now_ns: int = 10**6 * NS_PER_S,
+    t0_ns: int = 1,
+    plan: Plan | None = None,
+    after: Sequence[AfterLoad] = (),
+) -> RunBench:
     """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
     standings = [
         Standing(
@@ -753,7 +801,7 @@ def resumed(*ends: object, now_ns: int = 10**6 * NS_PER_S, t0_ns: int = 1) -> Ru
         )
         for n, end in enumerate(ends, 1)
     ]
-    bench = RunBench(run=Run.resumed(setup_for(fleet_plan()), t0_ns, standings, now_ns))
+    bench = RunBench(run=Run.resumed(setup_for(plan or fleet_plan()), t0_ns, standings, now_ns, after=after))
     bench.now_ns = now_ns
     return bench
 
@@ -798,6 +846,31 @@ def test_a_resumed_run_does_not_wait_for_agents_that_know_already() -> None:
     bench = resumed(final())
     bench.hello("web1")
     assert bench.run.state.phase is Phase.SETTLING
+
+
+READ = ServerCounted(when=When.AFTER)
+
+
+def test_a_run_resumed_from_its_deletion_deletes_on_and_keeps_the_count_from_before_it() -> None:
+    bench = resumed(final(), plan=CLEANS, after=[READ])
+    actions = bench.hello("web1")
+    # The UNLINKs of the coordinator that was killed would be taken for the plan's.
+    assert of_kind(actions, ReadServer) == []
+    assert of_kind(actions, DeleteKeys) == [DeleteKeys()]
+    actions = bench.do(Cleaned(DELETED))
+    assert [type(record) for record in written(actions)] == [CleanedUp, RunClosed]
+    assert ended(actions).outcome is Outcome.COMPLETED
+
+
+def test_a_run_resumed_after_its_deletion_does_not_delete_again() -> None:
+    actions = resumed(final(), plan=CLEANS, after=[READ, DELETED]).hello("web1")
+    assert (of_kind(actions, ReadServer), of_kind(actions, DeleteKeys)) == ([], [])
+    assert [type(record) for record in written(actions)] == [RunClosed]
+    assert ended(actions).outcome is Outcome.COMPLETED
+
+
+def test_a_run_that_deletes_nothing_is_counted_again_when_it_is_resumed() -> None:
+    assert of_kind(resumed(final(), after=[READ]).hello("web1"), ReadServer) == [ReadServer(When.AFTER)]
 
 
 @pytest.mark.parametrize("end", [final(processes_lost=1), final(reason="this agent was terminated")])

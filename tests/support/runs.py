@@ -62,6 +62,10 @@ class Outcome:
         return fold(read_journal(self.folder / JOURNAL_FILE))
 
 
+RUN_FOLDER = "run folder: "
+"""What a coordinator's last but one line begins with."""
+
+
 class Fleet:
     """Starts coordinators at one address, and agents that join it. `commands` ends what is left of them."""
 
@@ -96,10 +100,12 @@ class Fleet:
         return self.commands.start("agent", "join", self.endpoint, "--name", name, "--processes", str(processes), *args)
 
     def end(self, coordinator: Running, timeout: float = 60.0) -> Outcome:
-        """Its end, and the last run's folder."""
+        """Its end, and its run's folder."""
         finished = coordinator.wait(timeout)
-        assert self.runs, f"no run folder: {finished}"
-        return Outcome(finished, self.runs[-1])
+        # What it says itself: another coordinator's run may have ended since.
+        said = [line for line in finished.stderr.splitlines() if line.startswith(RUN_FOLDER)]
+        assert len(said) == 1, f"no run folder: {finished}"
+        return Outcome(finished, self.commands.directory / said[0].removeprefix(RUN_FOLDER))
 
     def run(self, *args: str, timeout: float = 60.0) -> Outcome:
         """A whole run with local agents at a port of the system's choice."""

@@ -12,7 +12,7 @@ import enum
 import heapq
 import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,20 +26,25 @@ from common.messages import (
     Envelope,
     Failed,
     FailureKind,
+    Preloaded,
     Prepared,
+    Preparing,
+    Step,
     WorkerFinal,
     WorkerMetrics,
     WorkerStart,
     WorkerStop,
 )
-from common.metrics import IntervalMetrics
-from common.plan.schema import Load
+from common.metrics import DeliveryMetrics, IntervalMetrics
+from common.plan.preparation import preload_commands
+from common.plan.schema import CleanUp, Load, Preload
 from common.plan.timeline import MAX_LEGS, timeline
-from common.units import NS_PER_S, Seconds
+from common.units import NS_PER_S, Count, Seconds
 from coordinator import steps
 from coordinator.aggregate import Aggregate, check_places, fold
-from coordinator.coordinator import standings
-from coordinator.records import AnyRecord, RunClosed, RunStarted, ServerCounted
+from coordinator.coordinator import after_load, standings
+from coordinator.phases import Phase
+from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted
 from coordinator.run import Run
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
@@ -48,6 +53,7 @@ HOUR_NS = 3600 * NS_PER_S
 LATENCY_S = 0.05
 TICK_S = 0.1
 END_OF_TIME_S = 400.0
+PRELOADED_KEYS = 1_000
 
 
 class Kind(enum.Enum):
@@ -81,7 +87,8 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What a fleet lives through. expected: agents the run waits for. requests: operations of each worker process
-    instead of a duration; dead: none of them succeeds. loss, repeats: shares of messages lost and delivered twice."""
+    instead of a duration; dead: none of them succeeds. preloads: workers fill the key space first. cleans: keys are
+    deleted at the end. loss, repeats: shares of messages lost and delivered twice."""
 
     seed: int = 0
     agents: int = 2
@@ -92,6 +99,8 @@ class Scenario:
     staged: bool = False
     requests: int | None = None
     dead: bool = False
+    preloads: bool = False
+    cleans: bool = False
     lease_s: float = 6.0
     once: bool = False
     loss: float = 0.0
@@ -115,7 +124,8 @@ class World:
     """All of it. Times inside are true nanoseconds; a host's own clock is `offset_ns` ahead.
 
     starts: of each worker process, how far off the common start it began, and the round trip in which the clock was
-    compared, both in ns.
+    compared, both in ns. preloads: how often each worker thread of a run began to fill its part of the key space.
+    deletions: when the keys of a run began to be deleted.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -132,6 +142,8 @@ class World:
         self.coordinator: SimulatedCoordinator | None = None
         self.coordinators_to_come = 0
         self.starts: list[tuple[int, int]] = []
+        self.preloads: dict[str, Counter[int]] = {}
+        self.deletions: dict[str, list[int]] = {}
         self._open_coordinator()
         for number in range(scenario.agents):
             self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
@@ -254,6 +266,14 @@ class SimulatedCoordinator:
             quarter_s = scenario.duration_s / 4
             load = Load(stages=(stage(quarter_s, 5), stage(2 * quarter_s)), warmup_s=Seconds(quarter_s))
             plan = msgspec.structs.replace(plan, load=load)
+        plan = msgspec.structs.replace(
+            plan,
+            workload=msgspec.structs.replace(
+                plan.workload,
+                preload=(Preload(key_maximum=Count(PRELOADED_KEYS), times=2),) if scenario.preloads else (),
+                clean_up=CleanUp.KEYS if scenario.cleans else CleanUp.NONE,
+            ),
+        )
         setup = setup_for(plan, scenario.expected, run_id)
         self.records = world.journals.setdefault(run_id, [])
         self.aggregate: Aggregate = fold(self.records)
@@ -261,7 +281,8 @@ class SimulatedCoordinator:
         if resumed:
             started = self.aggregate.started
             assert started is not None
-            self.run = Run.resumed(setup, started.t0_ns, standings(self.aggregate), self.clock_ns)
+            after = after_load(self.aggregate)
+            self.run = Run.resumed(setup, started.t0_ns, standings(self.aggregate), self.clock_ns, after=after)
         self.end: steps.End | None = None
         self.held_up_until_ns = 0
         self.actions_to_live: int | None = None
@@ -299,7 +320,8 @@ class SimulatedCoordinator:
             return
         inbox, self._inbox = self._inbox[:64], self._inbox[64:]
         for event in [*inbox, steps.Tick()]:
-            if isinstance(event, steps.Interrupted) and self.end is None:
+            cleans = self.run.state.phase is Phase.CLEANING  # which an interrupt ends, and not the run
+            if isinstance(event, steps.Interrupted) and self.end is None and not cleans:
                 self._world.interrupted.add(self.run_id)
             for action in self.run.handle(event, self.clock_ns):
                 if not self._perform(action):
@@ -321,10 +343,19 @@ class SimulatedCoordinator:
             case steps.ReadServer(when):
                 answer = steps.Counted(ServerCounted(when=when, server_run_id="server"))
                 self._world.after(self._world.draw.uniform(0, 1), lambda: self.happens(answer))
+            case steps.DeleteKeys():
+                self._world.deletions.setdefault(self.run_id, []).append(self._world.now_ns)
+                self._deletes_until(self._world.draw.uniform(0, 8), "")
+            case steps.StopDeleting():
+                self._deletes_until(0.1, "interrupted")
             case steps.End():
                 self.end = self._world.ends[self.run_id] = action
                 self._world.after(0.5, self._leave)
         return True
+
+    def _deletes_until(self, seconds: float, error: str) -> None:
+        done = steps.Cleaned(CleanedUp(deleted=1, left=None if error else 0, took_ns=1, error=error))
+        self._world.after(seconds, lambda: self.happens(done))
 
     def _leave(self) -> None:
         if self.is_there:
@@ -366,6 +397,7 @@ class SimulatedAgent:
         self.wires = {"control": Wire(wanted=True), "metrics": Wire()}
         self.workers: dict[int, SimulatedWorker] = {}
         self.reported: Counter[str] = Counter()
+        self.by_stage: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
         self.most_held = 0
         self._tick()
 
@@ -493,8 +525,23 @@ class SimulatedAgent:
         """A report has come through a pipe."""
         if self.alive and self.workers.get(worker.number) is worker:
             if isinstance(message, WorkerMetrics):
-                self.reported[self.session.run_id] += sum(part.operations for part in message.intervals)
+                for part in message.intervals:
+                    self.reported[self.session.run_id] += part.operations
+                    self.by_stage[self.session.run_id, part.stage].update(figures(part))
             self.happens(events.FromWorker(worker.number, message))  # type: ignore[arg-type]
+
+
+def figures(part: IntervalMetrics) -> dict[str, int]:
+    """What must come through as it is."""
+    messages = [pool.deliveries for pool in part.pools.values()]
+    return {
+        "issued": part.issued,
+        "operations": part.operations,
+        "unsent": part.unsent,
+        "expected": sum(each.expected for each in messages),
+        "delivered": sum(each.delivered for each in messages),
+        "foreign": sum(each.foreign for each in messages),
+    }
 
 
 class SimulatedWorker:
@@ -510,14 +557,34 @@ class SimulatedWorker:
         self._done = 0
         self._left = world.scenario.requests
         self._over = False
-        world.after(world.draw.uniform(0.01, 1.0), self._prepared)
+        self._preloaded: Preloaded | None = None
+        world.after(world.draw.uniform(0.01, 1.0), self._preload if world.scenario.preloads else self._prepared)
+
+    def _preload(self, done: int = 0) -> None:
+        """A tenth of it after the other; it may take longer than agents may be silent."""
+        if not self.alive or self.is_stuck:
+            return
+        plan, threads = self._assignment.plan, self._assignment.threads
+        total = sum(preload_commands(plan, thread, self._assignment.threads_total) for thread in threads)
+        if not done:
+            self._world.preloads.setdefault(self._agent.session.run_id, Counter()).update(threads)
+        self._say(Preparing(step=Step.PRELOAD, done=done, total=total))
+        if done < total:
+            following = min(total, done + max(1, total // 10))
+            self._world.after(self._world.draw.uniform(0.05, 0.8), lambda: self._preload(following))
+            return
+        self._preloaded = (
+            Preloaded(keys=total // 2, commands=total, bytes_out=total, took_ns=NS_PER_S) if total else None
+        )
+        self._prepared()
 
     def _prepared(self) -> None:
         if self.is_stuck:
             self._say(Failed(kind=FailureKind.TARGET, reason="the target does not answer"))
             self.exits(1)
             return
-        self._say(Prepared(processes=1, connections_open=1))
+        self._say(Preparing(step=Step.CONNECTIONS, done=1, total=1))
+        self._say(Prepared(processes=1, connections_open=1, preloaded=self._preloaded))
 
     def _say(self, message: object) -> None:
         if self.alive:
@@ -558,7 +625,10 @@ class SimulatedWorker:
             self._done += count
             leg = draw.randrange(len(timeline(self._assignment.plan.load).legs))
             done, failed = (0, count) if self._world.scenario.dead else (count, 0)
-            parts.append(interval(second, done, failed=failed, stage=leg))
+            part = interval(second, done, failed=failed, stage=leg)
+            messages = DeliveryMetrics(expected=count, delivered=draw.randint(0, count), foreign=draw.randint(0, 1))
+            main = msgspec.structs.replace(part.pools["main"], deliveries=messages)
+            parts.append(msgspec.structs.replace(part, unsent=draw.randint(0, 1), pools={"main": main}))
         self._second = max(self._second, through + 1)
         return tuple(parts)
 

@@ -48,10 +48,10 @@ def test_two_agents_fill_the_key_space_and_every_get_finds_its_key(fleet: Fleet,
     ledger = summary["ledger"]
     assert (ledger["issued"], ledger["server_calls"], ledger["unaccounted"]) == (20_000, 20_000, 0)
     assert summary["connections"]["server_clients_before"] == summary["connections"]["server_clients_after"]
-    assert "preloading keys 30,001/30,001" in ended.finished.stderr
+    assert "preloading 30,001/30,001" in ended.finished.stderr
     assert "Preload       30,001 keys by 30,001 commands in " in ended.finished.stdout
     for agent in agents:
-        agent.wait_for_text("preloading keys ", 5)
+        agent.wait_for_text("preloading ", 5)
     assert summary["clean_up"] is None
 
 
@@ -79,7 +79,9 @@ def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, 
     client = valkey.client()
     for victim in ("agent", "worker"):
         agent, other = (fleet.agent(f"{victim}-{name}", "--once", processes=1) for name in ("a", "b"))
-        coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "1s", *MANY)
+        coordinator = fleet.coordinator(
+            "--expect-agents", "2", "--url", valkey.url, "--lease", "5s", "--duration", "1s", *MANY
+        )
         wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
         [worker] = worker_processes(psutil.Process(agent.process.pid))
         os.kill(agent.process.pid if victim == "agent" else worker.pid, signal.SIGKILL)

@@ -112,6 +112,15 @@ def test_progress_comes_to_all_keys_and_begins_with_none(valkey: Server) -> None
     assert told == sorted(told)
 
 
+def test_a_single_key_that_takes_long_makes_progress_all_the_same(valkey: Server) -> None:
+    told: list[int] = []
+    [share] = shares(plan_of(valkey.url, Preload(command="RPUSH", times=100_000), maximum=1), 1, 1)
+    done = preload(parts_of(share), share.plan.target, lambda done, _: told.append(done))
+    assert done is not None
+    assert (done.keys, done.commands, told[-1]) == (1, 100_000, 100_000)
+    assert len(set(told)) > 2
+
+
 def test_a_plan_without_a_preload_asks_the_target_nothing() -> None:
     [share] = shares(plan_for(Target(url="redis://127.0.0.1:1")), 1, 3)
     assert preload(parts_of(share), share.plan.target, lambda *_: None) is None
