@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
+from common.commands import COMMANDS, is_cluster, plan_templates, preparing_calls, sample_calls
 from common.errors import PlanError, TargetError
 from common.plan.schema import Plan
 from common.plan.sizes import mean_size
@@ -169,7 +169,7 @@ def _refused(client: Asked, plan: Plan) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
     if ask(client, "ACL DRYRUN", user, "PING") is None:
         return None
-    calls = list(sample_calls(plan.target, plan.workload))
+    calls = [*sample_calls(plan.target, plan.workload), *preparing_calls(plan.target, plan.workload)]
     if plan.workload.transaction:
         calls += [("MULTI", (b"MULTI",)), ("EXEC", (b"EXEC",))]
     # A mix may name a command more than once.
@@ -331,6 +331,7 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     refused = list(dict.fromkeys(reason for node in told for reason in node.refused or ()))
     if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
+        names |= {name for name, _ in preparing_calls(plan.target, plan.workload)}
         return CheckLine("permissions", True, f"we may call {_list(names)}")
     remedy = "permit it with ACL SETUSER, use another user, or change the plan's commands or key prefix"
     return CheckLine("permissions", False, f"{'; '.join(refused)}: {remedy}")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from common.plan.schema import Command, Keys, Plan, Target, Then, Values, Workload
+from common.plan.schema import CleanUp, Command, Keys, Plan, Preload, Script, Target, Then, Values, Workload
 from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
 from coordinator import check as checking
@@ -289,3 +289,23 @@ def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, 
         found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
     assert found.ok
     assert found.text.endswith("certificate not looked at (target.tls.verify is none)")
+
+
+def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Server) -> None:
+    commands = ["+get", "+ping", "+acl|dryrun", "+info"]
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(
+            commands=(Command(command="GET"),),
+            keys=SMALL,
+            scripts=(Script(name="one", lua="return 1"),),
+            setup=("XGROUP CREATE __key__ g 0 MKSTREAM",),
+            preload=(Preload(command="SET"),),
+            flush_before=True,
+            clean_up=CleanUp.KEYS,
+        ),
+    )
+    found = line(check(plan, 1), "permissions").text
+    refused = ["FLUSHDB", "SCAN", "SCRIPT", "SET", "UNLINK", "XGROUP"]
+    assert [name for name in ("GET", *refused) if f"{name}: User" in found] == refused
