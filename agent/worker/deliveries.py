@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.worker.recorder import take_rows
 from common.histogram import Histogram, Ints
 from common.metrics import DeliveryMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
@@ -50,11 +51,7 @@ class DeliveryRecord:
 
     def take(self) -> DeliveryRows:
         """All rows since the last call."""
-        buffer = self._buffer
-        count = len(buffer)
-        taken = buffer[:count]
-        del buffer[:count]
-        return np.frombuffer(taken, dtype=np.int64).reshape(-1, 3)
+        return take_rows(self._buffer, 3)
 
 
 class Arrivals:

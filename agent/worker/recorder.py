@@ -81,11 +81,15 @@ class ThreadRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        buffer = self._buffer
-        count = len(buffer)
-        taken = buffer[:count]
-        del buffer[:count]
-        return np.frombuffer(taken, dtype=np.int64).reshape(-1, 7)
+        return take_rows(self._buffer, 7)
+
+
+def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
+    """What a buffer holds, cut off: shape (n, columns). Others may append meanwhile, whole rows at a time."""
+    count = len(buffer)
+    taken = buffer[:count]
+    del buffer[:count]
+    return np.frombuffer(taken, dtype=np.int64).reshape(-1, columns)
 
 
 def seconds_of(rows: Rows, t0_ns: int) -> Ints:
