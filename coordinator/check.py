@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
-from common.errors import PlanError
+from common.commands import COMMANDS, is_cluster, plan_templates, preparing_calls, sample_calls
+from common.errors import PlanError, TargetError
 from common.plan.schema import Plan
 from common.plan.sizes import mean_size
 from common.plan.url import Shape
@@ -74,16 +74,23 @@ class CheckReport:
 def check(plan: Plan, ceiling: int) -> CheckReport:
     """What the plan's target says to what the plan wants. ceiling: TCP connections that the plan may open.
 
-    Raises TargetError when the target cannot be reached or ends the talk, PlanError for a URL that is none.
+    A node that is down is a line. Raises TargetError when none can be reached, PlanError for a URL that is none.
     """
     ping_target(plan.target)
     with translated(plan.target):
         nodes = nodes_of(plan.target)
-    told = []
+    told, down = [], []
     for node in nodes:
-        with asking(plan.target, node) as client:
-            told.append(_ask_all(client, node, plan))
+        try:
+            with asking(plan.target, node) as client:
+                told.append(_ask_all(client, node, plan))
+        except TargetError as error:
+            down.append(error)
+    if not told:
+        raise down[0]
     lines = [judge(plan, ceiling, told) for judge in _JUDGES]
+    if down:
+        lines.insert(_AFTER_TOPOLOGY, _judge_down(down, len(nodes)))
     if is_cluster(plan.target):
         lines.insert(_AFTER_TOPOLOGY, _judge_slots(plan, told[0]))
     if address_of(plan.target).tls:
@@ -162,7 +169,7 @@ def _refused(client: Asked, plan: Plan) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
     if ask(client, "ACL DRYRUN", user, "PING") is None:
         return None
-    calls = list(sample_calls(plan.target, plan.workload))
+    calls = [*sample_calls(plan.target, plan.workload), *preparing_calls(plan.target, plan.workload)]
     if plan.workload.transaction:
         calls += [("MULTI", (b"MULTI",)), ("EXEC", (b"EXEC",))]
     # A mix may name a command more than once.
@@ -240,6 +247,10 @@ def _broken_link(replicas: Nodes) -> str:
 def _served(told: Nodes) -> str:
     served = whole(told[0].cluster.get("cluster_slots_ok"))
     return "" if served is None else f", {served:,} of {SLOTS:,} slots served"
+
+
+def _judge_down(down: Sequence[TargetError], count: int) -> CheckLine:
+    return CheckLine("nodes", False, f"{len(down)} of {count} cannot be asked: {'; '.join(map(str, down))}")
 
 
 def _judge_slots(_plan: Plan, told: _Told) -> CheckLine:
@@ -320,6 +331,7 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     refused = list(dict.fromkeys(reason for node in told for reason in node.refused or ()))
     if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
+        names |= {name for name, _ in preparing_calls(plan.target, plan.workload)}
         return CheckLine("permissions", True, f"we may call {_list(names)}")
     remedy = "permit it with ACL SETUSER, use another user, or change the plan's commands or key prefix"
     return CheckLine("permissions", False, f"{'; '.join(refused)}: {remedy}")

@@ -37,7 +37,16 @@ def _help_text(setting: Setting) -> str:
     default = setting.default
     if default in (None, "") or setting.is_switch:
         return setting.help
-    return f"{setting.help}  [default: {getattr(default, 'value', default)}]"
+    return f"{setting.help}  [default: {_said(default)}]"
+
+
+def _said(default: Any) -> str:
+    """A default as people would say it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ",".join(map(_said, default))
+    return f"{default:g}" if type(default) is float else str(getattr(default, "value", default))
 
 
 class SettingType(click.ParamType[Any]):

@@ -38,7 +38,7 @@ from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
-from coordinator.preflight import refuse_several_slots
+from coordinator.preflight import refuse_misfits
 from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
@@ -94,7 +94,7 @@ def start(plan: Plan, options: StartOptions) -> int:
             plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
-            refuse_several_slots(plan)
+            refuse_misfits(plan)
             facts = _prepare_target(plan, facts, people)
         end = _serve(plan, options, place, facts, people, endpoints)
         if end.outcome is None:

@@ -136,7 +136,10 @@ class WorkerRun:
         for group in self._groups.values():
             measures = self._measures(group.hosted[0][0].client)
             for host, seats in group.hosted:
-                pools = [self._subscribers.pool_for(seat.number, host.pool, group.deliveries) for seat in seats]
+                pools = [
+                    self._subscribers.pool_for(seat.number, group.pools.driver, host.pool, group.deliveries)
+                    for seat in seats
+                ]
                 each = zip(seats, pools, strict=True)
                 host.start([self._job(seat, pool, span, measures) for seat, pool in each])
         return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from common.commands.planned import PlannedCommand, keys_of, keys_per_hash_tag, planned_commands, script_digest
-from common.commands.template import Mixed, Part, Placeholder, Rand, Sha
+from common.commands.planned import find_command, keys_of, keys_per_hash_tag, planned_commands, script_digest
+from common.commands.template import Mixed, Part, Placeholder, Rand, Sha, Template
 from common.plan.schema.target import Target
-from common.plan.schema.workload import Workload
+from common.plan.schema.workload import CleanUp, Command, Preload, Workload
 
 
 def key_text(prefix: str, number: int, per_hash_tag: int) -> bytes:
@@ -17,15 +17,35 @@ def key_text(prefix: str, number: int, per_hash_tag: int) -> bytes:
 
 def sample_calls(target: Target, workload: Workload) -> Iterator[tuple[str, tuple[bytes, ...]]]:
     """(name, arguments with the name first) of every command that the plan may issue."""
-    per_hash_tag = keys_per_hash_tag(target, workload)
-    scripts = {script.name: script_digest(script.lua) for script in workload.scripts}
     for planned in planned_commands(workload):
-        filled = _filled(workload, planned, per_hash_tag)
-        yield planned.template.name, tuple(_argument(part, filled, scripts) for part in planned.template.parts)
+        yield _call(target, workload, planned.template, planned.command)
 
 
-def _filled(workload: Workload, planned: PlannedCommand, per_hash_tag: int) -> Mapping[Placeholder, bytes]:
-    keys = keys_of(workload, planned.command)
+def preparing_calls(target: Target, workload: Workload) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """The same of what is issued before and after the load: scripts, setup, preload, clean-up."""
+    if workload.flush_before:
+        yield "FLUSHDB", (b"FLUSHDB", b"ASYNC")
+    for script in workload.scripts:
+        yield "SCRIPT", (b"SCRIPT", b"LOAD", script.lua.encode())
+    for text in workload.setup:
+        yield _call(target, workload, find_command(text), Command(command=text))
+    for preload in workload.preload:
+        yield _call(target, workload, find_command(preload.command, workload.expiry.maximum_s > 0), preload)
+    if workload.clean_up is not CleanUp.NONE:
+        yield "SCAN", (b"SCAN", b"0")
+        yield "UNLINK", (b"UNLINK", key_text(workload.keys.prefix, int(workload.keys.minimum), 0))
+
+
+def _call(
+    target: Target, workload: Workload, template: Template, own: Command | Preload
+) -> tuple[str, tuple[bytes, ...]]:
+    filled = _filled(workload, own, keys_per_hash_tag(target, workload))
+    scripts = {script.name: script_digest(script.lua) for script in workload.scripts}
+    return template.name, tuple(_argument(part, filled, scripts) for part in template.parts)
+
+
+def _filled(workload: Workload, own: Command | Preload, per_hash_tag: int) -> Mapping[Placeholder, bytes]:
+    keys = keys_of(workload, own)
     return {
         Placeholder.KEY: key_text(keys.prefix, int(keys.minimum), per_hash_tag),
         Placeholder.NEW_KEY: key_text(keys.prefix, int(keys.maximum) + 1, per_hash_tag),

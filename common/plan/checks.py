@@ -24,6 +24,11 @@ from common.units import Seconds, show
 
 MAX_POOLS = 100_000
 MAX_THREADS = 1_000_000
+MAX_INSTANCES = 1_000_000
+MAX_AGENTS = 10_000
+MAX_PROCESSES = 1000
+MAX_BATCH = 100_000
+"""A batch is made whole before it is sent, and its replies are read whole."""
 MIN_LEASE_S = 2.0
 
 Finding = tuple[Path, str]
@@ -145,10 +150,11 @@ def _pools_distinct(plan: Plan) -> Iterator[Finding]:
 
 
 def _pools_bearable(plan: Plan) -> Iterator[Finding]:
-    pools = threads = 0
+    pools = threads = instances = 0
     for number, group in enumerate(plan.pools):
         pools += group.client_pools or 1
         threads += (group.client_pools or 1) * group.workers_per_pool
+        instances += (group.client_pools or 1) * group.client_instances_per_pool
         if pools > MAX_POOLS:
             yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
         if threads > MAX_THREADS:
@@ -156,6 +162,22 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
                 ("pools", number, _WORKERS[group.driver]),
                 f"expected at most {MAX_THREADS} worker threads and tasks in all, got {threads}",
             )
+        if instances > MAX_INSTANCES:
+            yield (
+                ("pools", number, "client_instances_per_pool"),
+                f"expected at most {MAX_INSTANCES} client instances in all, got {instances}",
+            )
+
+
+def _fleet_bearable(plan: Plan) -> Iterator[Finding]:
+    fleet = plan.fleet
+    agents = fleet.expect_agents + fleet.local_agents
+    if agents > MAX_AGENTS:
+        culprit = "local_agents" if fleet.local_agents > MAX_AGENTS else "expect_agents"
+        yield ("fleet", culprit), f"expected at most {MAX_AGENTS} agents in all, got {agents}"
+    processes = fleet.processes_per_local_agent or 1
+    if processes > MAX_PROCESSES:
+        yield ("fleet", "processes_per_local_agent"), f"expected at most {MAX_PROCESSES} processes, got {processes}"
 
 
 _WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
@@ -182,6 +204,9 @@ def _retries_ascend(plan: Plan) -> Iterator[Finding]:
 
 def _one_kind_of_batch(plan: Plan) -> Iterator[Finding]:
     workload = plan.workload
+    for key in ("pipeline", "transaction"):
+        if (size := getattr(workload, key)) > MAX_BATCH:
+            yield ("workload", key), f"expected at most {MAX_BATCH} commands a round trip, got {size}"
     if workload.transaction and workload.pipeline > 1:
         yield (
             ("workload", "transaction"),
@@ -233,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     _shape_fits,
     _pools_distinct,
     _pools_bearable,
+    _fleet_bearable,
     _workers_of_the_driver,
     _tcp_pools_that_exist,
     *WORKLOAD_RULES,

@@ -62,14 +62,13 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
         if size > least:
             yield ("workload", name), f"expected {least} in a mix with SUBSCRIBE, which goes by itself, got {size}"
     for number, pools in enumerate(plan.pools):
-        if pools.driver is Driver.ASYNCIO:
-            yield ("pools", number, "driver"), "expected the client driver in a mix with SUBSCRIBE, got asyncio"
         subscribers = -(-pools.workers_per_pool // pools.client_instances_per_pool)
+        workers = "tasks" if pools.driver is Driver.ASYNCIO else "threads"
         if pools.max_connections <= subscribers:
             yield (
                 ("pools", number, "max_connections"),
-                f"expected at least {subscribers + 1}, because {subscribers} threads keep a connection of each client "
-                f"instance for their subscriptions, got {pools.max_connections}",
+                f"expected at least {subscribers + 1}, because {subscribers} {workers} keep a connection of each "
+                f"client instance for their subscriptions, got {pools.max_connections}",
             )
     if workload.pubsub.grace_s > plan.fleet.drain_s:
         yield (

@@ -131,7 +131,7 @@ def parse_stage(text: str) -> dict[str, Any]:
     rate, colon, ramp = load.partition(":")
     stage: dict[str, Any] = {"duration": Seconds.parse(duration)}
     if equals:
-        stage["name"] = name
+        stage["name"] = parse_text(name, ("load", "stages", 0, "name"))
     if at:
         stage["rate"] = PerSecond.parse(rate)
     if colon:

@@ -60,13 +60,14 @@ def _templates(workload: Workload) -> Iterator[tuple[Path, Template, Command | P
 def commands_known(plan: Plan) -> Iterator[Finding]:
     """Every command is a name of the table, or a template, and leaves its connection as it was."""
     for path, text, _, _ in _texts(plan.workload):
+        name = text.strip().upper()  # as it stands, or the template's
         try:
-            template = find_command(text)
+            name = name if name in NOT_FOR_POOLS else find_command(text).name
         except ValueError as error:
             yield path, str(error)
             continue
-        if template.name in NOT_FOR_POOLS:
-            yield path, f"expected a command that leaves its connection as it was, got {template.name}"
+        if name in NOT_FOR_POOLS:
+            yield path, f"expected a command that leaves its connection as it was, got {name}"
 
 
 def weights_draw(plan: Plan) -> Iterator[Finding]:
@@ -151,6 +152,26 @@ def _range(path: Path, names: tuple[str, str], keys: Keys, common: Keys) -> Iter
     median = keys.median if keys.distribution is Distribution.GAUSSIAN else None
     if median is not None and not keys.minimum <= median <= keys.maximum:
         yield ("workload", "keys", "median"), f"expected a median of {keys.minimum}..{keys.maximum}, got {median}"
+
+
+def distributions_use_what_is_said(plan: Plan) -> Iterator[Finding]:
+    """Nothing is said of a distribution by which no keys are drawn: that one was to be asked for may be forgotten."""
+    workload = plan.workload
+    drawn = {workload.keys.distribution, *(keys_of(workload, entry).distribution for entry in workload.commands)}
+    for key, fitting in _OF_DISTRIBUTIONS.items():
+        if getattr(workload.keys, key) != getattr(Keys(), key) and not drawn.intersection(fitting):
+            names = " or ".join(distribution.value for distribution in fitting)
+            found = ", ".join(sorted(distribution.value for distribution in drawn))
+            yield ("workload", "keys", key), f"expected it with a key distribution of {names} only, got {found}"
+
+
+_OF_DISTRIBUTIONS = {
+    "exponent": (Distribution.ZIPFIAN, Distribution.LATEST),
+    "median": (Distribution.GAUSSIAN,),
+    "deviation": (Distribution.GAUSSIAN,),
+    "hot_keys": (Distribution.HOTSPOT,),
+    "hot_operations": (Distribution.HOTSPOT,),
+}
 
 
 def values_make_sense(plan: Plan) -> Iterator[Finding]:
@@ -269,6 +290,7 @@ WORKLOAD_RULES = (
     placeholders_have_what_they_need,
     scripts_distinct,
     keys_in_range,
+    distributions_use_what_is_said,
     values_make_sense,
     expiry_is_used,
     blocking_ends,

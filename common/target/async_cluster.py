@@ -9,6 +9,8 @@ Facts about redis-py's asyncio cluster client that this stands on:
 - of a pipeline it repeats one by one, by `execute_command`, what was redirected, and nothing that lost its connection;
 - a transaction puts each of its commands in line by a coroutine, for which redis-py's own `execute_command` starts a
   thread with a loop of its own every time;
+- the nodes of the URL are asked for the topology by connections of their own, beside those of the same nodes that do
+  commands, and keep them open;
 - it closes nothing while it means to read the topology anew, and forgets nodes that have left.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
@@ -36,15 +39,17 @@ from common.target.policy import cluster_errors_of
 
 
 class _Refreshes(AsyncEventListenerInterface):
-    """Tells of changes of the topology, but not of the first reading."""
+    """Tells of changes of the topology, but not of the first reading; after each one, calls `tidy_up`."""
 
-    def __init__(self, events: ConnectionEvents) -> None:
+    def __init__(self, events: ConnectionEvents, tidy_up: Callable[[], Awaitable[None]]) -> None:
         self._events = events
+        self._tidy_up = tidy_up
         self.is_awake = False
 
     async def listen(self, event: object) -> None:  # noqa: ARG002 - the interface is redis-py's
         if self.is_awake:
             self._events.topology_refreshed(monotonic_ns())
+        await self._tidy_up()
 
 
 class AsyncClusterClient(redis.asyncio.RedisCluster):
@@ -55,7 +60,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     ) -> None:
         self._events = events
         self._lifeline = lifeline
-        self._refreshes = _Refreshes(events)
+        self._refreshes = _Refreshes(events, self._leave_first_nodes)
         self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
         listeners: list[Any] = [self._refreshes]
         address, arguments = address_of(target), connection_arguments(target)
@@ -84,6 +89,13 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         connection = base(**arguments)
         self._born.add(connection)
         return connection
+
+    async def _leave_first_nodes(self) -> None:
+        """Close what only the topology was read by, so that no node has more connections than the plan allows."""
+        manager = self.nodes_manager
+        for name, node in list(manager.startup_nodes.items()):
+            if manager.nodes_cache.get(name) is not node:
+                await node.disconnect_free_connections()
 
     async def open(self) -> None:
         """Read the topology. Raises what TARGET_ERRORS names, and CutShort."""

@@ -6,12 +6,14 @@ import socket
 from typing import Any
 
 import redis
-from redis.retry import Retry
+import redis.asyncio
 
 from common.lifeline import Lifeline
 from common.plan import schema
 from common.plan.url import Shape
 from common.target.address import address_of, cluster_arguments
+from common.target.async_cluster import AsyncClusterClient
+from common.target.asynchronous import build_async_client
 from common.target.clients import build_client, connects_when_built, node_pool
 from common.target.clusters import ClusterClient
 from common.target.connections import Unobserved
@@ -21,6 +23,11 @@ from common.target.policy import cluster_errors_of, observed_retry
 def settings_in_force(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
     """(name, value) of every setting of the clients that can change how they behave, as redis-py has them; connects to
     nothing. Of a cluster: what its client gives to the pools of its nodes. Raises PlanError."""
+    facts = _of_asyncio(target, pools) if pools.driver is schema.Driver.ASYNCIO else _of_threads(target, pools)
+    return [(name, _shown(value)) for name, value in facts.items()]
+
+
+def _of_threads(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     lifeline, events = Lifeline(), Unobserved()
     pool: Any
     if connects_when_built(target):
@@ -35,7 +42,27 @@ def settings_in_force(target: schema.Target, pools: schema.Pools) -> list[tuple[
         facts |= _retry(observed_retry(target.retry, events, lifeline)) | _cluster(target)
     else:
         facts |= _retry(connection.retry)
-    return [(name, _shown(value)) for name, value in facts.items()]
+    return facts
+
+
+def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
+    client = build_async_client(target, pools, events=Unobserved(), lifeline=Lifeline())
+    if not isinstance(client, AsyncClusterClient):
+        pool: Any = client.connection_pool
+        connection = pool.make_connection()
+        head = {"client": _ASYNCIO + redis.asyncio.Redis.__name__, **_pool(pool)}
+        return {**head, **_connection(connection), **_retry(connection.retry)}
+    node = next(iter(client.nodes_manager.startup_nodes.values()))
+    facts = {
+        "client": _ASYNCIO + redis.asyncio.RedisCluster.__name__,
+        "pool": "none: each node keeps its connections by itself",
+        "max_connections": node.max_connections,
+        **_connection(node.acquire_connection()),
+    }
+    return facts | _retry(client.retry) | _cluster(target)
+
+
+_ASYNCIO = "asyncio."
 
 
 def _pool(pool: Any) -> dict[str, Any]:
@@ -62,11 +89,13 @@ def _connection(connection: Any) -> dict[str, Any]:
         options = {_KEEPALIVE.get(key, str(key)): value for key, value in connection.socket_keepalive_options.items()}
         facts |= {"socket_keepalive": connection.socket_keepalive, "socket_keepalive_options": options}
     if hasattr(connection, "cert_reqs"):
+        # That of redis.asyncio has it by another name.
+        name = "ssl_min_version" if hasattr(connection, "ssl_min_version") else "min_version"
         facts |= {
             "ssl_cert_reqs": connection.cert_reqs.name,
             "ssl_check_hostname": connection.check_hostname,
             "ssl_ca_certs": connection.ca_certs or "the machine's own",
-            "ssl_min_version": connection.ssl_min_version or "that of Python's ssl",
+            "ssl_min_version": getattr(connection, name) or "that of Python's ssl",
         }
     return facts
 
@@ -78,7 +107,7 @@ _KEEPALIVE = {
 }
 
 
-def _retry(retry: Retry) -> dict[str, Any]:
+def _retry(retry: Any) -> dict[str, Any]:
     backoff: Any = retry._backoff
     inner = getattr(backoff, "inner", backoff)
     facts: dict[str, Any] = {"retries": retry.get_retries(), "retry backoff": type(inner).__name__}

@@ -9,7 +9,7 @@ Facts about redis-py that this stands on, held by tests/common/target/test_pubsu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import redis
@@ -30,8 +30,40 @@ connection is subscribed now."""
 
 MESSAGE = "message"
 
-_SUBSCRIBE, _SHARDED = "SUBSCRIBE", "SSUBSCRIBE"
+SUBSCRIBE, SHARDED = "SUBSCRIBE", "SSUBSCRIBE"
 _READ_S = 5.0
+
+
+_KINDS: dict[bytes, tuple[str, str]] = {
+    b"message": (MESSAGE, SUBSCRIBE),
+    b"smessage": (MESSAGE, SHARDED),
+    b"subscribe": ("subscribe", SUBSCRIBE),
+    b"ssubscribe": ("ssubscribe", SHARDED),
+    b"unsubscribe": ("unsubscribe", SUBSCRIBE),
+    b"sunsubscribe": ("sunsubscribe", SHARDED),
+}
+
+
+def received_of(reply: Any) -> Received | None:
+    """What a reply says; None of one that is about no channel of ours, such as that to a PING."""
+    kind = _KINDS.get(reply[0])
+    if kind is None:
+        return None
+    word, command = kind
+    return word, (command, reply[1]), reply[2]
+
+
+def by_slot(channels: Iterable[bytes]) -> dict[int, list[bytes]]:
+    """Names of sharded channels by the slot that they are in."""
+    slots: dict[int, list[bytes]] = {}
+    for channel in channels:
+        slots.setdefault(key_slot(channel), []).append(channel)
+    return slots
+
+
+def subscribed_by(pubsub: Any) -> set[Channel]:
+    """All channels of a PubSub of redis-py's, of whatever driver."""
+    return {(SUBSCRIBE, name) for name in pubsub.channels} | {(SHARDED, name) for name in pubsub.shard_channels}
 
 
 class _PubSub(PubSub):
@@ -42,19 +74,13 @@ class _PubSub(PubSub):
         self._on_replay = on_replay
 
     def on_connect(self, connection: Any) -> None:
-        commands = bool(self.channels) + len(self._slots())
+        commands = bool(self.channels) + len(by_slot(self.shard_channels))
         super().on_connect(connection)
         self._on_replay(commands)
 
-    def _slots(self) -> dict[int, list[bytes]]:
-        slots: dict[int, list[bytes]] = {}
-        for channel in self.shard_channels:
-            slots.setdefault(key_slot(channel), []).append(channel)
-        return slots
-
     def _resubscribe_shard_channels(self) -> None:
         # A cluster's node refuses a command with channels of several slots; redis-py's cluster client does the same.
-        for channels in self._slots().values():
+        for channels in by_slot(self.shard_channels).values():
             self.ssubscribe(*channels)
 
 
@@ -71,7 +97,7 @@ class Line:
         """Ask for a channel; the confirmation will be among what is received."""
         self._wanted.add(channel)
         command, name = channel
-        (self._pubsub.ssubscribe if command == _SHARDED else self._pubsub.subscribe)(name)
+        (self._pubsub.ssubscribe if command == SHARDED else self._pubsub.subscribe)(name)
 
     def unsubscribe(self, channel: Channel) -> None:
         """Give up a channel; without a connection, at once."""
@@ -80,7 +106,7 @@ class Line:
             self.forget(channel)
             return
         command, name = channel
-        (self._pubsub.sunsubscribe if command == _SHARDED else self._pubsub.unsubscribe)(name)  # type: ignore[no-untyped-call]
+        (self._pubsub.sunsubscribe if command == SHARDED else self._pubsub.unsubscribe)(name)  # type: ignore[no-untyped-call]
 
     def unsubscribe_all(self) -> None:
         """Give up all channels."""
@@ -91,14 +117,11 @@ class Line:
         """The server refused this channel, or took it away: do not ask for it again after a reconnect."""
         self._wanted.discard(channel)
         command, name = channel
-        (self._pubsub.shard_channels if command == _SHARDED else self._pubsub.channels).pop(name, None)
+        (self._pubsub.shard_channels if command == SHARDED else self._pubsub.channels).pop(name, None)
 
     def _replayed(self, commands: int) -> None:
         self._on_replay(commands)
-        pubsub = self._pubsub
-        subscribed = {(_SUBSCRIBE, name) for name in pubsub.channels}
-        subscribed |= {(_SHARDED, name) for name in pubsub.shard_channels}
-        for channel in subscribed - self._wanted:
+        for channel in subscribed_by(self._pubsub) - self._wanted:
             self.unsubscribe(channel)
 
     @property
@@ -126,14 +149,11 @@ class Line:
             reply = pubsub.parse_response(block=False, timeout=_READ_S)  # type: ignore[no-untyped-call]
             if reply is None:
                 continue  # of a health check
-            kind = _KINDS.get(reply[0])
-            if kind is None:
+            received = received_of(reply)
+            if received is None or received[0] is not MESSAGE:
                 pubsub.handle_message(reply)  # type: ignore[no-untyped-call]
-                continue
-            word, command = kind
-            if word is not MESSAGE:
-                pubsub.handle_message(reply)  # type: ignore[no-untyped-call]
-            yield word, (command, reply[1]), reply[2]
+            if received is not None:
+                yield received
 
     def _has_something(self) -> bool:
         connection: Any = self._pubsub.connection
@@ -147,16 +167,6 @@ class Line:
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._pubsub.close()
-
-
-_KINDS: dict[bytes, tuple[str, str]] = {
-    b"message": (MESSAGE, _SUBSCRIBE),
-    b"smessage": (MESSAGE, _SHARDED),
-    b"subscribe": ("subscribe", _SUBSCRIBE),
-    b"ssubscribe": ("ssubscribe", _SHARDED),
-    b"unsubscribe": ("unsubscribe", _SUBSCRIBE),
-    b"sunsubscribe": ("sunsubscribe", _SHARDED),
-}
 
 
 class Lines:

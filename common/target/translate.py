@@ -144,6 +144,10 @@ _CODE_FINDINGS = {
 _REPLY_FINDINGS = (
     ("cluster support disabled", "is no cluster, but a server on its own: use redis:// or rediss://"),
     ("unknown command 'sentinel", _NO_SENTINELS),
+    (
+        "unknown command 'cluster",
+        "knows no CLUSTER commands: if it is a Sentinel, use redis+sentinel://HOST:PORT/SERVICE",
+    ),
     ("maint_notifications", "offers no maintenance notifications: set target.maintenance to off or auto"),
     ("support maintenance notifications", "offers no maintenance notifications: set target.maintenance to off or auto"),
 )

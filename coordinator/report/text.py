@@ -39,20 +39,28 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
         of = "Response time" if summary.load.model == "open" else "Response time at a rate"
         title = f"{of}, from the intended send to the reply (ms)"
         response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
-        if missing := summary.load.unsent + summary.totals.errors:
-            # Those that waited longest are not in it: whoever reads a percentile here must know how many.
-            intended = summary.totals.operations + summary.load.unsent
-            response.caption = (
-                f"without {missing:,} of {intended:,} intended operations ({missing / intended:.1%}): "
-                f"{summary.load.unsent:,} never sent, {summary.totals.errors:,} not done"
-            )
-            response.caption_justify = "left"
+        response.caption, response.caption_justify = _missing(summary), "left"
         console.print(response)
     if not hide_histogram and summary.latency_bins:
         console.print(_histogram(summary, "#" if console.options.ascii_only else "█"))
         console.print()
     console.print(_agents(summary))
     console.print(_tail(summary))
+
+
+def _missing(summary: Summary) -> str | None:
+    """How many operations have no response time: those that waited longest are among them, so whoever reads a
+    percentile must know. None where all have one."""
+    at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
+    unsent = sum(stage.unsent for stage in at_a_rate)
+    not_done = sum(stage.stats.errors for stage in at_a_rate)
+    intended = sum(stage.stats.operations for stage in at_a_rate) + unsent
+    if not unsent + not_done:
+        return None
+    return (
+        f"without {unsent + not_done:,} of {intended:,} intended operations ({(unsent + not_done) / intended:.1%}): "
+        f"{unsent:,} never sent, {not_done:,} not done"
+    )
 
 
 def _head(summary: Summary) -> Table:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from common.plan.schema import Command, Keys, Plan, Target, Then, Values, Workload
+from common.plan.schema import CleanUp, Command, Keys, Plan, Preload, Script, Target, Then, Values, Workload
 from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
 from coordinator import check as checking
@@ -14,6 +14,7 @@ from tests.support.plans import plan_for
 from tests.support.runs import wait_until
 from tests.support.servers import Server, closed_port
 from tests.support.shapes import make_papers, start_tls
+from tests.support.shapes import start_cluster as start_shape
 
 SMALL = Keys(maximum=Count(1000))
 NAMES = ["reachable", "server", "topology", "memory", "connections", "permissions", "clock"]
@@ -101,6 +102,18 @@ def test_what_sentinels_watch_is_ok_in_every_line(shared_sentinel: SentinelGroup
     assert [line.name for line in report.lines] == NAMES
     assert report.ok, report
     assert line(report, "topology").text == "sentinel, 1 primary, 1 replica"
+
+
+def test_a_node_that_is_down_is_named_and_all_the_others_are_looked_at() -> None:
+    with start_shape() as cluster:
+        down = cluster.nodes[-1]
+        down.kill()
+        report = check(plan_for(Target(url=cluster.url), "SET", "GET", keys=SMALL), 300)
+    found = line(report, "nodes")
+    assert not report.ok
+    assert found.text.startswith("1 of 6 cannot be asked: target 127.0.0.1:")
+    assert f":{down.port} refused the connection" in found.text
+    assert {"memory", "connections", "permissions", "clock"} <= {each.name for each in report.lines if each.ok}
 
 
 def test_the_node_that_is_tightest_is_named(shared_cluster: ClusterGroup) -> None:
@@ -276,3 +289,23 @@ def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, 
         found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
     assert found.ok
     assert found.text.endswith("certificate not looked at (target.tls.verify is none)")
+
+
+def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Server) -> None:
+    commands = ["+get", "+ping", "+acl|dryrun", "+info"]
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(
+            commands=(Command(command="GET"),),
+            keys=SMALL,
+            scripts=(Script(name="one", lua="return 1"),),
+            setup=("XGROUP CREATE __key__ g 0 MKSTREAM",),
+            preload=(Preload(command="SET"),),
+            flush_before=True,
+            clean_up=CleanUp.KEYS,
+        ),
+    )
+    found = line(check(plan, 1), "permissions").text
+    refused = ["FLUSHDB", "SCAN", "SCRIPT", "SET", "UNLINK", "XGROUP"]
+    assert [name for name in ("GET", *refused) if f"{name}: User" in found] == refused

@@ -67,6 +67,9 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
     for setting in SETTINGS:
         assert all(flag in words for flag in (setting.flag, *setting.aliases) if flag)
     assert "TCP connections of each redis.Redis [default: 50]" in " ".join(out.split())
+    assert "TCP keepalive [default: on]" in " ".join(out.split())
+    assert "to try again on [default: ConnectionError,TimeoutError]" in " ".join(out.split())
+    assert "can take away [default: 0]" in " ".join(out.split())
     assert "Pools (given here, they hold for every pool group of the plan):" in out
 
 

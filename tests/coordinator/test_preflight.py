@@ -5,7 +5,7 @@ import pytest
 from common.errors import PlanError
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count
-from coordinator.preflight import refuse_several_slots
+from coordinator.preflight import refuse_misfits
 from tests.support.groups import ClusterGroup
 from tests.support.servers import Server
 
@@ -28,13 +28,12 @@ def plan(url: str, *commands: str, per_hash_tag: int | None = None, transaction:
         (["MGET __keys(10)__", "DEL __key__ __key__"], {}),
         (["SET", "GET"], {"transaction": 5}),
         (["SET __key__ a-__key__"], {"per_hash_tag": 0}),
-        (["NOSUCH a b"], {}),
     ],
 )
 def test_commands_that_keep_to_one_slot_each_pass(
     shared_cluster: ClusterGroup, commands: list[str], options: dict[str, int]
 ) -> None:
-    refuse_several_slots(plan(shared_cluster.url, *commands, **options))
+    refuse_misfits(plan(shared_cluster.url, *commands, **options))
 
 
 @pytest.mark.parametrize(
@@ -50,9 +49,43 @@ def test_what_needs_several_slots_is_refused_in_one_line_with_a_remedy(
     shared_cluster: ClusterGroup, commands: list[str], options: dict[str, int], finding: str
 ) -> None:
     with pytest.raises(PlanError, match=rf"^workload[^\n]*{finding}[^\n]*--keys-per-hash-tag$"):
-        refuse_several_slots(plan(shared_cluster.url, *commands, **options))
+        refuse_misfits(plan(shared_cluster.url, *commands, **options))
 
 
-def test_nothing_is_asked_of_any_other_target(valkey: Server) -> None:
-    refuse_several_slots(plan(valkey.url, "MGET a b"))
+def test_keys_of_no_other_target_have_slots(valkey: Server) -> None:
+    refuse_misfits(plan(valkey.url, "MGET a b"))
     assert "cmdstat_command|getkeys" not in valkey.client(decode_responses=True).info("commandstats")
+
+
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("NOSUCH __key__", r'commands that the target knows, got "NOSUCH", which it does not; is it spelled right'),
+        ("=NOSUCH", r'got "NOSUCH"'),
+        ("GET __key__ __key__", r"as many arguments of GET as the target does, 1, got 2"),
+        ("HSET __key__ field", r"as many arguments of HSET as the target does, at least 3, got 2"),
+    ],
+)
+def test_a_command_that_the_server_would_refuse_at_each_call_is_refused_once(
+    valkey: Server, command: str, finding: str
+) -> None:
+    with pytest.raises(PlanError, match=rf"^workload: expected [^\n]*{finding}"):
+        refuse_misfits(plan(valkey.url, "SET", command))
+
+
+def test_every_node_of_a_cluster_knows_the_same_commands(shared_cluster: ClusterGroup) -> None:
+    with pytest.raises(PlanError, match="NOSUCH"):
+        refuse_misfits(plan(shared_cluster.url, "NOSUCH a"))
+
+
+def test_commands_with_as_many_arguments_as_they_take_pass(valkey: Server) -> None:
+    refuse_misfits(plan(valkey.url, "SET", "PING", "MGET a", "=DBSIZE", "XGROUP CREATE k g 0 MKSTREAM"))
+
+
+def test_a_server_that_keeps_its_commands_to_itself_is_taken_at_the_plans_word(valkey: Server) -> None:
+    client = valkey.client()
+    client.acl_setuser("bob", enabled=True, nopass=True, commands=["+get", "+ping", "+hello", "+client"], keys=["*"])
+    try:
+        refuse_misfits(plan(valkey.url.replace("://", "://bob@"), "NOSUCH a"))
+    finally:
+        client.acl_deluser("bob")

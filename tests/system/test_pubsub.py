@@ -7,11 +7,16 @@ import pytest
 from tests.support.runs import Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 
+DRIVERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--driver", "asyncio", "--tasks-per-pool", "2")}
 
-def test_every_message_of_a_run_is_delivered_and_every_operation_accounted_for(fleet: Fleet, valkey: Server) -> None:
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_message_of_a_run_is_delivered_and_every_operation_accounted_for(
+    fleet: Fleet, valkey: Server, driver: str
+) -> None:
     ended = fleet.run(
         "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--profile", "pubsub_heavy", "--duration", "2s",
-        "--threads-per-pool", "2", "--data-size", "64",
+        "--data-size", "64", *DRIVERS[driver],
     )  # fmt: skip
     summary, counted = ended.summary, calls(valkey.client())
     assert ended.code == 0, ended.finished.stderr
@@ -33,11 +38,14 @@ def test_every_message_of_a_run_is_delivered_and_every_operation_accounted_for(f
     assert connections(valkey.client()) == 0
 
 
-def test_a_subscriber_that_is_cut_off_comes_back_and_what_it_missed_is_lost(fleet: Fleet, valkey: Server) -> None:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_subscriber_that_is_cut_off_comes_back_and_what_it_missed_is_lost(
+    fleet: Fleet, valkey: Server, driver: str
+) -> None:
     client = valkey.client()
     running = fleet.coordinator(
         "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--profile", "pubsub_heavy", "--duration", "3s",
-        "--threads-per-pool", "2",
+        *DRIVERS[driver],
     )  # fmt: skip
     wait_until(lambda: client.pubsub_channels(), "a subscriber", 20, running)
     fleet.until_loading()

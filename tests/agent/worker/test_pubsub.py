@@ -12,7 +12,7 @@ from agent.worker.subscriber import Subscriber
 from agent.worker.values import Blank
 from common.clock import monotonic_ns
 from common.metrics import DeliveryMetrics, Merge, merge_intervals
-from common.plan.schema import Command, Keys, Load, Plan, Pools, PubSub, Target, Workload
+from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Target, Workload
 from common.stamp import STAMP_BYTES, Stamp, Stamper, StampReader
 from common.units import NS_PER_S, Count, Seconds
 from tests.support.plans import plan_for
@@ -106,7 +106,8 @@ def test_what_was_lent_goes_back_to_the_pool(instance: FakeInstance, record: Del
 def test_a_mix_without_subscribers_has_its_pools_as_they_are(instance: FakeInstance, record: DeliveryRecord) -> None:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 1.0)
     subscribers = Subscribers(plan_for(Target(url="redis://x"), "PUBLISH", "GET"), "run", pytest.fail)
-    assert subscribers.pool_for(0, pool, record) is pool
+    for driver in Driver:
+        assert subscribers.pool_for(0, driver, pool, record) is pool
     assert not subscribers.is_alive
 
 
@@ -115,17 +116,17 @@ def test_workers_share_the_client_instances_of_their_pool_evenly(record: Deliver
     instances = [FakeInstance(), FakeInstance()]
     pool = ClientInstancePool([cast(ClientInstance, each) for each in instances], 1.0)
     subscribers = Subscribers(plan, "run", pytest.fail)
-    views = [subscribers.pool_for(number, pool, record) for number in range(4, 8)]
+    views = [subscribers.pool_for(number, Driver.CLIENT, pool, record) for number in range(4, 8)]
     subscribers.close()
     taken = [view._subscriber._lines._client for view in views]
     assert taken == [instances[0], instances[1]] * 2
     assert plan.pools == (Pools(),)
 
 
-def mix_of(url: str, load: Load, grace_s: float = 1.0) -> Plan:
+def mix_of(driver: Driver, url: str, load: Load, grace_s: float = 1.0) -> Plan:
     return Plan(
         target=Target(url=url),
-        pools=(Pools(threads_per_pool=3, client_instances_per_pool=2),),
+        pools=(Pools(driver=driver, threads_per_pool=3, tasks_per_pool=3, client_instances_per_pool=2),),
         workload=Workload(
             commands=(Command(command="PUBLISH __key__ __message__"), Command(command="SUBSCRIBE __key__")),
             keys=Keys(maximum=Count(20)),
@@ -149,9 +150,10 @@ def listened(run: WorkerRun) -> float:
     return (monotonic_ns() - began_ns) / NS_PER_S
 
 
+@pytest.mark.parametrize("driver", Driver)
 @pytest.mark.usefixtures("no_leaks")
-def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Server) -> None:
-    run = WorkerRun(whole_of(mix_of(valkey.url, Load(requests=Count(5000)), grace_s=5)), "run")
+def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Server, driver: Driver) -> None:
+    run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(5000)), grace_s=5)), "run")
     run.open(lambda *_: None)
     _, collector = run.start(monotonic_ns())
     wait_until(lambda: not run.is_alive, "the threads end")
@@ -168,9 +170,12 @@ def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Se
     wait_until(lambda: connections(valkey.client()) == 0, "all is closed", 5)
 
 
+@pytest.mark.parametrize("driver", Driver)
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_that_hangs_after_the_load_is_waited_for_no_longer_than_the_grace(valkey: Server) -> None:
-    run = WorkerRun(whole_of(mix_of(valkey.url, Load(requests=Count(200)), grace_s=0.3)), "run")
+def test_a_server_that_hangs_after_the_load_is_waited_for_no_longer_than_the_grace(
+    valkey: Server, driver: Driver
+) -> None:
+    run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(200)), grace_s=0.3)), "run")
     run.open(lambda *_: None)
     run.start(monotonic_ns())
     wait_until(lambda: not run.is_alive, "the threads end")

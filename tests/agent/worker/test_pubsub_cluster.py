@@ -8,17 +8,14 @@ from contextlib import suppress
 import pytest
 from redis.cluster import key_slot
 
-from agent.worker.deliveries import DeliveryRecord, add_up
-from agent.worker.events import EventKind, EventLog
+from agent.worker.events import EventKind
 from agent.worker.run import WorkerRun
-from agent.worker.subscriber import Subscriber
 from common.clock import monotonic_ns
-from common.lifeline import Lifeline
-from common.metrics import DeliveryMetrics, Merge, merge_deliveries, merge_intervals
-from common.plan.schema import Command, Keys, Load, Plan, Pools, PubSub, Target, Workload
-from common.stamp import STAMP_BYTES, Stamper, StampReader
-from common.target import TARGET_ERRORS, Client, build_client
+from common.metrics import Merge, merge_intervals
+from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Retry, Target, Workload
+from common.target import TARGET_ERRORS
 from common.units import Count
+from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import wait_until
 from tests.support.shapes import Group, Node, start_cluster
 from tests.support.workers import whole_of
@@ -30,11 +27,12 @@ def cluster() -> Iterator[Group]:
         yield group
 
 
-def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group) -> None:
+@pytest.mark.parametrize("driver", Driver)
+def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group, driver: Driver) -> None:
     before = {name: cluster.calls(name) for name in ("spublish", "ssubscribe")}
     plan = Plan(
         target=Target(url=cluster.url),
-        pools=(Pools(threads_per_pool=3, client_instances_per_pool=2),),
+        pools=(Pools(driver=driver, threads_per_pool=3, tasks_per_pool=3, client_instances_per_pool=2),),
         workload=Workload(
             commands=(Command(command="SPUBLISH __key__ __message__"), Command(command="SSUBSCRIBE __key__")),
             keys=Keys(maximum=Count(20)),
@@ -65,34 +63,15 @@ def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(
     }
 
 
-class Listening:
-    """A subscriber of the cluster."""
-
-    def __init__(self, cluster: Group) -> None:
-        self.lifeline = Lifeline()
-        self.log = EventLog()
-        self.client: Client = build_client(Target(url=cluster.url), Pools(), events=self.log, lifeline=self.lifeline)
-        self.record = DeliveryRecord()
-        self.subscriber = Subscriber(
-            "subscriber", self.client, 5, 5.0, StampReader("run", "here"), self.record, pytest.fail
-        )
-        self._taken: list[DeliveryMetrics] = []
-
-    @property
-    def metrics(self) -> DeliveryMetrics:
-        self._taken.append(add_up(self.record.take()))
-        return merge_deliveries(self._taken)
-
-    def close(self) -> None:
-        self.lifeline.cut()
-        self.subscriber.finish()
-        self.subscriber.close()
-        self.client.close()
+@pytest.fixture(params=DRIVERS)
+def listen(request: pytest.FixtureRequest) -> Callable[[Group], Listening]:
+    """How the subscriber of each driver is had."""
+    return lambda cluster: DRIVERS[request.param](cluster.url, most=5, retry=Retry())
 
 
 @pytest.fixture
-def listening(cluster: Group) -> Iterator[Listening]:
-    listening = Listening(cluster)
+def listening(cluster: Group, listen: Callable[[Group], Listening]) -> Iterator[Listening]:
+    listening = listen(cluster)
     yield listening
     listening.close()
 
@@ -102,27 +81,20 @@ def channels(node: Node) -> list[str]:
     return sorted(found)
 
 
-def publisher(client: Client) -> Callable[[str], int]:
-    stamper = Stamper("run", "here", 1)
-    return lambda name: client.execute_command("SPUBLISH", name, stamper.stamp(bytes(STAMP_BYTES), 1))
-
-
 def test_each_channel_is_asked_for_where_its_slot_is(cluster: Group, listening: Listening) -> None:
     names = ["a", "b", "c", "d"]
     for name in names:
-        [word, channel, _] = listening.subscriber.subscribe("SSUBSCRIBE", name.encode())
+        [[word, channel, _]] = listening.subscribe(name.encode())
         assert (word, channel) == (b"ssubscribe", name.encode())
     assert sorted(name for node in cluster.nodes for name in channels(node)) == names
     assert max(len(channels(node)) for node in cluster.nodes) < 4
-    for name in ("e", "f"):
-        listening.subscriber.subscribe("SSUBSCRIBE", name.encode())
+    listening.subscribe(b"e", b"f")
     wait_until(
         lambda: sorted(name for node in cluster.nodes for name in channels(node)) == ["b", "c", "d", "e", "f"],
         "the oldest is given up",
         5,
     )
-    publish = publisher(listening.client)
-    assert [publish(name) for name in "abcdef"] == [0, 1, 1, 1, 1, 1]
+    assert [listening.publish(name.encode()) for name in "abcdef"] == [0, 1, 1, 1, 1, 1]
     wait_until(lambda: listening.metrics.delivered == 5, "all messages", 5)
 
 
@@ -135,15 +107,15 @@ def test_a_channel_whose_slot_moves_is_found_again_by_the_next_subscription(
     port = next(row[2][1] for row in rows if row[0] <= slot <= row[1])
     owner = next(node for node in cluster.nodes if node.port == port)
     other = next(node for node in cluster.nodes if node.port != port)
-    listening.subscriber.subscribe("SSUBSCRIBE", b"a")
+    listening.subscribe(b"a")
     try:
         for node in (other, owner, *cluster.nodes):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[other.port])
         wait_until(lambda: not channels(owner), "the old owner lets it go", 5)
-        listening.subscriber.subscribe("SSUBSCRIBE", b"a")
+        listening.subscribe(b"a")
         assert channels(other) == ["a"]
-        assert [kind for _, kind, _ in listening.log.take() if kind is EventKind.REDIRECTED] == [EventKind.REDIRECTED]
-        assert publisher(listening.client)("a") == 1
+        assert listening.events().count(EventKind.REDIRECTED) == 1
+        assert listening.publish(b"a") == 1
         wait_until(lambda: listening.metrics.delivered == 1, "the message", 5)
     finally:
         for node in (owner, other, *cluster.nodes):
@@ -151,8 +123,7 @@ def test_a_channel_whose_slot_moves_is_found_again_by_the_next_subscription(
 
 
 def test_a_node_that_cuts_a_subscriber_off_is_asked_again_slot_by_slot(cluster: Group, listening: Listening) -> None:
-    for name in (b"a", b"b", b"c", b"d", b"e"):
-        listening.subscriber.subscribe("SSUBSCRIBE", name)
+    listening.subscribe(b"a", b"b", b"c", b"d", b"e")
     node = max(cluster.nodes, key=lambda node: len(channels(node)))
     held = channels(node)
     assert len(held) > 1
@@ -161,13 +132,13 @@ def test_a_node_that_cuts_a_subscriber_off_is_asked_again_slot_by_slot(cluster: 
     wait_until(lambda: channels(node) == held, "all are back", 5)
 
 
-def test_channels_of_a_node_that_dies_are_asked_for_where_they_are_served_then() -> None:
+def test_channels_of_a_node_that_dies_are_asked_for_where_they_are_served_then(
+    listen: Callable[[Group], Listening],
+) -> None:
     with start_cluster(replicas=1) as cluster:
-        listening = Listening(cluster)
+        listening = listen(cluster)
         names = [b"a", b"b", b"c", b"d", b"e"]
-        for name in names:
-            listening.subscriber.subscribe("SSUBSCRIBE", name)
-        publish = publisher(listening.client)
+        listening.subscribe(*names)
         dying = max(cluster.nodes[:3], key=lambda node: len(channels(node)))
         alive = [node for node in cluster.nodes if node is not dying]
         dying.kill()
@@ -175,12 +146,12 @@ def test_channels_of_a_node_that_dies_are_asked_for_where_they_are_served_then()
         def all_are_there() -> bool:
             with suppress(*TARGET_ERRORS):
                 for name in names:
-                    publish(name.decode())  # by which the client learns that the topology has changed
+                    listening.publish(name)  # by which the client learns that the topology has changed
             return sorted(name for node in alive for name in channels(node)) == ["a", "b", "c", "d", "e"]
 
         wait_until(all_are_there, "all channels somewhere", 30)
         before = listening.metrics
         assert before.resubscribed >= 1
-        assert sum(publish(name.decode()) for name in names) == 5
+        assert sum(listening.publish(name) for name in names) == 5
         wait_until(lambda: listening.metrics.delivered >= before.delivered + 5, "their messages", 5)
         listening.close()

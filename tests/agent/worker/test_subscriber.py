@@ -2,64 +2,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import redis
 
-from agent.worker.deliveries import DeliveryRecord, add_up
-from agent.worker.events import EventLog
+from agent.worker.events import EventKind
 from agent.worker.resp import reply_measure
-from agent.worker.subscriber import Subscriber
-from common.lifeline import CutShort, Lifeline
-from common.metrics import DeliveryMetrics, merge_deliveries
-from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.stamp import STAMP_BYTES, Stamper, StampReader
-from common.target import build_client
+from common.lifeline import CutShort
+from common.stamp import STAMP_BYTES, Stamper
+from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import calls, connections, wait_until
-from tests.support.servers import Server
+from tests.support.servers import Server, start_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-MOST = 3
 
-
-class Listening:
-    """A subscriber at a server, and all that it received."""
-
-    def __init__(self, url: str, timeout_s: float | None = 5.0) -> None:
-        self.record = DeliveryRecord()
-        self.lifeline = Lifeline()
-        self.crashes: list[Exception] = []
-        retry = Retry(retries=3, backoff=BackoffKind.NONE)
-        self._client = build_client(Target(url=url, retry=retry), Pools(), events=EventLog(), lifeline=self.lifeline)
-        self.subscriber = Subscriber(
-            "subscriber", self._client, MOST, timeout_s, StampReader("run", "here"), self.record, self.crashes.append
-        )
-        self._taken: list[DeliveryMetrics] = []
-
-    def subscribe(self, *names: bytes) -> list[list[Any]]:
-        return [self.subscriber.subscribe("SUBSCRIBE", name) for name in names]
-
-    @property
-    def metrics(self) -> DeliveryMetrics:
-        self._taken.append(add_up(self.record.take()))
-        return merge_deliveries(self._taken)
-
-    def ends(self) -> None:
-        wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
-
-    def close(self) -> None:
-        self.lifeline.cut()
-        self.subscriber.finish()
-        self.subscriber.close()
-        self._client.close()
-        assert self.crashes == []
+@pytest.fixture(params=DRIVERS)
+def listen(request: pytest.FixtureRequest) -> type[Listening]:
+    """How the subscriber of each driver is had."""
+    return DRIVERS[request.param]
 
 
 @pytest.fixture
-def listening(valkey: Server) -> Iterator[Listening]:
-    listening = Listening(valkey.url)
+def listening(listen: type[Listening], valkey: Server) -> Iterator[Listening]:
+    listening = listen(valkey.url)
     yield listening
     listening.close()
 
@@ -105,7 +71,7 @@ def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: List
 def test_all_that_the_server_handed_out_is_read_before_the_end(
     listening: Listening, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_held, arrivals = threading.Event(), listening.subscriber._arrivals
+    is_held, arrivals = threading.Event(), listening.subscriber._subscriptions._arrivals
     arrived = arrivals.arrived
 
     def held(line: int, message: bytes, at_ns: int) -> None:
@@ -139,10 +105,13 @@ def test_a_cut_off_subscriber_comes_back_with_its_channels(listening: Listening,
     assert publisher(valkey)() == 1
     wait_until(lambda: listening.metrics.delivered == 1, "the message", 5)
     assert listening.metrics.resubscribed == 1
+    assert listening.events() == [EventKind.OPENED, EventKind.DROPPED, EventKind.OPENED, EventKind.RETRIED]
 
 
-def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(valkey: Server) -> None:
-    listening = Listening(valkey.url, timeout_s=0.1)
+def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(
+    listen: type[Listening], valkey: Server
+) -> None:
+    listening = listen(valkey.url, timeout_s=0.1)
     listening.subscribe(b"a")
     valkey.pause()
     with pytest.raises(TimeoutError, match="no confirmation of a subscription"):
@@ -153,8 +122,8 @@ def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may
     listening.close()
 
 
-def test_a_dead_server_is_an_error_and_keeps_nobody(valkey: Server) -> None:
-    listening = Listening(valkey.url)
+def test_a_dead_server_is_an_error_and_keeps_nobody(listen: type[Listening], valkey: Server) -> None:
+    listening = listen(valkey.url)
     listening.subscribe(b"a")
     valkey.kill()
     with pytest.raises(redis.ConnectionError):
@@ -164,8 +133,8 @@ def test_a_dead_server_is_an_error_and_keeps_nobody(valkey: Server) -> None:
     listening.close()
 
 
-def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
-    listening = Listening(valkey.url, timeout_s=None)
+def test_a_cut_ends_who_waits_and_lets_nobody_begin(listen: type[Listening], valkey: Server) -> None:
+    listening = listen(valkey.url, timeout_s=None)
     listening.subscribe(b"a")
     valkey.pause()
     ended: list[type[Exception]] = []
@@ -178,9 +147,9 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_until(lambda: listening.subscriber._pending is not None, "somebody waits", 5)
+    wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "somebody waits", 5)
     listening.lifeline.cut()
-    listening.subscriber.finish()
+    listening.subscriber.cut()
     waiting.join(5)
     listening.ends()
     assert ended == [CutShort]
@@ -190,8 +159,24 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(valkey: Server) -> None:
     listening.close()
 
 
-def test_one_that_nobody_used_has_nothing_to_end() -> None:
-    listening = Listening("redis://127.0.0.1:1")
+def test_one_that_nobody_used_has_nothing_to_end(listen: type[Listening]) -> None:
+    listening = listen("redis://127.0.0.1:1")
     listening.subscriber.finish()
     assert not listening.subscriber.is_alive
     listening.close()
+
+
+def test_a_server_that_comes_back_later_than_the_retries_last_has_its_channels_again(
+    listening: Listening, valkey: Server
+) -> None:
+    listening.subscribe(b"a")
+    valkey.kill()
+    wait_until(lambda: EventKind.ATTEMPT_FAILED in listening.events(), "that it is missed", 5)
+    with pytest.raises(redis.ConnectionError):
+        listening.subscribe(b"b")
+    with start_server(port=valkey.port) as again:
+        wait_until(lambda: again.client().pubsub_channels() == [b"a"], "its return", 5)
+        assert listening.subscribe(b"c") == [[b"subscribe", b"c", 2]]
+        listening.lifeline.cut()
+        listening.subscriber.cut()
+        listening.ends()

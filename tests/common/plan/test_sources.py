@@ -285,6 +285,12 @@ def test_stages_said_on_the_command_line_replace_a_files_duration_but_not_its_ra
         load_plan(file, flags, {})
 
 
+@pytest.mark.parametrize("text", ["=1s", "a=b=1s", "a b=1s", "\x1b=1s", f"{'n' * 65}=1s"])
+def test_a_stage_on_the_command_line_has_a_name_that_a_file_could_say(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^expected a name of letters, digits, "_", "\." and "-", got '):
+        FLAGS["--stage"].parse(text)
+
+
 def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert refusal(missing) == f"{missing}: expected a plan that can be read, got: No such file or directory"
@@ -358,6 +364,11 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"client_pools": "1000000000"}, "--client-pools: expected at most 100000 pools in all, got 1000000000"),
         ({"threads_per_pool": "2000000"}, "--threads-per-pool: expected at most 1000000 worker threads and tasks in"),
         ({"tasks_per_pool": "2000000", "driver": "asyncio"}, "--tasks-per-pool: expected at most 1000000 worker thr"),
+        ({"client_pools": "1000", "client_instances_per_pool": "1001"},
+         "--client-instances-per-pool: expected at most 1000000 client instances in all, got 1001000"),
+        ({"expect_agents": "1000000000"}, "--expect-agents: expected at most 10000 agents in all, got 1000000000"),
+        ({"local_agents": "10001"}, "--local-agents: expected at most 10000 agents in all, got 10001"),
+        ({"processes": "1001"}, "--processes: expected at most 1000 processes, got 1001"),
         ({"url": "redis+cluster://h:1", "driver": "asyncio", "tcp_pool": "blocking"},
          "--tcp-pool: expected raising, the only TCP pools that redis.asyncio has for a cluster's nodes, got blocking"),
         ({"tasks_per_pool": "8"}, "--tasks-per-pool: expected threads_per_pool, by which the client driver counts"),

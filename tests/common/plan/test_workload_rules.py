@@ -44,6 +44,10 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
             "commands[0].command: expected a command that leaves its connection as it was, got SELECT",
         ),
         (
+            {"commands": commands(" multi")},
+            "commands[0].command: expected a command that leaves its connection as it was, got MULTI",
+        ),
+        (
             {"commands": commands({"command": "GET", "then": [{"command": "multi x"}]})},
             "commands[0].then[0].command: expected a command that leaves its connection as it was, got MULTI",
         ),
@@ -101,6 +105,19 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
             {"keys": {"distribution": "gaussian", "maximum": 10, "median": 11}},
             "keys.median: expected a median of 1..10, got 11",
         ),
+        (
+            {"keys": {"exponent": 1.2}},
+            "keys.exponent: expected it with a key distribution of zipfian or latest only, got uniform",
+        ),
+        (
+            {"keys": {"median": 5}, "commands": commands({"command": "GET", "key_distribution": "hotspot"})},
+            "keys.median: expected it with a key distribution of gaussian only, got hotspot, uniform",
+        ),
+        ({"keys": {"deviation": 5, "distribution": "latest"}}, "keys.deviation: expected it with a key distribution"),
+        ({"keys": {"hot_keys": 0.5}}, "keys.hot_keys: expected it with a key distribution of hotspot only"),
+        ({"keys": {"hot_operations": 0.5}}, "keys.hot_operations: expected it with a key distribution of hotspot"),
+        ({"pipeline": 100_001}, "pipeline: expected at most 100000 commands a round trip, got 100001"),
+        ({"transaction": 10**9}, "transaction: expected at most 100000 commands a round trip, got 1000000000"),
         ({"values": {"minimum": 9, "maximum": 2}}, "values.minimum: expected minimum <= maximum, got 9B and 2B"),
         ({"values": {"maximum": "1GiB"}}, "values.maximum: expected at most Redis' 512MiB, got 1GiB"),
         ({"values": {"sizes": [{"size": "1GiB"}]}}, "values.sizes[0].size: expected at most Redis' 512MiB, got 1GiB"),
@@ -192,4 +209,9 @@ def test_what_makes_sense_is_not_refused() -> None:
     lists = [{"command": "LPUSH", "times": 3, "key_prefix": "list:"}]
     assert refusal({"commands": commands("GET"), "preload": lists}) is None
     assert refusal({"commands": commands({"command": "XREADGROUP", "then": [{"command": "XACK"}]})}) is None
-    assert refusal({"keys": {"hot_keys": 0.5, "median": 3}}) is None
+    assert refusal({"keys": {"distribution": "gaussian", "median": 3}}) is None
+
+
+def test_what_one_command_draws_by_may_be_said_for_all() -> None:
+    one = commands("SET", {"command": "GET", "key_distribution": "zipfian"})
+    assert refusal({"keys": {"exponent": 1.2}, "commands": one}) is None

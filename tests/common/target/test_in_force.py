@@ -9,6 +9,7 @@ from redis.utils import HIREDIS_AVAILABLE
 from common.plan.schema import (
     BackoffKind,
     Cluster,
+    Driver,
     Keepalive,
     Maintenance,
     Pools,
@@ -117,6 +118,30 @@ def test_a_cluster_shows_its_own_settings_and_on_what_it_repeats() -> None:
     assert (found["reinitialize_steps"], found["require_full_coverage"]) == ("9", "on")
     assert found["retry errors"] == "TimeoutError, ClusterDownError, SlotNotCoveredError"
     assert found["retries"] == "3"
+
+
+@pytest.mark.parametrize("url", SHAPES)
+def test_of_the_asyncio_driver_its_own_clients_are_shown_and_behave_as_those_of_threads(url: str) -> None:
+    threads, tasks = settings(url), settings(url, Pools(driver=Driver.ASYNCIO))
+    client, pool, connection = SHAPES[url]
+    if client == "RedisCluster":
+        pool = "none: each node keeps its connections by itself"
+    assert (tasks["client"], tasks["pool"], tasks["connection"]) == (f"asyncio.{client}", pool, connection)
+    assert tasks["parser"] == ("AsyncHiredisParser" if HIREDIS_AVAILABLE else "AsyncRESP3Parser")
+    named = {"client", "pool", "parser", "retry errors"}
+    assert {name: tasks[name] for name in tasks.keys() - named} == {
+        name: threads[name] for name in threads.keys() - named
+    }
+    assert set(tasks["retry errors"].split(", ")) == set(threads["retry errors"].split(", "))
+
+
+def test_of_the_asyncio_driver_the_plans_values_are_in_force() -> None:
+    pools = Pools(driver=Driver.ASYNCIO, max_connections=3, tcp_pool=TcpPool.BLOCKING, tcp_pool_wait_s=Seconds(0.5))
+    found = settings(pools=pools, protocol=2, retry=Retry(retries=7, backoff=BackoffKind.CONSTANT, base_s=Seconds(0.1)))
+    wanted = {"pool": "BlockingConnectionPool", "pool wait": "0.5s", "max_connections": "3", "protocol": "2"}
+    wanted |= {"retries": "7", "retry backoff": "ConstantBackoff", "retry base": "0.1s"}
+    assert {name: found[name] for name in wanted} == wanted
+    assert settings("redis+cluster://h", Pools(driver=Driver.ASYNCIO, max_connections=3))["max_connections"] == "3"
 
 
 def test_no_password_is_shown() -> None:

@@ -119,6 +119,13 @@ def test_servers_that_are_no_sentinels_are_said_to_be_none() -> None:
     assert "has no Sentinels at these ports" in text
 
 
+def test_a_sentinel_named_as_a_clusters_node_is_said_to_be_one() -> None:
+    with start_sentinels(count=1) as group:
+        text = finding(Target(url=f"redis+cluster://127.0.0.1:{group.sentinels[0].port}"))
+    assert "the last one asked knows no CLUSTER commands" in text
+    assert "redis+sentinel://" in text
+
+
 def test_a_primary_that_is_gone_is_said_and_its_successor_found() -> None:
     with start_sentinels() as group:
         target = Target(url=group.url)

@@ -192,3 +192,12 @@ def test_a_single_stage_after_a_warmup_is_told_as_a_plain_load_is() -> None:
 
 def test_a_plain_load_has_no_table_of_stages() -> None:
     assert "Stages" not in text(clean_run())
+
+
+def test_what_is_missing_among_response_times_is_of_those_that_had_an_intended_time() -> None:
+    closed_loop = command(histogram(*[100_000] * 90), errors={"READONLY": 10})
+    at_a_rate = command(histogram(100_000), response=histogram(100_000), errors={"READONLY": 1})
+    parts = [interval(0, {"GET": closed_loop}, stage=0), interval(1, {"GET": at_a_rate}, stage=1, unsent=2)]
+    frames = [accepted("a1", 0, *parts), noted("a1", 102)]
+    report = text([opened(staged_plan(stage(1), stage(1, 4))), *frames, closed(duration_s=2.0)])
+    assert "without 3 of 4 intended operations (75.0%): 2 never sent, 1 not done" in " ".join(report.split())

@@ -1,0 +1,136 @@
+"""A subscriber of each driver with all that it needs, to be held to the same tests: on a thread, and on a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from typing import Any
+
+from agent.worker.async_subscriber import AsyncSubscriber
+from agent.worker.deliveries import DeliveryRecord, add_up
+from agent.worker.events import EventKind, EventLog
+from agent.worker.subscriber import Subscriber
+from common.commands import is_cluster
+from common.lifeline import Lifeline
+from common.metrics import DeliveryMetrics, merge_deliveries
+from common.plan.schema import BackoffKind, Pools, Retry, Target
+from common.stamp import STAMP_BYTES, Stamper, StampReader
+from common.target import build_client
+from common.target.asynchronous import build_async_client, close_async_client, open_async_client
+from tests.support.runs import wait_until
+
+QUICK = Retry(retries=3, backoff=BackoffKind.NONE)
+
+
+class Listening:
+    """A subscriber at a target, and all that it received."""
+
+    subscriber: Any
+
+    def __init__(self, url: str, *, most: int = 3, timeout_s: float | None = 5.0, retry: Retry = QUICK) -> None:
+        self._target = Target(url=url, retry=retry)
+        self._settings = (most, timeout_s)
+        self._sharded = "S" if is_cluster(self._target) else ""
+        self._stamper = Stamper("run", "here", 1)
+        self.record = DeliveryRecord()
+        self.log = EventLog()
+        self.lifeline = Lifeline()
+        self.complaints: list[Any] = []
+        self._taken: list[DeliveryMetrics] = []
+        self._build()
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _made(self, kind: Any, client: Any) -> Any:
+        reader = StampReader("run", "here")
+        return kind("subscriber", client, *self._settings, reader, self.record, self.complaints.append)
+
+    def subscribe(self, *names: bytes) -> list[list[Any]]:
+        """The confirmations of these channels, sharded ones in a cluster, each asked for after the one before."""
+        return [self._result(self.subscriber.subscribe, f"{self._sharded}SUBSCRIBE", name) for name in names]
+
+    def publish(self, name: bytes) -> int:
+        """By the subscriber's own client, one message of the run; to how many."""
+        message = self._stamper.stamp(bytes(STAMP_BYTES), 1)
+        receivers: int = self._result(self._client.execute_command, f"{self._sharded}PUBLISH", name, message)
+        return receivers
+
+    def _result(self, call: Any, *arguments: Any) -> Any:
+        return call(*arguments)
+
+    @property
+    def metrics(self) -> DeliveryMetrics:
+        """Of all messages until now."""
+        self._taken.append(add_up(self.record.take()))
+        return merge_deliveries(self._taken)
+
+    def events(self) -> list[EventKind]:
+        """What happened to connections since the last call."""
+        return [kind for _, kind, _ in self.log.take()]
+
+    def ends(self) -> None:
+        """It has come to its end, or will soon."""
+        wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
+
+    def close(self) -> None:
+        """Cut it off, if it has not come to its end. Nothing has gone wrong, and nothing is left."""
+        self.lifeline.cut()
+        self.subscriber.cut()
+        self.ends()
+        self.subscriber.close()
+        self._close_client()
+        assert self.complaints == []
+
+    _client: Any
+
+    def _close_client(self) -> None:
+        raise NotImplementedError
+
+
+class OnThread(Listening):
+    """Of a worker thread."""
+
+    def _build(self) -> None:
+        self._client = build_client(self._target, Pools(), events=self.log, lifeline=self.lifeline)
+        self.subscriber = self._made(Subscriber, self._client)
+
+    def _close_client(self) -> None:
+        self._client.close()
+
+
+class OnLoop(Listening):
+    """Of a worker task; what its loop complains of, such as a task that nobody ended, is a complaint."""
+
+    def _build(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = build_async_client(self._target, Pools(), events=self.log, lifeline=self.lifeline)
+        self._result(open_async_client, self._client, self._target)
+        self.subscriber = self._made(AsyncSubscriber, self._client)
+
+    def _result(self, call: Any, *arguments: Any) -> Any:
+        async def result() -> Any:
+            return await call(*arguments)
+
+        return asyncio.run_coroutine_threadsafe(result(), self._loop).result(30)
+
+    def _close_client(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._result(close_async_client, self._client)
+        left = self._result(self._others)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+        gc.collect()
+        assert left == set()
+
+    async def _others(self) -> set[asyncio.Task[Any]]:
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+
+DRIVERS = {"client": OnThread, "asyncio": OnLoop}
