@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -141,6 +141,14 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
     def operations(self) -> int:
         """Operations that came to an end in these seconds."""
         return sum(command.operations for pool in self.pools.values() for command in pool.commands.values())
+
+
+def histograms_of(interval: IntervalMetrics) -> Iterator[Histogram]:
+    """Every histogram in it."""
+    for pool in interval.pools.values():
+        yield from (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
+        for command in pool.commands.values():
+            yield from (command.service, command.response, command.failed)
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -21,7 +21,7 @@ import msgspec
 from common.errors import ProtocolError
 from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
-from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.metrics import IntervalMetrics, Merge, histograms_of, merge_intervals
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from coordinator.records import (
@@ -41,6 +41,10 @@ from coordinator.records import (
 
 LAST_SECOND = 100 * 86_400
 """Latest second of a run that a frame may speak of: a hundred days."""
+
+MOST_VALUES = 1 << 36
+"""Most values of one kind in an interval: beyond what any agent measures in the five minutes that it may merge, and so
+many frames of it as a coordinator can take still add up within 63 bits."""
 
 _MERGE_AT_ONCE = 16
 """Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
@@ -236,7 +240,7 @@ class Aggregate:
 
     def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
-        check_places(frame, len(self.stages))
+        check_frame(frame, len(self.stages))
         for interval in frame.intervals:
             agent.issued += interval.issued
             agent.counted += interval.operations
@@ -289,8 +293,9 @@ def _as_one(stages: list[StageTally]) -> IntervalMetrics:
     return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
 
 
-def check_places(frame: MetricsFrame, stages: int) -> None:
-    """Raises ProtocolError for a frame that speaks of seconds which no run has, or of a stage beyond so many."""
+def check_frame(frame: MetricsFrame, stages: int) -> None:
+    """Raises ProtocolError for a frame that speaks of seconds which no run has, of a stage beyond so many, or of more
+    values than any agent can have measured, whose sums would overflow."""
     spans = [(interval.first, interval.last) for interval in frame.intervals]
     for first, last in (*spans, (0, max(frame.through, 0))):
         if not 0 <= first <= last <= LAST_SECOND:
@@ -298,6 +303,8 @@ def check_places(frame: MetricsFrame, stages: int) -> None:
     for interval in frame.intervals:
         if interval.stage >= stages:
             raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
+        if (most := max((histogram.count for histogram in histograms_of(interval)), default=0)) > MOST_VALUES:
+            raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
 
 
 def _part(count: int, position: int, parts: int) -> int:

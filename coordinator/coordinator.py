@@ -19,7 +19,7 @@ from common.plan.timeline import MAX_LEGS
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, check_places
+from coordinator.aggregate import Aggregate, check_frame
 from coordinator.cleaning import Cleaning
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
@@ -183,7 +183,7 @@ class Coordinator:
                 if isinstance(envelope.message, MetricsFrame):
                     ours = envelope.run_id == self._run.state.setup.run_id
                     # One of another run is set aside later on; nobody here knows how many stages that has.
-                    check_places(envelope.message, len(self._aggregate.stages) if ours else MAX_LEGS)
+                    check_frame(envelope.message, len(self._aggregate.stages) if ours else MAX_LEGS)
             except ProtocolError as error:
                 self._malformed += 1
                 if self._malformed == 1:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.errors import ProtocolError
 from common.histogram import Histogram
 from common.metrics import IntervalMetrics
-from coordinator.aggregate import LAST_SECOND, Aggregate, fold
+from coordinator.aggregate import LAST_SECOND, MOST_VALUES, Aggregate, fold
 from coordinator.records import AnyRecord, RunStarted
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage
@@ -157,6 +157,19 @@ def test_a_frame_of_seconds_that_cannot_be_changes_nothing(first: int, last: int
         aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), through=10**15))
     assert not aggregate.seconds
     assert aggregate.totals.operations == 0
+    assert aggregate.agents["a1"].next_seq == 0
+
+
+def test_a_frame_of_more_values_than_can_have_been_measured_changes_nothing() -> None:
+    # Two of them would overflow when they are merged.
+    count = 1 << 62
+    many = Histogram(
+        indices=(1).to_bytes(2, "little"), counts=count.to_bytes(8, "little"), count=count, minimum=1, maximum=1,
+        total=count,
+    )  # fmt: skip
+    aggregate = fold([opened()])
+    with pytest.raises(ProtocolError, match=rf"frame 0: expected at most {MOST_VALUES} values of a kind, got {count}"):
+        aggregate.apply(accepted("a1", 0, interval(0, {"GET": command(many)})))
     assert aggregate.agents["a1"].next_seq == 0
 
 

@@ -41,7 +41,7 @@ from common.plan.schema import CleanUp, Load, Preload
 from common.plan.timeline import MAX_LEGS, timeline
 from common.units import NS_PER_S, Count, Seconds
 from coordinator import steps
-from coordinator.aggregate import Aggregate, check_places, fold
+from coordinator.aggregate import Aggregate, check_frame, fold
 from coordinator.coordinator import after_load, standings
 from coordinator.phases import Phase
 from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted
@@ -371,7 +371,7 @@ class SimulatedCoordinator:
         """A message has arrived."""
         if metrics:
             legs = len(self.aggregate.stages) if envelope.run_id == self.run_id else MAX_LEGS
-            check_places(envelope.message, legs)  # type: ignore[arg-type]
+            check_frame(envelope.message, legs)  # type: ignore[arg-type]
         self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
 
 
