@@ -13,6 +13,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from common.plan.schema import Embedded
+from common.target import ending_of
 from coordinator.embedded import HOST, EmbeddedServer, open_embedded
 from coordinator.embedded.layouts import SERVICE
 from tests.support.runs import wait_until
@@ -229,7 +230,8 @@ class SentinelGroup(Group):
         Returns (port of the old primary, port of the new one).
         """
         old, new = self.primary, self.replica
-        self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", SERVICE)
+        # Refused as long as the Sentinel has not heard from the replica lately.
+        wait_until(self._is_ordered, "a failover that is taken on")
         wait_until(lambda: all(self._primary_seen_by(port) == new for port in self.sentinels), "news of the failover")
         return old, new
 
@@ -238,6 +240,14 @@ class SentinelGroup(Group):
         self.at(self.primary).flushall()
         for port in self.ports[:2]:
             self.at(port).config_resetstat()
+
+    def _is_ordered(self) -> bool:
+        try:
+            return bool(self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", SERVICE))
+        except redis.ResponseError as error:
+            if ending_of(error).name != "NOGOODSLAVE":
+                raise
+            return False
 
     def _primary_seen_by(self, sentinel: int) -> int:
         return int(self.at(sentinel).execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)[1])

@@ -28,6 +28,7 @@ def test_the_plan_of_the_requested_example_prints_300_connections(fleet: Fleet, 
     assert json.loads(fleet.commands.coordinator("plan", *arguments, "--json").stdout)["connections"] == {
         "ceiling": 300,
         "pools": {"main": 300},
+        "per_node": False,
     }
 
 

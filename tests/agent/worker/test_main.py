@@ -16,12 +16,9 @@ from agent.worker.asyncio_driver import TaskWorker, run_asyncio_worker
 from agent.worker.client_driver import ThreadWorker, run_client_worker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.commands import subscribes
-from common.errors import PlanError
 from common.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
 from common.plain import from_plain
 from common.plan import profiles
-from common.plan.checks import check_plan
 from common.plan.schema import (
     Command,
     Connections,
@@ -159,10 +156,6 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
-    if subscribes(workload) and PLANNED["driver"] is Driver.ASYNCIO:
-        with pytest.raises(PlanError, match="expected the client driver in a mix with SUBSCRIBE"):
-            check_plan(plan)
-        return
     # What the coordinator does before a run: groups of consumers, scripts.
     set_up(plan, lambda _: None)
     worker.prepare(plan)
