@@ -165,6 +165,8 @@ def test_an_agent_without_a_token_is_told_where_to_get_one(token: Path) -> None:
         f"agent-secret-key: {new_key_pair().secret.decode()}\ncoordinator-public-key: short\n",
         "\x00" * 5000,
     ],
+    # Keys are made anew in each process that collects tests, and all of them must find the same tests.
+    ids=range(11),
 )
 def test_a_file_that_is_no_token_is_said_to_be_none_in_one_line(token: Path, text: str) -> None:
     coordinator_curve(token)
