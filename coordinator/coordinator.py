@@ -47,7 +47,7 @@ from coordinator.steps import (
 )
 
 TICK_S = 0.1
-SEE_OFF_NS = NS_PER_S
+SEE_OFF_NS = 3 * NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
 
 ReadCounts = Callable[[When], ServerCounted]
@@ -100,11 +100,11 @@ class Coordinator:
                     self._show()
             self._show()  # the last seconds came with the end
             self._tell_set_aside()
-            self._see_off(poller)
+            self._see_off(poller, self._end.exit_code)
             return self._end
         except StampedeError as error:
             if self._call_off(error.exit_code):
-                self._see_off(poller)
+                self._see_off(poller, error.exit_code)
             raise
         finally:
             if self._journal is not None:
@@ -115,13 +115,13 @@ class Coordinator:
         begun = self._run.state.t0_ns is not None
         if not begun:
             for member in self._run.state.registry:
-                dismiss = Envelope(
-                    run_id=self._run.state.setup.run_id,
-                    incarnation=member.incarnation,
-                    message=Dismiss(exit_code=exit_code),
-                )
-                self._perform(Send(member.routing_id, dismiss))
+                self._dismiss(member.routing_id, member.incarnation, exit_code)
         return not begun
+
+    def _dismiss(self, routing_id: bytes, incarnation: str, exit_code: int) -> None:
+        run_id = self._run.state.setup.run_id
+        dismiss = Envelope(run_id=run_id, incarnation=incarnation, message=Dismiss(exit_code=exit_code))
+        self._perform(Send(routing_id, dismiss))
 
     def _tell_set_aside(self) -> None:
         """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
@@ -130,9 +130,10 @@ class Coordinator:
         if told:
             self._view.note(f"messages and peers that were set aside: {told}")
 
-    def _see_off(self, poller: Poller) -> None:
-        """Keep the sockets open until every agent has answered its dismissal, for a second at most: what is still on
-        its way when a link goes down is lost, and the agent would wait for a coordinator that is no more."""
+    def _see_off(self, poller: Poller, exit_code: int) -> None:
+        """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
+        on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
+        comes back, or speaks as if it had not heard, is told again."""
         waiting = {member.incarnation for member in self._run.state.registry if not (member.gone or member.lost)}
         until_ns = monotonic_ns() + SEE_OFF_NS
         while waiting and monotonic_ns() < until_ns:
@@ -141,6 +142,8 @@ class Coordinator:
                 answer = event.envelope.message
                 if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state is AgentState.IDLE):
                     waiting.discard(event.envelope.incarnation)
+                elif event.envelope.incarnation in waiting:
+                    self._dismiss(event.routing_id, event.envelope.incarnation, exit_code)
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):

@@ -10,7 +10,7 @@ import msgspec
 import redis
 
 from common.plan import schema
-from common.units import show
+from common.units import printable
 
 
 class TlsFacts(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
         return _certificate_finding(error, tls)
     if handshaken and isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
         # With TLS 1.3 a client holds the handshake for done before the server has looked at its certificate.
-        return _WANTS_OURS if tls.cert_file is None else f"ended the connection: does it trust {show(tls.cert_file)}?"
+        return _WANTS_OURS if tls.cert_file is None else f"ended the connection: does it trust {_whole(tls.cert_file)}?"
     if isinstance(error, ssl.SSLError):
         return _file_finding(tls) or _alert_finding(error, tls)
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
@@ -68,7 +68,7 @@ def _certificate_finding(error: ssl.SSLCertVerificationError, tls: schema.Tls) -
             "it by target.tls.server_name, or set target.tls.verify to ca"
         )
     if error.verify_code in _UNTRUSTED:
-        trusted = "that this machine trusts" if tls.ca_file is None else f"in {show(tls.ca_file)}"
+        trusted = "that this machine trusts" if tls.ca_file is None else f"in {_whole(tls.ca_file)}"
         return f"has a certificate by no authority {trusted}: name the file of its own by target.tls.ca_file"
     return f"has a certificate that is not good: {error.verify_message}"
 
@@ -84,9 +84,8 @@ def _alert_finding(error: ssl.SSLError, tls: schema.Tls) -> str:
     if "ALERT" in reason and tls.cert_file is None and ("CERTIFICATE" in reason or "HANDSHAKE_FAILURE" in reason):
         return _WANTS_OURS
     if "ALERT" in reason and ("CA" in reason.split("_") or "CERTIFICATE" in reason):
-        return (
-            f"refused our certificate {show(tls.cert_file)} ({reason.lower()}): use one by an authority that it trusts"
-        )
+        ours = f"{_whole(tls.cert_file)} ({reason.lower()})"
+        return f"refused our certificate {ours}: use one by an authority that it trusts"
     if any(mark in reason for mark in ("WRONG_VERSION", "RECORD_LAYER", "EOF", "UNKNOWN_PROTOCOL", "PACKET_LENGTH")):
         return f"broke off the TLS handshake: {_NO_TLS}"
     return f"broke off the TLS handshake: {reason.lower()}"
@@ -102,18 +101,20 @@ def _file_finding(tls: schema.Tls) -> str:
             with Path(path).open("rb") as file:
                 file.read(1)
         except OSError as error:
-            return f"cannot be asked: target.tls.{name}: expected a file in PEM, got {show(path)}: {error.strerror}"
+            return f"cannot be asked: target.tls.{name}: expected a file in PEM, got {_whole(path)}: {error.strerror}"
     try:
         if tls.ca_file is not None:
             ssl.create_default_context(cafile=tls.ca_file)
     except ssl.SSLError:
-        return f"cannot be asked: target.tls.ca_file: expected certificates in PEM, got {show(tls.ca_file)} without any"
+        return (
+            f"cannot be asked: target.tls.ca_file: expected certificates in PEM, got {_whole(tls.ca_file)} without any"
+        )
     try:
         if tls.cert_file is not None:
             # An empty password, or OpenSSL would ask the terminal for that of an encrypted key.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.cert_file, tls.key_file, password="")
     except ssl.SSLError as error:
-        files = f"{show(tls.cert_file)} and {show(tls.key_file or tls.cert_file)}"
+        files = f"{_whole(tls.cert_file)} and {_whole(tls.key_file or tls.cert_file)}"
         if error.reason == "KEY_VALUES_MISMATCH":
             return (
                 f"cannot be asked: target.tls.key_file: expected the key of the certificate, got {files}, which differ"
@@ -122,3 +123,8 @@ def _file_finding(tls: schema.Tls) -> str:
             f"cannot be asked: target.tls.cert_file: expected a certificate and its unencrypted key in PEM, got {files}"
         )
     return ""
+
+
+def _whole(path: str | Path | None) -> str:
+    """A file's name, all of it: its end tells it from others."""
+    return f'"{printable(str(path))}"'
