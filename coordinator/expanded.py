@@ -153,7 +153,7 @@ def _group_ceiling(group: Pools) -> int:
     return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
 
 
-_NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task"}
+_NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
 
 
 def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:

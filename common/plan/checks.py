@@ -19,6 +19,7 @@ from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp,
 from common.plan.shape import Path
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.plan.url import Address, Shape, parse_redis_url
+from common.plan.wire_rules import WIRE_RULES
 from common.plan.workload_rules import WORKLOAD_RULES
 from common.units import Seconds, show
 
@@ -181,6 +182,11 @@ def _fleet_bearable(plan: Plan) -> Iterator[Finding]:
 
 
 _WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
+_INSTEAD = {
+    Driver.CLIENT: "threads_per_pool, by which the client driver counts its workers",
+    Driver.ASYNCIO: "tasks_per_pool, by which the asyncio driver counts its workers",
+    Driver.WIRE: "max_connections, which the wire driver keeps busy with one loop",
+}
 
 
 def _workers_of_the_driver(plan: Plan) -> Iterator[Finding]:
@@ -189,8 +195,7 @@ def _workers_of_the_driver(plan: Plan) -> Iterator[Finding]:
             if driver is not group.driver and (count := getattr(group, key)) != getattr(Pools(), key):
                 yield (
                     ("pools", number, key),
-                    f"expected {_WORKERS[group.driver]}, by which the {group.driver.value} driver counts its workers, "
-                    f"got {key} {count}",
+                    f"expected {_INSTEAD[group.driver]}, got {key} {count}",
                 )
 
 
@@ -266,6 +271,7 @@ RULES: tuple[Rule, ...] = (
     _retries_ascend,
     _one_kind_of_batch,
     *PUBSUB_RULES,
+    *WIRE_RULES,
     _stages_agree,
     _times_above_zero,
     _keepalive_whole,

@@ -47,10 +47,12 @@ from common.units import Seconds
 
 
 class Driver(enum.Enum):
-    """How a pool issues operations: redis-py with threads, or redis.asyncio with tasks."""
+    """How a pool issues operations: redis-py with threads; redis.asyncio with tasks; or RESP at wire speed over the
+    connections that redis-py has opened."""
 
     CLIENT = "client"
     ASYNCIO = "asyncio"
+    WIRE = "wire"
 
 
 class Connections(enum.Enum):
@@ -70,8 +72,8 @@ class TcpPool(enum.Enum):
 class Pools(Section, frozen=True, kw_only=True):
     """A group of client instance pools that are alike. `client_pools` unset: one per agent process.
 
-    tasks_per_pool: worker tasks of each pool with the asyncio driver, in the place of threads. tcp_pool_wait: of a
-    blocking TCP pool.
+    tasks_per_pool: worker tasks of each pool with the asyncio driver, in the place of threads. With the wire driver a
+    pool has one worker, which keeps all connections of its instances busy. tcp_pool_wait: of a blocking TCP pool.
     """
 
     name: Name = "main"
@@ -88,8 +90,14 @@ class Pools(Section, frozen=True, kw_only=True):
 
     @property
     def workers_per_pool(self) -> int:
-        """Worker threads, or tasks, that use one pool."""
-        return self.tasks_per_pool if self.driver is Driver.ASYNCIO else self.threads_per_pool
+        """Worker threads, tasks or loops that use one pool."""
+        match self.driver:
+            case Driver.CLIENT:
+                return self.threads_per_pool
+            case Driver.ASYNCIO:
+                return self.tasks_per_pool
+            case Driver.WIRE:
+                return 1
 
 
 class Fleet(Section, frozen=True, kw_only=True):
