@@ -31,7 +31,7 @@ def complaint(raw: Any) -> str:
         ({"pools": []}, "$.pools: expected a list with at least one entry, got an empty list"),
         ({"pools": {"driver": "client"}}, "$.pools: expected a list with at least one entry, got a mapping"),
         ({"pools": [3]}, "$.pools[0]: expected a mapping with keys such as name, driver, client_pools, got 3"),
-        ({"pools": [{"driver": "telepathy"}]}, '$.pools[0].driver: expected one of client, asyncio, got "telepathy"'),
+        ({"pools": [{"driver": "telepathy"}]}, '$.pools[0].driver: expected one of client, asyncio, wire, got "telepathy"'),
         ({"pools": [{"connections": "warm"}]}, '$.pools[0].connections: expected one of lazy, prewarm, got "warm"'),
         ({"pools": [{"name": "a b"}]},
          '$.pools[0].name: expected a name of letters, digits, "_", "." and "-", got "a b"'),
