@@ -23,8 +23,8 @@ from agent.worker.recorder import (
     NONE,
     WAIT_ONLY,
     Outcomes,
+    Record,
     Rows,
-    ThreadRecord,
     bin_rows,
     legs_of,
     seconds_of,
@@ -43,7 +43,7 @@ class CollectedGroup:
     def __init__(
         self,
         name: str,
-        records: Sequence[ThreadRecord],
+        records: Sequence[Record],
         logs: Sequence[EventLog],
         deliveries: DeliveryRecord | None = None,
     ) -> None:
@@ -200,7 +200,7 @@ class Collector:
         self._reported, self._unsent_reported = tallies, all_unsent
         return tuple(intervals)
 
-    def _records(self) -> list[ThreadRecord]:
+    def _records(self) -> list[Record]:
         return [record for group in self._groups for record in group.records]
 
     def _tallies(self) -> tuple[int, int]:
