@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.operations import seed_sequence
+from agent.worker.drawing import seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.histogram import Ints
 from common.plan.schema import Arrivals, Load

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.operations import seed_sequence
+from agent.worker.drawing import seed_sequence
 from agent.worker.pacer import NEVER_NS, Pacer, Schedule, Span, Turn, whenever_of
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
