@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agent.worker.pacer import UNSENT, leg_of
 from common.histogram import EMPTY, Histogram, Ints
-from common.metrics import CommandMetrics, PoolMetrics, merge_commands, merge_named
+from common.metrics import LATE_SEND_NS, CommandMetrics, PoolMetrics, merge_commands, merge_named
 from common.plan.timeline import Timeline
 from common.target import Ending
 from common.units import NS_PER_S
@@ -34,6 +34,9 @@ lag_ns: from intended to actual send. Below 0 there is none, and it only tells t
 which the operation began; `whenever_of` a leg: that one; `lag_of_unsent`: the one in which it was due. wait_ns: of the
 checkout, -1 for all but the first operation of a batch.
 """
+
+Place: TypeAlias = tuple[int, int]
+"""(second of the run, number of the leg of its timeline)."""
 
 NO_ROWS: Rows = np.empty((0, 7), dtype=np.int64)
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
@@ -120,6 +123,7 @@ def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, s
         commands=merge_named([{name: part} for name, parts in by_name.items() for part in parts], merge_commands),
         checkout_wait=_histogram(columns[6]),
         send_lag=_histogram(columns[3]),
+        late_sends=int(np.count_nonzero(columns[3] > LATE_SEND_NS)),
     )
 
 
