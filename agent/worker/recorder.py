@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agent.worker.pacer import UNSENT, leg_of
 from common.histogram import EMPTY, Histogram, Ints
-from common.metrics import CommandMetrics, PoolMetrics, merge_commands, merge_named
+from common.metrics import LATE_SEND_NS, CommandMetrics, PoolMetrics, merge_commands, merge_named
 from common.plan.timeline import Timeline
 from common.target import Ending
 from common.units import NS_PER_S
@@ -35,6 +35,9 @@ which the operation began; `whenever_of` a leg: that one; `lag_of_unsent`: the o
 checkout, -1 for all but the first operation of a batch. count: how many operations the row stands for, all alike but
 for their bytes, which are those of all of them; at least 1.
 """
+
+Place: TypeAlias = tuple[int, int]
+"""(second of the run, number of the leg of its timeline)."""
 
 NO_ROWS: Rows = np.empty((0, 8), dtype=np.int64)
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
@@ -137,6 +140,7 @@ def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, s
         commands=merge_named([{name: part} for name, parts in by_name.items() for part in parts], merge_commands),
         checkout_wait=_histogram(columns[6], columns[7]),
         send_lag=_histogram(columns[3], columns[7]),
+        late_sends=int(columns[7][columns[3] > LATE_SEND_NS].sum()),
     )
 
 

@@ -25,6 +25,7 @@ from agent.worker.pools import Opens, prewarm
 from agent.worker.pubsub import Subscribers
 from agent.worker.recorder import Outcomes, Record, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
+from agent.worker.self_watch import SelfWatch
 from agent.worker.stages import StagedPacer, schedules_of
 from agent.worker.thread_host import ThreadHost
 from agent.worker.wire.host import WireHost, draw_requests, record_of
@@ -163,7 +164,9 @@ class WorkerRun:
                 ]
                 each = zip(seats, pools, strict=True)
                 host.start([self._job(seat, pool, span, measures) for seat, pool in each])
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)
+        loops = [record for host in self._hosts for record in host.loops]
+        watch = SelfWatch(loops, t0_ns, self._line)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, watch)
 
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]

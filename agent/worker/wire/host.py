@@ -10,6 +10,7 @@ from typing import Any
 from agent.worker.accounting import Worker
 from agent.worker.events import EventLog
 from agent.worker.host import Job
+from agent.worker.loop_watch import LoopRecord
 from agent.worker.mix import Mix
 from agent.worker.operations import Operation, draw_operations
 from agent.worker.packing import PackedStream, draw_packed
@@ -70,6 +71,10 @@ class WireHost:
     @property
     def logs(self) -> Sequence[EventLog]:
         return [instance.events for instance in self._instances]
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        return [self._loop.turns]
 
     @property
     def client(self) -> Client:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from agent.worker.host import Job
+from agent.worker.loop_watch import LoopRecord, pack_turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.driver import WireWorker
 from agent.worker.wire.poller import Poller, open_poller
@@ -43,6 +44,7 @@ class WireLoop:
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
+        self.turns = LoopRecord()
         self._thread = threading.Thread(target=self._live, name="wire loop", daemon=True)
         self._calls: deque[Callable[[], None]] = deque()
         self._wake, self._waker = socket.socketpair()
@@ -101,9 +103,11 @@ class WireLoop:
     def _run(self) -> None:
         now, wait, channels, calls = self._now, self.poller.wait, self._channels, self._calls
         nobody: Callable[[int], None] = self._wakened
-        next_ns, is_fine = now(), False
+        next_ns, is_fine, at_ns, add_turn = now(), False, now(), self.turns.add
         while not self._is_over:
-            for fd, events in wait(next_ns - now(), is_fine):
+            ready = wait(next_ns - at_ns, is_fine)
+            woken_ns = now()
+            for fd, events in ready:
                 channels.get(fd, nobody)(events)
             if calls:
                 while calls:
@@ -112,6 +116,8 @@ class WireLoop:
             at_ns = now()
             if is_fine or at_ns >= next_ns:
                 next_ns, is_fine = self._tend(at_ns)
+                at_ns = now()
+            add_turn(pack_turn(at_ns, at_ns - woken_ns))
 
     def _tend(self, at_ns: int) -> tuple[int, bool]:
         """What is not of a single connection. Returns when to do so again, and whether that has to be exact: in that
