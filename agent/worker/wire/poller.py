@@ -60,7 +60,8 @@ class EpollPoller:
             # epoll rounds up to whole milliseconds; but an epoll can be waited for as any file.
             select.select((self._epoll,), (), (), timeout_ns / _NS_PER_S)
             timeout_ns = 0
-        return self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)  # type: ignore[no-any-return]
+        found: list[tuple[int, int]] = self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)
+        return found
 
     def close(self) -> None:
         self._epoll.close()
