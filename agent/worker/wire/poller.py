@@ -28,8 +28,8 @@ class Poller(Protocol):
         """Watch it no more; before it is closed."""
 
     def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
-        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as far
-        as the system can; else a millisecond more or less does not matter."""
+        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as
+        far as the system can; else a millisecond more or less does not matter."""
 
     def close(self) -> None:
         """Idempotent."""
