@@ -28,6 +28,10 @@ Mark: TypeAlias = tuple[int, int]
 """(when, how many bytes had come by then)."""
 
 
+def _nothing(_: int) -> bytes:
+    raise BlockingIOError
+
+
 class Channel:
     """A connection of one worker to one node. At most one batch is under way: `block` from `begin` to `end`.
 
@@ -194,6 +198,8 @@ class Channel:
             if is_push(reply):
                 self.link.pushed(reply)
                 self.is_closing = self.is_closing or self.link.wants_reconnect
+            elif self.block is None:
+                return reply
             else:
                 self._replies.append(reply)
         replies, self._replies = self._replies, []
@@ -212,3 +218,5 @@ class Channel:
             self._unsent = b""
             self._replies = []
             self._poller.remove(self._fd)
+            # The poller may have told of it already, in the turn that is under way.
+            self._recv = _nothing
