@@ -28,7 +28,7 @@ Mark: TypeAlias = tuple[int, int]
 """(when, how many bytes had come by then)."""
 
 
-def _nothing(_: int) -> bytes:
+def _nothing(_: object) -> bytes:
     raise BlockingIOError
 
 
@@ -219,4 +219,4 @@ class Channel:
             self._replies = []
             self._poller.remove(self._fd)
             # The poller may have told of it already, in the turn that is under way.
-            self._recv = _nothing
+            self._recv = self._send = _nothing

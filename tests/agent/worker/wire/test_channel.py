@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import hiredis
 import pytest
 import redis
@@ -47,7 +49,7 @@ def test_however_replies_are_cut_the_same_is_counted(
             if transaction:
                 whole = OK + b"+QUEUED\r\n" * batch + b"*%d\r\n" % batch + whole
             ends = [0, *sorted(at for at in cut if at < len(whole)), len(whole)]
-            stage.hear(*(whole[begin:end] for begin, end in zip(ends, ends[1:], strict=False)))
+            stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)))
         stage.check()
         assert stage.worker.is_done
         return stage.metrics()
@@ -65,7 +67,7 @@ def test_each_reply_of_a_batch_has_the_time_at_which_its_last_byte_was_read(size
     whole = b"".join(answers)
     ends = [0, *sorted(at for at in cuts if at < len(whole)), len(whole)]
     stage.begin()
-    stage.hear(*(whole[begin:end] for begin, end in zip(ends, ends[1:], strict=False)), after_ns=MS)
+    stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)), after_ns=MS)
     reached, expected = 0, []
     for answer in answers:
         reached += len(answer)
