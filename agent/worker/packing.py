@@ -84,17 +84,21 @@ class PackedStream:
         known. Nodes without a request are left out."""
         block, made = self._draw()
         sizes = _in_order(block, [each.sizes for each in made])
-        nodes = node_of_slot[self._slots(block, made)]
+        # Numbers of 16 bits are sorted without comparing them, in their order of drawing.
+        nodes = node_of_slot.astype(np.int16).take(self._slots(block, made))
         order = np.argsort(nodes, kind="stable")
-        ends = np.empty_like(sizes)
-        ends[order] = np.cumsum(sizes[order])
-        buffer = self._write(block, made, ends, int(ends[order[-1]]))
-        rows, firsts = self._rows[block.picks], np.flatnonzero(np.diff(nodes[order], prepend=-2))
+        nodes, sizes, rows = nodes.take(order), sizes.take(order), self._rows.take(block.picks.take(order))
+        ends = np.cumsum(sizes)
+        places = np.empty_like(ends)
+        places[order] = ends
+        buffer = self._write(block, made, places, int(ends[-1]))
+        firsts = np.flatnonzero(np.diff(nodes, prepend=-2)).tolist()
         found = []
-        for part in np.split(order, firsts[1:]):
-            begin, end = int(ends[part[0]] - sizes[part[0]]), int(ends[part[-1]])
+        for first, end in zip(firsts, [*firsts[1:], nodes.size], strict=True):
+            begin, part = int(ends[first - 1]) if first else 0, slice(first, end)
             offsets = [0, *(ends[part] - begin).tolist()]
-            found.append(Packed(buffer[begin:end].tobytes(), offsets, rows[part], sizes[part], int(nodes[part[0]])))
+            payload = buffer[begin : begin + offsets[-1]].tobytes()
+            found.append(Packed(payload, offsets, rows[part], sizes[part], int(nodes[first])))
         return found
 
     def _draw(self) -> tuple[Block, list[Made]]:
@@ -113,10 +117,14 @@ class PackedStream:
     def _slots(self, block: Block, made: list[Made]) -> Ints:
         """The slot of each request's node; in a batch all have that of the first that has a key."""
         slots = _in_order(block, [requests.slots(each) for requests, each in zip(self._requests, made, strict=True)])
-        batches = slots.reshape(-1, self._batch)
-        firsts = batches[np.arange(len(batches)), np.argmax(batches >= 0, axis=1)]
-        anywhere = self._aside.integers(0, SLOTS, firsts.size)
-        return np.repeat(np.where(firsts < 0, anywhere, firsts), self._batch)
+        if self._batch > 1:
+            batches = slots.reshape(-1, self._batch)
+            firsts = np.argmax(batches >= 0, axis=1)
+            slots = batches[np.arange(len(batches)), firsts]
+        (anywhere,) = np.nonzero(slots < 0)
+        if anywhere.size:
+            slots[anywhere] = self._aside.integers(0, SLOTS, anywhere.size)
+        return np.repeat(slots, self._batch) if self._batch > 1 else slots
 
 
 def _in_order(block: Block, each: list[Ints | None]) -> Ints:

@@ -101,9 +101,10 @@ def texts(each: Iterable[bytes]) -> Cuts:
 def decimals(numbers: Ints, least_digits: int, room: int) -> Decimals | Cuts:
     """Numbers in decimal, with zeros before those of fewer than `least_digits` digits. room: how many bytes there are
     before each at the least, which may be spoiled."""
-    smallest, largest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    # Those below 0 are the largest of all in this view.
+    largest = int(numbers.view(np.uint64).max(initial=0))
     width = NARROW if largest < FOUR**2 and least_digits <= NARROW else 2 * NARROW
-    if smallest < 0 or largest >= FOUR**4 or least_digits > width or width > room + 1:
+    if largest >= FOUR**4 or least_digits > width or width > room + 1:
         return texts(map(b"%%0%dd".__mod__(least_digits).__mod__, numbers.tolist()))
     fours = fours_of(numbers, width // 4)
     digits = digits_of(fours)
