@@ -17,14 +17,17 @@ from agent.worker.mix import Mix
 from agent.worker.pieces import Buffer
 from agent.worker.requests import Made, Requests
 from agent.worker.slots import SLOTS
-from common.commands import Placeholder
+from common.commands import Placeholder, Template
 from common.histogram import Ints
 
 _BLOCK = 4096
 _BLOCK_BYTES = 512 * 1024
 """As many operations as are about so many bytes, so that a block stays in the processor's cache."""
-_OTHER_BYTES = 50
-"""About what a request takes beside its values."""
+_VALUES = (Placeholder.DATA, Placeholder.MESSAGE)
+_TEXT_BYTES = 16
+"""About what a key or a number takes."""
+_ARGUMENT_BYTES = 6
+"""About what an argument takes beside itself."""
 
 
 @dataclass(slots=True)
@@ -138,6 +141,14 @@ def _in_order(block: Block, each: list[Ints | None]) -> Ints:
 
 def _block_of(mix: Mix) -> int:
     """Operations of a block."""
-    values, weights = mix.values.mean_bytes, np.array([command.weight for command in mix.commands])
-    each = [_OTHER_BYTES + values * command.template.count(Placeholder.DATA) for command in mix.commands]
-    return max(1, min(_BLOCK, int(_BLOCK_BYTES / np.average(each, weights=weights))))
+    each_bytes = [_bytes_of(command.template, mix.values.mean_bytes) for command in mix.commands]
+    mean_bytes = np.average(each_bytes, weights=[command.weight for command in mix.commands])
+    return max(1, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
+
+
+def _bytes_of(template: Template, value_bytes: float) -> float:
+    """About how many bytes a request takes."""
+    return sum(
+        len(piece) if isinstance(piece, bytes) else value_bytes if piece in _VALUES else _TEXT_BYTES
+        for piece in template.pieces()
+    ) + _ARGUMENT_BYTES * len(template.parts)
