@@ -23,6 +23,9 @@ from common.histogram import Ints
 _BLOCK = 4096
 _BLOCK_BYTES = 512 * 1024
 """As many operations as are about so many bytes, so that a block stays in the processor's cache."""
+_MOST_BYTES = 8 << 20
+_PARTS = 100
+"""One request more in a block for so many arguments of one."""
 _VALUES = (Placeholder.DATA, Placeholder.MESSAGE)
 _TEXT_BYTES = 16
 """About what a key or a number takes."""
@@ -113,13 +116,12 @@ class PackedStream:
         if self._buffer.size < size:
             self._buffer = np.empty(size + size // 8, dtype=np.uint8)
         for place, each in zip(block.places, made, strict=True):
-            if place.size:
-                each.write(self._buffer, ends[place])
+            each.write(self._buffer, ends[place])
         return self._buffer[:size]
 
     def _slots(self, block: Block, made: list[Made]) -> Ints:
         """The slot of each request's node; in a batch all have that of the first that has a key."""
-        slots = _in_order(block, [requests.slots(each) for requests, each in zip(self._requests, made, strict=True)])
+        slots = _in_order(block, [each.slots() for each in made])
         if self._batch > 1:
             batches = slots.reshape(-1, self._batch)
             firsts = np.argmax(batches >= 0, axis=1)
@@ -143,7 +145,9 @@ def _block_of(mix: Mix) -> int:
     """Operations of a block."""
     each_bytes = [_bytes_of(command.template, mix.values.mean_bytes) for command in mix.commands]
     mean_bytes = np.average(each_bytes, weights=[command.weight for command in mix.commands])
-    return max(1, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
+    # Each argument costs so much a block that there should be some requests for it, unless they take too much memory.
+    least = min(max(len(command.template.parts) for command in mix.commands) // _PARTS, int(_MOST_BYTES / mean_bytes))
+    return max(1, least, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
 
 
 def _bytes_of(template: Template, value_bytes: float) -> float:

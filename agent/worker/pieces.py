@@ -24,8 +24,6 @@ NARROW = 8
 """Bytes of decimals, unless one has more digits; then twice as many."""
 SPOILED = 15
 """So many bytes before a piece may be spoiled at the most."""
-
-
 _COPIED_BYTES = 128 * 1024
 """So many go through a copy of their own at a time, which thus stays in the processor's cache."""
 
@@ -40,23 +38,17 @@ class Piece(Protocol):
         """Each so that it ends there. May spoil what lies before it, within its request."""
 
 
-@dataclass(frozen=True, slots=True)
 class Constant:
     """The same bytes in every request."""
 
-    text: bytes
-
-    @property
-    def lengths(self) -> int:
-        """As `Piece.lengths`."""
-        return len(self.text)
+    def __init__(self, text: bytes) -> None:
+        self.lengths = len(text)
+        self._text = np.frombuffer(text, dtype=window(len(text))) if text else None
 
     def write(self, buffer: Buffer, ends: Ints) -> None:
         """As `Piece.write`."""
-        width = len(self.text)
-        if not width:
-            return
-        windows(buffer, width)[ends - width] = np.frombuffer(self.text, dtype=window(width))
+        if self._text is not None:
+            windows(buffer, self.lengths)[ends - self.lengths] = self._text
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +122,8 @@ def lengths_of(pieces: list[Piece], count: int) -> Ints:
 
 def write_pieces(pieces: list[Piece], buffer: Buffer, ends: Ints) -> None:
     """Pieces of the same requests in order, the last so that it ends there."""
+    if not ends.size:
+        return
     for piece in reversed(pieces):
         piece.write(buffer, ends)
         ends = ends - piece.lengths
