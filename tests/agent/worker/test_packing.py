@@ -50,7 +50,7 @@ WORDS = st.sampled_from(
         "''",
         "é",
         "'a b'",
-        "x" * 30,
+        "x" * 90,
     ]
 )
 COMMANDS = st.builds(
@@ -117,6 +117,25 @@ def test_requests_are_those_of_the_operations_that_client_libraries_are_given(
     assert [request for packed in blocks for request in requests(packed)] == [request for _, _, request in expected]
     assert [row for packed in blocks for row in packed.rows.tolist()] == [row for row, _, _ in expected]
     assert {packed.node for packed in blocks} == {0}
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ("SET", "GET"),
+        (f"SET __key__ {'x' * 90}", f"SET {'y' * 90} __key__ a b"),
+        ("MSET __pairs(20)__", "MGET __keys(30)__"),
+        ("SET __new_key__ __data__", "GET"),
+        ("SETEX", "HSET", "ZADD", "LPUSH"),
+    ],
+)
+@pytest.mark.parametrize(("tag", "around"), [(0, 10_000), (0, 10**8), (7, 10**8), (0, 10**16), (100, 10**12), (0, 40)])
+def test_requests_are_right_where_numbers_grow_by_a_digit(commands: tuple[str, ...], tag: int, around: int) -> None:
+    keys = {"minimum": around - 40, "maximum": around + 40}
+    mixed = mix(*commands, keys=keys, values={"minimum": 90, "maximum": 110}, tag=tag)
+    stream = draw_packed(mixed, 5, 0, block=200)
+    expected = [request for _, _, request in drawn(mixed, 400, block=200)]
+    assert requests(stream.block()) + requests(stream.block()) == expected
 
 
 SPLIT: list[tuple[str, int | None]] = [
