@@ -152,6 +152,11 @@ class Pacer:
         self._left = quota
         self._schedule = schedule
 
+    @property
+    def steady(self) -> Turn | None:
+        """The turn that it deals for ever, in a closed loop without a quota; None where turns differ, or end."""
+        return (WHENEVER,) * self._batch if self._schedule is None and self._left is None else None
+
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the schedule passes the end; to be called once.
 

@@ -129,6 +129,11 @@ class StagedPacer(Pacer):
         self._number = 0
         self._pending: list[int] = []
 
+    @property
+    def steady(self) -> Turn | None:
+        """See `Pacer.steady`: legs differ."""
+        return None
+
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the last leg is over; to be called once."""
         for number, (leg, schedule) in enumerate(zip(self._line.legs, self._schedules, strict=True)):
