@@ -136,9 +136,7 @@ def cli() -> None:
     help="the token that agents need, instead of the usual one",
 )
 @click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
-@click.option(
-    "--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs"
-)
+@click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
 @click.option(
     "--rounds",
     type=RoundsType(),

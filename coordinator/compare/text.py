@@ -62,7 +62,7 @@ def _at_once(comparison: Comparison) -> Iterator[str]:
 
 
 def _runs(comparison: Comparison) -> Table:
-    table = titled("Runs (us)")
+    table = titled("Runs, latencies and CPU in us")
     table.add_column("Run", no_wrap=True)
     for name in ("Ops/sec", "CPU/op", "p50", "p99", "p99.9", "Errors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -89,6 +89,8 @@ def _runs(comparison: Comparison) -> Table:
 def _costs(comparison: Comparison, totals: Cost) -> Table:
     kind = "least..greatest" if comparison.spread is SpreadKind.RANGE else "quartiles"
     table = titled(f"What redis-py costs: median ({kind}) of {comparison.rounds} rounds, us")
+    # Three columns of twenty characters, and no room to spare.
+    table.padding = 0
     table.add_column("Type", overflow="fold", min_width=6)
     table.add_column("", no_wrap=True)
     for name in ("client", "wire", "redis-py adds"):
@@ -147,6 +149,8 @@ def _spread(of: Spread, *, rate: bool = False) -> str:
 
 
 def _us(value: float) -> str:
-    """Microseconds in at most seven characters below ten seconds."""
-    decimals = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    """Microseconds in at most six characters below a thousand seconds: three digits tell enough beside a spread."""
+    if abs(value) >= 9999.5:
+        return f"{'-' if value < 0 else ''}{short(abs(value))}"
+    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{decimals}f}"
