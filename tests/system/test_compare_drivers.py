@@ -12,7 +12,7 @@ from coordinator.report.files import SUMMARY_FILE
 from tests.support.runs import HOST, Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 
-COMPARE = ("start", "--compare-drivers", "--rounds", "2", "--processes", "1")
+COMPARE = ("--compare-drivers", "--rounds", "2", "--processes", "1")
 NAMES = ["1-client", "2-wire", "3-wire", "4-client"]
 
 
@@ -28,10 +28,11 @@ def summaries(folder: Path) -> list[Any]:
 def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is_reported(
     fleet: Fleet, valkey: Server
 ) -> None:
-    finished = fleet.commands.coordinator(
-        *COMPARE, "--url", valkey.url, "--rate", "400/s", "--duration", "1s", "--threads-per-pool", "4",
-        "--client-instances-per-pool", "2", "--json",
-    )  # fmt: skip
+    agent = fleet.agent("stays")
+    finished = fleet.coordinator(
+        *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--rate", "400/s",
+        "--duration", "500ms", "--threads-per-pool", "4", "--client-instances-per-pool", "2", "--json",
+    ).wait(40)  # fmt: skip
     assert finished.returncode == 0, finished
     folder, comparison = the_comparison(fleet)
     assert json.loads(finished.stdout) == comparison
@@ -41,12 +42,13 @@ def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is
 
     ran = summaries(folder)
     assert [one["plan"]["pools"][0]["driver"] for one in ran] == ["client", "wire", "wire", "client"]
-    # Both had two operations under way at most, and each run is audited by itself.
+    assert [{agent["id"] for agent in one["agents"]} for one in ran] == [{"stays"}] * 4
+    # The pool has two operations under way at most, and each run is audited by itself.
     assert [one["connections"]["ceiling"] for one in ran] == [100, 2, 2, 100]
     assert all(one["ledger"]["unaccounted"] == 0 for one in ran)
     issued = sum(one["ledger"]["issued"] for one in ran)
     counted = calls(valkey.client())
-    assert issued == sum(counted.get(name, 0) for name in ("set", "get", "del")) == 4 * 400
+    assert issued == sum(counted.get(name, 0) for name in ("set", "get", "del")) == 4 * 200
 
     for side in (comparison["totals"], *comparison["commands"].values()):
         for pair in side["latency_us"].values():
@@ -60,34 +62,28 @@ def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is
 
     again = fleet.commands.coordinator("report", f"{folder.name}/2-wire", "--format", "json")
     assert json.loads(again.stdout) == ran[1]
+    assert agent.process.poll() is None
 
 
-def test_agents_that_stay_take_part_in_every_run_and_one_that_leaves_ends_the_comparison(
+def test_an_agent_that_leaves_after_one_run_ends_the_comparison_which_keeps_that_run(
     fleet: Fleet, valkey: Server
 ) -> None:
-    agent = fleet.agent("a")
-    compare = (*COMPARE[1:], "--expect-agents", "1", "--url", valkey.url, "--requests", "50")
-    finished = fleet.coordinator(*compare).wait(40)
-    assert finished.returncode == 0, finished
-    folder, comparison = the_comparison(fleet)
-    assert [one["agents"][0]["id"] for one in summaries(folder)] == ["a"] * 4
-    assert "What redis-py costs" in finished.stdout
-    assert comparison["load"]["latency"] == "service"
-    agent.signal(signal.SIGTERM)
-    agent.wait(5)
-
-    fleet.agent("b", "--once")
-    finished = fleet.coordinator(*compare, "--wait", "2s").wait(40)
+    fleet.agent("leaves", "--once")
+    finished = fleet.coordinator(
+        *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--requests", "50", "--wait", "2s"
+    ).wait(40)
     assert finished.returncode == 5, finished
-    folder = fleet.runs[-1]
-    comparison = json.loads((folder / COMPARISON_FILE).read_text())
+    folder, comparison = the_comparison(fleet)
     assert (comparison["outcome"], comparison["rounds"], len(comparison["runs"])) == ("aborted", 0, 1)
+    assert comparison["load"]["latency"] == "service"
     assert comparison["reason"].startswith("2-wire failed: expected 1 agents within 2s, got 0")
     assert finished.stderr.splitlines()[-1] == f"coordinator: {comparison['reason']}"
+    assert "aborted: 0 of 2 rounds whole" in finished.stdout
+    assert [path.name for path in sorted(folder.iterdir())] == ["1-client", COMPARISON_FILE]
 
 
 def test_ctrl_c_drains_the_run_at_hand_and_reports_and_begins_no_other(fleet: Fleet, valkey: Server) -> None:
-    coordinator = fleet.commands.start("coordinator", *COMPARE, "--url", valkey.url, "--duration", "60s")
+    coordinator = fleet.commands.start("coordinator", "start", *COMPARE, "--url", valkey.url, "--duration", "60s")
     coordinator.wait_for_text("second 0:", 20)
     coordinator.signal(signal.SIGINT)
     finished = coordinator.wait(20)
@@ -108,7 +104,7 @@ def test_what_cannot_be_compared_is_one_line_and_starts_nothing(fleet: Fleet) ->
         (("--profile", "pubsub_heavy", "--max-connections", "9"), 3, "expected no SUBSCRIBE with the wire driver"),
         (("--retry-on", "BusyLoadingError"), 3, "with the wire driver"),
     ):
-        finished = fleet.commands.coordinator(*COMPARE, *nowhere, *arguments)
+        finished = fleet.commands.coordinator("start", *COMPARE, *nowhere, *arguments)
         assert (finished.returncode, finished.stdout) == (code, ""), finished
         [line] = finished.stderr.splitlines()
         assert said in line
