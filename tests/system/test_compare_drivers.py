@@ -30,8 +30,8 @@ def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is
 ) -> None:
     agent = fleet.agent("stays")
     finished = fleet.coordinator(
-        *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--rate", "400/s",
-        "--duration", "500ms", "--threads-per-pool", "4", "--client-instances-per-pool", "2", "--json",
+        *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--rate", "400/s", "--requests", "200",
+        "--threads-per-pool", "4", "--client-instances-per-pool", "2", "--json",
     ).wait(40)  # fmt: skip
     assert finished.returncode == 0, finished
     folder, comparison = the_comparison(fleet)
