@@ -86,7 +86,7 @@ def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, re
         totals=_cost(rounds, lambda summary: summary.totals, kind, cpu_us_per_operation),
         commands=_commands(rounds, kind),
         runs=tuple(_run(run, kind, rounds) for run in runs),
-        notes=tuple(_notes(first.load.model, rounds)),
+        notes=tuple(_notes(first, rounds)),
     )
 
 
@@ -187,13 +187,18 @@ def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summ
     )
 
 
-def _notes(model: str, rounds: Sequence[tuple[Summary, Summary]]) -> list[str]:
-    notes = []
+def _notes(first: Summary, rounds: Sequence[tuple[Summary, Summary]]) -> list[str]:
+    notes, model = [], first.load.model
     if model != "open":
         notes.append(
             f"{'In a closed loop' if model == 'closed' else 'In stages that are a closed loop'} each driver loads the "
             "server as hard as it can, so these latencies are of different loads: compare them at the same one, with "
             "--rate."
+        )
+    if first.target.topology == "cluster":
+        notes.append(
+            "In a cluster wire has that many operations under way at each primary, and client at all of them together: "
+            "a connection belongs to one node."
         )
     if any(cpu_us_per_operation(summary) is None for pair in rounds for summary in pair):
         notes.append("CPU was not measured in all runs.")

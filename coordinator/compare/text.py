@@ -54,10 +54,11 @@ def _head(comparison: Comparison) -> Table:
 
 
 def _at_once(comparison: Comparison) -> Iterator[str]:
+    where = " to each primary" if comparison.target.topology == "cluster" else ""
     for name, pools in comparison.pools.items():
         yield (
             f"{name}: {pools.at_once_per_pool} in each pool; with client because of {pools.threads_per_pool} threads "
-            f"on {pools.client_instances_per_pool} client instances, with wire on as many connections"
+            f"on {pools.client_instances_per_pool} client instances, with wire on as many connections{where}"
         )
 
 

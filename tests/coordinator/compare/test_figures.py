@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,13 @@ def test_an_open_loop_is_compared_by_response_time() -> None:
     assert comparison.load.latency is LatencyKind.RESPONSE
     assert medians(p99(comparison)) == (120, 120, 0)
     assert not any("--rate" in note for note in comparison.notes)
+
+
+def test_of_a_cluster_it_is_said_that_wire_has_connections_to_each_primary() -> None:
+    cluster = msgspec.structs.replace(conducted(1, CLIENT).summary.target, topology="cluster")
+    comparison = build(conducted(1, CLIENT, target=cluster), conducted(1, WIRE, target=cluster))
+    assert any("at each primary" in note for note in comparison.notes)
+    assert not any("primary" in note for note in build(conducted(1, CLIENT)).notes)
 
 
 def test_each_command_is_compared_that_both_drivers_issued() -> None:
