@@ -72,7 +72,6 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     stopped = ALL_DONE
     order = turns(rounds)
     for turn, following in zip(order, [*order[1:], None], strict=True):
-        say(people, f"{turn.name}: round {turn.round} of {rounds}, driver {turn.driver.value}")
         try:
             ended = conduct(plans[turn.driver], options, new_place(options.out, f"{head.id}/{turn.name}"), people)
         except (StampedeError, KeyboardInterrupt) as error:
@@ -84,7 +83,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
             runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
             # What there is must survive whoever kills us in the next run.
             comparison = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
-            say(people, run_line(comparison.runs[-1]))
+            say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
         if (why := stop_after(turn, ended, following)) is not None:
             stopped = why
             break

@@ -91,7 +91,10 @@ def test_every_run_has_a_folder_of_its_own_in_that_of_the_comparison(
     assert comparison["runs"][0]["id"] == f"{folder.name}/1-client"  # type: ignore[index]
     said = capsys.readouterr()
     assert "What redis-py costs" in said.out
-    assert f"comparison folder: {folder}" in said.err
+    assert [line.partition(":")[0] for line in said.err.splitlines()] == [
+        f"round 1 of 2, {folder.name}/1-client", f"round 1 of 2, {folder.name}/2-wire",
+        f"round 2 of 2, {folder.name}/3-wire", f"round 2 of 2, {folder.name}/4-client", "comparison folder",
+    ]  # fmt: skip
 
 
 def test_as_json_stdout_has_the_comparison_and_people_have_theirs_on_stderr(
