@@ -24,8 +24,8 @@ from agent.worker.recorder import (
     WAIT_ONLY,
     Outcomes,
     Place,
+    Record,
     Rows,
-    ThreadRecord,
     bin_rows,
     legs_of,
     seconds_of,
@@ -42,7 +42,7 @@ class CollectedGroup:
     def __init__(
         self,
         name: str,
-        records: Sequence[ThreadRecord],
+        records: Sequence[Record],
         logs: Sequence[EventLog],
         deliveries: DeliveryRecord | None = None,
     ) -> None:
@@ -222,7 +222,7 @@ class Collector:
         self._reported, self._unsent_reported = tallies, all_unsent
         return tuple(intervals)
 
-    def _records(self) -> list[ThreadRecord]:
+    def _records(self) -> list[Record]:
         return [record for group in self._groups for record in group.records]
 
     def _tallies(self) -> tuple[int, int]:
