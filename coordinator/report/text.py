@@ -14,7 +14,7 @@ from common.units import format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd
 from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
-from coordinator.report.shapes import PubSub, Quantiles, Stage, Stats, Summary
+from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
 _BAR_WIDTH = 40
@@ -195,6 +195,7 @@ def _tail(summary: Summary) -> Table:
     after = [("Clean-up", Text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
     return facts(
         *before,
+        ("Generator", _generator(summary.generator)),
         ("Connections", Text(_connections(summary))),
         ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
@@ -203,6 +204,25 @@ def _tail(summary: Summary) -> Table:
         *after,
         ("Verdict", verdict),
     )
+
+
+def _generator(generator: Generator) -> Text:
+    lines = []
+    if generator.cpu_s is not None:
+        each = generator.cpu_us_per_operation
+        by_each = "" if each is None else f", {each:,.1f} us an operation"
+        lines.append(
+            f"{generator.cpu_s:,.2f} s of CPU{by_each}; the busiest process used {generator.core_share_mean:.0%} of a "
+            f"core, {generator.core_share_max:.0%} at most"
+        )
+    if (lag := generator.loop_lag_us) is not None:
+        lines.append(
+            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {_ms(lag.p99)} ms (p99), "
+            f"{_ms(lag.max)} ms (max)"
+        )
+    if generator.late_sends:
+        lines.append(f"{generator.late_sends:,} operations sent more than 1 ms late")
+    return Text("\n".join(lines) or "not known", style="yellow" if generator.limit else "")
 
 
 def _connections(summary: Summary) -> str:
