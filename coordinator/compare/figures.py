@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from common.errors import EXIT_OK
 from common.plan.schema import Driver, Plan
@@ -83,17 +82,11 @@ def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, re
             )
             for group in head.plan.pools
         },
-        totals=_cost(rounds, lambda summary: summary.totals, kind, cpu_us_per_operation),
+        totals=_cost(rounds, lambda summary: summary.totals, kind, _cpu),
         commands=_commands(rounds, kind),
         runs=tuple(_run(run, kind, rounds) for run in runs),
         notes=tuple(_notes(first, rounds)),
     )
-
-
-def cpu_us_per_operation(summary: Summary) -> float | None:
-    """CPU of the worker processes by operation; None where it was not measured."""
-    generator: Any = getattr(summary, "generator", None)
-    return None if generator is None else generator.cpu_us_per_operation
 
 
 def _whole_rounds(runs: Sequence[Conducted]) -> list[tuple[Summary, Summary]]:
@@ -114,6 +107,10 @@ def _commands(rounds: Sequence[tuple[Summary, Summary]], kind: LatencyKind) -> d
 
 def _command(name: str, summary: Summary) -> Stats | None:
     return summary.commands.get(name)
+
+
+def _cpu(summary: Summary) -> float | None:
+    return summary.generator.cpu_us_per_operation
 
 
 def _cost(
@@ -181,7 +178,7 @@ def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summ
         exit_code=run.exit_code,
         ops_per_s=summary.totals.ops_per_s,
         errors=summary.totals.errors,
-        cpu_us_per_operation=cpu_us_per_operation(summary),
+        cpu_us_per_operation=summary.generator.cpu_us_per_operation,
         latency_us=RunLatency(p50=quantiles.p50, p99=quantiles.p99, p99_9=quantiles.p99_9) if quantiles else None,
         verdict=summary.verdict,
     )
@@ -200,6 +197,6 @@ def _notes(first: Summary, rounds: Sequence[tuple[Summary, Summary]]) -> list[st
             "In a cluster wire has that many operations under way at each primary, and client at all of them together: "
             "a connection belongs to one node."
         )
-    if any(cpu_us_per_operation(summary) is None for pair in rounds for summary in pair):
-        notes.append("CPU was not measured in all runs.")
+    if any(_cpu(summary) is None for pair in rounds for summary in pair):
+        notes.append("CPU is not told of all runs: there was an agent of a release that does not measure it.")
     return notes

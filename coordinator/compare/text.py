@@ -133,10 +133,11 @@ def _tail(comparison: Comparison) -> Table:
 
 
 def _in_words(cpu: Pair) -> str:
-    times = f", {cpu.client.median / cpu.wire.median:.1f} times" if cpu.wire.median > 0 else ""
+    client, wire = cpu.client.median, cpu.wire.median
+    times = f"{client / wire:.1f} times the {_us(wire)} us of wire" if wire > 0 else f"wire {_us(wire)} us"
     return (
-        f"redis-py adds {_us(cpu.difference.median)} us to each operation{times} what wire takes; of worker "
-        "processes, all that they do for the load"
+        f"client takes {_us(client)} us for each operation, {times}: redis-py adds {_us(cpu.difference.median)} us "
+        "(all that worker processes do for the load)"
     )
 
 

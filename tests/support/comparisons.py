@@ -32,6 +32,7 @@ def summary(
     *,
     open_loop: bool = False,
     ops_per_s: float = 2000.0,
+    cpu_us: float | None = 40.0,
     service: Quantiles | None = None,
     response: Quantiles | None = None,
     commands: tuple[str, ...] = ("SET", "GET"),
@@ -49,6 +50,7 @@ def summary(
     return msgspec.structs.replace(
         base,
         totals=stats,
+        generator=msgspec.structs.replace(base.generator, cpu_us_per_operation=cpu_us),
         commands=dict.fromkeys(commands, stats),
         verdict=verdict or Verdict(level=Level.TRUSTED, reasons=()),
         **more,

@@ -50,6 +50,9 @@ def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is
     counted = calls(valkey.client())
     assert issued == sum(counted.get(name, 0) for name in ("set", "get", "del")) == 4 * 200
 
+    cpu_us = [one["generator"]["cpu_us_per_operation"] for one in ran]
+    assert [run["cpu_us_per_operation"] for run in comparison["runs"]] == cpu_us
+    assert comparison["totals"]["cpu_us_per_operation"]["client"]["high"] == max(cpu_us[0], cpu_us[3]) > 0
     for side in (comparison["totals"], *comparison["commands"].values()):
         for pair in side["latency_us"].values():
             for of in ("client", "wire", "difference"):

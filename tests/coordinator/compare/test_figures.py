@@ -131,6 +131,31 @@ def test_each_command_is_compared_that_both_drivers_issued() -> None:
         assert cost.cpu_us_per_operation is None
 
 
+def test_cpu_is_that_of_all_commands_together() -> None:
+    runs = [
+        conducted(number, driver, cpu_us=cpu_us)
+        for number, pair in enumerate(((60.0, 8.0), (66.0, 9.0), (50.0, 7.0)), 1)
+        for driver, cpu_us in zip((CLIENT, WIRE), pair, strict=True)
+    ]
+    comparison = build(*runs)
+    assert comparison.totals is not None
+    assert medians(comparison.totals.cpu_us_per_operation) == (60, 8, 52)
+    assert [cost.cpu_us_per_operation for cost in comparison.commands.values()] == [None, None]
+    assert [run.cpu_us_per_operation for run in comparison.runs] == [60, 8, 66, 9, 50, 7]
+    assert not any("CPU" in note for note in comparison.notes)
+
+
+def test_where_an_agent_does_not_tell_its_cpu_the_rounds_that_have_it_count_and_it_is_said() -> None:
+    untold = [conducted(1, CLIENT, cpu_us=None), conducted(1, WIRE, cpu_us=8.0)]
+    comparison = build(*untold, conducted(2, CLIENT, cpu_us=66.0), conducted(2, WIRE, cpu_us=9.0))
+    assert comparison.totals is not None
+    assert medians(comparison.totals.cpu_us_per_operation) == (66, 9, 57)
+    assert any(note.startswith("CPU is not told of all runs") for note in comparison.notes)
+    alone = build(*untold).totals
+    assert alone is not None
+    assert alone.cpu_us_per_operation is None
+
+
 def test_a_run_in_which_nothing_was_done_has_no_latencies() -> None:
     nothing = latencies(0, 0, 0, count=0)
     comparison = build(conducted(1, CLIENT, service=nothing), conducted(1, WIRE))

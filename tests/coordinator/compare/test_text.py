@@ -30,7 +30,13 @@ def row(report: str, name: str) -> list[str]:
 def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut_or_broken(scale: float) -> None:
     def at(factor: float) -> list[Conducted]:
         return [
-            conducted(number, driver, service=latencies(*(number * of * scale for of in figures)), ops_per_s=scale * 77)
+            conducted(
+                number,
+                driver,
+                service=latencies(*(number * of * scale for of in figures)),
+                ops_per_s=scale * 77,
+                cpu_us=scale * number,
+            )
             for number in (1, 2, 3)
             for driver, figures in (
                 (CLIENT, (62.61 * factor, 123.4, 999.4)),
@@ -43,7 +49,7 @@ def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut_or_broken(scale: 
         assert max(map(len, report.splitlines())) <= 80
         assert "…" not in report
         figures = [line for line in report.splitlines() if ".." in line and "(least" not in line]
-        assert len(figures) == 3 * 4
+        assert len(figures) == 3 * 4 + 1
         assert all(line.count("(") == line.count("..") == line.count(")") for line in figures)
 
 
@@ -59,6 +65,15 @@ def test_medians_and_spreads_of_both_drivers_and_of_the_difference_stand_beside_
     assert "21.0 (20.0..25.0)" in totals
     assert "40.0 (38.0..45.0)" in totals
     assert "median (least..greatest) of 3 rounds" in report
+
+
+def test_what_redis_py_costs_is_said_in_words_too() -> None:
+    report = " ".join(text(conducted(1, CLIENT, cpu_us=60.0), conducted(1, WIRE, cpu_us=8.0)).split())
+    assert "client takes 60.0 us for each operation, 7.5 times the 8.00 us of wire: redis-py adds 52.0 us" in report
+    assert "Totals CPU/op 60.0 (60.0..60.0) 8.00 (8.00..8.00) 52.0 (52.0..52.0)" in report
+    untold = text(conducted(1, CLIENT, cpu_us=None), conducted(1, WIRE))
+    assert "client takes" not in untold
+    assert "CPU/op " in untold
 
 
 def test_the_loop_and_the_latencies_that_are_compared_are_stated() -> None:
@@ -92,4 +107,4 @@ def test_runs_of_a_round_that_is_not_whole_are_shown_and_named_as_left_out() -> 
 
 def test_a_line_for_each_run_says_how_it_went() -> None:
     comparison = build_comparison(head(), [conducted(1, CLIENT)], Outcome.COMPLETED, "")
-    assert run_line(comparison.runs[0]) == "c-1/1-client: completed, 2k ops/s, trusted"
+    assert run_line(comparison.runs[0]) == "c-1/1-client: completed, 2k ops/s, 40.0 us of CPU per operation, trusted"
