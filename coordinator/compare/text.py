@@ -121,23 +121,33 @@ def _tail(comparison: Comparison) -> Table:
     rows: list[tuple[str, Text]] = []
     if comparison.totals is not None and (cpu := comparison.totals.cpu_us_per_operation) is not None:
         rows.append(("CPU", Text(_in_words(cpu))))
-    doubtful = Text("")
-    for run in comparison.runs:
-        if run.verdict.level is not Level.TRUSTED:
-            doubtful.append("\n" if doubtful else "")
-            doubtful.append(f"{_name(run)} is {run.verdict.level.value}", style=LEVEL_STYLES[run.verdict.level])
-            doubtful.append("".join(f"\n- {reason}" for reason in run.verdict.reasons))
     if comparison.notes:
         rows.append(("Notes", Text("\n".join(comparison.notes))))
-    return facts(*rows, ("Verdicts", doubtful or Text("all trusted", style="green")))
+    return facts(*rows, ("Verdicts", _verdicts(comparison)))
+
+
+def _verdicts(comparison: Comparison) -> Text:
+    """The runs of each level, and each reason once, with the runs that it holds for."""
+    levels: dict[Level, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for run in comparison.runs:
+        levels.setdefault(run.verdict.level, []).append(_name(run))
+        for reason in run.verdict.reasons:
+            reasons.setdefault(reason, []).append(_name(run))
+    if set(levels) == {Level.TRUSTED}:
+        return Text("all trusted", style="green")
+    text = Text("\n").join(
+        Text(f"{level.value}: {', '.join(names)}", LEVEL_STYLES[level]) for level, names in levels.items()
+    )
+    for reason, names in reasons.items():
+        text.append(f"\n- {reason} ({', '.join(names)})", style="default")
+    return text
 
 
 def _in_words(cpu: Pair) -> str:
-    client, wire = cpu.client.median, cpu.wire.median
-    times = f"{client / wire:.1f} times the {_us(wire)} us of wire" if wire > 0 else f"wire {_us(wire)} us"
     return (
-        f"client takes {_us(client)} us for each operation, {times}: redis-py adds {_us(cpu.difference.median)} us "
-        "(all that worker processes do for the load)"
+        f"an operation takes {_us(cpu.client.median)} us with client and {_us(cpu.wire.median)} us with wire: redis-py "
+        f"adds {_us(cpu.difference.median)} us (of all that worker processes do for the load)"
     )
 
 
