@@ -32,7 +32,7 @@ def test_the_same_plan_runs_with_both_drivers_in_turn_and_what_they_differ_by_is
     finished = fleet.coordinator(
         *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--rate", "400/s", "--requests", "200",
         "--threads-per-pool", "4", "--client-instances-per-pool", "2", "--json",
-    ).wait(40)  # fmt: skip
+    ).wait(60)  # fmt: skip
     assert finished.returncode == 0, finished
     folder, comparison = the_comparison(fleet)
     assert json.loads(finished.stdout) == comparison
@@ -74,7 +74,7 @@ def test_an_agent_that_leaves_after_one_run_ends_the_comparison_which_keeps_that
     fleet.agent("leaves", "--once")
     finished = fleet.coordinator(
         *COMPARE, "--expect-agents", "1", "--url", valkey.url, "--requests", "50", "--wait", "2s"
-    ).wait(40)
+    ).wait(60)
     assert finished.returncode == 5, finished
     folder, comparison = the_comparison(fleet)
     assert (comparison["outcome"], comparison["rounds"], len(comparison["runs"])) == ("aborted", 0, 1)
@@ -102,14 +102,17 @@ def test_ctrl_c_drains_the_run_at_hand_and_reports_and_begins_no_other(fleet: Fl
 
 def test_what_cannot_be_compared_is_one_line_and_starts_nothing(fleet: Fleet) -> None:
     nowhere = ("--url", f"redis://{HOST}:1", "--duration", "1s")
-    for arguments, code, said in (
+    refused = (
         (("--profile", "async_mixed"), 2, "--compare-drivers: expected pools without a driver of their own"),
         (("--profile", "pubsub_heavy", "--max-connections", "9"), 3, "expected no SUBSCRIBE with the wire driver"),
         (("--retry-on", "BusyLoadingError"), 3, "with the wire driver"),
         (("--flush-before",), 2, "say --yes-flush too"),
         ((), 4, "nothing listens there"),
-    ):
-        finished = fleet.commands.coordinator("start", *COMPARE, *nowhere, *arguments)
+    )
+    start = ("coordinator", "start", *COMPARE, *nowhere)
+    started = [fleet.commands.start(*start, *arguments) for arguments, _, _ in refused]
+    for running, (_, code, said) in zip(started, refused, strict=True):
+        finished = running.wait(60)
         assert (finished.returncode, finished.stdout) == (code, ""), finished
         [line] = finished.stderr.splitlines()
         assert said in line
