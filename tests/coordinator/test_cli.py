@@ -90,7 +90,7 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
         (("plan", "--command-ratio", "-1"), '--command-ratio: expected a weight >= 0, got "-1"'),
         (("plan", "--command-ratio", "nan"), '--command-ratio: expected a weight >= 0, got "nan"'),
         (("plan", "--connections", "hot"), '--connections: expected one of lazy, prewarm, got "hot"'),
-        (("plan", "--driver", "telepathy"), '--driver: expected one of client, asyncio, got "telepathy"'),
+        (("plan", "--driver", "telepathy"), '--driver: expected one of client, asyncio, wire, got "telepathy"'),
         (("plan", "--protocol", "4"), "--protocol: expected a whole number from 2 to 3, got 4"),
         (
             ("plan", "--embedded-server", "plan.yaml"),
