@@ -35,9 +35,9 @@ class Channel:
     """A connection of one worker to one node. At most one batch is under way: `block` from `begin` to `end`; or, in a
     steady load, `batch`.
 
-    begun_ns: when it was first sent. turn: its intended times. on_ready: to be called when the poller says so. notes: what makes it worth a closer look: error replies,
-    and where replies came in several reads, a mark for each but the last. hops: how often it was redirected; skip: how
-    many replies come before its own.
+    begun_ns: when it was first sent. turn: its intended times. on_ready: to be called when the poller says so. notes:
+    what makes it worth a closer look: error replies, and where replies came in several reads, a mark for each but the
+    last. hops: how often it was redirected. skip: how many replies come before its own.
     """
 
     # They are far faster to reach than those of an object without, of which there are some more than Python caters for.
