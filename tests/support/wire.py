@@ -79,6 +79,12 @@ class FakeSocket:
         self.sent += taken
         return len(taken)
 
+    def recv_into(self, buffer: bytearray) -> int:
+        """As many as came."""
+        piece = self.recv(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
     def recv(self, size: int) -> bytes:
         if self.is_closed:
             raise OSError(9, "Bad file descriptor")
@@ -225,7 +231,9 @@ class WireStage:
             source = BlockSource(cast(PackedStream, Dealt(made, block)))
         else:
             source = OperationSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
-        self.routes = Routes(source, self.record, self._give_connections)
+        pacer = worker.pacer
+        self.fed = 0
+        self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
         self.reopening: list[Channel] = []
         self.reopening_later: list[Channel] = []
         self.refreshes = 0
@@ -238,6 +246,7 @@ class WireStage:
             is_plain=is_plain and not is_pushed_to,
             is_fixed=is_fixed,
             is_watched=is_watched,
+            is_shared=slots is not None and pacer.steady_turns is not None,
             timeout_ns=timeout_ns,
             refresh_after=refresh_after,
         )
@@ -250,6 +259,9 @@ class WireStage:
             channel = Channel(self.worker, node, FakeLink(self), is_pushed_to=self._is_pushed_to)
             node.channels.append(channel)
             self.to_open.append(channel)
+
+    def _fed(self) -> None:
+        self.fed += 1
 
     def _refresh(self) -> None:
         self.refreshes += 1
@@ -264,6 +276,12 @@ class WireStage:
         link: Any = (channel or self.channel()).link
         sock: FakeSocket = link.sock
         return sock
+
+    def lost(self, channel: Channel | None = None) -> list[Exception]:
+        """What ended a connection, each time."""
+        link: Any = (channel or self.channel()).link
+        lost: list[Exception] = link.lost
+        return lost
 
     def open(self, *channels: Channel) -> None:
         """These connections stand; without any, all that were not opened yet."""

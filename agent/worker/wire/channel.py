@@ -31,10 +31,6 @@ Mark: TypeAlias = tuple[int, int]
 """(when, how many bytes had come by then)."""
 
 
-def _nothing(_: object) -> bytes:
-    raise BlockingIOError
-
-
 class Channel:
     """A connection of one worker to one node. At most one batch is under way: `block` from `begin` to `end`; or, in a
     steady load, `batch`.
@@ -225,7 +221,7 @@ class Channel:
         return on_ready
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE:
+        if events & WRITE and self.is_open:
             self._write_on()
         if not (events & ~WRITE and self.is_open):
             return
@@ -245,8 +241,9 @@ class Channel:
             self._on_part(size, replies, ended_ns)
 
     def _on_error(self, error: Exception) -> None:
-        """Reading came to nothing: for now, or for good."""
-        if not isinstance(error, WOULD_BLOCK):
+        """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed since,
+        in the same turn."""
+        if self.is_open and not isinstance(error, WOULD_BLOCK):
             self._worker.lost(self, lost_by(error))
 
     def _on_part(self, size: int, replies: Any, ended_ns: int) -> None:
@@ -297,8 +294,6 @@ class Channel:
             self._unsent = b""
             self._replies = []
             self._poller.remove(self._fd)
-            # The poller may have told of it already, in the turn that is under way.
-            self._recv = self._send = _nothing
 
 
 def _array_head(count: int) -> bytes:

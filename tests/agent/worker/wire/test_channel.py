@@ -155,7 +155,7 @@ def test_a_connection_that_was_lost_earlier_in_the_same_turn_is_not_lost_again()
         with stage.clock():
             channel.on_ready(events)
     assert stage.reopening == [channel]
-    assert len(channel.link.lost) == 1  # type: ignore[attr-defined]
+    assert len(stage.lost()) == 1
 
 
 def test_a_hang_up_is_found_by_reading() -> None:
@@ -182,7 +182,7 @@ def test_a_reply_to_no_request_ends_the_connection(is_pushed_to: bool) -> None:
     stage.hear(A)
     stage.hear(b"-ERR timeout\r\n")
     assert stage.reopening == [stage.channel()]
-    assert "to no request" in str(stage.channel().link.lost[0])  # type: ignore[attr-defined]
+    assert "to no request" in str(stage.lost()[0])
     assert stage.metrics().commands["GET"].operations == 1
 
 
