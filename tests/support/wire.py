@@ -236,12 +236,14 @@ class WireStage:
         self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
         self.reopening: list[Channel] = []
         self.reopening_later: list[Channel] = []
+        self.reopening_soon: list[Channel] = []
         self.refreshes = 0
         means = Means(
             replies=Replies(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
             events=self.events,
             reopen=self.reopening.append,
             reopen_later=self.reopening_later.append,
+            reopen_soon=self.reopening_soon.append,
             refresh=self._refresh,
             is_plain=is_plain and not is_pushed_to,
             is_fixed=is_fixed,
@@ -294,10 +296,12 @@ class WireStage:
 
     def reopen(self) -> None:
         """What is to be opened anew, stands again."""
-        again = [*self.reopening, *self.reopening_later]
-        self.reopening.clear()
-        self.reopening_later.clear()
-        self.open(*again) if again else None
+        again = []
+        for waiting in (self.reopening, self.reopening_soon, self.reopening_later):
+            again += waiting
+            waiting.clear()
+        if again:
+            self.open(*again)
 
     def begin(self, after_ns: int = 0) -> None:
         """All connections stand, and the start has come."""

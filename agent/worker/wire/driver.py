@@ -24,6 +24,7 @@ from agent.worker.wire.routes import Detour, Node, Routes
 from agent.worker.wire.settling import Replies, ends_of, settled, unwrapped
 from agent.worker.wire.source import NOWHERE, Block
 from common.clock import MonotonicNs, monotonic_ns
+from common.lifeline import CutShort
 from common.target import ConnectionEvents
 from common.target.wire import lost_by, place_of, redirect_of, stale_by, too_late
 
@@ -37,7 +38,7 @@ class Means:
     """What a worker needs beside what is told of every driver's.
 
     reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
-    the same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
+    the same after a pause; reopen_soon: after a short one, for when nothing else is left. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
     bytes of a batch of several tell those of each command. is_watched: the primary is the one that Sentinels name.
     is_shared: several nodes share a number of operations. timeout_ns: how long a reply may take. refresh_after: so many
     MOVED, 0 for never.
@@ -47,6 +48,7 @@ class Means:
     events: ConnectionEvents
     reopen: Callable[[Channel], None]
     reopen_later: Callable[[Channel], None]
+    reopen_soon: Callable[[Channel], None]
     refresh: Callable[[], None]
     is_plain: bool
     is_fixed: bool
@@ -61,7 +63,7 @@ class WireWorker:
 
     __slots__ = (
         *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_has_begun", "_has_ended", "_moves"),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady", "_stuck"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -80,6 +82,8 @@ class WireWorker:
         self._is_unsteady = self.steady is None
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
+        # The turn that was due, when those that might have sent it had to wait for others.
+        self._stuck: Turn | None = None
         self._has_begun = self._has_ended = False
         self._moves = 0
 
@@ -103,9 +107,10 @@ class WireWorker:
     @property
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
-        if self._held is None or not any(node.idle for node in self._routes.nodes):
+        held = self._held
+        if held is None or held is self._stuck or not any(node.idle for node in self._routes.nodes):
             return NEVER_NS
-        return min(self._held[-1], self.span.end_ns)
+        return min(held[-1], self.span.end_ns)
 
     def begin(self) -> None:
         """The start has come."""
@@ -163,8 +168,10 @@ class WireWorker:
             self._has_ended = True
         elif now_ns >= self.span.end_ns:
             self._end(turn)
-        elif turn[-1] > now_ns or not self._routes.more(node, len(turn)):
+        elif turn[-1] > now_ns:
             self._held = turn
+        elif not self._routes.more(node, len(turn)):
+            self._held = self._stuck = turn
         else:
             block, begin, end = node.feed.take(len(turn))
             self.record.issued += len(turn)
@@ -195,12 +202,17 @@ class WireWorker:
         if self._has_begun and not self._has_ended and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:
-            for channel in node.channels:
+            if self._worker.lifeline.is_cut:
+                self._fail_detours(node, CutShort("the run is over"))
+            for channel in tuple(node.channels):
                 if channel.is_under_way and now_ns - channel.heard_ns > self._means.timeout_ns:
                     self.lost(channel, too_late())
                 elif channel.is_closing and channel.is_free:
                     node.idle.remove(channel)
                     self._part(channel)
+        if self._routes.has_starved:
+            # Whom they wait for may be down by now.
+            self.pump()
 
     # What becomes of connections.
 
@@ -227,6 +239,7 @@ class WireWorker:
         channel.is_closing = False
         if channel.node.is_gone:
             channel.node.channels.remove(channel)
+            channel.node.parked.append(channel)
         else:
             reopen(channel)
         channel.node.mark()
@@ -239,9 +252,20 @@ class WireWorker:
             return
         if self._routes.is_cluster:
             self._means.refresh()
-        if self._has_begun and not self._has_ended and not node.is_up:
-            self._fail_next(node, error, began_ns)
-        self._open_again(channel, self._means.reopen_later)
+        if self._has_begun and not node.is_up:
+            self._fail_detours(node, error)
+            if not self._has_ended:
+                self._fail_next(node, error, began_ns)
+        is_any_up = any(each.is_up for each in self._routes.nodes)
+        self._open_again(channel, self._means.reopen_later if is_any_up else self._means.reopen_soon)
+
+    def _fail_detours(self, node: Node, error: Exception) -> None:
+        """What others have sent on to a node fails with it."""
+        while node.detours:
+            detour = node.detours.popleft()
+            operations = detour.block.operations_of(detour.begin, detour.end)
+            self._failed(detour.block, detour.turn, operations, error, detour.begun_ns)
+        node.mark()
 
     def _fail_next(self, node: Node, error: Exception, began_ns: int) -> None:
         now_ns = self._now()
@@ -293,6 +317,7 @@ class WireWorker:
         ends = [ended_ns] * count
         if marks and not self.is_transaction:
             sizes = [self._means.replies.size(each[0], reply) for each, reply in zip(operations, replies, strict=True)]
+            sizes[0] += channel.skip * len(b"+OK\r\n")
             ends = ends_of(sizes, marks, ended_ns)
         is_alone = count == 1 and not (self.is_transaction or channel.skip or channel.is_pushed_to)
         told = list(zip(turn, operations, replies, ends, strict=True))
@@ -339,6 +364,7 @@ class WireWorker:
         node = self._routes.node(name)
         node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
         node.mark()
+        self._welcome(node)
         if not is_asking:
             self._routes.moved(slot, name)
             self._moves += 1
@@ -354,13 +380,27 @@ class WireWorker:
         channel.send(detour.block, detour.begin, detour.end, detour.turn, detour.begun_ns)
         # Its own replies have to be told from what comes before them.
         channel.is_simple = False
+        if channel.is_under_way:
+            # It is waited for from now on, not from when it was first sent.
+            channel.notes.append((self._now(), 0))
 
     def found(self, slots: Sequence[str]) -> None:
         """The topology was read anew."""
         if self._routes.update(slots):
             self._means.events.topology_refreshed(self._now())
+        for node in self._routes.nodes:
+            if not node.is_gone:
+                self._welcome(node)
         self._reroute()
         self.pump()
+
+    def _welcome(self, node: Node) -> None:
+        """A node may have been gone before: its connections are wanted again."""
+        node.is_gone = False
+        while node.parked:
+            channel = node.parked.pop()
+            node.channels.append(channel)
+            self._means.reopen(channel)
 
     def _reroute(self) -> None:
         """What was sent on to a node that is gone goes to whichever node there is: it will say where to."""

@@ -32,7 +32,7 @@ from common.plan.url import Shape
 from common.target import Client, address_of, translated
 from common.target.wire import InstancePools, Link, Primaries
 
-_REST_S = 0.05
+_REST_S = 0.02
 """Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
 
 
@@ -116,6 +116,7 @@ class WireHost:
             events=self._instances[0].events,
             reopen=self._open,
             reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _REST_S)),
+            reopen_soon=partial(self._open, pause_s=_REST_S),
             refresh=self._refresh,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
