@@ -45,7 +45,7 @@ class Channel:
         *("block", "begin", "end", "turn", "begun_ns", "notes", "hops", "skip"),
         *("_worker", "node", "link", "is_pushed_to", "is_open", "is_closing", "is_simple"),
         *("batch", "on_ready"),
-        *("_sock", "_fd", "_poller", "_recv", "_send", "_more", "_feed", "_get", "_gets", "_is_writing"),
+        *("_sock", "_fd", "_poller", "_recv", "_send", "_feed", "_get", "_gets", "_is_writing"),
         *("_place", "_count", "_lag_ns", "_unsent", "_replies", "_wanted"),
     )
 
@@ -70,8 +70,6 @@ class Channel:
         """The connection stands."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
         self._recv, self._send = sock.recv_into, sock.send
-        # Only a TLS socket may hold bytes that were read, and that no poller knows of.
-        self._more = getattr(sock, "pending", None)
         self.notes.clear()
         reader = self.link.reader(self.notes)
         self._feed, self._get = reader.feed, reader.gets
@@ -196,7 +194,11 @@ class Channel:
                 return
             batch = self.batch
             if replies is PENDING or notes or batch is None:
-                self._on_part(size, replies, ended_ns)
+                if size:
+                    self._take_part(size, replies, ended_ns)
+                    self._read(to_the_end=False)
+                else:
+                    worker.lost(self, lost_by(None))
                 return
             add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, WHENEVER))
             if node.is_special:
@@ -223,22 +225,30 @@ class Channel:
     def _on_ready(self, events: int) -> None:
         if events & WRITE and self.is_open:
             self._write_on()
-        if not (events & ~WRITE and self.is_open):
-            return
-        try:
-            size = self._recv(_BUFFER)
-            ended_ns = monotonic_ns()
-            self._feed(_BUFFER, 0, size)
-            replies = self._gets()
-        except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
-            self._on_error(error)
-            return
-        if self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
-            add, began_ns = self._worker.record.add_batch, self.begun_ns
-            add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
-            self._worker.issue(self)
-        else:
-            self._on_part(size, replies, ended_ns)
+        if events & ~WRITE:
+            # More than readable: the end has come, maybe behind a reply.
+            self._read(to_the_end=events & ~WRITE != READ)
+
+    def _read(self, to_the_end: bool) -> None:
+        while self.is_open:
+            try:
+                size = self._recv(_BUFFER)
+                ended_ns = monotonic_ns()
+                self._feed(_BUFFER, 0, size)
+                replies = self._gets()
+            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
+                self._on_error(error)
+                return
+            if not size:
+                self._worker.lost(self, lost_by(None))
+            elif self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
+                add, began_ns = self._worker.record.add_batch, self.begun_ns
+                add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
+                self._worker.issue(self)
+            else:
+                self._take_part(size, replies, ended_ns)
+            if replies is not PENDING and not to_the_end:
+                return
 
     def _on_error(self, error: Exception) -> None:
         """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed since,
@@ -246,17 +256,13 @@ class Channel:
         if self.is_open and not isinstance(error, WOULD_BLOCK):
             self._worker.lost(self, lost_by(error))
 
-    def _on_part(self, size: int, replies: Any, ended_ns: int) -> None:
-        """The end of the connection has come; a part of the replies; or what takes a closer look."""
+    def _take_part(self, size: int, replies: Any, ended_ns: int) -> None:
+        """A part of the replies has come, or what takes a closer look."""
         worker = self._worker
         self.unfold()
-        if not size:
-            worker.lost(self, lost_by(None))
-        elif replies is PENDING:
+        if replies is PENDING:
             if self.block is not None:
                 self.notes.append((ended_ns, self.got_bytes + size))
-            if self._more is not None and self._more():
-                self._on_ready(READ)
         elif self.block is None:
             worker.lost(self, lost_by(ConnectionError("a reply came to no request")))
         else:
