@@ -135,8 +135,10 @@ class InstancePools:
         self._make = partial(node_pool, target, pools, events=events, lifeline=lifeline)
         self._retry = partial(observed_retry, target.retry, events, lifeline)
         self._pools: dict[str, redis.ConnectionPool] = {}
+        self._client: Client | None = None
         if not connects_when_built(target):
-            self._pools[ALONE] = tcp_pools(build_client(target, pools, events=events, lifeline=lifeline))[0]
+            self._client = build_client(target, pools, events=events, lifeline=lifeline)
+            self._pools[ALONE] = tcp_pools(self._client)[0]
 
     def of(self, node: str) -> redis.ConnectionPool:
         """The pool of the node of this name, ALONE for what is no cluster."""
@@ -150,6 +152,9 @@ class InstancePools:
         """Close all connections. Idempotent."""
         for pool in self._pools.values():
             pool.disconnect()
+        if self._client is not None:
+            # It also has what asks Sentinels.
+            self._client.close()
 
 
 class Primaries:
