@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.worker.pacer import WHENEVER, Turn
-from agent.worker.wire.poller import READ, WRITE, Poller
+from agent.worker.wire.poller import READ, WRITE, Files
 from agent.worker.wire.record import pack_batch
 from agent.worker.wire.source import Batch, Block
 from common.clock import monotonic_ns
@@ -66,7 +66,7 @@ class Channel:
         self._replies: list[Any] = []
         self._wanted = 0
 
-    def opened(self, sock: Any, poller: Poller) -> None:
+    def opened(self, sock: Any, poller: Files) -> None:
         """The connection stands."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
         self._recv, self._send = sock.recv_into, sock.send
@@ -135,7 +135,7 @@ class Channel:
     def unfold(self) -> None:
         """What is under way, as `block` from `begin` to `end` and `turn`, where it is of a steady load."""
         if self.batch is not None:
-            place, _, _, block = self.batch
+            place, _, block = self.batch
             self.block, self.batch = block, None
             self.turn = self._worker.steady or ()
             self.begin = place - block.place
@@ -216,7 +216,7 @@ class Channel:
                 sent = send(batch[1])
             except OSError:
                 sent = 0
-            if sent != batch[2]:
+            if sent != len(batch[1]):
                 self._unsent = batch[1][sent:]
                 self._write_on()
 
@@ -251,9 +251,11 @@ class Channel:
                 return
 
     def _on_error(self, error: Exception) -> None:
-        """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed since,
-        in the same turn."""
-        if self.is_open and not isinstance(error, WOULD_BLOCK):
+        """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed
+        since, in the same turn."""
+        if isinstance(error, WOULD_BLOCK):
+            self._worker.missed += 1
+        elif self.is_open:
             self._worker.lost(self, lost_by(error))
 
     def _take_part(self, size: int, replies: Any, ended_ns: int) -> None:

@@ -38,10 +38,10 @@ class Means:
     """What a worker needs beside what is told of every driver's.
 
     reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
-    the same after a pause; reopen_soon: after a short one, for when nothing else is left. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
-    bytes of a batch of several tell those of each command. is_watched: the primary is the one that Sentinels name.
-    is_shared: several nodes share a number of operations. timeout_ns: how long a reply may take. refresh_after: so many
-    MOVED, 0 for never.
+    the same after a pause; reopen_soon: after a short one, for when nothing else is left. refresh: has the topology
+    read anew. is_plain: no reply leads to anything. is_fixed: the bytes of a batch of several tell those of each
+    command. is_watched: the primary is the one that Sentinels name. is_shared: several nodes share a number of
+    operations. timeout_ns: how long a reply may take. refresh_after: so many MOVED, 0 for never.
     """
 
     replies: Replies
@@ -62,8 +62,20 @@ class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
     __slots__ = (
-        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_has_begun", "_has_ended", "_moves"),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady", "_stuck"),
+        *(
+            "_worker",
+            "_routes",
+            "_means",
+            "_now",
+            "_pacer",
+            "_turns",
+            "_held",
+            "_has_begun",
+            "_has_ended",
+            "_moves",
+            "_stuck",
+        ),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "missed", "_is_unsteady"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -82,6 +94,8 @@ class WireWorker:
         self._is_unsteady = self.steady is None
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
+        self.missed = 0
+        """How often a connection was to be read that had nothing."""
         # The turn that was due, when those that might have sent it had to wait for others.
         self._stuck: Turn | None = None
         self._has_begun = self._has_ended = False
@@ -148,7 +162,7 @@ class WireWorker:
         """In a steady load: the batch of a connection is one that may not be sent any more; or there was none, because
         that was the last one, or because others have to catch up."""
         if channel.batch is not None:
-            place, _, _, block = channel.batch
+            place, _, block = channel.batch
             self._leave(block, self.batch, place)
             self._end(())
         elif not self._routes.is_starved(channel.node):
@@ -279,7 +293,7 @@ class WireWorker:
             self._held = turn
         elif not self._is_unsteady:
             if (batch := node.next_batch()) is not None:
-                place, _, _, block = batch
+                place, _, block = batch
                 self._fail_unsent(block, place - block.place, turn, error, began_ns)
             elif not self._routes.is_starved(node):
                 self._is_unsteady = True

@@ -45,8 +45,9 @@ class Detour:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One server. idle: its connections that are open and rest. parked: those given up because it was gone. detours: requests that others sent here. next_batch:
-    its next batch in a steady load, None where there is none for now, or no more at all."""
+    """One server. idle: its connections that are open and rest. parked: those given up because it was gone. detours:
+    requests that others sent here. next_batch: its next batch in a steady load, None where there is none for now, or no
+    more at all."""
 
     name: str
     number: int
