@@ -22,7 +22,8 @@ from agent.worker.packing import Packed, PackedStream
 from agent.worker.recorder import Outcomes, bin_rows
 from agent.worker.resp import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.wire.channel import Channel
-from agent.worker.wire.driver import Means, WireWorker
+from agent.worker.wire.driver import WireWorker
+from agent.worker.wire.means import Means
 from agent.worker.wire.poller import READ, WRITE
 from agent.worker.wire.record import WireRecord
 from agent.worker.wire.routes import Node, Routes
@@ -52,15 +53,15 @@ SET = operation("SET", "key", "value")
 
 
 class FakeSocket:
-    """Takes `room` bytes a call, all of them without; raises `fails`, if there is any. sent: all that it took. What
-    comes of it lies in `incoming`: pieces, or what recv raises."""
+    """Takes bytes as long as it has room for so many, `piece` of them a call as TLS does; raises `fails`, if there is
+    any. sent: all that it took. What comes of it lies in `incoming`: pieces, or what recv raises."""
 
     numbers = iter(range(100, 10**9))
 
     def __init__(self) -> None:
         self.fd = next(self.numbers)
         self.sent = bytearray()
-        self.room: int | None = None
+        self.room = self.piece = 10**9
         self.fails: Exception | None = None
         self.incoming: deque[bytes | Exception] = deque()
         self.is_closed = False
@@ -68,15 +69,16 @@ class FakeSocket:
     def fileno(self) -> int:
         return self.fd
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         if self.is_closed:
             raise OSError(9, "Bad file descriptor")
         if self.fails is not None:
             raise self.fails
-        taken = data if self.room is None else data[: self.room]
-        if not taken:
+        taken = data[: min(self.room, self.piece)]
+        if not taken and data:
             raise BlockingIOError
         self.sent += taken
+        self.room -= len(taken)
         return len(taken)
 
     def recv_into(self, buffer: bytearray) -> int:

@@ -62,7 +62,7 @@ class Channel:
         self.notes: list[Exception | Mark] = []
         self.is_simple = self._is_writing = False
         self._place = self._count = self._lag_ns = 0
-        self._unsent = b""
+        self._unsent: bytes | memoryview = b""
         self._replies: list[Any] = []
         self._wanted = 0
 
@@ -158,15 +158,22 @@ class Channel:
         self._write_on()
 
     def _write_on(self) -> None:
-        """Send what is not sent yet, as far as the socket takes it."""
+        """Send what is not sent yet, as far as the socket takes it: TLS takes a piece a call, and the poller tells only
+        of a socket that had been full."""
+        unsent = self._unsent
         try:
-            sent = self._send(self._unsent)
+            if (sent := self._send(unsent)) == len(unsent):
+                unsent = b""
+            else:
+                unsent = memoryview(unsent)[sent:]
+                while unsent:
+                    unsent = unsent[self._send(unsent) :]
         except WOULD_BLOCK:
-            sent = 0
+            pass
         except OSError as error:
             self._worker.lost(self, lost_by(error))
             return
-        self._unsent = self._unsent[sent:]
+        self._unsent = unsent
         if self._is_writing is not bool(self._unsent):
             self._is_writing = not self._is_writing
             self._poller.watch_write(self._fd, self._is_writing)

@@ -12,50 +12,24 @@ so has one whose turn comes when none of its node's connections can be made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.worker.accounting import Worker
 from agent.worker.operations import Operation
 from agent.worker.pacer import NEVER_NS, Turn
 from agent.worker.wire.channel import Channel
+from agent.worker.wire.means import Means
 from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
 from agent.worker.wire.routes import Detour, Node, Routes
-from agent.worker.wire.settling import Replies, ends_of, settled, unwrapped
+from agent.worker.wire.settling import ends_of, settled, unwrapped
 from agent.worker.wire.source import NOWHERE, Block
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort
-from common.target import ConnectionEvents
 from common.target.wire import lost_by, place_of, redirect_of, stale_by, too_late
 
 _MOST_HOPS = 16
 """As many redirections as redis-py follows of one command."""
 _FOLLOWED = ("MOVED", "ASK")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What a worker needs beside what is told of every driver's.
-
-    reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
-    the same after a pause; reopen_soon: after a short one, for when nothing else is left. refresh: has the topology
-    read anew. is_plain: no reply leads to anything. is_fixed: the bytes of a batch of several tell those of each
-    command. is_watched: the primary is the one that Sentinels name. is_shared: several nodes share a number of
-    operations. timeout_ns: how long a reply may take. refresh_after: so many MOVED, 0 for never.
-    """
-
-    replies: Replies
-    events: ConnectionEvents
-    reopen: Callable[[Channel], None]
-    reopen_later: Callable[[Channel], None]
-    reopen_soon: Callable[[Channel], None]
-    refresh: Callable[[], None]
-    is_plain: bool
-    is_fixed: bool
-    is_watched: bool
-    is_shared: bool
-    timeout_ns: int
-    refresh_after: int = 0
 
 
 class WireWorker:

@@ -19,8 +19,9 @@ from agent.worker.pools import Keep, Opens, open_one
 from agent.worker.resp import raw_measure
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.connector import Connector
-from agent.worker.wire.driver import Means, WireWorker
+from agent.worker.wire.driver import WireWorker
 from agent.worker.wire.loop import WireLoop
+from agent.worker.wire.means import Means
 from agent.worker.wire.record import WireRecord
 from agent.worker.wire.routes import Node, Routes
 from agent.worker.wire.settling import Replies

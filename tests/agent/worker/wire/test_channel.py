@@ -83,13 +83,13 @@ def test_what_a_socket_does_not_take_at_once_is_sent_in_order_as_it_takes_more(r
     stage.channel().link.sock = sock  # type: ignore[attr-defined]
     wanted = b"".join(b"*2\r\n$3\r\nGET\r\n$5\r\nkey %d\r\n" % number for number in range(9))
     left = iter(rooms)
-    sock.room = next(left, None)
+    sock.room = next(left, 10**9)
     stage.begin()
     for _ in range(9 // batch):
         while stage.poller.files[sock.fd]:
-            sock.room = next(left, None)
+            sock.room = next(left, 10**9)
             stage.writable()
-        sock.room = next(left, None)
+        sock.room = next(left, 10**9)
         stage.hear(A * batch)
     assert bytes(sock.sent) == wanted
     assert stage.metrics().commands["GET"].ok == 9
@@ -105,10 +105,24 @@ def test_a_socket_that_takes_a_part_is_watched_until_it_has_taken_all() -> None:
     sock.room = 0
     stage.writable()
     assert stage.poller.files == {sock.fd: True}
-    sock.room = None
+    sock.room = 10**9
     stage.writable()
     assert stage.poller.files == {sock.fd: False}
     assert sock.commands() == [[b"GET", b"key"]]
+
+
+def test_a_socket_that_takes_a_piece_a_call_is_given_pieces_until_it_is_full() -> None:
+    # As TLS does, a record a call; the poller tells only of a socket that was full before.
+    stage = WireStage(batch=3, quota=3)
+    stage.open()
+    sock = stage.sock()
+    sock.piece, sock.room = 7, 40
+    stage.begin()
+    assert len(sock.sent) == 40
+    sock.room = 10**9
+    stage.writable()
+    assert sock.commands() == [[b"GET", b"key"]] * 3
+    assert stage.poller.files == {sock.fd: False}
 
 
 def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
@@ -117,6 +131,7 @@ def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
     sock = stage.sock()
     sock.room = 30
     stage.begin()
+    sock.room = 10**9
     sock.incoming.append(A)
     with stage.clock():
         stage.channel().on_ready(READ | WRITE)
@@ -158,13 +173,17 @@ def test_a_connection_that_was_lost_earlier_in_the_same_turn_is_not_lost_again()
     assert len(stage.lost()) == 1
 
 
-def test_a_hang_up_is_found_by_reading() -> None:
-    stage = WireStage()
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize("before", [[], [A], [A[:3], A[3:]]], ids=("nothing", "a reply", "a reply in two parts"))
+def test_a_hang_up_is_found_behind_whatever_came_before(is_plain: bool, before: list[bytes]) -> None:
+    stage = WireStage(is_plain=is_plain)
     stage.begin()
-    stage.sock().incoming.append(b"")
+    stage.sock().incoming.extend([*before, b""])
     with stage.clock():
-        stage.channel().on_ready(16)
+        stage.channel().on_ready(READ | 16)
     assert stage.reopening == [stage.channel()]
+    assert stage.record.issued == 1 + bool(before)
+    assert stage.metrics().commands["GET"].ok == bool(before)
 
 
 def test_what_is_no_reply_ends_the_connection() -> None:
@@ -212,20 +231,13 @@ def test_a_connection_that_a_message_wants_anew_is_closed_when_its_batch_is_over
     assert not channel.is_closing
 
 
-def test_a_socket_with_bytes_that_no_poller_knows_of_is_read_until_it_has_none() -> None:
-    stage = WireStage(quota=1)
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_socket_is_read_until_the_reply_is_complete_because_the_poller_tells_once(is_plain: bool) -> None:
+    stage = WireStage(quota=1, is_plain=is_plain)
     pieces = [b"$10\r\n01", b"234", b"56789\r\n"]
 
-    class Tls(FakeSocket):
-        def pending(self) -> int:
-            return len(self.incoming)
-
-    sock = Tls()
-    link = stage.channel().link
-    link.open = lambda: sock  # type: ignore[method-assign]
-    link.sock = sock  # type: ignore[attr-defined]
     stage.begin()
-    sock.incoming.extend(pieces)
+    stage.sock().incoming.extend(pieces)
     with stage.clock():
         stage.channel().on_ready(READ)
     assert stage.metrics().commands["GET"].ok == 1
