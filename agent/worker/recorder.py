@@ -28,7 +28,7 @@ from common.target import Ending
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 8), column by column in memory: completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count.
+"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count. In memory column by column.
 
 kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
 lag_ns: from intended to actual send. Below 0 there is none, and it only tells the leg of the timeline: -1: the one in
@@ -138,6 +138,13 @@ def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
     return np.frombuffer(taken, dtype=np.int64).reshape(-1, columns)
 
 
+def distinct(values: Ints) -> list[int]:
+    """Each value once, ascending."""
+    # Not with `np.unique`, which loads a package when it is first called: a pause of 10 ms in the midst of the load.
+    ordered = np.sort(values)
+    return [*ordered[:-1][ordered[1:] != ordered[:-1]].tolist(), *ordered[-1:].tolist()]
+
+
 def seconds_of(rows: Rows, t0_ns: int) -> Ints:
     """The second of the run in which each row completed; what was before `t0_ns` belongs to second 0."""
     return np.maximum(rows[:, 0] - t0_ns, 0) // NS_PER_S
@@ -162,7 +169,7 @@ def by_place(rows: Rows, t0_ns: int, line: Timeline) -> Iterator[tuple[Place, Ro
         yield (first, 0), rows
         return
     places = seconds_of(rows, t0_ns) * MAX_LEGS + legs_of(rows, t0_ns, line)
-    for place in np.unique(places).tolist():
+    for place in distinct(places):
         yield divmod(place, MAX_LEGS), _those(rows.T, places == place).T
 
 
@@ -185,7 +192,7 @@ class Sums:
         """Add these."""
         columns = np.ascontiguousarray(rows.T)
         _, kinds, _, lag_ns, _, _, wait_ns, counts = columns
-        present = (np.flatnonzero(np.bincount(kinds - WAIT_ONLY)) + WAIT_ONLY).tolist()
+        present = distinct(kinds)
         for kind in present:
             if kind != WAIT_ONLY:
                 self._add_kind(kind, columns if len(present) == 1 else _those(columns, kinds == kind))

@@ -35,6 +35,8 @@ _ONE_BIT = 40
 _ONE = 1 << _ONE_BIT
 """One operation, where the bits below are of bytes: those of no batch come to a TiB."""
 
+_BORDER: Ints = np.zeros(1, dtype=np.int64)
+
 
 class WireRecord:
     """What one worker of the wire driver did. Only the loop writes; the collector takes. See `Record`."""
@@ -82,9 +84,10 @@ class WireRecord:
         at, blocks = self._found(batches[2], batches[3])
         is_told = batches[4] != TOLD_APART
         if not is_told.all():
-            batches, at = batches[:, is_told], at[is_told]
-        kinds = np.concatenate([block.rows for block in blocks])
-        sizes = np.concatenate([block.sizes for block in blocks])
+            batches, at = batches.compress(is_told, axis=1), at[is_told]
+        # One more at the end, because a batch may end with the last block, and its border has to lie somewhere.
+        kinds = np.concatenate([*(block.rows for block in blocks), _BORDER])
+        sizes = np.concatenate([*(block.sizes for block in blocks), _BORDER])
         if (batches[3] == 1).all():
             return _rows_of(batches, kinds[at], sizes[at], batches[4], batches[3])
         return self._by_command(batches, at, kinds, sizes)
@@ -111,14 +114,13 @@ class WireRecord:
 
     def _by_command(self, batches: Ints, at: Ints, kinds: Ints, sizes: Ints) -> Rows:
         """A row for each command of each batch, in which several operations may be."""
-        ends = at + batches[3]
-        # Number and bytes in one, so that a single running sum tells both; differences are right even if it overflows.
+        # In their order, so that between the end of one and the begin of the next lies little that is added up in vain.
+        order = np.argsort(at)
+        batches, at = batches.take(order, axis=1), at[order]
+        borders = np.column_stack([at, at + batches[3]]).ravel()
+        # Number and bytes in one, so that a single sum tells both.
         ones = sizes + _ONE
-        sums = np.zeros(len(kinds) + 1, dtype=np.int64)
-        both = np.empty((self._rows, len(at)), dtype=np.int64)
-        for row in range(self._rows):
-            np.cumsum(np.where(kinds == row, ones, 0), out=sums[1:])
-            both[row] = sums[ends] - sums[at]
+        both = np.stack([np.add.reduceat(ones * (kinds == row), borders)[::2] for row in range(self._rows)])
         counts, bytes_out = both >> _ONE_BIT, both & (_ONE - 1)
         bytes_in = counts * self._fixed_bytes
         # What is left is of the one command whose replies differ.
