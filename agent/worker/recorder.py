@@ -196,20 +196,21 @@ class Sums:
         for kind in present:
             if kind != WAIT_ONLY:
                 self._add_kind(kind, columns if len(present) == 1 else _those(columns, kinds == kind))
-        _add_times(self._waits, wait_ns, counts, wait_ns)
+        _add_known(self._waits, wait_ns, counts, wait_ns)
         if self._is_open:
-            _add_times(self._lags, lag_ns, counts, lag_ns)
+            _add_known(self._lags, lag_ns, counts, lag_ns)
             self._late_sends += int(counts[lag_ns > LATE_SEND_NS].sum())
 
     def _add_kind(self, kind: int, columns: Ints) -> None:
-        ended_ns, _, service_ns, lag_ns, bytes_out, bytes_in, _, counts = columns
+        ended_ns, _, service_ns, lag_ns, _, _, _, counts = columns
+        bytes_out, bytes_in, _, count = columns[4:].sum(axis=1).tolist()
         sums = self._kinds[kind]
-        sums.count += int(counts.sum())
-        sums.bytes_out += int(bytes_out.sum())
-        sums.bytes_in += int(bytes_in.sum())
-        _add_times(sums.service, service_ns, counts, service_ns)
+        sums.count += count
+        sums.bytes_out += bytes_out
+        sums.bytes_in += bytes_in
+        sums.service.add(service_ns, _times(counts, count))
         if self._is_open:
-            _add_times(sums.response, service_ns + lag_ns, counts, lag_ns)
+            _add_known(sums.response, service_ns + lag_ns, counts, lag_ns)
         began_ns = ended_ns - service_ns
         self.first_begin_ns = min(self.first_begin_ns, int(began_ns.min()))
         if self._end_ns is not None:
@@ -264,12 +265,16 @@ def _those(columns: Ints, chosen: NDArray[np.bool_]) -> Ints:
     return columns.take(np.flatnonzero(chosen), axis=1)
 
 
-def _add_times(histogram: RunningHistogram, values: Ints, counts: Ints, signs: Ints) -> None:
-    """Add the values of those whose sign is not below 0."""
-    if not len(signs) or int(signs.max()) < 0:
+def _add_known(histogram: RunningHistogram, values: Ints, counts: Ints, known: Ints) -> None:
+    """Add the values of those that are known: where `known` is not below 0."""
+    if not len(known) or int(known.max()) < 0:
         return
-    if int(signs.min()) < 0:
-        known = signs >= 0
-        values, counts = values[known], counts[known]
-    # Each count is at least 1: where they add up to no more, all of them are.
-    histogram.add(values, None if int(counts.sum()) == len(counts) else counts)
+    if int(known.min()) < 0:
+        is_known = known >= 0
+        values, counts = values[is_known], counts[is_known]
+    histogram.add(values, _times(counts, int(counts.sum())))
+
+
+def _times(counts: Ints, sum_of_them: int) -> Ints | None:
+    """None where each is 1, as it is the least that they can be."""
+    return None if sum_of_them == len(counts) else counts
