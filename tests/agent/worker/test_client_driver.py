@@ -254,4 +254,4 @@ def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> No
     rows = stage.run()
     found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
     assert found_ns == due
-    assert bin_rows(np.array(rows), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
+    assert bin_rows(np.array([[*row, 1] for row in rows]), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
