@@ -131,8 +131,8 @@ _NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0
 
 
 def _keep_freed_memory() -> None:
-    # glibc gives arrays of 128 KiB and more back to the system as soon as they are freed, and the page faults of the next
-    # ones cost more than what is done with them. It stops that up to the size of the largest that was ever freed.
+    # glibc gives arrays of 128 KiB and more back to the system as soon as they are freed, and the page faults of the
+    # next ones cost more than what is done with them. It keeps those up to the size of the largest that was ever freed.
     bytes(_KEPT_BYTES)
 
 

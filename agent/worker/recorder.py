@@ -28,7 +28,7 @@ from common.target import Ending
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count. In memory column by column.
+"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count. Column-major.
 
 kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
 lag_ns: from intended to actual send. Below 0 there is none, and it only tells the leg of the timeline: -1: the one in

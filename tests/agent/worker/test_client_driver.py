@@ -1,4 +1,7 @@
-"""What every driver does, and each in its own way: all of it is held against both."""
+"""What drivers do whose workers take client instances from a pool: all of it is held against both.
+
+Not against the wire driver, which lends no client: see tests/agent/worker/wire/test_driver.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def Stage(**told: Any) -> on_stage.Stage:
     return on_stage.Stage(**told, **NEW)
 
 
-@pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
+@pytest.fixture(params=(Driver.CLIENT, Driver.ASYNCIO), ids=lambda driver: driver.value, autouse=True)
 def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NEW, "driver", request.param)
 
