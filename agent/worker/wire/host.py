@@ -13,6 +13,7 @@ from agent.worker.host import Job
 from agent.worker.loop_watch import LoopRecord
 from agent.worker.mix import Mix
 from agent.worker.operations import Operation, draw_operations
+from agent.worker.pacer import NEVER_NS
 from agent.worker.packing import PackedStream, draw_packed
 from agent.worker.pools import Keep, Opens, open_one
 from agent.worker.resp import raw_measure
@@ -31,7 +32,7 @@ from common.plan.url import Shape
 from common.target import Client, address_of, translated
 from common.target.wire import InstancePools, Link, Primaries
 
-_REST_S = 0.05
+_REST_S = 0.02
 """Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
 
 
@@ -101,18 +102,27 @@ class WireHost:
         protocol, names = self._target.protocol, self._mix.names
         replies = Replies(names, self._primaries.client.response_callbacks, [raw_measure(n, protocol) for n in names])
         record: WireRecord = worker.record  # type: ignore[assignment]
-        routes = Routes(self._source(worker), record, self._give_connections)
         is_cluster = self._primaries.is_cluster
+        routes = Routes(
+            self._source(worker),
+            record,
+            self._give_connections,
+            lambda: self._loop.call(self._pump),
+            worker.batch,
+            worker.pacer.steady_turns,
+        )
         means = Means(
             replies=replies,
             events=self._instances[0].events,
             reopen=self._open,
             reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _REST_S)),
+            reopen_soon=partial(self._open, pause_s=_REST_S),
             refresh=self._refresh,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_watched=address_of(self._target).shape is Shape.SENTINEL,
-            timeout_ns=self._target.socket_timeout_s.ns,
+            is_shared=is_cluster and worker.pacer.steady_turns is not None,
+            timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
         )
         self._worker = WireWorker(worker, routes, means)
@@ -152,6 +162,10 @@ class WireHost:
     def _refused(self, channel: Channel, began_ns: int, error: Exception) -> None:
         assert self._worker is not None
         self._worker.refused(channel, error, began_ns)
+
+    def _pump(self) -> None:
+        assert self._worker is not None
+        self._worker.pump()
 
     def _refresh(self) -> None:
         if self._is_refreshing:

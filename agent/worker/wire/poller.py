@@ -1,4 +1,8 @@
-"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference."""
+"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference.
+
+A file is told of when something new can be read, not as long as anything can: whoever does not read until there is
+nothing left has to know that there may be more. With epoll that spares a look at each file at every wait.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,9 @@ class Poller(Protocol):
         """Idempotent."""
 
 
+_WATCHED = READ | getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLET", 0)
+
+
 class EpollPoller:
     """By epoll."""
 
@@ -44,10 +51,10 @@ class EpollPoller:
         self._poll = self._epoll.poll
 
     def add(self, fd: int) -> None:
-        self._epoll.register(fd, READ)
+        self._epoll.register(fd, _WATCHED)
 
     def watch_write(self, fd: int, wanted: bool) -> None:
-        self._epoll.modify(fd, READ | WRITE if wanted else READ)
+        self._epoll.modify(fd, _WATCHED | WRITE if wanted else _WATCHED)
 
     def remove(self, fd: int) -> None:
         self._epoll.unregister(fd)
@@ -75,7 +82,7 @@ class KqueuePoller:
         self._writes: set[int] = set()
 
     def add(self, fd: int) -> None:
-        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD)  # type: ignore[attr-defined]
+        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD | select.KQ_EV_CLEAR)  # type: ignore[attr-defined]
 
     def watch_write(self, fd: int, wanted: bool) -> None:
         if wanted is (fd in self._writes):
