@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, disturbed, filled, speed_ratio
+from scripts.benchmark.ground import Judged
 
 DRIVER = "client driver"
 TASK_DRIVER = "asyncio driver"
@@ -61,6 +62,17 @@ class Comparison:
             if name in self.judged:
                 line += "   ok" if ratio.median >= ENOUGH_OF_BARE else "   BELOW"
             yield line
+
+    def verdicts(self) -> Iterator[Judged]:
+        """Against each bare loop that it has to come near to."""
+        for name in self.judged:
+            found = self.ratio(name).median
+            yield Judged(
+                what=f"{self.driver} against {name}, {self.workers} {self.counted}",
+                found=f"{found:.2f} times the operations a second",
+                wanted=f"{ENOUGH_OF_BARE:.2f}",
+                verdict="ok" if found >= ENOUGH_OF_BARE else "BELOW",
+            )
 
     def document(self) -> dict[str, Any]:
         """The same for programs, with every reading."""
