@@ -23,11 +23,12 @@ from typing import Any
 import hiredis
 
 OK = b"+OK\r\n"
-_HELLO = {
-    b"2": b"*4\r\n$6\r\nserver\r\n$4\r\nnull\r\n$5\r\nproto\r\n:2\r\n",
-    b"3": b"%2\r\n$6\r\nserver\r\n$4\r\nnull\r\n$5\r\nproto\r\n:3\r\n",
+_HELLO = b"$6\r\nserver\r\n$4\r\nnull\r\n$5\r\nproto\r\n"
+_GREETINGS: dict[bytes, Callable[[list[bytes]], bytes]] = {
+    b"HELLO": lambda request: b"%2\r\n" + _HELLO + b":3\r\n" if b"3" in request else b"*4\r\n" + _HELLO + b":2\r\n",
+    b"PING": lambda _: b"+PONG\r\n",
+    **dict.fromkeys((b"CLIENT", b"AUTH", b"SELECT", b"CONFIG", b"COMMAND"), lambda _: OK),
 }
-_GREETINGS = {b"HELLO", b"CLIENT", b"AUTH", b"SELECT", b"PING", b"INFO", b"COMMAND", b"CONFIG"}
 _READ_BYTES = 1 << 18
 
 
@@ -53,14 +54,12 @@ class Tap:
 
     def _greet(self, requests: list[Any]) -> bytes:
         answers = []
-        for place, request in enumerate(requests):
-            name = request[0].upper()
-            if name not in _GREETINGS:
+        for request in requests:
+            answer = _GREETINGS.get(request[0].upper()) if self._greets else None
+            if answer is None:
                 self._greets = False
-                self.served += len(requests) - place
-                answers.append(OK * (len(requests) - place))
-                break
-            answers.append(_HELLO.get(request[1], OK) if name == b"HELLO" and len(request) > 1 else OK)
+                self.served += 1
+            answers.append(answer(request) if answer else OK)
         return b"".join(answers)
 
 

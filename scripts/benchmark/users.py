@@ -51,7 +51,7 @@ class RedisUser(User):  # type: ignore[misc]
         )
 
 
-@events.quitting.add_listener  # type: ignore[untyped-decorator]
+@events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def write_count(environment: Any, **_: Any) -> None:
     """Calls reported, failures among them."""
     Path(_JOB["file"]).write_text(str(environment.stats.total.num_requests))
