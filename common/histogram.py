@@ -81,17 +81,27 @@ class Histogram(msgspec.Struct, frozen=True):
             raise ValueError("histogram: expected a sum and a clamped count that its values can have")
 
     @classmethod
-    def of(cls, values: Ints) -> Self:
-        """The histogram of whole values >= 0; shape (n,). Raises ValueError for a negative one."""
+    def of(cls, values: Ints, times: Ints | None = None) -> Self:
+        """The histogram of whole values >= 0; shape (n,). times: how often each occurred, at least once; None for once
+        each. Raises ValueError for a negative value."""
         if values.size == 0:
             return cls()
         if int(values.min()) < 0:
             raise ValueError(f"histogram: expected values >= 0, got {int(values.min())}")
-        clamped = int(np.count_nonzero(values > MAX_VALUE))
-        if clamped:
+        over = values > MAX_VALUE
+        clamped = 0
+        if over.any():
+            clamped = int(np.count_nonzero(over) if times is None else times[over].sum())
             values = np.minimum(values, MAX_VALUE)
-        indices, counts = np.unique(bucket_indices(values), return_counts=True)
-        return cls._packed(indices, counts, int(values.min()), int(values.max()), int(values.sum()), clamped)
+        if times is None:
+            indices, counts = np.unique(bucket_indices(values), return_counts=True)
+            total = int(values.sum())
+        else:
+            indices, places = np.unique(bucket_indices(values), return_inverse=True)
+            counts = np.zeros(indices.size, dtype=np.int64)
+            np.add.at(counts, places, times)
+            total = int(np.dot(values, times))
+        return cls._packed(indices, counts, int(values.min()), int(values.max()), total, clamped)
 
     @classmethod
     def merge(cls, histograms: Iterable[Histogram]) -> Self:

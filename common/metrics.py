@@ -1,8 +1,9 @@
 """What a frame holds, and how two such things merge.
 
-Everything is a delta except `ConnectionMetrics.open_peak`, a gauge. So there are two merges, and they differ only in
-that field: `PEERS` are parts of the same seconds on different processes or agents (gauges add), `NEIGHBOURS` are
-consecutive seconds of the same process (gauges take the larger). Counts and histograms add exactly in both.
+Everything is a delta except `ConnectionMetrics.open_peak`, a gauge, and what `GeneratorMetrics` says of the busiest
+process. So there are two merges, and they differ only in these: `PEERS` are parts of the same seconds on different
+processes or agents (connections add, of processes the busiest counts), `NEIGHBOURS` are consecutive seconds of the same
+process (of connections the larger peak counts, times add). Counts and histograms add exactly in both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ T = TypeVar("T")
 
 Tally = Annotated[int, Meta(ge=0)]
 """How often something happened: what a peer sends below zero is refused where it is decoded."""
+
+Share = Annotated[float, Meta(ge=0, le=1e6)]
+"""A part of a whole, or some wholes: no infinity, and not NaN, which would poison every maximum that it meets."""
+
+LATE_SEND_NS = 1_000_000
+"""An operation of an open loop that is sent more than so long after its intended time was sent late."""
 
 
 class Merge(enum.Enum):
@@ -106,13 +113,33 @@ class DeliveryMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
-    free at once). send_lag: ns from intended to actual send, open loop only."""
+    free at once). send_lag: ns from intended to actual send, open loop only. late_sends: how many of these were more
+    than `LATE_SEND_NS`."""
 
     commands: dict[str, CommandMetrics] = {}
     checkout_wait: Histogram = EMPTY
     send_lag: Histogram = EMPTY
+    late_sends: Tally = 0
     connections: ConnectionMetrics = ConnectionMetrics()
     deliveries: DeliveryMetrics = DeliveryMetrics()
+
+
+class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the load itself cost over some interval, in worker processes.
+
+    cpu_ns: CPU time of all of them, whatever they did. watched_ns: how long they were watched while the load was on;
+    busiest_cpu_ns: CPU time within that of the one that used most, busiest_loop_ns: how long the event loop was busy
+    that was so longest; so each of the two by watched_ns is a share of one core, and of the time. core_share_max: the
+    largest share of one core that any process used over a whole second. loop_lag: how long event loops were busy at a
+    stretch, in ns.
+    """
+
+    cpu_ns: Tally = 0
+    watched_ns: Tally = 0
+    busiest_cpu_ns: Tally = 0
+    busiest_loop_ns: Tally = 0
+    core_share_max: Share = 0.0
+    loop_lag: Histogram = EMPTY
 
 
 class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +152,8 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
     issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
     transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
-    an open stage that were begun only after its end.
+    an open stage that were begun only after its end. generator: of the time of these seconds that the stage had, and
+    of the last interval what it took to come to an end.
     """
 
     first: Tally
@@ -135,6 +163,7 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
     transactions: Tally = 0
     unsent: Tally = 0
     late: Tally = 0
+    generator: GeneratorMetrics = GeneratorMetrics()
     pools: dict[str, PoolMetrics] = {}
 
     @property
@@ -145,6 +174,7 @@ class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 def histograms_of(interval: IntervalMetrics) -> Iterator[Histogram]:
     """Every histogram in it."""
+    yield interval.generator.loop_lag
     for pool in interval.pools.values():
         yield from (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
         for command in pool.commands.values():
@@ -220,8 +250,23 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
         commands=merge_named((part.commands for part in parts), merge_commands),
         checkout_wait=Histogram.merge(part.checkout_wait for part in parts),
         send_lag=Histogram.merge(part.send_lag for part in parts),
+        late_sends=sum(part.late_sends for part in parts),
         connections=merge_connections((part.connections for part in parts), how),
         deliveries=merge_deliveries(part.deliveries for part in parts),
+    )
+
+
+def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
+    """What all parts cost together. Of peers, the busiest one of each second counts."""
+    parts = list(parts)
+    along: Callable[[list[int]], int] = max if how is Merge.PEERS else sum
+    return GeneratorMetrics(
+        cpu_ns=sum(part.cpu_ns for part in parts),
+        watched_ns=along([0, *(part.watched_ns for part in parts)]),
+        busiest_cpu_ns=along([0, *(part.busiest_cpu_ns for part in parts)]),
+        busiest_loop_ns=along([0, *(part.busiest_loop_ns for part in parts)]),
+        core_share_max=max((part.core_share_max for part in parts), default=0.0),
+        loop_lag=Histogram.merge(part.loop_lag for part in parts),
     )
 
 
@@ -249,5 +294,6 @@ def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMet
         transactions=sum(part.transactions for part in parts),
         unsent=sum(part.unsent for part in parts),
         late=sum(part.late for part in parts),
+        generator=merge_generators((part.generator for part in parts), how),
         pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
     )

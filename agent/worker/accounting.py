@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from agent.worker.operations import Operation
 from agent.worker.pacer import Pacer, Span, Turn, lag_of_unsent
 from agent.worker.pools import CheckoutTimeout
-from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
+from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, Record, pack_row
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
 from common.clock import monotonic_ns
 from common.lifeline import CutShort, Lifeline
@@ -34,7 +34,7 @@ class Worker(Generic[P]):
     pacer: Pacer
     pool: P
     operations: Iterator[Operation]
-    record: ThreadRecord
+    record: Record
     outcomes: Outcomes
     lifeline: Lifeline
     measures: Sequence[Measure]

@@ -3,7 +3,8 @@
 An interval is of one second and one stage, a leg of the load's timeline: a *place*. Rows tell theirs by when they were
 due, or begun, and when they were completed; connection events by when they happened. So a second in which one stage
 ends and the next one begins makes two intervals, and so does one in which operations came that were due in a stage
-before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count.
+before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count, and so
+does what the process itself took.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,18 +23,17 @@ from agent.worker.recorder import (
     NONE,
     WAIT_ONLY,
     Outcomes,
+    Place,
+    Record,
     Rows,
-    ThreadRecord,
     bin_rows,
     legs_of,
     seconds_of,
 )
+from agent.worker.self_watch import SelfWatch
 from common.metrics import IntervalMetrics, PoolMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
-
-Place: TypeAlias = tuple[int, int]
-"""(second of the run, number of the leg)."""
 
 
 class CollectedGroup:
@@ -43,7 +42,7 @@ class CollectedGroup:
     def __init__(
         self,
         name: str,
-        records: Sequence[ThreadRecord],
+        records: Sequence[Record],
         logs: Sequence[EventLog],
         deliveries: DeliveryRecord | None = None,
     ) -> None:
@@ -116,8 +115,10 @@ class Collector:
         outcomes: Outcomes,
         t0_ns: int,
         line: Timeline,
+        watch: SelfWatch,
     ) -> None:
         self._groups = groups
+        self._watch = watch
         self._names = names
         self._outcomes = outcomes
         self._t0_ns = t0_ns
@@ -138,21 +139,40 @@ class Collector:
         """MULTI/EXEC pairs sent so far."""
         return self._tallies()[1]
 
+    def look(self) -> None:
+        """Note what CPU time was used until now. The oftener, the more exact is what of it each second gets."""
+        self._watch.look()
+
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
         """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
         was but of which something came late."""
         self._gather()
         return self._report(through, through)
 
-    def collect_rest(self, at_least: int) -> tuple[int, tuple[IntervalMetrics, ...]]:
+    def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
         """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
-        operations began, or to the last thing that happened after it."""
+        operations began, or to the last thing that happened after it. ended_ns: when the load ended, now by default."""
         self._gather()
+        load_ns = None if ended_ns is None else ended_ns - self._t0_ns
         places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
         through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
-        return through, self._report(through, max(at_least, 0))
+        tallied = max(at_least, 0)
+        intervals = self._report(through, tallied, load_ns)
+        return through, self._with_rest(intervals, tallied) if through >= 0 else intervals
+
+    def _with_rest(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
+        """With the CPU time that it took to come to an end, this report included, in the last one."""
+        rest_ns = self._watch.rest()
+        if not rest_ns:
+            return intervals
+        stage = self._line.in_second(tallied)[-1]
+        *others, last = intervals or (IntervalMetrics(first=tallied, last=tallied, stage=stage),)
+        generator = msgspec.structs.replace(last.generator, cpu_ns=last.generator.cpu_ns + rest_ns)
+        return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _gather(self) -> None:
+        self._watch.look()
+        self._watch.gather()
         for group in self._groups:
             rows = group.gather(self._t0_ns, self._line)
             rows = rows[rows[:, 1] != WAIT_ONLY]
@@ -160,7 +180,7 @@ class Collector:
                 begin_ns = int((rows[:, 0] - rows[:, 2]).min())
                 self.first_begin_ns = min(begin_ns, self.first_begin_ns or begin_ns)
 
-    def _report(self, through: int, tallied: int) -> tuple[IntervalMetrics, ...]:
+    def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
         t0_ns, line = self._t0_ns, self._line
         fresh = range(self._next_second, through + 1)
         found = {group.name: group.places(t0_ns, line) for group in self._groups}
@@ -169,7 +189,8 @@ class Collector:
         unsent = all_unsent - self._unsent_reported
         # The tallies bear no time: what they grew by is put into the second `tallied`.
         tally_place = (tallied, line.in_second(tallied)[-1])
-        places = {place for places in found.values() for place in places if place[0] <= through}
+        found_any = self._watch.places().union(*found.values())
+        places = {place for place in found_any if place[0] <= through}
         places |= {(second, leg) for second in fresh for leg in line.in_second(second)}
         places |= {(tallied, leg) for leg in unsent}
         if issued or transactions:
@@ -188,6 +209,7 @@ class Collector:
                 last=second,
                 stage=leg,
                 late=sum(begun_after for _, begun_after in released.values()),
+                generator=self._watch.release(place, late, load_ns),
                 pools={name: pool for name, (pool, _) in released.items()},
             )
             if place == tally_place:
@@ -200,7 +222,7 @@ class Collector:
         self._reported, self._unsent_reported = tallies, all_unsent
         return tuple(intervals)
 
-    def _records(self) -> list[ThreadRecord]:
+    def _records(self) -> list[Record]:
         return [record for group in self._groups for record in group.records]
 
     def _tallies(self) -> tuple[int, int]:

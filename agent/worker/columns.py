@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Column(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Literal:
+class Literal:
     text: bytes
 
     def fill(self, rows: Rows) -> Filled:
@@ -79,29 +79,35 @@ class _Literal:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class Key:
     supplies: Supplies
     index: int
 
+    def numbers(self, rows: Rows) -> Ints:
+        return rows.keys[:, self.index]
+
     def fill(self, rows: Rows) -> Filled:
-        numbers = rows.keys[:, self.index]
+        numbers = self.numbers(rows)
         keyspace, hold = self.supplies.keyspace, self.supplies.hold
         texts = keyspace.texts(numbers)
         return map(hold, texts) if hold and self.index == 0 else texts, keyspace.lengths(numbers)
 
 
 @dataclass(frozen=True, slots=True)
-class _NewKey:
+class NewKey:
     supplies: Supplies
     index: int
 
+    def numbers(self, rows: Rows) -> Ints:
+        return self.supplies.new_numbers(rows.made + self.index)
+
     def fill(self, rows: Rows) -> Filled:
-        numbers = self.supplies.new_numbers(rows.made + self.index)
+        numbers = self.numbers(rows)
         return self.supplies.keyspace.texts(numbers), self.supplies.keyspace.lengths(numbers)
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
+class Data:
     """owner: the column of the key that the value belongs to, for values that are verified."""
 
     values: Values
@@ -130,31 +136,41 @@ class _Message:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class Whole:
     """A whole number, uniform over low..high."""
 
     low: int
     high: int
 
+    def numbers(self, rows: Rows) -> Ints:
+        return rows.generator.integers(self.low, self.high + 1, rows.count)
+
     def fill(self, rows: Rows) -> Filled:
-        return _decimals(rows.generator.integers(self.low, self.high + 1, rows.count))
+        return _decimals(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True)
-class _RandInt:
+class RandInt:
     index: int
+    least_digits: ClassVar[int] = 12
+
+    def numbers(self, rows: Rows) -> Ints:
+        return rows.rand_ints[:, self.index]
 
     def fill(self, rows: Rows) -> Filled:
-        numbers = rows.rand_ints[:, self.index]
-        return map(b"%012d".__mod__, numbers.tolist()), np.maximum(decimal_digits(numbers), 12)
+        numbers = self.numbers(rows)
+        return map(b"%012d".__mod__, numbers.tolist()), np.maximum(decimal_digits(numbers), self.least_digits)
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
+class Sequence:
     index: int
 
+    def numbers(self, rows: Rows) -> Ints:
+        return rows.sequence + self.index + 1
+
     def fill(self, rows: Rows) -> Filled:
-        return _decimals(rows.sequence + self.index + 1)
+        return _decimals(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +182,7 @@ class _Late:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
+class Joined:
     pieces: tuple[Column, ...]
 
     def fill(self, rows: Rows) -> Filled:
@@ -189,38 +205,38 @@ class _Maker:
 
     def column(self, part: Part) -> Column:
         if isinstance(part, Mixed):
-            return _Joined(tuple(self._piece(piece) for piece in part.pieces))
+            return Joined(tuple(self._piece(piece) for piece in part.pieces))
         return self._piece(part)
 
     def _piece(self, piece: Piece) -> Column:
         supplies = self._supplies
         if isinstance(piece, bytes):
-            return _Literal(piece)
+            return Literal(piece)
         if isinstance(piece, Rand):
-            return _Whole(piece.low, piece.high)
+            return Whole(piece.low, piece.high)
         if isinstance(piece, Sha):
-            return _Literal(supplies.scripts[piece.script])
+            return Literal(supplies.scripts[piece.script])
         index = self._seen[piece]
         self._seen[piece] += 1
         match piece:
             case Placeholder.KEY:
-                self._owner = _Key(supplies, index)
+                self._owner = Key(supplies, index)
                 return self._owner
             case Placeholder.NEW_KEY:
-                self._owner = _NewKey(supplies, index)
+                self._owner = NewKey(supplies, index)
                 return self._owner
             case Placeholder.DATA:
-                return _Data(supplies.values, self._owner)
+                return Data(supplies.values, self._owner)
             case Placeholder.MESSAGE:
                 return _Message(supplies.values)
             case Placeholder.RAND_INT:
-                return _RandInt(index)
+                return RandInt(index)
             case Placeholder.TTL:
-                return _Whole(*supplies.ttl_s)
+                return Whole(*supplies.ttl_s)
             case Placeholder.THREAD:
-                return _Literal(b"%d" % supplies.thread)
+                return Literal(b"%d" % supplies.thread)
             case Placeholder.SEQ:
-                return _Sequence(index)
+                return Sequence(index)
             case _:
                 return _Late(supplies.late[piece])
 
@@ -242,7 +258,7 @@ class Filler:
         # redis-py finds its response callbacks by the name as text.
         self._sources: list[str | bytes | Column] = [template.name]
         for column in columns_of(template, supplies):
-            self._sources.append(column.text if isinstance(column, _Literal) else column)
+            self._sources.append(column.text if isinstance(column, Literal) else column)
         literals = [len(source) for source in self._sources if isinstance(source, str | bytes)]
         self._fixed_bytes = array_header_bytes(len(self._sources)) + int(bulk_bytes(np.array(literals)).sum())
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from agent.worker.accounting import Worker
 from agent.worker.events import EventLog
+from agent.worker.loop_watch import LoopRecord
 from agent.worker.pools import Opens
 
 
@@ -36,6 +37,11 @@ class Host(Protocol):
     @property
     def logs(self) -> Sequence[EventLog]:
         """Where each client instance's connection events are found."""
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        """What the event loops of its workers leave behind, of each one that it has a part in: hosts that share a loop
+        name the same record. Empty for threads. To be asked once, after `open`."""
 
     @property
     def client(self) -> Any:

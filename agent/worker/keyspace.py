@@ -12,6 +12,7 @@ import numpy as np
 
 from agent.worker.resp import decimal_digits
 from common.histogram import Ints
+from common.target import slot_of
 
 
 class Keyspace:
@@ -21,7 +22,7 @@ class Keyspace:
     def __init__(self, prefix: str, minimum: int, maximum: int, per_hash_tag: int = 0) -> None:
         self.minimum, self.maximum, self.per_hash_tag = minimum, maximum, per_hash_tag
         self.name = (prefix, maximum)
-        encoded = prefix.encode()
+        self.prefix = encoded = prefix.encode()
         escaped = encoded.replace(b"%", b"%%")
         self._form = escaped + (b"{%d}:%d" if per_hash_tag else b"%d")
         self._fixed_bytes = len(encoded) + (3 if per_hash_tag else 0)
@@ -37,6 +38,10 @@ class Keyspace:
         """How many bytes the keys of these numbers have."""
         lengths = decimal_digits(numbers) + self._fixed_bytes
         return lengths + decimal_digits(numbers // self.per_hash_tag) if self.per_hash_tag else lengths
+
+    def slots(self, numbers: Ints) -> Ints:
+        """The slots of a cluster that the keys of these numbers are in."""
+        return np.fromiter(map(slot_of, self.texts(numbers)), dtype=np.int64, count=numbers.size)
 
     def number(self, key: bytes) -> int:
         """The number of a key with a hash tag."""

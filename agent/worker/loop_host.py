@@ -14,7 +14,9 @@ from agent.worker.async_pools import AsyncClientInstance, AsyncClientInstancePoo
 from agent.worker.asyncio_driver import run_asyncio_worker, until
 from agent.worker.events import EventLog
 from agent.worker.host import Job
+from agent.worker.loop_watch import LoopRecord, pack_turn
 from agent.worker.pools import Keep, Opens
+from common.clock import monotonic_ns
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target
 from common.target.asynchronous import AsyncClient
@@ -38,6 +40,7 @@ class LoopHost:
             [AsyncClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
+        self._turns = LoopRecord()
         self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._started: Future[asyncio.AbstractEventLoop] = Future()
@@ -48,6 +51,10 @@ class LoopHost:
     @property
     def logs(self) -> Sequence[EventLog]:
         return [instance.events for instance in self.pool.instances]
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        return [self._turns]
 
     @property
     def client(self) -> AsyncClient:
@@ -111,7 +118,7 @@ class LoopHost:
 
     def _live(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=fine_loop) as runner:
+            with asyncio.Runner(loop_factory=lambda: fine_loop(self._turns)) as runner:
                 self._started.set_result(runner.get_loop())
                 runner.run(self._until_over())
         except Exception as error:
@@ -150,20 +157,27 @@ class _Opening:
 
 
 class _FineSelector(selectors.DefaultSelector):
-    """Waits as long as it is told. epoll alone rounds up to whole milliseconds: half of one late in the mean."""
+    """Waits as long as it is told, and takes note of how long it was not asked to. epoll alone rounds up to whole
+    milliseconds: half of one late in the mean."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: LoopRecord) -> None:
         super().__init__()
+        self._add_turn = turns.add
+        self._woke_ns = monotonic_ns()
         self._is_selectable = self.fileno() < _SELECTABLE
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        called_ns = monotonic_ns()
+        self._add_turn(pack_turn(called_ns, called_ns - self._woke_ns))
         if timeout is not None and 0 < timeout < _FINE_S and self._is_selectable:
             # An epoll can be waited for as anything else. A timeout of redis-py's, seconds ahead, needs no such care.
             select.select([self.fileno()], [], [], timeout)
             timeout = 0
-        return super().select(timeout)
+        ready = super().select(timeout)
+        self._woke_ns = monotonic_ns()
+        return ready
 
 
-def fine_loop() -> asyncio.AbstractEventLoop:
-    """A loop that wakes its tasks when they are due."""
-    return asyncio.SelectorEventLoop(_FineSelector())
+def fine_loop(turns: LoopRecord) -> asyncio.AbstractEventLoop:
+    """A loop that wakes its tasks when they are due. turns: where it leaves how long each of its turns took."""
+    return asyncio.SelectorEventLoop(_FineSelector(turns))

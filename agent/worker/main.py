@@ -184,6 +184,7 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
     while (run.is_alive or run.is_listening) and not run.crash:
         due_ns = span.t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
         now_ns = monotonic_ns()
+        collector.look()
         if now_ns >= due_ns:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
@@ -204,8 +205,9 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
 
 
 def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drained: bool) -> None:
-    at_least = (min(span.end_ns, run.ended_ns) - span.t0_ns - 1) // NS_PER_S
-    through, intervals = collector.collect_rest(max(at_least, -1))
+    ended_ns = max(span.t0_ns, min(span.end_ns, run.ended_ns))
+    at_least = (ended_ns - span.t0_ns - 1) // NS_PER_S
+    through, intervals = collector.collect_rest(at_least, ended_ns)
     # Before the last word: whoever hears it may count the server's connections, and should find none of ours.
     run.close()
     pipe.send(WorkerMetrics(through=through, intervals=intervals))
@@ -216,7 +218,7 @@ def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drain
             counted=collector.counted,
             transactions=collector.transactions,
             start_skew_ns=0 if first_begin_ns is None else first_begin_ns - span.t0_ns,
-            ran_ns=max(0, min(span.end_ns, run.ended_ns) - span.t0_ns),
+            ran_ns=ended_ns - span.t0_ns,
             drained=drained,
         )
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.worker.keyspace import Keyspace
+from agent.worker.resp import fixed_reply_bytes
 from agent.worker.values import Values, longest_value
-from common.commands import Placeholder, Template, keys_of, planned_commands, script_digest
+from common.commands import Placeholder, Template, keys_of, plan_templates, planned_commands, script_digest
 from common.errors import PlanError
 from common.plan.schema import Keys, When, Workload
 
@@ -65,5 +66,14 @@ class Mix:
         self.handful = max(1, min(_HANDFUL, _HANDFUL_BYTES // max(1, longest_value(workload.values))))
         self.is_late = any(command.is_late or command.then for command in self.commands)
         """Whether operations depend on the replies before them, so that none can be made ahead."""
+        self.is_plain = not (self.is_late or self.values.verify)
+        """Whether no reply leads to anything."""
+        self.fixed_reply_bytes = tuple(_fixed_reply_bytes(workload, name) for name in self.names)
+        """By row, the size of each of its replies, where all are of the same."""
         self.batch_of_one_tag = workload.transaction if per_hash_tag else 0
         """How many operations at a time have to share a hash tag; 0 for none."""
+
+
+def _fixed_reply_bytes(workload: Workload, name: str) -> int | None:
+    sizes = {fixed_reply_bytes(template) for template in plan_templates(workload) if template.name == name}
+    return sizes.pop() if len(sizes) == 1 else None

@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.worker.columns import Arguments, Filler, Rows, Supplies
-from agent.worker.counters import SEQUENCE, Counters
-from agent.worker.distributions import numbers_of
+from agent.worker.drawing import BLOCK, Drawing, Draws, seed_sequence
 from agent.worker.following import Cursor, FollowUp, is_miss, verifier_of, wanted
 from agent.worker.following import Operation as Operation
 from agent.worker.mix import CompiledCommand
@@ -27,64 +26,38 @@ from common.commands import Placeholder
 from common.histogram import Ints
 from common.target import Ending
 
-_BLOCK = 512
-"""Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each; not so many
-that the blocks of a process' threads drive each other out of the processor's cache."""
-
 _Filled: TypeAlias = tuple[Iterator[Arguments], Ints, Iterator[bytes]]
 """What was drawn for one command: arguments, sizes of requests, and the key that each operation's followers are on."""
 
 
-def seed_sequence(seed: int, thread: int, purpose: int) -> np.random.SeedSequence:
-    """The root of one thread's draws for one purpose (0: operations, 1: arrivals, 2: what follows replies, 3: what is
-    done before the run), independent of all others."""
-    return np.random.SeedSequence(seed, spawn_key=(thread, purpose))
-
-
-def draw_operations(mix: Mix, seed: int, thread: int, threads: int = 1) -> Iterator[Operation]:
-    """The endless stream of thread number `thread` of the `threads` of the fleet."""
-    stream = _Stream(mix, seed, thread, threads)
+def draw_operations(mix: Mix, seed: int, thread: int, threads: int = 1, *, block: int = BLOCK) -> Iterator[Operation]:
+    """The endless stream of thread number `thread` of the `threads` of the fleet, drawn `block` at a time."""
+    stream = _Stream(mix, seed, thread, threads, block)
     return stream.one_by_one() if mix.is_late else stream.ahead()
 
 
 class _Source:
     """One entry of the mix in one thread."""
 
-    def __init__(self, command: CompiledCommand, supplies: Supplies, cursor: Cursor | None) -> None:
+    def __init__(self, command: CompiledCommand, draws: Draws, supplies: Supplies, cursor: Cursor | None) -> None:
         self.row, self.name, self.keyspace = command.row, command.template.name, command.keyspace
         self.is_late = command.is_late
         self.filler = Filler(command.template, supplies)
-        self.numbers = numbers_of(command.keys, supplies.thread, supplies.threads)
         self.cursor = cursor
         self.verifier = verifier_of(command.template) if supplies.values.verify else None
         self.then: list[FollowUp] = []
-        self._supplies = supplies
+        self._draws, self._supplies = draws, supplies
 
     @property
     def is_followed(self) -> bool:
         """Whether its replies lead to anything."""
         return bool(self.cursor or self.then or self.verifier)
 
-    def draw_keys(self, generator: np.random.Generator, count: int, newest: Ints | None) -> Ints:
-        """Key numbers of `count` operations: all of them, or with hash tags the first of each; shape (count, n)."""
-        each = min(self.filler.keys, 1) if self.keyspace.per_hash_tag else self.filler.keys
-        if newest is not None:
-            newest = np.repeat(newest, each)
-        return self.numbers.draw(generator, count * each, newest).reshape(count, each)
-
-    def rows(self, generator: np.random.Generator, keys: Ints, made: Ints, sequence: Ints) -> Rows:
-        """What `draw_keys` drew, completed."""
-        count, filler = len(keys), self.filler
-        if self.keyspace.per_hash_tag and filler.keys > 1:
-            keys = self.keyspace.siblings(generator, keys[:, 0], filler.keys)
-        rand_ints = self.numbers.draw(generator, count * filler.rand_ints).reshape(count, filler.rand_ints)
-        return Rows(generator, count, keys, rand_ints, made, sequence)
-
     def first_keys(self, rows: Rows) -> Iterator[bytes]:
         """The key that the followers of each operation are on; empty where it has none."""
-        if self.is_followed and self.filler.keys:
+        if self.is_followed and self._draws.keys:
             return self.keyspace.texts(rows.keys[:, 0])
-        if self.is_followed and self.filler.new_keys:
+        if self.is_followed and self._draws.new_keys:
             return self.keyspace.texts(self._supplies.new_numbers(rows.made))
         return repeat(b"", rows.count)
 
@@ -92,14 +65,13 @@ class _Source:
 class _Stream:
     """All that one thread draws from. pending: operations that follow a reply, each with the key that it is on."""
 
-    def __init__(self, mix: Mix, seed: int, thread: int, threads: int) -> None:
-        self._mix, self._threads = mix, threads
-        self._generator = np.random.default_rng(seed_sequence(seed, thread, 0))
-        self._counters = Counters()
+    def __init__(self, mix: Mix, seed: int, thread: int, threads: int, block: int) -> None:
+        self._mix = mix
+        self._drawing = Drawing(mix, seed, thread, threads)
         self._pending: deque[tuple[Operation, bytes]] = deque()
         aside = np.random.default_rng(seed_sequence(seed, thread, 2))
         self._sources: list[_Source] = []
-        for command in mix.commands:
+        for command, draws in zip(mix.commands, self._drawing.draws, strict=True):
             cursor = Cursor() if command.template.count(Placeholder.CURSOR) else None
             supplies = Supplies(
                 keyspace=command.keyspace,
@@ -111,28 +83,14 @@ class _Stream:
                 late={Placeholder.CURSOR: cursor.at} if cursor else {},
                 hold=cursor.hold if cursor else None,
             )
-            source = _Source(command, supplies, cursor)
+            source = _Source(command, draws, supplies, cursor)
             source.then = [
-                FollowUp(row, when, template, supplies, source.numbers, aside, self._counters)
+                FollowUp(row, when, template, supplies, draws.numbers, aside, self._drawing.counters)
                 for row, when, template in command.then
             ]
             self._sources.append(source)
         self._rows = np.array([command.row for command in mix.commands])
-        self._edges = np.cumsum([command.weight for command in mix.commands])
-        self._edges /= self._edges[-1]
-        self._uses = self._counter_uses()
-        batch = mix.batch_of_one_tag
-        self._size = batch * -(-_BLOCK // batch) if batch else _BLOCK
-
-    def _counter_uses(self) -> dict[object, Ints]:
-        """By counter, how often an operation of each command takes its next number; shape (commands,)."""
-        names = {source.keyspace.name for source in self._sources}
-        uses: dict[object, Ints] = {
-            name: np.array([source.filler.new_keys * (source.keyspace.name == name) for source in self._sources])
-            for name in names
-        }
-        uses[SEQUENCE] = np.array([source.filler.sequences for source in self._sources])
-        return {name: each for name, each in uses.items() if each.any()}
+        self._size = self._drawing.whole(block)
 
     def ahead(self) -> Iterator[Operation]:
         """Operations made by the handful, for mixes in which none depends on a reply. The first block is drawn at
@@ -212,39 +170,8 @@ class _Stream:
 
         tag: the hash tag of the batch, where one of its operations has already been issued.
         """
-        generator, sources = self._generator, self._sources
-        picks = np.searchsorted(self._edges, generator.random(count), side="right")
-        places = [np.flatnonzero(picks == number) for number in range(len(sources))]
-        taken = {name: self._counters.take(name, uses[picks]) for name, uses in self._uses.items()}
-        none = np.zeros(count, dtype=np.int64)
-        sequence = taken.get(SEQUENCE, none)
-        keys = []
-        for source, place in zip(sources, places, strict=True):
-            made = taken.get(source.keyspace.name)
-            newest = None if made is None else source.keyspace.maximum + made[place] * self._threads
-            keys.append(source.draw_keys(generator, place.size, newest))
-        if self._mix.batch_of_one_tag:
-            self._share_tags(places, keys, count, tag)
+        block = self._drawing.block(count, tag)
         filled = []
-        for source, place, drawn in zip(sources, places, keys, strict=True):
-            made = taken.get(source.keyspace.name, none)
-            rows = source.rows(generator, drawn, made[place], sequence[place])
+        for source, rows in zip(self._sources, block.rows, strict=True):
             filled.append((*source.filler.fill(rows), source.first_keys(rows)))
-        return picks, filled
-
-    def _share_tags(self, places: list[Ints], keys: list[Ints], count: int, tag: int | None) -> None:
-        """Draw anew, within the tag of the first key of its batch, each key that has another tag. Changes `keys`."""
-        batch = self._mix.batch_of_one_tag
-        tags = np.full(-(-count // batch) * batch, -1, dtype=np.int64)
-        for source, place, drawn in zip(self._sources, places, keys, strict=True):
-            if drawn.shape[1]:
-                tags[place] = drawn[:, 0] // source.keyspace.per_hash_tag
-        batches = tags.reshape(-1, batch)
-        shared = batches[np.arange(len(batches)), np.argmax(batches >= 0, axis=1)]
-        if tag is not None:
-            shared = np.full(len(batches), tag, dtype=np.int64)
-        for source, place, drawn in zip(self._sources, places, keys, strict=True):
-            if drawn.shape[1]:
-                wished = shared[place // batch]
-                other = tags[place] != wished
-                drawn[other, 0] = source.keyspace.within(self._generator, wished[other])
+        return block.picks, filled

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.operations import seed_sequence
+from agent.worker.drawing import seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.histogram import Ints
 from common.plan.schema import Arrivals, Load
@@ -151,6 +151,11 @@ class Pacer:
         self._batch = batch
         self._left = quota
         self._schedule = schedule
+
+    @property
+    def steady(self) -> Turn | None:
+        """The turn that it deals for ever, in a closed loop without a quota; None where turns differ, or end."""
+        return (WHENEVER,) * self._batch if self._schedule is None and self._left is None else None
 
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the schedule passes the end; to be called once.

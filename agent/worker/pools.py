@@ -57,7 +57,7 @@ class ClientInstance:
     def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
         """Begin to open every connection that its TCP pools can have (see `Opens`)."""
         pools = tcp_pools(self.client)
-        return [executor.submit(_open_one, pool) for pool in pools for _ in range(self.max_connections)]
+        return [executor.submit(open_one, pool) for pool in pools for _ in range(self.max_connections)]
 
     def close(self) -> None:
         """Close all its connections. Idempotent."""
@@ -65,7 +65,8 @@ class ClientInstance:
             self.client.close()
 
 
-def _open_one(pool: Any) -> Keep:
+def open_one(pool: Any) -> Keep:
+    """Open a connection of a TCP pool, and take it until what is returned is called."""
     return partial(pool.release, pool.get_connection())
 
 

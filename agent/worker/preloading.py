@@ -8,9 +8,9 @@ import numpy as np
 
 from agent.worker.columns import Filler, Rows, Supplies
 from agent.worker.counters import SEQUENCE, Counters
+from agent.worker.drawing import seed_sequence
 from agent.worker.following import Operation
 from agent.worker.keyspace import Keyspace
-from agent.worker.operations import seed_sequence
 from agent.worker.values import Values
 from common.commands import find_command, keys_of, script_digest
 from common.plan.schema import Preload, Workload

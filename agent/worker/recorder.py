@@ -1,7 +1,7 @@
 """What threads did, per second of the run: raw rows on the hot path, histograms off it.
 
 Each thread owns one buffer and appends one row of seven 64-bit numbers per operation: no lock, nothing shared, no
-objects that the garbage collector would have to walk. The collector cuts off what a buffer holds (one step under the
+objects that the garbage collector would have to walk. (The wire driver's record is one a batch, see `wire.record`.) The collector cuts off what a buffer holds (one step under the
 interpreter's own lock, as the append is) and bins it with numpy. A row belongs to the second in which its operation
 completed, whenever it is found: one that is found late makes a straggler, an interval of a second already reported.
 So every row is counted exactly once, and no second is ever counted twice.
@@ -14,28 +14,32 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.worker.pacer import UNSENT, leg_of
 from common.histogram import EMPTY, Histogram, Ints
-from common.metrics import CommandMetrics, PoolMetrics, merge_commands, merge_named
+from common.metrics import LATE_SEND_NS, CommandMetrics, PoolMetrics, merge_commands, merge_named
 from common.plan.timeline import Timeline
 from common.target import Ending
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 7): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns.
+"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count.
 
 kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
 lag_ns: from intended to actual send. Below 0 there is none, and it only tells the leg of the timeline: -1: the one in
 which the operation began; `whenever_of` a leg: that one; `lag_of_unsent`: the one in which it was due. wait_ns: of the
-checkout, -1 for all but the first operation of a batch.
+checkout, -1 for all but the first operation of a batch. count: how many operations the row stands for, all alike but
+for their bytes, which are those of all of them; at least 1.
 """
 
-NO_ROWS: Rows = np.empty((0, 7), dtype=np.int64)
+Place: TypeAlias = tuple[int, int]
+"""(second of the run, number of the leg of its timeline)."""
+
+NO_ROWS: Rows = np.empty((0, 8), dtype=np.int64)
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
 WAIT_ONLY = -1
 NONE = -1
@@ -62,18 +66,31 @@ class Outcomes:
             return number
 
 
-class ThreadRecord:
-    """What one thread did. Only that thread writes; the collector reads.
+class Record(Protocol):
+    """What one worker did, whatever its driver. Only that worker writes; the collector reads.
 
     issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent;
-    missed: the same by leg, known before, of a load that has several.
+    missed: the same by leg, known before, of a load that has several. add: takes rows as `pack_row` makes them.
     """
+
+    issued: int
+    transactions: int
+    unsent: int
+    missed: Counter[int]
+    add: Callable[[bytes], None]
+
+    def take(self) -> Rows:
+        """All rows since the last call."""
+
+
+class ThreadRecord:
+    """See `Record`: of a worker thread or task."""
 
     __slots__ = ("_buffer", "add", "issued", "missed", "transactions", "unsent")
 
     def __init__(self) -> None:
         self._buffer = array("q")
-        self.add = self._buffer.frombytes
+        self.add: Callable[[bytes], None] = self._buffer.frombytes
         self.issued = 0
         self.transactions = 0
         self.unsent = 0
@@ -81,7 +98,10 @@ class ThreadRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        return take_rows(self._buffer, 7)
+        taken = take_rows(self._buffer, 7)
+        rows = np.ones((len(taken), 8), dtype=np.int64)
+        rows[:, :7] = taken
+        return rows
 
 
 def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
@@ -118,14 +138,16 @@ def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, s
             by_name.setdefault(names[row], []).append(_of_one_kind(columns[:, kinds == kind], endings[outcome]))
     return PoolMetrics(
         commands=merge_named([{name: part} for name, parts in by_name.items() for part in parts], merge_commands),
-        checkout_wait=_histogram(columns[6]),
-        send_lag=_histogram(columns[3]),
+        checkout_wait=_histogram(columns[6], columns[7]),
+        send_lag=_histogram(columns[3], columns[7]),
+        late_sends=int(columns[7][columns[3] > LATE_SEND_NS].sum()),
     )
 
 
 def _of_one_kind(columns: Ints, ending: tuple[bool, str]) -> CommandMetrics:
-    _, _, service_ns, lag_ns, bytes_out, bytes_in, _ = columns
-    count = len(service_ns)
+    _, _, service_ns, lag_ns, bytes_out, bytes_in, _, counts = columns
+    count = int(counts.sum())
+    is_open = lag_ns >= 0
     replied, name = ending
     done = ending == DONE
     return CommandMetrics(
@@ -134,11 +156,15 @@ def _of_one_kind(columns: Ints, ending: tuple[bool, str]) -> CommandMetrics:
         failures={} if replied else {name: count},
         bytes_out=int(bytes_out.sum()),
         bytes_in=int(bytes_in.sum()),
-        service=Histogram.of(service_ns) if done else EMPTY,
-        response=Histogram.of((service_ns + lag_ns)[lag_ns >= 0]) if done else EMPTY,
-        failed=EMPTY if done else Histogram.of(service_ns),
+        service=_times(service_ns, counts) if done else EMPTY,
+        response=_times((service_ns + lag_ns)[is_open], counts[is_open]) if done else EMPTY,
+        failed=EMPTY if done else _times(service_ns, counts),
     )
 
 
-def _histogram(values: Ints) -> Histogram:
-    return Histogram.of(values[values >= 0])
+def _histogram(values: Ints, counts: Ints) -> Histogram:
+    return _times(values[values >= 0], counts[values >= 0])
+
+
+def _times(values: Ints, counts: Ints) -> Histogram:
+    return Histogram.of(values, None if (counts == 1).all() else counts)

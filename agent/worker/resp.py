@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from common.commands import COMMANDS, Reply
+from common.commands import COMMANDS, Reply, Template
 from common.histogram import Ints
 
 Measure = Callable[[Any], int]
@@ -36,6 +36,7 @@ MULTI_EXEC_REQUEST_BYTES = len(b"*1\r\n$5\r\nMULTI\r\n*1\r\n$4\r\nEXEC\r\n")
 
 _OK_BYTES = len(b"+OK\r\n")
 _FLAG_BYTES = len(b":1\r\n")
+_RAW_BOOL_BYTES = len(b"#t\r\n")
 _NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
 _TABLED = 1025
 """Lengths below it are looked up rather than reckoned: this is done for every reply."""
@@ -107,6 +108,22 @@ def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Mea
     plain = _plain_measure(protocol, true_bytes, is_status)
     shape = _SHAPES.get(name)
     return partial(shape, plain, protocol) if shape else plain
+
+
+def raw_measure(name: str, protocol: int) -> Measure:
+    """The same of this command's replies as they came, before redis-py makes anything of them."""
+    row = COMMANDS.get(name)
+    return _plain_measure(protocol, _RAW_BOOL_BYTES, row is not None and row.reply is Reply.STATUS)
+
+
+def fixed_reply_bytes(template: Template) -> int | None:
+    """The size of a command's replies where every one that is no error is the same status; None for any other."""
+    row = COMMANDS.get(template.name)
+    if row is None or row.reply is not Reply.STATUS or template not in (row.template, row.expiring):
+        return None
+    if template.name == "TYPE":
+        return None
+    return len(b"+PONG\r\n") if template.name == "PING" else _OK_BYTES
 
 
 def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from agent.worker.accounting import Worker
@@ -18,14 +19,17 @@ from agent.worker.collector import CollectedGroup, Collector
 from agent.worker.deliveries import DeliveryRecord
 from agent.worker.host import Host, Job
 from agent.worker.loop_host import LoopHost
-from agent.worker.operations import Mix, Operation, draw_operations
+from agent.worker.operations import Mix, draw_operations
 from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pools import Opens, prewarm
 from agent.worker.pubsub import Subscribers
-from agent.worker.recorder import Outcomes, ThreadRecord
+from agent.worker.recorder import Outcomes, Record, ThreadRecord
 from agent.worker.resp import Measure, reply_measure
+from agent.worker.self_watch import SelfWatch
 from agent.worker.stages import StagedPacer, schedules_of
 from agent.worker.thread_host import ThreadHost
+from agent.worker.wire.host import WireHost, draw_requests, record_of
+from agent.worker.wire.loop import WireLoop
 from common.clock import monotonic_ns
 from common.commands import keys_per_hash_tag
 from common.lifeline import Lifeline
@@ -34,20 +38,36 @@ from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline
 from common.target import ping_target
 
-_HOSTS: dict[Driver, Callable[[Target, Pools, str, Lifeline], Host]] = {
-    Driver.CLIENT: ThreadHost,
-    Driver.ASYNCIO: LoopHost,
-}
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a driver is made of. host: of (target, pools, name, lifeline). draw: what a worker issues, of (mix, seed,
+    worker, workers). record: where it leaves what it did."""
+
+    host: Callable[[Target, Pools, str, Lifeline], Host]
+    draw: Callable[[Mix, int, int, int], Any]
+    record: Callable[[Mix], Record]
+
+
+def _kinds(mix: Mix) -> dict[Driver, _Kind]:
+    """Those of one process."""
+    loop = WireLoop()
+    return {
+        Driver.CLIENT: _Kind(ThreadHost, draw_operations, lambda _: ThreadRecord()),
+        Driver.ASYNCIO: _Kind(LoopHost, draw_operations, lambda _: ThreadRecord()),
+        Driver.WIRE: _Kind(partial(WireHost, loop=loop, mix=mix), draw_requests, record_of),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class _Seat:
-    """A worker before it starts. number: among all threads and tasks of the fleet."""
+    """A worker before it starts. number: among all threads, tasks and loops of the fleet. operations: as its driver
+    draws them."""
 
     number: int
     name: str
-    operations: Iterator[Operation]
-    record: ThreadRecord
+    operations: Any
+    record: Record
 
 
 @dataclass(slots=True)
@@ -59,7 +79,7 @@ class _Group:
     hosted: list[tuple[Host, list[_Seat]]] = field(default_factory=list)
 
     @property
-    def records(self) -> list[ThreadRecord]:
+    def records(self) -> list[Record]:
         return [seat.record for _, seats in self.hosted for seat in seats]
 
 
@@ -78,6 +98,7 @@ class WorkerRun:
         self._lifeline = Lifeline()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
+        self._kinds = _kinds(self._mix)
         self._outcomes = Outcomes()
         self._groups: dict[int, _Group] = {}
         self._ended_ns: dict[int, int] = {}
@@ -89,13 +110,14 @@ class WorkerRun:
 
     def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
         pools, seed, threads = group.pools, self._plan.seed, self._threads_total
-        host = _HOSTS[pools.driver](self._plan.target, pools, f"pool {number}", self._lifeline)
+        kind = self._kinds[pools.driver]
+        host = kind.host(self._plan.target, pools, f"pool {number}", self._lifeline)
         seats = [
             _Seat(
                 thread,
                 f"pool {number} thread {thread}",
-                draw_operations(self._mix, seed, thread, threads),
-                ThreadRecord(),
+                kind.draw(self._mix, seed, thread, threads),
+                kind.record(self._mix),
             )
             for thread in range(first_thread, first_thread + pools.workers_per_pool)
         ]
@@ -142,7 +164,9 @@ class WorkerRun:
                 ]
                 each = zip(seats, pools, strict=True)
                 host.start([self._job(seat, pool, span, measures) for seat, pool in each])
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line)
+        loops = [record for host in self._hosts for record in host.loops]
+        watch = SelfWatch(loops, t0_ns, self._line)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, watch)
 
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]

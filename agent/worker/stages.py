@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.operations import seed_sequence
+from agent.worker.drawing import seed_sequence
 from agent.worker.pacer import NEVER_NS, Pacer, Schedule, Span, Turn, whenever_of
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
@@ -128,6 +128,11 @@ class StagedPacer(Pacer):
         self._now = now
         self._number = 0
         self._pending: list[int] = []
+
+    @property
+    def steady(self) -> Turn | None:
+        """See `Pacer.steady`: legs differ."""
+        return None
 
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the last leg is over; to be called once."""

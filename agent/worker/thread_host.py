@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from agent.worker.client_driver import run_client_worker
 from agent.worker.events import EventLog
 from agent.worker.host import Job
+from agent.worker.loop_watch import LoopRecord
 from agent.worker.pools import ClientInstance, ClientInstancePool, Opens
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target
@@ -28,6 +29,10 @@ class ThreadHost:
     @property
     def logs(self) -> Sequence[EventLog]:
         return [instance.events for instance in self.pool.instances]
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        return ()
 
     @property
     def client(self) -> Client:

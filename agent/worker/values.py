@@ -43,13 +43,26 @@ class Values:
     def __init__(self, values: schema.Values, seed: int) -> None:
         self.verify = values.verify
         self._longest = longest_value(values)
-        self._source = random_bytes(seed, self._longest, values.compressible)
+        self.source = random_bytes(seed, self._longest, values.compressible)
         self._minimum, self._maximum = int(values.minimum_bytes), int(values.maximum_bytes)
         listed = [(int(entry.size), float(entry.weight)) for entry in values.sizes if entry.weight > 0]
         self._sizes = np.array([size for size, _ in listed], dtype=np.int64)
         self._edges = np.cumsum([weight for _, weight in listed])
         if listed:
             self._edges /= self._edges[-1]
+
+    @property
+    def mean_bytes(self) -> float:
+        """The mean of all sizes."""
+        if self._sizes.size:
+            return float(self._sizes @ np.diff(self._edges, prepend=0.0))
+        return (self._minimum + self._maximum) / 2
+
+    @property
+    def fixed_bytes(self) -> int | None:
+        """The size of every value, where there is but one."""
+        smallest = int(self._sizes.min()) if self._sizes.size else self._minimum
+        return smallest if smallest == self._longest else None
 
     def sizes(self, generator: np.random.Generator, count: int) -> Ints:
         """`count` sizes in bytes."""
@@ -59,12 +72,16 @@ class Values:
             return np.full(count, self._maximum)
         return generator.integers(self._minimum, self._maximum + 1, count)
 
+    def cuts(self, generator: np.random.Generator, count: int) -> tuple[Ints, Ints]:
+        """Where `count` values begin in `source`, and their sizes."""
+        sizes = self.sizes(generator, count)
+        return generator.integers(0, len(self.source) - self._longest + 1, count), sizes
+
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
         """`count` values, made as they are asked for, and their sizes."""
-        sizes = self.sizes(generator, count)
-        starts = generator.integers(0, len(self._source) - self._longest + 1, count)
+        starts, sizes = self.cuts(generator, count)
         cuts = map(slice, starts.tolist(), (starts + sizes).tolist())
-        return map(self._source.__getitem__, cuts), sizes
+        return map(self.source.__getitem__, cuts), sizes
 
 
 class Blank(bytes):

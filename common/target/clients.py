@@ -87,12 +87,13 @@ def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
 
 
 def node_pool(
-    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline, **place: Any
 ) -> redis.ConnectionPool:
-    """A pool as a cluster's client makes one for each node, connected to nothing. Raises PlanError."""
+    """A pool as a cluster's client makes one for each node, connected to nothing. place: host and port, and what else
+    is of this node's connections alone. Raises PlanError."""
     arguments = _node_pool_arguments(pools)
     kind: Any = arguments.pop("connection_pool_class", redis.ConnectionPool)
-    pool: redis.ConnectionPool = kind(**node_arguments(target, events, lifeline), **arguments)
+    pool: redis.ConnectionPool = kind(**node_arguments(target, events, lifeline), **arguments, **place)
     return pool
 
 

@@ -138,6 +138,13 @@ class Observed(Wary):
                 self._events.dropped(self._lost_ns, drop_cause(error))
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def lose(self, error: Exception) -> None:
+        """Somebody who reads the socket himself has found the connection lost, by this error."""
+        try:
+            raise error
+        except type(error):
+            self.disconnect()
+
     def _is_of_ours(self, error: BaseException) -> bool:
         # When redis-py loses one connection to a cluster or a primary, or is redirected, it closes others on purpose,
         # and does so while it handles the loss: theirs is an error that did not come by them, or is no loss at all.

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.codec import pack, unpack
+from common.errors import ProtocolError
 from common.histogram import MAX_VALUE, Histogram
 from common.metrics import (
     CommandMetrics,
     ConnectionMetrics,
     DeliveryMetrics,
+    GeneratorMetrics,
     IntervalMetrics,
     Merge,
     PoolMetrics,
@@ -22,10 +24,12 @@ from common.metrics import (
     merge_connections,
     merge_counts,
     merge_deliveries,
+    merge_generators,
     merge_intervals,
     merge_named,
     merge_pools,
 )
+from common.plain import from_plain, to_plain
 
 T = TypeVar("T")
 
@@ -67,8 +71,18 @@ pools = st.builds(
     commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
     checkout_wait=histograms,
     send_lag=histograms,
+    late_sends=numbers,
     connections=connections,
     deliveries=deliveries,
+)
+generators = st.builds(
+    GeneratorMetrics,
+    cpu_ns=numbers,
+    watched_ns=numbers,
+    busiest_cpu_ns=numbers,
+    busiest_loop_ns=numbers,
+    core_share_max=st.floats(0, 2),
+    loop_lag=histograms,
 )
 intervals = st.builds(
     lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
@@ -78,6 +92,7 @@ intervals = st.builds(
     transactions=numbers,
     unsent=numbers,
     late=numbers,
+    generator=generators,
     pools=st.dictionaries(st.sampled_from(["main", "other"]), pools, max_size=2),
 )
 hows = st.sampled_from(list(Merge))
@@ -111,6 +126,13 @@ def test_lost_is_what_was_expected_and_did_not_come(metrics: DeliveryMetrics) ->
     assert metrics.lost == max(0, metrics.expected - metrics.delivered)
 
 
+@given(generators, generators, generators, hows)
+def test_generators_merge_in_any_order_and_grouping(
+    a: GeneratorMetrics, b: GeneratorMetrics, c: GeneratorMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_generators(parts, how), a, b, c)
+
+
 @given(pools, pools, pools, hows)
 def test_pools_merge_in_any_order_and_grouping(a: PoolMetrics, b: PoolMetrics, c: PoolMetrics, how: Merge) -> None:
     assert_merges_like_sums(lambda parts: merge_pools(parts, how), a, b, c)
@@ -140,6 +162,17 @@ def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> No
     assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5)
 
 
+def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_add_up() -> None:
+    busy = GeneratorMetrics(cpu_ns=90, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=70, core_share_max=0.9)
+    idle = GeneratorMetrics(cpu_ns=10, watched_ns=100, busiest_cpu_ns=10, busiest_loop_ns=80, core_share_max=0.1)
+    assert merge_generators([busy, idle], Merge.PEERS) == GeneratorMetrics(
+        cpu_ns=100, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=80, core_share_max=0.9
+    )
+    assert merge_generators([busy, idle], Merge.NEIGHBOURS) == GeneratorMetrics(
+        cpu_ns=100, watched_ns=200, busiest_cpu_ns=100, busiest_loop_ns=150, core_share_max=0.9
+    )
+
+
 def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
     command = CommandMetrics(ok=5, errors={"READONLY": 2}, failures={"TimeoutError": 1, "ConnectionError": 3})
     assert command.error_count == 6
@@ -166,6 +199,20 @@ def test_nothing_at_all_is_no_interval() -> None:
 @given(intervals)
 def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
     assert unpack(pack(interval), IntervalMetrics) == interval
+
+
+def test_a_frame_of_a_peer_that_does_not_watch_itself_is_understood_and_so_is_one_of_a_peer_that_knows_more() -> None:
+    plain = to_plain(IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics(late_sends=2)}))
+    del plain["generator"], plain["pools"]["main"]["late_sends"]
+    older = IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics()})
+    assert from_plain(plain, IntervalMetrics) == older
+    assert from_plain(plain | {"mood": "good"}, IntervalMetrics) == older
+
+
+@pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])
+def test_a_share_that_none_can_be_is_refused(share: float) -> None:
+    with pytest.raises(ProtocolError, match="core_share_max"):
+        unpack(pack(GeneratorMetrics(core_share_max=share)), GeneratorMetrics)
 
 
 @pytest.mark.parametrize("how", list(Merge))

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from agent.worker.collector import CollectedGroup, Collector
 from agent.worker.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.events import EventLog
+from agent.worker.loop_watch import LoopRecord, pack_turn
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
+from agent.worker.self_watch import SelfWatch
 from common.metrics import IntervalMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline
@@ -31,7 +33,21 @@ class Process:
             CollectedGroup("one", self.records, [self.log], self.deliveries),
             CollectedGroup("two", [], [EventLog()]),
         ]
-        self.collector = Collector(groups, NAMES, Outcomes(), T0, line)
+        self.now_ns = T0
+        self.cpu_ns = 0
+        self.turns = LoopRecord()
+        watch = SelfWatch([self.turns], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
+        self.collector = Collector(groups, NAMES, Outcomes(), T0, line, watch)
+
+    def use(self, seconds: float, core: float) -> None:
+        """Time passes in which this share of a core is used."""
+        self.collector.look()
+        self.now_ns += round(seconds * NS_PER_S)
+        self.cpu_ns += round(seconds * core * NS_PER_S)
+        self.collector.look()
+
+    def turn(self, at_s: float, busy_ns: int) -> None:
+        self.turns.add(pack_turn(T0 + round(at_s * NS_PER_S), busy_ns))
 
     def complete(self, at_s: float, thread: int = 0, service_ns: int = 1000) -> None:
         record = self.records[thread]
@@ -210,6 +226,45 @@ def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_t
     assert delivered == [(0, 1), (0, 1), (1, 0), (2, 1)]
 
 
+def test_each_second_tells_what_was_used_in_it_and_the_last_one_also_what_came_after_the_load() -> None:
+    process = Process()
+    process.use(1, 0.5)
+    process.use(1.05, 1)
+    first = process.collector.collect(1)
+    process.use(0.15, 1)
+    _, rest = process.collector.collect_rest(2, T0 + round(2.1 * NS_PER_S))
+    told = [one.generator for one in (*first, *rest)]
+    assert [one.busiest_cpu_ns for one in told] == [500_000_000, 1_000_000_000, 100_000_000]
+    assert [one.watched_ns for one in told] == [NS_PER_S, NS_PER_S, 100_000_000]
+    assert [one.cpu_ns for one in told] == [500_000_000, 1_000_000_000, 200_000_000]
+    assert [one.core_share_max for one in told] == [0.5, 1.0, 0.0]
+
+
+def test_cpu_time_is_told_even_if_nothing_else_is_left_to_say() -> None:
+    process = Process()
+    process.use(1, 1)
+    process.collector.collect(0)
+    process.use(0.01, 0.5)
+    through, (interval,) = process.collector.collect_rest(0, T0 + NS_PER_S)
+    assert (through, interval.first, interval.last, interval.operations) == (0, 0, 0, 0)
+    assert (interval.generator.cpu_ns, interval.generator.watched_ns) == (5_000_000, 0)
+
+
+def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
+    process = Process()
+    process.turn(0.5, 1_000)
+    first = process.collector.collect(0)
+    process.turn(0.999, 5_000)
+    process.turn(1.5, 3_000)
+    late, second = process.collector.collect(1)
+    assert [(one.first, one.generator.busiest_loop_ns) for one in (*first, late, second)] == [
+        (0, 1_000),
+        (0, 5_000),
+        (1, 3_000),
+    ]
+    assert (late.pools, late.generator.watched_ns) == ({}, 0)
+
+
 # Stages
 
 STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
@@ -271,6 +326,22 @@ def test_what_is_unsent_is_told_by_stage_and_once() -> None:
     assert through == 3
     assert {interval.stage: (interval.unsent, interval.transactions) for interval in found} == {0: (3, 0), 2: (4, 1)}
     assert process.collector.collect_rest(3) == (3, ())
+
+
+def test_each_stage_has_the_cpu_time_and_the_turns_of_its_part_of_a_second() -> None:
+    process = Process(line=STAGED)
+    process.use(1.5, 0.2)
+    process.use(0.6, 0.8)
+    process.turn(1.4, 1_000)
+    process.turn(1.6, 2_000)
+    process.send(1.4, 1.7, 1.8)  # of the first stage, in a second that is of both
+    told = {(one.first, one.stage): one.generator for one in process.collector.collect(1)}
+    assert {place: one.cpu_ns for place, one in told.items()} == {
+        (0, 0): 200_000_000,
+        (1, 0): 100_000_000,
+        (1, 1): 400_000_000,
+    }
+    assert [one.busiest_loop_ns for one in told.values()] == [0, 1_000, 2_000]
 
 
 @given(

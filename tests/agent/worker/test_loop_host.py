@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.worker.accounting import Worker
 from agent.worker.asyncio_driver import TaskWorker
 from agent.worker.host import Job
 from agent.worker.loop_host import LoopHost, fine_loop
+from agent.worker.loop_watch import LoopRecord
 from agent.worker.operations import Operation
 from agent.worker.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pools import prewarm
@@ -36,6 +38,11 @@ GET: Operation = (0, ("GET", b"key"), 22, None)
 
 def quiet(*_: int) -> None:
     """Nobody wants to hear of it."""
+
+
+def plain_loop() -> asyncio.AbstractEventLoop:
+    """A loop that nobody watches."""
+    return fine_loop(LoopRecord())
 
 
 class Hosted:
@@ -193,7 +200,7 @@ def test_prewarming_opens_every_connection_and_leaves_them_to_the_pool(valkey: S
 
 
 def test_a_loop_that_cannot_be_made_is_told_to_who_wanted_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> asyncio.AbstractEventLoop:
+    def fail(_: LoopRecord) -> asyncio.AbstractEventLoop:
         raise OSError("too many files")
 
     monkeypatch.setattr("agent.worker.loop_host.fine_loop", fail)
@@ -218,7 +225,7 @@ def test_the_loop_waits_for_what_is_due_soon_as_long_as_it_takes_and_not_for_who
         loop.call_at(loop.time() + seconds, woken.set_result, None)
         await woken
 
-    with asyncio.Runner(loop_factory=fine_loop) as runner:
+    with asyncio.Runner(loop_factory=plain_loop) as runner:
         runner.run(wait(0))
         monkeypatch.setattr("agent.worker.loop_host.select.select", select_at_once)
         runner.run(wait(0.0011))
@@ -245,5 +252,45 @@ def test_a_socket_that_becomes_readable_ends_a_wait_that_was_to_be_short() -> No
             timer.cancel()
             return loop.time() - began
 
-    with asyncio.Runner(loop_factory=fine_loop) as runner:
+    with asyncio.Runner(loop_factory=plain_loop) as runner:
         assert min(runner.run(read()) for _ in range(3)) < 0.08
+
+
+def test_a_turn_is_as_long_as_its_callbacks_take_and_no_wait_is_in_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed_ns = [1_000]
+
+    def work(ns: int) -> None:
+        passed_ns[0] += ns
+
+    def wait(_: Any, timeout: float | None = None) -> list[Any]:
+        assert timeout == 0
+        work(500_000)
+        return []
+
+    monkeypatch.setattr("agent.worker.loop_host.monotonic_ns", lambda: passed_ns[0])
+    monkeypatch.setattr(selectors.DefaultSelector, "select", wait)
+    turns = LoopRecord()
+    with closing(fine_loop(turns)) as loop:
+        loop.call_soon(work, 3_000)
+        loop.call_soon(loop.call_soon, work, 4_000)
+        loop.call_soon(loop.call_soon, loop.call_soon, loop.stop)
+        loop.run_forever()
+    # A loop begins with a wait, and its last turn is not followed by one.
+    assert turns.take().tolist() == [[1_000, 0], [504_000, 3_000], [1_008_000, 4_000]]
+
+
+def test_a_host_shows_the_turns_of_its_loop(valkey: Server) -> None:
+    hosted = Hosted(Target(url=valkey.url), tasks=2)
+    [record] = hosted.host.loops
+    hosted.host.open(quiet)
+    record.take()
+    hosted.host.start(hosted.jobs)
+    wait_until(lambda: hosted.records[1].issued > 10, "a task works")
+    hosted.cut()
+    hosted.host.close()
+    turns = record.take()
+    assert len(turns) > 10
+    ended_ns, busy_ns = turns.T
+    assert (busy_ns >= 0).all()
+    # No turn begins before the one before it has ended.
+    assert (ended_ns[1:] - busy_ns[1:] >= ended_ns[:-1]).all()

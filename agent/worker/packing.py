@@ -1,0 +1,137 @@
+"""The stream of operations of one thread as requests ready for the wire, block by block.
+
+They are the operations that `draw_operations` draws with the same seed, thread and block, for mixes in which none
+depends on a reply. In a cluster each block is split by the nodes that the slots of its requests belong to, after it was
+drawn: so the plan's distribution holds over the whole key space, whoever owns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.worker.columns import Supplies
+from agent.worker.drawing import Block, Drawing, seed_sequence
+from agent.worker.mix import Mix
+from agent.worker.pieces import Buffer
+from agent.worker.requests import Made, Requests
+from common.commands import Placeholder
+from common.histogram import Ints
+
+SLOTS = 16384
+"""Slots of a cluster."""
+
+_BLOCK = 4096
+_BLOCK_BYTES = 512 * 1024
+"""As many operations as are about so many bytes, so that a block stays in the processor's cache."""
+_OTHER_BYTES = 50
+"""About what a request takes beside its values."""
+
+
+@dataclass(slots=True)
+class Packed:
+    """A block of requests. payload: all of them, one behind the other, as RESP arrays of bulk strings. offsets: where
+    each begins in it, and at last its length; count + 1 of them. rows: index into `Mix.names`, shape (count,). sizes:
+    bytes of each request, shape (count,). node: which node of the cluster they belong to; 0 where nothing was split."""
+
+    payload: bytes
+    offsets: list[int]
+    rows: Ints
+    sizes: Ints
+    node: int
+
+
+def draw_packed(mix: Mix, seed: int, thread: int, threads: int = 1, *, block: int | None = None) -> PackedStream:
+    """The requests of thread number `thread` of the `threads` of the fleet, drawn `block` at a time; without it as many
+    as are quick. The mix holds nothing that depends on replies: nothing late, nothing to be verified."""
+    assert not mix.is_late, "expected a mix in which no operation depends on a reply"
+    assert not mix.values.verify, "expected values that are not verified"
+    return PackedStream(mix, seed, thread, threads, block or _block_of(mix))
+
+
+class PackedStream:
+    """The endless stream of one thread's requests."""
+
+    def __init__(self, mix: Mix, seed: int, thread: int, threads: int, block: int) -> None:
+        self._drawing = Drawing(mix, seed, thread, threads)
+        self._count = self._drawing.whole(block)
+        self._batch = mix.batch_of_one_tag or 1
+        self._aside = np.random.default_rng(seed_sequence(seed, thread, 4))
+        self._rows = np.array([command.row for command in mix.commands])
+        self._requests: list[Requests] = []
+        for command in mix.commands:
+            supplies = Supplies(
+                keyspace=command.keyspace,
+                values=mix.values,
+                ttl_s=mix.ttl_s,
+                thread=thread,
+                threads=threads,
+                scripts=mix.scripts,
+            )
+            self._requests.append(Requests(command.template, supplies))
+        self._buffer: Buffer = np.empty(0, dtype=np.uint8)
+
+    def block(self) -> Packed:
+        """The next block."""
+        block, made = self._draw()
+        sizes = _in_order(block, [each.sizes for each in made])
+        ends = np.cumsum(sizes)
+        payload = self._write(block, made, ends, int(ends[-1])).tobytes()
+        return Packed(payload, [0, *ends.tolist()], self._rows[block.picks], sizes, 0)
+
+    def blocks(self, node_of_slot: Ints) -> list[Packed]:
+        """The next block, split by the node that each request belongs to: that of the slot of its first key, or of any
+        slot if it has none. Batches that keep to one slot stay whole. node_of_slot: shape (16384,), -1 where no node is
+        known. Nodes without a request are left out."""
+        block, made = self._draw()
+        sizes = _in_order(block, [each.sizes for each in made])
+        nodes = node_of_slot[self._slots(block, made)]
+        order = np.argsort(nodes, kind="stable")
+        ends = np.empty_like(sizes)
+        ends[order] = np.cumsum(sizes[order])
+        buffer = self._write(block, made, ends, int(ends[order[-1]]))
+        rows, firsts = self._rows[block.picks], np.flatnonzero(np.diff(nodes[order], prepend=-2))
+        found = []
+        for part in np.split(order, firsts[1:]):
+            begin, end = int(ends[part[0]] - sizes[part[0]]), int(ends[part[-1]])
+            offsets = [0, *(ends[part] - begin).tolist()]
+            found.append(Packed(buffer[begin:end].tobytes(), offsets, rows[part], sizes[part], int(nodes[part[0]])))
+        return found
+
+    def _draw(self) -> tuple[Block, list[Made]]:
+        block = self._drawing.block(self._count)
+        return block, [requests.draw(rows) for requests, rows in zip(self._requests, block.rows, strict=True)]
+
+    def _write(self, block: Block, made: list[Made], ends: Ints, size: int) -> Buffer:
+        """All requests where they belong; valid until the next block."""
+        if self._buffer.size < size:
+            self._buffer = np.empty(size + size // 8, dtype=np.uint8)
+        for place, each in zip(block.places, made, strict=True):
+            if place.size:
+                each.write(self._buffer, ends[place])
+        return self._buffer[:size]
+
+    def _slots(self, block: Block, made: list[Made]) -> Ints:
+        """The slot of each request's node; in a batch all have that of the first that has a key."""
+        slots = _in_order(block, [requests.slots(each) for requests, each in zip(self._requests, made, strict=True)])
+        batches = slots.reshape(-1, self._batch)
+        firsts = batches[np.arange(len(batches)), np.argmax(batches >= 0, axis=1)]
+        anywhere = self._aside.integers(0, SLOTS, firsts.size)
+        return np.repeat(np.where(firsts < 0, anywhere, firsts), self._batch)
+
+
+def _in_order(block: Block, each: list[Ints | None]) -> Ints:
+    """What each command has of its operations, in the order of all; -1 for None."""
+    found = np.full(block.picks.size, -1, dtype=np.int64)
+    for place, numbers in zip(block.places, each, strict=True):
+        if numbers is not None:
+            found[place] = numbers
+    return found
+
+
+def _block_of(mix: Mix) -> int:
+    """Operations of a block."""
+    values, weights = mix.values.mean_bytes, np.array([command.weight for command in mix.commands])
+    each = [_OTHER_BYTES + values * command.template.count(Placeholder.DATA) for command in mix.commands]
+    return max(1, min(_BLOCK, int(_BLOCK_BYTES / np.average(each, weights=weights))))

@@ -1,0 +1,143 @@
+"""Pieces of many requests at once, and how they come into one buffer without a Python object for any of them.
+
+A buffer is looked at as overlapping windows of as many bytes as a piece has, one at every place, so that numpy copies
+each piece whole. A number is written right-aligned, with zeros before it: whoever writes a request begins at its end,
+and so overwrites them with what goes before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.worker.resp import decimal_digits
+from common.histogram import Ints
+
+Buffer: TypeAlias = NDArray[np.uint8]
+
+SPOILED = 15
+"""So many bytes before a piece may be spoiled at the most."""
+
+_FOUR = 10_000
+_TEXTS = np.frombuffer(b"".join(b"%04d" % number for number in range(_FOUR)), dtype=np.uint32)
+"""Four digits as four bytes, by number."""
+_DIGITS = decimal_digits(np.arange(_FOUR, dtype=np.int64))
+
+
+class Piece(Protocol):
+    """One piece of each of many requests. lengths: bytes of each, shape (count,), or one for all."""
+
+    @property
+    def lengths(self) -> Ints | int: ...
+
+    def write(self, buffer: Buffer, ends: Ints) -> None:
+        """Each so that it ends there. May spoil what lies before it, within its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same bytes in every request."""
+
+    text: bytes
+
+    @property
+    def lengths(self) -> int:
+        """As `Piece.lengths`."""
+        return len(self.text)
+
+    def write(self, buffer: Buffer, ends: Ints) -> None:
+        """As `Piece.write`."""
+        width = len(self.text)
+        windows(buffer, width)[ends - width] = np.frombuffer(self.text, dtype=_window(width))
+
+
+@dataclass(frozen=True, slots=True)
+class Decimals:
+    """Whole numbers of at most `width` digits. texts: each with zeros before it, shape (count, width / 4)."""
+
+    texts: NDArray[np.uint32]
+    lengths: Ints
+
+    def write(self, buffer: Buffer, ends: Ints) -> None:
+        """As `Piece.write`."""
+        width = 4 * self.texts.shape[1]
+        windows(buffer, width)[ends - width] = self.texts.view(_window(width))[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Parts of a source, which begin at `starts`."""
+
+    source: Buffer
+    starts: Ints
+    lengths: Ints | int
+
+    def write(self, buffer: Buffer, ends: Ints) -> None:
+        """As `Piece.write`."""
+        if isinstance(self.lengths, int):
+            _copy(self.source, self.starts, buffer, ends - self.lengths, self.lengths)
+            return
+        # Sizes of a power of two up to the next: two copies of that power, which overlap, make each.
+        powers = np.frexp(self.lengths)[1] - 1
+        for power in range(max(0, int(powers.min(initial=0))), int(powers.max(initial=-1)) + 1):
+            of_power = np.flatnonzero(powers == power)
+            width = 1 << power
+            starts, last, lengths = self.starts[of_power], ends[of_power] - width, self.lengths[of_power]
+            _copy(self.source, starts, buffer, ends[of_power] - lengths, width)
+            _copy(self.source, starts + lengths - width, buffer, last, width)
+
+
+def texts(each: Iterable[bytes]) -> Cuts:
+    """Any bytes."""
+    made = list(each)
+    lengths = np.fromiter(map(len, made), dtype=np.int64, count=len(made))
+    return Cuts(np.frombuffer(b"".join(made), dtype=np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+
+def decimals(numbers: Ints, least_digits: int, room: int) -> Decimals | Cuts:
+    """Numbers in decimal, with zeros before those of fewer than `least_digits` digits. room: how many bytes there are
+    before each at the least, which may be spoiled."""
+    smallest, largest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    size = next((size for size in (1, 2, 4) if largest < _FOUR**size and least_digits <= 4 * size), None)
+    if size is None or smallest < 0 or 4 * size > room + 1:
+        return texts(map(b"%%0%dd".__mod__(least_digits).__mod__, numbers.tolist()))
+    parts = np.empty((numbers.size, size), dtype=np.uint32)
+    rest = numbers
+    for place in range(size - 1, 0, -1):
+        higher = rest // _FOUR
+        parts[:, place] = _TEXTS[rest - higher * _FOUR]
+        rest = higher
+    parts[:, 0] = _TEXTS[rest]
+    return Decimals(parts, np.maximum(digits_of(numbers, largest), least_digits))
+
+
+def digits_of(numbers: Ints, largest: int) -> Ints:
+    """How many digits each of these numbers from 0 to `largest` has."""
+    return _DIGITS[numbers] if largest < _FOUR else decimal_digits(numbers)
+
+
+def write_pieces(pieces: list[Piece], buffer: Buffer, ends: Ints) -> None:
+    """Pieces of the same requests in order, the last so that it ends there."""
+    for piece in reversed(pieces):
+        piece.write(buffer, ends)
+        ends = ends - piece.lengths
+
+
+def windows(buffer: Buffer, width: int) -> NDArray[Any]:
+    """What lies in a buffer from each place on, `width` bytes of it."""
+    return np.ndarray((buffer.size - width + 1,), _window(width), buffer, strides=(1,))
+
+
+@cache
+def _window(width: int) -> np.dtype[np.void]:
+    return np.dtype((np.void, width))
+
+
+def _copy(source: Buffer, starts: Ints, target: Buffer, places: Ints, width: int) -> None:
+    if width and starts.size:
+        windows(target, width)[places] = windows(source, width)[starts]

@@ -1,0 +1,64 @@
+"""Connections opened beside the loop: what blocks happens on threads of its own, and the loop is told the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from common.lifeline import CutShort, Lifeline
+from common.target import TARGET_ERRORS
+
+T = TypeVar("T")
+
+Call = Callable[[Callable[[], None]], None]
+"""Has the loop call something, from any thread."""
+
+_THREADS = 16
+
+
+class Connector:
+    """Threads that do what blocks. They end with the lifeline, or with what they wait for: no later than its timeout."""
+
+    def __init__(self, lifeline: Lifeline, call: Call) -> None:
+        self._lifeline, self._call = lifeline, call
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire connector")
+        self._is_closed = False
+
+    def do(
+        self,
+        what: Callable[[], T],
+        then: Callable[[T], None],
+        otherwise: Callable[[Exception], None],
+        pause_s: float = 0.0,
+    ) -> None:
+        """Do it on a thread, after a pause; then have the loop call `then` with its result, or `otherwise` with what
+        it raised of TARGET_ERRORS. Once the lifeline is cut, nothing is done, and nobody is called."""
+        if not (self._is_closed or self._lifeline.is_cut):
+            self._executor.submit(self._do, what, then, otherwise, pause_s)
+
+    def _do(
+        self, what: Callable[[], T], then: Callable[[T], None], otherwise: Callable[[Exception], None], pause_s: float
+    ) -> None:
+        try:
+            self._lifeline.wait(pause_s)
+            result = what()
+        except CutShort:
+            return
+        except TARGET_ERRORS as error:
+            failure: Exception = error
+            self._call(lambda: otherwise(failure))
+        except Exception as error:  # noqa: BLE001 - never to be; the loop ends of it, as of an error of its own
+            surprise = error
+            self._call(lambda: _raise(surprise))
+        else:
+            self._call(lambda: then(result))
+
+    def close(self) -> None:
+        """Do nothing more. Idempotent."""
+        self._is_closed = True
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,362 @@
+"""The `wire` driver: a worker keeps all connections of its pool busy, each with a batch at a time.
+
+A connection that is free takes the next turn of the pacer and the next requests of its node. In an open loop, where the
+next turn is not due yet, it rests until it is. What is measured: service time runs from the moment before a batch is
+given to the socket to the moment in which the read returned that completed a reply, so all of a batch that come with
+one read have the same; response time from each operation's own intended send.
+
+There are no retries here but of connects: an operation that was under way on a connection that is lost has failed, and
+so has one whose turn comes when none of its node's connections can be made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.worker.accounting import Worker
+from agent.worker.operations import Operation
+from agent.worker.pacer import NEVER_NS, Turn
+from agent.worker.wire.channel import Channel
+from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
+from agent.worker.wire.routes import Detour, Node, Routes
+from agent.worker.wire.settling import Replies, ends_of, settled, unwrapped
+from agent.worker.wire.source import NOWHERE, Block
+from common.clock import MonotonicNs, monotonic_ns
+from common.target import ConnectionEvents
+from common.target.wire import lost_by, place_of, redirect_of, stale_by, too_late
+
+_MOST_HOPS = 16
+"""As many redirections as redis-py follows of one command."""
+_FOLLOWED = ("MOVED", "ASK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a worker needs beside what is told of every driver's.
+
+    reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something; reopen_later: the
+    same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the bytes of a batch of several tell those
+    of each command. is_watched: the primary is the one that Sentinels name. timeout_ns: how long a reply may take.
+    refresh_after: so many MOVED, 0 for never.
+    """
+
+    replies: Replies
+    events: ConnectionEvents
+    reopen: Callable[[Channel], None]
+    reopen_later: Callable[[Channel], None]
+    refresh: Callable[[], None]
+    is_plain: bool
+    is_fixed: bool
+    is_watched: bool
+    timeout_ns: int
+    refresh_after: int = 0
+
+
+class WireWorker:
+    """The worker of one pool. All of it happens on the loop's thread."""
+
+    def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
+        """worker: its record is a WireRecord."""
+        self._worker, self._routes, self._means, self._now = worker, routes, means, now
+        self._span, self._pacer = worker.span, worker.pacer
+        self._record: WireRecord = worker.record  # type: ignore[assignment]
+        self.add_batch = self._record.add_batch
+        self.is_transaction = worker.transaction
+        self.is_plain = means.is_plain and not worker.transaction
+        self.is_fixed = means.is_fixed
+        self._turns: Iterator[Turn] = worker.pacer.turns()
+        self._batch = worker.batch
+        # Of a load that deals the same turn for ever, there is no need to ask for each.
+        self._steady = None if worker.transaction else worker.pacer.steady
+        self._held: Turn | None = None
+        self._has_begun = self._has_ended = False
+        # Whether a connection had nothing to send because other nodes were behind, and whether that may have changed.
+        self._is_starved = self._is_fed = False
+        self._moves = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has been told to."""
+        return self._has_begun
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that it was to do has come to its end."""
+        return self._has_ended and not any(
+            node.detours or any(channel.block is not None for channel in node.channels) for node in self._routes.nodes
+        )
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it never waits for anything to be due."""
+        return self._steady is not None and not self._routes.is_cluster
+
+    @property
+    def due_ns(self) -> int:
+        """When it wants to be asked to `pump` again, unless a connection does something before."""
+        if self._is_fed:
+            return 0
+        if self._held is None or not any(node.idle for node in self._routes.nodes):
+            return NEVER_NS
+        return min(self._held[-1], self._span.end_ns)
+
+    def begin(self) -> None:
+        """The start has come."""
+        self._has_begun = True
+        self.pump()
+
+    def opened(self, channel: Channel) -> None:
+        """A connection stands."""
+        if self._has_begun:
+            self.issue(channel)
+        else:
+            channel.node.idle.append(channel)
+
+    def issue(self, channel: Channel) -> None:
+        """Have a connection, whose batch is over, send what is due; where nothing is, it rests."""
+        node, turn = channel.node, self._steady
+        if turn is None or node.detours or channel.is_closing:
+            self._issue_next(channel)
+            return
+        # The hot path: a closed loop that ends with the span.
+        begun_ns = self._now()
+        count, feed = self._batch, node.feed
+        begin = feed.at
+        end = begin + count
+        if begun_ns >= self._span.end_ns or end > feed.block.count:
+            self._issue_next(channel)
+            return
+        feed.at = end
+        self._record.issued += count
+        channel.send(feed.block, begin, end, turn, begun_ns)
+
+    def _issue_next(self, channel: Channel) -> None:
+        """The same for any load."""
+        channel.freed()
+        node, record = channel.node, self._record
+        if channel.is_closing:
+            self._part(channel)
+            return
+        if node.detours:
+            self._take_detour(channel, node.detours.popleft())
+            return
+        turn = self._held
+        if turn is None:
+            turn = None if self._has_ended else next(self._turns, None)
+        if turn is None:
+            self._has_ended = True
+            node.idle.append(channel)
+            return
+        self._held = None
+        begun_ns = self._now()
+        if begun_ns >= self._span.end_ns:
+            self._end(turn)
+            node.idle.append(channel)
+            return
+        count, feed = len(turn), node.feed
+        if turn[-1] > begun_ns or not (feed.at + count <= feed.block.count or self._more(node, count)):
+            self._held = turn
+            node.idle.append(channel)
+            return
+        begin = feed.at
+        end = feed.at = begin + count
+        record.issued += count
+        if self.is_transaction:
+            record.transactions += 1
+        channel.send(feed.block, begin, end, turn, self._now())
+        self._is_fed = self._is_starved
+
+    def _more(self, node: Node, count: int) -> bool:
+        has_more = self._routes.more(node, count)
+        self._is_starved = self._is_starved or not has_more
+        return has_more
+
+    def pump(self) -> None:
+        """Have connections that rest send what is due. Where there are several nodes, the one comes first for which most
+        lies ready: so none falls behind."""
+        if not self._has_begun:
+            return
+        self._is_fed = self._is_starved = False
+        for node in sorted(self._routes.nodes, key=lambda node: -node.feed.backlog):
+            while node.idle:
+                channel = node.idle.pop()
+                self.issue(channel)
+                if node.idle and node.idle[-1] is channel:
+                    break
+
+    def _end(self, turn: Turn) -> None:
+        """The end of the span has come, before these could be sent."""
+        self._has_ended, self._held = True, None
+        self._record.unsent += self._pacer.unsent(turn)
+
+    def check(self, now_ns: int) -> None:
+        """To be called some twenty times a second: notices the end of the span, and replies that never come."""
+        if self._has_begun and not self._has_ended and now_ns >= self._span.end_ns:
+            self._end(self._held or ())
+        for node in self._routes.nodes:
+            for channel in node.channels:
+                if channel.block is not None and now_ns - channel.heard_ns > self._means.timeout_ns:
+                    self.lost(channel, too_late())
+                elif channel.is_closing and channel.is_free:
+                    node.idle.remove(channel)
+                    self._part(channel)
+
+    # What becomes of connections.
+
+    def lost(self, channel: Channel, error: Exception) -> None:
+        """A connection is lost, and what was under way on it has failed."""
+        channel.left()
+        channel.link.lose(error)
+        if channel in channel.node.idle:
+            channel.node.idle.remove(channel)
+        if (block := channel.block) is not None:
+            operations = block.operations_of(channel.begin, channel.end)
+            self._failed(block, channel.turn, operations, error, channel.begun_ns)
+            channel.freed()
+        self._open_again(channel, self._means.reopen)
+
+    def _part(self, channel: Channel) -> None:
+        """A connection is to be closed, which is free: for good where its node is gone, else to be made anew."""
+        channel.left()
+        channel.link.close()
+        self._open_again(channel, self._means.reopen)
+
+    def _open_again(self, channel: Channel, reopen: Callable[[Channel], None]) -> None:
+        channel.is_closing = False
+        if channel.node.is_gone:
+            channel.node.channels.remove(channel)
+        else:
+            reopen(channel)
+
+    def refused(self, channel: Channel, error: Exception, began_ns: int) -> None:
+        """A connection could not be made, with all retries that the plan has. As long as its node has no other one, that
+        is the end of an operation, as it would be of a call of redis-py's client."""
+        node = channel.node
+        if self._worker.lifeline.is_cut:
+            return
+        if self._routes.is_cluster:
+            self._means.refresh()
+        if self._has_begun and not self._has_ended and not node.is_up:
+            self._fail_next(node, error, began_ns)
+        self._open_again(channel, self._means.reopen_later)
+
+    def _fail_next(self, node: Node, error: Exception, began_ns: int) -> None:
+        now_ns = self._now()
+        turn = self._held or next(self._turns, None)
+        self._held = None
+        if turn is None:
+            self._has_ended = True
+        elif turn[-1] > now_ns:
+            self._held = turn
+        elif now_ns >= self._span.end_ns:
+            self._end(turn)
+        elif not self._routes.more(node, len(turn)):
+            self._held = turn
+        else:
+            feed = node.feed
+            begin = feed.at
+            feed.at += len(turn)
+            self._record.issued += len(turn)
+            self._record.transactions += self.is_transaction
+            operations = feed.block.operations_of(begin, feed.at)
+            self._failed(feed.block, turn, operations, error, max(began_ns, turn[-1]))
+
+    def _failed(
+        self, block: Block, turn: Turn, operations: Sequence[Operation], error: Exception, begun_ns: int
+    ) -> None:
+        now_ns = self._now()
+        told = [(due_ns, each, error, now_ns) for due_ns, each in zip(turn, operations, strict=True)]
+        self._record.add(settled(self._worker, self._means.replies, told, begun_ns, None, executed=False))
+        self._leave(block, len(turn))
+
+    # What becomes of replies.
+
+    def settle(self, channel: Channel, block: Block, replies: Any, got_bytes: int, ended_ns: int) -> None:
+        """Look at each reply of a batch, and set the connection free."""
+        count, turn, errors, marks = channel.end - channel.begin, channel.turn, channel.errors, channel.marks
+        if count + channel.skip + 2 * self.is_transaction == 1:
+            replies = [replies]
+        replies = replies[channel.skip :]
+        executed = False
+        if self.is_transaction:
+            replies, executed = unwrapped(replies)
+        operations = block.operations_of(channel.begin, channel.end)
+        ends = [ended_ns] * count
+        if marks and not self.is_transaction:
+            sizes = [self._means.replies.size(each[0], reply) for each, reply in zip(operations, replies, strict=True)]
+            ends = ends_of(sizes, marks, ended_ns)
+        is_alone = count == 1 and not (self.is_transaction or channel.skip or channel.is_pushed_to)
+        told = list(zip(turn, operations, replies, ends, strict=True))
+        if errors and self._routes.is_cluster:
+            told = self._redirected(channel, block, told)
+        if told:
+            alone_bytes = got_bytes if is_alone else None
+            self._record.add(
+                settled(self._worker, self._means.replies, told, channel.begun_ns, alone_bytes, executed=executed)
+            )
+            self._leave(block, len(told))
+        channel.freed()
+        if self._means.is_watched and any(stale_by(error) for error in errors):
+            # As redis-py does, so that Sentinels are asked again: what it leads to is no primary any more.
+            self.lost(channel, lost_by(ConnectionError("the server has become a replica")))
+
+    def _leave(self, block: Block, count: int) -> None:
+        """Operations of a block have rows of their own."""
+        if block.place != NOWHERE:
+            self.add_batch(pack_batch(0, 0, block.place, count, TOLD_APART, 0))
+
+    def _redirected(self, channel: Channel, block: Block, told: list[Any]) -> list[Any]:
+        """Send on what a node of a cluster would not do. Returns what came to its end."""
+        kinds = [redirect_of(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in told]
+        for kind in kinds[: 1 if self.is_transaction else len(kinds)]:
+            if kind is not None:
+                self._means.events.redirected(self._now(), kind)
+        if channel.hops >= _MOST_HOPS or self._worker.lifeline.is_cut:
+            return told
+        if self.is_transaction:
+            if kinds[0] not in _FOLLOWED:
+                return told
+            self._send_on(channel, block, channel.begin, channel.end, channel.turn, told[0][2])
+            return []
+        for index, (kind, (due_ns, _, reply, _)) in enumerate(zip(kinds, told, strict=True)):
+            if kind in _FOLLOWED:
+                begin = channel.begin + index
+                self._send_on(channel, block, begin, begin + 1, (due_ns,), reply)
+        return [each for kind, each in zip(kinds, told, strict=True) if kind not in _FOLLOWED]
+
+    def _send_on(self, channel: Channel, block: Block, begin: int, end: int, turn: Turn, error: Any) -> None:
+        slot, name = place_of(error)
+        is_asking = redirect_of(error) == "ASK"
+        node = self._routes.node(name)
+        node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
+        if not is_asking:
+            self._routes.moved(slot, name)
+            self._moves += 1
+            if self._means.refresh_after and self._moves % self._means.refresh_after == 0:
+                self._means.refresh()
+        if node.idle:
+            self.issue(node.idle.pop())
+
+    def _take_detour(self, channel: Channel, detour: Detour) -> None:
+        channel.hops, channel.skip = detour.hops, int(detour.asking)
+        if self.is_transaction:
+            self._record.transactions += 1
+        channel.send(detour.block, detour.begin, detour.end, detour.turn, detour.begun_ns)
+        # Its own replies have to be told from what comes before them.
+        channel.is_simple = False
+
+    def found(self, slots: Sequence[str]) -> None:
+        """The topology was read anew."""
+        if self._routes.update(slots):
+            self._means.events.topology_refreshed(self._now())
+        self._reroute()
+        self.pump()
+
+    def _reroute(self) -> None:
+        """What was sent on to a node that is gone goes to whichever node there is: it will say where to."""
+        homes = [node for node in self._routes.nodes if not node.is_gone]
+        for node in self._routes.nodes:
+            while node.is_gone and node.detours and homes:
+                homes[0].detours.append(node.detours.popleft())

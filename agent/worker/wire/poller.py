@@ -1,0 +1,106 @@
+"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference."""
+
+from __future__ import annotations
+
+import select
+import sys
+from typing import Any, Protocol
+
+READ, WRITE = 1, 4
+"""What a file is ready for, as epoll has it; several as one sum. Whatever else is set means that reading tells more."""
+
+_SELECTABLE = 1024
+"""File descriptors below it can be given to select(2)."""
+_AT_ONCE = 256
+_NS_PER_S = 1e9
+
+
+class Poller(Protocol):
+    """Files to be read, and some of them to be written. For one thread."""
+
+    def add(self, fd: int) -> None:
+        """Watch this file for reading."""
+
+    def watch_write(self, fd: int, wanted: bool) -> None:
+        """Whether to watch it for writing as well."""
+
+    def remove(self, fd: int) -> None:
+        """Watch it no more; before it is closed."""
+
+    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
+        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as far
+        as the system can; else a millisecond more or less does not matter."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class EpollPoller:
+    """By epoll."""
+
+    def __init__(self) -> None:
+        self._epoll: Any = select.epoll()
+        self._is_selectable = self._epoll.fileno() < _SELECTABLE
+        self._poll = self._epoll.poll
+
+    def add(self, fd: int) -> None:
+        self._epoll.register(fd, READ)
+
+    def watch_write(self, fd: int, wanted: bool) -> None:
+        self._epoll.modify(fd, READ | WRITE if wanted else READ)
+
+    def remove(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+
+    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
+        if timeout_ns <= 0 or (is_fine and self._is_selectable):
+            ready: list[tuple[int, int]] = self._poll(0, _AT_ONCE)
+            if ready or timeout_ns <= 0:
+                return ready
+            # epoll rounds up to whole milliseconds; but an epoll can be waited for as any file.
+            select.select((self._epoll,), (), (), timeout_ns / _NS_PER_S)
+            timeout_ns = 0
+        return self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class KqueuePoller:
+    """By kqueue."""
+
+    def __init__(self) -> None:
+        self._queue: Any = select.kqueue()  # type: ignore[attr-defined]
+        self._writes: set[int] = set()
+
+    def add(self, fd: int) -> None:
+        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD)  # type: ignore[attr-defined]
+
+    def watch_write(self, fd: int, wanted: bool) -> None:
+        if wanted is (fd in self._writes):
+            return
+        (self._writes.add if wanted else self._writes.discard)(fd)
+        flag = select.KQ_EV_ADD if wanted else select.KQ_EV_DELETE  # type: ignore[attr-defined]
+        self._change(fd, select.KQ_FILTER_WRITE, flag)  # type: ignore[attr-defined]
+
+    def remove(self, fd: int) -> None:
+        self.watch_write(fd, False)
+        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_DELETE)  # type: ignore[attr-defined]
+
+    def _change(self, fd: int, which: int, flag: int) -> None:
+        self._queue.control([select.kevent(fd, which, flag)], 0)  # type: ignore[attr-defined]
+
+    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:  # noqa: ARG002 - it always is
+        found: dict[int, int] = {}
+        for event in self._queue.control(None, _AT_ONCE, max(0.0, timeout_ns / _NS_PER_S)):
+            kind = WRITE if event.filter == select.KQ_FILTER_WRITE else READ  # type: ignore[attr-defined]
+            found[event.ident] = found.get(event.ident, 0) | kind
+        return list(found.items())
+
+    def close(self) -> None:
+        self._queue.close()
+
+
+def open_poller() -> Poller:
+    """That of this system. Close it."""
+    return EpollPoller() if sys.platform == "linux" else KqueuePoller()

@@ -1,0 +1,175 @@
+"""Where requests come from: blocks that were drawn and packed ahead, or operations made one by one as replies allow.
+
+A block is requests in their order, packed one behind the other, so that any batch of them is one slice. A node's next
+requests lie in its current block, from `at` on; where that holds too few for a batch, what is left of it and the next
+one become one block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Protocol
+
+import hiredis
+import numpy as np
+
+from agent.worker.operations import Operation
+from agent.worker.packing import Packed, PackedStream
+from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
+from common.histogram import Ints
+
+_pack: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+NOWHERE = -1
+"""The place of a block that no record knows."""
+
+
+class Block:
+    """Requests, ready to be sent. place: of the first one in the record. operations: what they are, for those whose
+    replies have to be looked at one by one; None where their bytes are enough."""
+
+    __slots__ = ("count", "offsets", "operations", "payload", "place", "rows", "sizes")
+
+    def __init__(
+        self, payload: bytes, offsets: list[int], rows: Ints, sizes: Ints, operations: Sequence[Operation] | None = None
+    ) -> None:
+        self.payload = payload
+        self.offsets = offsets
+        self.rows, self.sizes = rows, sizes
+        self.operations = operations
+        self.count = len(offsets) - 1
+        self.place = NOWHERE
+
+    def operations_of(self, begin: int, end: int) -> Sequence[Operation]:
+        """Those of begin..end, without arguments where nobody needs them."""
+        if self.operations is not None:
+            return self.operations[begin:end]
+        rows, sizes = self.rows[begin:end].tolist(), self.sizes[begin:end].tolist()
+        return [(row, (), size, None) for row, size in zip(rows, sizes, strict=True)]
+
+
+NO_REQUESTS = Block(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+class Feed:
+    """The next requests of one node: those of `block` from `at` on, then those of the queue."""
+
+    __slots__ = ("at", "block", "queue", "queued")
+
+    def __init__(self) -> None:
+        self.block, self.at = NO_REQUESTS, 0
+        self.queue: deque[Block] = deque()
+        self.queued = 0
+
+    @property
+    def backlog(self) -> int:
+        """How many requests it has."""
+        return self.block.count - self.at + self.queued
+
+    def append(self, block: Block) -> None:
+        """More of them."""
+        self.queue.append(block)
+        self.queued += block.count
+
+    def advance(self, count: int, record: WireRecord) -> bool:
+        """Have so many lie in `block` from `at` on. Returns whether there are so many."""
+        while self.block.count - self.at < count:
+            if not self.queue:
+                return False
+            following = self.queue.popleft()
+            self.queued -= following.count
+            left = self.block.count - self.at
+            if left:
+                following = _joined(self.block, self.at, following)
+            self._leave(record)
+            if following.operations is None:
+                following.place = record.begin_block(following.rows, following.sizes)
+            self.block, self.at = following, 0
+        return True
+
+    def clear(self, record: WireRecord) -> None:
+        """Forget all of them."""
+        self._leave(record)
+        self.block, self.at = NO_REQUESTS, 0
+        self.queue.clear()
+        self.queued = 0
+
+    def _leave(self, record: WireRecord) -> None:
+        left = self.block.count - self.at
+        if left and self.block.place != NOWHERE:
+            record.add_batch(pack_batch(0, 0, self.block.place + self.at, left, TOLD_APART, 0))
+
+
+def _joined(block: Block, at: int, following: Block) -> Block:
+    begin = block.offsets[at]
+    payload = b"".join((block.payload[begin:], following.payload))
+    shift = len(block.payload) - begin
+    offsets = [offset - begin for offset in block.offsets[at:-1]] + [offset + shift for offset in following.offsets]
+    operations = None
+    if block.operations is not None and following.operations is not None:
+        operations = [*block.operations[at:], *following.operations]
+    rows = np.concatenate([block.rows[at:], following.rows])
+    return Block(payload, offsets, rows, np.concatenate([block.sizes[at:], following.sizes]), operations)
+
+
+class Source(Protocol):
+    """All requests of one worker."""
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, Block]]:
+        """(number of the node, block): the next requests, at least `count` of them over all nodes. nodes: of each slot
+        the number of the node that has it, below 0 for none; None where there is one node, number 0. What nobody can
+        be asked is left out."""
+
+
+class BlockSource:
+    """Requests that depend on no reply."""
+
+    def __init__(self, stream: PackedStream) -> None:
+        self._stream = stream
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, Block]]:
+        """See `Source`."""
+        drawn = 0
+        while drawn < count:
+            each: list[Packed] = [self._stream.block()] if nodes is None else self._stream.blocks(nodes)
+            for packed in each:
+                drawn += len(packed.rows)
+                if packed.node >= 0:
+                    yield packed.node, Block(packed.payload, packed.offsets, packed.rows, packed.sizes)
+
+
+class SlotOf(Protocol):
+    """The slot that a command's keys lie in."""
+
+    def __call__(self, arguments: Sequence[str | bytes], /) -> int: ...
+
+
+class OperationSource:
+    """Requests that follow from replies, or lead to something: made when they are about to be issued."""
+
+    def __init__(self, operations: Iterator[Operation], slot_of: SlotOf, batch: int) -> None:
+        """batch: operations that have to stay together; 1 where each goes by itself."""
+        self._operations, self._slot_of, self._batch = operations, slot_of, batch
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, Block]]:
+        """See `Source`."""
+        if nodes is None:
+            yield 0, packed_block(list(islice(self._operations, count)))
+            return
+        for _ in range(0, count, self._batch):
+            operations = list(islice(self._operations, self._batch))
+            node = int(nodes[self._slot_of(operations[0][1])])
+            if node >= 0:
+                yield node, packed_block(operations)
+
+
+def packed_block(operations: Sequence[Operation]) -> Block:
+    """These operations, packed."""
+    requests = [_pack(arguments) for _, arguments, _, _ in operations]
+    offsets = [0]
+    for request in requests:
+        offsets.append(offsets[-1] + len(request))
+    rows = np.array([row for row, _, _, _ in operations], dtype=np.int64)
+    return Block(b"".join(requests), offsets, rows, np.diff(np.array(offsets)), operations)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.loop_watch import LoopRecord, pack_turn
+from agent.worker.self_watch import SelfWatch
+from common.metrics import GeneratorMetrics
+from common.plan.schema import Load
+from common.plan.timeline import Timeline, timeline
+from common.units import NS_PER_S, Seconds
+from tests.support.stages import stage
+
+T0 = 10**15
+MS = 1_000_000
+PLAIN = timeline(Load(duration_s=Seconds(3600)))
+STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
+
+
+class Watched:
+    """A process of which a test says what it used until when."""
+
+    def __init__(self, loops: int = 1, line: Timeline = PLAIN) -> None:
+        self.loops = [LoopRecord() for _ in range(loops)]
+        self.now_ns = self.cpu_ns = 0
+        self.line = line
+        self.watch = SelfWatch([*self.loops, *self.loops], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
+
+    def used(self, at_ns: int, cpu_ns: int) -> None:
+        self.now_ns, self.cpu_ns = T0 + at_ns, cpu_ns
+        self.watch.look()
+
+    def turn(self, ended_ns: int, busy_ns: int, loop: int = 0) -> None:
+        self.loops[loop].add(pack_turn(T0 + ended_ns, busy_ns))
+
+    def through(self, last: int) -> list[GeneratorMetrics]:
+        self.watch.gather()
+        places = [(second, leg) for second in range(last + 1) for leg in self.line.in_second(second)]
+        return [self.watch.release(place, late=False) for place in places]
+
+
+def test_what_was_used_at_a_border_lies_on_the_line_between_two_readings() -> None:
+    process = Watched()
+    process.used(-100 * MS, 7_000)
+    process.used(100 * MS, 9_000)
+    process.used(980 * MS, 500_000)
+    process.used(1020 * MS, 540_000)
+    process.used(2000 * MS, 600_000)
+    assert [one.cpu_ns for one in process.through(1)] == [520_000 - 8_000, 80_000]
+
+
+def test_a_process_that_used_nothing_has_zeros_and_one_without_a_reading_too() -> None:
+    nothing = GeneratorMetrics(watched_ns=NS_PER_S)
+    assert Watched().through(1) == [nothing, nothing]
+    process = Watched()
+    process.used(3 * NS_PER_S, 5)
+    assert process.through(1) == [nothing, nothing]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 400 * MS), st.integers(0, 400 * MS)), min_size=1, max_size=40),
+    st.sampled_from([PLAIN, STAGED]),
+    st.integers(1, 4),
+)
+def test_all_that_was_used_is_told_once_however_often_it_was_read(
+    readings: list[tuple[int, int]], line: Timeline, steps: int
+) -> None:
+    process = Watched(line=line)
+    process.used(0, 0)
+    told = at_ns = used_ns = 0
+    place = (0, 0)
+    for number, (later_ns, more_ns) in enumerate(readings):
+        at_ns, used_ns = at_ns + later_ns, used_ns + more_ns
+        process.used(at_ns, used_ns)
+        while number % steps == 0 and (place[0] + 1) * NS_PER_S <= at_ns:
+            for leg in line.in_second(place[0]):
+                told += process.watch.release((place[0], leg), late=False).cpu_ns
+            place = (place[0] + 1, 0)
+    assert told + process.watch.rest() == used_ns
+
+
+def test_what_is_used_after_the_load_is_the_rest_and_no_share_of_a_core() -> None:
+    process = Watched()
+    process.used(0, 0)
+    process.used(800 * MS, 400 * MS)
+    process.used(900 * MS, 500 * MS)
+    found = process.watch.release((0, 0), late=False, end_ns=800 * MS)
+    assert (found.cpu_ns, found.watched_ns, found.core_share_max) == (400 * MS, 800 * MS, 0.5)
+    assert process.watch.rest() == 100 * MS
+
+
+def test_a_moment_is_too_short_for_a_largest_share() -> None:
+    process = Watched()
+    process.used(0, 0)
+    process.used(10 * MS, 10 * MS)
+    found = process.watch.release((0, 0), late=False, end_ns=10 * MS)
+    assert (found.busiest_cpu_ns, found.watched_ns, found.core_share_max) == (10 * MS, 10 * MS, 0.0)
+
+
+def test_the_busiest_loop_counts_and_the_turns_of_all_are_lag() -> None:
+    process = Watched(loops=2)
+    for at_ns, busy_ns, loop in ((10, 3, 0), (20, 4, 0), (30, 5, 1), (NS_PER_S, 9, 1), (NS_PER_S + 1, 2, 0)):
+        process.turn(at_ns, busy_ns, loop)
+    first, second = process.through(1)
+    assert (first.busiest_loop_ns, first.loop_lag.count, first.loop_lag.total) == (7, 3, 12)
+    assert (second.busiest_loop_ns, second.loop_lag.maximum) == (9, 9)
+
+
+@pytest.mark.parametrize(("ended_ns", "busy_ns", "told"), [(-5, 3, []), (0, 3, []), (5, 3, [3]), (5, 8, [5])])
+def test_a_turn_counts_from_the_start_instant_on(ended_ns: int, busy_ns: int, told: list[int]) -> None:
+    process = Watched()
+    process.turn(ended_ns, busy_ns)
+    [found] = process.through(0)
+    assert (found.loop_lag.count, found.loop_lag.total) == (len(told), sum(told))
+
+
+def test_turns_are_of_the_stage_in_which_they_ended() -> None:
+    process = Watched(line=STAGED)
+    process.turn(1499 * MS, 1)
+    process.turn(1501 * MS, 2)
+    process.turn(9000 * MS, 4)
+    assert [one.busiest_loop_ns for one in process.through(9)][:4] == [0, 1, 2, 0]
+    assert process.watch.places() == set()
+
+
+def test_what_comes_late_brings_its_turns_and_no_time() -> None:
+    process = Watched()
+    process.through(0)
+    process.turn(5, 3)
+    process.watch.gather()
+    assert process.watch.places() == {(0, 0)}
+    found = process.watch.release((0, 0), late=True)
+    assert found == GeneratorMetrics(busiest_loop_ns=3, loop_lag=found.loop_lag)
+    assert found.loop_lag.count == 1
