@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from agent.worker.resp import decimal_digits
+from agent.worker.slots import NumberSlots, hashed
 from common.histogram import Ints
 from common.target import slot_of
 
@@ -25,6 +26,7 @@ class Keyspace:
         self.prefix = encoded = prefix.encode()
         escaped = encoded.replace(b"%", b"%%")
         self._form = escaped + (b"{%d}:%d" if per_hash_tag else b"%d")
+        self._slots: NumberSlots | None = None
         self._fixed_bytes = len(encoded) + (3 if per_hash_tag else 0)
 
     def texts(self, numbers: Ints) -> Iterator[bytes]:
@@ -41,7 +43,18 @@ class Keyspace:
 
     def slots(self, numbers: Ints) -> Ints:
         """The slots of a cluster that the keys of these numbers are in."""
-        return np.fromiter(map(slot_of, self.texts(numbers)), dtype=np.int64, count=numbers.size)
+        # Digits are no braces, so what counts of this key counts of all; their numbers are 0 of one digit here.
+        sample = next(self.texts(np.zeros(1, dtype=np.int64)))
+        part = hashed(sample)
+        if part.stop <= len(self.prefix):
+            return np.full(numbers.size, slot_of(sample))
+        text = sample[part]
+        if self.per_hash_tag and part.stop == len(sample):
+            # All of a key with two numbers, which only odd prefixes bring about.
+            return np.fromiter(map(slot_of, self.texts(numbers)), dtype=np.int64, count=numbers.size)
+        if self._slots is None:
+            self._slots = NumberSlots(text[:-1])
+        return self._slots.of(numbers // self.per_hash_tag if self.per_hash_tag else numbers)
 
     def number(self, key: bytes) -> int:
         """The number of a key with a hash tag."""

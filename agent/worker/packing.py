@@ -16,11 +16,9 @@ from agent.worker.drawing import Block, Drawing, seed_sequence
 from agent.worker.mix import Mix
 from agent.worker.pieces import Buffer
 from agent.worker.requests import Made, Requests
+from agent.worker.slots import SLOTS
 from common.commands import Placeholder
 from common.histogram import Ints
-
-SLOTS = 16384
-"""Slots of a cluster."""
 
 _BLOCK = 4096
 _BLOCK_BYTES = 512 * 1024

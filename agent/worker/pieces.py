@@ -15,18 +15,15 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.resp import decimal_digits
+from agent.worker.digits import FOUR, digits_of, fours_of, texts_of
 from common.histogram import Ints
 
 Buffer: TypeAlias = NDArray[np.uint8]
 
+NARROW = 8
+"""Bytes of decimals, unless one has more digits; then twice as many."""
 SPOILED = 15
 """So many bytes before a piece may be spoiled at the most."""
-
-_FOUR = 10_000
-_TEXTS = np.frombuffer(b"".join(b"%04d" % number for number in range(_FOUR)), dtype=np.uint32)
-"""Four digits as four bytes, by number."""
-_DIGITS = decimal_digits(np.arange(_FOUR, dtype=np.int64))
 
 
 class Piece(Protocol):
@@ -53,20 +50,22 @@ class Constant:
     def write(self, buffer: Buffer, ends: Ints) -> None:
         """As `Piece.write`."""
         width = len(self.text)
-        windows(buffer, width)[ends - width] = np.frombuffer(self.text, dtype=_window(width))
+        if not width:
+            return
+        windows(buffer, width)[ends - width] = np.frombuffer(self.text, dtype=window(width))
 
 
 @dataclass(frozen=True, slots=True)
 class Decimals:
-    """Whole numbers of at most `width` digits. texts: each with zeros before it, shape (count, width / 4)."""
+    """Whole numbers. texts: each with zeros before it, in as many bytes as the second axis has."""
 
-    texts: NDArray[np.uint32]
+    texts: Buffer
     lengths: Ints
 
     def write(self, buffer: Buffer, ends: Ints) -> None:
         """As `Piece.write`."""
-        width = 4 * self.texts.shape[1]
-        windows(buffer, width)[ends - width] = self.texts.view(_window(width))[:, 0]
+        width = self.texts.shape[1]
+        windows(buffer, width)[ends - width] = self.texts.view(window(width))[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +102,25 @@ def decimals(numbers: Ints, least_digits: int, room: int) -> Decimals | Cuts:
     """Numbers in decimal, with zeros before those of fewer than `least_digits` digits. room: how many bytes there are
     before each at the least, which may be spoiled."""
     smallest, largest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
-    size = next((size for size in (1, 2, 4) if largest < _FOUR**size and least_digits <= 4 * size), None)
-    if size is None or smallest < 0 or 4 * size > room + 1:
+    width = NARROW if largest < FOUR**2 and least_digits <= NARROW else 2 * NARROW
+    if smallest < 0 or largest >= FOUR**4 or least_digits > width or width > room + 1:
         return texts(map(b"%%0%dd".__mod__(least_digits).__mod__, numbers.tolist()))
-    parts = np.empty((numbers.size, size), dtype=np.uint32)
-    rest = numbers
-    for place in range(size - 1, 0, -1):
-        higher = rest // _FOUR
-        parts[:, place] = _TEXTS[rest - higher * _FOUR]
-        rest = higher
-    parts[:, 0] = _TEXTS[rest]
-    return Decimals(parts, np.maximum(digits_of(numbers, largest), least_digits))
+    fours = fours_of(numbers, width // 4)
+    digits = digits_of(fours)
+    return Decimals(texts_of(fours), np.maximum(digits, least_digits) if least_digits > 1 else digits)
 
 
-def digits_of(numbers: Ints, largest: int) -> Ints:
-    """How many digits each of these numbers from 0 to `largest` has."""
-    return _DIGITS[numbers] if largest < _FOUR else decimal_digits(numbers)
+def lengths_of(pieces: list[Piece], count: int) -> Ints:
+    """How long what these pieces make of each of `count` requests is."""
+    constant_bytes, lengths = 0, np.zeros(count, dtype=np.int64)
+    for piece in pieces:
+        each = piece.lengths
+        if isinstance(each, int):
+            constant_bytes += each
+        else:
+            lengths += each
+    lengths += constant_bytes
+    return lengths
 
 
 def write_pieces(pieces: list[Piece], buffer: Buffer, ends: Ints) -> None:
@@ -130,11 +132,12 @@ def write_pieces(pieces: list[Piece], buffer: Buffer, ends: Ints) -> None:
 
 def windows(buffer: Buffer, width: int) -> NDArray[Any]:
     """What lies in a buffer from each place on, `width` bytes of it."""
-    return np.ndarray((buffer.size - width + 1,), _window(width), buffer, strides=(1,))
+    return np.ndarray((buffer.size - width + 1,), window(width), buffer, strides=(1,))
 
 
 @cache
-def _window(width: int) -> np.dtype[np.void]:
+def window(width: int) -> np.dtype[np.void]:
+    """The type of so many bytes."""
     return np.dtype((np.void, width))
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.worker.keyspace import Keyspace
 from common.commands import key_text
+from common.target import slot_of
 
 
 @given(
@@ -21,6 +22,24 @@ def test_keys_are_those_that_everybody_else_reckons_with(prefix: str, numbers: l
     assert keyspace.lengths(drawn).tolist() == [len(text) for text in texts]
     if tag:
         assert [keyspace.tag(text) for text in texts] == [number // tag for number in numbers]
+
+
+@given(
+    prefix=st.one_of(
+        st.text(st.characters(exclude_categories=("Cs",)), max_size=8),
+        st.text("{}a", max_size=5),
+        st.sampled_from(["{tag}", "{}", "a{", "}{x}{y}", "{é}%d", "stampede:"]),
+    ),
+    numbers=st.lists(st.one_of(st.integers(0, 2**60), st.integers(0, 20_000)), max_size=20),
+    more=st.lists(st.sampled_from([0, 1, 9, 10, 9999, 10_000, 10**8 - 1, 10**8, 10**12, 10**16, 2**60]), max_size=3),
+    tag=st.sampled_from([0, 0, 1, 7, 1000]),
+)
+@settings(deadline=None)
+def test_slots_are_those_of_a_cluster(prefix: str, numbers: list[int], more: list[int], tag: int) -> None:
+    keyspace = Keyspace(prefix, 0, 2**60, tag)
+    drawn = np.array(numbers + more, dtype=np.int64)
+    for part in (drawn, drawn[drawn < 10_000], drawn[drawn < 10**8]):
+        assert keyspace.slots(part).tolist() == [slot_of(text) for text in keyspace.texts(part)]
 
 
 @given(tag=st.integers(1, 50), low=st.integers(0, 99), size=st.integers(1, 100), count=st.integers(1, 8))

@@ -11,7 +11,8 @@ from redis.connection import HiredisRespSerializer
 
 from agent.worker.mix import Mix
 from agent.worker.operations import draw_operations
-from agent.worker.packing import SLOTS, Packed, draw_packed
+from agent.worker.packing import Packed, draw_packed
+from agent.worker.slots import SLOTS
 from common.plain import from_plain
 from common.plan.schema import Workload
 from common.target import slot_of
