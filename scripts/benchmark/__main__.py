@@ -23,8 +23,8 @@ method:
   operations a second.
 
   Generators are pinned to one core and the server to another where there are two; not so for two worker processes
-  against one. Operations are those that the server counted; whoever has a count of its own must agree with it, ours to
-  the last operation, memtier_benchmark and Locust but for what was under way at their end, or the benchmark fails.
+  against one. Operations are those that the server counted; ours and the bare loops must have counted the same, to the
+  last one, and Locust but for what was under way at its end, or the benchmark fails.
 
   client driver            a worker process as an agent runs it, with all metrics on: checkout from a client instance
                            pool, call, return; latency, bytes, waits and errors of every operation recorded; binned,
