@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from statistics import median
 
 import psutil
 
@@ -23,12 +24,12 @@ _SHOWN = 10
 
 
 def growth(sizes: Sequence[int]) -> float:
-    """By which part memory grew from the second tenth of the time, when all is warm, to the last; each by its largest
-    size. Raises ValueError for fewer than ten sizes."""
+    """By which part memory grew from the second tenth of the time, when all is warm, to the last; each by its
+    median, as a second's metrics are held for a moment. Raises ValueError for fewer than ten sizes."""
     if len(sizes) < 10:
         raise ValueError(f"expected at least 10 sizes, got {len(sizes)}")
     tenth = len(sizes) // 10
-    return max(sizes[-tenth:]) / max(sizes[tenth : 2 * tenth]) - 1
+    return median(sizes[-tenth:]) / median(sizes[tenth : 2 * tenth]) - 1
 
 
 def memory_section(ground: Ground) -> Findings:
