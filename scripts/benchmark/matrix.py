@@ -15,7 +15,7 @@ from scripts.benchmark.figures import even
 from scripts.benchmark.ground import Findings, Ground, fill
 from scripts.benchmark.referees import Referee
 from scripts.benchmark.responders import null_responder
-from scripts.benchmark.rivals import RIVALS, rival
+from scripts.benchmark.rivals import RIVALS, release, rival
 from scripts.benchmark.table import Measured, matrix_judged, matrix_lines
 from scripts.benchmark.turns import Player, play
 from scripts.benchmark.workers import workers
@@ -76,7 +76,12 @@ def rivals_section(ground: Ground) -> Findings:
     options = ground.options
     missing = absent(options.contenders)
     names = [name for name in options.contenders if name not in missing]
-    measured, notes = [], [f"{name} is absent: {problem}" for name, problem in missing.items()]
+    releases = {name: release(parts(name)[0]) for name in names if parts(name)}
+    notes = [
+        *(f"{name}: {told}" for name, told in releases.items()),
+        *(f"{name} is absent: {problem}" for name, problem in missing.items()),
+    ]
+    measured = []
     for value_bytes in options.data_sizes:
         keys = keys_that_fit(options.keys, value_bytes, psutil.virtual_memory().available)
         if keys < options.keys:
@@ -94,8 +99,8 @@ def rivals_section(ground: Ground) -> Findings:
                 measured.append(measure(names, cell, enter, options.rounds))
     fill(ground.target, 1, 1)
     return Findings(
-        [*notes, *matrix_lines(measured)],
-        {"absent": missing, "cells": [one.document() for one in measured]},
+        [*notes, *matrix_lines(measured, psutil.cpu_count() or 1)],
+        {"absent": missing, "releases": releases, "cells": [one.document() for one in measured]},
         matrix_judged(measured),
     )
 
@@ -118,4 +123,4 @@ def ceiling_section(ground: Ground) -> Findings:
     note = (
         "against a null responder; where its CPU is near 100%, it was the limit and the generator's ceiling is higher"
     )
-    return Findings([note, *matrix_lines(measured)], [one.document() for one in measured])
+    return Findings([note, *matrix_lines(measured, psutil.cpu_count() or 1)], [one.document() for one in measured])

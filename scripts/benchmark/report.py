@@ -138,7 +138,12 @@ def comparison_lines(comparisons: Sequence[Comparison], cores: int) -> Iterator[
     for comparison in comparisons:
         yield from comparison.lines()
     turns = [reading for comparison in comparisons for readings in comparison.readings.values() for reading in readings]
-    if (others := disturbed(turns, cores)) > QUIET:
+    yield from rough_lines(turns, cores)
+
+
+def rough_lines(turns: Sequence[Reading], cores: int) -> Iterator[str]:
+    """A warning where other work disturbed these turns."""
+    if turns and (others := disturbed(turns, cores)) > QUIET:
         yield f"rough: other work on this machine took {others:.0%} of {cores} cores meanwhile; run it again when quiet"
 
 

@@ -142,6 +142,16 @@ RIVALS: dict[str, Rival] = {
 }
 
 
+def release(name: str) -> str:
+    """What a rival of `RIVALS` says of its version; "" where it says nothing."""
+    program, _ = RIVALS[name].source()
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_PATIENCE_NS / NS_PER_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line.strip() for line in (told.stdout + told.stderr).splitlines() if line.strip()), "")
+
+
 class _Program:
     """A rival that runs from the moment it is started."""
 

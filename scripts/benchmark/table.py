@@ -9,6 +9,7 @@ from typing import Any
 from scripts.benchmark.cells import Cell
 from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million, speed_ratio
 from scripts.benchmark.ground import Judged
+from scripts.benchmark.report import rough_lines
 
 OURS = "wire"
 NO_LOWER = 0.98
@@ -111,11 +112,12 @@ _HEAD = f"  {'':<18} {'ops/s':>10} {'CPU s/M ops':>13} {'ops/CPU-s':>12} {'serve
 _RATIO_HEAD = f"   {'wire/it: ops/CPU-s':<8}, ops/s"
 
 
-def matrix_lines(measured: Sequence[Measured]) -> Iterator[str]:
+def matrix_lines(measured: Sequence[Measured], cores: int) -> Iterator[str]:
     """The tables of all cells."""
     for one in measured:
         yield ""
         yield from one.lines()
+    yield from rough_lines([turn for one in measured for turns in one.readings.values() for turn in turns], cores)
 
 
 def matrix_judged(measured: Sequence[Measured]) -> list[Judged]:

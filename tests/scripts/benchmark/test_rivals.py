@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scripts.benchmark.cells import Cell
 from scripts.benchmark.contenders import BenchError
 from scripts.benchmark.ground import patient
 from scripts.benchmark.referees import ServerReferee
-from scripts.benchmark.rivals import RIVALS, Job, Rival, rival
+from scripts.benchmark.rivals import RIVALS, Job, Rival, release, rival
 from scripts.benchmark.turns import Player, play
 
 CELL = Cell(connections=2, pipeline=3, value_bytes=4, keys=1000)
@@ -54,6 +55,13 @@ def test_a_contender_is_one_rival_or_two_halves_or_ours() -> None:
 def test_who_is_not_there_is_absent_and_why_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RIVALS, "memtier_benchmark", Rival(lambda: ("", "not on PATH"), lambda _: []))
     assert matrix.absent(["wire", "memtier_benchmark"]) == {"memtier_benchmark": "not on PATH"}
+
+
+def test_a_rival_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RIVALS, "Locust", Rival(lambda: (environment.sys.executable, ""), lambda _: []))
+    assert release("Locust") == f"Python {platform.python_version()}"
+    monkeypatch.setitem(RIVALS, "Locust", Rival(lambda: ("no-such-program", ""), lambda _: []))
+    assert release("Locust") == ""
 
 
 def test_only_locust_has_no_pipelines() -> None:

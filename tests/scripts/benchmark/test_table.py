@@ -35,18 +35,20 @@ def test_what_was_not_asked_for_is_shown_and_not_judged() -> None:
     few = [measured("memtier_benchmark", readings(1), readings(1000), cell) for cell in cells]
     large = measured("redis-benchmark", readings(1), readings(1000), Cell(50, 1, 1024, 10))
     assert matrix_judged([*few, large]) == []
-    assert [line.split()[0] for line in matrix_lines([large]) if line.startswith("  redis")] == ["redis-benchmark"]
+    assert [line.split()[0] for line in matrix_lines([large], cores=16) if line.startswith("  redis")] == [
+        "redis-benchmark"
+    ]
 
 
 def test_without_the_wire_driver_nothing_is_compared_with_it() -> None:
     one = Measured(Cell(50, 1, 100, 10), {"memtier_benchmark": readings(1000)}, {})
     assert matrix_judged([one]) == []
-    assert "wire" not in "\n".join(matrix_lines([one]))
+    assert "wire" not in "\n".join(matrix_lines([one], cores=16))
 
 
 def test_who_cannot_do_a_cell_is_named_with_the_reason() -> None:
     one = Measured(Cell(1, 10, 100, 10), {"wire": readings(1)}, {"Locust": "it has no pipelines"})
-    assert [*matrix_lines([one])][-1].split(maxsplit=1) == ["Locust", "not here: it has no pipelines"]
+    assert [*matrix_lines([one], cores=16)][-1].split(maxsplit=1) == ["Locust", "not here: it has no pipelines"]
 
 
 def test_a_goal_that_names_no_cell_is_for_all_of_them() -> None:
@@ -61,3 +63,9 @@ def test_the_document_is_json_and_holds_every_reading() -> None:
     document = json.loads(json.dumps(one.document()))
     assert (document["connections"], document["pipeline"], document["value_bytes"]) == (50, 1, 100)
     assert [turn["operations"] for turn in document["contenders"]["memtier_benchmark"]["rounds"]] == [20] * 3
+
+
+def test_figures_from_a_busy_machine_are_called_rough() -> None:
+    one = measured("resp-benchmark", readings(10), readings(20), Cell(50, 1, 100, 10))  # other work: 0.2 s of 0.5 s
+    assert [*matrix_lines([one], cores=1)][-1].startswith("rough: other work on this machine took 40%")
+    assert not [*matrix_lines([one], cores=16)][-1].startswith("rough")
