@@ -1,8 +1,9 @@
 """What threads did, per second of the run: raw rows on the hot path, histograms off it.
 
 Each thread owns one buffer and appends one row of seven 64-bit numbers per operation: no lock, nothing shared, no
-objects that the garbage collector would have to walk. (The wire driver's record is one a batch, see `wire.record`.) The collector cuts off what a buffer holds (one step under the
-interpreter's own lock, as the append is) and bins it with numpy. A row belongs to the second in which its operation
+objects that the garbage collector would have to walk. (The wire driver appends one a batch, see `wire.record`.) The
+collector cuts off what a buffer holds (one step under the interpreter's own lock, as the append is) and bins it with
+numpy. A row belongs to the second in which its operation
 completed, whenever it is found: one that is found late makes a straggler, an interval of a second already reported.
 So every row is counted exactly once, and no second is ever counted twice.
 """

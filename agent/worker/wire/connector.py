@@ -18,7 +18,7 @@ _THREADS = 16
 
 
 class Connector:
-    """Threads that do what blocks. They end with the lifeline, or with what they wait for: no later than its timeout."""
+    """Threads that do what blocks. They end with the lifeline, or with what they wait for, when its timeout is over."""
 
     def __init__(self, lifeline: Lifeline, call: Call) -> None:
         self._lifeline, self._call = lifeline, call

@@ -36,10 +36,10 @@ _FOLLOWED = ("MOVED", "ASK")
 class Means:
     """What a worker needs beside what is told of every driver's.
 
-    reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something; reopen_later: the
-    same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the bytes of a batch of several tell those
-    of each command. is_watched: the primary is the one that Sentinels name. timeout_ns: how long a reply may take.
-    refresh_after: so many MOVED, 0 for never.
+    reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
+    the same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
+    bytes of a batch of several tell those of each command. is_watched: the primary is the one that Sentinels name.
+    timeout_ns: how long a reply may take. refresh_after: so many MOVED, 0 for never.
     """
 
     replies: Replies
@@ -174,8 +174,8 @@ class WireWorker:
         return has_more
 
     def pump(self) -> None:
-        """Have connections that rest send what is due. Where there are several nodes, the one comes first for which most
-        lies ready: so none falls behind."""
+        """Have connections that rest send what is due. Of several nodes, the one comes first for which most lies ready:
+        so none falls behind."""
         if not self._has_begun:
             return
         self._is_fed = self._is_starved = False
@@ -231,8 +231,8 @@ class WireWorker:
             reopen(channel)
 
     def refused(self, channel: Channel, error: Exception, began_ns: int) -> None:
-        """A connection could not be made, with all retries that the plan has. As long as its node has no other one, that
-        is the end of an operation, as it would be of a call of redis-py's client."""
+        """A connection could not be made, with all retries that the plan has. As long as its node has no other one,
+        that is the end of an operation, as it would be of a call of redis-py's client."""
         node = channel.node
         if self._worker.lifeline.is_cut:
             return

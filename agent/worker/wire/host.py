@@ -86,6 +86,7 @@ class WireHost:
         return self._worker is not None and self._loop.is_working(self._worker)
 
     def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+        self._loop.open()
         with translated(self._target):
             self._primaries = Primaries(self._target)
         between()

@@ -40,21 +40,28 @@ class _Seat:
 
 
 class WireLoop:
-    """Runs from the first `start` to `close`. Everything but these and `call` is for its own thread."""
+    """Runs from the first `start` to `close`. Everything but these, `open` and `call` is for its own thread."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
         self.turns = LoopRecord()
         self._thread = threading.Thread(target=self._live, name="wire loop", daemon=True)
         self._calls: deque[Callable[[], None]] = deque()
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
         self._seats: list[_Seat] = []
         self._channels: dict[int, Callable[[int], None]] = {}
         self._is_over = False
         self._check_ns = 0
+        self._is_open = False
+
+    def open(self) -> None:
+        """Make ready what `call` and `start` need. Idempotent."""
+        if self._is_open:
+            return
+        self._is_open = True
         self.poller: Poller = open_poller()
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
         self.poller.add(self._wake.fileno())
 
     def start(self, worker: WireWorker, job: Job) -> None:
@@ -86,7 +93,7 @@ class WireLoop:
         if self._thread.is_alive():
             self.call(lambda: None)
             self._thread.join(_CLOSE_WITHIN_S)
-        if not self._thread.is_alive():
+        if self._is_open and not self._thread.is_alive():
             self.poller.close()
             self._wake.close()
             self._waker.close()

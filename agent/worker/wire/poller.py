@@ -28,8 +28,8 @@ class Poller(Protocol):
         """Watch it no more; before it is closed."""
 
     def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
-        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as far
-        as the system can; else a millisecond more or less does not matter."""
+        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as
+        far as the system can; else a millisecond more or less does not matter."""
 
     def close(self) -> None:
         """Idempotent."""
@@ -60,7 +60,8 @@ class EpollPoller:
             # epoll rounds up to whole milliseconds; but an epoll can be waited for as any file.
             select.select((self._epoll,), (), (), timeout_ns / _NS_PER_S)
             timeout_ns = 0
-        return self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)  # type: ignore[no-any-return]
+        found: list[tuple[int, int]] = self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)
+        return found
 
     def close(self) -> None:
         self._epoll.close()
