@@ -61,7 +61,7 @@ from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.probe import probe
 from scripts.benchmark.cluster import cluster_section
 from scripts.benchmark.drivers import drivers_section
-from scripts.benchmark.ground import Ground, Options, Section, cores_to_pin, patient, pinned_servers
+from scripts.benchmark.ground import Ground, Judged, Options, Section, cores_to_pin, patient, pinned_servers
 from scripts.benchmark.matrix import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.memory import memory_section
 from scripts.benchmark.rates import rates_section
@@ -172,23 +172,26 @@ def bench(server: EmbeddedServer, options: Options) -> int:
     pinning = f"server pinned to core {cores[0]}, generators to core {cores[1]}" if cores else "nothing is pinned"
     print(f"{facts['platform']}, {facts['cores']} cores; {pinning}")
     print(f"{options.rounds} rounds of turns of {TURN_S:g} s", flush=True)
-    found = {}
-    for name in options.sections:
-        with pinned_servers(server, ground.server_cores):
-            found[name] = SECTIONS[name](ground)
-        print(f"\n{name}", *found[name].lines, sep="\n", flush=True)
-    judged = [one for findings in found.values() for one in findings.judged]
-    if judged:
-        print("\nwhat was asked for", *(one.line() for one in judged), sep="\n")
-    document = {
+    judged: list[Judged] = []
+    document: dict[str, Any] = {
         "format": 2,
         **facts,
         "pinned": cores is not None,
         "options": {name: value for name, value in asdict(options).items() if name != "json"},
-        "sections": {name: findings.document for name, findings in found.items()},
-        "judged": [asdict(one) for one in judged],
+        "sections": {},
+        "judged": [],
     }
-    options.json.write_text(json.dumps(document, indent=2) + "\n")
+    for name in options.sections:
+        with pinned_servers(server, ground.server_cores):
+            findings = SECTIONS[name](ground)
+        print(f"\n{name}", *findings.lines, sep="\n", flush=True)
+        judged += findings.judged
+        document["sections"][name] = findings.document
+        document["judged"] += map(asdict, findings.judged)
+        # After each: what was measured for an hour should not be lost with the last of it.
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    if judged:
+        print("\nwhat was asked for", *(one.line() for one in judged), sep="\n")
     print(f"written to {options.json}")
     return 0
 

@@ -8,14 +8,17 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
+import psutil
+
 from common.plan.schema import Driver, Embedded
 from common.target import open_control_client
 from coordinator.embedded import EmbeddedServer, open_embedded
 from scripts.benchmark.cells import Cell, plan_for
 from scripts.benchmark.contenders import Lane
-from scripts.benchmark.figures import Spread, cpu_ratio, cpu_s_per_million
+from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million
 from scripts.benchmark.ground import Findings, Ground, Judged, fill, patient, pinned_servers
 from scripts.benchmark.referees import ServerReferee
+from scripts.benchmark.report import rough_lines
 from scripts.benchmark.turns import Player, play
 from scripts.benchmark.workers import workers
 
@@ -31,6 +34,7 @@ def cluster_section(ground: Ground) -> Findings:
     value_bytes = ground.options.data_sizes[0]
     fill(ground.target, 1, 1)
     lines, documents, judged = [], [], []
+    all_turns: list[Reading] = []
     with open_embedded(Embedded.CLUSTER) as cluster, pinned_servers(cluster, ground.server_cores):
         dismiss_replicas(cluster)
         target = patient("redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in cluster.ports[:_MASTERS]))
@@ -49,6 +53,7 @@ def cluster_section(ground: Ground) -> Findings:
             )
             more = cpu_ratio(readings[_STANDALONE], readings[_CLUSTER])
             for name, turns in readings.items():
+                all_turns += turns
                 speed = Spread.of([turn.ops_per_s for turn in turns]).median
                 lines.append(f"  pipeline {pipeline:>2}  {name:<26} {speed:>10,.0f} {cpu_s_per_million(turns):>13.2f}")
             documents.append(
@@ -66,8 +71,9 @@ def cluster_section(ground: Ground) -> Findings:
                     verdict="ok" if more <= ENOUGH else "BELOW",
                 )
             )
+    rough = rough_lines(all_turns, psutil.cpu_count() or 1)
     head = f"{_CONNECTIONS} connections, values of {value_bytes} bytes; keys are not there at first, in both alike"
-    return Findings([head, f"  {'':<39} {'ops/s':>10} {'CPU s/M ops':>13}", *lines], documents, judged)
+    return Findings([head, f"  {'':<39} {'ops/s':>10} {'CPU s/M ops':>13}", *lines, *rough], documents, judged)
 
 
 def dismiss_replicas(cluster: EmbeddedServer) -> None:

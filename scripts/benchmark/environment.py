@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,8 +18,10 @@ def _wanted() -> list[str]:
     return ["locust==2.47.0", "resp-benchmark==0.2.5", *(f"{name}=={version(name)}" for name in ("redis", "hiredis"))]
 
 
+@cache
 def programs() -> tuple[Path, str]:
-    """(where the rivals' programs are, why they are not); the environment is made when it is not there."""
+    """(where the rivals' programs are, why they are not); the environment is made when it is not there,
+    and tried to be made once."""
     binaries, made_from = _DIRECTORY / "bin", _DIRECTORY / "made-from"
     text = "\n".join([str(_DIRECTORY), sys.version, *_wanted()])
     if made_from.exists() and made_from.read_text() == text:

@@ -19,8 +19,8 @@ from common.clock import monotonic_ns
 from common.plan.schema import Embedded
 from common.units import NS_PER_S
 from coordinator.embedded import open_embedded
-from scripts.benchmark import contenders, turns
-from scripts.benchmark.__main__ import NAMED_ONLY, SECTIONS, parse
+from scripts.benchmark import contenders, rates, turns
+from scripts.benchmark.__main__ import NAMED_ONLY, SECTIONS, main, parse
 from scripts.benchmark.drivers import COMPARED, COMPARED_TASKS, plan_of, with_threads
 from scripts.benchmark.ground import patient
 from scripts.benchmark.referees import ServerReferee
@@ -88,16 +88,26 @@ def test_cells_are_measured_against_the_server_and_against_a_null_responder(tmp_
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_two_processes_a_cluster_and_rates_are_measured(tmp_path: Path) -> None:
-    printed, document = run(tmp_path, "scaling", "cluster", "rates", "--pipelines", "2")
+def test_two_processes_and_a_cluster_are_measured(tmp_path: Path) -> None:
+    printed, document = run(tmp_path, "scaling", "cluster", "--pipelines", "2")
     scaled = document["sections"]["scaling"]
     assert [pair["ratio"]["median"] > 0 for pair in scaled["pairs"]] in ([True], [])
     [of_client] = scaled["two_processes_against_one"]
     assert of_client["ratio"]["median"] > 0
     [in_cluster] = document["sections"]["cluster"]
     assert in_cluster["cpu_per_operation_ratio"] > 0
-    assert {found["driver"] for found in document["sections"]["rates"]} == {"wire", "client"}
     assert "what was asked for" in printed
+
+
+def test_rates_are_measured_as_shares_of_what_a_driver_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "SHARES", (0.1, 0.5))
+    file = tmp_path / "bench.json"
+    assert main(["rates", *SHORT, "--contenders", "client", "--json", str(file)]) == 0
+    document = json.loads(file.read_text())
+    few, many = document["sections"]["rates"]
+    assert [few["share"], many["share"]] == [0.1, 0.5]
+    assert 0 < few["rate_per_s"] < many["rate_per_s"]
+    assert [judged["what"] for judged in document["judged"]] == ["client driver in open loop at 50% of its capacity"]
 
 
 @pytest.mark.usefixtures("no_leaks")

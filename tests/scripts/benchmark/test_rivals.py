@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,13 @@ def test_a_rival_with_a_count_of_its_own_must_agree_with_the_server(
             assert reading.operations > 0
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    environment.programs.cache_clear()
+    yield
+    environment.programs.cache_clear()
+
+
 def test_an_environment_that_cannot_be_made_leaves_its_rivals_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,5 +158,7 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(environment, "_DIRECTORY", tmp_path)
     monkeypatch.setattr(environment.subprocess, "run", record)
-    assert environment.programs() == environment.programs() == (tmp_path / "bin", "")
+    for _ in range(2):
+        assert environment.programs() == (tmp_path / "bin", "")
+        environment.programs.cache_clear()
     assert len(steps) == 2
