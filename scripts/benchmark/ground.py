@@ -41,6 +41,7 @@ class Options:
     tasks: tuple[int, ...]
     scale_threads: tuple[int, ...]
     rounds: int
+    turn_s: float
     rate_seconds: int
     memory_seconds: int
     quick: bool

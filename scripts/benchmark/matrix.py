@@ -12,7 +12,7 @@ from common.plan.schema import Driver, Target
 from scripts.benchmark.cells import Cell, keys_that_fit, plan_for
 from scripts.benchmark.contenders import Lane, bare
 from scripts.benchmark.figures import even
-from scripts.benchmark.ground import Findings, Ground, fill
+from scripts.benchmark.ground import Findings, Ground, Options, fill
 from scripts.benchmark.referees import Referee
 from scripts.benchmark.responders import null_responder
 from scripts.benchmark.rivals import RIVALS, release, rival
@@ -60,13 +60,15 @@ def players(name: str, cell: Cell, target: Target, port: int, core: int | None, 
     }
 
 
-def measure(names: Sequence[str], cell: Cell, enter: Callable[[str], dict[str, Player]], rounds: int) -> Measured:
+def measure(names: Sequence[str], cell: Cell, enter: Callable[[str], dict[str, Player]], options: Options) -> Measured:
     """All rounds of a cell, by those that can do it."""
     print(f"{cell.title} ...", file=sys.stderr)
     cannot = {name: problem for name in names if (problem := unable(name, cell))}
     able = [name for name in names if name not in cannot]
     playing = {name: enter(name) for name in able}
-    read = play({part: player for each in playing.values() for part, player in each.items()}, rounds)
+    read = play(
+        {part: player for each in playing.values() for part, player in each.items()}, options.rounds, options.turn_s
+    )
     readings = {name: read[name] if name in read else even(*(read[name + half] for half in HALVES)) for name in playing}
     return Measured(cell, readings, cannot)
 
@@ -96,7 +98,7 @@ def rivals_section(ground: Ground) -> Findings:
                 def enter(name: str, cell: Cell = cell, referee: Referee = referee) -> dict[str, Player]:
                     return players(name, cell, ground.target, ground.server.port, ground.core, referee)
 
-                measured.append(measure(names, cell, enter, options.rounds))
+                measured.append(measure(names, cell, enter, options))
     fill(ground.target, 1, 1)
     return Findings(
         [*notes, *matrix_lines(measured, psutil.cpu_count() or 1)],
@@ -119,7 +121,7 @@ def ceiling_section(ground: Ground) -> Findings:
             def enter(name: str, cell: Cell = cell) -> dict[str, Player]:
                 return players(name, cell, responder.target, responder.port, ground.core, responder)
 
-            measured.append(measure(names, cell, enter, options.rounds))
+            measured.append(measure(names, cell, enter, options))
     note = (
         "against a null responder; where its CPU is near 100%, it was the limit and the generator's ceiling is higher"
     )

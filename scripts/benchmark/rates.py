@@ -102,5 +102,7 @@ def _capacity(ground: Ground, driver: Driver, cell: Cell) -> float:
     """Operations a second in a closed loop."""
     lane = Lane(plan_for(cell, driver, ground.target), ground.server.port, ground.core)
     print(f"{driver.value} driver's capacity ...", file=sys.stderr)
-    readings = play({"": Player(partial(workers, lane), ground.referee)}, ground.options.rounds)[""]
+    readings = play({"": Player(partial(workers, lane), ground.referee)}, ground.options.rounds, ground.options.turn_s)[
+        ""
+    ]
     return Spread.of([reading.ops_per_s for reading in readings]).median

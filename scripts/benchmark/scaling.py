@@ -72,6 +72,7 @@ def _pairs(ground: Ground, cores: tuple[int, int], pipeline: int) -> tuple[Sprea
                 _TWO: Player(partial(together, lanes), TogetherReferee(responders)),
             },
             ground.options.rounds,
+            ground.options.turn_s,
         )
     spread = speed_ratio(readings[_TWO], readings[_ONE])
     return spread, {

@@ -1,10 +1,9 @@
 """Contenders take turns: all of them are started at once, and all but one of them are stopped at any time.
 
-A turn is half a second between SIGCONT and SIGSTOP. So whatever else the machine does, it does to all of them alike,
-and the ratio of neighbouring turns says more than that of whole runs. A worker process collects once a second by the
-clock, which goes on while it is stopped, and a round of two turns and more takes a second: so each of its turns bears
-the collection of the one before it, which is more often than in a run of its own, never less. What was done in a turn
-is what the server counted.
+A turn is a second between SIGCONT and SIGSTOP. So whatever else the machine does, it does to all of them alike, and the
+ratio of neighbouring turns says more than that of whole runs. A worker process collects once a second by the clock,
+which goes on while it is stopped: so each of its turns bears one collection, as does a second of a run of its own; with
+shorter turns it collects more often than there, never less. What was done in a turn is what the server counted.
 
 The programs of others take their turns in the same way, though they know nothing of it. A window within a run of their
 own would leave their sockets alone, but then two contenders are compared over minutes that are not the same. What a
@@ -31,8 +30,7 @@ from scripts.benchmark.figures import Reading, order
 from scripts.benchmark.guard import guarding
 from scripts.benchmark.referees import Referee
 
-TURN_S = 0.5
-_WARM_UP_ROUNDS = 2
+_WARM_UP_ROUNDS = 1
 _REST_S = 0.005
 _RESTLESS = 400
 
@@ -45,8 +43,8 @@ class Player:
     referee: Referee
 
 
-def play(players: Mapping[str, Player], rounds: int) -> dict[str, list[Reading]]:
-    """So many rounds after those of warming up; by contender, one reading a round.
+def play(players: Mapping[str, Player], rounds: int, turn_s: float) -> dict[str, list[Reading]]:
+    """So many rounds after one of warming up; by contender, one reading a round.
 
     Raises BenchError when the server counted other operations of a contender than it did itself.
     """
@@ -60,16 +58,20 @@ def play(players: Mapping[str, Player], rounds: int) -> dict[str, list[Reading]]
             _stop(contender)
             served[name] = _settled(player.referee) - before
             contender.begin()
-        return _play(players, contenders, served, rounds)
+        return _play(players, contenders, served, rounds, turn_s)
 
 
 def _play(
-    players: Mapping[str, Player], contenders: Mapping[str, Contender], served: dict[str, int], rounds: int
+    players: Mapping[str, Player],
+    contenders: Mapping[str, Contender],
+    served: dict[str, int],
+    rounds: int,
+    turn_s: float,
 ) -> dict[str, list[Reading]]:
     readings: dict[str, list[Reading]] = {name: [] for name in contenders}
     for number in range(-_WARM_UP_ROUNDS, rounds):
         for name in order(list(contenders), number):
-            reading = _turn(players[name].referee, contenders[name])
+            reading = _turn(players[name].referee, contenders[name], turn_s)
             served[name] += reading.operations
             if number >= 0:
                 readings[name].append(reading)
@@ -84,13 +86,13 @@ def _play(
     return readings
 
 
-def _turn(referee: Referee, contender: Contender) -> Reading:
+def _turn(referee: Referee, contender: Contender, turn_s: float) -> Reading:
     processes = [psutil.Process(pid) for pid in contender.pids()]
     server = [psutil.Process(pid) for pid in referee.pids()]
     served = referee.served()
     generator_s, server_s, machine_s, began_ns = _cpu_s(processes), _cpu_s(server), _machine_s(), monotonic_ns()
     _continue(contender)
-    contender.attend(began_ns + int(TURN_S * NS_PER_S))
+    contender.attend(began_ns + int(turn_s * NS_PER_S))
     ended_ns = monotonic_ns()
     _stop(contender)
     return Reading(

@@ -11,14 +11,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-DRIVERS = ("client", "asyncio")
+DRIVERS = ("client", "asyncio", "wire")
 LOADS = ("closed", "open")
 PIPELINES = (1, 10)
 RATE_PER_S = 500
 
 # Few connections a client: a cluster has as many for each of its nodes.
 _POOLS = ("--client-pools", "2", "--max-connections", "8")
-_WORKERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--tasks-per-pool", "2")}
+_WORKERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--tasks-per-pool", "2"), "wire": ()}
 _WORKLOAD = ("--ratio", "1:1", "--key-maximum", "1000")
 _GRACE_S = 60.0
 

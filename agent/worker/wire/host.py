@@ -13,6 +13,7 @@ from agent.worker.host import Job
 from agent.worker.loop_watch import LoopRecord
 from agent.worker.mix import Mix
 from agent.worker.operations import Operation, draw_operations
+from agent.worker.pacer import NEVER_NS
 from agent.worker.packing import PackedStream, draw_packed
 from agent.worker.pools import Keep, Opens, open_one
 from agent.worker.resp import raw_measure
@@ -112,7 +113,7 @@ class WireHost:
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_watched=address_of(self._target).shape is Shape.SENTINEL,
-            timeout_ns=self._target.socket_timeout_s.ns,
+            timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
         )
         self._worker = WireWorker(worker, routes, means)

@@ -1,4 +1,7 @@
-"""What every driver does, and each in its own way: all of it is held against both."""
+"""What drivers do whose workers take client instances from a pool: all of it is held against both.
+
+Not against the wire driver, which lends no client: see tests/agent/worker/wire/test_driver.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def Stage(**told: Any) -> on_stage.Stage:
     return on_stage.Stage(**told, **NEW)
 
 
-@pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
+@pytest.fixture(params=(Driver.CLIENT, Driver.ASYNCIO), ids=lambda driver: driver.value, autouse=True)
 def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NEW, "driver", request.param)
 
@@ -254,4 +257,4 @@ def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> No
     rows = stage.run()
     found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
     assert found_ns == due
-    assert bin_rows(np.array(rows), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
+    assert bin_rows(np.array([[*row, 1] for row in rows]), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0

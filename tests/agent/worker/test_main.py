@@ -15,7 +15,9 @@ from agent.worker import main
 from agent.worker.asyncio_driver import TaskWorker, run_asyncio_worker
 from agent.worker.client_driver import ThreadWorker, run_client_worker
 from agent.worker.run import WorkerRun
+from agent.worker.wire.driver import WireWorker
 from common.clock import monotonic_ns
+from common.commands import subscribes
 from common.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
 from common.plain import from_plain
 from common.plan import profiles
@@ -33,6 +35,7 @@ from common.plan.schema import (
     Target,
     Workload,
 )
+from common.plan.wire_rules import wire_commands_fit
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.preparation import set_up
 from tests.support.runs import wait_until
@@ -63,6 +66,18 @@ def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 PLANNED: dict[str, Driver] = {}
 
 
+def without_wire(because: str) -> Any:
+    """For a test in which the wire driver has no part; and why."""
+    assert because
+    drivers = [driver for driver in Driver if driver is not Driver.WIRE]
+    return pytest.mark.parametrize("_each_driver", drivers, indirect=True, ids=lambda driver: driver.value)
+
+
+def lends_clients() -> bool:
+    """Whether workers wait for client instances, so that each wait is counted."""
+    return PLANNED["driver"] is not Driver.WIRE
+
+
 @pytest.fixture
 def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
     with WorkerThread() as running:
@@ -77,6 +92,9 @@ def plan_of(url: str, *commands: str, **settings: Any) -> Plan:
     settings["driver"] = PLANNED["driver"]
     if settings["driver"] is Driver.ASYNCIO and "threads_per_pool" in settings:
         settings["tasks_per_pool"] = settings.pop("threads_per_pool")
+    if settings["driver"] is Driver.WIRE:
+        # It has all connections carry load; workers of others have one at a time.
+        settings.setdefault("max_connections", 1)
 
     def section(kind: type[Any], **given: Any) -> Any:
         mine = {name: settings.pop(name) for name in list(settings) if name in kind.__struct_fields__}
@@ -130,7 +148,7 @@ def test_exactly_so_many_requests_are_made_as_the_plan_says(
     calls = calls_of(valkey)
     assert reported.final.issued == requests
     assert reported.all_commands.ok == requests == calls.get("SET", 0) + calls.get("GET", 0)
-    assert reported.pool.checkout_wait.count == requests
+    assert reported.pool.checkout_wait.count == (requests if lends_clients() else 0)
     assert reported.final.drained
 
 
@@ -156,6 +174,9 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     # No multiple of any batch, so that a last one is shorter.
     plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
     plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    if subscribes(workload) and not lends_clients():
+        assert [path for path, _ in wire_commands_fit(plan)] == [("workload", "commands")]
+        return
     # What the coordinator does before a run: groups of consumers, scripts.
     set_up(plan, lambda _: None)
     worker.prepare(plan)
@@ -171,12 +192,13 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
         command: metrics.ok for command, metrics in reported.pool.commands.items()
     }
     batch = workload.transaction or 1
-    # Two threads, 502 and 501 operations.
-    batches = -(-502 // batch) + -(-501 // batch)
+    # Two threads, 502 and 501 operations; or one loop.
+    quotas = (502, 501) if lends_clients() else (1003,)
+    batches = sum(-(-quota // batch) for quota in quotas)
     transactions = batches if workload.transaction else 0
     assert reported.final.transactions == transactions == calls.get("MULTI", 0) == calls.get("EXEC", 0)
-    round_trips = -(-502 // (workload.pipeline * batch)) + -(-501 // (workload.pipeline * batch))
-    assert reported.pool.checkout_wait.count == round_trips
+    round_trips = sum(-(-quota // (workload.pipeline * batch)) for quota in quotas)
+    assert reported.pool.checkout_wait.count == (round_trips if lends_clients() else 0)
     assert all(metrics.service.count == metrics.ok for metrics in reported.pool.commands.values())
 
 
@@ -318,6 +340,7 @@ def test_connections_are_closed_before_the_last_word(
     assert "closed" in happened[: happened.index("WorkerFinal")]
 
 
+@without_wire("all its connections carry load, and none is opened because it is needed")
 def test_lazy_connections_are_opened_only_as_they_are_needed(valkey: Server, worker: WorkerThread) -> None:
     plan = plan_of(valkey.url, requests=Count(100), client_instances_per_pool=5, threads_per_pool=1)
     worker.prepare(plan)
@@ -402,11 +425,13 @@ def test_a_server_that_falls_silent_does_not_hold_up_the_end(
     valkey.resume()
     assert 0.65 * NS_PER_S < monotonic_ns() - t0_ns < 4 * NS_PER_S
     reported.adds_up()
-    # Two threads were waiting for a reply; the two that waited for a client instance had begun nothing.
+    # Two threads, or both connections, were waiting for a reply; the two that waited for a client instance had begun
+    # nothing.
     assert reported.all_commands.failures == {"CutShort": 2 * (sum(batch.values()) or 1)}
     assert reported.pool.connections.drops == {}
 
 
+@without_wire("its plans have no checkout timeout: tests/common/plan/test_wire_rules.py")
 def test_a_checkout_that_takes_too_long_is_a_failure_of_which_nothing_was_sent(
     valkey: Server, worker: WorkerThread
 ) -> None:
@@ -463,6 +488,7 @@ def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
 
     monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble)
     monkeypatch.setattr("agent.worker.loop_host.run_asyncio_worker", stumble_in_a_task)
+    monkeypatch.setattr("agent.worker.wire.driver.WireWorker.begin", stumble)
     worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
     failed = worker.hear(Failed)
     assert failed.kind is FailureKind.AGENT
@@ -490,13 +516,22 @@ def test_when_one_thread_breaks_the_others_end_too(
         if not stumble():
             run_client_worker(mine)
 
+    def stumble_in_a_loop(mine: WireWorker) -> None:
+        if not stumble():
+            begin(mine)
+
+    begin = WireWorker.begin
     monkeypatch.setattr("agent.worker.thread_host.run_client_worker", stumble_in_a_thread)
     monkeypatch.setattr("agent.worker.loop_host.run_asyncio_worker", stumble_in_a_task)
-    worker.began(plan_of(valkey.url, threads_per_pool=3, client_instances_per_pool=3, duration_s=Seconds(3600)))
+    monkeypatch.setattr("agent.worker.wire.driver.WireWorker.begin", stumble_in_a_loop)
+    settings: dict[str, Any] = {"threads_per_pool": 3, "client_instances_per_pool": 3}
+    if PLANNED["driver"] is Driver.WIRE:
+        settings = {"client_pools": 3}
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), **settings))
     assert worker.hear(Failed).reason.endswith("a pebble")
     assert worker.end() == 1
     for thread in threading.enumerate():
-        if thread.name.startswith("pool "):
+        if thread.name.startswith(("pool ", "wire ")):
             thread.join(5)
             assert not thread.is_alive()
     wait_until(lambda: connections_of(valkey) == 0, "no connection is left")

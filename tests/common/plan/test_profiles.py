@@ -100,8 +100,10 @@ def test_a_name_never_reaches_files_that_are_not_meant(name: str) -> None:
         ("commands: GET", '$.commands: expected a list, got "GET"'),
         ("commands: [{command: GET, wait: 1}]", "$.commands[0].wait: unknown key; "),
         ("commands: [{command: GET}]\nprofile: basic_rw", "$.profile: expected commands and their keys, got a profile"),
-        ("commands: [{command: GET}]\ndriver: telepathy",
-         '$.driver: expected one of client, asyncio, wire, got "telepathy"'),
+        (
+            "commands: [{command: GET}]\ndriver: telepathy",
+            '$.driver: expected one of client, asyncio, wire, got "telepathy"',
+        ),
         ("commands: [{command: GET}]\ndescription: 3", "$.description: expected text, got 3"),
         ("[]", "$: expected a mapping with keys such as profile, commands, keys, got an empty list"),
     ],

@@ -29,8 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 SHORT = [
-    "--rounds",
-    "1",
+    *("--rounds", "1", "--turn", "200ms"),
     "--threads",
     "2",
     "--tasks",
@@ -120,7 +119,7 @@ def test_a_contender_that_counts_other_operations_than_the_server_did_fails_the_
             bare.end = lambda: (honest() or 0) + 1  # type: ignore[method-assign]
             referee = ServerReferee(plan.target, server.pids)
             with pytest.raises(contenders.BenchError, match="but the server"):
-                turns.play({"bare": turns.Player(lambda: nullcontext(bare), referee)}, rounds=1)
+                turns.play({"bare": turns.Player(lambda: nullcontext(bare), referee)}, rounds=1, turn_s=0.2)
 
 
 @pytest.mark.usefixtures("no_leaks")

@@ -122,9 +122,9 @@ def test_a_rival_with_a_count_of_its_own_must_agree_with_the_server(
         players: dict[str, Player] = matrix.players("Locust", CELL, target, server.port, None, referee)
         if wrong:
             with pytest.raises(BenchError, match="Locust counted"):
-                play(players, rounds=1)
+                play(players, rounds=1, turn_s=0.2)
         else:
-            [reading] = play(players, rounds=1)["Locust"]
+            [reading] = play(players, rounds=1, turn_s=0.2)["Locust"]
             assert reading.operations > 0
 
 

@@ -26,7 +26,7 @@ def summary(**changes: Any) -> dict[str, Any]:
 
 def test_every_shape_has_a_cell_for_each_driver_load_and_pipeline() -> None:
     found = list(cells(["a", "b"]))
-    assert len(found) == len(set(found)) == 2 * 2 * 2 * 2
+    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2
 
 
 @pytest.mark.parametrize("cell", list(cells(["standalone"])), ids=str)
