@@ -28,19 +28,8 @@ from scripts.benchmark.referees import ServerReferee
 ROOT = Path(__file__).parents[3]
 
 
-SHORT = [
-    *("--rounds", "1", "--turn", "200ms"),
-    "--threads",
-    "2",
-    "--tasks",
-    "3",
-    "--scale-threads",
-    "1",
-    "--keys",
-    "10",
-    "--rate-seconds",
-    "2",
-]
+_SHORT = "--rounds 1 --turn 200ms --threads 2 --tasks 3 --scale-threads 1 --keys 10 --rate-seconds 2"
+SHORT = _SHORT.split()
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[str, Any]:
