@@ -21,7 +21,7 @@ import msgspec
 from common.errors import ProtocolError
 from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
-from common.metrics import IntervalMetrics, Merge, histograms_of, merge_intervals
+from common.metrics import GeneratorMetrics, IntervalMetrics, Merge, histograms_of, merge_intervals
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from coordinator.records import (
@@ -79,8 +79,40 @@ class Pile:
 
 
 @dataclass(slots=True)
+class Busy:
+    """How busy the busiest worker process of an agent was, in each second whichever that was; and the busiest event
+    loop. watched_ns: for how long this is known; 0 of an agent whose release does not say."""
+
+    watched_ns: int = 0
+    cpu_ns: int = 0
+    loop_ns: int = 0
+
+    def add(self, watched_ns: int, cpu_ns: int, loop_ns: int) -> None:
+        """Take some more time into the sum."""
+        self.watched_ns += watched_ns
+        self.cpu_ns += cpu_ns
+        self.loop_ns += loop_ns
+
+    @property
+    def core_share(self) -> float:
+        """Of one core, in the mean."""
+        return self.cpu_ns / self.watched_ns if self.watched_ns else 0.0
+
+    @property
+    def loop_share(self) -> float:
+        """Of the time, in the mean; 0.0 without event loops."""
+        return self.loop_ns / self.watched_ns if self.watched_ns else 0.0
+
+
+def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetrics) -> None:
+    busy = by_agent.setdefault(agent_id, Busy())
+    busy.add(generator.watched_ns, generator.busiest_cpu_ns, generator.busiest_loop_ns)
+
+
+@dataclass(slots=True)
 class Second:
-    """One second of the run, all agents and commands together. open_peaks: connections by agent id."""
+    """One second of the run, all agents and commands together. open_peaks: connections by agent id; busy: the same of
+    worker processes."""
 
     operations: int = 0
     ok: int = 0
@@ -88,6 +120,13 @@ class Second:
     open_peaks: dict[str, int] = field(default_factory=dict)
     service: Pile = field(default_factory=Pile)
     response: Pile = field(default_factory=Pile)
+    busy: dict[str, Busy] = field(default_factory=dict)
+    loop_lag: Pile = field(default_factory=Pile)
+
+    @property
+    def core_share(self) -> float | None:
+        """Of one core, of the busiest worker process of all agents; None where none says."""
+        return max((busy.core_share for busy in self.busy.values() if busy.watched_ns), default=None)
 
     @property
     def connections_open(self) -> int:
@@ -98,17 +137,19 @@ class Second:
         """Keep one histogram of each kind, however many parts came."""
         self.service.settle()
         self.response.settle()
+        self.loop_lag.settle()
 
 
 @dataclass(slots=True)
 class StageTally:
     """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
-    is known of the whole run only. late: those begun after the end of the leg."""
+    is known of the whole run only. late: those begun after the end of the leg. busy: by agent id."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
     late: int = 0
+    busy: dict[str, Busy] = field(default_factory=dict)
     _totals: IntervalMetrics = _NOTHING
     _waiting: list[IntervalMetrics] = field(default_factory=list)
 
@@ -123,8 +164,9 @@ class StageTally:
         self._merge_waiting()
         return self._totals
 
-    def add(self, interval: IntervalMetrics) -> None:
+    def add(self, agent_id: str, interval: IntervalMetrics) -> None:
         """Take one more."""
+        _add_busy(self.busy, agent_id, interval.generator)
         commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
         self.operations += sum(command.operations for command in commands)
         self.ok += sum(command.ok for command in commands)
@@ -246,7 +288,7 @@ class Aggregate:
             agent.counted += interval.operations
             agent.transactions += interval.transactions
             self._add_seconds(agent_id, interval)
-            self.stages[interval.stage].add(interval)
+            self.stages[interval.stage].add(agent_id, interval)
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
             agent.end = None  # it was silent for a while, and is back
@@ -266,6 +308,8 @@ class Aggregate:
             second.ok += ok_here
             second.errors += errors_here
             second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)
+            _add_busy(second.busy, agent_id, interval.generator)
+            second.loop_lag.add(interval.generator.loop_lag)
             for command in commands:
                 second.service.add(command.service)
                 second.response.add(command.response)

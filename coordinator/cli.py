@@ -20,9 +20,9 @@ from common.plan.schema import Plan
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
-from common.units import printable
+from common.units import printable, show
 from coordinator.expanded import expected_agents, plan_facts, plan_text
-from coordinator.options import DEFAULT_BIND, StartOptions
+from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
 from coordinator.shares import assign
 
 PROGRAM = "coordinator"
@@ -62,6 +62,19 @@ class SettingType(click.ParamType[Any]):
             return self._setting.parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class RoundsType(click.ParamType[int]):
+    """How many rounds a comparison has."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A whole number; a usage error for too few."""
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) >= FEWEST_ROUNDS):
+            self.fail(f"expected a whole number >= {FEWEST_ROUNDS}, got {show(text)}", param, ctx)
+        return int(text)
 
 
 class PlanOption(click.Option):
@@ -123,21 +136,33 @@ def cli() -> None:
     help="the token that agents need, instead of the usual one",
 )
 @click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
+@click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
+@click.option(
+    "--rounds",
+    type=RoundsType(),
+    help=f"how often each driver runs, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="no live view")
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
 @click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")
 def start(
     plan_file: Path | None, bind: str | None, out: Path, as_json: bool, insecure: bool, token_file: Path | None,
-    resume: str | None, quiet: bool, hide_histogram: bool, yes_flush: bool, **flags: Any,
+    resume: str | None, compare_drivers: bool, rounds: int | None, quiet: bool, hide_histogram: bool, yes_flush: bool,
+    **flags: Any,
 ) -> int:  # fmt: skip
     """Run a plan: wait for its agents, start them at one instant, watch, report.
 
     Flags go over the plan file, the file over STAMPEDE_... variables, those over the profile.
     """
+    from coordinator.compare.command import compare
     from coordinator.report.command import find_journal
     from coordinator.report.files import PLAN_FILE
     from coordinator.start import start as start_run
 
+    if rounds is not None and not compare_drivers:
+        raise UsageError("--rounds: expected --compare-drivers too, whose rounds they are")
+    if resume is not None and compare_drivers:
+        raise UsageError("--resume: expected no --compare-drivers beside it, because a single run is gone on with")
     if resume is not None:
         _refuse_another_plan(plan_file, flags)
         plan_file = find_journal(resume, out).with_name(PLAN_FILE)
@@ -146,7 +171,7 @@ def start(
         bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
         hide_histogram=hide_histogram, yes_flush=yes_flush,
     )  # fmt: skip
-    return start_run(plan, options)
+    return compare(plan, options, rounds or DEFAULT_ROUNDS) if compare_drivers else start_run(plan, options)
 
 
 @cli.command("plan", cls=PlanCommand)

@@ -8,6 +8,9 @@ from pathlib import Path
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 """Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""
 
+DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
+"""Of a comparison of drivers. One round would tell nothing of how far the figures scatter."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:

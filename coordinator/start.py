@@ -8,42 +8,41 @@ Whatever is wrong with the target, the token or the address is found before any 
 from __future__ import annotations
 
 import os
-import secrets
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 import msgspec
 from rich.console import Console
 
 from common.clock import monotonic_ns
-from common.errors import InvalidResultError, UsageError
+from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import redacted, with_secrets_of
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
-from common.signals import caught_signals
+from common.signals import Signals, caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
-from coordinator.aggregate import Aggregate, fold
+from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning, delete_written
 from coordinator.coordinator import Coordinator, after_load, standings
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
-from coordinator.journal import Journal, read_journal
 from coordinator.live.view import open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
+from coordinator.place import Place, new_id, new_place, place_to_resume
 from coordinator.preflight import refuse_misfits
 from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
-from coordinator.report.command import find_journal
-from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_run_files, write_whole
+from coordinator.report.files import write_run_files
+from coordinator.report.output import put_out, say
+from coordinator.report.shapes import Summary
 from coordinator.report.summary import build_summary
 from coordinator.report.text import print_summary
 from coordinator.run import Run
@@ -55,34 +54,39 @@ _LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a run is kept, and what is known of it already: something only when it is resumed."""
+class Ended:
+    """How a run ended, and what it brought. text: why it did not end as planned. summary: None for a run that never
+    began. told_to_end: somebody asked for an end when there was nothing more of it to stop."""
 
-    folder: Path
-    run_id: str
-    aggregate: Aggregate
-    resumed: bool
-
-    def open_journal(self, plan: Plan) -> Journal:
-        """The journal to append to; a new run's is made with its folder and plan when there is something to write."""
-        path = self.folder / JOURNAL_FILE
-        if self.resumed:
-            return Journal.reopen(path)
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
-        write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
-        return Journal.create(path)
+    exit_code: int
+    text: str
+    summary: Summary | None = None
+    told_to_end: bool = False
 
 
 def start(plan: Plan, options: StartOptions) -> int:
     """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
     people = Console(stderr=True)
+    place = new_place(options.out, new_id()) if options.resume is None else place_to_resume(options.resume, options.out)
+    ended = conduct(plan, options, place, people)
+    if (summary := ended.summary) is not None:
+        put_out(
+            lambda console: print_summary(console, summary, hide_histogram=options.hide_histogram),
+            summary.to_json() if options.json else None,
+            people,
+            place.folder,
+        )
+        say(people, f"run folder: {place.folder}")
+    if ended.text and ended.exit_code:
+        say(people, f"coordinator: {ended.text}")
+    return ended.exit_code
+
+
+def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
+    """Run a plan to its end, and leave its files. Raises StampedeError for what prevents a start."""
     _confirm_flush(plan, options)
     with ExitStack() as stack:
-        plan = _with_agents(plan, resuming=options.resume is not None)
-        place = _place(options)
+        plan = _with_agents(plan, resuming=place.resumed)
         endpoints = _endpoints(plan, options, place.aggregate)
         if plan.target.embedded is not None and not place.resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
@@ -96,11 +100,19 @@ def start(plan: Plan, options: StartOptions) -> int:
             facts = probe(plan.target)
             refuse_misfits(plan)
             facts = _prepare_target(plan, facts, people)
-        end = _serve(plan, options, place, facts, people, endpoints)
+        # Before anything is opened: a Ctrl-C while a socket is being made would leave it open, and the context wait for
+        # it for ever.
+        with caught_signals() as signals:
+            end = _serve(plan, options, place, facts, people, endpoints, signals)
+            told_to_end = signals.take() > 0
         if end.outcome is None:
-            people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
-            return end.exit_code
-        return _report(plan, options, place, end, people)
+            return Ended(end.exit_code, end.text)
+        summary = build_summary(place.aggregate)
+        opened = place.aggregate.opened
+        write_run_files(place.folder, plan_yaml(opened.plan if opened else redacted(plan)), summary, place.aggregate)
+        invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
+        code = InvalidResultError.exit_code if invalid else end.exit_code
+        return Ended(code, end.text, summary, told_to_end)
 
 
 def _confirm_flush(plan: Plan, options: StartOptions) -> None:
@@ -114,15 +126,11 @@ def _confirm_flush(plan: Plan, options: StartOptions) -> None:
 
 def _prepare_target(plan: Plan, facts: TargetFacts, people: Console) -> TargetFacts:
     """What is done to the target before any agent is waited for. Returns facts that hold afterwards."""
-
-    def say(text: str) -> None:
-        people.print(text, highlight=False, soft_wrap=True, markup=False)
-
     if plan.workload.flush_before:
-        say(f"flushed {flush(plan.target):,} keys of {facts.url}")
-    calls = set_up(plan, say)
+        say(people, f"flushed {flush(plan.target):,} keys of {facts.url}")
+    calls = set_up(plan, partial(say, people))
     if calls:
-        say(f"setup: {calls:,} calls")
+        say(people, f"setup: {calls:,} calls")
     if not calls and not plan.workload.flush_before:
         return facts
     # What is held against a preload is what was there when it began.
@@ -130,14 +138,18 @@ def _prepare_target(plan: Plan, facts: TargetFacts, people: Console) -> TargetFa
 
 
 def _serve(
-    plan: Plan, options: StartOptions, place: _Place, facts: TargetFacts, people: Console, endpoints: tuple[str, str]
+    plan: Plan,
+    options: StartOptions,
+    place: Place,
+    facts: TargetFacts,
+    people: Console,
+    endpoints: tuple[str, str],
+    signals: Signals,
 ) -> End:
     token_file = None if options.insecure else (options.token_file or default_token_path(os.environ))
     curve = None if token_file is None else coordinator_curve(token_file)
     local = plan.fleet.local_agents
     with ExitStack() as stack:
-        # First of all: a Ctrl-C while a socket is being made would leave it open, and the context wait for it for ever.
-        signals = stack.enter_context(caught_signals())
         context = stack.enter_context(Context(curve))
         control, metrics = _listen(stack, context, *endpoints, curve)
         view = stack.enter_context(open_live(people, options.quiet))
@@ -180,28 +192,6 @@ def _serve(
         return coordinator.serve()
 
 
-def _report(plan: Plan, options: StartOptions, place: _Place, end: End, people: Console) -> int:
-    summary = build_summary(place.aggregate)
-    opened = place.aggregate.opened
-    write_run_files(place.folder, plan_yaml(opened.plan if opened else redacted(plan)), summary, place.aggregate)
-    try:
-        print_summary(people if options.json else Console(), summary, hide_histogram=options.hide_histogram)
-        if options.json:
-            sys.stdout.write(summary.to_json())
-        sys.stdout.flush()
-    except OSError as error:
-        # Or Python would try to write the rest when it ends, and complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        text = f"cannot write the summary: {error.strerror}; it is in {place.folder}"
-        raise UsageError(text) from error
-    people.print(f"run folder: {place.folder}", highlight=False, soft_wrap=True, markup=False)
-    if end.text and end.exit_code:
-        people.print(f"coordinator: {end.text}", highlight=False, soft_wrap=True, markup=False)
-    if end.exit_code == 0 and summary.verdict.level is Level.INVALID:
-        return InvalidResultError.exit_code
-    return end.exit_code
-
-
 def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     """A plan that counts on no agents gets a local one: so that a first try needs one command."""
     fleet = plan.fleet
@@ -214,27 +204,6 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
 
 def _aimed_at(plan: Plan, url: str) -> Plan:
     return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
-
-
-def _place(options: StartOptions) -> _Place:
-    if options.resume is None:
-        _check_writable(options.out)
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        return _Place(options.out / run_id, run_id, Aggregate(), resumed=False)
-    path = find_journal(options.resume, options.out)
-    aggregate = fold(read_journal(path))
-    if aggregate.opened is None or aggregate.started is None:
-        raise UsageError(f"--resume {options.resume}: that run never began; start it anew")
-    if aggregate.closed is not None:
-        raise UsageError(f"--resume {options.resume}: that run has ended; see `coordinator report {options.resume}`")
-    return _Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
-
-
-def _check_writable(out: Path) -> None:
-    """A folder for the run is made when there is something to write; that it cannot be is told before the start."""
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise UsageError(f"--out {out}: expected a folder that can be written, but {existing} is none")
 
 
 def _endpoints(plan: Plan, options: StartOptions, aggregate: Aggregate) -> tuple[str, str]:
@@ -269,7 +238,7 @@ def _reachable(endpoint: str) -> str:
     return f"tcp://{'127.0.0.1' if host in ('0.0.0.0', '*') else host}:{port}"
 
 
-def _run(setup: Setup, place: _Place) -> Run:
+def _run(setup: Setup, place: Place) -> Run:
     aggregate = place.aggregate
     if aggregate.opened is None or aggregate.started is None:
         return Run(setup, monotonic_ns())

@@ -18,11 +18,11 @@ import msgspec
 
 from common.plan.schema import Arrivals
 from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
 
-CPU_BUSY_PERCENT = 90.0
 UNSENT_SHARE = 0.001
 START_SKEW_MS = 100.0
 CLOCK_ERROR_MS = 50.0
@@ -162,18 +162,13 @@ def _not_drained(evidence: Evidence) -> Iterator[str]:
 
 
 def _generator_busy(evidence: Evidence) -> Iterator[str]:
-    busiest = max(evidence.agents, key=lambda a: a.end.cpu_percent_busiest if a.end else 0.0, default=None)
-    if busiest and busiest.end and busiest.end.cpu_percent_busiest >= CPU_BUSY_PERCENT:
-        yield (
-            f"The busiest worker process ({busiest.facts.agent_id}) used {busiest.end.cpu_percent_busiest:.0f}% of a "
-            "core: the generator, not the server, may have been the limit."
-        )
+    yield from limit_findings(evidence.run, evidence.stages)
 
 
 def _machine_busy(evidence: Evidence) -> Iterator[str]:
     for agent in evidence.agents:
         percent = agent.end.host_cpu_percent_mean if agent.end else None
-        if percent is not None and percent >= CPU_BUSY_PERCENT:
+        if percent is not None and percent >= 100 * BUSY_SHARE:
             yield (
                 f"The machine of agent {agent.facts.agent_id} was {percent:.0f}% busy on all its cores: the generator, "
                 "or what shares the machine with it, may have been the limit."

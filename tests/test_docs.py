@@ -184,6 +184,7 @@ def test_the_table_of_the_summary_has_all_keys_in_order() -> None:
         "run": shapes.Run,
         "target": shapes.Target,
         "load": shapes.Load,
+        "generator": shapes.Generator,
         "stages": shapes.Stage,
         "agents": shapes.Agent,
         "totals": shapes.Stats,

@@ -23,6 +23,9 @@ BLOCK = 512
 that the blocks of a process' threads drive each other out of the processor's cache."""
 
 
+_NONE = np.empty((1, 0), dtype=np.int64)
+
+
 def seed_sequence(seed: int, thread: int, purpose: int) -> np.random.SeedSequence:
     """The root of one thread's draws for one purpose (0: operations, 1: arrivals, 2: what follows replies, 3: what is
     done before the run, 4: where requests without keys go), independent of all others."""
@@ -52,7 +55,9 @@ class Draws:
         count = len(keys)
         if self.keyspace.per_hash_tag and self.keys > 1:
             keys = self.keyspace.siblings(generator, keys[:, 0], self.keys)
-        rand_ints = self.numbers.draw(generator, count * self.rand_ints).reshape(count, self.rand_ints)
+        rand_ints = _NONE.repeat(count, axis=0)
+        if self.rand_ints:
+            rand_ints = self.numbers.draw(generator, count * self.rand_ints).reshape(count, self.rand_ints)
         return Rows(generator, count, keys, rand_ints, made, sequence)
 
 

@@ -24,6 +24,7 @@ from common.target.asynchronous import AsyncClient
 _FINE_S = 0.1
 _CLOSE_GRACE_S = 2.0
 _PATIENCE_S = 0.05
+_wait = selectors.DefaultSelector.select  # bound once: it is called for every turn
 _SELECTABLE = 1024
 """File descriptors below it can be given to select(2)."""
 
@@ -169,11 +170,11 @@ class _FineSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         called_ns = monotonic_ns()
         self._add_turn(pack_turn(called_ns, called_ns - self._woke_ns))
-        if timeout is not None and 0 < timeout < _FINE_S and self._is_selectable:
+        if timeout and 0 < timeout < _FINE_S and self._is_selectable:
             # An epoll can be waited for as anything else. A timeout of redis-py's, seconds ahead, needs no such care.
             select.select([self.fileno()], [], [], timeout)
             timeout = 0
-        ready = super().select(timeout)
+        ready = _wait(self, timeout)
         self._woke_ns = monotonic_ns()
         return ready
 

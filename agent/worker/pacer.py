@@ -154,8 +154,18 @@ class Pacer:
 
     @property
     def steady(self) -> Turn | None:
-        """The turn that it deals for ever, in a closed loop without a quota; None where turns differ, or end."""
-        return (WHENEVER,) * self._batch if self._schedule is None and self._left is None else None
+        """The turn that it deals over and over, in a closed loop; None in an open one. See `steady_turns`."""
+        return (WHENEVER,) * self._batch if self._schedule is None else None
+
+    @property
+    def steady_turns(self) -> int | None:
+        """How often it deals that; None for ever."""
+        return None if self._left is None else self._left // self._batch
+
+    def rest(self) -> Iterator[Turn]:
+        """Turns after the steady ones."""
+        rest = (self._left or 0) % self._batch
+        return repeat((WHENEVER,) * rest, 1 if rest else 0)
 
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the schedule passes the end; to be called once.

@@ -17,14 +17,20 @@ from agent.worker.mix import Mix
 from agent.worker.pieces import Buffer
 from agent.worker.requests import Made, Requests
 from agent.worker.slots import SLOTS
-from common.commands import Placeholder
+from common.commands import Placeholder, Template
 from common.histogram import Ints
 
 _BLOCK = 4096
 _BLOCK_BYTES = 512 * 1024
 """As many operations as are about so many bytes, so that a block stays in the processor's cache."""
-_OTHER_BYTES = 50
-"""About what a request takes beside its values."""
+_MOST_BYTES = 8 << 20
+_PARTS = 100
+"""One request more in a block for so many arguments of one."""
+_VALUES = (Placeholder.DATA, Placeholder.MESSAGE)
+_TEXT_BYTES = 16
+"""About what a key or a number takes."""
+_ARGUMENT_BYTES = 6
+"""About what an argument takes beside itself."""
 
 
 @dataclass(slots=True)
@@ -84,17 +90,21 @@ class PackedStream:
         known. Nodes without a request are left out."""
         block, made = self._draw()
         sizes = _in_order(block, [each.sizes for each in made])
-        nodes = node_of_slot[self._slots(block, made)]
+        # Numbers of 16 bits are sorted without comparing them, in their order of drawing.
+        nodes = node_of_slot.astype(np.int16).take(self._slots(block, made))
         order = np.argsort(nodes, kind="stable")
-        ends = np.empty_like(sizes)
-        ends[order] = np.cumsum(sizes[order])
-        buffer = self._write(block, made, ends, int(ends[order[-1]]))
-        rows, firsts = self._rows[block.picks], np.flatnonzero(np.diff(nodes[order], prepend=-2))
+        nodes, sizes, rows = nodes.take(order), sizes.take(order), self._rows.take(block.picks.take(order))
+        ends = np.cumsum(sizes)
+        places = np.empty_like(ends)
+        places[order] = ends
+        buffer = self._write(block, made, places, int(ends[-1]))
+        firsts = np.flatnonzero(np.diff(nodes, prepend=-2)).tolist()
         found = []
-        for part in np.split(order, firsts[1:]):
-            begin, end = int(ends[part[0]] - sizes[part[0]]), int(ends[part[-1]])
+        for first, end in zip(firsts, [*firsts[1:], nodes.size], strict=True):
+            begin, part = int(ends[first - 1]) if first else 0, slice(first, end)
             offsets = [0, *(ends[part] - begin).tolist()]
-            found.append(Packed(buffer[begin:end].tobytes(), offsets, rows[part], sizes[part], int(nodes[part[0]])))
+            payload = buffer[begin : begin + offsets[-1]].tobytes()
+            found.append(Packed(payload, offsets, rows[part], sizes[part], int(nodes[first])))
         return found
 
     def _draw(self) -> tuple[Block, list[Made]]:
@@ -106,17 +116,20 @@ class PackedStream:
         if self._buffer.size < size:
             self._buffer = np.empty(size + size // 8, dtype=np.uint8)
         for place, each in zip(block.places, made, strict=True):
-            if place.size:
-                each.write(self._buffer, ends[place])
+            each.write(self._buffer, ends[place])
         return self._buffer[:size]
 
     def _slots(self, block: Block, made: list[Made]) -> Ints:
         """The slot of each request's node; in a batch all have that of the first that has a key."""
-        slots = _in_order(block, [requests.slots(each) for requests, each in zip(self._requests, made, strict=True)])
-        batches = slots.reshape(-1, self._batch)
-        firsts = batches[np.arange(len(batches)), np.argmax(batches >= 0, axis=1)]
-        anywhere = self._aside.integers(0, SLOTS, firsts.size)
-        return np.repeat(np.where(firsts < 0, anywhere, firsts), self._batch)
+        slots = _in_order(block, [each.slots() for each in made])
+        if self._batch > 1:
+            batches = slots.reshape(-1, self._batch)
+            firsts = np.argmax(batches >= 0, axis=1)
+            slots = batches[np.arange(len(batches)), firsts]
+        (anywhere,) = np.nonzero(slots < 0)
+        if anywhere.size:
+            slots[anywhere] = self._aside.integers(0, SLOTS, anywhere.size)
+        return np.repeat(slots, self._batch) if self._batch > 1 else slots
 
 
 def _in_order(block: Block, each: list[Ints | None]) -> Ints:
@@ -130,6 +143,16 @@ def _in_order(block: Block, each: list[Ints | None]) -> Ints:
 
 def _block_of(mix: Mix) -> int:
     """Operations of a block."""
-    values, weights = mix.values.mean_bytes, np.array([command.weight for command in mix.commands])
-    each = [_OTHER_BYTES + values * command.template.count(Placeholder.DATA) for command in mix.commands]
-    return max(1, min(_BLOCK, int(_BLOCK_BYTES / np.average(each, weights=weights))))
+    each_bytes = [_bytes_of(command.template, mix.values.mean_bytes) for command in mix.commands]
+    mean_bytes = np.average(each_bytes, weights=[command.weight for command in mix.commands])
+    # Each argument costs so much a block that there should be some requests for it, unless they take too much memory.
+    least = min(max(len(command.template.parts) for command in mix.commands) // _PARTS, int(_MOST_BYTES / mean_bytes))
+    return max(1, least, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
+
+
+def _bytes_of(template: Template, value_bytes: float) -> float:
+    """About how many bytes a request takes."""
+    return sum(
+        len(piece) if isinstance(piece, bytes) else value_bytes if piece in _VALUES else _TEXT_BYTES
+        for piece in template.pieces()
+    ) + _ARGUMENT_BYTES * len(template.parts)

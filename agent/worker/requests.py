@@ -6,8 +6,9 @@ numbers, values, and the lengths of arguments whose length is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -77,13 +78,12 @@ _Raw: TypeAlias = bytes | int | _Length
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Requests whose sizes are known, and which are yet to be written. sizes: bytes of each, shape (count,). leaves:
-    those of their pieces that were drawn."""
+    """Requests whose sizes are known, and which are yet to be written. sizes: bytes of each, shape (count,). slots: of
+    the first key of each; None for requests without one."""
 
-    rows: Rows
     sizes: Ints
     pieces: list[Piece]
-    leaves: list[Piece]
+    slots: Callable[[], Ints | None]
 
     def write(self, buffer: Buffer, ends: Ints) -> None:
         """Each so that it ends there."""
@@ -139,39 +139,42 @@ class Requests:
         self._raw.append(part)
 
     def _compiled(self) -> Iterator[_Compiled]:
-        raw = list(self._raw)
-        while raw:
-            match raw:
-                case [_Length() as length, bytes() as before, int() as leaf, bytes() as after, *raw] if (
-                    length.end - length.first == 1 and isinstance(self._leaves[leaf][0], Number)
-                ):
+        raw, at = self._raw, 0
+        while at < len(raw):
+            match raw[at : at + 4]:
+                case [_Length() as length, bytes() as before, int(), bytes() as after] if self._is_number(length):
                     yield _Numbered(length, before, after[:_LONGEST_AFTER])
                     if rest := after[_LONGEST_AFTER:]:
                         yield _Same(Constant(rest))
-                case [bytes() as text, *raw]:
+                    at += 3
+                case [bytes() as text, *_]:
                     yield _Same(Constant(text))
-                case [int() as leaf, *raw]:
+                case [int() as leaf, *_]:
                     yield _Drawn(leaf)
-                case [_Length() as length, *raw]:
+                case [_Length() as length, *_]:
                     yield length
+            at += 1
+
+    def _is_number(self, length: _Length) -> bool:
+        """Whether it is that of an argument in which nothing but one number is drawn."""
+        return length.end - length.first == 1 and isinstance(self._leaves[length.first][0], Number)
 
     def draw(self, rows: Rows) -> Made:
         """The next requests. What is left to be drawn comes from the generator of `rows`."""
         leaves = [leaf.draw(rows, room) for leaf, room in self._leaves]
         pieces = [piece for part in self._parts for piece in part.pieces(leaves, rows.count)]
-        return Made(rows, lengths_of(pieces, rows.count), pieces, leaves)
+        return Made(lengths_of(pieces, rows.count), pieces, partial(self._slots, rows, leaves))
 
-    def slots(self, made: Made) -> Ints | None:
-        """The slot of each request's first key; None for requests without one."""
+    def _slots(self, rows: Rows, leaves: list[Piece]) -> Ints | None:
         if self._key is None:
             return None
         column, argument = self._key
         if isinstance(column, Key | NewKey):
-            return column.supplies.keyspace.slots(column.numbers(made.rows))
+            return column.supplies.keyspace.slots(column.numbers(rows))
         if isinstance(column, Literal):
-            return np.full(made.rows.count, slot_of(column.text))
-        pieces = [made.leaves[part] if isinstance(part, int) else Constant(part) for part in argument]
-        return np.fromiter(map(slot_of, _texts_of(pieces, made.rows.count)), dtype=np.int64, count=made.rows.count)
+            return np.full(rows.count, slot_of(column.text))
+        pieces = [leaves[part] if isinstance(part, int) else Constant(part) for part in argument]
+        return np.fromiter(map(slot_of, _texts_of(pieces, rows.count)), dtype=np.int64, count=rows.count)
 
 
 def _first_key(template: Template) -> int | None:
@@ -190,7 +193,7 @@ def _texts_of(pieces: list[Piece], count: int) -> Iterator[bytes]:
     """What these pieces make of each request."""
     lengths = lengths_of(pieces, count)
     ends = np.cumsum(lengths + SPOILED)
-    buffer = np.empty(int(ends[-1]) if count else 0, dtype=np.uint8)
+    buffer = np.empty(int(ends.max(initial=0)), dtype=np.uint8)
     write_pieces(pieces, buffer, ends)
     whole = buffer.tobytes()
     return map(whole.__getitem__, map(slice, (ends - lengths).tolist(), ends.tolist()))

@@ -131,7 +131,7 @@ class StagedPacer(Pacer):
 
     @property
     def steady(self) -> Turn | None:
-        """See `Pacer.steady`: legs differ."""
+        """Legs differ."""
         return None
 
     def turns(self) -> Iterator[Turn]:

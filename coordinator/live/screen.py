@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.units import format_seconds
+from coordinator.generator import BUSY_SHARE
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow
 
 _AGENTS_SHOWN = 8
@@ -52,10 +53,11 @@ def _seconds(snapshot: LiveSnapshot) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("second", "ops/s", "p50 ms", "p99 ms", "max ms", "errors"):
         table.add_column(name, justify="right", no_wrap=True, min_width=9)
+    table.add_column("core", justify="right", no_wrap=True)
     for row in snapshot.rows:
         table.add_row(*_second(row))
     if not snapshot.rows:
-        table.add_row("-", "-", "-", "-", "-", "-")
+        table.add_row(*"-------")
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
     totals = Text(
         f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; "
@@ -72,7 +74,14 @@ def _second(row: SecondRow) -> list[str | Text]:
         f"{row.ok:,}",
         *("-" if us is None else f"{us / 1e3:,.3f}" for us in latencies_us),
         Text(f"{row.errors:,}", style="red" if row.errors else ""),
+        _core(row.core_share),
     ]
+
+
+def _core(share: float | None) -> Text:
+    if share is None:
+        return Text("-")
+    return Text(f"{share:.0%}", style="yellow" if share >= BUSY_SHARE else "")
 
 
 def _agents(agents: tuple[AgentRow, ...]) -> RenderableType:

@@ -16,7 +16,8 @@ SECONDS_SHOWN = 8
 @dataclass(frozen=True, slots=True)
 class SecondRow:
     """One complete second. Latencies are service times of operations done, None where there were none. stage: in which
-    it began, "" where the load has no parts."""
+    it began, "" where the load has no parts. core_share: of one core, of the busiest worker process; None where nobody
+    says."""
 
     second: int
     ok: int
@@ -25,6 +26,7 @@ class SecondRow:
     p99_us: float | None
     max_us: float | None
     stage: str = ""
+    core_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +133,5 @@ def _row(number: int, second: Second, line: Timeline) -> SecondRow:
         p99_us=p99 / 1e3 if service.count else None,
         max_us=service.maximum / 1e3 if service.count else None,
         stage="" if line.is_plain else line.legs[line.at(number * NS_PER_S)].name,
+        core_share=second.core_share,
     )

@@ -151,8 +151,9 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot) -> str:
     if row.p50_us is not None and row.p99_us is not None and row.max_us is not None:
         latency = f"p50 {row.p50_us / 1e3:.3f} p99 {row.p99_us / 1e3:.3f} max {row.max_us / 1e3:.3f} ms"
     stage = f" ({row.stage})" if row.stage else ""
+    core = "" if row.core_share is None else f"{row.core_share:.0%} of a core, "
     return (
-        f"second {row.second}{stage}: {row.ok:,} ops/s, {latency}, {row.errors:,} errors, "
+        f"second {row.second}{stage}: {row.ok:,} ops/s, {latency}, {row.errors:,} errors, {core}"
         f"{snapshot.connections_open:,} connections, {agents}/{len(snapshot.agents)} agents"
     )
 

@@ -112,6 +112,28 @@ class Load(Part, frozen=True, kw_only=True):
     measured_s: float
 
 
+class Generator(Part, frozen=True, kw_only=True):
+    """What the load itself cost, in all that was measured: whether this program, and not the server, was the limit.
+
+    cpu_s: CPU time of all worker processes together, the drain and the binning of rows included;
+    cpu_us_per_operation: that by the operations that came to an end. core_share_...: of ONE core, what the busiest
+    worker process of any agent used, in the second in which that was most and in the mean over all; 1.0 is a full core.
+    loop_share_mean: the part of the time in which the busiest event loop had something to do; loop_lag_us: how long
+    event loops were busy at a stretch; both None without any. late_sends: operations of an open loop that were sent
+    more than 1 ms after their time. limit: the verdict says that the generator was the limit. cpu_... and core_... are
+    None where an agent's release does not tell.
+    """
+
+    cpu_s: float | None
+    cpu_us_per_operation: float | None
+    core_share_max: float | None
+    core_share_mean: float | None
+    loop_share_mean: float | None
+    loop_lag_us: Quantiles | None
+    late_sends: int
+    limit: bool
+
+
 class Stage(Part, frozen=True, kw_only=True):
     """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
     and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end. late: sent
@@ -179,15 +201,16 @@ class Bin(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """The whole of summary.json. Totals, commands, pools, checkout waits, errors and bins are of what was measured, and
-    not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan wants none.
-    latency_bins: of all operations done; response time where all stages are an open loop."""
+    """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins are of what was
+    measured, and not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan
+    wants none. latency_bins: of all operations done; response time where all stages are an open loop."""
 
     format: int
     run: Run
     target: Target
     plan: dict[str, Any]
     load: Load
+    generator: Generator
     stages: tuple[Stage, ...]
     agents: tuple[Agent, ...]
     totals: Stats

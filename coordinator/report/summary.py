@@ -14,6 +14,7 @@ from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.generator import all_watched, busiest_of, limit_findings
 from coordinator.ledger import balance
 from coordinator.prepared import clean_up_of, preload_of
 from coordinator.records import AgentEnd, Outcome, RunOpened, When
@@ -22,6 +23,7 @@ from coordinator.report.shapes import (
     Agent,
     Bin,
     Connections,
+    Generator,
     Latency,
     Load,
     PubSub,
@@ -64,6 +66,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         target=msgspec.convert(opened.target, Target, from_attributes=True),
         plan=to_plain(opened.plan),
         load=_load(measured, totals, arrivals, duration_s),
+        generator=_generator(aggregate, stages),
         stages=tuple(_stage(stage, arrivals) for stage in stages),
         agents=tuple(_agent(agent) for agent in aggregate.agents.values()),
         totals=_stats(everything, duration_s, any_open),
@@ -148,6 +151,25 @@ def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arriva
         if any_open
         else None,
         measured_s=duration_s,
+    )
+
+
+def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generator:
+    measured = aggregate.measured
+    whole, lag = measured.generator, measured.generator.loop_lag
+    pools = measured.pools.values()
+    told = all_watched(aggregate)
+    cpu_us = whole.cpu_ns / _US
+    busiest = busiest_of(aggregate.measured_stages)
+    return Generator(
+        cpu_s=whole.cpu_ns / NS_PER_S if told else None,
+        cpu_us_per_operation=cpu_us / measured.operations if told and measured.operations else None,
+        core_share_max=max(whole.core_share_max, busiest.core_share) if told else None,
+        core_share_mean=busiest.core_share if told else None,
+        loop_share_mean=busiest.loop_share if lag.count else None,
+        loop_lag_us=quantiles(lag, _US) if lag.count else None,
+        late_sends=sum(pool.late_sends for pool in pools),
+        limit=any(limit_findings(aggregate, stages)),
     )
 
 

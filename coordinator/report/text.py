@@ -6,26 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from common.units import format_seconds
 from coordinator.prepared import clean_up_text, preload_text
-from coordinator.records import AgentEnd, Outcome
-from coordinator.report.shapes import PubSub, Quantiles, Stage, Stats, Summary
-from coordinator.verdict import Level
+from coordinator.records import AgentEnd
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
+from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
 _BAR_WIDTH = 40
-_LEVEL_STYLES = {Level.TRUSTED: "green", Level.SUSPECT: "yellow", Level.INVALID: "bold red"}
-_OUTCOME_STYLES = {
-    Outcome.COMPLETED: "green",
-    Outcome.INTERRUPTED: "yellow",
-    Outcome.DEGRADED: "yellow",
-    Outcome.ABORTED: "red",
-}
 
 
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
@@ -65,11 +57,11 @@ def _missing(summary: Summary) -> str | None:
 
 def _head(summary: Summary) -> Table:
     run, target = summary.run, summary.target
-    outcome = Text(run.outcome.value, style=_OUTCOME_STYLES[run.outcome])
+    outcome = Text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
     outcome.append(f" in {run.duration_s:.1f} s", style="default")
     if run.reason:
         outcome.append(f": {run.reason}", style="default")
-    return _facts(
+    return facts(
         ("Run", Text(run.id)),
         ("", outcome),
         ("Target", Text(f"{target.url} ({target.topology}, {target.server})")),
@@ -96,7 +88,7 @@ def _load_model(summary: Summary) -> str:
 
 def _stages(summary: Summary) -> Table:
     """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
-    table = _titled("Stages (ms: response time at a rate, service time in a closed loop)")
+    table = titled("Stages (ms: response time at a rate, service time in a closed loop)")
     table.add_column("Stage", overflow="fold", min_width=7)
     for name in ("From", "Length", "Wanted", "Actual", "p50", "p99", "p99.9", "max", "Errors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -108,9 +100,9 @@ def _stages(summary: Summary) -> Table:
             _clock(stage.begin_s),
             _clock(stage.duration_s),
             _wanted(stage),
-            _short(stage.achieved_rate_per_s),
+            short(stage.achieved_rate_per_s),
             *(_ms(us).replace(",", "") if latency.count else "-" for us in times_us),
-            Text(_short(stage.stats.errors), style="red" if stage.stats.errors else ""),
+            Text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
             style="" if stage.measured else "dim",
         )
     if not all(stage.measured for stage in summary.stages):
@@ -122,11 +114,11 @@ def _stages(summary: Summary) -> Table:
 def _wanted(stage: Stage) -> str:
     if stage.target_rate_per_s is None:
         return "-"
-    return ("to " if stage.ramp == "linear" else "") + _short(stage.target_rate_per_s)
+    return ("to " if stage.ramp == "linear" else "") + short(stage.target_rate_per_s)
 
 
 def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
-    table = _titled(title)
+    table = titled(title)
     table.add_column("Type", overflow="fold", min_width=6)
     for name in ("Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -156,7 +148,7 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
 
 def _histogram(summary: Summary, block: str) -> Table:
     what = "Response" if summary.load.model == "open" else "Service"
-    table = _titled(f"{what} times")
+    table = titled(f"{what} times")
     table.box = None
     table.add_column("up to ms", justify="right", no_wrap=True)
     table.add_column("operations", justify="right", no_wrap=True)
@@ -171,7 +163,7 @@ def _histogram(summary: Summary, block: str) -> Table:
 
 
 def _agents(summary: Summary) -> Table:
-    table = _titled("Agents")
+    table = titled("Agents")
     table.add_column("Agent", no_wrap=True, max_width=12)
     table.add_column("Host", no_wrap=True, max_width=16)
     for name in ("Procs", "State", "Operations", "CPU", "Busiest", "Machine", "Skew ms"):
@@ -196,13 +188,14 @@ def _agents(summary: Summary) -> Table:
 
 
 def _tail(summary: Summary) -> Table:
-    verdict = Text(summary.verdict.level.value, style=_LEVEL_STYLES[summary.verdict.level])
+    verdict = Text(summary.verdict.level.value, style=LEVEL_STYLES[summary.verdict.level])
     for reason in summary.verdict.reasons:
         verdict.append(f"\n- {reason}", style="default")
     before = [("Preload", Text(preload_text(summary.preload)))] if summary.preload else []
     after = [("Clean-up", Text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
-    return _facts(
+    return facts(
         *before,
+        ("Generator", _generator(summary.generator)),
         ("Connections", Text(_connections(summary))),
         ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
@@ -211,6 +204,25 @@ def _tail(summary: Summary) -> Table:
         *after,
         ("Verdict", verdict),
     )
+
+
+def _generator(generator: Generator) -> Text:
+    lines = []
+    if generator.cpu_s is not None:
+        each = generator.cpu_us_per_operation
+        by_each = "" if each is None else f", {each:,.1f} us an operation"
+        lines.append(
+            f"{generator.cpu_s:,.2f} s of CPU{by_each}; the busiest process used {generator.core_share_mean:.0%} of a "
+            f"core, {generator.core_share_max:.0%} at most"
+        )
+    if (lag := generator.loop_lag_us) is not None:
+        lines.append(
+            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {_ms(lag.p99)} ms (p99), "
+            f"{_ms(lag.max)} ms (max)"
+        )
+    if generator.late_sends:
+        lines.append(f"{generator.late_sends:,} operations sent more than 1 ms late")
+    return Text("\n".join(lines) or "not known", style="yellow" if generator.limit else "")
 
 
 def _connections(summary: Summary) -> str:
@@ -276,19 +288,6 @@ def _ledger(summary: Summary) -> str:
     )
 
 
-def _titled(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-
-
-def _facts(*rows: tuple[str, Text]) -> Table:
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style="bold", no_wrap=True, min_width=13)
-    table.add_column(overflow="fold")
-    for label, value in rows:
-        table.add_row(label, value)
-    return table
-
-
 def _classes(counts: dict[str, int]) -> str:
     ordered: Iterable[tuple[str, int]] = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {count:,}" for name, count in ordered)
@@ -297,14 +296,6 @@ def _classes(counts: dict[str, int]) -> str:
 def _count(value: float) -> str:
     """Whole from a thousand on: what follows the point is noise by then."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-
-
-def _short(value: float) -> str:
-    """At most five characters below a thousand billions: "7.5", "500", "1.5k", "12.3k", "1.25M"."""
-    for suffix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
-    return f"{value:.3g}" if value < 999.5 else "1k"
 
 
 def _clock(seconds: float) -> str:

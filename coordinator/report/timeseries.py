@@ -21,6 +21,8 @@ COLUMNS = (
     "connections_open",
     "agents",
     "stage",
+    "core_share",
+    "loop_lag_p99_us",
 )
 
 
@@ -29,13 +31,15 @@ def timeseries_csv(aggregate: Aggregate) -> str:
 
     stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
     in it. Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
+    core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
+    stretch. Both are empty where nobody said.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for number, second in aggregate.by_second():
         stage = aggregate.line.legs[aggregate.line.at(number * NS_PER_S)]
-        writer.writerow([*_row(number, second), stage.name])
+        writer.writerow([*_row(number, second), stage.name, *_generator(second)])
     return text.getvalue()
 
 
@@ -53,3 +57,8 @@ def _row(number: int, second: Second) -> list[object]:
         second.connections_open,
         len(second.open_peaks),
     ]
+
+
+def _generator(second: Second) -> list[object]:
+    share, lag = second.core_share, second.loop_lag.merged
+    return ["" if share is None else round(share, 3), lag.quantile(0.99) / 1e3 if lag.count else ""]

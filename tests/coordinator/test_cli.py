@@ -90,7 +90,7 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
         (("plan", "--command-ratio", "-1"), '--command-ratio: expected a weight >= 0, got "-1"'),
         (("plan", "--command-ratio", "nan"), '--command-ratio: expected a weight >= 0, got "nan"'),
         (("plan", "--connections", "hot"), '--connections: expected one of lazy, prewarm, got "hot"'),
-        (("plan", "--driver", "telepathy"), '--driver: expected one of client, asyncio, got "telepathy"'),
+        (("plan", "--driver", "telepathy"), '--driver: expected one of client, asyncio, wire, got "telepathy"'),
         (("plan", "--protocol", "4"), "--protocol: expected a whole number from 2 to 3, got 4"),
         (
             ("plan", "--embedded-server", "plan.yaml"),
@@ -101,6 +101,11 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
         (("report",), "missing argument 'RUN'."),
         (("report", "x", "--format", "xml"), "--format: 'xml' is not one of"),
         (("start", "--out", __file__), "--out: "),
+        (("start", *ENOUGH, "--rounds", "3"), "--rounds: expected --compare-drivers too"),
+        (("start", "--compare-drivers", "--rounds", "1"), '--rounds: expected a whole number >= 2, got "1"'),
+        (("start", "--compare-drivers", "--rounds", "many"), '--rounds: expected a whole number >= 2, got "many"'),
+        (("start", "--compare-drivers", "--resume", "r"), "--resume: expected no --compare-drivers beside it"),
+        (("start", *ENOUGH, "--compare-drivers", "--driver", "wire"), "--compare-drivers: expected pools without a"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[str, ...], line: str) -> None:
@@ -147,6 +152,23 @@ def test_start_hands_over_the_plan_and_its_own_options(run: Run, started: list[t
     )
     assert plan.load.duration_s == 3
     assert plan.fleet.per_agent
+
+
+def test_a_comparison_gets_the_plan_the_options_and_the_rounds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Plan, StartOptions, int]] = []
+
+    def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
+        calls.append((plan, options, rounds))
+        return 5
+
+    monkeypatch.setattr("coordinator.compare.command.compare", compare)
+    assert run("start", *ENOUGH, "--compare-drivers", "--out", "o", "--json")[0] == 5
+    assert run("start", *ENOUGH, "--compare-drivers", "--rounds", "7")[0] == 5
+    assert [(options, rounds) for _, options, rounds in calls] == [
+        (StartOptions(out=Path("o"), json=True), 3),
+        (StartOptions(), 7),
+    ]
+    assert calls[0][0].target.url == "redis://h"
 
 
 def test_start_without_options_says_nothing_of_its_own(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:

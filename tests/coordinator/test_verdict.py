@@ -31,6 +31,7 @@ from tests.support.records import (
     plan,
     reading,
     staged_plan,
+    watched,
 )
 from tests.support.stages import stage
 
@@ -99,6 +100,11 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were cut off"),
     "no reading of the server": (without(ServerCounted), Level.SUSPECT, "server's own count could not be compared"),
     "the generator was busy": (with_note(cpu_percent_busiest=97.4), Level.SUSPECT, "(a1) used 97% of a core"),
+    "the generator was busy, as it measured": (
+        lambda records: watched(records, {"a1": 0.97, "a2": 0.5}),
+        Level.SUSPECT,
+        "(a1) used 97% of a core: the generator, not the server, was the limit.",
+    ),
     "an agent was held up": (with_note(lag_ms_max=1500.0), Level.SUSPECT, "held up for 1,500 ms"),
     "a late start": (with_note(start_skew_ns=180_000_000), Level.SUSPECT, "started 180 ms off"),
     "an early start": (with_note(start_skew_ns=-180_000_000), Level.SUSPECT, "started 180 ms off"),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from common.histogram import EMPTY, Histogram
 from common.messages import Final, MetricsFrame, PoolShare
-from common.metrics import CommandMetrics, ConnectionMetrics, IntervalMetrics, PoolMetrics
+from common.metrics import (
+    LATE_SEND_NS,
+    CommandMetrics,
+    ConnectionMetrics,
+    GeneratorMetrics,
+    IntervalMetrics,
+    PoolMetrics,
+)
 from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
-from common.units import PerSecond, Seconds
+from common.units import NS_PER_S, PerSecond, Seconds
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
@@ -164,3 +171,48 @@ def clean_run(
     after = {"set": 7 + done["SET"], "get": 5 + done["GET"], "del": done["DEL"], "info": 2}
     yield reading(When.AFTER, after)
     yield closed(duration_s=float(seconds))
+
+
+def watched(
+    records: Iterable[AnyRecord],
+    core: dict[str, float],
+    *,
+    loop: float = 0.0,
+    turns_ns: Sequence[int] = (),
+    late_ns: Sequence[int] = (),
+) -> list[AnyRecord]:
+    """The same run, whose agents say how busy they were in each interval, of a second: `core` by agent id, others
+    nothing. late_ns: the send lags of its operations."""
+    return [
+        msgspec.structs.replace(
+            record,
+            frame=msgspec.structs.replace(
+                record.frame,
+                intervals=tuple(
+                    _watched(one, core[record.agent_id], loop, turns_ns, late_ns) for one in record.frame.intervals
+                ),
+            ),
+        )
+        if isinstance(record, FrameAccepted) and record.agent_id in core
+        else record
+        for record in records
+    ]
+
+
+def _watched(
+    one: IntervalMetrics, core: float, loop: float, turns_ns: Sequence[int], late_ns: Sequence[int]
+) -> IntervalMetrics:
+    generator = GeneratorMetrics(
+        cpu_ns=round(2 * core * NS_PER_S),  # a second process does as much
+        watched_ns=NS_PER_S,
+        busiest_cpu_ns=round(core * NS_PER_S),
+        busiest_loop_ns=round(loop * NS_PER_S),
+        core_share_max=core,
+        loop_lag=histogram(*turns_ns),
+    )
+    late = sum(lag_ns > LATE_SEND_NS for lag_ns in late_ns)
+    pools = {
+        name: msgspec.structs.replace(pool, send_lag=histogram(*late_ns), late_sends=late)
+        for name, pool in one.pools.items()
+    }
+    return msgspec.structs.replace(one, generator=generator, pools=pools)

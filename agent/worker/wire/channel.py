@@ -1,18 +1,20 @@
 """One connection under load: a batch of requests goes out, its replies come in, and the next batch goes out.
 
-This is the hot path: all that happens to a batch happens in `send` and `on_ready`. Replies of several requests are
-read as one array, whose head the reader is given beforehand: so a batch costs one call of the parser, however many
-replies it has.
+This is the hot path. Replies of several requests are read as one array, whose head the reader is given beforehand: so
+a batch costs one call of the parser, however many replies it has. In a load that is the same from begin to end, a
+function made for it (`_steadily`) does all that happens to a batch whose replies come at once and without an error;
+whatever is not as usual is left to the methods.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agent.worker.pacer import Turn
+from agent.worker.pacer import WHENEVER, Turn
 from agent.worker.wire.poller import READ, WRITE, Poller
 from agent.worker.wire.record import pack_batch
-from agent.worker.wire.source import Block
+from agent.worker.wire.source import Batch, Block
 from common.clock import monotonic_ns
 from common.target.wire import ASKING, PENDING, WOULD_BLOCK, Link, is_push, lost_by
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from agent.worker.wire.driver import WireWorker
     from agent.worker.wire.routes import Node
 
-_READ_BYTES = 1 << 16
+_BUFFER = bytearray(1 << 17)
+"""Where all of a process read to, which is parsed at once: there is one loop."""
 
 _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
@@ -29,12 +32,22 @@ Mark: TypeAlias = tuple[int, int]
 
 
 class Channel:
-    """A connection of one worker to one node. At most one batch is under way: `block` from `begin` to `end`.
+    """A connection of one worker to one node. At most one batch is under way: `block` from `begin` to `end`; or, in a
+    steady load, `batch`.
 
-    begun_ns: when it was first sent. turn: its intended times. notes: what makes it worth a closer look: error replies,
-    and where replies came in several reads, a mark for each but the last. hops: how often it was redirected; skip: how
-    many replies come before its own.
+    begun_ns: when it was first sent. turn: its intended times. on_ready: to be called when the poller says so. notes:
+    what makes it worth a closer look: error replies, and where replies came in several reads, a mark for each but the
+    last. hops: how often it was redirected. skip: how many replies come before its own.
     """
+
+    # They are far faster to reach than those of an object without, of which there are some more than Python caters for.
+    __slots__ = (
+        *("block", "begin", "end", "turn", "begun_ns", "notes", "hops", "skip"),
+        *("_worker", "node", "link", "is_pushed_to", "is_open", "is_closing", "is_simple"),
+        *("batch", "on_ready"),
+        *("_sock", "_fd", "_poller", "_recv", "_send", "_more", "_feed", "_get", "_gets", "_is_writing"),
+        *("_place", "_count", "_lag_ns", "_unsent", "_replies", "_wanted"),
+    )
 
     def __init__(self, worker: WireWorker, node: Node, link: Link, *, is_pushed_to: bool) -> None:
         """is_pushed_to: messages may come that are no replies."""
@@ -42,10 +55,12 @@ class Channel:
         self.is_pushed_to = is_pushed_to
         self.is_open = self.is_closing = False
         self.block: Block | None = None
+        self.batch: Batch | None = None
+        self.on_ready: Callable[[int], None] = self._on_ready
         self.begin = self.end = self.begun_ns = self.hops = self.skip = 0
         self.turn: Turn = ()
         self.notes: list[Exception | Mark] = []
-        self.is_simple = False
+        self.is_simple = self._is_writing = False
         self._place = self._count = self._lag_ns = 0
         self._unsent = b""
         self._replies: list[Any] = []
@@ -54,14 +69,15 @@ class Channel:
     def opened(self, sock: Any, poller: Poller) -> None:
         """The connection stands."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
-        self._recv, self._send = sock.recv, sock.send
+        self._recv, self._send = sock.recv_into, sock.send
         # Only a TLS socket may hold bytes that were read, and that no poller knows of.
         self._more = getattr(sock, "pending", None)
         self.notes.clear()
         reader = self.link.reader(self.notes)
         self._feed, self._get = reader.feed, reader.gets
         self._gets = self._gets_each if self.is_pushed_to else reader.gets
-        self._add_batch = self._worker.add_batch
+        self._is_writing = False
+        self.on_ready = self._on_ready if self._worker.steady is None else self._steadily()
         poller.add(self._fd)
         self.is_open = True
 
@@ -73,7 +89,12 @@ class Channel:
     @property
     def is_free(self) -> bool:
         """Whether it may send."""
-        return self.is_open and self.block is None
+        return self.is_open and not self.is_under_way
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether replies are waited for."""
+        return self.block is not None or self.batch is not None
 
     @property
     def marks(self) -> list[Mark]:
@@ -84,6 +105,11 @@ class Channel:
     def errors(self) -> list[Exception]:
         """The error replies among those that came."""
         return [note for note in self.notes if not isinstance(note, tuple)]
+
+    @property
+    def got_bytes(self) -> int:
+        """How many bytes of replies have come in all reads but the last one."""
+        return max((size for _, size in self.marks), default=0)
 
     @property
     def heard_ns(self) -> int:
@@ -101,20 +127,21 @@ class Channel:
         self._lag_ns = begun_ns - due_ns if due_ns >= 0 else due_ns
         if worker.is_transaction or self.skip:
             payload, count = self._dressed(payload, count)
-        if self.is_pushed_to:
-            self._wanted = count
-        elif count > 1:
-            self._feed(b"*%d\r\n" % count)
-        try:
-            sent = self._send(payload)
-        except WOULD_BLOCK:
-            sent = 0
-        except OSError as error:
-            worker.lost(self, lost_by(error))
-            return
-        if sent < len(payload):
-            self._unsent = payload[sent:]
-            self._poller.watch_write(self._fd, True)
+        self._send_expecting(count, payload)
+
+    def send_steadily(self, batch: Batch, begun_ns: int) -> None:
+        """Send the next batch of a steady load."""
+        self.batch, self.begun_ns = batch, begun_ns
+        self._send_expecting(self._worker.batch, batch[1])
+
+    def unfold(self) -> None:
+        """What is under way, as `block` from `begin` to `end` and `turn`, where it is of a steady load."""
+        if self.batch is not None:
+            place, _, _, block = self.batch
+            self.block, self.batch = block, None
+            self.turn = self._worker.steady or ()
+            self.begin = place - block.place
+            self.end = self.begin + self._worker.batch
 
     def _dressed(self, payload: bytes, count: int) -> tuple[bytes, int]:
         """What goes around the requests themselves, and how many replies there are then."""
@@ -124,66 +151,117 @@ class Channel:
             payload, count = ASKING + payload, count + 1
         return payload, count
 
-    def on_ready(self, events: int) -> None:
-        """The poller says that it can be read or written."""
-        if events != READ:
-            if events & WRITE:
-                self._write_on()
-            if not (events & ~WRITE and self.is_open):
-                return
-        try:
-            data = self._recv(_READ_BYTES)
-        except WOULD_BLOCK:
-            return
-        except OSError as error:
-            self._worker.lost(self, lost_by(error))
-            return
-        ended_ns = monotonic_ns()
-        try:
-            self._feed(data)
-            replies = self._gets()
-        except Exception as error:  # noqa: BLE001 - what is no RESP ends the connection, and what is under way on it
-            self._worker.lost(self, lost_by(error))
-            return
-        if replies is not PENDING and self.is_simple and not self.notes and self.block is not None:
-            self._add_batch(pack_batch(ended_ns, self.begun_ns, self._place, self._count, len(data), self._lag_ns))
-            self._worker.issue(self)
-        else:
-            self._on_part(data, replies, ended_ns)
-
-    def _on_part(self, data: bytes, replies: Any, ended_ns: int) -> None:
-        """The end of the connection has come; a part of the replies; or what takes a closer look."""
-        worker, block = self._worker, self.block
-        if not data:
-            worker.lost(self, lost_by(None))
-        elif replies is PENDING:
-            if block is not None:
-                self.notes.append((ended_ns, self.got_bytes + len(data)))
-            if self._more is not None and self._more():
-                self.on_ready(READ)
-        elif block is None:
-            worker.lost(self, lost_by(ConnectionError("a reply came to no request")))
-        else:
-            worker.settle(self, block, replies, self.got_bytes + len(data), ended_ns)
-            if self.is_open:
-                worker.issue(self)
-
-    @property
-    def got_bytes(self) -> int:
-        """How many bytes of replies have come in all reads but the last one."""
-        return max((size for _, size in self.marks), default=0)
+    def _send_expecting(self, count: int, payload: bytes) -> None:
+        if self.is_pushed_to:
+            self._wanted = count
+        elif count > 1:
+            self._feed(_array_head(count))
+        self._unsent = payload
+        self._write_on()
 
     def _write_on(self) -> None:
+        """Send what is not sent yet, as far as the socket takes it."""
         try:
             sent = self._send(self._unsent)
         except WOULD_BLOCK:
-            return
+            sent = 0
         except OSError as error:
             self._worker.lost(self, lost_by(error))
             return
         self._unsent = self._unsent[sent:]
-        if not self._unsent:
-            self._poller.watch_write(self._fd, False)
+        if self._is_writing is not bool(self._unsent):
+            self._is_writing = not self._is_writing
+            self._poller.watch_write(self._fd, self._is_writing)
+
+    def _steadily(self) -> Callable[[int], None]:
+        """`_on_ready` and what comes after it, for a steady load: whatever is not as usual is left to the methods.
+        Names instead of attributes, no call that can be spared: each step is a part of what every operation costs."""
+        worker, node = self._worker, self.node
+        span, record, count, add = worker.span, worker.record, worker.batch, worker.record.add_batch
+        recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
+        next_batch, notes = node.next_batch, self.notes
+        head = _array_head(count) if count > 1 else b""
+
+        def on_ready(events: int) -> None:
+            if events != READ:
+                self._on_ready(events)
+                return
+            try:
+                size = recv(_BUFFER)
+                ended_ns = monotonic_ns()
+                feed(_BUFFER, 0, size)
+                replies = gets()
+            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser
+                self._on_error(error)
+                return
+            batch = self.batch
+            if replies is PENDING or notes or batch is None:
+                self._on_part(size, replies, ended_ns)
+                return
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, WHENEVER))
+            if node.is_special:
+                worker.issue(self)
+                return
+            self.batch = batch = next_batch()
+            self.begun_ns = begun_ns = monotonic_ns()
+            if batch is None or begun_ns >= span.end_ns:
+                worker.turn_aside(self)
+                return
+            record.issued += count
+            if head:
+                feed(head)
+            try:
+                sent = send(batch[1])
+            except OSError:
+                sent = 0
+            if sent != batch[2]:
+                self._unsent = batch[1][sent:]
+                self._write_on()
+
+        return on_ready
+
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE:
+            self._write_on()
+        if not (events & ~WRITE and self.is_open):
+            return
+        try:
+            size = self._recv(_BUFFER)
+            ended_ns = monotonic_ns()
+            self._feed(_BUFFER, 0, size)
+            replies = self._gets()
+        except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
+            self._on_error(error)
+            return
+        if self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
+            add, began_ns = self._worker.record.add_batch, self.begun_ns
+            add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
+            self._worker.issue(self)
+        else:
+            self._on_part(size, replies, ended_ns)
+
+    def _on_error(self, error: Exception) -> None:
+        """Reading came to nothing: for now, or for good."""
+        if not isinstance(error, WOULD_BLOCK):
+            self._worker.lost(self, lost_by(error))
+
+    def _on_part(self, size: int, replies: Any, ended_ns: int) -> None:
+        """The end of the connection has come; a part of the replies; or what takes a closer look."""
+        worker = self._worker
+        self.unfold()
+        if not size:
+            worker.lost(self, lost_by(None))
+        elif replies is PENDING:
+            if self.block is not None:
+                self.notes.append((ended_ns, self.got_bytes + size))
+            if self._more is not None and self._more():
+                self._on_ready(READ)
+        elif self.block is None:
+            worker.lost(self, lost_by(ConnectionError("a reply came to no request")))
+        else:
+            worker.settle(self, self.block, replies, self.got_bytes + size, ended_ns)
+            if self.is_open:
+                worker.issue(self)
 
     def _gets_each(self) -> Any:
         """The replies one by one, with messages between them handed on."""
@@ -201,14 +279,20 @@ class Channel:
 
     def freed(self) -> None:
         """Its batch is over, one way or another."""
-        self.block = None
+        self.block = self.batch = None
+        self.is_simple = False
         self.hops = self.skip = 0
         self.notes.clear()
 
     def left(self) -> None:
         """It is not to be used any more: before the connection is closed."""
         if self.is_open:
-            self.is_open = False
+            self.is_open = self._is_writing = False
             self._unsent = b""
             self._replies = []
             self._poller.remove(self._fd)
+
+
+def _array_head(count: int) -> bytes:
+    """What makes one reply, an array, of so many."""
+    return b"*%d\r\n" % count

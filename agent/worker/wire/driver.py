@@ -39,7 +39,8 @@ class Means:
     reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
     the same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
     bytes of a batch of several tell those of each command. is_watched: the primary is the one that Sentinels name.
-    timeout_ns: how long a reply may take. refresh_after: so many MOVED, 0 for never.
+    is_shared: several nodes share a number of operations. timeout_ns: how long a reply may take. refresh_after: so many
+    MOVED, 0 for never.
     """
 
     replies: Replies
@@ -50,6 +51,7 @@ class Means:
     is_plain: bool
     is_fixed: bool
     is_watched: bool
+    is_shared: bool
     timeout_ns: int
     refresh_after: int = 0
 
@@ -57,23 +59,28 @@ class Means:
 class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
+    __slots__ = (
+        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_has_begun", "_has_ended", "_moves"),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
+    )
+
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
         """worker: its record is a WireRecord."""
         self._worker, self._routes, self._means, self._now = worker, routes, means, now
-        self._span, self._pacer = worker.span, worker.pacer
-        self._record: WireRecord = worker.record  # type: ignore[assignment]
-        self.add_batch = self._record.add_batch
+        self._pacer = worker.pacer
+        self.span = worker.span
+        self.record: WireRecord = worker.record  # type: ignore[assignment]
+        self.batch = worker.batch
         self.is_transaction = worker.transaction
         self.is_plain = means.is_plain and not worker.transaction
         self.is_fixed = means.is_fixed
-        self._turns: Iterator[Turn] = worker.pacer.turns()
-        self._batch = worker.batch
-        # Of a load that deals the same turn for ever, there is no need to ask for each.
-        self._steady = None if worker.transaction else worker.pacer.steady
+        is_steady = self.is_plain and (self.is_fixed or self.batch == 1) and not means.is_shared
+        self.steady = worker.pacer.steady if is_steady else None
+        """The turn that is dealt over and over, and whose batches are noted in a row each; None where turns differ."""
+        self._is_unsteady = self.steady is None
+        self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
         self._has_begun = self._has_ended = False
-        # Whether a connection had nothing to send because other nodes were behind, and whether that may have changed.
-        self._is_starved = self._is_fed = False
         self._moves = 0
 
     @property
@@ -85,22 +92,20 @@ class WireWorker:
     def is_done(self) -> bool:
         """Whether all that it was to do has come to its end."""
         return self._has_ended and not any(
-            node.detours or any(channel.block is not None for channel in node.channels) for node in self._routes.nodes
+            node.detours or any(channel.is_under_way for channel in node.channels) for node in self._routes.nodes
         )
 
     @property
-    def is_steady(self) -> bool:
-        """Whether it never waits for anything to be due."""
-        return self._steady is not None and not self._routes.is_cluster
+    def is_timed(self) -> bool:
+        """Whether it may wait for something to be due."""
+        return self._is_unsteady
 
     @property
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
-        if self._is_fed:
-            return 0
         if self._held is None or not any(node.idle for node in self._routes.nodes):
             return NEVER_NS
-        return min(self._held[-1], self._span.end_ns)
+        return min(self._held[-1], self.span.end_ns)
 
     def begin(self) -> None:
         """The start has come."""
@@ -116,69 +121,63 @@ class WireWorker:
 
     def issue(self, channel: Channel) -> None:
         """Have a connection, whose batch is over, send what is due; where nothing is, it rests."""
-        node, turn = channel.node, self._steady
-        if turn is None or node.detours or channel.is_closing:
-            self._issue_next(channel)
-            return
-        # The hot path: a closed loop that ends with the span.
-        begun_ns = self._now()
-        count, feed = self._batch, node.feed
-        begin = feed.at
-        end = begin + count
-        if begun_ns >= self._span.end_ns or end > feed.block.count:
-            self._issue_next(channel)
-            return
-        feed.at = end
-        self._record.issued += count
-        channel.send(feed.block, begin, end, turn, begun_ns)
-
-    def _issue_next(self, channel: Channel) -> None:
-        """The same for any load."""
         channel.freed()
-        node, record = channel.node, self._record
+        node = channel.node
         if channel.is_closing:
             self._part(channel)
-            return
-        if node.detours:
+        elif node.detours:
             self._take_detour(channel, node.detours.popleft())
+            node.mark()
+        elif self._is_unsteady:
+            self._issue_turn(channel)
+        else:
+            batch, begun_ns = node.next_batch(), self._now()
+            channel.batch = batch
+            if batch is None or begun_ns >= self.span.end_ns:
+                self.turn_aside(channel)
+            else:
+                self.record.issued += self.batch
+                channel.send_steadily(batch, begun_ns)
+
+    def turn_aside(self, channel: Channel) -> None:
+        """In a steady load: the batch of a connection is one that may not be sent any more; or there was none, because
+        that was the last one, or because others have to catch up."""
+        if channel.batch is not None:
+            place, _, _, block = channel.batch
+            self._leave(block, self.batch, place)
+            self._end(())
+        elif not self._routes.is_starved(channel.node):
+            self._is_unsteady = True
+            self.issue(channel)
             return
-        turn = self._held
+        channel.freed()
+        channel.node.idle.append(channel)
+
+    def _issue_turn(self, channel: Channel) -> None:
+        node, turn = channel.node, self._held
+        self._held = None
         if turn is None:
             turn = None if self._has_ended else next(self._turns, None)
+        now_ns = self._now()
         if turn is None:
             self._has_ended = True
-            node.idle.append(channel)
-            return
-        self._held = None
-        begun_ns = self._now()
-        if begun_ns >= self._span.end_ns:
+        elif now_ns >= self.span.end_ns:
             self._end(turn)
-            node.idle.append(channel)
-            return
-        count, feed = len(turn), node.feed
-        if turn[-1] > begun_ns or not (feed.at + count <= feed.block.count or self._more(node, count)):
+        elif turn[-1] > now_ns or not self._routes.more(node, len(turn)):
             self._held = turn
-            node.idle.append(channel)
+        else:
+            block, begin, end = node.feed.take(len(turn))
+            self.record.issued += len(turn)
+            self.record.transactions += self.is_transaction
+            channel.send(block, begin, end, turn, self._now())
             return
-        begin = feed.at
-        end = feed.at = begin + count
-        record.issued += count
-        if self.is_transaction:
-            record.transactions += 1
-        channel.send(feed.block, begin, end, turn, self._now())
-        self._is_fed = self._is_starved
-
-    def _more(self, node: Node, count: int) -> bool:
-        has_more = self._routes.more(node, count)
-        self._is_starved = self._is_starved or not has_more
-        return has_more
+        node.idle.append(channel)
 
     def pump(self) -> None:
         """Have connections that rest send what is due. Of several nodes, the one comes first for which most lies ready:
         so none falls behind."""
         if not self._has_begun:
             return
-        self._is_fed = self._is_starved = False
         for node in sorted(self._routes.nodes, key=lambda node: -node.feed.backlog):
             while node.idle:
                 channel = node.idle.pop()
@@ -189,15 +188,15 @@ class WireWorker:
     def _end(self, turn: Turn) -> None:
         """The end of the span has come, before these could be sent."""
         self._has_ended, self._held = True, None
-        self._record.unsent += self._pacer.unsent(turn)
+        self.record.unsent += self._pacer.unsent(turn)
 
     def check(self, now_ns: int) -> None:
         """To be called some twenty times a second: notices the end of the span, and replies that never come."""
-        if self._has_begun and not self._has_ended and now_ns >= self._span.end_ns:
+        if self._has_begun and not self._has_ended and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:
             for channel in node.channels:
-                if channel.block is not None and now_ns - channel.heard_ns > self._means.timeout_ns:
+                if channel.is_under_way and now_ns - channel.heard_ns > self._means.timeout_ns:
                     self.lost(channel, too_late())
                 elif channel.is_closing and channel.is_free:
                     node.idle.remove(channel)
@@ -211,6 +210,7 @@ class WireWorker:
         channel.link.lose(error)
         if channel in channel.node.idle:
             channel.node.idle.remove(channel)
+        channel.unfold()
         if (block := channel.block) is not None:
             operations = block.operations_of(channel.begin, channel.end)
             self._failed(block, channel.turn, operations, error, channel.begun_ns)
@@ -229,6 +229,7 @@ class WireWorker:
             channel.node.channels.remove(channel)
         else:
             reopen(channel)
+        channel.node.mark()
 
     def refused(self, channel: Channel, error: Exception, began_ns: int) -> None:
         """A connection could not be made, with all retries that the plan has. As long as its node has no other one,
@@ -244,31 +245,37 @@ class WireWorker:
 
     def _fail_next(self, node: Node, error: Exception, began_ns: int) -> None:
         now_ns = self._now()
-        turn = self._held or next(self._turns, None)
+        turn = self._held or (next(self._turns, None) if self._is_unsteady else self.steady)
         self._held = None
         if turn is None:
             self._has_ended = True
+        elif now_ns >= self.span.end_ns:
+            self._end(turn)
         elif turn[-1] > now_ns:
             self._held = turn
-        elif now_ns >= self._span.end_ns:
-            self._end(turn)
+        elif not self._is_unsteady:
+            if (batch := node.next_batch()) is not None:
+                place, _, _, block = batch
+                self._fail_unsent(block, place - block.place, turn, error, began_ns)
+            elif not self._routes.is_starved(node):
+                self._is_unsteady = True
         elif not self._routes.more(node, len(turn)):
             self._held = turn
         else:
-            feed = node.feed
-            begin = feed.at
-            feed.at += len(turn)
-            self._record.issued += len(turn)
-            self._record.transactions += self.is_transaction
-            operations = feed.block.operations_of(begin, feed.at)
-            self._failed(feed.block, turn, operations, error, max(began_ns, turn[-1]))
+            block, begin, _ = node.feed.take(len(turn))
+            self._fail_unsent(block, begin, turn, error, max(began_ns, turn[-1]))
+
+    def _fail_unsent(self, block: Block, begin: int, turn: Turn, error: Exception, began_ns: int) -> None:
+        self.record.issued += len(turn)
+        self.record.transactions += self.is_transaction
+        self._failed(block, turn, block.operations_of(begin, begin + len(turn)), error, began_ns)
 
     def _failed(
         self, block: Block, turn: Turn, operations: Sequence[Operation], error: Exception, begun_ns: int
     ) -> None:
         now_ns = self._now()
         told = [(due_ns, each, error, now_ns) for due_ns, each in zip(turn, operations, strict=True)]
-        self._record.add(settled(self._worker, self._means.replies, told, begun_ns, None, executed=False))
+        self.record.add(settled(self._worker, self._means.replies, told, begun_ns, None, executed=False))
         self._leave(block, len(turn))
 
     # What becomes of replies.
@@ -293,7 +300,7 @@ class WireWorker:
             told = self._redirected(channel, block, told)
         if told:
             alone_bytes = got_bytes if is_alone else None
-            self._record.add(
+            self.record.add(
                 settled(self._worker, self._means.replies, told, channel.begun_ns, alone_bytes, executed=executed)
             )
             self._leave(block, len(told))
@@ -302,10 +309,10 @@ class WireWorker:
             # As redis-py does, so that Sentinels are asked again: what it leads to is no primary any more.
             self.lost(channel, lost_by(ConnectionError("the server has become a replica")))
 
-    def _leave(self, block: Block, count: int) -> None:
-        """Operations of a block have rows of their own."""
+    def _leave(self, block: Block, count: int, place: int | None = None) -> None:
+        """So many operations of a block have rows of their own, or are not issued. place: of the first one."""
         if block.place != NOWHERE:
-            self.add_batch(pack_batch(0, 0, block.place, count, TOLD_APART, 0))
+            self.record.add_batch(pack_batch(0, 0, block.place if place is None else place, count, TOLD_APART, 0))
 
     def _redirected(self, channel: Channel, block: Block, told: list[Any]) -> list[Any]:
         """Send on what a node of a cluster would not do. Returns what came to its end."""
@@ -331,6 +338,7 @@ class WireWorker:
         is_asking = redirect_of(error) == "ASK"
         node = self._routes.node(name)
         node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
+        node.mark()
         if not is_asking:
             self._routes.moved(slot, name)
             self._moves += 1
@@ -342,7 +350,7 @@ class WireWorker:
     def _take_detour(self, channel: Channel, detour: Detour) -> None:
         channel.hops, channel.skip = detour.hops, int(detour.asking)
         if self.is_transaction:
-            self._record.transactions += 1
+            self.record.transactions += 1
         channel.send(detour.block, detour.begin, detour.end, detour.turn, detour.begun_ns)
         # Its own replies have to be told from what comes before them.
         channel.is_simple = False
@@ -360,3 +368,4 @@ class WireWorker:
         for node in self._routes.nodes:
             while node.is_gone and node.detours and homes:
                 homes[0].detours.append(node.detours.popleft())
+                homes[0].mark()

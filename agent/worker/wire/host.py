@@ -102,8 +102,15 @@ class WireHost:
         protocol, names = self._target.protocol, self._mix.names
         replies = Replies(names, self._primaries.client.response_callbacks, [raw_measure(n, protocol) for n in names])
         record: WireRecord = worker.record  # type: ignore[assignment]
-        routes = Routes(self._source(worker), record, self._give_connections)
         is_cluster = self._primaries.is_cluster
+        routes = Routes(
+            self._source(worker),
+            record,
+            self._give_connections,
+            lambda: self._loop.call(self._pump),
+            worker.batch,
+            worker.pacer.steady_turns,
+        )
         means = Means(
             replies=replies,
             events=self._instances[0].events,
@@ -113,6 +120,7 @@ class WireHost:
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_watched=address_of(self._target).shape is Shape.SENTINEL,
+            is_shared=is_cluster and worker.pacer.steady_turns is not None,
             timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
         )
@@ -153,6 +161,10 @@ class WireHost:
     def _refused(self, channel: Channel, began_ns: int, error: Exception) -> None:
         assert self._worker is not None
         self._worker.refused(channel, error, began_ns)
+
+    def _pump(self) -> None:
+        assert self._worker is not None
+        self._worker.pump()
 
     def _refresh(self) -> None:
         if self._is_refreshing:

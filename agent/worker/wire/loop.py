@@ -140,7 +140,7 @@ class WireLoop:
                 worker.begin()
             elif worker.due_ns <= at_ns:
                 worker.pump()
-            if not worker.is_steady:
+            if worker.is_timed:
                 next_ns, is_fine = min(next_ns, worker.due_ns), True
         if at_ns >= self._check_ns:
             self._check(at_ns)

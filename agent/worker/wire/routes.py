@@ -11,15 +11,16 @@ Pure but for the drawing: nodes and their slots are told, nobody is asked.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 
 import numpy as np
 
 from agent.worker.pacer import Turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.record import WireRecord
-from agent.worker.wire.source import Block, Feed, Source
+from agent.worker.wire.source import Batch, Block, Feed, Source
 from common.histogram import Ints
 from common.target.wire import ALONE
 
@@ -44,7 +45,8 @@ class Detour:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One server. idle: its connections that are open and rest. detours: requests that others sent here."""
+    """One server. idle: its connections that are open and rest. detours: requests that others sent here. next_batch:
+    its next batch in a steady load, None where there is none for now, or no more at all."""
 
     name: str
     number: int
@@ -53,6 +55,12 @@ class Node:
     idle: list[Channel] = field(default_factory=list)
     detours: deque[Detour] = field(default_factory=deque)
     is_gone: bool = False
+    is_special: bool = False
+    next_batch: Callable[[], Batch | None] = lambda: None
+
+    def mark(self) -> None:
+        """Note whether its connections have anything to do but its own requests."""
+        self.is_special = bool(self.detours) or any(channel.is_closing for channel in self.channels)
 
     @property
     def is_up(self) -> bool:
@@ -63,9 +71,22 @@ class Node:
 class Routes:
     """The nodes of one worker's target, and the requests that wait for each."""
 
-    def __init__(self, source: Source, record: WireRecord, add_node: Callable[[Node], None]) -> None:
-        """add_node: told of each node that is new, to give it connections."""
-        self._source, self._record, self._add_node = source, record, add_node
+    def __init__(
+        self,
+        source: Source,
+        record: WireRecord,
+        add_node: Callable[[Node], None],
+        fed: Callable[[], None],
+        batch: int,
+        batches: int | None = None,
+    ) -> None:
+        """add_node: told of each node that is new, to give it connections. fed: told when some that had nothing to send
+        may have. batch: operations of each batch of a steady load; batches: how many of them there are, None for no
+        end (of several nodes, it has none)."""
+        self._source, self._record, self._add_node, self._fed = source, record, add_node, fed
+        self._batch = batch
+        self._batches = batches
+        self._starved: set[str] = set()
         self._by_name: dict[str, Node] = {}
         self._numbers: Ints | None = None
         self.nodes: list[Node] = []
@@ -97,6 +118,7 @@ class Routes:
                 node.feed.clear(self._record)
                 for channel in node.channels:
                     channel.is_closing = True
+                node.mark()
         return has_changed
 
     def moved(self, slot: int, name: str) -> bool:
@@ -113,6 +135,7 @@ class Routes:
         """The node of this name, a new one where it was not known."""
         if name not in self._by_name:
             node = self._by_name[name] = Node(name, len(self.nodes))
+            node.next_batch = self._batches_of(node)
             self.nodes.append(node)
             self._add_node(node)
         return self._by_name[name]
@@ -121,14 +144,35 @@ class Routes:
         """Have so many requests lie ready for a node. Returns whether they do: they do not where others have to catch
         up before more may be drawn, and where no slot is the node's."""
         feed = node.feed
+        if feed.block.count - feed.at >= count:
+            return True
         for _ in range(_DRAWS):
             if feed.advance(count, self._record):
+                if self._starved:
+                    self._starved.clear()
+                    self._fed()
                 return True
             if self._numbers is not None and not self._may_draw(node, count):
-                return False
+                break
             for number, block in self._source.draw(count, self._numbers):
                 self.nodes[number].feed.append(block)
-        return feed.advance(count, self._record)
+        self._starved.add(node.name)
+        return False
+
+    def is_starved(self, node: Node) -> bool:
+        """Whether there was nothing for it because others have to catch up."""
+        return node.name in self._starved
+
+    def _batches_of(self, node: Node) -> Callable[[], Batch | None]:
+        """See `Node.next_batch`. One call of an iterator of C: it is made for each batch."""
+        return chain(islice(chain.from_iterable(self._rounds(node)), self._batches), repeat(None)).__next__
+
+    def _rounds(self, node: Node) -> Iterator[Iterable[Batch | None]]:
+        while True:
+            if self.more(node, self._batch):
+                yield node.feed.batches(self._batch)
+            else:
+                yield (None,)
 
     def _may_draw(self, node: Node, count: int) -> bool:
         limit = max(AHEAD, 2 * count)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import Protocol
+from itertools import islice, repeat
+from operator import sub
+from typing import Protocol, TypeAlias
 
 import hiredis
 import numpy as np
@@ -50,6 +51,9 @@ class Block:
         return [(row, (), size, None) for row, size in zip(rows, sizes, strict=True)]
 
 
+Batch: TypeAlias = tuple[int, bytes, int, Block]
+"""(place of its first request in the record, all of its requests, how many bytes these are, the block they are of)."""
+
 NO_REQUESTS = Block(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -88,6 +92,21 @@ class Feed:
                 following.place = record.begin_block(following.rows, following.sizes)
             self.block, self.at = following, 0
         return True
+
+    def take(self, count: int) -> tuple[Block, int, int]:
+        """(block, begin, end) of the next `count`, which lie in `block`."""
+        begin = self.at
+        self.at = begin + count
+        return self.block, begin, self.at
+
+    def batches(self, count: int) -> Iterator[Batch]:
+        """All that lies in `block` from `at` on in batches of `count`, which are taken so; what is left stays."""
+        block, begin = self.block, self.at
+        end = self.at = begin + (block.count - begin) // count * count
+        cuts = block.offsets[begin : end + 1 : count]
+        payloads = map(block.payload.__getitem__, map(slice, cuts, cuts[1:]))
+        sizes = map(sub, cuts[1:], cuts)
+        return zip(range(block.place + begin, block.place + end, count), payloads, sizes, repeat(block))
 
     def clear(self, record: WireRecord) -> None:
         """Forget all of them."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -268,7 +267,7 @@ def test_a_turn_is_as_long_as_its_callbacks_take_and_no_wait_is_in_any(monkeypat
         return []
 
     monkeypatch.setattr("agent.worker.loop_host.monotonic_ns", lambda: passed_ns[0])
-    monkeypatch.setattr(selectors.DefaultSelector, "select", wait)
+    monkeypatch.setattr("agent.worker.loop_host._wait", wait)
     turns = LoopRecord()
     with closing(fine_loop(turns)) as loop:
         loop.call_soon(work, 3_000)

@@ -164,6 +164,17 @@ def test_a_run_by_duration_lasts_as_long_and_every_call_is_counted(valkey: Serve
     assert reported.metrics[-1].through == 0
 
 
+def test_what_the_load_cost_is_reported_with_it(valkey: Server, worker: WorkerThread) -> None:
+    reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(1.3)))
+    generator = reported.total.generator
+    # No more is watched than the load, and no less.
+    assert generator.watched_ns == reported.final.ran_ns == round(1.3 * NS_PER_S)
+    assert 0 < generator.busiest_cpu_ns <= generator.cpu_ns
+    assert generator.core_share_max > 0
+    has_loop = PLANNED["driver"] is not Driver.CLIENT
+    assert (generator.loop_lag.count > 0) is (generator.busiest_loop_ns > 0) is has_loop
+
+
 @pytest.mark.parametrize("name", profiles.names())
 def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     valkey: Server, worker: WorkerThread, name: str

@@ -50,7 +50,7 @@ WORDS = st.sampled_from(
         "''",
         "é",
         "'a b'",
-        "x" * 30,
+        "x" * 90,
     ]
 )
 COMMANDS = st.builds(
@@ -119,6 +119,25 @@ def test_requests_are_those_of_the_operations_that_client_libraries_are_given(
     assert {packed.node for packed in blocks} == {0}
 
 
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ("SET", "GET"),
+        (f"SET __key__ {'x' * 90}", f"SET {'y' * 90} __key__ a b"),
+        ("MSET __pairs(20)__", "MGET __keys(30)__"),
+        ("SET __new_key__ __data__", "GET"),
+        ("SETEX", "HSET", "ZADD", "LPUSH"),
+    ],
+)
+@pytest.mark.parametrize(("tag", "around"), [(0, 10_000), (0, 10**8), (7, 10**8), (0, 10**16), (100, 10**12), (0, 40)])
+def test_requests_are_right_where_numbers_grow_by_a_digit(commands: tuple[str, ...], tag: int, around: int) -> None:
+    keys = {"minimum": around - 40, "maximum": around + 40}
+    mixed = mix(*commands, keys=keys, values={"minimum": 90, "maximum": 110}, tag=tag)
+    stream = draw_packed(mixed, 5, 0, block=200)
+    expected = [request for _, _, request in drawn(mixed, 400, block=200)]
+    assert requests(stream.block()) + requests(stream.block()) == expected
+
+
 SPLIT: list[tuple[str, int | None]] = [
     ("SET", 1),
     ("GET __key__", 1),
@@ -139,18 +158,19 @@ SPLIT: list[tuple[str, int | None]] = [
     keys=KEYS,
     tag=st.sampled_from([0, 3]),
     nodes=st.integers(-1, 4),
+    block=st.sampled_from([1, 3, 70]),
 )
 @settings(max_examples=100, deadline=None)
 def test_requests_go_to_the_node_of_their_first_keys_slot_in_their_order(
-    chosen: list[tuple[str, int | None]], keys: dict[str, Any], tag: int, nodes: int
+    chosen: list[tuple[str, int | None]], keys: dict[str, Any], tag: int, nodes: int, block: int
 ) -> None:
     listed = [{"command": command, "weight": 1 + number} for number, (command, _) in enumerate(chosen)]
     mixed = mix(*listed, keys=keys, tag=tag, scripts=[{"name": "one", "lua": "return 1"}])
     owners = np.random.default_rng(3).integers(-1, nodes + 1, SLOTS)
-    stream = draw_packed(mixed, 5, 0, block=70)
-    expected = drawn(mixed, 140, block=70)
+    stream = draw_packed(mixed, 5, 0, block=block)
+    expected = drawn(mixed, 2 * block, block=block)
     for number in range(2):
-        ours = expected[70 * number :][:70]
+        ours = expected[block * number :][:block]
         blocks = stream.blocks(owners)
         nodes_found = [packed.node for packed in blocks]
         assert nodes_found == sorted(set(nodes_found))
@@ -166,7 +186,7 @@ def test_requests_go_to_the_node_of_their_first_keys_slot_in_their_order(
             assert [(row, request) for row, request in each if chosen[row][1]] == mine
             keyless += [request for row, request in each if not chosen[row][1]]
         assert sorted(keyless) == sorted(request for row, _, request in ours if not chosen[row][1])
-        assert sum(len(packed.rows) for packed in blocks) == 70
+        assert sum(len(packed.rows) for packed in blocks) == block
 
 
 @given(batch=st.integers(1, 9), tag=st.integers(1, 30), block=st.integers(1, 60))

@@ -188,3 +188,10 @@ def test_a_row_belongs_to_the_leg_in_which_it_was_due_or_began_whenever_it_was_c
     )
     assert legs_of(rows, t0_ns, line).tolist() == [2, 1, 0, 0, 1, 1, 0, 0, 2]
     assert set(legs_of(rows, t0_ns, timeline(Load())).tolist()) == {0}
+
+
+def test_an_operation_sent_more_than_a_millisecond_after_its_time_was_sent_late() -> None:
+    lags = (NONE, 0, 999_999, 1_000_000, 1_000_001, 5 * NS_PER_S, whenever_of(3), lag_of_unsent(0, NS_PER_S))
+    rows = rows_of(*((100, 1, 10, lag, 5, 6, 0) for lag in lags))
+    metrics = bin_rows(rows, NAMES, Outcomes().endings)
+    assert (metrics.late_sends, metrics.send_lag.count) == (2, 5)

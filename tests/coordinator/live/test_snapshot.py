@@ -7,7 +7,7 @@ from common.plan.schema import Load, Ramp
 from common.units import Count, Seconds
 from coordinator.aggregate import Aggregate, fold
 from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, StageNow, build_snapshot
-from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan
+from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 
 AGENTS = [AgentRow("a1", "localhost", "running", 50.0, 0.5, 12.0)]
@@ -29,6 +29,17 @@ def test_only_complete_seconds_are_shown() -> None:
 def test_a_second_without_replies_has_no_latencies() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))])
     assert build_snapshot(aggregate, AGENTS, 1.5).rows == (SecondRow(0, 0, 0, None, None, None),)
+
+
+def test_a_second_tells_how_busy_its_busiest_process_was() -> None:
+    one = accepted("a1", 0, interval(0, {}), interval(1, {}), interval(2, {}))
+    other = accepted("a2", 0, interval(0, {}), interval(1, {}), interval(2, {}))
+    aggregate = fold([opened(), *watched([one, other], {"a1": 0.25, "a2": 0.75})])
+    assert [row.core_share for row in build_snapshot(aggregate, AGENTS, 3.0).rows] == [0.75, 0.75, 0.75]
+    # Of a second in parts, as at the border of two stages, the whole counts.
+    [part] = watched([accepted("a2", 1, interval(1, {}))], {"a2": 0.25})
+    aggregate.apply(part)
+    assert [row.core_share for row in build_snapshot(aggregate, AGENTS, 3.0).rows] == [0.75, 0.5, 0.75]
 
 
 def test_only_the_last_seconds_are_shown() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from coordinator.aggregate import fold
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
-from tests.support.records import accepted, clean_run, interval, opened, staged_plan
+from tests.support.records import accepted, clean_run, interval, opened, staged_plan, watched
 from tests.support.stages import stage
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -63,6 +63,17 @@ def test_plain_lines_come_once_for_each_second() -> None:
     assert "2,000 ops/s, p50 0.1" in lines[0]
     assert lines[0].endswith("0 errors, 4 connections, 1/2 agents")
     assert "\x1b" not in written(console)
+
+
+def test_how_busy_the_generator_was_is_shown_where_it_is_known() -> None:
+    busy = build_snapshot(fold(watched(clean_run(), {"a1": 0.2, "a2": 0.93})), [], 3.0)
+    lines, screen = pipe(), terminal()
+    for console in (lines, screen):
+        with open_live(console, quiet=False) as view:
+            view.update(busy)
+    assert "0 errors, 93% of a core, 4 connections" in written(lines).splitlines()[0]
+    assert written(screen).count("93%") == 2 * 3  # it is drawn once more at the end
+    assert "core" in written(screen)
 
 
 def test_plain_phases_come_when_their_words_change_and_once_a_second_otherwise() -> None:

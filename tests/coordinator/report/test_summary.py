@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
-from coordinator.records import RunClosed
-from coordinator.report.shapes import Summary
+from coordinator.records import AnyRecord, FrameAccepted, RunClosed
+from coordinator.report.shapes import Generator, Summary
 from coordinator.report.summary import build_summary, quantiles
 from tests.support.records import (
     accepted,
@@ -29,6 +30,7 @@ from tests.support.records import (
     opened,
     plan,
     staged_plan,
+    watched,
 )
 from tests.support.stages import stage
 
@@ -223,3 +225,63 @@ def test_a_plain_load_is_one_stage_that_says_the_same_as_the_totals() -> None:
     summary = build_summary(fold(clean_run(plan(rate_per_s=2000.0))))
     [stage] = summary.stages
     assert (stage.name, stage.stats, stage.achieved_rate_per_s) == ("measure", summary.totals, 2000.0)
+
+
+# What the load itself cost
+
+
+def generator_of(records: Iterable[AnyRecord]) -> Generator:
+    return build_summary(fold(records)).generator
+
+
+def test_the_generator_tells_what_an_operation_cost_and_how_busy_it_was() -> None:
+    records = watched(
+        clean_run(plan(rate_per_s=2000.0)),
+        {"a1": 0.25, "a2": 0.5},
+        loop=0.5,
+        turns_ns=[1_000, 2_000],
+        late_ns=[10, 1_000_000, 1_000_001],
+    )
+    found = generator_of(records)
+    # Two processes each: 2 * 0.25 + 2 * 0.5 s in each of three seconds, for 6000 operations.
+    assert (found.cpu_s, found.cpu_us_per_operation) == (4.5, 750.0)
+    assert (found.core_share_max, found.core_share_mean, found.loop_share_mean) == (0.5, 0.5, 0.5)
+    assert found.loop_lag_us is not None
+    assert (found.loop_lag_us.count, found.loop_lag_us.min, found.loop_lag_us.max) == (12, 1.0, 2.0)
+    assert (found.late_sends, found.limit) == (6, False)
+
+
+def test_the_largest_share_is_that_of_one_second_and_the_mean_that_of_all() -> None:
+    records = watched(clean_run(seconds=4), {"a1": 0.4, "a2": 0.3})
+    first = next(number for number, record in enumerate(records) if isinstance(record, FrameAccepted))
+    records[first] = watched([records[first]], {"a1": 0.8})[0]
+    found = generator_of(records)
+    assert found.core_share_max == 0.8
+    assert found.core_share_mean == pytest.approx(0.5)
+
+
+def test_the_generator_was_the_limit_where_the_verdict_says_so() -> None:
+    summary = build_summary(fold(watched(clean_run(), {"a1": 0.95, "a2": 0.2})))
+    assert summary.generator.limit
+    assert "the generator, not the server, was the limit" in summary.verdict.reasons[0]
+
+
+@pytest.mark.parametrize("core", [{}, {"a1": 0.5}])
+def test_what_an_operation_cost_is_not_told_where_an_agent_does_not_say(core: dict[str, float]) -> None:
+    found = generator_of(watched(clean_run(), core))
+    assert (found.cpu_s, found.cpu_us_per_operation, found.core_share_max, found.core_share_mean) == (None,) * 4
+    assert (found.loop_share_mean, found.loop_lag_us, found.late_sends, found.limit) == (None, None, 0, False)
+
+
+def test_a_run_without_operations_has_no_cost_of_one() -> None:
+    records = watched([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))], {"a1": 0.5})
+    assert (generator_of(records).cpu_s, generator_of(records).cpu_us_per_operation) == (1.0, None)
+
+
+def test_the_warmup_is_in_no_figure_of_the_generator() -> None:
+    get = {"GET": command(histogram(*[1000] * 1000))}
+    warm, rest = (accepted("a1", number, interval(number, get, stage=number)) for number in range(2))
+    frames = [*watched([warm], {"a1": 1.0}, late_ns=[5_000_000]), *watched([rest], {"a1": 0.5}, late_ns=[5])]
+    found = generator_of([opened(staged_plan(stage(1, 1000), warmup_s=1), ["a1"]), *frames])
+    assert (found.cpu_s, found.cpu_us_per_operation) == (1.0, 1000.0)
+    assert (found.core_share_max, found.core_share_mean, found.late_sends, found.limit) == (0.5, 0.5, 0, False)

@@ -24,6 +24,7 @@ from tests.support.records import (
     opened,
     plan,
     staged_plan,
+    watched,
 )
 from tests.support.stages import stage
 
@@ -201,3 +202,19 @@ def test_what_is_missing_among_response_times_is_of_those_that_had_an_intended_t
     frames = [accepted("a1", 0, *parts), noted("a1", 102)]
     report = text([opened(staged_plan(stage(1), stage(1, 4))), *frames, closed(duration_s=2.0)])
     assert "without 3 of 4 intended operations (75.0%): 2 never sent, 1 not done" in " ".join(report.split())
+
+
+def test_what_the_load_itself_cost_is_told_as_far_as_it_is_known() -> None:
+    assert row(text(clean_run()), "Generator") == ["Generator", "not", "known"]
+    report = text(watched(clean_run(), {"a1": 0.25, "a2": 0.5}), width=120)
+    assert (
+        "Generator     4.50 s of CPU, 750.0 us an operation; the busiest process used 50% of a core, 50% at " in report
+    )
+    assert "event loops" not in report
+    busy = watched(
+        clean_run(plan(rate_per_s=2000.0)), {"a1": 0.9, "a2": 0.9}, loop=0.6, turns_ns=[5_000_000], late_ns=[2_000_000]
+    )
+    report = text(busy, width=120)
+    assert "event loops busy 60% of the time, at a stretch 5.000 ms (p99), 5.000 ms (max)" in report
+    assert "6 operations sent more than 1 ms late" in report
+    assert max(map(len, text(busy).splitlines())) <= 80

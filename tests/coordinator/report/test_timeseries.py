@@ -5,7 +5,7 @@ import io
 
 from coordinator.aggregate import fold
 from coordinator.report.timeseries import COLUMNS, timeseries_csv
-from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan
+from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 
 
@@ -14,12 +14,21 @@ def rows(text: str) -> list[dict[str, str]]:
 
 
 def test_there_is_a_row_for_every_second() -> None:
-    found = rows(timeseries_csv(fold(clean_run(plan(rate_per_s=2000.0)))))
+    run = watched(clean_run(plan(rate_per_s=2000.0)), {"a1": 0.5, "a2": 0.75}, turns_ns=[2000])
+    found = rows(timeseries_csv(fold(run)))
     assert [row["second"] for row in found] == ["0", "1", "2"]
     assert all(row.keys() == set(COLUMNS) and all(row.values()) for row in found)
     assert sum(int(row["ok"]) for row in found) == 6000
     assert {row["connections_open"] for row in found} == {"4"}
     assert {row["agents"] for row in found} == {"2"}
+    assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("0.75", "2.0")}
+
+
+def test_what_nobody_said_of_the_generator_is_left_empty() -> None:
+    found = rows(timeseries_csv(fold(clean_run())))
+    assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("", "")}
+    found = rows(timeseries_csv(fold(watched(clean_run(), {"a1": 0.0}))))
+    assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("0.0", "")}
 
 
 def test_a_second_in_which_nothing_happened_has_counts_but_no_latencies() -> None:

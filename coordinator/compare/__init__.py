@@ -1,0 +1,1 @@
+"""One plan with two drivers: what does the client library cost?"""

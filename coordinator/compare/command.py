@@ -1,0 +1,131 @@
+"""`coordinator start --compare-drivers`: one plan with each driver in turn, several times, and what they differ by.
+
+Every run is what `coordinator start` would do by itself: an embedded server, sockets and local agents are its own, so
+that none finds what one before it has left, and each has a folder and a report of its own. Agents that joined from
+elsewhere stay, as they always do, and join the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, StampedeError
+from common.plan.schema import Driver, Plan
+from coordinator.compare.figures import Conducted, Head, build_comparison
+from coordinator.compare.shapes import COMPARISON_FILE, Comparison
+from coordinator.compare.text import print_comparison, run_line
+from coordinator.compare.twin import plans_to_compare
+from coordinator.options import StartOptions
+from coordinator.place import new_id, new_place
+from coordinator.records import Outcome
+from coordinator.report.files import write_whole
+from coordinator.report.output import put_out, say
+from coordinator.start import Ended, conduct
+
+_KILLED = "the coordinator was killed before the comparison ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A run that is to come. round: counted from 1. name: that of its folder."""
+
+    round: int
+    driver: Driver
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Why no further run begins."""
+
+    outcome: Outcome
+    reason: str
+    exit_code: int
+
+
+ALL_DONE = Stopped(Outcome.COMPLETED, "", EXIT_OK)
+
+
+def turns(rounds: int) -> list[Turn]:
+    """Both drivers in each round, and each of them first in every other one: so what changes steadily meanwhile, on
+    the server or on the machines, falls on both alike."""
+    forth, back = (Driver.CLIENT, Driver.WIRE), (Driver.WIRE, Driver.CLIENT)
+    order = [(number, driver) for number in range(1, rounds + 1) for driver in (forth if number % 2 else back)]
+    return [Turn(number, driver, f"{run}-{driver.value}") for run, (number, driver) in enumerate(order, 1)]
+
+
+def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
+    """Run a plan with both drivers, and report on them. Returns the exit code of the run that ended it, if one did.
+
+    Raises StampedeError for what prevents a start.
+    """
+    plans = plans_to_compare(plan)
+    people = Console(stderr=True)
+    head = Head(new_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
+    folder = options.out / head.id
+    runs: list[Conducted] = []
+    stopped = ALL_DONE
+    order = turns(rounds)
+    for turn, following in zip(order, [*order[1:], None], strict=True):
+        try:
+            ended = conduct(plans[turn.driver], options, new_place(options.out, f"{head.id}/{turn.name}"), people)
+        except (StampedeError, KeyboardInterrupt) as error:
+            if not runs:
+                raise
+            stopped = stopped_by(turn, error)
+            break
+        if ended.summary is not None:
+            runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
+            # What there is must survive whoever kills us in the next run.
+            comparison = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
+            say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
+        if (why := stop_after(turn, ended, following)) is not None:
+            stopped = why
+            break
+    if runs:
+        _show(_keep(folder, head, runs, stopped), options, people, folder)
+    if stopped.exit_code != EXIT_OK:
+        say(people, f"coordinator: {stopped.reason}")
+    return stopped.exit_code
+
+
+def stop_after(turn: Turn, ended: Ended, following: Turn | None) -> Stopped | None:
+    """Why a run was the last one before its time; None when there is no reason for that."""
+    if ended.exit_code == EXIT_INTERRUPTED:
+        return Stopped(Outcome.INTERRUPTED, f"{turn.name} was interrupted", EXIT_INTERRUPTED)
+    if ended.exit_code != EXIT_OK:
+        why = ended.text or ("; ".join(ended.summary.verdict.reasons) if ended.summary else "")
+        return Stopped(Outcome.ABORTED, f"{turn.name} failed: {why}", ended.exit_code)
+    return _interrupted_before(following) if ended.told_to_end and following is not None else None
+
+
+def stopped_by(turn: Turn, error: StampedeError | KeyboardInterrupt) -> Stopped:
+    """Why a run that could not be conducted was the last one."""
+    if isinstance(error, StampedeError):
+        return Stopped(Outcome.ABORTED, f"{turn.name} failed: {error}", error.exit_code)
+    return _interrupted_before(turn)
+
+
+def _interrupted_before(turn: Turn) -> Stopped:
+    return Stopped(Outcome.INTERRUPTED, f"interrupted before {turn.name} began", EXIT_INTERRUPTED)
+
+
+def _keep(folder: Path, head: Head, runs: Sequence[Conducted], stopped: Stopped) -> Comparison:
+    comparison = build_comparison(head, runs, stopped.outcome, stopped.reason)
+    write_whole(folder / COMPARISON_FILE, comparison.to_json())
+    return comparison
+
+
+def _show(comparison: Comparison, options: StartOptions, people: Console, folder: Path) -> None:
+    put_out(
+        lambda console: print_comparison(console, comparison),
+        comparison.to_json() if options.json else None,
+        people,
+        folder,
+    )
+    say(people, f"comparison folder: {folder}")

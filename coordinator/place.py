@@ -1,0 +1,69 @@
+"""Where a run is kept, and what is known of it already."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import UsageError
+from common.plan.describe import plan_yaml
+from common.plan.schema import Plan
+from common.plan.secret import redacted
+from coordinator.aggregate import Aggregate, fold
+from coordinator.journal import Journal, read_journal
+from coordinator.report.command import find_journal
+from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run's folder and id, and what is known of it already: something only when it is resumed."""
+
+    folder: Path
+    run_id: str
+    aggregate: Aggregate
+    resumed: bool
+
+    def open_journal(self, plan: Plan) -> Journal:
+        """The journal to append to; a new run's is made with its folder and plan when there is something to write."""
+        path = self.folder / JOURNAL_FILE
+        if self.resumed:
+            return Journal.reopen(path)
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
+        write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
+        return Journal.create(path)
+
+
+def new_id() -> str:
+    """An id that tells when, and is nobody else's."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def new_place(out: Path, run_id: str) -> Place:
+    """A new run's place below `out`. Makes nothing yet. Raises UsageError when it could not be made."""
+    _check_writable(out)
+    return Place(out / run_id, run_id, Aggregate(), resumed=False)
+
+
+def place_to_resume(run: str, out: Path) -> Place:
+    """That of a run which a killed coordinator left. Raises UsageError when there is nothing to go on with."""
+    path = find_journal(run, out)
+    aggregate = fold(read_journal(path))
+    if aggregate.opened is None or aggregate.started is None:
+        raise UsageError(f"--resume {run}: that run never began; start it anew")
+    if aggregate.closed is not None:
+        raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
+    return Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
+
+
+def _check_writable(out: Path) -> None:
+    """A folder for the run is made when there is something to write; that it cannot be is told before the start."""
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UsageError(f"--out {out}: expected a folder that can be written, but {existing} is none")

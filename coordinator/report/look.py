@@ -1,0 +1,41 @@
+"""What all reports for people look like."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.records import Outcome
+from coordinator.verdict import Level
+
+LEVEL_STYLES = {Level.TRUSTED: "green", Level.SUSPECT: "yellow", Level.INVALID: "bold red"}
+OUTCOME_STYLES = {
+    Outcome.COMPLETED: "green",
+    Outcome.INTERRUPTED: "yellow",
+    Outcome.DEGRADED: "yellow",
+    Outcome.ABORTED: "red",
+}
+
+
+def titled(title: str) -> Table:
+    """A table that needs no frame."""
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+
+
+def facts(*rows: tuple[str, Text]) -> Table:
+    """A label and what it says, line by line; without a label it belongs to the one before."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True, min_width=13)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, value)
+    return table
+
+
+def short(value: float) -> str:
+    """At most five characters below a thousand billions: "7.5", "500", "1.5k", "12.3k", "1.25M"."""
+    for suffix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
+    return f"{value:.3g}" if value < 999.5 else "1k"
