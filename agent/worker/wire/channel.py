@@ -260,9 +260,7 @@ class Channel:
     def _on_error(self, error: Exception) -> None:
         """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed
         since, in the same turn."""
-        if isinstance(error, WOULD_BLOCK):
-            self._worker.missed += 1
-        elif self.is_open:
+        if self.is_open and not isinstance(error, WOULD_BLOCK):
             self._worker.lost(self, lost_by(error))
 
     def _take_part(self, size: int, replies: Any, ended_ns: int) -> None:
