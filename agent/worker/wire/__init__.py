@@ -6,6 +6,7 @@ connector  connections opened beside the loop
 channel    one connection: a batch out, its replies in
 driver     a pool's worker: which connection issues what, and when
 source     requests, drawn ahead or one by one
+means      what such a worker works with
 routes     which node of a cluster has which slots
 settling   what became of each operation of a batch
 record     what was done, a row a batch

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.worker.pacer import WHENEVER, Turn
-from agent.worker.wire.poller import READ, WRITE, Poller
+from agent.worker.wire.poller import READ, WRITE, Files
 from agent.worker.wire.record import pack_batch
 from agent.worker.wire.source import Batch, Block
 from common.clock import monotonic_ns
@@ -45,7 +45,7 @@ class Channel:
         *("block", "begin", "end", "turn", "begun_ns", "notes", "hops", "skip"),
         *("_worker", "node", "link", "is_pushed_to", "is_open", "is_closing", "is_simple"),
         *("batch", "on_ready"),
-        *("_sock", "_fd", "_poller", "_recv", "_send", "_more", "_feed", "_get", "_gets", "_is_writing"),
+        *("_sock", "_fd", "_poller", "_recv", "_send", "_feed", "_get", "_gets", "_is_writing"),
         *("_place", "_count", "_lag_ns", "_unsent", "_replies", "_wanted"),
     )
 
@@ -62,16 +62,14 @@ class Channel:
         self.notes: list[Exception | Mark] = []
         self.is_simple = self._is_writing = False
         self._place = self._count = self._lag_ns = 0
-        self._unsent = b""
+        self._unsent: bytes | memoryview = b""
         self._replies: list[Any] = []
         self._wanted = 0
 
-    def opened(self, sock: Any, poller: Poller) -> None:
+    def opened(self, sock: Any, poller: Files) -> None:
         """The connection stands."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
         self._recv, self._send = sock.recv_into, sock.send
-        # Only a TLS socket may hold bytes that were read, and that no poller knows of.
-        self._more = getattr(sock, "pending", None)
         self.notes.clear()
         reader = self.link.reader(self.notes)
         self._feed, self._get = reader.feed, reader.gets
@@ -137,7 +135,7 @@ class Channel:
     def unfold(self) -> None:
         """What is under way, as `block` from `begin` to `end` and `turn`, where it is of a steady load."""
         if self.batch is not None:
-            place, _, _, block = self.batch
+            place, _, block = self.batch
             self.block, self.batch = block, None
             self.turn = self._worker.steady or ()
             self.begin = place - block.place
@@ -160,15 +158,22 @@ class Channel:
         self._write_on()
 
     def _write_on(self) -> None:
-        """Send what is not sent yet, as far as the socket takes it."""
+        """Send what is not sent yet, as far as the socket takes it: TLS takes a piece a call, and the poller tells only
+        of a socket that had been full."""
+        unsent = self._unsent
         try:
-            sent = self._send(self._unsent)
+            if (sent := self._send(unsent)) == len(unsent):
+                unsent = b""
+            else:
+                unsent = memoryview(unsent)[sent:]
+                while unsent:
+                    unsent = unsent[self._send(unsent) :]
         except WOULD_BLOCK:
-            sent = 0
+            pass
         except OSError as error:
             self._worker.lost(self, lost_by(error))
             return
-        self._unsent = self._unsent[sent:]
+        self._unsent = unsent
         if self._is_writing is not bool(self._unsent):
             self._is_writing = not self._is_writing
             self._poller.watch_write(self._fd, self._is_writing)
@@ -196,7 +201,11 @@ class Channel:
                 return
             batch = self.batch
             if replies is PENDING or notes or batch is None:
-                self._on_part(size, replies, ended_ns)
+                if size:
+                    self._take_part(size, replies, ended_ns)
+                    self._read(to_the_end=False)
+                else:
+                    worker.lost(self, lost_by(None))
                 return
             add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, WHENEVER))
             if node.is_special:
@@ -214,48 +223,55 @@ class Channel:
                 sent = send(batch[1])
             except OSError:
                 sent = 0
-            if sent != batch[2]:
+            if sent != len(batch[1]):
                 self._unsent = batch[1][sent:]
                 self._write_on()
 
         return on_ready
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE:
+        if events & WRITE and self.is_open:
             self._write_on()
-        if not (events & ~WRITE and self.is_open):
-            return
-        try:
-            size = self._recv(_BUFFER)
-            ended_ns = monotonic_ns()
-            self._feed(_BUFFER, 0, size)
-            replies = self._gets()
-        except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
-            self._on_error(error)
-            return
-        if self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
-            add, began_ns = self._worker.record.add_batch, self.begun_ns
-            add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
-            self._worker.issue(self)
-        else:
-            self._on_part(size, replies, ended_ns)
+        if events & ~WRITE:
+            # More than readable: the end has come, maybe behind a reply.
+            self._read(to_the_end=events & ~WRITE != READ)
+
+    def _read(self, to_the_end: bool) -> None:
+        while self.is_open:
+            try:
+                size = self._recv(_BUFFER)
+                ended_ns = monotonic_ns()
+                self._feed(_BUFFER, 0, size)
+                replies = self._gets()
+            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
+                self._on_error(error)
+                return
+            if not size:
+                self._worker.lost(self, lost_by(None))
+            elif self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
+                add, began_ns = self._worker.record.add_batch, self.begun_ns
+                add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
+                self._worker.issue(self)
+            else:
+                self._take_part(size, replies, ended_ns)
+            if replies is not PENDING and not to_the_end:
+                return
 
     def _on_error(self, error: Exception) -> None:
-        """Reading came to nothing: for now, or for good."""
-        if not isinstance(error, WOULD_BLOCK):
+        """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed
+        since, in the same turn."""
+        if isinstance(error, WOULD_BLOCK):
+            self._worker.missed += 1
+        elif self.is_open:
             self._worker.lost(self, lost_by(error))
 
-    def _on_part(self, size: int, replies: Any, ended_ns: int) -> None:
-        """The end of the connection has come; a part of the replies; or what takes a closer look."""
+    def _take_part(self, size: int, replies: Any, ended_ns: int) -> None:
+        """A part of the replies has come, or what takes a closer look."""
         worker = self._worker
         self.unfold()
-        if not size:
-            worker.lost(self, lost_by(None))
-        elif replies is PENDING:
+        if replies is PENDING:
             if self.block is not None:
                 self.notes.append((ended_ns, self.got_bytes + size))
-            if self._more is not None and self._more():
-                self._on_ready(READ)
         elif self.block is None:
             worker.lost(self, lost_by(ConnectionError("a reply came to no request")))
         else:
@@ -272,6 +288,8 @@ class Channel:
             if is_push(reply):
                 self.link.pushed(reply)
                 self.is_closing = self.is_closing or self.link.wants_reconnect
+            elif self.block is None:
+                return reply
             else:
                 self._replies.append(reply)
         replies, self._replies = self._replies, []

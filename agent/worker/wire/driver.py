@@ -12,19 +12,19 @@ so has one whose turn comes when none of its node's connections can be made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.worker.accounting import Worker
 from agent.worker.operations import Operation
 from agent.worker.pacer import NEVER_NS, Turn
 from agent.worker.wire.channel import Channel
+from agent.worker.wire.means import Means
 from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
 from agent.worker.wire.routes import Detour, Node, Routes
-from agent.worker.wire.settling import Replies, ends_of, settled, unwrapped
+from agent.worker.wire.settling import ends_of, settled, unwrapped
 from agent.worker.wire.source import NOWHERE, Block
 from common.clock import MonotonicNs, monotonic_ns
-from common.target import ConnectionEvents
+from common.lifeline import CutShort
 from common.target.wire import lost_by, place_of, redirect_of, stale_by, too_late
 
 _MOST_HOPS = 16
@@ -32,36 +32,24 @@ _MOST_HOPS = 16
 _FOLLOWED = ("MOVED", "ASK")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What a worker needs beside what is told of every driver's.
-
-    reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
-    the same after a pause. refresh: has the topology read anew. is_plain: no reply leads to anything. is_fixed: the
-    bytes of a batch of several tell those of each command. is_watched: the primary is the one that Sentinels name.
-    is_shared: several nodes share a number of operations. timeout_ns: how long a reply may take. refresh_after: so many
-    MOVED, 0 for never.
-    """
-
-    replies: Replies
-    events: ConnectionEvents
-    reopen: Callable[[Channel], None]
-    reopen_later: Callable[[Channel], None]
-    refresh: Callable[[], None]
-    is_plain: bool
-    is_fixed: bool
-    is_watched: bool
-    is_shared: bool
-    timeout_ns: int
-    refresh_after: int = 0
-
-
 class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
     __slots__ = (
-        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_has_begun", "_has_ended", "_moves"),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
+        *(
+            "_worker",
+            "_routes",
+            "_means",
+            "_now",
+            "_pacer",
+            "_turns",
+            "_held",
+            "_has_begun",
+            "_has_ended",
+            "_moves",
+            "_stuck",
+        ),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "missed", "_is_unsteady"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -80,6 +68,10 @@ class WireWorker:
         self._is_unsteady = self.steady is None
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
+        self.missed = 0
+        """How often a connection was to be read that had nothing."""
+        # The turn that was due, when those that might have sent it had to wait for others.
+        self._stuck: Turn | None = None
         self._has_begun = self._has_ended = False
         self._moves = 0
 
@@ -103,9 +95,10 @@ class WireWorker:
     @property
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
-        if self._held is None or not any(node.idle for node in self._routes.nodes):
+        held = self._held
+        if held is None or held is self._stuck or not any(node.idle for node in self._routes.nodes):
             return NEVER_NS
-        return min(self._held[-1], self.span.end_ns)
+        return min(held[-1], self.span.end_ns)
 
     def begin(self) -> None:
         """The start has come."""
@@ -143,7 +136,7 @@ class WireWorker:
         """In a steady load: the batch of a connection is one that may not be sent any more; or there was none, because
         that was the last one, or because others have to catch up."""
         if channel.batch is not None:
-            place, _, _, block = channel.batch
+            place, _, block = channel.batch
             self._leave(block, self.batch, place)
             self._end(())
         elif not self._routes.is_starved(channel.node):
@@ -163,8 +156,10 @@ class WireWorker:
             self._has_ended = True
         elif now_ns >= self.span.end_ns:
             self._end(turn)
-        elif turn[-1] > now_ns or not self._routes.more(node, len(turn)):
+        elif turn[-1] > now_ns:
             self._held = turn
+        elif not self._routes.more(node, len(turn)):
+            self._held = self._stuck = turn
         else:
             block, begin, end = node.feed.take(len(turn))
             self.record.issued += len(turn)
@@ -195,12 +190,17 @@ class WireWorker:
         if self._has_begun and not self._has_ended and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:
-            for channel in node.channels:
+            if self._worker.lifeline.is_cut:
+                self._fail_detours(node, CutShort("the run is over"))
+            for channel in tuple(node.channels):
                 if channel.is_under_way and now_ns - channel.heard_ns > self._means.timeout_ns:
                     self.lost(channel, too_late())
                 elif channel.is_closing and channel.is_free:
                     node.idle.remove(channel)
                     self._part(channel)
+        if self._routes.has_starved:
+            # Whom they wait for may be down by now.
+            self.pump()
 
     # What becomes of connections.
 
@@ -227,6 +227,7 @@ class WireWorker:
         channel.is_closing = False
         if channel.node.is_gone:
             channel.node.channels.remove(channel)
+            channel.node.parked.append(channel)
         else:
             reopen(channel)
         channel.node.mark()
@@ -239,9 +240,20 @@ class WireWorker:
             return
         if self._routes.is_cluster:
             self._means.refresh()
-        if self._has_begun and not self._has_ended and not node.is_up:
-            self._fail_next(node, error, began_ns)
-        self._open_again(channel, self._means.reopen_later)
+        if self._has_begun and not node.is_up:
+            self._fail_detours(node, error)
+            if not self._has_ended:
+                self._fail_next(node, error, began_ns)
+        is_any_up = any(each.is_up for each in self._routes.nodes)
+        self._open_again(channel, self._means.reopen_later if is_any_up else self._means.reopen_soon)
+
+    def _fail_detours(self, node: Node, error: Exception) -> None:
+        """What others have sent on to a node fails with it."""
+        while node.detours:
+            detour = node.detours.popleft()
+            operations = detour.block.operations_of(detour.begin, detour.end)
+            self._failed(detour.block, detour.turn, operations, error, detour.begun_ns)
+        node.mark()
 
     def _fail_next(self, node: Node, error: Exception, began_ns: int) -> None:
         now_ns = self._now()
@@ -255,7 +267,7 @@ class WireWorker:
             self._held = turn
         elif not self._is_unsteady:
             if (batch := node.next_batch()) is not None:
-                place, _, _, block = batch
+                place, _, block = batch
                 self._fail_unsent(block, place - block.place, turn, error, began_ns)
             elif not self._routes.is_starved(node):
                 self._is_unsteady = True
@@ -293,6 +305,7 @@ class WireWorker:
         ends = [ended_ns] * count
         if marks and not self.is_transaction:
             sizes = [self._means.replies.size(each[0], reply) for each, reply in zip(operations, replies, strict=True)]
+            sizes[0] += channel.skip * len(b"+OK\r\n")
             ends = ends_of(sizes, marks, ended_ns)
         is_alone = count == 1 and not (self.is_transaction or channel.skip or channel.is_pushed_to)
         told = list(zip(turn, operations, replies, ends, strict=True))
@@ -339,6 +352,7 @@ class WireWorker:
         node = self._routes.node(name)
         node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
         node.mark()
+        self._welcome(node)
         if not is_asking:
             self._routes.moved(slot, name)
             self._moves += 1
@@ -354,13 +368,27 @@ class WireWorker:
         channel.send(detour.block, detour.begin, detour.end, detour.turn, detour.begun_ns)
         # Its own replies have to be told from what comes before them.
         channel.is_simple = False
+        if channel.is_under_way:
+            # It is waited for from now on, not from when it was first sent.
+            channel.notes.append((self._now(), 0))
 
     def found(self, slots: Sequence[str]) -> None:
         """The topology was read anew."""
         if self._routes.update(slots):
             self._means.events.topology_refreshed(self._now())
+        for node in self._routes.nodes:
+            if not node.is_gone:
+                self._welcome(node)
         self._reroute()
         self.pump()
+
+    def _welcome(self, node: Node) -> None:
+        """A node may have been gone before: its connections are wanted again."""
+        node.is_gone = False
+        while node.parked:
+            channel = node.parked.pop()
+            node.channels.append(channel)
+            self._means.reopen(channel)
 
     def _reroute(self) -> None:
         """What was sent on to a node that is gone goes to whichever node there is: it will say where to."""

@@ -19,8 +19,9 @@ from agent.worker.pools import Keep, Opens, open_one
 from agent.worker.resp import raw_measure
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.connector import Connector
-from agent.worker.wire.driver import Means, WireWorker
+from agent.worker.wire.driver import WireWorker
 from agent.worker.wire.loop import WireLoop
+from agent.worker.wire.means import Means
 from agent.worker.wire.record import WireRecord
 from agent.worker.wire.routes import Node, Routes
 from agent.worker.wire.settling import Replies
@@ -32,7 +33,7 @@ from common.plan.url import Shape
 from common.target import Client, address_of, translated
 from common.target.wire import InstancePools, Link, Primaries
 
-_REST_S = 0.05
+_REST_S = 0.02
 """Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
 
 
@@ -116,6 +117,7 @@ class WireHost:
             events=self._instances[0].events,
             reopen=self._open,
             reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _REST_S)),
+            reopen_soon=partial(self._open, pause_s=_REST_S),
             refresh=self._refresh,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
@@ -154,7 +156,7 @@ class WireHost:
 
     def _opened(self, channel: Channel, sock: Any) -> None:
         assert self._worker is not None
-        channel.opened(sock, self._loop.poller)
+        channel.opened(sock, self._loop)
         self._loop.watch(channel)
         self._worker.opened(channel)
 

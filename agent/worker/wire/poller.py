@@ -1,4 +1,8 @@
-"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference."""
+"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference.
+
+A file is told of when something new can be read, not as long as anything can: whoever does not read until there is
+nothing left has to know that there may be more. With epoll that spares a look at each file at every wait.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ _AT_ONCE = 256
 _NS_PER_S = 1e9
 
 
-class Poller(Protocol):
+class Files(Protocol):
     """Files to be read, and some of them to be written. For one thread."""
 
     def add(self, fd: int) -> None:
@@ -27,12 +31,19 @@ class Poller(Protocol):
     def remove(self, fd: int) -> None:
         """Watch it no more; before it is closed."""
 
+
+class Poller(Files, Protocol):
+    """Tells which of them are ready."""
+
     def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
         """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as
         far as the system can; else a millisecond more or less does not matter."""
 
     def close(self) -> None:
         """Idempotent."""
+
+
+_WATCHED = READ | getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLET", 0)
 
 
 class EpollPoller:
@@ -44,10 +55,10 @@ class EpollPoller:
         self._poll = self._epoll.poll
 
     def add(self, fd: int) -> None:
-        self._epoll.register(fd, READ)
+        self._epoll.register(fd, _WATCHED)
 
     def watch_write(self, fd: int, wanted: bool) -> None:
-        self._epoll.modify(fd, READ | WRITE if wanted else READ)
+        self._epoll.modify(fd, _WATCHED | WRITE if wanted else _WATCHED)
 
     def remove(self, fd: int) -> None:
         self._epoll.unregister(fd)
@@ -75,7 +86,7 @@ class KqueuePoller:
         self._writes: set[int] = set()
 
     def add(self, fd: int) -> None:
-        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD)  # type: ignore[attr-defined]
+        self._change(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD | select.KQ_EV_CLEAR)  # type: ignore[attr-defined]
 
     def watch_write(self, fd: int, wanted: bool) -> None:
         if wanted is (fd in self._writes):

@@ -45,14 +45,16 @@ class Detour:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One server. idle: its connections that are open and rest. detours: requests that others sent here. next_batch:
-    its next batch in a steady load, None where there is none for now, or no more at all."""
+    """One server. idle: its connections that are open and rest. parked: those given up because it was gone. detours:
+    requests that others sent here. next_batch: its next batch in a steady load, None where there is none for now, or no
+    more at all."""
 
     name: str
     number: int
     feed: Feed = field(default_factory=Feed)
     channels: list[Channel] = field(default_factory=list)
     idle: list[Channel] = field(default_factory=list)
+    parked: list[Channel] = field(default_factory=list)
     detours: deque[Detour] = field(default_factory=deque)
     is_gone: bool = False
     is_special: bool = False
@@ -158,6 +160,11 @@ class Routes:
                 self.nodes[number].feed.append(block)
         self._starved.add(node.name)
         return False
+
+    @property
+    def has_starved(self) -> bool:
+        """Whether there was nothing for some node because others have to catch up."""
+        return bool(self._starved)
 
     def is_starved(self, node: Node) -> bool:
         """Whether there was nothing for it because others have to catch up."""

@@ -1,0 +1,368 @@
+"""A worker of the wire driver on a stage: a clock that tests set, sockets that do as they are told, nobody's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice, repeat
+from types import SimpleNamespace
+from typing import Any, cast
+
+import hiredis
+import pytest
+import redis
+from redis._parsers import _HiredisParser
+
+from agent.worker.accounting import Worker
+from agent.worker.events import EventKind, EventLog
+from agent.worker.operations import Operation
+from agent.worker.pacer import NEVER_NS, Pacer, Span
+from agent.worker.packing import Packed, PackedStream
+from agent.worker.recorder import Outcomes, bin_rows
+from agent.worker.resp import fixed_reply_bytes, raw_measure, reply_measure
+from agent.worker.wire.channel import Channel
+from agent.worker.wire.driver import WireWorker
+from agent.worker.wire.means import Means
+from agent.worker.wire.poller import READ, WRITE
+from agent.worker.wire.record import WireRecord
+from agent.worker.wire.routes import Node, Routes
+from agent.worker.wire.settling import Replies
+from agent.worker.wire.source import BlockSource, OperationSource, packed_block
+from common.commands import COMMANDS
+from common.lifeline import Lifeline
+from common.metrics import PoolMetrics
+from common.target import Ending
+from common.target.slots import slot_of
+from common.target.wire import ALONE, SLOTS, Link
+
+T0_NS = 10**15
+MS = 1_000_000
+NAMES = ("GET", "SET")
+PROTOCOL = 3
+
+
+def operation(name: str, *arguments: str, follow: Any = None) -> Operation:
+    """One of these, with the size that it has on the wire."""
+    made = (name, *(argument.encode() for argument in arguments))
+    return NAMES.index(name), made, len(hiredis.pack_command(made)), follow  # type: ignore[arg-type]
+
+
+GET = operation("GET", "key")
+SET = operation("SET", "key", "value")
+
+
+class FakeSocket:
+    """Takes bytes as long as it has room for so many, `piece` of them a call as TLS does; raises `fails`, if there is
+    any. sent: all that it took. What comes of it lies in `incoming`: pieces, or what recv raises."""
+
+    numbers = iter(range(100, 10**9))
+
+    def __init__(self) -> None:
+        self.fd = next(self.numbers)
+        self.sent = bytearray()
+        self.room = self.piece = 10**9
+        self.fails: Exception | None = None
+        self.incoming: deque[bytes | Exception] = deque()
+        self.is_closed = False
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self.is_closed:
+            raise OSError(9, "Bad file descriptor")
+        if self.fails is not None:
+            raise self.fails
+        taken = data[: min(self.room, self.piece)]
+        if not taken and data:
+            raise BlockingIOError
+        self.sent += taken
+        self.room -= len(taken)
+        return len(taken)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """As many as came."""
+        piece = self.recv(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def recv(self, size: int) -> bytes:
+        if self.is_closed:
+            raise OSError(9, "Bad file descriptor")
+        if not self.incoming:
+            raise BlockingIOError
+        piece = self.incoming.popleft()
+        if isinstance(piece, Exception):
+            raise piece
+        assert len(piece) <= size
+        return piece
+
+    def commands(self) -> list[list[bytes]]:
+        """All whole requests that it took."""
+        reader = hiredis.Reader()
+        reader.feed(bytes(self.sent))
+        return list(iter(reader.gets, False))
+
+
+class FakePoller:
+    """Remembers what is watched, and for writing."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, bool] = {}
+
+    def add(self, fd: int) -> None:
+        assert fd not in self.files
+        self.files[fd] = False
+
+    def watch_write(self, fd: int, wanted: bool) -> None:
+        assert fd in self.files
+        self.files[fd] = wanted
+
+    def remove(self, fd: int) -> None:
+        del self.files[fd]
+
+    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+class FakeLink(Link):
+    """A connection whose socket the stage makes; with redis-py's own parser of errors. lost: what ended it so far."""
+
+    def __init__(self, stage: WireStage) -> None:
+        self._stage = stage
+        self._connection = SimpleNamespace(_parser=_HiredisParser(socket_read_size=65536))
+        self.sock = FakeSocket()
+        self.lost: list[Exception] = []
+        self.closed = 0
+        self.told: list[object] = []
+        self.is_unwanted = False
+
+    def open(self) -> Any:
+        self.sock = FakeSocket()
+        self.is_unwanted = False
+        return self.sock
+
+    def pushed(self, message: object) -> None:
+        self.told.append(message)
+
+    @property
+    def wants_reconnect(self) -> bool:
+        return self.is_unwanted
+
+    def lose(self, error: Exception) -> None:
+        self.lost.append(error)
+        self.sock.is_closed = True
+
+    def close(self) -> None:
+        self.closed += 1
+        self.sock.is_closed = True
+
+
+class Dealt:
+    """A `PackedStream` of these operations, `size` a block; without end, as any."""
+
+    def __init__(self, operations: Iterable[Operation], size: int = 8) -> None:
+        self._operations, self._size = chain(operations, repeat(GET)), size
+
+    def block(self) -> Packed:
+        return self._packed(list(islice(self._operations, self._size)), 0)
+
+    def blocks(self, nodes: Any) -> list[Packed]:
+        by_node: dict[int, list[Operation]] = {}
+        for each in islice(self._operations, self._size):
+            by_node.setdefault(int(nodes[slot_of(each[1][1])]), []).append(each)  # type: ignore[arg-type]
+        return [self._packed(each, node) for node, each in by_node.items()]
+
+    def _packed(self, operations: list[Operation], node: int) -> Packed:
+        block = packed_block(operations)
+        return Packed(block.payload, block.offsets, block.rows, block.sizes, node)
+
+
+class WireStage:
+    """A worker with all that it works with. Connections are opened by hand (`open`), and answered by hand (`hear`).
+
+    slots: the node of each slot, of a cluster. is_plain: as a mix whose replies lead to nothing.
+    """
+
+    def __init__(
+        self,
+        operations: Iterable[Operation] | None = None,
+        *,
+        end_ns: int = NEVER_NS,
+        quota: int | None = None,
+        due: Sequence[int] | None = None,
+        batch: int = 1,
+        transaction: bool = False,
+        connections: int = 1,
+        slots: Sequence[str] | None = None,
+        is_plain: bool = True,
+        is_fixed: bool = True,
+        is_pushed_to: bool = False,
+        is_watched: bool = False,
+        timeout_ns: int = 1000 * MS,
+        refresh_after: int = 0,
+        block: int = 8,
+        callbacks: dict[str, Any] | None = None,
+    ) -> None:
+        self.now_ns = T0_NS
+        self.connections, self._is_pushed_to = connections, is_pushed_to
+        self.lifeline, self.outcomes, self.events = Lifeline(), Outcomes(), EventLog()
+        self.span = Span(T0_NS, end_ns, lambda: self.now_ns, lambda _: None)
+        self.poller = FakePoller()
+        self.record = WireRecord([fixed_reply_bytes(COMMANDS[name].template) for name in NAMES])
+        schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
+        made: Any = repeat(GET) if operations is None else operations
+        callbacks = redis.Redis().response_callbacks | (callbacks or {})
+        worker: Worker[Any] = Worker(
+            span=self.span,
+            pacer=Pacer(self.span, batch=batch, quota=quota, schedule=schedule),
+            pool=None,
+            operations=made,
+            record=self.record,
+            outcomes=self.outcomes,
+            lifeline=self.lifeline,
+            measures=[reply_measure(name, PROTOCOL, callbacks) for name in NAMES],
+            batch=batch,
+            transaction=transaction,
+        )
+        source: BlockSource | OperationSource
+        if is_plain:
+            source = BlockSource(cast(PackedStream, Dealt(made, block)))
+        else:
+            source = OperationSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
+        pacer = worker.pacer
+        self.fed = 0
+        self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
+        self.reopening: list[Channel] = []
+        self.reopening_later: list[Channel] = []
+        self.reopening_soon: list[Channel] = []
+        self.refreshes = 0
+        means = Means(
+            replies=Replies(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
+            events=self.events,
+            reopen=self.reopening.append,
+            reopen_later=self.reopening_later.append,
+            reopen_soon=self.reopening_soon.append,
+            refresh=self._refresh,
+            is_plain=is_plain and not is_pushed_to,
+            is_fixed=is_fixed,
+            is_watched=is_watched,
+            is_shared=slots is not None and pacer.steady_turns is not None,
+            timeout_ns=timeout_ns,
+            refresh_after=refresh_after,
+        )
+        self.worker = WireWorker(worker, self.routes, means, lambda: self.now_ns)
+        self.to_open: list[Channel] = []
+        self.routes.begin(slots)
+
+    def _give_connections(self, node: Node) -> None:
+        for _ in range(self.connections):
+            channel = Channel(self.worker, node, FakeLink(self), is_pushed_to=self._is_pushed_to)
+            node.channels.append(channel)
+            self.to_open.append(channel)
+
+    def _fed(self) -> None:
+        self.fed += 1
+
+    def _refresh(self) -> None:
+        self.refreshes += 1
+
+    def node(self, name: str = ALONE) -> Node:
+        return self.routes.node(name)
+
+    def channel(self, name: str = ALONE, number: int = 0) -> Channel:
+        return self.node(name).channels[number]
+
+    def sock(self, channel: Channel | None = None) -> FakeSocket:
+        link: Any = (channel or self.channel()).link
+        sock: FakeSocket = link.sock
+        return sock
+
+    def lost(self, channel: Channel | None = None) -> list[Exception]:
+        """What ended a connection, each time."""
+        link: Any = (channel or self.channel()).link
+        lost: list[Exception] = link.lost
+        return lost
+
+    def open(self, *channels: Channel) -> None:
+        """These connections stand; without any, all that were not opened yet."""
+        for channel in channels or tuple(self.to_open):
+            with self.clock():
+                channel.opened(channel.link.open(), self.poller)
+                self.worker.opened(channel)
+            if channel in self.to_open:
+                self.to_open.remove(channel)
+
+    def reopen(self) -> None:
+        """What is to be opened anew, stands again."""
+        again = []
+        for waiting in (self.reopening, self.reopening_soon, self.reopening_later):
+            again += waiting
+            waiting.clear()
+        if again:
+            self.open(*again)
+
+    def begin(self, after_ns: int = 0) -> None:
+        """All connections stand, and the start has come."""
+        self.open()
+        self.now_ns += after_ns
+        with self.clock():
+            self.worker.begin()
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agent.worker.wire.channel.monotonic_ns", lambda: self.now_ns)
+            yield
+
+    def hear(self, *pieces: bytes | Exception, of: Channel | None = None, after_ns: int = 0) -> None:
+        """These pieces come on a connection, a read each, so long after each other."""
+        channel = of or self.channel()
+        sock = self.sock(channel)
+        for piece in pieces:
+            self.now_ns += after_ns
+            sock.incoming.append(piece)
+            with self.clock():
+                channel.on_ready(READ)
+
+    def writable(self, channel: Channel | None = None) -> None:
+        with self.clock():
+            (channel or self.channel()).on_ready(WRITE)
+
+    def check(self, after_ns: int = 0) -> None:
+        self.now_ns += after_ns
+        with self.clock():
+            self.worker.check(self.now_ns)
+
+    def pump(self, after_ns: int = 0) -> None:
+        self.now_ns += after_ns
+        with self.clock():
+            self.worker.pump()
+
+    def kind(self, row: int, replied: bool, name: str) -> int:
+        return row + len(NAMES) * self.outcomes.number(Ending(replied, name, 0))
+
+    def rows(self) -> list[list[int]]:
+        """What it recorded since the last call, each operation or batch of one command in a row; times from T0."""
+        return [[at_ns - T0_NS, *rest] for at_ns, *rest in self.record.take().tolist()]
+
+    def metrics(self) -> PoolMetrics:
+        """The same, added up."""
+        return bin_rows(self.record.take(), NAMES, self.outcomes.endings)
+
+    def redirects(self) -> list[str]:
+        return [str(detail) for _, kind, detail in self.events.take() if kind is EventKind.REDIRECTED]
+
+
+def slots_of(*names: str) -> list[str]:
+    """All slots, dealt to these nodes one by one."""
+    return [names[slot % len(names)] for slot in range(SLOTS)]
+
+
+def keys_of(slots: Sequence[str], node: str, count: int = 1) -> list[str]:
+    """Keys that lie in a node's slots."""
+    found = (key for key in map("key:{}".format, range(10**6)) if slots[slot_of(key.encode())] == node)
+    return list(islice(found, count))
