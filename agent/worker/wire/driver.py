@@ -49,7 +49,7 @@ class WireWorker:
             "_moves",
             "_stuck",
         ),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "missed", "_is_unsteady"),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -68,8 +68,6 @@ class WireWorker:
         self._is_unsteady = self.steady is None
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
-        self.missed = 0
-        """How often a connection was to be read that had nothing."""
         # The turn that was due, when those that might have sent it had to wait for others.
         self._stuck: Turn | None = None
         self._has_begun = self._has_ended = False

@@ -17,16 +17,11 @@ from agent.worker.host import Job
 from agent.worker.loop_watch import LoopRecord, pack_turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.driver import WireWorker
-from agent.worker.wire.poller import READ, Poller, open_poller
+from agent.worker.wire.poller import Poller, open_poller
 from common.clock import MonotonicNs, monotonic_ns
 
 _NAP_NS = 50_000_000
 _CLOSE_WITHIN_S = 5.0
-
-_CROWDED, _CROWD = 0.75, 6
-"""Sweeps begin when more than this part of the connections could be read at once, and it is more than so many."""
-_SWEEPS, _MISSED = 16, 0.1
-"""So many follow each other at the most, as long as no more than this part of the reads comes to nothing."""
 
 
 class _Seat:
@@ -145,26 +140,6 @@ class WireLoop:
                 next_ns, is_fine = self._tend(at_ns)
                 at_ns = now()
             add_turn(pack_turn(at_ns, at_ns - woken_ns))
-            if not is_fine and len(ready) > _CROWDED * len(channels) > _CROWD:
-                at_ns = self._sweep(at_ns, next_ns)
-
-    def _sweep(self, at_ns: int, until_ns: int) -> int:
-        """Nearly all connections had something to read: as long as it stays so, reading from each is cheaper than
-        asking first which it is. Only now and then does the poller have to tell of what is no reply. Returns the time.
-        """
-        now, add_turn, calls = self._now, self.turns.add, self._calls
-        for _ in range(_SWEEPS):
-            handlers, missed = list(self._channels.values()), self._missed()
-            for on_ready in handlers:
-                on_ready(READ)
-            began_ns, at_ns = at_ns, now()
-            add_turn(pack_turn(at_ns, at_ns - began_ns))
-            if calls or at_ns >= until_ns or self._missed() - missed > _MISSED * len(handlers):
-                break
-        return at_ns
-
-    def _missed(self) -> int:
-        return sum(seat.worker.missed for seat in self._seats)
 
     def _tend(self, at_ns: int) -> tuple[int, bool]:
         """What is not of a single connection. Returns when to do so again, and whether that has to be exact: in that
