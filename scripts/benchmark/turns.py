@@ -112,7 +112,10 @@ def _settled(referee: Referee) -> int:
         before, served = served, referee.served()
         if served == before:
             return served
-    raise BenchError("bench: the server did not come to rest after a turn")
+    raise BenchError(
+        "bench: the server did not come to rest after a turn: "
+        "somebody else loads it, or had a contender go on that we had stopped"
+    )
 
 
 def _continue(contender: Contender) -> None:
