@@ -25,15 +25,24 @@ _EXACT_BELOW = 1 << (GROUPING_POWER + 1)
 BUCKETS = ((42 - GROUPING_POWER - 1) << GROUPING_POWER) + _EXACT_BELOW
 """How many buckets the layout has: index of `MAX_VALUE` plus one."""
 
+_FRACTION_BITS = 52
+_EXPONENT_OF_1 = 1023
+_BITS_OF_BUCKET_0 = (_EXPONENT_OF_1 + GROUPING_POWER - 1) << GROUPING_POWER
+
 Ints = NDArray[np.int64]
 
 
 def bucket_indices(values: Ints) -> Ints:
     """Bucket index of each value; values are whole and lie in 0..MAX_VALUE."""
-    # frexp gives v = m * 2**e with 0.5 <= m < 1, so e is bit_length(v): exact below 2**53, and 0 for v = 0.
-    bit_lengths = np.frexp(values.astype(np.float64))[1].astype(np.int64)
-    shifts = np.maximum(bit_lengths - (GROUPING_POWER + 1), 0)
-    return (shifts << GROUPING_POWER) + (values >> shifts)
+    # The layout is that of a float's bits, which hold a whole number below 2**53 exactly: the exponent, and below it as
+    # many bits of the fraction as the grouping power says.
+    bits = values.astype(np.float64).view(np.int64) >> (_FRACTION_BITS - GROUPING_POWER)
+    return np.where(values < _EXACT_BELOW, values, bits - _BITS_OF_BUCKET_0)
+
+
+def _bucket_index(value: int) -> int:
+    shift = max(value.bit_length() - (GROUPING_POWER + 1), 0)
+    return (shift << GROUPING_POWER) + (value >> shift)
 
 
 def bucket_bounds(indices: Ints) -> tuple[Ints, Ints]:
@@ -81,27 +90,11 @@ class Histogram(msgspec.Struct, frozen=True):
             raise ValueError("histogram: expected a sum and a clamped count that its values can have")
 
     @classmethod
-    def of(cls, values: Ints, times: Ints | None = None) -> Self:
-        """The histogram of whole values >= 0; shape (n,). times: how often each occurred, at least once; None for once
-        each. Raises ValueError for a negative value."""
-        if values.size == 0:
-            return cls()
-        if int(values.min()) < 0:
-            raise ValueError(f"histogram: expected values >= 0, got {int(values.min())}")
-        over = values > MAX_VALUE
-        clamped = 0
-        if over.any():
-            clamped = int(np.count_nonzero(over) if times is None else times[over].sum())
-            values = np.minimum(values, MAX_VALUE)
-        if times is None:
-            indices, counts = np.unique(bucket_indices(values), return_counts=True)
-            total = int(values.sum())
-        else:
-            indices, places = np.unique(bucket_indices(values), return_inverse=True)
-            counts = np.zeros(indices.size, dtype=np.int64)
-            np.add.at(counts, places, times)
-            total = int(np.dot(values, times))
-        return cls._packed(indices, counts, int(values.min()), int(values.max()), total, clamped)
+    def of(cls, values: Ints) -> Histogram:
+        """The histogram of whole values >= 0; shape (n,). Raises ValueError for a negative value."""
+        running = RunningHistogram()
+        running.add(values)
+        return running.histogram()
 
     @classmethod
     def merge(cls, histograms: Iterable[Histogram]) -> Self:
@@ -116,7 +109,7 @@ class Histogram(msgspec.Struct, frozen=True):
             indices, counts = part.buckets()
             dense[indices] += counts  # indices are unique within one histogram
         indices = np.flatnonzero(dense)
-        return cls._packed(
+        return cls.packed(
             indices,
             dense[indices],
             min(part.minimum for part in parts),
@@ -126,7 +119,8 @@ class Histogram(msgspec.Struct, frozen=True):
         )
 
     @classmethod
-    def _packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, total: int, clamped: int) -> Self:
+    def packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, total: int, clamped: int) -> Self:
+        """indices: filled buckets, ascending; counts: one for each. The rest as in the fields."""
         width = "<u4" if int(counts.max()) < 1 << 32 else "<u8"
         return cls(
             indices.astype("<u2").tobytes(),
@@ -171,3 +165,54 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 EMPTY = Histogram()
+
+
+class RunningHistogram:
+    """A histogram of values that come in bulks. Dense between its outermost buckets, so that a bulk costs no sort."""
+
+    __slots__ = ("_clamped", "_counts", "_first", "_maximum", "_minimum", "_total")
+
+    def __init__(self) -> None:
+        self._counts: Ints | None = None  # of the buckets from `_first` on
+        self._first = 0
+        self._minimum, self._maximum = MAX_VALUE, 0
+        self._total = self._clamped = 0
+
+    def add(self, values: Ints, times: Ints | None = None) -> None:
+        """Whole values >= 0; shape (n,). times: how often each occurred, less than 2**53 in all; None for once each.
+        Raises ValueError for a negative value."""
+        if not values.size:
+            return
+        lowest, highest = int(values.min()), int(values.max())
+        if lowest < 0:
+            raise ValueError(f"histogram: expected values >= 0, got {lowest}")
+        if highest > MAX_VALUE:
+            over = values > MAX_VALUE
+            self._clamped += int(np.count_nonzero(over) if times is None else times[over].sum())
+            values = np.minimum(values, MAX_VALUE)
+        self._minimum = min(self._minimum, lowest)
+        self._maximum = min(max(self._maximum, highest), MAX_VALUE)
+        self._total += int(values.sum() if times is None else np.dot(values, times))
+        indices = bucket_indices(values)
+        first = _bucket_index(min(lowest, MAX_VALUE))
+        self._add_counts(first, np.bincount(indices - first, times).astype(np.int64, copy=False))
+
+    def _add_counts(self, first: int, counts: Ints) -> None:
+        if self._counts is None:
+            self._first, self._counts = first, counts
+            return
+        begin = min(first, self._first)
+        end = max(first + counts.size, self._first + self._counts.size)
+        if end - begin > self._counts.size:
+            grown = np.zeros(end - begin, dtype=np.int64)
+            grown[self._first - begin :][: self._counts.size] = self._counts
+            self._first, self._counts = begin, grown
+        self._counts[first - begin :][: counts.size] += counts
+
+    def histogram(self) -> Histogram:
+        """Of all values so far."""
+        if self._counts is None:
+            return EMPTY
+        filled = np.flatnonzero(self._counts)
+        indices = filled + self._first
+        return Histogram.packed(indices, self._counts[filled], self._minimum, self._maximum, self._total, self._clamped)

@@ -14,30 +14,26 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 import msgspec
-import numpy as np
 
 from agent.worker.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.events import ConnectionFold, Event, EventLog
-from agent.worker.recorder import (
-    NO_ROWS,
-    NONE,
-    WAIT_ONLY,
-    Outcomes,
-    Place,
-    Record,
-    Rows,
-    bin_rows,
-    legs_of,
-    seconds_of,
-)
+from agent.worker.pacer import NEVER_NS
+from agent.worker.recorder import Outcomes, Place, Record, Sums, by_place, joined
 from agent.worker.self_watch import SelfWatch
 from common.metrics import IntervalMetrics, PoolMetrics
-from common.plan.timeline import MAX_LEGS, Timeline
+from common.plan.timeline import Timeline
 from common.units import NS_PER_S
+
+_MANY = 5000
+"""Rows are added up when so many operations have been issued: enough to make numpy worth its calls, few enough for the
+cache."""
 
 
 class CollectedGroup:
-    """One group of pools: where its rows and events come from, and those that belong to seconds still to come."""
+    """One group of pools: where its rows and events come from, and what of them belongs to seconds still to come.
+
+    first_begin_ns: when the earliest of its operations began, NEVER_NS without any.
+    """
 
     def __init__(
         self,
@@ -51,50 +47,42 @@ class CollectedGroup:
         self.records = records
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
-        self._rows: Rows = NO_ROWS
-        self._places = seconds_of(NO_ROWS, 0)  # of each row, as one number: second * MAX_LEGS + leg
+        self._sums: dict[Place, Sums] = {}
+        self.first_begin_ns = NEVER_NS
         self._events: list[Event] = []
         self._fold = ConnectionFold()
 
-    def gather(self, t0_ns: int, line: Timeline) -> Rows:
-        """Take in all that threads and connections left since the last call; returns the new rows."""
-        fresh = np.concatenate([NO_ROWS, *(record.take() for record in self.records)])
-        self._rows = np.concatenate([self._rows, fresh])
-        places = seconds_of(fresh, t0_ns) * MAX_LEGS + legs_of(fresh, t0_ns, line)
-        self._places = np.concatenate([self._places, places])
+    def gather(self, t0_ns: int, line: Timeline) -> None:
+        """Take in all that threads and connections left since the last call."""
+        for place, rows in by_place(joined([record.take() for record in self.records]), t0_ns, line):
+            if (sums := self._sums.get(place)) is None:
+                leg = line.legs[place[1]]
+                end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
+                sums = self._sums[place] = Sums(leg.is_open, end_ns)
+            sums.add(rows)
+            self.first_begin_ns = min(self.first_begin_ns, sums.first_begin_ns)
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
         self._deliveries.gather(t0_ns, line)
-        return fresh
 
     def places(self, t0_ns: int, line: Timeline) -> set[Place]:
         """Where what was gathered belongs."""
-        of_rows = {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
         of_events = {_place(event, t0_ns, line) for event in self._events}
-        return of_rows | of_events | self._deliveries.places()
+        return self._sums.keys() | of_events | self._deliveries.places()
 
     def release(
         self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
     ) -> tuple[PoolMetrics, int]:
         """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
         after the end of an open leg. late: its second was reported before."""
-        second, number = place
-        leg = line.legs[number]
-        mine = self._places == second * MAX_LEGS + number
-        rows = self._rows[mine]
-        self._rows, self._places = self._rows[~mine], self._places[~mine]
-        begun_after = 0
-        if not leg.is_open:
-            rows[:, 3] = NONE  # who waited for a closed leg to begin knows when, but nothing was due then
-        elif leg.end_ns is not None:
-            begun_after = int((rows[:, 0] - rows[:, 2] >= t0_ns + leg.end_ns)[rows[:, 1] != WAIT_ONLY].sum())
+        sums = self._sums.pop(place, None) or Sums()
         events = [event for event in self._events if _place(event, t0_ns, line) == place]
         self._events = [event for event in self._events if _place(event, t0_ns, line) != place]
         connections = self._fold.add_up(events, is_late=late)
         deliveries = self._deliveries.release(place)
-        found = bin_rows(rows, names, outcomes.endings)
-        return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), begun_after
+        found = sums.metrics(names, outcomes.endings)
+        return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
 
 def _place(event: Event, t0_ns: int, line: Timeline) -> Place:
@@ -105,7 +93,7 @@ def _place(event: Event, t0_ns: int, line: Timeline) -> Place:
 class Collector:
     """Turns what threads leave behind into intervals, each operation counted once and each second once.
 
-    counted: operations in the intervals so far. first_begin_ns: when the earliest of them began, None without any.
+    counted: operations in the intervals so far.
     """
 
     def __init__(
@@ -124,10 +112,10 @@ class Collector:
         self._t0_ns = t0_ns
         self._line = line
         self._next_second = 0
+        self._issued_then = 0
         self._reported = (0, 0)
         self._unsent_reported: Counter[int] = Counter()
         self.counted = 0
-        self.first_begin_ns: int | None = None
 
     @property
     def issued(self) -> int:
@@ -139,19 +127,30 @@ class Collector:
         """MULTI/EXEC pairs sent so far."""
         return self._tallies()[1]
 
+    @property
+    def first_begin_ns(self) -> int | None:
+        """When the earliest operation began that was gathered so far, None without any."""
+        first_ns = min((group.first_begin_ns for group in self._groups), default=NEVER_NS)
+        return None if first_ns == NEVER_NS else first_ns
+
     def look(self) -> None:
-        """Note what CPU time was used until now. The oftener, the more exact is what of it each second gets."""
+        """Note what CPU time was used until now, and add up rows where there are many. The oftener, the more exact is
+        what of the time each second gets, and the less is to do at once."""
         self._watch.look()
+        if self.issued - self._issued_then >= _MANY:
+            self._gather()
 
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
         """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
         was but of which something came late."""
+        self._watch.look()
         self._gather()
         return self._report(through, through)
 
     def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
         """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
         operations began, or to the last thing that happened after it. ended_ns: when the load ended, now by default."""
+        self._watch.look()
         self._gather()
         load_ns = None if ended_ns is None else ended_ns - self._t0_ns
         places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
@@ -171,14 +170,10 @@ class Collector:
         return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _gather(self) -> None:
-        self._watch.look()
+        self._issued_then = self.issued
         self._watch.gather()
         for group in self._groups:
-            rows = group.gather(self._t0_ns, self._line)
-            rows = rows[rows[:, 1] != WAIT_ONLY]
-            if len(rows):
-                begin_ns = int((rows[:, 0] - rows[:, 2]).min())
-                self.first_begin_ns = min(begin_ns, self.first_begin_ns or begin_ns)
+            group.gather(self._t0_ns, self._line)
 
     def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
         t0_ns, line = self._t0_ns, self._line

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.recorder import take_rows
+from agent.worker.recorder import distinct, take_rows
 from common.histogram import Histogram, Ints
 from common.metrics import DeliveryMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
@@ -120,7 +120,7 @@ class CollectedDeliveries:
 
     def places(self) -> set[tuple[int, int]]:
         """Where what was gathered belongs: (second, number of the leg)."""
-        return {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
+        return {divmod(place, MAX_LEGS) for place in distinct(self._places)}
 
     def release(self, place: tuple[int, int]) -> DeliveryMetrics:
         """Metrics of what was gathered of this place, which is forgotten."""

@@ -54,9 +54,10 @@ class Gaussian:
     """The normal distribution, rounded to whole numbers; what lies outside minimum..maximum is drawn anew."""
 
     def __init__(self, minimum: int, maximum: int, median: float, deviation: float) -> None:
-        """The median lies within the range, so that drawing anew comes to an end."""
-        self._low, self._high = minimum - 0.5, maximum + 0.5
-        self._minimum, self._maximum = minimum, maximum
+        """The median is counted from the minimum, and lies within the range, so that drawing anew comes to an end."""
+        # All the reckoning is counted so, because doubles do not tell large numbers apart.
+        self._minimum, self._last = minimum, maximum - minimum
+        self._low, self._high = -0.5, self._last + 0.5
         self._median, self._deviation = median, deviation
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
@@ -67,7 +68,7 @@ class Gaussian:
             drawn = self._some(generator, count - done)
             found[done : done + drawn.size] = drawn
             done += drawn.size
-        return np.clip(np.rint(found).astype(np.int64), self._minimum, self._maximum)
+        return self._minimum + np.clip(np.rint(found).astype(np.int64), 0, self._last)
 
     def _some(self, generator: np.random.Generator, count: int) -> Floats:
         """At most `count` numbers of the range, out of as many tries."""
@@ -185,7 +186,7 @@ def numbers_of(keys: Keys, thread: int, threads: int) -> Numbers:
         case Distribution.PARALLEL:
             return Sequential(*part_of(low, high, thread, threads))
         case Distribution.GAUSSIAN:
-            median = (low + high) / 2 if keys.median is None else float(keys.median)
+            median = (high - low) / 2 if keys.median is None else float(int(keys.median) - low)
             return Gaussian(low, high, median, (high - low) / 6 if keys.deviation is None else keys.deviation)
         case Distribution.ZIPFIAN:
             return Zipfian(low, high, keys.exponent)

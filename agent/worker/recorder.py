@@ -1,11 +1,11 @@
 """What threads did, per second of the run: raw rows on the hot path, histograms off it.
 
 Each thread owns one buffer and appends one row of seven 64-bit numbers per operation: no lock, nothing shared, no
-objects that the garbage collector would have to walk. (The wire driver appends one a batch, see `wire.record`.) The
-collector cuts off what a buffer holds (one step under the interpreter's own lock, as the append is) and bins it with
-numpy. A row belongs to the second in which its operation
-completed, whenever it is found: one that is found late makes a straggler, an interval of a second already reported.
-So every row is counted exactly once, and no second is ever counted twice.
+objects that the garbage collector would have to walk. (The wire driver's record is one a batch, see `wire.record`.)
+The collector cuts off what a buffer holds (one step under the interpreter's own lock, as the append is) and adds it up
+with numpy, some thousand rows at a time: so what it works on stays in the cache, and no thread waits for long. A row
+belongs to the second in which its operation completed, whenever it is found: one that is found late makes a straggler,
+an interval of a second already reported. So every row is counted exactly once, and no second is ever counted twice.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.pacer import UNSENT, leg_of
-from common.histogram import EMPTY, Histogram, Ints
+from agent.worker.pacer import NEVER_NS, UNSENT, leg_of
+from common.histogram import EMPTY, Ints, RunningHistogram
 from common.metrics import LATE_SEND_NS, CommandMetrics, PoolMetrics, merge_commands, merge_named
-from common.plan.timeline import Timeline
+from common.plan.timeline import MAX_LEGS, Timeline
 from common.target import Ending
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count.
+"""Shape (n, 8): completed_ns, kind, service_ns, lag_ns, bytes_out, bytes_in, wait_ns, count. Column-major.
 
 kind: row of the mix + number of rows * outcome, see `Outcomes`; `WAIT_ONLY` for a checkout that led to no operation.
 lag_ns: from intended to actual send. Below 0 there is none, and it only tells the leg of the timeline: -1: the one in
@@ -40,7 +40,11 @@ for their bytes, which are those of all of them; at least 1.
 Place: TypeAlias = tuple[int, int]
 """(second of the run, number of the leg of its timeline)."""
 
-NO_ROWS: Rows = np.empty((0, 8), dtype=np.int64)
+_COLUMNS = 8
+NO_ROWS: Rows = np.empty((0, _COLUMNS), dtype=np.int64, order="F")
+PACKED = 7
+"""How many numbers `pack_row` packs: all but the count."""
+
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
 WAIT_ONLY = -1
 NONE = -1
@@ -99,10 +103,22 @@ class ThreadRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        taken = take_rows(self._buffer, 7)
-        rows = np.ones((len(taken), 8), dtype=np.int64)
-        rows[:, :7] = taken
-        return rows
+        return rows_of_packed(self._buffer)
+
+
+def rows_of_packed(buffer: array[int]) -> Rows:
+    """What a buffer holds that `pack_row` made, cut off: as rows of one operation each."""
+    taken = take_rows(buffer, PACKED)
+    rows: Rows = np.empty((len(taken), _COLUMNS), dtype=np.int64, order="F")
+    rows[:, :PACKED] = taken
+    rows[:, PACKED] = 1
+    return rows
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of all parts."""
+    filled = [part for part in parts if len(part)]
+    return filled[0] if len(filled) == 1 else np.concatenate([NO_ROWS, *filled])
 
 
 def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
@@ -111,6 +127,13 @@ def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
     taken = buffer[:count]
     del buffer[:count]
     return np.frombuffer(taken, dtype=np.int64).reshape(-1, columns)
+
+
+def distinct(values: Ints) -> list[int]:
+    """Each value once, ascending."""
+    # Not with `np.unique`, which loads a package when it is first called: a pause of 10 ms in the midst of the load.
+    ordered = np.sort(values)
+    return [*ordered[:-1][ordered[1:] != ordered[:-1]].tolist(), *ordered[-1:].tolist()]
 
 
 def seconds_of(rows: Rows, t0_ns: int) -> Ints:
@@ -128,44 +151,121 @@ def legs_of(rows: Rows, t0_ns: int, line: Timeline) -> Ints:
     return np.where((lag < NONE) & (lag > UNSENT), leg_of(lag), np.maximum(by_time, 0))
 
 
+def by_place(rows: Rows, t0_ns: int, line: Timeline) -> Iterator[tuple[Place, Rows]]:
+    """The rows of each place."""
+    if not len(rows):
+        return
+    first, last = (max(int(end_ns) - t0_ns, 0) // NS_PER_S for end_ns in (rows[:, 0].min(), rows[:, 0].max()))
+    if line.is_plain and first == last:  # nearly always, and much cheaper
+        yield (first, 0), rows
+        return
+    places = seconds_of(rows, t0_ns) * MAX_LEGS + legs_of(rows, t0_ns, line)
+    for place in distinct(places):
+        yield divmod(place, MAX_LEGS), _those(rows.T, places == place).T
+
+
+class Sums:
+    """Rows of one place of one group of pools, added up as they come.
+
+    first_begin_ns: when the earliest of the operations began. begun_after: how many began at `end_ns` or later.
+    """
+
+    def __init__(self, is_open: bool = True, end_ns: int | None = None) -> None:
+        """is_open: whether a lag tells how late an operation was sent; in a closed loop nothing was due."""
+        self._is_open, self._end_ns = is_open, end_ns
+        self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
+        self._waits, self._lags = RunningHistogram(), RunningHistogram()
+        self._late_sends = 0
+        self.first_begin_ns = NEVER_NS
+        self.begun_after = 0
+
+    def add(self, rows: Rows) -> None:
+        """Add these."""
+        columns = np.ascontiguousarray(rows.T)
+        _, kinds, _, lag_ns, _, _, wait_ns, counts = columns
+        present = distinct(kinds)
+        for kind in present:
+            if kind != WAIT_ONLY:
+                self._add_kind(kind, columns if len(present) == 1 else _those(columns, kinds == kind))
+        _add_known(self._waits, wait_ns, counts, wait_ns)
+        if self._is_open:
+            _add_known(self._lags, lag_ns, counts, lag_ns)
+            self._late_sends += int(counts[lag_ns > LATE_SEND_NS].sum())
+
+    def _add_kind(self, kind: int, columns: Ints) -> None:
+        ended_ns, _, service_ns, lag_ns, _, _, _, counts = columns
+        bytes_out, bytes_in, _, count = columns[4:].sum(axis=1).tolist()
+        sums = self._kinds[kind]
+        sums.count += count
+        sums.bytes_out += bytes_out
+        sums.bytes_in += bytes_in
+        sums.service.add(service_ns, _times(counts, count))
+        if self._is_open:
+            _add_known(sums.response, service_ns + lag_ns, counts, lag_ns)
+        began_ns = ended_ns - service_ns
+        self.first_begin_ns = min(self.first_begin_ns, int(began_ns.min()))
+        if self._end_ns is not None:
+            self.begun_after += int(counts[began_ns >= self._end_ns].sum())
+
+    def metrics(self, names: tuple[str, ...], endings: Sequence[tuple[bool, str]]) -> PoolMetrics:
+        """Of all rows so far; `names` and `endings` tell what their kinds mean."""
+        commands = []
+        for kind, sums in sorted(self._kinds.items()):
+            outcome, row = divmod(kind, len(names))
+            commands.append({names[row]: sums.metrics(endings[outcome])})
+        return PoolMetrics(
+            commands=merge_named(commands, merge_commands),
+            checkout_wait=self._waits.histogram(),
+            send_lag=self._lags.histogram(),
+            late_sends=self._late_sends,
+        )
+
+
+class _KindSums:
+    """Of the rows of one kind."""
+
+    __slots__ = ("bytes_in", "bytes_out", "count", "response", "service")
+
+    def __init__(self) -> None:
+        self.count = self.bytes_out = self.bytes_in = 0
+        self.service, self.response = RunningHistogram(), RunningHistogram()
+
+    def metrics(self, ending: tuple[bool, str]) -> CommandMetrics:
+        replied, name = ending
+        done = ending == DONE
+        return CommandMetrics(
+            ok=self.count if done else 0,
+            errors={name: self.count} if replied and not done else {},
+            failures={} if replied else {name: self.count},
+            bytes_out=self.bytes_out,
+            bytes_in=self.bytes_in,
+            service=self.service.histogram() if done else EMPTY,
+            response=self.response.histogram() if done else EMPTY,
+            failed=EMPTY if done else self.service.histogram(),
+        )
+
+
 def bin_rows(rows: Rows, names: tuple[str, ...], endings: Sequence[tuple[bool, str]]) -> PoolMetrics:
     """Rows of one group of pools, added up; `names` and `endings` tell what their kinds mean."""
-    columns = np.ascontiguousarray(rows.T)
-    kinds = columns[1]
-    by_name: dict[str, list[CommandMetrics]] = {}
-    for kind in np.unique(kinds).tolist():
-        if kind != WAIT_ONLY:
-            outcome, row = divmod(kind, len(names))
-            by_name.setdefault(names[row], []).append(_of_one_kind(columns[:, kinds == kind], endings[outcome]))
-    return PoolMetrics(
-        commands=merge_named([{name: part} for name, parts in by_name.items() for part in parts], merge_commands),
-        checkout_wait=_histogram(columns[6], columns[7]),
-        send_lag=_histogram(columns[3], columns[7]),
-        late_sends=int(columns[7][columns[3] > LATE_SEND_NS].sum()),
-    )
+    sums = Sums()
+    sums.add(rows)
+    return sums.metrics(names, endings)
 
 
-def _of_one_kind(columns: Ints, ending: tuple[bool, str]) -> CommandMetrics:
-    _, _, service_ns, lag_ns, bytes_out, bytes_in, _, counts = columns
-    count = int(counts.sum())
-    is_open = lag_ns >= 0
-    replied, name = ending
-    done = ending == DONE
-    return CommandMetrics(
-        ok=count if done else 0,
-        errors={name: count} if replied and not done else {},
-        failures={} if replied else {name: count},
-        bytes_out=int(bytes_out.sum()),
-        bytes_in=int(bytes_in.sum()),
-        service=_times(service_ns, counts) if done else EMPTY,
-        response=_times((service_ns + lag_ns)[is_open], counts[is_open]) if done else EMPTY,
-        failed=EMPTY if done else _times(service_ns, counts),
-    )
+def _those(columns: Ints, chosen: NDArray[np.bool_]) -> Ints:
+    return columns.take(np.flatnonzero(chosen), axis=1)
 
 
-def _histogram(values: Ints, counts: Ints) -> Histogram:
-    return _times(values[values >= 0], counts[values >= 0])
+def _add_known(histogram: RunningHistogram, values: Ints, counts: Ints, known: Ints) -> None:
+    """Add the values of those that are known: where `known` is not below 0."""
+    if not len(known) or int(known.max()) < 0:
+        return
+    if int(known.min()) < 0:
+        is_known = known >= 0
+        values, counts = values[is_known], counts[is_known]
+    histogram.add(values, _times(counts, int(counts.sum())))
 
 
-def _times(values: Ints, counts: Ints) -> Histogram:
-    return Histogram.of(values, None if (counts == 1).all() else counts)
+def _times(counts: Ints, sum_of_them: int) -> Ints | None:
+    """None where each is 1, as it is the least that they can be."""
+    return None if sum_of_them == len(counts) else counts

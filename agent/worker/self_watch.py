@@ -11,19 +11,19 @@ core: nobody was loading any more.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from agent.worker.loop_watch import NO_TURNS, LoopRecord, Turns
-from agent.worker.recorder import Place
+from agent.worker.loop_watch import LoopRecord
+from agent.worker.recorder import Place, distinct
 from common.clock import MonotonicNs, monotonic_ns
-from common.histogram import Histogram, Ints
+from common.histogram import EMPTY, Histogram, RunningHistogram
 from common.metrics import GeneratorMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
 
-_NO_PLACES: Ints = np.empty(0, dtype=np.int64)
 _LONG_ENOUGH_NS = NS_PER_S // 2
 """A share over less than this says more of the moment than of the load."""
 
@@ -66,34 +66,30 @@ class _CpuTime:
 
 
 class _Loop:
-    """One event loop: turns not yet released, and the place of each."""
+    """One event loop: how long each of its turns was that is not yet released, by place."""
 
     def __init__(self, record: LoopRecord) -> None:
         self._record = record
-        self._turns: Turns = NO_TURNS
-        self._places = _NO_PLACES  # as one number: second * MAX_LEGS + leg
+        self._busy_ns: defaultdict[Place, RunningHistogram] = defaultdict(RunningHistogram)
 
     def gather(self, t0_ns: int, line: Timeline) -> None:
         """Take in what the loop left since the last call. What was before the start instant is of no interest."""
         turns = self._record.take() - np.array([t0_ns, 0])
         turns = turns[turns[:, 0] > 0]
         offsets_ns = turns[:, 0]
-        turns[:, 1] = np.minimum(turns[:, 1], offsets_ns)
+        busy_ns = np.minimum(turns[:, 1], offsets_ns)
         legs = np.searchsorted(np.array(line.begins_ns), offsets_ns, side="right") - 1
-        self._turns = np.concatenate([self._turns, turns])
-        self._places = np.concatenate([self._places, offsets_ns // NS_PER_S * MAX_LEGS + legs])
+        places = offsets_ns // NS_PER_S * MAX_LEGS + legs
+        for place in distinct(places):
+            self._busy_ns[divmod(place, MAX_LEGS)].add(busy_ns[places == place])
 
     def places(self) -> set[Place]:
         """Where what was gathered belongs."""
-        return {divmod(place, MAX_LEGS) for place in np.unique(self._places).tolist()}
+        return set(self._busy_ns)
 
-    def release(self, place: Place) -> Ints:
+    def release(self, place: Place) -> Histogram:
         """How long each of its turns in this place was, in ns; they are forgotten."""
-        second, leg = place
-        mine = self._places == second * MAX_LEGS + leg
-        busy_ns: Ints = self._turns[mine, 1]
-        self._turns, self._places = self._turns[~mine], self._places[~mine]
-        return busy_ns
+        return self._busy_ns.pop(place).histogram() if place in self._busy_ns else EMPTY
 
 
 class SelfWatch:
@@ -131,8 +127,8 @@ class SelfWatch:
         before, so there is only what loops left since then. end_ns: the load ended there, after the start."""
         turns = [loop.release(place) for loop in self._loops]
         found = GeneratorMetrics(
-            busiest_loop_ns=max((int(busy_ns.sum()) for busy_ns in turns), default=0),
-            loop_lag=Histogram.of(np.concatenate([_NO_PLACES, *turns])),
+            busiest_loop_ns=max((busy_ns.total for busy_ns in turns), default=0),
+            loop_lag=Histogram.merge(turns),
         )
         if late:
             return found

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.digits import FOUR, fours_of
+from agent.worker.digits import FOUR, LAST_DIGITS, fours_of
 from common.histogram import Ints
 
 Crcs = NDArray[np.uint16]
@@ -34,8 +34,9 @@ class NumberSlots:
     """The slots of texts that are constant bytes with a number >= 0 behind them."""
 
     def __init__(self, prefix: bytes) -> None:
-        leading = np.array([crc_hqx(b"%b%d" % (prefix, number), 0) for number in range(FOUR)], dtype=np.uint16)
-        self._tables = [np.concatenate([leading, _fours()])]
+        before = np.array([crc_hqx(prefix + bytes(digits), 0) for digits in range(5)], dtype=np.uint16)
+        own, fours = _numbers()
+        self._tables = [np.concatenate([own ^ before.take(LAST_DIGITS[:FOUR]), fours])]
 
     def of(self, numbers: Ints) -> Ints:
         """Their slots, shape (count,)."""
@@ -57,8 +58,10 @@ class NumberSlots:
 
 
 @cache
-def _fours() -> Crcs:
-    return np.array([crc_hqx(b"%04d" % number, 0) for number in range(FOUR)], dtype=np.uint16)
+def _numbers() -> tuple[Crcs, Crcs]:
+    """What the numbers of at most four digits come to, and what they do with zeros before them."""
+    own, fours = ([crc_hqx(form % number, 0) for number in range(FOUR)] for form in (b"%d", b"%04d"))
+    return np.array(own, dtype=np.uint16), np.array(fours, dtype=np.uint16)
 
 
 def _followed(crcs: Crcs) -> Crcs:

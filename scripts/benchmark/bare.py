@@ -39,7 +39,9 @@ class Job:
     style: str
     workers: int
     key_prefix: str
+    first_key: int
     keys: int
+    pipeline: int
     value_bytes: int
     protocol: int
     timeout_s: float
@@ -116,12 +118,16 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
+def _drawing(job: Job) -> tuple[bytes, int, int, bytes, Callable[[], float]]:
+    return f"{job.key_prefix}%d".encode(), job.first_key, job.keys, os.urandom(job.value_bytes), Random().random
+
+
 def by_methods(client: Any, job: Job, switch: Switch) -> int:
     """As an application calls: `client.set`, `client.get`."""
-    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+    form, first, count, value, draw = _drawing(job)
     done = 0
     while switch.is_on:
-        key = form % (1 + int(draw() * count))
+        key = form % (first + int(draw() * count))
         if draw() < 0.5:
             client.get(key)
         else:
@@ -132,10 +138,10 @@ def by_methods(client: Any, job: Job, switch: Switch) -> int:
 
 def by_execute(client: Any, job: Job, switch: Switch) -> int:
     """By the very call that the driver makes, which spares what is done in `set` and `get`."""
-    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+    form, first, count, value, draw = _drawing(job)
     done = 0
     while switch.is_on:
-        key = form % (1 + int(draw() * count))
+        key = form % (first + int(draw() * count))
         if draw() < 0.5:
             client.execute_command("GET", key)
         else:
@@ -146,11 +152,11 @@ def by_execute(client: Any, job: Job, switch: Switch) -> int:
 
 def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
     """The least that there is: the same few operations again and again, so that even drawing them costs nothing."""
-    form, value, draw = f"{job.key_prefix}%d".encode(), os.urandom(job.value_bytes), Random()
+    form, first, count, value, draw = _drawing(job)
     operations = [
-        ("GET", form % draw.randint(1, job.keys))
-        if draw.random() < 0.5
-        else ("SET", form % draw.randint(1, job.keys), value)
+        ("GET", form % (first + int(draw() * count)))
+        if draw() < 0.5
+        else ("SET", form % (first + int(draw() * count)), value)
         for _ in range(_DRAWN_BEFORE)
     ]
     done = 0
@@ -162,12 +168,28 @@ def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
-    """`by_methods`, with redis.asyncio."""
-    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+def by_pipelines(client: Any, job: Job, switch: Switch) -> int:
+    """`by_methods`, but so many calls to a pipeline."""
+    form, first, count, value, draw = _drawing(job)
     done = 0
     while switch.is_on:
-        key = form % (1 + int(draw() * count))
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(job.pipeline):
+            key = form % (first + int(draw() * count))
+            if draw() < 0.5:
+                pipeline.get(key)
+            else:
+                pipeline.set(key, value)
+        done += len(pipeline.execute())
+    return done
+
+
+async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
+    """`by_methods`, with redis.asyncio."""
+    form, first, count, value, draw = _drawing(job)
+    done = 0
+    while switch.is_on:
+        key = form % (first + int(draw() * count))
         if draw() < 0.5:
             await client.get(key)
         else:
@@ -178,10 +200,10 @@ async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
 
 async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
     """`by_execute`, with redis.asyncio."""
-    form, count, value, draw = f"{job.key_prefix}%d".encode(), job.keys, os.urandom(job.value_bytes), Random().random
+    form, first, count, value, draw = _drawing(job)
     done = 0
     while switch.is_on:
-        key = form % (1 + int(draw() * count))
+        key = form % (first + int(draw() * count))
         if draw() < 0.5:
             await client.execute_command("GET", key)
         else:
@@ -192,6 +214,7 @@ async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
 
 STYLES: dict[str, Callable[[Any, Job, Switch], int]] = {
     "methods": by_methods,
+    "pipelines": by_pipelines,
     "execute": by_execute,
     "execute drawn before": by_execute_drawn_before,
 }

@@ -82,3 +82,30 @@ def order(contenders: Sequence[T], round_number: int) -> list[T]:
     first = round_number // 2 % len(contenders)
     turned = [*contenders[first:], *contenders[:first]]
     return turned[::-1] if round_number % 2 else turned
+
+
+def even(ones: Sequence[Reading], others: Sequence[Reading]) -> list[Reading]:
+    """Turns of two halves as if each round had been one turn with as many operations of the one as of the other.
+
+    Both hold one reading a round. Raises ValueError when one of them holds more, or when nothing was done in one.
+    """
+    return [_even(one, other) for one, other in zip(ones, others, strict=True)]
+
+
+def _even(one: Reading, other: Reading) -> Reading:
+    operations = min(one.operations, other.operations)
+    if not operations:
+        raise ValueError("expected operations in both halves of a round, got none in one")
+    parts = [(half, operations / half.operations) for half in (one, other)]
+    return Reading(
+        operations=2 * operations,
+        seconds=sum(half.seconds * share for half, share in parts),
+        generator_cpu_s=sum(half.generator_cpu_s * share for half, share in parts),
+        server_cpu_s=sum(half.server_cpu_s * share for half, share in parts),
+        machine_cpu_s=sum(half.machine_cpu_s * share for half, share in parts),
+    )
+
+
+def cpu_ratio(ones: Sequence[Reading], others: Sequence[Reading]) -> float:
+    """Operations of the ones for a second of the generator's CPU, to those of the others; over all readings."""
+    return cpu_s_per_million(others) / cpu_s_per_million(ones)

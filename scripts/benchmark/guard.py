@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 # Reads process ids until we say that all is well, or until the pipe ends because we do.
 _GUARD = """
 import os, signal, sys
-pids = [int(pid) for pid in sys.stdin.readline().split()]
-if not sys.stdin.readline():
+pids = []
+for line in sys.stdin:
+    if line == "all is well\\n":
+        break
+    pids += [int(pid) for pid in line.split()]
+else:
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -19,16 +23,23 @@ if not sys.stdin.readline():
             pass
 """
 
+Guard = Callable[[Iterable[int]], None]
+"""Takes the ids of processes that are about to be stopped."""
+
 
 @contextmanager
-def guarded(pids: Iterable[int]) -> Iterator[None]:
-    """These processes, which may be stopped within, are killed if we are."""
+def guarding() -> Iterator[Guard]:
+    """Processes that are named to it within, and may be stopped, are killed if we are."""
     # A session of its own: what ends ours must not end it first. It needs neither site-packages nor our environment.
     command = [sys.executable, "-I", "-S", "-c", _GUARD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as guard:
-        assert guard.stdin is not None
-        print(*pids, file=guard.stdin, flush=True)
+        orders = guard.stdin
+        assert orders is not None
+
+        def watch(pids: Iterable[int]) -> None:
+            print(*pids, file=orders, flush=True)
+
         try:
-            yield
+            yield watch
         finally:
-            print("all is well", file=guard.stdin, flush=True)
+            print("all is well", file=orders, flush=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, disturbed, filled, speed_ratio
+from scripts.benchmark.ground import Judged
 
 DRIVER = "client driver"
 TASK_DRIVER = "asyncio driver"
@@ -61,6 +62,17 @@ class Comparison:
             if name in self.judged:
                 line += "   ok" if ratio.median >= ENOUGH_OF_BARE else "   BELOW"
             yield line
+
+    def verdicts(self) -> Iterator[Judged]:
+        """Against each bare loop that it has to come near to."""
+        for name in self.judged:
+            found = self.ratio(name).median
+            yield Judged(
+                what=f"{self.driver} against {name}, {self.workers} {self.counted}",
+                found=f"{found:.2f} times the operations a second",
+                wanted=f"{ENOUGH_OF_BARE:.2f}",
+                verdict="ok" if found >= ENOUGH_OF_BARE else "BELOW",
+            )
 
     def document(self) -> dict[str, Any]:
         """The same for programs, with every reading."""
@@ -126,7 +138,12 @@ def comparison_lines(comparisons: Sequence[Comparison], cores: int) -> Iterator[
     for comparison in comparisons:
         yield from comparison.lines()
     turns = [reading for comparison in comparisons for readings in comparison.readings.values() for reading in readings]
-    if (others := disturbed(turns, cores)) > QUIET:
+    yield from rough_lines(turns, cores)
+
+
+def rough_lines(turns: Sequence[Reading], cores: int) -> Iterator[str]:
+    """A warning where other work disturbed these turns."""
+    if turns and (others := disturbed(turns, cores)) > QUIET:
         yield f"rough: other work on this machine took {others:.0%} of {cores} cores meanwhile; run it again when quiet"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from fractions import Fraction
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.codec import pack, unpack
 from common.errors import ProtocolError
-from common.histogram import BUCKETS, EMPTY, MAX_VALUE, Histogram, bucket_bounds, bucket_indices
+from common.histogram import BUCKETS, EMPTY, MAX_VALUE, Histogram, RunningHistogram, bucket_bounds, bucket_indices
 
 SIGNIFICANT_DIGITS = 3
 QUANTILES = st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0])
@@ -111,6 +112,28 @@ def test_quantiles_rise_and_end_at_the_maximum(numbers: list[int]) -> None:
     assert found == sorted(found)
     assert found[-1] == histogram.maximum
     assert found[0] >= histogram.minimum
+
+
+repeated = st.lists(st.tuples(values | st.just(MAX_VALUE + 5), st.integers(1, 1000)), max_size=30)
+
+
+@given(st.lists(repeated, max_size=5))
+def test_values_that_come_in_bulks_and_several_times_make_the_histogram_of_all_of_them(
+    bulks: list[list[tuple[int, int]]],
+) -> None:
+    running = RunningHistogram()
+    for bulk in bulks:
+        numbers, times = (np.array([pair[of] for pair in bulk], dtype=np.int64) for of in (0, 1))
+        running.add(numbers, times)
+    everything = [value for bulk in bulks for value, times in bulk for _ in range(times)]
+    found = running.histogram()
+    kept = [min(value, MAX_VALUE) for value in everything]
+    assert found == of(everything)
+    assert (found.count, found.total, found.clamped) == (len(kept), sum(kept), sum(v > MAX_VALUE for v in everything))
+    assert (found.minimum, found.maximum) == (min(kept, default=0), max(kept, default=0))
+    indices, counts = found.buckets()
+    wanted = Counter(hdr_index(value) for value in kept)
+    assert dict(zip(indices.tolist(), counts.tolist(), strict=True)) == wanted
 
 
 @given(st.lists(value_lists, max_size=6))

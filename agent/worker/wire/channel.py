@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.worker.pacer import WHENEVER, Turn
-from agent.worker.wire.poller import READ, WRITE, Poller
+from agent.worker.wire.poller import READ, WRITE, Files
 from agent.worker.wire.record import pack_batch
 from agent.worker.wire.source import Batch, Block
 from common.clock import monotonic_ns
@@ -26,6 +26,24 @@ _BUFFER = bytearray(1 << 17)
 """Where all of a process read to, which is parsed at once: there is one loop."""
 
 _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
+
+_TABLED = 4096
+
+
+def _whole_replies() -> list[tuple[bytes, ...]]:
+    """For each size below `_TABLED`: how a read of so many bytes begins that is one whole reply. A bulk string says its
+    length first, so bytes that begin so and are as many as they should be are it, and nothing else."""
+    heads: list[tuple[bytes, ...]] = [()] * _TABLED
+    for length in range(_TABLED):
+        head = b"$%d\r\n" % length
+        if (size := len(head) + length + 2) < _TABLED:
+            heads[size] = (head,)
+    for reply in (b"+OK\r\n", b"$-1\r\n", b"_\r\n"):
+        heads[len(reply)] += (reply,)
+    return heads
+
+
+_WHOLE = _whole_replies()
 
 Mark: TypeAlias = tuple[int, int]
 """(when, how many bytes had come by then)."""
@@ -66,7 +84,7 @@ class Channel:
         self._replies: list[Any] = []
         self._wanted = 0
 
-    def opened(self, sock: Any, poller: Poller) -> None:
+    def opened(self, sock: Any, poller: Files) -> None:
         """The connection stands."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
         self._recv, self._send = sock.recv_into, sock.send
@@ -135,7 +153,7 @@ class Channel:
     def unfold(self) -> None:
         """What is under way, as `block` from `begin` to `end` and `turn`, where it is of a steady load."""
         if self.batch is not None:
-            place, _, _, block = self.batch
+            place, _, block = self.batch
             self.block, self.batch = block, None
             self.turn = self._worker.steady or ()
             self.begin = place - block.place
@@ -184,7 +202,9 @@ class Channel:
         worker, node = self._worker, self.node
         span, record, count, add = worker.span, worker.record, worker.batch, worker.record.add_batch
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
-        next_batch, notes = node.next_batch, self.notes
+        next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE
+        # Of one reply a look at its beginning may tell all; of several only the parser.
+        largest = _TABLED if count == 1 else 0
         head = _array_head(count) if count > 1 else b""
 
         def on_ready(events: int) -> None:
@@ -194,12 +214,15 @@ class Channel:
             try:
                 size = recv(_BUFFER)
                 ended_ns = monotonic_ns()
-                feed(_BUFFER, 0, size)
-                replies = gets()
+                batch = self.batch
+                if size < largest and begins(whole[size]) and batch is not None:
+                    replies = None
+                else:
+                    feed(_BUFFER, 0, size)
+                    replies = gets()
             except Exception as error:  # noqa: BLE001 - of the socket, or of the parser
                 self._on_error(error)
                 return
-            batch = self.batch
             if replies is PENDING or notes or batch is None:
                 if size:
                     self._take_part(size, replies, ended_ns)
@@ -223,7 +246,7 @@ class Channel:
                 sent = send(batch[1])
             except OSError:
                 sent = 0
-            if sent != batch[2]:
+            if sent != len(batch[1]):
                 self._unsent = batch[1][sent:]
                 self._write_on()
 

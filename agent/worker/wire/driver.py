@@ -36,8 +36,20 @@ class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
     __slots__ = (
-        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_has_begun", "_has_ended", "_moves"),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady", "_stuck"),
+        *(
+            "_worker",
+            "_routes",
+            "_means",
+            "_now",
+            "_pacer",
+            "_turns",
+            "_held",
+            "_has_begun",
+            "_has_ended",
+            "_moves",
+            "_stuck",
+        ),
+        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -122,7 +134,7 @@ class WireWorker:
         """In a steady load: the batch of a connection is one that may not be sent any more; or there was none, because
         that was the last one, or because others have to catch up."""
         if channel.batch is not None:
-            place, _, _, block = channel.batch
+            place, _, block = channel.batch
             self._leave(block, self.batch, place)
             self._end(())
         elif not self._routes.is_starved(channel.node):
@@ -253,7 +265,7 @@ class WireWorker:
             self._held = turn
         elif not self._is_unsteady:
             if (batch := node.next_batch()) is not None:
-                place, _, _, block = batch
+                place, _, block = batch
                 self._fail_unsent(block, place - block.place, turn, error, began_ns)
             elif not self._routes.is_starved(node):
                 self._is_unsteady = True

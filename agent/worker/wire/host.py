@@ -158,7 +158,7 @@ class WireHost:
 
     def _opened(self, channel: Channel, sock: Any) -> None:
         assert self._worker is not None
-        channel.opened(sock, self._loop.poller)
+        channel.opened(sock, self._loop)
         self._loop.watch(channel)
         self._worker.opened(channel)
 

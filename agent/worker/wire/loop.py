@@ -58,11 +58,11 @@ class WireLoop:
         if self._is_open:
             return
         self._is_open = True
-        self.poller: Poller = open_poller()
+        self._poller: Poller = open_poller()
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self.poller.add(self._wake.fileno())
+        self._poller.add(self._wake.fileno())
 
     def start(self, worker: WireWorker, job: Job) -> None:
         """Have a worker do its job, from the start of its span."""
@@ -83,8 +83,23 @@ class WireLoop:
         except OSError:  # full, so it will wake; or closed, so nothing matters any more
             return
 
+    # What connections take for their poller.
+
+    def add(self, fd: int) -> None:
+        """See `Files`; `watch` says for whom."""
+        self._poller.add(fd)
+
+    def watch_write(self, fd: int, wanted: bool) -> None:
+        """See `Files`."""
+        self._poller.watch_write(fd, wanted)
+
+    def remove(self, fd: int) -> None:
+        """See `Files`."""
+        self._channels.pop(fd, None)
+        self._poller.remove(fd)
+
     def watch(self, channel: Channel) -> None:
-        """A connection was added to the poller."""
+        """A connection was added, and is to be told."""
         self._channels[channel.fd] = channel.on_ready
 
     def close(self) -> None:
@@ -94,7 +109,7 @@ class WireLoop:
             self.call(lambda: None)
             self._thread.join(_CLOSE_WITHIN_S)
         if self._is_open and not self._thread.is_alive():
-            self.poller.close()
+            self._poller.close()
             self._wake.close()
             self._waker.close()
 
@@ -108,7 +123,7 @@ class WireLoop:
                     seat.watched.__exit__(type(error), error, error.__traceback__)
 
     def _run(self) -> None:
-        now, wait, channels, calls = self._now, self.poller.wait, self._channels, self._calls
+        now, wait, channels, calls = self._now, self._poller.wait, self._channels, self._calls
         nobody: Callable[[int], None] = self._wakened
         next_ns, is_fine, at_ns, add_turn = now(), False, now(), self.turns.add
         while not self._is_over:

@@ -19,7 +19,7 @@ _AT_ONCE = 256
 _NS_PER_S = 1e9
 
 
-class Poller(Protocol):
+class Files(Protocol):
     """Files to be read, and some of them to be written. For one thread."""
 
     def add(self, fd: int) -> None:
@@ -30,6 +30,10 @@ class Poller(Protocol):
 
     def remove(self, fd: int) -> None:
         """Watch it no more; before it is closed."""
+
+
+class Poller(Files, Protocol):
+    """Tells which of them are ready."""
 
     def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
         """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agent.worker.recorder import NO_ROWS, NONE, Rows, take_rows
+from agent.worker.recorder import NONE, Rows, joined, rows_of_packed, take_rows
 from common.histogram import Ints
 
 pack_batch: Callable[[int, int, int, int, int, int], bytes] = struct.Struct("=6q").pack
@@ -27,7 +27,15 @@ pack_batch: Callable[[int, int, int, int, int, int], bytes] = struct.Struct("=6q
 bytes in of TOLD_APART: rows of their own tell of these operations, or nobody has issued them.
 """
 
+_PACKED = 6
+
 TOLD_APART = -1
+
+_ONE_BIT = 40
+_ONE = 1 << _ONE_BIT
+"""One operation, where the bits below are of bytes: those of no batch come to a TiB."""
+
+_BORDER: Ints = np.zeros(1, dtype=np.int64)
 
 
 class WireRecord:
@@ -40,7 +48,7 @@ class WireRecord:
         """fixed_bytes: by row of the mix, the size of each of its replies, where all are of the same; None for others.
         One that has none of them may tell a batch of several operations apart only where it is the only one."""
         self._rows = len(fixed_bytes)
-        self._fixed_bytes = [size or 0 for size in fixed_bytes]
+        self._fixed_bytes: Ints = np.array([[size or 0] for size in fixed_bytes], dtype=np.int64)
         others = [row for row, size in enumerate(fixed_bytes) if size is None]
         self._variable = others[0] if others else 0
         self._batches, self._singles = array("q"), array("q")
@@ -62,54 +70,59 @@ class WireRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        singles = take_rows(self._singles, 7)
-        batches = take_rows(self._batches, 6)
-        parts = []
-        if len(singles):
-            rows = np.ones((len(singles), 8), dtype=np.int64)
-            rows[:, :7] = singles
-            parts.append(rows)
-        if len(batches):
-            parts.append(self._of_batches(np.ascontiguousarray(batches.T)))
-        return np.concatenate(parts) if parts else NO_ROWS
+        singles = rows_of_packed(self._singles)
+        batches = take_rows(self._batches, _PACKED)
+        return joined([singles, self._of_batches(np.ascontiguousarray(batches.T))]) if len(batches) else singles
 
     def _of_batches(self, batches: Ints) -> Rows:
         """batches: shape (6, n), in the order of `pack_batch`."""
-        places, counts = batches[2], batches[3]
+        at, blocks = self._found(batches[2], batches[3])
+        is_told = batches[4] != TOLD_APART
+        if not is_told.all():
+            batches, at = batches.compress(is_told, axis=1), at[is_told]
+        # One more at the end, because a batch may end with the last block, and its border has to lie somewhere.
+        kinds = np.concatenate([*(block.rows for block in blocks), _BORDER])
+        sizes = np.concatenate([*(block.sizes for block in blocks), _BORDER])
+        if (batches[3] == 1).all():
+            return _rows_of(batches, kinds[at], sizes[at], batches[4], batches[3])
+        return self._by_command(batches, at, kinds, sizes)
+
+    def _found(self, places: Ints, counts: Ints) -> tuple[Ints, list[_Block]]:
+        """The blocks in which batches lie, and the place of each batch in these, one behind the other. A block of which
+        all operations have been found is forgotten."""
         begins = np.array(list(self._blocks), dtype=np.int64)
         which = np.searchsorted(begins, places, side="right") - 1
-        used, numbers = np.unique(which, return_inverse=True)
-        blocks = [self._blocks[begin] for begin in begins[used].tolist()]
-        lengths = np.array([len(block.rows) for block in blocks])
-        # Where each block begins in what all of them, one behind the other, are.
-        at = places - begins[which] + (np.cumsum(lengths) - lengths)[numbers]
-        rows = np.concatenate([block.rows for block in blocks])
-        sizes = np.concatenate([block.sizes for block in blocks])
-        done = np.bincount(numbers, weights=counts, minlength=len(blocks)).astype(np.int64)
-        for begin, block, count in zip(begins[used].tolist(), blocks, done.tolist(), strict=True):
-            block.left -= count
+        found = np.bincount(which, counts).astype(np.int64)
+        used = np.flatnonzero(found)
+        blocks = []
+        shifts = np.zeros(len(found), dtype=np.int64)
+        length = 0
+        for number, begin in zip(used.tolist(), begins[used].tolist(), strict=True):
+            block = self._blocks[begin]
+            blocks.append(block)
+            shifts[number] = length - begin
+            length += len(block.rows)
+            block.left -= int(found[number])
             if not block.left:
                 del self._blocks[begin]
-        told = batches[4] != TOLD_APART
-        batches, at, counts = batches[:, told], at[told], counts[told]
-        if (counts == 1).all():
-            return _rows_of(batches, rows[at], counts, sizes[at], batches[4])
-        return self._by_command(batches, at, rows, sizes)
+        return places + shifts[which], blocks
 
-    def _by_command(self, batches: Ints, at: Ints, rows: Ints, sizes: Ints) -> Rows:
+    def _by_command(self, batches: Ints, at: Ints, kinds: Ints, sizes: Ints) -> Rows:
         """A row for each command of each batch, in which several operations may be."""
-        ends = at + batches[3]
-        of_command = [(_between(rows == row, at, ends), _between(np.where(rows == row, sizes, 0), at, ends))
-                      for row in range(self._rows)]  # fmt: skip
-        bytes_in = [count * size for (count, _), size in zip(of_command, self._fixed_bytes, strict=True)]
+        # In their order, so that between the end of one and the begin of the next lies little that is added up in vain.
+        order = np.argsort(at)
+        batches, at = batches.take(order, axis=1), at[order]
+        borders = np.column_stack([at, at + batches[3]]).ravel()
+        # Number and bytes in one, so that a single sum tells both.
+        ones = sizes + _ONE
+        both = np.stack([np.add.reduceat(ones * (kinds == row), borders)[::2] for row in range(self._rows)])
+        counts, bytes_out = both >> _ONE_BIT, both & (_ONE - 1)
+        bytes_in = counts * self._fixed_bytes
         # What is left is of the one command whose replies differ.
-        bytes_in[self._variable] = bytes_in[self._variable] + batches[4] - np.sum(bytes_in, axis=0)
-        parts = []
-        for row, (counts, bytes_out) in enumerate(of_command):
-            some = counts > 0
-            kinds = np.full(int(some.sum()), row)
-            parts.append(_rows_of(batches[:, some], kinds, counts[some], bytes_out[some], bytes_in[row][some]))
-        return np.concatenate(parts)
+        bytes_in[self._variable] += batches[4] - bytes_in.sum(axis=0)
+        rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, counts)
+        has_any = rows[:, 7] > 0
+        return rows if has_any.all() else rows.T.take(np.flatnonzero(has_any), axis=1).T
 
 
 class _Block:
@@ -122,14 +135,11 @@ class _Block:
         self.left = len(rows)
 
 
-def _between(values: Ints, begins: Ints, ends: Ints) -> Ints:
-    """Sums of values[begin:end]."""
-    sums = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values)])
-    found: Ints = sums[ends] - sums[begins]
-    return found
-
-
-def _rows_of(batches: Ints, kinds: Ints, counts: Ints, bytes_out: Ints, bytes_in: Ints) -> Rows:
-    ended_ns, began_ns, lag_ns = batches[0], batches[1], batches[5]
-    waits = np.full(len(kinds), NONE)
-    return np.stack([ended_ns, kinds, ended_ns - began_ns, lag_ns, bytes_out, bytes_in, waits, counts], axis=1)
+def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, counts: Ints) -> Rows:
+    """counts: shape (..., n), and the others may be repeated to that."""
+    ended_ns, began_ns, _, _, _, lag_ns = batches
+    columns = np.empty((8, *counts.shape), dtype=np.int64)
+    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, bytes_out, bytes_in, NONE, counts)
+    for column, values in zip(columns, each, strict=True):
+        column[...] = values
+    return columns.reshape(8, -1).T

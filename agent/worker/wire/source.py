@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
-from operator import sub
 from typing import Protocol, TypeAlias
 
 import hiredis
@@ -51,8 +50,8 @@ class Block:
         return [(row, (), size, None) for row, size in zip(rows, sizes, strict=True)]
 
 
-Batch: TypeAlias = tuple[int, bytes, int, Block]
-"""(place of its first request in the record, all of its requests, how many bytes these are, the block they are of)."""
+Batch: TypeAlias = tuple[int, bytes, Block]
+"""(place of its first request in the record, all of its requests, the block they are of)."""
 
 NO_REQUESTS = Block(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
@@ -105,8 +104,7 @@ class Feed:
         end = self.at = begin + (block.count - begin) // count * count
         cuts = block.offsets[begin : end + 1 : count]
         payloads = map(block.payload.__getitem__, map(slice, cuts, cuts[1:]))
-        sizes = map(sub, cuts[1:], cuts)
-        return zip(range(block.place + begin, block.place + end, count), payloads, sizes, repeat(block))
+        return zip(range(block.place + begin, block.place + end, count), payloads, repeat(block))
 
     def clear(self, record: WireRecord) -> None:
         """Forget all of them."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -265,6 +266,24 @@ def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
     assert (late.pools, late.generator.watched_ns) == ({}, 0)
 
 
+def test_rows_are_added_up_once_there_are_many_and_count_in_their_second_all_the_same() -> None:
+    process = Process()
+    [record] = process.records
+    process.complete(0.5)
+    for _ in range(3):
+        process.collector.look()
+    assert len(record._buffer) == 7
+    for _ in range(5000):
+        process.complete(1.5)
+    process.collector.look()
+    assert len(record._buffer) == 0
+    process.complete(1.6)
+    process.collector.look()
+    assert len(record._buffer) == 7
+    assert counts(process.collector.collect(0)) == {0: 1}
+    assert counts(process.collector.collect(1)) == {1: 5001}
+
+
 # Stages
 
 STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
@@ -364,3 +383,17 @@ def test_sums_over_stages_are_the_whole_however_late_and_however_often_it_is_col
     counted = [sum(part.operations for part in intervals if part.stage == leg) for leg in range(3)]
     assert counted == wanted
     assert sum(part.issued for part in intervals) == process.collector.counted == len(operations)
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2), st.booleans()), max_size=40))
+def test_it_makes_no_difference_when_rows_are_added_up(operations: list[tuple[float, float, float, bool]]) -> None:
+    often, once = Process(line=STAGED), Process(line=STAGED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.worker.collector._MANY", 1)
+        for due_s, late_s, service_s, looks in operations:
+            for process in (often, once):
+                process.send(due_s, due_s + late_s, due_s + late_s + service_s)
+            if looks:
+                often.collector.look()
+    assert often.collector.collect_rest(0) == once.collector.collect_rest(0)
+    assert often.collector.first_begin_ns == once.collector.first_begin_ns

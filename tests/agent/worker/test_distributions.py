@@ -70,6 +70,13 @@ def test_gaussian_is_the_normal_distribution_within_the_range(median: int | None
         assert not fits(drawn, EACH, normal_shares(EACH, median_ + 3, deviation_))
 
 
+@pytest.mark.parametrize("low", [2**53 - 1, 2**60 - 3])
+def test_gaussian_reaches_all_of_a_small_range_of_large_numbers(low: int) -> None:
+    said = {"minimum": low, "maximum": low + 3, "deviation": 1.0}
+    assert set(draw(numbers("gaussian", **said), 300).tolist()) == set(range(low, low + 4))
+    assert set(draw(numbers("gaussian", **{**said, "median": low + 1, "deviation": 0}), 9).tolist()) == {low + 1}
+
+
 def test_gaussian_without_deviation_is_its_median() -> None:
     assert set(draw(numbers("gaussian", maximum=100, median=7, deviation=0), 100).tolist()) == {7}
 

@@ -15,8 +15,11 @@ from agent.worker.recorder import (
     WAIT_ONLY,
     Outcomes,
     Rows,
+    Sums,
     ThreadRecord,
     bin_rows,
+    distinct,
+    joined,
     legs_of,
     pack_row,
     seconds_of,
@@ -42,7 +45,7 @@ def rows_of(*rows: tuple[int, int, int, int, int, int, int]) -> Rows:
 
 def test_rows_come_back_as_they_were_packed() -> None:
     first, second = (1, 2, 3, NONE, 5, 6, 7), (10**18, 0, 2**62, 4, 0, 0, NONE)
-    assert rows_of(first, second).tolist() == [list(first), list(second)]
+    assert rows_of(first, second).tolist() == [[*first, 1], [*second, 1]]
 
 
 def test_rows_are_taken_once() -> None:
@@ -86,6 +89,18 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
     rows = np.concatenate(taken)
     assert rows[:, 0].tolist() == list(range(count))
     assert (rows[:, 0] == rows[:, 6]).all()
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=4))
+def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
+    found = joined([rows_of(*((at_ns, 0, 0, NONE, 0, 0, 0) for at_ns in part)) for part in parts])
+    assert found[:, 0].tolist() == [at_ns for part in parts for at_ns in part]
+    assert found.shape[1] == NO_ROWS.shape[1]
+
+
+@given(st.lists(st.integers(-5, 5)))
+def test_distinct_values_are_told_once_and_in_order(values: list[int]) -> None:
+    assert distinct(np.array(values, dtype=np.int64)) == sorted(set(values))
 
 
 def test_a_row_belongs_to_the_second_in_which_it_completed() -> None:
@@ -133,6 +148,32 @@ def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
     assert (metrics.checkout_wait.count, metrics.checkout_wait.total) == (7, 106)
 
 
+def test_a_row_that_stands_for_several_operations_counts_as_so_many() -> None:
+    rows = rows_of((9, 0, 5, 3_000_000, 60, 15, 2), (9, 0, 7, NONE, 61, 5, NONE))
+    rows[:, 7] = (3, 1)
+    metrics = bin_rows(rows, NAMES, Outcomes().endings)
+    found = metrics.commands["SET"]
+    assert (found.ok, found.bytes_out, found.bytes_in) == (4, 121, 20)
+    assert (found.service.count, found.service.total) == (4, 22)
+    assert (found.response.count, found.response.total) == (3, 3 * 3_000_005)
+    assert (metrics.send_lag.count, metrics.late_sends, metrics.checkout_wait.total) == (3, 3, 6)
+
+
+def test_in_a_closed_leg_the_wait_for_its_begin_is_no_lag() -> None:
+    sums = Sums(is_open=False)
+    sums.add(rows_of((9, 0, 5, 3_000_000, 60, 15, 0)))
+    metrics = sums.metrics(NAMES, Outcomes().endings)
+    assert (metrics.send_lag.count, metrics.late_sends, metrics.commands["SET"].response.count) == (0, 0, 0)
+    assert metrics.commands["SET"].service.count == 1
+
+
+def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
+    sums = Sums(end_ns=100)
+    sums.add(rows_of((5, WAIT_ONLY, 0, NONE, 0, 0, 5), (200, 0, 101, 0, 0, 0, 0), (200, 0, 100, 0, 0, 0, 0)))
+    sums.add(rows_of((130, 1, 90, 0, 0, 0, 0)))
+    assert (sums.first_begin_ns, sums.begun_after) == (40, 1)
+
+
 def test_in_a_closed_loop_there_is_no_response_time_and_no_lag() -> None:
     metrics = bin_rows(rows_of((1, 0, 100, NONE, 0, 0, 0)), NAMES, Outcomes().endings)
     assert metrics.commands["SET"].response.count == 0
@@ -153,6 +194,29 @@ def test_only_the_first_of_a_batch_waited_for_a_client() -> None:
 
 def test_nothing_adds_up_to_nothing() -> None:
     assert bin_rows(NO_ROWS, NAMES, Outcomes().endings) == PoolMetrics()
+
+
+ROWS = st.tuples(
+    st.just(10**12),
+    st.integers(WAIT_ONLY, 5),
+    st.integers(0, 10**9),
+    st.integers(-3, 10**7),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.integers(NONE, 9),
+)
+
+
+@given(st.lists(st.lists(ROWS, max_size=20), max_size=5))
+def test_rows_added_bit_by_bit_are_as_all_at_once(parts: list[list[tuple[int, int, int, int, int, int, int]]]) -> None:
+    outcomes = Outcomes()
+    outcomes.number(READONLY)
+    outcomes.number(LOST)
+    sums = Sums()
+    for part in parts:
+        sums.add(rows_of(*part))
+    at_once = bin_rows(rows_of(*(row for part in parts for row in part)), NAMES, outcomes.endings)
+    assert sums.metrics(NAMES, outcomes.endings) == at_once
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**9)), max_size=60))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, filled, order, speed_ratio
+from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million, even, filled, order, speed_ratio
 
 
 def reading(operations: int = 1000, seconds: float = 0.5, generator: float = 0.4, server: float = 0.1) -> Reading:
@@ -67,3 +67,25 @@ def test_over_enough_rounds_everybody_is_at_each_place_equally_often(contenders:
         (place, who) for number in range(2 * contenders) for place, who in enumerate(order(range(contenders), number))
     )
     assert set(places.values()) == {2}
+
+
+def test_halves_are_made_one_with_as_many_operations_of_each() -> None:
+    # 1000 a second of the one, 4000 of the other: a thousand of each take 1 s and 0.25 s, and half of their CPU.
+    [both] = even([reading(500, 0.5, 0.4, 0.1)], [reading(2000, 0.5, 0.4, 0.1)])
+    assert both == Reading(1000, pytest.approx(0.625), pytest.approx(0.5), pytest.approx(0.125), pytest.approx(0.75))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_speed_of_two_halves_is_their_harmonic_mean(ones: int, others: int) -> None:
+    [both] = even([reading(ones)], [reading(others)])
+    assert both.ops_per_s == pytest.approx(2 / (1 / reading(ones).ops_per_s + 1 / reading(others).ops_per_s))
+
+
+def test_a_half_in_which_nothing_was_done_is_refused() -> None:
+    with pytest.raises(ValueError, match="none in one"):
+        even([reading(0)], [reading(1)])
+
+
+def test_operations_for_a_second_of_cpu_are_compared_over_all_turns() -> None:
+    ones, others = [reading(1000, generator=0.2)] * 2, [reading(1000, generator=0.4)] * 2
+    assert cpu_ratio(ones, others) == pytest.approx(2.0)

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,63 +19,102 @@ from common.clock import monotonic_ns
 from common.plan.schema import Embedded
 from common.units import NS_PER_S
 from coordinator.embedded import open_embedded
-from scripts.benchmark import contenders, turns
-from scripts.benchmark.__main__ import COMPARED, COMPARED_TASKS, fill, parse, plan_of, with_threads
+from scripts.benchmark import contenders, rates, turns
+from scripts.benchmark.__main__ import NAMED_ONLY, SECTIONS, main, parse
+from scripts.benchmark.drivers import COMPARED, COMPARED_TASKS, plan_of, with_threads
+from scripts.benchmark.ground import patient
+from scripts.benchmark.referees import ServerReferee
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.usefixtures("no_leaks")
-def test_it_says_what_it_ran_against_and_writes_its_ratios(tmp_path: Path) -> None:
+_SHORT = "--rounds 1 --turn 200ms --threads 2 --tasks 3 --scale-threads 1 --keys 10 --rate-seconds 2"
+SHORT = _SHORT.split()
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[str, Any]:
+    """(what was printed, the document) of the benchmark."""
     file = tmp_path / "bench.json"
-    options = [
-        "--rounds",
-        "1",
-        "--threads",
-        "2",
-        "--tasks",
-        "3",
-        "--scale-threads",
-        "1",
-        "--keys",
-        "10",
-        "--json",
-        str(file),
-    ]
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.benchmark", *options], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "scripts.benchmark", *arguments, *SHORT, "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("against valkey ")
-    document = json.loads(file.read_text())
+    return done.stdout, json.loads(file.read_text())
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_it_says_what_it_ran_against_and_writes_its_ratios(tmp_path: Path) -> None:
+    printed, document = run(tmp_path, "drivers")
+    assert printed.startswith("against valkey ")
     assert document["versions"]["redis"]
-    [compared] = document["client_driver_against_bare_loop"]
+    found = document["sections"]["drivers"]
+    [compared] = found["client_driver_against_bare_loop"]
     assert set(compared["ratios"]) == set(COMPARED) - {"client driver"}
     assert all(turn["operations"] > 0 for one in compared["contenders"].values() for turn in one["rounds"])
-    [of_tasks] = document["asyncio_driver_against_bare_loop"]
+    [of_tasks] = found["asyncio_driver_against_bare_loop"]
     assert (of_tasks["tasks"], set(of_tasks["ratios"])) == (3, set(COMPARED_TASKS) - {"asyncio driver"})
     assert all(turn["operations"] > 0 for one in of_tasks["contenders"].values() for turn in one["rounds"])
-    [scaled] = document["two_processes_against_one"]
-    assert scaled["ratio"]["median"] > 0
+    assert len(document["judged"]) == 4
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_cells_are_measured_against_the_server_and_against_a_null_responder(tmp_path: Path) -> None:
+    cells = ["--connections", "3", "--pipelines", "1,2", "--data-sizes", "5", "--contenders", "wire,client,bare"]
+    _, document = run(tmp_path, "rivals", "ceiling", *cells)
+    by_depth = document["sections"]["rivals"]["cells"]
+    assert [(cell["pipeline"], set(cell["contenders"])) for cell in by_depth] == [
+        (1, {"wire", "client", "bare"}),
+        (2, {"wire", "client", "bare"}),
+    ]
+    assert [set(cell["contenders"]) for cell in document["sections"]["ceiling"]] == [{"wire", "client"}] * 2
+    turns = [one for cell in by_depth for each in cell["contenders"].values() for one in each["rounds"]]
+    assert all(turn["operations"] > 0 for turn in turns)
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_two_processes_and_a_cluster_are_measured(tmp_path: Path) -> None:
+    printed, document = run(tmp_path, "scaling", "cluster", "--pipelines", "2")
+    scaled = document["sections"]["scaling"]
+    assert [pair["ratio"]["median"] > 0 for pair in scaled["pairs"]] in ([True], [])
+    [of_client] = scaled["two_processes_against_one"]
+    assert of_client["ratio"]["median"] > 0
+    [in_cluster] = document["sections"]["cluster"]
+    assert in_cluster["cpu_per_operation_ratio"] > 0
+    assert "what was asked for" in printed
+
+
+def test_rates_are_measured_as_shares_of_what_a_driver_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "SHARES", (0.1, 0.5))
+    file = tmp_path / "bench.json"
+    assert main(["rates", *SHORT, "--contenders", "client", "--json", str(file)]) == 0
+    document = json.loads(file.read_text())
+    few, many = document["sections"]["rates"]
+    assert [few["share"], many["share"]] == [0.1, 0.5]
+    assert 0 < few["rate_per_s"] < many["rate_per_s"]
+    assert [judged["what"] for judged in document["judged"]] == ["client driver in open loop at 50% of its capacity"]
 
 
 @pytest.mark.usefixtures("no_leaks")
 def test_a_contender_that_counts_other_operations_than_the_server_did_fails_the_benchmark() -> None:
     with open_embedded(Embedded.STANDALONE) as server:
-        plan = with_threads(plan_of(server.url, parse(["--keys", "10"])), 1)
-        fill(plan)
+        plan = with_threads(plan_of(patient(server.url)), 1)
         lane = contenders.Lane(plan, server.port, core=None)
         with contenders.bare(lane, "execute") as bare:
             honest = bare.end
-            bare.end = lambda: honest() + 1  # type: ignore[method-assign]
+            bare.end = lambda: (honest() or 0) + 1  # type: ignore[method-assign]
+            referee = ServerReferee(plan.target, server.pids)
             with pytest.raises(contenders.BenchError, match="but the server"):
-                turns.play(turns.Referee(plan.target, server.pid or 0), {"bare": bare}, rounds=1)
+                turns.play({"bare": turns.Player(lambda: nullcontext(bare), referee)}, rounds=1, turn_s=0.2)
 
 
 @pytest.mark.usefixtures("no_leaks")
 def test_a_bare_loop_that_dies_is_noticed() -> None:
     with open_embedded(Embedded.STANDALONE) as server:
-        plan = with_threads(plan_of(server.url, parse([])), 1)
+        plan = with_threads(plan_of(patient(server.url)), 1)
         lane = contenders.Lane(plan, server.port, core=None)
         with contenders.bare(lane, "methods") as bare:
             bare.begin()
@@ -84,7 +125,7 @@ def test_a_bare_loop_that_dies_is_noticed() -> None:
 
 @pytest.mark.usefixtures("no_leaks")
 def test_a_benchmark_that_is_killed_leaves_no_stopped_process_behind(tmp_path: Path) -> None:
-    options = ["--threads", "1", "--keys", "10", "--json", str(tmp_path / "bench.json")]
+    options = ["drivers", "--threads", "1", "--json", str(tmp_path / "bench.json")]
     with subprocess.Popen([sys.executable, "-m", "scripts.benchmark", *options], cwd=ROOT) as bench:
         stopped: list[psutil.Process] = []
         give_up_ns = monotonic_ns() + 30 * NS_PER_S
@@ -103,3 +144,28 @@ def test_a_number_of_threads_that_is_none_is_refused(text: str, capsys: pytest.C
     with pytest.raises(SystemExit):
         parse([f"--threads={text}"])
     assert "expected a whole number >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [(["speed"], 'got "speed"'), (["--contenders", "wire,wrk"], 'got "wrk"'), (["--contenders", ""], 'got ""')],
+)
+def test_a_section_or_a_contender_that_there_is_not_is_refused(
+    arguments: list[str], found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments)
+    assert ended.value.code == 2
+    assert f"expected some of {'rivals' if arguments == ['speed'] else 'wire'}" in (error := capsys.readouterr().err)
+    assert found in error
+
+
+def test_all_sections_are_run_but_those_that_are_run_only_by_name() -> None:
+    assert set(parse([]).sections) == set(SECTIONS) - NAMED_ONLY
+    assert parse(["memory"]).sections == ("memory",)
+
+
+def test_quick_leaves_what_was_given_as_it_is() -> None:
+    assert parse(["--quick", "--rounds", "7"]).rounds == 7
+    assert len(parse(["--quick"]).connections) < len(parse([]).connections)
+    assert parse(["--contenders", "LOCUST,bare"]).contenders == ("Locust", "bare")

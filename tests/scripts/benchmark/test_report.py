@@ -13,6 +13,7 @@ def readings(operations: int, generator_cpu_s: float = 0.4, server_cpu_s: float 
 def test_a_driver_at_95_percent_of_a_bare_loop_is_enough_and_below_it_is_not() -> None:
     comparison = Comparison(4, {DRIVER: readings(950), "quick": readings(1001), "slow": readings(1000)})
     assert comparison.document()["met"] == {"quick": False, "slow": True}
+    assert [judged.verdict for judged in comparison.verdicts()] == ["BELOW", "ok"]
     driver, quick, slow = comparison.lines()
     assert "BELOW" not in driver
     assert quick.endswith("BELOW")
