@@ -22,6 +22,7 @@ from common.target.clients import Client, build_client, connects_when_built, nod
 from common.target.clusters import ClusterClient
 from common.target.connections import REDIRECTS, ConnectionEvents, Observed
 from common.target.policy import observed_retry
+from common.target.translate import TARGET_ERRORS
 
 SLOTS = 16384
 ALONE = ""
@@ -182,11 +183,12 @@ class Primaries:
         client.nodes_manager.initialize()
 
     def slot_of(self, arguments: Sequence[str | bytes]) -> int:
-        """The slot of a command of a cluster, which its keys tell; one by chance for a command without keys."""
+        """The slot of a command of a cluster, which its keys tell; one by chance for a command without keys, and where
+        redis-py has to ask a node for them that does not answer: whoever gets it will say whose it is."""
         client: Any = self.client
         try:
             slot = client.determine_slot(*arguments)
-        except redis.RedisClusterException:
+        except TARGET_ERRORS:
             slot = None
         return random.randrange(SLOTS) if slot is None else int(slot)
 

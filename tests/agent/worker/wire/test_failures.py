@@ -8,14 +8,13 @@ from __future__ import annotations
 import gc
 import resource
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from common.clock import monotonic_ns
-from common.messages import Prepared
+from common.messages import Prepared, WorkerFinal, WorkerMetrics
 from common.plan.schema import Command, Driver, Fleet, Keys, Load, Plan, Pools, Retry, Target, Values, Workload
 from common.units import NS_PER_S, Bytes, Count, PerSecond, Seconds
 from tests.support.groups import ClusterGroup, SentinelGroup
@@ -48,6 +47,7 @@ FOR_EVER = Load(duration_s=Seconds(3600))
 def plan_of(url: str, load: Load = FOR_EVER, connections: int = 5, **told: Any) -> Plan:
     """SET and GET; what is told goes to the section that has a field of that name."""
     told = {"retry": Retry(retries=0), "connect_timeout_s": Seconds(2), "keys": Keys(maximum=Count(1000)), **told}
+    told.setdefault("commands", (Command(command="SET"), Command(command="GET")))
 
     def section(kind: type[Any], **given: Any) -> Any:
         mine = {name: told.pop(name) for name in list(told) if name in kind.__struct_fields__}
@@ -57,7 +57,7 @@ def plan_of(url: str, load: Load = FOR_EVER, connections: int = 5, **told: Any) 
         target=section(Target, url=url),
         pools=(section(Pools, driver=Driver.WIRE, max_connections=connections),),
         load=load,
-        workload=section(Workload, commands=(Command(command="SET"), Command(command="GET"))),
+        workload=section(Workload),
         fleet=section(Fleet),
     )
     assert not told
@@ -124,7 +124,7 @@ def test_a_server_that_comes_back_is_loaded_again(valkey: Server, worker: Worker
     connections = reported.pool.connections
     assert sum(connections.drops.values()) == connections.reconnects == 5
     assert connections.opened == 10
-    assert set(reported.all_commands.failures) == {"ConnectionError"}
+    assert set(reported.all_commands.failures) <= {"ConnectionError", "handshake: ConnectionError"}
 
 
 def test_a_server_that_is_gone_for_good_does_not_keep_a_quota_from_its_end(
@@ -172,15 +172,18 @@ def test_a_server_that_hangs_is_timed_out_and_loaded_again_when_it_goes_on(
     worker.began(plan_of(valkey.url, socket_timeout_s=Seconds(0.3), connections=3))
     grows(lambda: calls_of(told))
     valkey.pause()
-    never = threading.Event()
-    never.wait(0.6)
+    heard: list[Any] = []
+    while "TimeoutError" not in str(heard):
+        heard.append(worker.hear(WorkerMetrics))
     valkey.resume()
     grows(lambda: calls_of(told), 500)
-    reported = stopped(worker)
+    worker.stop()
+    heard += worker.all_until(WorkerFinal)
+    reported = Reported(heard, heard[-1])
+    reported.adds_up()
     failures = reported.all_commands.failures
-    assert failures["TimeoutError"] >= 3
-    assert set(failures) == {"TimeoutError"}
-    assert reported.pool.connections.drops == {"timeout": 3}
+    assert set(failures) <= {"TimeoutError", "handshake: TimeoutError"}
+    assert reported.pool.connections.drops == {"timeout": failures["TimeoutError"]}
 
 
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 5}], ids=str)
@@ -188,19 +191,17 @@ def test_a_server_that_hangs_at_the_end_is_waited_for_no_longer_than_the_drain(
     valkey: Server, worker: WorkerThread, batch: dict[str, int]
 ) -> None:
     told = valkey.client()
-    worker.began(plan_of(valkey.url, drain_s=Seconds(0.3), socket_timeout_s=Seconds(60), **batch))
+    load = Load(duration_s=Seconds(1))
+    began_ns = worker.began(plan_of(valkey.url, load, drain_s=Seconds(0.3), socket_timeout_s=Seconds(60), **batch))
     grows(lambda: calls_of(told))
     valkey.pause()
-    worker.stop()
-    began_ns = monotonic_ns()
     reported = worker.reported()
-    assert monotonic_ns() - began_ns < 4 * NS_PER_S
+    assert monotonic_ns() - began_ns < 5 * NS_PER_S
     valkey.resume()
     reported.adds_up()
     # Those connections that stood had a whole batch under way each.
     size = sum(batch.values()) or 1
-    assert reported.all_commands.failures["CutShort"] in range(size, 5 * size + 1, size)
-    assert set(reported.all_commands.failures) == {"CutShort"}
+    assert reported.all_commands.failures in [{"CutShort": size * standing} for standing in range(1, 6)]
 
 
 def test_connections_that_the_server_has_no_room_for_are_tried_again_while_the_others_carry_the_load(
@@ -310,6 +311,19 @@ def test_a_primary_that_is_killed_is_replaced_and_the_others_go_on_meanwhile(
     assert commands.ok > 0
     assert set(commands.failures) == {"ConnectionError"}
     assert set(commands.errors) <= {"CLUSTERDOWN"}
+
+
+def test_commands_of_which_redis_py_has_to_ask_where_their_keys_are_survive_that_nobody_answers(
+    valkey_cluster: ClusterGroup, worker: WorkerThread
+) -> None:
+    group = valkey_cluster
+    commands = (Command(command="ZUNION 1 __key__"),)
+    worker.began(plan_of(group.url, connections=2, values=Values(verify=True), commands=commands))
+    grows(lambda: sum(group.calls("zunion", port) for port in group.primaries))
+    for port in group.ports:
+        group.kill(port)
+    reported = stopped(worker)
+    assert set(reported.all_commands.failures) <= {"ConnectionError", "handshake: ConnectionError"}
 
 
 @pytest.mark.parametrize("verify", [False, True])
