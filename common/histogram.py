@@ -40,6 +40,11 @@ def bucket_indices(values: Ints) -> Ints:
     return np.where(values < _EXACT_BELOW, values, bits - _BITS_OF_BUCKET_0)
 
 
+def _bucket_index(value: int) -> int:
+    shift = max(value.bit_length() - (GROUPING_POWER + 1), 0)
+    return (shift << GROUPING_POWER) + (value >> shift)
+
+
 def bucket_bounds(indices: Ints) -> tuple[Ints, Ints]:
     """Lowest and highest value that fall into each bucket."""
     shifts = np.maximum((indices >> GROUPING_POWER) - 1, 0)
@@ -163,12 +168,13 @@ EMPTY = Histogram()
 
 
 class RunningHistogram:
-    """A histogram of values that come in bulks. Every bucket has its place, so that a bulk costs no sort."""
+    """A histogram of values that come in bulks. Dense between its outermost buckets, so that a bulk costs no sort."""
 
-    __slots__ = ("_clamped", "_counts", "_maximum", "_minimum", "_total")
+    __slots__ = ("_clamped", "_counts", "_first", "_maximum", "_minimum", "_total")
 
     def __init__(self) -> None:
-        self._counts: Ints | None = None  # until there is a value: most never get one
+        self._counts: Ints | None = None  # of the buckets from `_first` on
+        self._first = 0
         self._minimum, self._maximum = MAX_VALUE, 0
         self._total = self._clamped = 0
 
@@ -177,8 +183,6 @@ class RunningHistogram:
         Raises ValueError for a negative value."""
         if not values.size:
             return
-        if self._counts is None:
-            self._counts = np.zeros(BUCKETS, dtype=np.int64)
         lowest, highest = int(values.min()), int(values.max())
         if lowest < 0:
             raise ValueError(f"histogram: expected values >= 0, got {lowest}")
@@ -190,14 +194,25 @@ class RunningHistogram:
         self._maximum = min(max(self._maximum, highest), MAX_VALUE)
         self._total += int(values.sum() if times is None else np.dot(values, times))
         indices = bucket_indices(values)
-        first = int(indices.min())
-        found = np.bincount(indices - first, times)
-        self._counts[first : first + found.size] += found.astype(np.int64, copy=False)
+        first = _bucket_index(min(lowest, MAX_VALUE))
+        self._add_counts(first, np.bincount(indices - first, times).astype(np.int64, copy=False))
+
+    def _add_counts(self, first: int, counts: Ints) -> None:
+        if self._counts is None:
+            self._first, self._counts = first, counts
+            return
+        begin = min(first, self._first)
+        end = max(first + counts.size, self._first + self._counts.size)
+        if end - begin > self._counts.size:
+            grown = np.zeros(end - begin, dtype=np.int64)
+            grown[self._first - begin :][: self._counts.size] = self._counts
+            self._first, self._counts = begin, grown
+        self._counts[first - begin :][: counts.size] += counts
 
     def histogram(self) -> Histogram:
         """Of all values so far."""
         if self._counts is None:
             return EMPTY
-        indices = np.flatnonzero(self._counts)
-        counts = self._counts[indices]
-        return Histogram.packed(indices, counts, self._minimum, self._maximum, self._total, self._clamped)
+        filled = np.flatnonzero(self._counts)
+        indices = filled + self._first
+        return Histogram.packed(indices, self._counts[filled], self._minimum, self._maximum, self._total, self._clamped)

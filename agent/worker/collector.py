@@ -24,9 +24,9 @@ from common.metrics import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 
-_MANY = 1000
-"""Rows are added up as soon as there are so many: enough to make numpy worth its calls, and no more than it has to hold
-at once."""
+_MANY = 5000
+"""Rows are added up when so many operations have been issued: enough to make numpy worth its calls, few enough for the
+cache."""
 
 
 class CollectedGroup:
@@ -112,6 +112,7 @@ class Collector:
         self._t0_ns = t0_ns
         self._line = line
         self._next_second = 0
+        self._issued_then = 0
         self._reported = (0, 0)
         self._unsent_reported: Counter[int] = Counter()
         self.counted = 0
@@ -136,7 +137,7 @@ class Collector:
         """Note what CPU time was used until now, and add up rows where there are many. The oftener, the more exact is
         what of the time each second gets, and the less is to do at once."""
         self._watch.look()
-        if sum(record.waiting for record in self._records()) >= _MANY:
+        if self.issued - self._issued_then >= _MANY:
             self._gather()
 
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
@@ -169,6 +170,7 @@ class Collector:
         return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _gather(self) -> None:
+        self._issued_then = self.issued
         self._watch.gather()
         for group in self._groups:
             group.gather(self._t0_ns, self._line)

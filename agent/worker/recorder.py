@@ -84,10 +84,6 @@ class Record(Protocol):
     missed: Counter[int]
     add: Callable[[bytes], None]
 
-    @property
-    def waiting(self) -> int:
-        """How many notes `take` has to make rows of, about."""
-
     def take(self) -> Rows:
         """All rows since the last call."""
 
@@ -104,11 +100,6 @@ class ThreadRecord:
         self.transactions = 0
         self.unsent = 0
         self.missed: Counter[int] = Counter()
-
-    @property
-    def waiting(self) -> int:
-        """How many rows `take` would return."""
-        return len(self._buffer) // PACKED
 
     def take(self) -> Rows:
         """All rows since the last call."""

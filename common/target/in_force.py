@@ -18,12 +18,13 @@ from common.target.clients import build_client, connects_when_built, node_pool
 from common.target.clusters import ClusterClient
 from common.target.connections import Unobserved
 from common.target.policy import cluster_errors_of, observed_retry
+from common.target.wire import ALONE, InstancePools
 
 
 def settings_in_force(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
     """(name, value) of every setting of the clients that can change how they behave, as redis-py has them; connects to
     nothing. Of a cluster: what its client gives to the pools of its nodes. Raises PlanError."""
-    facts = _of_asyncio(target, pools) if pools.driver is schema.Driver.ASYNCIO else _of_threads(target, pools)
+    facts = _OF_DRIVER[pools.driver](target, pools)
     return [(name, _shown(value)) for name, value in facts.items()]
 
 
@@ -61,6 +62,27 @@ def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     }
     return facts | _retry(client.retry) | _cluster(target)
 
+
+def _of_wire(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
+    instance = InstancePools(target, pools, events=Unobserved(), lifeline=Lifeline())
+    is_cluster = address_of(target).shape is Shape.CLUSTER
+    pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else ALONE)
+    connection = pool.make_connection()
+    facts = {
+        "client": "none: its connections are driven without it",
+        **_pool(pool),
+        **_connection(connection),
+        **_retry(connection.retry),
+        "retries of commands": "none: each is issued once",
+    }
+    return facts | (_balancing(target) if is_cluster else {})
+
+
+_OF_DRIVER = {
+    schema.Driver.CLIENT: _of_threads,
+    schema.Driver.ASYNCIO: _of_asyncio,
+    schema.Driver.WIRE: _of_wire,
+}
 
 _ASYNCIO = "asyncio."
 
@@ -120,15 +142,18 @@ def _retry(retry: Any) -> dict[str, Any]:
 
 
 def _cluster(target: schema.Target) -> dict[str, Any]:
-    arguments = cluster_arguments(target)
-    strategy = arguments.pop("load_balancing_strategy")
     return {
         "retry errors": [kind.__name__ for kind in cluster_errors_of(target.retry)],
         # redis-py's cluster client repeats a command at once; only transactions go by the policy's backoff.
         "retry backoff of commands": "none: at once, after the topology was read anew",
-        "load_balancing_strategy": strategy.value if strategy else "none: the primary of the slot",
-        **arguments,
+        **_balancing(target),
     }
+
+
+def _balancing(target: schema.Target) -> dict[str, Any]:
+    arguments = cluster_arguments(target)
+    strategy = arguments.pop("load_balancing_strategy")
+    return {"load_balancing_strategy": strategy.value if strategy else "none: the primary of the slot", **arguments}
 
 
 def _class_of(thing: object) -> str:

@@ -69,6 +69,9 @@ def _head(summary: Summary) -> Table:
     )
 
 
+_SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}
+
+
 def _load_model(summary: Summary) -> str:
     load = summary.load
     measured = [stage for stage in summary.stages if stage.measured]
@@ -79,7 +82,8 @@ def _load_model(summary: Summary) -> str:
             f"{len(measured)} stages ({how}): {_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
         )
     if load.target_rate_per_s is None:
-        return "closed loop: every thread sends as soon as its last reply came"
+        workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
+        return f"closed loop: every {' and '.join(workers)} sends as soon as its last reply came"
     return (
         f"open loop ({load.arrivals} arrivals): {_count(load.target_rate_per_s)}/s wanted, "
         f"{_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agent.worker.recorder import NONE, PACKED, Rows, joined, rows_of_packed, take_rows
+from agent.worker.recorder import NONE, Rows, joined, rows_of_packed, take_rows
 from common.histogram import Ints
 
 pack_batch: Callable[[int, int, int, int, int, int], bytes] = struct.Struct("=6q").pack
@@ -67,11 +67,6 @@ class WireRecord:
         self._blocks[place] = _Block(rows, sizes)
         self._next += len(rows)
         return place
-
-    @property
-    def waiting(self) -> int:
-        """How many notes `take` has to make rows of."""
-        return len(self._batches) // _PACKED + len(self._singles) // PACKED
 
     def take(self) -> Rows:
         """All rows since the last call."""

@@ -268,15 +268,20 @@ def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
 
 def test_rows_are_added_up_once_there_are_many_and_count_in_their_second_all_the_same() -> None:
     process = Process()
+    [record] = process.records
     process.complete(0.5)
-    process.collector.look()
-    assert process.records[0].waiting == 1
-    for _ in range(2000):
+    for _ in range(3):
+        process.collector.look()
+    assert len(record._buffer) == 7
+    for _ in range(5000):
         process.complete(1.5)
     process.collector.look()
-    assert process.records[0].waiting == 0
+    assert len(record._buffer) == 0
+    process.complete(1.6)
+    process.collector.look()
+    assert len(record._buffer) == 7
     assert counts(process.collector.collect(0)) == {0: 1}
-    assert counts(process.collector.collect(1)) == {1: 2000}
+    assert counts(process.collector.collect(1)) == {1: 5001}
 
 
 # Stages

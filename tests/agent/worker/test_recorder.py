@@ -91,14 +91,6 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
     assert (rows[:, 0] == rows[:, 6]).all()
 
 
-def test_a_record_knows_how_many_rows_wait_to_be_taken() -> None:
-    record = ThreadRecord()
-    assert record.waiting == 0
-    for _ in range(3):
-        record.add(pack_row(1, 2, 3, 4, 5, 6, 7))
-    assert record.waiting == 3
-
-
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=4))
 def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
     found = joined([rows_of(*((at_ns, 0, 0, NONE, 0, 0, 0) for at_ns in part)) for part in parts])

@@ -144,5 +144,17 @@ def test_of_the_asyncio_driver_the_plans_values_are_in_force() -> None:
     assert settings("redis+cluster://h", Pools(driver=Driver.ASYNCIO, max_connections=3))["max_connections"] == "3"
 
 
+@pytest.mark.parametrize("url", SHAPES)
+def test_of_the_wire_driver_the_connections_are_those_of_threads_and_no_command_is_issued_twice(url: str) -> None:
+    threads, wire = settings(url), settings(url, Pools(driver=Driver.WIRE))
+    assert wire["client"] == "none: its connections are driven without it"
+    assert wire["retries of commands"] == "none: each is issued once"
+    assert wire["retry errors"] == "ConnectionError, TimeoutError"
+    named = {"client", "retry errors", "retry backoff of commands"}
+    assert {name: wire[name] for name in threads.keys() - named} == {
+        name: threads[name] for name in threads.keys() - named
+    }
+
+
 def test_no_password_is_shown() -> None:
     assert not [value for value in settings(password="s3cret").values() if "s3cret" in value]

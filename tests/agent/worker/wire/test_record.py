@@ -133,13 +133,3 @@ def test_a_command_that_a_batch_has_none_of_makes_no_row_of_it() -> None:
     record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE))
     record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4))
     assert sorted(record.take().tolist()) == [[T0 + 8, 1, 7, 4, 41, 99, NONE, 2], [T0 + 9, 0, 9, NONE, 61, 10, NONE, 2]]
-
-
-def test_what_waits_to_be_taken_is_batches_and_rows_of_their_own() -> None:
-    record = WireRecord([None])
-    place = record.begin_block(np.zeros(3, dtype=np.int64), np.full(3, 20))
-    record.add_batch(pack_batch(T0, T0 - 5, place, 2, 10, NONE))
-    record.add(pack_row(T0, 0, 5, NONE, 20, 5, NONE))
-    assert record.waiting == 2
-    record.take()
-    assert record.waiting == 0
