@@ -89,9 +89,12 @@ class WireWorker:
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
         held = self._held
-        if held is None or held is self._stuck or not any(node.idle for node in self._routes.nodes):
-            return NEVER_NS
-        return min(held[-1], self.span.end_ns)
+        if held is not None:
+            is_waited_for = held is not self._stuck and any(node.idle for node in self._routes.nodes)
+            return min(held[-1], self.span.end_ns) if is_waited_for else NEVER_NS
+        # A connection has just sent what was held: others that rest can ask for the next.
+        is_next = self._is_unsteady and not self._has_ended and any(node.idle for node in self._routes.nodes)
+        return 0 if is_next else NEVER_NS
 
     def begin(self) -> None:
         """The start has come."""
