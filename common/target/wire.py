@@ -22,6 +22,7 @@ from common.target.clients import Client, build_client, connects_when_built, nod
 from common.target.clusters import ClusterClient
 from common.target.connections import REDIRECTS, ConnectionEvents, Observed
 from common.target.policy import observed_retry
+from common.target.translate import TARGET_ERRORS
 
 SLOTS = 16384
 ALONE = ""
@@ -135,8 +136,10 @@ class InstancePools:
         self._make = partial(node_pool, target, pools, events=events, lifeline=lifeline)
         self._retry = partial(observed_retry, target.retry, events, lifeline)
         self._pools: dict[str, redis.ConnectionPool] = {}
+        self._client: Client | None = None
         if not connects_when_built(target):
-            self._pools[ALONE] = tcp_pools(build_client(target, pools, events=events, lifeline=lifeline))[0]
+            self._client = build_client(target, pools, events=events, lifeline=lifeline)
+            self._pools[ALONE] = tcp_pools(self._client)[0]
 
     def of(self, node: str) -> redis.ConnectionPool:
         """The pool of the node of this name, ALONE for what is no cluster."""
@@ -150,6 +153,9 @@ class InstancePools:
         """Close all connections. Idempotent."""
         for pool in self._pools.values():
             pool.disconnect()
+        if self._client is not None:
+            # It also has what asks Sentinels.
+            self._client.close()
 
 
 class Primaries:
@@ -177,11 +183,12 @@ class Primaries:
         client.nodes_manager.initialize()
 
     def slot_of(self, arguments: Sequence[str | bytes]) -> int:
-        """The slot of a command of a cluster, which its keys tell; one by chance for a command without keys."""
+        """The slot of a command of a cluster, which its keys tell; one by chance for a command without keys, and where
+        redis-py has to ask a node for them that does not answer: whoever gets it will say whose it is."""
         client: Any = self.client
         try:
             slot = client.determine_slot(*arguments)
-        except redis.RedisClusterException:
+        except TARGET_ERRORS:
             slot = None
         return random.randrange(SLOTS) if slot is None else int(slot)
 

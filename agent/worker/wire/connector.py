@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from common.lifeline import CutShort, Lifeline
@@ -23,7 +24,10 @@ class Connector:
     def __init__(self, lifeline: Lifeline, call: Call) -> None:
         self._lifeline, self._call = lifeline, call
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire connector")
-        self._is_closed = False
+        # Of closing against `do`: the loop may want something done in the very moment in which it is over.
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._under_way: set[Future[None]] = set()
 
     def do(
         self,
@@ -34,8 +38,12 @@ class Connector:
     ) -> None:
         """Do it on a thread, after a pause; then have the loop call `then` with its result, or `otherwise` with what
         it raised of TARGET_ERRORS. Once the lifeline is cut, nothing is done, and nobody is called."""
-        if not (self._is_closed or self._lifeline.is_cut):
-            self._executor.submit(self._do, what, then, otherwise, pause_s)
+        with self._lock:
+            if self._is_over or self._lifeline.is_cut:
+                return
+            future = self._executor.submit(self._do, what, then, otherwise, pause_s)
+            self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
 
     def _do(
         self, what: Callable[[], T], then: Callable[[T], None], otherwise: Callable[[Exception], None], pause_s: float
@@ -54,10 +62,15 @@ class Connector:
         else:
             self._call(lambda: then(result))
 
-    def close(self) -> None:
-        """Do nothing more. Idempotent."""
-        self._is_closed = True
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    def end(self) -> None:
+        """Begin nothing more. Idempotent."""
+        with self._lock:
+            self._is_over = True
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until nothing is under way any more, but no longer than this."""
+        wait(tuple(self._under_way), timeout_s)
 
 
 def _raise(error: Exception) -> None:

@@ -35,6 +35,8 @@ from common.target.wire import InstancePools, Link, Primaries
 
 _REST_S = 0.02
 """Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
+_GRACE_S = 1.0
+"""For connections that are being opened when all is over: to stand, and then to be cut short."""
 
 
 class WireInstance:
@@ -192,10 +194,15 @@ class WireHost:
 
     def cut(self) -> None:
         # What waits for the target ends with the lifeline.
-        self._connector.close()
+        self._connector.end()
 
     def close(self) -> None:
-        self._connector.close()
+        # Connections that are still being opened when all is done are wanted no more: each is closed before the pools
+        # are, because these would not find it.
+        self._connector.end()
+        self._connector.wait(_GRACE_S)
+        self._lifeline.cut()
+        self._connector.wait(_GRACE_S)
         self._loop.close()
         for instance in self._instances:
             instance.pools.close()
