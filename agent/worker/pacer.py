@@ -65,10 +65,18 @@ class Span:
         self.end_ns = end_ns
         self._now = now
         self._sleep = sleep
+        self._told: list[Callable[[], None]] = []
 
     def end_at(self, end_ns: int) -> None:
         """Nothing may begin at or after `end_ns` any more."""
         self.end_ns = min(self.end_ns, end_ns)
+        for tell in self._told:
+            tell()
+
+    def tell(self, whom: Callable[[], None]) -> None:
+        """Call this whenever the end may have moved, on the thread that moved it: for who looks elsewhere, which is to
+        spare a step of each operation."""
+        self._told.append(whom)
 
     def nap_ns(self, due_ns: int) -> int:
         """How long to sleep before looking again whether it is then, or the end if that comes first; <= 0 if so."""
@@ -161,6 +169,12 @@ class Pacer:
     def steady_turns(self) -> int | None:
         """How often it deals that; None for ever."""
         return None if self._left is None else self._left // self._batch
+
+    @property
+    def closed_until_ns(self) -> int | None:
+        """Until when turns like the last one dealt may be repeated without asking, of a load whose turns differ; None
+        where they may not."""
+        return None
 
     def rest(self) -> Iterator[Turn]:
         """Turns after the steady ones."""

@@ -134,6 +134,19 @@ class StagedPacer(Pacer):
         """Legs differ."""
         return None
 
+    @property
+    def steady_turns(self) -> int | None:
+        """See `steady`."""
+        return None
+
+    @property
+    def closed_until_ns(self) -> int | None:
+        """The end of a closed leg in which no quota counts."""
+        leg = self._line.legs[self._number]
+        if self._schedules[self._number] is not None or (self._left is not None and leg.measured):
+            return None
+        return NEVER_NS if leg.end_ns is None else self._span.t0_ns + leg.end_ns
+
     def turns(self) -> Iterator[Turn]:
         """Turns until the quota is used up or the last leg is over; to be called once."""
         for number, (leg, schedule) in enumerate(zip(self._line.legs, self._schedules, strict=True)):

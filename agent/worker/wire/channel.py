@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agent.worker.pacer import WHENEVER, Turn
+from agent.worker.pacer import Turn
 from agent.worker.wire.poller import READ, WRITE, Files
 from agent.worker.wire.record import pack_batch
 from agent.worker.wire.source import Batch, Block
@@ -93,7 +93,7 @@ class Channel:
         self._feed, self._get = reader.feed, reader.gets
         self._gets = self._gets_each if self.is_pushed_to else reader.gets
         self._is_writing = False
-        self.on_ready = self._on_ready if self._worker.steady is None else self._steadily()
+        self.on_ready = self._steadily() if self._worker.may_be_steady else self._on_ready
         poller.add(self._fd)
         self.is_open = True
 
@@ -200,7 +200,7 @@ class Channel:
         """`_on_ready` and what comes after it, for a steady load: whatever is not as usual is left to the methods.
         Names instead of attributes, no call that can be spared: each step is a part of what every operation costs."""
         worker, node = self._worker, self.node
-        span, record, count, add = worker.span, worker.record, worker.batch, worker.record.add_batch
+        record, count, add = worker.record, worker.batch, worker.record.add_batch
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
         next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE
         # Of one reply a look at its beginning may tell all; of several only the parser.
@@ -224,19 +224,17 @@ class Channel:
                 self._on_error(error)
                 return
             if replies is PENDING or notes or batch is None:
-                if size:
-                    self._take_part(size, replies, ended_ns)
+                self._received(size, replies, ended_ns)
+                if replies is PENDING:
                     self._read(to_the_end=False)
-                else:
-                    worker.lost(self, lost_by(None))
                 return
-            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, WHENEVER))
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, worker.whenever))
             if node.is_special:
                 worker.issue(self)
                 return
             self.batch = batch = next_batch()
             self.begun_ns = begun_ns = monotonic_ns()
-            if batch is None or begun_ns >= span.end_ns:
+            if batch is None or begun_ns >= worker.until_ns:
                 worker.turn_aside(self)
                 return
             record.issued += count
@@ -269,16 +267,20 @@ class Channel:
             except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
                 self._on_error(error)
                 return
-            if not size:
-                self._worker.lost(self, lost_by(None))
-            elif self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
-                add, began_ns = self._worker.record.add_batch, self.begun_ns
-                add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
-                self._worker.issue(self)
-            else:
-                self._take_part(size, replies, ended_ns)
+            self._received(size, replies, ended_ns)
             if replies is not PENDING and not to_the_end:
                 return
+
+    def _received(self, size: int, replies: Any, ended_ns: int) -> None:
+        """Something has come: what replies it completed, or PENDING."""
+        if not size:
+            self._worker.lost(self, lost_by(None))
+        elif self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
+            add, began_ns = self._worker.record.add_batch, self.begun_ns
+            add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
+            self._worker.issue(self)
+        else:
+            self._take_part(size, replies, ended_ns)
 
     def _on_error(self, error: Exception) -> None:
         """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed

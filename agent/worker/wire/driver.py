@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.worker.accounting import Worker
 from agent.worker.operations import Operation
-from agent.worker.pacer import NEVER_NS, Turn
+from agent.worker.pacer import NEVER_NS, WHENEVER, Turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.means import Means
 from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
@@ -36,20 +36,9 @@ class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
     __slots__ = (
-        *(
-            "_worker",
-            "_routes",
-            "_means",
-            "_now",
-            "_pacer",
-            "_turns",
-            "_held",
-            "_has_begun",
-            "_has_ended",
-            "_moves",
-            "_stuck",
-        ),
-        *("span", "record", "batch", "steady", "is_transaction", "is_plain", "is_fixed", "_is_unsteady"),
+        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_stuck", "_moves"),
+        *("_has_begun", "_has_ended", "_is_unsteady", "may_be_steady"),
+        *("span", "record", "batch", "steady", "until_ns", "whenever", "is_transaction", "is_plain", "is_fixed"),
     )
 
     def __init__(self, worker: Worker[Any], routes: Routes, means: Means, now: MonotonicNs = monotonic_ns) -> None:
@@ -62,9 +51,15 @@ class WireWorker:
         self.is_transaction = worker.transaction
         self.is_plain = means.is_plain and not worker.transaction
         self.is_fixed = means.is_fixed
-        is_steady = self.is_plain and (self.is_fixed or self.batch == 1) and not means.is_shared
-        self.steady = worker.pacer.steady if is_steady else None
-        """The turn that is dealt over and over, and whose batches are noted in a row each; None where turns differ."""
+        # Whether a row a batch tells all. Where turns are alike, too, connections need not ask for each.
+        self.may_be_steady = self.is_plain and (self.is_fixed or self.batch == 1) and not means.is_shared
+        self.steady = worker.pacer.steady if self.may_be_steady else None
+        """The turn that is dealt over and over, as long as operations begin before `until_ns`; None where turns differ.
+        """
+        self.until_ns = self.span.end_ns
+        self.span.tell(self._look_at_the_end)
+        self.whenever = self.steady[0] if self.steady else WHENEVER
+        """The intended time of its operations, which is none."""
         self._is_unsteady = self.steady is None
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
@@ -87,16 +82,19 @@ class WireWorker:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it may wait for something to be due."""
+        """Whether it may wait for something to be due, now or later."""
         return self._is_unsteady
 
     @property
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
         held = self._held
-        if held is None or held is self._stuck or not any(node.idle for node in self._routes.nodes):
-            return NEVER_NS
-        return min(held[-1], self.span.end_ns)
+        if held is not None:
+            is_waited_for = held is not self._stuck and any(node.idle for node in self._routes.nodes)
+            return min(held[-1], self.span.end_ns) if is_waited_for else NEVER_NS
+        # A connection has just sent what was held: others that rest can ask for the next.
+        is_next = self._is_unsteady and not self._has_ended and any(node.idle for node in self._routes.nodes)
+        return 0 if is_next else NEVER_NS
 
     def begin(self) -> None:
         """The start has come."""
@@ -124,7 +122,7 @@ class WireWorker:
         else:
             batch, begun_ns = node.next_batch(), self._now()
             channel.batch = batch
-            if batch is None or begun_ns >= self.span.end_ns:
+            if batch is None or begun_ns >= self.until_ns:
                 self.turn_aside(channel)
             else:
                 self.record.issued += self.batch
@@ -133,22 +131,27 @@ class WireWorker:
     def turn_aside(self, channel: Channel) -> None:
         """In a steady load: the batch of a connection is one that may not be sent any more; or there was none, because
         that was the last one, or because others have to catch up."""
-        if channel.batch is not None:
-            place, _, block = channel.batch
-            self._leave(block, self.batch, place)
-            self._end(())
-        elif not self._routes.is_starved(channel.node):
-            self._is_unsteady = True
-            self.issue(channel)
-            return
+        batch = channel.batch
         channel.freed()
-        channel.node.idle.append(channel)
+        if batch is not None:
+            place, _, block = batch
+            self._leave(block, self.batch, place)
+        elif self._routes.is_starved(channel.node):
+            channel.node.idle.append(channel)
+            return
+        # What is under way was begun in the steady part, and belongs to it.
+        for node in self._routes.nodes:
+            for other in node.channels:
+                other.unfold()
+        self._is_unsteady = True
+        self._issue_turn(channel)
 
     def _issue_turn(self, channel: Channel) -> None:
         node, turn = channel.node, self._held
         self._held = None
-        if turn is None:
-            turn = None if self._has_ended else next(self._turns, None)
+        if turn is None and not self._has_ended:
+            turn = next(self._turns, None)
+            self._settle_down(turn)
         now_ns = self._now()
         if turn is None:
             self._has_ended = True
@@ -166,6 +169,14 @@ class WireWorker:
             return
         node.idle.append(channel)
 
+    def _settle_down(self, turn: Turn | None) -> None:
+        """From now on the load may be steady for a while: a stage that is a closed loop."""
+        until_ns = self._pacer.closed_until_ns if self.may_be_steady else None
+        if until_ns is not None and turn is not None and turn[0] < 0 and len(turn) == self.batch:
+            self.steady, self.whenever = turn, turn[0]
+            self.until_ns = min(until_ns, self.span.end_ns)
+            self._is_unsteady = False
+
     def pump(self) -> None:
         """Have connections that rest send what is due. Of several nodes, the one comes first for which most lies ready:
         so none falls behind."""
@@ -180,11 +191,17 @@ class WireWorker:
 
     def _end(self, turn: Turn) -> None:
         """The end of the span has come, before these could be sent."""
+        if self._has_ended:
+            return
         self._has_ended, self._held = True, None
         self.record.unsent += self._pacer.unsent(turn)
 
+    def _look_at_the_end(self) -> None:
+        self.until_ns = min(self.until_ns, self.span.end_ns)
+
     def check(self, now_ns: int) -> None:
         """To be called some twenty times a second: notices the end of the span, and replies that never come."""
+        self._look_at_the_end()
         if self._has_begun and not self._has_ended and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:

@@ -3,7 +3,7 @@ lead to something, intended send times that differ, replies that came in several
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.worker.accounting import Worker, undone
@@ -11,8 +11,6 @@ from agent.worker.operations import Operation
 from agent.worker.recorder import NONE, pack_row
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
 from common.target import ending_of
-
-Made = Callable[[Any], Any]
 
 
 class Replies:

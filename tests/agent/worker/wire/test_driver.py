@@ -145,6 +145,19 @@ def test_nothing_is_due_as_long_as_nobody_rests() -> None:
     assert stage.worker.due_ns == NEVER_NS
 
 
+def test_a_connection_that_sends_what_the_others_waited_for_leaves_them_the_next() -> None:
+    due = [T0_NS, *[T0_NS + 10 * MS] * 3]
+    stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, connections=3)
+    stage.begin()
+    assert (stage.record.issued, stage.worker.due_ns) == (1, T0_NS + 10 * MS)
+    # Its reply comes when something is due, and so it takes that; two rest, and two operations are overdue.
+    [busy] = [channel for channel in stage.node().channels if channel.is_under_way]
+    stage.hear(A, of=busy, after_ns=20 * MS)
+    assert (stage.record.issued, stage.worker.due_ns <= stage.now_ns) == (2, True)
+    stage.pump()
+    assert (stage.record.issued, stage.worker.due_ns) == (4, NEVER_NS)
+
+
 # Errors
 
 
