@@ -1,4 +1,4 @@
-"""What the nodes of a cluster send elsewhere: MOVED and ASK are followed, as by redis-py, and the topology with them."""
+"""What nodes of a cluster send elsewhere: MOVED and ASK are followed as by redis-py, and the topology with them."""
 
 from __future__ import annotations
 
