@@ -8,6 +8,7 @@ driver     a pool's worker: which connection issues what, and when
 source     requests, drawn ahead or one by one
 means      what such a worker works with
 routes     which node of a cluster has which slots
+redirects  what nodes of a cluster send elsewhere
 settling   what became of each operation of a batch
 record     what was done, a row a batch
 host       all of it, as a driver's host

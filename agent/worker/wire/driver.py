@@ -20,23 +20,20 @@ from agent.worker.pacer import NEVER_NS, WHENEVER, Turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.means import Means
 from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
-from agent.worker.wire.routes import Detour, Node, Routes
+from agent.worker.wire.redirects import Redirects
+from agent.worker.wire.routes import Node, Routes
 from agent.worker.wire.settling import ends_of, settled, unwrapped
 from agent.worker.wire.source import NOWHERE, Block
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort
-from common.target.wire import lost_by, place_of, redirect_of, stale_by, too_late
-
-_MOST_HOPS = 16
-"""As many redirections as redis-py follows of one command."""
-_FOLLOWED = ("MOVED", "ASK")
+from common.target.wire import lost_by, stale_by, too_late
 
 
 class WireWorker:
     """The worker of one pool. All of it happens on the loop's thread."""
 
     __slots__ = (
-        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_stuck", "_moves"),
+        *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_stuck", "_redirects"),
         *("_has_begun", "_has_ended", "_is_unsteady", "may_be_steady"),
         *("span", "record", "batch", "steady", "until_ns", "whenever", "is_transaction", "is_plain", "is_fixed"),
     )
@@ -66,7 +63,7 @@ class WireWorker:
         # The turn that was due, when those that might have sent it had to wait for others.
         self._stuck: Turn | None = None
         self._has_begun = self._has_ended = False
-        self._moves = 0
+        self._redirects = Redirects(routes, means, self.is_transaction, self.issue, now)
 
     @property
     def has_begun(self) -> bool:
@@ -115,8 +112,8 @@ class WireWorker:
         if channel.is_closing:
             self._part(channel)
         elif node.detours:
-            self._take_detour(channel, node.detours.popleft())
-            node.mark()
+            self.record.transactions += self.is_transaction
+            self._redirects.take(channel)
         elif self._is_unsteady:
             self._issue_turn(channel)
         else:
@@ -324,8 +321,8 @@ class WireWorker:
             ends = ends_of(sizes, marks, ended_ns)
         is_alone = count == 1 and not (self.is_transaction or channel.skip or channel.is_pushed_to)
         told = list(zip(turn, operations, replies, ends, strict=True))
-        if errors and self._routes.is_cluster:
-            told = self._redirected(channel, block, told)
+        if errors and self._routes.is_cluster and not self._worker.lifeline.is_cut:
+            told = self._redirects.followed(channel, block, told)
         if told:
             alone_bytes = got_bytes if is_alone else None
             self.record.add(
@@ -342,73 +339,7 @@ class WireWorker:
         if block.place != NOWHERE:
             self.record.add_batch(pack_batch(0, 0, block.place if place is None else place, count, TOLD_APART, 0))
 
-    def _redirected(self, channel: Channel, block: Block, told: list[Any]) -> list[Any]:
-        """Send on what a node of a cluster would not do. Returns what came to its end."""
-        kinds = [redirect_of(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in told]
-        for kind in kinds[: 1 if self.is_transaction else len(kinds)]:
-            if kind is not None:
-                self._means.events.redirected(self._now(), kind)
-        if channel.hops >= _MOST_HOPS or self._worker.lifeline.is_cut:
-            return told
-        if self.is_transaction:
-            if kinds[0] not in _FOLLOWED:
-                return told
-            self._send_on(channel, block, channel.begin, channel.end, channel.turn, told[0][2])
-            return []
-        for index, (kind, (due_ns, _, reply, _)) in enumerate(zip(kinds, told, strict=True)):
-            if kind in _FOLLOWED:
-                begin = channel.begin + index
-                self._send_on(channel, block, begin, begin + 1, (due_ns,), reply)
-        return [each for kind, each in zip(kinds, told, strict=True) if kind not in _FOLLOWED]
-
-    def _send_on(self, channel: Channel, block: Block, begin: int, end: int, turn: Turn, error: Any) -> None:
-        slot, name = place_of(error)
-        is_asking = redirect_of(error) == "ASK"
-        node = self._routes.node(name)
-        node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
-        node.mark()
-        self._welcome(node)
-        if not is_asking:
-            self._routes.moved(slot, name)
-            self._moves += 1
-            if self._means.refresh_after and self._moves % self._means.refresh_after == 0:
-                self._means.refresh()
-        if node.idle:
-            self.issue(node.idle.pop())
-
-    def _take_detour(self, channel: Channel, detour: Detour) -> None:
-        channel.hops, channel.skip = detour.hops, int(detour.asking)
-        if self.is_transaction:
-            self.record.transactions += 1
-        channel.send(detour.block, detour.begin, detour.end, detour.turn, detour.begun_ns)
-        # Its own replies have to be told from what comes before them.
-        channel.is_simple = False
-        if channel.is_under_way:
-            # It is waited for from now on, not from when it was first sent.
-            channel.notes.append((self._now(), 0))
-
     def found(self, slots: Sequence[str]) -> None:
         """The topology was read anew."""
-        if self._routes.update(slots):
-            self._means.events.topology_refreshed(self._now())
-        for node in self._routes.nodes:
-            if not node.is_gone:
-                self._welcome(node)
-        self._reroute()
+        self._redirects.found(slots)
         self.pump()
-
-    def _welcome(self, node: Node) -> None:
-        """A node may have been gone before: its connections are wanted again."""
-        node.is_gone = False
-        while node.parked:
-            channel = node.parked.pop()
-            node.channels.append(channel)
-            self._means.reopen(channel)
-
-    def _reroute(self) -> None:
-        """What was sent on to a node that is gone goes to whichever node there is: it will say where to."""
-        homes = [node for node in self._routes.nodes if not node.is_gone]
-        for node in self._routes.nodes:
-            while node.is_gone and node.detours and homes:
-                homes[0].detours.append(node.detours.popleft())
-                homes[0].mark()

@@ -1,8 +1,8 @@
 """Where requests come from: blocks that were drawn and packed ahead, or operations made one by one as replies allow.
 
 A block is requests in their order, packed one behind the other, so that any batch of them is one slice. A node's next
-requests lie in its current block, from `at` on; where that holds too few for a batch, what is left of it and the next
-one become one block.
+requests lie in its current block, from `at` on; where that holds too few for a batch, what is left of it and the first
+ones of the next become a block of their own.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ NO_REQUESTS = Block(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.
 class Feed:
     """The next requests of one node: those of `block` from `at` on, then those of the queue."""
 
-    __slots__ = ("at", "block", "queue", "queued")
+    __slots__ = ("_skipped", "at", "block", "queue", "queued")
 
     def __init__(self) -> None:
         self.block, self.at = NO_REQUESTS, 0
         self.queue: deque[Block] = deque()
         self.queued = 0
+        # How many of the first block in the queue are taken.
+        self._skipped = 0
 
     @property
     def backlog(self) -> int:
@@ -79,18 +81,40 @@ class Feed:
     def advance(self, count: int, record: WireRecord) -> bool:
         """Have so many lie in `block` from `at` on. Returns whether there are so many."""
         while self.block.count - self.at < count:
-            if not self.queue:
+            if self.backlog < count:
                 return False
-            following = self.queue.popleft()
-            self.queued -= following.count
-            left = self.block.count - self.at
-            if left:
-                following = _joined(self.block, self.at, following)
-            self._leave(record)
-            if following.operations is None:
-                following.place = record.begin_block(following.rows, following.sizes)
-            self.block, self.at = following, 0
+            if self.at < self.block.count:
+                self._begin(self._bridge(count), 0, record)
+            else:
+                following, skipped = self.queue.popleft(), self._skipped
+                self._skipped = 0
+                self._begin(following, skipped, record)
+                self.queued -= following.count - skipped
         return True
+
+    def _bridge(self, count: int) -> Block:
+        """A block of what is left of this one, and of so many of those that follow that there are `count`."""
+        parts = [(self.block, self.at, self.block.count)]
+        wanted = count - (self.block.count - self.at)
+        self.queued -= wanted
+        while wanted:
+            front, begin = self.queue[0], self._skipped
+            end = min(front.count, begin + wanted)
+            parts.append((front, begin, end))
+            wanted -= end - begin
+            self._skipped = end
+            if end == front.count:
+                self.queue.popleft()
+                self._skipped = 0
+        return _joined(parts)
+
+    def _begin(self, block: Block, at: int, record: WireRecord) -> None:
+        self._leave(record)
+        if block.operations is None:
+            block.place = record.begin_block(block.rows, block.sizes)
+            if at:
+                record.add_batch(pack_batch(0, 0, block.place, at, TOLD_APART, 0))
+        self.block, self.at = block, at
 
     def take(self, count: int) -> tuple[Block, int, int]:
         """(block, begin, end) of the next `count`, which lie in `block`."""
@@ -111,7 +135,7 @@ class Feed:
         self._leave(record)
         self.block, self.at = NO_REQUESTS, 0
         self.queue.clear()
-        self.queued = 0
+        self.queued = self._skipped = 0
 
     def _leave(self, record: WireRecord) -> None:
         left = self.block.count - self.at
@@ -119,16 +143,17 @@ class Feed:
             record.add_batch(pack_batch(0, 0, self.block.place + self.at, left, TOLD_APART, 0))
 
 
-def _joined(block: Block, at: int, following: Block) -> Block:
-    begin = block.offsets[at]
-    payload = b"".join((block.payload[begin:], following.payload))
-    shift = len(block.payload) - begin
-    offsets = [offset - begin for offset in block.offsets[at:-1]] + [offset + shift for offset in following.offsets]
-    operations = None
-    if block.operations is not None and following.operations is not None:
-        operations = [*block.operations[at:], *following.operations]
-    rows = np.concatenate([block.rows[at:], following.rows])
-    return Block(payload, offsets, rows, np.concatenate([block.sizes[at:], following.sizes]), operations)
+def _joined(parts: Sequence[tuple[Block, int, int]]) -> Block:
+    """One block of parts of others: (block, begin, end) of each."""
+    payload = b"".join([block.payload[block.offsets[begin] : block.offsets[end]] for block, begin, end in parts])
+    rows = np.concatenate([block.rows[begin:end] for block, begin, end in parts])
+    sizes = np.concatenate([block.sizes[begin:end] for block, begin, end in parts])
+    operations: list[Operation] | None = []
+    for block, begin, end in parts:
+        operations = (
+            None if operations is None or block.operations is None else [*operations, *block.operations[begin:end]]
+        )
+    return Block(payload, [0, *np.cumsum(sizes).tolist()], rows, sizes, operations)
 
 
 class Source(Protocol):

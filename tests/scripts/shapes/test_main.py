@@ -35,4 +35,4 @@ def test_cells_whose_servers_do_not_start_do_not_pass(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     assert main(["--shapes", "tls", "--out", str(tmp_path / "matrix.json")]) == 1
-    assert capsys.readouterr().out.count("expected redis-server for TLS, found none") == 8
+    assert capsys.readouterr().out.count("expected redis-server for TLS, found none") == 12
