@@ -187,8 +187,8 @@ class Dealt:
 class WireStage:
     """A worker with all that it works with. Connections are opened by hand (`open`), and answered by hand (`hear`).
 
-    load: of several legs, instead of quota and due. slots: the node of each slot, of a cluster. is_plain: as a mix whose
-    replies lead to nothing.
+    load: of several legs, instead of quota and due. slots: the node of each slot, of a cluster. is_plain: as a mix
+    whose replies lead to nothing.
     """
 
     def __init__(
