@@ -21,6 +21,7 @@ from agent.worker.pacer import NEVER_NS, Pacer, Span
 from agent.worker.packing import Packed, PackedStream
 from agent.worker.recorder import Outcomes, bin_rows
 from agent.worker.resp import fixed_reply_bytes, raw_measure, reply_measure
+from agent.worker.stages import StagedPacer, schedules_of
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.driver import WireWorker
 from agent.worker.wire.means import Means
@@ -32,6 +33,8 @@ from agent.worker.wire.source import BlockSource, OperationSource, packed_block
 from common.commands import COMMANDS
 from common.lifeline import Lifeline
 from common.metrics import PoolMetrics
+from common.plan.schema import Load
+from common.plan.timeline import timeline
 from common.target import Ending
 from common.target.slots import slot_of
 from common.target.wire import ALONE, SLOTS, Link
@@ -184,7 +187,8 @@ class Dealt:
 class WireStage:
     """A worker with all that it works with. Connections are opened by hand (`open`), and answered by hand (`hear`).
 
-    slots: the node of each slot, of a cluster. is_plain: as a mix whose replies lead to nothing.
+    load: of several legs, instead of quota and due. slots: the node of each slot, of a cluster. is_plain: as a mix
+    whose replies lead to nothing.
     """
 
     def __init__(
@@ -194,6 +198,7 @@ class WireStage:
         end_ns: int = NEVER_NS,
         quota: int | None = None,
         due: Sequence[int] | None = None,
+        load: Load | None = None,
         batch: int = 1,
         transaction: bool = False,
         connections: int = 1,
@@ -215,10 +220,23 @@ class WireStage:
         self.record = WireRecord([fixed_reply_bytes(COMMANDS[name].template) for name in NAMES])
         schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
         made: Any = repeat(GET) if operations is None else operations
+        pacer = Pacer(self.span, batch=batch, quota=quota, schedule=schedule)
+        if load is not None:
+            line = timeline(load)
+            pacer = StagedPacer(
+                self.span,
+                line,
+                batch=batch,
+                quota=load.requests,
+                schedules=schedules_of(load, line, 1, 0, 1),
+                threads=1,
+                missed=self.record.missed,
+                now=lambda: self.now_ns,
+            )
         callbacks = redis.Redis().response_callbacks | (callbacks or {})
         worker: Worker[Any] = Worker(
             span=self.span,
-            pacer=Pacer(self.span, batch=batch, quota=quota, schedule=schedule),
+            pacer=pacer,
             pool=None,
             operations=made,
             record=self.record,
@@ -233,7 +251,6 @@ class WireStage:
             source = BlockSource(cast(PackedStream, Dealt(made, block)))
         else:
             source = OperationSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
-        pacer = worker.pacer
         self.fed = 0
         self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
         self.reopening: list[Channel] = []

@@ -131,6 +131,8 @@ class WireHost:
         self._worker = WireWorker(worker, routes, means)
         # Its channels are made on the loop's thread, as all of it.
         self._loop.call(partial(routes.begin, self._primaries.slots() if is_cluster else None))
+        if self._mix.is_plain:
+            self._loop.call(routes.prepare)
         self._loop.start(self._worker, job)
 
     def _source(self, worker: Worker[Any]) -> Source:

@@ -105,6 +105,11 @@ class Routes:
         else:
             self.update(slots)
 
+    def prepare(self) -> None:
+        """Draw what each node is to begin with, ahead of the start: the first block takes longest."""
+        for node in self.nodes:
+            self.more(node, self._batch)
+
     def update(self, slots: Sequence[str]) -> bool:
         """In a cluster: the name of the node of each slot, "" for none. Returns whether anything has changed. A node
         without slots is gone; what waits for it is forgotten, and what was sent there by others is left to them."""
