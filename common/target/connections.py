@@ -164,7 +164,12 @@ class Held(Named):
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
         # Python's ssl takes the socket away from us for as long as the handshake lasts; its twin ends with it.
         with sock.dup() as twin:
-            self._lifeline.hold(twin)
+            try:
+                self._lifeline.hold(twin)
+            except CutShort:
+                # redis-py closes it only where the target is at fault.
+                sock.close()
+                raise
             return super()._wrap_socket_with_ssl(sock)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 from collections.abc import Iterator
@@ -200,6 +201,20 @@ def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
         lifeline.cut()
         link.lose(lost_by(None))
     assert events.kinds == {"opened": 1, "closed": 1}
+
+
+def test_a_connection_that_is_cut_before_its_tls_handshake_is_closed(silent_server: SocketServer) -> None:
+    class Hasty(Lifeline):
+        def hold(self, sock: socket.socket) -> None:
+            self.cut()
+            super().hold(sock)
+
+    target = quick_target(silent_server.url.replace("redis", "rediss"))
+    made = InstancePools(target, Pools(), events=Unobserved(), lifeline=Hasty())
+    with closing(made), pytest.raises(CutShort):
+        Link(made.of(ALONE)).open()
+    # A socket that nobody closed warns when it is forgotten.
+    gc.collect()
 
 
 # What errors and messages are
