@@ -341,3 +341,23 @@ def test_a_failover_and_back_has_all_nodes_loaded_again(
     reported = stopped(worker)
     assert reported.all_commands.ok > 0
     assert set(reported.all_commands.failures) <= {"ConnectionError"}
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("pipeline", [1, 4])
+def test_a_rate_holds_in_a_cluster_that_lost_a_node(
+    valkey_cluster: ClusterGroup, worker: WorkerThread, verify: bool, pipeline: int
+) -> None:
+    group = valkey_cluster
+    victim = group.primaries[0]
+    load = Load(duration_s=Seconds(4), rate_per_s=PerSecond(1000))
+    keys = Keys(maximum=Count(20_000))
+    worker.began(plan_of(group.url, load, 2, values=Values(verify=verify), keys=keys, pipeline=pipeline), in_s=0.2)
+    grows(lambda: calls_of(group.at(victim)), 50)
+    group.kill(victim)
+    reported = worker.reported()
+    reported.adds_up()
+    assert reported.final.issued + reported.total.unsent == 4000
+    # Nobody waits for the one that is down: the others take what is due.
+    assert reported.total.unsent < 400
+    assert reported.all_commands.ok > 3000
