@@ -6,6 +6,7 @@ In each of these, the operations of the load are those that the worker issued, a
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -361,3 +362,26 @@ def test_a_rate_holds_in_a_cluster_that_lost_a_node(
     # Nobody waits for the one that is down: the others take what is due.
     assert reported.total.unsent < 400
     assert reported.all_commands.ok > 3000
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_nodes_of_a_cluster_go_on_when_one_of_them_hangs(
+    valkey_cluster: ClusterGroup, worker: WorkerThread, verify: bool
+) -> None:
+    group = valkey_cluster
+    victim, other = group.primaries[:2]
+    pid = dict(zip(group.ports, group.pids, strict=True))[victim]
+    keys = Keys(maximum=Count(20_000))
+    worker.began(
+        plan_of(group.url, connections=2, values=Values(verify=verify), keys=keys, socket_timeout_s=Seconds(0.5))
+    )
+    grows(lambda: calls_of(group.at(victim)))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # Much more than lies ready for each while the one is waited for.
+        grows(lambda: calls_of(group.at(other)), 30_000)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    reported = stopped(worker)
+    assert set(reported.all_commands.failures) <= {"TimeoutError", "handshake: TimeoutError", "ConnectionError"}
+    assert "TimeoutError" in reported.all_commands.failures
