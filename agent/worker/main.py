@@ -45,6 +45,8 @@ _SLACK_NS = 50_000_000
 """A second is collected so long after its end, when nearly all that completed in it has been recorded."""
 
 _NAP_S = 0.05
+_REST = 9
+"""After a look no other one for so many times as long as it took."""
 _KEPT_BYTES = 4 << 20
 _CUT_GRACE_NS = 1 * NS_PER_S
 
@@ -189,22 +191,25 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
     # Only a connect under way cannot be cut short: it has a timeout of its own.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
     second = 0
+    look_ns = 0
     while (run.is_alive or run.is_listening) and not run.crash:
         due_ns = span.t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
         now_ns = monotonic_ns()
-        collector.look()
+        if now_ns >= look_ns:
+            collector.look()
+            # Among many busy threads this one waits long for the interpreter's lock, and is not to be kept busy by that.
+            look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
         if now_ns >= due_ns:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
             second = through + 1
-            continue
         if not run.is_alive:
             run.finish_listening(now_ns)
         if now_ns >= span.end_ns + drain_ns:
             run.cut()
         if now_ns >= span.end_ns + drain_ns + grace_ns:
             return False
-        order = pipe.receive(min(_NAP_S, (due_ns - now_ns) / NS_PER_S))
+        order = pipe.receive(min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S))
         if isinstance(order, WorkerStop):
             span.end_at(monotonic_ns())
             if not order.drain:
