@@ -197,7 +197,7 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
         now_ns = monotonic_ns()
         if now_ns >= look_ns:
             collector.look()
-            # Among many busy threads this one waits long for the interpreter's lock, and is not to be kept busy by that.
+            # Among many busy threads this one waits long for the interpreter's lock, which is not to take all its time.
             look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
         if now_ns >= due_ns:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
