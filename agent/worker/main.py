@@ -45,6 +45,9 @@ _SLACK_NS = 50_000_000
 """A second is collected so long after its end, when nearly all that completed in it has been recorded."""
 
 _NAP_S = 0.05
+_SWITCH_S = 0.0002
+"""How long a thread that computes keeps others waiting that could go on. What the main thread adds up is not to hold up
+the load, which gives the interpreter's lock away at each call of a socket and would have to wait 5 ms for it."""
 _REST = 9
 """After a look no other one for so many times as long as it took."""
 _KEPT_BYTES = 4 << 20
@@ -97,6 +100,7 @@ def run_worker(connection: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe = _Pipe(connection)
     _keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_S)
     try:
         _serve(pipe)
     except _AgentGone:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,7 +53,9 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Worker and test share a process here: what it does to its process is undone, or not done."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    interval_s = sys.getswitchinterval()
     yield
+    sys.setswitchinterval(interval_s)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     gc.unfreeze()
 
