@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from agent.worker.columns import Late, Supplies
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import fixed_reply_bytes
 from agent.worker.values import Values, longest_value
@@ -72,6 +74,28 @@ class Mix:
         """By row, the size of each of its replies, where all are of the same."""
         self.batch_of_one_tag = workload.transaction if per_hash_tag else 0
         """How many operations at a time have to share a hash tag; 0 for none."""
+
+
+def supplies_of(
+    mix: Mix,
+    command: CompiledCommand,
+    thread: int,
+    threads: int,
+    late: Mapping[Placeholder, Late] | None = None,
+    hold: Callable[[bytes], bytes] | None = None,
+) -> Supplies:
+    """What the arguments of one command of the mix are made from, for thread number `thread` of the fleet's `threads`.
+    late, hold: see `Supplies`."""
+    return Supplies(
+        keyspace=command.keyspace,
+        values=mix.values,
+        ttl_s=mix.ttl_s,
+        thread=thread,
+        threads=threads,
+        scripts=mix.scripts,
+        late=late or {},
+        hold=hold,
+    )
 
 
 def _fixed_reply_bytes(workload: Workload, name: str) -> int | None:

@@ -19,7 +19,7 @@ from agent.worker.columns import Arguments, Filler, Rows, Supplies
 from agent.worker.drawing import BLOCK, Drawing, Draws, seed_sequence
 from agent.worker.following import Cursor, FollowUp, is_miss, verifier_of, wanted
 from agent.worker.following import Operation as Operation
-from agent.worker.mix import CompiledCommand
+from agent.worker.mix import CompiledCommand, supplies_of
 from agent.worker.mix import Mix as Mix
 from agent.worker.resp import request_bytes
 from common.commands import Placeholder
@@ -73,16 +73,8 @@ class _Stream:
         self._sources: list[_Source] = []
         for command, draws in zip(mix.commands, self._drawing.draws, strict=True):
             cursor = Cursor() if command.template.count(Placeholder.CURSOR) else None
-            supplies = Supplies(
-                keyspace=command.keyspace,
-                values=mix.values,
-                ttl_s=mix.ttl_s,
-                thread=thread,
-                threads=threads,
-                scripts=mix.scripts,
-                late={Placeholder.CURSOR: cursor.at} if cursor else {},
-                hold=cursor.hold if cursor else None,
-            )
+            late = {Placeholder.CURSOR: cursor.at} if cursor else None
+            supplies = supplies_of(mix, command, thread, threads, late, cursor.hold if cursor else None)
             source = _Source(command, draws, supplies, cursor)
             source.then = [
                 FollowUp(row, when, template, supplies, draws.numbers, aside, self._drawing.counters)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.columns import Supplies
 from agent.worker.drawing import Block, Drawing, seed_sequence
-from agent.worker.mix import Mix
+from agent.worker.mix import Mix, supplies_of
 from agent.worker.pieces import Buffer
 from agent.worker.requests import Made, Requests
 from agent.worker.slots import SLOTS
@@ -63,17 +62,9 @@ class PackedStream:
         self._batch = mix.batch_of_one_tag or 1
         self._aside = np.random.default_rng(seed_sequence(seed, thread, 4))
         self._rows = np.array([command.row for command in mix.commands])
-        self._requests: list[Requests] = []
-        for command in mix.commands:
-            supplies = Supplies(
-                keyspace=command.keyspace,
-                values=mix.values,
-                ttl_s=mix.ttl_s,
-                thread=thread,
-                threads=threads,
-                scripts=mix.scripts,
-            )
-            self._requests.append(Requests(command.template, supplies))
+        self._requests = [
+            Requests(command.template, supplies_of(mix, command, thread, threads)) for command in mix.commands
+        ]
         self._buffer: Buffer = np.empty(0, dtype=np.uint8)
 
     def block(self) -> Packed:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from agent.worker.digits import FOUR, LAST_DIGITS, fours_of
 from common.histogram import Ints
+from common.target.slots import SLOTS as SLOTS
 
 Crcs = NDArray[np.uint16]
-
-SLOTS = 16384
 
 _BYTES = np.array([crc_hqx(bytes([number]), 0) for number in range(256)], dtype=np.uint16)
 

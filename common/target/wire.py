@@ -22,9 +22,9 @@ from common.target.clients import Client, build_client, connects_when_built, nod
 from common.target.clusters import ClusterClient
 from common.target.connections import REDIRECTS, ConnectionEvents, Observed
 from common.target.policy import observed_retry
+from common.target.slots import SLOTS as SLOTS
 from common.target.translate import TARGET_ERRORS
 
-SLOTS = 16384
 ALONE = ""
 """The name of the one node of a target that is no cluster."""
 

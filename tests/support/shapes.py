@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from common.clock import monotonic_ns
+from common.plan.schema import Target, Tls
 from common.units import NS_PER_S
 from coordinator.embedded import HOST, _server_binary
 from tests.support.servers import closed_port
@@ -274,3 +275,25 @@ def start_tls_sentinel(papers: dict[str, str]) -> Iterator[Group]:
 def _tls_options(papers: dict[str, str], port: int, certificate: str = "server") -> tuple[str, ...]:
     files = ("--tls-cert-file", papers[certificate], "--tls-key-file", papers[f"{certificate}_key"])
     return ("--tls-port", str(port), *files, "--tls-ca-cert-file", papers["ca"])
+
+
+SHAPES = ("unix", "tls", "sentinel", "tls sentinel", "cluster", "tls cluster")
+_BEHIND_TLS = {"tls": start_tls, "tls sentinel": start_tls_sentinel, "tls cluster": start_tls_cluster}
+
+
+@contextlib.contextmanager
+def started_shape(shape: str, papers_folder: Path) -> Iterator[tuple[Group, Target]]:
+    """The servers of one of SHAPES, and a target that names them."""
+    with contextlib.ExitStack() as stack:
+        settings: dict[str, Any] = {}
+        if shape == "unix":
+            group, _ = stack.enter_context(start_unix())
+        elif shape in _BEHIND_TLS:
+            papers = make_papers(papers_folder)
+            group = stack.enter_context(_BEHIND_TLS[shape](papers))
+            settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
+        elif shape == "sentinel":
+            group = stack.enter_context(start_sentinels())
+        else:
+            group = stack.enter_context(start_cluster())
+        yield group, Target(url=group.url, **settings)

@@ -148,11 +148,10 @@ def _joined(parts: Sequence[tuple[Block, int, int]]) -> Block:
     payload = b"".join([block.payload[block.offsets[begin] : block.offsets[end]] for block, begin, end in parts])
     rows = np.concatenate([block.rows[begin:end] for block, begin, end in parts])
     sizes = np.concatenate([block.sizes[begin:end] for block, begin, end in parts])
-    operations: list[Operation] | None = []
-    for block, begin, end in parts:
-        operations = (
-            None if operations is None or block.operations is None else [*operations, *block.operations[begin:end]]
-        )
+    # Blocks of one source are alike: all have operations, or none has.
+    operations = None
+    if parts[0][0].operations is not None:
+        operations = [each for block, begin, end in parts for each in block.operations_of(begin, end)]
     return Block(payload, [0, *np.cumsum(sizes).tolist()], rows, sizes, operations)
 
 

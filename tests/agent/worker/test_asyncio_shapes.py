@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,44 +10,22 @@ import pytest
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Tls, Workload
+from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Workload
 from common.units import Count, PerSecond, Seconds
 from tests.support.runs import wait_until
-from tests.support.shapes import (
-    Group,
-    make_papers,
-    start_cluster,
-    start_sentinels,
-    start_tls,
-    start_tls_cluster,
-    start_tls_sentinel,
-    start_unix,
-)
+from tests.support.shapes import SHAPES, Group, started_shape
 from tests.support.workers import whole_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-SHAPES = ("unix", "tls", "sentinel", "tls sentinel", "cluster", "tls cluster")
-BEHIND_TLS = {"tls": start_tls, "tls sentinel": start_tls_sentinel, "tls cluster": start_tls_cluster}
 OPERATIONS = 203
 
 
 @pytest.fixture(scope="module", params=SHAPES)
 def shape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Group, Target]]:
     """The servers of one shape, and a target that names them."""
-    with ExitStack() as stack:
-        settings: dict[str, Any] = {}
-        if request.param == "unix":
-            group, _ = stack.enter_context(start_unix())
-        elif request.param in BEHIND_TLS:
-            papers = make_papers(tmp_path_factory.mktemp("papers"))
-            group = stack.enter_context(BEHIND_TLS[request.param](papers))
-            settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
-        elif request.param == "sentinel":
-            group = stack.enter_context(start_sentinels())
-        else:
-            group = stack.enter_context(start_cluster())
-        yield group, Target(url=group.url, **settings)
+    with started_shape(request.param, tmp_path_factory.mktemp("papers")) as started:
+        yield started
 
 
 def ran(target: Target, load: Load | None = None, connections: Connections = Connections.LAZY, **batch: int) -> Any:
