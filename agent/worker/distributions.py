@@ -199,10 +199,18 @@ def numbers_of(keys: Keys, thread: int, threads: int) -> Numbers:
 
 
 def part_of(minimum: int, maximum: int, thread: int, threads: int) -> tuple[int, int]:
-    """The first and the last number of a thread's part of minimum..maximum. Parts follow each other without a gap; of
-    more threads than numbers, several have the same one."""
+    """The first and the last number of a thread's part of minimum..maximum. Parts follow each other without a gap, and
+    are as long as the thread's quota of as many requests; of more threads than numbers, several have the same part."""
     size = maximum - minimum + 1
     if size < threads:
         number = minimum + thread % size
         return number, number
-    return minimum + size * thread // threads, minimum + size * (thread + 1) // threads - 1
+    before, count = deal(size, thread, threads)
+    return minimum + before, minimum + before + count - 1
+
+
+def deal(total: int, thread: int, threads: int) -> tuple[int, int]:
+    """(how many the threads before it get, how many it gets) where `total` is dealt over `threads`: all get the same,
+    the first ones get what remains, one each. Requests and keys are dealt alike, so that they meet one to one."""
+    share, rest = divmod(total, threads)
+    return thread * share + min(thread, rest), share + (thread < rest)

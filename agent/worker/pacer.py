@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from agent.worker.distributions import deal
 from agent.worker.drawing import seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.histogram import Ints
@@ -108,10 +109,7 @@ def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
 
     Quotas of all threads add up to `requests` exactly.
     """
-    if requests is None:
-        return None
-    share, rest = divmod(requests, threads)
-    return share + (thread < rest)
+    return None if requests is None else deal(requests, thread, threads)[1]
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int) -> Schedule:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.distributions import Latest, Numbers, numbers_of, part_of
+from agent.worker.pacer import quota_of
 from common.histogram import Ints
 from common.plain import from_plain
 from common.plan.schema import Distribution, Keys
@@ -57,6 +59,16 @@ def test_parallel_gives_each_worker_a_part_of_its_own_in_order(low: int, size: i
     first, last = parts[threads // 2]
     drawn = numbers("parallel", threads // 2, threads, minimum=low, maximum=high)
     assert draw(drawn, last - first + 2).tolist() == [*range(first, last + 1), first]
+
+
+@given(size=st.integers(1, 300), threads=st.integers(1, 40))
+def test_as_many_requests_as_keys_use_each_key_once_with_parallel_keys(size: int, threads: int) -> None:
+    used: Counter[int] = Counter()
+    for thread in range(threads):
+        quota = quota_of(size, thread, threads)
+        assert quota is not None
+        used.update(draw(numbers("parallel", thread, threads, minimum=7, maximum=6 + size), quota).tolist())
+    assert used == Counter(range(7, 7 + size))
 
 
 @pytest.mark.parametrize(("median", "deviation"), [(None, None), (30, 8.0), (1, 40.0), (100, 10.0), (60, 5000.0)])
