@@ -13,7 +13,7 @@ from asyncio import CancelledError, sleep
 from itertools import islice
 from typing import TypeAlias
 
-from agent.worker.accounting import Worker, count_timeout, leave, record_batch, undone
+from agent.worker.accounting import FAILED_PACE_NS, Worker, count_timeout, leave, record_batch, undone
 from agent.worker.async_pools import AsyncClientInstancePool
 from agent.worker.pacer import Span
 from agent.worker.pools import CheckoutTimeout
@@ -44,6 +44,14 @@ async def until(span: Span, due_ns: int) -> None:
         await sleep(nap_ns / NS_PER_S)
 
 
+async def _make_way(span: Span, due_ns: int, begin_ns: int) -> None:
+    """After an operation that ended without a reply: let others work. A call that fails at once never waits for the
+    loop, so its task would go on alone. In a closed loop, `FAILED_PACE_NS` holds too."""
+    await sleep(0)
+    if due_ns < 0:
+        await until(span, begin_ns + FAILED_PACE_NS)
+
+
 def _end_if_cut(worker: TaskWorker, now_ns: int) -> None:
     # Calls fail at once then, without a turn for anybody else: whoever went on would have the loop for himself.
     if worker.lifeline.is_cut:
@@ -55,12 +63,16 @@ async def _run_singles(worker: TaskWorker) -> None:
     span, record, measures = worker.span, worker.record, worker.measures
     take, checkout, give_back = worker.pool.take, worker.pool.checkout, worker.pool.give_back
     add, now = record.add, monotonic_ns
-    end_ns = now()
+    begin_ns = end_ns = now()
+    has_failed = False
     for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
         (due_ns,) = turn
         try:
             if due_ns > end_ns:
                 await until(span, due_ns)
+            elif has_failed:
+                await _make_way(span, due_ns, begin_ns)
+            has_failed = False
             if (instance := take()) is not None:
                 wait_ns = 0
             else:
@@ -85,6 +97,7 @@ async def _run_singles(worker: TaskWorker) -> None:
         except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how this operation ended
             end_ns = now()
             row, bytes_in = undone(worker, row, error)
+            has_failed = not bytes_in
             _end_if_cut(worker, end_ns)
         else:
             end_ns = now()
@@ -98,12 +111,16 @@ async def _run_singles(worker: TaskWorker) -> None:
 
 async def _run_batches(worker: TaskWorker) -> None:
     span, record, now = worker.span, worker.record, monotonic_ns
-    end_ns = now()
+    begin_ns = end_ns = now()
+    has_failed = False
     for turn in worker.pacer.turns():
         operations = list(islice(worker.operations, len(turn)))
         try:
             if turn[-1] > end_ns:
                 await until(span, turn[-1])
+            elif has_failed:
+                await _make_way(span, turn[-1], begin_ns)
+            has_failed = False
             instance, wait_ns = await worker.pool.checkout()
         except CheckoutTimeout as timeout:
             end_ns = count_timeout(worker, turn, [row for row, _, _, _ in operations], timeout)
@@ -131,6 +148,7 @@ async def _run_batches(worker: TaskWorker) -> None:
         except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how these operations ended
             replies = [error] * len(turn)
             executed = False
+            has_failed = True
             _end_if_cut(worker, now())
         end_ns = now()
         worker.pool.give_back(instance)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TypeAlias
 
-from agent.worker.accounting import Worker, count_timeout, leave, record_batch, undone
+from agent.worker.accounting import FAILED_PACE_NS, Worker, count_timeout, leave, record_batch, undone
 from agent.worker.pools import CheckoutTimeout, ClientInstancePool
 from agent.worker.recorder import pack_row
 from common.clock import monotonic_ns
@@ -33,11 +33,15 @@ def _run_singles(worker: ThreadWorker) -> None:
     span, record, measures = worker.span, worker.record, worker.measures
     checkout, give_back = worker.pool.checkout, worker.pool.give_back
     add, now = record.add, monotonic_ns
-    end_ns = now()
+    begin_ns = end_ns = now()
+    has_failed = False
     for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
         (due_ns,) = turn
         if due_ns > end_ns:
             span.wait_until(due_ns)
+        elif has_failed:
+            has_failed = False
+            span.wait_until(begin_ns + FAILED_PACE_NS)
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
@@ -60,6 +64,7 @@ def _run_singles(worker: ThreadWorker) -> None:
         except Exception as error:  # noqa: BLE001 - whatever a client raises is how this operation ended
             end_ns = now()
             row, bytes_in = undone(worker, row, error)
+            has_failed = due_ns < 0 and not bytes_in
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
@@ -72,11 +77,15 @@ def _run_singles(worker: ThreadWorker) -> None:
 
 def _run_batches(worker: ThreadWorker) -> None:
     span, record, now = worker.span, worker.record, monotonic_ns
-    end_ns = now()
+    begin_ns = end_ns = now()
+    has_failed = False
     for turn in worker.pacer.turns():
         operations = list(islice(worker.operations, len(turn)))
         if turn[-1] > end_ns:
             span.wait_until(turn[-1])
+        elif has_failed:
+            has_failed = False
+            span.wait_until(begin_ns + FAILED_PACE_NS)
         try:
             instance, wait_ns = worker.pool.checkout()
         except CheckoutTimeout as timeout:
@@ -104,6 +113,7 @@ def _run_batches(worker: ThreadWorker) -> None:
         except Exception as error:  # noqa: BLE001 - whatever a client raises is how these operations ended
             replies = [error] * len(turn)
             executed = False
+            has_failed = turn[-1] < 0
         end_ns = now()
         worker.pool.give_back(instance)
         record_batch(worker, turn, operations, replies, executed, (begin_ns, end_ns, wait_ns))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
+from agent.worker.asyncio_driver import run_asyncio_worker
 from common.plan.schema import Driver
 from common.units import NS_PER_S
+from tests.support.loops import OthersTurn
 from tests.support.stage import MS, T0_NS, Stage
 
 
@@ -82,3 +86,35 @@ def test_an_instance_that_is_free_at_once_is_taken_without_a_coroutine_and_was_n
     stage.pool.take = taking  # type: ignore[union-attr]
     assert [row[6] for row in stage.run()] == [0, 0]
     assert stage.pool.checkouts == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("due", [None, [T0_NS] * 900])
+def test_a_task_whose_operations_fail_at_once_leaves_the_loop_to_a_task_that_can_work(
+    monkeypatch: pytest.MonkeyPatch, batch: int, due: list[int] | None
+) -> None:
+    failing = task(quota=900, batch=batch, due=due, takes_ns=0, answers=[redis.ConnectionError("no connection free")])
+    working = task(quota=30)
+    failed_meanwhile: list[int] = []
+
+    async def a_turn_of_the_loop(seconds: float) -> None:
+        failing.sleep(seconds)
+        await OthersTurn()
+
+    async def replies_later(*_: object) -> bytes:
+        await OthersTurn()
+        return b"value"
+
+    async def work() -> None:
+        await run_asyncio_worker(working.worker)
+        failed_meanwhile.append(len(failing.calls))
+
+    async def both() -> None:
+        await asyncio.gather(run_asyncio_worker(failing.worker), work())
+
+    monkeypatch.setattr("agent.worker.asyncio_driver.monotonic_ns", lambda: failing.now_ns)
+    monkeypatch.setattr("agent.worker.asyncio_driver.sleep", a_turn_of_the_loop)
+    monkeypatch.setattr(working.client, "execute", replies_later)
+    asyncio.run(both())
+    assert (working.record.issued, failing.record.issued) == (30, 900)
+    assert failed_meanwhile[0] < 100

@@ -258,3 +258,16 @@ def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> No
     found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
     assert found_ns == due
     assert bin_rows(np.array([[*row, 1] for row in rows]), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_operations_that_fail_at_once_begin_a_millisecond_apart_in_a_closed_loop(batch: int) -> None:
+    stage = Stage(quota=3 * batch, batch=batch, takes_ns=0, answers=[redis.ConnectionError("gone")])
+    assert [at_ns for at_ns, *_ in stage.run()][::batch] == [0, MS, 2 * MS]
+
+
+def test_error_replies_and_slow_failures_do_not_slow_down_a_closed_loop() -> None:
+    stage = Stage(quota=3, takes_ns=0, answers=[redis.ResponseError("WRONGTYPE of another kind")])
+    assert [at_ns for at_ns, *_ in stage.run()] == [0, 0, 0]
+    stage = Stage(quota=3, takes_ns=2 * MS, answers=[redis.TimeoutError("too late")])
+    assert [at_ns for at_ns, *_ in stage.run()] == [2 * MS, 4 * MS, 6 * MS]
