@@ -85,6 +85,8 @@ def _shape_fits(plan: Plan) -> Iterator[Finding]:
     """What is said of TLS, Sentinels, a cluster or a socket belongs to a target of that shape."""
     target = plan.target
     address = _address(plan)
+    if target.url and address is None:
+        return
     shape = address.shape.value if address else target.embedded.value if target.embedded else ""
     sections: list[tuple[str, Section, bool, str]] = [
         ("tls", target.tls, address is not None and address.tls, "rediss"),
@@ -132,7 +134,8 @@ def _what_target(plan: Plan) -> str:
     target = plan.target
     if target.embedded is not None:
         return f"an embedded {target.embedded.value}"
-    return f"{target.url.strip().partition('://')[0]}://" if target.url else "no url"
+    address = _address(plan)
+    return f"{address.scheme}://" if address else "no url"
 
 
 def _keepalive_whole(plan: Plan) -> Iterator[Finding]:

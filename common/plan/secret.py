@@ -73,7 +73,7 @@ def _address(target: Target, where: Place) -> Address | None:
 
 
 def _bare_url(url: str, address: Address | None) -> str:
-    if address is None or (address.username is None and address.password is None):
+    if address is None or ("://" in url and address.username is None and address.password is None):
         return url
     return address.url
 

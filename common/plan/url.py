@@ -5,12 +5,14 @@
     redis+sentinel://[user[:password]@]host[:port],.../service[/db]   the primary that Sentinels know; rediss+sentinel://
     redis+cluster://[user[:password]@]host[:port],...                 a cluster; rediss+cluster://
 
-User, password and the socket's path are percent-decoded. A password never appears in an error's text.
+User, password and the socket's path are percent-decoded. Without a scheme, redis:// is assumed: `localhost:6379`. A
+password never appears in an error's text.
 """
 
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from urllib.parse import quote, unquote
 
@@ -110,21 +112,62 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_redis_url(url: str) -> Address:
     """What a URL says. Raises PlanError, whose one line quotes the URL without its password."""
-    scheme, separator, rest = url.strip().partition("://")
-    if not separator or scheme not in _SCHEMES:
-        # "localhost:6379" has a scheme by the letter of the standard; people mean none.
-        raise _refused(url, f"the scheme is {show(scheme)}" if separator else "it has no scheme")
+    text = url.strip()
+    scheme, rest = _scheme_and_rest(text)
+    if scheme is None:
+        if why := _not_a_host(text):
+            raise _refused(url, why)
+        return _hosts(url, "redis", text)
+    if scheme not in _SCHEMES:
+        raise _refused(url, f"the scheme is {show(scheme)}")
     return _socket(url, rest) if scheme == "unix" else _hosts(url, scheme, rest)
 
 
 def redact_url(url: str) -> str:
     """The URL with `***` in place of its password; also of a URL that is not well formed."""
-    head, scheme, rest = url.partition("://")
+    scheme, rest = _scheme_and_rest(url)
     credentials, at, place = rest.rpartition("@")
     if not at:
         return url
     username, colon, _ = credentials.partition(":")
-    return f"{head}{scheme}{username}{colon}{REDACTED if colon else ''}@{place}"
+    head = "" if scheme is None else f"{scheme}://"
+    return f"{head}{username}{colon}{REDACTED if colon else ''}@{place}"
+
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def _scheme_and_rest(url: str) -> tuple[str | None, str]:
+    """(scheme, what follows `://`); (None, the whole text) without a scheme, also where `://` is part of a password."""
+    found = _SCHEME.fullmatch(url)
+    return (found[1], found[2]) if found else (None, url)
+
+
+def _not_a_host(text: str) -> str:
+    """Why a text without a scheme does not name one server, and what would; "" where it may."""
+    authority, _ = _split(text)
+    place = text.rpartition("@")[2]
+    if re.match(r"(rediss?|unix|rediss?\+(sentinel|cluster)):?//?[^/0-9]", text):
+        return "a scheme ends in ://"
+    if place.startswith("/"):
+        return "it is a path; a socket of this machine is unix:///path/to.sock"
+    if "," in place:
+        return "it names several hosts; say redis+cluster:// or redis+sentinel://"
+    if place.endswith((".yaml", ".yml", ".json")):
+        return "it is the name of a file; a plan is an argument of its own"
+    if place.count(":") > 1 and not place.startswith("[") and _is_ipv6(place.partition("/")[0]):
+        return "an IPv6 address needs brackets, such as [::1]:6379"
+    if authority.endswith(":"):
+        return "a port is missing after the colon"
+    return "" if re.fullmatch(r"[\w.\-:%\[\]]*", authority.rpartition("@")[2]) else "it has no scheme"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _socket(url: str, rest: str) -> Address:
@@ -206,8 +249,8 @@ def _database(url: str, text: str) -> int:
 
 
 def _refused(url: str, why: str) -> PlanError:
-    scheme, separator, _ = url.strip().partition("://")
-    if not separator or scheme not in _SCHEMES:
+    scheme, _ = _scheme_and_rest(url)
+    if scheme not in _SCHEMES:
         scheme = "redis"
     form = _FORMS["unix" if scheme == "unix" else _SCHEMES[scheme][0]].format(scheme=scheme)
     others = "" if scheme != "redis" else ", or rediss://, unix://, redis+sentinel:// or redis+cluster://"

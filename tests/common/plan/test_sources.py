@@ -141,6 +141,21 @@ def test_every_key_of_a_plan_file_but_lists_of_commands_and_names_can_be_said_by
     assert set(keys(Plan(), "")) - said == set()
 
 
+def test_redis_is_assumed_where_a_url_has_no_scheme(write: WriteFile) -> None:
+    host = "127.0.0.1:6379"
+    plans = [
+        load(url=host),
+        load(None, {"STAMPEDE_URL": host, "STAMPEDE_DURATION": "1s"}, url=host),
+        load(write(f"target: {{url: '{host}'}}\nload: {{duration: 1s}}")),
+    ]
+    assert {plan.target.url for plan in plans} == {"redis://127.0.0.1:6379/0"}
+    target = load(url="bob:pw@host").target
+    assert (target.url, target.username, target.password) == ("redis://host:6379/0", "bob", "pw")
+    assert refusal(url="127.0.0.1", tls_verify="ca").endswith(
+        "expected it with a target of rediss:// only, got redis://"
+    )
+
+
 def test_a_json_file_says_the_same_as_a_yaml_file(write: WriteFile) -> None:
     yaml_plan = load(write("target: {url: 'redis://h'}\nload: {requests: 10k}"))
     json_plan = load(write('{"target": {"url": "redis://h"}, "load": {"requests": "10k"}}', "plan.json"))
@@ -349,7 +364,9 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"arrivals": "poisson"}, "--arrivals: expected a rate for poisson arrivals, got none"),
         ({"embedded_server": "standalone"}, "--embedded-server: expected either a url or an embedded server, got both"),
         ({"url": "http://h"}, "--url: expected redis://"),
-        ({"url": "127.0.0.1:6379"}, "--url: expected redis://"),
+        ({"url": "127.0.0.1:none"}, "--url: expected redis://"),
+        ({"url": "redis//:pw@h"}, '--url: expected redis://'),
+        ({"url": "redis//:pw@h", "tls_verify": "ca"}, '--url: expected redis://'),
         ({"url": "redis+cluster://h/2"}, "--url: expected database 0, the only one that a cluster has, got 2"),
         ({"tls_ca_file": "x"}, "--tls-ca-file: expected it with a target of rediss:// only, got redis://"),
         ({"tls_verify": "none", "url": "unix:///x"}, "--tls-verify: expected it with a target of rediss:// only, got"),

@@ -52,6 +52,15 @@ TWO = (Host("a", 1), Host("::1", 6379))
         ),
         ("redis+cluster://a:1,[::1]", Address(shape=Shape.CLUSTER, hosts=TWO)),
         ("rediss+cluster://:pw@a:1,[::1]/0", Address(shape=Shape.CLUSTER, tls=True, hosts=TWO, password="pw")),
+        ("127.0.0.1:6380", Address(hosts=(Host("127.0.0.1", 6380),))),
+        ("localhost", Address(hosts=(Host("localhost"),))),
+        ("localhost/3", Address(hosts=(Host("localhost"),), db=3)),
+        ("redis:6379", Address(hosts=(Host("redis", 6379),))),
+        ("[::1]:6380", Address(hosts=(Host("::1", 6380),))),
+        ("[::1]", Address(hosts=(Host("::1"),))),
+        ("my_host.example", Address(hosts=(Host("my_host.example"),))),
+        ("bob:p%40w@host:1/2", Address(hosts=(Host("host", 1),), db=2, username="bob", password="p@w")),
+        (":pw@host", Address(hosts=ONE, password="pw")),
     ],
 )
 def test_a_url_says_where_and_who(url: str, address: Address) -> None:
@@ -98,8 +107,23 @@ def test_any_text_is_an_address_or_one_line_of_refusal(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("", "no scheme"),
-        ("localhost:6379", "scheme"),
+        ("", "no host"),
+        (":6379", "no host"),
+        ("localhost:", "a port is missing"),
+        ("localhost:port", "port"),
+        ("a:1,b:2", "redis+cluster://"),
+        ("/run/redis.sock", "unix:///"),
+        ("plan.yaml", "name of a file"),
+        ("::1", "brackets"),
+        ("fe80::1:6379", "brackets"),
+        ("bob:pw@::1", "brackets"),
+        ("redis//host", "ends in ://"),
+        ("redis//:pw@host", "ends in ://"),
+        ("redis:/host", "ends in ://"),
+        ("unix:/run/x.sock", "ends in ://"),
+        ("redis:host:6379", "port"),
+        ("host?db=1", "options"),
+        ("GET key", "no scheme"),
         ("http://host", '"http"'),
         ("redis+both://host", '"redis+both"'),
         ("redis://", "no host"),
@@ -145,6 +169,14 @@ def test_what_is_no_redis_url_is_refused_in_one_line(url: str, why: str) -> None
         f"redis+cluster://bob:a/{SECRET}@host,other",
         f"redis+sentinel://bob:{SECRET}@host,other",
         f"unix://bob:{SECRET}@host/path",
+        f"bob:{SECRET}@host:notaport",
+        f"bob:a://{SECRET}@host",
+        f"bob:1/{SECRET}@host",
+        f"redis//:{SECRET}@host",
+        f"redis:/:{SECRET}@host",
+        f"redis:{SECRET}@a,b",
+        f"bob:{SECRET}@/run/x.sock",
+        f"bob:{SECRET}@::1",
     ],
 )
 def test_a_refusal_never_shows_the_password(url: str) -> None:
@@ -158,6 +190,9 @@ def test_a_url_is_redacted_but_for_its_password() -> None:
     assert redact_url("redis://:secret@host") == "redis://:***@host"
     assert redact_url("redis://bob@host") == "redis://bob@host"
     assert redact_url("redis://host") == "redis://host"
+    assert redact_url("bob:secret@host") == "bob:***@host"
+    assert redact_url("redis//:secret@host") == "redis//:***@host"
+    assert redact_url("bob:a://secret@host") == "bob:***@host"
     assert redact_url("redis+cluster://:secret@a:1,b:2") == "redis+cluster://:***@a:1,b:2"
 
 
