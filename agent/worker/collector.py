@@ -17,8 +17,7 @@ import msgspec
 
 from agent.worker.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.events import ConnectionFold, Event, EventLog
-from agent.worker.pacer import NEVER_NS
-from agent.worker.recorder import Outcomes, Place, Record, Sums, by_place, joined
+from agent.worker.recorder import NOTHING_BEGUN, Outcomes, Place, Record, Sums, by_place, joined
 from agent.worker.self_watch import SelfWatch
 from common.metrics import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
@@ -32,7 +31,7 @@ cache."""
 class CollectedGroup:
     """One group of pools: where its rows and events come from, and what of them belongs to seconds still to come.
 
-    first_begin_ns: when the earliest of its operations began, NEVER_NS without any.
+    first: (when the earliest of its operations began, how long after its intended time); NOTHING_BEGUN without any.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class CollectedGroup:
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
         self._sums: dict[Place, Sums] = {}
-        self.first_begin_ns = NEVER_NS
+        self.first = NOTHING_BEGUN
         self._events: list[Event] = []
         self._fold = ConnectionFold()
 
@@ -58,9 +57,9 @@ class CollectedGroup:
             if (sums := self._sums.get(place)) is None:
                 leg = line.legs[place[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
-                sums = self._sums[place] = Sums(leg.is_open, end_ns)
+                sums = self._sums[place] = Sums(leg.is_open, t0_ns + leg.begin_ns, end_ns)
             sums.add(rows)
-            self.first_begin_ns = min(self.first_begin_ns, sums.first_begin_ns)
+            self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
         # By time, not log by log: connections of all its client instances count towards one gauge.
         self._events.sort(key=itemgetter(0))
@@ -128,10 +127,11 @@ class Collector:
         return self._tallies()[1]
 
     @property
-    def first_begin_ns(self) -> int | None:
-        """When the earliest operation began that was gathered so far, None without any."""
-        first_ns = min((group.first_begin_ns for group in self._groups), default=NEVER_NS)
-        return None if first_ns == NEVER_NS else first_ns
+    def start_skew_ns(self) -> int:
+        """How long after its intended time the earliest operation began that was gathered so far; 0 without any. In a
+        closed loop the intended time is the begin of the leg."""
+        _, skew_ns = min((group.first for group in self._groups), default=NOTHING_BEGUN)
+        return skew_ns
 
     def look(self) -> None:
         """Note what CPU time was used until now, and add up rows where there are many. The oftener, the more exact is

@@ -228,13 +228,12 @@ def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drain
     # Before the last word: whoever hears it may count the server's connections, and should find none of ours.
     run.close()
     pipe.send(WorkerMetrics(through=through, intervals=intervals))
-    first_begin_ns = collector.first_begin_ns
     pipe.send(
         WorkerFinal(
             issued=collector.issued,
             counted=collector.counted,
             transactions=collector.transactions,
-            start_skew_ns=0 if first_begin_ns is None else first_begin_ns - span.t0_ns,
+            start_skew_ns=collector.start_skew_ns,
             ran_ns=ended_ns - span.t0_ns,
             drained=drained,
         )

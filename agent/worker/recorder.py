@@ -48,6 +48,7 @@ PACKED = 7
 pack_row: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
 WAIT_ONLY = -1
 NONE = -1
+NOTHING_BEGUN = (NEVER_NS, 0)
 DONE = (True, "")
 
 
@@ -167,16 +168,18 @@ def by_place(rows: Rows, t0_ns: int, line: Timeline) -> Iterator[tuple[Place, Ro
 class Sums:
     """Rows of one place of one group of pools, added up as they come.
 
-    first_begin_ns: when the earliest of the operations began. begun_after: how many began at `end_ns` or later.
+    first: (when the earliest of the operations began, how long after its intended time). begun_after: how many began at
+    `end_ns` or later.
     """
 
-    def __init__(self, is_open: bool = True, end_ns: int | None = None) -> None:
-        """is_open: whether a lag tells how late an operation was sent; in a closed loop nothing was due."""
-        self._is_open, self._end_ns = is_open, end_ns
+    def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None) -> None:
+        """is_open: whether a lag tells how late an operation was sent; in a closed loop nothing was due, and the begin
+        of the leg is the intended time of its first operation."""
+        self._is_open, self._begin_ns, self._end_ns = is_open, begin_ns, end_ns
         self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
         self._waits, self._lags = RunningHistogram(), RunningHistogram()
         self._late_sends = 0
-        self.first_begin_ns = NEVER_NS
+        self.first = NOTHING_BEGUN
         self.begun_after = 0
 
     def add(self, rows: Rows) -> None:
@@ -203,9 +206,19 @@ class Sums:
         if self._is_open:
             _add_known(sums.response, service_ns + lag_ns, counts, lag_ns)
         began_ns = ended_ns - service_ns
-        self.first_begin_ns = min(self.first_begin_ns, int(began_ns.min()))
+        self.first = min(self.first, self._first_of(began_ns, lag_ns))
         if self._end_ns is not None:
             self.begun_after += int(counts[began_ns >= self._end_ns].sum())
+
+    def _first_of(self, began_ns: Ints, lag_ns: Ints) -> tuple[int, int]:
+        """The earliest begin. Operations of one batch begin together, and the batch is due with its last one."""
+        earliest_ns = int(began_ns.min())
+        if earliest_ns > self.first[0]:
+            return self.first
+        skew_ns = np.full_like(lag_ns, earliest_ns - self._begin_ns)
+        if self._is_open:
+            skew_ns = np.where(lag_ns >= 0, lag_ns, np.where(lag_ns <= UNSENT, UNSENT - lag_ns, skew_ns))
+        return earliest_ns, int(skew_ns[began_ns == earliest_ns].min())
 
     def metrics(self, names: tuple[str, ...], endings: Sequence[tuple[bool, str]]) -> PoolMetrics:
         """Of all rows so far; `names` and `endings` tell what their kinds mean."""

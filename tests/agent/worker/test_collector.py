@@ -10,12 +10,13 @@ from agent.worker.collector import CollectedGroup, Collector
 from agent.worker.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.events import EventLog
 from agent.worker.loop_watch import LoopRecord, pack_turn
+from agent.worker.pacer import whenever_of
 from agent.worker.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from agent.worker.self_watch import SelfWatch
 from common.metrics import IntervalMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline
-from common.units import NS_PER_S, Seconds
+from common.units import NS_PER_S, PerSecond, Seconds
 from tests.support.stages import stage
 
 T0 = 10**15
@@ -175,16 +176,32 @@ def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
     assert peaks == [1, 2, 2]
 
 
-def test_the_first_begin_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
+def test_the_skew_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
     process = Process()
     process.records[0].add(pack_row(T0 + 5, WAIT_ONLY, 0, NONE, 0, 0, 5))
     process.collector.collect(0)
-    assert process.collector.first_begin_ns is None
+    assert process.collector.start_skew_ns == 0
     process.complete(0.000_002, service_ns=1500)
     process.complete(0.000_002, service_ns=1700)
     process.collector.collect(1)
-    assert process.collector.first_begin_ns == T0 + 300
+    assert process.collector.start_skew_ns == 300
     assert process.collector.counted == 2
+
+
+def test_an_agent_whose_first_operation_is_due_late_is_not_off_by_that() -> None:
+    process = Process(line=timeline(Load(duration_s=Seconds(3600), rate_per_s=PerSecond(2))))
+    process.send(due_s=0.5, begin_s=0.500_004, end_s=0.501)
+    process.send(due_s=1.5, begin_s=1.7, end_s=1.8)
+    process.collector.collect(1)
+    assert process.collector.start_skew_ns == 4000
+
+
+def test_a_closed_leg_that_begins_late_is_held_against_its_own_begin() -> None:
+    pause = stage(2, 0.001)
+    process = Process(line=timeline(Load(stages=(pause, stage(2)))))
+    process.records[0].add(pack_row(T0 + 2 * NS_PER_S + 30, 0, 10, whenever_of(1), 10, 5, 0))
+    process.collector.collect(2)
+    assert process.collector.start_skew_ns == 20
 
 
 @given(
@@ -396,4 +413,4 @@ def test_it_makes_no_difference_when_rows_are_added_up(operations: list[tuple[fl
             if looks:
                 often.collector.look()
     assert often.collector.collect_rest(0) == once.collector.collect_rest(0)
-    assert often.collector.first_begin_ns == once.collector.first_begin_ns
+    assert often.collector.start_skew_ns == once.collector.start_skew_ns

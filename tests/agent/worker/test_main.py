@@ -23,6 +23,7 @@ from common.messages import Failed, FailureKind, Prepared, Preparing, Step, Work
 from common.plain import from_plain
 from common.plan import profiles
 from common.plan.schema import (
+    Arrivals,
     Command,
     Connections,
     Driver,
@@ -44,6 +45,9 @@ from tests.support.servers import Server, SocketServer
 from tests.support.workers import WorkerThread
 
 pytestmark = pytest.mark.usefixtures("_one_process", "no_leaks")
+
+LATE_BY_CHANCE = 43
+"""A seed whose only operation in 0.4 s, at two a second by chance, is due after 0.3 s."""
 
 NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
 
@@ -288,6 +292,15 @@ def test_a_server_that_stalls_shows_in_the_response_time_of_all_that_it_delayed(
     # One operation was stuck for some 200 ms; the 100 that were due meanwhile waited for 100 ms in the mean.
     assert commands.service.maximum > 0.1 * NS_PER_S
     assert commands.response.total - commands.service.total > 3 * NS_PER_S
+
+
+def test_the_skew_is_the_lag_of_the_first_operation_however_late_that_is_due(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    load = {"rate_per_s": PerSecond(2), "arrivals": Arrivals.POISSON, "duration_s": Seconds(0.4)}
+    reported = worker.ran(msgspec.structs.replace(plan_of(valkey.url, "SET", **load), seed=LATE_BY_CHANCE))
+    assert reported.pool.send_lag.count == 1
+    assert reported.final.start_skew_ns == pytest.approx(reported.pool.send_lag.minimum, rel=0.002)
 
 
 def test_a_closed_loop_has_no_response_time(valkey: Server, worker: WorkerThread) -> None:

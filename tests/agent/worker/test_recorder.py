@@ -171,7 +171,30 @@ def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
     sums = Sums(end_ns=100)
     sums.add(rows_of((5, WAIT_ONLY, 0, NONE, 0, 0, 5), (200, 0, 101, 0, 0, 0, 0), (200, 0, 100, 0, 0, 0, 0)))
     sums.add(rows_of((130, 1, 90, 0, 0, 0, 0)))
-    assert (sums.first_begin_ns, sums.begun_after) == (40, 1)
+    assert (sums.first, sums.begun_after) == ((40, 0), 1)
+
+
+@pytest.mark.parametrize(
+    ("is_open", "lags_ns", "skew_ns"),
+    [
+        (True, [0], 0),
+        (True, [7], 7),
+        (True, [700, 400, 100], 100),  # of a batch, which is due with its last operation
+        (True, [lag_of_unsent(80, 95)], 15),
+        (False, [NONE], 60),
+        (False, [whenever_of(3)], 60),
+        (False, [60], 60),
+    ],
+)
+def test_the_skew_is_that_of_the_earliest_operation_against_its_own_time(
+    is_open: bool, lags_ns: list[int], skew_ns: int
+) -> None:
+    later = rows_of((300, 1, 10, 1, 0, 0, 0))
+    sums = Sums(is_open, begin_ns=40)
+    sums.add(later)
+    sums.add(rows_of(*((250, 0, 150, lag_ns, 0, 0, 0) for lag_ns in lags_ns)))
+    sums.add(later)
+    assert sums.first == (100, skew_ns)
 
 
 def test_in_a_closed_loop_there_is_no_response_time_and_no_lag() -> None:
