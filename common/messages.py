@@ -250,8 +250,8 @@ class Final(Message, frozen=True, kw_only=True):
     they did.
 
     issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: how
-    long after its intended time the first operation began; in a closed loop that is the start instant. ran_ns: from the start instant to the end of the load: as planned, as
-    cut short, or when the last operation asked for was over.
+    long after its intended time the first operation began; in a closed loop that is the start instant. ran_ns: from the
+    start instant to the end of the load: as planned, as cut short, or when the last operation asked for was over.
     drained: every worker thread came to its own end.
     """
 

@@ -184,7 +184,8 @@ def _loop_held_up(evidence: Evidence) -> Iterator[str]:
 def _started_apart(evidence: Evidence) -> Iterator[str]:
     skews_ms = [abs(a.end.final.start_skew_ns) / 1e6 for a in evidence.agents if a.end and a.end.final]
     if skews_ms and max(skews_ms) > START_SKEW_MS:
-        yield f"An agent started {max(skews_ms):,.0f} ms off its first intended time (more than {START_SKEW_MS:.0f} ms)."
+        worst_ms = max(skews_ms)
+        yield f"An agent started {worst_ms:,.0f} ms off its first intended time (more than {START_SKEW_MS:.0f} ms)."
 
 
 def _clocks_apart(evidence: Evidence) -> Iterator[str]:
