@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.machine import this_host, usable_cores
+from common.release import RELEASE, about
 from common.token import agent_curve, default_token_path
-from common.units import Seconds
+from common.units import Seconds, counted
 
 
 class _Duration(click.ParamType[Seconds]):
@@ -41,7 +41,7 @@ class _Processes(click.ParamType[int]):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("redis-stampede"), prog_name="agent")
+@click.version_option(RELEASE, "-V", "--version", message=about("agent"))
 def cli() -> None:
     """Generate load as one machine of a fleet; `coordinator start` says what."""
 
@@ -97,7 +97,7 @@ def join(
         pid=os.getpid(),
         processes=processes or usable_cores(),
         incarnation=secrets.token_hex(8),
-        version=version("redis-stampede"),
+        version=RELEASE,
         once=once,
         wait_ns=None if wait is None else wait.ns,
     )
@@ -107,7 +107,7 @@ def join(
             click.echo(f"agent: {text}", err=True)
 
     agent = Agent(endpoint, curve, identity, say)
-    say(f"joining {endpoint} with {identity.processes} worker processes")
+    say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}")
     leaving = agent.run()
     if quiet and leaving.code and leaving.text:
         click.echo(f"agent: {leaving.text}", err=True)

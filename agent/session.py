@@ -54,7 +54,7 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 
 RESEND_AFTER_NS = 2 * NS_PER_S
 GOODBYE_NS = 10 * NS_PER_S
@@ -200,7 +200,7 @@ class Session:
         if self._spoiled is not None and self._spoiled[0] == run_id:
             return self._send(self._spoiled[1], run_id)
         if not self._moves(Trigger.PREPARE):
-            held = f"it still holds {len(self.outbox)} frames of run {self.run_id}"
+            held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
             reason = f"{held}; resume that run, or restart the agent"
             return self._send(Failed(kind=FailureKind.AGENT, reason=reason), run_id)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
@@ -300,7 +300,8 @@ class Session:
         """The coordinator is told of each step; the person at the terminal now and then."""
         progress = self._share.progress()
         actions = self._send(progress)
-        if progress.step is Step.PRELOAD and (now_ns >= self._say_due_ns or progress.done == progress.total):
+        due = now_ns >= self._say_due_ns or progress.done == progress.total
+        if progress.step is Step.PRELOAD and progress.total and due:
             self._say_due_ns = now_ns + SAY_EVERY_NS
             actions.append(Say(f"{progress.step.value} {progress.done:,} of {progress.total:,}"))
         return actions

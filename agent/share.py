@@ -22,6 +22,7 @@ from common.messages import (
 from common.metrics import IntervalMetrics, Merge, merge_intervals
 from common.plan.preparation import preload_commands
 from common.plan.timeline import timeline
+from common.units import counted
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class Share:
     def described(self) -> str:
         """For the person at the terminal."""
         pools = sum(len(part.pools) for part in self.assignments)
-        return f"preparing {pools} client pools in {len(self.assignments)} worker processes"
+        return f"preparing {counted(pools, 'client pool')} in {counted(len(self.assignments), 'worker process')}"
 
     @property
     def drain_ns(self) -> int:

@@ -198,6 +198,19 @@ def _as_float(value: float) -> float:
         return math.inf
 
 
+def counted(number: int, noun: str) -> str:
+    """`(1, "worker process")` -> "1 worker process", `(1200, "key")` -> "1,200 keys": a count for people."""
+    if number == 1:
+        return f"1 {noun}"
+    if re.search("(s|x|ch|sh)$", noun):
+        plural = noun + "es"
+    elif re.search("[^aeiou]y$", noun):
+        plural = noun[:-1] + "ies"
+    else:
+        plural = noun + "s"
+    return f"{number:,} {plural}"
+
+
 def format_seconds(seconds: float) -> str:
     """`30.0` -> "30s", `90.0` -> "1m30s", `0.5` -> "500ms"; text that `Seconds.parse` reads back."""
     if seconds == 0:

@@ -30,6 +30,7 @@ from common.target import (
     tls_facts,
     translated,
 )
+from common.units import counted
 from coordinator.preflight import refuse_slots_of
 from coordinator.probe import (
     Asked,
@@ -208,7 +209,8 @@ def _judge_server(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     names = Counter(node.server for node in told)
     if len(names) == 1:
         return CheckLine("server", True, told[0].server)
-    return CheckLine("server", True, ", ".join(f"{name} ({count} nodes)" for name, count in names.most_common()))
+    told_by = (f"{name} ({counted(count, 'node')})" for name, count in names.most_common())
+    return CheckLine("server", True, ", ".join(told_by))
 
 
 def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
@@ -221,8 +223,8 @@ def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
         return CheckLine("topology", not found, found or first.topology)
     primaries = [node for node in told if node.node.role == PRIMARY]
     replicas = [node for node in told if node.node.role != PRIMARY]
-    found = f"{address_of(plan.target).shape.value}, {_counted(primaries, 'primary', 'primaries')}, "
-    found += _counted(replicas, "replica", "replicas")
+    found = f"{address_of(plan.target).shape.value}, {counted(len(primaries), 'primary')}, "
+    found += counted(len(replicas), "replica")
     problem = _broken_cluster(told) or _broken_link(replicas)
     return CheckLine("topology", not problem, f"{found}; {problem}" if problem else found + _served(told))
 
@@ -231,7 +233,9 @@ def _broken_cluster(told: Nodes) -> str:
     for node in told:
         state, served = node.cluster.get("cluster_state", "ok"), whole(node.cluster.get("cluster_slots_assigned"))
         if served not in (None, SLOTS):
-            return f"{SLOTS - (served or 0):,} slots have no node: assign them (redis-cli --cluster fix)"
+            missing = SLOTS - (served or 0)
+            has = "has" if missing == 1 else "have"
+            return f"{counted(missing, 'slot')} {has} no node: assign them (redis-cli --cluster fix)"
         if state != "ok":
             return f"{node.node.name} finds that the cluster is in state {state}: bring back the nodes that are down"
     return ""
@@ -265,7 +269,7 @@ def _judge_tls(told: Nodes) -> CheckLine:
         return CheckLine("tls", True, f"{versions}, certificate not looked at (target.tls.verify is none)")
     ends_s, name = min(ends)
     left_s = ends_s - time.time()
-    found = f"{versions}, certificate valid for {left_s / DAY_S:,.0f} days"
+    found = f"{versions}, certificate valid for {counted(round(left_s / DAY_S), 'day')}"
     if left_s >= DAY_S:
         return CheckLine("tls", True, found)
     return CheckLine("tls", False, f"{versions}, the certificate of {name} expires within a day: renew it")
@@ -302,8 +306,8 @@ def _judge_memory_of(plan: Plan, told: _Told, shards: int) -> CheckLine:
     return CheckLine(
         "memory",
         False,
-        f"{found}, but {count:,} keys of {size:g} bytes need {_mebibytes(count * size)} and more, and writes fail when "
-        "it is full: raise maxmemory, set an allkeys-* policy, or use fewer keys or smaller values",
+        f"{found}, but {counted(count, 'key')} of {size:g} bytes need {_mebibytes(count * size)} and more, and writes "
+        "fail when it is full: raise maxmemory, set an allkeys-* policy, or use fewer keys or smaller values",
     )
 
 
@@ -364,10 +368,6 @@ _AFTER_TOPOLOGY = _JUDGES.index(_judge_topology) + 1
 
 def _is_on(section: dict[str, Any], field_name: str) -> bool:
     return bool(whole(section.get(field_name)))
-
-
-def _counted(nodes: Nodes, one: str, many: str) -> str:
-    return f"{len(nodes)} {one if len(nodes) == 1 else many}"
 
 
 def _list(names: frozenset[str] | set[str]) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from common.plan.schema import Plan
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
+from common.release import RELEASE, about
 from common.units import printable, show
 from coordinator.expanded import expected_agents, plan_facts, plan_text
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
 from coordinator.shares import assign
 
 PROGRAM = "coordinator"
-DISTRIBUTION = "redis-stampede"
 
 
 def _parameter_name(setting: Setting) -> str:
@@ -113,7 +112,7 @@ class PlanCommand(click.Command):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(version(DISTRIBUTION), prog_name=PROGRAM)
+@click.version_option(RELEASE, "-V", "--version", message=about(PROGRAM))
 def cli() -> None:
     """Load a Redis from many processes and machines at once, and report what it did."""
 
@@ -142,7 +141,7 @@ def cli() -> None:
     type=RoundsType(),
     help=f"how often each driver runs, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="no live view")
+@click.option("-q", "--quiet", is_flag=True, help="no live view, no news; with --json nothing on stderr but errors")
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
 @click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")
 def start(

@@ -33,7 +33,7 @@ from common.messages import (
     Welcome,
     WorkerLost,
 )
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 from coordinator.ending import Ending
 from coordinator.opening import Setup, negotiated, refusal
 from coordinator.phases import OVER_BUT_OPEN, UNDER_WAY, Phase
@@ -125,13 +125,13 @@ class Conversation:
         member.lost = False
         if member.end is AgentEnd.LOST:
             member.end = None
-        return [Note(f"agent {member.agent_id} is back")]
+        return [Note(f"agent {member.agent_id} is back", trouble=True)]
 
     def _hello(self, routing_id: bytes, incarnation: str, hello: Hello, now_ns: int) -> list[Action]:
         reason, protocol = refusal(hello), negotiated(hello)
         if reason is not None or protocol is None:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
-            return [Note(f"refused an agent from {hello.host}: {reason}"), Send(routing_id, refused)]
+            return [Note(f"refused an agent from {hello.host}: {reason}", trouble=True), Send(routing_id, refused)]
         known = self._state.registry.find(incarnation) is not None
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
         actions = self._heard(member, now_ns)
@@ -142,9 +142,12 @@ class Conversation:
         )
         actions.append(self.to(member, welcome))
         if not known:
-            actions.append(Note(f"agent {member.agent_id} joined from {member.host} with {member.processes} processes"))
+            actions.append(
+                Note(f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}")
+            )
             if hello.run_id not in (None, self._state.setup.run_id):
-                actions.append(Note(f"agent {member.agent_id} still holds run {hello.run_id}, and cannot take part"))
+                text = f"agent {member.agent_id} still holds run {hello.run_id}, and cannot take part"
+                actions.append(Note(text, trouble=True))
         return [*actions, *self._keep_in_step(member, now_ns)]
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
@@ -222,7 +225,7 @@ class Conversation:
         noted = WorkerNoted(
             agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=lost.reason
         )
-        return [Write(noted), Note(f"agent {member.agent_id}: {lost.reason}")]
+        return [Write(noted), Note(f"agent {member.agent_id}: {lost.reason}", trouble=True)]
 
     def _final(self, member: Member, final: Final) -> list[Action]:
         """Final counts once all its frames are in the journal; until then the agent repeats it."""
@@ -246,7 +249,7 @@ class Conversation:
         member.end = AgentEnd.LOST
         return [
             Write(member.noted(AgentEnd.LOST, why)),
-            Note(f"agent {member.agent_id} on {member.host} is lost: {why}"),
+            Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True),
         ]
 
     # -- what agents are told

@@ -156,7 +156,7 @@ class Coordinator:
         yield from self._local_agents.exited()
         refused = self._control.count_refused() + self._metrics.count_refused()
         if refused > self._refused and not self._refused:
-            self._view.note("refused a peer whose token does not fit, or that is no agent of ours")
+            self._view.note("refused a peer whose token does not fit, or that is no agent of ours", trouble=True)
         self._refused = refused
 
     def _counted(self) -> Iterator[Counted]:
@@ -190,7 +190,7 @@ class Coordinator:
             except ProtocolError as error:
                 self._malformed += 1
                 if self._malformed == 1:
-                    self._view.note(f"passed over a malformed message: {error}")
+                    self._view.note(f"passed over a malformed message: {error}", trouble=True)
                 continue
             yield FromAgent(routing_id, envelope, metrics)
 
@@ -213,8 +213,8 @@ class Coordinator:
                     self._cleaning.stop()
             case Progress(text, done, total):
                 self._view.phase(text, done, total)
-            case Note(text):
-                self._view.note(text)
+            case Note(text, trouble):
+                self._view.note(text, trouble)
             case End():
                 self._end = action
 

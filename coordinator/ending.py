@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError
 from common.messages import Final
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 from coordinator.records import AgentEnd, Outcome
 from coordinator.registry import Member
 
@@ -35,7 +35,7 @@ class Ending:
         """What an agent's last word says of troubles. lost_before: worker processes whose loss was told already.
         stopped: it was meant to end early."""
         if final.processes_lost > lost_before:
-            self.trouble(agent_id, f"agent {agent_id} lost {final.processes_lost} worker processes")
+            self.trouble(agent_id, f"agent {agent_id} lost {counted(final.processes_lost, 'worker process')}")
         if final.reason and not stopped:
             self.trouble(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
@@ -45,7 +45,7 @@ class Ending:
         troubles = [f"lost {', '.join(lost)}"] if lost else []
         troubles += self._troubles[:MOST_TROUBLES]
         if len(self._troubles) > MOST_TROUBLES:
-            troubles.append(f"and {len(self._troubles) - MOST_TROUBLES} more troubles")
+            troubles.append(f"and {counted(len(self._troubles) - MOST_TROUBLES, 'more trouble')}")
         text = "; ".join(troubles)
         if self.interrupted:
             return Outcome.INTERRUPTED, text, EXIT_INTERRUPTED

@@ -17,7 +17,7 @@ from common.plan.describe import plan_hash, plan_yaml
 from common.plan.schema import Driver, Plan, Pools
 from common.plan.secret import redacted
 from common.plan.timeline import Leg, operations_due, timeline
-from common.units import NS_PER_S, format_count, format_seconds
+from common.units import NS_PER_S, counted, format_count, format_seconds
 from coordinator.prepared import plan_facts as preparation_facts
 from coordinator.prepared import plan_lines
 from coordinator.shares import AgentCapacity, Shares, assign
@@ -114,7 +114,7 @@ def _leg_line(leg: Leg) -> str:
         rate = f"from {format_count(leg.from_per_s)}/s to " if leg.is_ramp else "at "
         rate += f"{format_count(leg.to_per_s)}/s"
         if leg.end_ns is not None:
-            rate += f", {operations_due(leg, leg.end_ns):,} operations"
+            rate += f", {counted(operations_due(leg, leg.end_ns), 'operation')}"
     reported = "" if leg.measured else ", not reported"
     return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
 
@@ -122,9 +122,9 @@ def _leg_line(leg: Leg) -> str:
 def connections_line(group: Pools) -> str:
     """The arithmetic of one group: pools x client instances x connections."""
     return (
-        f"connections of {group.name}: {_counted(group.client_pools or 0, 'client pool')} x "
-        f"{_counted(group.client_instances_per_pool, 'client instance')} x "
-        f"{_counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
+        f"connections of {group.name}: {counted(group.client_pools or 0, 'client pool')} x "
+        f"{counted(group.client_instances_per_pool, 'client instance')} x "
+        f"{counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
     )
 
 
@@ -142,10 +142,10 @@ def _settings_lines(groups: ClientSettings) -> list[str]:
 
 def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
     pools = shares.assignments[agent.agent_id].pools
-    workers = " and ".join(_counted(count, noun) for noun, count in _workers(shares, pools).items())
+    workers = " and ".join(counted(count, noun) for noun, count in _workers(shares, pools).items())
     return (
-        f"share of {agent.agent_id} ({_counted(agent.processes, 'process', 'es')}): {_counted(len(pools), 'pool')}, "
-        f"{workers}, at most {_counted(_connections(shares, pools), 'connection')}"
+        f"share of {agent.agent_id} ({counted(agent.processes, 'process')}): {counted(len(pools), 'pool')}, "
+        f"{workers}, at most {counted(_connections(shares, pools), 'connection')}"
     )
 
 
@@ -172,7 +172,3 @@ def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
 def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
     groups = (shares.plan.pools[share.group] for share in pools)
     return sum(group.client_instances_per_pool * group.max_connections for group in groups)
-
-
-def _counted(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}{'' if number == 1 else plural}"

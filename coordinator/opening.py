@@ -10,6 +10,7 @@ from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
+from common.units import counted
 from coordinator.expanded import connections_line
 from coordinator.records import RunOpened, TargetFacts
 from coordinator.registry import Member
@@ -53,9 +54,8 @@ def refusal(hello: Hello) -> str | None:
             f"this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; install the same release on both"
         )
     if hello.processes > MOST_PROCESSES:
-        return (
-            f"it has {hello.processes} worker processes; expected at most {MOST_PROCESSES}, see agent join --processes"
-        )
+        found = counted(hello.processes, "worker process")
+        return f"it has {found}; expected at most {MOST_PROCESSES:,}, see agent join --processes"
     return None
 
 
@@ -65,8 +65,8 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
     others = ", ".join(member.agent_id for member in joined if member not in ready)
     unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
     return (
-        f"expected {setup.expected} agents within {setup.plan.fleet.wait_s}, got {len(ready)} ({names}); {unfit}"
-        f"start them with `agent join {setup.endpoint}`, or wait longer with --wait"
+        f"expected {counted(setup.expected, 'agent')} within {setup.plan.fleet.wait_s}, got {len(ready)} ({names}); "
+        f"{unfit}start them with `agent join {setup.endpoint}`, or wait longer with --wait"
     )
 
 
@@ -87,12 +87,13 @@ def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
     lines = [connections_line(group) for group in shares.plan.pools]
     if target.topology == "cluster":
         lines.append(
-            f"that is for each node of the cluster: {shares.connection_ceiling} x {target.nodes} nodes "
-            f"({target.primaries} primaries, {target.replicas} replicas) = {ceiling_of(shares, target)}"
+            f"that is for each node of the cluster: {shares.connection_ceiling} x {counted(target.nodes, 'node')} "
+            f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
+            f"{ceiling_of(shares, target)}"
         )
     if target.max_clients is not None and shares.connection_ceiling > target.max_clients:
         lines.append(
-            f"warning: {shares.connection_ceiling} is more than the {target.max_clients} clients that "
+            f"warning: {shares.connection_ceiling} is more than the {counted(target.max_clients, 'client')} that "
             f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): "
             "it may refuse some"
         )

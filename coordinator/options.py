@@ -15,7 +15,8 @@ DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
     """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
-    with. token_file: None for the usual place. yes_flush: the target's data may go, if the plan says so."""
+    with. token_file: None for the usual place. quiet: no live view, no notes but of trouble. yes_flush: the target's
+    data may go, if the plan says so."""
 
     bind: str | None = None
     out: Path = Path("runs")
@@ -26,3 +27,8 @@ class StartOptions:
     quiet: bool = False
     hide_histogram: bool = False
     yes_flush: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Nothing for people but errors: a program reads the JSON."""
+        return self.json and self.quiet

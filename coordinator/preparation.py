@@ -23,7 +23,7 @@ from common.commands import (
 from common.errors import TargetError
 from common.plan.schema import Keys, Plan, Target
 from common.target import TARGET_ERRORS, address_of, ending_of, error_reply, translate
-from common.units import printable, show
+from common.units import counted, printable, show
 from coordinator.primaries import Primaries, Server, open_primaries
 from coordinator.probe import ask, whole
 
@@ -78,7 +78,7 @@ def _issue(plan: Plan, text: str, primaries: Primaries, say: Say) -> int:
             _judge(plan.target, reply, f"{show(text)}, key {printable(key)}")
         done += len(batch)
         if done % TELL_EVERY == 0:
-            say(f"setup: {show(text)}: {done:,} keys so far")
+            say(f"setup: {show(text)}: {counted(done, 'key')} so far")
     return done
 
 

@@ -10,7 +10,7 @@ from common.commands import Mixed, Piece, Placeholder, Template, find_command, k
 from common.messages import Preloaded
 from common.plan.schema import CleanUp as CleanUpKind
 from common.plan.schema import Keys, Plan
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 from coordinator.aggregate import Aggregate
 from coordinator.records import When
 
@@ -48,13 +48,13 @@ def plan_lines(plan: Plan) -> list[str]:
         lines.append("before: the target's database is emptied, if --yes-flush says so too")
     if workload.scripts:
         lines.append(f"before: scripts loaded: {', '.join(script.name for script in workload.scripts)}")
-    lines += [f"before: setup {text}: {_setup_calls(plan, text):,} calls" for text in workload.setup]
+    lines += [f"before: setup {text}: {counted(_setup_calls(plan, text), 'call')}" for text in workload.setup]
     for entry in workload.preload:
         keys = keys_of(workload, entry)
         count = _count(keys)
         lines.append(
-            f"before: preload {entry.command}: {count:,} keys, {keys.prefix}{keys.minimum} to "
-            f"{keys.prefix}{keys.maximum}, {count * entry.times:,} commands"
+            f"before: preload {entry.command}: {counted(count, 'key')}, {keys.prefix}{keys.minimum} to "
+            f"{keys.prefix}{keys.maximum}, {counted(count * entry.times, 'command')}"
         )
     if workload.clean_up is not CleanUpKind.NONE:
         lines.append("after: every key that the plan may have written is deleted")
@@ -158,8 +158,8 @@ def preload_finding(run: Aggregate) -> Iterator[str]:
     assert after is not None
     why = "keys were evicted, expired or deleted" if after < before + expected else "somebody else wrote keys"
     yield (
-        f"The preload wrote {expected:,} different keys, but the target held {before:,} keys before it and {after:,} "
-        f"after it: {why}."
+        f"The preload wrote {counted(expected, 'different key')}, but the target held {counted(before, 'key')} "
+        f"before it and {after:,} after it: {why}."
     )
 
 
@@ -169,7 +169,7 @@ def preload_text(preload: Preload) -> str:
     if preload.dbsize_before is not None and preload.dbsize_after is not None:
         held = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
     return (
-        f"{preload.keys:,} keys by {preload.commands:,} commands in {preload.seconds:.1f} s "
+        f"{counted(preload.keys, 'key')} by {counted(preload.commands, 'command')} in {preload.seconds:.1f} s "
         f"({preload.per_s:,.0f}/s); {held}"
     )
 
@@ -186,4 +186,4 @@ def clean_up_text(done: CleanUp) -> str:
     """One line for people."""
     left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""
-    return f"{done.deleted:,} keys deleted in {done.seconds:.1f} s, {left}{why}"
+    return f"{counted(done.deleted, 'key')} deleted in {done.seconds:.1f} s, {left}{why}"

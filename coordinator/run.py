@@ -324,7 +324,7 @@ class Run:
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED)
         if self._interrupts == 1:
-            return [Note("draining; interrupt again to stop at once"), *self._stop("interrupted", now_ns)]
+            return [Note("draining; interrupt again to stop at once", trouble=True), *self._stop("interrupted", now_ns)]
         actions = self._talk.to_all(Stop(drain=False, reason="interrupted twice"))
         return [*actions, *self._lose_all("the run was stopped at once")]
 

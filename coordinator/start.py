@@ -8,6 +8,7 @@ Whatever is wrong with the target, the token or the address is found before any 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
 from common.signals import Signals, caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
+from common.units import counted
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning, delete_written
 from coordinator.coordinator import Coordinator, after_load, standings
@@ -73,10 +75,11 @@ def start(plan: Plan, options: StartOptions) -> int:
         put_out(
             lambda console: print_summary(console, summary, hide_histogram=options.hide_histogram),
             summary.to_json() if options.json else None,
-            people,
+            None if options.silent else people,
             place.folder,
         )
-        say(people, f"run folder: {place.folder}")
+        if not options.silent:
+            say(people, f"run folder: {place.folder}")
     if ended.text and ended.exit_code:
         say(people, f"coordinator: {ended.text}")
     return ended.exit_code
@@ -99,7 +102,7 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
         else:
             facts = probe(plan.target)
             refuse_misfits(plan)
-            facts = _prepare_target(plan, facts, people)
+            facts = _prepare_target(plan, facts, _unheard if options.quiet else partial(say, people))
         # Before anything is opened: a Ctrl-C while a socket is being made would leave it open, and the context wait for
         # it for ever.
         with caught_signals() as signals:
@@ -124,13 +127,17 @@ def _confirm_flush(plan: Plan, options: StartOptions) -> None:
         )
 
 
-def _prepare_target(plan: Plan, facts: TargetFacts, people: Console) -> TargetFacts:
+def _unheard(text: str) -> None:
+    """What --quiet makes of news."""
+
+
+def _prepare_target(plan: Plan, facts: TargetFacts, tell: Callable[[str], None]) -> TargetFacts:
     """What is done to the target before any agent is waited for. Returns facts that hold afterwards."""
     if plan.workload.flush_before:
-        say(people, f"flushed {flush(plan.target):,} keys of {facts.url}")
-    calls = set_up(plan, partial(say, people))
+        tell(f"flushed {counted(flush(plan.target), 'key')} of {facts.url}")
+    calls = set_up(plan, tell)
     if calls:
-        say(people, f"setup: {calls:,} calls")
+        tell(f"setup: {counted(calls, 'call')}")
     if not calls and not plan.workload.flush_before:
         return facts
     # What is held against a preload is what was there when it began.

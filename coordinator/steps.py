@@ -98,9 +98,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Tell the person at the terminal of an event."""
+    """Tell the person at the terminal of an event. trouble: also with --quiet."""
 
     text: str
+    trouble: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from common.plan.schema import Arrivals
+from common.units import counted
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
@@ -95,7 +96,7 @@ def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
         final = agent.end.final if agent.end else None
         if final and final.counted != agent.counted:
             yield (
-                f"Agent {agent.facts.agent_id} reported {final.counted:,} operations, but its frames hold "
+                f"Agent {agent.facts.agent_id} reported {counted(final.counted, 'operation')}, but its frames hold "
                 f"{agent.counted:,}."
             )
 
@@ -105,13 +106,14 @@ def _never_ended(evidence: Evidence) -> Iterator[str]:
     whole = len(finals) == len(evidence.agents) and all(final.drained and not final.processes_lost for final in finals)
     ledger = evidence.ledger
     if whole and ledger.issued != ledger.counted:
-        yield f"Workers began {ledger.issued:,} operations, but {ledger.counted:,} came to an end."
+        yield f"Workers began {counted(ledger.issued, 'operation')}, but {ledger.counted:,} came to an end."
 
 
 def _server_did_less(evidence: Evidence) -> Iterator[str]:
     calls = evidence.ledger.server_calls
     if calls is not None and calls < evidence.ok:
-        yield f"{evidence.ok:,} operations were counted as done, but the server counted only {calls:,} calls."
+        done = f"{counted(evidence.ok, 'operation')} {'was' if evidence.ok == 1 else 'were'}"
+        yield f"{done} counted as done, but the server counted only {counted(calls, 'call')}."
 
 
 def _unaccounted(evidence: Evidence) -> Iterator[str]:
@@ -122,8 +124,9 @@ def _unaccounted(evidence: Evidence) -> Iterator[str]:
     somebody_died = any(not agent.finished for agent in evidence.agents) or bool(evidence.run.workers_lost)
     cause = "what was lost with a process was never reported" if somebody_died else "was anybody else using it?"
     yield (
-        f"{ledger.unaccounted:,} operations are unaccounted for: workers began {ledger.issued:,}{room}, the server "
-        f"counted {ledger.server_calls:,} calls; {cause}"
+        f"{counted(ledger.unaccounted, 'operation')} {'is' if ledger.unaccounted == 1 else 'are'} unaccounted for: "
+        f"workers began {ledger.issued:,}{room}, the server counted "
+        f" {counted(ledger.server_calls, 'call')}; {cause}"
     )
 
 
@@ -143,8 +146,8 @@ def _agents_lost(evidence: Evidence) -> Iterator[str]:
         names = ", ".join(agent.facts.agent_id for agent in lost)
         kept = sum(agent.counted for agent in lost)
         yield (
-            f"{len(lost)} of {len(evidence.agents)} agents lost ({names}): the {kept:,} operations that they had "
-            "reported count, what they did after that is unknown."
+            f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the {counted(kept, 'operation')} "
+            "reported until then count, what was done after that is unknown."
         )
 
 
@@ -152,7 +155,7 @@ def _workers_lost(evidence: Evidence) -> Iterator[str]:
     noted = len(evidence.run.workers_lost)
     said = sum(agent.end.final.processes_lost for agent in evidence.agents if agent.end and agent.end.final)
     if lost := max(noted, said):
-        yield f"{lost} worker processes died during the run; their last unreported operations are lost."
+        yield f"{counted(lost, 'worker process')} died during the run; operations not yet reported are lost."
 
 
 def _not_drained(evidence: Evidence) -> Iterator[str]:

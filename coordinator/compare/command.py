@@ -83,7 +83,8 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
             runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
             # What there is must survive whoever kills us in the next run.
             comparison = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
-            say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
+            if not options.quiet:
+                say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
         if (why := stop_after(turn, ended, following)) is not None:
             stopped = why
             break
@@ -125,7 +126,8 @@ def _show(comparison: Comparison, options: StartOptions, people: Console, folder
     put_out(
         lambda console: print_comparison(console, comparison),
         comparison.to_json() if options.json else None,
-        people,
+        None if options.silent else people,
         folder,
     )
-    say(people, f"comparison folder: {folder}")
+    if not options.silent:
+        say(people, f"comparison folder: {folder}")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.units import counted
 from coordinator.compare.shapes import ComparedRun, Comparison, Cost, LatencyKind, Pair, Spread, SpreadKind
 from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
 from coordinator.verdict import Level
@@ -36,7 +37,7 @@ def run_line(run: ComparedRun) -> str:
 
 def _head(comparison: Comparison) -> Table:
     outcome = Text(comparison.outcome.value, style=OUTCOME_STYLES[comparison.outcome])
-    outcome.append(f": {comparison.rounds} of {comparison.rounds_wanted} rounds whole", style="default")
+    outcome.append(f": {comparison.rounds} of {counted(comparison.rounds_wanted, 'round')} whole", style="default")
     if comparison.reason:
         outcome.append(f"; {comparison.reason}", style="default")
     target, load = comparison.target, comparison.load
@@ -57,8 +58,9 @@ def _at_once(comparison: Comparison) -> Iterator[str]:
     where = " to each primary" if comparison.target.topology == "cluster" else ""
     for name, pools in comparison.pools.items():
         yield (
-            f"{name}: {pools.at_once_per_pool} in each pool; with client because of {pools.threads_per_pool} threads "
-            f"on {pools.client_instances_per_pool} client instances, with wire on as many connections{where}"
+            f"{name}: {pools.at_once_per_pool} in each pool; with client because of "
+            f"{counted(pools.threads_per_pool, 'thread')} on "
+            f"{counted(pools.client_instances_per_pool, 'client instance')}, with wire on as many connections{where}"
         )
 
 
@@ -89,7 +91,7 @@ def _runs(comparison: Comparison) -> Table:
 
 def _costs(comparison: Comparison, totals: Cost) -> Table:
     kind = "least..greatest" if comparison.spread is SpreadKind.RANGE else "quartiles"
-    table = titled(f"What redis-py costs: median ({kind}) of {comparison.rounds} rounds, us")
+    table = titled(f"What redis-py costs: median ({kind}) of {counted(comparison.rounds, 'round')}, us")
     # Three columns of twenty characters, and no room to spare.
     table.padding = 0
     table.add_column("Type", overflow="fold", min_width=6)

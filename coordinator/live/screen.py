@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.units import format_seconds
+from common.units import counted, format_seconds
 from coordinator.generator import BUSY_SHARE
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow
 
@@ -45,7 +45,7 @@ def _left(snapshot: LiveSnapshot) -> str:
     if snapshot.left_s is not None:
         left.append(_whole(snapshot.left_s))
     if snapshot.left_requests is not None:
-        left.append(f"{snapshot.left_requests:,} requests")
+        left.append(f"{counted(snapshot.left_requests, 'request')}")
     return " or ".join(left) + " left" if left else ""
 
 
@@ -60,7 +60,7 @@ def _seconds(snapshot: LiveSnapshot) -> RenderableType:
         table.add_row(*"-------")
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
     totals = Text(
-        f"{snapshot.operations:,} operations, {snapshot.errors:,} errors{unsent}; "
+        f"{counted(snapshot.operations, 'operation')}, {counted(snapshot.errors, 'error')}{unsent}; "
         f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
         f"{snapshot.connection_ceiling:,} connections open"
     )

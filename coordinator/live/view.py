@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.clock import MonotonicNs, monotonic_ns
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 from coordinator.live.screen import draw
 from coordinator.live.snapshot import LiveSnapshot, SecondRow
 
@@ -37,8 +37,8 @@ class LiveView(ABC):
         """The run at this moment."""
 
     @abstractmethod
-    def note(self, text: str) -> None:
-        """Something happened that must not be missed. It stays on the screen."""
+    def note(self, text: str, trouble: bool = False) -> None:
+        """An event. It stays on the screen; trouble is shown by a quiet view too."""
 
     def close(self) -> None:  # noqa: B027  # most views hold nothing
         """Give the terminal back; a second call does nothing."""
@@ -53,14 +53,14 @@ class LiveView(ABC):
 
 
 def open_live(console: Console, quiet: bool) -> LiveView:
-    """The view that fits: notes only if quiet, a live table on a terminal, a line a second otherwise."""
+    """The view that fits: trouble only if quiet, a live table on a terminal, a line a second otherwise."""
     if quiet:
         return QuietView(console)
     return TerminalView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)
 
 
 class QuietView(LiveView):
-    """Notes and nothing else."""
+    """Trouble and nothing else."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -71,9 +71,10 @@ class QuietView(LiveView):
     def update(self, snapshot: LiveSnapshot) -> None:
         """Not shown."""
 
-    def note(self, text: str) -> None:
-        """A line."""
-        _line(self._console, text)
+    def note(self, text: str, trouble: bool = False) -> None:
+        """A line, of trouble only."""
+        if trouble:
+            _line(self._console, text)
 
 
 class PlainView(LiveView):
@@ -104,7 +105,7 @@ class PlainView(LiveView):
                 self._printed_through = row.second
                 _line(self._console, _plain_second(row, snapshot))
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log says both alike
         """A line."""
         _line(self._console, text)
 
@@ -125,9 +126,9 @@ class TerminalView(LiveView):
         """The whole table anew."""
         self._show(draw(snapshot))
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, trouble: bool = False) -> None:
         """A line above the table."""
-        self._console.print(Text(text, style="yellow"))
+        self._console.print(Text(text, style="yellow" if trouble else ""))
 
     def close(self) -> None:
         """The last table stays on the screen, the cursor comes back."""
@@ -153,8 +154,8 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot) -> str:
     stage = f" ({row.stage})" if row.stage else ""
     core = "" if row.core_share is None else f"{row.core_share:.0%} of a core, "
     return (
-        f"second {row.second}{stage}: {row.ok:,} ops/s, {latency}, {row.errors:,} errors, {core}"
-        f"{snapshot.connections_open:,} connections, {agents}/{len(snapshot.agents)} agents"
+        f"second {row.second}{stage}: {row.ok:,} ops/s, {latency}, {counted(row.errors, 'error')}, {core}"
+        f"{counted(snapshot.connections_open, 'connection')}, {agents}/{len(snapshot.agents)} agents"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.errors import ProtocolError, UsageError
+from common.units import counted
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from coordinator.report.files import JOURNAL_FILE
@@ -57,7 +58,7 @@ def find_journal(run: str, out: Path) -> Path:
 
 def _named(names: list[str]) -> str:
     more = len(names) - _RUNS_NAMED
-    return ", ".join(names[-_RUNS_NAMED:]) + (f" and {more} earlier ones" if more > 0 else "")
+    return ", ".join(names[-_RUNS_NAMED:]) + (f" and {counted(more, 'earlier one')}" if more > 0 else "")
 
 
 def _as_text(aggregate: Aggregate, hide_histogram: bool) -> str:

@@ -12,13 +12,16 @@ from rich.console import Console
 from common.errors import UsageError
 
 
-def put_out(draw: Callable[[Console], None], json: str | None, people: Console, folder: Path) -> None:
-    """Draw for people, and write `json`, if any, to stdout. people: on stderr. folder: where all of it is kept.
+def put_out(draw: Callable[[Console], None], json: str | None, people: Console | None, folder: Path) -> None:
+    """Draw for people, and write `json`, if any, to stdout. people: on stderr, where they read beside JSON; None:
+    nobody reads there. folder: where all of it is kept.
 
     Raises UsageError when stdout takes no more.
     """
     try:
-        draw(Console() if json is None else people)
+        console = Console() if json is None else people
+        if console is not None:
+            draw(console)
         if json is not None:
             sys.stdout.write(json)
         sys.stdout.flush()

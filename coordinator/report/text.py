@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.units import format_seconds
+from common.units import counted, format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd
 from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
@@ -50,8 +50,8 @@ def _missing(summary: Summary) -> str | None:
     if not unsent + not_done:
         return None
     return (
-        f"without {unsent + not_done:,} of {intended:,} intended operations ({(unsent + not_done) / intended:.1%}): "
-        f"{unsent:,} never sent, {not_done:,} not done"
+        f"without {unsent + not_done:,} of {counted(intended, 'intended operation')} "
+        f"({(unsent + not_done) / intended:.1%}): {unsent:,} never sent, {not_done:,} not done"
     )
 
 
@@ -225,7 +225,7 @@ def _generator(generator: Generator) -> Text:
             f"{_ms(lag.max)} ms (max)"
         )
     if generator.late_sends:
-        lines.append(f"{generator.late_sends:,} operations sent more than 1 ms late")
+        lines.append(f"{counted(generator.late_sends, 'operation')} sent more than 1 ms late")
     return Text("\n".join(lines) or "not known", style="yellow" if generator.limit else "")
 
 
@@ -233,22 +233,24 @@ def _connections(summary: Summary) -> str:
     connections = summary.connections
     lines = [
         f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
-        f"{connections.failed_attempts:,} attempts failed, {connections.retries:,} retries",
+        f"{counted(connections.failed_attempts, 'failed attempt')}, {counted(connections.retries, 'retry')}",
     ]
     if connections.server_clients_before is not None and connections.server_clients_after is not None:
         lines.append(
-            f"the server counted {connections.server_clients_before:,} clients just before the start, "
+            f"the server counted {counted(connections.server_clients_before, 'client')} just before the start, "
             f"{connections.server_clients_after:,} after it"
         )
     if connections.drops:
         lines.append(f"dropped: {_classes(connections.drops)}")
     if connections.reconnects:
         took = connections.reconnect_ms
-        lines.append(f"{connections.reconnects:,} reconnects took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)")
+        lines.append(
+            f"{counted(connections.reconnects, 'reconnect')} took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)"
+        )
     if connections.redirects:
         lines.append(f"redirected by the cluster: {_classes(connections.redirects)}")
     if connections.topology_refreshes:
-        lines.append(f"{connections.topology_refreshes:,} changes of the topology known")
+        lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
     return "\n".join(lines)
 
 
@@ -257,7 +259,7 @@ def _wait(wait_us: Quantiles) -> str:
         return "no checkouts"
     return (
         f"avg {_ms(wait_us.mean)}, p50 {_ms(wait_us.p50)}, p99 {_ms(wait_us.p99)}, max {_ms(wait_us.max)} ms "
-        f"over {wait_us.count:,} checkouts"
+        f"over {counted(wait_us.count, 'checkout')}"
     )
 
 

@@ -344,6 +344,12 @@ def test_a_preload_is_told_until_every_worker_is_through_and_to_the_terminal_now
     assert said(bench.worker(0, opening(1, 2)), Preparing) == [opening(1, 2)]
 
 
+def test_a_worker_without_a_preload_has_nothing_said_of_it() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    assert texts(bench.worker(0, preloading(0, 0))) == []
+
+
 def test_what_all_workers_preloaded_is_told_together() -> None:
     bench = AgentBench()
     bench.preparing()

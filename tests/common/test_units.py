@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.units import Bytes, Count, PerSecond, Seconds, format_bytes, format_count, format_seconds, show
+from common.units import Bytes, Count, PerSecond, Seconds, counted, format_bytes, format_count, format_seconds, show
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,20 @@ def test_a_shown_list_is_not_spelled_out_because_aliases_can_make_it_huge() -> N
     assert show(nested) == "a list"
     assert show({}) == "an empty mapping"
     assert show(10**9999) == "a number of more than 128 bits"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (1, "process", "1 process"),
+        (2, "worker process", "2 worker processes"),
+        (0, "client", "0 clients"),
+        (1200, "key", "1,200 keys"),
+        (3, "retry", "3 retries"),
+        (1, "retry", "1 retry"),
+        (2, "primary", "2 primaries"),
+        (2, "batch", "2 batches"),
+    ],
+)
+def test_a_count_has_its_noun_in_the_right_number(number: int, noun: str, said: str) -> None:
+    assert counted(number, noun) == said

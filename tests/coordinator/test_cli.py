@@ -51,7 +51,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, StartOptions]]:
 
 
 def test_the_version_is_that_of_the_distribution(run: Run) -> None:
-    assert run("--version") == (0, f"coordinator, version {version('redis-stampede')}\n", "")
+    code, said, complaint = run("--version")
+    assert (code, complaint) == (0, "")
+    assert said.startswith(f"coordinator {version('redis-stampede')} (redis-stampede; Python 3.")
+    assert run("-V") == (code, said, complaint)
 
 
 def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(run: Run) -> None:

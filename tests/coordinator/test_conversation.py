@@ -247,7 +247,7 @@ def test_a_worker_process_that_died_unheard_is_known_from_the_last_word() -> Non
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     bench.says("web1", final(processes_lost=1))
-    assert bench.run.state.ending.outcome([], 0)[1] == "agent web1 lost 1 worker processes"
+    assert bench.run.state.ending.outcome([], 0)[1] == "agent web1 lost 1 worker process"
 
 
 def test_an_agent_that_says_goodbye_mid_run_is_lost_at_once() -> None:

@@ -167,7 +167,7 @@ def test_a_plan_announces_what_will_be_done() -> None:
     assert plan_lines(busy) == [
         "before: the target's database is emptied, if --yes-flush says so too",
         "before: scripts loaded: one",
-        "before: setup INCR counter: 1 calls",
+        "before: setup INCR counter: 1 call",
         "before: setup XGROUP CREATE __key__ g 0 MKSTREAM: 100 calls",
         "before: preload SET: 100 keys, k:1 to k:100, 100 commands",
         "before: preload SET: 10 keys, list:1 to list:10, 50 commands",

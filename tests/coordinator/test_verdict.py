@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     "a worker died": (
         lambda records: [*records, WorkerNoted(agent_id="a1", process=0, exit_code=-9)],
         Level.SUSPECT,
-        "1 worker processes died",
+        "1 worker process died",
     ),
     "a worker died, says the agent": (with_note(processes_lost=2), Level.SUSPECT, "2 worker processes died"),
     "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were cut off"),

@@ -79,7 +79,7 @@ def test_an_agent_that_leaves_after_one_run_ends_the_comparison_which_keeps_that
     folder, comparison = the_comparison(fleet)
     assert (comparison["outcome"], comparison["rounds"], len(comparison["runs"])) == ("aborted", 0, 1)
     assert comparison["load"]["latency"] == "service"
-    assert comparison["reason"].startswith("2-wire failed: expected 1 agents within 2s, got 0")
+    assert comparison["reason"].startswith("2-wire failed: expected 1 agent within 2s, got 0")
     assert finished.stderr.splitlines()[-1] == f"coordinator: {comparison['reason']}"
     assert "aborted: 0 of 2 rounds whole" in finished.stdout
     assert [path.name for path in sorted(folder.iterdir())] == ["1-client", COMPARISON_FILE]

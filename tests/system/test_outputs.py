@@ -112,6 +112,25 @@ def test_without_a_terminal_the_summary_is_on_stdout_and_progress_on_stderr(flee
     assert "second 0:" not in ended.finished.stderr
 
 
+def test_json_in_quiet_has_nothing_on_stderr(fleet: Fleet, valkey: Server) -> None:
+    args = (
+        "start",
+        "--local-agents",
+        "1",
+        "--processes",
+        "1",
+        "--url",
+        valkey.url,
+        "--requests",
+        "200",
+        "--json",
+        "-q",
+    )
+    finished = fleet.commands.start("coordinator", *args).wait(60)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert json.loads(finished.stdout)["totals"]["operations"] == 200
+
+
 def test_on_a_terminal_prewarming_shows_its_progress_and_the_table_is_drawn_over_itself(
     fleet: Fleet, valkey: Server
 ) -> None:

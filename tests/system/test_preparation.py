@@ -136,7 +136,7 @@ def test_a_flush_has_to_be_said_twice(fleet: Fleet, valkey: Server) -> None:
     plan.write_text("workload: {flush_before: true}\nload: {requests: 10}\n")
     finished = fleet.commands.coordinator(*start, "--yes-flush")
     assert (finished.returncode, client.exists("precious")) == (0, 0)
-    assert f"flushed 1 keys of {valkey.url}" in finished.stderr
+    assert f"flushed 1 key of {valkey.url}" in finished.stderr
 
 
 def test_after_the_run_the_plans_keys_are_gone_and_all_others_are_there(fleet: Fleet, valkey: Server) -> None:

@@ -96,12 +96,13 @@ def test_plain_phases_come_when_their_words_change_and_once_a_second_otherwise()
     ]
 
 
-def test_quiet_shows_what_must_not_be_missed_and_nothing_else() -> None:
+def test_quiet_shows_trouble_and_nothing_else() -> None:
     console = pipe()
     with open_live(console, quiet=True) as view:
         view.phase("waiting")
         view.update(snapshot())
-        view.note("agent a2 lost")
+        view.note("agent a2 joined")
+        view.note("agent a2 lost", trouble=True)
     assert written(console) == "agent a2 lost\n"
 
 

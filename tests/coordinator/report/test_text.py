@@ -157,7 +157,7 @@ def test_what_a_cluster_did_is_told_only_where_it_did_something() -> None:
     records = [opened(), frame, noted("a1", 1), closed(Outcome.COMPLETED, 1.0)]
     report = text(records, width=200)
     assert "redirected by the cluster: MOVED 2, ASK 1" in report
-    assert "3 changes of the topology" in report
+    assert "3 known changes of the topology" in report
     connections = build_summary(fold(records)).connections
     assert (connections.redirects, connections.topology_refreshes) == ({"ASK": 1, "MOVED": 2}, 3)
 
