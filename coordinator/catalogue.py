@@ -3,10 +3,10 @@ for the profiles, which are files."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.commands import COMMANDS, PLACEHOLDERS, CommandSpec, Mixed, Part, Piece, Placeholder, Rand, Sha, Template
+from common.commands.words import bytes_word, quote_word
 from common.plan import profiles
 
 _FEWEST = 3
@@ -115,15 +115,13 @@ def _repeats(parts: tuple[Part, ...], unit: tuple[Part, ...]) -> int:
 
 
 def _word(part: Part) -> str:
-    if isinstance(part, Mixed):
-        return shlex.quote("".join(map(_piece, part.pieces)))
-    return shlex.quote(_piece(part)) if isinstance(part, bytes) else _piece(part)
+    return quote_word("".join(map(_piece, part.pieces if isinstance(part, Mixed) else (part,))))
 
 
 def _piece(piece: Piece) -> str:
     match piece:
         case bytes():
-            return piece.decode()
+            return bytes_word(piece)
         case Placeholder():
             return piece.value
         case Rand(low, high):

@@ -30,7 +30,7 @@ from coordinator.probe import ask, whole
 BATCH = 500
 TELL_EVERY = 100_000
 
-Call = tuple[str, ...]
+Call = tuple[str | bytes, ...]
 Say = Callable[[str], None]
 
 
@@ -103,22 +103,30 @@ def key_numbers(keys: Keys) -> range:
 
 def _call(template: Template, key: str, digests: dict[str, str]) -> Call:
     # As text: redis-py finds out by the first words where in a cluster a command has to go.
-    return tuple("".join(_text(piece, key, digests) for piece in _pieces(part)) for part in template.parts)
+    return tuple(_text(b"".join(_bytes(piece, key, digests) for piece in _pieces(part))) for part in template.parts)
 
 
 def _pieces(part: Part) -> Sequence[Piece]:
     return part.pieces if isinstance(part, Mixed) else (part,)
 
 
-def _text(piece: Piece, key: str, digests: dict[str, str]) -> str:
+def _bytes(piece: Piece, key: str, digests: dict[str, str]) -> bytes:
     match piece:
         case bytes():
-            return piece.decode()
+            return piece
         case Sha(script):
-            return digests[script]
+            return digests[script].encode()
         case Placeholder.KEY:
-            return key
+            return key.encode()
     raise AssertionError(f"the plan was checked: no {piece} in setup")
+
+
+def _text(argument: bytes) -> str | bytes:
+    """As text where it is any."""
+    try:
+        return argument.decode()
+    except UnicodeDecodeError:
+        return argument
 
 
 def _ask_once(target: Target, server: Server, call: Call, what: str) -> None:

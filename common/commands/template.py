@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import re
-import shlex
 from collections.abc import Iterator
 
 import msgspec
 
+from common.commands.words import split_words, word_bytes
 from common.units import show
 
 
@@ -107,18 +107,20 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def parse_template(text: str) -> Template:
-    """A template from text, split as a shell splits words.
+    """A template from text, split as redis-cli splits a line (see `common.commands.words`).
 
     Raises ValueError when there is no command in it, a quote does not end, or a placeholder is not known or does not
     stand where it can.
     """
     try:
-        words = shlex.split(text)
+        words = split_words(text)
     except ValueError as error:
         raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}: {error}') from error
     if not words or not words[0] or "__" in words[0]:
         raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}')
     name = words[0].upper()
+    if not name.isprintable():
+        raise ValueError(f"expected the name of a command, got {show(words[0])}")
     parts: list[Part] = [name.encode()]
     for word in words[1:]:
         parts += _parts(word)
@@ -128,7 +130,7 @@ def parse_template(text: str) -> Template:
 def _parts(word: str) -> list[Part]:
     """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
     if "__" not in word:
-        return [word.encode()]
+        return [word_bytes(word)]
     call = _CALL.fullmatch(word)
     if call and call[1] in ("keys", "pairs"):
         return _repeated(word, call[1], call[2])
@@ -153,7 +155,7 @@ def _parts(word: str) -> list[Part]:
 def _literal(text: str, word: str) -> bytes:
     if "__" in text:
         raise _unknown(text, word)
-    return text.encode()
+    return word_bytes(text)
 
 
 def _piece(mark: str, word: str) -> Piece:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.commands.words import as_text
 from common.errors import PlanError
 from common.plan.setting import (
     Fallback,
@@ -41,7 +42,7 @@ PROFILE = Setting(
     help='built-in workload ("coordinator profiles" lists them), or a YAML file of your own  [default: basic_rw]',
 )  # fmt: skip
 COMMAND = Setting(
-    group=_MIX, flag="--command", metavar="TEMPLATE", repeatable=True, parser=str,
+    group=_MIX, flag="--command", metavar="TEMPLATE", repeatable=True, parser=as_text,
     spread=lambda templates: {COMMANDS: [{"command": template} for template in templates]},
     help='a command of the mix, such as GET or "SET __key__ __data__"; may be repeated',
 )  # fmt: skip
@@ -79,7 +80,7 @@ EXPIRY_RANGE = Setting(
     spread=lambda times: {SOONEST: times[0], LATEST: times[1]}, help="times to live drawn uniformly",
 )  # fmt: skip
 SETUP = Setting(
-    group=_MIX, flag="--setup", metavar="TEMPLATE", repeatable=True, parser=str,
+    group=_MIX, flag="--setup", metavar="TEMPLATE", repeatable=True, parser=as_text,
     spread=lambda templates: {("workload", "setup"): list(templates)},
     help="a command to issue before the run, for each key of the range if it names __key__; may be repeated",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import PlanError
 from common.plain import from_plain
 from common.plan import profiles
+from common.plan.arguments import with_lines
 from common.plan.checks import Purpose, check_plan
 from common.plan.document import parse_document
 from common.plan.files import read_small_file
@@ -61,7 +62,11 @@ def text_layer(data: bytes, name: str) -> Layer:
     """The layer of a plan file called `name`. Raises PlanError."""
     raw = parse_document(data, name)
     place = _in_document(name)
-    fault = find_fault(raw)
+    fault = None
+    if isinstance(raw, dict) and "workload" in raw:
+        workload, fault = with_lines(raw["workload"])
+        raw = {**raw, "workload": workload}
+    fault = fault or find_fault(raw)
     if fault is not None:
         raise PlanError(f"{place(fault.path)}: {fault.problem}")
     return document_layer(raw, place)

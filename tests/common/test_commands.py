@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pytest
 from hypothesis import given
@@ -21,16 +20,20 @@ from common.commands import (
     parse_template,
     sample_calls,
 )
+from common.commands.words import join_words
 from common.plan.schema import Command, Script, Target, Workload
 from tests.support.servers import Server
 
 KEY, DATA = Placeholder.KEY, Placeholder.DATA
 
 
-def test_a_template_is_split_as_a_shell_does_and_its_placeholders_are_found() -> None:
+def test_a_template_is_split_as_redis_cli_does_and_its_placeholders_are_found() -> None:
     assert parse_template("set __key__ __data__ EX 10") == Template("SET", (b"SET", KEY, DATA, b"EX", b"10"))
     assert parse_template("EVAL 'return 1' 0") == Template("EVAL", (b"EVAL", b"return 1", b"0"))
     assert parse_template('ECHO ""') == Template("ECHO", (b"ECHO", b""))
+    assert parse_template(r'SET __key__ "\x00\xff"') == Template("SET", (b"SET", KEY, b"\x00\xff"))
+    assert parse_template(r"SET __key__ C:\temp") == Template("SET", (b"SET", KEY, rb"C:\temp"))
+    assert parse_template(r'ECHO "\x5f_key\x5f_"') == Template("ECHO", (b"ECHO", b"__key__"))
     assert parse_template("ECHO é") == Template("ECHO", (b"ECHO", "é".encode()))
 
 
@@ -57,7 +60,7 @@ def test_people_are_told_of_every_placeholder() -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))).filter(lambda word: "__" not in word), max_size=5))
 def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
-    parts = parse_template(shlex.join(["ECHO", *words])).parts
+    parts = parse_template(join_words(["ECHO", *words])).parts
     assert parts == (b"ECHO", *(word.encode() for word in words))
 
 
@@ -67,7 +70,7 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
         ("", 'expected a command such as "SET __key__ __data__", got ""'),
         ("   ", "expected a command such as"),
         ("__key__ GET", "expected a command such as"),
-        ("SET 'a", "No closing quotation"),
+        ("SET 'a", "no closing quote"),
         ("GET__key__ 1", "expected a command such as"),
         ("SET __KEY__ 1", "expected one of __key__, __keys(N)__, "),
         ("SET __field__ 1", '__message__, got "__field__"'),

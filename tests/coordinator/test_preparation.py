@@ -34,6 +34,13 @@ def done(plan: Plan) -> tuple[int, list[str]]:
     return set_up(plan, said.append), said
 
 
+def test_bytes_of_a_setup_reach_the_server_as_they_are(valkey: Server) -> None:
+    done(plan_of(valkey.url, r'SET "a\xff" "\x00\x80é"', r'HSET __key__ "\xfe" C:\temp', maximum=1))
+    client = valkey.client()
+    assert client.get(b"a\xff") == b"\x00\x80" + "é".encode()
+    assert client.hgetall("k:1") == {b"\xfe": rb"C:\temp"}
+
+
 def test_a_flush_empties_the_database_of_the_target_and_no_other(valkey: Server) -> None:
     first, second = valkey.client(), valkey.client(db=1)
     first.mset({"a": 1, "b": 2})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import PlanError
+from common.plan.arguments import with_lines
 from common.plan.document import parse_document
 from common.plan.files import read_small_file
 from common.plan.shape import find_fault, render
@@ -69,7 +70,8 @@ def parse(data: bytes, name: str) -> Profile:
     raw = parse_document(data, name)
     own = {key: raw.get(key) for key in _OWN_KEYS} if isinstance(raw, dict) else {}
     workload = {key: value for key, value in raw.items() if key not in own} if isinstance(raw, dict) else raw
-    fault = find_fault(workload, ("workload",))
+    workload, fault = with_lines(workload)
+    fault = fault or find_fault(workload, ("workload",))
     if fault is not None:
         raise PlanError(f"{name}: {render(fault.path[1:])}: {fault.problem}")
     driver = own["driver"]

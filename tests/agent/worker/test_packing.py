@@ -50,6 +50,8 @@ WORDS = st.sampled_from(
         "''",
         "é",
         "'a b'",
+        r'"\x00\xff\x5f_\""',
+        r'"a\xfe:__key__"',
         "x" * 90,
     ]
 )

@@ -1,0 +1,130 @@
+r"""A line of text to the arguments of a command and back, by the rules of redis-cli.
+
+    unquoted          as it is, backslashes included, up to the next blank
+    "in quotes"       with the escapes \n \r \t \b \a \\ \" \' and \xHH, which is any byte
+    'in quotes'       as it is, but for \', which is a quote
+
+A closing quote ends the argument. Two forms that redis-cli reads in silence as something else than what stands there
+are refused: a quote within an unquoted argument, as in {"a":1}, and any other escape.
+
+A word is text. A byte that was written as an escape, or that came on the command line and is not UTF-8, is a code point
+of its own: 0xDC00 plus the byte, as `surrogateescape` has it. Such a byte is never part of a placeholder.
+"""
+
+from __future__ import annotations
+
+import re
+
+from common.units import show
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "a": "\a", "\\": "\\", '"': '"', "'": "'"}
+_WRITTEN = {mark: f"\\{letter}" for letter, mark in _ESCAPES.items() if letter != "'"}
+_BLANK = " \t\n\v\f\r"
+_ENDS_UNQUOTED = " \t\n\r"
+_BYTE = 0xDC00
+_HEX = re.compile(r"x([0-9a-fA-F]{2})")
+_RAW_BYTE = re.compile("[\udc00-\udcff]")
+_SAFE = re.compile(r"""[^\s"'\x00-\x1f\x7f\ud800-\udfff]+""")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a line. Raises ValueError for a quote that does not end, or stands where it cannot."""
+    words: list[str] = []
+    at = 0
+    while True:
+        while at < len(text) and text[at] in _BLANK:
+            at += 1
+        if at == len(text):
+            return words
+        begin, quote = at, text[at]
+        if quote in "\"'":
+            word, at = _quoted(text, at)
+            if at < len(text) and text[at] not in _BLANK:
+                raise ValueError(f"a quote closes before the end of its argument, at {show(text[begin:][:40])}")
+        else:
+            while at < len(text) and text[at] not in _ENDS_UNQUOTED:
+                at += 1
+            word = text[begin:at]
+            if '"' in word or "'" in word:
+                raise ValueError(_inner_quote(word))
+        words.append(word)
+
+
+def _quoted(text: str, begin: int) -> tuple[str, int]:
+    """(what stands in the quotes that open at `begin`, where the text goes on behind them)."""
+    quote, at = text[begin], begin + 1
+    letters: list[str] = []
+    while at < len(text):
+        letter = text[at]
+        if letter == quote:
+            return "".join(letters), at + 1
+        if letter == "\\" and quote == '"':
+            letter, length = _escape(text, at)
+            at += length
+        elif letter == "\\" and text[at + 1 : at + 2] == "'":
+            letter = "'"
+            at += 1
+        letters.append(letter)
+        at += 1
+    raise ValueError(f"no closing quote: the one at {show(text[begin:][:40])} does not end")
+
+
+def _escape(text: str, at: int) -> tuple[str, int]:
+    """(what the escape at this backslash stands for, how many characters it has beside the backslash)."""
+    if found := _HEX.match(text, at + 1):
+        return chr(_BYTE + int(found[1], 16)), 3
+    letter = text[at + 1 : at + 2]
+    if letter in _ESCAPES:
+        return _ESCAPES[letter], 1
+    if not letter:
+        return "\\", 0  # the quote does not end, which is said of it
+    raise ValueError(
+        rf"in double quotes expected \n, \r, \t, \b, \a, \\, \" or \xHH, got {text[at:][:2]}; write \\ for a backslash"
+    )
+
+
+def _inner_quote(word: str) -> str:
+    remedy = """single quotes, such as '{"a": 1}'""" if "'" not in word else """double quotes, such as "it's\""""
+    return f"a quote within the unquoted argument {show(word[:40])}; put the whole argument in {remedy}"
+
+
+def word_bytes(word: str) -> bytes:
+    """The bytes that a word stands for."""
+    if word.isascii():
+        return word.encode()
+    parts = re.split(f"({_RAW_BYTE.pattern})", word)
+    return b"".join(
+        bytes([ord(part) - _BYTE]) if _RAW_BYTE.fullmatch(part) else part.encode() for part in parts if part
+    )
+
+
+def bytes_word(data: bytes) -> str:
+    """The word that stands for these bytes, and for nothing that is drawn."""
+    # Two underscores in a row may begin a placeholder: the first one is written as a byte.
+    return re.sub("_(?=_)", "\udc5f", data.decode(errors="surrogateescape"))
+
+
+def quote_word(word: str) -> str:
+    """A word as `split_words` reads it back; without quotes where it needs none."""
+    if _SAFE.fullmatch(word):
+        return word
+    if "'" not in word and not word.endswith("\\") and word.isprintable():
+        return f"'{word}'"
+    return f'"{"".join(map(_written, word))}"'
+
+
+def _written(letter: str) -> str:
+    if _RAW_BYTE.fullmatch(letter):
+        return f"\\x{ord(letter) - _BYTE:02x}"
+    return _WRITTEN.get(letter) or (f"\\x{ord(letter):02x}" if letter < " " or letter == "\x7f" else letter)
+
+
+def join_words(words: list[str]) -> str:
+    """A line that `split_words` reads as these words."""
+    return " ".join(map(quote_word, words))
+
+
+def as_text(line: str) -> str:
+    """A line that came on the command line, as one that is text: what was no UTF-8 is written as escapes. Raises
+    ValueError as `split_words` does."""
+    return join_words(split_words(line)) if _RAW_BYTE.search(line) else line
