@@ -27,7 +27,7 @@ class Setting:
     """One row. path: the plan key that takes the value, "" where `parser` and `spread` say it instead.
 
     flag "": a variable only. alone: the value that the flag means when it stands without one. repeatable: may be given
-    several times, in order.
+    several times, in order. takes_empty: an empty variable is a value; of others it is as good as none.
     """
 
     group: str
@@ -39,6 +39,7 @@ class Setting:
     alone: str | None = None
     is_switch: bool = False
     repeatable: bool = False
+    takes_empty: bool = False
     parser: Callable[[str], Any] | None = None
     spread: Callable[[Any], Leaves] | None = None
     variable_name: str = ""

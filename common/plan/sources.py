@@ -73,7 +73,7 @@ def text_layer(data: bytes, name: str) -> Layer:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """The layer of `STAMPEDE_...` variables; an empty one is as good as none.
+    """The layer of `STAMPEDE_...` variables; an empty one is as good as none, except STAMPEDE_CLIENT_NAME.
 
     Raises PlanError for a value that is wrong, or a name that is nearly one of ours.
     """
@@ -82,7 +82,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         setting = _VARIABLES.get(variable)
         if setting is None:
             _refuse_slip(variable, environ)
-        if setting is None or not text:
+        if setting is None or not (text or setting.takes_empty):
             continue
         try:
             value = setting.parse(text)

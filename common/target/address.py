@@ -31,7 +31,7 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
     arguments = _common(target, address) | {
         "username": address.username,
         "password": address.password,
-        "client_name": target.client_name,
+        **_name_arguments(target),
         "health_check_interval": float(target.health_check_interval_s),
         "maint_notifications_config": MaintNotificationsConfig(enabled=_maintenance(target)),
     }
@@ -44,7 +44,7 @@ def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
     return _common(target, address_of(target)) | {
         "username": target.sentinel.username,
         "password": target.sentinel.password,
-        "client_name": target.client_name,
+        **_name_arguments(target),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
@@ -92,6 +92,11 @@ _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
     schema.ReadFrom.RANDOM: LoadBalancingStrategy.RANDOM,
     schema.ReadFrom.RANDOM_REPLICA: LoadBalancingStrategy.RANDOM_REPLICA,
 }
+
+
+def _name_arguments(target: schema.Target) -> dict[str, Any]:
+    """Without a name, no CLIENT command is sent: also not CLIENT SETINFO, by which redis-py gives its own."""
+    return {"client_name": target.client_name} if target.client_name else {"client_name": None, "driver_info": None}
 
 
 def _common(target: schema.Target, address: Address) -> dict[str, Any]:

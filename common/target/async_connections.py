@@ -14,18 +14,15 @@ from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
-from common.target.connections import REDIRECTS, ConnectionEvents, drop_cause
+from common.target.connections import REDIRECTS, ConnectionEvents, drop_cause, wary_handshake
 
 
 class AsyncWary(AbstractConnection):
     """A connection whose handshake may meet any kind of server."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        try:
+        with wary_handshake(self):
             await super().on_connect_check_health(check_health=check_health)
-        except AttributeError as error:
-            # redis-py takes the reply to HELLO for a map without looking.
-            raise redis.InvalidResponse("HELLO was not answered with a map") from error
 
 
 class AsyncNamed(SSLConnection):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import redis
@@ -56,15 +58,37 @@ class Unobserved:
     def topology_refreshed(self, at_ns: int) -> None: ...
 
 
+@contextmanager
+def wary_handshake(connection: Any) -> Iterator[None]:
+    """A handshake that may meet any kind of server. What redis-py raises has `handshake_step`: the command, such as
+    ("CLIENT", "SETNAME"), to which no good answer came."""
+    sent: list[tuple[str, ...]] = [("", "")]
+    send = connection.send_command
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        sent.append(tuple(map(str, arguments[:2])))
+        return send(*arguments, **options)
+
+    # For as long as the handshake lasts: commands of the load cost nothing more.
+    connection.send_command = noted
+    try:
+        yield
+    except AttributeError as error:
+        # redis-py takes the reply to HELLO for a map without looking.
+        raise redis.InvalidResponse("HELLO was not answered with a map") from error
+    except redis.RedisError as error:
+        error.handshake_step = sent[-1]  # type: ignore[attr-defined]
+        raise
+    finally:
+        del connection.send_command
+
+
 class Wary(AbstractConnection):
     """A redis-py connection whose handshake may meet any kind of server."""
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
-        try:
+        with wary_handshake(self):
             super().on_connect_check_health(check_health=check_health)
-        except AttributeError as error:
-            # redis-py takes the reply to HELLO for a map without looking.
-            raise redis.InvalidResponse("HELLO was not answered with a map") from error
 
 
 class Named(SSLConnection):

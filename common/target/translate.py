@@ -61,6 +61,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         and (finding := tls_finding(cause, target.tls, handshaken=_was_open(error)))
     ):
         return finding
+    if finding := _handshake_finding(error, target):
+        return finding
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return (
             f"did not answer (waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a "
@@ -82,6 +84,27 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         if isinstance(error, kind):
             return finding.format(reply=_reply_line(error))
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
+
+
+def _handshake_finding(error: Exception, target: schema.Target) -> str:
+    """What a refused command of the handshake means, where we can do without that command; "" otherwise."""
+    command, argument = getattr(error, "handshake_step", ("", ""))
+    code = getattr(error, "status_code", None)
+    is_refusal = isinstance(error, redis.ResponseError | redis.AuthenticationError)
+    if is_refusal and command == "HELLO":
+        # A HELLO with a password in it needs none, so a server that wants one did not know the command.
+        is_unknown = code in (None, "ERR", "NOPROTO") or (code == "NOAUTH" and address_of(target).password)
+        return (
+            f"refused HELLO, the first command of RESP3: {_reply_line(error)}: say --protocol 2" if is_unknown else ""
+        )
+    if is_refusal and (command, argument) == ("CLIENT", "SETNAME") and code not in _CODE_FINDINGS:
+        return f'refused CLIENT SETNAME: {_reply_line(error)}: say --client-name "" to send no CLIENT command'
+    if type(error) is redis.ConnectionError and not code and command in _WITHOUT:
+        return f"ended the connection at {command}: {_TLS_HINT} If it does not know {command}, say {_WITHOUT[command]}"
+    return ""
+
+
+_WITHOUT = {"HELLO": "--protocol 2", "CLIENT": '--client-name ""'}
 
 
 def _cluster_finding(error: Exception, target: schema.Target) -> str:
@@ -168,7 +191,9 @@ def _reply_line(error: Exception) -> str:
 
 
 def _one_line(value: object) -> str:
-    return " ".join(str(value).split())[:200].rstrip(".")
+    # A server quotes the arguments of a command that it does not know: of HELLO and AUTH, that is the password.
+    text = " ".join(str(value).split()).partition(", with args beginning with")[0]
+    return text[:200].rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,11 @@ class Node:
     port: int
     process: subprocess.Popen[bytes]
     password: str | None = None
+    protocol: int = 3
 
     def client(self, **options: Any) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5.0, password=self.password, **options)
+        options = {"password": self.password, "protocol": self.protocol, **options}
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=5.0, **options)
 
     def ask(self, *command: Any) -> Any:
         """One command on a connection of its own."""
@@ -78,7 +80,7 @@ def _servers() -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(prefix="shape-") as folder:
 
-        def start_once(port: int, options: tuple[str, ...], binary: Path | None) -> Node:
+        def start_once(port: int, options: tuple[str, ...], binary: Path | None, protocol: int) -> Node:
             home = Path(folder) / str(port)
             home.mkdir(exist_ok=True)
             # What comes first on the command line is the name of a file, if there is one.
@@ -86,14 +88,18 @@ def _servers() -> Iterator[Callable[..., Node]]:
             command = [str(binary or _server_binary()), *head, "--port", str(port), "--dir", str(home)]
             with (home / "log").open("ab") as log:
                 process = subprocess.Popen([*command, *options[len(head) :]], stdout=log, stderr=log, cwd=home)
-            nodes.append(Node(port, process))
+            nodes.append(Node(port, process, protocol=protocol))
             return nodes[-1]
 
         def start(
-            *options: str, pick: Callable[[], int] = closed_port, binary: Path | None = None, wait: bool = True
+            *options: str,
+            pick: Callable[[], int] = closed_port,
+            binary: Path | None = None,
+            wait: bool = True,
+            protocol: int = 3,
         ) -> Node:
             for _ in range(_ATTEMPTS):
-                node = start_once(pick(), options, binary)
+                node = start_once(pick(), options, binary, protocol)
                 if not wait:
                     return node
                 # Somebody else may have been quicker with the port: then the server ends, and another is tried.
@@ -107,6 +113,14 @@ def _servers() -> Iterator[Callable[..., Node]]:
         finally:
             for node in nodes:
                 node.kill()
+
+
+@contextlib.contextmanager
+def start_standalone(*options: str, protocol: int = 3) -> Iterator[Group]:
+    """A server on its own, with these options. protocol: by which we ask it."""
+    with _servers() as start:
+        node = start(*_QUIET, *options, protocol=protocol)
+        yield Group(f"redis://{HOST}:{node.port}", [node])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import REDACTED, AtLeastOne, Name, NotNegative, Section
+from common.plan.schema.base import REDACTED, AtLeastOne, NameOrNone, NotNegative, Section
 from common.units import Seconds
 
 
@@ -129,6 +129,7 @@ class Cluster(Section, frozen=True, kw_only=True):
 class Target(Section, frozen=True, kw_only=True):
     """What is loaded. `url` never holds a password once the plan is resolved: that is in `password`.
 
+    client_name: "" or null sends no CLIENT command, for proxies that know none.
     health_check_interval: a connection idle for longer is asked with PING before it is used; 0 for never.
     """
 
@@ -139,7 +140,7 @@ class Target(Section, frozen=True, kw_only=True):
     password_env: str | None = None
     password_file: str | None = None
     protocol: Annotated[int, Meta(ge=2, le=3)] = 3
-    client_name: Name | None = "stampede"
+    client_name: NameOrNone | None = "stampede"
     connect_timeout_s: Seconds = field(default=Seconds(5.0), name="connect_timeout")
     socket_timeout_s: Seconds = field(default=Seconds(5.0), name="socket_timeout")
     health_check_interval_s: Seconds = field(default=Seconds(0.0), name="health_check_interval")

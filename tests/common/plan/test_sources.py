@@ -156,6 +156,14 @@ def test_redis_is_assumed_where_a_url_has_no_scheme(write: WriteFile) -> None:
     )
 
 
+def test_an_empty_client_name_is_a_value_wherever_it_is_given(write: WriteFile) -> None:
+    file = write("target: {url: 'redis://h', client_name: ''}\nload: {duration: 1s}")
+    named = write("target: {url: 'redis://h', client_name: x}\nload: {duration: 1s}", "named.yaml")
+    plans = [load(client_name=""), load(None, {"STAMPEDE_CLIENT_NAME": ""}), load(file), load(named, client_name="")]
+    assert [plan.target.client_name for plan in plans] == [""] * 4
+    assert load().target.client_name == "stampede"
+
+
 def test_a_json_file_says_the_same_as_a_yaml_file(write: WriteFile) -> None:
     yaml_plan = load(write("target: {url: 'redis://h'}\nload: {requests: 10k}"))
     json_plan = load(write('{"target": {"url": "redis://h"}, "load": {"requests": "10k"}}', "plan.json"))
