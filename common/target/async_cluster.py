@@ -11,7 +11,10 @@ Facts about redis-py's asyncio cluster client that this stands on:
   thread with a loop of its own every time;
 - the nodes of the URL are asked for the topology by connections of their own, beside those of the same nodes that do
   commands, and keep them open;
-- it closes nothing while it means to read the topology anew, and forgets nodes that have left.
+- it closes nothing while it means to read the topology anew, and forgets nodes that have left;
+- for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology: slots
+  that come back would stay unknown until some other error. This client raises SlotNotCoveredError, and has the
+  topology read before the next command or repetition.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import redis.asyncio
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline
 from redis.asyncio.connection import AbstractConnection
 from redis.event import AsyncAfterSlotsCacheRefreshEvent, AsyncEventListenerInterface, EventDispatcher
+from redis.exceptions import SlotNotCoveredError
 
 from common.clock import monotonic_ns
 from common.errors import PlanError
@@ -36,6 +40,7 @@ from common.target.async_connections import AsyncObservedNode, AsyncObservedNode
 from common.target.async_policy import observed_async_retry
 from common.target.connections import ConnectionEvents
 from common.target.policy import cluster_errors_of
+from common.target.slots import Rereading
 
 
 class _Refreshes(AsyncEventListenerInterface):
@@ -84,6 +89,20 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         for node in self.startup_nodes:
             node.connection_class = make
             node.connection_kwargs.update(more)
+        self._rereading = Rereading()
+
+    async def _determine_nodes(self, command: str, *args: Any, **kwargs: Any) -> list[ClusterNode]:
+        # Of commands and of pipelines.
+        try:
+            return await super()._determine_nodes(command, *args, **kwargs)
+        except (KeyError, SlotNotCoveredError) as error:
+            raise self._not_covered() from error
+
+    def _not_covered(self) -> SlotNotCoveredError:
+        """What to raise where a slot has no node; from time to time, the topology is read after it."""
+        if self._rereading.is_due():
+            self._initialize = True
+        return SlotNotCoveredError("a slot is not covered by the cluster")
 
     def _bear(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
         connection = base(**arguments)
@@ -138,11 +157,17 @@ class _Transaction:
         self._commands.append(arguments)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """As redis-py's pipelines do."""
+        """As redis-py's pipelines do, which read the topology first where that is due; its transactions do not."""
+        client = self._pipeline.cluster_client
+        if client._initialize:
+            await client.initialize()
         strategy = self._pipeline._execution_strategy
         for arguments in self._commands:
             await strategy._execute_command(*arguments)
-        replies: list[Any] = await self._pipeline.execute(raise_on_error=raise_on_error)
+        try:
+            replies: list[Any] = await self._pipeline.execute(raise_on_error=raise_on_error)
+        except (KeyError, SlotNotCoveredError) as error:
+            raise client._not_covered() from error
         return replies
 
 

@@ -8,17 +8,22 @@ Facts about redis-py's cluster client that this stands on:
   exactly the classes in `ERRORS_ALLOW_RETRY`, after it has read the topology anew; before each repetition it calls
   `_record_error_metric`;
 - a pipeline repeats one by one, by `parent_execute_command`, what was redirected or lost its connection;
-- a transaction is repeated by the policy's `Retry`, backoff included.
+- a transaction is repeated by the policy's `Retry`, backoff included;
+- a command, pipeline or transaction for a slot without a node ends with SlotNotCoveredError before anything is sent,
+  and redis-py does not read the topology then: slots that come back would stay unknown until some other error. So this
+  client reads the topology at that error, and what redis-py repeats finds a slot that is back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
 import redis
 from redis.cluster import ClusterNode, ClusterPipeline
 from redis.event import AfterSlotsCacheRefreshEvent, EventDispatcher, EventListenerInterface
+from redis.exceptions import SlotNotCoveredError
 
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
@@ -26,6 +31,7 @@ from common.plan import schema
 from common.target.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.target.connections import ConnectionEvents, ObservedNode, ObservedNodeTls
 from common.target.policy import cluster_errors_of, observed_retry
+from common.target.slots import Rereading
 
 
 class _Refreshes(EventListenerInterface):
@@ -67,12 +73,28 @@ class ClusterClient(redis.RedisCluster):
             self._disconnect(self._first_nodes)
             raise
         refreshes.is_awake = True
+        self._rereading = Rereading()
+        manager: Any = self.nodes_manager
+        self._look_up = manager.get_node_from_slot
+        # Pipelines and transactions share the manager, and ask it alone.
+        manager.get_node_from_slot = self._node_of_slot
 
     @property
     def response_callbacks(self) -> dict[str, Any]:
         """redis-py's own callbacks by command, as `redis.Redis` has them."""
         node: Any = self.get_redis_connection(self.get_default_node())  # type: ignore[no-untyped-call]
         return {**node.response_callbacks, **self.cluster_response_callbacks}
+
+    def _node_of_slot(self, slot: int, *args: Any, **kwargs: Any) -> ClusterNode:
+        try:
+            node: ClusterNode = self._look_up(slot, *args, **kwargs)
+        except SlotNotCoveredError:
+            if self._rereading.is_due():
+                # Where no node answers, the slot is still what this command lacks.
+                with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
+                    self.nodes_manager.initialize()
+            raise
+        return node
 
     def nodes(self) -> list[ClusterNode]:
         """All nodes that it knows."""

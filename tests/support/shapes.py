@@ -154,6 +154,35 @@ def start_cluster(replicas: int = 1) -> Iterator[Group]:
         yield Group(f"redis+cluster://{HOST}:{nodes[0].port},{HOST}:{nodes[1].port}", nodes)
 
 
+@contextlib.contextmanager
+def uncovered(group: Group, first: int, last: int) -> Iterator[Callable[[], None]]:
+    """Have no node serve these slots of a cluster, which goes on with the others. What it yields gives the slots back,
+    to the first node; so does the end of the block."""
+    owner, is_back = group.nodes[0], False
+
+    def give_back() -> None:
+        nonlocal is_back
+        if not is_back:
+            owner.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+            until(lambda: all(_serves(node, last) for node in group.nodes))
+            is_back = True
+
+    for node in group.nodes:
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        # The owner drops them; the others would go on to name it.
+        with contextlib.suppress(redis.ResponseError):
+            node.ask("CLUSTER", "DELSLOTSRANGE", first, last)
+    until(lambda: not any(_serves(node, last) for node in group.nodes))
+    try:
+        yield give_back
+    finally:
+        give_back()
+
+
+def _serves(node: Node, slot: int) -> bool:
+    return any(row[0] <= slot <= row[1] for row in node.ask("CLUSTER", "SLOTS"))
+
+
 def _agrees(node: Node, count: int) -> bool:
     slots = node.ask("CLUSTER", "SLOTS")
     known = {(end[0], end[1]) for row in slots for end in row[2:]}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
+import redis
+from redis.cluster import key_slot
 
+from common.clock import monotonic_ns
 from common.lifeline import Lifeline
-from common.plan.schema import Cluster, Pools, Target
+from common.plan.schema import Cluster, Pools, Retry, Target
 from common.target.async_cluster import AsyncClusterClient, build_async_cluster
+from common.units import NS_PER_S
 from tests.support.clients import Events
-from tests.support.shapes import Group, start_cluster
+from tests.support.shapes import Group, start_cluster, uncovered
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +47,38 @@ def test_a_node_has_no_more_connections_than_the_plan_allows_not_even_the_one_th
         assert len(events["opened"]) - len(events["closed"]) == 3
         await client.close_all()
         assert len(events["opened"]) == len(events["closed"])
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("kind", ["command", "pipeline", "transaction"])
+def test_a_slot_without_a_node_is_an_error_until_it_is_back_and_then_used_again(cluster: Group, kind: str) -> None:
+    key = "{down}"
+    slot = key_slot(key.encode())
+    target = Target(url=cluster.url, retry=Retry(retries=0))
+    client = build_async_cluster(target, Pools(), events=Events(), lifeline=Lifeline())
+
+    async def set_it() -> bool:
+        if kind == "command":
+            return bool(await client.execute_command("SET", key, "1"))
+        pipeline = client.pipeline(transaction=kind == "transaction")
+        pipeline.execute_command("SET", key, "1")
+        return await pipeline.execute() == [True]
+
+    async def play() -> None:
+        with uncovered(cluster, slot, slot) as give_back:
+            await client.open()
+            for _ in range(3):
+                with pytest.raises(redis.exceptions.SlotNotCoveredError):
+                    await set_it()
+            give_back()
+            give_up_ns = monotonic_ns() + 10 * NS_PER_S
+            while monotonic_ns() < give_up_ns:
+                with contextlib.suppress(redis.exceptions.SlotNotCoveredError):
+                    assert await set_it()
+                    break
+            else:
+                pytest.fail("the slot was not used again")
+        await client.close_all()
 
     asyncio.run(play())

@@ -17,7 +17,7 @@ from common.target import Client, build_client, ending_of, nodes_of, open_contro
 from common.target.clients import tcp_pools
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import Group, Node, start_cluster, until
+from tests.support.shapes import Group, Node, start_cluster, uncovered, until
 
 ONCE = Retry(retries=0)
 
@@ -195,6 +195,34 @@ def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: 
         finally:
             owner.ask("CLUSTER", "ADDSLOTS", slot)
             until(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in cluster.nodes))
+
+
+@pytest.mark.parametrize("kind", ["command", "pipeline", "transaction"])
+def test_a_slot_without_a_node_is_an_error_until_it_is_back_and_then_used_again(cluster: Group, kind: str) -> None:
+    key = "{down}"
+    slot, events = key_slot(key.encode()), Events()
+
+    def set_it() -> bool:
+        if kind == "command":
+            return bool(client.execute_command("SET", key, "1"))
+        pipeline = client.pipeline(transaction=kind == "transaction")
+        pipeline.execute_command("SET", key, "1")
+        return bool(pipeline.execute()[0])
+
+    def is_set() -> bool:
+        try:
+            return set_it()
+        except redis.exceptions.SlotNotCoveredError:
+            return False
+
+    with uncovered(cluster, slot, slot) as give_back, client_of(cluster, events) as client:
+        for _ in range(3):
+            with pytest.raises(redis.exceptions.SlotNotCoveredError):
+                set_it()
+        give_back()
+        until(is_set)
+    # At most one reading in a quarter of a second.
+    assert len(events["topology refreshed"]) < 20
 
 
 @pytest.mark.parametrize(
