@@ -202,7 +202,8 @@ class AgentTally:
 
 
 class Aggregate:
-    """All that the records so far say. Attributes are for reading."""
+    """All that the records so far say. Attributes are for reading. recovered: seconds to which an agent added its share
+    after they were complete, because it had been cut off."""
 
     def __init__(self) -> None:
         self.opened: RunOpened | None = None
@@ -214,6 +215,7 @@ class Aggregate:
         self.workers_lost: list[WorkerNoted] = []
         self.seconds: dict[int, Second] = {}
         self.complete_through = -1
+        self.recovered: set[int] = set()
         self.line = timeline(Load())
         self.stages: list[StageTally] = [StageTally()]
 
@@ -292,6 +294,8 @@ class Aggregate:
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
             agent.end = None  # it was silent for a while, and is back
+        # Seconds that were complete without this agent, which was cut off meanwhile.
+        self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
         agent.through = max(agent.through, frame.through)
         self._settle()
 

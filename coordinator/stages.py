@@ -37,6 +37,18 @@ class StageResult:
         """The rate at which operations were begun within it."""
         return self.in_time / self.duration_s if self.duration_s > 0 else 0.0
 
+    @property
+    def wanted_per_s(self) -> float | None:
+        """The rate wanted in the mean, over as much of it as was reached, or over all of it if none was; None in a
+        closed loop. A ramp that is followed exactly achieves this rate, not that at its end."""
+        leg = self.leg
+        if leg.to_per_s is None or leg.from_per_s is None:
+            return None
+        length_ns = round(self.duration_s * NS_PER_S)
+        if leg.end_ns is not None:
+            length_ns = min(length_ns or leg.end_ns - leg.begin_ns, leg.end_ns - leg.begin_ns)
+        return float(leg.due(leg.begin_ns + length_ns)) * NS_PER_S / length_ns if length_ns else leg.from_per_s
+
 
 def stage_results(run: Aggregate, ledger: Ledger) -> tuple[StageResult, ...]:
     """All legs, in their order."""

@@ -72,6 +72,7 @@ def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, re
             model=first.load.model,
             arrivals=first.load.arrivals,
             target_rate_per_s=first.load.target_rate_per_s,
+            wanted_rate_per_s=first.load.wanted_rate_per_s,
             latency=kind,
         ),
         pools={
@@ -177,6 +178,7 @@ def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summ
         outcome=summary.run.outcome,
         exit_code=run.exit_code,
         ops_per_s=summary.totals.ops_per_s,
+        operations=summary.totals.operations,
         errors=summary.totals.errors,
         cpu_us_per_operation=summary.generator.cpu_us_per_operation,
         latency_us=RunLatency(p50=quantiles.p50, p99=quantiles.p99, p99_9=quantiles.p99_9) if quantiles else None,

@@ -84,6 +84,7 @@ class ComparedRun(Part, frozen=True, kw_only=True):
     outcome: Outcome
     exit_code: int
     ops_per_s: float
+    operations: int
     errors: int
     cpu_us_per_operation: float | None
     latency_us: RunLatency | None
@@ -105,6 +106,7 @@ class ComparedLoad(Part, frozen=True, kw_only=True):
     model: str
     arrivals: str | None
     target_rate_per_s: float | None
+    wanted_rate_per_s: float | None
     latency: LatencyKind
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from common.units import counted
 from coordinator.compare.shapes import ComparedRun, Comparison, Cost, LatencyKind, Pair, Spread, SpreadKind
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, failed_share, short, titled
 from coordinator.verdict import Level
 
 _TIMES = {
@@ -32,7 +32,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 def run_line(run: ComparedRun) -> str:
     """One line, for while the others are still to come."""
     cpu = "" if run.cpu_us_per_operation is None else f"{_us(run.cpu_us_per_operation)} us of CPU per operation, "
-    return f"{run.id}: {run.outcome.value}, {short(run.ops_per_s)} ops/s, {cpu}{run.verdict.level.value}"
+    failed = f"{share}, " if (share := failed_share(run.errors, run.operations)) else ""
+    return f"{run.id}: {run.outcome.value}, {failed}{short(run.ops_per_s)} ops/s, {cpu}{run.verdict.level.value}"
 
 
 def _head(comparison: Comparison) -> Table:
@@ -43,7 +44,7 @@ def _head(comparison: Comparison) -> Table:
     target, load = comparison.target, comparison.load
     how = "closed loop" if load.model == "closed" else "stages of closed and open loop"
     if load.model == "open":
-        rate = "" if load.target_rate_per_s is None else f", {short(load.target_rate_per_s)}/s wanted"
+        rate = "" if load.wanted_rate_per_s is None else f", {short(load.wanted_rate_per_s)}/s wanted"
         how = f"open loop ({load.arrivals} arrivals{rate})"
     return facts(
         ("Comparison", Text(comparison.id)),

@@ -71,7 +71,7 @@ def _second(row: SecondRow) -> list[str | Text]:
     latencies_us = (row.p50_us, row.p99_us, row.max_us)
     return [
         str(row.second),
-        f"{row.ok:,}",
+        f"{row.ops_per_s:,}",
         *("-" if us is None else f"{us / 1e3:,.3f}" for us in latencies_us),
         Text(f"{row.errors:,}", style="red" if row.errors else ""),
         _core(row.core_share),

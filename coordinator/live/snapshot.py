@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Second
+from coordinator.seconds import ShownSeconds
 
 SECONDS_SHOWN = 8
 
@@ -16,8 +17,9 @@ SECONDS_SHOWN = 8
 @dataclass(frozen=True, slots=True)
 class SecondRow:
     """One complete second. Latencies are service times of operations done, None where there were none. stage: in which
-    it began, "" where the load has no parts. core_share: of one core, of the busiest worker process; None where nobody
-    says."""
+    it began, "" where the load has no parts, "drain" after the load. core_share: of one core, of the busiest worker
+    process; None where nobody says. length_s: how long the load lasted in it, see `coordinator.seconds`. wanted_per_s:
+    the rate wanted in it, in the mean; None in a closed loop. settled: the end of the load is not folded into it."""
 
     second: int
     ok: int
@@ -27,6 +29,19 @@ class SecondRow:
     max_us: float | None
     stage: str = ""
     core_share: float | None = None
+    length_s: float = 1.0
+    wanted_per_s: float | None = None
+    settled: bool = True
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """What changes when more becomes known of it."""
+        return self.ok, self.errors
+
+    @property
+    def ops_per_s(self) -> int:
+        """Operations done, per second of its length."""
+        return round(self.ok / self.length_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,8 @@ class LiveSnapshot:
     """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
     rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
     ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
-    load has no parts."""
+    load has no parts. corrected: rows that may have changed since they were settled: an agent that was cut off has
+    reported its share, or the load ended earlier than planned."""
 
     elapsed_s: float
     left_s: float | None
@@ -75,6 +91,7 @@ class LiveSnapshot:
     connection_ceiling: int
     agents: tuple[AgentRow, ...]
     stage: StageNow | None = None
+    corrected: tuple[SecondRow, ...] = ()
 
 
 def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float) -> LiveSnapshot:
@@ -91,25 +108,24 @@ def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: 
         fractions.append(1 - left_s / end_s)
     if load and load.requests and left_requests is not None:
         fractions.append(1 - left_requests / load.requests)
-    last = aggregate.complete_through
-    shown = range(max(0, last - SECONDS_SHOWN + 1), last + 1)
+    shown = ShownSeconds(aggregate)
     newest = seconds.get(max(seconds, default=-1))
-    reported = [number for number in range(last + 1) if line.legs[line.at(number * NS_PER_S)].measured]
     return LiveSnapshot(
         elapsed_s=elapsed_s,
         left_s=left_s,
         left_requests=left_requests,
         fraction=max(fractions),
-        rows=tuple(_row(number, seconds.get(number) or Second(), line) for number in shown),
+        rows=tuple(_row(shown, number, line) for number in shown.complete[-SECONDS_SHOWN:]),
         operations=operations,
         ok=ok,
         errors=operations - ok,
         unsent=sum(stage.unsent for stage in measured),
-        ops_per_s=sum(seconds[number].ok for number in reported if number in seconds) / max(len(reported), 1),
-        connections_open=(seconds.get(last) or newest or Second()).connections_open,
+        ops_per_s=shown.mean_ops_per_s,
+        connections_open=(seconds.get(aggregate.complete_through) or newest or Second()).connections_open,
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),
         stage=_stage_now(line, elapsed_s),
+        corrected=tuple(_row(shown, number, line) for number in shown.corrected),
     )
 
 
@@ -122,8 +138,9 @@ def _stage_now(line: Timeline, elapsed_s: float) -> StageNow | None:
     return StageNow(leg.name, number + 1, len(line.legs), leg.rate_at(offset_ns), leg.measured)
 
 
-def _row(number: int, second: Second, line: Timeline) -> SecondRow:
-    service = second.service.merged
+def _row(seconds: ShownSeconds, number: int, line: Timeline) -> SecondRow:
+    shown = seconds.row(number)
+    second, service = shown.second, shown.second.service.merged
     p50, p99 = service.quantiles((0.5, 0.99))
     return SecondRow(
         second=number,
@@ -132,6 +149,9 @@ def _row(number: int, second: Second, line: Timeline) -> SecondRow:
         p50_us=p50 / 1e3 if service.count else None,
         p99_us=p99 / 1e3 if service.count else None,
         max_us=service.maximum / 1e3 if service.count else None,
-        stage="" if line.is_plain else line.legs[line.at(number * NS_PER_S)].name,
+        stage="drain" if shown.drains else "" if line.is_plain else shown.leg.name,
         core_share=second.core_share,
+        length_s=shown.length_s,
+        wanted_per_s=shown.wanted_per_s,
+        settled=number <= seconds.settled_through,
     )

@@ -85,7 +85,7 @@ class PlainView(LiveView):
         self._clock = clock
         self._phase = ""
         self._phase_ns = 0
-        self._printed_through = -1
+        self._printed: dict[int, tuple[int, int]] = {}
 
     def phase(self, text: str, done: int = 0, total: int = 0) -> None:
         """A line where the words change, and at most one a second where only its numbers do."""
@@ -99,11 +99,13 @@ class PlainView(LiveView):
         _line(self._console, text)
 
     def update(self, snapshot: LiveSnapshot) -> None:
-        """A line for each second that became complete."""
-        for row in snapshot.rows:
-            if row.second > self._printed_through:
-                self._printed_through = row.second
-                _line(self._console, _plain_second(row, snapshot))
+        """A line for each second that is settled, and another one if more becomes known of it."""
+        fresh = [row for row in snapshot.rows if row.settled and row.second not in self._printed]
+        changed = [row for row in snapshot.corrected if self._printed.get(row.second, row.counts) != row.counts]
+        for row in (*changed, *fresh):
+            corrected = " corrected" if row.second in self._printed else ""
+            self._printed[row.second] = row.counts
+            _line(self._console, _plain_second(row, snapshot, corrected))
 
     def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log says both alike
         """A line."""
@@ -146,7 +148,7 @@ def _phase_line(text: str, done: int, total: int) -> RenderableType:
     return Group(row)
 
 
-def _plain_second(row: SecondRow, snapshot: LiveSnapshot) -> str:
+def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -> str:
     agents = sum(agent.alive for agent in snapshot.agents)
     latency = "no replies"
     if row.p50_us is not None and row.p99_us is not None and row.max_us is not None:
@@ -154,7 +156,8 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot) -> str:
     stage = f" ({row.stage})" if row.stage else ""
     core = "" if row.core_share is None else f"{row.core_share:.0%} of a core, "
     return (
-        f"second {row.second}{stage}: {row.ok:,} ops/s, {latency}, {counted(row.errors, 'error')}, {core}"
+        f"second {row.second}{stage}{corrected}: {row.ops_per_s:,} ops/s, {latency}, "
+        f"{counted(row.errors, 'error')}, {core}"
         f"{counted(snapshot.connections_open, 'connection')}, {agents}/{len(snapshot.agents)} agents"
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +33,24 @@ def facts(*rows: tuple[str, Text]) -> Table:
     for label, value in rows:
         table.add_row(label, value)
     return table
+
+
+ERRORS_SHOWN_FROM = 0.01
+"""From this share on, failed operations are in the first line of a result."""
+
+
+def classes(counts: Mapping[str, int], most: int | None = None) -> str:
+    """Counts by name, the largest first: "ConnectionError 6,120, TimeoutError 3". most: names that are listed."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    more = "" if most is None or len(ordered) <= most else f" and {len(ordered) - most} more kinds"
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:most]) + more
+
+
+def failed_share(errors: int, operations: int) -> str:
+    """What the first line of a result says of operations that failed: "68.3% of operations failed"; "" where they are
+    few."""
+    share = errors / operations if operations else 0.0
+    return f"{share:.1%} of operations failed" if share > ERRORS_SHOWN_FROM else ""
 
 
 def short(value: float) -> str:

@@ -100,12 +100,15 @@ class Agent(Part, frozen=True, kw_only=True):
 class Load(Part, frozen=True, kw_only=True):
     """How operations were timed, in all that was measured. model: "closed" (as soon as the last reply came), "open" (at
     a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
-    say each its own. achieved_rate_per_s: operations begun, per second. unsent: due, but never begun. measured_s: the
-    run without its warmup, by which all rates are divided."""
+    say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean that the plan wants over the time that was
+    measured, to compare with what was achieved; None where any of it is a closed loop. achieved_rate_per_s: operations
+    begun, per second. unsent: due, but never begun. measured_s: the run without its warmup, by which all rates are
+    divided."""
 
     model: str
     arrivals: str | None
     target_rate_per_s: float | None
+    wanted_rate_per_s: float | None
     achieved_rate_per_s: float
     unsent: int
     send_lag_us: Quantiles | None
@@ -136,8 +139,9 @@ class Generator(Part, frozen=True, kw_only=True):
 
 class Stage(Part, frozen=True, kw_only=True):
     """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
-    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end. late: sent
-    after its end. achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
+    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end;
+    wanted_rate_per_s: wanted in the mean, over the time that it lasted. late: sent after its end.
+    achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
     measured: it is in the totals. Its operations are those that were due or begun in it, also if they were sent or
     ended after its end.
     """
@@ -150,6 +154,7 @@ class Stage(Part, frozen=True, kw_only=True):
     ramp: str | None
     target_rate_per_s: float | None
     from_rate_per_s: float | None
+    wanted_rate_per_s: float | None
     achieved_rate_per_s: float
     unsent: int
     late: int

@@ -139,12 +139,13 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
 
 def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arrivals, duration_s: float) -> Load:
     models = {_model(stage.leg) for stage in measured}
-    any_open = _OPEN in models
+    any_open, all_open = _OPEN in models, models == {_OPEN}
     alone = measured[0].leg.to_per_s if len(measured) == 1 else None
     return Load(
-        model=models.pop() if len(models) == 1 else "mixed",
+        model="mixed" if len(models) > 1 else _OPEN if any_open else "closed",
         arrivals=arrivals.value if any_open else None,
         target_rate_per_s=None if alone is None else float(alone),
+        wanted_rate_per_s=_wanted_per_s(measured, duration_s) if all_open else None,
         achieved_rate_per_s=_per_second(sum(stage.issued for stage in measured), duration_s),
         unsent=sum(stage.tally.unsent for stage in measured),
         send_lag_us=quantiles(Histogram.merge(pool.send_lag for pool in totals.pools.values()), _US)
@@ -152,6 +153,11 @@ def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arriva
         else None,
         measured_s=duration_s,
     )
+
+
+def _wanted_per_s(measured: list[StageResult], duration_s: float) -> float | None:
+    alone = measured[0].wanted_per_s if len(measured) == 1 else None
+    return _per_second(sum(stage.wanted for stage in measured), duration_s) if alone is None else alone
 
 
 def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generator:
@@ -186,6 +192,7 @@ def _stage(stage: StageResult, arrivals: Arrivals) -> Stage:
         ramp=(Ramp.LINEAR if leg.is_ramp else Ramp.STEP).value if leg.is_open else None,
         target_rate_per_s=leg.to_per_s,
         from_rate_per_s=leg.from_per_s,
+        wanted_rate_per_s=stage.wanted_per_s,
         achieved_rate_per_s=stage.achieved_per_s,
         unsent=stage.tally.unsent,
         late=stage.tally.late,
@@ -269,5 +276,5 @@ def _bins(histogram: Histogram) -> tuple[Bin, ...]:
     )
 
 
-def _per_second(count: int, duration_s: float) -> float:
+def _per_second(count: float, duration_s: float) -> float:
     return count / duration_s if duration_s > 0 else 0.0

@@ -4,7 +4,7 @@ one must know to believe them. Fits 80 columns, and needs no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.text import Text
 from common.units import counted, format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, short, titled
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, classes, facts, failed_share, short, titled
 from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
@@ -59,6 +59,7 @@ def _head(summary: Summary) -> Table:
     run, target = summary.run, summary.target
     outcome = Text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
     outcome.append(f" in {run.duration_s:.1f} s", style="default")
+    outcome.append(_failed(summary), style="red")
     if run.reason:
         outcome.append(f": {run.reason}", style="default")
     return facts(
@@ -67,6 +68,15 @@ def _head(summary: Summary) -> Table:
         ("Target", Text(f"{target.url} ({target.topology}, {target.server})")),
         ("Load", Text(_load_model(summary))),
     )
+
+
+def _failed(summary: Summary) -> str:
+    """For the first line: how many operations failed, and by what unless the reason of the outcome says so."""
+    share = failed_share(summary.totals.errors, summary.totals.operations)
+    if not share:
+        return ""
+    kinds = classes(summary.errors, most=2)
+    return f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
 
 
 _SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}
@@ -78,14 +88,20 @@ def _load_model(summary: Summary) -> str:
     if len(measured) > 1:
         how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
         how += f", {load.arrivals} arrivals" if load.arrivals else ""
+        wanted = "" if load.wanted_rate_per_s is None else f"{_count(load.wanted_rate_per_s)}/s wanted, "
         return (
-            f"{len(measured)} stages ({how}): {_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
+            f"{len(measured)} stages ({how}): {wanted}{_count(load.achieved_rate_per_s)}/s achieved, "
+            f"{load.unsent:,} never sent"
         )
-    if load.target_rate_per_s is None:
+    if load.wanted_rate_per_s is None:
         workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
         return f"closed loop: every {' and '.join(workers)} sends as soon as its last reply came"
+    stage = measured[0] if measured else None
+    ramp = ""
+    if stage is not None and stage.ramp == "linear":
+        ramp = f" (a ramp from {_count(stage.from_rate_per_s or 0.0)} to {_count(stage.target_rate_per_s or 0.0)})"
     return (
-        f"open loop ({load.arrivals} arrivals): {_count(load.target_rate_per_s)}/s wanted, "
+        f"open loop ({load.arrivals} arrivals): {_count(load.wanted_rate_per_s)}/s wanted{ramp}, "
         f"{_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
     )
 
@@ -115,10 +131,12 @@ def _stages(summary: Summary) -> Table:
     return table
 
 
-def _wanted(stage: Stage) -> str:
-    if stage.target_rate_per_s is None:
-        return "-"
-    return ("to " if stage.ramp == "linear" else "") + short(stage.target_rate_per_s)
+def _wanted(stage: Stage) -> Text:
+    """The mean, which compares with the actual rate; of a ramp, below it, the rate at its end."""
+    wanted = Text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
+    if stage.ramp == "linear":
+        wanted.append(f"\nto {short(stage.target_rate_per_s or 0.0)}", style="dim")
+    return wanted
 
 
 def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
@@ -241,14 +259,14 @@ def _connections(summary: Summary) -> str:
             f"{connections.server_clients_after:,} after it"
         )
     if connections.drops:
-        lines.append(f"dropped: {_classes(connections.drops)}")
+        lines.append(f"dropped: {classes(connections.drops)}")
     if connections.reconnects:
         took = connections.reconnect_ms
         lines.append(
             f"{counted(connections.reconnects, 'reconnect')} took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)"
         )
     if connections.redirects:
-        lines.append(f"redirected by the cluster: {_classes(connections.redirects)}")
+        lines.append(f"redirected by the cluster: {classes(connections.redirects)}")
     if connections.topology_refreshes:
         lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
     return "\n".join(lines)
@@ -281,7 +299,7 @@ def _errors(summary: Summary) -> str:
         return "none"
     share = summary.totals.errors / summary.totals.operations
     failed = summary.totals.latency_us.failed
-    return f"{_classes(summary.errors)} ({share:.2%} of all operations, took {_ms(failed.max)} ms at most)"
+    return f"{classes(summary.errors)} ({share:.2%} of all operations, took {_ms(failed.max)} ms at most)"
 
 
 def _ledger(summary: Summary) -> str:
@@ -292,11 +310,6 @@ def _ledger(summary: Summary) -> str:
         f"issued {ledger.issued:,}, counted {ledger.counted:,}, server calls {server}{room}: "
         f"{ledger.unaccounted:,} unaccounted"
     )
-
-
-def _classes(counts: dict[str, int]) -> str:
-    ordered: Iterable[tuple[str, int]] = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {count:,}" for name, count in ordered)
 
 
 def _count(value: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Second
+from coordinator.seconds import ShownSecond, ShownSeconds
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 COLUMNS = (
@@ -23,35 +23,40 @@ COLUMNS = (
     "stage",
     "core_share",
     "loop_lag_p99_us",
+    "length_s",
+    "wanted_per_s",
 )
 
 
 def timeseries_csv(aggregate: Aggregate) -> str:
-    """The whole file. ops_per_s counts operations done in that second, also in a last one that was cut short.
+    """The whole file. ops_per_s: operations done, by length_s, which is how long the load lasted in that second: 1, but
+    for the last row of a load that ends within a second (see `coordinator.seconds`).
 
     stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
-    in it. Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
+    in it. wanted_per_s: the rate that the plan wants in it, in the mean; empty in a closed loop and after the load.
+    Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
     core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
     stretch. Both are empty where nobody said.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for number, second in aggregate.by_second():
-        stage = aggregate.line.legs[aggregate.line.at(number * NS_PER_S)]
-        writer.writerow([*_row(number, second), stage.name, *_generator(second)])
+    for shown in ShownSeconds(aggregate):
+        wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
+        writer.writerow([*_row(shown), shown.leg.name, *_generator(shown.second), round(shown.length_s, 3), wanted])
     return text.getvalue()
 
 
-def _row(number: int, second: Second) -> list[object]:
+def _row(shown: ShownSecond) -> list[object]:
+    second = shown.second
     service, response = second.service.merged, second.response.merged
     latencies_ns = [*service.quantiles(_SERVICE_QUANTILES.values()), service.maximum]
     return [
-        number,
+        shown.number,
         second.operations,
         second.ok,
         second.errors,
-        second.ok,
+        second.ok if shown.length_s == 1 else round(shown.ops_per_s, 1),
         *(ns / 1e3 if service.count else "" for ns in latencies_ns),
         response.quantile(0.99) / 1e3 if response.count else "",
         second.connections_open,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -112,6 +114,15 @@ def test_runs_of_a_round_that_is_not_whole_are_shown_and_named_as_left_out() -> 
     alone = text(conducted(1, CLIENT), outcome=Outcome.INTERRUPTED)
     assert row(alone, "1-client")[:2] == ["1-client", "2k"]
     assert "What redis-py costs" not in alone
+
+
+def test_the_line_of_a_run_says_how_many_operations_failed_where_these_are_many() -> None:
+    run = conducted(1, CLIENT)
+    totals = msgspec.structs.replace(run.summary.totals, errors=100, operations=1000)
+    failed = dataclasses.replace(run, summary=msgspec.structs.replace(run.summary, totals=totals))
+    lines = [run_line(build_comparison(head(), [one], Outcome.COMPLETED, "").runs[0]) for one in (run, failed)]
+    assert lines[0].startswith("c-1/1-client: completed, 2k ops/s, ")
+    assert lines[1].startswith("c-1/1-client: completed, 10.0% of operations failed, 2k ops/s, ")
 
 
 def test_a_line_for_each_run_says_how_it_went() -> None:

@@ -8,7 +8,18 @@ from rich.console import Console
 from coordinator.aggregate import fold
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
-from tests.support.records import accepted, clean_run, interval, opened, staged_plan, watched
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    staged_plan,
+    watched,
+)
 from tests.support.stages import stage
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -63,6 +74,33 @@ def test_plain_lines_come_once_for_each_second() -> None:
     assert "2,000 ops/s, p50 0.1" in lines[0]
     assert lines[0].endswith("0 errors, 4 connections, 1/2 agents")
     assert "\x1b" not in written(console)
+
+
+def test_seconds_that_are_recovered_after_a_cut_are_corrected_in_the_log() -> None:
+    console, get = pipe(), {"GET": command(histogram(1000, 2000))}
+    cut_off = [
+        opened(),
+        *(accepted("a1", second, interval(second, get)) for second in range(2)),
+        noted("a2", 0, lost=True),
+    ]
+    back = accepted("a2", 0, interval(0, get), interval(1, {}))
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold(cut_off), [], 2.0))
+        view.update(build_snapshot(fold([*cut_off, back]), [], 2.0))
+        view.update(build_snapshot(fold([*cut_off, back]), [], 2.0))
+    lines = [line.partition(",")[0] for line in written(console).splitlines()]
+    assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 0 corrected: 4 ops/s"]
+
+
+def test_a_reply_after_the_end_of_the_load_is_no_second_of_its_own_in_the_log() -> None:
+    console, get = pipe(), {"GET": command(histogram(1000, 2000))}
+    running = [opened(agents=["a1"]), *(accepted("a1", second, interval(second, get)) for second in range(4))]
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold(running), [], 3.1))
+        assert "second 2" not in written(console)
+        view.update(build_snapshot(fold([*running, noted("a1", 8), closed(duration_s=3.0)]), [], 3.1))
+    lines = [line.partition(",")[0] for line in written(console).splitlines()]
+    assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 2: 4 ops/s"]
 
 
 def test_how_busy_the_generator_was_is_shown_where_it_is_known() -> None:

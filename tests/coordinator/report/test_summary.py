@@ -200,10 +200,24 @@ def test_each_stage_has_its_own_numbers() -> None:
     ]
     rates = [(one.from_rate_per_s, one.target_rate_per_s, one.achieved_rate_per_s) for one in summary.stages]
     assert rates == [(None, None, 3.0), (None, None, 3.0), (2.0, 2.0, 4.0), (2.0, 6.0, 2.0)]
+    assert [one.wanted_rate_per_s for one in summary.stages] == [None, None, 2.0, 4.0]
     assert [one.stats.operations for one in summary.stages] == [3, 3, 4, 2]
     assert [one.errors for one in summary.stages] == [{"READONLY": 1}, {"READONLY": 1}, {}, {}]
     assert [one.unsent for one in summary.stages] == [0, 0, 0, 2]
     assert [one.stats.latency_us.response is None for one in summary.stages] == [True, True, False, False]
+
+
+def test_the_rate_wanted_of_a_load_is_the_mean_of_what_was_measured() -> None:
+    def wanted(the_plan: Plan, duration_s: float) -> float | None:
+        return build_summary(fold([opened(the_plan), closed(duration_s=duration_s)])).load.wanted_rate_per_s
+
+    ramp = stage(2, 300, Ramp.LINEAR)
+    assert wanted(staged_plan(ramp), 2.0) == 150.0
+    assert wanted(staged_plan(ramp), 1.0) == 75.0  # cut short
+    assert wanted(staged_plan(ramp, stage(2, 50)), 4.0) == 100.0
+    assert wanted(staged_plan(ramp, stage(2)), 4.0) is None
+    assert wanted(plan(rate_per_s=2000.0), 3.0) == 2000.0
+    assert wanted(plan(), 3.0) is None
 
 
 def test_totals_are_of_what_was_measured_and_the_ledger_is_of_everything() -> None:

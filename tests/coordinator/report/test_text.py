@@ -75,6 +75,34 @@ def test_what_went_wrong_is_named() -> None:
     assert "1 of 2 agents lost (a2)" in report
 
 
+def test_an_error_rate_above_one_percent_is_in_the_first_line() -> None:
+    report = text(failing_run(TimeoutError=1, ConnectionError=7, CutShort=2), width=200)
+    assert "degraded in 1.0 s, 90.9% of operations failed (ConnectionError 7, CutShort 2 and 1 more kinds): " in report
+    few = [
+        opened(agents=["a1"]),
+        accepted("a1", 0, interval(0, {"GET": command(histogram(*[9] * 99), errors={"ERR": 1})})),
+    ]
+    assert "failed" not in text([*few, noted("a1", 100), closed()], width=200).splitlines()[1]
+
+
+def test_the_first_line_does_not_repeat_the_errors_that_the_outcome_names() -> None:
+    *records, end = failing_run(ConnectionError=7)
+    end = msgspec.structs.replace(end, reason="the target was lost: ConnectionError 7")
+    assert "degraded in 1.0 s, 87.5% of operations failed: the target was lost" in text([*records, end], width=200)
+
+
+def test_a_ramp_that_is_followed_exactly_does_not_read_as_a_miss() -> None:
+    get = {"GET": command(histogram(*[1000] * 500), response=histogram(*[1000] * 500))}
+    of_one = [opened(staged_plan(stage(1, 1000, Ramp.LINEAR)), ["a1"]), accepted("a1", 0, interval(0, get))]
+    report = text([*of_one, noted("a1", 500), closed(duration_s=1.0)], width=200)
+    assert "500.0/s wanted (a ramp from 0.0 to 1,000), 500.0/s achieved" in report
+    two = staged_plan(stage(1, 1000, Ramp.LINEAR, name="up"), stage(1, 500, name="on"))
+    frame = accepted("a1", 0, interval(0, get), interval(1, get, stage=1))
+    report = text([opened(two, ["a1"]), frame, noted("a1", 1000), closed(duration_s=2.0)], width=200)
+    assert row(report, "up")[3:5] == row(report, "on")[3:5] == ["500", "500"]
+    assert "2 stages (open loop, constant arrivals): 500.0/s wanted, 500.0/s achieved" in report
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut(width: int) -> None:
     busy = [

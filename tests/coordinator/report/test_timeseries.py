@@ -3,9 +3,21 @@ from __future__ import annotations
 import csv
 import io
 
+from common.plan.schema import Ramp
 from coordinator.aggregate import fold
 from coordinator.report.timeseries import COLUMNS, timeseries_csv
-from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    opened,
+    plan,
+    staged_plan,
+    watched,
+)
 from tests.support.stages import stage
 
 
@@ -50,3 +62,21 @@ def test_a_row_tells_the_stage_in_which_its_second_begins() -> None:
     the_plan = staged_plan(stage(1.5, 10), stage(2, name="rest"), warmup_s=1)
     found = rows(timeseries_csv(fold([opened(the_plan), accepted("a1", 0, interval(4, {}, stage=2))])))
     assert [row["stage"] for row in found] == ["warmup", "stage 1", "stage 1", "rest", "rest"]
+
+
+def test_a_run_that_ends_within_a_second_has_no_row_that_reads_as_a_collapse() -> None:
+    get = {"GET": command(histogram(*[2000] * 8))}
+    rest = {"GET": command(histogram(2000, 3000))}
+    records = [opened(agents=["a1"]), accepted("a1", 0, interval(0, get), interval(1, get), interval(2, rest))]
+    found = rows(timeseries_csv(fold([*records, closed(duration_s=2.25)])))
+    assert [(row["second"], row["ok"], row["ops_per_s"], row["length_s"], row["max_us"]) for row in found] == [
+        ("0", "8", "8", "1.0", "2.0"),
+        ("1", "10", "8.0", "1.25", "3.0"),
+    ]
+
+
+def test_a_row_of_a_ramp_tells_the_rate_wanted_in_it() -> None:
+    ramp = staged_plan(stage(2, 200, Ramp.LINEAR), stage(1))
+    parts = (interval(0, {}), interval(1, {}), interval(2, {}, stage=1))
+    found = rows(timeseries_csv(fold([opened(ramp, ["a1"]), accepted("a1", 0, *parts)])))
+    assert [row["wanted_per_s"] for row in found] == ["50.0", "150.0", ""]

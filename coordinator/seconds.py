@@ -1,0 +1,164 @@
+"""The seconds of a run as people see them: in the live view, in log lines and in `timeseries.csv`. Pure.
+
+A load rarely ends with a whole second. Replies to its last requests come after its end; a run by number of requests,
+and one that is interrupted, ends within a second. As a row of its own, such a rest reads as a collapse of the target.
+So:
+
+- a last second of which the load used at least half is a row; its rate is by the time that the load used;
+- a shorter one is folded into the row before;
+- what completes within the second after the load is folded into the load's last row;
+- a longer drain is shown second by second: a target that takes so long to answer is a finding.
+
+Every operation is in exactly one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, floor
+
+from common.plan.timeline import Leg
+from common.units import NS_PER_S
+from coordinator.aggregate import Aggregate, Busy, Second
+
+OWN_ROW_S = 0.5
+"""A last second of which the load used less is folded into the one before."""
+_WHOLE = 1e-6
+"""A load whose end is this close to a whole second ends with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSecond:
+    """One row: a second, or the load's last one with what is folded into it. length_s: how long the load lasted in it,
+    by which its rate is computed; a second after the load counts in full. leg: in which it begins. wanted_per_s: the
+    rate that the plan wants in it, in the mean; None in a closed loop and after the load. drains: it lies after the
+    load."""
+
+    number: int
+    length_s: float
+    second: Second
+    leg: Leg
+    wanted_per_s: float | None
+    drains: bool = False
+
+    @property
+    def ops_per_s(self) -> float:
+        """Operations done, per second of its length."""
+        return self.second.ok / self.length_s
+
+
+class ShownSeconds:
+    """The rows of a run, as far as it is known."""
+
+    def __init__(self, run: Aggregate) -> None:
+        self._run = run
+        self._over = run.closed is not None or (bool(run.agents) and all(one.end for one in run.agents.values()))
+        self._end_s = _load_end_s(run, self._over)
+        known = max(run.seconds, default=-1)
+        self._last, self._folded = _last_row(self._end_s, known)
+        self.numbers = (*range(min(self._last, known) + 1), *range(self._folded + 1, known + 1))
+
+    def __iter__(self) -> Iterator[ShownSecond]:
+        return (self.row(number) for number in self.numbers)
+
+    @property
+    def complete(self) -> tuple[int, ...]:
+        """The rows of which every agent has reported its share."""
+        return tuple(number for number in self.numbers if number <= self._run.complete_through)
+
+    @property
+    def settled_through(self) -> int:
+        """Up to here, complete rows do not change any more, unless an agent that was cut off reports its share. The end
+        of the load may still be folded into a row after it."""
+        through = self._run.complete_through
+        if self._over:
+            return through
+        if self._end_s is None:
+            return through - 1  # the end is known only when it has come
+        return self._last - 1 if self._last <= through <= self._folded else through
+
+    @property
+    def corrected(self) -> tuple[int, ...]:
+        """Rows that may have changed since they were settled: an agent that was cut off has reported its share, or the
+        load ended earlier than planned, and its end was folded into a row."""
+        ending = {self._last} if self._over else set()
+        return tuple(
+            number
+            for number in self.complete
+            if number <= self.settled_through and (number in self._run.recovered or number in ending)
+        )
+
+    @property
+    def mean_ops_per_s(self) -> float:
+        """Operations done in all complete rows without the warmup, per second of the load."""
+        complete, legs = self.complete, self._run.line.legs
+        first = ceil(next((leg.begin_ns for leg in legs if leg.measured), 0) / NS_PER_S)
+        if not complete or complete[-1] < first:
+            return 0.0
+        until = min(complete[-1], self._last)
+        ends_s = self._end_s if until == self._last and self._end_s is not None else until + 1
+        known = range(first, (self._folded if complete[-1] == self._last else complete[-1]) + 1)
+        return sum(second.ok for number, second in self._run.seconds.items() if number in known) / (ends_s - first)
+
+    def row(self, number: int) -> ShownSecond:
+        """The row that begins with this second, one of `numbers`."""
+        line, is_last, drains = self._run.line, number == self._last, number > self._last
+        folded = range(number, self._folded + 1 if is_last else number + 1)
+        found = [second for each in folded if (second := self._run.seconds.get(each)) is not None]
+        length_s = self._end_s - number if is_last and self._end_s is not None else 1.0
+        begin_ns = number * NS_PER_S
+        end_ns = begin_ns + round(length_s * NS_PER_S)
+        legs = line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+        due = float(sum(leg.due(end_ns) - leg.due(begin_ns) for leg in legs))
+        return ShownSecond(
+            number=number,
+            length_s=length_s,
+            second=found[0] if len(found) == 1 else _as_one(found),
+            leg=legs[0],
+            wanted_per_s=due / length_s if all(leg.is_open for leg in legs) and not drains else None,
+            drains=drains,
+        )
+
+
+def _as_one(seconds: list[Second]) -> Second:
+    """Several seconds as if they were one: counts add, of connections the most count."""
+    whole = Second()
+    for second in seconds:
+        whole.operations += second.operations
+        whole.ok += second.ok
+        whole.errors += second.errors
+        for agent_id, peak in second.open_peaks.items():
+            whole.open_peaks[agent_id] = max(whole.open_peaks.get(agent_id, 0), peak)
+        for agent_id, busy in second.busy.items():
+            whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
+        whole.service.add(second.service.merged)
+        whole.response.add(second.response.merged)
+        whole.loop_lag.add(second.loop_lag.merged)
+    return whole
+
+
+def _load_end_s(run: Aggregate, over: bool) -> float | None:
+    """When the load ended, or is to end; None where that is not known."""
+    finals = [agent.end.final for agent in run.agents.values() if agent.end is not None and agent.end.final is not None]
+    if run.closed is not None:
+        end_s = run.closed.duration_s
+    elif over and finals:
+        end_s = max(final.ran_ns for final in finals) / NS_PER_S
+    elif run.line.end_ns is not None:
+        end_s = run.line.end_ns / NS_PER_S
+    else:
+        return None
+    end_s = float(round(end_s)) if abs(end_s - round(end_s)) < _WHOLE else end_s
+    return end_s if end_s > 0 else None
+
+
+def _last_row(end_s: float | None, known: int) -> tuple[int, int]:
+    """(the last row of the load, the last second that is folded into it), of a run of which seconds up to `known` are
+    known."""
+    if end_s is None:
+        return known, known
+    last = max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0)
+    after = ceil(end_s)
+    # Rather than a second of its own, with a handful of replies: unless it goes on, and so is a real drain.
+    return last, after if known <= after else after - 1
