@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from common.cgroup import CpuGroups
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.machine import this_host, usable_cores
 from common.release import RELEASE, about
@@ -53,7 +54,7 @@ def cli() -> None:
     type=_Processes(),
     default=None,
     envvar="STAMPEDE_AGENT_PROCESSES",
-    help="Worker processes.  [default: one for each core]",
+    help="Worker processes.  [default: one for each core that it may use]",
 )
 @click.option("--name", default="", help="Name in reports.  [default: the coordinator gives one]")
 @click.option(
@@ -107,7 +108,9 @@ def join(
             click.echo(f"agent: {text}", err=True)
 
     agent = Agent(endpoint, curve, identity, say)
-    say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}")
+    quota = CpuGroups().quota_cores
+    allowed = "" if quota is None else f"; its CPU quota allows {quota:.2g} cores"
+    say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}{allowed}")
     leaving = agent.run()
     if quiet and leaving.code and leaving.text:
         click.echo(f"agent: {leaving.text}", err=True)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from math import ceil
 from pathlib import Path
+
+from common.cgroup import CpuGroups
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which under a cpuset are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many cores this process can fill: those that it may run on, which under a cpuset are fewer than the machine
+    has, but no more than a CPU quota allows, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = CpuGroups().quota_cores
+    return cores if quota is None else min(cores, ceil(quota))
 
 
 def this_host() -> str:

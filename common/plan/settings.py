@@ -243,7 +243,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(group=_FLEET, flag="--expect-agents", path="fleet.expect_agents", help="agents that join from elsewhere"),
     Setting(group=_FLEET, flag="--local-agents", path="fleet.local_agents", help="agents to start on this machine"),
     Setting(group=_FLEET, flag="--processes", path="fleet.processes_per_local_agent",
-            help="worker processes of each local agent  [default: one per core]"),
+            help="worker processes of each local agent  [default: one per usable core]"),
     Setting(group=_FLEET, flag="--per-agent", path="fleet.per_agent", is_switch=True,
             help="pools, rate and requests are each agent's instead of the fleet's"),
     Setting(group=_FLEET, flag="--tolerate-lost", path="fleet.tolerate_lost",

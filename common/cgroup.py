@@ -1,0 +1,165 @@
+"""The CPU quota of the control groups that this process is in, and how often one held it up. Linux only.
+
+A quota allows so much CPU time in each period, mostly of 100 ms; a group that has used it up is throttled, and none of
+its processes runs until the next period. Every ancestor of a group may have a quota of its own: the tightest one says
+how many cores there are, and any of them may throttle.
+
+Version 1 has `cpu.cfs_quota_us` and `cpu.cfs_period_us`, version 2 has `cpu.max`, both have `cpu.stat`; a machine may
+have both versions. In a container the paths in `/proc/self/cgroup` are relative to its namespace, and the tree that is
+mounted may begin above or below its root. What is absent, unreadable or not understood counts as no quota.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+_MOUNT = re.compile(r"\S+ \S+ \S+ (?P<root>\S+) (?P<point>\S+) .*? - (?P<kind>\S+) \S* (?P<options>\S*)")
+"""A line of mountinfo: id, parent, device, root, mount point, options and tags, type, source, options."""
+
+_US = 1000
+_MOST_SEARCHED = 10_000
+
+_Place: TypeAlias = tuple[int, tuple[str, ...]]
+"""A path below a namespace's root: how many levels up from there, then the names down."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaReading:
+    """What a quota allows, and what it did since the first reading. cores: None without a quota. periods: in which the
+    group had something to do; throttled_ns: summed over all cores; used_ns: CPU time of all processes of the group with
+    the tightest quota, 0 where the system does not tell."""
+
+    cores: float | None = None
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled_ns: int = 0
+    used_ns: int = 0
+
+
+class CpuGroups:
+    """The control groups of this process that may limit its CPU time: its own and all their ancestors."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        """root: where the machine's files lie."""
+        self.folders = tuple(dict.fromkeys(_folders(root)))
+        self._before = {folder: _counters(folder) for folder in self.folders}
+        self._limited: set[Path] = set()
+
+    @property
+    def quota_cores(self) -> float | None:
+        """How many cores the tightest quota allows now; None without a quota."""
+        return min(self._quotas().values(), default=None)
+
+    def read(self) -> QuotaReading:
+        """What is allowed now, and what was counted since this object was made. Of several groups the most counts: a
+        process that is throttled by two of them at once is held up once."""
+        quotas = self._quotas()
+        self._limited |= quotas.keys()
+        grown = {
+            folder: [max(0, now - then) for now, then in zip(_counters(folder), self._before[folder], strict=True)]
+            for folder in self._limited
+        }
+        most = [max(values) for values in zip((0, 0, 0, 0), *grown.values(), strict=True)]
+        tightest = min(quotas, key=lambda folder: quotas[folder], default=None)
+        return QuotaReading(
+            cores=None if tightest is None else quotas[tightest],
+            periods=most[0],
+            throttled_periods=most[1],
+            throttled_ns=most[2],
+            used_ns=0 if tightest is None else grown[tightest][3],
+        )
+
+    def _quotas(self) -> dict[Path, float]:
+        quotas = {folder: _quota(folder) for folder in self.folders}
+        return {folder: cores for folder, cores in quotas.items() if cores is not None}
+
+
+def _quota(folder: Path) -> float | None:
+    limit = _text(folder / "cpu.max") or f"{_text(folder / 'cpu.cfs_quota_us')} {_text(folder / 'cpu.cfs_period_us')}"
+    try:
+        quota_us, period_us = (int(field) for field in limit.split())
+    except ValueError:  # "max 100000" has no number, and nothing at all neither
+        return None
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None
+
+
+def _counters(folder: Path) -> tuple[int, int, int, int]:
+    """(periods, throttled periods, throttled ns, used ns) of a group since it was made."""
+    found = {}
+    for line in _text(folder / "cpu.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if value.isascii() and value.isdigit():
+            found[name] = int(value)
+    used_ns = found.get("usage_usec", 0) * _US
+    if not used_ns and (value := _text(folder / "cpuacct.usage").strip()).isascii() and value.isdigit():
+        used_ns = int(value)
+    throttled_ns = found.get("throttled_time", found.get("throttled_usec", 0) * _US)
+    return found.get("nr_periods", 0), found.get("nr_throttled", 0), throttled_ns, used_ns
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """From each group of this process up to the root of what is mounted."""
+    places = {}
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            places["cgroup2"] = _place(path)
+        elif "cpu" in controllers.split(","):
+            places["cgroup"] = _place(path)
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        if (mount := _MOUNT.match(line)) is None or mount["kind"] not in places:
+            continue
+        if mount["kind"] == "cgroup2" or "cpu" in mount["options"].split(","):
+            mounted, mount_point = _place(_plain(mount["root"])), root / _plain(mount["point"]).lstrip("/")
+            yield from _up_from(places[mount["kind"]], mounted, mount_point)
+
+
+def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path]:
+    """The folders of a group and of its ancestors, where `mounted` is what is seen at `mount_point`."""
+    (levels_up, names), (mounted_up, mounted_names) = group, mounted
+    if mounted_up == levels_up and names[: len(mounted_names)] == mounted_names:
+        folder = mount_point.joinpath(*names[len(mounted_names) :])
+    elif mounted_up > levels_up and not mounted_names:
+        # Our namespace begins below what is mounted, and nobody says under which names.
+        folder = _found(mount_point, mounted_up - levels_up, names)
+    else:
+        return
+    while folder != mount_point:
+        yield folder
+        folder = folder.parent
+    yield mount_point
+
+
+def _found(mount_point: Path, levels: int, names: tuple[str, ...]) -> Path:
+    """Our own folder, so many levels and then these names below the mount point, by who is in it."""
+    own_pid = str(os.getpid())
+    for parent in islice(mount_point.glob("/".join(["*"] * levels)), _MOST_SEARCHED):
+        folder = parent.joinpath(*names)
+        if own_pid in _text(folder / "cgroup.procs").split():
+            return folder
+    return mount_point
+
+
+def _place(path: str) -> _Place:
+    names = tuple(name for name in path.removesuffix(" (deleted)").split("/") if name)
+    levels_up = next((number for number, name in enumerate(names) if name != ".."), len(names))
+    return levels_up, names[levels_up:]
+
+
+def _plain(field: str) -> str:
+    """A path of mountinfo, which writes blanks as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except (OSError, ValueError):
+        return ""
