@@ -36,7 +36,7 @@ from typing import Literal
 
 import msgspec
 
-from common.commands import plan_templates
+from common.commands import Template, plan_templates
 from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import NodeCounted, ServerCounted, When
@@ -69,9 +69,10 @@ def balance(aggregate: Aggregate) -> Ledger:
     server_calls = None
     unaccounted = abs(issued - counted)
     if gained is not None:
-        names = _plan_commands(aggregate)
-        server_calls = sum(_calls_of(name, gained) for name in names)
-        others = sum(_calls_of(name, gained) for name in names & (_of_sentinels(aggregate) | _of_scripts(aggregate)))
+        rows = _plan_rows(aggregate, gained)
+        server_calls = sum(_calls_of(row, gained) for row in rows)
+        shared = _of_sentinels(aggregate) | _of_scripts(aggregate)
+        others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
         unaccounted += _distance(server_calls, definite, definite + failures + retried + others)
         for name in ("multi", "exec") if transactions else ():
             unaccounted += _distance(_calls_of(name, gained), transactions - failures, transactions + retried)
@@ -117,11 +118,21 @@ def _retried(aggregate: Aggregate) -> int:
     return round_trip * sum(pool.connections.retries for pool in pools) + resubscribed
 
 
-def _plan_commands(aggregate: Aggregate) -> set[str]:
-    """Names of the plan's commands, as commandstats spells them."""
+def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
+    """The rows of commandstats in which the plan's commands count. With rows for subcommands (`client|info`), the
+    connections' own calls (`client|setinfo`) are in other rows."""
     if aggregate.opened is None:
         return set()
-    return {template.name.lower() for template in plan_templates(aggregate.opened.plan.workload)}
+    rows = {_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}
+    return {row for row in rows if "|" not in row or row.partition("|")[0] not in rows}
+
+
+def _row(template: Template, gained: Mapping[str, int]) -> str:
+    name = template.name.lower()
+    subcommand = template.parts[1] if len(template.parts) > 1 else None
+    if isinstance(subcommand, bytes) and any(row.startswith(f"{name}|") for row in gained):
+        return f"{name}|{subcommand.decode(errors='replace').lower()}"
+    return name
 
 
 def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:

@@ -1,8 +1,8 @@
 """What only the target can say of a plan's commands, asked before anything starts: does it know them, does each keep to
 one slot?
 
-A command that the server does not know, or that has too few or too many arguments, would be refused at each call.
-COMMAND INFO tells; where it is refused itself, the plan is taken at its word.
+A command or subcommand that the server does not know, or that has too few or too many arguments, would be refused at
+each call. COMMAND INFO tells, of subcommands since Redis 7; where it is refused itself, the plan is taken at its word.
 
 A cluster refuses a command whose keys lie in several slots, at each call. So the server is asked which arguments of a
 sample call are keys (COMMAND GETKEYS, which executes nothing); their slots are computed here. That keys which are drawn
@@ -11,10 +11,11 @@ share one is a rule of the plan: what is found here are keys, or parts of them, 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from common.commands import is_cluster, sample_calls
+from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
 from common.errors import PlanError
 from common.plan.schema import Plan
 from common.target import nodes_of, slot_of, translated
@@ -36,27 +37,62 @@ def refuse_misfits(plan: Plan) -> None:
 
 
 def refuse_unknown(plan: Plan, client: Asked) -> None:
-    """Raises PlanError for the first command that this node does not know, or not with so many arguments."""
-    for name, call in sample_calls(plan.target, plan.workload):
+    """Raises PlanError for the first command or subcommand that this node does not know, or not with so many
+    arguments."""
+    templates = plan_templates(plan.workload)
+    for template, (name, call) in zip(templates, sample_calls(plan.target, plan.workload), strict=True):
         told = ask(client, "COMMAND INFO", name)
         if not isinstance(told, list) or len(told) != 1:
             continue
         if told[0] is None:
             raise PlanError(
                 f"workload: expected commands that the target knows, got {show(name)}, which it does not; is it "
-                "spelled right, and its module loaded?"
+                f"spelled right, and its module loaded?{_meant(name, COMMANDS)}"
             )
-        # A negative one is the least that there may be. Like the calls', it counts the name.
-        arity = _arity(told[0])
-        if arity and (len(call) < -arity if arity < 0 else len(call) != arity):
-            wanted = f"at least {-arity - 1}" if arity < 0 else f"{arity - 1}"
-            raise PlanError(
-                f"workload: expected as many arguments of {name} as the target does, {wanted}, got {len(call) - 1}"
-            )
+        subcommands = _subcommands(told[0])
+        if subcommands and len(template.parts) > 1 and isinstance(template.parts[1], bytes):
+            word = call[1].decode(errors="replace").upper()
+            if word not in subcommands:
+                raise PlanError(
+                    f"workload: expected a subcommand of {name} that the target knows, got {show(word)}"
+                    f"{_meant(word, subcommands) or f'; it knows {_listed(subcommands)}'}"
+                )
+            _refuse_count(f"{name} {word}", subcommands[word], len(call), 2)
+        else:
+            _refuse_count(name, _arity(told[0]), len(call), 1)
+
+
+def _refuse_count(name: str, arity: int, given: int, words: int) -> None:
+    """arity: how many arguments the command takes, its name among them; below 0 the least that it takes; 0 for unknown.
+    given: counted alike. words: how many of them are the name."""
+    if not arity or (given >= -arity if arity < 0 else given == arity):
+        return
+    wanted = abs(arity) - words
+    least = "at least " if arity < 0 else ""
+    raise PlanError(f"workload: {name} takes {least}{wanted} argument{'' if wanted == 1 else 's'}, got {given - words}")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))
+
+
+def _subcommands(info: Any) -> dict[str, int]:
+    """The arity of each subcommand by its name; empty for a command without any, and before Redis 7."""
+    listed = info[9] if isinstance(info, list) and len(info) > 9 else None
+    found = {}
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, list) and each and isinstance(each[0], bytes):
+            found[each[0].decode(errors="replace").partition("|")[2].upper()] = _arity(each)
+    return found
 
 
 def _arity(info: Any) -> int:
-    """How many arguments a command takes, 0 where the server does not say so."""
+    """How many arguments a command takes, its name among them: the least if below 0; 0 if unknown."""
     return info[1] if isinstance(info, list) and len(info) > 1 and isinstance(info[1], int) else 0
 
 

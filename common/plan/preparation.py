@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, planned_commands
 from common.plan.schema import Plan
 from common.plan.shape import Path
-from common.plan.workload_rules import NOT_FOR_POOLS
+from common.plan.workload_rules import unfit_for_pools
 from common.units import show
 
 MOST_SETUP_KEYS = 1_000_000
@@ -31,8 +31,8 @@ def setup_known(plan: Plan) -> Iterator[Finding]:
 
 def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
     workload = plan.workload
-    if template.name in NOT_FOR_POOLS:
-        yield f"expected a command that leaves its connection as it was, got {template.name}"
+    if problem := unfit_for_pools(template):
+        yield problem
     scripts = [script.name for script in workload.scripts]
     for script in template.scripts:
         if script not in scripts:

@@ -14,8 +14,9 @@ from common.commands import (
     is_cluster,
     keys_of,
     keys_per_hash_tag,
+    parse_template,
 )
-from common.plan.schema import Command, Distribution, Keys, Plan, Preload, Values, Workload
+from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, Values, Workload
 from common.plan.shape import Path
 from common.units import show
 
@@ -33,6 +34,8 @@ NOT_FOR_POOLS = frozenset(
         *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
     }
 )
+_ASKING: dict[str, tuple[str, ...]] = {"CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")}
+"""Subcommands of these that only ask: all others change their own connection, or somebody else's."""
 _SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
 
 Finding = tuple[Path, str]
@@ -57,17 +60,32 @@ def _templates(workload: Workload) -> Iterator[tuple[Path, Template, Command | P
         yield path, find_command(text, expiring), own, follows
 
 
+def unfit_for_pools(template: Template) -> str | None:
+    """Why a command is not for connections that many share, or None if it is."""
+    if template.name not in NOT_FOR_POOLS:
+        return None
+    asking = _ASKING.get(template.name)
+    if asking is None:
+        return f"expected a command that leaves its connection as it was, got {template.name}"
+    word = template.parts[1] if len(template.parts) > 1 else None
+    subcommand = word.decode(errors="replace").upper() if isinstance(word, bytes) else None
+    if subcommand in asking:
+        return None
+    return (
+        f"expected {template.name} with one of {', '.join(asking)}, which leave all connections as they were, "
+        f"got {show(f'{template.name} {subcommand}') if subcommand else template.name}"
+    )
+
+
 def commands_known(plan: Plan) -> Iterator[Finding]:
     """Every command is a name of the table, or a template, and leaves its connection as it was."""
     for path, text, _, _ in _texts(plan.workload):
-        name = text.strip().upper()  # as it stands, or the template's
         try:
-            name = name if name in NOT_FOR_POOLS else find_command(text).name
+            problem = unfit_for_pools(parse_template(text)) or unfit_for_pools(find_command(text))
         except ValueError as error:
-            yield path, str(error)
-            continue
-        if name in NOT_FOR_POOLS:
-            yield path, f"expected a command that leaves its connection as it was, got {name}"
+            problem = str(error)
+        if problem is not None:
+            yield path, problem
 
 
 def weights_draw(plan: Plan) -> Iterator[Finding]:
@@ -242,6 +260,11 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
             yield (
                 path,
                 f"expected a command that can be sent to one node of a cluster, got {template.name}; leave it out",
+            )
+        elif template.name == "CLIENT" and any(group.driver is not Driver.WIRE for group in plan.pools):
+            yield (
+                path,
+                "expected a command that redis-py can send to one node of a cluster, got CLIENT; use --driver wire",
             )
     if not keys_per_hash_tag(plan.target, workload):
         if is_cluster(plan.target):

@@ -5,7 +5,7 @@ import pytest
 from common.errors import PlanError
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count
-from coordinator.preflight import refuse_misfits
+from coordinator.preflight import refuse_misfits, refuse_unknown
 from tests.support.groups import ClusterGroup
 from tests.support.servers import Server
 
@@ -62,8 +62,9 @@ def test_keys_of_no_other_target_have_slots(valkey: Server) -> None:
     [
         ("NOSUCH __key__", r'commands that the target knows, got "NOSUCH", which it does not; is it spelled right'),
         ("=NOSUCH", r'got "NOSUCH"'),
-        ("GET __key__ __key__", r"as many arguments of GET as the target does, 1, got 2"),
-        ("HSET __key__ field", r"as many arguments of HSET as the target does, at least 3, got 2"),
+        ("HGTE __key__ f", r'got "HGTE", .*; did you mean HGET'),
+        ("XGROUP CREAT __key__ g 0", r'a subcommand of XGROUP that the target knows, got "CREAT"; did you mean CREATE'),
+        ("memory zzz __key__", r'of MEMORY that the target knows, got "ZZZ"; it knows DOCTOR, HELP, .*, USAGE$'),
     ],
 )
 def test_a_command_that_the_server_would_refuse_at_each_call_is_refused_once(
@@ -71,6 +72,37 @@ def test_a_command_that_the_server_would_refuse_at_each_call_is_refused_once(
 ) -> None:
     with pytest.raises(PlanError, match=rf"^workload: expected [^\n]*{finding}"):
         refuse_misfits(plan(valkey.url, "SET", command))
+
+
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("GET __key__ __key__", "GET takes 1 argument, got 2"),
+        ("HSET __key__ field", "HSET takes at least 3 arguments, got 2"),
+        ("XGROUP CREATE __key__ g", "XGROUP CREATE takes at least 3 arguments, got 2"),
+        ("OBJECT ENCODING __key__ x", "OBJECT ENCODING takes 1 argument, got 2"),
+        ("=XGROUP", "XGROUP takes at least 1 argument, got 0"),
+    ],
+)
+def test_a_command_with_too_few_or_too_many_arguments_is_refused(valkey: Server, command: str, finding: str) -> None:
+    with pytest.raises(PlanError, match=f"^workload: {finding}$"):
+        refuse_misfits(plan(valkey.url, "SET", command))
+
+
+@pytest.mark.parametrize("command", ["CLIENT INFO", "client id", "memory usage __key__", "OBJECT __data__ k"])
+def test_a_subcommand_that_the_server_knows_passes(valkey: Server, command: str) -> None:
+    refuse_misfits(plan(valkey.url, command))
+
+
+class _Old:
+    """A server before Redis 7, which does not list subcommands."""
+
+    def execute_command(self, *args: str) -> list[list[object]]:
+        return [[args[1].encode(), -2, [b"write"], 2, 2, 1]]
+
+
+def test_a_server_that_does_not_list_subcommands_is_taken_at_the_plans_word() -> None:
+    refuse_unknown(plan("redis://h", "XGROUP CREAT __key__ g 0"), _Old())
 
 
 def test_every_node_of_a_cluster_knows_the_same_commands(shared_cluster: ClusterGroup) -> None:

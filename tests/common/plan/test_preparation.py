@@ -48,7 +48,7 @@ def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: st
         (Preload(command="NOSUCH"), "command: expected a name of the command table, or a template"),
         (Preload(command="GET"), "command: expected a command that writes, got GET"),
         (Preload(command="SET k v"), "command: expected a command with one __key__, which is each key in turn"),
-        (Preload(command="CLIENT SETNAME __key__"), "command: expected a command that leaves its connection as it was"),
+        (Preload(command="CLIENT SETNAME __key__"), "command: expected CLIENT with one of GETNAME, GETREDIR, "),
         (Preload(command="SET __key__ __ids__"), "command: expected __ids__ only in `then`"),
         (Preload(command="SET __key__ __message__"), "command: expected no __message__ in preload"),
         (Preload(command="EVALSHA __sha(x)__ 1 __key__"), "command: expected __sha(NAME)__ of a script of the plan"),

@@ -51,6 +51,21 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
             {"commands": commands({"command": "GET", "then": [{"command": "multi x"}]})},
             "commands[0].then[0].command: expected a command that leaves its connection as it was, got MULTI",
         ),
+        ({"commands": commands("=SELECT")}, "commands[0].command: expected a command that leaves its connection as it"),
+        *(
+            (
+                {"commands": commands(text)},
+                "commands[0].command: expected CLIENT with one of GETNAME, GETREDIR, HELP, ID, INFO, LIST, "
+                f"TRACKINGINFO, which leave all connections as they were, got {found}",
+            )
+            for text, found in (
+                ("CLIENT", "CLIENT"),
+                ("client kill ID 3", '"CLIENT KILL"'),
+                ("CLIENT REPLY OFF", '"CLIENT REPLY"'),
+                ("CLIENT PAUSE 100", '"CLIENT PAUSE"'),
+                ("CLIENT __data__", "CLIENT"),
+            )
+        ),
         ({"commands": []}, "commands: expected at least one command, got none"),
         ({"commands": [{"command": "GET", "weight": 0}]}, "commands: expected at least one weight above zero"),
         ({"commands": commands("XACK")}, "commands[0].command: expected __ids__ only in `then`, after a command"),
@@ -197,6 +212,12 @@ def test_in_a_cluster_what_goes_to_no_node_in_particular_is_refused() -> None:
         "commands[1].command: expected a command that can be sent to one node of a cluster, got SCAN; leave it out"
     )
     assert refusal({"commands": commands("HSCAN", "DBSIZE")}, **CLUSTER) is None
+    found = refusal({"commands": commands("CLIENT INFO")}, **CLUSTER)
+    assert found == (
+        "commands[0].command: expected a command that redis-py can send to one node of a cluster, got CLIENT; "
+        "use --driver wire"
+    )
+    assert refusal({"commands": commands("CLIENT INFO")}, pools=[{"driver": "wire"}], **CLUSTER) is None
 
 
 def test_what_makes_sense_is_not_refused() -> None:
@@ -215,3 +236,8 @@ def test_what_makes_sense_is_not_refused() -> None:
 def test_what_one_command_draws_by_may_be_said_for_all() -> None:
     one = commands("SET", {"command": "GET", "key_distribution": "zipfian"})
     assert refusal({"keys": {"exponent": 1.2}, "commands": one}) is None
+
+
+@pytest.mark.parametrize("text", ["CLIENT INFO", "client list TYPE normal", "CLIENT ID", "CONFIG GET maxclients"])
+def test_a_command_that_only_asks_is_allowed_in_mix_and_setup(text: str) -> None:
+    assert refusal({"commands": commands(text), "setup": [text]}) is None
