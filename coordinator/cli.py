@@ -231,7 +231,8 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     """Report on a run anew, from its journal."""
     from coordinator.report.command import render
 
-    click.echo(render(run, out, form, hide_histogram))
+    # Colours are there only where they were asked for.
+    click.echo(render(run, out, form, hide_histogram), nl=False, color=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,7 @@ from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
 from coordinator.report.files import write_run_files
+from coordinator.report.look import console_for
 from coordinator.report.output import put_out, say
 from coordinator.report.shapes import Summary
 from coordinator.report.summary import build_summary
@@ -68,7 +69,7 @@ class Ended:
 
 def start(plan: Plan, options: StartOptions) -> int:
     """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
-    people = Console(stderr=True)
+    people = console_for(stderr=True)
     place = new_place(options.out, new_id()) if options.resume is None else place_to_resume(options.resume, options.out)
     ended = conduct(plan, options, place, people)
     if (summary := ended.summary) is not None:

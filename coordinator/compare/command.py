@@ -24,6 +24,7 @@ from coordinator.options import StartOptions
 from coordinator.place import new_id, new_place
 from coordinator.records import Outcome
 from coordinator.report.files import write_whole
+from coordinator.report.look import console_for
 from coordinator.report.output import put_out, say
 from coordinator.start import Ended, conduct
 
@@ -65,7 +66,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     Raises StampedeError for what prevents a start.
     """
     plans = plans_to_compare(plan)
-    people = Console(stderr=True)
+    people = console_for(stderr=True)
     head = Head(new_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
     folder = options.out / head.id
     runs: list[Conducted] = []

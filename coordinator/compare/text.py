@@ -1,16 +1,26 @@
-"""The report of a comparison for people. Fits 80 columns, and needs no terminal."""
+"""The report of a comparison for people. Fits the terminal it is shown on, and needs none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from common.units import counted
-from coordinator.compare.shapes import ComparedRun, Comparison, Cost, LatencyKind, Pair, Spread, SpreadKind
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, failed_share, short, titled
+from coordinator.compare.shapes import (
+    COMPARISON_FILE,
+    ComparedRun,
+    Comparison,
+    Cost,
+    LatencyKind,
+    Pair,
+    Spread,
+    SpreadKind,
+)
+from coordinator.report.fitting import Column, FittedTable, show
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, failed_share, short
 from coordinator.verdict import Level
 
 _TIMES = {
@@ -21,12 +31,10 @@ _TIMES = {
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Everything, from what ran to whether it can be trusted."""
-    console.print(_head(comparison))
-    console.print()
-    console.print(_runs(comparison))
+    show(console, _head(comparison), "", _runs(comparison), "")
     if comparison.totals is not None:
-        console.print(_costs(comparison, comparison.totals))
-    console.print(_tail(comparison))
+        show(console, _costs(comparison, comparison.totals), "")
+    show(console, _tail(comparison))
 
 
 def run_line(run: ComparedRun) -> str:
@@ -65,20 +73,28 @@ def _at_once(comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _runs(comparison: Comparison) -> Table:
-    table = titled("Runs, latencies and CPU in us")
-    table.add_column("Run", no_wrap=True)
-    for name in ("Ops/sec", "CPU/op", "p50", "p99", "p99.9", "Errors"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Outcome", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
+_RUN_COLUMNS = (
+    Column("Run", fold=12),
+    Column("Ops/s", 1),
+    Column("CPU us/op", 3),
+    Column("p50", 5),
+    Column("p99", 4),
+    Column("p99.9", 6),
+    Column("Errors"),
+    Column("Outcome", 2, fold=9),
+    Column("Verdict", fold=7),
+)
+
+
+def _runs(comparison: Comparison) -> FittedTable:
+    table = FittedTable("Runs (latencies in ms)", _RUN_COLUMNS, elsewhere=COMPARISON_FILE)
     for run in comparison.runs:
         latency = run.latency_us
         table.add_row(
-            Text(_name(run)),
+            _name(run),
             short(run.ops_per_s),
             "-" if run.cpu_us_per_operation is None else _us(run.cpu_us_per_operation),
-            *(["-"] * 3 if latency is None else map(_us, (latency.p50, latency.p99, latency.p99_9))),
+            *(["-"] * 3 if latency is None else map(_ms, (latency.p50, latency.p99, latency.p99_9))),
             Text(short(run.errors), style="red" if run.errors else ""),
             Text(run.outcome.value, style=OUTCOME_STYLES[run.outcome]),
             Text(run.verdict.level.value, style=LEVEL_STYLES[run.verdict.level]),
@@ -86,38 +102,41 @@ def _runs(comparison: Comparison) -> Table:
         )
     if not all(run.counts for run in comparison.runs):
         left_out = ", ".join(_name(run) for run in comparison.runs if not run.counts)
-        table.caption, table.caption_justify = f"not compared, because its round is not whole: {left_out}", "left"
+        table.caption = f"not compared, because its round is not whole: {left_out}"
     return table
 
 
-def _costs(comparison: Comparison, totals: Cost) -> Table:
+_COST_COLUMNS = (
+    Column("Type", fold=6),
+    Column("", fold=9),
+    Column("client", 1),
+    Column("wire", 2),
+    Column("redis-py adds"),
+)
+
+
+def _costs(comparison: Comparison, totals: Cost) -> FittedTable:
     kind = "least..greatest" if comparison.spread is SpreadKind.RANGE else "quartiles"
-    table = titled(f"What redis-py costs: median ({kind}) of {counted(comparison.rounds, 'round')}, us")
-    # Three columns of twenty characters, and no room to spare.
-    table.padding = 0
-    table.add_column("Type", overflow="fold", min_width=6)
-    table.add_column("", no_wrap=True)
-    for name in ("client", "wire", "redis-py adds"):
-        table.add_column(name, justify="right")
+    title = f"What redis-py costs: median ({kind}) of {counted(comparison.rounds, 'round')}"
+    table = FittedTable(title, _COST_COLUMNS, elsewhere=COMPARISON_FILE)
+    table.caption = "what redis-py adds is the difference of the two runs of a round"
     for name, cost in comparison.commands.items():
         _add_rows(table, name, cost)
     _add_rows(table, "Totals", totals)
-    table.caption, table.caption_justify = "what redis-py adds is the difference of the two runs of a round", "left"
     return table
 
 
-def _add_rows(table: Table, name: str, cost: Cost) -> None:
+def _add_rows(table: FittedTable, name: str, cost: Cost) -> None:
     latency = cost.latency_us
-    rows: list[tuple[str, Pair | None]] = [("CPU/op", cost.cpu_us_per_operation)]
+    rows: list[tuple[str, Pair | None, Callable[[float], str]]] = [("CPU us/op", cost.cpu_us_per_operation, _us)]
     if latency is not None:
-        rows += [("p50", latency.p50), ("p99", latency.p99), ("p99.9", latency.p99_9)]
-    for figure, pair in rows:
+        rows += [("p50 ms", latency.p50, _ms), ("p99 ms", latency.p99, _ms), ("p99.9 ms", latency.p99_9, _ms)]
+    for figure, pair, form in rows:
         if pair is not None:
-            table.add_row(Text(name), figure, *(_spread(of) for of in (pair.client, pair.wire, pair.difference)))
+            table.add_row(name, figure, *(_spread(of, form) for of in (pair.client, pair.wire, pair.difference)))
             name = ""
-    rates = (cost.ops_per_s.client, cost.ops_per_s.wire)
-    table.add_row(Text(name), "ops/s", *(_spread(of, rate=True) for of in rates), "")
-    table.add_section()
+    table.add_row(name, "ops/s", _spread(cost.ops_per_s.client, short), _spread(cost.ops_per_s.wire, short), "")
+    table.end_section()
 
 
 def _tail(comparison: Comparison) -> Table:
@@ -158,14 +177,22 @@ def _name(run: ComparedRun) -> str:
     return run.id.rpartition("/")[2]
 
 
-def _spread(of: Spread, *, rate: bool = False) -> str:
-    show = short if rate else _us
-    return f"{show(of.median)} ({show(of.low)}..{show(of.high)})"
+def _spread(of: Spread, form: Callable[[float], str]) -> str:
+    return f"{form(of.median)} ({form(of.low)}..{form(of.high)})"
 
 
 def _us(value: float) -> str:
     """Microseconds in at most six characters below a thousand seconds: three digits tell enough beside a spread."""
+    return _three_digits(value, 2)
+
+
+def _ms(us: float) -> str:
+    """Microseconds as milliseconds, in as many characters, and to the microsecond at best."""
+    return _three_digits(us / 1e3, 3)
+
+
+def _three_digits(value: float, most_decimals: int) -> str:
     if abs(value) >= 9999.5:
         return f"{'-' if value < 0 else ''}{short(abs(value))}"
-    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{decimals}f}"
+    decimals = 3 if abs(value) < 0.9995 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{min(decimals, most_decimals)}f}"

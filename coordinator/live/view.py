@@ -56,7 +56,7 @@ def open_live(console: Console, quiet: bool) -> LiveView:
     """The view that fits: trouble only if quiet, a live table on a terminal, a line a second otherwise."""
     if quiet:
         return QuietView(console)
-    return TerminalView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)
+    return TerminalView(console) if console.is_interactive else PlainView(console)
 
 
 class QuietView(LiveView):

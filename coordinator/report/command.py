@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from common.units import counted
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from coordinator.report.files import JOURNAL_FILE
+from coordinator.report.look import console_for
 from coordinator.report.summary import build_summary
 from coordinator.report.text import print_summary
 from coordinator.report.timeseries import timeseries_csv
@@ -23,8 +25,9 @@ _RUNS_NAMED = 10
 
 
 def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
-    """The report of a run. run: a run id in `out`, an unambiguous beginning of one, "latest", or the path of a run's
-    folder or journal. Raises UsageError for an unknown run or format, and for a journal that cannot be read.
+    """The report of a run, in colours where stdout shows them. run: a run id in `out`, an unambiguous beginning of one,
+    "latest", or the path of a run's folder or journal. Raises UsageError for an unknown run or format, and for a
+    journal that cannot be read.
     """
     if format not in FORMATS:
         raise UsageError(f'--format: expected one of {", ".join(FORMATS)}, got "{format}"')
@@ -63,9 +66,16 @@ def _named(names: list[str]) -> str:
 
 def _as_text(aggregate: Aggregate, hide_histogram: bool) -> str:
     text = io.StringIO()
-    console = Console(file=text, width=shutil.get_terminal_size().columns)
+    shown_on = console_for()
+    console = Console(
+        file=text,
+        width=shutil.get_terminal_size().columns,
+        force_terminal=shown_on.is_terminal,
+        color_system=cast(Any, shown_on.color_system),
+        no_color=shown_on.no_color,
+    )
     print_summary(console, build_summary(aggregate), hide_histogram=hide_histogram)
-    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
+    return text.getvalue()
 
 
 def _as_json(aggregate: Aggregate, _: bool) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 
-from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +22,14 @@ OUTCOME_STYLES = {
 }
 
 
-def titled(title: str) -> Table:
-    """A table that needs no frame."""
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+def console_for(*, stderr: bool = False) -> Console:
+    """The console on stdout, or on stderr. Colours are for terminals, and wherever FORCE_COLOR (or TTY_COMPATIBLE=1)
+    asks for them, unless NO_COLOR is set; what is drawn over itself is for terminals alone."""
+    forced = bool(os.environ.get("FORCE_COLOR"))
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    console = Console(stderr=stderr, color_system="standard" if forced and dumb else "auto")
+    console.is_interactive = console.is_interactive and (sys.stderr if stderr else sys.stdout).isatty()
+    return console
 
 
 def facts(*rows: tuple[str, Text]) -> Table:
@@ -59,3 +66,11 @@ def short(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
     return f"{value:.3g}" if value < 999.5 else "1k"
+
+
+def ms(us: float) -> str:
+    """Microseconds as milliseconds: the unit of all latencies that people read. Four significant digits, three
+    decimals at most."""
+    value = us / 1e3
+    decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{decimals}f}"

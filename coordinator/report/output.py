@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.errors import UsageError
+from coordinator.report.look import console_for
 
 
 def put_out(draw: Callable[[Console], None], json: str | None, people: Console | None, folder: Path) -> None:
@@ -19,7 +20,7 @@ def put_out(draw: Callable[[Console], None], json: str | None, people: Console |
     Raises UsageError when stdout takes no more.
     """
     try:
-        console = Console() if json is None else people
+        console = console_for() if json is None else people
         if console is not None:
             draw(console)
         if json is not None:

@@ -1,5 +1,5 @@
 """The end-of-run summary for people: a row per command and the totals, as memtier_benchmark has it, and around it what
-one must know to believe them. Fits 80 columns, and needs no terminal.
+one must know to believe them. Fits the terminal it is shown on, and needs none.
 """
 
 from __future__ import annotations
@@ -13,42 +13,41 @@ from rich.text import Text
 from common.units import counted, format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, classes, facts, failed_share, short, titled
+from coordinator.report.fitting import Bar, Column, FittedTable, show
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, classes, facts, failed_share, ms, short
 from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
-_BAR_WIDTH = 40
+_ELSEWHERE = "summary.json"
 
 
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
     """Everything, from what ran to whether it can be trusted."""
-    console.print(_head(summary))
-    console.print()
+    show(console, _head(summary), "")
     if len(summary.stages) > 1:
-        console.print(_stages(summary))
-    console.print(_latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service))
+        show(console, _stages(summary), "")
     if summary.load.model != "closed":
         of = "Response time" if summary.load.model == "open" else "Response time at a rate"
         title = f"{of}, from the intended send to the reply (ms)"
         response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
-        response.caption, response.caption_justify = _missing(summary), "left"
-        console.print(response)
+        response.caption = _missing(summary)
+        show(console, response, "")
+    service = _latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service)
+    show(console, service, "")
     if not hide_histogram and summary.latency_bins:
-        console.print(_histogram(summary, "#" if console.options.ascii_only else "█"))
-        console.print()
-    console.print(_agents(summary))
-    console.print(_tail(summary))
+        show(console, _histogram(summary), "")
+    show(console, _agents(summary), "", _tail(summary))
 
 
-def _missing(summary: Summary) -> str | None:
+def _missing(summary: Summary) -> str:
     """How many operations have no response time: those that waited longest are among them, so whoever reads a
-    percentile must know. None where all have one."""
+    percentile must know. "" where all have one."""
     at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
     unsent = sum(stage.unsent for stage in at_a_rate)
     not_done = sum(stage.stats.errors for stage in at_a_rate)
     intended = sum(stage.stats.operations for stage in at_a_rate) + unsent
     if not unsent + not_done:
-        return None
+        return ""
     return (
         f"without {unsent + not_done:,} of {counted(intended, 'intended operation')} "
         f"({(unsent + not_done) / intended:.1%}): {unsent:,} never sent, {not_done:,} not done"
@@ -106,28 +105,39 @@ def _load_model(summary: Summary) -> str:
     )
 
 
-def _stages(summary: Summary) -> Table:
+_STAGE_COLUMNS = (
+    Column("Stage", fold=7),
+    Column("From", 9),
+    Column("Length", 8),
+    Column("Wanted/s", 2),
+    Column("Actual/s", 1),
+    Column("p50", 5),
+    Column("p99", 3),
+    Column("p99.9", 6),
+    Column("max", 4),
+    Column("Errors"),
+)
+
+
+def _stages(summary: Summary) -> FittedTable:
     """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
-    table = titled("Stages (ms: response time at a rate, service time in a closed loop)")
-    table.add_column("Stage", overflow="fold", min_width=7)
-    for name in ("From", "Length", "Wanted", "Actual", "p50", "p99", "p99.9", "max", "Errors"):
-        table.add_column(name, justify="right", no_wrap=True)
+    title = "Stages (ms: response time at a rate, service time in a closed loop)"
+    table = FittedTable(title, _STAGE_COLUMNS, elsewhere=_ELSEWHERE)
     for stage in summary.stages:
         latency = stage.stats.latency_us.response or stage.stats.latency_us.service
         times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
         table.add_row(
-            Text(stage.name),
+            stage.name,
             _clock(stage.begin_s),
             _clock(stage.duration_s),
             _wanted(stage),
             short(stage.achieved_rate_per_s),
-            *(_ms(us).replace(",", "") if latency.count else "-" for us in times_us),
+            *(ms(us) if latency.count else "-" for us in times_us),
             Text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
             style="" if stage.measured else "dim",
         )
     if not all(stage.measured for stage in summary.stages):
         table.caption = "the warmup is in no other number but the ledger's and the connections'"
-        table.caption_justify = "left"
     return table
 
 
@@ -139,18 +149,29 @@ def _wanted(stage: Stage) -> Text:
     return wanted
 
 
-def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> Table:
-    table = titled(title)
-    table.add_column("Type", overflow="fold", min_width=6)
-    for name in ("Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"):
-        table.add_column(name, justify="right", no_wrap=True)
+_LATENCY_COLUMNS = (
+    Column("Type", fold=12),
+    Column("Ops/s", 1),
+    Column("Avg", 7),
+    Column("p50", 3),
+    Column("p90", 9),
+    Column("p99", 2),
+    Column("p99.9", 5),
+    Column("max", 4),
+    Column("KiB/s", 8),
+    Column("Errors"),
+)
+
+
+def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> FittedTable:
+    table = FittedTable(title, _LATENCY_COLUMNS, elsewhere=_ELSEWHERE)
     groups = [summary.commands]
     if len(summary.pools) > 1:
         groups.append({f"pool {name}": stats for name, stats in summary.pools.items()})
     for group in groups:
         for name, stats in group.items():
             table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s))
-        table.add_section()
+        table.end_section()
     totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
     table.add_row(*totals, style="bold")
     return table
@@ -160,52 +181,58 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
     kib = (stats.bytes_out + stats.bytes_in) / 1024
     times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
     return [
-        Text(name),
+        name,
         _count(stats.ops_per_s),
-        *(_ms(us) if latency.count else "-" for us in times_us),
+        *(ms(us) if latency.count else "-" for us in times_us),
         _count(kib / duration_s if duration_s > 0 else 0.0),
         Text(f"{stats.errors:,}", style="red" if stats.errors else ""),
     ]
 
 
-def _histogram(summary: Summary, block: str) -> Table:
+_HISTOGRAM_COLUMNS = (Column("up to ms"), Column("operations"), Column("share"), Column("", 1, bars=True))
+
+
+def _histogram(summary: Summary) -> FittedTable:
     what = "Response" if summary.load.model == "open" else "Service"
-    table = titled(f"{what} times")
-    table.box = None
-    table.add_column("up to ms", justify="right", no_wrap=True)
-    table.add_column("operations", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table = FittedTable(f"{what} times", _HISTOGRAM_COLUMNS, rule=False)
     most = max(bin_.count for bin_ in summary.latency_bins)
     everything = sum(bin_.count for bin_ in summary.latency_bins)
     for bin_ in summary.latency_bins:
-        bar = block * -(-bin_.count * _BAR_WIDTH // most)
-        table.add_row(f"{bin_.up_to_us / 1e3:g}", f"{bin_.count:,}", f"{bin_.count / everything:.2%}", bar)
+        share = f"{bin_.count / everything:.2%}"
+        table.add_row(f"{bin_.up_to_us / 1e3:,.10g}", f"{bin_.count:,}", share, Bar(bin_.count / most))
     return table
 
 
-def _agents(summary: Summary) -> Table:
-    table = titled("Agents")
-    table.add_column("Agent", no_wrap=True, max_width=12)
-    table.add_column("Host", no_wrap=True, max_width=16)
-    for name in ("Procs", "State", "Operations", "CPU", "Busiest", "Machine", "Skew ms"):
-        table.add_column(name, justify="right", no_wrap=True)
+_AGENT_COLUMNS = (
+    Column("Agent", fold=12),
+    Column("Host", 5, fold=16),
+    Column("Procs", 7),
+    Column("State"),
+    Column("Operations", 1),
+    Column("CPU", 3),
+    Column("Busiest", 2),
+    Column("Machine", 4),
+    Column("Skew ms", 6),
+)
+
+
+def _agents(summary: Summary) -> FittedTable:
+    table = FittedTable("Agents", _AGENT_COLUMNS, elsewhere=_ELSEWHERE)
     # Those that were lost come first: they must not fall to the limit.
     for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
         table.add_row(
-            Text(agent.id),
-            Text(agent.host),
+            agent.id,
+            agent.host,
             str(agent.processes),
             Text(agent.state.value, style="red" if agent.state is AgentEnd.LOST else "green"),
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
             _or_dash(agent.host_cpu_percent_mean, "{:.0f}%"),
-            _or_dash(agent.start_skew_us, "{:.2f}", 1e3),
+            _or_dash(agent.start_skew_us, "{:,.3f}", 1e3),
         )
     if len(summary.agents) > _AGENTS_SHOWN:
-        table.caption = f"and {len(summary.agents) - _AGENTS_SHOWN} more, see summary.json"
-        table.caption_justify = "left"
+        table.caption = f"and {len(summary.agents) - _AGENTS_SHOWN} more, see {_ELSEWHERE}"
     return table
 
 
@@ -239,8 +266,8 @@ def _generator(generator: Generator) -> Text:
         )
     if (lag := generator.loop_lag_us) is not None:
         lines.append(
-            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {_ms(lag.p99)} ms (p99), "
-            f"{_ms(lag.max)} ms (max)"
+            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {ms(lag.p99)} ms (p99), "
+            f"{ms(lag.max)} ms (max)"
         )
     if generator.late_sends:
         lines.append(f"{counted(generator.late_sends, 'operation')} sent more than 1 ms late")
@@ -276,7 +303,7 @@ def _wait(wait_us: Quantiles) -> str:
     if not wait_us.count:
         return "no checkouts"
     return (
-        f"avg {_ms(wait_us.mean)}, p50 {_ms(wait_us.p50)}, p99 {_ms(wait_us.p99)}, max {_ms(wait_us.max)} ms "
+        f"avg {ms(wait_us.mean)}, p50 {ms(wait_us.p50)}, p99 {ms(wait_us.p99)}, max {ms(wait_us.max)} ms "
         f"over {counted(wait_us.count, 'checkout')}"
     )
 
@@ -288,7 +315,7 @@ def _deliveries(pubsub: PubSub) -> Text:
     text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
     took = pubsub.latency_us
     if took.count:
-        text.append(f"\nlatency avg {_ms(took.mean)}, p50 {_ms(took.p50)}, p99 {_ms(took.p99)}, max {_ms(took.max)} ms")
+        text.append(f"\nlatency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
     if took.count < pubsub.delivered:
         text.append(f"\n{took.count:,} of them timed: not those between hosts, nor a warmup's")
     return text
@@ -299,7 +326,7 @@ def _errors(summary: Summary) -> str:
         return "none"
     share = summary.totals.errors / summary.totals.operations
     failed = summary.totals.latency_us.failed
-    return f"{classes(summary.errors)} ({share:.2%} of all operations, took {_ms(failed.max)} ms at most)"
+    return f"{classes(summary.errors)} ({share:.2%} of all operations, took {ms(failed.max)} ms at most)"
 
 
 def _ledger(summary: Summary) -> str:
@@ -322,13 +349,6 @@ def _clock(seconds: float) -> str:
     if seconds < 59.95:
         return format_seconds(round(seconds, 1))
     return format_seconds(float(round(seconds) if seconds < 3599.5 else round(seconds / 60) * 60))
-
-
-def _ms(us: float) -> str:
-    """Microseconds as milliseconds, in at most six characters below a hundred seconds."""
-    ms = us / 1e3
-    decimals = 3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0
-    return f"{ms:,.{decimals}f}"
 
 
 def _or_dash(value: float | None, form: str, unit: float = 1.0) -> str:

@@ -54,7 +54,8 @@ def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
         "it speaks protocol 7 to 8 (version 0.1), this coordinator 2 to 2; install the same release on both"
     )
     assert refusal(hello(processes=MOST_PROCESSES + 1)) == (
-        f"it has {MOST_PROCESSES + 1} worker processes; expected at most {MOST_PROCESSES}, see agent join --processes"
+        f"it has {MOST_PROCESSES + 1:,} worker processes; expected at most {MOST_PROCESSES:,}, "
+        "see agent join --processes"
     )
 
 

@@ -47,6 +47,16 @@ def test_every_format_is_folded_from_the_journal_alone(out: Path) -> None:
     assert len(render("latest", out, "csv", False).splitlines()) == 4
 
 
+def test_a_report_has_colours_where_they_are_asked_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[32mtrusted" in render("latest", out, "text", False)
+    assert "\x1b" not in render("latest", out, "csv", False)
+    monkeypatch.delenv("FORCE_COLOR")
+    assert "\x1b" not in render("latest", out, "text", False)
+
+
 @pytest.mark.parametrize(
     ("run", "format", "message"),
     [

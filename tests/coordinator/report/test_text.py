@@ -48,7 +48,7 @@ def failing_run(**failed: int) -> list[AnyRecord]:
 def test_there_is_a_row_for_each_command_and_one_for_the_totals() -> None:
     report = text(clean_run())
     assert [row(report, name)[1] for name in ("SET", "GET", "DEL", "Totals")] == ["800.0", "1,000", "200.0", "2,000"]
-    assert row(report, "Type") == ["Type", "Ops/sec", "Avg", "p50", "p90", "p99", "p99.9", "max", "KB/sec", "Errors"]
+    assert row(report, "Type") == ["Type", "Ops/s", "Avg", "p50", "p90", "p99", "p99.9", "max", "KiB/s", "Errors"]
     assert row(report, "Totals")[-2:] == ["127.0", "0"]
 
 
@@ -170,7 +170,7 @@ def subscribed(**counts: int) -> list[AnyRecord]:
 def test_deliveries_are_told_where_somebody_subscribed() -> None:
     assert "Deliveries" not in text(clean_run())
     report = text(subscribed(expected=1003, delivered=1000, timed=1000))
-    assert "Deliveries    1,000 of 1,003 expected, 3 lost  " in report
+    assert "Deliveries    1,000 of 1,003 expected, 3 lost\n" in report
     assert "latency avg 1.000, p50 1.000, p99 1.000, max 1.000 ms" in report
     report = text(subscribed(expected=7, delivered=7, repeated=2, foreign=4, timed=5), width=120)
     assert "7 of 7 expected, 0 lost, 2 sent twice, 4 of others" in report
@@ -205,7 +205,7 @@ def test_stages_are_a_table_that_fits_80_columns_whatever_is_in_it() -> None:
     assert "…" not in report
     table = report[report.index("Stages (ms") : report.index("Service time")]
     assert row(table, "warmup")[1:5] == ["0s", "2.5s", "12.3k", "49.8k"]
-    assert " to 1.24M " in table
+    assert "to 1.24M" in table
     assert row(table, "Stage")[-1] == "Errors"
     assert row(table, "warmup")[-1] == "123k"
     assert "the warmup is in no other number" in table
