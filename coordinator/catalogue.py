@@ -3,9 +3,22 @@ for the profiles, which are files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from common.commands import COMMANDS, PLACEHOLDERS, CommandSpec, Mixed, Part, Piece, Placeholder, Rand, Sha, Template
+from common.commands import (
+    COMMANDS,
+    PLACEHOLDERS,
+    Again,
+    CommandSpec,
+    Mixed,
+    Part,
+    Piece,
+    Placeholder,
+    Rand,
+    Sha,
+    Template,
+    origin,
+)
 from common.commands.words import bytes_word, quote_word
 from common.plan import profiles
 
@@ -16,6 +29,9 @@ _WIDEST = 60
 
 def template_text(template: Template) -> str:
     """A template as people write it: what `parse_template` reads back as the same."""
+    repeated = sorted({piece.place for piece in template.pieces() if isinstance(piece, Again)})
+    if repeated:
+        return _named_text(template, {place: f"n{number}" for number, place in enumerate(repeated, 1)})
     words, parts = [template.name], template.parts[1:]
     while parts:
         keys = _repeats(parts, (Placeholder.KEY,))
@@ -27,8 +43,22 @@ def template_text(template: Template) -> str:
             words.append(f"__pairs({pairs})__")
             parts = parts[2 * pairs :]
         else:
-            words.append(_word(parts[0]))
+            words.append(quote_word("".join(map(_piece, _pieces(parts[0])))))
             parts = parts[1:]
+    return " ".join(words)
+
+
+def _named_text(template: Template, names: Mapping[int, str]) -> str:
+    """names: by the place of what is drawn, for all its places."""
+    words, place = [template.name], 0
+    for part in template.parts[1:]:
+        word = ""
+        for piece in _pieces(part):
+            place += 1
+            name = names.get(piece.place if isinstance(piece, Again) else place)
+            text = _piece(piece)
+            word += text if name is None else f"{text.removesuffix('__')}:{name}__"
+        words.append(quote_word(word))
     return " ".join(words)
 
 
@@ -114,16 +144,16 @@ def _repeats(parts: tuple[Part, ...], unit: tuple[Part, ...]) -> int:
     return count
 
 
-def _word(part: Part) -> str:
-    return quote_word("".join(map(_piece, part.pieces if isinstance(part, Mixed) else (part,))))
+def _pieces(part: Part) -> tuple[Piece, ...]:
+    return part.pieces if isinstance(part, Mixed) else (part,)
 
 
 def _piece(piece: Piece) -> str:
-    match piece:
-        case bytes():
-            return bytes_word(piece)
-        case Placeholder():
-            return piece.value
+    match origin(piece):
+        case bytes() as literal:
+            return bytes_word(literal)
+        case Placeholder() as placeholder:
+            return placeholder.value
         case Rand(low, high):
             return f"__rand({low},{high})__"
         case Sha(script):

@@ -18,6 +18,7 @@ from common.commands import (
     find_command,
     key_text,
     keys_per_hash_tag,
+    origin,
     script_digest,
 )
 from common.errors import TargetError
@@ -111,14 +112,14 @@ def _pieces(part: Part) -> Sequence[Piece]:
 
 
 def _bytes(piece: Piece, key: str, digests: dict[str, str]) -> bytes:
-    match piece:
-        case bytes():
-            return piece
+    match origin(piece):
+        case bytes() as literal:
+            return literal
         case Sha(script):
             return digests[script].encode()
         case Placeholder.KEY:
             return key.encode()
-    raise AssertionError(f"the plan was checked: no {piece} in setup")
+    raise AssertionError(f"the plan was checked: no {piece!r} in setup")
 
 
 def _text(argument: bytes) -> str | bytes:

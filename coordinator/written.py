@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import msgspec
 
 from common.commands import (
     COMMANDS,
+    Again,
     Mixed,
     Part,
     Piece,
@@ -25,6 +27,7 @@ from common.commands import (
     find_command,
     keys_of,
     keys_per_hash_tag,
+    origin,
     planned_commands,
     script_digest,
 )
@@ -103,8 +106,8 @@ def written(plan: Plan, places: KeyPlaces, writes: Writes) -> Written:
     for issued in issued_commands(plan):
         if not _may_write(issued.template.name, writes):
             continue
-        for part in _key_parts(issued.template, places, digests):
-            family = _family(part, issued.keys, per_hash_tag)
+        for part, begin in _key_parts(issued.template, places, digests):
+            family = _family(part, begin, issued.keys, per_hash_tag)
             if family is None:
                 untold[issued.template.name] = None
             else:
@@ -118,14 +121,18 @@ def _may_write(name: str, writes: Writes) -> bool:
     return COMMANDS[name].writes if name in COMMANDS else writes(name)
 
 
-def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes]) -> list[Part]:
-    """The arguments that are keys. Where nobody knows, those that hold a key's placeholder are taken for keys."""
+def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes]) -> list[tuple[Part, int]]:
+    """The arguments that are keys, each with the place of its first piece. Where nobody knows, those that hold a key's
+    placeholder are taken for keys."""
     arguments = tuple(_sample(part, index, digests) for index, part in enumerate(template.parts))
     keys = places(arguments)
-    pairs = list(zip(template.parts, arguments, strict=True))[1:]
+    begins = accumulate((len(_pieces(part)) for part in template.parts), initial=0)
+    rows = list(zip(template.parts, begins, arguments, strict=False))[1:]
     if keys is None:
-        return [part for part, _ in pairs if any(piece in _DRAWN_KEYS for piece in _pieces(part))]
-    return [part for part, argument in pairs if argument in keys]
+        return [
+            (part, begin) for part, begin, _ in rows if any(origin(piece) in _DRAWN_KEYS for piece in _pieces(part))
+        ]
+    return [(part, begin) for part, begin, argument in rows if argument in keys]
 
 
 _DRAWN_KEYS = (Placeholder.KEY, Placeholder.NEW_KEY)
@@ -143,17 +150,17 @@ def _sample(part: Part, index: int, digests: dict[str, bytes]) -> bytes:
 
 
 def _sample_piece(piece: Piece, index: int, digests: dict[str, bytes]) -> bytes:
-    match piece:
-        case bytes():
-            return piece
+    match origin(piece):
+        case bytes() as literal:
+            return literal
         case Sha(script):
             return digests.get(script, b"")
         case Rand(low):
             return b"%d" % low
         case Placeholder.KEY | Placeholder.NEW_KEY:
             return b"a key as argument %d" % index
-        case _:
-            return _SAMPLES.get(piece, b"1")
+        case other:
+            return _SAMPLES.get(other, b"1")
 
 
 def _pieces(part: Part) -> tuple[Piece, ...]:
@@ -169,29 +176,36 @@ _COUNTED: dict[Placeholder, bytes] = {
 """How the pieces of a key look that are numbers without a range. Values and the like can look like anything."""
 
 
-def _family(part: Part, keys: Keys, per_hash_tag: int) -> Family | None:
-    """The keys that an argument can be; None where they cannot be told from any others."""
+def _family(part: Part, begin: int, keys: Keys, per_hash_tag: int) -> Family | None:
+    """The keys that an argument can be; None where they cannot be told from any others. begin: the place of its first
+    piece among those of the template."""
     form, glob, is_open = b"", b"", False
     bounds: list[tuple[int, int | None]] = []
-    for place, piece in enumerate(_pieces(part)):
+    pieces = _pieces(part)
+    repeated = {piece.place - begin for piece in pieces if isinstance(piece, Again)}
+    for place, piece in enumerate(pieces):
         literal, number = b"", b""
-        match piece:
-            case bytes():
-                literal = piece
+        if isinstance(piece, Again) and piece.place >= begin:
+            form += b"(?P=a%d)" % (piece.place - begin)
+            continue
+        match origin(piece):
+            case bytes() as text:
+                literal = text
             case Rand(low, high):
                 number = rb"(?P<n%d>-?%b)" % (place, _NUMBER)
                 bounds.append((low, high))
-            case Placeholder.KEY | Placeholder.NEW_KEY:
+            case (Placeholder.KEY | Placeholder.NEW_KEY) as drawn:
                 literal = keys.prefix.encode()
                 tag = rb"\{(?P<t%d>%b)\}:" % (place, _NUMBER) if per_hash_tag else b""
                 number = tag + rb"(?P<n%d>%b)" % (place, _NUMBER)
-                is_new = piece is Placeholder.NEW_KEY
+                is_new = drawn is Placeholder.NEW_KEY
                 bounds.append((int(keys.maximum) + 1, None) if is_new else (int(keys.minimum), int(keys.maximum)))
-            case Placeholder() if piece in _COUNTED:
-                number = _COUNTED[piece]
+            case Placeholder() as drawn if drawn in _COUNTED:
+                number = _COUNTED[drawn]
             case _:
                 return None
-        form += re.escape(literal) + number
+        one = re.escape(literal) + number
+        form += b"(?P<a%d>%b)" % (place, one) if place in repeated else one
         if not is_open:
             glob += _GLOB_SPECIAL.sub(rb"\\\1", literal) + (b"*" if number else b"")
             is_open = bool(number)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import array_header_bytes, bulk_bytes, decimal_digits
 from agent.worker.values import Blank, Values, sealed
-from common.commands import Mixed, Part, Piece, Placeholder, Rand, Sha, Template
+from common.commands import Again, Mixed, Part, Piece, Placeholder, Rand, Sha, Template
 from common.histogram import Ints
 
+T = TypeVar("T")
 Arguments: TypeAlias = tuple[str | bytes, ...]
 Late: TypeAlias = Callable[[], bytes]
 """Makes one argument at the moment at which its operation is about to be issued."""
@@ -106,15 +107,37 @@ class NewKey:
         return self.supplies.keyspace.texts(numbers), self.supplies.keyspace.lengths(numbers)
 
 
+class _Once(Generic[T]):
+    """What was drawn last, for a placeholder that stands at several places of a command: the first place draws it, the
+    others ask for the same rows."""
+
+    __slots__ = ("_drawn", "_rows")
+
+    def __init__(self) -> None:
+        self._rows: Rows | None = None
+        self._drawn: T | None = None
+
+    def of(self, rows: Rows, draw: Callable[[], T]) -> T:
+        if self._drawn is None or rows is not self._rows:
+            self._rows, self._drawn = rows, draw()
+        return self._drawn
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """owner: the column of the key that the value belongs to, for values that are verified."""
 
     values: Values
     owner: Column | None
+    once: _Once[tuple[Ints, Ints]] = field(default_factory=_Once)
+
+    def cuts(self, rows: Rows) -> tuple[Ints, Ints]:
+        """Where each value begins in the source of values, and its size."""
+        return self.once.of(rows, lambda: self.values.cuts(rows.generator, rows.count))
 
     def fill(self, rows: Rows) -> Filled:
-        values, sizes = self.values.draw(rows.generator, rows.count)
+        starts, sizes = self.cuts(rows)
+        values = self.values.cut(starts, sizes)
         if not self.values.verify:
             return values, sizes
         keys: Iterator[bytes] = repeat(b"", rows.count)
@@ -141,9 +164,10 @@ class Whole:
 
     low: int
     high: int
+    once: _Once[Ints] = field(default_factory=_Once)
 
     def numbers(self, rows: Rows) -> Ints:
-        return rows.generator.integers(self.low, self.high + 1, rows.count)
+        return self.once.of(rows, lambda: rows.generator.integers(self.low, self.high + 1, rows.count))
 
     def fill(self, rows: Rows) -> Filled:
         return _decimals(self.numbers(rows))
@@ -202,6 +226,7 @@ class _Maker:
         self._supplies = supplies
         self._seen = dict.fromkeys(Placeholder, 0)
         self._owner: Column | None = None
+        self._made: list[Column] = []
 
     def column(self, part: Part) -> Column:
         if isinstance(part, Mixed):
@@ -209,6 +234,14 @@ class _Maker:
         return self._piece(part)
 
     def _piece(self, piece: Piece) -> Column:
+        # The name of the command, which has no column, is the first piece of a template.
+        made = self._made[piece.place - 1] if isinstance(piece, Again) else self._new(piece)
+        self._made.append(made)
+        if isinstance(made, Key | NewKey):
+            self._owner = made
+        return made
+
+    def _new(self, piece: bytes | Placeholder | Rand | Sha) -> Column:
         supplies = self._supplies
         if isinstance(piece, bytes):
             return Literal(piece)
@@ -220,11 +253,9 @@ class _Maker:
         self._seen[piece] += 1
         match piece:
             case Placeholder.KEY:
-                self._owner = Key(supplies, index)
-                return self._owner
+                return Key(supplies, index)
             case Placeholder.NEW_KEY:
-                self._owner = NewKey(supplies, index)
-                return self._owner
+                return NewKey(supplies, index)
             case Placeholder.DATA:
                 return Data(supplies.values, self._owner)
             case Placeholder.MESSAGE:

@@ -38,12 +38,12 @@ class Number:
 
 class _Value:
     def __init__(self, column: Data) -> None:
-        self._values = column.values
+        self._column = column
         self._source = np.frombuffer(column.values.source, dtype=np.uint8)
         self.length = column.values.fixed_bytes
 
     def draw(self, rows: Rows, room: int) -> Piece:  # noqa: ARG002
-        starts, sizes = self._values.cuts(rows.generator, rows.count)
+        starts, sizes = self._column.cuts(rows)
         return Cuts(self._source, starts, sizes if self.length is None else self.length)
 
 

@@ -16,7 +16,7 @@ from agent.worker.mix import Mix, supplies_of
 from agent.worker.pieces import Buffer
 from agent.worker.requests import Made, Requests
 from agent.worker.slots import SLOTS
-from common.commands import Placeholder, Template
+from common.commands import Placeholder, Template, origin
 from common.histogram import Ints
 
 _BLOCK = 4096
@@ -144,6 +144,6 @@ def _block_of(mix: Mix) -> int:
 def _bytes_of(template: Template, value_bytes: float) -> float:
     """About how many bytes a request takes."""
     return sum(
-        len(piece) if isinstance(piece, bytes) else value_bytes if piece in _VALUES else _TEXT_BYTES
+        len(piece) if isinstance(piece, bytes) else value_bytes if origin(piece) in _VALUES else _TEXT_BYTES
         for piece in template.pieces()
     ) + _ARGUMENT_BYTES * len(template.parts)

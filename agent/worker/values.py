@@ -80,8 +80,11 @@ class Values:
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
         """`count` values, made as they are asked for, and their sizes."""
         starts, sizes = self.cuts(generator, count)
-        cuts = map(slice, starts.tolist(), (starts + sizes).tolist())
-        return map(self.source.__getitem__, cuts), sizes
+        return self.cut(starts, sizes), sizes
+
+    def cut(self, starts: Ints, sizes: Ints) -> Iterator[bytes]:
+        """The values of these sizes that begin there in `source`."""
+        return map(self.source.__getitem__, map(slice, starts.tolist(), (starts + sizes).tolist()))
 
 
 class Blank(bytes):

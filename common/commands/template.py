@@ -44,7 +44,18 @@ class Sha(msgspec.Struct, frozen=True):
     script: str
 
 
-Piece = bytes | Placeholder | Rand | Sha
+Drawn = Placeholder | Rand
+
+
+class Again(msgspec.Struct, frozen=True):
+    """`__seq:name__` after its first place: the same as there. place: that of the first among all pieces of the
+    template."""
+
+    piece: Drawn
+    place: int
+
+
+Piece = bytes | Placeholder | Rand | Sha | Again
 
 
 class Mixed(msgspec.Struct, frozen=True):
@@ -63,6 +74,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__data__": "a value",
     "__rand(A,B)__": "a whole number, uniform over A..B, both included",
     "__rand_int__": "a number drawn as those of keys are, in 12 digits",
+    "__rand_1st__": "the same, one number for all its places in a command; so on to `__rand_9th__`",
     "__ttl__": "a time to live in whole seconds, drawn as the plan's expiry says",
     "__thread__": "the number of the worker in the fleet",
     "__seq__": "1, 2, 3... of each worker",
@@ -70,6 +82,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__ids__": "in `then`: the ids of the stream entries in the reply, each an argument",
     "__sha(NAME)__": "the digest of one of the plan's scripts",
     "__message__": "a message whose delivery is measured",
+    "__seq:NAME__": "any of these that is drawn, with a name: drawn once in a command, the same at each of its places",
 }
 """Every placeholder, and what it stands for: for people."""
 
@@ -77,9 +90,21 @@ MOST_REPEATED = 10_000
 _SMALLEST, _LARGEST = -(1 << 62), 1 << 62
 _WHOLE_ARGUMENT = frozenset({Placeholder.IDS, Placeholder.MESSAGE})
 _PLAIN = {placeholder.value: placeholder for placeholder in Placeholder}
+_NAMED = (
+    Placeholder.KEY,
+    Placeholder.NEW_KEY,
+    Placeholder.DATA,
+    Placeholder.RAND_INT,
+    Placeholder.TTL,
+    Placeholder.SEQ,
+)
 # Anything between double underscores is meant as a placeholder; a name in parentheses may hold single underscores.
-_MARK = re.compile(r"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?__")
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_))*"
+_MARK = re.compile(rf"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?(?::{_NAME})?__")
 _CALL = re.compile(r"__([a-z]+)\(([^()]*)\)__")
+_WITH_NAME = re.compile(rf"(__[A-Za-z_]+(?:\([^()]*\))?):({_NAME})__")
+_ORDINAL = re.compile(r"__rand_(?:1st|2nd|3rd|[4-9]th)__")
+"""As valkey-benchmark has them."""
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -106,6 +131,11 @@ class Template(msgspec.Struct, frozen=True):
         return tuple(piece.script for piece in self.pieces() if isinstance(piece, Sha))
 
 
+def origin(piece: Piece) -> bytes | Drawn | Sha:
+    """The piece itself, or for one that repeats another, that one."""
+    return piece.piece if isinstance(piece, Again) else piece
+
+
 def parse_template(text: str) -> Template:
     """A template from text, split as redis-cli splits a line (see `common.commands.words`).
 
@@ -121,35 +151,77 @@ def parse_template(text: str) -> Template:
     name = words[0].upper()
     if not name.isprintable():
         raise ValueError(f"expected the name of a command, got {show(words[0])}")
+    parser = _Parser()
     parts: list[Part] = [name.encode()]
     for word in words[1:]:
-        parts += _parts(word)
+        parts += parser.parts(word)
+    parser.check_names()
     return Template(name, tuple(parts))
 
 
-def _parts(word: str) -> list[Part]:
-    """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
-    if "__" not in word:
-        return [word_bytes(word)]
-    call = _CALL.fullmatch(word)
-    if call and call[1] in ("keys", "pairs"):
-        return _repeated(word, call[1], call[2])
-    pieces: list[Piece] = []
-    at = 0
-    for mark in _MARK.finditer(word):
-        if literal := word[at : mark.start()]:
+class _Parser:
+    """Reads the words of one template in order, and knows what was drawn under which name."""
+
+    def __init__(self) -> None:
+        self._count = 1
+        self._first: dict[str, Again] = {}
+        self._alone: dict[str, str] = {}
+
+    def parts(self, word: str) -> list[Part]:
+        """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
+        if "__" not in word:
+            self._count += 1
+            return [word_bytes(word)]
+        call = _CALL.fullmatch(word)
+        if call and call[1] in ("keys", "pairs"):
+            repeated = _repeated(word, call[1], call[2])
+            self._count += len(repeated)
+            return repeated
+        pieces: list[Piece] = []
+        at = 0
+        for mark in _MARK.finditer(word):
+            if literal := word[at : mark.start()]:
+                pieces.append(_literal(literal, word))
+            pieces.append(self._drawn(mark[0], word, self._count + len(pieces)))
+            at = mark.end()
+        if literal := word[at:]:
             pieces.append(_literal(literal, word))
-        pieces.append(_piece(mark[0], word))
-        at = mark.end()
-    if literal := word[at:]:
-        pieces.append(_literal(literal, word))
-    if len(pieces) == 1:
-        return [pieces[0]]
-    for piece in pieces:
-        if piece in _WHOLE_ARGUMENT:
-            assert isinstance(piece, Placeholder)
-            raise ValueError(f"expected {piece.value} as a whole argument, got {show(word)}")
-    return [Mixed(tuple(pieces))]
+        self._count += len(pieces)
+        if len(pieces) == 1:
+            return [pieces[0]]
+        for piece in pieces:
+            if piece in _WHOLE_ARGUMENT:
+                assert isinstance(piece, Placeholder)
+                raise ValueError(f"expected {piece.value} as a whole argument, got {show(word)}")
+        return [Mixed(tuple(pieces))]
+
+    def check_names(self) -> None:
+        """Raises ValueError for a name that stands but once: it may be a slip of another."""
+        for name, mark in self._alone.items():
+            raise ValueError(f'expected {mark} at several places of the command, got it at one; leave out ":{name}"')
+
+    def _drawn(self, mark: str, word: str, place: int) -> Piece:
+        """What a placeholder stands for, at this place among all pieces."""
+        if _ORDINAL.fullmatch(mark):
+            return self._first.get(mark) or self._note(mark, Placeholder.RAND_INT, place)
+        named = _WITH_NAME.fullmatch(mark)
+        if named is None:
+            return _piece(mark, word)
+        piece, name = _piece(f"{named[1]}__", word), named[2]
+        if not (isinstance(piece, Rand) or (isinstance(piece, Placeholder) and piece in _NAMED)):
+            raise ValueError(f"expected {named[1]}__ without a name, got {show(mark)}")
+        first = self._first.get(name)
+        if first is None:
+            self._alone[name] = mark
+            return self._note(name, piece, place)
+        self._alone.pop(name, None)
+        if first.piece != piece:
+            raise ValueError(f"expected one meaning of the name {name} in a command, got another one in {show(mark)}")
+        return first
+
+    def _note(self, name: str, piece: Drawn, place: int) -> Piece:
+        self._first[name] = Again(piece, place)
+        return piece
 
 
 def _literal(text: str, word: str) -> bytes:

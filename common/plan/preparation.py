@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, planned_commands
+from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, origin, planned_commands
 from common.plan.schema import Plan
 from common.plan.shape import Path
 from common.plan.workload_rules import unfit_for_pools
@@ -38,7 +38,7 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
         if script not in scripts:
             known = ", ".join(scripts) if scripts else "none"
             yield f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
-    for piece in template.pieces():
+    for piece in map(origin, template.pieces()):
         if not isinstance(piece, bytes | Sha) and piece is not Placeholder.KEY:
             shown = piece.value if isinstance(piece, Placeholder) else f"__rand({piece.low},{piece.high})__"
             yield f"expected no placeholders but __key__ and __sha(NAME)__ in setup, got {shown}; preload has them all"

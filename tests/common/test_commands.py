@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from common.commands import (
     COMMANDS,
     PLACEHOLDERS,
+    Again,
     Holds,
     Mixed,
     Placeholder,
@@ -17,6 +18,7 @@ from common.commands import (
     Sha,
     Template,
     find_command,
+    origin,
     parse_template,
     sample_calls,
 )
@@ -51,11 +53,30 @@ def test_placeholders_mix_with_text_and_repeat() -> None:
 @pytest.mark.parametrize("name", list(PLACEHOLDERS))
 def test_every_placeholder_that_people_are_told_of_is_understood(name: str) -> None:
     text = name.replace("(N)", "(2)").replace("(A,B)", "(1,2)").replace("(NAME)", "(main)")
-    assert not all(isinstance(part, bytes) for part in parse_template(f"X {text}").parts)
+    assert not all(isinstance(part, bytes) for part in parse_template(f"X {text} {text}").parts)
 
 
 def test_people_are_told_of_every_placeholder() -> None:
     assert {placeholder.value for placeholder in Placeholder} <= set(PLACEHOLDERS)
+
+
+def test_a_placeholder_with_a_name_is_the_same_at_each_of_its_places() -> None:
+    assert parse_template("SET k:__seq:n__ v:__seq:n__ __seq__ __seq:n__").parts[1:] == (
+        Mixed((b"k:", Placeholder.SEQ)),
+        Mixed((b"v:", Again(Placeholder.SEQ, 2))),
+        Placeholder.SEQ,
+        Again(Placeholder.SEQ, 2),
+    )
+    template = parse_template("ZADD __key__ __rand(1,9):a.b_c__ __rand(1,9):a.b_c__ __key:a__ __key:a__")
+    assert template.parts[2:4] == (Rand(1, 9), Again(Rand(1, 9), 2))
+    assert template.count(KEY) == 2
+    assert parse_template("X __rand_1st__ __rand_2nd__ __rand_int__ a__rand_1st__").parts[1:] == (
+        Placeholder.RAND_INT,
+        Placeholder.RAND_INT,
+        Placeholder.RAND_INT,
+        Mixed((b"a", Again(Placeholder.RAND_INT, 1))),
+    )
+    assert [origin(piece) for piece in template.pieces()][3] == Rand(1, 9)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))).filter(lambda word: "__" not in word), max_size=5))
@@ -73,10 +94,10 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
         ("SET 'a", "no closing quote"),
         ("GET__key__ 1", "expected a command such as"),
         ("SET __KEY__ 1", "expected one of __key__, __keys(N)__, "),
-        ("SET __field__ 1", '__message__, got "__field__"'),
-        ("SET a:__field__ 1", '__message__, got "__field__" in "a:__field__"'),
-        ("SET a__b 1", '__message__, got "a__b"'),
-        ("SET __key____ 1", '__message__, got "__" in "__key____"'),
+        ("SET __field__ 1", '__seq:NAME__, got "__field__"'),
+        ("SET a:__field__ 1", '__seq:NAME__, got "__field__" in "a:__field__"'),
+        ("SET a__b 1", '__seq:NAME__, got "a__b"'),
+        ("SET __key____ 1", '__seq:NAME__, got "__" in "__key____"'),
         ("MGET __keys(0)__", 'expected __keys(N)__ with a number from 1 to 10000, got "__keys(0)__"'),
         ("MGET __keys(x)__", 'expected __keys(N)__ with a number from 1 to 10000, got "__keys(x)__"'),
         ("MSET __pairs(99999)__", "expected __pairs(N)__ with a number from 1 to 10000"),
@@ -90,7 +111,21 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
         ("EVALSHA __sha()__ 0", "expected __sha(NAME)__ with the name of one of the plan's scripts"),
         ("XACK __key__ g a__ids__", 'expected __ids__ as a whole argument, got "a__ids__"'),
         ("PUBLISH c a__message__", 'expected __message__ as a whole argument, got "a__message__"'),
-        ("SET __foo(1)__ 1", '__message__, got "__foo(1)__"'),
+        (
+            "SET k:__seq:n__ v:__seq:m__",
+            "expected __seq:n__ at several places of the command, got it at one; leave out",
+        ),
+        ("X __seq:n__ __key:n__", 'one meaning of the name n in a command, got another one in "__key:n__"'),
+        (
+            "X __rand(1,2):n__ __rand(1,3):n__",
+            'one meaning of the name n in a command, got another one in "__rand(1,3)',
+        ),
+        ("XACK __key__ g __ids:n__", 'expected __ids__ without a name, got "__ids:n__"'),
+        ("EVALSHA __sha(x):n__ 0", 'expected __sha(x)__ without a name, got "__sha(x):n__"'),
+        ("MGET __keys(3):n__", 'expected __keys(N)__ as a whole argument, got "__keys(3):n__"'),
+        ("SET __foo:n__ 1", '__seq:NAME__, got "__foo__" in "__foo:n__"'),
+        ("SET __rand_10th__ 1", '__seq:NAME__, got "__rand_10th__"'),
+        ("SET __foo(1)__ 1", '__seq:NAME__, got "__foo(1)__"'),
     ],
 )
 def test_a_template_that_cannot_be_is_refused_with_what_would_be_right(text: str, complaint: str) -> None:

@@ -23,6 +23,9 @@ def test_a_template_is_written_as_it_can_be_read(name: str) -> None:
         "HSET __key__ 'a field:__rand(-1,100)__' __data__",
         "EVALSHA __sha(limiter)__ 1 __key__ __rand_int__",
         "SET x ''",
+        r'SET x "\x00\xff\x5f_key"',
+        "ZADD __key:n1__ __key__ __rand(1,9):n2__ a:__key:n1__:__rand(1,9):n2__",
+        "MSET __key:n1__ __data:n2__ __key:n1__ __data:n2__ __key__ __data__",
     ],
 )
 def test_so_is_one_of_a_plan(text: str) -> None:

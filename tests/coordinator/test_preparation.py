@@ -41,6 +41,11 @@ def test_bytes_of_a_setup_reach_the_server_as_they_are(valkey: Server) -> None:
     assert client.hgetall("k:1") == {b"\xfe": rb"C:\temp"}
 
 
+def test_a_named_key_of_a_setup_is_the_same_at_each_of_its_places(valkey: Server) -> None:
+    done(plan_of(valkey.url, "SET __key:k__ of:__key:k__", maximum=2))
+    assert valkey.client().mget("k:1", "k:2") == [b"of:k:1", b"of:k:2"]
+
+
 def test_a_flush_empties_the_database_of_the_target_and_no_other(valkey: Server) -> None:
     first, second = valkey.client(), valkey.client(db=1)
     first.mset({"a": 1, "b": 2})

@@ -112,6 +112,14 @@ def test_what_is_drawn_within_a_key_is_held_against_its_range() -> None:
     )
 
 
+def test_a_number_twice_in_a_key_is_the_same_number() -> None:
+    found = of("HSET user:__rand(1,20):r__:__key:k__:__rand(1,20):r__:__key:k__ f __rand(1,20):r__")
+    assert [family.glob for family in found.families] == [b"user:*"]
+    assert holds(found, "user:7:k:9:7:k:9")
+    assert not any(holds(found, key) for key in ("user:7:k:9:8:k:9", "user:7:k:9:7:k:8", "user:21:k:9:21:k:9"))
+    assert holds(of("BITOP OR __key:k__ a:__key:k__", places=lambda words: frozenset(words[2:])), "a:k:7")
+
+
 def test_a_key_that_holds_a_value_is_told_and_left() -> None:
     found = of("SET __key__:__data__ x")
     assert (found.families, found.untold) == ((), ("SET",))

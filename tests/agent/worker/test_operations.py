@@ -133,3 +133,29 @@ def test_a_message_is_drawn_as_a_blank_of_the_plans_size_for_whoever_stamps_it()
     packer = HiredisRespSerializer()
     for _, arguments, request_bytes, _ in operations:
         assert len(b"".join(packer.pack(*arguments))) == request_bytes  # as it is, it can be sent too
+
+
+def test_a_placeholder_with_a_name_is_drawn_once_for_all_its_places() -> None:
+    named = "__key:k__ __seq:s__ __rand(1,99):r__ __data:d__ __rand_1st__"
+    template = f"X {named} {named} __key__ __seq__ __rand(1,99)__ __data__ __rand_2nd__"
+    calls = [arguments[1:] for _, arguments, _, _ in some(mix(template, keys={"maximum": 1000}))]
+    assert all(call[:5] == call[5:10] for call in calls)
+    assert [int(call[1]) for call in calls] == list(range(1, 2 * SOME, 2))
+    for place in range(5):
+        same = sum(call[place] == call[10 + place] for call in calls)
+        assert same < SOME / 20
+        assert len({call[place] for call in calls}) > 90
+
+
+def test_a_named_key_of_a_following_command_is_the_key_that_it_follows() -> None:
+    mixed = mix({"command": "GET", "then": [{"command": "SET __key:k__ copy:__key:k__:__rand_1st__:__rand_1st__"}]})
+    operations = draw_operations(mixed, 1, 0)
+    for _ in range(200):
+        _, get, _, follow = next(operations)
+        assert follow is not None
+        follow(b"value")
+        _, arguments, _, _ = next(operations)
+        assert arguments[1] == get[1]
+        copied, first, second = arguments[2].rsplit(b":", 2)
+        assert copied == b"copy:" + get[1]
+        assert first == second

@@ -53,10 +53,21 @@ WORDS = st.sampled_from(
         r'"\x00\xff\x5f_\""',
         r'"a\xfe:__key__"',
         "x" * 90,
+        "__key:k__ v:__key:k__",
+        "__key:k__",
+        "__rand(1,99):r____rand(1,99):r__",
+        "__data:d__ a:__data:d__",
+        "__seq:s__:__seq:s__",
+        "__new_key:w__ __new_key:w__",
+        "__rand_1st__ __rand_2nd__ __rand_1st__",
+        "__ttl:t__ __ttl:t__",
     ]
 )
 COMMANDS = st.builds(
-    lambda name, words, weight: {"command": " ".join([name, *words]), "weight": weight},
+    lambda name, words, weight: {
+        "command": " ".join([name, *words, *(["__key:k__"] if words.count("__key:k__") == 1 else [])]),
+        "weight": weight,
+    },
     st.sampled_from(["GET", "X", "SET", "LONGER.NAME"]),
     st.lists(WORDS, min_size=1, max_size=4),
     st.sampled_from([1, 0.05, 7]),
@@ -149,6 +160,9 @@ SPLIT: list[tuple[str, int | None]] = [
     ("APPEND a:__rand(1,9)__:__key__ __key__", 1),
     ("COPY __new_key__ __key__", 1),
     ("STRLEN user:__rand(1,100000)__", 1),
+    ("HMSET user:__rand(1,9):r__ id __rand(1,9):r__", 1),
+    ("HSETNX __key:k__ self __key:k__", 1),
+    ("FCALL one 1 __rand(1,9):r__:__key:k__ __rand(1,9):r__ __key:k__", 3),
     ("PING", None),
     ("ECHO __data__", None),
     ("WHATEVER literal", None),
