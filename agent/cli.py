@@ -10,11 +10,14 @@ from pathlib import Path
 import click
 
 from common.cgroup import CpuGroups
-from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from common.machine import this_host, usable_cores
+from common.program import complain, failed, run_program
 from common.release import RELEASE, about
 from common.token import agent_curve, default_token_path
 from common.units import Seconds, counted
+
+PROGRAM = "agent"
 
 
 class _Duration(click.ParamType[Seconds]):
@@ -42,7 +45,7 @@ class _Processes(click.ParamType[int]):
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(RELEASE, "-V", "--version", message=about("agent"))
+@click.version_option(RELEASE, "-V", "--version", message=about(PROGRAM))
 def cli() -> None:
     """Generate load as one machine of a fleet; `coordinator start` says what."""
 
@@ -117,22 +120,27 @@ def join(
     return leaving.code
 
 
-def main() -> None:
-    """Entry point of the `agent` command; exits with the code of `common.errors`."""
+def main() -> int:
+    """Entry point of the `agent` command; returns the exit code, of `common.errors`."""
+    return run_program(PROGRAM, _main)
+
+
+def _main() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
     except click.ClickException as error:
-        code = _complain(_one_line(error), UsageError.exit_code)
-    except StampedeError as error:
-        code = _complain(str(error), error.exit_code)
+        complain(PROGRAM, _one_line(error))
+        code = UsageError.exit_code
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+    except Exception as error:  # noqa: BLE001 - the outermost door: no traceback goes to the terminal
+        code = failed(PROGRAM, error)
+    return code if isinstance(code, int) else EXIT_OK
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -142,10 +150,5 @@ def _one_line(error: click.ClickException) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _complain(message: str, code: int) -> int:
-    click.echo(f"agent: {' '.join(message.split())}", err=True)
-    return code
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

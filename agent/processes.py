@@ -7,6 +7,7 @@ for dead.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,7 @@ from agent.events import FromWorker, WorkerExited
 from agent.worker.main import run_worker
 from common import codec
 from common.messages import Assignment, WorkerOrder, WorkerPrepare
+from common.program import directory_is_gone
 
 if TYPE_CHECKING:
     from multiprocess.connection import Connection
@@ -35,6 +37,8 @@ class Processes:
 
     def spawn(self, run_id: str, assignments: Sequence[Assignment]) -> None:
         """Start a process for each assignment and have it prepare."""
+        if directory_is_gone():
+            os.chdir("/")  # children start in their parent's working directory, and so would not
         for number, assignment in enumerate(assignments):
             ours, theirs = self._context.Pipe(duplex=True)
             child = self._context.Process(target=run_worker, args=(theirs,), name=f"worker-{number}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, StampedeError, TargetError, UsageError
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, TargetError, UsageError
 from common.machine import usable_cores
 from common.plan import profiles
 from common.plan.checks import Purpose
@@ -19,8 +18,9 @@ from common.plan.schema import Plan
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
+from common.program import complain, failed, run_program
 from common.release import RELEASE, about
-from common.units import printable, show
+from common.units import show
 from coordinator.expanded import expected_agents, plan_facts, plan_text
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
 from coordinator.shares import assign
@@ -237,17 +237,22 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of the command line given, or of this process's own. Every error is one line on stderr."""
+    return run_program(PROGRAM, lambda: _main(None)) if arguments is None else _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         code = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return UsageError.exit_code
     except click.ClickException as error:
-        return _complain(_one_line(error), UsageError.exit_code)
-    except StampedeError as error:
-        return _complain(str(error), error.exit_code)
+        complain(PROGRAM, _one_line(error))
+        return UsageError.exit_code
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost door: no traceback goes to the terminal
+        return failed(PROGRAM, error)
     return code if isinstance(code, int) else EXIT_OK
 
 
@@ -279,8 +284,3 @@ def _one_line(error: click.ClickException) -> str:
         return f"{error.param.opts[0]}: {error.message}"
     message = error.format_message()
     return message[:1].lower() + message[1:]
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"{PROGRAM}: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return code

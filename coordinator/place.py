@@ -64,6 +64,10 @@ def place_to_resume(run: str, out: Path) -> Place:
 
 def _check_writable(out: Path) -> None:
     """A folder for the run is made when there is something to write; that it cannot be is told before the start."""
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    wanted = f"--out {out}: expected a folder that can be written, but"
+    try:
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise UsageError(f"{wanted} {error.filename or 'the working directory'}: {error.strerror}") from error
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise UsageError(f"--out {out}: expected a folder that can be written, but {existing} is none")
+        raise UsageError(f"{wanted} {existing} is none")
