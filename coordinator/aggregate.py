@@ -30,6 +30,7 @@ from coordinator.records import (
     AgentNoted,
     AnyRecord,
     CleanedUp,
+    CoordinatorFailed,
     FrameAccepted,
     RunClosed,
     RunOpened,
@@ -210,6 +211,7 @@ class Aggregate:
         self.started: RunStarted | None = None
         self.cleaned: CleanedUp | None = None
         self.closed: RunClosed | None = None
+        self.failed: CoordinatorFailed | None = None
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
         self.workers_lost: list[WorkerNoted] = []
@@ -242,6 +244,8 @@ class Aggregate:
                 self.cleaned = record
             case RunClosed():
                 self.closed = record
+            case CoordinatorFailed():
+                self.failed = record
             case _:
                 assert_never(record)
 

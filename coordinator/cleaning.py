@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from common.clock import monotonic_ns
-from common.errors import StampedeError, TargetError
+from common.errors import TargetError
 from common.plan.schema import Plan
+from common.program import explained
 from common.target import ending_of, error_reply
 from common.units import NS_PER_S
 from coordinator.primaries import Server, open_primaries
@@ -20,16 +21,22 @@ from coordinator.probe import ask
 from coordinator.records import CleanedUp
 from coordinator.written import Family, Writes, written
 
+Explain = Callable[[Exception], tuple[int, str]]
+
 BATCH = 1_000
 STOP_NS = NS_PER_S
 """A deletion that is stopped comes to an end after its batch; one whose target hangs is not waited for any longer."""
+HANG_NS = 60 * NS_PER_S
+"""A deletion that has got no reply for this long is given up: the plan may allow its replies any time."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far it has come; read by another thread. refused: keys that are still there, and why the first of them is."""
+    """How far it has come; read by another thread. refused: keys that are still there, and why the first of them is.
+    replied_ns: when the target last answered."""
 
     deleted: int = 0
+    replied_ns: int = field(default_factory=monotonic_ns)
     refused: int = 0
     refusal: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -38,11 +45,11 @@ class Tally:
 class Cleaning:
     """A deletion under way, in a thread that ends with the process, if it must."""
 
-    def __init__(self, delete: Callable[[Tally], None]) -> None:
-        self._delete = delete
+    def __init__(self, delete: Callable[[Tally], None], explain: Explain = explained) -> None:
+        """explain: the exit code and the line for an error that nobody foresaw."""
+        self._delete, self._explain = delete, explain
         self._tally = Tally()
         self._error = ""
-        self._crash: BaseException | None = None
         self._began_ns = monotonic_ns()
         self._stopped_ns: int | None = None
         self._thread = threading.Thread(target=self._work, name="clean-up", daemon=True)
@@ -59,13 +66,14 @@ class Cleaning:
         self._tally.stopped.set()
 
     def result(self) -> CleanedUp | None:
-        """How it went; None as long as it goes on. Raises what it ended in when that is no error of ours."""
-        now_ns = monotonic_ns()
-        if self._thread.is_alive() and (self._stopped_ns is None or now_ns < self._stopped_ns + STOP_NS):
+        """How it went; None as long as it goes on."""
+        now_ns, tally = monotonic_ns(), self._tally
+        hangs = self._thread.is_alive() and now_ns > tally.replied_ns + HANG_NS
+        if hangs:
+            self.stop()
+        elif self._thread.is_alive() and (self._stopped_ns is None or now_ns < self._stopped_ns + STOP_NS):
             return None
-        if self._crash is not None:
-            raise self._crash
-        tally, error = self._tally, self._error
+        error = f"the target did not answer for {HANG_NS // NS_PER_S} s" if hangs else self._error
         if not error and self._stopped_ns is not None:
             error = "interrupted"
         return CleanedUp(
@@ -78,10 +86,8 @@ class Cleaning:
     def _work(self) -> None:
         try:
             self._delete(self._tally)
-        except StampedeError as error:
-            self._error = str(error)
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
-            self._crash = error
+        except Exception as error:  # noqa: BLE001 - named in the report, which it must not cost
+            _, self._error = self._explain(error)
 
 
 def delete_written(plan: Plan, tally: Tally) -> None:
@@ -131,6 +137,7 @@ def _delete_matching(server: Server, match: bytes, families: Sequence[Family], t
     cursor = 0
     while not tally.stopped.is_set():
         cursor, found = server.execute_command("SCAN", cursor, "MATCH", match, "COUNT", BATCH)
+        tally.replied_ns = monotonic_ns()
         keys = [key for key in found if any(family.holds(key) for family in families)]
         if keys:
             _unlink(server, keys, tally, alone=alone)

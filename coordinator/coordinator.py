@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict
 
 from common import codec
@@ -25,7 +26,7 @@ from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
-from coordinator.records import AnyRecord, ServerCounted, When
+from coordinator.records import AnyRecord, CoordinatorFailed, Outcome, ServerCounted, When
 from coordinator.registry import Member, Standing
 from coordinator.run import AfterLoad, Run
 from coordinator.steps import (
@@ -53,6 +54,7 @@ SHOW_EVERY_NS = NS_PER_S // 4
 ReadCounts = Callable[[When], ServerCounted]
 OpenJournal = Callable[[], Journal]
 Clean = Callable[[], Cleaning]
+Explain = Callable[[Exception], tuple[int, str]]
 
 
 class Coordinator:
@@ -71,11 +73,14 @@ class Coordinator:
         open_journal: OpenJournal,
         read_counts: ReadCounts,
         clean: Clean,
+        explain: Explain,
     ) -> None:
+        """explain: the exit code and the line for an error; keeps the traceback of what nobody foresaw."""
         self._run, self._aggregate = run, aggregate
         self._control, self._metrics = control, metrics
         self._signals, self._local_agents, self._view = signals, local_agents, view
         self._open_journal, self._read_counts, self._clean = open_journal, read_counts, clean
+        self._explain = explain
         self._journal: Journal | None = None
         self._end: End | None = None
         self._reading: tuple[When, Future[ServerCounted]] | None = None
@@ -86,10 +91,13 @@ class Coordinator:
         self._malformed = 0
 
     def serve(self) -> End:
-        """Until the run has ended; how it did."""
+        """Until the run has ended; how it did. Raises StampedeError, or what nobody foresaw, for a run that never
+        began; one that began always has an end, and so a report."""
         poller = Poller()
         for source in (self._control, self._metrics, self._signals.fileno()):
             poller.watch(source)
+        if self._run.state.t0_ns is not None:
+            self._journal = self._open_journal()  # a run that is resumed: if another coordinator has it, say so at once
         try:
             while self._end is None:
                 poller.wait(TICK_S)
@@ -102,13 +110,28 @@ class Coordinator:
             self._tell_set_aside()
             self._see_off(poller, self._end.exit_code)
             return self._end
-        except StampedeError as error:
-            if self._call_off(error.exit_code):
-                self._see_off(poller, error.exit_code)
+        except Exception as error:
+            if self._journal is not None and self._run.state.t0_ns is not None:
+                return self._broken_off(error)
+            code = error.exit_code if isinstance(error, StampedeError) else StampedeError.exit_code
+            if self._call_off(code):
+                self._see_off(poller, code)
             raise
         finally:
             if self._journal is not None:
                 self._journal.close()
+
+    def _broken_off(self, error: Exception) -> End:
+        """The end of a run whose coordinator cannot go on: what it has accepted is reported, and it can be resumed."""
+        code, text = self._explain(error)
+        if self._aggregate.closed is not None:
+            return End(code, text, self._aggregate.closed.outcome)
+        with suppress(StampedeError):  # as when the disk is full
+            self._write(CoordinatorFailed(reason=text))
+        if self._aggregate.failed is None:
+            self._aggregate.apply(CoordinatorFailed(reason=text))
+        advice = f"agents elsewhere keep their results for `coordinator start --resume {self._run.state.setup.run_id}`"
+        return End(code, f"the coordinator failed before the run ended: {text}; {advice}", Outcome.ABORTED)
 
     def _call_off(self, exit_code: int) -> bool:
         """A run that has not begun can never be resumed: nobody should wait for it. One that has begun can."""
@@ -205,7 +228,7 @@ class Coordinator:
             case Write(record):
                 self._write(record)
             case ReadServer(when):
-                self._reading = (when, _begin(lambda: self._read_counts(when)))
+                self._reading = (when, _begin(lambda: self._counts(when)))
             case DeleteKeys():
                 self._cleaning = self._clean()
             case StopDeleting():
@@ -217,6 +240,13 @@ class Coordinator:
                 self._view.note(text, trouble)
             case End():
                 self._end = action
+
+    def _counts(self, when: When) -> ServerCounted:
+        """What was read; why nothing was, if that failed in a way nobody foresaw: it costs the ledger, not the run."""
+        try:
+            return self._read_counts(when)
+        except Exception as error:  # noqa: BLE001 - named in the ledger
+            return ServerCounted(when=when, error=self._explain(error)[1])
 
     def _write(self, record: AnyRecord) -> None:
         """The journal first: what it does not hold must not count, and must not be acknowledged."""

@@ -1,8 +1,8 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
 Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), perhaps CleanedUp, RunClosed. A journal without RunClosed is that of a coordinator that was
-killed.
+order, ServerCounted(after), perhaps CleanedUp, RunClosed. A journal without RunClosed is that of a coordinator that
+still runs, that failed (CoordinatorFailed says why, if it could be written), or that was killed.
 """
 
 from __future__ import annotations
@@ -172,4 +172,20 @@ class RunClosed(Record, frozen=True, kw_only=True):
     duration_s: float
 
 
-AnyRecord = RunOpened | RunStarted | FrameAccepted | AgentNoted | WorkerNoted | ServerCounted | CleanedUp | RunClosed
+class CoordinatorFailed(Record, frozen=True, kw_only=True):
+    """The coordinator ended before the run did, and knew why: a full disk, or a bug. The run can be resumed."""
+
+    reason: str
+
+
+AnyRecord = (
+    RunOpened
+    | RunStarted
+    | FrameAccepted
+    | AgentNoted
+    | WorkerNoted
+    | ServerCounted
+    | CleanedUp
+    | RunClosed
+    | CoordinatorFailed
+)

@@ -8,7 +8,7 @@ Whatever is wrong with the target, the token or the address is found before any 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +21,9 @@ from common.clock import monotonic_ns
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
-from common.plan.secret import redacted, with_secrets_of
+from common.plan.secret import with_secrets_of
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
+from common.program import explained
 from common.signals import Signals, caught_signals
 from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
@@ -42,7 +43,7 @@ from coordinator.preflight import refuse_misfits
 from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
 from coordinator.records import TargetFacts
-from coordinator.report.files import write_run_files
+from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.look import console_for
 from coordinator.report.output import put_out, say
 from coordinator.report.shapes import Summary
@@ -59,12 +60,14 @@ _LAST_PORT = 65535
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended, and what it brought. text: why it did not end as planned. summary: None for a run that never
-    began. told_to_end: somebody asked for an end when there was nothing more of it to stop."""
+    began. told_to_end: somebody asked for an end when there was nothing more of it to stop. unwritten: a line for each
+    file that its folder could not take."""
 
     exit_code: int
     text: str
     summary: Summary | None = None
     told_to_end: bool = False
+    unwritten: tuple[str, ...] = ()
 
 
 def start(plan: Plan, options: StartOptions) -> int:
@@ -72,18 +75,34 @@ def start(plan: Plan, options: StartOptions) -> int:
     people = console_for(stderr=True)
     place = new_place(options.out, new_id()) if options.resume is None else place_to_resume(options.resume, options.out)
     ended = conduct(plan, options, place, people)
+    code = ended.exit_code
     if (summary := ended.summary) is not None:
-        put_out(
-            lambda console: print_summary(console, summary, hide_histogram=options.hide_histogram),
-            summary.to_json() if options.json else None,
-            None if options.silent else people,
-            place.folder,
-        )
-        if not options.silent:
+        draw = partial(print_summary, summary=summary, hide_histogram=options.hide_histogram)
+        code = deliver(draw, summary.to_json(), options, people, ended.unwritten, code)
+        if not ended.unwritten and not options.silent:
             say(people, f"run folder: {place.folder}")
     if ended.text and ended.exit_code:
         say(people, f"coordinator: {ended.text}")
-    return ended.exit_code
+    return code
+
+
+def deliver(
+    draw: Callable[[Console], None],
+    json: str,
+    options: StartOptions,
+    people: Console,
+    unwritten: Sequence[str],
+    code: int,
+) -> int:
+    """Put a report out, and say what of it could not be delivered. unwritten: what the folder did not take. Returns
+    `code`, the run's own; instead of EXIT_OK that of a usage error if neither folder nor stdout took the report."""
+    lost = put_out(draw, json if options.json else None, None if options.silent else people)
+    for line in unwritten:
+        say(people, f"coordinator: {line}")
+    if lost is not None:
+        where = "nor did its folder take it" if unwritten else "it is in the run's folder"
+        say(people, f"coordinator: cannot write the summary to stdout: {lost}; {where}")
+    return code or (UsageError.exit_code if unwritten and lost is not None else EXIT_OK)
 
 
 def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
@@ -107,16 +126,29 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
         # Before anything is opened: a Ctrl-C while a socket is being made would leave it open, and the context wait for
         # it for ever.
         with caught_signals() as signals:
-            end = _serve(plan, options, place, facts, people, endpoints, signals)
+            try:
+                end = _serve(plan, options, place, facts, people, endpoints, signals)
+            except Exception as error:
+                if place.aggregate.closed is None:
+                    raise
+                end = End(*explained(error, place.folder / ERROR_FILE), place.aggregate.closed.outcome)
             told_to_end = signals.take() > 0
-        if end.outcome is None:
-            return Ended(end.exit_code, end.text)
+        return Ended(end.exit_code, end.text) if end.outcome is None else _reported(end, place, told_to_end)
+
+
+def _reported(end: End, place: Place, told_to_end: bool) -> Ended:
+    """The report of a run that began, and its files."""
+    opened = place.aggregate.opened
+    assert opened is not None
+    try:
         summary = build_summary(place.aggregate)
-        opened = place.aggregate.opened
-        write_run_files(place.folder, plan_yaml(opened.plan if opened else redacted(plan)), summary, place.aggregate)
-        invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
-        code = InvalidResultError.exit_code if invalid else end.exit_code
-        return Ended(code, end.text, summary, told_to_end)
+    except Exception as error:  # noqa: BLE001 - its journal must be named, whatever is wrong with it
+        code, text = explained(error, place.folder / ERROR_FILE)
+        return Ended(end.exit_code or code, f"cannot report on the run: {text}; it is in {place.folder / JOURNAL_FILE}")
+    unwritten = write_run_files(place.folder, plan_yaml(opened.plan), summary, place.aggregate)
+    invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
+    code = InvalidResultError.exit_code if invalid else end.exit_code
+    return Ended(code, end.text, summary, told_to_end, tuple(unwritten))
 
 
 def _confirm_flush(plan: Plan, options: StartOptions) -> None:
@@ -185,6 +217,7 @@ def _serve(
                     *filter(None, [plan.target.password_env, plan.target.sentinel.password_env]),
                 ],
             )
+        explain = partial(explained, file=place.folder / ERROR_FILE)
         coordinator = Coordinator(
             _run(setup, place),
             place.aggregate,
@@ -195,7 +228,8 @@ def _serve(
             view=view,
             open_journal=lambda: place.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
-            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally)),
+            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally), explain),
+            explain=explain,
         )
         return coordinator.serve()
 

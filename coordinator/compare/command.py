@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, StampedeError
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from common.plan.schema import Driver, Plan
+from common.program import explained
 from coordinator.compare.figures import Conducted, Head, build_comparison
 from coordinator.compare.shapes import COMPARISON_FILE, Comparison
 from coordinator.compare.text import print_comparison, run_line
@@ -25,8 +25,8 @@ from coordinator.place import new_id, new_place
 from coordinator.records import Outcome
 from coordinator.report.files import write_whole
 from coordinator.report.look import console_for
-from coordinator.report.output import put_out, say
-from coordinator.start import Ended, conduct
+from coordinator.report.output import say
+from coordinator.start import Ended, conduct, deliver
 
 _KILLED = "the coordinator was killed before the comparison ended"
 
@@ -75,7 +75,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     for turn, following in zip(order, [*order[1:], None], strict=True):
         try:
             ended = conduct(plans[turn.driver], options, new_place(options.out, f"{head.id}/{turn.name}"), people)
-        except (StampedeError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             if not runs:
                 raise
             stopped = stopped_by(turn, error)
@@ -83,17 +83,22 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
         if ended.summary is not None:
             runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
             # What there is must survive whoever kills us in the next run.
-            comparison = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
+            comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
             if not options.quiet:
                 say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
         if (why := stop_after(turn, ended, following)) is not None:
             stopped = why
             break
+    code = stopped.exit_code
     if runs:
-        _show(_keep(folder, head, runs, stopped), options, people, folder)
+        comparison, unwritten = _keep(folder, head, runs, stopped)
+        draw = partial(print_comparison, comparison=comparison)
+        code = deliver(draw, comparison.to_json(), options, people, unwritten, code)
+        if not unwritten and not options.silent:
+            say(people, f"comparison folder: {folder}")
     if stopped.exit_code != EXIT_OK:
         say(people, f"coordinator: {stopped.reason}")
-    return stopped.exit_code
+    return code
 
 
 def stop_after(turn: Turn, ended: Ended, following: Turn | None) -> Stopped | None:
@@ -106,29 +111,23 @@ def stop_after(turn: Turn, ended: Ended, following: Turn | None) -> Stopped | No
     return _interrupted_before(following) if ended.told_to_end and following is not None else None
 
 
-def stopped_by(turn: Turn, error: StampedeError | KeyboardInterrupt) -> Stopped:
+def stopped_by(turn: Turn, error: Exception | KeyboardInterrupt) -> Stopped:
     """Why a run that could not be conducted was the last one."""
-    if isinstance(error, StampedeError):
-        return Stopped(Outcome.ABORTED, f"{turn.name} failed: {error}", error.exit_code)
-    return _interrupted_before(turn)
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupted_before(turn)
+    code, text = explained(error)
+    return Stopped(Outcome.ABORTED, f"{turn.name} failed: {text}", code)
 
 
 def _interrupted_before(turn: Turn) -> Stopped:
     return Stopped(Outcome.INTERRUPTED, f"interrupted before {turn.name} began", EXIT_INTERRUPTED)
 
 
-def _keep(folder: Path, head: Head, runs: Sequence[Conducted], stopped: Stopped) -> Comparison:
+def _keep(folder: Path, head: Head, runs: Sequence[Conducted], stopped: Stopped) -> tuple[Comparison, tuple[str, ...]]:
+    """(the comparison so far, why its folder did not take it)."""
     comparison = build_comparison(head, runs, stopped.outcome, stopped.reason)
-    write_whole(folder / COMPARISON_FILE, comparison.to_json())
-    return comparison
-
-
-def _show(comparison: Comparison, options: StartOptions, people: Console, folder: Path) -> None:
-    put_out(
-        lambda console: print_comparison(console, comparison),
-        comparison.to_json() if options.json else None,
-        None if options.silent else people,
-        folder,
-    )
-    if not options.silent:
-        say(people, f"comparison folder: {folder}")
+    try:
+        write_whole(folder / COMPARISON_FILE, comparison.to_json())
+    except UsageError as error:
+        return comparison, (str(error),)
+    return comparison, ()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UsageError
+from common.program import explained
 from coordinator.aggregate import Aggregate
 from coordinator.report.shapes import Summary
 from coordinator.report.timeseries import timeseries_csv
@@ -14,20 +16,31 @@ JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"
 SUMMARY_FILE = "summary.json"
 TIMESERIES_FILE = "timeseries.csv"
+ERROR_FILE = "error.txt"
+"""Tracebacks of what nobody foresaw; there is none in most runs."""
 
 
-def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: Aggregate) -> None:
-    """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced.
+def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: Aggregate) -> list[str]:
+    """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced. One that
+    fails costs no other.
 
-    Raises UsageError when the folder cannot be written.
+    Returns a line for each file that could not be written.
     """
-    texts = {
-        PLAN_FILE: plan_yaml,
-        SUMMARY_FILE: summary.to_json(),
-        TIMESERIES_FILE: timeseries_csv(aggregate),
+    if not folder.is_dir():
+        return [f"{folder}: the run's folder was deleted during the run"]
+    texts: dict[str, Callable[[], str]] = {
+        PLAN_FILE: lambda: plan_yaml,
+        SUMMARY_FILE: summary.to_json,
+        TIMESERIES_FILE: lambda: timeseries_csv(aggregate),
     }
+    troubles = []
     for name, text in texts.items():
-        write_whole(folder / name, text)
+        try:
+            write_whole(folder / name, text())
+        except Exception as error:  # noqa: BLE001 - a bug in one of them must not cost the others
+            _, why = explained(error, folder / ERROR_FILE)
+            troubles.append(why)
+    return troubles
 
 
 def write_whole(path: Path, text: str) -> None:

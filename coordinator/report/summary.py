@@ -38,6 +38,7 @@ from coordinator.stages import StageResult, stage_results
 from coordinator.verdict import judge
 
 _KILLED = "the coordinator was killed before the run ended"
+_FAILED = "the coordinator failed before the run ended"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _OPEN = "open"
 _US = 1e3
@@ -126,13 +127,14 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 
 
 def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
-    closed = aggregate.closed
+    closed, failed = aggregate.closed, aggregate.failed
+    broken_off = _KILLED if failed is None else f"{_FAILED}: {failed.reason}"
     return Run(
         id=opened.run_id,
         started_at=opened.started_at,
         duration_s=aggregate.duration_s,
         outcome=closed.outcome if closed else Outcome.ABORTED,
-        reason=closed.reason if closed else _KILLED,
+        reason=closed.reason if closed else broken_off,
         plan_hash=opened.plan_hash,
     )
 

@@ -36,7 +36,7 @@ def seen_off(link: FakeLink) -> list[tuple[bytes, Any]]:
     bench = RunBench()
     bench.hello("web1")
     others: dict[str, Any] = dict.fromkeys(
-        ("metrics", "signals", "local_agents", "view", "open_journal", "read_counts", "clean")
+        ("metrics", "signals", "local_agents", "view", "open_journal", "read_counts", "clean", "explain")
     )
     Coordinator(bench.run, Aggregate(), control=link, **others)._see_off(link, 5)  # type: ignore[arg-type]
     return link.sent

@@ -1,21 +1,27 @@
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from common.errors import EXIT_OK, InvalidResultError
+from common.errors import EXIT_OK, InvalidResultError, UsageError
+from common.plan.schema import CleanUp
 from common.signals import Signals
 from coordinator import start
+from coordinator.journal import Journal
 from coordinator.options import StartOptions
 from coordinator.place import Place, new_place
-from coordinator.records import AnyRecord, Outcome
-from coordinator.report.files import SUMMARY_FILE
+from coordinator.records import AgentNoted, AnyRecord, Outcome, ServerCounted, When
+from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.start import Ended, conduct
 from coordinator.steps import End
-from tests.support.records import clean_run, closed, opened, plan
+from tests.support.records import clean_run, closed, opened, plan, reading
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -62,3 +68,151 @@ def test_a_run_whose_result_is_invalid_ends_with_an_exit_code_of_its_own(
 ) -> None:
     ended = conducted(monkeypatch, tmp_path, records=[opened(), closed()])
     assert ended.exit_code == InvalidResultError.exit_code
+
+
+def _ended_well(record: AnyRecord) -> AnyRecord:
+    if not isinstance(record, AgentNoted) or record.final is None:
+        return record
+    return msgspec.structs.replace(record, final=msgspec.structs.replace(record.final, reason=""))
+
+
+class Broken:
+    """A run of which all agents have ended, to be resumed: what is left is to read the counters, to delete the keys
+    and to report. Each of these can be made to fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clean_up: CleanUp = CleanUp.NONE) -> None:
+        self.patch, self.out, self.folder = monkeypatch, tmp_path, tmp_path / "r-1"
+        self.plan = plan()
+        workload = msgspec.structs.replace(self.plan.workload, clean_up=clean_up)
+        self.plan = msgspec.structs.replace(self.plan, workload=workload)
+        with new_place(tmp_path, "r-1").open_journal(self.plan) as journal:
+            for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
+                journal.append(_ended_well(record))
+        monkeypatch.setattr("coordinator.coordinator.SEE_OFF_NS", 0)
+        monkeypatch.setattr("coordinator.run.WRITE_OFF_NS", 0)
+        self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
+        self.fails("delete_written", None)
+
+    def fails(self, name: str, how: object) -> None:
+        """What coordinator.start looks up by this name raises an error, or returns what is no error."""
+
+        def fail(*_: object, **__: object) -> object:
+            if isinstance(how, Exception):
+                raise how
+            return how
+
+        self.patch.setattr(start, name, fail)
+
+    def start(self, **options: object) -> int:
+        """Its exit code."""
+        return start.start(
+            self.plan,
+            StartOptions(bind="tcp://127.0.0.1:*", out=self.out, resume="r-1", insecure=True, quiet=True, **options),  # type: ignore[arg-type]
+        )
+
+    @property
+    def summary(self) -> Any:
+        """summary.json."""
+        return json.loads((self.folder / SUMMARY_FILE).read_text())
+
+
+ODD = [TypeError("unhashable"), KeyError("flags"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), RecursionError()]
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+def test_whatever_fails_at_the_reading_after_the_load_costs_the_ledger_and_never_the_report(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    run.fails("read_server_counts", error)
+    assert run.start() == EXIT_OK
+    said = capsys.readouterr()
+    assert "Totals" in said.out
+    assert "Traceback" not in said.out + said.err
+    summary = run.summary
+    assert (summary["run"]["outcome"], summary["totals"]["operations"]) == ("completed", 6000)
+    assert (summary["ledger"]["server_calls"], summary["verdict"]["level"]) == (None, "suspect")
+    assert type(error).__name__ in summary["ledger"]["note"]
+    assert str(run.folder / ERROR_FILE) in summary["ledger"]["note"]
+    assert "Traceback" in (run.folder / ERROR_FILE).read_text()
+    assert len((run.folder / TIMESERIES_FILE).read_text().splitlines()) == 4
+
+
+def test_whatever_fails_while_keys_are_deleted_costs_the_clean_up_and_never_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Broken(monkeypatch, tmp_path, CleanUp.KEYS)
+    run.fails("delete_written", IndexError("tuple index out of range"))
+    assert run.start() == EXIT_OK
+    assert run.summary["run"]["outcome"] == "completed"
+    assert run.summary["clean_up"]["left"] is None
+    assert "IndexError: tuple index out of range" in run.summary["clean_up"]["error"]
+
+
+def test_a_bug_in_the_loop_is_exit_code_1_with_a_report_and_the_run_can_still_be_resumed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.run.duration_s", lambda *_: {}["nothing"])
+        assert run.start() == 1
+    said = capsys.readouterr()
+    assert "Totals" in said.out
+    last = said.err.splitlines()[-1]
+    assert last.startswith("coordinator: the coordinator failed before the run ended: a bug of ours: KeyError")
+    assert str(run.folder / ERROR_FILE) in last
+    assert "coordinator start --resume" in last
+    assert (run.summary["run"]["outcome"], run.summary["totals"]["operations"]) == ("aborted", 6000)
+    assert run.summary["run"]["reason"].startswith("the coordinator failed before the run ended: a bug of ours")
+    assert run.start() == EXIT_OK
+    assert run.summary["run"]["outcome"] == "completed"
+
+
+def test_a_disk_that_fills_up_during_a_run_leaves_the_report_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    monkeypatch.setattr(Journal, "append", lambda *_: (_ for _ in ()).throw(UsageError("cannot write the journal")))
+    assert run.start() == UsageError.exit_code
+    said = capsys.readouterr()
+    assert "Totals" in said.out
+    assert "coordinator: the coordinator failed before the run ended: cannot write the journal" in said.err
+
+
+def test_a_folder_that_was_deleted_during_the_run_is_said_and_the_summary_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+
+    def read(*_: object) -> ServerCounted:
+        shutil.rmtree(run.folder)
+        return reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
+
+    monkeypatch.setattr(start, "read_server_counts", read)
+    assert run.start() == EXIT_OK
+    said = capsys.readouterr()
+    assert "Totals" in said.out
+    assert said.err.splitlines()[-1] == f"coordinator: {run.folder}: the run's folder was deleted during the run"
+    assert not run.folder.exists()
+
+
+def test_a_report_that_cannot_be_built_names_the_journal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    run.fails("build_summary", ZeroDivisionError("division by zero"))
+    assert run.start() == 1
+    [line] = capsys.readouterr().err.splitlines()[-1:]
+    assert "cannot report on the run: a bug of ours: ZeroDivisionError: division by zero" in line
+    assert line.endswith(f"it is in {run.folder / JOURNAL_FILE}")
+
+
+def test_a_file_that_cannot_be_made_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    monkeypatch.setattr("coordinator.report.files.timeseries_csv", lambda _: {}["x"])
+    assert run.start() == EXIT_OK
+    assert run.summary["run"]["outcome"] == "completed"
+    assert not (run.folder / TIMESERIES_FILE).exists()
+    assert "coordinator: a bug of ours: KeyError" in capsys.readouterr().err

@@ -98,12 +98,18 @@ class CommandLine:
 
     def start(self, program: str, *args: str, **environment: str) -> Running:
         """Start `coordinator` or `agent`, as installed beside this Python; keywords are further environment."""
-        command = (program, *args)
+        return self._start((program, *args), (str(Path(sys.executable).parent / program), *args), environment)
+
+    def start_shell(self, line: str, **environment: str) -> Running:
+        """Start what bash makes of a line."""
+        return self._start(("bash", line), ("bash", "-c", line), environment)
+
+    def _start(self, command: tuple[str, ...], arguments: tuple[str, ...], environment: dict[str, str]) -> Running:
         number = len(self.started)
-        stdout, stderr = (self._said / f"{number}-{program}.{stream}" for stream in ("stdout", "stderr"))
+        stdout, stderr = (self._said / f"{number}-{command[0]}.{stream}" for stream in ("stdout", "stderr"))
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
-                (str(Path(sys.executable).parent / program), *args),
+                arguments,
                 cwd=self.directory,
                 env=self.environment | environment,
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,21 +10,19 @@ from rich.text import Text
 from coordinator.report.look import console_for
 from coordinator.report.output import put_out, say
 
-FOLDER = Path("runs")
-
 
 def test_people_read_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), None, Console(stderr=True), FOLDER)
+    put_out(lambda console: console.print("table"), None, Console(stderr=True))
     assert capsys.readouterr() == ("table\n", "")
 
 
 def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), "{}\n", Console(stderr=True), FOLDER)
+    put_out(lambda console: console.print("table"), "{}\n", Console(stderr=True))
     assert capsys.readouterr() == ("{}\n", "table\n")
 
 
 def test_json_that_nobody_watches_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), "{}\n", None, FOLDER)
+    put_out(lambda console: console.print("table"), "{}\n", None)
     assert capsys.readouterr() == ("{}\n", "")
 
 
