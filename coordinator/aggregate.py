@@ -112,10 +112,13 @@ def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetr
 
 @dataclass(slots=True)
 class Second:
-    """One second of the run, all agents and commands together. open_peaks: connections by agent id; busy: the same of
-    worker processes."""
+    """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
+    soon after the second. ended_open: those of `operations` that had an intended time. open_peaks: connections by agent
+    id; busy: the same of worker processes."""
 
     operations: int = 0
+    begun: int = 0
+    ended_open: int = 0
     ok: int = 0
     errors: int = 0
     open_peaks: dict[str, int] = field(default_factory=dict)
@@ -309,10 +312,13 @@ class Aggregate:
         errors = sum(command.error_count for command in commands)
         peak = sum(pool.connections.open_peak for pool in interval.pools.values())
         span = interval.last - interval.first + 1
+        is_open = self.line.legs[interval.stage].is_open
         for position, number in enumerate(range(interval.first, interval.last + 1)):
             second = self.seconds.setdefault(number, Second())
             ok_here, errors_here = _part(ok, position, span), _part(errors, position, span)
             second.operations += ok_here + errors_here
+            second.begun += _part(interval.issued, position, span)
+            second.ended_open += ok_here + errors_here if is_open else 0
             second.ok += ok_here
             second.errors += errors_here
             second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)

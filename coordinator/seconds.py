@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor
 
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Busy, Second
+from coordinator.backlog import Backlog
 
 OWN_ROW_S = 0.5
 """A last second of which the load used less is folded into the one before."""
@@ -32,14 +34,15 @@ _WHOLE = 1e-6
 class ShownSecond:
     """One row: a second, or the load's last one with what is folded into it. length_s: how long the load lasted in it,
     by which its rate is computed; a second after the load counts in full. leg: in which it begins. wanted_per_s: the
-    rate that the plan wants in it, in the mean; None in a closed loop and after the load. drains: it lies after the
-    load."""
+    rate that the plan wants in it, in the mean; None in a closed loop and after the load. backlog: operations that were
+    due by its end, but not sent; None where the load has no open loop. drains: it lies after the load."""
 
     number: int
     length_s: float
     second: Second
     leg: Leg
     wanted_per_s: float | None
+    backlog: int | None = None
     drains: bool = False
 
     @property
@@ -117,8 +120,16 @@ class ShownSeconds:
             second=found[0] if len(found) == 1 else _as_one(found),
             leg=legs[0],
             wanted_per_s=due / length_s if all(leg.is_open for leg in legs) and not drains else None,
+            backlog=None if self._backlog is None else self._backlog.at(folded[-1], self._load_until_ns(end_ns)),
             drains=drains,
         )
+
+    @cached_property
+    def _backlog(self) -> Backlog | None:
+        return Backlog(self._run) if any(leg.is_open for leg in self._run.line.legs) else None
+
+    def _load_until_ns(self, end_ns: int) -> int:
+        return end_ns if self._end_s is None else min(end_ns, round(self._end_s * NS_PER_S))
 
 
 def _as_one(seconds: list[Second]) -> Second:

@@ -1,24 +1,47 @@
-"""The live table, drawn from a snapshot: rate, latencies, errors by the second, totals, agents, what is left."""
+"""The live screen, drawn from a snapshot: rate, latencies, errors by the second, totals, agents, what is left.
+
+It fits the terminal: columns leave by priority, and of the seconds only as many are shown as there are lines for.
+"""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from common.units import counted, format_seconds
 from coordinator.generator import BUSY_SHARE
-from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow
+from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow, Times
+from coordinator.report.fitting import Cell, Column, FittedTable, Trimmed
+from coordinator.report.look import ms
 
 _AGENTS_SHOWN = 8
+_FEWEST_SECONDS = 3
 _STALE_S = 2.5
 """An agent says something every second; two missed heartbeats are worth a colour."""
 
 
-def draw(snapshot: LiveSnapshot) -> RenderableType:
-    """Everything, within 80 columns and some 25 lines."""
-    return Group(_progress(snapshot), Text(), _seconds(snapshot), Text(), _agents(snapshot.agents))
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Everything, at the size of the terminal."""
+
+    snapshot: LiveSnapshot
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """With all seconds, or as many as leave room for the rest."""
+        rows = self.snapshot.rows
+        too_many = len(console.render_lines(self._drawn(rows), options, pad=False)) - console.size.height
+        if too_many > 0:
+            rows = rows[-max(_FEWEST_SECONDS, len(rows) - too_many) :]
+        yield Trimmed(self._drawn(rows))
+
+    def _drawn(self, rows: tuple[SecondRow, ...]) -> RenderableType:
+        snapshot = self.snapshot
+        parts = [_progress(snapshot), Text(), _seconds(snapshot, rows), Text(), _totals(snapshot), Text()]
+        return Group(*parts, _agents(snapshot.agents))
 
 
 def _progress(snapshot: LiveSnapshot) -> RenderableType:
@@ -45,37 +68,74 @@ def _left(snapshot: LiveSnapshot) -> str:
     if snapshot.left_s is not None:
         left.append(_whole(snapshot.left_s))
     if snapshot.left_requests is not None:
-        left.append(f"{counted(snapshot.left_requests, 'request')}")
+        left.append(counted(snapshot.left_requests, "request"))
     return " or ".join(left) + " left" if left else ""
 
 
-def _seconds(snapshot: LiveSnapshot) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("second", "ops/s", "p50 ms", "p99 ms", "max ms", "errors"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=9)
-    table.add_column("core", justify="right", no_wrap=True)
-    for row in snapshot.rows:
-        table.add_row(*_second(row))
-    if not snapshot.rows:
-        table.add_row(*"-------")
-    unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
-    totals = Text(
-        f"{counted(snapshot.operations, 'operation')}, {counted(snapshot.errors, 'error')}{unsent}; "
-        f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
-        f"{snapshot.connection_ceiling:,} connections open"
-    )
-    return Group(table, Text(), totals)
+_CLOSED_COLUMNS = (
+    Column("sec"),
+    Column("ops/s", 1),
+    Column("serv p50", 3),
+    Column("serv p99", 2),
+    Column("serv max", 4),
+    Column("errors"),
+    Column("core", 5),
+)
+_OPEN_COLUMNS = (
+    Column("sec"),
+    Column("wanted/s", 3),
+    Column("ops/s", 1),
+    Column("backlog", 4),
+    Column("resp p50", 5),
+    Column("resp p99", 2),
+    Column("resp max", 6),
+    Column("serv p99", 7),
+    Column("errors"),
+    Column("core", 8),
+)
 
 
-def _second(row: SecondRow) -> list[str | Text]:
-    latencies_us = (row.p50_us, row.p99_us, row.max_us)
+def _closed_table() -> FittedTable:
+    return FittedTable("Service time (ms), from send to reply", _CLOSED_COLUMNS, rule=False)
+
+
+def _open_table() -> FittedTable:
+    return FittedTable("Response time (ms), from the intended send, and service time", _OPEN_COLUMNS, rule=False)
+
+
+def _seconds(snapshot: LiveSnapshot, rows: tuple[SecondRow, ...]) -> FittedTable:
+    table = _open_table() if snapshot.open_loop else _closed_table()
+    cells = _open if snapshot.open_loop else _closed
+    for row in rows:
+        table.add_row(*cells(row))
+    if not rows:
+        table.add_row(*["-"] * len(table.columns))
+    return table
+
+
+def _closed(row: SecondRow) -> list[Cell]:
+    return [str(row.second), f"{row.ops_per_s:,}", *_quantiles(row.service), _errors(row), _core(row.core_share)]
+
+
+def _open(row: SecondRow) -> list[Cell]:
     return [
         str(row.second),
+        "-" if row.wanted_per_s is None else f"{row.wanted_per_s:,.0f}",
         f"{row.ops_per_s:,}",
-        *("-" if us is None else f"{us / 1e3:,.3f}" for us in latencies_us),
-        Text(f"{row.errors:,}", style="red" if row.errors else ""),
+        Text("-") if row.backlog is None else Text(f"{row.backlog:,}", style="yellow" if row.backlog else ""),
+        *_quantiles(row.response),
+        "-" if row.service is None else ms(row.service.p99_us),
+        _errors(row),
         _core(row.core_share),
     ]
+
+
+def _quantiles(times: Times | None) -> list[str]:
+    return ["-"] * 3 if times is None else [ms(us) for us in (times.p50_us, times.p99_us, times.max_us)]
+
+
+def _errors(row: SecondRow) -> Text:
+    return Text(f"{row.errors:,}", style="red" if row.errors else "")
 
 
 def _core(share: float | None) -> Text:
@@ -84,30 +144,44 @@ def _core(share: float | None) -> Text:
     return Text(f"{share:.0%}", style="yellow" if share >= BUSY_SHARE else "")
 
 
-def _agents(agents: tuple[AgentRow, ...]) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("agent", no_wrap=True, max_width=16)
-    table.add_column("host", no_wrap=True, max_width=20)
-    table.add_column("state", no_wrap=True)
-    for name in ("cpu", "heard", "offset ms"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _totals(snapshot: LiveSnapshot) -> Text:
+    unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
+    return Text(
+        f"{counted(snapshot.operations, 'operation')}, {counted(snapshot.errors, 'error')}{unsent}; "
+        f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
+        f"{counted(snapshot.connection_ceiling, 'connection')} open"
+    )
+
+
+_AGENT_COLUMNS = (
+    Column("agent", fold=12),
+    Column("host", 3, fold=12),
+    Column("state", fold=9),
+    Column("cpu", 1),
+    Column("heard", 2),
+    Column("offset ms", 4),
+)
+
+
+def _agents(agents: tuple[AgentRow, ...]) -> FittedTable:
+    table = FittedTable("", _AGENT_COLUMNS, rule=False)
     # Whoever is in trouble must not fall to the limit.
     for agent in sorted(agents, key=lambda agent: agent.alive)[:_AGENTS_SHOWN]:
         table.add_row(*_agent(agent))
     if len(agents) > _AGENTS_SHOWN:
-        table.add_row(f"and {len(agents) - _AGENTS_SHOWN} more")
+        table.caption = f"and {len(agents) - _AGENTS_SHOWN} more"
     return table
 
 
-def _agent(agent: AgentRow) -> list[str | Text]:
+def _agent(agent: AgentRow) -> list[Cell]:
     age_s = agent.heartbeat_age_s
     return [
-        Text(agent.agent_id),
-        Text(agent.host),
+        agent.agent_id,
+        agent.host,
         Text(agent.state, style="" if agent.alive else "bold red"),
         f"{agent.cpu_percent:.0f}%",
         Text("-" if age_s is None else f"{age_s:.1f} s ago", style="yellow" if age_s and age_s > _STALE_S else ""),
-        "-" if agent.offset_us is None else f"{agent.offset_us / 1e3:,.3f}",
+        "-" if agent.offset_us is None else ms(agent.offset_us),
     ]
 
 

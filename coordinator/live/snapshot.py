@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.histogram import Histogram
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Second
@@ -15,22 +16,32 @@ SECONDS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """What a second's histogram says."""
+
+    p50_us: float
+    p99_us: float
+    max_us: float
+
+
+@dataclass(frozen=True, slots=True)
 class SecondRow:
-    """One complete second. Latencies are service times of operations done, None where there were none. stage: in which
-    it began, "" where the load has no parts, "drain" after the load. core_share: of one core, of the busiest worker
-    process; None where nobody says. length_s: how long the load lasted in it, see `coordinator.seconds`. wanted_per_s:
-    the rate wanted in it, in the mean; None in a closed loop. settled: the end of the load is not folded into it."""
+    """One complete second. service: from send to reply, response: from the intended send, of operations done; None
+    where there were none. stage: in which it began, "" where the load has no parts, "drain" after it. core_share: of
+    one core, of the busiest worker process; None where nobody says. length_s: how long the load lasted in it, see
+    `coordinator.seconds`. wanted_per_s: the rate wanted in it, in the mean; None in a closed loop. backlog: operations
+    that were due by its end, but not sent. settled: the end of the load is not folded into it."""
 
     second: int
     ok: int
     errors: int
-    p50_us: float | None
-    p99_us: float | None
-    max_us: float | None
+    service: Times | None
+    response: Times | None = None
     stage: str = ""
     core_share: float | None = None
     length_s: float = 1.0
     wanted_per_s: float | None = None
+    backlog: int | None = None
     settled: bool = True
 
     @property
@@ -74,8 +85,8 @@ class LiveSnapshot:
     """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
     rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
     ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
-    load has no parts. corrected: rows that may have changed since they were settled: an agent that was cut off has
-    reported its share, or the load ended earlier than planned."""
+    load has no parts. open_loop: some of the load has a rate of its own. corrected: rows that may have changed since
+    they were settled: an agent that was cut off has reported its share, or the load ended earlier than planned."""
 
     elapsed_s: float
     left_s: float | None
@@ -91,6 +102,7 @@ class LiveSnapshot:
     connection_ceiling: int
     agents: tuple[AgentRow, ...]
     stage: StageNow | None = None
+    open_loop: bool = False
     corrected: tuple[SecondRow, ...] = ()
 
 
@@ -125,6 +137,7 @@ def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: 
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),
         stage=_stage_now(line, elapsed_s),
+        open_loop=any(leg.is_open for leg in line.legs),
         corrected=tuple(_row(shown, number, line) for number in shown.corrected),
     )
 
@@ -140,18 +153,24 @@ def _stage_now(line: Timeline, elapsed_s: float) -> StageNow | None:
 
 def _row(seconds: ShownSeconds, number: int, line: Timeline) -> SecondRow:
     shown = seconds.row(number)
-    second, service = shown.second, shown.second.service.merged
-    p50, p99 = service.quantiles((0.5, 0.99))
+    second = shown.second
     return SecondRow(
         second=number,
         ok=second.ok,
         errors=second.errors,
-        p50_us=p50 / 1e3 if service.count else None,
-        p99_us=p99 / 1e3 if service.count else None,
-        max_us=service.maximum / 1e3 if service.count else None,
+        service=_times(second.service.merged),
+        response=_times(second.response.merged),
         stage="drain" if shown.drains else "" if line.is_plain else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,
+        backlog=shown.backlog,
         settled=number <= seconds.settled_through,
     )
+
+
+def _times(histogram: Histogram) -> Times | None:
+    if not histogram.count:
+        return None
+    p50, p99 = histogram.quantiles((0.5, 0.99))
+    return Times(p50 / 1e3, p99 / 1e3, histogram.maximum / 1e3)

@@ -19,8 +19,9 @@ from rich.text import Text
 
 from common.clock import MonotonicNs, monotonic_ns
 from common.units import NS_PER_S, counted
-from coordinator.live.screen import draw
-from coordinator.live.snapshot import LiveSnapshot, SecondRow
+from coordinator.live.screen import Screen
+from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
+from coordinator.report.look import ms
 
 _NUMBERS = re.compile(r"\d+")
 
@@ -126,7 +127,7 @@ class TerminalView(LiveView):
 
     def update(self, snapshot: LiveSnapshot) -> None:
         """The whole table anew."""
-        self._show(draw(snapshot))
+        self._show(Screen(snapshot))
 
     def note(self, text: str, trouble: bool = False) -> None:
         """A line above the table."""
@@ -149,17 +150,31 @@ def _phase_line(text: str, done: int, total: int) -> RenderableType:
 
 
 def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -> str:
-    agents = sum(agent.alive for agent in snapshot.agents)
-    latency = "no replies"
-    if row.p50_us is not None and row.p99_us is not None and row.max_us is not None:
-        latency = f"p50 {row.p50_us / 1e3:.3f} p99 {row.p99_us / 1e3:.3f} max {row.max_us / 1e3:.3f} ms"
     stage = f" ({row.stage})" if row.stage else ""
-    core = "" if row.core_share is None else f"{row.core_share:.0%} of a core, "
-    return (
-        f"second {row.second}{stage}{corrected}: {row.ops_per_s:,} ops/s, {latency}, "
-        f"{counted(row.errors, 'error')}, {core}"
-        f"{counted(snapshot.connections_open, 'connection')}, {agents}/{len(snapshot.agents)} agents"
-    )
+    rate = f"{row.ops_per_s:,} ops/s"
+    if row.wanted_per_s is not None:
+        rate = f"{row.ops_per_s:,} of {row.wanted_per_s:,.0f} ops/s wanted"
+    told = [rate]
+    if row.backlog is not None:
+        told.append(f"backlog {row.backlog:,}")
+    if row.response is not None:
+        told.append(_latencies("response", row.response))
+    if row.service is None:
+        told.append("no replies")
+    elif row.response is None:
+        told.append(_latencies("service", row.service))
+    else:
+        told.append(f"service p99 {ms(row.service.p99_us)} ms")
+    told.append(counted(row.errors, "error"))
+    if row.core_share is not None:
+        told.append(f"{row.core_share:.0%} of a core")
+    alive = sum(agent.alive for agent in snapshot.agents)
+    told += [counted(snapshot.connections_open, "connection"), f"{alive}/{len(snapshot.agents)} agents"]
+    return f"second {row.second}{stage}{corrected}: {', '.join(told)}"
+
+
+def _latencies(kind: str, times: Times) -> str:
+    return f"{kind} p50 {ms(times.p50_us)} p99 {ms(times.p99_us)} max {ms(times.max_us)} ms"
 
 
 def _words(text: str) -> str:

@@ -60,12 +60,13 @@ class FittedTable:
         self, title: str, columns: Sequence[Column], *, elsewhere: str = "", caption: str = "", rule: bool = True
     ) -> None:
         self.caption = caption
-        self._title, self._columns, self._elsewhere, self._rule = title, tuple(columns), elsewhere, rule
+        self.columns = tuple(columns)
+        self._title, self._elsewhere, self._rule = title, elsewhere, rule
         self._rows: list[_Row] = []
 
     def add_row(self, *cells: Cell, style: str = "") -> None:
         """One cell for each column."""
-        assert len(cells) == len(self._columns)
+        assert len(cells) == len(self.columns)
         self._rows.append(_Row(cells, style))
 
     def end_section(self) -> None:
@@ -91,13 +92,13 @@ class FittedTable:
 
     def _fit(self, room: int) -> tuple[dict[int, int], int]:
         """(the width of each column that stays, the gap between two): all that the room allows."""
-        most = {number: self._longest(number) for number in range(len(self._columns))}
+        most = {number: self._longest(number) for number in range(len(self.columns))}
         least = {number: self._least(number, longest) for number, longest in most.items()}
-        staying = sorted(most, key=lambda number: (self._columns[number].leaves, number))
+        staying = sorted(most, key=lambda number: (self.columns[number].leaves, number))
         for gap in (_WIDE_GAP, _GAP):
             if _needed(most, staying, gap) <= room:
                 return {number: most[number] for number in sorted(staying)}, gap
-        while _needed(least, staying, _GAP) > room and self._columns[staying[-1]].leaves != KEPT:
+        while _needed(least, staying, _GAP) > room and self.columns[staying[-1]].leaves != KEPT:
             staying.pop()
         gap = _WIDE_GAP if _needed(least, staying, _WIDE_GAP) <= room else _GAP
         spare = room - _needed(least, staying, gap)
@@ -108,7 +109,7 @@ class FittedTable:
         return widths, gap
 
     def _longest(self, number: int) -> int:
-        column = self._columns[number]
+        column = self.columns[number]
         if column.bars:
             return _BAR_WIDTH
         cells = (row.cells[number] for row in self._rows)
@@ -116,13 +117,13 @@ class FittedTable:
         return max(map(cell_len, lines), default=0)
 
     def _least(self, number: int, longest: int) -> int:
-        column = self._columns[number]
+        column = self.columns[number]
         if column.bars:
             return _BAR_LEAST
         return longest if column.fold is None else min(longest, max(column.fold, cell_len(column.heading)))
 
     def _left_out(self, widths: dict[int, int]) -> list[str]:
-        named = [column.called or column.heading for number, column in enumerate(self._columns) if number not in widths]
+        named = [column.called or column.heading for number, column in enumerate(self.columns) if number not in widths]
         return [name for name in named if name]
 
     def _drawn(self, widths: dict[int, int], gap: int, block: str) -> Table:
@@ -136,7 +137,7 @@ class FittedTable:
             header_style="bold",
         )
         for number, width in widths.items():
-            column = self._columns[number]
+            column = self.columns[number]
             is_text = column.fold is not None or column.bars
             table.add_column(
                 column.heading,

@@ -25,6 +25,7 @@ COLUMNS = (
     "loop_lag_p99_us",
     "length_s",
     "wanted_per_s",
+    "backlog",
 )
 
 
@@ -34,6 +35,7 @@ def timeseries_csv(aggregate: Aggregate) -> str:
 
     stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
     in it. wanted_per_s: the rate that the plan wants in it, in the mean; empty in a closed loop and after the load.
+    backlog: operations that were due by the end of the row, but not sent; empty without an open loop.
     Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
     core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
     stretch. Both are empty where nobody said.
@@ -43,7 +45,8 @@ def timeseries_csv(aggregate: Aggregate) -> str:
     writer.writerow(COLUMNS)
     for shown in ShownSeconds(aggregate):
         wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
-        writer.writerow([*_row(shown), shown.leg.name, *_generator(shown.second), round(shown.length_s, 3), wanted])
+        rate = [round(shown.length_s, 3), wanted, "" if shown.backlog is None else shown.backlog]
+        writer.writerow([*_row(shown), shown.leg.name, *_generator(shown.second), *rate])
     return text.getvalue()
 
 

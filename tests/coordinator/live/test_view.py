@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from tests.support.records import (
     interval,
     noted,
     opened,
+    plan,
     staged_plan,
     watched,
 )
@@ -71,7 +73,7 @@ def test_plain_lines_come_once_for_each_second() -> None:
         view.update(snapshot(3))
     lines = written(console).splitlines()
     assert [line.split(":")[0] for line in lines] == ["second 0", "second 1", "second 2"]
-    assert "2,000 ops/s, p50 0.1" in lines[0]
+    assert "2,000 ops/s, service p50 0.1" in lines[0]
     assert lines[0].endswith("0 errors, 4 connections, 1/2 agents")
     assert "\x1b" not in written(console)
 
@@ -161,7 +163,7 @@ def test_the_table_shows_seconds_agents_and_what_is_left() -> None:
     for expected in (
         "120/300",
         "ops/s",
-        "p99 ms",
+        "serv p99",
         "errors",
         "2,000",
         "3s elapsed",
@@ -225,3 +227,69 @@ def test_a_plain_line_names_the_stage_of_its_second() -> None:
     with open_live(console, quiet=False) as view:
         view.update(build_snapshot(fold(records), [], 2.0))
     assert [line.split(":")[0] for line in written(console).splitlines()] == ["second 0 (warmup)", "second 1 (stage 1)"]
+
+
+def behind(wanted_per_s: float = 4000.0) -> LiveSnapshot:
+    agents = [AgentRow("a1", "localhost", "running", 93.0, 0.4, 12.5)]
+    return build_snapshot(fold(clean_run(plan(rate_per_s=wanted_per_s, duration_s=3.0))), agents, 3.0)
+
+
+def test_a_line_of_an_open_loop_tells_response_time_the_rate_wanted_and_the_backlog() -> None:
+    console = pipe()
+    with open_live(console, quiet=False) as view:
+        view.update(behind())
+    first, *_, last = written(console).splitlines()
+    assert re.fullmatch(
+        r"second 0: 2,000 of 4,000 ops/s wanted, backlog 2,000, response p50 0\.\d{3} p99 \d\.\d{3} max \d+\.\d+ ms, "
+        r"service p99 0\.\d{3} ms, 0 errors, 4 connections, 1/1 agents",
+        first,
+    )
+    assert "backlog 6,000" in last
+
+
+def test_the_screen_of_an_open_loop_tells_the_same() -> None:
+    console = terminal(120)
+    with open_live(console, quiet=False) as view:
+        view.update(behind())
+    shown = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", written(console))
+    lines = [line.split() for line in shown.splitlines()]
+    assert [
+        "sec",
+        "wanted/s",
+        "ops/s",
+        "backlog",
+        "resp",
+        "p50",
+        "resp",
+        "p99",
+        "resp",
+        "max",
+        "serv",
+        "p99",
+        "errors",
+        "core",
+    ] in lines
+    [row, *_] = [line for line in lines if line[:1] == ["0"]]
+    assert row[1:4] == ["4,000", "2,000", "2,000"]
+    assert "Response time (ms), from the intended send" in written(console)
+
+
+def test_a_closed_loop_has_service_time_that_is_called_so() -> None:
+    console = terminal()
+    with open_live(console, quiet=False) as view:
+        view.update(snapshot())
+    assert "Service time (ms), from send to reply" in written(console)
+    for absent in ("backlog", "wanted", "resp "):
+        assert absent not in written(console)
+
+
+def test_a_low_terminal_shows_fewer_seconds_and_still_all_agents() -> None:
+    shown = {}
+    for height in (24, 16):
+        console = terminal(80, height)
+        with open_live(console, quiet=False) as view:
+            view.update(snapshot(8))
+            shown[height] = written(console)
+    assert [sum(line.startswith(f"  {n} ") for line in shown[24].splitlines() for n in range(8))] == [8]
+    assert [sum(line.startswith(f"  {n} ") for line in shown[16].splitlines() for n in range(8))] == [6]
+    assert all("6.4 s ago" in text for text in shown.values())

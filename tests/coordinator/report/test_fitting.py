@@ -13,16 +13,29 @@ from rich.console import Console
 from rich.text import Text
 
 from common.metrics import CommandMetrics
-from common.plan.schema import Driver, Pools, Ramp
+from common.plan.schema import Driver, Plan, Pools, Ramp
 from coordinator.aggregate import fold
 from coordinator.compare.figures import build_comparison
 from coordinator.compare.text import print_comparison
+from coordinator.live.screen import Screen
+from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
 from coordinator.records import AnyRecord, Outcome
 from coordinator.report.fitting import Bar, Column, FittedTable, show
 from coordinator.report.summary import build_summary
 from coordinator.report.text import print_summary
 from tests.support.comparisons import conducted, head, latencies
-from tests.support.records import accepted, closed, histogram, interval, noted, opened, staged_plan, watched
+from tests.support.records import (
+    accepted,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    staged_plan,
+    watched,
+)
 from tests.support.stages import stage
 
 COLUMNS = (
@@ -196,7 +209,32 @@ AWKWARD_COMPARISON = build_comparison(
     Outcome.COMPLETED,
     "",
 )
+
+
+def live(the_plan: Plan) -> LiveSnapshot:
+    """Twelve seconds of some billions of operations that take hours, and agents with long names."""
+    slow = histogram(*[3_600_000_000_000, 1_500, 98_765_432_100] * 100)
+    huge = command(slow, response=slow, ok=12_345_678_901, errors={"READONLY": 987_654_321})
+    parts = [interval(second, {"GET": huge}, issued=10**10) for second in range(12)]
+    agents = [
+        AgentRow(
+            name, "load-generator-seven.eu-central.example", "preparing", 12_799.9, 1234.5, -9_876_543.2, alive=alive
+        )
+        for name, alive in (
+            ("a1", False),
+            ("名前を取得する-名前を取得する", True),
+            *((f"agent-{n}", True) for n in range(9)),
+        )
+    ]
+    records = watched([opened(the_plan, ["a1"]), accepted("a1", 0, *parts)], {"a1": 12.34})
+    return build_snapshot(fold(records), agents, 12.3)
+
+
+OPEN = live(plan(rate_per_s=1_234_567_890.0, duration_s=86_400.0))
+CLOSED = live(plan(duration_s=86_400.0))
 SCREENS = {
+    "live open": lambda console: show(console, Screen(OPEN)),
+    "live closed": lambda console: show(console, Screen(CLOSED)),
     "report": lambda console: print_summary(console, AWKWARD_SUMMARY),
     "comparison": lambda console: print_comparison(console, AWKWARD_COMPARISON),
 }
@@ -204,7 +242,7 @@ SCREENS = {
 
 def screen(draw: Callable[[Console], None], width: int) -> list[str]:
     out = io.StringIO()
-    draw(Console(file=out, width=width, _environ={}))
+    draw(Console(file=out, width=width, height=50, _environ={}))
     return out.getvalue().splitlines()
 
 
@@ -222,13 +260,13 @@ def test_every_screen_fits_and_no_number_is_cut(name: str, width: int) -> None:
     assert [line for line in lines if line != line.rstrip()] == []
     # What the wide screen does not show is the caption's own number.
     assert numbers(lines) - numbers(whole) <= {str(width)}
-    for heading in ("Type", "Errors"):
+    for heading in ("Type", "Errors", "sec", "errors", "agent", "state"):
         assert sum(heading in line.split() for line in lines) == sum(heading in line.split() for line in whole)
     absent = {
         heading
         for line in whole
         for heading in line.split()
-        if heading in {"p50", "p90", "p99", "p99.9", "max", "KiB/s", "Ops/s", "wire", "client"}
+        if heading in {"p50", "p90", "p99", "p99.9", "max", "KiB/s", "Ops/s", "wire", "client", "backlog", "wanted/s"}
     } - {heading for line in lines for heading in line.split()}
     told = " ".join(lines)
     assert all(f" {heading}" in told for heading in absent)

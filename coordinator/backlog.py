@@ -1,0 +1,64 @@
+"""How far an open loop is behind: operations that were due and had neither been sent nor come to an end. Pure.
+
+Due is what the timeline intends; with Poisson arrivals that is a mean, and what chance explains is no backlog. Sent is
+what came to an end, which frames tell second by second, and what was under way. Of the latter frames tell only how much
+had been begun by a moment soon after the second; the workers cannot have had more in hand than they have room for, and
+no more than that counts. So a backlog is never overstated by what is under way, and never below 0.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import ceil
+
+from common.plan.schema import Arrivals, Driver
+from coordinator.aggregate import Aggregate, Second
+
+_CHANCE = 4
+"""Standard deviations of a Poisson process: it is off by more once in 30,000 runs."""
+
+_NOTHING = Second()
+
+
+class Backlog:
+    """Of a run, at the ends of its seconds."""
+
+    def __init__(self, run: Aggregate) -> None:
+        self._run = run
+        known = [run.seconds.get(number, _NOTHING) for number in range(max(run.seconds, default=-1) + 1)]
+        self._begun = list(accumulate(second.begun for second in known))
+        self._ended = list(accumulate(second.operations for second in known))
+        self._ended_open = list(accumulate(second.ended_open for second in known))
+        self._room = _room(run)
+
+    def at(self, second: int, until_ns: int) -> int:
+        """After a second, the last one that is known if need be, of what was due until then (ns after the start)."""
+        second = min(second, len(self._begun) - 1)
+        if second < 0:
+            return 0
+        under_way = min(max(0, self._begun[second] - self._ended[second]), self._room)
+        due = self._due(until_ns)
+        behind = due - self._ended_open[second] - under_way
+        opened = self._run.opened
+        by_chance = opened is not None and opened.plan.load.arrivals is Arrivals.POISSON
+        return behind if behind > (_CHANCE * due**0.5 if by_chance else 0) else 0
+
+    def _due(self, until_ns: int) -> int:
+        line, opened = self._run.line, self._run.opened
+        leg = line.legs[line.at(until_ns)]
+        due = ceil(leg.due_before + leg.due(until_ns))
+        if opened is None or opened.plan.load.requests is None:
+            return due
+        warmup = next((ceil(leg.due_before) for leg in line.legs if leg.measured), 0)
+        return min(due, warmup + opened.plan.load.requests)
+
+
+def _room(run: Aggregate) -> int:
+    """The most operations that can be under way at one time."""
+    if run.opened is None:
+        return 0
+    plan = run.opened.plan
+    batch = max(plan.workload.pipeline, plan.workload.transaction, 1)
+    # A worker of the wire driver has a batch under way on each of its connections.
+    wire = any(pools.driver is Driver.WIRE for pools in plan.pools)
+    return batch * (run.opened.threads_total + (run.opened.connection_ceiling if wire else 0))
