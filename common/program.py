@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import StampedeError, UsageError
+from common.redaction import hide_userinfo
 from common.units import printable
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -93,7 +94,7 @@ def stdout_lost() -> str | None:
 
 def complain(name: str, message: str) -> None:
     """One line on stderr."""
-    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{name}: {printable(hide_userinfo(' '.join(message.split())))}", file=sys.stderr)
 
 
 def failed(name: str, error: Exception) -> int:
@@ -118,14 +119,14 @@ def described(error: BaseException) -> str:
     """An exception in one line: class, message, and where in our code it happened."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _room(frame.filename) is not None]
     where = f" ({_room(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    message = printable(" ".join(str(error).split()))[:200]
+    message = printable(hide_userinfo(" ".join(str(error).split())))[:200]
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
 
 
 def keep_traceback(error: BaseException, path: Path | None = None) -> Path | None:
     """Append an exception's traceback to a file; without a path, or where that cannot be written, to a temporary one.
     Returns where it is; None where no place takes it."""
-    text = "".join(traceback.format_exception(error))
+    text = hide_userinfo("".join(traceback.format_exception(error)))
     if path is not None:
         with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)

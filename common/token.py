@@ -9,13 +9,16 @@ The key file is made once, by whoever comes first; the token follows from it.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UsageError
 from common.transport import CurveClient, CurveServer, KeyPair, key_pair_of, new_key_pair
+from common.units import show
 
 _COORDINATOR_SECRET = "coordinator-secret-key"
 _COORDINATOR_PUBLIC = "coordinator-public-key"
@@ -24,10 +27,32 @@ _TOKEN_HEAD = "# redis-stampede token: whoever has it may join as an agent. Copy
 _KEY_HEAD = "# redis-stampede coordinator key: belongs to the token beside it. Never leaves this host.\n"
 
 
-def default_token_path(environment: dict[str, str] | os._Environ[str]) -> Path:
-    """`$XDG_CONFIG_HOME/stampede/token`, or below `~/.config`."""
-    base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(base) / "stampede" / "token"
+_ELSEWHERE = "name the token's place with --token-file or STAMPEDE_TOKEN_FILE"
+
+
+def default_token_path(environment: Mapping[str, str]) -> Path:
+    """`$XDG_CONFIG_HOME/stampede/token`, or the same below `~/.config`.
+
+    Raises UsageError where there is no such place: a relative XDG_CONFIG_HOME, which the XDG Base Directory
+    Specification calls invalid, or no home directory, as for the arbitrary users of containers.
+    """
+    config = environment.get("XDG_CONFIG_HOME")
+    if config:
+        if not os.path.isabs(config):
+            raise UsageError(f"XDG_CONFIG_HOME: expected an absolute path, got {show(config)}; or {_ELSEWHERE}")
+        return Path(config) / "stampede" / "token"
+    home = environment.get("HOME") or _home_of_this_user()
+    if not os.path.isabs(home):
+        found = f"HOME is {show(home)}" if home else f"HOME is not set, and user {os.getuid()} has none of its own"
+        raise UsageError(f"no home directory to keep the token in: {found}; {_ELSEWHERE}")
+    return Path(home) / ".config" / "stampede" / "token"
+
+
+def _home_of_this_user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def coordinator_curve(token: Path) -> CurveServer:
@@ -103,7 +128,7 @@ def _write(path: Path, text: str, *, replace: bool) -> None:
 
 def _fields(path: Path) -> dict[str, str]:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8-sig") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise UsageError(f"{path}: others may read it; expected mode 0600 (chmod 600 {path})")
             lines = file.read(4096).splitlines()

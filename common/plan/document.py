@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from common.errors import PlanError
+from common.redaction import REDACTED
 from common.units import show
 
 _JSON_SUFFIX = ".json"
@@ -17,6 +18,10 @@ _JSON_SUFFIX = ".json"
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _RESOLVERS = {"tag:yaml.org,2002:bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")}
+
+
+class _KeyTwice(yaml.MarkedYAMLError):
+    """A mapping has a key twice; the text names it."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,9 +39,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             if (key.tag, key.value) in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {show(key.value)} comes twice", problem_mark=key.start_mark
-                )
+                raise _KeyTwice(problem=f"the key {_shown_key(key.value)} comes twice", problem_mark=key.start_mark)
             seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
@@ -66,14 +69,25 @@ def _parse_yaml(text: str, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = " ".join((error.problem or error.context or "no reason given").split())
+        problem = problem if isinstance(error, _KeyTwice) else _unquoted(problem)
         raise PlanError(f"{name}{where}: expected YAML, got: {problem}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise PlanError(
             f"{name}:{line}: expected YAML text, got the control character {int(error.character):#04x}"
         ) from error
-    except ValueError as error:
-        raise PlanError(f"{name}: expected values that can be read, got: {error}") from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML's own constructors, given a tag that does not fit. Their texts quote the value.
+        raise PlanError(f"{name}: expected values that fit their YAML tags, got one that does not") from error
+
+
+_QUOTED = re.compile(r"""(["'])(?!.\1(?!\w)).*\1""", re.DOTALL)
+
+
+def _unquoted(problem: str) -> str:
+    """PyYAML's words without what they quote, which may be a piece of a password; a single character stays."""
+    hidden = _QUOTED.sub(REDACTED, problem)
+    return f"{hidden}; put text that begins with * & ! or % in quotes" if hidden != problem else hidden
 
 
 def _parse_json(text: str, name: str) -> Any:
@@ -89,9 +103,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if key in mapping:
-            raise ValueError(f"the key {show(key)} comes twice")
+            raise ValueError(f"the key {_shown_key(key)} comes twice")
         mapping[key] = value
     return mapping
+
+
+def _shown_key(key: str) -> str:
+    """A key as a message names it; what does not look like a key of plans may be a piece of a password."""
+    return show(key) if re.fullmatch(r"[a-z_]+", key) else show(REDACTED)
 
 
 def _refuse_constant(constant: str) -> Any:

@@ -6,6 +6,9 @@ in it: they are no secrets, and a plan that was kept without its password finds 
 
 from __future__ import annotations
 
+import codecs
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +17,16 @@ import msgspec
 from common.errors import PlanError
 from common.plan.files import read_small_file
 from common.plan.overlay import Place, nowhere
-from common.plan.schema import REDACTED, Plan, Sentinel, Target
+from common.plan.schema import Plan, Sentinel, Target
 from common.plan.shape import Path as Steps
 from common.plan.url import Address, parse_redis_url
+from common.redaction import REDACTED
 from common.units import show
 
 _WAYS = ("password", "password_env", "password_file")
 _TARGET: Steps = ("target",)
 _SENTINEL: Steps = ("target", "sentinel")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Place = nowhere) -> Plan:
@@ -82,8 +87,7 @@ def _username(target: Target, address: Address | None, where: Place) -> str | No
     in_url = address.username if address else None
     if in_url is not None and target.username not in (None, in_url):
         raise PlanError(
-            f"{where(('target', 'username'))}: expected the user name of the URL, {show(in_url)}, "
-            f"got {show(target.username)}"
+            f"{where(('target', 'username'))}: expected one user name, got one here and another one in the URL"
         )
     return target.username if in_url is None else in_url
 
@@ -115,21 +119,23 @@ def _password(
 def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
     password = environ.get(name)
     if not password:
+        # A password in the place of a variable's name is a common slip: what does not look like a name is not shown.
+        shown = f"{show(name)}, which" if _VARIABLE.fullmatch(name) else "a name that"
         found = "is not set" if password is None else "is empty"
-        raise PlanError(
-            f"{where}: expected an environment variable that holds the password, got {show(name)}, which {found}"
-        )
+        raise PlanError(f"{where}: expected an environment variable that holds the password, got {shown} {found}")
     return password
 
 
 def _from_file(name: str, where: str) -> str:
-    data = read_small_file(Path(name), where, f"a file that holds the password, {show(name)}")
+    # A password in the place of a file's name is a common slip: a bare word that names no file is not shown.
+    shown = show(name) if os.sep in name or Path(name).suffix or Path(name).exists() else "in the working directory"
+    data = read_small_file(Path(name), where, f"a file that holds the password, {shown}")
     try:
-        password = data.decode().rstrip("\r\n")
+        # Editors on Windows may begin the file with a byte order mark.
+        password = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise PlanError(
-            f"{where}: expected a password in UTF-8 text, got bytes that are not, in {show(name)}"
-        ) from error
+        found = "UTF-16 text" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "other bytes"
+        raise PlanError(f"{where}: expected a password in UTF-8 text, got {found} in {shown}") from error
     if not password:
-        raise PlanError(f"{where}: expected a file that holds the password, got {show(name)}, which is empty")
+        raise PlanError(f"{where}: expected a file that holds the password, got {shown}, which is empty")
     return password

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import NODEFAULT, inspect
 
 from common.plan.schema import Plan
+from common.redaction import REDACTED, SECRET_KEYS
 from common.units import show
 
 Path = tuple[str | int, ...]
@@ -91,6 +92,8 @@ def parse_text(text: str, path: Path) -> Any:
     elif isinstance(node, inspect.EnumType):
         value = word
     problem = _leaf_problem(value, node)
+    if problem is not None and path[-1] in SECRET_KEYS:
+        raise ValueError(_secret_problem(value, node))
     if problem is not None:
         raise ValueError(problem if value is not word else f"expected {expected(node)}, got {show(text)}")
     return value
@@ -131,12 +134,15 @@ def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
     if isinstance(node, inspect.VarTupleType):
         return _list_fault(raw, node, path)
     problem = _leaf_problem(raw, node)
+    if problem is not None and path[-1:] and path[-1] in SECRET_KEYS:
+        problem = _secret_problem(raw, node)
     return None if problem is None else Fault(path, problem)
 
 
 def _struct_fault(raw: Any, node: inspect.StructType, path: Path) -> Fault | None:
     if not isinstance(raw, dict):
-        return Fault(path, f"expected {expected(node)}, got {show(raw)}")
+        # Text may be a pair without its colon, and so a password.
+        return Fault(path, f"expected {expected(node)}, got {'text' if isinstance(raw, str) else show(raw)}")
     fields = {field.encode_name: field for field in node.fields}
     for key, value in raw.items():
         if key not in fields:
@@ -153,7 +159,9 @@ def _unknown_key(key: Any, known: Iterable[str], path: Path) -> Fault:
         return Fault(path, f"unknown key {show(key)}; expected {_one_of(known)}")
     near = closest(key, known)
     remedy = f'did you mean "{near}"?' if near else f"expected {_one_of(known)}"
-    return Fault((*path, show(key)[1:-1]), f"unknown key; {remedy}")
+    # What is more than a word may be a pair without its colon, and so a password.
+    shown = key if re.fullmatch(r"[\w.-]{1,60}", key) else REDACTED
+    return Fault((*path, shown), f"unknown key; {remedy}")
 
 
 def _list_fault(raw: Any, node: inspect.VarTupleType, path: Path) -> Fault | None:
@@ -169,6 +177,20 @@ def _leaf_problem(value: Any, node: inspect.Type) -> str | None:
     if isinstance(node, inspect.CustomType):
         return _quantity_problem(value, node.cls)
     return None if _accepts(value, node) else f"expected {expected(node)}, got {show(value)}"
+
+
+def _secret_problem(value: Any, node: inspect.Type) -> str:
+    """What is wrong with the value of a password, without the value."""
+    match value:
+        case str():
+            found = "text that is not UTF-8"
+        case bool():
+            found = "true or false; put it in quotes"
+        case int() | float():
+            found = "a number; put it in quotes"
+        case _:
+            found = show(value)
+    return f"expected {expected(node)}, got {found}"
 
 
 def _quantity_problem(value: Any, kind: Any) -> str | None:

@@ -7,6 +7,7 @@ So an error names the file, the flag or the variable that said what is wrong.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from common.plan.overlay import PROFILE, Layer, Overlay, Place, beneath, documen
 from common.plan.schema import Plan
 from common.plan.secret import resolve_secrets
 from common.plan.setting import ENVIRONMENT_PREFIX, Leaves, Setting
-from common.plan.settings import COMMANDS, SETTINGS, leaves
+from common.plan.settings import COMMANDS, PASSWORD, SENTINEL_PASSWORD, SETTINGS, leaves
 from common.plan.shape import Path as KeyPath
 from common.plan.shape import find_fault, render
 from common.plan.sizes import parse_sizes
+from common.redaction import hide_userinfo, hide_values, password_candidates
 from common.units import show
 
 SIZES: KeyPath = ("workload", "values", "sizes")
@@ -47,15 +49,26 @@ def load_plan(
 
     Raises PlanError, one line that names the place.
     """
-    layers = [environment_layer(environ)]
-    if file is not None:
-        data = read_small_file(file, str(file), "a plan that can be read")
-        layers.append(_beside(text_layer(data, str(file)), file.parent))
-    layers.append(flags_layer(flags))
-    whole = _with_sizes(_with_profile(overlay(layers)))
-    plan = from_plain(whole.raw(), Plan)
-    check_plan(plan, whole.where, purpose)
-    return resolve_secrets(plan, environ, whole.where)
+    data = b"" if file is None else _read_plan(file)
+    passwords = [environ.get(setting.variable, "") for setting in (PASSWORD, SENTINEL_PASSWORD)]
+    passwords += password_candidates(data.decode(errors="replace"))
+    try:
+        layers = [environment_layer(environ)]
+        if file is not None:
+            layers.append(_beside(text_layer(data, str(file)), file.parent))
+        layers.append(flags_layer(flags))
+        whole = _with_sizes(_with_profile(overlay(layers)))
+        plan = from_plain(whole.raw(), Plan)
+        check_plan(plan, whole.where, purpose)
+        return resolve_secrets(plan, environ, whole.where)
+    except PlanError as error:
+        raise PlanError(hide_userinfo(hide_values(str(error), passwords))) from error
+
+
+def _read_plan(file: Path) -> bytes:
+    if re.match(r"\w+(\+\w+)?:/", str(file)) and not file.exists():
+        raise PlanError(f"{hide_userinfo(str(file))}: expected the file of a plan, got a URL; say --url for a target")
+    return read_small_file(file, str(file), "a plan that can be read")
 
 
 def text_layer(data: bytes, name: str) -> Layer:

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from common.errors import PlanError
-from common.plan.schema import REDACTED
+from common.redaction import REDACTED
 from common.units import show
 
 DEFAULT_PORT = 6379
@@ -124,14 +124,33 @@ def parse_redis_url(url: str) -> Address:
 
 
 def redact_url(url: str) -> str:
-    """The URL with `***` in place of its password; also of a URL that is not well formed."""
+    """The URL with `***` for what is or may be a secret: the user part, options, and, where the URL is not well formed,
+    everything that is no host, port, database, service or path."""
     scheme, rest = _scheme_and_rest(url)
-    credentials, at, place = rest.rpartition("@")
-    if not at:
-        return url
-    username, colon, _ = credentials.partition(":")
-    head = "" if scheme is None else f"{scheme}://"
-    return f"{head}{username}{colon}{REDACTED if colon else ''}@{place}"
+    userinfo, at, place = rest.rpartition("@")
+    shown = f"{scheme}://" if scheme is not None else ""
+    shown += f"{REDACTED}@" if userinfo else at
+    if scheme == "unix":
+        path, question, options = place.partition("?")
+        options = options if _DATABASE_OPTION.fullmatch(options) else REDACTED
+        return shown + (path if path.startswith("/") else REDACTED) + question + options
+    authority, path = _split(place)
+    path, option_mark, _ = re.fullmatch(r"([^?#]*)([?#]?)(.*)", path, re.DOTALL).groups()  # type: ignore[union-attr]
+    is_path = _SERVICE_AND_DATABASE if scheme is not None and scheme.endswith("+sentinel") else _DATABASE
+    shown += authority if all(map(_is_host_and_port, authority.split(","))) else REDACTED
+    shown += f"/{path if is_path.fullmatch(path) else REDACTED}" if path else ""
+    return shown + (f"{option_mark}{REDACTED}" if option_mark else "")
+
+
+_DATABASE = re.compile(r"\d{0,9}")
+_NAME_AND_PORT = re.compile(r"[\w.-]*:\d{0,5}")
+_DATABASE_OPTION = re.compile(r"(db=\d+)?")
+_SERVICE_AND_DATABASE = re.compile(r"[\w.%-]+(/\d*)?")
+
+
+def _is_host_and_port(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    return found is not None and _NAME_AND_PORT.fullmatch(f"{found['name'] or ''}:{found['port'] or ''}") is not None
 
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)

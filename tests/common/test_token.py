@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import threading
 from pathlib import Path
@@ -35,7 +36,30 @@ def rewrite(path: Path, old: str, new: str) -> None:
 
 def test_the_token_is_looked_for_where_configuration_belongs() -> None:
     assert default_token_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/stampede/token")
-    assert default_token_path({"XDG_CONFIG_HOME": ""}) == Path(os.path.expanduser("~/.config/stampede/token"))
+    assert default_token_path({"XDG_CONFIG_HOME": "", "HOME": "/home/me"}) == Path("/home/me/.config/stampede/token")
+    assert default_token_path({}) == Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/stampede/token")
+
+
+def test_a_relative_place_for_configuration_is_refused() -> None:
+    with pytest.raises(UsageError, match=r'XDG_CONFIG_HOME: expected an absolute path, got "cfg"'):
+        default_token_path({"XDG_CONFIG_HOME": "cfg", "HOME": "/home/me"})
+    with pytest.raises(UsageError, match=r'no home directory .*: HOME is "me"; .*--token-file'):
+        default_token_path({"HOME": "me"})
+
+
+def test_without_a_home_the_token_goes_to_no_place_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("common.token.pwd.getpwuid", nobody)
+    with pytest.raises(UsageError, match=r"HOME is not set, and user .* has none of its own; .*--token-file"):
+        default_token_path({"HOME": ""})
+
+
+def test_a_token_that_an_editor_gave_a_byte_order_mark_is_still_one(token: Path) -> None:
+    server = coordinator_curve(token)
+    token.write_bytes(b"\xef\xbb\xbf" + token.read_bytes())
+    assert agent_curve(token).server == server.keys.public
 
 
 def test_a_first_start_makes_both_files_readable_by_their_owner_only(token: Path) -> None:

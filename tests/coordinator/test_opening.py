@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing, Step
-from common.plan.schema import REDACTED, Pools
+from common.plan.schema import Pools
+from common.redaction import REDACTED
 from common.units import NS_PER_S
 from coordinator.opening import (
     MOST_PROCESSES,

@@ -11,7 +11,6 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import REDACTED as REDACTED
 from common.plan.schema.base import AtLeastOne, Name, NotNegative
 from common.plan.schema.base import Section as Section
 from common.plan.schema.load import Arrivals as Arrivals

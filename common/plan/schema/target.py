@@ -7,7 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import REDACTED, AtLeastOne, NameOrNone, NotNegative, Section
+from common.plan.schema.base import AtLeastOne, NameOrNone, NotNegative, Section
+from common.redaction import REDACTED
 from common.units import Seconds
 
 

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from common.errors import PlanError
-from common.plan.schema import REDACTED, Plan, Sentinel, Target
+from common.plan.schema import Plan, Sentinel, Target
 from common.plan.secret import redacted, resolve_secrets, with_secrets_of
+from common.redaction import REDACTED
 
 SECRET = "s3cret: å/@"
 
@@ -61,13 +62,26 @@ def test_a_password_file_that_cannot_be_read_or_holds_none_is_named(tmp_path: Pa
     file = tmp_path / "pw"
     file.write_bytes(b"\n")
     assert refusal(plan(password_file=str(file))).endswith("which is empty")
-    file.write_bytes(b"\xff")
-    assert "expected a password in UTF-8 text" in refusal(plan(password_file=str(file)))
+    file.write_bytes(b"\xfd")
+    assert "expected a password in UTF-8 text, got other bytes in " in refusal(plan(password_file=str(file)))
+    file.write_bytes("pw".encode("utf-16"))
+    assert "expected a password in UTF-8 text, got UTF-16 text in " in refusal(plan(password_file=str(file)))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+    assert resolve_secrets(plan(password_file=str(file)), {}).target.password == "s3cret"
+
+
+def test_a_password_in_the_place_of_its_variable_or_file_is_not_shown() -> None:
+    assert refusal(plan(password_env="s3cret")).endswith("holds the password, got a name that is not set")
+    assert refusal(plan(password_file="s3cret")).endswith("in the working directory, got: No such file or directory")
 
 
 def test_two_user_names_that_differ_are_refused() -> None:
     assert refusal(plan(url="redis://bob@h", username="eve")) == (
-        'plan: $.target.username: expected the user name of the URL, "bob", got "eve"'
+        "plan: $.target.username: expected one user name, got one here and another one in the URL"
     )
     assert resolve_secrets(plan(url="redis://bob@h", username="bob"), {}).target.username == "bob"
 

@@ -57,10 +57,10 @@ def complaint(raw: Any) -> str:
          '$.pools[0].threads-per-pool: unknown key; did you mean "threads_per_pool"?'),
         ({"load": {"xyz": 1}},
          "$.load.xyz: unknown key; expected one of duration, requests, rate, arrivals, warmup, stages"),
-        ({"a\nb": 1}, "$.a\\nb: unknown key; expected one of target, pools, workload, load, fleet, seed"),
+        ({"a\nb": 1}, "$.***: unknown key; expected one of target, pools, workload, load, fleet, seed"),
         ({7: 1}, "$: unknown key 7; expected one of target, pools, workload, load, fleet, seed"),
         ([], "$: expected a mapping with keys such as target, pools, workload, got an empty list"),
-        ("plan", '$: expected a mapping with keys such as target, pools, workload, got "plan"'),
+        ("plan", '$: expected a mapping with keys such as target, pools, workload, got text'),
     ],
 )  # fmt: skip
 def test_a_fault_says_where_it_is_what_was_found_and_what_would_be_right(raw: Any, line: str) -> None:

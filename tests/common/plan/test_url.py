@@ -185,15 +185,24 @@ def test_a_refusal_never_shows_the_password(url: str) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_url_is_redacted_but_for_its_password() -> None:
-    assert redact_url("redis://bob:secret@host:1/2") == "redis://bob:***@host:1/2"
-    assert redact_url("redis://:secret@host") == "redis://:***@host"
-    assert redact_url("redis://bob@host") == "redis://bob@host"
+def test_the_user_part_of_a_url_is_redacted() -> None:
+    assert redact_url("redis://bob:secret@host:1/2") == "redis://***@host:1/2"
+    assert redact_url("redis://:secret@host") == "redis://***@host"
+    assert redact_url("redis://bob@host") == "redis://***@host"
     assert redact_url("redis://host") == "redis://host"
-    assert redact_url("bob:secret@host") == "bob:***@host"
-    assert redact_url("redis//:secret@host") == "redis//:***@host"
-    assert redact_url("bob:a://secret@host") == "bob:***@host"
-    assert redact_url("redis+cluster://:secret@a:1,b:2") == "redis+cluster://:***@a:1,b:2"
+    assert redact_url("bob:secret@host") == "***@host"
+    assert redact_url("redis//:secret@host") == "***@host"
+    assert redact_url("bob:a://secret@host") == "***@host"
+    assert redact_url("redis+cluster://:secret@a:1,b:2") == "redis+cluster://***@a:1,b:2"
+
+
+def test_a_url_without_a_user_part_is_redacted_where_it_is_not_well_formed() -> None:
+    assert redact_url("redis://bob:secret") == "redis://***"
+    assert redact_url("redis://host:1/secret") == "redis://host:1/***"
+    assert redact_url("redis://host?password=secret") == "redis://host?***"
+    assert redact_url("unix:///run/redis.sock?password=secret") == "unix:///run/redis.sock?***"
+    for url in ("redis://[::1]:1/2", "unix:///run/redis.sock?db=2", "redis+sentinel://a:1,b/main/3", "host:6379"):
+        assert redact_url(url) == url
 
 
 def test_an_address_never_shows_its_password() -> None:

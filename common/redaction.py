@@ -1,0 +1,78 @@
+"""Messages without secrets. Pure text work.
+
+Two rules stand at the doors through which text reaches people:
+
+- Every message: what stands before the `@` of a URL is `***`, even where the URL has a slip in it (`hide_userinfo`).
+- Messages about a plan: the values of its passwords are `***`, even where the plan cannot be parsed (`hide_values`,
+  with the values that `password_candidates` finds in the plan's text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from common.units import printable
+
+REDACTED = "***"
+
+SECRET_KEYS = frozenset({"password"})
+"""Keys of a plan whose values are never shown, wherever they stand."""
+
+_USERINFO_FORM = "[username[:password]@]"
+"""How messages describe the user part of a URL: no secret."""
+_HELD = "\0"
+
+_URL_START = re.compile(
+    r"""\b(?:rediss?|unix|valkeys?)(?:\+[a-z]+)?(?::/{0,3}|//)(?=[^\s,:;"')]|:[^\s"])""", re.IGNORECASE
+)
+"""Where a URL begins, also one with a slip such as `redis//` or, as file names lose a slash, `redis:/`; not a scheme
+that a message only names."""
+_TOKEN_USERINFO = re.compile(r"""[^\s"'(=]*:[^\s"]*@""")
+
+_BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\Z)""")
+"""A user part whose `@` is missing: behind the colon stands no port."""
+
+_SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass|auth)(?!\w*_(?:env|file))\W*""", re.I)
+_SHORT = 4
+"""Shorter values are replaced only where a message quotes them alone: they occur within other words."""
+_SHOWN = 57
+"""`common.units.show` cuts text after this many characters."""
+
+
+def hide_userinfo(text: str) -> str:
+    """The text with `***` for whatever looks like the user part of a URL. The host stays."""
+    held = text.replace(_USERINFO_FORM, _HELD)
+    starts = [found.span() for found in _URL_START.finditer(held)]
+    ends = [*(begin for begin, _ in starts), len(held)]
+    hidden = held[: ends[0]]
+    for (begin, after_scheme), end in zip(starts, ends[1:], strict=True):
+        # To the last @, because a password that is not percent-encoded may contain some.
+        userinfo, at, rest = _BARE_USERINFO.sub(REDACTED, held[after_scheme:end]).rpartition("@")
+        hidden += held[begin:after_scheme] + (REDACTED if userinfo else "") + at + rest
+    return _TOKEN_USERINFO.sub(_hide_token, hidden).replace(_HELD, _USERINFO_FORM)
+
+
+def hide_values(text: str, values: Iterable[str]) -> str:
+    """The text with `***` for each of the values, in every form in which a message may quote it."""
+    forms = {form for value in values for form in (value, printable(value), printable(value[:60])[:_SHOWN]) if form}
+    for form in sorted(forms, key=len, reverse=True):
+        is_short = len(form) < _SHORT
+        text = text.replace(f'"{form}"' if is_short else form, f'"{REDACTED}"' if is_short else REDACTED)
+    return text
+
+
+def password_candidates(text: str) -> Iterator[str]:
+    """What may be a password in the text of a plan, parsed or not: the rest of the line behind each word that names
+    one, or the next line where nothing follows; whole, up to what may end it, and its first word.
+
+    Text that is no password may be among the candidates. A message then loses a word, but shows no secret.
+    """
+    for label in _SECRET_LABEL.finditer(text):
+        line = text[label.end() :].partition("\n")[0]
+        for part in (line, re.split(r"[,}\]]| #", line)[0], *line.split()[:1]):
+            yield part.strip(" \t\r,}]'\"")
+
+
+def _hide_token(found: re.Match[str]) -> str:
+    return found[0] if found[0].endswith((f"{REDACTED}@", f"//{_HELD}")) else f"{REDACTED}@"
