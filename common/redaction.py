@@ -24,7 +24,7 @@ _USERINFO_FORM = "[username[:password]@]"
 _HELD = "\0"
 
 _URL_START = re.compile(
-    r"""\b(?:rediss?|unix|valkeys?)(?:\+[a-z]+)?(?::/{0,3}|//)(?=[^\s,:;"')]|:[^\s"])""", re.IGNORECASE
+    r"""\b(?:rediss?|unix|valkeys?)(?:\+[a-z]+)?(?::/{0,3}|//)(?=[^\s,:;"')/]|:[^\s"])""", re.IGNORECASE
 )
 """Where a URL begins, also one with a slip such as `redis//` or, as file names lose a slash, `redis:/`; not a scheme
 that a message only names."""

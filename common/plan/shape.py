@@ -141,8 +141,9 @@ def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
 
 def _struct_fault(raw: Any, node: inspect.StructType, path: Path) -> Fault | None:
     if not isinstance(raw, dict):
-        # Text may be a pair without its colon, and so a password.
-        return Fault(path, f"expected {expected(node)}, got {'text' if isinstance(raw, str) else show(raw)}")
+        # Text in the place of a target may be a pair without its colon, and so a password.
+        may_be_secret = isinstance(raw, str) and path[:1] in ((), ("target",))
+        return Fault(path, f"expected {expected(node)}, got {'text' if may_be_secret else show(raw)}")
     fields = {field.encode_name: field for field in node.fields}
     for key, value in raw.items():
         if key not in fields:
