@@ -7,7 +7,6 @@ in it: they are no secrets, and a plan that was kept without its password finds 
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,7 +127,7 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
 
 def _from_file(name: str, where: str) -> str:
     # A password in the place of a file's name is a common slip: a bare word that names no file is not shown.
-    shown = show(name) if os.sep in name or Path(name).suffix or Path(name).exists() else "in the working directory"
+    shown = show(name) if "/" in name or Path(name).suffix or Path(name).exists() else "in the working directory"
     data = read_small_file(Path(name), where, f"a file that holds the password, {shown}")
     try:
         # Editors on Windows may begin the file with a byte order mark.
