@@ -36,13 +36,13 @@ def rewrite(path: Path, old: str, new: str) -> None:
 
 def test_the_token_is_looked_for_where_configuration_belongs() -> None:
     assert default_token_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/stampede/token")
-    assert default_token_path({"XDG_CONFIG_HOME": "", "HOME": "/home/me"}) == Path("/home/me/.config/stampede/token")
+    assert default_token_path({"XDG_CONFIG_HOME": "", "HOME": "/users/me"}) == Path("/users/me/.config/stampede/token")
     assert default_token_path({}) == Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/stampede/token")
 
 
 def test_a_relative_place_for_configuration_is_refused() -> None:
     with pytest.raises(UsageError, match=r'XDG_CONFIG_HOME: expected an absolute path, got "cfg"'):
-        default_token_path({"XDG_CONFIG_HOME": "cfg", "HOME": "/home/me"})
+        default_token_path({"XDG_CONFIG_HOME": "cfg", "HOME": "/users/me"})
     with pytest.raises(UsageError, match=r'no home directory .*: HOME is "me"; .*--token-file'):
         default_token_path({"HOME": "me"})
 
