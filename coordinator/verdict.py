@@ -11,7 +11,7 @@ reason for distrust.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -29,6 +29,7 @@ START_SKEW_MS = 100.0
 CLOCK_ERROR_MS = 50.0
 LOOP_LAG_MS = 1000.0
 RATE_ACHIEVED = 0.99
+_NAMED = 5
 
 
 class Level(enum.Enum):
@@ -92,13 +93,19 @@ def _nothing_done(evidence: Evidence) -> Iterator[str]:
 
 
 def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
-    for agent in evidence.agents:
-        final = agent.end.final if agent.end else None
-        if final and final.counted != agent.counted:
-            yield (
-                f"Agent {agent.facts.agent_id} reported {counted(final.counted, 'operation')}, but its frames hold "
-                f"{agent.counted:,}."
-            )
+    # (agent, what it reported, what its frames hold)
+    short = [
+        (agent.facts.agent_id, agent.end.final.counted, agent.counted)
+        for agent in evidence.agents
+        if agent.end and agent.end.final and agent.end.final.counted != agent.counted
+    ]
+    if not short:
+        return
+    who = (
+        f"Agent {short[0][0]}" if len(short) == 1 else f"{len(short)} agents ({_listed(name for name, _, _ in short)})"
+    )
+    reported, held = counted(sum(said for _, said, _ in short), "operation"), sum(held for _, _, held in short)
+    yield f"{who} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames hold {held:,}."
 
 
 def _never_ended(evidence: Evidence) -> Iterator[str]:
@@ -126,7 +133,7 @@ def _unaccounted(evidence: Evidence) -> Iterator[str]:
     yield (
         f"{counted(ledger.unaccounted, 'operation')} {'is' if ledger.unaccounted == 1 else 'are'} unaccounted for: "
         f"workers began {ledger.issued:,}{room}, the server counted "
-        f" {counted(ledger.server_calls, 'call')}; {cause}"
+        f"{counted(ledger.server_calls, 'call')}; {cause}"
     )
 
 
@@ -143,7 +150,7 @@ def _never_closed(evidence: Evidence) -> Iterator[str]:
 def _agents_lost(evidence: Evidence) -> Iterator[str]:
     lost = [agent for agent in evidence.agents if not agent.finished]
     if lost:
-        names = ", ".join(agent.facts.agent_id for agent in lost)
+        names = _listed(agent.facts.agent_id for agent in lost)
         kept = sum(agent.counted for agent in lost)
         yield (
             f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the {counted(kept, 'operation')} "
@@ -161,7 +168,7 @@ def _workers_lost(evidence: Evidence) -> Iterator[str]:
 def _not_drained(evidence: Evidence) -> Iterator[str]:
     cut = [a.facts.agent_id for a in evidence.agents if a.end and a.end.final and not a.end.final.drained]
     if cut:
-        yield f"Workers of {', '.join(cut)} were cut off while operations were in flight."
+        yield f"Workers of {_listed(cut)} were cut off while operations were in flight."
 
 
 def _generator_busy(evidence: Evidence) -> Iterator[str]:
@@ -169,13 +176,26 @@ def _generator_busy(evidence: Evidence) -> Iterator[str]:
 
 
 def _machine_busy(evidence: Evidence) -> Iterator[str]:
+    """Agents on one machine measure the same: each machine counts once, by its busiest measurement."""
+    busy: dict[str, float] = {}
+    agents: dict[str, list[str]] = {}
     for agent in evidence.agents:
         percent = agent.end.host_cpu_percent_mean if agent.end else None
         if percent is not None and percent >= 100 * BUSY_SHARE:
-            yield (
-                f"The machine of agent {agent.facts.agent_id} was {percent:.0f}% busy on all its cores: the generator, "
-                "or what shares the machine with it, may have been the limit."
-            )
+            host = agent.facts.host
+            busy[host] = max(percent, busy.get(host, 0.0))
+            agents.setdefault(host, []).append(agent.facts.agent_id)
+    if not busy:
+        return
+    if len(busy) == 1:
+        [(host, percent)] = busy.items()
+        on_it = agents[host]
+        whose = f"of agent {on_it[0]}" if len(on_it) == 1 else f"{host}, of {len(on_it)} agents,"
+        found = f"The machine {whose} was {percent:.0f}% busy on all its cores"
+    else:
+        listed = _listed(f"{host} {percent:.0f}%" for host, percent in busy.items())
+        found = f"{len(busy)} machines were busy on all their cores ({listed})"
+    yield f"{found}: the generator, or what shares the machine with it, may have been the limit."
 
 
 def _loop_held_up(evidence: Evidence) -> Iterator[str]:
@@ -192,12 +212,20 @@ def _started_apart(evidence: Evidence) -> Iterator[str]:
 
 
 def _clocks_apart(evidence: Evidence) -> Iterator[str]:
-    for agent in evidence.agents:
-        if agent.end and agent.end.clock_rtt_us is not None and agent.end.clock_rtt_us / 2e3 > CLOCK_ERROR_MS:
-            yield (
-                f"The clock of agent {agent.facts.agent_id} is known to {agent.end.clock_rtt_us / 2e3:,.0f} ms only, "
-                "so its seconds may lie beside those of the others."
-            )
+    errors_ms = {
+        agent.facts.agent_id: agent.end.clock_rtt_us / 2e3
+        for agent in evidence.agents
+        if agent.end and agent.end.clock_rtt_us is not None and agent.end.clock_rtt_us / 2e3 > CLOCK_ERROR_MS
+    }
+    if not errors_ms:
+        return
+    worst_ms = max(errors_ms.values())
+    if len(errors_ms) == 1:
+        found = f"The clock of agent {_listed(errors_ms)} is known to {worst_ms:,.0f} ms only, so its seconds"
+    else:
+        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known to {worst_ms:,.0f} ms only, "
+        found += "so their seconds"
+    yield f"{found} may lie beside those of the others."
 
 
 def _rate_missed(evidence: Evidence) -> Iterator[str]:
@@ -223,6 +251,13 @@ def _unsent(evidence: Evidence) -> Iterator[str]:
     threads = evidence.run.opened.threads_total if evidence.run.opened else 0
     if unsent > max(threads, UNSENT_SHARE * issued):
         yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, and how many more there are: a fleet may have hundreds."""
+    every = list(names)
+    more = len(every) - _NAMED
+    return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _keys_missing(evidence: Evidence) -> Iterator[str]:

@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     "a frame is missing": (
         lambda records: [r for r in records if not (isinstance(r, FrameAccepted) and r.frame.seq == 1)],
         Level.INVALID,
-        "Agent a1 reported 3,000 operations, but its frames hold 2,000",
+        "2 agents (a1, a2) reported 6,000 operations, but their frames hold 4,000.",
     ),
     "operations never ended": (
         with_note(issued=3007),
@@ -88,7 +88,11 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         "Workers began 6,007 operations, but 6,000 came to an end",
     ),
     "the server did less": (more_calls(-1), Level.INVALID, "the server counted only 5,999 calls"),
-    "the server did more": (more_calls(12), Level.SUSPECT, "12 operations are unaccounted for"),
+    "the server did more": (
+        more_calls(12),
+        Level.SUSPECT,
+        "12 operations are unaccounted for: workers began 6,000, the server counted 6,012 calls; ",
+    ),
     "the coordinator was killed": (without(RunClosed), Level.SUSPECT, "The coordinator was killed"),
     "an agent was lost": (last_agent_lost, Level.SUSPECT, "1 of 2 agents lost (a2): the 3,000 operations"),
     "a worker died": (
@@ -225,3 +229,61 @@ def test_a_rate_that_was_caught_up_with_after_its_stage_was_missed() -> None:
     late = [interval(3, {}, stage=1, late=31)]
     found = verdict([*records[:2], accepted("a1", 1, *late), *records[2:]])
     assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved one 70/s (70.0%).",)
+
+
+def fleet(hosts: dict[str, str], **note: object) -> list[AnyRecord]:
+    """A run of one operation an agent, of agents on these hosts, all with such a note."""
+    start = opened(agents=list(hosts))
+    placed = tuple(msgspec.structs.replace(facts, host=hosts[facts.agent_id]) for facts in start.agents)
+    records: list[AnyRecord] = [msgspec.structs.replace(start, agents=placed)]
+    get = {"GET": command(histogram(1000))}
+    records += [accepted(name, 0, interval(0, get)) for name in hosts]
+    return [*records, *(noted(name, 1, **note) for name in hosts), closed(duration_s=1.0)]
+
+
+def about(records: list[AnyRecord], words: str) -> list[str]:
+    return [reason for reason in verdict(records).reasons if words in reason]
+
+
+def test_ten_agents_on_one_busy_machine_are_one_sentence() -> None:
+    ten = {f"a{number}": "load-1" for number in range(10)}
+    [found] = about(fleet(ten, host_cpu_percent_mean=96.0), "busy on all")
+    assert found.startswith("The machine load-1, of 10 agents, was 96% busy on all its cores: the generator,")
+    [found] = about(fleet({"a1": "load-1"}, host_cpu_percent_mean=96.0), "busy on all")
+    assert found.startswith("The machine of agent a1 was 96% busy on all its cores: the generator,")
+
+
+def test_many_busy_machines_are_one_sentence_that_names_some() -> None:
+    hosts = {f"a{number}": f"load-{number}" for number in range(7)}
+    [found] = about(fleet(hosts, host_cpu_percent_mean=91.0), "busy on all")
+    named = ", ".join(f"load-{number} 91%" for number in range(5))
+    assert found.startswith(f"7 machines were busy on all their cores ({named} and 2 more): the generator,")
+
+
+@pytest.mark.parametrize(
+    ("note", "words", "sentence"),
+    [
+        (
+            {"clock_rtt_us": 250_000.0},
+            "clock",
+            "The clocks of 7 agents (a0, a1, a2, a3, a4 and 2 more) are known to 125 ms only, so their seconds may lie "
+            "beside those of the others.",
+        ),
+        ({"drained": False}, "cut off", "Workers of a0, a1, a2, a3, a4 and 2 more were cut off while operations"),
+        (
+            {"issued": 3},
+            "came to an end",
+            "Workers began 21 operations, but 7 came to an end.",
+        ),
+        ({"lag_ms_max": 1500.0}, "held up", "An agent's own loop was held up for 1,500 ms"),
+        ({"start_skew_ns": 10**9}, "started", "An agent started 1,000 ms off"),
+    ],
+)
+def test_what_holds_for_a_whole_fleet_is_one_sentence(note: dict[str, object], words: str, sentence: str) -> None:
+    [found] = about(fleet({f"a{number}": f"load-{number}" for number in range(7)}, **note), words)
+    assert found.startswith(sentence)
+
+
+def test_frames_that_are_missing_of_several_agents_are_one_sentence() -> None:
+    records = [record for record in fleet({"a1": "x", "a2": "x"}) if not isinstance(record, FrameAccepted)]
+    assert about(records, "frames") == ["2 agents (a1, a2) reported 2 operations, but their frames hold 0."]
