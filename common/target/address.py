@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from redis.cluster import LoadBalancingStrategy
+from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
 from common.plan import schema
@@ -94,9 +95,16 @@ _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
 }
 
 
+_DRIVER_INFO = DriverInfo()
+"""What redis-py says of itself. Made once: each connection would read the installed version from a file, which fails
+where no more files may be opened, and loses a place in the TCP pool."""
+
+
 def _name_arguments(target: schema.Target) -> dict[str, Any]:
     """Without a name, no CLIENT command is sent: also not CLIENT SETINFO, by which redis-py gives its own."""
-    return {"client_name": target.client_name} if target.client_name else {"client_name": None, "driver_info": None}
+    if target.client_name:
+        return {"client_name": target.client_name, "driver_info": _DRIVER_INFO}
+    return {"client_name": None, "driver_info": None}
 
 
 def _common(target: schema.Target, address: Address) -> dict[str, Any]:
