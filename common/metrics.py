@@ -1,9 +1,10 @@
 """What a frame holds, and how two such things merge.
 
-Everything is a delta except `ConnectionMetrics.open_peak`, a gauge, and what `GeneratorMetrics` says of the busiest
-process. So there are two merges, and they differ only in these: `PEERS` are parts of the same seconds on different
-processes or agents (connections add, of processes the busiest counts), `NEIGHBOURS` are consecutive seconds of the same
-process (of connections the larger peak counts, times add). Counts and histograms add exactly in both.
+Everything is a delta except `open_peak` and `wanted` of `ConnectionMetrics`, which are gauges, and what
+`GeneratorMetrics` says of the busiest process. So there are two merges, and they differ only in these: `PEERS` are
+parts of the same seconds on different processes or agents (connections add, of processes the busiest counts),
+`NEIGHBOURS` are consecutive seconds of the same process (of connections the larger peak counts, times add). Counts and
+histograms add exactly in both.
 """
 
 from __future__ import annotations
@@ -66,19 +67,36 @@ class CommandMetrics(msgspec.Struct, frozen=True, kw_only=True):
         return self.ok + self.error_count
 
 
+MAXCLIENTS = "maxclients"
+OPEN_FILES = "ulimit -n"
+SYSTEM_FILES = "fs.file-max"
+LOCAL_PORTS = "local ports"
+CLOSED_BY_SERVER = "closed by server"
+RESET = "reset"
+NOT_TRIED = "not tried"
+"""Causes of connections that do not open, as frames and reports name them: of those that anything is decided by. The
+last one: the run was over before any attempt came to an end."""
+
+
 class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the TCP connections of one pool over some interval.
 
-    opened: connects that succeeded, handshake included. failed_attempts: connects that did not. drops: connections
-    lost that we did not mean to close, by cause. reconnects: connections opened again after a drop, and `reconnect`
-    how long that took in ns, from the drop to the end of the handshake. retries: what the retry policy tried again.
-    redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or "CLUSTERDOWN" instead of doing
-    them. topology_refreshes: how often a cluster's client changed its mind on which node has which slots.
-    open_peak: most connections open at one time during the interval.
+    opened: connects that succeeded, handshake included. failed_attempts: connects that did not; failed_by_cause: the
+    same by cause ("maxclients", "refused", ...), empty from an agent whose release does not tell. never_opened:
+    connections that were wanted and not open at any time, by why the last attempt failed; told once, when the run is
+    over. drops: connections lost that we did not mean to close, by cause. reconnects: connections opened again after a
+    drop, and `reconnect` how long that took in ns, from the drop to the end of the handshake. retries: what the retry
+    policy tried again. redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or
+    "CLUSTERDOWN" instead of doing them. topology_refreshes: how often a cluster's client changed its mind on which node
+    has which slots. open_peak: most connections open at one time during the interval. wanted: how many were open or
+    tried at any moment of it, and with the wire driver all that it is to have; 0 from an agent whose release does not
+    tell.
     """
 
     opened: Tally = 0
     failed_attempts: Tally = 0
+    failed_by_cause: dict[str, Tally] = {}
+    never_opened: dict[str, Tally] = {}
     drops: dict[str, Tally] = {}
     reconnects: Tally = 0
     reconnect: Histogram = EMPTY
@@ -86,6 +104,7 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     redirects: dict[str, Tally] = {}
     topology_refreshes: Tally = 0
     open_peak: Tally = 0
+    wanted: Tally = 0
 
 
 class DeliveryMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,19 +233,22 @@ def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
 
 
 def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
-    """All connection events of all parts; the gauge as `how` says."""
+    """All connection events of all parts; the gauges as `how` says."""
     parts = list(parts)
-    peaks = [part.open_peak for part in parts]
+    along: Callable[[list[int]], int] = sum if how is Merge.PEERS else max
     return ConnectionMetrics(
         opened=sum(part.opened for part in parts),
         failed_attempts=sum(part.failed_attempts for part in parts),
+        failed_by_cause=merge_counts(part.failed_by_cause for part in parts),
+        never_opened=merge_counts(part.never_opened for part in parts),
         drops=merge_counts(part.drops for part in parts),
         reconnects=sum(part.reconnects for part in parts),
         reconnect=Histogram.merge(part.reconnect for part in parts),
         retries=sum(part.retries for part in parts),
         redirects=merge_counts(part.redirects for part in parts),
         topology_refreshes=sum(part.topology_refreshes for part in parts),
-        open_peak=sum(peaks) if how is Merge.PEERS else max(peaks, default=0),
+        open_peak=along([0, *(part.open_peak for part in parts)]),
+        wanted=along([0, *(part.wanted for part in parts)]),
     )
 
 

@@ -12,6 +12,7 @@ are spread evenly over its seconds, its latencies and its peak of connections st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -113,8 +114,8 @@ def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetr
 @dataclass(slots=True)
 class Second:
     """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
-    soon after the second. ended_open: those of `operations` that had an intended time. open_peaks: connections by agent
-    id; busy: the same of worker processes."""
+    soon after the second. ended_open: those of `operations` that had an intended time. open_peaks, wanted_peaks:
+    connections by agent id; busy: the same of worker processes."""
 
     operations: int = 0
     begun: int = 0
@@ -122,6 +123,7 @@ class Second:
     ok: int = 0
     errors: int = 0
     open_peaks: dict[str, int] = field(default_factory=dict)
+    wanted_peaks: dict[str, int] = field(default_factory=dict)
     service: Pile = field(default_factory=Pile)
     response: Pile = field(default_factory=Pile)
     busy: dict[str, Busy] = field(default_factory=dict)
@@ -136,6 +138,13 @@ class Second:
     def connections_open(self) -> int:
         """Most connections open in this second: each agent's peak, added."""
         return sum(self.open_peaks.values())
+
+    @property
+    def connections_wanted(self) -> int | None:
+        """Most connections wanted in this second, as `connections_open`; None where an agent's release does not tell,
+        which has connections open, but wants none."""
+        told = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
+        return sum(self.wanted_peaks.values()) if told else None
 
     def settle(self) -> None:
         """Keep one histogram of each kind, however many parts came."""
@@ -188,12 +197,13 @@ class StageTally:
 
 @dataclass(slots=True)
 class AgentTally:
-    """One agent's part so far. issued, counted, transactions: from its frames. next_seq: of the frame wanted next.
-    end: how its part ended, None while it runs."""
+    """One agent's part so far. issued, counted, transactions, never_opened (connections by cause): from its frames.
+    next_seq: of the frame wanted next. end: how its part ended, None while it runs."""
 
     facts: AgentFacts
     through: int = -1
     next_seq: int = 0
+    never_opened: Counter[str] = field(default_factory=Counter)
     issued: int = 0
     counted: int = 0
     transactions: int = 0
@@ -273,6 +283,12 @@ class Aggregate:
         return max((second.connections_open for second in self.seconds.values()), default=0)
 
     @property
+    def peak_wanted(self) -> int | None:
+        """Most connections wanted in any second, over all agents; None where an agent's release does not tell."""
+        wanted = [second.connections_wanted for second in self.seconds.values()]
+        return None if None in wanted else max((count for count in wanted if count is not None), default=0)
+
+    @property
     def duration_s(self) -> float:
         """Length of the run: as its end says, or else as far as its seconds reach."""
         return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
@@ -296,6 +312,8 @@ class Aggregate:
             agent.issued += interval.issued
             agent.counted += interval.operations
             agent.transactions += interval.transactions
+            for pool in interval.pools.values():
+                agent.never_opened.update(pool.connections.never_opened)
             self._add_seconds(agent_id, interval)
             self.stages[interval.stage].add(agent_id, interval)
         agent.next_seq = frame.seq + 1
@@ -311,6 +329,7 @@ class Aggregate:
         ok = sum(command.ok for command in commands)
         errors = sum(command.error_count for command in commands)
         peak = sum(pool.connections.open_peak for pool in interval.pools.values())
+        wanted = sum(pool.connections.wanted for pool in interval.pools.values())
         span = interval.last - interval.first + 1
         is_open = self.line.legs[interval.stage].is_open
         for position, number in enumerate(range(interval.first, interval.last + 1)):
@@ -322,6 +341,7 @@ class Aggregate:
             second.ok += ok_here
             second.errors += errors_here
             second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)
+            second.wanted_peaks[agent_id] = max(second.wanted_peaks.get(agent_id, 0), wanted)
             _add_busy(second.busy, agent_id, interval.generator)
             second.loop_lag.add(interval.generator.loop_lag)
             for command in commands:

@@ -141,6 +141,8 @@ def _as_one(seconds: list[Second]) -> Second:
         whole.errors += second.errors
         for agent_id, peak in second.open_peaks.items():
             whole.open_peaks[agent_id] = max(whole.open_peaks.get(agent_id, 0), peak)
+        for agent_id, peak in second.wanted_peaks.items():
+            whole.wanted_peaks[agent_id] = max(whole.wanted_peaks.get(agent_id, 0), peak)
         for agent_id, busy in second.busy.items():
             whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
         whole.service.add(second.service.merged)

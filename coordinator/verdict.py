@@ -23,6 +23,7 @@ from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
+from coordinator.unopened import unopened_finding
 
 UNSENT_SHARE = 0.001
 START_SKEW_MS = 100.0
@@ -260,6 +261,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def _connections_missing(evidence: Evidence) -> Iterator[str]:
+    yield from unopened_finding(evidence.run)
+
+
 def _keys_missing(evidence: Evidence) -> Iterator[str]:
     yield from preload_finding(evidence.run)
 
@@ -276,6 +281,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.SUSPECT, _unaccounted),
     (Level.SUSPECT, _server_not_read),
     (Level.SUSPECT, _keys_missing),
+    (Level.SUSPECT, _connections_missing),
     (Level.SUSPECT, _generator_busy),
     (Level.SUSPECT, _machine_busy),
     (Level.SUSPECT, _loop_held_up),

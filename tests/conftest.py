@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import adopt_orphans, nothing_left_behind
@@ -125,6 +126,12 @@ def smtp_server(_leak_check_first: None) -> Iterator[SocketServer]:
     """Speaks first, and not RESP."""
     with SocketServer(greeting=b"220 mail.example ESMTP\r\n", reply=b"502 5.5.2 command not recognized\r\n") as server:
         yield server
+
+
+@pytest.fixture
+def no_files_left() -> NoFiles:
+    """Within it, this process can open no file more."""
+    return without_files
 
 
 @pytest.fixture

@@ -70,6 +70,10 @@ class CollectedGroup:
         of_events = {_place(event, t0_ns, line) for event in self._events}
         return self._sums.keys() | of_events | self._deliveries.places()
 
+    def never_opened(self) -> dict[str, int]:
+        """Of the connections that were wanted so far, those that were not open at any time, by cause."""
+        return self._fold.never_opened()
+
     def release(
         self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
     ) -> tuple[PoolMetrics, int]:
@@ -157,17 +161,34 @@ class Collector:
         through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
         tallied = max(at_least, 0)
         intervals = self._report(through, tallied, load_ns)
-        return through, self._with_rest(intervals, tallied) if through >= 0 else intervals
+        if through < 0:
+            return through, intervals
+        return through, self._with_unopened(self._with_rest(intervals, tallied), tallied)
 
     def _with_rest(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
         """With the CPU time that it took to come to an end, this report included, in the last one."""
         rest_ns = self._watch.rest()
         if not rest_ns:
             return intervals
-        stage = self._line.in_second(tallied)[-1]
-        *others, last = intervals or (IntervalMetrics(first=tallied, last=tallied, stage=stage),)
+        *others, last = intervals or (self._nothing_in(tallied),)
         generator = msgspec.structs.replace(last.generator, cpu_ns=last.generator.cpu_ns + rest_ns)
         return (*others, msgspec.structs.replace(last, generator=generator))
+
+    def _with_unopened(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
+        """With the connections that never opened, which is known only now, in the last one."""
+        unopened = {group.name: found for group in self._groups if (found := group.never_opened())}
+        if not unopened:
+            return intervals
+        *others, last = intervals or (self._nothing_in(tallied),)
+        pools = dict(last.pools)
+        for name, found in unopened.items():
+            pool = pools.get(name, PoolMetrics())
+            connections = msgspec.structs.replace(pool.connections, never_opened=found)
+            pools[name] = msgspec.structs.replace(pool, connections=connections)
+        return (*others, msgspec.structs.replace(last, pools=pools))
+
+    def _nothing_in(self, second: int) -> IntervalMetrics:
+        return IntervalMetrics(first=second, last=second, stage=self._line.in_second(second)[-1])
 
     def _gather(self) -> None:
         self._issued_then = self.issued

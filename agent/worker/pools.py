@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from agent.worker.events import EventLog
 from common.clock import MonotonicNs, monotonic_ns
+from common.errors import TargetError
 from common.lifeline import CutShort, Lifeline
 from common.plan.schema import Pools, Target
 from common.target import Client, build_client, connects_when_built, tcp_pools, translated
@@ -189,9 +190,13 @@ def prewarm(
         try:
             while pending:
                 done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
-                with translated(target):
-                    for future in done:
-                        future.result()
+                try:
+                    with translated(target):
+                        for future in done:
+                            future.result()
+                except TargetError as error:
+                    opened = sum(future.done() and future.exception() is None for future in opening)
+                    raise TargetError(f"{error} ({opened:,} of {len(opening):,} connections were open)") from error
                 on_progress(len(opening) - len(pending), len(opening))
         except BaseException:
             # Whoever is still connecting must not keep the executor, and so the failure, waiting.

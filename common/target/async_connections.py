@@ -14,7 +14,8 @@ from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
-from common.target.connections import REDIRECTS, ConnectionEvents, drop_cause, wary_handshake
+from common.target.causes import attempt_cause, drop_cause
+from common.target.connections import REDIRECTS, ConnectionEvents, wary_handshake
 
 
 class AsyncWary(AbstractConnection):
@@ -42,6 +43,7 @@ class AsyncObserved(AsyncWary):
 
     def __init__(self, *, events: ConnectionEvents, lifeline: Lifeline, **arguments: Any) -> None:
         self._events = events
+        self._which = events.number()
         self._lifeline = lifeline
         self._is_up = False
         self._has_socket = False
@@ -51,8 +53,8 @@ class AsyncObserved(AsyncWary):
     async def _connect(self) -> None:
         try:
             await super()._connect()  # type: ignore[safe-super, no-untyped-call]
-        except OSError:  # a timeout among them
-            self._events.attempt_failed(monotonic_ns())
+        except OSError as error:  # a timeout among them
+            self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
             raise
         self._has_socket = True
 
@@ -63,15 +65,17 @@ class AsyncObserved(AsyncWary):
         # Here, because redis-py would make a ConnectionError of it, and try again, if `_connect` raised it.
         self._lifeline.check()
         self._has_socket = False
+        self._events.tried(monotonic_ns(), self._which)
         try:
             await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
             if self._has_socket:
-                self._events.attempt_failed(monotonic_ns())
+                if not self._lifeline.is_cut:
+                    self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
                 # It may reach the caller of a command, who must not take it for a reply to that.
                 error.in_handshake = True  # type: ignore[attr-defined]
             raise
-        self._events.opened(monotonic_ns(), self._lost_ns)
+        self._events.opened(monotonic_ns(), self._lost_ns, self._which)
         self._is_up = True
         self._lost_ns = None
 
@@ -81,10 +85,10 @@ class AsyncObserved(AsyncWary):
             error = sys.exc_info()[1]
             is_renewed = self._should_reconnect and not isinstance(error, _LOST)
             if error is None or self._lifeline.is_cut or is_renewed:
-                self._events.closed(monotonic_ns())
+                self._events.closed(monotonic_ns(), self._which)
             else:
                 self._lost_ns = monotonic_ns()
-                self._events.dropped(self._lost_ns, drop_cause(error))
+                self._events.dropped(self._lost_ns, drop_cause(error), self._which)
         await super().disconnect(*args, **kwargs)
 
 

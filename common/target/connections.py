@@ -16,24 +16,34 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 
 from common.clock import monotonic_ns
 from common.lifeline import CutShort, Lifeline
+from common.target.causes import attempt_cause, drop_cause
 
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """What a cluster's node answers instead of doing a command. Its commandstats count each as a rejected call."""
 
 
 class ConnectionEvents(Protocol):
-    """Told of everything that happens to the connections of one client, from any thread. Stamps are monotonic ns."""
+    """Told of everything that happens to the connections of one client, from any thread. Stamps are monotonic ns.
 
-    def opened(self, at_ns: int, lost_ns: int | None) -> None:
+    which: the connection's number, as `number` gave it.
+    """
+
+    def number(self) -> int | None:
+        """The number of a new connection; None where connections are not told apart."""
+
+    def tried(self, at_ns: int, which: int | None) -> None:
+        """An attempt to open the connection begins."""
+
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
         """Connected, handshake included. lost_ns: when the connection before it was dropped; None for a first one."""
 
-    def attempt_failed(self, at_ns: int) -> None:
-        """A connect or its handshake failed."""
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:
+        """A connect or its handshake failed. cause: see `attempt_cause`."""
 
-    def dropped(self, at_ns: int, cause: str) -> None:
-        """An open connection was lost without our meaning it."""
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None:
+        """An open connection was lost without our meaning it. cause: see `drop_cause`."""
 
-    def closed(self, at_ns: int) -> None:
+    def closed(self, at_ns: int, which: int | None) -> None:
         """We closed an open connection."""
 
     def retried(self, at_ns: int) -> None:
@@ -49,10 +59,12 @@ class ConnectionEvents(Protocol):
 class Unobserved:
     """ConnectionEvents that nobody wants to hear of."""
 
-    def opened(self, at_ns: int, lost_ns: int | None) -> None: ...
-    def attempt_failed(self, at_ns: int) -> None: ...
-    def dropped(self, at_ns: int, cause: str) -> None: ...
-    def closed(self, at_ns: int) -> None: ...
+    def number(self) -> int | None: ...
+    def tried(self, at_ns: int, which: int | None) -> None: ...
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None: ...
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None: ...
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None: ...
+    def closed(self, at_ns: int, which: int | None) -> None: ...
     def retried(self, at_ns: int) -> None: ...
     def redirected(self, at_ns: int, kind: str) -> None: ...
     def topology_refreshed(self, at_ns: int) -> None: ...
@@ -112,6 +124,7 @@ class Observed(Wary):
 
     def __init__(self, *, events: ConnectionEvents, lifeline: Lifeline, **arguments: Any) -> None:
         self._events = events
+        self._which = events.number()
         self._lifeline = lifeline
         self._is_up = False
         self._has_socket = False
@@ -122,8 +135,8 @@ class Observed(Wary):
         self._lifeline.check()
         try:
             sock: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
-        except OSError:
-            self._events.attempt_failed(monotonic_ns())
+        except OSError as error:
+            self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
             raise
         try:
             self._lifeline.hold(sock)
@@ -138,16 +151,18 @@ class Observed(Wary):
         if self._sock:
             return
         self._has_socket = False
+        self._events.tried(monotonic_ns(), self._which)
         try:
             super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
             if self._has_socket:
-                self._events.attempt_failed(monotonic_ns())
+                if not self._lifeline.is_cut:
+                    self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
                 # It may reach the caller of a command, who must not take it for a reply to that.
                 error.in_handshake = True  # type: ignore[attr-defined]
             raise
         now_ns = monotonic_ns()
-        self._events.opened(now_ns, self._lost_ns)
+        self._events.opened(now_ns, self._lost_ns, self._which)
         self._is_up = True
         self._lost_ns = None
 
@@ -156,10 +171,10 @@ class Observed(Wary):
             self._is_up = False
             error = sys.exc_info()[1]
             if error is None or self._lifeline.is_cut or not self._is_of_ours(error):
-                self._events.closed(monotonic_ns())
+                self._events.closed(monotonic_ns(), self._which)
             else:
                 self._lost_ns = monotonic_ns()
-                self._events.dropped(self._lost_ns, drop_cause(error))
+                self._events.dropped(self._lost_ns, drop_cause(error), self._which)
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def lose(self, error: Exception) -> None:
@@ -235,19 +250,6 @@ class ObservedNode(WithRedirects, redis.Connection):
 
 class ObservedNodeTls(WithRedirects, Held):
     """To a node of a cluster, with TLS."""
-
-
-def drop_cause(error: BaseException) -> str:
-    """Why an open connection was lost, when this error comes with it."""
-    if isinstance(error, redis.TimeoutError | TimeoutError):
-        return "timeout"
-    code = getattr(error, "status_code", None)
-    if code:
-        return str(code)
-    # redis-py has no class of its own for an end of file: it is a plain ConnectionError. Which of these a server's
-    # closing shows as is for the moment in which we look to decide.
-    closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
-    return "closed by server" if closed else type(error).__name__
 
 
 def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import redis
 
 from common.errors import TargetError
+from common.metrics import MAXCLIENTS
 from common.plan import schema
 from common.plan.url import Shape
 from common.target.address import address_of
+from common.target.causes import is_maxclients, os_error_of
 from common.target.sentinels import PrimaryUnknown
 from common.target.tls import tls_finding
 
@@ -52,7 +54,7 @@ def _finding(error: Exception, target: schema.Target) -> str:
 
 def _finding_of_one(error: Exception, target: schema.Target) -> str:
     """What one server did."""
-    cause = _os_error(error)
+    cause = os_error_of(error)
     if isinstance(cause, socket.gaierror):
         return "has a host name that cannot be resolved: check target.url"
     if (
@@ -70,6 +72,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         )
     if cause is not None:
         return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
+    if is_maxclients(error):
+        return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
     code = getattr(error, "status_code", None)
     if code in _CODE_FINDINGS:
         return _CODE_FINDINGS[code]
@@ -140,15 +144,6 @@ def _was_open(error: Exception) -> bool:
     return any(words in str(error) for words in ("while writing to", "while reading from"))
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
-    # redis-py raises its own error while it handles the socket's, which so is the context and not the cause.
-    while error is not None:
-        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
 _OS_FINDINGS = {
     errno.ECONNREFUSED: "refused the connection: nothing listens there; start the server or correct target.url",
     errno.ECONNRESET: f"reset the connection: {_TLS_HINT}",
@@ -211,7 +206,8 @@ def ending_of(error: BaseException) -> Ending:
     text = str(error.args[0]) if error.args else ""
     code = getattr(error, "status_code", None)
     if getattr(error, "in_handshake", False):
-        return Ending(False, f"handshake: {code or type(error).__name__}", 0)
+        name = MAXCLIENTS if is_maxclients(error) else code or type(error).__name__
+        return Ending(False, f"handshake: {name}", 0)
     if code:
         # The parser cuts the code off the text of those errors that have a class of their own.
         return Ending(True, code, len(f"-{code} {text}\r\n".encode()))

@@ -166,6 +166,9 @@ class Stage(Part, frozen=True, kw_only=True):
 class Connections(Part, frozen=True, kw_only=True):
     """TCP connections of the whole fleet, over the whole run.
 
+    wanted: most that were open or tried in any second, and with the wire driver all that it is to have; None where an
+    agent's release does not tell. failed_by_cause: failed attempts. never_opened: connections that were wanted and not
+    open at any time, by why the last attempt failed.
     redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count,
     None where it was not read.
     """
@@ -182,6 +185,9 @@ class Connections(Part, frozen=True, kw_only=True):
     topology_refreshes: int
     server_clients_before: int | None
     server_clients_after: int | None
+    wanted: int | None
+    failed_by_cause: dict[str, int]
+    never_opened: dict[str, int]
 
 
 class PubSub(Part, frozen=True, kw_only=True):

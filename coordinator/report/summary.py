@@ -243,6 +243,9 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
         topology_refreshes=sum(pool.topology_refreshes for pool in pools),
         server_clients_before=clients.get(When.BEFORE),
         server_clients_after=clients.get(When.AFTER),
+        wanted=aggregate.peak_wanted,
+        failed_by_cause=merge_counts(pool.failed_by_cause for pool in pools),
+        never_opened=merge_counts(pool.never_opened for pool in pools),
     )
 
 

@@ -278,8 +278,12 @@ def _connections(summary: Summary) -> str:
     connections = summary.connections
     lines = [
         f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
-        f"{counted(connections.failed_attempts, 'failed attempt')}, {counted(connections.retries, 'retry')}",
+        f"{counted(connections.failed_attempts, 'failed attempt')}{_by_cause(connections.failed_by_cause)}, "
+        f"{counted(connections.retries, 'retry')}",
     ]
+    if never := sum(connections.never_opened.values()):
+        wanted = "" if connections.wanted is None else f" of {connections.wanted:,} wanted"
+        lines.append(f"{never:,}{wanted} never opened: {classes(connections.never_opened)}")
     if connections.server_clients_before is not None and connections.server_clients_after is not None:
         lines.append(
             f"the server counted {counted(connections.server_clients_before, 'client')} just before the start, "
@@ -297,6 +301,10 @@ def _connections(summary: Summary) -> str:
     if connections.topology_refreshes:
         lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
     return "\n".join(lines)
+
+
+def _by_cause(counts: dict[str, int]) -> str:
+    return f" ({classes(counts)})" if counts else ""
 
 
 def _wait(wait_us: Quantiles) -> str:

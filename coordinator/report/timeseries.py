@@ -26,6 +26,7 @@ COLUMNS = (
     "length_s",
     "wanted_per_s",
     "backlog",
+    "connections_wanted",
 )
 
 
@@ -38,16 +39,23 @@ def timeseries_csv(aggregate: Aggregate) -> str:
     backlog: operations that were due by the end of the row, but not sent; empty without an open loop.
     Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
     core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
-    stretch. Both are empty where nobody said.
+    stretch. Both are empty where nobody said. connections_wanted: those that were open or tried, and with the wire
+    driver all that it is to have; empty where an agent's release does not tell.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for shown in ShownSeconds(aggregate):
         wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
-        rate = [round(shown.length_s, 3), wanted, "" if shown.backlog is None else shown.backlog]
-        writer.writerow([*_row(shown), shown.leg.name, *_generator(shown.second), *rate])
+        rate = [round(shown.length_s, 3), wanted, _known(shown.backlog)]
+        writer.writerow(
+            [*_row(shown), shown.leg.name, *_generator(shown.second), *rate, _known(shown.second.connections_wanted)]
+        )
     return text.getvalue()
+
+
+def _known(count: int | None) -> int | str:
+    return "" if count is None else count
 
 
 def _row(shown: ShownSecond) -> list[object]:

@@ -51,11 +51,14 @@ connections = st.builds(
     ConnectionMetrics,
     opened=numbers,
     failed_attempts=numbers,
+    failed_by_cause=classes,
+    never_opened=classes,
     drops=classes,
     reconnects=numbers,
     reconnect=histograms,
     retries=numbers,
     open_peak=numbers,
+    wanted=numbers,
 )
 deliveries = st.builds(
     DeliveryMetrics,
@@ -157,9 +160,18 @@ def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics
 
 
 def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> None:
-    parts = [ConnectionMetrics(opened=1, open_peak=3), ConnectionMetrics(opened=1, open_peak=5)]
-    assert merge_connections(parts, Merge.PEERS) == ConnectionMetrics(opened=2, open_peak=8)
-    assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5)
+    parts = [ConnectionMetrics(opened=1, open_peak=3, wanted=9), ConnectionMetrics(opened=1, open_peak=5, wanted=7)]
+    assert merge_connections(parts, Merge.PEERS) == ConnectionMetrics(opened=2, open_peak=8, wanted=16)
+    assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5, wanted=9)
+
+
+def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
+    one = ConnectionMetrics(failed_attempts=3, failed_by_cause={"maxclients": 3}, never_opened={"maxclients": 1})
+    other = ConnectionMetrics(failed_attempts=2, failed_by_cause={"timeout": 2}, never_opened={"maxclients": 4})
+    for how in Merge:
+        merged = merge_connections([one, other], how)
+        assert merged.failed_by_cause == {"maxclients": 3, "timeout": 2}
+        assert merged.never_opened == {"maxclients": 5}
 
 
 def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_add_up() -> None:

@@ -140,6 +140,34 @@ def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> 
     assert aggregate.peak_open == 10
 
 
+def test_connections_that_are_wanted_add_up_as_those_that_are_open() -> None:
+    aggregate = fold(
+        [
+            opened(),
+            accepted("a1", 0, interval(0, {}, open_peak=5, wanted=50), interval(1, {}, open_peak=1, wanted=9)),
+            accepted("a2", 0, interval(0, {}, open_peak=2, wanted=20), interval(1, {}, open_peak=0, wanted=0)),
+            accepted("a1", 1, interval(1, {}, open_peak=0, wanted=0)),  # late words of the same second
+        ]
+    )
+    assert [second.connections_wanted for _, second in aggregate.by_second()] == [70, 9]
+    assert aggregate.peak_wanted == 70
+
+
+def test_it_is_not_known_how_many_connections_are_wanted_when_one_agent_does_not_tell() -> None:
+    told, untold = interval(0, {}, open_peak=5, wanted=50), interval(0, {}, open_peak=2, wanted=0)
+    aggregate = fold([opened(), accepted("a1", 0, told), accepted("a2", 0, untold)])
+    assert aggregate.seconds[0].connections_wanted is None
+    assert aggregate.peak_wanted is None
+
+
+def test_each_agent_has_the_causes_of_its_own_connections_that_never_opened() -> None:
+    some = interval(0, {}, never_opened={"ulimit -n": 3})
+    more = interval(1, {}, never_opened={"ulimit -n": 1, "maxclients": 2})
+    aggregate = fold([opened(), accepted("a1", 0, some, more), accepted("a2", 0, interval(0, {}))])
+    assert aggregate.agents["a1"].never_opened == {"ulimit -n": 4, "maxclients": 2}
+    assert aggregate.agents["a2"].never_opened == {}
+
+
 def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
     assert [second.ok for _, second in aggregate.by_second()] == [0, 0, 2, 3, 2, 3]

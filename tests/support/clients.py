@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias
 
 from common.lifeline import Lifeline
 from common.plan.schema import BackoffKind, Pools, Retry, Target
@@ -12,6 +15,18 @@ from common.target import Client, build_client
 from common.units import Seconds
 
 QUICK = Seconds(0.2)
+NoFiles: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def without_files() -> Iterator[None]:
+    """Within it, this process can open no file more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class Events:
@@ -21,18 +36,27 @@ class Events:
         self.seen: list[tuple[str, Any]] = []
         self.first_retry = threading.Event()
         self.dropped_ns = 0
+        self.made = 0
+        self.tries: list[int | None] = []
 
-    def opened(self, at_ns: int, lost_ns: int | None) -> None:
+    def number(self) -> int | None:
+        self.made += 1
+        return self.made
+
+    def tried(self, at_ns: int, which: int | None) -> None:  # noqa: ARG002
+        self.tries.append(which)
+
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:  # noqa: ARG002
         self.seen.append(("opened", None if lost_ns is None else at_ns - lost_ns))
 
-    def attempt_failed(self, at_ns: int) -> None:
-        self.seen.append(("attempt failed", at_ns))
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:  # noqa: ARG002
+        self.seen.append(("attempt failed", cause))
 
-    def dropped(self, at_ns: int, cause: str) -> None:
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None:  # noqa: ARG002
         self.seen.append(("dropped", cause))
         self.dropped_ns = at_ns
 
-    def closed(self, at_ns: int) -> None:
+    def closed(self, at_ns: int, which: int | None) -> None:  # noqa: ARG002
         self.seen.append(("closed", at_ns))
 
     def retried(self, at_ns: int) -> None:

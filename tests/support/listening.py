@@ -68,7 +68,7 @@ class Listening:
 
     def events(self) -> list[EventKind]:
         """What happened to connections since the last call."""
-        return [kind for _, kind, _ in self.log.take()]
+        return [kind for _, kind, *_ in self.log.take() if kind is not EventKind.TRIED]
 
     def ends(self) -> None:
         """It has come to its end, or will soon."""

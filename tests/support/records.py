@@ -90,12 +90,19 @@ def interval(
     last: int | None = None,
     issued: int | None = None,
     redirects: dict[str, int] | None = None,
+    failed_by_cause: dict[str, int] | None = None,
+    never_opened: dict[str, int] | None = None,
     **more: int,
 ) -> IntervalMetrics:
-    """One second of the pool "main"; `open_peak`, `retries`, `redirects` and `topology_refreshes` go to its
-    connections."""
+    """One second of the pool "main"; `open_peak`, `wanted` (by default as many), `retries`, `redirects`,
+    `topology_refreshes`, `failed_by_cause` and `never_opened` go to its connections."""
+    open_peak = more.pop("open_peak", 2)
     connections = ConnectionMetrics(
-        open_peak=more.pop("open_peak", 2),
+        open_peak=open_peak,
+        wanted=more.pop("wanted", open_peak),
+        failed_attempts=sum((failed_by_cause or {}).values()),
+        failed_by_cause=failed_by_cause or {},
+        never_opened=never_opened or {},
         retries=more.pop("retries", 0),
         redirects=redirects or {},
         topology_refreshes=more.pop("topology_refreshes", 0),

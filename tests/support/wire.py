@@ -254,6 +254,7 @@ class WireStage:
         self.fed = 0
         self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
         self.reopening: list[Channel] = []
+        self.parked: list[Channel] = []
         self.reopening_later: list[Channel] = []
         self.reopening_soon: list[Channel] = []
         self.refreshes = 0
@@ -264,6 +265,7 @@ class WireStage:
             reopen_later=self.reopening_later.append,
             reopen_soon=self.reopening_soon.append,
             refresh=self._refresh,
+            parked=self.parked.append,
             is_plain=is_plain and not is_pushed_to,
             is_fixed=is_fixed,
             is_watched=is_watched,
@@ -371,7 +373,7 @@ class WireStage:
         return bin_rows(self.record.take(), NAMES, self.outcomes.endings)
 
     def redirects(self) -> list[str]:
-        return [str(detail) for _, kind, detail in self.events.take() if kind is EventKind.REDIRECTED]
+        return [str(detail) for _, kind, detail, _ in self.events.take() if kind is EventKind.REDIRECTED]
 
 
 def slots_of(*names: str) -> list[str]:

@@ -240,6 +240,7 @@ class WireWorker:
         if channel.node.is_gone:
             channel.node.channels.remove(channel)
             channel.node.parked.append(channel)
+            self._means.parked(channel)
         else:
             reopen(channel)
         channel.node.mark()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from agent.worker.accounting import Worker
-from agent.worker.events import EventLog
+from agent.worker.events import EventLog, next_number
 from agent.worker.host import Job
 from agent.worker.loop_watch import LoopRecord
 from agent.worker.mix import Mix
@@ -31,6 +31,7 @@ from common.lifeline import Lifeline
 from common.plan.schema import Maintenance, Pools, Target
 from common.plan.url import Shape
 from common.target import Client, address_of, translated
+from common.target.causes import attempt_cause
 from common.target.wire import InstancePools, Link, Primaries
 
 _REST_S = 0.02
@@ -44,7 +45,8 @@ class WireInstance:
 
     def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
         """Opens no connection. Raises PlanError."""
-        self.events = EventLog()
+        # redis-py's pool hands a connection that failed to whichever link tries next: links are what is told apart.
+        self.events = EventLog(of_links=True)
         self.pools = InstancePools(target, pools, events=self.events, lifeline=lifeline)
         self.max_connections = pools.max_connections
         self.nodes: list[str] = []
@@ -67,6 +69,7 @@ class WireHost:
         self._worker: WireWorker | None = None
         self._primaries: Primaries | None = None
         self._is_refreshing = False
+        self._links: dict[Channel, tuple[EventLog, int]] = {}
 
     @property
     def pool(self) -> WireHost:
@@ -121,6 +124,7 @@ class WireHost:
             reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _REST_S)),
             reopen_soon=partial(self._open, pause_s=_REST_S),
             refresh=self._refresh,
+            parked=self._parked,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_watched=address_of(self._target).shape is Shape.SENTINEL,
@@ -150,22 +154,33 @@ class WireHost:
             pool = instance.pools.of(node.name)
             for _ in range(instance.max_connections):
                 channel = Channel(self._worker, node, Link(pool), is_pushed_to=self._is_pushed_to)
+                self._links[channel] = (instance.events, next_number())
                 node.channels.append(channel)
                 self._open(channel)
 
     def _open(self, channel: Channel, pause_s: float = 0.0) -> None:
         began_ns = monotonic_ns()
+        log, number = self._links[channel]
+        log.link_wanted(began_ns, number)
         refused = partial(self._refused, channel, began_ns)
         self._connector.do(channel.link.open, partial(self._opened, channel), refused, pause_s)
 
+    def _parked(self, channel: Channel) -> None:
+        log, number = self._links[channel]
+        log.link_unwanted(monotonic_ns(), number)
+
     def _opened(self, channel: Channel, sock: Any) -> None:
         assert self._worker is not None
+        log, number = self._links[channel]
+        log.link_opened(monotonic_ns(), number)
         channel.opened(sock, self._loop)
         self._loop.watch(channel)
         self._worker.opened(channel)
 
     def _refused(self, channel: Channel, began_ns: int, error: Exception) -> None:
         assert self._worker is not None
+        log, number = self._links[channel]
+        log.link_failed(monotonic_ns(), attempt_cause(error), number)
         self._worker.refused(channel, error, began_ns)
 
     def _pump(self) -> None:

@@ -67,7 +67,7 @@ class Process:
         record.add(pack_row(T0 + end_ns, 0, end_ns - begin_ns, begin_ns - due_ns, 10, 5, 0))
 
     def open_connection(self, at_s: float) -> None:
-        self.log.opened(T0 + round(at_s * NS_PER_S), None)
+        self.log.opened(T0 + round(at_s * NS_PER_S), None, self.log.number())
 
 
 def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:

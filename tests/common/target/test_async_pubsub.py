@@ -77,7 +77,7 @@ class Watched:
         return found
 
     def events(self) -> list[EventKind]:
-        return [kind for _, kind, _ in self.log.take()]
+        return [kind for _, kind, *_ in self.log.take() if kind is not EventKind.TRIED]
 
     async def ended(self) -> None:
         await asyncio.wait_for(asyncio.gather(*self.tasks), 5)

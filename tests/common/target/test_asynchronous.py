@@ -26,6 +26,7 @@ from common.target.asynchronous import (
 )
 from common.target.translate import ending_of
 from common.units import Seconds
+from tests.support.clients import NoFiles
 from tests.support.loops import OthersTurn
 from tests.support.servers import Server, SocketServer
 
@@ -52,15 +53,15 @@ class Client:
 
     @property
     def seen(self) -> list[Event]:
-        self._seen += self.log.take()
+        self._seen += [event for event in self.log.take() if event[1] is not EventKind.TRIED]
         return self._seen
 
     @property
     def kinds(self) -> Counter[EventKind]:
-        return Counter(kind for _, kind, _ in self.seen)
+        return Counter(kind for _, kind, *_ in self.seen)
 
     def details(self, wanted: EventKind) -> list[int | str | None]:
-        return [detail for _, kind, detail in self.seen if kind is wanted]
+        return [detail for _, kind, detail, _ in self.seen if kind is wanted]
 
     async def call(self, *arguments: Any) -> Any:
         return await self.redis.execute_command(*arguments)  # type: ignore[no-untyped-call, unused-ignore]
@@ -103,7 +104,7 @@ def test_a_connect_is_told_once_with_its_handshake_done_and_a_close_once(valkey:
     async def play(client: Client) -> None:
         for _ in range(5):
             assert await client.call("PING") is True
-        [(_, kind, detail)] = client.seen
+        [(_, kind, detail, _)] = client.seen
         assert (kind, detail) == (EventKind.OPENED, None)
         [listed] = [row for row in valkey.client().client_list() if row["name"] == "stampede"]
         assert listed["resp"] == str(protocol)
@@ -168,6 +169,7 @@ def test_each_failed_attempt_and_each_retry_of_a_connect_is_counted_once(refusin
     client = Client(refusing_url, retry=Retry(retries=3, backoff=BackoffKind.NONE))
     client.play(play)
     assert client.kinds == {EventKind.ATTEMPT_FAILED: 4, EventKind.RETRIED: 3}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["refused"] * 4
 
 
 def test_a_refused_handshake_is_a_failed_attempt_and_no_reply_to_the_operation(
@@ -183,6 +185,30 @@ def test_a_refused_handshake_is_a_failed_attempt_and_no_reply_to_the_operation(
     client = Client(valkey_with_password.url, protocol=protocol)
     client.play(play)
     assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["authentication"]
+
+
+def test_a_server_that_has_too_many_clients_is_a_cause_of_its_own(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.ConnectionError):
+            await client.call("PING")
+
+    admin = valkey.client()
+    admin.ping()
+    admin.config_set("maxclients", 1)
+    client = Client(valkey.url)
+    client.play(play)
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["maxclients"]
+
+
+def test_a_process_without_a_file_left_is_a_cause_of_its_own(refusing_url: str, no_files_left: NoFiles) -> None:
+    async def play(client: Client) -> None:
+        with no_files_left(), pytest.raises(redis.ConnectionError):
+            await client.call("PING")
+
+    client = Client(refusing_url)
+    client.play(play)
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["ulimit -n"]
 
 
 def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: SocketServer) -> None:
@@ -193,6 +219,7 @@ def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: S
     client = Client(silent_server.url)
     client.play(play)
     assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["timeout"]
 
 
 @pytest.mark.parametrize("is_cut", [True, False])

@@ -26,7 +26,7 @@ from common.target import (
     translated,
 )
 from common.units import NS_PER_S, Seconds
-from tests.support.clients import QUICK, Events, quick_client, quick_target
+from tests.support.clients import QUICK, Events, NoFiles, quick_client, quick_target
 from tests.support.servers import Server, SocketServer
 
 WRONG = "not the password"
@@ -209,7 +209,7 @@ def test_a_refused_handshake_is_no_reply_to_the_operation_that_wanted_the_connec
         client.execute_command("GET", "key")
     ending = ending_of(caught.value)
     assert (ending.replied, ending.bytes_in) == (False, 0)
-    assert ending.name.startswith("handshake: ")
+    assert ending.name == "handshake: maxclients"
 
 
 # The contract with redis-py
@@ -300,6 +300,8 @@ def test_each_failed_attempt_and_each_retry_of_a_connect_is_counted_once(refusin
         with pytest.raises(redis.ConnectionError):
             client.ping()
         assert events.kinds == {"attempt failed": 4, "retried": 3}
+    assert events["attempt failed"] == ["refused"] * 4
+    assert (events.made, events.tries) == (1, [1] * 4)
 
 
 def test_a_failed_handshake_is_a_failed_attempt_and_no_drop(valkey_with_password: Server) -> None:
@@ -307,7 +309,7 @@ def test_a_failed_handshake_is_a_failed_attempt_and_no_drop(valkey_with_password
     with quick_client(valkey_with_password.url, events) as client:
         with pytest.raises(redis.AuthenticationError):
             client.ping()
-        assert events.kinds == {"attempt failed": 1}
+        assert events.seen == [("attempt failed", "authentication")]
 
 
 def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: SocketServer) -> None:
@@ -315,7 +317,23 @@ def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: S
     with quick_client(silent_server.url, events) as client:
         with pytest.raises(redis.TimeoutError):
             client.ping()
-        assert events.kinds == {"attempt failed": 1}
+        assert events.seen == [("attempt failed", "timeout")]
+
+
+def test_a_server_that_has_too_many_clients_is_a_cause_of_its_own(valkey: Server) -> None:
+    admin, events = valkey.client(), Events()
+    admin.ping()
+    admin.config_set("maxclients", 1)
+    with quick_client(valkey.url, events) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+    assert events.seen == [("attempt failed", "maxclients")]
+
+
+def test_a_process_without_a_file_left_is_a_cause_of_its_own(refusing_url: str, no_files_left: NoFiles) -> None:
+    events = Events()
+    with quick_client(refusing_url, events) as client, no_files_left(), pytest.raises(redis.ConnectionError):
+        client.ping()
+    assert events.seen == [("attempt failed", "ulimit -n")]
 
 
 def test_a_connection_reset_under_a_command_is_a_drop_by_its_error(valkey: Server) -> None:

@@ -41,7 +41,8 @@ PROMISED: dict[str, set[str]] = {
     "target": {"url", "topology", "server"},
     "totals": STATS,
     "checkout_wait_us": Q,
-    "connections": {"ceiling", "peak_open", "opened", "failed_attempts", "drops", "reconnects", "reconnect_ms"},
+    "connections": {"ceiling", "peak_open", "opened", "failed_attempts", "drops", "reconnects", "reconnect_ms"}
+    | {"wanted", "failed_by_cause", "never_opened"},
     "ledger": {"issued", "counted", "server_calls", "unaccounted"},
     "verdict": {"level", "reasons"},
 }

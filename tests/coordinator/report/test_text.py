@@ -75,6 +75,20 @@ def test_what_went_wrong_is_named() -> None:
     assert "1 of 2 agents lost (a2)" in report
 
 
+def test_connections_that_never_opened_are_beside_those_wanted_with_their_cause() -> None:
+    causes = {"maxclients": 60, "timeout": 10}
+    part = interval(0, {"GET": command(histogram(9))}, open_peak=30, wanted=100, never_opened=causes)
+    report = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
+    assert "70 of 100 wanted never opened: maxclients 60, timeout 10" in report
+
+
+def test_failed_attempts_have_their_causes_behind_them() -> None:
+    part = interval(0, {"GET": command(histogram(9))}, failed_by_cause={"refused": 3, "timeout": 4})
+    report = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
+    assert "7 failed attempts (timeout 4, refused 3), 0 retries" in report
+    assert "never opened" not in report
+
+
 def test_an_error_rate_above_one_percent_is_in_the_first_line() -> None:
     report = text(failing_run(TimeoutError=1, ConnectionError=7, CutShort=2), width=200)
     assert "degraded in 1.0 s, 90.9% of operations failed (ConnectionError 7, CutShort 2 and 1 more kinds): " in report

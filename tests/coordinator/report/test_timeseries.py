@@ -31,7 +31,7 @@ def test_there_is_a_row_for_every_second() -> None:
     assert [row["second"] for row in found] == ["0", "1", "2"]
     assert all(row.keys() == set(COLUMNS) and all(row.values()) for row in found)
     assert sum(int(row["ok"]) for row in found) == 6000
-    assert {row["connections_open"] for row in found} == {"4"}
+    assert {row["connections_open"] for row in found} == {row["connections_wanted"] for row in found} == {"4"}
     assert {row["agents"] for row in found} == {"2"}
     assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("0.75", "2.0")}
 

@@ -216,8 +216,24 @@ def test_connections_that_the_server_has_no_room_for_are_tried_again_while_the_o
     wait_until(lambda: sum(row["name"] == "stampede" for row in told.client_list()) == 20, "all stand")
     reported = stopped(worker)
     assert reported.all_commands.error_count == 0
-    assert reported.pool.connections.failed_attempts > 0
+    connections = reported.pool.connections
+    assert connections.failed_by_cause == {"maxclients": connections.failed_attempts}
+    assert (connections.wanted, connections.never_opened) == (20, {})
     assert reported.all_commands.ok == calls_of(told)
+
+
+def test_connections_that_the_server_never_has_room_for_are_told_at_the_end(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    told = valkey.client()
+    told.config_set("maxclients", 8)
+    worker.began(plan_of(valkey.url, connections=20))
+    grows(lambda: calls_of(told), 1000)
+    connections = stopped(worker).pool.connections
+    # One of the eight asks, one was to read the topology.
+    assert 6 <= connections.open_peak <= 7
+    assert sum(connections.never_opened.values()) == 20 - connections.open_peak
+    assert connections.never_opened.keys() <= {"maxclients", "not tried"}
 
 
 def test_a_thousand_connections_carry_load(valkey: Server, worker: WorkerThread) -> None:

@@ -1,0 +1,69 @@
+"""Connections that were wanted and never opened: how many, why, and the remedy. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from common.metrics import CLOSED_BY_SERVER, LOCAL_PORTS, MAXCLIENTS, NOT_TRIED, OPEN_FILES, RESET, SYSTEM_FILES
+from common.plan.schema import Driver
+from coordinator.aggregate import Aggregate
+from coordinator.records import RunOpened
+
+_SHORTAGES = {
+    MAXCLIENTS: "raise maxclients on the server{limit}",
+    OPEN_FILES: "raise `ulimit -n` for {agents}",
+    SYSTEM_FILES: "raise the sysctl fs.file-max on the machine of {agents}",
+    LOCAL_PORTS: "widen the sysctl net.ipv4.ip_local_port_range on the machine of {agents}, or use more machines",
+}
+"""What can run short, and the remedy."""
+
+
+def unopened_finding(run: Aggregate) -> Iterator[str]:
+    """A sentence where fewer connections opened than were wanted; none where nothing speaks against the numbers.
+
+    The wire driver needs all of its connections, whatever keeps them from opening. A client that opens connections as
+    calls need them counts a failed one as a failed operation, so a server that is down for a while is a result; of its
+    connections only those are listed that something ran short for.
+    """
+    if run.opened is None or not (missing := _missing(run, run.opened)):
+        return
+    wanted = run.peak_wanted or run.peak_open + missing.total()
+    causes = ", ".join(f"{cause} {count:,}" for cause, count in missing.most_common())
+    remedies = [remedy for cause, _ in missing.most_common() if (remedy := _remedy(run, run.opened, cause))]
+    advice = "; ".join(dict.fromkeys(remedies))
+    yield (
+        f"{missing.total():,} of {wanted:,} wanted connections never opened ({causes}): at most {run.peak_open:,} "
+        f"carried the load. {advice[:1].upper()}{advice[1:]}."
+    )
+
+
+def _missing(run: Aggregate, opened: RunOpened) -> Counter[str]:
+    wire = {group.name for group in opened.plan.pools if group.driver is Driver.WIRE}
+    missing: Counter[str] = Counter()
+    for name, pool in run.totals.pools.items():
+        never = pool.connections.never_opened
+        if name not in wire:
+            missing.update({cause: count for cause, count in never.items() if _shortage(opened, cause) in _SHORTAGES})
+        elif never.keys() - {NOT_TRIED}:
+            missing.update(never)
+    return missing
+
+
+def _shortage(opened: RunOpened, cause: str) -> str:
+    """The cause behind a cause: a server that has too many clients can but close the connection where TLS is spoken,
+    before there is anything to say an error with."""
+    limit = opened.target.max_clients
+    is_too_much = limit is not None and opened.connection_ceiling > limit * opened.target.nodes
+    return MAXCLIENTS if is_too_much and cause in (CLOSED_BY_SERVER, RESET) else cause
+
+
+def _remedy(run: Aggregate, opened: RunOpened, cause: str) -> str:
+    shortage = _shortage(opened, cause)
+    if shortage not in _SHORTAGES:
+        return "" if cause == NOT_TRIED else f"look for the cause ({cause}) in the server's log"
+    names = [agent.facts.agent_id for agent in run.agents.values() if cause in agent.never_opened]
+    limit = opened.target.max_clients
+    return _SHORTAGES[shortage].format(
+        agents=f"agent {', '.join(names)}", limit="" if limit is None else f" (now {limit:,})"
+    )
