@@ -138,6 +138,7 @@ def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes])
 _DRAWN_KEYS = (Placeholder.KEY, Placeholder.NEW_KEY)
 _SAMPLES: dict[Placeholder, bytes] = {
     Placeholder.DATA: b"value",
+    Placeholder.TEXT: b"text",
     Placeholder.MESSAGE: b"message",
     Placeholder.CURSOR: b"0",
     Placeholder.IDS: b"0-1",

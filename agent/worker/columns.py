@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import array_header_bytes, bulk_bytes, decimal_digits
-from agent.worker.values import Blank, Values, sealed
+from agent.worker.values import JSON_BEGIN, JSON_END, Blank, Values, sealed, slices
 from common.commands import Again, Mixed, Part, Piece, Placeholder, Rand, Sha, Template
 from common.histogram import Ints
 
@@ -125,26 +125,47 @@ class _Once(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """owner: the column of the key that the value belongs to, for values that are verified."""
+    """A value. owner: the column of the key that it belongs to, for values that are verified. is_text: of letters and
+    digits, whatever the kind of the plan's values."""
 
     values: Values
     owner: Column | None
+    is_text: bool
     once: _Once[tuple[Ints, Ints]] = field(default_factory=_Once)
 
+    @property
+    def source(self) -> bytes:
+        """What values are cut from."""
+        return self.values.text if self.is_text else self.values.source
+
+    @property
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands before and behind what is cut."""
+        return (JSON_BEGIN, JSON_END) if self.values.is_json and not self.is_text else (b"", b"")
+
+    @property
+    def around_bytes(self) -> int:
+        """The size of that."""
+        return sum(map(len, self.around))
+
     def cuts(self, rows: Rows) -> tuple[Ints, Ints]:
-        """Where each value begins in the source of values, and its size."""
-        return self.once.of(rows, lambda: self.values.cuts(rows.generator, rows.count))
+        """Where what is cut of each value begins in the source, and its size."""
+        starts, sizes = self.once.of(rows, lambda: self.values.cuts(rows.generator, rows.count))
+        return starts, sizes - self.around_bytes if self.around_bytes else sizes
 
     def fill(self, rows: Rows) -> Filled:
         starts, sizes = self.cuts(rows)
-        values = self.values.cut(starts, sizes)
-        if not self.values.verify:
+        values = slices(self.source, starts, sizes)
+        if self.values.verify:
+            keys: Iterator[bytes] = repeat(b"", rows.count)
+            lengths: Ints | int = 0
+            if self.owner is not None:
+                keys, lengths = self.owner.fill(rows)
+            values, sizes = map(sealed, values, keys), np.maximum(sizes, lengths + 10)
+        if not self.around_bytes:
             return values, sizes
-        keys: Iterator[bytes] = repeat(b"", rows.count)
-        lengths: Ints | int = 0
-        if self.owner is not None:
-            keys, lengths = self.owner.fill(rows)
-        return map(sealed, values, keys), np.maximum(sizes, lengths + 10)
+        before, behind = self.around
+        return (before + value + behind for value in values), sizes + self.around_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +277,8 @@ class _Maker:
                 return Key(supplies, index)
             case Placeholder.NEW_KEY:
                 return NewKey(supplies, index)
-            case Placeholder.DATA:
-                return Data(supplies.values, self._owner)
+            case Placeholder.DATA | Placeholder.TEXT:
+                return Data(supplies.values, self._owner, is_text=piece is Placeholder.TEXT)
             case Placeholder.MESSAGE:
                 return _Message(supplies.values)
             case Placeholder.RAND_INT:

@@ -39,8 +39,9 @@ class Number:
 class _Value:
     def __init__(self, column: Data) -> None:
         self._column = column
-        self._source = np.frombuffer(column.values.source, dtype=np.uint8)
-        self.length = column.values.fixed_bytes
+        self._source = np.frombuffer(column.source, dtype=np.uint8)
+        fixed_bytes = column.values.fixed_bytes
+        self.length = None if fixed_bytes is None else fixed_bytes - column.around_bytes
 
     def draw(self, rows: Rows, room: int) -> Piece:  # noqa: ARG002
         starts, sizes = self._column.cuts(rows)
@@ -80,6 +81,7 @@ def parts_of(column: Column) -> Iterator[Part]:
         case Whole() | Sequence():
             yield Number(column)
         case Data() if not column.values.verify:
-            yield _Value(column)
+            before, behind = column.around
+            yield from (before, _Value(column), behind) if before else (_Value(column),)
         case _:
             yield _Text(column)

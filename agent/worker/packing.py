@@ -25,7 +25,7 @@ _BLOCK_BYTES = 512 * 1024
 _MOST_BYTES = 8 << 20
 _PARTS = 100
 """One request more in a block for so many arguments of one."""
-_VALUES = (Placeholder.DATA, Placeholder.MESSAGE)
+_VALUES = (Placeholder.DATA, Placeholder.TEXT, Placeholder.MESSAGE)
 _TEXT_BYTES = 16
 """About what a key or a number takes."""
 _ARGUMENT_BYTES = 6

@@ -1,6 +1,7 @@
-"""Which values are drawn: slices of one buffer of bytes, which every thread of the process shares.
+"""Which values are drawn: slices of a buffer of bytes, or of one of text, which all threads of the process share.
 
-A value that is to be verified on read has this form, all of it within the size that was drawn:
+A value of JSON is one field of text around such a slice, `{"v":"..."}`, 8 bytes more. A value that is to be verified on
+read has this form, all of it within the size that was drawn, and within the field of JSON:
 
     <crc32 of all that follows the blank, 8 hexadecimal digits> <key> <body>
 
@@ -10,9 +11,11 @@ so 10 bytes beside the key are the least it takes. It is right if the checksum i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.histogram import Ints
 from common.plan import schema
@@ -20,6 +23,11 @@ from common.plan import schema
 _PLACES = 1 << 16
 _PERIOD = 256
 """Compressible bytes stand in runs, one in so many bytes."""
+_LETTERS = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", dtype=np.uint8)
+JSON_BEGIN, JSON_END = b'{"v":"', b'"}'
+TEXT_BITS = 6
+"""Of each byte of text."""
+JSON_BYTES = len(JSON_BEGIN) + len(JSON_END)
 
 
 def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
@@ -28,8 +36,20 @@ def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
     source = np.random.default_rng(np.random.SeedSequence(seed)).bytes(longest + _PLACES - 1)
     if not compressible:
         return source
-    pattern = np.arange(len(source)) % _PERIOD >= round(_PERIOD * (1 - compressible))
-    return np.where(pattern, np.uint8(0), np.frombuffer(source, dtype=np.uint8)).tobytes()
+    return np.where(_runs(len(source), compressible), np.uint8(0), np.frombuffer(source, dtype=np.uint8)).tobytes()
+
+
+def random_text(seed: int, longest: int, compressible: float = 0.0) -> bytes:
+    """The same of letters, digits, "-" and "_": six bits a byte, so that a compressor takes a quarter away at least."""
+    letters = _LETTERS.take(np.frombuffer(random_bytes(seed, longest), dtype=np.uint8) % _LETTERS.size)
+    share = max(0.0, 1 - (1 - compressible) / TEXT_BITS * 8)
+    return np.where(_runs(letters.size, share), _LETTERS[0], letters).tobytes() if share else letters.tobytes()
+
+
+def _runs(size: int, share: float) -> NDArray[np.bool_]:
+    """Which bytes are of runs that make up this share of all."""
+    runs: NDArray[np.bool_] = np.arange(size) % _PERIOD >= round(_PERIOD * (1 - share))
+    return runs
 
 
 def longest_value(values: schema.Values) -> int:
@@ -42,14 +62,25 @@ class Values:
 
     def __init__(self, values: schema.Values, seed: int) -> None:
         self.verify = values.verify
+        self.is_json, self._is_text = values.kind is schema.ValueKind.JSON, values.kind is not schema.ValueKind.BINARY
         self._longest = longest_value(values)
-        self.source = random_bytes(seed, self._longest, values.compressible)
+        self._seed, self._compressible = seed, values.compressible
         self._minimum, self._maximum = int(values.minimum_bytes), int(values.maximum_bytes)
         listed = [(int(entry.size), float(entry.weight)) for entry in values.sizes if entry.weight > 0]
         self._sizes = np.array([size for size, _ in listed], dtype=np.int64)
         self._edges = np.cumsum([weight for _, weight in listed])
         if listed:
             self._edges /= self._edges[-1]
+
+    @cached_property
+    def source(self) -> bytes:
+        """What values are cut from."""
+        return self.text if self._is_text else random_bytes(self._seed, self._longest, self._compressible)
+
+    @cached_property
+    def text(self) -> bytes:
+        """What values of text are cut from."""
+        return random_text(self._seed, self._longest, self._compressible)
 
     @property
     def mean_bytes(self) -> float:
@@ -73,18 +104,19 @@ class Values:
         return generator.integers(self._minimum, self._maximum + 1, count)
 
     def cuts(self, generator: np.random.Generator, count: int) -> tuple[Ints, Ints]:
-        """Where `count` values begin in `source`, and their sizes."""
+        """Where `count` values begin in `source` or `text`, and their sizes."""
         sizes = self.sizes(generator, count)
-        return generator.integers(0, len(self.source) - self._longest + 1, count), sizes
+        return generator.integers(0, _PLACES, count), sizes
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Iterator[bytes], Ints]:
-        """`count` values, made as they are asked for, and their sizes."""
+        """`count` slices of `source`, made as they are asked for, and their sizes."""
         starts, sizes = self.cuts(generator, count)
-        return self.cut(starts, sizes), sizes
+        return slices(self.source, starts, sizes), sizes
 
-    def cut(self, starts: Ints, sizes: Ints) -> Iterator[bytes]:
-        """The values of these sizes that begin there in `source`."""
-        return map(self.source.__getitem__, map(slice, starts.tolist(), (starts + sizes).tolist()))
+
+def slices(source: bytes, starts: Ints, sizes: Ints) -> Iterator[bytes]:
+    """What begins there, of these sizes, made as it is asked for."""
+    return map(source.__getitem__, map(slice, starts.tolist(), (starts + sizes).tolist()))
 
 
 class Blank(bytes):
@@ -104,6 +136,8 @@ def smallest_sealed(key_bytes: int) -> int:
 
 def is_sealed(value: bytes, key: str | bytes) -> bool:
     """Whether a value is one that was written to this key, whole."""
+    if value.startswith(JSON_BEGIN) and value.endswith(JSON_END):
+        value = value[len(JSON_BEGIN) : -len(JSON_END)]
     content = value[9:]
     return content.startswith(b"%s " % (key if isinstance(key, bytes) else key.encode())) and value[
         :9

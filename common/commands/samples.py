@@ -50,6 +50,7 @@ def _filled(workload: Workload, own: Command | Preload, per_hash_tag: int) -> Ma
         Placeholder.KEY: key_text(keys.prefix, int(keys.minimum), per_hash_tag),
         Placeholder.NEW_KEY: key_text(keys.prefix, int(keys.maximum) + 1, per_hash_tag),
         Placeholder.DATA: b"x",
+        Placeholder.TEXT: b"x",
         Placeholder.RAND_INT: b"%012d" % int(keys.minimum),
         Placeholder.TTL: b"%d" % max(1, int(workload.expiry.maximum_s)),
         Placeholder.THREAD: b"0",

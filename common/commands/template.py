@@ -21,6 +21,7 @@ class Placeholder(enum.Enum):
 
     KEY = "__key__"
     DATA = "__data__"
+    TEXT = "__text__"
     RAND_INT = "__rand_int__"
     TTL = "__ttl__"
     THREAD = "__thread__"
@@ -72,6 +73,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__pairs(N)__": "N times `__key__ __data__`",
     "__new_key__": "a key beyond the largest number that no other worker makes",
     "__data__": "a value",
+    "__text__": "a value of letters, digits, - and _, which may stand within JSON",
     "__rand(A,B)__": "a whole number, uniform over A..B, both included",
     "__rand_int__": "a number drawn as those of keys are, in 12 digits",
     "__rand_1st__": "the same, one number for all its places in a command; so on to `__rand_9th__`",
@@ -94,6 +96,7 @@ _NAMED = (
     Placeholder.KEY,
     Placeholder.NEW_KEY,
     Placeholder.DATA,
+    Placeholder.TEXT,
     Placeholder.RAND_INT,
     Placeholder.TTL,
     Placeholder.SEQ,

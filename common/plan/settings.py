@@ -205,6 +205,8 @@ SETTINGS: tuple[Setting, ...] = (
     DATA_SIZE_LIST,
     Setting(group=_DATA, flag="--data-size-file", path="workload.values.sizes_file", metavar="FILE",
             help="sizes drawn from this file's lines of SIZE WEIGHT"),
+    Setting(group=_DATA, flag="--data-kind", path="workload.values.kind", metavar="binary|text|json",
+            help="any bytes; letters and digits; or a JSON document of exactly the size, 8 bytes at least"),
     Setting(group=_DATA, flag="--data-compressible", path="workload.values.compressible", metavar="SHARE",
             help="share of each value that a compressor can take away"),
     Setting(group=_DATA, flag="--data-verify", path="workload.values.verify", is_switch=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from common.commands import (
     keys_per_hash_tag,
     parse_template,
 )
-from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, Values, Workload
+from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
 from common.plan.shape import Path
 from common.units import show
 
@@ -24,6 +25,10 @@ LARGEST_KEY = 1 << 60
 LARGEST_VALUE = 512 * 2**20
 SEAL_BYTES = 10
 """What a value that is verified takes beside its key, see agent/worker/values.py."""
+JSON_BYTES = 8
+"""What a value of JSON takes beside its text."""
+LEAST_COMPRESSIBLE_TEXT = 0.25
+"""Letters and digits have six bits a byte."""
 
 # They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
 NOT_FOR_POOLS = frozenset(
@@ -208,16 +213,45 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
     total = sum(entry.weight for entry in values.sizes)
     if values.sizes and not (total and math.isfinite(total)):
         yield (*path, "sizes"), f"expected weights with a finite sum above zero, got {total:g}"
-    if not values.verify:
-        return
+    around = JSON_BYTES if values.kind is ValueKind.JSON else 0
+    needed = around + (SEAL_BYTES + _longest_key(plan) if values.verify else 0)
     smallest = min((entry.size for entry in values.sizes if entry.weight), default=values.minimum_bytes)
-    needed = SEAL_BYTES + _longest_key(plan)
     if smallest < needed:
         culprit = "sizes" if values.sizes else "minimum"
+        why = "which hold key and checksum to be verified" if values.verify else "which hold the braces of JSON"
+        yield (*path, culprit), f"expected sizes of at least {needed} bytes, {why}, got {smallest}"
+
+
+def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
+    """Values of text and JSON can be what they are to be."""
+    values = plan.workload.values
+    path: Path = ("workload", "values")
+    if values.kind is ValueKind.BINARY:
+        return
+    if 0 < values.compressible < LEAST_COMPRESSIBLE_TEXT:
         yield (
-            (*path, culprit),
-            f"expected sizes of at least {needed} bytes, which hold key and checksum to be verified, got {smallest}",
+            (*path, "compressible"),
+            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, which {values.kind.value} has by itself, "
+            f"got {values.compressible:g}",
         )
+    for place, template, own, _ in _templates(plan.workload):
+        if template.count(Placeholder.MESSAGE):
+            yield (
+                (*path, "kind"),
+                f"expected binary where the plan has __message__, whose stamp is binary, got {values.kind.value}",
+            )
+        prefix = keys_of(plan.workload, own).prefix
+        if values.kind is ValueKind.JSON and values.verify and template.count(Placeholder.DATA) and _is_escaped(prefix):
+            yield (
+                place,
+                "expected keys without quotes, backslashes and control characters, which values of JSON carry to be "
+                f"verified, got the prefix {show(prefix)}",
+            )
+
+
+def _is_escaped(text: str) -> bool:
+    """Whether JSON cannot hold it as it is."""
+    return json.dumps(text, ensure_ascii=False) != f'"{text}"'
 
 
 def _longest_key(plan: Plan) -> int:
@@ -225,7 +259,7 @@ def _longest_key(plan: Plan) -> int:
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
     lengths = [0]
     for _, template, own, _ in _templates(plan.workload):
-        if template.count(Placeholder.DATA) and template.count(Placeholder.KEY, Placeholder.NEW_KEY):
+        if template.count(Placeholder.DATA, Placeholder.TEXT) and template.count(Placeholder.KEY, Placeholder.NEW_KEY):
             keys = keys_of(plan.workload, own)
             # New keys go on beyond the maximum: a digit more is ten times as many.
             number = str(int(keys.maximum) * (10 if template.count(Placeholder.NEW_KEY) else 1))
@@ -315,6 +349,7 @@ WORKLOAD_RULES = (
     keys_in_range,
     distributions_use_what_is_said,
     values_make_sense,
+    values_are_of_their_kind,
     expiry_is_used,
     blocking_ends,
     slots_can_be_kept,

@@ -39,6 +39,7 @@ from common.plan.schema.workload import PubSub as PubSub
 from common.plan.schema.workload import Script as Script
 from common.plan.schema.workload import SizeWeight as SizeWeight
 from common.plan.schema.workload import Then as Then
+from common.plan.schema.workload import ValueKind as ValueKind
 from common.plan.schema.workload import Values as Values
 from common.plan.schema.workload import When as When
 from common.plan.schema.workload import Workload as Workload

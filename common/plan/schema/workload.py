@@ -43,6 +43,14 @@ class CleanUp(enum.Enum):
     KEYS = "keys"
 
 
+class ValueKind(enum.Enum):
+    """What the bytes of values are: any; letters, digits, "-" and "_"; a JSON document of one field of such text."""
+
+    BINARY = "binary"
+    TEXT = "text"
+    JSON = "json"
+
+
 class Then(Section, frozen=True, kw_only=True):
     """A command that follows another one, on the same key. `__ids__` in it are the stream entries of the reply."""
 
@@ -96,14 +104,15 @@ class Values(Section, frozen=True, kw_only=True):
     """Value sizes in bytes, drawn uniformly from minimum..maximum, both included; `--data-size` sets both.
 
     sizes: drawn from this list by weight instead. sizes_file: lines of `size weight`, which take the place of `sizes`
-    when the plan is loaded. compressible: the share of each value that a compressor can take away. verify: each value
-    carries its key and a checksum, which is looked at whenever it is read.
+    when the plan is loaded. kind: what their bytes are. compressible: the share of each value that a compressor takes
+    away. verify: each value carries its key and a checksum, which is looked at whenever it is read.
     """
 
     minimum_bytes: Bytes = field(default=Bytes(32), name="minimum")
     maximum_bytes: Bytes = field(default=Bytes(32), name="maximum")
     sizes: tuple[SizeWeight, ...] = ()
     sizes_file: str | None = None
+    kind: ValueKind = ValueKind.BINARY
     compressible: Share = 0.0
     verify: bool = False
 

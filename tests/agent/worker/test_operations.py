@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import islice
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
 from agent.worker.operations import Mix, Operation, draw_operations
-from agent.worker.values import Blank
+from agent.worker.values import Blank, is_sealed
 from common.errors import PlanError
 from common.plain import from_plain
 from common.plan.schema import Workload
@@ -159,3 +160,31 @@ def test_a_named_key_of_a_following_command_is_the_key_that_it_follows() -> None
         copied, first, second = arguments[2].rsplit(b":", 2)
         assert copied == b"copy:" + get[1]
         assert first == second
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("template", ["SET __key__ __data__", "MSET __pairs(2)__", "SET __key__ __data:d__ __data:d__"])
+def test_values_of_json_are_documents_of_exactly_their_size(template: str, verify: bool) -> None:
+    values = {"minimum": 40, "maximum": 50, "kind": "json", "verify": verify}
+    calls = [arguments for _, arguments, _, _ in some(mix(template, values=values), count=300)]
+    documents = [argument for arguments in calls for argument in arguments[2::2]]
+    assert {len(document) for document in documents} == set(range(40, 51))
+    assert all(list(json.loads(document)) == ["v"] for document in documents)
+    if verify:
+        assert all(is_sealed(arguments[2], arguments[1]) for arguments in calls)
+
+
+def test_the_smallest_json_has_empty_text() -> None:
+    [(_, arguments, _, _)] = some(mix("SET", values={"minimum": 8, "maximum": 8, "kind": "json"}), count=1)
+    assert json.loads(arguments[2]) == {"v": ""}
+
+
+@pytest.mark.parametrize("kind", ["binary", "text", "json"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_text_of_a_template_makes_json_of_it_whatever_the_kind_of_values(kind: str, verify: bool) -> None:
+    values = {"minimum": 30, "maximum": 40, "kind": kind, "verify": verify}
+    template = """JSON.SET __key__ $ '{"a": "__text__", "b": ["__text__", __seq__]}'"""
+    for _, arguments, size, _ in some(mix(template, values=values), count=300):
+        document = json.loads(arguments[3])
+        assert all(30 <= len(text) <= 40 for text in (document["a"], document["b"][0]))
+        assert size == len(b"".join(HiredisRespSerializer().pack(*arguments)))

@@ -61,6 +61,8 @@ WORDS = st.sampled_from(
         "__new_key:w__ __new_key:w__",
         "__rand_1st__ __rand_2nd__ __rand_1st__",
         "__ttl:t__ __ttl:t__",
+        "__text__",
+        "a:__text__ __text:x__ __text:x__",
     ]
 )
 COMMANDS = st.builds(
@@ -85,12 +87,19 @@ KEYS = st.builds(
     st.sampled_from(["uniform", "sequential", "parallel", "gaussian", "zipfian", "latest", "hotspot"]),
 )  # fmt: skip
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 1200), st.just(100))
+KINDS = st.sampled_from(["binary", "text", "json"])
 VALUES = st.one_of(
+    st.builds(
+        lambda low, more, kind: {"minimum": low, "maximum": low + more, "kind": kind},
+        SIZES.map(lambda size: size + 8),
+        st.one_of(st.just(0), SIZES),
+        KINDS,
+    ),
     st.builds(lambda low, more: {"minimum": low, "maximum": low + more}, SIZES, st.one_of(st.just(0), SIZES)),
     st.lists(st.fixed_dictionaries({"size": SIZES, "weight": st.integers(1, 9)}), min_size=1, max_size=4).map(
         lambda sizes: {"sizes": sizes}
     ),
-)  # fmt: skip
+)
 MIXES = st.builds(
     lambda commands, keys, values, expiry, tag: mix(
         *commands, keys=keys, values=values, tag=tag, expiry={"minimum": expiry[0], "maximum": expiry[0] + expiry[1]},
@@ -146,6 +155,16 @@ def test_requests_are_those_of_the_operations_that_client_libraries_are_given(
 def test_requests_are_right_where_numbers_grow_by_a_digit(commands: tuple[str, ...], tag: int, around: int) -> None:
     keys = {"minimum": around - 40, "maximum": around + 40}
     mixed = mix(*commands, keys=keys, values={"minimum": 90, "maximum": 110}, tag=tag)
+    stream = draw_packed(mixed, 5, 0, block=200)
+    expected = [request for _, _, request in drawn(mixed, 400, block=200)]
+    assert requests(stream.block()) + requests(stream.block()) == expected
+
+
+@pytest.mark.parametrize("kind", ["binary", "text", "json"])
+@pytest.mark.parametrize(("low", "high"), [(8, 8), (60, 60), (8, 70)])
+def test_requests_have_values_of_each_kind(kind: str, low: int, high: int) -> None:
+    values = {"minimum": low, "maximum": high, "kind": kind}
+    mixed = mix("SET", "APPEND __key__ a__data__:__data:d__ __data:d__", "GETSET __key__ __text__", values=values)
     stream = draw_packed(mixed, 5, 0, block=200)
     expected = [request for _, _, request in drawn(mixed, 400, block=200)]
     assert requests(stream.block()) + requests(stream.block()) == expected

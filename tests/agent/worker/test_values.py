@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
 from typing import Any
@@ -44,6 +45,22 @@ def test_a_compressor_takes_away_the_share_that_was_asked_for(share: float) -> N
     for value in draw(values(minimum=100_000, maximum=100_000, compressible=share), 3):
         taken = 1 - len(zlib.compress(value, 6)) / len(value)
         assert abs(taken - share) < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 0.5, 0.8, 0.95])
+def test_of_text_a_compressor_takes_away_a_quarter_at_least(share: float) -> None:
+    for value in draw(values(minimum=100_000, maximum=100_000, compressible=share, kind="text"), 3):
+        taken = 1 - len(zlib.compress(value, 6)) / len(value)
+        assert abs(taken - max(share, 0.25)) < 0.03
+
+
+def test_text_is_of_letters_and_digits_that_json_takes_as_they_are() -> None:
+    drawn = values(minimum=1000, maximum=1000, kind="text")
+    for value in draw(drawn, 100):
+        text = value.decode("ascii")
+        assert json.loads(f'"{text}"') == text
+        assert text.isprintable()
+    assert len(set(draw(drawn, 100))) == 100
 
 
 def test_compressible_values_differ() -> None:

@@ -108,7 +108,8 @@ def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
         "--retry-on": "TimeoutError", "--keepalive": "off", "--maintenance": "auto", "--read-from": "any",
         "--require-full-coverage": "true", "--dynamic-startup-nodes": "on", "--preload": "true",
         "--flush-before": "true", "--clean-up": "keys", "--data-size-list": "1:2", "--data-compressible": "0.5",
-        "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian", "--hot-keys": "0.1",
+        "--data-kind": "json", "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian",
+        "--hot-keys": "0.1",
         "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear",
     }  # fmt: skip
     for setting in SETTINGS:

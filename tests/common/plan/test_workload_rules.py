@@ -66,6 +66,29 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
                 ("CLIENT __data__", "CLIENT"),
             )
         ),
+        (
+            {"commands": commands("SET"), "values": {"minimum": 7, "maximum": 7, "kind": "json"}},
+            "values.minimum: expected sizes of at least 8 bytes, which hold the braces of JSON, got 7",
+        ),
+        (
+            {"commands": commands("SET"), "values": {"minimum": 30, "maximum": 40, "kind": "json", "verify": True}},
+            "values.minimum: expected sizes of at least 34 bytes, which hold key and checksum to be verified, got 30B",
+        ),
+        (
+            {"commands": commands("SET"), "values": {"kind": "text", "compressible": 0.1}},
+            "values.compressible: expected 0, or at least 0.25, which text has by itself, got 0.1",
+        ),
+        (
+            {"commands": commands("PUBLISH"), "values": {"kind": "json"}},
+            "values.kind: expected binary where the plan has __message__, whose stamp is binary, got json",
+        ),
+        (
+            {
+                "commands": commands({"command": "SET", "key_prefix": 'a"'}),
+                "values": {"minimum": 99, "maximum": 99, "kind": "json", "verify": True},
+            },
+            "commands[0].command: expected keys without quotes, backslashes and control characters, which",
+        ),
         ({"commands": []}, "commands: expected at least one command, got none"),
         ({"commands": [{"command": "GET", "weight": 0}]}, "commands: expected at least one weight above zero"),
         ({"commands": commands("XACK")}, "commands[0].command: expected __ids__ only in `then`, after a command"),
