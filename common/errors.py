@@ -3,7 +3,7 @@
     StampedeError                 1   something of ours went wrong (a bug, unless a subclass says otherwise)
     ├── UsageError                2   a flag, an address or a file that cannot be used as given
     ├── PlanError                 3   the plan is not valid
-    ├── TargetError               4   the target cannot be reached, or refused us
+    ├── TargetError               4   the target cannot be reached, refused us, or was lost during the run
     ├── FleetError                5   agents missing, lost beyond tolerance, or refused
     │   └── ProtocolError         5   a peer sent what the fleet protocol does not allow
     ├── ThresholdError            6   a threshold of the plan was not met

@@ -22,7 +22,7 @@ import msgspec
 from common.errors import ProtocolError
 from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
-from common.metrics import GeneratorMetrics, IntervalMetrics, Merge, histograms_of, merge_intervals
+from common.metrics import GeneratorMetrics, IntervalMetrics, Merge, histograms_of, merge_counts, merge_intervals
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from coordinator.records import (
@@ -114,14 +114,17 @@ def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetr
 @dataclass(slots=True)
 class Second:
     """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
-    soon after the second. ended_open: those of `operations` that had an intended time. open_peaks, wanted_peaks:
-    connections by agent id; busy: the same of worker processes."""
+    soon after the second. ended_open: those of `operations` that had an intended time. failures, refusals: errors by
+    class, without a reply and with an error reply. open_peaks, wanted_peaks: connections by agent id; busy: the same of
+    worker processes."""
 
     operations: int = 0
     begun: int = 0
     ended_open: int = 0
     ok: int = 0
     errors: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
     open_peaks: dict[str, int] = field(default_factory=dict)
     wanted_peaks: dict[str, int] = field(default_factory=dict)
     service: Pile = field(default_factory=Pile)
@@ -328,6 +331,8 @@ class Aggregate:
         commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
         ok = sum(command.ok for command in commands)
         errors = sum(command.error_count for command in commands)
+        failures = merge_counts(command.failures for command in commands)
+        refusals = merge_counts(command.errors for command in commands)
         peak = sum(pool.connections.open_peak for pool in interval.pools.values())
         wanted = sum(pool.connections.wanted for pool in interval.pools.values())
         span = interval.last - interval.first + 1
@@ -340,6 +345,8 @@ class Aggregate:
             second.ended_open += ok_here + errors_here if is_open else 0
             second.ok += ok_here
             second.errors += errors_here
+            _add_part(second.failures, failures, position, span)
+            _add_part(second.refusals, refusals, position, span)
             second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)
             second.wanted_peaks[agent_id] = max(second.wanted_peaks.get(agent_id, 0), wanted)
             _add_busy(second.busy, agent_id, interval.generator)
@@ -383,6 +390,11 @@ def check_frame(frame: MetricsFrame, stages: int) -> None:
             raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
         if (most := max((histogram.count for histogram in histograms_of(interval)), default=0)) > MOST_VALUES:
             raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
+
+
+def _add_part(counts: dict[str, int], added: dict[str, int], position: int, parts: int) -> None:
+    for name, count in added.items():
+        counts[name] = counts.get(name, 0) + _part(count, position, parts)
 
 
 def _part(count: int, position: int, parts: int) -> int:

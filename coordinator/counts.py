@@ -15,7 +15,7 @@ from common.errors import TargetError
 from common.metrics import merge_counts
 from common.plan.schema import Target
 from common.plan.url import Shape
-from common.target import PRIMARY, Node, address_of, nodes_of, translated
+from common.target import PRIMARY, Node, address_of, gave_no_answer, nodes_of, translated
 from coordinator.probe import Asked, ask, asking, dictionary, keys_in, whole
 from coordinator.records import NodeCounted, ServerCounted, When
 
@@ -32,7 +32,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
             nodes = tuple(node for node in nodes if node.role == PRIMARY)
         readings = [_read_node(target, node) for node in nodes]
     except TargetError as error:
-        return ServerCounted(when=when, error=str(error))
+        return ServerCounted(when=when, error=str(error), unreachable=gave_no_answer(error))
     counted = tuple(reading[0] for reading in readings)
     # Asking alone is a call, so no calls at all means no counters.
     silent = [node.name for node in counted if not node.calls]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.messages import Final
 from common.units import NS_PER_S, counted
 from coordinator.records import AgentEnd, Outcome
@@ -39,18 +39,24 @@ class Ending:
         if final.reason and not stopped:
             self.trouble(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
-    def outcome(self, members: Sequence[Member], tolerate_lost: int) -> tuple[Outcome, str, int]:
-        """(outcome, why, exit code); why is "" for a run that went as planned."""
+    def outcome(self, members: Sequence[Member], tolerate_lost: int, target_lost: str = "") -> tuple[Outcome, str, int]:
+        """(outcome, why, exit code); why is "" for a run that went as planned. target_lost: how, see
+        `coordinator.target_loss`.
+
+        Of several causes, the exit code names the first: interrupted, the target given up or lost, agents lost.
+        """
         lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
         troubles = [f"lost {', '.join(lost)}"] if lost else []
         troubles += self._troubles[:MOST_TROUBLES]
         if len(self._troubles) > MOST_TROUBLES:
             troubles.append(f"and {counted(len(self._troubles) - MOST_TROUBLES, 'more trouble')}")
-        text = "; ".join(troubles)
+        text = "; ".join([target_lost] * bool(target_lost) + troubles)
         if self.interrupted:
             return Outcome.INTERRUPTED, text, EXIT_INTERRUPTED
         if self.aborted:
-            return Outcome.ABORTED, self.aborted, self.exit_code
+            return Outcome.ABORTED, "; ".join(filter(None, [self.aborted, target_lost])), self.exit_code
+        if target_lost:
+            return Outcome.DEGRADED, text, TargetError.exit_code
         if text:
             tolerated = len({*lost, *self._troubled}) <= tolerate_lost
             return Outcome.DEGRADED, text, EXIT_OK if tolerated else FleetError.exit_code

@@ -143,7 +143,7 @@ class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
 class ServerCounted(Record, frozen=True, kw_only=True):
     """What the target counted: `calls` and connected_clients are sums over its nodes, `keys` over its primaries.
     server_run_id is that of a target of one node. `nodes` is empty in journals of earlier releases, and without a
-    reading. error: why there is none."""
+    reading. error: why there is none. unreachable: because nothing answered; of a cluster, no node that was asked."""
 
     when: When
     server_run_id: str = ""
@@ -152,6 +152,7 @@ class ServerCounted(Record, frozen=True, kw_only=True):
     nodes: tuple[NodeCounted, ...] = ()
     keys: int | None = None
     error: str = ""
+    unreachable: bool = False
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from common.messages import (
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
 from common.units import NS_PER_S
+from coordinator.aggregate import Aggregate
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
 from coordinator.opening import Setup, agents_missing, ceiling_lines, opened, preparing
@@ -44,6 +45,7 @@ from coordinator.steps import (
     Tick,
     Write,
 )
+from coordinator.target_loss import target_loss
 
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
@@ -71,8 +73,11 @@ _COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
 class Run:
     """One run. `state` is there to be shown; `handle` is the one way in."""
 
-    def __init__(self, setup: Setup, now_ns: int) -> None:
+    def __init__(self, setup: Setup, now_ns: int, written: Aggregate | None = None) -> None:
+        """written: what the run's journal says, kept up to date by whoever performs `Write`; for reading."""
         self.state = RunState(setup, now_ns)
+        self._written = written or Aggregate()
+        self._counted_after: ServerCounted | None = None
         self._line = timeline(setup.plan.load)
         self._talk = Conversation(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
@@ -102,11 +107,18 @@ class Run:
 
     @classmethod
     def resumed(
-        cls, setup: Setup, t0_ns: int, agents: Sequence[Standing], now_ns: int, *, after: Sequence[AfterLoad] = ()
+        cls,
+        setup: Setup,
+        t0_ns: int,
+        agents: Sequence[Standing],
+        now_ns: int,
+        *,
+        after: Sequence[AfterLoad] = (),
+        written: Aggregate | None = None,
     ) -> Run:
         """A run that goes on where a killed coordinator stopped, as its journal says. Agents that are not heard of
         within the usual time are lost. after: what the journal has already of what follows the load."""
-        run = cls(setup, now_ns)
+        run = cls(setup, now_ns, written)
         run._after = frozenset(type(record) for record in after)
         for standing in agents:
             run.state.registry.readmit(standing, now_ns)
@@ -190,6 +202,7 @@ class Run:
             for member in self.state.registry.taking_part():
                 actions += self._talk.order(member, self._talk.start_order(), now_ns)
             return actions
+        self._counted_after = record
         return [Write(record), *self._settled(now_ns)]
 
     def _settled(self, now_ns: int) -> list[Action]:
@@ -270,7 +283,8 @@ class Run:
                 return self._give_up(text, FleetError.exit_code)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
-                return self._counted(ServerCounted(when=_COUNTS[self.state.phase], error=text), now_ns)
+                record = ServerCounted(when=_COUNTS[self.state.phase], error=text, unreachable=True)
+                return self._counted(record, now_ns)
             case Phase.PREPARING | Phase.COUNTING:
                 self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
             case Phase.RUNNING:
@@ -345,8 +359,12 @@ class Run:
 
     def _closed(self) -> list[Action]:
         members = self.state.registry.taking_part()
-        outcome, text, code = self.state.ending.outcome(members, self.state.setup.plan.fleet.tolerate_lost)
-        closed = RunClosed(outcome=outcome, reason=text, duration_s=duration_s(members, self.state.t0_ns))
+        load_s = duration_s(members, self.state.t0_ns)
+        after = self._counted_after or self._written.readings.get(When.AFTER)
+        loss = target_loss(self._written, load_s, after)
+        tolerate_lost = self.state.setup.plan.fleet.tolerate_lost
+        outcome, text, code = self.state.ending.outcome(members, tolerate_lost, loss.sentence if loss else "")
+        closed = RunClosed(outcome=outcome, reason=text, duration_s=load_s)
         return [Write(closed), *self._talk.to_all(Dismiss(exit_code=code)), End(code, text, outcome)]
 
     # -- small change

@@ -6,8 +6,8 @@ So:
 
 - a last second of which the load used at least half is a row; its rate is by the time that the load used;
 - a shorter one is folded into the row before;
-- what completes within the second after the load is folded into the load's last row;
-- a longer drain is shown second by second: a target that takes so long to answer is a finding.
+- what completes in the second after the load is folded into the load's last row;
+- the rest of a longer drain is shown second by second: a target that takes so long to answer is a finding.
 
 Every operation is in exactly one row.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor
 
+from common.metrics import merge_counts
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Busy, Second
@@ -79,7 +80,7 @@ class ShownSeconds:
             return through
         if self._end_s is None:
             return through - 1  # the end is known only when it has come
-        return self._last - 1 if self._last <= through <= self._folded else through
+        return self._last - 1 if self._last <= through < self._folded else through
 
     @property
     def corrected(self) -> tuple[int, ...]:
@@ -137,10 +138,14 @@ def _as_one(seconds: list[Second]) -> Second:
     whole = Second()
     for second in seconds:
         whole.operations += second.operations
+        whole.begun += second.begun
+        whole.ended_open += second.ended_open
         whole.ok += second.ok
         whole.errors += second.errors
-        for agent_id, peak in second.open_peaks.items():
-            whole.open_peaks[agent_id] = max(whole.open_peaks.get(agent_id, 0), peak)
+        whole.failures = merge_counts((whole.failures, second.failures))
+        whole.refusals = merge_counts((whole.refusals, second.refusals))
+        for peaks, more in ((whole.open_peaks, second.open_peaks), (whole.wanted_peaks, second.wanted_peaks)):
+            peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
         for agent_id, peak in second.wanted_peaks.items():
             whole.wanted_peaks[agent_id] = max(whole.wanted_peaks.get(agent_id, 0), peak)
         for agent_id, busy in second.busy.items():
@@ -171,7 +176,4 @@ def _last_row(end_s: float | None, known: int) -> tuple[int, int]:
     known."""
     if end_s is None:
         return known, known
-    last = max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0)
-    after = ceil(end_s)
-    # Rather than a second of its own, with a handful of replies: unless it goes on, and so is a real drain.
-    return last, after if known <= after else after - 1
+    return max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0), ceil(end_s)

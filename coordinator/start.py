@@ -283,7 +283,12 @@ def _reachable(endpoint: str) -> str:
 def _run(setup: Setup, place: Place) -> Run:
     aggregate = place.aggregate
     if aggregate.opened is None or aggregate.started is None:
-        return Run(setup, monotonic_ns())
+        return Run(setup, monotonic_ns(), aggregate)
     return Run.resumed(
-        setup, aggregate.started.t0_ns, standings(aggregate), monotonic_ns(), after=after_load(aggregate)
+        setup,
+        aggregate.started.t0_ns,
+        standings(aggregate),
+        monotonic_ns(),
+        after=after_load(aggregate),
+        written=aggregate,
     )

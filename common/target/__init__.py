@@ -40,5 +40,6 @@ from common.target.translate import TARGET_ERRORS as TARGET_ERRORS
 from common.target.translate import Ending as Ending
 from common.target.translate import ending_of as ending_of
 from common.target.translate import error_reply as error_reply
+from common.target.translate import gave_no_answer as gave_no_answer
 from common.target.translate import translate as translate
 from common.target.translate import translated as translated

@@ -37,6 +37,19 @@ def translate(error: Exception, target: schema.Target) -> TargetError:
     return TargetError(f"target {address_of(target)} {_finding(error, target)}")
 
 
+def gave_no_answer(error: TargetError) -> bool:
+    """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time; an
+    error reply is an answer."""
+    inner: BaseException | None = error.__cause__
+    while isinstance(inner, redis.RedisClusterException):
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(inner, PrimaryUnknown):
+        return inner.knows_service or inner.refusal is None
+    if getattr(inner, "status_code", None) or isinstance(inner, redis.AuthenticationError | redis.InvalidResponse):
+        return False
+    return isinstance(inner, redis.ConnectionError | redis.TimeoutError | OSError)
+
+
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
 _TLS_HINT = "is it Redis, and not its TLS port? That is rediss://"

@@ -14,7 +14,16 @@ from common.units import counted, format_seconds
 from coordinator.prepared import clean_up_text, preload_text
 from coordinator.records import AgentEnd
 from coordinator.report.fitting import Bar, Column, FittedTable, show
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, classes, facts, failed_share, ms, short
+from coordinator.report.look import (
+    ERRORS_SHOWN_FROM,
+    LEVEL_STYLES,
+    OUTCOME_STYLES,
+    classes,
+    facts,
+    failed_share,
+    ms,
+    short,
+)
 from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
@@ -70,12 +79,14 @@ def _head(summary: Summary) -> Table:
 
 
 def _failed(summary: Summary) -> str:
-    """For the first line: how many operations failed, and by what unless the reason of the outcome says so."""
-    share = failed_share(summary.totals.errors, summary.totals.operations)
-    if not share:
-        return ""
-    kinds = classes(summary.errors, most=2)
-    return f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
+    """For the first line: how many operations failed (by what, unless the reason says so) and were never sent."""
+    totals, unsent = summary.totals, summary.load.unsent
+    found = ""
+    if share := failed_share(totals.errors, totals.operations):
+        kinds = classes(summary.errors, most=2)
+        found = f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
+    never = unsent / (totals.operations + unsent) if unsent else 0.0
+    return f"{found}, {never:.1%} never sent" if never > ERRORS_SHOWN_FROM else found
 
 
 _SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}

@@ -5,6 +5,7 @@ import redis
 
 from common.plan.schema import Embedded, Target
 from common.target import slot_of
+from common.units import Seconds
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.records import ServerCounted, When
@@ -121,3 +122,17 @@ def test_a_node_that_may_not_be_asked_is_named(shared_cluster: ClusterGroup) -> 
         shared_cluster.at(each).acl_setuser("narrow", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
     counted = read_server_counts(Target(url=shared_cluster.url, username="narrow", password="word"), When.BEFORE)
     assert counted.error.startswith(f"target 127.0.0.1:{port} does not permit it")
+
+
+def test_a_target_that_gives_no_answer_is_told_apart_from_one_that_refuses(
+    valkey: Server, silent_server: SocketServer, refusing_url: str
+) -> None:
+    short = {"connect_timeout_s": Seconds(0.2), "socket_timeout_s": Seconds(0.2)}
+    for url in (refusing_url, f"redis://127.0.0.1:{silent_server.port}", "redis+cluster" + refusing_url[5:]):
+        counted = read_server_counts(Target(url=url, **short), When.AFTER)
+        assert (counted.unreachable, bool(counted.error)) == (True, True), url
+    valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+@all", "-info"], keys=["*"])
+    for user, password in (("narrow", "word"), ("narrow", "other")):
+        counted = read_server_counts(Target(url=valkey.url, username=user, password=password), When.AFTER)
+        assert (counted.unreachable, bool(counted.error)) == (False, True), counted.error
+    assert not read_server_counts(Target(url=valkey.url), When.AFTER).unreachable

@@ -62,6 +62,24 @@ def test_a_run_that_was_given_up_tells_why() -> None:
     assert ending.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
 
 
+LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionError 7"
+
+
+def test_a_lost_target_is_the_cause_that_the_exit_code_names_before_lost_agents() -> None:
+    assert Ending().outcome(ALL, 0, LOSS) == (Outcome.DEGRADED, LOSS, 4)
+    assert Ending().outcome(ONE_LOST, 0, LOSS) == (Outcome.DEGRADED, f"{LOSS}; lost b", 4)
+    assert Ending().outcome(ONE_LOST, 1, LOSS)[2] == 4
+
+
+def test_an_interrupted_run_against_a_lost_target_says_both() -> None:
+    assert Ending(interrupted=True).outcome(ALL, 0, LOSS) == (Outcome.INTERRUPTED, LOSS, 130)
+
+
+def test_a_run_that_was_given_up_for_its_target_says_how_that_was_lost() -> None:
+    ending = Ending(aborted="no operation succeeded for 30 s", exit_code=4)
+    assert ending.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
+
+
 def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
     ending = Ending()
     for number in range(10_000):

@@ -26,6 +26,7 @@ from common.messages import (
 )
 from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
 from common.units import NS_PER_S, Seconds
+from coordinator.coordinator import standings
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
@@ -53,6 +54,7 @@ from coordinator.run import (
 )
 from coordinator.steps import (
     Cleaned,
+    Counted,
     DeleteKeys,
     End,
     Interrupted,
@@ -616,6 +618,68 @@ def test_a_run_by_requests_against_a_dead_target_is_given_up_with_the_targets_ex
     end = ended(bench.do(counted(When.AFTER)))
     assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
     assert "no operation succeeded" in end.text
+
+
+def dies_in_second(bench: RunBench, second: int, seconds: int = 3) -> None:
+    """The agent reports operations done up to this second, failed ones after it, and its end."""
+    for at in range(seconds):
+        bench.passes(1.0, "web1")
+        counts = (5, 0) if at <= second else (0, 5)
+        bench.says("web1", MetricsFrame(seq=at, through=at, intervals=(interval(at, counts[0], failed=counts[1]),)))
+    bench.passes(1.0, "web1")
+    bench.says("web1", final(seconds))
+
+
+GONE = Counted(ServerCounted(when=When.AFTER, error="it refused the connection", unreachable=True))
+
+
+def test_a_target_that_dies_during_the_run_and_stays_away_is_the_exit_code_of_the_target() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    dies_in_second(bench, 1)
+    actions = bench.do(GONE)
+    text = "the target was lost in second 1 of 3 and did not come back: ConnectionError 5"
+    assert ended(actions) == End(4, text, Outcome.DEGRADED)
+    assert [record.reason for record in written(actions) if isinstance(record, RunClosed)] == [text]
+    assert [dismiss.exit_code for dismiss in said(actions, Dismiss)] == [4]
+
+
+def test_a_target_that_answers_after_a_short_outage_ends_a_run_as_planned() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    dies_in_second(bench, 1)
+    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+
+
+def test_a_target_that_does_not_let_its_counters_be_read_in_time_is_gone() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    dies_in_second(bench, 1)
+    assert ended(bench.passes(COUNT_WAIT_NS / NS_PER_S + 1, "web1")).exit_code == 4
+
+
+def test_an_interrupt_is_the_exit_code_also_against_a_lost_target() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    bench.passes(1.0, "web1")
+    bench.do(Interrupted())
+    dies_in_second(bench, 0)
+    end = ended(bench.do(GONE))
+    assert (end.exit_code, end.outcome) == (130, Outcome.INTERRUPTED)
+    assert end.text.startswith("the target was lost in second 0")
+
+
+def test_a_resumed_run_decides_on_its_target_by_the_same_journal() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    dies_in_second(bench, 1)
+    journal = bench.written
+    assert journal is not None
+    assert journal.started is not None
+    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), bench.now_ns, written=journal)
+    again = RunBench(run=run, written=journal)
+    again.says("web1", final(3))
+    assert ended(again.do(GONE)) == ended(bench.do(GONE))
 
 
 def test_a_run_by_requests_goes_on_for_as_long_as_any_succeeds() -> None:

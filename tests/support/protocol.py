@@ -36,6 +36,7 @@ from common.metrics import CommandMetrics, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Workload
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator import steps
+from coordinator.aggregate import Aggregate
 from coordinator.opening import Setup
 from coordinator.records import ServerCounted, TargetFacts, When
 from coordinator.registry import Member
@@ -245,14 +246,22 @@ def exits(actions: Iterable[AgentAction]) -> list[int]:
 class RunBench:
     """A run with a clock that only moves when it is told to, and agents that say what the test has them say."""
 
-    def __init__(self, plan: Plan | None = None, expected: int = 1, run: Run | None = None) -> None:
+    def __init__(
+        self, plan: Plan | None = None, expected: int = 1, run: Run | None = None, written: Aggregate | None = None
+    ) -> None:
+        """written: the journal of a run that is given, folded; without one, nobody keeps any."""
         self.now_ns = 5_000 * NS_PER_S
         self.setup = setup_for(plan or fleet_plan(), expected)
-        self.run = run or Run(self.setup, self.now_ns)
+        self.written = written or (Aggregate() if run is None else None)
+        self.run = run or Run(self.setup, self.now_ns, self.written)
         self.states: dict[str, AgentState] = {}
 
     def do(self, event: steps.Event) -> list[steps.Action]:
-        return self.run.handle(event, self.now_ns)
+        actions = self.run.handle(event, self.now_ns)
+        for action in actions:
+            if isinstance(action, steps.Write) and self.written is not None:
+                self.written.apply(action.record)
+        return actions
 
     def member(self, name: str) -> Member:
         member = self.run.state.registry.find(name)

@@ -277,12 +277,14 @@ class SimulatedCoordinator:
         setup = setup_for(plan, scenario.expected, run_id)
         self.records = world.journals.setdefault(run_id, [])
         self.aggregate: Aggregate = fold(self.records)
-        self.run = Run(setup, self.clock_ns)
+        self.run = Run(setup, self.clock_ns, self.aggregate)
         if resumed:
             started = self.aggregate.started
             assert started is not None
             after = after_load(self.aggregate)
-            self.run = Run.resumed(setup, started.t0_ns, standings(self.aggregate), self.clock_ns, after=after)
+            self.run = Run.resumed(
+                setup, started.t0_ns, standings(self.aggregate), self.clock_ns, after=after, written=self.aggregate
+            )
         self.end: steps.End | None = None
         self.held_up_until_ns = 0
         self.actions_to_live: int | None = None

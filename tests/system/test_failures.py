@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 
 import psutil
+import pytest
 
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
@@ -77,7 +79,9 @@ def test_a_killed_local_agent_is_noticed_at_once(fleet: Fleet, valkey: Server) -
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(fleet: Fleet, valkey: Server) -> None:
+def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time_with_the_targets_exit_code(
+    fleet: Fleet, valkey: Server
+) -> None:
     agents = [fleet.agent(name, "--once") for name in ("a", "b")]
     coordinator = fleet.coordinator(
         "--expect-agents", "2", "--url", valkey.url, "--duration", "3s", "--threads-per-pool", "2", *SHORT_WAITS
@@ -86,8 +90,9 @@ def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(fleet:
     valkey.kill()
     ended = fleet.end(coordinator, timeout=15)
     summary = ended.summary
-    assert summary["run"]["outcome"] == "completed"
-    assert ended.code == 0
+    assert (ended.code, summary["run"]["outcome"]) == (4, "degraded")
+    assert "the target was lost in second" in summary["run"]["reason"]
+    assert ended.finished.stderr.splitlines()[-1] == f"coordinator: {summary['run']['reason']}"
     assert summary["totals"]["errors"] == sum(summary["errors"].values()) > 0
     assert set(summary["errors"]) <= {"ConnectionError", "TimeoutError"}
     assert summary["connections"]["failed_attempts"] > 0
@@ -98,6 +103,26 @@ def test_a_server_that_is_killed_shows_as_errors_and_the_run_ends_in_time(fleet:
     errors = [int(row[rows[0].index("errors")]) for row in rows[1:]]
     assert sum(error > 0 for error in errors) >= 2
     assert [agent.wait(10).returncode for agent in agents] == [0, 0]
+
+
+@pytest.mark.parametrize("driver", ["client", "asyncio", "wire"])
+def test_every_driver_tells_of_a_server_that_is_killed_and_does_not_come_back(
+    fleet: Fleet, valkey: Server, driver: str
+) -> None:
+    coordinator = fleet.coordinator(
+        "--url", valkey.url, "--local-agents", "1", "--processes", "1", "--driver", driver, "--rate", "200/s",
+        "--duration", "3s", "--json", *SHORT_WAITS,
+    )  # fmt: skip
+    fleet.until_loading()
+    valkey.kill()
+    ended = fleet.end(coordinator, timeout=30)
+    reason = ended.summary["run"]["reason"]
+    assert (ended.code, ended.summary["run"]["outcome"]) == (4, "degraded")
+    assert reason.startswith("the target was lost in second ")
+    assert " of 3 and did not come back: ConnectionError " in reason
+    assert not any("not enough" in why for why in ended.summary["verdict"]["reasons"])
+    reported = fleet.commands.coordinator("report", ended.folder.name, "--format", "json")
+    assert json.loads(reported.stdout) == ended.summary
 
 
 def test_a_server_that_comes_back_is_reconnected_to_and_the_outage_is_measured(fleet: Fleet) -> None:
@@ -152,7 +177,8 @@ def test_a_server_that_hangs_cannot_keep_a_run_from_ending(fleet: Fleet, valkey:
     valkey.pause()
     ended = fleet.end(coordinator, timeout=20)
     summary = ended.summary
-    assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
+    assert (ended.code, summary["run"]["outcome"]) == (4, "degraded")
+    assert "the target was lost in second" in summary["run"]["reason"]
     assert summary["errors"]["TimeoutError"] > 0
     assert summary["connections"]["drops"]["timeout"] > 0
     assert summary["ledger"]["issued"] == summary["ledger"]["counted"]

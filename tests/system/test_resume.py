@@ -106,12 +106,13 @@ def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fl
 
 
 def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_same(fleet: Fleet) -> None:
-    killed = fleet.coordinator("--embedded-server", "--local-agents", "1", "--processes", "1", "--duration", "2s")
+    killed = fleet.coordinator("--embedded-server", "--local-agents", "1", "--processes", "1", "--duration", "3s")
     fleet.until_loading()
     killed.signal(signal.SIGKILL)
     killed.wait(5)
     ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"), timeout=20)
-    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "completed")
+    assert (ended.code, ended.summary["run"]["outcome"]) == (4, "degraded")
+    assert "the target was lost in second" in ended.summary["run"]["reason"]
     assert ended.summary["totals"]["errors"] > 0
     assert "could not be read after the run" in ended.summary["ledger"]["note"]
     # What is kept is a plan again, of a run with a server of its own.

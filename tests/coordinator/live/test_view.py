@@ -96,11 +96,12 @@ def test_seconds_that_are_recovered_after_a_cut_are_corrected_in_the_log() -> No
 
 def test_a_reply_after_the_end_of_the_load_is_no_second_of_its_own_in_the_log() -> None:
     console, get = pipe(), {"GET": command(histogram(1000, 2000))}
-    running = [opened(agents=["a1"]), *(accepted("a1", second, interval(second, get)) for second in range(4))]
+    running = [opened(agents=["a1"]), *(accepted("a1", second, interval(second, get)) for second in range(3))]
+    rest = accepted("a1", 3, interval(3, get))
     with open_live(console, quiet=False) as view:
         view.update(build_snapshot(fold(running), [], 3.1))
         assert "second 2" not in written(console)
-        view.update(build_snapshot(fold([*running, noted("a1", 8), closed(duration_s=3.0)]), [], 3.1))
+        view.update(build_snapshot(fold([*running, rest, noted("a1", 8), closed(duration_s=3.0)]), [], 3.1))
     lines = [line.partition(",")[0] for line in written(console).splitlines()]
     assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 2: 4 ops/s"]
 

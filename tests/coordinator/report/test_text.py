@@ -105,6 +105,13 @@ def test_the_first_line_does_not_repeat_the_errors_that_the_outcome_names() -> N
     assert "degraded in 1.0 s, 87.5% of operations failed: the target was lost" in text([*records, end], width=200)
 
 
+def test_operations_that_were_never_sent_are_in_the_first_line_where_they_are_many() -> None:
+    get = command(histogram(*[1000] * 75), failures={"ConnectionError": 25})
+    records = [opened(plan(rate_per_s=200.0), ["a1"]), accepted("a1", 0, interval(0, {"GET": get}, unsent=100))]
+    report = text([*records, noted("a1", 100), closed(duration_s=1.0)], width=200)
+    assert "completed in 1.0 s, 25.0% of operations failed (ConnectionError 25), 50.0% never sent" in report
+
+
 def test_a_ramp_that_is_followed_exactly_does_not_read_as_a_miss() -> None:
     get = {"GET": command(histogram(*[1000] * 500), response=histogram(*[1000] * 500))}
     of_one = [opened(staged_plan(stage(1, 1000, Ramp.LINEAR)), ["a1"]), accepted("a1", 0, interval(0, get))]
