@@ -92,7 +92,8 @@ def page() -> str:
             "",
             "## Placeholders",
             "",
-            "They stand for a whole argument, or for a part of one: `field:__rand(1,100)__`.",
+            "They stand for a whole argument, or for a part of one: `field:__rand(1,100)__`. A template is split into",
+            "arguments by the rules of redis-cli, which README.md has under *Quotes and bytes*.",
             "",
             *_table(
                 ("placeholder", "what it stands for"), ((f"`{mark}`", text) for mark, text in PLACEHOLDERS.items())

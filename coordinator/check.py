@@ -31,7 +31,7 @@ from common.target import (
     translated,
 )
 from common.units import counted
-from coordinator.preflight import refuse_slots_of
+from coordinator.preflight import refuse_slots_of, refuse_unknown
 from coordinator.probe import (
     Asked,
     ask,
@@ -104,7 +104,8 @@ class _Told:
     """What one node said. clock_ahead_s: its wall clock less ours. Where it did not tell: empty, or None.
 
     refused: those of the plan's commands that our user may not call as the plan does, with the reason. cluster: CLUSTER
-    INFO. several_slots: which of the plan's commands the cluster would refuse, "" when none.
+    INFO. unknown, several_slots: the first of the plan's commands that this node does not know or take so, and that the
+    cluster would refuse; "" when none.
     """
 
     node: Node
@@ -121,6 +122,7 @@ class _Told:
     tls: TlsFacts | None = None
     cluster: dict[str, Any] = field(default_factory=dict)
     several_slots: str = ""
+    unknown: str = ""
 
 
 Nodes: TypeAlias = Sequence[_Told]
@@ -130,6 +132,7 @@ Nodes: TypeAlias = Sequence[_Told]
 def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
     server, replication = info(client, "server"), info(client, "replication")
     is_primary = node.role == PRIMARY
+    unknown = _refusal(refuse_unknown, client, plan) if is_primary else ""
     return _Told(
         node=node,
         ping_us=ping_us(client),
@@ -140,17 +143,18 @@ def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
         max_clients=max_clients(client),
         connected_clients=whole(info(client, "clients").get("connected_clients")) or 1,
         writing=_writing(client, plan),
-        refused=_refused(client, plan) if is_primary else (),
+        refused=_refused(client, plan, unknown) if is_primary else (),
         clock_ahead_s=_clock_ahead_s(client),
         tls=tls_facts(client),
         cluster=dictionary(ask(client, "CLUSTER INFO")) if is_cluster(plan.target) else {},
-        several_slots=_several_slots(client, plan) if is_primary and is_cluster(plan.target) else "",
+        several_slots=_refusal(refuse_slots_of, client, plan) if is_primary and is_cluster(plan.target) else "",
+        unknown=unknown,
     )
 
 
-def _several_slots(client: Asked, plan: Plan) -> str:
+def _refusal(refuse: Callable[[Plan, Asked], None], client: Asked, plan: Plan) -> str:
     try:
-        refuse_slots_of(plan, client)
+        refuse(plan, client)
     except PlanError as error:
         return str(error)
     return ""
@@ -166,7 +170,7 @@ def _writing(client: Asked, plan: Plan) -> frozenset[str]:
     return frozenset(writing)
 
 
-def _refused(client: Asked, plan: Plan) -> tuple[str, ...] | None:
+def _refused(client: Asked, plan: Plan, unknown: str) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
     if ask(client, "ACL DRYRUN", user, "PING") is None:
         return None
@@ -174,17 +178,17 @@ def _refused(client: Asked, plan: Plan) -> tuple[str, ...] | None:
     if plan.workload.transaction:
         calls += [("MULTI", (b"MULTI",)), ("EXEC", (b"EXEC",))]
     # A mix may name a command more than once.
-    reasons = dict.fromkeys((name, _reason(client, user, arguments)) for name, arguments in calls)
+    reasons = dict.fromkeys((name, _reason(client, user, arguments, unknown)) for name, arguments in calls)
     return tuple(f"{name}: {reason}" for name, reason in reasons if reason)
 
 
-def _reason(client: Asked, user: str, arguments: tuple[bytes, ...]) -> str:
-    """Why the user may not call this, or "" when it may."""
+def _reason(client: Asked, user: str, arguments: tuple[bytes, ...], unknown: str) -> str:
+    """Why the user may not call this, or "" when it may; unknown: what is said of commands that cannot be called."""
     try:
         reply = client.execute_command("ACL DRYRUN", user, *arguments)
     except TARGET_ERRORS as error:
         if ending_of(error).replied:  # no such command, or not with these arguments
-            return " ".join(str(error).split())
+            return "" if unknown else " ".join(str(error).split())
         raise
     return "" if reply == b"OK" else reply.decode(errors="replace")
 
@@ -251,6 +255,11 @@ def _broken_link(replicas: Nodes) -> str:
 def _served(told: Nodes) -> str:
     served = whole(told[0].cluster.get("cluster_slots_ok"))
     return "" if served is None else f", {served:,} of {SLOTS:,} slots served"
+
+
+def _judge_commands(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
+    found = next((node.unknown for node in told if node.unknown), "")
+    return CheckLine("commands", not found, found or "the server knows each of them, with so many arguments")
 
 
 def _judge_down(down: Sequence[TargetError], count: int) -> CheckLine:
@@ -333,6 +342,8 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
         text = "could not be verified: ACL DRYRUN is not permitted to us, or not known to the server"
         return CheckLine("permissions", True, text)
     refused = list(dict.fromkeys(reason for node in told for reason in node.refused or ()))
+    if not refused and any(node.unknown for node in told):
+        return CheckLine("permissions", True, "could not be verified: the server does not know each command")
     if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
         names |= {name for name, _ in preparing_calls(plan.target, plan.workload)}
@@ -358,6 +369,7 @@ _JUDGES: tuple[Callable[[Plan, int, Nodes], CheckLine], ...] = (
     _judge_reach,
     _judge_server,
     _judge_topology,
+    _judge_commands,
     _judge_memory,
     _judge_connections,
     _judge_permissions,

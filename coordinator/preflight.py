@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
-from common.commands import COMMANDS, is_cluster, plan_templates, sample_calls
+from common.commands import COMMANDS, is_cluster, planned_preparations, sample_calls
 from common.errors import PlanError
 from common.plan.schema import Plan
 from common.target import nodes_of, slot_of, translated
@@ -39,8 +40,8 @@ def refuse_misfits(plan: Plan) -> None:
 def refuse_unknown(plan: Plan, client: Asked) -> None:
     """Raises PlanError for the first command or subcommand that this node does not know, or not with so many
     arguments."""
-    templates = plan_templates(plan.workload)
-    for template, (name, call) in zip(templates, sample_calls(plan.target, plan.workload), strict=True):
+    calls = chain(sample_calls(plan.target, plan.workload), planned_preparations(plan.target, plan.workload))
+    for name, call in calls:
         told = ask(client, "COMMAND INFO", name)
         if not isinstance(told, list) or len(told) != 1:
             continue
@@ -50,7 +51,7 @@ def refuse_unknown(plan: Plan, client: Asked) -> None:
                 f"spelled right, and its module loaded?{_meant(name, COMMANDS)}"
             )
         subcommands = _subcommands(told[0])
-        if subcommands and len(template.parts) > 1 and isinstance(template.parts[1], bytes):
+        if subcommands and len(call) > 1:
             word = call[1].decode(errors="replace").upper()
             if word not in subcommands:
                 raise PlanError(

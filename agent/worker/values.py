@@ -23,7 +23,7 @@ from common.plan import schema
 _PLACES = 1 << 16
 _PERIOD = 256
 """Compressible bytes stand in runs, one in so many bytes."""
-_LETTERS = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", dtype=np.uint8)
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 JSON_BEGIN, JSON_END = b'{"v":"', b'"}'
 TEXT_BITS = 6
 """Of each byte of text."""
@@ -41,9 +41,11 @@ def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
 
 def random_text(seed: int, longest: int, compressible: float = 0.0) -> bytes:
     """The same of letters, digits, "-" and "_": six bits a byte, so that a compressor takes a quarter away at least."""
-    letters = _LETTERS.take(np.frombuffer(random_bytes(seed, longest), dtype=np.uint8) % _LETTERS.size)
+    text = random_bytes(seed, longest).translate(_LETTERS * (256 // len(_LETTERS)))
     share = max(0.0, 1 - (1 - compressible) / TEXT_BITS * 8)
-    return np.where(_runs(letters.size, share), _LETTERS[0], letters).tobytes() if share else letters.tobytes()
+    if not share:
+        return text
+    return np.where(_runs(len(text), share), np.uint8(_LETTERS[0]), np.frombuffer(text, dtype=np.uint8)).tobytes()
 
 
 def _runs(size: int, share: float) -> NDArray[np.bool_]:

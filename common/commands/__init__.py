@@ -21,6 +21,7 @@ from common.commands.pubsub import PUBLISHING as PUBLISHING
 from common.commands.pubsub import SUBSCRIBING as SUBSCRIBING
 from common.commands.pubsub import subscribes as subscribes
 from common.commands.samples import key_text as key_text
+from common.commands.samples import planned_preparations as planned_preparations
 from common.commands.samples import preparing_calls as preparing_calls
 from common.commands.samples import sample_calls as sample_calls
 from common.commands.table import COMMANDS as COMMANDS

@@ -27,13 +27,18 @@ def preparing_calls(target: Target, workload: Workload) -> Iterator[tuple[str, t
         yield "FLUSHDB", (b"FLUSHDB", b"ASYNC")
     for script in workload.scripts:
         yield "SCRIPT", (b"SCRIPT", b"LOAD", script.lua.encode())
+    yield from planned_preparations(target, workload)
+    if workload.clean_up is not CleanUp.NONE:
+        yield "SCAN", (b"SCAN", b"0")
+        yield "UNLINK", (b"UNLINK", key_text(workload.keys.prefix, int(workload.keys.minimum), 0))
+
+
+def planned_preparations(target: Target, workload: Workload) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+    """The same of the commands that the plan itself names: those of setup and preload."""
     for text in workload.setup:
         yield _call(target, workload, find_command(text), Command(command=text))
     for preload in workload.preload:
         yield _call(target, workload, find_command(preload.command, workload.expiry.maximum_s > 0), preload)
-    if workload.clean_up is not CleanUp.NONE:
-        yield "SCAN", (b"SCAN", b"0")
-        yield "UNLINK", (b"UNLINK", key_text(workload.keys.prefix, int(workload.keys.minimum), 0))
 
 
 def _call(

@@ -278,4 +278,7 @@ def _whole(text: str) -> int | None:
 
 def _unknown(found: str, word: str) -> ValueError:
     within = "" if found == word else f" in {show(word)}"
-    return ValueError(f"expected one of {', '.join(PLACEHOLDERS)}, got {show(found)}{within}")
+    return ValueError(
+        f"expected one of {', '.join(PLACEHOLDERS)}, got {show(found)}{within}; "
+        r'text with two underscores is "_\x5f" in double quotes'
+    )

@@ -17,7 +17,7 @@ from tests.support.shapes import make_papers, start_tls
 from tests.support.shapes import start_cluster as start_shape
 
 SMALL = Keys(maximum=Count(1000))
-NAMES = ["reachable", "server", "topology", "memory", "connections", "permissions", "clock"]
+NAMES = ["reachable", "server", "topology", "commands", "memory", "connections", "permissions", "clock"]
 
 
 def line(report: CheckReport, name: str) -> CheckLine:
@@ -220,11 +220,20 @@ def test_a_key_out_of_reach_is_found_by_the_prefix_of_its_command(valkey: Server
     assert "SET:" not in found.text
 
 
-@pytest.mark.parametrize("command", ["NOSUCH __key__", "GET __key__ __key__"])
-def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, command: str) -> None:
-    found = line(check(plan_for(Target(url=valkey.url), command), 1), "permissions")
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("NOSUCH __key__", 'got "NOSUCH"'),
+        ("GET __key__ __key__", "GET takes 1 argument, got 2"),
+        ("XGROUP CREAT __key__ g 0", "did you mean CREATE?"),
+    ],
+)
+def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, command: str, finding: str) -> None:
+    report = check(plan_for(Target(url=valkey.url), command), 1)
+    found = line(report, "commands")
     assert not found.ok
-    assert command.split()[0] in found.text
+    assert finding in found.text
+    assert line(report, "permissions").text == "could not be verified: the server does not know each command"
 
 
 def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from common.errors import PlanError
-from common.plan.schema import Command, Keys, Plan, Target, Workload
+from common.plan.schema import Command, Keys, Plan, Preload, Target, Workload
 from common.units import Count
 from coordinator.preflight import refuse_misfits, refuse_unknown
 from tests.support.groups import ClusterGroup
@@ -89,9 +90,19 @@ def test_a_command_with_too_few_or_too_many_arguments_is_refused(valkey: Server,
         refuse_misfits(plan(valkey.url, "SET", command))
 
 
-@pytest.mark.parametrize("command", ["CLIENT INFO", "client id", "memory usage __key__", "OBJECT __data__ k"])
+@pytest.mark.parametrize("command", ["CLIENT INFO", "client id", "memory usage __key__"])
 def test_a_subcommand_that_the_server_knows_passes(valkey: Server, command: str) -> None:
     refuse_misfits(plan(valkey.url, command))
+
+
+def test_commands_of_setup_and_preload_are_asked_about_too(valkey: Server) -> None:
+    bare = plan(valkey.url, "GET")
+    for workload in (
+        replace(bare.workload, setup=("XGROUP CREAT __key__ g 0",)),
+        replace(bare.workload, preload=(Preload(command="XGROUP CREAT __key__ g 0"),)),
+    ):
+        with pytest.raises(PlanError, match=r"did you mean CREATE\?$"):
+            refuse_misfits(replace(bare, workload=workload))
 
 
 class _Old:
