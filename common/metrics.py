@@ -1,10 +1,10 @@
 """What a frame holds, and how two such things merge.
 
 Everything is a delta except `open_peak` and `wanted` of `ConnectionMetrics`, which are gauges, and what
-`GeneratorMetrics` says of the busiest process. So there are two merges, and they differ only in these: `PEERS` are
-parts of the same seconds on different processes or agents (connections add, of processes the busiest counts),
-`NEIGHBOURS` are consecutive seconds of the same process (of connections the larger peak counts, times add). Counts and
-histograms add exactly in both.
+`GeneratorMetrics` says of the busiest process and of hold-ups. So there are two merges, and they differ only in these:
+`PEERS` are parts of the same seconds on different processes or agents (connections add, of processes the busiest
+counts), `NEIGHBOURS` are consecutive seconds of the same process (of connections the larger peak counts, times add).
+Counts and histograms add exactly in both.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ Share = Annotated[float, Meta(ge=0, le=1e6)]
 
 LATE_SEND_NS = 1_000_000
 """An operation of an open loop that is sent more than so long after its intended time was sent late."""
+
+STALL_NS = 250_000_000
+"""A worker process that did not run for so long at a stretch, although it had to, stalled."""
 
 
 class Merge(enum.Enum):
@@ -143,6 +146,28 @@ class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: DeliveryMetrics = DeliveryMetrics()
 
 
+class HoldUps(msgspec.Struct, frozen=True, kw_only=True):
+    """What kept worker processes from running over some interval, beside their own work.
+
+    allowed_ns: the CPU time that a CPU quota allowed, 0 without a quota; quota_used_ns: what all processes under that
+    quota used, 0 where the system does not say. quota_periods: the periods in which they had something to do;
+    throttled_periods: those in which the quota was used up; throttled_ns: for how long it then kept them from running,
+    summed over cores. An agent's processes share all of these.
+    stalled_ns: how long a process did not run although it had to, in stalls of `STALL_NS` and more. stall_max_ns: the
+    longest stall that touches the interval, and stall_at_ns when that began, after the start instant. Of several
+    processes these are of the one that stalled most.
+    """
+
+    allowed_ns: Tally = 0
+    quota_used_ns: Tally = 0
+    quota_periods: Tally = 0
+    throttled_periods: Tally = 0
+    throttled_ns: Tally = 0
+    stalled_ns: Tally = 0
+    stall_max_ns: Tally = 0
+    stall_at_ns: Tally = 0
+
+
 class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """What the load itself cost over some interval, in worker processes.
 
@@ -150,7 +175,7 @@ class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
     busiest_cpu_ns: CPU time within that of the one that used most, busiest_loop_ns: how long the event loop was busy
     that was so longest; so each of the two by watched_ns is a share of one core, and of the time. core_share_max: the
     largest share of one core that any process used over a whole second. loop_lag: how long event loops were busy at a
-    stretch, in ns.
+    stretch, in ns. hold_ups: None where the agent's release does not tell.
     """
 
     cpu_ns: Tally = 0
@@ -159,6 +184,7 @@ class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
     busiest_loop_ns: Tally = 0
     core_share_max: Share = 0.0
     loop_lag: Histogram = EMPTY
+    hold_ups: HoldUps | None = None
 
 
 class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +315,26 @@ def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> Generator
         busiest_loop_ns=along([0, *(part.busiest_loop_ns for part in parts)]),
         core_share_max=max((part.core_share_max for part in parts), default=0.0),
         loop_lag=Histogram.merge(part.loop_lag for part in parts),
+        hold_ups=merge_hold_ups((part.hold_ups for part in parts), how),
+    )
+
+
+def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | None:
+    """What held up all parts that tell of it; None where none does."""
+    told = [part for part in parts if part is not None]
+    if not told:
+        return None
+    along: Callable[[Iterable[int]], int] = max if how is Merge.PEERS else sum
+    longest = max(told, key=lambda part: (part.stall_max_ns, part.stall_at_ns))
+    return HoldUps(
+        allowed_ns=along(part.allowed_ns for part in told),
+        quota_used_ns=along(part.quota_used_ns for part in told),
+        quota_periods=along(part.quota_periods for part in told),
+        throttled_periods=along(part.throttled_periods for part in told),
+        throttled_ns=along(part.throttled_ns for part in told),
+        stalled_ns=along(part.stalled_ns for part in told),
+        stall_max_ns=longest.stall_max_ns,
+        stall_at_ns=longest.stall_at_ns,
     )
 
 

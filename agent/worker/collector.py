@@ -144,17 +144,25 @@ class Collector:
         if self.issued - self._issued_then >= _MANY:
             self._gather()
 
+    def woke(self, waited_ns: int) -> None:
+        """The main thread goes on after a wait that was to last so long; see `SelfWatch.woke`."""
+        self._watch.woke(waited_ns)
+
+    def talked(self) -> None:
+        """The main thread goes on after it has reported; see `SelfWatch.talked`."""
+        self._watch.talked()
+
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
         """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
         was but of which something came late."""
-        self._watch.look()
+        self._watch.look(closely=True)
         self._gather()
         return self._report(through, through)
 
     def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
         """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
         operations began, or to the last thing that happened after it. ended_ns: when the load ended, now by default."""
-        self._watch.look()
+        self._watch.look(closely=True)
         self._gather()
         load_ns = None if ended_ns is None else ended_ns - self._t0_ns
         places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))

@@ -206,6 +206,7 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
         if now_ns >= due_ns:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
+            collector.talked()  # an agent that does not listen holds up this thread, but not the load
             second = through + 1
         if not run.is_alive:
             run.finish_listening(now_ns)
@@ -213,7 +214,9 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
             run.cut()
         if now_ns >= span.end_ns + drain_ns + grace_ns:
             return False
-        order = pipe.receive(min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S))
+        nap_s = min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S)
+        order = pipe.receive(nap_s)
+        collector.woke(round(nap_s * NS_PER_S))
         if isinstance(order, WorkerStop):
             span.end_at(monotonic_ns())
             if not order.drain:

@@ -1,4 +1,5 @@
-"""What the load costs this process: CPU time, and how busy its event loops are, by place as the collector has it.
+"""What the load costs this process, and what holds it up, by place as the collector has it: CPU time, how busy event
+loops are, CPU quotas that throttle it, and stalls.
 
 The CPU time is the whole process', the binning of rows included, as the system counts it. It is read at moments as they
 come, mostly every 50 ms; what it was at the border of a second or a leg lies on the line between two readings. Places
@@ -6,6 +7,10 @@ follow each other, and each gets what was used since the one before: so nothing 
 
 What is used after the load's end, to bin its last second above all, belongs to the last place, but is no share of a
 core: nobody was loading any more.
+
+A stall is seen by the main thread: it went to wait for some time, and came back much later, while the whole process
+used next to no CPU time. So somebody stopped the process, or the machine had no time or memory for it. A main thread
+that is late because other threads have the interpreter's lock is no stall: they use CPU time.
 """
 
 from __future__ import annotations
@@ -18,51 +23,116 @@ import numpy as np
 
 from agent.worker.loop_watch import LoopRecord
 from agent.worker.recorder import Place, distinct
+from common.cgroup import CpuGroups, QuotaReading
 from common.clock import MonotonicNs, monotonic_ns
 from common.histogram import EMPTY, Histogram, RunningHistogram
-from common.metrics import GeneratorMetrics
+from common.metrics import STALL_NS, GeneratorMetrics, HoldUps, Merge, merge_hold_ups
 from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
 
 _LONG_ENOUGH_NS = NS_PER_S // 2
 """A share over less than this says more of the moment than of the load."""
 
+_IDLE_BELOW = 4
+"""A process that used more than one part in so many of a core did run."""
 
-class _CpuTime:
-    """The CPU time of this process since the start instant, along the run's clock."""
 
-    def __init__(self, t0_ns: int, now: MonotonicNs, cpu: Callable[[], int]) -> None:
-        self._t0_ns = t0_ns
-        self._now = now
-        self._cpu = cpu
+class _Meter:
+    """A counter that never falls, such as CPU time, along the run's clock."""
+
+    def __init__(self) -> None:
         self._offsets_ns: list[int] = []
-        self._read_ns: list[int] = []
+        self._values: list[int] = []
         self.through_ns = 0
-        self._told_ns: int | None = None
+        self._told: int | None = None
 
-    def read(self) -> int:
-        """Read it now. Returns the offset from the start instant."""
-        offset_ns = self._now() - self._t0_ns
+    def note(self, offset_ns: int, value: int) -> None:
+        """This is what it said so long after the start instant."""
         self._offsets_ns.append(offset_ns)
-        self._read_ns.append(self._cpu())
-        return offset_ns
+        self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """What was used from where the last call ended, at first the start instant, up to `to_ns` after the start."""
-        if self._told_ns is None:
-            self._told_ns = self._at(0)
+        """What it grew by from where the last call ended, at first the start instant, up to `to_ns` after the start."""
+        if self._told is None:
+            self._told = self._at(0)
         to_ns = max(to_ns, self.through_ns)
-        reached_ns = self._at(to_ns)
-        used_ns = reached_ns - self._told_ns
-        self.through_ns, self._told_ns = to_ns, reached_ns
+        reached = self._at(to_ns)
+        grown = reached - self._told
+        self.through_ns, self._told = to_ns, reached
         keep = max(0, int(np.searchsorted(self._offsets_ns, to_ns, side="right")) - 1)
-        del self._offsets_ns[:keep], self._read_ns[:keep]
-        return used_ns
+        del self._offsets_ns[:keep], self._values[:keep]
+        return grown
 
     def _at(self, offset_ns: int) -> int:
         if not self._offsets_ns:
             return 0
-        return round(float(np.interp(offset_ns, self._offsets_ns, self._read_ns)))
+        return round(float(np.interp(offset_ns, self._offsets_ns, self._values)))
+
+
+class _Quota:
+    """What the CPU quotas of this process allowed, and how often they throttled it."""
+
+    def __init__(self, read: Callable[[], QuotaReading]) -> None:
+        self._read = read
+        self._meters = [_Meter() for _ in range(4)]
+        self._cores = 0.0
+        self._began = False
+
+    def look(self, offset_ns: int, *, closely: bool) -> None:
+        """Read the counters where that is wanted, and until the load has begun, so that its begin is known."""
+        if self._began and not closely:
+            return
+        self._began = offset_ns >= 0
+        found = self._read()
+        self._cores = found.cores or 0.0
+        values = (found.used_ns, found.periods, found.throttled_periods, found.throttled_ns)
+        for meter, value in zip(self._meters, values, strict=True):
+            meter.note(offset_ns, value)
+
+    def release(self, begin_ns: int, until_ns: int) -> HoldUps:
+        """From `begin_ns`, where the last call ended, up to `until_ns`."""
+        used_ns, periods, throttled, throttled_ns = (meter.advance(until_ns) for meter in self._meters)
+        return HoldUps(
+            allowed_ns=round(self._cores * (until_ns - begin_ns)),
+            quota_used_ns=used_ns,
+            quota_periods=periods,
+            throttled_periods=throttled,
+            throttled_ns=throttled_ns,
+        )
+
+
+class _Stalls:
+    """When this process did not run although it had to."""
+
+    def __init__(self, t0_ns: int, now: MonotonicNs, cpu: Callable[[], int]) -> None:
+        self._t0_ns, self._now, self._cpu = t0_ns, now, cpu
+        self._found: list[tuple[int, int]] = []
+        self.skip()
+
+    def skip(self) -> None:
+        """What was since the last call, was not for this process to hasten."""
+        self._seen_ns, self._cpu_ns = self._now(), self._cpu()
+
+    def look(self, waited_ns: int) -> None:
+        """Since the last call this thread wanted to wait for so long, and was to run for the rest of the time."""
+        seen_ns, cpu_ns = self._seen_ns, self._cpu_ns
+        self.skip()
+        late_ns, used_ns = self._seen_ns - seen_ns - waited_ns, self._cpu_ns - cpu_ns
+        if late_ns >= STALL_NS and used_ns * _IDLE_BELOW <= late_ns:
+            ended_ns = self._seen_ns - self._t0_ns
+            self._found.append((ended_ns - late_ns, ended_ns))
+
+    def release(self, begin_ns: int, until_ns: int) -> HoldUps:
+        """What of the time between these was a stall; what ended there is forgotten."""
+        here = [(max(0, began_ns), ended_ns) for began_ns, ended_ns in self._found if ended_ns > begin_ns]
+        here = [(began_ns, ended_ns) for began_ns, ended_ns in here if began_ns < until_ns]
+        self._found = [stall for stall in self._found if stall[1] > until_ns]
+        longest_ns, at_ns = max(((ended_ns - began_ns, began_ns) for began_ns, ended_ns in here), default=(0, 0))
+        return HoldUps(
+            stalled_ns=sum(min(ended_ns, until_ns) - max(began_ns, begin_ns) for began_ns, ended_ns in here),
+            stall_max_ns=longest_ns,
+            stall_at_ns=at_ns,
+        )
 
 
 class _Loop:
@@ -102,16 +172,30 @@ class SelfWatch:
         line: Timeline,
         now: MonotonicNs = monotonic_ns,
         cpu: Callable[[], int] = time.process_time_ns,
+        quota: Callable[[], QuotaReading] | None = None,
     ) -> None:
-        self._t0_ns = t0_ns
-        self._line = line
-        self._cpu = _CpuTime(t0_ns, now, cpu)
+        """quota: reads the CPU quota, by default that of this process."""
+        self._t0_ns, self._line, self._now, self._read_cpu = t0_ns, line, now, cpu
+        self._cpu = _Meter()
         self._loops = [_Loop(record) for record in dict.fromkeys(loops)]
+        self._quota = _Quota(quota or CpuGroups().read)
+        self._stalls = _Stalls(t0_ns, now, cpu)
 
-    def look(self) -> int:
-        """Read the CPU time; to be called often, and before anything is released. Returns the offset from the start
-        instant in ns."""
-        return self._cpu.read()
+    def look(self, *, closely: bool = False) -> int:
+        """Read the CPU time; to be called often. closely: and the quota's counters; to be called before anything is
+        released. Returns the offset from the start instant in ns."""
+        offset_ns = self._now() - self._t0_ns
+        self._cpu.note(offset_ns, self._read_cpu())
+        self._quota.look(offset_ns, closely=closely)
+        return offset_ns
+
+    def woke(self, waited_ns: int) -> None:
+        """The main thread goes on; since the last call of this or of `talked` it wanted to wait for so long."""
+        self._stalls.look(waited_ns)
+
+    def talked(self) -> None:
+        """The main thread goes on, and others had it wait for as long as they liked."""
+        self._stalls.skip()
 
     def gather(self) -> None:
         """Take in what the loops left since the last call."""
@@ -135,7 +219,11 @@ class SelfWatch:
         begin_ns = self._cpu.through_ns
         until_ns = self._end_of(place) if end_ns is None else min(self._end_of(place), end_ns)
         cpu_ns = self._cpu.advance(until_ns)
-        watched_ns = self._cpu.through_ns - begin_ns
+        until_ns = self._cpu.through_ns
+        watched_ns = until_ns - begin_ns
+        hold_ups = merge_hold_ups(
+            [self._quota.release(begin_ns, until_ns), self._stalls.release(begin_ns, until_ns)], Merge.NEIGHBOURS
+        )
         return GeneratorMetrics(
             cpu_ns=cpu_ns,
             watched_ns=watched_ns,
@@ -143,6 +231,7 @@ class SelfWatch:
             busiest_loop_ns=found.busiest_loop_ns,
             core_share_max=cpu_ns / watched_ns if watched_ns >= _LONG_ENOUGH_NS else 0.0,
             loop_lag=found.loop_lag,
+            hold_ups=hold_ups,
         )
 
     def rest(self) -> int:

@@ -16,6 +16,7 @@ from common.metrics import (
     ConnectionMetrics,
     DeliveryMetrics,
     GeneratorMetrics,
+    HoldUps,
     IntervalMetrics,
     Merge,
     PoolMetrics,
@@ -25,6 +26,7 @@ from common.metrics import (
     merge_counts,
     merge_deliveries,
     merge_generators,
+    merge_hold_ups,
     merge_intervals,
     merge_named,
     merge_pools,
@@ -78,6 +80,17 @@ pools = st.builds(
     connections=connections,
     deliveries=deliveries,
 )
+hold_ups = st.builds(
+    HoldUps,
+    allowed_ns=numbers,
+    quota_used_ns=numbers,
+    quota_periods=numbers,
+    throttled_periods=numbers,
+    throttled_ns=numbers,
+    stalled_ns=numbers,
+    stall_max_ns=st.integers(0, 3),
+    stall_at_ns=numbers,
+)
 generators = st.builds(
     GeneratorMetrics,
     cpu_ns=numbers,
@@ -86,6 +99,7 @@ generators = st.builds(
     busiest_loop_ns=numbers,
     core_share_max=st.floats(0, 2),
     loop_lag=histograms,
+    hold_ups=st.none() | hold_ups,
 )
 intervals = st.builds(
     lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
@@ -183,6 +197,38 @@ def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_
     assert merge_generators([busy, idle], Merge.NEIGHBOURS) == GeneratorMetrics(
         cpu_ns=100, watched_ns=200, busiest_cpu_ns=100, busiest_loop_ns=150, core_share_max=0.9
     )
+
+
+def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_up() -> None:
+    first = HoldUps(allowed_ns=50, quota_used_ns=50, quota_periods=10, throttled_periods=9, throttled_ns=70)
+    second = HoldUps(
+        allowed_ns=50, quota_periods=9, throttled_periods=9, stalled_ns=300, stall_max_ns=200, stall_at_ns=7
+    )
+    assert merge_hold_ups([first, None, second], Merge.PEERS) == HoldUps(
+        allowed_ns=50,
+        quota_used_ns=50,
+        quota_periods=10,
+        throttled_periods=9,
+        throttled_ns=70,
+        stalled_ns=300,
+        stall_max_ns=200,
+        stall_at_ns=7,
+    )
+    assert merge_hold_ups([first, None, second], Merge.NEIGHBOURS) == HoldUps(
+        allowed_ns=100,
+        quota_used_ns=50,
+        quota_periods=19,
+        throttled_periods=18,
+        throttled_ns=70,
+        stalled_ns=300,
+        stall_max_ns=200,
+        stall_at_ns=7,
+    )
+
+
+def test_a_release_that_tells_nothing_of_hold_ups_is_not_one_without_any() -> None:
+    assert merge_hold_ups([None, None], Merge.PEERS) is merge_hold_ups([], Merge.PEERS) is None
+    assert merge_hold_ups([None, HoldUps()], Merge.PEERS) == HoldUps()
 
 
 def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from agent.worker.loop_watch import LoopRecord, pack_turn
 from agent.worker.self_watch import SelfWatch
-from common.metrics import GeneratorMetrics
+from common.cgroup import QuotaReading
+from common.metrics import GeneratorMetrics, HoldUps
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline
 from common.units import NS_PER_S, Seconds
@@ -25,11 +26,26 @@ class Watched:
         self.loops = [LoopRecord() for _ in range(loops)]
         self.now_ns = self.cpu_ns = 0
         self.line = line
-        self.watch = SelfWatch([*self.loops, *self.loops], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
+        self.quota = QuotaReading()
+        self.watch = SelfWatch(
+            [*self.loops, *self.loops], T0, line, lambda: self.now_ns, lambda: self.cpu_ns, lambda: self.quota
+        )
 
     def used(self, at_ns: int, cpu_ns: int) -> None:
         self.now_ns, self.cpu_ns = T0 + at_ns, cpu_ns
         self.watch.look()
+
+    def counted(self, at_ns: int, quota: QuotaReading) -> None:
+        self.now_ns, self.quota = T0 + at_ns, quota
+        self.watch.look(closely=True)
+
+    def woke(self, at_ns: int, waited_ns: int = 50 * MS, used_ns: int = 0) -> None:
+        self.now_ns, self.cpu_ns = T0 + at_ns, self.cpu_ns + used_ns
+        self.watch.woke(waited_ns)
+
+    def talked(self, at_ns: int) -> None:
+        self.now_ns = T0 + at_ns
+        self.watch.talked()
 
     def turn(self, ended_ns: int, busy_ns: int, loop: int = 0) -> None:
         self.loops[loop].add(pack_turn(T0 + ended_ns, busy_ns))
@@ -51,7 +67,7 @@ def test_what_was_used_at_a_border_lies_on_the_line_between_two_readings() -> No
 
 
 def test_a_process_that_used_nothing_has_zeros_and_one_without_a_reading_too() -> None:
-    nothing = GeneratorMetrics(watched_ns=NS_PER_S)
+    nothing = GeneratorMetrics(watched_ns=NS_PER_S, hold_ups=HoldUps())
     assert Watched().through(1) == [nothing, nothing]
     process = Watched()
     process.used(3 * NS_PER_S, 5)
@@ -133,3 +149,85 @@ def test_what_comes_late_brings_its_turns_and_no_time() -> None:
     found = process.watch.release((0, 0), late=True)
     assert found == GeneratorMetrics(busiest_loop_ns=3, loop_lag=found.loop_lag)
     assert found.loop_lag.count == 1
+
+
+# What holds it up
+
+
+def held_up(process: Watched, last: int) -> list[HoldUps]:
+    return [one.hold_ups for one in process.through(last) if one.hold_ups is not None]
+
+
+def test_what_a_quota_did_is_counted_from_the_start_instant_on_in_the_second_in_which_it_did() -> None:
+    process = Watched()
+    process.quota = QuotaReading(cores=0.1, periods=7, throttled_periods=5, throttled_ns=70, used_ns=900)
+    process.used(-50 * MS, 0)
+    process.used(0, 0)
+    process.quota = QuotaReading(cores=0.1, periods=99)  # not looked at: it is read closely once a second
+    process.used(50 * MS, 0)
+    process.counted(NS_PER_S, QuotaReading(0.1, 17, 14, 970, 1900))
+    process.counted(2 * NS_PER_S, QuotaReading(0.1, 19, 14, 970, 2000))
+    assert held_up(process, 1) == [
+        HoldUps(
+            allowed_ns=NS_PER_S // 10,
+            quota_used_ns=1000,
+            quota_periods=10,
+            throttled_periods=9,
+            throttled_ns=900,
+        ),
+        HoldUps(allowed_ns=NS_PER_S // 10, quota_used_ns=100, quota_periods=2),
+    ]
+
+
+def test_a_quota_that_is_lifted_leaves_what_it_did_and_takes_nothing_back() -> None:
+    process = Watched()
+    process.used(0, 0)
+    process.counted(NS_PER_S, QuotaReading(0.5, 10, 4, 40, 900))
+    process.counted(2 * NS_PER_S, QuotaReading(None, 10, 4, 40, 0))
+    first, second = held_up(process, 1)
+    assert (first.throttled_periods, first.quota_used_ns) == (4, 900)
+    assert second == HoldUps()
+
+
+@pytest.mark.parametrize(
+    ("late_ns", "used_ns", "is_stall"),
+    [(3 * NS_PER_S, 0, True), (250 * MS, 62 * MS, True), (250 * MS, 63 * MS, False), (249 * MS, 0, False)],
+)
+def test_a_process_that_came_back_late_and_used_no_cpu_stalled(late_ns: int, used_ns: int, is_stall: bool) -> None:
+    process = Watched()
+    process.talked(1000 * MS)
+    process.woke(1050 * MS + late_ns, used_ns=used_ns)
+    found = held_up(process, 4)
+    assert sum(one.stalled_ns for one in found) == (late_ns if is_stall else 0)
+    assert max(one.stall_max_ns for one in found) == (late_ns if is_stall else 0)
+
+
+def test_a_stall_shows_in_every_second_that_it_touches_with_its_whole_length_and_its_begin() -> None:
+    process = Watched()
+    process.talked(1200 * MS)
+    process.woke(3500 * MS, 0)
+    process.woke(3800 * MS, 0)
+    assert held_up(process, 3) == [
+        HoldUps(),
+        HoldUps(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+        HoldUps(stalled_ns=1000 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+        HoldUps(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+    ]
+
+
+def test_a_stall_counts_from_the_start_instant_to_the_end_of_the_load() -> None:
+    process = Watched()
+    process.talked(-400 * MS)
+    process.woke(600 * MS, 0)
+    process.woke(800 * MS, 200 * MS)
+    process.woke(2000 * MS, 0)
+    found = process.watch.release((0, 0), late=False, end_ns=900 * MS).hold_ups
+    assert found == HoldUps(stalled_ns=700 * MS, stall_max_ns=1200 * MS, stall_at_ns=800 * MS)
+
+
+def test_a_wait_for_an_agent_that_does_not_listen_is_no_stall() -> None:
+    process = Watched()
+    process.talked(500 * MS)
+    process.talked(9000 * MS)
+    process.woke(9 * NS_PER_S + 50 * MS)
+    assert {one.stalled_ns for one in held_up(process, 8)} == {0}
