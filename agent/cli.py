@@ -112,7 +112,7 @@ def join(
 
     agent = Agent(endpoint, curve, identity, say)
     quota = CpuGroups().quota_cores
-    allowed = "" if quota is None else f"; its CPU quota allows {quota:.2g} cores"
+    allowed = "" if quota is None else f"; its CPU quota allows {round(quota, 2):g} cores"
     say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}{allowed}")
     leaving = agent.run()
     if quiet and leaving.code and leaving.text:

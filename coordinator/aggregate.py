@@ -22,7 +22,16 @@ import msgspec
 from common.errors import ProtocolError
 from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
-from common.metrics import GeneratorMetrics, IntervalMetrics, Merge, histograms_of, merge_counts, merge_intervals
+from common.metrics import (
+    GeneratorMetrics,
+    HoldUps,
+    IntervalMetrics,
+    Merge,
+    histograms_of,
+    merge_counts,
+    merge_hold_ups,
+    merge_intervals,
+)
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from coordinator.records import (
@@ -111,6 +120,15 @@ def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetr
     busy.add(generator.watched_ns, generator.busiest_cpu_ns, generator.busiest_loop_ns)
 
 
+def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: GeneratorMetrics) -> None:
+    more = generator.hold_ups
+    if more is not None and more.allowed_ns:
+        # Where the system does not say what all processes under the quota used, it was at least what ours did.
+        more = msgspec.structs.replace(more, quota_used_ns=max(more.quota_used_ns, generator.cpu_ns))
+    if (merged := merge_hold_ups([by_agent.get(agent_id), more], Merge.NEIGHBOURS)) is not None:
+        by_agent[agent_id] = merged
+
+
 @dataclass(slots=True)
 class Second:
     """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
@@ -159,13 +177,15 @@ class Second:
 @dataclass(slots=True)
 class StageTally:
     """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
-    is known of the whole run only. late: those begun after the end of the leg. busy: by agent id."""
+    is known of the whole run only. late: those begun after the end of the leg. busy, hold_ups: by agent id; the latter
+    only of those whose release tells."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
     late: int = 0
     busy: dict[str, Busy] = field(default_factory=dict)
+    hold_ups: dict[str, HoldUps] = field(default_factory=dict)
     _totals: IntervalMetrics = _NOTHING
     _waiting: list[IntervalMetrics] = field(default_factory=list)
 
@@ -183,6 +203,7 @@ class StageTally:
     def add(self, agent_id: str, interval: IntervalMetrics) -> None:
         """Take one more."""
         _add_busy(self.busy, agent_id, interval.generator)
+        _add_hold_ups(self.hold_ups, agent_id, interval.generator)
         commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
         self.operations += sum(command.operations for command in commands)
         self.ok += sum(command.ok for command in commands)

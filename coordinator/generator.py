@@ -4,6 +4,9 @@ A worker process runs Python on one core. One that uses nearly all of it cannot 
 its own delay. An event loop that is never done says the same, also where others leave its process less than a core.
 Below that, operations of an open loop that are sent late tell it, but only together with a process that was busy: late
 sends alone may as well come of a server that was slow to answer.
+
+A process may also be held up without being busy: a CPU quota throttles it, or it does not run at all for some time. One
+percent of the time is enough to be all that p99 shows.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from common.histogram import Histogram
-from common.metrics import LATE_SEND_NS
+from common.metrics import LATE_SEND_NS, HoldUps, Merge, merge_hold_ups
 from common.plan.schema import Driver
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Busy, StageTally
@@ -22,6 +25,12 @@ BUSY_SHARE = 0.9
 
 PRESSED_SHARE = 0.75
 """Of a core: from here on, what is sent late waits for its own process."""
+
+HELD_UP_SHARE = 0.01
+"""Of the periods of a quota, or of the time: from here on, p99 shows what held the generator up."""
+
+STALL_MAX_NS = NS_PER_S
+"""A stall longer than this is not excused by a long run."""
 
 _LONG_ENOUGH_NS = NS_PER_S // 2
 
@@ -46,23 +55,106 @@ def busiest_of(stages: Iterable[StageTally]) -> Busy:
     return max(busy_of(stages).values(), key=lambda busy: busy.core_share, default=Busy())
 
 
+def hold_ups_of(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
+    """What held up each agent over all of these stages, by agent id; without those whose release does not tell."""
+    by_agent: dict[str, list[HoldUps | None]] = {}
+    for stage in stages:
+        for agent_id, hold_ups in stage.hold_ups.items():
+            by_agent.setdefault(agent_id, []).append(hold_ups)
+    merged = {agent_id: merge_hold_ups(parts, Merge.NEIGHBOURS) for agent_id, parts in by_agent.items()}
+    return {agent_id: hold_ups for agent_id, hold_ups in merged.items() if hold_ups is not None}
+
+
+def throttled_share(hold_ups: HoldUps) -> float:
+    """In how many of the periods of its quota it was throttled."""
+    return hold_ups.throttled_periods / hold_ups.quota_periods if hold_ups.quota_periods else 0.0
+
+
 def limit_findings(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[str]:
-    """A sentence for each measured stage in which the generator was the limit."""
+    """A sentence for each measured stage in which the generator was the limit, and for what held it up there."""
     measured = [stage for stage in stages if stage.leg.measured]
     for stage in measured:
-        yield from _of_stage(run, stage, f" in {stage.leg.name}" if len(measured) > 1 else "")
+        where = f" in {stage.leg.name}" if len(measured) > 1 else ""
+        throttled, stalled = _throttled(stage), _stalled(stage)
+        if throttled is not None:
+            yield _throttled_text(stage, throttled, where)
+        if stalled is not None:
+            yield _stalled_text(stage, stalled, where)
+        if throttled is None:
+            yield from _of_stage(run, stage, where, is_explained=stalled is not None)
     yield from _by_heartbeats(run)
 
 
-def _of_stage(run: Aggregate, stage: StageResult, where: str) -> Iterator[str]:
+def hold_up_cause(stages: Iterable[StageResult]) -> str | None:
+    """What held the generator up in these stages, so that operations were not sent; None where nothing did."""
+    for stage in stages:
+        if (agent_id := _throttled(stage)) is not None:
+            return f"the CPU quota of agent {agent_id} throttled it"
+        if (agent_id := _stalled(stage)) is not None:
+            return f"a worker process of agent {agent_id} did not run for {_stall_s(stage, agent_id):.1f} s"
+    return None
+
+
+def _throttled(stage: StageResult) -> str | None:
+    """The agent whose quota throttled it most, where it did so often enough."""
+    shares = {agent_id: throttled_share(hold_ups) for agent_id, hold_ups in stage.tally.hold_ups.items()}
+    worst = max(shares, key=lambda agent_id: shares[agent_id], default=None)
+    return worst if worst is not None and shares[worst] >= HELD_UP_SHARE else None
+
+
+def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
+    found, watched_ns = stage.tally.hold_ups[agent_id], stage.tally.busy[agent_id].watched_ns
+    quota = f" of {round(found.allowed_ns / watched_ns, 2):g} cores" if watched_ns and found.allowed_ns else ""
+    is_late, late = _late(stage)
+    return (
+        f"Agent {agent_id} was throttled by its CPU quota{quota} in {found.throttled_periods:,} of "
+        f"{found.quota_periods:,} periods{where}{f', and {late}' if is_late else ''}: the generator, not the server, "
+        "was the limit. Raise the quota (docker run --cpus, limits.cpu in Kubernetes, CPUQuota= of systemd), lower the "
+        "load, or use more machines."
+    )
+
+
+def _stalled(stage: StageResult) -> str | None:
+    """The agent that stalled longest, where that was long enough. Throttling by a quota makes short stalls."""
+    held = {agent_id: found for agent_id, found in stage.tally.hold_ups.items() if found.stall_max_ns}
+    worst = max(held, key=lambda agent_id: held[agent_id].stall_max_ns, default=None)
+    if worst is None or held[worst].stall_max_ns >= STALL_MAX_NS:
+        return worst
+    watched_ns = stage.tally.busy[worst].watched_ns
+    is_long = held[worst].stalled_ns >= HELD_UP_SHARE * watched_ns
+    return worst if is_long and not held[worst].throttled_periods else None
+
+
+def _stalled_text(stage: StageResult, agent_id: str, where: str) -> str:
+    is_late, late = _late(stage)
+    began_s = stage.tally.hold_ups[agent_id].stall_at_ns / NS_PER_S
+    return (
+        f"A worker process of agent {agent_id} did not run for {_stall_s(stage, agent_id):.1f} s, from {began_s:.1f} s "
+        f"on{where}{f', and {late}' if is_late else ''}: it was stopped, or its machine was suspended, overloaded or "
+        "out of memory. The generator, not the server, delayed what was due meanwhile."
+    )
+
+
+def _stall_s(stage: StageResult, agent_id: str) -> float:
+    return stage.tally.hold_ups[agent_id].stall_max_ns / NS_PER_S
+
+
+def _late(stage: StageResult) -> tuple[bool, str]:
+    """Whether operations were sent late at p99, and how many were late at all."""
+    pools = stage.tally.totals.pools.values()
+    send_lag = Histogram.merge(pool.send_lag for pool in pools)
+    late = f"{sum(pool.late_sends for pool in pools):,} of {send_lag.count:,} operations were sent more than 1 ms late"
+    return send_lag.quantile(0.99) > LATE_SEND_NS, late
+
+
+def _of_stage(run: Aggregate, stage: StageResult, where: str, *, is_explained: bool) -> Iterator[str]:
+    """is_explained: it is known already why operations were sent late."""
     long_enough = {name: busy for name, busy in stage.tally.busy.items() if busy.watched_ns >= _LONG_ENOUGH_NS}
     if not long_enough:
         return
     agent_id, busy = max(long_enough.items(), key=lambda one: max(one[1].core_share, one[1].loop_share))
-    pools = stage.tally.totals.pools.values()
-    send_lag = Histogram.merge(pool.send_lag for pool in pools)
-    late = f"{sum(pool.late_sends for pool in pools):,} of {send_lag.count:,} operations were sent more than 1 ms late"
-    is_late = send_lag.quantile(0.99) > LATE_SEND_NS
+    is_late, late = _late(stage)
+    is_late = is_late and not is_explained
     loop_lag_ns = stage.tally.totals.generator.loop_lag.quantile(0.99)
     process = f"The busiest worker process ({agent_id}) used {busy.core_share:.0%} of a core{where}"
     if busy.core_share >= BUSY_SHARE:

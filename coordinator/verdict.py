@@ -19,7 +19,7 @@ import msgspec
 from common.plan.schema import Arrivals
 from common.units import counted
 from coordinator.aggregate import AgentTally, Aggregate
-from coordinator.generator import BUSY_SHARE, limit_findings
+from coordinator.generator import BUSY_SHARE, hold_up_cause, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
@@ -251,7 +251,8 @@ def _unsent(evidence: Evidence) -> Iterator[str]:
     # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
     threads = evidence.run.opened.threads_total if evidence.run.opened else 0
     if unsent > max(threads, UNSENT_SHARE * issued):
-        yield f"{unsent:,} operations were due, but were never sent: the threads or connections were not enough."
+        cause = hold_up_cause(evidence.measured) or "the threads or connections were not enough"
+        yield f"{unsent:,} operations were due, but were never sent: {cause}."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -81,7 +81,8 @@ class Target(Part, frozen=True, kw_only=True):
 
 class Agent(Part, frozen=True, kw_only=True):
     """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
-    its machine, whoever used them, over the run. None: it never said."""
+    its machine, whoever used them, over the run. quota_cores: what the CPU quota of its control group allows, None
+    without one; quota_percent_mean: how much of that was used over the run. None: it never said."""
 
     id: str
     host: str
@@ -95,6 +96,8 @@ class Agent(Part, frozen=True, kw_only=True):
     cpu_percent_max: float | None
     cpu_percent_busiest: float | None
     host_cpu_percent_mean: float | None
+    quota_cores: float | None
+    quota_percent_mean: float | None
 
 
 class Load(Part, frozen=True, kw_only=True):
@@ -123,8 +126,11 @@ class Generator(Part, frozen=True, kw_only=True):
     worker process of any agent used, in the second in which that was most and in the mean over all; 1.0 is a full core.
     loop_share_mean: the part of the time in which the busiest event loop had something to do; loop_lag_us: how long
     event loops were busy at a stretch; both None without any. late_sends: operations of an open loop that were sent
-    more than 1 ms after their time. limit: the verdict says that the generator was the limit. cpu_... and core_... are
-    None where an agent's release does not tell.
+    more than 1 ms after their time. Of the agent that its CPU quota throttled most: quota_periods: those in which it
+    ran, throttled_periods: those in which it was throttled, throttled_s: for how long in all, summed over cores.
+    stall_max_s: the longest time for which a worker process of any agent did not run although it had to, of 0.25 s and
+    more; stall_at_s: when that began, None without any. limit: the verdict says that the generator was the limit, or
+    held up. cpu_..., core_..., quota_..., throttled_... and stall_... are None where an agent's release does not tell.
     """
 
     cpu_s: float | None
@@ -134,6 +140,11 @@ class Generator(Part, frozen=True, kw_only=True):
     loop_share_mean: float | None
     loop_lag_us: Quantiles | None
     late_sends: int
+    quota_periods: int | None
+    throttled_periods: int | None
+    throttled_s: float | None
+    stall_max_s: float | None
+    stall_at_s: float | None
     limit: bool
 
 

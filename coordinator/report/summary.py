@@ -8,13 +8,13 @@ import numpy as np
 from common.commands import subscribes
 from common.errors import UsageError
 from common.histogram import Histogram, bucket_bounds
-from common.metrics import CommandMetrics, IntervalMetrics, merge_commands, merge_counts, merge_deliveries
+from common.metrics import CommandMetrics, HoldUps, IntervalMetrics, merge_commands, merge_counts, merge_deliveries
 from common.plain import to_plain
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.aggregate import AgentTally, Aggregate
-from coordinator.generator import all_watched, busiest_of, limit_findings
+from coordinator.aggregate import AgentTally, Aggregate, Busy
+from coordinator.generator import all_watched, busiest_of, busy_of, hold_ups_of, limit_findings, throttled_share
 from coordinator.ledger import balance
 from coordinator.prepared import clean_up_of, preload_of
 from coordinator.records import AgentEnd, Outcome, RunOpened, When
@@ -69,7 +69,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         load=_load(measured, totals, arrivals, duration_s),
         generator=_generator(aggregate, stages),
         stages=tuple(_stage(stage, arrivals) for stage in stages),
-        agents=tuple(_agent(agent) for agent in aggregate.agents.values()),
+        agents=_agents(aggregate),
         totals=_stats(everything, duration_s, any_open),
         commands={name: _stats(command, duration_s, any_open) for name, command in commands.items()},
         pools={name: _stats(pool, duration_s, any_open) for name, pool in pools.items()},
@@ -169,6 +169,9 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     told = all_watched(aggregate)
     cpu_us = whole.cpu_ns / _US
     busiest = busiest_of(aggregate.measured_stages)
+    held = hold_ups_of(aggregate.measured_stages).values()
+    throttled = max(held, key=lambda one: (throttled_share(one), one.quota_periods), default=None)
+    stalled = max(held, key=lambda one: one.stall_max_ns, default=None)
     return Generator(
         cpu_s=whole.cpu_ns / NS_PER_S if told else None,
         cpu_us_per_operation=cpu_us / measured.operations if told and measured.operations else None,
@@ -177,6 +180,11 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
         loop_share_mean=busiest.loop_share if lag.count else None,
         loop_lag_us=quantiles(lag, _US) if lag.count else None,
         late_sends=sum(pool.late_sends for pool in pools),
+        quota_periods=throttled.quota_periods if throttled else None,
+        throttled_periods=throttled.throttled_periods if throttled else None,
+        throttled_s=throttled.throttled_ns / NS_PER_S if throttled else None,
+        stall_max_s=stalled.stall_max_ns / NS_PER_S if stalled else None,
+        stall_at_s=stalled.stall_at_ns / NS_PER_S if stalled and stalled.stall_max_ns else None,
         limit=any(limit_findings(aggregate, stages)),
     )
 
@@ -208,8 +216,18 @@ def _model(leg: Leg) -> str:
     return _OPEN if leg.is_open else "closed"
 
 
-def _agent(agent: AgentTally) -> Agent:
+def _agents(aggregate: Aggregate) -> tuple[Agent, ...]:
+    busy, held = busy_of(aggregate.stages), hold_ups_of(aggregate.stages)
+    return tuple(
+        _agent(agent, busy.get(agent_id, Busy()).watched_ns, held.get(agent_id))
+        for agent_id, agent in aggregate.agents.items()
+    )
+
+
+def _agent(agent: AgentTally, watched_ns: int, hold_ups: HoldUps | None) -> Agent:
+    """watched_ns: for how long its workers watched themselves, and what held them up."""
     end = agent.end
+    allowed_ns = hold_ups.allowed_ns if hold_ups else 0
     final = end.final if end else None
     return Agent(
         id=agent.facts.agent_id,
@@ -224,6 +242,8 @@ def _agent(agent: AgentTally) -> Agent:
         cpu_percent_max=end.cpu_percent_max if end else None,
         cpu_percent_busiest=end.cpu_percent_busiest if end else None,
         host_cpu_percent_mean=end.host_cpu_percent_mean if end else None,
+        quota_cores=allowed_ns / watched_ns if allowed_ns and watched_ns else None,
+        quota_percent_mean=100 * hold_ups.quota_used_ns / allowed_ns if hold_ups and allowed_ns else None,
     )
 
 

@@ -24,7 +24,7 @@ from coordinator.report.look import (
     ms,
     short,
 )
-from coordinator.report.shapes import Generator, PubSub, Quantiles, Stage, Stats, Summary
+from coordinator.report.shapes import Agent, Generator, PubSub, Quantiles, Stage, Stats, Summary
 
 _AGENTS_SHOWN = 10
 _ELSEWHERE = "summary.json"
@@ -239,12 +239,24 @@ def _agents(summary: Summary) -> FittedTable:
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
-            _or_dash(agent.host_cpu_percent_mean, "{:.0f}%"),
+            _machine(agent),
             _or_dash(agent.start_skew_us, "{:,.3f}", 1e3),
         )
+    notes = []
+    if quotas := [round(agent.quota_cores, 2) for agent in summary.agents if agent.quota_cores is not None]:
+        each = f"{min(quotas):g}" if min(quotas) == max(quotas) else f"{min(quotas):g} to {max(quotas):g}"
+        notes.append(f"* of a CPU quota of {each} cores")
     if len(summary.agents) > _AGENTS_SHOWN:
-        table.caption = f"and {len(summary.agents) - _AGENTS_SHOWN} more, see {_ELSEWHERE}"
+        notes.append(f"and {len(summary.agents) - _AGENTS_SHOWN} more, see {_ELSEWHERE}")
+    table.caption = "\n".join(notes)
     return table
+
+
+def _machine(agent: Agent) -> str:
+    """How busy what it may use was: all cores of its machine, or its part of them under a CPU quota."""
+    if agent.quota_percent_mean is not None:
+        return f"{agent.quota_percent_mean:.0f}%*"
+    return _or_dash(agent.host_cpu_percent_mean, "{:.0f}%")
 
 
 def _tail(summary: Summary) -> Table:
@@ -282,6 +294,15 @@ def _generator(generator: Generator) -> Text:
         )
     if generator.late_sends:
         lines.append(f"{counted(generator.late_sends, 'operation')} sent more than 1 ms late")
+    if generator.throttled_periods:
+        lines.append(
+            f"throttled by a CPU quota in {generator.throttled_periods:,} of {generator.quota_periods:,} periods, "
+            f"{generator.throttled_s:,.1f} s altogether"
+        )
+    if generator.stall_max_s:
+        lines.append(
+            f"a worker process did not run for {generator.stall_max_s:.1f} s, from {generator.stall_at_s:.1f} s on"
+        )
     return Text("\n".join(lines) or "not known", style="yellow" if generator.limit else "")
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from common.metrics import HoldUps
 from common.plan.schema import Driver, Plan, Pools
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate, Busy, fold
-from coordinator.generator import all_watched, busiest_of, limit_findings
+from coordinator.generator import all_watched, busiest_of, hold_up_cause, limit_findings
 from coordinator.ledger import balance
 from coordinator.records import AnyRecord, FrameAccepted
 from coordinator.stages import stage_results
@@ -153,3 +154,86 @@ def test_the_busiest_agent_is_the_one_with_most_of_a_core_over_all_stages() -> N
     stages = fold(run_of({"a1": 0.3, "a2": 0.6})).measured_stages
     assert busiest_of(stages) == Busy(watched_ns=3 * NS_PER_S, cpu_ns=18 * NS_PER_S // 10)
     assert busiest_of([]) == Busy()
+
+
+# What holds it up
+
+FREE = HoldUps()
+THROTTLED = HoldUps(
+    allowed_ns=NS_PER_S // 10, quota_used_ns=90 * MS, quota_periods=10, throttled_periods=9, throttled_ns=800 * MS
+)
+STALLED = HoldUps(stalled_ns=1000 * MS, stall_max_ns=3000 * MS, stall_at_ns=2100 * MS)
+REMEDY = (
+    "Raise the quota (docker run --cpus, limits.cpu in Kubernetes, CPUQuota= of systemd), lower the load, or use more "
+    "machines."
+)
+
+
+def held_up(a1: HoldUps, a2: HoldUps = FREE, core: dict[str, float] = IDLE, **busy: object) -> list[AnyRecord]:
+    return run_of(core, hold_ups={"a1": a1, "a2": a2}, **busy)
+
+
+@pytest.mark.parametrize(("throttled", "is_limit"), [(0, False), (9, False), (10, True), (930, True)])
+def test_an_agent_throttled_by_its_quota_in_a_hundredth_of_the_periods_is_the_limit(
+    throttled: int, is_limit: bool
+) -> None:
+    found = findings(held_up(HoldUps(allowed_ns=15 * NS_PER_S // 10, quota_periods=1000, throttled_periods=throttled)))
+    told = f"Agent a1 was throttled by its CPU quota of 1.5 cores in {3 * throttled:,} of 3,000 periods: the generator"
+    assert found == ([f"{told}, not the server, was the limit. {REMEDY}"] if is_limit else [])
+
+
+def test_what_a_quota_made_late_is_not_laid_to_a_lack_of_processes() -> None:
+    busy_loops = held_up(FREE, THROTTLED, {"a1": 0.97, "a2": 0.1}, loop=0.95, turns_ns=[3 * MS] * 5, late_ns=LATE)
+    assert findings(busy_loops) == [
+        "Agent a2 was throttled by its CPU quota of 0.1 cores in 27 of 30 periods, and 300 of 300 operations were sent "
+        f"more than 1 ms late: the generator, not the server, was the limit. {REMEDY}"
+    ]
+
+
+def test_a_process_that_did_not_run_for_a_second_held_the_load_up() -> None:
+    assert findings(held_up(FREE, STALLED, turns_ns=[3 * MS] * 5, late_ns=LATE)) == [
+        "A worker process of agent a2 did not run for 3.0 s, from 2.1 s on, and 300 of 300 operations were sent more "
+        "than 1 ms late: it was stopped, or its machine was suspended, overloaded or out of memory. The generator, not "
+        "the server, delayed what was due meanwhile."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("longest_ns", "stalled_ns", "told"),
+    [(1000 * MS, 1, True), (999 * MS, 9 * MS, False), (300 * MS, 10 * MS, True), (0, 0, False)],
+)
+def test_a_short_stall_counts_where_it_is_a_hundredth_of_the_time(longest_ns: int, stalled_ns: int, told: bool) -> None:
+    assert bool(findings(held_up(HoldUps(stalled_ns=stalled_ns, stall_max_ns=longest_ns)))) is told
+
+
+def test_short_stalls_of_an_agent_that_is_throttled_are_its_quotas() -> None:
+    stalls = {"stalled_ns": 400 * MS, "stall_max_ns": 400 * MS}
+    [found] = findings(held_up(msgspec.structs.replace(THROTTLED, **stalls)))
+    assert found.startswith("Agent a1 was throttled")
+    assert len(findings(held_up(msgspec.structs.replace(THROTTLED, **stalls | {"stall_max_ns": 1000 * MS})))) == 2
+
+
+def test_a_busy_process_that_also_stalled_is_both() -> None:
+    stalled, busy = findings(held_up(STALLED, core=BUSY))
+    assert stalled.startswith("A worker process of agent a1 did not run for 3.0 s")
+    assert busy.startswith("The busiest worker process (a1) used 97% of a core: ")
+
+
+def test_what_held_up_the_warmup_alone_is_no_limit() -> None:
+    records = staged(0.1, 0.1, 0.1)
+    warmup = next(record for record in records if isinstance(record, FrameAccepted))
+    records[records.index(warmup)] = watched([warmup], {"a1": 0.1}, hold_ups={"a1": STALLED})[0]
+    assert findings(records) == []
+    records[-1] = watched([records[-1]], {"a1": 0.1}, hold_ups={"a1": STALLED})[0]
+    [found] = findings(records)
+    assert "from 2.1 s on in stage 2: it was stopped" in found
+
+
+def test_what_was_not_sent_because_of_a_hold_up_has_that_for_a_cause() -> None:
+    def cause(a1: HoldUps) -> str | None:
+        run = fold(held_up(a1))
+        return hold_up_cause(stage_results(run, balance(run)))
+
+    assert cause(FREE) is None
+    assert cause(THROTTLED) == "the CPU quota of agent a1 throttled it"
+    assert cause(STALLED) == "a worker process of agent a1 did not run for 3.0 s"

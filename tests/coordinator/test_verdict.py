@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from common.metrics import HoldUps
 from common.plan.schema import Arrivals, Ramp
 from coordinator.aggregate import fold
 from coordinator.ledger import balance
@@ -110,6 +111,20 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         "(a1) used 97% of a core: the generator, not the server, was the limit.",
     ),
     "an agent was held up": (with_note(lag_ms_max=1500.0), Level.SUSPECT, "held up for 1,500 ms"),
+    "a quota throttled an agent": (
+        lambda records: watched(
+            records, {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps(quota_periods=10, throttled_periods=9)}
+        ),
+        Level.SUSPECT,
+        "Agent a1 was throttled by its CPU quota in 27 of 30 periods",
+    ),
+    "a worker process stalled": (
+        lambda records: watched(
+            records, {"a1": 0.1, "a2": 0.1}, hold_ups={"a2": HoldUps(stalled_ns=10**9, stall_max_ns=3 * 10**9)}
+        ),
+        Level.SUSPECT,
+        "A worker process of agent a2 did not run for 3.0 s",
+    ),
     "a late start": (with_note(start_skew_ns=180_000_000), Level.SUSPECT, "started 180 ms off"),
     "an early start": (with_note(start_skew_ns=-180_000_000), Level.SUSPECT, "started 180 ms off"),
     "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known to 125 ms only"),
@@ -173,6 +188,16 @@ def test_operations_that_were_never_sent_are_suspect() -> None:
     records = list(clean_run(plan(rate_per_s=2000.0)))
     found = verdict([*records[:-4], late, *records[-4:]])
     assert any("310 operations were due, but were never sent" in reason for reason in found.reasons)
+
+
+def test_what_was_never_sent_because_a_process_stalled_is_not_laid_to_a_lack_of_threads() -> None:
+    late = accepted("a1", 3, interval(2, {}, unsent=310))
+    records = [*list(clean_run(plan(rate_per_s=2000.0)))[:-4], late]
+    stalled = watched(records, {"a1": 0.1}, hold_ups={"a1": HoldUps(stalled_ns=10**9, stall_max_ns=3 * 10**9)})
+    found = [reason for reason in verdict(stalled).reasons if "never sent" in reason]
+    assert found == [
+        "310 operations were due, but were never sent: a worker process of agent a1 did not run for 3.0 s."
+    ]
 
 
 def test_an_operation_in_hand_of_each_thread_at_the_end_is_no_backlog() -> None:

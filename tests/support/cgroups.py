@@ -20,7 +20,7 @@ def quota_group(cores: float) -> Iterator[Path]:
     """A group that allows so many cores, for processes to join by `cgroup.procs`; gone when they are. Skips where none
     can be made: that takes root, and a machine that lends its groups out, as few containers do."""
     try:
-        group = _made(round(cores * _PERIOD_US))
+        group = _made(cores)
     except OSError as error:
         pytest.skip(f"NOTHING IS TESTED WITH A REAL CPU QUOTA: no control group can be made here ({error})")
     try:
@@ -29,17 +29,23 @@ def quota_group(cores: float) -> Iterator[Path]:
         wait_until(lambda: _is_removed(group), f"{group} to be left by all its processes")
 
 
-def _made(quota_us: int) -> Path:
+def set_quota(group: Path, cores: float) -> None:
+    """Allow so many cores from now on."""
+    quota_us = round(cores * _PERIOD_US)
+    if (group / "cpu.cfs_quota_us").exists():
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+    else:
+        (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+
+
+def _made(cores: float) -> Path:
     parent = next((folder for folder in _MOUNTED if (folder / "cgroup.procs").exists()), None)
     if parent is None:
         raise FileNotFoundError("none is mounted in the usual place")
     group = parent / f"stampede-test-{uuid4().hex[:8]}"
     group.mkdir()
     try:
-        if (group / "cpu.cfs_quota_us").exists():
-            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
-        else:
-            (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+        set_quota(group, cores)
     except OSError:
         group.rmdir()
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from common.metrics import (
     CommandMetrics,
     ConnectionMetrics,
     GeneratorMetrics,
+    HoldUps,
     IntervalMetrics,
     PoolMetrics,
 )
@@ -187,16 +188,18 @@ def watched(
     loop: float = 0.0,
     turns_ns: Sequence[int] = (),
     late_ns: Sequence[int] = (),
+    hold_ups: Mapping[str, HoldUps] | None = None,
 ) -> list[AnyRecord]:
     """The same run, whose agents say how busy they were in each interval, of a second: `core` by agent id, others
-    nothing. late_ns: the send lags of its operations."""
+    nothing. late_ns: the send lags of its operations. hold_ups: by agent id, in each interval; others do not tell."""
     return [
         msgspec.structs.replace(
             record,
             frame=msgspec.structs.replace(
                 record.frame,
                 intervals=tuple(
-                    _watched(one, core[record.agent_id], loop, turns_ns, late_ns) for one in record.frame.intervals
+                    _watched(one, core[record.agent_id], loop, turns_ns, late_ns, (hold_ups or {}).get(record.agent_id))
+                    for one in record.frame.intervals
                 ),
             ),
         )
@@ -207,7 +210,12 @@ def watched(
 
 
 def _watched(
-    one: IntervalMetrics, core: float, loop: float, turns_ns: Sequence[int], late_ns: Sequence[int]
+    one: IntervalMetrics,
+    core: float,
+    loop: float,
+    turns_ns: Sequence[int],
+    late_ns: Sequence[int],
+    hold_ups: HoldUps | None,
 ) -> IntervalMetrics:
     generator = GeneratorMetrics(
         cpu_ns=round(2 * core * NS_PER_S),  # a second process does as much
@@ -216,6 +224,7 @@ def _watched(
         busiest_loop_ns=round(loop * NS_PER_S),
         core_share_max=core,
         loop_lag=histogram(*turns_ns),
+        hold_ups=hold_ups,
     )
     late = sum(lag_ns > LATE_SEND_NS for lag_ns in late_ns)
     pools = {

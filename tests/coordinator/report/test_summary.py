@@ -11,9 +11,9 @@ import pytest
 
 from common.errors import UsageError
 from common.histogram import Histogram
-from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
+from common.metrics import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Ramp, Workload
-from common.units import Count
+from common.units import NS_PER_S, Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
 from coordinator.records import AnyRecord, FrameAccepted, RunClosed
@@ -286,6 +286,35 @@ def test_what_an_operation_cost_is_not_told_where_an_agent_does_not_say(core: di
     found = generator_of(watched(clean_run(), core))
     assert (found.cpu_s, found.cpu_us_per_operation, found.core_share_max, found.core_share_mean) == (None,) * 4
     assert (found.loop_share_mean, found.loop_lag_us, found.late_sends, found.limit) == (None, None, 0, False)
+
+
+def test_what_held_the_generator_up_is_told_of_the_agent_that_it_held_up_most() -> None:
+    told = {
+        "a1": HoldUps(quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
+        "a2": HoldUps(quota_periods=30, stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
+    }
+    found = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups=told))
+    assert (found.throttled_periods, found.quota_periods, found.throttled_s) == (27, 30, 1.5)
+    assert (found.stall_max_s, found.stall_at_s, found.limit) == (3.0, 0.5, True)
+    free = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps(), "a2": HoldUps()}))
+    assert (free.throttled_periods, free.quota_periods, free.throttled_s) == (0, 0, 0.0)
+    assert (free.stall_max_s, free.stall_at_s, free.limit) == (0.0, None, False)
+    silent = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}))
+    assert (silent.throttled_periods, silent.quota_periods, silent.throttled_s) == (None, None, None)
+    assert (silent.stall_max_s, silent.stall_at_s, silent.limit) == (None, None, False)
+
+
+def test_an_agent_tells_what_its_quota_allows_and_how_much_of_that_was_used() -> None:
+    told = {
+        "a1": HoldUps(allowed_ns=NS_PER_S // 2, quota_used_ns=NS_PER_S // 4),
+        "a2": HoldUps(allowed_ns=NS_PER_S // 4),  # the system does not say what was used: at least what the workers did
+    }
+    records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups=told)
+    agents = build_summary(fold(records)).agents
+    assert [(agent.quota_cores, agent.quota_percent_mean) for agent in agents] == [(0.5, 50.0), (0.25, 80.0)]
+    assert [agent.host_cpu_percent_mean for agent in agents] == [60.0, 60.0]
+    free = build_summary(fold(watched(clean_run(), {"a1": 0.1}, hold_ups={"a1": HoldUps()}))).agents
+    assert [(agent.quota_cores, agent.quota_percent_mean) for agent in free] == [(None, None), (None, None)]
 
 
 def test_a_run_without_operations_has_no_cost_of_one() -> None:

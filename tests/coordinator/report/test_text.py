@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from common.metrics import DeliveryMetrics, IntervalMetrics, PoolMetrics
+from common.metrics import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Pools, Ramp, Workload
+from common.units import NS_PER_S
 from coordinator.aggregate import fold
 from coordinator.records import AnyRecord, FrameAccepted, Outcome
 from coordinator.report.summary import build_summary
@@ -251,6 +252,26 @@ def test_what_is_missing_among_response_times_is_of_those_that_had_an_intended_t
     frames = [accepted("a1", 0, *parts), noted("a1", 102)]
     report = text([opened(staged_plan(stage(1), stage(1, 4))), *frames, closed(duration_s=2.0)])
     assert "without 3 of 4 intended operations (75.0%): 2 never sent, 1 not done" in " ".join(report.split())
+
+
+def test_what_held_the_generator_up_is_told_and_a_quota_is_what_the_machine_was() -> None:
+    records = watched(
+        clean_run(),
+        {"a1": 0.04, "a2": 0.1},
+        hold_ups={
+            "a1": HoldUps(allowed_ns=NS_PER_S // 10, quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
+            "a2": HoldUps(stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
+        },
+    )
+    report = text(records, width=120)
+    assert "throttled by a CPU quota in 27 of 30 periods, 1.5 s altogether" in report
+    assert "a worker process did not run for 3.0 s, from 0.5 s on" in report
+    assert (row(report, "a1")[7], row(report, "a2")[7]) == ("80%*", "60%")
+    assert "* of a CPU quota of 0.1 cores" in report
+    free = text(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps()}))
+    assert "throttled" not in free
+    assert "did not run" not in free
+    assert "*" not in free
 
 
 def test_what_the_load_itself_cost_is_told_as_far_as_it_is_known() -> None:

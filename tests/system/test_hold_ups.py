@@ -1,0 +1,89 @@
+"""What holds a load machine up without making it busy: a process that is stopped, a CPU quota."""
+
+from __future__ import annotations
+
+import signal
+
+import psutil
+import pytest
+import yaml
+
+from common.clock import monotonic_ns
+from common.plan.schema import Driver
+from common.units import NS_PER_S
+from tests.support.cgroups import quota_group, set_quota
+from tests.support.runs import Fleet, wait_until, worker_processes
+from tests.support.servers import Server
+
+STOP_S = 1.2
+
+
+@pytest.fixture
+def plan(fleet: Fleet, valkey: Server) -> str:
+    """A pool of each driver, which an agent with three processes hosts in a process each."""
+    path = fleet.commands.directory / "plan.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "target": {"url": valkey.url},
+                "pools": [{"name": driver.value, "driver": driver.value, "client_pools": 1} for driver in Driver],
+                "load": {"duration": "60s", "rate": "300/s"},
+                "fleet": {"expect_agents": 1},
+            }
+        )
+    )
+    return str(path)
+
+
+def stop_for_a_while(process: psutil.Process) -> None:
+    process.suspend()
+    until_ns = monotonic_ns() + round(STOP_S * NS_PER_S)
+    wait_until(lambda: monotonic_ns() >= until_ns, "the time to pass", STOP_S + 10)
+    process.resume()
+
+
+def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fleet: Fleet, plan: str) -> None:
+    coordinator = fleet.coordinator(plan)
+    agent = psutil.Process(fleet.agent("a", "--once", processes=len(Driver)).process.pid)
+    fleet.until_loading()
+    workers = worker_processes(agent)
+    assert len(workers) == len(Driver)
+    for process in (*workers, agent):
+        stop_for_a_while(process)
+    reached = max(fleet.journal().seconds)
+    fleet.until_loading(reached + 3)
+    coordinator.signal(signal.SIGINT)
+    ended = fleet.end(coordinator)
+    generator, reasons = ended.summary["generator"], ended.summary["verdict"]["reasons"]
+    assert ended.summary["verdict"]["level"] == "suspect"
+    assert any("A worker process of agent a did not run for" in reason for reason in reasons), reasons
+    assert any("An agent's own loop was held up for" in reason for reason in reasons), reasons
+    assert generator["stall_max_s"] > 1.0
+    assert generator["stall_at_s"] > 0.9
+    assert generator["limit"]
+    # One after the other: so two of them alone could not have lost so much.
+    [stage] = ended.journal.stages
+    assert stage.hold_ups["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
+
+
+def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(fleet: Fleet, plan: str) -> None:
+    with quota_group(cores=64) as group:
+        coordinator = fleet.coordinator(plan)
+        agent = fleet.agent("a", "--once", processes=len(Driver))
+        (group / "cgroup.procs").write_text(str(agent.process.pid))
+        fleet.until_loading()
+        set_quota(group, cores=0.05)
+        throttled = max(fleet.journal().seconds)
+        fleet.until_loading(throttled + 3)
+        set_quota(group, cores=64)
+        coordinator.signal(signal.SIGINT)
+        ended = fleet.end(coordinator)
+        agent.wait(30)
+    [limited] = ended.summary["agents"]
+    generator, verdict = ended.summary["generator"], ended.summary["verdict"]
+    assert limited["quota_cores"] > 0
+    assert limited["quota_percent_mean"] > 0
+    assert 0 < generator["throttled_periods"] <= generator["quota_periods"]
+    assert generator["throttled_s"] > 0
+    assert any("Agent a was throttled by its CPU quota" in reason for reason in verdict["reasons"]), verdict
+    assert verdict["level"] == "suspect"
