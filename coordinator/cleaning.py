@@ -15,7 +15,7 @@ from common.errors import TargetError
 from common.plan.schema import Plan
 from common.program import explained
 from common.target import ending_of, error_reply
-from common.units import NS_PER_S
+from common.units import NS_PER_S, show
 from coordinator.primaries import Server, open_primaries
 from coordinator.probe import ask
 from coordinator.records import CleanedUp
@@ -150,8 +150,10 @@ def _unlink(server: Server, keys: Sequence[bytes], tally: Tally, *, alone: bool)
     for one in [[key] for key in keys] if alone else [keys]:
         pipeline.execute_command("UNLINK", *one)
     for reply in pipeline.execute(raise_on_error=False):
-        if not isinstance(reply, Exception):
+        if isinstance(reply, int):
             tally.deleted += reply
+        elif not isinstance(reply, Exception):
+            raise TargetError(f"UNLINK was answered with {show(reply)}, expected a number of keys")
         elif ending_of(reply).replied:
             tally.refused += 1 if alone else len(keys)
             tally.refusal = tally.refusal or f"UNLINK was answered with {error_reply(reply)}"

@@ -16,6 +16,7 @@ from common.metrics import merge_counts
 from common.plan.schema import Target
 from common.plan.url import Shape
 from common.target import PRIMARY, Node, address_of, gave_no_answer, nodes_of, translated
+from common.units import show
 from coordinator.probe import Asked, ask, asking, dictionary, keys_in, whole
 from coordinator.records import NodeCounted, ServerCounted, When
 
@@ -58,13 +59,21 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None
         server, clients, stats = (
             dictionary(client.execute_command("INFO", section)) for section in ("server", "clients", "commandstats")
         )
-    calls = {
-        name: int(row.get("rejected_calls", 0)) + (0 if name in repeated else int(row.get("calls", 0)))
-        for name, row in ((name.removeprefix("cmdstat_").lower(), row) for name, row in stats.items())
-        if isinstance(row, dict)
-    }
+        calls = {
+            name: _count(row, "rejected_calls") + (0 if name in repeated else _count(row, "calls"))
+            for name, row in ((name.removeprefix("cmdstat_").lower(), row) for name, row in stats.items())
+            if isinstance(row, dict)
+        }
     counted = NodeCounted(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls)
     return counted, whole(clients.get("connected_clients")) or 0, keys
+
+
+def _count(row: dict[str, Any], field: str) -> int:
+    """A count of INFO commandstats. Raises ValueError for what is none."""
+    count = whole(row.get(field, 0))
+    if count is None:
+        raise ValueError(f"expected a count, got {show(row[field])}")
+    return count
 
 
 def _writing(client: Asked) -> frozenset[str]:

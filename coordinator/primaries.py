@@ -45,4 +45,5 @@ def open_primaries(target: Target) -> Iterator[Primaries]:
     with translated(target), ExitStack() as stack:
         client = stack.enter_context(open_control_client(target))
         nodes = [node for node in nodes_of(target) if node.role == PRIMARY]
-        yield Primaries(client, [stack.enter_context(open_node_client(target, node)) for node in nodes])
+        servers = [stack.enter_context(open_node_client(target, node)) for node in nodes]
+        yield Primaries(client, servers)

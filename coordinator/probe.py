@@ -28,12 +28,14 @@ from common.target import (
     open_node_client,
     ping_target,
     translated,
+    understood,
 )
 from coordinator.records import TargetFacts
 
 UNKNOWN_SERVER = "unknown server"
 
 _PINGS = 5
+_DIGITS = 18
 # The first of these fields that a server has names it; all of them claim a redis_version for old clients' sake.
 _VERSION_FIELDS = {
     "dragonfly_version": "dragonfly",
@@ -58,6 +60,8 @@ def probe(target: Target) -> TargetFacts:
         nodes = nodes_of(target)
     told = [_told_by(target, node) for node in nodes]
     primaries = [node for node in told if node.node.role == PRIMARY]
+    if not primaries:
+        raise TargetError(f"target {address_of(target)} names no primary: wait for its failover, or start a server")
     limits = [node.max_clients for node in told if node.max_clients is not None]
     keys = [node.keys for node in primaries]
     if problem := misaddressed(target, told[0].topology):
@@ -108,7 +112,7 @@ def asking(target: Target, node: Node) -> Iterator[Any]:
     if address.shape is not Shape.STANDALONE:
         scheme = "rediss" if address.tls else "redis"
         at_node = msgspec.structs.replace(target, url=f"{scheme}://{node.name}")
-    with translated(at_node), open_node_client(target, node) as client:
+    with translated(at_node), open_node_client(target, node) as client, understood(address_of(at_node), client):
         yield client
 
 
@@ -186,5 +190,6 @@ def dictionary(reply: Any) -> dict[str, Any]:
 
 def whole(value: object) -> int | None:
     """A whole number that the server told, or None for anything else."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() else None
+    text = str(value) if isinstance(value, int | str | bytes) else ""
+    # Longer ones fit no journal, and are no count of anything.
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None

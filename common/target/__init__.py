@@ -5,6 +5,7 @@
     clusters     a cluster's client                                   clients      all of it put together
     topology     which nodes there are                                in_force     what redis-py makes of it
     translate    errors in one line, and how an operation ended       slots        where a key lives in a cluster
+    questions    a client that knows what it asked last
 
 Facts about redis-py that this stands on are held by a contract test (tests/common/target/):
 - every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given our own;
@@ -28,6 +29,7 @@ from common.target.clients import tcp_pools as tcp_pools
 from common.target.connections import REDIRECTS as REDIRECTS
 from common.target.connections import ConnectionEvents as ConnectionEvents
 from common.target.in_force import settings_in_force as settings_in_force
+from common.target.questions import understood as understood
 from common.target.slots import slot_of as slot_of
 from common.target.tls import TlsFacts as TlsFacts
 from common.target.tls import tls_facts as tls_facts

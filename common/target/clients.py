@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -23,6 +23,7 @@ from common.target.connections import (
     sentinel_connection_class_of,
 )
 from common.target.policy import no_retry, observed_retry
+from common.target.questions import Questions, understood
 from common.target.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
 from common.target.translate import translated
 
@@ -59,7 +60,7 @@ def open_control_client(target: schema.Target) -> Client:
         cluster = open_cluster(patient, one, events=Unobserved(), lifeline=lifeline)
         cluster.retry.update_retries(0)
         return cluster
-    client: Client = assemble(_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
+    client: Client = assemble(_ASKING_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
     return client
 
 
@@ -74,7 +75,8 @@ def ping_target(target: schema.Target) -> None:
     with translated(target), open_control_client(target) as client:
         if isinstance(client, ClusterClient):
             return
-        reply = client.execute_command("PING")
+        with understood(address_of(target), client):
+            reply = client.execute_command("PING")
         if reply is not True:
             raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")
 
@@ -167,3 +169,4 @@ _KIT = Kit(
     client=redis.Redis,
     primary_client=PrimaryClient,
 )
+_ASKING_KIT = replace(_KIT, client=Questions)

@@ -15,6 +15,7 @@ from common.target.clients import open_control_client
 from common.target.clusters import ClusterClient
 from common.target.connections import Unobserved, connection_class_of
 from common.target.policy import no_retry
+from common.target.questions import Questions
 from common.target.sentinels import Sentinels
 
 PRIMARY, REPLICA = "primary", "replica"
@@ -48,7 +49,7 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY),)
 
 
-def open_node_client(target: schema.Target, node: Node) -> redis.Redis:
+def open_node_client(target: schema.Target, node: Node) -> Questions:
     """A client of one connection to exactly this node, which tries nothing twice and is never redirected; opens nothing
     yet. Close it. Raises PlanError."""
     address = address_of(target)
@@ -63,7 +64,8 @@ def open_node_client(target: schema.Target, node: Node) -> redis.Redis:
         **place,
         **arguments,
     )
-    return redis.Redis.from_pool(pool)
+    client: Questions = Questions.from_pool(pool)  # type: ignore[assignment]  # typed as its base
+    return client
 
 
 def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:

@@ -16,6 +16,7 @@ from common.plan import schema
 from common.plan.url import Shape
 from common.target.address import address_of
 from common.target.causes import is_maxclients, os_error_of
+from common.target.questions import STUMBLES, nonsense
 from common.target.sentinels import PrimaryUnknown
 from common.target.tls import tls_finding
 
@@ -25,11 +26,15 @@ TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClust
 
 @contextmanager
 def translated(target: schema.Target) -> Iterator[None]:
-    """Whatever redis-py raises within comes out as TargetError, in one line."""
+    """Whatever redis-py raises within comes out as TargetError, in one line; so does what it stumbles over."""
     try:
         yield
     except TARGET_ERRORS as error:
         raise translate(error, target) from error
+    except STUMBLES as error:
+        raise TargetError(
+            f"target {address_of(target)} {nonsense(error, _TOPOLOGY[address_of(target).shape])}"
+        ) from error
 
 
 def translate(error: Exception, target: schema.Target) -> TargetError:
@@ -49,6 +54,13 @@ def gave_no_answer(error: TargetError) -> bool:
         return False
     return isinstance(inner, redis.ConnectionError | redis.TimeoutError | OSError)
 
+
+_TOPOLOGY = {
+    Shape.STANDALONE: "",
+    Shape.SENTINEL: "SENTINEL (or a command of the run)",
+    Shape.CLUSTER: "CLUSTER SLOTS (or a command of the run)",
+}
+"""What redis-py asks by itself, and makes more of than of any reply to us."""
 
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
@@ -78,10 +90,11 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         return finding
     if finding := _handshake_finding(error, target):
         return finding
+    asked = f" (asked {error.question})" if hasattr(error, "question") else ""
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return (
             f"did not answer (waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a "
-            f"reply): is it up, reachable from here, and a Redis{_TLS_TOO if address_of(target).tls else ''}?"
+            f"reply): is it up, reachable from here, and a Redis{_TLS_TOO if address_of(target).tls else ''}?{asked}"
         )
     if cause is not None:
         return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
@@ -99,7 +112,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
                 return finding
     for kind, finding in _FINDINGS:
         if isinstance(error, kind):
-            return finding.format(reply=_reply_line(error))
+            return finding.format(reply=_reply_line(error), asked=asked)
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
 
 
@@ -186,8 +199,8 @@ _FINDINGS: tuple[tuple[type[Exception], str], ...] = (
     (redis.AuthenticationError, "refused our password: {reply}"),
     (redis.exceptions.NoPermissionError, "does not permit it: {reply}: use a user whose ACL does"),
     (redis.BusyLoadingError, "is still loading its data: {reply}: try again later"),
-    (redis.InvalidResponse, f"does not speak RESP: {_TLS_HINT}"),
-    (redis.ResponseError, "answered with an error: {reply}"),
+    (redis.InvalidResponse, f"does not speak RESP: {_TLS_HINT}{{asked}}"),
+    (redis.ResponseError, "answered with an error: {reply}{asked}"),
     (redis.ConnectionError, f"ended the connection: {{reply}}: {_TLS_HINT}"),
 )
 

@@ -1,0 +1,92 @@
+"""A client for questions to one server beside the load, which remembers what it asked last and what it heard: so an
+answer that makes no sense can be named, whoever stumbles over it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from common.errors import TargetError
+from common.units import printable
+
+STUMBLES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
+"""What comes of an answer of another type, length or encoding than Redis gives, in redis-py or in what reads its reply.
+An overlong integer is among them: Python refuses to print it."""
+
+_NOTHING = object()
+
+
+class Questions(redis.Redis):
+    """redis-py's client of one server. question: what was asked last; answer: as it was read, before redis-py or
+    anybody else made anything of it."""
+
+    question = ""
+    answer: object = _NOTHING
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        # The first words alone: keys and values are not for messages.
+        words = args[:2] if str(args[0]).upper() in _CONTAINERS else args[:1]
+        self.question, self.answer = " ".join(map(str, words)), _NOTHING
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            error.question = self.question  # type: ignore[attr-defined]  # for `translate`
+            raise
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        return super().parse_response(_Overheard(connection, self), command_name, **options)  # type: ignore[no-untyped-call]
+
+
+_CONTAINERS = frozenset({"INFO", "CONFIG", "SENTINEL", "SCRIPT", "FUNCTION"})
+
+
+class _Overheard:
+    """A connection whose replies are remembered."""
+
+    def __init__(self, connection: Any, client: Questions) -> None:
+        self._connection, self._client = connection, client
+
+    def read_response(self, **options: Any) -> Any:
+        self._client.answer = self._connection.read_response(**options)
+        return self._client.answer
+
+
+@contextmanager
+def understood(name: object, client: Any = None) -> Iterator[None]:
+    """Whoever stumbles within over what a server said raises TargetError, which names the server, the question and the
+    answer. name: of the server. client: that asks it; of another class than Questions, the question is not known."""
+    try:
+        yield
+    except STUMBLES as error:
+        question, answer = getattr(client, "question", ""), getattr(client, "answer", _NOTHING)
+        raise TargetError(f"target {name} {nonsense(error, question, answer)}") from error
+
+
+_UNKNOWN = object()
+
+
+def nonsense(error: Exception, question: str = "", answer: object = _UNKNOWN) -> str:
+    """What makes no sense in a server's answer, and to whom. question: "" where it is not known."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({os.path.basename(last[0].filename)}:{last[0].lineno})" if last else ""
+    text = printable(" ".join(str(error).split()))[:100]
+    what = f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+    if not question:
+        return f"gave an answer that makes no sense: {what}"
+    if answer is _NOTHING:
+        return f"said something that makes no sense before it answered {question}: {what}"
+    found = "" if answer is _UNKNOWN else f", {_shown(answer)}"
+    return f"answered {question} with what makes no sense{found}: {what}"
+
+
+def _shown(answer: object) -> str:
+    try:
+        text = printable(repr(answer))
+    except (ValueError, RecursionError):
+        return f"a {type(answer).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
