@@ -11,7 +11,7 @@ import click
 
 from common.cgroup import CpuGroups
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
-from common.machine import this_host, usable_cores
+from common.machine import open_files_limit, raise_open_files_limit, this_host, usable_cores
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
 from common.token import agent_curve, default_token_path
@@ -94,6 +94,7 @@ def join(
     from agent.agent import Agent
     from agent.events import Identity
 
+    raise_open_files_limit()
     curve = None if insecure else agent_curve(token_file or default_token_path(os.environ))
     identity = Identity(
         name=name,
@@ -104,6 +105,7 @@ def join(
         version=RELEASE,
         once=once,
         wait_ns=None if wait is None else wait.ns,
+        open_files_limit=open_files_limit(),
     )
 
     def say(text: str) -> None:

@@ -123,7 +123,7 @@ Action = Send | ConnectMetrics | Spawn | OrderWorkers | KillWorkers | Say | Exit
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who this agent is. name "": the coordinator chooses one. once: exit after one run. wait_ns: give up when no
-    coordinator has answered for so long; None for never."""
+    coordinator has answered for so long; None for never. open_files_limit: of a worker process, None for none."""
 
     name: str
     host: str
@@ -133,3 +133,4 @@ class Identity:
     version: str
     once: bool = False
     wait_ns: int | None = None
+    open_files_limit: int | None = None

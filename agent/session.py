@@ -207,7 +207,8 @@ class Session:
         self._kill_due_ns = None
         self._run_heard_ns = now_ns
         self._share = Share.of(message.assignment, self.identity.processes)
-        actions: list[Action] = [Say(self._share.described()), Spawn(run_id, self._share.assignments)]
+        said = self._share.described(self.identity.open_files_limit)
+        actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments)]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:

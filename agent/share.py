@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,7 +10,6 @@ import msgspec
 from common.messages import (
     Assignment,
     Final,
-    PoolShare,
     Preloaded,
     Prepared,
     Preparing,
@@ -20,6 +19,7 @@ from common.messages import (
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.open_files import hands, note
 from common.plan.preparation import preload_commands
 from common.plan.timeline import timeline
 from common.units import counted
@@ -67,9 +67,8 @@ class Share:
     @classmethod
     def of(cls, assignment: Assignment, processes: int) -> Share:
         """Deal the pools over so many processes in turn; fewer processes when there are fewer pools."""
-        used = min(processes, len(assignment.pools))
-        hands: list[tuple[PoolShare, ...]] = [assignment.pools[number::used] for number in range(used)]
-        assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in hands)
+        dealt = hands(assignment.pools, processes)
+        assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in dealt)
         plan, total = assignment.plan, assignment.threads_total
         commands = sum(preload_commands(plan, thread, total) for thread in assignment.threads)
         return cls(assignments, plan.fleet.lease_s.ns, commands, [_Process() for _ in assignments])
@@ -77,10 +76,13 @@ class Share:
     def __contains__(self, process: int) -> bool:
         return process < len(self._processes)
 
-    def described(self) -> str:
-        """For the person at the terminal."""
+    def described(self, files_limit: int | None = None) -> Iterator[str]:
+        """For the person at the terminal. files_limit: how many files a worker process may open, None for no limit."""
         pools = sum(len(part.pools) for part in self.assignments)
-        return f"preparing {counted(pools, 'client pool')} in {counted(len(self.assignments), 'worker process')}"
+        yield f"preparing {counted(pools, 'client pool')} in {counted(len(self.assignments), 'worker process')}"
+        for part in self.assignments[:1]:
+            if found := note(part.plan, part.pools, files_limit):
+                yield f"note: {found}"
 
     @property
     def drain_ns(self) -> int:

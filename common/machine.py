@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import uuid
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
@@ -19,6 +21,41 @@ def usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = CpuGroups().quota_cores
     return cores if quota is None else min(cores, ceil(quota))
+
+
+_FILES_AT_LEAST = (1 << 20, 1 << 16, 24_576, 10_240)
+"""Limits of open files to try where the hard one is not taken: macOS calls it unlimited, and refuses that."""
+
+
+def raise_open_files_limit() -> None:
+    """Have this process, and those that it starts, open as many files as the hard limit allows. A connection is a file,
+    and the soft limit is often 1024; the hard one is what the administrator meant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, *_FILES_AT_LEAST):
+        if soft == resource.RLIM_INFINITY or soft == limit:
+            return
+        if _is_above(limit, soft) and not _is_above(limit, hard):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                return
+
+
+def _is_above(limit: int, other: int) -> bool:
+    if other == resource.RLIM_INFINITY:
+        return False
+    return limit == resource.RLIM_INFINITY or limit > other
+
+
+def open_files_limit() -> int | None:
+    """How many files this process may open; None for no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    with os.scandir("/dev/fd") as listed:
+        return sum(1 for _ in listed) - 1  # the listing itself
 
 
 def this_host() -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from common.commands import COMMANDS, is_cluster, plan_templates, preparing_calls, sample_calls
 from common.errors import PlanError, TargetError
+from common.open_files import REMEDY, USUAL_FILES, hands, needed, shortage
 from common.plan.schema import Plan
 from common.plan.sizes import mean_size
 from common.plan.url import Shape
@@ -45,6 +46,7 @@ from coordinator.probe import (
     topology,
     whole,
 )
+from coordinator.shares import AgentCapacity, Shares
 
 CLOCK_TOLERANCE_S = 5.0
 SLOTS = 16384
@@ -97,6 +99,23 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
     if address_of(plan.target).tls:
         lines.insert(_AFTER_TOPOLOGY, _judge_tls(told))
     return CheckReport(tuple(lines))
+
+
+def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
+    """Whether the worker processes of the agents that are started on this machine may open enough files; nothing where
+    the plan starts none here. limit: of open files, None for no limit."""
+    local = [agent for agent in agents if agent.agent_id.startswith("local-")]
+    dealt = [hands(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local]
+    wanted = [needed(shares.plan, hand) for first in dealt for hand in first]
+    if not wanted:
+        return []
+    each = " to each node" if is_cluster(shares.plan.target) else ""
+    most = max(need.all_at_once + need.as_needed for need in wanted)
+    text = f"a worker process may open {'any number of' if limit is None else f'{limit:,}'} files (`ulimit -n`)"
+    if not any(shortage(limit, USUAL_FILES, need.all_at_once + need.as_needed) for need in wanted):
+        return [CheckLine("open files", True, f"{text}, and needs {counted(most, 'connection')}{each}")]
+    found = f"{text}, but needs {counted(most, 'connection')}{each}: {REMEDY}"
+    return [CheckLine("open files", not any(shortage(limit, USUAL_FILES, need.all_at_once) for need in wanted), found)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, TargetError, UsageError
-from common.machine import usable_cores
+from common.machine import open_files_limit, raise_open_files_limit, usable_cores
 from common.plan import profiles
 from common.plan.checks import Purpose
 from common.plan.schema import Plan
@@ -166,6 +166,7 @@ def start(
         _refuse_another_plan(plan_file, flags)
         plan_file = find_journal(resume, out).with_name(PLAN_FILE)
     plan = _load(plan_file, flags)
+    raise_open_files_limit()
     options = StartOptions(
         bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
         hide_histogram=hide_histogram, yes_flush=yes_flush,
@@ -191,12 +192,16 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 def check(plan_file: Path | None, **flags: Any) -> int:
     """Can the target be reached, what is it, and may we do what the plan needs?"""
     from coordinator.check import check as check_target
+    from coordinator.check import check_files
 
     plan = _load(plan_file, flags, Purpose.TARGET)
-    report = check_target(plan, assign(plan, expected_agents(plan, usable_cores())).connection_ceiling)
-    for line in report.lines:
+    raise_open_files_limit()
+    agents = expected_agents(plan, usable_cores())
+    shares = assign(plan, agents)
+    lines = [*check_target(plan, shares.connection_ceiling).lines, *check_files(shares, agents, open_files_limit())]
+    for line in lines:
         click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {line.text}")
-    return EXIT_OK if report.ok else TargetError.exit_code
+    return EXIT_OK if all(line.ok for line in lines) else TargetError.exit_code
 
 
 @cli.command("profiles")

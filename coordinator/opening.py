@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
+from common.open_files import hands, needed, note
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
@@ -20,7 +21,8 @@ from coordinator.steps import Progress
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is begun with. plan: with secrets, which never reach a record. expected: agents to wait for."""
+    """What a run is begun with. plan: with secrets, which never reach a record. expected: agents to wait for.
+    host: this machine. open_files_limit: of a worker process on it, None for no limit."""
 
     plan: Plan
     run_id: str
@@ -29,6 +31,8 @@ class Setup:
     expected: int
     endpoint: str
     metrics_port: int
+    host: str = ""
+    open_files_limit: int | None = None
 
     @cached_property
     def plan_hash(self) -> str:
@@ -91,13 +95,28 @@ def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
             f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
             f"{ceiling_of(shares, target)}"
         )
-    if target.max_clients is not None and shares.connection_ceiling > target.max_clients:
+    limit = target.max_clients
+    if limit is not None and shares.connection_ceiling > limit:
+        pools = [share for assignment in shares.assignments.values() for share in assignment.pools]
+        some = "it may refuse some"
+        if needed(shares.plan, pools).all_at_once > limit:
+            some = "some cannot open; raise maxclients on the server, or use fewer connections"
         lines.append(
-            f"warning: {shares.connection_ceiling} is more than the {counted(target.max_clients, 'client')} that "
-            f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): "
-            "it may refuse some"
+            f"warning: {shares.connection_ceiling} is more than the {counted(limit, 'client')} that "
+            f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): {some}"
         )
     return lines
+
+
+def files_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+    """A note for each local agent whose worker processes may not open as many files as calls may need."""
+    lines = []
+    for member in (member for member in members if member.host == setup.host):
+        pools = shares.assignments[member.agent_id].pools
+        for hand in hands(pools, member.processes)[:1]:
+            if found := note(shares.plan, hand, setup.open_files_limit, setup.target.nodes):
+                lines.append(f"note: {found}")
+    return list(dict.fromkeys(lines))
 
 
 def ceiling_of(shares: Shares, target: TargetFacts) -> int:

@@ -16,7 +16,7 @@ from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
-from coordinator.opening import Setup, agents_missing, ceiling_lines, opened, preparing
+from coordinator.opening import Setup, agents_missing, ceiling_lines, files_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
     CleanedUp,
@@ -162,7 +162,9 @@ class Run:
         chosen = ready[:expected]
         self.state.shares = assign(self.state.setup.plan, capacities(chosen))
         self._moves(Trigger.QUORUM, now_ns)
-        actions: list[Action] = [Note(line) for line in ceiling_lines(self.state.shares, self.state.setup.target)]
+        lines = ceiling_lines(self.state.shares, self.state.setup.target)
+        lines += files_lines(self.state.setup, self.state.shares, chosen)
+        actions: list[Action] = [Note(line) for line in lines]
         for member in chosen:
             member.takes_part = True
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)

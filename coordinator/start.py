@@ -19,6 +19,7 @@ from rich.console import Console
 
 from common.clock import monotonic_ns
 from common.errors import EXIT_OK, InvalidResultError, UsageError
+from common.machine import open_files_limit, this_host
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import with_secrets_of
@@ -201,6 +202,8 @@ def _serve(
             expected=local + plan.fleet.expect_agents,
             endpoint=control.endpoint,
             metrics_port=metrics.port,
+            host=this_host(),
+            open_files_limit=open_files_limit(),
         )
         view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
         view.note(f"listening on {control.endpoint}" + (" without encryption" if curve is None else ""))

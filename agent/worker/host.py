@@ -48,6 +48,10 @@ class Host(Protocol):
         """One of the clients: all of a plan are alike."""
 
     @property
+    def nodes(self) -> int:
+        """How many servers each client instance may connect to. To be asked after `open`."""
+
+    @property
     def is_alive(self) -> bool:
         """Whether any worker still runs."""
 

@@ -19,7 +19,7 @@ from agent.worker.pools import Keep, Opens
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target
-from common.target.asynchronous import AsyncClient
+from common.target.asynchronous import AsyncClient, count_async_nodes
 
 _FINE_S = 0.1
 _CLOSE_GRACE_S = 2.0
@@ -60,6 +60,10 @@ class LoopHost:
     @property
     def client(self) -> AsyncClient:
         return self.pool.instances[0].client
+
+    @property
+    def nodes(self) -> int:
+        return count_async_nodes(self.client)
 
     @property
     def is_alive(self) -> bool:

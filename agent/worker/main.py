@@ -10,7 +10,6 @@ The main thread only collects and reports; the load is the worker threads' work.
 from __future__ import annotations
 
 import gc
-import resource
 import signal
 import sys
 from contextlib import suppress
@@ -24,6 +23,7 @@ from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
 from common.codec import decode_worker_order, pack
 from common.errors import StampedeError, TargetError
+from common.machine import raise_open_files_limit
 from common.messages import (
     Assignment,
     Failed,
@@ -117,7 +117,7 @@ def _serve(pipe: _Pipe) -> None:
     if not isinstance(order, WorkerPrepare):
         pipe.send(_NOTHING_DONE)
         return
-    _raise_open_files_limit()
+    raise_open_files_limit()
     try:
         run = WorkerRun(order.assignment, order.run_id)
         try:
@@ -140,15 +140,6 @@ def _keep_freed_memory() -> None:
     # glibc gives arrays of 128 KiB and more back to the system as soon as they are freed, and the page faults of the
     # next ones cost more than what is done with them. It keeps those up to the size of the largest that was ever freed.
     bytes(_KEPT_BYTES)
-
-
-def _raise_open_files_limit() -> None:
-    # A connection is a file, and the soft limit is often 1024; the hard one is what the administrator meant.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (ValueError, OSError):  # macOS refuses "unlimited"; then the soft limit stays
-        return
 
 
 def _prepare(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:

@@ -32,8 +32,11 @@ from agent.worker.wire.host import WireHost, draw_requests, record_of
 from agent.worker.wire.loop import WireLoop
 from common.clock import monotonic_ns
 from common.commands import keys_per_hash_tag
+from common.errors import FleetError
 from common.lifeline import Lifeline
+from common.machine import open_files, open_files_limit
 from common.messages import Assignment
+from common.open_files import REMEDY, needed, shortage
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline
 from common.target import ping_target
@@ -100,6 +103,7 @@ class WorkerRun:
         self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._kinds = _kinds(self._mix)
         self._outcomes = Outcomes()
+        self._shares = assignment.pools
         self._groups: dict[int, _Group] = {}
         self._ended_ns: dict[int, int] = {}
         self.crash = ""
@@ -131,7 +135,8 @@ class WorkerRun:
         """Make sure that the target answers, make what is still to be made (clients of a cluster, which read its
         topology), and open what is to be prewarmed. Returns how many connections were prewarmed.
 
-        Raises TargetError, and whatever on_progress raises (see `prewarm`).
+        Raises TargetError, FleetError where this process may not open enough files for the connections that it needs
+        from the start, and whatever on_progress raises (see `prewarm`).
         """
         ping_target(self._plan.target)
         wanted: list[Opens] = []
@@ -140,7 +145,15 @@ class WorkerRun:
                 instances = host.open(lambda: on_progress(0, 0))
                 if group.pools.connections is Connections.PREWARM:
                     wanted += instances
+        self._refuse_shortage_of_files()
         return prewarm(wanted, self._plan.target, self._lifeline, on_progress)
+
+    def _refuse_shortage_of_files(self) -> None:
+        """Before the load: in it, connections that cannot be opened would leave it to the others."""
+        nodes = max((host.nodes for host in self._hosts), default=1)
+        connections = nodes * needed(self._plan, self._shares).all_at_once
+        if connections and (found := shortage(open_files_limit(), open_files(), connections)):
+            raise FleetError(f"a worker process {found}; {REMEDY}")
 
     def start(self, t0_ns: int) -> tuple[Span, Collector]:
         """Start all workers; they wait for `t0_ns` by themselves. To be called once, after `open`."""

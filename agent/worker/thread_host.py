@@ -13,6 +13,7 @@ from agent.worker.pools import ClientInstance, ClientInstancePool, Opens
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target
 from common.target import Client
+from common.target.clients import count_nodes
 
 
 class ThreadHost:
@@ -37,6 +38,10 @@ class ThreadHost:
     @property
     def client(self) -> Client:
         return self.pool.instances[0].client
+
+    @property
+    def nodes(self) -> int:
+        return count_nodes(self.client)
 
     @property
     def is_alive(self) -> bool:

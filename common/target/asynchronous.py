@@ -77,6 +77,11 @@ def async_tcp_pools(client: AsyncClient) -> list[Any]:
     return [client.connection_pool]
 
 
+def count_async_nodes(client: AsyncClient) -> int:
+    """How many servers a client may connect to: all nodes of a cluster, one otherwise."""
+    return len(client.get_nodes()) if isinstance(client, AsyncClusterClient) else 1
+
+
 class _Sentinels(Sentinel):
     """redis-py's Sentinel client on connections of our own: nothing is tried twice."""
 

@@ -88,6 +88,11 @@ def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
     return [client.connection_pool]
 
 
+def count_nodes(client: Client) -> int:
+    """How many servers a client may connect to: all nodes of a cluster, one otherwise."""
+    return len(client.nodes()) if isinstance(client, ClusterClient) else 1
+
+
 def node_pool(
     target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline, **place: Any
 ) -> redis.ConnectionPool:

@@ -306,6 +306,15 @@ def test_a_report_of_a_worker_that_is_not_ours_any_more_is_passed_over() -> None
 # -- preparing
 
 
+def test_processes_that_may_open_fewer_files_than_calls_may_need_are_noted() -> None:
+    bench = AgentBench(processes=2, open_files_limit=64)
+    bench.welcomed()
+    said_first, noted = texts(bench.hears(PREPARE))
+    assert said_first == "preparing 2 client pools in 2 worker processes"
+    assert noted.startswith("note: a worker process may open 64 files (`ulimit -n`), but needs 65: 1 connection and ")
+    assert texts(AgentBench(open_files_limit=65).preparing()) == [said_first]
+
+
 def test_pools_are_dealt_over_worker_processes() -> None:
     bench = AgentBench(processes=2)
     bench.welcomed()

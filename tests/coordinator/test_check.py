@@ -4,11 +4,27 @@ import time
 
 import pytest
 
-from common.plan.schema import CleanUp, Command, Keys, Plan, Preload, Script, Target, Then, Values, Workload
+from common.plan.schema import (
+    CleanUp,
+    Command,
+    Driver,
+    Fleet,
+    Keys,
+    Plan,
+    Pools,
+    Preload,
+    Script,
+    Target,
+    Then,
+    Values,
+    Workload,
+)
 from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
 from coordinator import check as checking
-from coordinator.check import CheckLine, CheckReport, check
+from coordinator.check import CheckLine, CheckReport, check, check_files
+from coordinator.expanded import expected_agents
+from coordinator.shares import assign
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.runs import wait_until
@@ -318,3 +334,33 @@ def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Ser
     found = line(check(plan, 1), "permissions").text
     refused = ["FLUSHDB", "SCAN", "SCRIPT", "SET", "UNLINK", "XGROUP"]
     assert [name for name in ("GET", *refused) if f"{name}: User" in found] == refused
+
+
+@pytest.mark.parametrize(
+    ("limit", "pools", "ok", "text"),
+    [
+        (None, Pools(), True, "may open any number of files (`ulimit -n`), and needs 1 connection"),
+        (1000, Pools(driver=Driver.WIRE), True, "may open 1,000 files (`ulimit -n`), and needs 50 connections"),
+        (100, Pools(driver=Driver.WIRE), False, "may open 100 files (`ulimit -n`), but needs 50 connections: raise"),
+        (
+            100,
+            Pools(client_instances_per_pool=50, threads_per_pool=50),
+            True,  # calls may need them, or not
+            "may open 100 files (`ulimit -n`), but needs 50 connections: raise `ulimit -n`",
+        ),
+    ],
+)
+def test_worker_processes_of_this_machine_must_be_able_to_open_their_connections(
+    limit: int | None, pools: Pools, ok: bool, text: str
+) -> None:
+    plan = Plan(target=Target(url="redis://127.0.0.1:1"), pools=(pools,))
+    agents = expected_agents(plan, 1)
+    [found] = check_files(assign(plan, agents), agents, limit)
+    assert (found.name, found.ok) == ("open files", ok)
+    assert text in found.text
+
+
+def test_files_of_other_machines_are_not_judged() -> None:
+    plan = Plan(target=Target(url="redis://127.0.0.1:1"), fleet=Fleet(expect_agents=2))
+    agents = expected_agents(plan, 1)
+    assert check_files(assign(plan, agents), agents, 10) == []

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing, Step
-from common.plan.schema import Pools
+from common.plan.schema import Connections, Driver, Pools
 from common.redaction import REDACTED
 from common.units import NS_PER_S
 from coordinator.opening import (
@@ -12,6 +14,7 @@ from coordinator.opening import (
     agents_missing,
     ceiling_lines,
     ceiling_of,
+    files_lines,
     negotiated,
     opened,
     preparing,
@@ -95,6 +98,31 @@ def test_more_connections_than_the_server_allows_are_warned_of() -> None:
     target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
     assert len(ceiling_lines(shares, target)) == 2
     assert len(ceiling_lines(shares, msgspec.structs.replace(target, max_clients=100))) == 1
+
+
+@pytest.mark.parametrize(
+    "pools", [Pools(client_pools=2, driver=Driver.WIRE), Pools(client_pools=2, connections=Connections.PREWARM)]
+)
+def test_connections_that_are_opened_in_any_case_and_cannot_be_are_warned_of_with_the_remedy(pools: Pools) -> None:
+    shares = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
+    target = TargetFacts(url="", topology="standalone", server="", max_clients=30)
+    assert ceiling_lines(shares, target)[-1] == (
+        "warning: 100 is more than the 30 clients that the server allows (maxclients): some cannot open; raise "
+        "maxclients on the server, or use fewer connections"
+    )
+
+
+def test_calls_that_may_need_more_files_than_a_local_agent_may_open_are_noted_once() -> None:
+    pools = Pools(client_pools=4, client_instances_per_pool=50, threads_per_pool=50)
+    plan = msgspec.structs.replace(fleet_plan(), pools=(pools,))
+    two = members("a", "b")
+    shares, setup = assign(plan, capacities(two)), setup_for(plan, expected=2)
+    assert files_lines(setup, shares, two) == []
+    short = replace(setup, host=two[0].host, open_files_limit=100)
+    [line] = files_lines(short, shares, two)
+    assert line.startswith("note: a worker process may open 100 files (`ulimit -n`), but needs ")
+    assert files_lines(replace(short, host="another machine"), shares, two) == []
+    assert files_lines(replace(short, open_files_limit=1000), shares, two) == []
 
 
 def test_a_run_against_a_cluster_multiplies_its_ceiling_by_the_nodes_but_not_that_of_a_node() -> None:

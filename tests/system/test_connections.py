@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
 from common.plan.schema import Driver
-from tests.support.runs import Fleet
+from tests.support.runs import Fleet, connections
 from tests.support.servers import Server
 
 _WANTED = {
@@ -39,3 +42,30 @@ def test_a_server_that_takes_fewer_clients_than_are_wanted_makes_every_driver_su
     with (ended.folder / "timeseries.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert max(int(row["connections_wanted"]) for row in rows) == 40
+
+
+def test_a_process_that_may_open_fewer_files_than_the_wire_driver_needs_is_refused_before_the_load(
+    fleet: Fleet, valkey: Server
+) -> None:
+    program = Path(sys.executable).parent / "coordinator"
+    finished = fleet.commands.start_shell(
+        f"ulimit -n 100; exec {shlex.quote(str(program))} start --url {valkey.url} --local-agents 1 --processes 1 "
+        "--duration 1s --driver wire --max-connections 300"
+    ).wait(30)
+    assert finished.returncode == 5
+    last = finished.stderr.splitlines()[-1]
+    assert "a worker process may open 100 files (`ulimit -n`), but needs" in last
+    assert "raise `ulimit -n`" in last
+    assert not connections(valkey.client())
+    assert not fleet.runs
+
+
+def test_the_soft_limit_of_open_files_is_no_limit_for_connections(fleet: Fleet, valkey: Server) -> None:
+    program = Path(sys.executable).parent / "coordinator"
+    ended = fleet.end(
+        fleet.commands.start_shell(
+            f"ulimit -Sn 100; exec {shlex.quote(str(program))} start --url {valkey.url} --local-agents 1 --processes 1 "
+            "--duration 1s --driver wire --max-connections 150"
+        )
+    )
+    assert ended.summary["connections"]["peak_open"] == 150

@@ -89,6 +89,10 @@ class WireHost:
         return self._primaries.client
 
     @property
+    def nodes(self) -> int:
+        return len(self._instances[0].nodes)
+
+    @property
     def is_alive(self) -> bool:
         return self._worker is not None and self._loop.is_working(self._worker)
 

@@ -376,6 +376,18 @@ def test_lazy_connections_are_opened_only_as_they_are_needed(valkey: Server, wor
     assert worker.reported().pool.connections.opened == 1
 
 
+def test_connections_that_need_more_files_than_may_be_opened_are_refused_before_the_load(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.worker.run.open_files_limit", lambda: 300)
+    worker.prepare(plan_of(valkey.url, max_connections=290, connections=Connections.PREWARM))
+    *_, failed = worker.all_until(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("a worker process may open 300 files (`ulimit -n`), but needs ")
+    assert "290 connections" in failed.reason
+    assert connections_of(valkey) == 0
+
+
 # Trouble
 
 

@@ -1,0 +1,65 @@
+"""Whether the connections of a worker process fit the files that it may open: each is a file. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from common.messages import PoolShare
+from common.plan.schema import Connections, Driver, Plan
+from common.units import counted
+
+SPARE_FILES = 32
+"""What a worker process opens for moments: TLS files, the second handle of a socket in a handshake."""
+USUAL_FILES = 32
+"""What a worker process has open before its connections, where that cannot be counted."""
+
+REMEDY = "raise `ulimit -n`, use more worker processes (--processes) and pools, or use fewer connections"
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Connections of some pools, to each node. all_at_once: those that are open before or from the start, with `wire`
+    and with `prewarm`. as_needed: those that calls may need: a client instance is lent to one worker at a time."""
+
+    all_at_once: int = 0
+    as_needed: int = 0
+
+
+def needed(plan: Plan, pools: Iterable[PoolShare]) -> Needed:
+    """Of these pools together."""
+    all_at_once = as_needed = 0
+    for share in pools:
+        group = plan.pools[share.group]
+        if group.driver is Driver.WIRE or group.connections is Connections.PREWARM:
+            all_at_once += group.client_instances_per_pool * group.max_connections
+        else:
+            as_needed += min(group.client_instances_per_pool, group.workers_per_pool)
+    return Needed(all_at_once, as_needed)
+
+
+def hands(pools: Sequence[PoolShare], processes: int) -> list[tuple[PoolShare, ...]]:
+    """Pools dealt over so many processes in turn, the first of which has most; fewer processes where there are fewer
+    pools."""
+    used = min(processes, len(pools))
+    return [tuple(pools[number::used]) for number in range(used)]
+
+
+def shortage(limit: int | None, in_use: int, connections: int) -> str:
+    """What is wrong when a worker process, of which so many files are in use, is to open so many connections; "" where
+    nothing is. limit: of open files, None for none."""
+    if limit is None or in_use + SPARE_FILES + connections <= limit:
+        return ""
+    return (
+        f"may open {counted(limit, 'file')} (`ulimit -n`), but needs {in_use + SPARE_FILES + connections:,}: "
+        f"{counted(connections, 'connection')} and {in_use + SPARE_FILES} others"
+    )
+
+
+def note(plan: Plan, hand: Iterable[PoolShare], limit: int | None, nodes: int = 1) -> str:
+    """What is to be said before the start where calls may need more connections than a worker process with these pools
+    can open; "" where all fit. Where connections are opened without any call, the worker process refuses."""
+    wanted = needed(plan, hand)
+    connections = nodes * (wanted.all_at_once + wanted.as_needed)
+    found = shortage(limit, USUAL_FILES, connections) if wanted.as_needed else ""
+    return f"a worker process {found}, if calls need all of them; {REMEDY}" if found else ""
