@@ -19,7 +19,8 @@ import msgspec
 from common.plan.schema import Arrivals
 from common.units import counted
 from coordinator.aggregate import AgentTally, Aggregate
-from coordinator.generator import BUSY_SHARE, hold_up_cause, limit_findings
+from coordinator.causes import unsent_cause
+from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
@@ -239,20 +240,28 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
         if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
             mean = " in the mean" if stage.leg.is_ramp else ""
             of = f" of {stage.leg.name}" if several else ""
+            # The same cause twice is no news.
+            cause = "" if _many_unsent(evidence) else unsent_cause(evidence.run, [stage])
             yield (
                 f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
-                f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%})."
+                f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%}){': ' * bool(cause)}{cause}."
             )
 
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
+    if unsent := _many_unsent(evidence):
+        cause = unsent_cause(evidence.run, evidence.measured)
+        why = f": {cause}" if cause else " (see errors and response time)"
+        yield f"{unsent:,} operations were due, but were never sent{why}."
+
+
+def _many_unsent(evidence: Evidence) -> int:
+    """How many operations were not sent; 0 where they are too few to speak of."""
     unsent = sum(stage.tally.unsent for stage in evidence.measured)
     issued = sum(stage.issued for stage in evidence.measured)
     # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
     threads = evidence.run.opened.threads_total if evidence.run.opened else 0
-    if unsent > max(threads, UNSENT_SHARE * issued):
-        cause = hold_up_cause(evidence.measured) or "the threads or connections were not enough"
-        yield f"{unsent:,} operations were due, but were never sent: {cause}."
+    return unsent if unsent > max(threads, UNSENT_SHARE * issued) else 0
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,0 +1,166 @@
+"""Why operations of an open loop were not sent when they were due. Pure.
+
+What sends an operation is a worker (with the wire driver a connection), one at a time. So operations that were not sent
+were those for which no worker was free, and what the workers spent their time on is the cause. A cause is named only
+where the figures show it; otherwise it is not known, and the reader is sent to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.histogram import Histogram
+from common.metrics import merge_counts
+from common.plan.schema import Driver, Pools
+from common.units import NS_PER_S, counted
+from coordinator.aggregate import Aggregate
+from coordinator.generator import hold_up_cause, limit_findings
+from coordinator.records import RunOpened, When
+from coordinator.stages import StageResult
+from coordinator.target_loss import target_loss
+from coordinator.unopened import unopened_finding
+
+MUCH = 0.25
+"""Of the workers' time, spent on operations that failed."""
+MOST = 0.5
+"""Of the workers' time, spent on replies, or on waiting for a client instance."""
+STALL_SHARE = 0.1
+"""Of the load: a single reply that takes so long, or so many seconds without a success."""
+STALL_FACTOR = 10
+"""A reply that takes so many times the median is a stall, not the target's usual pace."""
+
+
+def unsent_cause(run: Aggregate, measured: Sequence[StageResult]) -> str:
+    """A clause, or "" where the figures show no cause. measured: stages that are reported."""
+    stages = [stage for stage in measured if stage.leg.is_open]
+    if run.opened is None or not stages:
+        return ""
+    spent = _spent(run.opened, stages)
+    findings = (_lost, _failed, _never_opened, _generator, _stalled, _waited, _busy)
+    return next((cause for find in findings if (cause := find(run, spent))), "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What workers spent the time of some stages on. whole_s: workers by seconds. batch: operations that share a round
+    trip, and so its time. failed_s, replies_s, waited_s: on operations that failed, on those done, on waiting for a
+    client instance."""
+
+    stages: Sequence[StageResult]
+    load_s: float
+    workers: int
+    kind: str
+    batch: int
+    whole_s: float
+    failed_s: float
+    replies_s: float
+    waited_s: float
+    service: Histogram
+    errors: dict[str, int]
+
+
+def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
+    pools = [pool for stage in stages for pool in stage.tally.totals.pools.values()]
+    commands = [command for pool in pools for command in pool.commands.values()]
+    workload, plan_pools = opened.plan.workload, opened.plan.pools
+    batch = max(workload.pipeline, workload.transaction, 1)
+    load_s = sum(stage.duration_s for stage in stages)
+    service = Histogram.merge(command.service for command in commands)
+    workers = sum(_workers(group) for group in plan_pools)
+    if opened.target.topology == "cluster" and all(group.driver is Driver.WIRE for group in plan_pools):
+        workers *= max(opened.target.primaries, 1)
+    kinds = {_KINDS[group.driver] for group in plan_pools}
+    return _Spent(
+        stages=stages,
+        load_s=load_s,
+        workers=workers,
+        kind=kinds.pop() if len(kinds) == 1 else "worker",
+        batch=batch,
+        whole_s=workers * load_s,
+        failed_s=sum(command.failed.total for command in commands) / batch / NS_PER_S,
+        replies_s=service.total / batch / NS_PER_S,
+        waited_s=sum(pool.checkout_wait.total for pool in pools) / NS_PER_S,
+        service=service,
+        errors=merge_counts(counts for command in commands for counts in (command.errors, command.failures)),
+    )
+
+
+_KINDS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "connection"}
+
+
+def _workers(group: Pools) -> int:
+    is_wire = group.driver is Driver.WIRE
+    each = group.client_instances_per_pool * group.max_connections if is_wire else group.workers_per_pool
+    return (group.client_pools or 1) * each
+
+
+def _lost(run: Aggregate, _: _Spent) -> str:
+    loss = target_loss(run, run.duration_s, run.readings.get(When.AFTER))
+    return loss.sentence if loss is not None else ""
+
+
+def _failed(run: Aggregate, spent: _Spent) -> str:
+    """Operations that fail keep a worker for all their retries and timeouts."""
+    if not spent.errors:
+        return ""
+    ranked = sorted(spent.errors.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {count:,}" for name, count in ranked[:2])
+    if spent.failed_s < MUCH * spent.whole_s or spent.failed_s < spent.replies_s:
+        silent = _silent_s(run, spent)
+        return f"for {silent} s no operation succeeded ({named})" if silent > STALL_SHARE * spent.load_s else ""
+    match ranked[0][0]:
+        case "CheckoutTimeout":
+            return _stalled(run, spent) or f"{spent.kind}s waited in vain for a client instance ({named})"
+        case "TimeoutError":
+            return f"the target did not reply in time ({named})"
+    each_ms = 1e3 * spent.failed_s * spent.batch / sum(spent.errors.values())
+    return f"operations that failed kept the {spent.kind}s busy ({named}; {each_ms:,.0f} ms each in the mean)"
+
+
+def _silent_s(run: Aggregate, spent: _Spent) -> int:
+    """How many seconds of these stages passed without a success, in a run that had any."""
+    spans = [
+        (stage.leg.begin_ns / NS_PER_S, stage.leg.begin_ns / NS_PER_S + stage.duration_s) for stage in spent.stages
+    ]
+    return sum(
+        not second.ok
+        and bool(second.errors)
+        and any(begin_s <= number and number + 1 <= end_s for begin_s, end_s in spans)
+        for number, second in run.seconds.items()
+    )
+
+
+def _never_opened(run: Aggregate, _: _Spent) -> str:
+    return "fewer connections opened than were wanted" if any(unopened_finding(run)) else ""
+
+
+def _generator(run: Aggregate, spent: _Spent) -> str:
+    if held_up := hold_up_cause(spent.stages):
+        return held_up
+    return "the generator was the limit" if any(limit_findings(run, tuple(spent.stages))) else ""
+
+
+def _stalled(_: Aggregate, spent: _Spent) -> str:
+    longest_ns, usual_ns = spent.service.maximum, spent.service.quantile(0.5)
+    if longest_ns < max(STALL_SHARE * spent.load_s * NS_PER_S, STALL_FACTOR * usual_ns) or not longest_ns:
+        return ""
+    return f"the target stalled: a reply took up to {longest_ns / NS_PER_S:.1f} s"
+
+
+def _waited(_: Aggregate, spent: _Spent) -> str:
+    if spent.waited_s < MOST * spent.whole_s or spent.waited_s < spent.replies_s:
+        return ""
+    share = min(spent.waited_s / spent.whole_s, 1.0)
+    return f"{spent.kind}s waited for a client instance {share:.0%} of the time: there are too few instances"
+
+
+def _busy(_: Aggregate, spent: _Spent) -> str:
+    if not spent.replies_s or spent.replies_s < MOST * spent.whole_s:
+        return ""
+    at_most_per_s = spent.workers * spent.batch / (spent.service.mean / NS_PER_S)
+    who = f"the only {spent.kind} was" if spent.workers == 1 else f"all {counted(spent.workers, spent.kind)} were"
+    return (
+        f"{who} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply in the mean, which allows "
+        f"{at_most_per_s:,.0f}/s"
+    )
