@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
-import msgspec
-
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Target
@@ -107,12 +105,7 @@ def _told_by(target: Target, node: Node) -> _Told:
 @contextmanager
 def asking(target: Target, node: Node) -> Iterator[Any]:
     """A `redis.Redis` of exactly this node. What it does wrong is a TargetError that names it, not the whole target."""
-    address = address_of(target)
-    at_node = target
-    if address.shape is not Shape.STANDALONE:
-        scheme = "rediss" if address.tls else "redis"
-        at_node = msgspec.structs.replace(target, url=f"{scheme}://{node.name}")
-    with translated(at_node), open_node_client(target, node) as client, understood(address_of(at_node), client):
+    with translated(target, node.name), open_node_client(target, node) as client, understood(node.name, client):
         yield client
 
 

@@ -15,6 +15,7 @@ from common.errors import PlanError
 from common.plan.overlay import Place, nowhere
 from common.plan.preparation import PREPARATION_RULES
 from common.plan.pubsub_rules import PUBSUB_RULES
+from common.plan.remap import AddressMap
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
 from common.plan.shape import Path
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
@@ -96,8 +97,15 @@ def _shape_fits(plan: Plan) -> Iterator[Finding]:
     for name, section, fits, scheme in sections:
         for key in () if fits else _said_keys(section):
             yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_what_target(plan)}"
-    if address is not None and address.shape is Shape.CLUSTER and address.db:
-        yield ("target", "url"), f"expected database 0, the only one that a cluster has, got {address.db}"
+    for announced, reached in target.address_remap.items():
+        path = ("target", "address_remap", announced)
+        if shape not in (Shape.SENTINEL.value, Shape.CLUSTER.value):
+            wanted = "expected it with a target of redis+cluster:// or redis+sentinel:// only, which announce addresses"
+            yield path, f"{wanted}, got {_what_target(plan)}"
+        try:
+            AddressMap({announced: reached})
+        except ValueError as error:
+            yield path, str(error)
     if target.tls.key_file is not None and target.tls.cert_file is None:
         yield ("target", "tls", "key_file"), "expected the certificate of this key, too, got none; say --tls-cert-file"
     if target.maintenance is Maintenance.ON and target.protocol < 3:

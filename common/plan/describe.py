@@ -34,7 +34,7 @@ def plan_yaml(plan: Plan) -> str:
     return yaml.safe_dump(_sections(plan), sort_keys=False, width=120)
 
 
-_UNSAID = (None, (), Sentinel())
+_UNSAID: tuple[Any, ...] = (None, (), {}, Sentinel())
 
 
 def _sections(value: Any) -> Any:
@@ -43,7 +43,7 @@ def _sections(value: Any) -> Any:
         return {
             field.encode_name: _sections(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
-            if getattr(value, field.name) not in _UNSAID or field.default not in _UNSAID
+            if getattr(value, field.name) not in _UNSAID or field.default not in (*_UNSAID, msgspec.NODEFAULT)
         }
     if isinstance(value, tuple):
         return [_sections(item) for item in value]

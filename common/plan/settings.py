@@ -11,6 +11,7 @@ from typing import Any
 
 from common.commands.words import as_text
 from common.errors import PlanError
+from common.plan.remap import parse_remap
 from common.plan.setting import (
     Fallback,
     Leaves,
@@ -94,6 +95,11 @@ STAGE = Setting(
     spread=lambda stages: {("load", "stages"): list(stages)},
     help='a stage of the load, such as "30s@10k/s" or "1m@50k/s:linear"; may be repeated',
 )  # fmt: skip
+ADDRESS_REMAP = Setting(
+    group=_TARGET, flag="--address-remap", metavar="FROM=TO", repeatable=True, parser=parse_remap,
+    spread=lambda maps: {("target", "address_remap", key): to for rules in maps for key, to in rules.items()},
+    help="reach the node that a cluster or a Sentinel announces at FROM at TO, each HOST:PORT or HOST; may be repeated",
+)  # fmt: skip
 PASSWORD = Setting(
     group=_TARGET, path="target.password", variable_name="STAMPEDE_PASSWORD", help="the password itself: never a flag"
 )
@@ -105,6 +111,7 @@ SENTINEL_PASSWORD = Setting(
 SETTINGS: tuple[Setting, ...] = (
     Setting(group=_TARGET, flag="--url", aliases=("-u",), path="target.url", metavar="URL",
             help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"),
+    ADDRESS_REMAP,
     Setting(group=_TARGET, flag="--embedded-server", path="target.embedded", metavar="[standalone|cluster|sentinel]",
             alone="standalone", help="start Valkey servers of our own on loopback and load them"),
     Setting(group=_TARGET, flag="--username", path="target.username", metavar="NAME", help="ACL user"),

@@ -63,6 +63,8 @@ def node_at(path: Path) -> inspect.Type:
             node = {field.encode_name: field.type for field in node.fields}[str(part)]
         elif isinstance(node, inspect.VarTupleType):
             node = node.item_type
+        elif isinstance(node, inspect.DictType):
+            node = node.value_type
         else:
             raise KeyError(render(path))
         node = _without_none(node)
@@ -114,6 +116,8 @@ def expected(node: inspect.Type) -> str:
             return "text" if pattern is None else 'a name of letters, digits, "_", "." and "-"'
         case inspect.StructType(fields=fields):
             return f"a mapping with keys such as {', '.join(field.encode_name for field in fields[:3])}"
+        case inspect.DictType():
+            return "a mapping of text to text"
         case _:
             return "a list"
 
@@ -133,6 +137,8 @@ def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
         return _struct_fault(raw, node, path)
     if isinstance(node, inspect.VarTupleType):
         return _list_fault(raw, node, path)
+    if isinstance(node, inspect.DictType):
+        return _mapping_fault(raw, node, path)
     problem = _leaf_problem(raw, node)
     if problem is not None and path[-1:] and path[-1] in SECRET_KEYS:
         problem = _secret_problem(raw, node)
@@ -171,6 +177,17 @@ def _list_fault(raw: Any, node: inspect.VarTupleType, path: Path) -> Fault | Non
         return Fault(path, f"expected {wanted}, got {show(raw)}")
     faults = (_fault(item, node.item_type, (*path, position)) for position, item in enumerate(raw))
     return next((fault for fault in faults if fault is not None), None)
+
+
+def _mapping_fault(raw: Any, node: inspect.DictType, path: Path) -> Fault | None:
+    if not isinstance(raw, dict):
+        return Fault(path, f"expected {expected(node)}, got {show(raw)}")
+    for key, value in raw.items():
+        if (problem := _leaf_problem(key, node.key_type)) is not None:
+            return Fault(path, problem)
+        if (problem := _leaf_problem(value, node.value_type)) is not None:
+            return Fault((*path, key), problem)
+    return None
 
 
 def _leaf_problem(value: Any, node: inspect.Type) -> str | None:

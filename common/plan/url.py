@@ -3,10 +3,11 @@
     redis://[user[:password]@]host[:port][/db]                        one server; rediss:// with TLS
     unix://[user[:password]@]/path/to.sock[?db=N]                     one server behind a socket of this machine
     redis+sentinel://[user[:password]@]host[:port],.../service[/db]   the primary that Sentinels know; rediss+sentinel://
-    redis+cluster://[user[:password]@]host[:port],...                 a cluster; rediss+cluster://
+    redis+cluster://[user[:password]@]host[:port],...[/db]            a cluster; rediss+cluster://
 
-User, password and the socket's path are percent-decoded. Without a scheme, redis:// is assumed: `localhost:6379`. A
-password never appears in an error's text.
+User, password and the socket's path are percent-decoded. IPv6 addresses stand in brackets and may have a zone, whose
+`%` a URL writes as `%25`: `redis://[fe80::1%25eth0]:6379`; a plain `%` is understood, too. Without a scheme, redis://
+is assumed: `localhost:6379`. A password never appears in an error's text.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ _FORMS = {
     "unix": "unix://[username[:password]@]/path/to.sock[?db=N]",
     Shape.STANDALONE: "{scheme}://[username[:password]@]host[:port][/db]",
     Shape.SENTINEL: "{scheme}://[username[:password]@]host[:port],.../service[/db]",
-    Shape.CLUSTER: "{scheme}://[username[:password]@]host[:port],...",
+    Shape.CLUSTER: "{scheme}://[username[:password]@]host[:port],...[/db]",
 }
 
 
 class Host(msgspec.Struct, frozen=True):
-    """One end to connect to. `name` of an IPv6 address is without brackets."""
+    """One end to connect to. `name` of an IPv6 address is without brackets; its zone, if any, follows a `%`."""
 
     name: str
     port: int = DEFAULT_PORT
@@ -60,6 +61,11 @@ class Host(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """`host:port`."""
         return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+
+    @property
+    def in_url(self) -> str:
+        """As it stands in a URL."""
+        return str(self).replace("%", "%25") if ":" in self.name else str(self)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +108,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         """Its URL, without user name and password."""
         if self.path is not None:
             return f"unix://{quote(self.path)}?db={self.db}"
-        parts = [",".join(map(str, self.hosts))]
+        parts = [",".join(host.in_url for host in self.hosts)]
         if self.service is not None:
             parts.append(quote(self.service, safe=""))
         if self.shape is not Shape.CLUSTER or self.db:
@@ -237,21 +243,33 @@ def _split(rest: str) -> tuple[str, str]:
     return rest[: end.start()], rest[end.start() :].removeprefix("/")
 
 
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%]+)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9a-fA-F:.]+)(?:%(?:25)?(?P<zone>[\w.~-]+))?\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL
+)
 
 
 def _host(url: str, text: str, default_port: int) -> Host:
+    try:
+        name, port = parse_place(text)
+    except ValueError as error:
+        raise _refused(url, str(error)) from error
+    return Host(name, port or default_port)
+
+
+def parse_place(text: str) -> tuple[str, int | None]:
+    """(host, port) of `host:port`, or (host, None) of `host`. Raises ValueError, which quotes nothing of the text."""
     found = _HOST.fullmatch(text)
     port = found["port"] if found else None
     if found is None or (port and not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) <= 65535)):
         # What stands there can be a piece of a password that holds a slash, so it is not passed on.
-        raise _refused(url, "a port is no number up to 65535, or a / ? # in a password is not percent-encoded")
-    name = found["v6"] or found["name"]
+        raise ValueError("a port is no number up to 65535, or a / ? # in a password is not percent-encoded")
+    name = (found["v6"] or found["name"]).lower()
     if not name:
-        raise _refused(url, "it names no host")
+        raise ValueError("it names no host")
     if port and int(port) == 0:
-        raise _refused(url, "the port is 0")
-    return Host(name.lower(), int(port) if port else default_port)
+        raise ValueError("the port is 0")
+    # Names of interfaces, unlike hosts, differ by case.
+    return f"{name}%{found['zone']}" if found["zone"] else name, int(port) if port else None
 
 
 def _credentials(text: str) -> tuple[str | None, str | None]:

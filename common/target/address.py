@@ -11,7 +11,7 @@ from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
 from common.plan import schema
-from common.plan.url import Address, Shape, parse_redis_url
+from common.plan.url import Address, parse_redis_url
 
 
 def address_of(target: schema.Target) -> Address:
@@ -29,15 +29,14 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
     the name to ask for (see `server_name`), TLS. Raises PlanError.
     """
     address = address_of(target)
-    arguments = _common(target, address) | {
+    return _common(target, address) | {
+        "db": address.db,
         "username": address.username,
         "password": address.password,
         **_name_arguments(target),
         "health_check_interval": float(target.health_check_interval_s),
         "maint_notifications_config": MaintNotificationsConfig(enabled=_maintenance(target)),
     }
-    # A cluster has one database, and redis-py's cluster client refuses to hear of any.
-    return arguments if address.shape is Shape.CLUSTER else arguments | {"db": address.db}
 
 
 def sentinel_arguments(target: schema.Target) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from common.clock import monotonic_ns
 from common.errors import PlanError
 from common.lifeline import Lifeline
 from common.plan import schema
+from common.plan.remap import AddressMap
 from common.target.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.target.async_connections import AsyncObservedNode, AsyncObservedNodeTls
 from common.target.async_policy import observed_async_retry
@@ -69,7 +70,9 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
         listeners: list[Any] = [self._refreshes]
         address, arguments = address_of(target), connection_arguments(target)
-        more: dict[str, Any] = {"events": events, "lifeline": lifeline}
+        more: dict[str, Any] = {"events": events, "lifeline": lifeline, "remap": AddressMap(target.address_remap)}
+        # redis-py refuses it, because clusters have had databases only since Valkey 9.
+        more["db"] = arguments.pop("db")
         if address.tls:
             more["server_name"] = server_name(target)
             # Its connections take it, but it does not.

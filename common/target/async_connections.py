@@ -14,6 +14,9 @@ from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
+from common.plan.remap import AddressMap
+from common.plan.url import Host
+from common.target.announced import Announced
 from common.target.causes import attempt_cause, drop_cause
 from common.target.connections import REDIRECTS, ConnectionEvents, wary_handshake
 
@@ -35,16 +38,22 @@ class AsyncNamed(SSLConnection):
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         arguments = super()._connection_arguments()
-        return {**arguments, "server_hostname": self._server_name} if self._server_name else arguments
+        # No certificate has a zone.
+        address, zoned, _ = self.host.partition("%")
+        name = self._server_name or (address if zoned else None)
+        return {**arguments, "server_hostname": name} if name else arguments
 
 
 class AsyncObserved(AsyncWary):
     """Tells of its life. What it waits for ends when its task is cancelled; nothing begins once the lifeline is cut."""
 
-    def __init__(self, *, events: ConnectionEvents, lifeline: Lifeline, **arguments: Any) -> None:
+    def __init__(
+        self, *, events: ConnectionEvents, lifeline: Lifeline, is_announced: bool = False, **arguments: Any
+    ) -> None:
         self._events = events
         self._which = events.number()
         self._lifeline = lifeline
+        self._is_announced = is_announced
         self._is_up = False
         self._has_socket = False
         self._lost_ns: int | None = None
@@ -69,6 +78,8 @@ class AsyncObserved(AsyncWary):
         try:
             await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
+            if self._is_announced:
+                error.announced = Host(self.host, self.port)  # type: ignore[attr-defined]
             if self._has_socket:
                 if not self._lifeline.is_cut:
                     self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
@@ -121,15 +132,34 @@ class AsyncObservedSentinelTls(AsyncObserved, AsyncNamed, SentinelManagedSSLConn
 
 
 class AsyncWithRedirects(AsyncObserved):
-    """To a node of a cluster, which may send us elsewhere."""
+    """To a node of a cluster, which may send us elsewhere. remap: of the addresses that it tells."""
+
+    def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
+        self._remap = remap
+        self._is_asked_for_slots = False
+        super().__init__(is_announced=True, **arguments)
+        self._asking_for_slots = self.pack_command("CLUSTER SLOTS")
+
+    @property
+    def announced(self) -> Announced:
+        """Reads the addresses that it tells."""
+        return Announced(self.host, self._remap)
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        await super().send_packed_command(command, check_health)
+        # After, because the handshake and the health check send commands of their own.
+        self._is_asked_for_slots = command == self._asking_for_slots
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super().read_response(*args, **kwargs)
+            reply = await super().read_response(*args, **kwargs)
         except (AskError, TryAgainError, ClusterDownError) as error:  # a MOVED is an AskError, too
+            if isinstance(error, AskError):
+                self.announced.correct(error)
             if error.status_code in REDIRECTS:
                 self._events.redirected(monotonic_ns(), error.status_code)
             raise
+        return self.announced.topology(reply) if self._is_asked_for_slots else reply
 
 
 class AsyncObservedNode(AsyncWithRedirects, redis.asyncio.Connection):

@@ -20,6 +20,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 
 from common.lifeline import Lifeline
 from common.plan import schema
+from common.plan.remap import AddressMap
 from common.plan.url import Address, Host, Shape
 from common.target.address import address_of, sentinel_arguments, server_name
 from common.target.async_cluster import AsyncClusterClient, NodePool, build_async_cluster
@@ -83,15 +84,17 @@ def count_async_nodes(client: AsyncClient) -> int:
 
 
 class _Sentinels(Sentinel):
-    """redis-py's Sentinel client on connections of our own: nothing is tried twice."""
+    """redis-py's Sentinel client on connections of our own: nothing is tried twice, and addresses are those that the
+    plan maps the announced ones to."""
 
     def __init__(self, target: schema.Target, lifeline: Lifeline) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
+        self._remap = AddressMap(target.address_remap)
         self.sentinels: Any = [_sentinel(target, host, lifeline) for host in address_of(target).hosts]
 
     async def discover_master(self, service_name: str) -> Any:
         try:
-            return await super().discover_master(service_name)
+            return self._remap.reached(*await super().discover_master(service_name))
         except MasterNotFoundError as error:
             # Whether the service is known at all was looked at before the run, by clients that can tell.
             raise PrimaryUnknown(str(error), knows_service=True, refusal=None) from error

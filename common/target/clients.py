@@ -25,7 +25,7 @@ from common.target.connections import (
 from common.target.policy import no_retry, observed_retry
 from common.target.questions import Questions, understood
 from common.target.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
-from common.target.translate import translated
+from common.target.translate import TARGET_ERRORS, lacks_database, translated
 
 Client: TypeAlias = redis.Redis | ClusterClient
 
@@ -72,13 +72,36 @@ def ping_target(target: schema.Target) -> None:
 
     A cluster answers when one of its nodes tells the topology: the others may be down.
     """
-    with translated(target), open_control_client(target) as client:
+    with translated(target):
+        try:
+            _ping(target)
+        except TARGET_ERRORS as error:
+            if lacks_database(error):
+                error.databases = _count_databases(target)  # type: ignore[attr-defined]
+            raise
+
+
+def _ping(target: schema.Target) -> None:
+    with open_control_client(target) as client:
         if isinstance(client, ClusterClient):
             return
         with understood(address_of(target), client):
             reply = client.execute_command("PING")
         if reply is not True:
             raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")
+
+
+def _count_databases(target: schema.Target) -> int | None:
+    """How many databases the target has; None where it does not tell."""
+    address = address_of(target)
+    name = "cluster-databases" if address.shape is Shape.CLUSTER else "databases"
+    first = msgspec.structs.replace(target, url=msgspec.structs.replace(address, db=0).url)
+    try:
+        with open_control_client(first) as client:
+            told: Any = client.execute_command("CONFIG GET", name)
+            return int(told.get(name, 0)) or None
+    except TARGET_ERRORS:
+        return None
 
 
 def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
@@ -129,6 +152,7 @@ def assemble(
         "connection_class": kit.connection_class(address),
         "events": events,
         "lifeline": lifeline,
+        "is_announced": address.shape is Shape.SENTINEL,
         **connection_arguments(target),
         **pool_arguments,
     }

@@ -28,6 +28,7 @@ from redis.exceptions import SlotNotCoveredError
 from common.clock import monotonic_ns
 from common.lifeline import Lifeline
 from common.plan import schema
+from common.plan.remap import AddressMap
 from common.target.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.target.connections import ConnectionEvents, ObservedNode, ObservedNodeTls
 from common.target.policy import cluster_errors_of, observed_retry
@@ -61,7 +62,7 @@ class ClusterClient(redis.RedisCluster):
         try:
             super().__init__(
                 # A URL of any other scheme would bring a connection class of redis-py's own.
-                url=f"redis://{first}",
+                url=f"redis://{first.in_url}",
                 startup_nodes=self._first_nodes,
                 retry=observed_retry(target.retry, events, lifeline),
                 event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: [refreshes]}),
@@ -163,7 +164,7 @@ def _connection_class(
     is_tls = address_of(target).tls
     base: Any = ObservedNodeTls if is_tls else ObservedNode
     bound: dict[str, Any] = {name: connection_arguments(target)[name] for name in _OF_THE_CLASS}
-    bound |= {"events": events, "lifeline": lifeline}
+    bound |= {"events": events, "lifeline": lifeline, "remap": AddressMap(target.address_remap)}
     if is_tls:
         bound["server_name"] = server_name(target)
 
@@ -173,8 +174,9 @@ def _connection_class(
     return type(base.__name__, (base,), {"__init__": init})
 
 
-# What redis-py's cluster client would drop on the way to its connections.
-_OF_THE_CLASS = ("health_check_interval",)
+# What redis-py's cluster client would drop on the way to its connections, or refuses: clusters have had databases only
+# since Valkey 9.
+_OF_THE_CLASS = ("health_check_interval", "db")
 
 _LOST = (redis.ConnectionError, redis.TimeoutError)
 

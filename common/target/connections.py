@@ -16,6 +16,9 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 
 from common.clock import monotonic_ns
 from common.lifeline import CutShort, Lifeline
+from common.plan.remap import AddressMap
+from common.plan.url import Host
+from common.target.announced import Announced
 from common.target.causes import attempt_cause, drop_cause
 
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
@@ -111,8 +114,8 @@ class Named(SSLConnection):
         super().__init__(**arguments)
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
-        # redis-py asks for the host that it connects to, and takes no other name.
-        host, self._host = self._host, self._server_name or self._host
+        # redis-py asks for the host that it connects to, and takes no other name. No certificate has a zone.
+        host, self._host = self._host, self._server_name or self._host.partition("%")[0]
         try:
             return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
         finally:
@@ -120,12 +123,15 @@ class Named(SSLConnection):
 
 
 class Observed(Wary):
-    """Tells of its life, and hangs on a lifeline."""
+    """Tells of its life, and hangs on a lifeline. is_announced: by a cluster or Sentinels, and not by the plan."""
 
-    def __init__(self, *, events: ConnectionEvents, lifeline: Lifeline, **arguments: Any) -> None:
+    def __init__(
+        self, *, events: ConnectionEvents, lifeline: Lifeline, is_announced: bool = False, **arguments: Any
+    ) -> None:
         self._events = events
         self._which = events.number()
         self._lifeline = lifeline
+        self._is_announced = is_announced
         self._is_up = False
         self._has_socket = False
         self._lost_ns: int | None = None
@@ -155,6 +161,8 @@ class Observed(Wary):
         try:
             super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
+            if self._is_announced:
+                error.announced = Host(self.host, self.port)  # type: ignore[attr-defined]
             if self._has_socket:
                 if not self._lifeline.is_cut:
                     self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
@@ -233,15 +241,34 @@ class ObservedSentinelTls(Observed, Held, SentinelManagedSSLConnection):
 
 
 class WithRedirects(Observed):
-    """To a node of a cluster, which may send us elsewhere."""
+    """To a node of a cluster, which may send us elsewhere. remap: of the addresses that it tells."""
+
+    def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
+        self._remap = remap
+        self._is_asked_for_slots = False
+        super().__init__(is_announced=True, **arguments)
+        self._asking_for_slots: Any = self.pack_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+
+    @property
+    def announced(self) -> Announced:
+        """Reads the addresses that it tells."""
+        return Announced(self.host, self._remap)
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
+        # After, because the handshake and the health check send commands of their own.
+        self._is_asked_for_slots = command == self._asking_for_slots
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().read_response(*args, **kwargs)
+            reply = super().read_response(*args, **kwargs)
         except (AskError, TryAgainError, ClusterDownError) as error:  # a MOVED is an AskError, too
+            if isinstance(error, AskError):
+                self.announced.correct(error)
             if error.status_code in REDIRECTS:
                 self._events.redirected(monotonic_ns(), error.status_code)
             raise
+        return self.announced.topology(reply) if self._is_asked_for_slots else reply
 
 
 class ObservedNode(WithRedirects, redis.Connection):

@@ -9,6 +9,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from common.lifeline import Lifeline
 from common.plan import schema
+from common.plan.remap import AddressMap
 from common.plan.url import Host
 from common.target.address import address_of, sentinel_arguments, server_name
 from common.target.connections import ObservedTcp, ObservedTls, Unobserved
@@ -44,19 +45,24 @@ class _Asked(redis.Redis):
 
 class Sentinels(Sentinel):
     """redis-py's Sentinel client on connections of our own: nothing is tried twice, all of it hangs on the lifeline,
-    and it is told apart why there is no primary."""
+    it is told apart why there is no primary, and addresses are those that the plan maps the announced ones to."""
 
     def __init__(self, target: schema.Target, lifeline: Lifeline) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
+        self._remap = AddressMap(target.address_remap)
         self.sentinels: Any = [_sentinel(target, host, lifeline) for host in address_of(target).hosts]
 
     def discover_master(self, service_name: str) -> Any:
         try:
-            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+            return self._remap.reached(*super().discover_master(service_name))  # type: ignore[no-untyped-call]
         except MasterNotFoundError as error:
             knows = any(service_name in sentinel.known for sentinel in self.sentinels)
             refusals = [sentinel.refusal for sentinel in self.sentinels if sentinel.refusal is not None]
             raise PrimaryUnknown(str(error), knows, refusals[-1] if refusals else None) from error
+
+    def discover_slaves(self, service_name: str) -> Any:
+        found: Any = super().discover_slaves(service_name)  # type: ignore[no-untyped-call]
+        return [self._remap.reached(*place) for place in found]
 
 
 def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> _Asked:

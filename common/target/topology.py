@@ -9,6 +9,7 @@ import redis
 
 from common.lifeline import Lifeline
 from common.plan import schema
+from common.plan.remap import place_text
 from common.plan.url import Shape
 from common.target.address import address_of, connection_arguments, server_name
 from common.target.clients import open_control_client
@@ -61,6 +62,7 @@ def open_node_client(target: schema.Target, node: Node) -> Questions:
         connection_class=connection_class_of(path=address.path is not None, tls=address.tls),
         events=Unobserved(),
         lifeline=Lifeline(),
+        is_announced=address.shape is not Shape.STANDALONE,
         **place,
         **arguments,
     )
@@ -80,4 +82,4 @@ def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
 
 
 def _node(host: str, port: int, role: str) -> Node:
-    return Node(host, int(port), role, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return Node(host, int(port), role, place_text(host, int(port)))

@@ -13,8 +13,10 @@ import redis
 from common.errors import TargetError
 from common.metrics import MAXCLIENTS
 from common.plan import schema
-from common.plan.url import Shape
+from common.plan.remap import AddressMap
+from common.plan.url import Host, Shape
 from common.target.address import address_of
+from common.target.announced import NoSlots
 from common.target.causes import is_maxclients, os_error_of
 from common.target.questions import STUMBLES, nonsense
 from common.target.sentinels import PrimaryUnknown
@@ -25,20 +27,24 @@ TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClust
 
 
 @contextmanager
-def translated(target: schema.Target) -> Iterator[None]:
-    """Whatever redis-py raises within comes out as TargetError, in one line; so does what it stumbles over."""
+def translated(target: schema.Target, node: str = "") -> Iterator[None]:
+    """Whatever redis-py raises within comes out as TargetError, in one line; so does what it stumbles over. node: its
+    name, where only one of the target's servers was asked."""
     try:
         yield
     except TARGET_ERRORS as error:
-        raise translate(error, target) from error
+        raise translate(error, target, node) from error
     except STUMBLES as error:
-        raise TargetError(
-            f"target {address_of(target)} {nonsense(error, _TOPOLOGY[address_of(target).shape])}"
-        ) from error
+        shape = Shape.STANDALONE if node else address_of(target).shape
+        raise TargetError(f"target {node or address_of(target)} {nonsense(error, _TOPOLOGY[shape])}") from error
 
 
-def translate(error: Exception, target: schema.Target) -> TargetError:
+def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
     """redis-py's error as one line: which target, what it did, and what to do about it. Never shows a password."""
+    if finding := _announced_finding(error, target):
+        return TargetError(f"target {address_of(target)} {finding}")
+    if node:
+        return TargetError(f"target {node} {_finding_of_one(error, target)}")
     return TargetError(f"target {address_of(target)} {_finding(error, target)}")
 
 
@@ -92,10 +98,10 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         return finding
     asked = f" (asked {error.question})" if hasattr(error, "question") else ""
     if isinstance(error, redis.TimeoutError | TimeoutError):
-        return (
-            f"did not answer (waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a "
-            f"reply): is it up, reachable from here, and a Redis{_TLS_TOO if address_of(target).tls else ''}?{asked}"
-        )
+        redis_there = f"a Redis{_TLS_TOO if address_of(target).tls else ''}"
+        return f"did not answer ({_waited(target)}): is it up, reachable from here, and {redis_there}?{asked}"
+    if cause is not None and cause.errno == errno.EINVAL and any(map(_lacks_zone, address_of(target).hosts)):
+        return "cannot be reached: a link-local IPv6 address needs a zone, such as redis://[fe80::1%25eth0]:6379"
     if cause is not None:
         return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
     if is_maxclients(error):
@@ -106,6 +112,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
     if code and type(error) is redis.ConnectionError:
         # So redis-py calls "-ERR max number of clients reached": it is a Redis, and it has said why.
         return f"refused the connection: {_reply_line(error)}"
+    if lacks_database(error):
+        return _database_finding(error, target)
     if isinstance(error, redis.ResponseError):
         for mark, finding in _REPLY_FINDINGS:
             if mark in str(error).lower():
@@ -114,6 +122,45 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         if isinstance(error, kind):
             return finding.format(reply=_reply_line(error), asked=asked)
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
+
+
+def _announced_finding(error: Exception, target: schema.Target) -> str:
+    """That a server cannot be reached, which the plan does not name but others announced; "" for anything else."""
+    announced, address = _announced(error), address_of(target)
+    if announced is None or (address.shape is Shape.CLUSTER and announced in address.hosts):
+        return ""
+    cause = os_error_of(error)
+    if isinstance(error, redis.TimeoutError | TimeoutError):
+        what = f"did not answer ({_waited(target)})"
+    elif isinstance(cause, socket.gaierror):
+        what = "has a host name that cannot be resolved"
+    elif cause is not None and cause.errno in _UNREACHED:
+        what = (
+            "refused the connection" if cause.errno == errno.ECONNREFUSED else f"cannot be reached ({cause.strerror})"
+        )
+    else:
+        return ""
+    who = "the cluster announces" if address.shape is Shape.CLUSTER else "its Sentinels announce"
+    if AddressMap(target.address_remap).leads_to(announced.name, announced.port):
+        return (
+            f"has a server that {who}, and that target.address_remap maps to {announced}, which {what}: correct the map"
+        )
+    way = f"--address-remap {announced}=HOST:PORT"
+    return f"has a server that {who} at {announced}, which {what}: is it up? If it is behind NAT, say {way}"
+
+
+def _waited(target: schema.Target) -> str:
+    return f"waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a reply"
+
+
+_UNREACHED = frozenset(
+    (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EINVAL)
+)
+
+
+def _announced(error: BaseException | None) -> Host | None:
+    """Where the connection went that failed with this error, if it went where others sent it."""
+    return next((each.announced for each in _chain(error) if hasattr(each, "announced")), None)
 
 
 def _handshake_finding(error: Exception, target: schema.Target) -> str:
@@ -144,9 +191,36 @@ def _cluster_finding(error: Exception, target: schema.Target) -> str:
         inner = inner.__cause__ or inner.__context__
     if not isinstance(inner, Exception):
         return f"cannot be used: {_one_line(error)}"
+    if lacks_database(error):
+        return _database_finding(error, target)
     if isinstance(inner, redis.ResponseError) and "cluster support disabled" in str(inner):
         return _finding_of_one(inner, target)
     return f"has no node that can be used; the last one asked {_finding_of_one(inner, target)}"
+
+
+def lacks_database(error: BaseException | None) -> bool:
+    """Whether a server refused the plan's database."""
+    return any(_NO_DATABASE in str(each).lower() or _ONE_DATABASE in str(each).lower() for each in _chain(error))
+
+
+# What servers say to SELECT: of a number too high, and of any number in a cluster before Valkey 9.
+_NO_DATABASE, _ONE_DATABASE = "db index is out of range", "select is not allowed in cluster mode"
+
+
+def _database_finding(error: Exception, target: schema.Target) -> str:
+    if any(_ONE_DATABASE in str(each).lower() for each in _chain(error)):
+        return "has database 0 only, as clusters do before Valkey 9: leave the database out of target.url"
+    found: int | None = next(filter(None, (getattr(each, "databases", None) for each in _chain(error))), None)
+    setting = "cluster-databases" if address_of(target).shape is Shape.CLUSTER else "databases"
+    has = "database 0 only" if found == 1 else f"databases 0 to {found - 1} only" if found else "fewer databases"
+    return f"has {has}, and no {address_of(target).db}: correct target.url, or raise its setting `{setting}`"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
@@ -168,6 +242,10 @@ def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
 def _was_open(error: Exception) -> bool:
     """Whether a connection was lost rather than not made: redis-py says so in words only."""
     return any(words in str(error) for words in ("while writing to", "while reading from"))
+
+
+def _lacks_zone(host: Host) -> bool:
+    return host.name.startswith("fe80:") and "%" not in host.name
 
 
 _OS_FINDINGS = {
@@ -196,6 +274,7 @@ _REPLY_FINDINGS = (
     ("support maintenance notifications", "offers no maintenance notifications: set target.maintenance to off or auto"),
 )
 _FINDINGS: tuple[tuple[type[Exception], str], ...] = (
+    (NoSlots, "serves no slots: make it a cluster (redis-cli --cluster create, or fix)"),
     (redis.AuthenticationError, "refused our password: {reply}"),
     (redis.exceptions.NoPermissionError, "does not permit it: {reply}: use a user whose ACL does"),
     (redis.BusyLoadingError, "is still loading its data: {reply}: try again later"),

@@ -15,12 +15,13 @@ from typing import Any
 
 import hiredis
 import redis
+from redis.exceptions import AskError
 
 from common.lifeline import Lifeline
 from common.plan import schema
 from common.target.clients import Client, build_client, connects_when_built, node_pool, open_control_client, tcp_pools
 from common.target.clusters import ClusterClient
-from common.target.connections import REDIRECTS, ConnectionEvents, Observed
+from common.target.connections import REDIRECTS, ConnectionEvents, Observed, WithRedirects
 from common.target.policy import observed_retry
 from common.target.slots import SLOTS as SLOTS
 from common.target.translate import TARGET_ERRORS
@@ -64,6 +65,8 @@ class Link:
 
         def noted(message: str) -> Exception:
             error: Exception = self._connection._parser.parse_error(message)
+            if isinstance(error, AskError) and isinstance(self._connection, WithRedirects):
+                self._connection.announced.correct(error)
             notes.append(error)
             return error
 

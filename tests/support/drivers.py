@@ -81,7 +81,6 @@ def ask_link(link: Link, *commands: list[str]) -> list[Any]:
             continue
         while (reply := reader.gets()) is not PENDING:
             replies.append(reply)
-    link.close()
     return replies
 
 

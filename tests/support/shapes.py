@@ -116,10 +116,10 @@ def _servers() -> Iterator[Callable[..., Node]]:
 
 
 @contextlib.contextmanager
-def start_standalone(*options: str, protocol: int = 3) -> Iterator[Group]:
+def start_standalone(*options: str, protocol: int = 3, binary: Path | None = None) -> Iterator[Group]:
     """A server on its own, with these options. protocol: by which we ask it."""
     with _servers() as start:
-        node = start(*_QUIET, *options, protocol=protocol)
+        node = start(*_QUIET, *options, protocol=protocol, binary=binary)
         yield Group(f"redis://{HOST}:{node.port}", [node])
 
 
@@ -133,11 +133,11 @@ def start_unix() -> Iterator[tuple[Group, Path]]:
 
 
 @contextlib.contextmanager
-def start_cluster(replicas: int = 1) -> Iterator[Group]:
-    """Three primaries, each with so many replicas; all slots served, all nodes agreed."""
+def start_cluster(replicas: int = 1, *more: str) -> Iterator[Group]:
+    """Three primaries, each with so many replicas; all slots served, all nodes agreed. more: options of the servers."""
     with _servers() as start:
         # A node's bus listens 10000 above its port.
-        options = (*_QUIET, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        options = (*_QUIET, *more, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
         nodes = [start(*options, pick=_port_with_bus) for _ in range(3 * (1 + replicas))]
         ids = [node.ask("CLUSTER", "MYID") for node in nodes]
         for number, (first, last) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):

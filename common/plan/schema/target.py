@@ -131,6 +131,8 @@ class Target(Section, frozen=True, kw_only=True):
     """What is loaded. `url` never holds a password once the plan is resolved: that is in `password`.
 
     client_name: "" or null sends no CLIENT command, for proxies that know none.
+    address_remap: announced address -> where clients reach that server, `host:port` or `host` each; for clusters and
+    Sentinels that announce addresses which clients cannot use, as behind NAT.
     health_check_interval: a connection idle for longer is asked with PING before it is used; 0 for never.
     """
 
@@ -140,6 +142,7 @@ class Target(Section, frozen=True, kw_only=True):
     password: str | None = None
     password_env: str | None = None
     password_file: str | None = None
+    address_remap: dict[str, str] = field(default_factory=dict)
     protocol: Annotated[int, Meta(ge=2, le=3)] = 3
     client_name: NameOrNone | None = "stampede"
     connect_timeout_s: Seconds = field(default=Seconds(5.0), name="connect_timeout")

@@ -110,10 +110,11 @@ def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
         "--flush-before": "true", "--clean-up": "keys", "--data-size-list": "1:2", "--data-compressible": "0.5",
         "--data-kind": "json", "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian",
         "--hot-keys": "0.1",
-        "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear",
+        "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear", "--address-remap": "a=b",
     }  # fmt: skip
     for setting in SETTINGS:
-        assert all(path for path in setting.leaves(setting.parse(texts.get(setting.flag, "3"))))
+        value = setting.parse(texts.get(setting.flag, "3"))
+        assert all(path for path in setting.leaves((value,) if setting.repeatable else value))
     names = [name for setting in SETTINGS for name in (setting.flag, *setting.aliases) if name]
     assert len(names) == len(set(names))
     variables = [setting.variable for setting in SETTINGS]
@@ -124,7 +125,7 @@ def test_every_key_of_a_plan_file_but_lists_of_commands_and_names_can_be_said_by
     said = {setting.path for setting in SETTINGS}
     said |= {"workload.commands", "workload.values.minimum", "workload.values.maximum", "pools.*.name"}
     said |= {"workload.scripts", *(f"workload.{part}" for part in ("setup", "preload", "values.sizes"))}
-    said |= {"workload.expiry.minimum", "workload.expiry.maximum", "load.stages"}
+    said |= {"workload.expiry.minimum", "workload.expiry.maximum", "load.stages", "target.address_remap"}
 
     def keys(section: Any, path: str) -> list[str]:
         found = []
@@ -376,7 +377,7 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"url": "127.0.0.1:none"}, "--url: expected redis://"),
         ({"url": "redis//:pw@h"}, '--url: expected redis://'),
         ({"url": "redis//:pw@h", "tls_verify": "ca"}, '--url: expected redis://'),
-        ({"url": "redis+cluster://h/2"}, "--url: expected database 0, the only one that a cluster has, got 2"),
+        ({"address_remap": ["a=b"]}, "--address-remap: expected it with a target of redis+cluster:// or redis+sentinel://"),
         ({"tls_ca_file": "x"}, "--tls-ca-file: expected it with a target of rediss:// only, got redis://"),
         ({"tls_verify": "none", "url": "unix:///x"}, "--tls-verify: expected it with a target of rediss:// only, got"),
         ({"tls_key_file": "x", "url": "rediss://h"}, "--tls-key-file: expected the certificate of this key, too, got"),

@@ -14,7 +14,9 @@ SECRET = "SeCrEt-never-shown"
 
 words = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
 names = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=20)
-ends = st.builds(Host, names | st.sampled_from(["::1", "fe80::a1"]), st.integers(1, 65535))
+ends = st.builds(
+    Host, names | st.sampled_from(["::1", "fe80::a1", "fe80::1%Eth0", "fe80::1%25"]), st.integers(1, 65535)
+)
 ONE = (Host("host"),)
 TWO = (Host("a", 1), Host("::1", 6379))
 
@@ -30,6 +32,18 @@ TWO = (Host("a", 1), Host("::1", 6379))
         ("redis://bob:pass%20word@host:1", Address(hosts=(Host("host", 1),), username="bob", password="pass word")),
         ("redis://bob@host", Address(hosts=ONE, username="bob")),
         ("redis://[::1]:6380/1", Address(hosts=(Host("::1", 6380),), db=1)),
+        ("redis://[FE80::1%25Eth0.1]:6380", Address(hosts=(Host("fe80::1%Eth0.1", 6380),))),
+        ("redis://[fe80::1%eth0]", Address(hosts=(Host("fe80::1%eth0"),))),
+        ("[fe80::1%25lo]:1", Address(hosts=(Host("fe80::1%lo", 1),))),
+        ("redis://[fe80::1%251]", Address(hosts=(Host("fe80::1%1"),))),
+        ("redis://[fe80::1%25]", Address(hosts=(Host("fe80::1%25"),))),
+        (
+            "rediss+sentinel://[fe80::1%25a],[fe80::2%b]:1/x",
+            Address(
+                shape=Shape.SENTINEL, tls=True, hosts=(Host("fe80::1%a", 26379), Host("fe80::2%b", 1)), service="x"
+            ),
+        ),
+        ("redis+cluster://[fe80::1%25a]:1/3", Address(shape=Shape.CLUSTER, hosts=(Host("fe80::1%a", 1),), db=3)),
         (" redis://host ", Address(hosts=ONE)),
         ("rediss://host", Address(hosts=ONE, tls=True)),
         ("unix:///run/a%20b.sock", Address(path="/run/a b.sock")),
@@ -133,6 +147,8 @@ def test_any_text_is_an_address_or_one_line_of_refusal(text: str) -> None:
         ("redis://host:port", "port"),
         ("redis://a:1,b:2", "port"),
         ("redis://[::1", "port"),
+        ("redis://[::1%]", "port"),
+        ("redis://[::1%a/b]", "port"),
         ("redis://::1", "port"),
         ("redis://host/one", "database"),
         ("redis://host/-1", "database"),
@@ -209,6 +225,8 @@ def test_an_address_never_shows_its_password() -> None:
     address = Address(hosts=(Host("::1", 1),), username="bob", password=SECRET)
     assert SECRET not in repr(address) + str(address)
     assert str(address) == "[::1]:1"
+    zoned = Address(hosts=(Host("fe80::1%eth0"),))
+    assert (str(zoned), zoned.url) == ("[fe80::1%eth0]:6379", "redis://[fe80::1%25eth0]:6379/0")
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def test_a_server_that_closes_is_asked_whether_it_is_redis(closing_server: Socke
     assert "is it Redis, and not its TLS port?" in finding(quick_target(closing_server.url))
 
 
-def test_a_database_that_does_not_exist_is_said_in_the_servers_words(valkey: Server) -> None:
-    assert "DB index is out of range" in finding(quick_target(f"{valkey.url}/99"))
+def test_a_database_that_does_not_exist_is_said_with_those_that_do(valkey: Server) -> None:
+    assert "has databases 0 to 15 only, and no 99" in finding(quick_target(f"{valkey.url}/99"))
 
 
 def test_a_command_that_is_not_permitted_is_said_as_such(valkey: Server) -> None:

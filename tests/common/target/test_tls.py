@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from common.errors import TargetError
@@ -16,6 +17,7 @@ from common.plan.schema import Pools, Target, TcpPool, Tls, Verify
 from common.target import build_client, nodes_of, open_node_client, ping_target
 from common.units import Seconds
 from tests.support.clients import Events
+from tests.support.drivers import WRITTEN, by_asyncio, by_client, by_wire
 from tests.support.shapes import (
     Group,
     make_papers,
@@ -138,6 +140,11 @@ def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_pr
                 assert one.get("key") == b"value"
         assert "has a certificate by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
         assert "has a certificate for another name" in finding(target_of(group.url, papers, server_name="wrong.test"))
+        if not group.sentinels:
+            # A cluster of one, which announces an address that is not in the certificate: the mapped one is.
+            group.nodes[0].ask("CONFIG", "SET", "cluster-announce-ip", "192.0.2.1")
+            mapped = msgspec.structs.replace(target, address_remap={"192.0.2.1": "127.0.0.1"})
+            assert [reach(mapped) for reach in (by_client, by_asyncio, by_wire)] == [WRITTEN] * 3
 
 
 def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_it(papers: Papers, tmp_path: Path) -> None:
