@@ -41,8 +41,8 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
 
 def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
     """redis-py's error as one line: which target, what it did, and what to do about it. Never shows a password."""
-    if finding := _announced_finding(error, target):
-        return TargetError(f"target {address_of(target)} {finding}")
+    if finding := _announced_finding(error, target, node):
+        return TargetError(f"target {node or address_of(target)}{finding}")
     if node:
         return TargetError(f"target {node} {_finding_of_one(error, target)}")
     return TargetError(f"target {address_of(target)} {_finding(error, target)}")
@@ -124,8 +124,9 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
 
 
-def _announced_finding(error: Exception, target: schema.Target) -> str:
-    """That a server cannot be reached, which the plan does not name but others announced; "" for anything else."""
+def _announced_finding(error: Exception, target: schema.Target, node: str) -> str:
+    """That a server cannot be reached, which the plan does not name but others announced; "" for anything else. Follows
+    the name of the node, or of the target."""
     announced, address = _announced(error), address_of(target)
     if announced is None or (address.shape is Shape.CLUSTER and announced in address.hosts):
         return ""
@@ -140,13 +141,13 @@ def _announced_finding(error: Exception, target: schema.Target) -> str:
         )
     else:
         return ""
-    who = "the cluster announces" if address.shape is Shape.CLUSTER else "its Sentinels announce"
+    who = "the cluster announces" if address.shape is Shape.CLUSTER else "Sentinels announce"
     if AddressMap(target.address_remap).leads_to(announced.name, announced.port):
-        return (
-            f"has a server that {who}, and that target.address_remap maps to {announced}, which {what}: correct the map"
-        )
-    way = f"--address-remap {announced}=HOST:PORT"
-    return f"has a server that {who} at {announced}, which {what}: is it up? If it is behind NAT, say {way}"
+        mapped = "target.address_remap maps"
+        place = f", to which {mapped} what {who}," if node else f" has a server that {mapped} to {announced}, which"
+        return f"{place} {what}: correct the map"
+    place = f", as {who} it," if node else f" has a server that {who} at {announced}, which"
+    return f"{place} {what}: is it up? If it is behind NAT, say --address-remap {announced}=HOST:PORT"
 
 
 def _waited(target: schema.Target) -> str:

@@ -128,7 +128,7 @@ def test_a_node_that_is_down_is_named_and_all_the_others_are_looked_at() -> None
     found = line(report, "nodes")
     assert not report.ok
     assert found.text.startswith("1 of 6 cannot be asked: target 127.0.0.1:")
-    assert f":{down.port} refused the connection" in found.text
+    assert f":{down.port}, as the cluster announces it, refused the connection: is it up?" in found.text
     assert {"memory", "connections", "permissions", "clock"} <= {each.name for each in report.lines if each.ok}
 
 

@@ -226,14 +226,16 @@ def test_a_node_that_cannot_be_reached_is_said_to_be_announced_and_the_map_named
     target = Target(url=f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}")
     with behind_nat(cluster) as remap, pytest.raises(TargetError) as caught:
         probe(target)
-    (announced,) = [place for place in remap if place in str(caught.value)]
-    assert str(caught.value) == (
-        f"target cluster 127.0.0.1:{cluster.nodes[0].port} has a server that the cluster announces at {announced}, "
-        f"which refused the connection: is it up? If it is behind NAT, say --address-remap {announced}=HOST:PORT"
+    text = str(caught.value)
+    (announced,) = [place for place in remap if place in text]
+    # redis-py's own client may find it first, or we do, node by node.
+    assert re.search(
+        r"^target .*(, as the cluster announces it,| that the cluster announces at .*, which) refused", text
     )
+    assert text.endswith(f"is it up? If it is behind NAT, say --address-remap {announced}=HOST:PORT")
     dead = closed_port()
     mapped = Target(url=target.url, address_remap={"127.0.0.1": f"127.0.0.1:{dead}"})
-    with pytest.raises(TargetError, match=rf"target\.address_remap maps to 127\.0\.0\.1:{dead}, which refused .*map"):
+    with pytest.raises(TargetError, match=r"target .*address_remap maps .* refused the connection: correct the map$"):
         probe(mapped)
 
 
@@ -265,9 +267,7 @@ def test_what_sentinels_announce_is_mapped_too() -> None:
             (group.nodes[1].port, "replica"),
         ]
         dead = closed_port()
-        with pytest.raises(
-            TargetError, match=r"its Sentinels announce, and that target\.address_remap maps to"
-        ) as caught:
+        with pytest.raises(TargetError, match=r"has a server that target\.address_remap maps to") as caught:
             ping_target(Target(url=group.url, address_remap={"127.0.0.1": f"127.0.0.1:{dead}"}))
         assert f"127.0.0.1:{dead}, which refused the connection" in str(caught.value)
 

@@ -134,7 +134,7 @@ def test_a_primary_that_is_gone_is_said_and_its_successor_found() -> None:
         with build_client(target, Pools(), events=events, lifeline=Lifeline()) as client:
             assert client.execute_command("SET", "key", "value") is True
             old.kill()
-            assert "has a primary that " in finding(target)
+            assert f"has a server that Sentinels announce at 127.0.0.1:{old.port}, which refused" in finding(target)
             until(lambda: new.ask("ROLE")[0] == "master")
             until(lambda: nodes_of(target)[0].port == new.port)
             assert client.execute_command("SET", "key", "value") is True
