@@ -249,6 +249,8 @@ class Aggregate:
         self.cleaned: CleanedUp | None = None
         self.closed: RunClosed | None = None
         self.failed: CoordinatorFailed | None = None
+        self.is_running = False
+        """A coordinator is at it at this moment. No record says so: whoever reads the journal finds out."""
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
         self.workers_lost: list[WorkerNoted] = []
@@ -260,6 +262,7 @@ class Aggregate:
 
     def apply(self, record: AnyRecord) -> None:
         """Take one record. Raises ProtocolError, and changes nothing, for a frame that makes no sense."""
+        self.failed = None  # one that failed was resumed, if anything follows
         match record:
             case RunOpened():
                 self.opened = record

@@ -154,8 +154,8 @@ def start(
     Flags go over the plan file, the file over STAMPEDE_... variables, those over the profile.
     """
     from coordinator.compare.command import compare
-    from coordinator.report.command import find_journal
     from coordinator.report.files import PLAN_FILE
+    from coordinator.report.finding import find_journal
     from coordinator.start import start as start_run
 
     if rounds is not None and not compare_drivers:
@@ -233,8 +233,8 @@ def show_profiles(name: str | None, what: str | None) -> None:
 )
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution")
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
-    """Report on a run anew, from its journal."""
-    from coordinator.report.command import render
+    """Report on a run anew, from its journal, or on a comparison. RUN: an id or its beginning, a path, or `latest`."""
+    from coordinator.reports import render
 
     # Colours are there only where they were asked for.
     click.echo(render(run, out, form, hide_histogram), nl=False, color=True)

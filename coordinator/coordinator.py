@@ -46,6 +46,7 @@ from coordinator.steps import (
     Tick,
     Write,
 )
+from coordinator.unfinished import unfinished
 
 TICK_S = 0.1
 SEE_OFF_NS = 3 * NS_PER_S
@@ -130,8 +131,7 @@ class Coordinator:
             self._write(CoordinatorFailed(reason=text))
         if self._aggregate.failed is None:
             self._aggregate.apply(CoordinatorFailed(reason=text))
-        advice = f"agents elsewhere keep their results for `coordinator start --resume {self._run.state.setup.run_id}`"
-        return End(code, f"the coordinator failed before the run ended: {text}; {advice}", Outcome.ABORTED)
+        return End(code, unfinished(self._aggregate), Outcome.ABORTED)
 
     def _call_off(self, exit_code: int) -> bool:
         """A run that has not begun can never be resumed: nobody should wait for it. One that has begun can."""

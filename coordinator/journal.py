@@ -113,6 +113,16 @@ class Journal:
         self.close()
 
 
+def is_being_written(path: Path) -> bool:
+    """Whether a coordinator has it open, here or, where the file system tells, on another machine."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def read_journal(path: Path) -> Iterator[AnyRecord]:
     """The records of a journal, in order; one that was cut off at the end is left out.
 

@@ -14,8 +14,8 @@ from common.plan.schema import Plan
 from common.plan.secret import redacted
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
-from coordinator.report.command import find_journal
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_whole
+from coordinator.report.finding import find_journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Outcome(enum.Enum):
-    """How a run ended: as planned; stopped by the user; given up; or to its end, but not with everybody."""
+    """How a run ended: as planned; stopped by the user; given up; or to its end, but not with everybody. RUNNING is in
+    no record: it is what a report says of a run that has not ended."""
 
     COMPLETED = "completed"
     INTERRUPTED = "interrupted"
     ABORTED = "aborted"
     DEGRADED = "degraded"
+    RUNNING = "running"
 
 
 class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +94,11 @@ class FrameAccepted(Record, frozen=True, kw_only=True):
 
 
 class AgentEnd(enum.Enum):
-    """How an agent's part ended."""
+    """How an agent's part ended. OPEN is in no record: it is what a report says where none has its end."""
 
     FINISHED = "finished"
     LOST = "lost"
+    OPEN = "open"
 
 
 class AgentNoted(Record, frozen=True, kw_only=True):

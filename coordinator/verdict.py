@@ -24,6 +24,7 @@ from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
+from coordinator.unfinished import unfinished
 from coordinator.unopened import unopened_finding
 
 UNSENT_SHARE = 0.001
@@ -145,12 +146,12 @@ def _server_not_read(evidence: Evidence) -> Iterator[str]:
 
 
 def _never_closed(evidence: Evidence) -> Iterator[str]:
-    if evidence.run.closed is None:
-        yield "The coordinator was killed before the run ended; this is what it had accepted until then."
+    if why := unfinished(evidence.run):
+        yield f"{why[:1].upper()}{why[1:]}. This is what was accepted until then."
 
 
 def _agents_lost(evidence: Evidence) -> Iterator[str]:
-    lost = [agent for agent in evidence.agents if not agent.finished]
+    lost = [agent for agent in evidence.agents if agent.end is not None and not agent.finished]
     if lost:
         names = _listed(agent.facts.agent_id for agent in lost)
         kept = sum(agent.counted for agent in lost)

@@ -17,18 +17,18 @@ from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from common.plan.schema import Driver, Plan
 from common.program import explained
 from coordinator.compare.figures import Conducted, Head, build_comparison
-from coordinator.compare.shapes import COMPARISON_FILE, Comparison
+from coordinator.compare.shapes import Comparison
 from coordinator.compare.text import print_comparison, run_line
 from coordinator.compare.twin import plans_to_compare
 from coordinator.options import StartOptions
 from coordinator.place import new_id, new_place
 from coordinator.records import Outcome
-from coordinator.report.files import write_whole
+from coordinator.report.files import COMPARISON_FILE, write_whole
 from coordinator.report.look import console_for
 from coordinator.report.output import say
 from coordinator.start import Ended, conduct, deliver
 
-_KILLED = "the coordinator was killed before the comparison ended"
+_KILLED = "its end is not written down: the coordinator still runs, or was killed"
 
 
 @dataclass(frozen=True, slots=True)

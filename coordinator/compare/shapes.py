@@ -14,7 +14,6 @@ from coordinator.report.shapes import Part, Target
 from coordinator.verdict import Verdict
 
 COMPARISON_FORMAT = 1
-COMPARISON_FILE = "comparison.json"
 
 
 class SpreadKind(enum.Enum):

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from common.units import counted
 from coordinator.compare.shapes import (
-    COMPARISON_FILE,
     ComparedRun,
     Comparison,
     Cost,
@@ -19,6 +18,7 @@ from coordinator.compare.shapes import (
     Spread,
     SpreadKind,
 )
+from coordinator.report.files import COMPARISON_FILE
 from coordinator.report.fitting import Column, FittedTable, show
 from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, failed_share, short
 from coordinator.verdict import Level

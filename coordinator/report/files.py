@@ -16,6 +16,8 @@ JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"
 SUMMARY_FILE = "summary.json"
 TIMESERIES_FILE = "timeseries.csv"
+COMPARISON_FILE = "comparison.json"
+"""In the folder of a comparison, beside those of its runs."""
 ERROR_FILE = "error.txt"
 """Tracebacks of what nobody foresaw; there is none in most runs."""
 

@@ -19,6 +19,7 @@ OUTCOME_STYLES = {
     Outcome.INTERRUPTED: "yellow",
     Outcome.DEGRADED: "yellow",
     Outcome.ABORTED: "red",
+    Outcome.RUNNING: "yellow",
 }
 
 

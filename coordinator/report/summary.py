@@ -35,10 +35,10 @@ from coordinator.report.shapes import (
     Target,
 )
 from coordinator.stages import StageResult, stage_results
+from coordinator.unfinished import unfinished
 from coordinator.verdict import judge
 
-_KILLED = "the coordinator was killed before the run ended"
-_FAILED = "the coordinator failed before the run ended"
+_NO_END = "the journal does not have its end"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _OPEN = "open"
 _US = 1e3
@@ -127,14 +127,14 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 
 
 def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
-    closed, failed = aggregate.closed, aggregate.failed
-    broken_off = _KILLED if failed is None else f"{_FAILED}: {failed.reason}"
+    closed = aggregate.closed
+    broken_off = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
     return Run(
         id=opened.run_id,
         started_at=opened.started_at,
         duration_s=aggregate.duration_s,
-        outcome=closed.outcome if closed else Outcome.ABORTED,
-        reason=closed.reason if closed else broken_off,
+        outcome=closed.outcome if closed else broken_off,
+        reason=closed.reason if closed else unfinished(aggregate),
         plan_hash=opened.plan_hash,
     )
 
@@ -233,8 +233,8 @@ def _agent(agent: AgentTally, watched_ns: int, hold_ups: HoldUps | None) -> Agen
         id=agent.facts.agent_id,
         host=agent.facts.host,
         processes=agent.facts.processes,
-        state=end.state if end else AgentEnd.LOST,
-        reason=end.reason if end else _KILLED,
+        state=end.state if end else AgentEnd.OPEN,
+        reason=end.reason if end else _NO_END,
         operations=agent.counted,
         clock_offset_us=end.clock_offset_us if end else None,
         clock_rtt_us=end.clock_rtt_us if end else None,

@@ -227,6 +227,9 @@ _AGENT_COLUMNS = (
 )
 
 
+_AGENT_STYLES = {AgentEnd.FINISHED: "green", AgentEnd.LOST: "red", AgentEnd.OPEN: "yellow"}
+
+
 def _agents(summary: Summary) -> FittedTable:
     table = FittedTable("Agents", _AGENT_COLUMNS, elsewhere=_ELSEWHERE)
     # Those that were lost come first: they must not fall to the limit.
@@ -235,7 +238,7 @@ def _agents(summary: Summary) -> FittedTable:
             agent.id,
             agent.host,
             str(agent.processes),
-            Text(agent.state.value, style="red" if agent.state is AgentEnd.LOST else "green"),
+            Text(agent.state.value, style=_AGENT_STYLES[agent.state]),
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),

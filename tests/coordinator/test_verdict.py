@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         Level.SUSPECT,
         "12 operations are unaccounted for: workers began 6,000, the server counted 6,012 calls; ",
     ),
-    "the coordinator was killed": (without(RunClosed), Level.SUSPECT, "The coordinator was killed"),
+    "the coordinator was killed": (without(RunClosed), Level.SUSPECT, "The coordinator ended after the load"),
     "an agent was lost": (last_agent_lost, Level.SUSPECT, "1 of 2 agents lost (a2): the 3,000 operations"),
     "a worker died": (
         lambda records: [*records, WorkerNoted(agent_id="a1", process=0, exit_code=-9)],

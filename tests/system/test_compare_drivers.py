@@ -7,8 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from coordinator.compare.shapes import COMPARISON_FILE
-from coordinator.report.files import SUMMARY_FILE
+from coordinator.report.files import COMPARISON_FILE, SUMMARY_FILE
 from tests.support.runs import HOST, Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 

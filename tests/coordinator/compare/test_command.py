@@ -15,9 +15,9 @@ from common.plan.schema import Command, Driver, Load, Plan, Pools, Target, Workl
 from common.units import Count, Seconds
 from coordinator.compare import command
 from coordinator.compare.command import compare, turns
-from coordinator.compare.shapes import COMPARISON_FILE
 from coordinator.options import StartOptions
 from coordinator.place import Place
+from coordinator.report.files import COMPARISON_FILE
 from coordinator.start import Ended
 from coordinator.verdict import Level, Verdict
 from tests.support.comparisons import summary

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError
+from common.plan.schema import Driver
+from coordinator.compare.figures import build_comparison
 from coordinator.journal import Journal
-from coordinator.report.command import render
+from coordinator.records import Outcome
+from coordinator.report.files import COMPARISON_FILE
+from coordinator.reports import render
+from tests.support.comparisons import conducted, head
 from tests.support.records import clean_run
 
 RUNS = ("20250101-090000-aa", "20250101-100000-bb", "20250102-090000-cc")
@@ -98,3 +103,50 @@ def test_a_torn_journal_is_reported_as_far_as_it_goes(out: Path) -> None:
     summary = json.loads(render("latest", out, "json", False))
     assert summary["run"]["outcome"] == "aborted"
     assert summary["totals"]["operations"] == 6000
+
+
+@pytest.fixture
+def comparison(out: Path) -> Path:
+    """The folder of a comparison that is younger than all runs."""
+    folder = out / "20250103-090000-dd"
+    runs = [conducted(1, driver) for driver in (Driver.CLIENT, Driver.WIRE)]
+    folder.mkdir()
+    found = build_comparison(head(1), runs, Outcome.COMPLETED, "")
+    (folder / COMPARISON_FILE).write_text(found.to_json())
+    return folder
+
+
+def test_a_comparison_is_shown_again_as_it_was(out: Path, comparison: Path) -> None:
+    for name in ("latest", comparison.name, "20250103", str(comparison)):
+        assert "What redis-py costs" in render(name, out, "text", False)
+    assert render("latest", out, "json", False) == (comparison / COMPARISON_FILE).read_text()
+    with pytest.raises(UsageError, match=r"c-1 is a comparison, .* `coordinator report c-1/1-client --format csv`"):
+        render("latest", out, "csv", False)
+
+
+def test_a_comparison_is_going_on_as_long_as_one_of_its_runs_is(out: Path, comparison: Path) -> None:
+    (comparison / "3-wire").mkdir()
+    with Journal.create(comparison / "3-wire" / "journal"):
+        told = json.loads(render("latest", out, "json", False))
+        assert (told["outcome"], "going on" in told["reason"]) == ("running", True)
+    assert json.loads(render("latest", out, "json", False))["outcome"] == "completed"
+
+
+def test_a_comparison_that_cannot_be_read_is_one_line(out: Path, comparison: Path) -> None:
+    (comparison / COMPARISON_FILE).write_text('{"started_at": "2025"}')
+    with pytest.raises(UsageError, match="expected a comparison that this version can read"):
+        render("latest", out, "text", False)
+
+
+def test_a_run_that_goes_on_is_not_taken_for_one_whose_coordinator_was_killed(out: Path) -> None:
+    path = out / RUNS[2] / "journal"
+    path.write_bytes(path.read_bytes()[:-3])
+    with Journal.reopen(path):
+        assert json.loads(render("latest", out, "json", False))["run"]["outcome"] == "running"
+        assert "the run has not ended" in " ".join(render("latest", out, "text", False).split())
+    (out / "20250104-090000-ee").mkdir()
+    with (
+        Journal.create(out / "20250104-090000-ee" / "journal"),
+        pytest.raises(UsageError, match="its run is about to start"),
+    ):
+        render("latest", out, "text", False)

@@ -1,0 +1,98 @@
+"""`coordinator report RUN`: the journal of a run folded anew, or what a comparison found, in the format wanted."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from rich.console import Console
+
+from common.errors import ProtocolError, UsageError
+from coordinator.aggregate import Aggregate, fold
+from coordinator.compare.shapes import Comparison
+from coordinator.compare.text import print_comparison
+from coordinator.journal import is_being_written, read_journal
+from coordinator.records import Outcome
+from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE
+from coordinator.report.finding import find_report
+from coordinator.report.look import console_for
+from coordinator.report.summary import build_summary
+from coordinator.report.text import print_summary
+from coordinator.report.timeseries import timeseries_csv
+
+
+def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
+    """The report of a run or of a comparison, in colours where stdout shows them. run: see `find_report`. Raises
+    UsageError for an unknown run or format, and for a file that cannot be read.
+    """
+    if format not in FORMATS:
+        raise UsageError(f'--format: expected one of {", ".join(FORMATS)}, got "{format}"')
+    path = find_report(run, out)
+    if path.name == COMPARISON_FILE:
+        return _render_comparison(path, format)
+    # Before it is read: a run that ends in between has its end in the journal.
+    is_running = is_being_written(path)
+    try:
+        aggregate = fold(read_journal(path))
+    except ProtocolError as error:
+        raise UsageError(f"{path}: {error}") from error
+    aggregate.is_running = is_running and aggregate.closed is None
+    if aggregate.opened is None:
+        why = "its run is about to start" if is_running else "its coordinator ended before the start, without any load"
+        raise UsageError(f"{path}: has no record yet: {why}, so there is nothing to report")
+    return FORMATS[format](aggregate, hide_histogram)
+
+
+def _render_comparison(path: Path, format: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        comparison = msgspec.json.decode(text, type=Comparison)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise UsageError(f"{path}: expected a comparison that this version can read, got: {error}") from error
+    if format == "csv":
+        first = comparison.runs[0].id if comparison.runs else f"{comparison.id}/RUN"
+        raise UsageError(
+            f"--format csv: {comparison.id} is a comparison, which has no seconds of its own; its runs have, as in "
+            f"`coordinator report {first} --format csv`"
+        )
+    if any(is_being_written(journal) for journal in path.parent.glob(f"*/{JOURNAL_FILE}")):
+        comparison = msgspec.structs.replace(
+            comparison, outcome=Outcome.RUNNING, reason="the comparison has not ended: one of its runs is going on"
+        )
+        text = comparison.to_json()
+    return text if format == "json" else _drawn(lambda console: print_comparison(console, comparison))
+
+
+def _drawn(draw: Callable[[Console], None]) -> str:
+    text = io.StringIO()
+    shown_on = console_for()
+    draw(
+        Console(
+            file=text,
+            width=shutil.get_terminal_size().columns,
+            force_terminal=shown_on.is_terminal,
+            color_system=cast(Any, shown_on.color_system),
+            no_color=shown_on.no_color,
+        )
+    )
+    return text.getvalue()
+
+
+def _as_text(aggregate: Aggregate, hide_histogram: bool) -> str:
+    summary = build_summary(aggregate)
+    return _drawn(lambda console: print_summary(console, summary, hide_histogram=hide_histogram))
+
+
+def _as_json(aggregate: Aggregate, _: bool) -> str:
+    return build_summary(aggregate).to_json()
+
+
+def _as_csv(aggregate: Aggregate, _: bool) -> str:
+    return timeseries_csv(aggregate)
+
+
+FORMATS: dict[str, Callable[[Aggregate, bool], str]] = {"text": _as_text, "json": _as_json, "csv": _as_csv}

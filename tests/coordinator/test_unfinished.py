@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from common.plan.schema import CleanUp
+from coordinator.aggregate import Aggregate, fold
+from coordinator.records import (
+    AgentNoted,
+    AnyRecord,
+    CleanedUp,
+    CoordinatorFailed,
+    FrameAccepted,
+    Outcome,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+)
+from coordinator.report.summary import build_summary
+from coordinator.unfinished import unfinished
+from tests.support.records import clean_run, closed, plan
+
+WITH_CLEAN_UP = msgspec.structs.replace(
+    plan(), workload=msgspec.structs.replace(plan().workload, clean_up=CleanUp.KEYS)
+)
+WHOLE = list(clean_run(WITH_CLEAN_UP))
+CLEANED = [*WHOLE[:-1], CleanedUp(deleted=5, left=0, took_ns=1)]
+
+
+def until(kind: type, number: int = 0, records: Sequence[AnyRecord] = WHOLE) -> list[AnyRecord]:
+    """The records of a run up to this one of its kind, which is included; -1 is the last one of its kind."""
+    places = [place for place, record in enumerate(records) if isinstance(record, kind)]
+    return list(records[: places[number] + 1])
+
+
+ENDS = {
+    "opened": (until(RunOpened), "before the start, without any load so far"),
+    "counted": (until(ServerCounted), "before the start, without any load so far"),
+    "started": (until(RunStarted), "during the load (before its agents had reported any of it)"),
+    "second 1": (until(FrameAccepted, 3), "during the load (reported up to second 1)"),
+    "one agent": (until(AgentNoted), "during the load (reported up to second 2)"),
+    "all agents": (until(AgentNoted, -1), "after the load, before the server's counters were read again"),
+    "read again": (until(ServerCounted, -1), "after the load, while the plan's keys were deleted: some may be left"),
+    "deleted": (CLEANED, "after the load, before the end was written down"),
+    "none deleted": (list(clean_run())[:-1], "after the load, before the end was written down"),
+}
+
+
+@pytest.mark.parametrize("name", list(ENDS))
+def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None:
+    records, where = ENDS[name]
+    run = fold(records)
+    said = unfinished(run)
+    assert said.startswith(f"the coordinator ended {where}, and did not say why: it was killed, or its machine")
+    begun = any(isinstance(record, RunStarted) for record in records)
+    assert ("--resume run-1" in said, "start it anew" in said) == (begun, not begun)
+
+    failed = fold([*records, CoordinatorFailed(reason="the disk is full")])
+    assert unfinished(failed).startswith(f"the coordinator failed {where}: the disk is full; ")
+
+    run.is_running = True
+    assert unfinished(run) == f"the run has not ended: it is {where}"
+    summary = build_summary(run)
+    assert (summary.run.outcome, summary.run.reason) == (Outcome.RUNNING, unfinished(run))
+    ended = {record.agent_id for record in records if isinstance(record, AgentNoted)}
+    assert {agent.id for agent in summary.agents if agent.state.value == "open"} == {"a1", "a2"} - ended
+    assert any(reason.startswith("The run has not ended") for reason in summary.verdict.reasons)
+    assert not any("lost" in reason for reason in summary.verdict.reasons)
+
+
+def test_a_coordinator_that_failed_and_was_resumed_did_not_fail() -> None:
+    failed = [*until(FrameAccepted, 1), CoordinatorFailed(reason="the disk is full")]
+    resumed = fold([*failed, *WHOLE[len(failed) - 1 : -1]])
+    assert "did not say why" in unfinished(resumed)
+    assert unfinished(fold([*failed, *WHOLE[len(failed) - 1 :]])) == ""
+
+
+def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() -> None:
+    given_up = RunClosed(outcome=Outcome.ABORTED, reason="agent a1 was lost before the start", duration_s=0.0)
+    summary = build_summary(fold([*until(RunOpened), given_up]))
+    assert (summary.run.outcome, summary.run.reason) == (Outcome.ABORTED, "agent a1 was lost before the start")
+    assert {agent.state.value for agent in summary.agents} == {"open"}
+    assert not any("killed" in agent.reason for agent in summary.agents)
+
+
+def test_a_run_that_has_ended_has_nothing_unfinished() -> None:
+    assert unfinished(fold([*CLEANED, closed()])) == ""
+    assert unfinished(Aggregate()) == ""
