@@ -15,7 +15,7 @@ from typing import Any
 
 import hiredis
 import redis
-from redis.exceptions import AskError
+from redis.exceptions import AskError, SlotNotCoveredError
 
 from common.lifeline import Lifeline
 from common.plan import schema
@@ -111,6 +111,11 @@ def lost_by(error: Exception | None) -> Exception:
 def too_late() -> Exception:
     """What redis-py raises where no reply came in time."""
     return redis.TimeoutError("Timeout reading from socket")
+
+
+def not_covered() -> Exception:
+    """What redis-py raises for a slot that no node serves."""
+    return SlotNotCoveredError("a slot is not covered by the cluster")
 
 
 def redirect_of(error: Exception) -> str | None:

@@ -49,6 +49,14 @@ class Node:
         self.process.kill()
         self.process.wait()
 
+    def start_again(self) -> None:
+        """As it was started, with the files that it left."""
+        command: Any = self.process.args
+        home = command[command.index("--dir") + 1]
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdout=quiet, stderr=quiet, cwd=home)
+        until(lambda: bool(self.ask("PING")))
+
 
 @dataclass
 class Group:

@@ -252,12 +252,20 @@ class WireStage:
         else:
             source = OperationSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
         self.fed = 0
-        self.routes = Routes(source, self.record, self._give_connections, self._fed, batch, pacer.steady_turns)
+        self.routes = Routes(
+            source,
+            self.record,
+            self._give_connections,
+            self._fed,
+            lambda node, count: self.worker.fail_batches(node, count),
+            batch,
+            pacer.steady_turns,
+        )
         self.reopening: list[Channel] = []
         self.parked: list[Channel] = []
         self.reopening_later: list[Channel] = []
         self.reopening_soon: list[Channel] = []
-        self.refreshes = 0
+        self.refreshes = self.rereads = 0
         means = Means(
             replies=Replies(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
             events=self.events,
@@ -266,6 +274,7 @@ class WireStage:
             reopen_soon=self.reopening_soon.append,
             refresh=self._refresh,
             parked=self.parked.append,
+            reread=self._reread,
             is_plain=is_plain and not is_pushed_to,
             is_fixed=is_fixed,
             is_watched=is_watched,
@@ -288,6 +297,9 @@ class WireStage:
 
     def _refresh(self) -> None:
         self.refreshes += 1
+
+    def _reread(self) -> None:
+        self.rereads += 1
 
     def node(self, name: str = ALONE) -> Node:
         return self.routes.node(name)

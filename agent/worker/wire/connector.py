@@ -21,9 +21,9 @@ _THREADS = 16
 class Connector:
     """Threads that do what blocks. They end with the lifeline, or with what they wait for, when its timeout is over."""
 
-    def __init__(self, lifeline: Lifeline, call: Call) -> None:
+    def __init__(self, lifeline: Lifeline, call: Call, threads: int = _THREADS) -> None:
         self._lifeline, self._call = lifeline, call
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="wire connector")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wire connector")
         # Of closing against `do`: the loop may want something done in the very moment in which it is over.
         self._lock = threading.Lock()
         self._is_over = False

@@ -5,8 +5,12 @@ next turn is not due yet, it rests until it is. What is measured: service time r
 given to the socket to the moment in which the read returned that completed a reply, so all of a batch that come with
 one read have the same; response time from each operation's own intended send.
 
-There are no retries here but of connects: an operation that was under way on a connection that is lost has failed, and
-so has one whose turn comes when none of its node's connections can be made.
+There are no retries here but of connects: an operation that was under way on a connection that is lost has failed. So
+has an operation that cannot be sent when its turn comes, because its node cannot be reached or no node serves its slot.
+A node cannot be reached once one of its connections could not be made, with all retries of the plan, or brought no
+reply in time, and while it has no other connection. In an open loop each such operation fails when it is due. In a
+closed loop as many fail as belong to what other nodes do; where no node can be reached, an operation fails for each
+connection that cannot be made.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ from agent.worker.wire.channel import Channel
 from agent.worker.wire.means import Means
 from agent.worker.wire.record import TOLD_APART, WireRecord, pack_batch
 from agent.worker.wire.redirects import Redirects
-from agent.worker.wire.routes import Node, Routes
-from agent.worker.wire.settling import ends_of, settled, unwrapped
+from agent.worker.wire.routes import AHEAD, Node, Routes
+from agent.worker.wire.settling import ends_of, failed_alike, settled, unwrapped
 from agent.worker.wire.source import NOWHERE, Block
 from common.clock import MonotonicNs, monotonic_ns
 from common.lifeline import CutShort
 from common.target.wire import lost_by, stale_by, too_late
+
+_AT_ONCE = 64
+"""Turns that are dealt, or fail, in one go, so that connections are looked at in between."""
 
 
 class WireWorker:
@@ -34,7 +41,7 @@ class WireWorker:
 
     __slots__ = (
         *("_worker", "_routes", "_means", "_now", "_pacer", "_turns", "_held", "_stuck", "_redirects"),
-        *("_has_begun", "_has_ended", "_is_unsteady", "may_be_steady"),
+        *("_has_begun", "_has_ended", "_is_open", "_is_unsteady", "may_be_steady"),
         *("span", "record", "batch", "steady", "until_ns", "whenever", "is_transaction", "is_plain", "is_fixed"),
     )
 
@@ -58,6 +65,8 @@ class WireWorker:
         self.whenever = self.steady[0] if self.steady else WHENEVER
         """The intended time of its operations, which is none."""
         self._is_unsteady = self.steady is None
+        # Whether its last turn was of an open loop.
+        self._is_open = self._is_unsteady
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
         # The turn that was due, when those that might have sent it had to wait for others.
@@ -74,7 +83,8 @@ class WireWorker:
     def is_done(self) -> bool:
         """Whether all that it was to do has come to its end."""
         return self._has_ended and not any(
-            node.detours or any(channel.is_under_way for channel in node.channels) for node in self._routes.nodes
+            node.detours or node.dealt or any(channel.is_under_way for channel in node.channels)
+            for node in self._routes.nodes
         )
 
     @property
@@ -86,12 +96,14 @@ class WireWorker:
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
         held = self._held
+        # In an open loop, what fails needs no connection that rests.
+        fails = self._is_open and bool(self._routes.failing)
+        is_waited_for = fails or any(node.idle for node in self._routes.nodes)
         if held is not None:
-            is_waited_for = held is not self._stuck and any(node.idle for node in self._routes.nodes)
+            is_waited_for = is_waited_for and held is not self._stuck
             return min(held[-1], self.span.end_ns) if is_waited_for else NEVER_NS
         # A connection has just sent what was held: others that rest can ask for the next.
-        is_next = self._is_unsteady and not self._has_ended and any(node.idle for node in self._routes.nodes)
-        return 0 if is_next else NEVER_NS
+        return 0 if is_waited_for and self._is_unsteady and not self._has_ended else NEVER_NS
 
     def begin(self) -> None:
         """The start has come."""
@@ -100,6 +112,7 @@ class WireWorker:
 
     def opened(self, channel: Channel) -> None:
         """A connection stands."""
+        self._routes.works(channel.node)
         if self._has_begun:
             self.issue(channel)
         else:
@@ -114,6 +127,8 @@ class WireWorker:
         elif node.detours:
             self.record.transactions += self.is_transaction
             self._redirects.take(channel)
+        elif node.dealt:
+            self._take_dealt(channel)
         elif self._is_unsteady:
             self._issue_turn(channel)
         else:
@@ -130,12 +145,10 @@ class WireWorker:
         that was the last one, or because others have to catch up."""
         batch = channel.batch
         channel.freed()
-        if batch is not None:
-            place, _, block = batch
-            self._leave(block, self.batch, place)
-        elif self._routes.is_starved(channel.node):
+        if batch is None and self._routes.is_starved(channel.node):
             channel.node.idle.append(channel)
             return
+        self._routes.recall(channel.node if batch is not None else None)
         # What is under way was begun in the steady part, and belongs to it.
         for node in self._routes.nodes:
             for other in node.channels:
@@ -144,27 +157,96 @@ class WireWorker:
         self._issue_turn(channel)
 
     def _issue_turn(self, channel: Channel) -> None:
-        node, turn = channel.node, self._held
-        self._held = None
+        node, turn = channel.node, self._next_turn()
+        if turn is not None and turn[0] >= 0 and self._routes.is_cluster:
+            self._held = turn
+            node.idle.append(channel)
+            self._deal(channel)
+            return
+        for _ in range(_AT_ONCE):
+            if turn is None or (place := self._behind(node, turn)) is None:
+                break
+            self._fail_unsent(place, turn)
+            turn = self._next_turn()
+        if turn is not None and self._routes.more(node, len(turn)):
+            self._settle_down(turn)
+            self._send(channel, turn)
+            return
+        if turn is not None:
+            self._held = self._stuck = turn
+        node.idle.append(channel)
+
+    def _next_turn(self) -> Turn | None:
+        """The next turn, if it is due."""
+        turn, self._held = self._held, None
         if turn is None and not self._has_ended:
             turn = next(self._turns, None)
-            self._settle_down(turn)
         now_ns = self._now()
         if turn is None:
             self._has_ended = True
         elif now_ns >= self.span.end_ns:
             self._end(turn)
-        elif turn[-1] > now_ns:
-            self._held = turn
-        elif not self._routes.more(node, len(turn)):
-            self._held = self._stuck = turn
         else:
-            block, begin, end = node.feed.take(len(turn))
-            self.record.issued += len(turn)
-            self.record.transactions += self.is_transaction
-            channel.send(block, begin, end, turn, self._now())
+            self._is_open = turn[-1] >= 0
+            if turn[-1] <= now_ns:
+                return turn
+            self._held = turn
+        return None
+
+    def _behind(self, node: Node, turn: Turn) -> Node | None:
+        return self._routes.behind(node, len(turn)) if self._routes.failing else None
+
+    def _send(self, channel: Channel, turn: Turn) -> None:
+        block, begin, end = channel.node.feed.take(len(turn))
+        self.record.issued += len(turn)
+        self.record.transactions += self.is_transaction
+        channel.send(block, begin, end, turn, self._now())
+
+    def _deal(self, channel: Channel | None = None) -> None:
+        """In an open loop: give each turn that is due to the node of the next request, until this connection, which
+        rests, has one. Without a connection: until no turn is due."""
+        for _ in range(_AT_ONCE):
+            if channel is not None and not (channel.node.idle and channel.node.idle[-1] is channel):
+                return
+            turn = self._next_turn()
+            if turn is None:
+                return
+            place = self._routes.due(len(turn)) if turn[0] >= 0 else None
+            if place is None:
+                # A closed leg: its turns are for whoever is free.
+                self._wait_with(turn)
+                return
+            if place.error is None and not place.idle and place.dealt_operations >= AHEAD:
+                self._held = self._stuck = turn
+                return
+            self._routes.dealt()
+            if place.error is not None:
+                self._fail_unsent(place, turn)
+            elif place.idle:
+                place.feed.advance(len(turn), self.record)
+                self._send(place.idle.pop(), turn)
+            else:
+                place.keep(turn)
+
+    def _wait_with(self, turn: Turn) -> None:
+        self._held = turn
+        if not any(node.idle for node in self._routes.nodes):
+            self._stuck = turn
+
+    def _take_dealt(self, channel: Channel) -> None:
+        """Have a free connection send what was due before."""
+        node = channel.node
+        if self._now() >= self.span.end_ns:
+            self._end(self._held or ())
+            node.idle.append(channel)
             return
-        node.idle.append(channel)
+        turn = node.take_turn()
+        if self._held is self._stuck:
+            # There is room for one more.
+            self._stuck = None
+        node.mark()
+        node.feed.advance(len(turn), self.record)
+        self._send(channel, turn)
 
     def _settle_down(self, turn: Turn | None) -> None:
         """From now on the load may be steady for a while: a stage that is a closed loop."""
@@ -185,13 +267,19 @@ class WireWorker:
                 self.issue(channel)
                 if node.idle and node.idle[-1] is channel:
                     break
+        if self._routes.failing and self._is_open and self._is_unsteady:
+            self._deal()
 
     def _end(self, turn: Turn) -> None:
-        """The end of the span has come, before these could be sent."""
-        if self._has_ended:
-            return
-        self._has_ended, self._held = True, None
-        self.record.unsent += self._pacer.unsent(turn)
+        """The end of the span has come, before these could be sent, and what waits for connections."""
+        left: list[int] = []
+        for node in self._routes.nodes:
+            while node.dealt:
+                left += node.take_turn()
+            node.mark()
+        if left or not self._has_ended:
+            self._has_ended, self._held = True, None
+            self.record.unsent += self._pacer.unsent((*turn, *left))
 
     def _look_at_the_end(self) -> None:
         self.until_ns = min(self.until_ns, self.span.end_ns)
@@ -199,17 +287,23 @@ class WireWorker:
     def check(self, now_ns: int) -> None:
         """To be called some twenty times a second: notices the end of the span, and replies that never come."""
         self._look_at_the_end()
-        if self._has_begun and not self._has_ended and now_ns >= self.span.end_ns:
+        if self._has_begun and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:
             if self._worker.lifeline.is_cut:
                 self._fail_detours(node, CutShort("the run is over"))
             for channel in tuple(node.channels):
                 if channel.is_under_way and now_ns - channel.heard_ns > self._means.timeout_ns:
-                    self.lost(channel, too_late())
+                    self.lost(channel, error := too_late())
+                    if not node.is_up:
+                        self._fails(node, error)
+                        if self._routes.is_cluster:
+                            self._means.refresh()
                 elif channel.is_closing and channel.is_free:
                     node.idle.remove(channel)
                     self._part(channel)
+        if self._has_begun and all(node.is_gone for node in self._routes.nodes):
+            self._fail_one(now_ns)
         if self._routes.has_starved:
             # Whom they wait for may be down by now.
             self.pump()
@@ -253,10 +347,10 @@ class WireWorker:
             return
         if self._routes.is_cluster:
             self._means.refresh()
-        if self._has_begun and not node.is_up:
-            self._fail_detours(node, error)
-            if not self._has_ended:
-                self._fail_next(node, error, began_ns)
+        if not node.is_up:
+            self._fails(node, error)
+            if self._has_begun and not self._has_ended and not any(each.is_up for each in self._routes.nodes):
+                self._fail_one(began_ns)
         is_any_up = any(each.is_up for each in self._routes.nodes)
         self._open_again(channel, self._means.reopen_later if is_any_up else self._means.reopen_soon)
 
@@ -268,32 +362,68 @@ class WireWorker:
             self._failed(detour.block, detour.turn, operations, error, detour.begun_ns)
         node.mark()
 
-    def _fail_next(self, node: Node, error: Exception, began_ns: int) -> None:
-        now_ns = self._now()
-        turn = self._held or (next(self._turns, None) if self._is_unsteady else self.steady)
-        self._held = None
-        if turn is None:
-            self._has_ended = True
-        elif now_ns >= self.span.end_ns:
-            self._end(turn)
-        elif turn[-1] > now_ns:
-            self._held = turn
-        elif not self._is_unsteady:
-            if (batch := node.next_batch()) is not None:
-                place, _, block = batch
-                self._fail_unsent(block, place - block.place, turn, error, began_ns)
-            elif not self._routes.is_starved(node):
-                self._is_unsteady = True
-        elif not self._routes.more(node, len(turn)):
-            self._held = turn
-        else:
-            block, begin, _ = node.feed.take(len(turn))
-            self._fail_unsent(block, begin, turn, error, max(began_ns, turn[-1]))
+    def _fails(self, node: Node, error: Exception) -> None:
+        """A node cannot be reached: nor can what waits for it."""
+        self._routes.fails(node, error)
+        if self._has_begun:
+            self._fail_detours(node, error)
+            self._fail_dealt(node)
+            self.pump()
 
-    def _fail_unsent(self, block: Block, begin: int, turn: Turn, error: Exception, began_ns: int) -> None:
+    def _fail_dealt(self, node: Node) -> None:
+        while node.dealt:
+            self._fail_unsent(node, node.take_turn())
+
+    def _fail_one(self, began_ns: int) -> None:
+        """In a closed loop without any node that can be reached: have what is next fail."""
+        turn = self.steady if not self._is_unsteady and self._routes.is_cluster else None
+        if turn is None and not self._is_unsteady:
+            # One node, and maybe a quota, which is its batches'.
+            (node,) = self._routes.nodes
+            if (batch := node.next_batch()) is not None and self._now() < self.until_ns:
+                place, _, block = batch
+                self._fail_batch(block, place - block.place, self.steady or (), node, began_ns)
+                return
+            self._routes.recall(node if batch is not None else None)
+            self._is_unsteady = True
+        turn = turn or self._next_turn()
+        due = self._routes.due(len(turn)) if turn else None
+        if turn is None:
+            return
+        if turn[0] < 0 and due is not None and due.error is not None:
+            self._routes.dealt()
+            self._fail_unsent(due, turn, began_ns)
+        elif self._is_unsteady:
+            self._held = turn
+
+    def fail_batches(self, node: Node, count: int) -> None:
+        """In a steady load: so many batches of a node that cannot be reached fail."""
+        assert node.error is not None
+        feed = node.feed
+        while count and feed.advance(self.batch, self.record):
+            batches = min(count, (feed.block.count - feed.at) // self.batch)
+            count -= batches
+            block, begin, end = feed.take(batches * self.batch)
+            self.record.issued += end - begin
+            self.record.add(failed_alike(self._worker, block, begin, end, node.error, self._now(), self.whenever))
+            self._leave(block, end - begin)
+        if node is self._routes.nowhere:
+            self._means.reread()
+
+    def _fail_unsent(self, node: Node, turn: Turn, began_ns: int | None = None) -> None:
+        """The next operations of a node that cannot be reached fail."""
+        node.feed.advance(len(turn), self.record)
+        block, begin, _ = node.feed.take(len(turn))
+        self._fail_batch(block, begin, turn, node, began_ns)
+
+    def _fail_batch(self, block: Block, begin: int, turn: Turn, node: Node, began_ns: int | None) -> None:
+        assert node.error is not None
+        if node is self._routes.nowhere:
+            self._means.reread()
         self.record.issued += len(turn)
         self.record.transactions += self.is_transaction
-        self._failed(block, turn, block.operations_of(begin, begin + len(turn)), error, began_ns)
+        operations = block.operations_of(begin, begin + len(turn))
+        self._failed(block, turn, operations, node.error, self._now() if began_ns is None else began_ns)
 
     def _failed(
         self, block: Block, turn: Turn, operations: Sequence[Operation], error: Exception, begun_ns: int
@@ -335,12 +465,14 @@ class WireWorker:
             # As redis-py does, so that Sentinels are asked again: what it leads to is no primary any more.
             self.lost(channel, lost_by(ConnectionError("the server has become a replica")))
 
-    def _leave(self, block: Block, count: int, place: int | None = None) -> None:
-        """So many operations of a block have rows of their own, or are not issued. place: of the first one."""
+    def _leave(self, block: Block, count: int) -> None:
+        """So many operations of a block have rows of their own."""
         if block.place != NOWHERE:
-            self.record.add_batch(pack_batch(0, 0, block.place if place is None else place, count, TOLD_APART, 0))
+            self.record.add_batch(pack_batch(0, 0, block.place, count, TOLD_APART, 0))
 
     def found(self, slots: Sequence[str]) -> None:
         """The topology was read anew."""
         self._redirects.found(slots)
+        for node in self._routes.failing:
+            self._fail_dealt(node)
         self.pump()

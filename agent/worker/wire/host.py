@@ -32,6 +32,7 @@ from common.plan.schema import Maintenance, Pools, Target
 from common.plan.url import Shape
 from common.target import Client, address_of, translated
 from common.target.causes import attempt_cause
+from common.target.slots import Rereading
 from common.target.wire import InstancePools, Link, Primaries
 
 _REST_S = 0.02
@@ -66,10 +67,13 @@ class WireHost:
         self._instances = [WireInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)]
         self._is_pushed_to = target.maintenance is not Maintenance.OFF
         self._connector = Connector(lifeline, loop.call)
+        # Of its own, because a node that hangs may keep all other threads for long.
+        self._reader = Connector(lifeline, loop.call, threads=1)
         self._worker: WireWorker | None = None
         self._primaries: Primaries | None = None
         self._is_refreshing = False
         self._links: dict[Channel, tuple[EventLog, int]] = {}
+        self._rereading = Rereading()
 
     @property
     def pool(self) -> WireHost:
@@ -118,6 +122,7 @@ class WireHost:
             record,
             self._give_connections,
             lambda: self._loop.call(self._pump),
+            self._fail_batches,
             worker.batch,
             worker.pacer.steady_turns,
         )
@@ -129,6 +134,7 @@ class WireHost:
             reopen_soon=partial(self._open, pause_s=_REST_S),
             refresh=self._refresh,
             parked=self._parked,
+            reread=self._reread,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_watched=address_of(self._target).shape is Shape.SENTINEL,
@@ -191,6 +197,14 @@ class WireHost:
         assert self._worker is not None
         self._worker.pump()
 
+    def _fail_batches(self, node: Node, count: int) -> None:
+        assert self._worker is not None
+        self._worker.fail_batches(node, count)
+
+    def _reread(self) -> None:
+        if self._rereading.is_due():
+            self._refresh()
+
     def _refresh(self) -> None:
         if self._is_refreshing:
             return
@@ -202,7 +216,7 @@ class WireHost:
             primaries.refresh()
             return primaries.slots()
 
-        self._connector.do(read, self._refreshed, self._not_refreshed, _REST_S)
+        self._reader.do(read, self._refreshed, self._not_refreshed, _REST_S)
 
     def _refreshed(self, slots: Sequence[str]) -> None:
         assert self._worker is not None
@@ -216,14 +230,17 @@ class WireHost:
     def cut(self) -> None:
         # What waits for the target ends with the lifeline.
         self._connector.end()
+        self._reader.end()
 
     def close(self) -> None:
         # Connections that are still being opened when all is done are wanted no more: each is closed before the pools
         # are, because these would not find it.
+        self._reader.end()
         self._connector.end()
         self._connector.wait(_GRACE_S)
         self._lifeline.cut()
         self._connector.wait(_GRACE_S)
+        self._reader.wait(_GRACE_S)
         self._loop.close()
         for instance in self._instances:
             instance.pools.close()

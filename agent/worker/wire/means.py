@@ -16,10 +16,11 @@ class Means:
 
     reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
     the same after a pause. reopen_soon: after a short one, for when there is nothing else to do. refresh: has the
-    topology read anew. parked: told of a connection that is not made anew, because its node is gone; `reopen` makes it
-    anew when the node is back. is_plain: no reply leads to anything. is_fixed: the bytes of a batch of several tell
-    those of each command. is_watched: the primary is the one that Sentinels name. is_shared: one quota is of several
-    nodes. timeout_ns: how long a reply may take. refresh_after: so many MOVED, 0 for never.
+    topology read anew. reread: the same, at most a few times a second, for slots that no node serves. parked: told of a
+    connection that is not made anew, because its node is gone; `reopen` makes it anew when the node is back. is_plain:
+    no reply leads to anything. is_fixed: the bytes of a batch of several tell those of each command. is_watched: the
+    primary is the one that Sentinels name. is_shared: one quota is of several nodes. timeout_ns: how long a reply may
+    take. refresh_after: so many MOVED, 0 for never.
     """
 
     replies: Replies
@@ -29,6 +30,7 @@ class Means:
     reopen_soon: Callable[[Channel], None]
     refresh: Callable[[], None]
     parked: Callable[[Channel], None]
+    reread: Callable[[], None]
     is_plain: bool
     is_fixed: bool
     is_watched: bool

@@ -36,6 +36,8 @@ class Redirects:
         for kind in kinds[: 1 if self._is_transaction else len(kinds)]:
             if kind is not None:
                 self._means.events.redirected(self._now(), kind)
+            if kind == "CLUSTERDOWN":
+                self._means.reread()
         if channel.hops >= _MOST_HOPS:
             return told
         if self._is_transaction:

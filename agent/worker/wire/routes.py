@@ -1,9 +1,18 @@
 """Which connections and which requests belong to which node.
 
-Of a target that is no cluster there is one node, and all is its. In a cluster each request goes to the node of its
-slot: requests are drawn over the whole key space, as the plan says, and dealt to the nodes; so whatever each node does
-with its part, the whole keeps its distribution. For that, no node may be far ahead of another one: where requests for
-one node pile up, the others wait. Only for a node that is down nobody waits; what was drawn for it is forgotten.
+A target that is no cluster has one node, which gets all requests. In a cluster each request goes to the node of its
+slot: requests are drawn over the whole key space, as the plan says, and dealt to the nodes. What was drawn is what is
+issued, whatever becomes of a node:
+
+- Requests for a node that cannot be reached fail, and so do requests for slots that no node serves. The latter are kept
+  for a node of their own, `nowhere`. Both fail in proportion: as large a part of each drawn block fails as is sent.
+- No node may be far ahead of another one: where requests for one node pile up, the others wait. Nobody waits for a node
+  that is known to be down.
+- Requests for a node that has lost its slots go to the node that has most of these slots now. It redirects what is not
+  for it.
+
+In an open loop each turn goes to the node of the next request when the turn is due. A busy node keeps it until one of
+its connections is free, so one node's delay is not another node's.
 
 Pure but for the drawing: nodes and their slots are told, nobody is asked.
 """
@@ -20,14 +29,16 @@ import numpy as np
 from agent.worker.pacer import Turn
 from agent.worker.wire.channel import Channel
 from agent.worker.wire.record import WireRecord
-from agent.worker.wire.source import Batch, Block, Feed, Source
+from agent.worker.wire.source import NOBODY, Batch, Block, Feed, Source
 from common.histogram import Ints
-from common.target.wire import ALONE
+from common.target.wire import ALONE, not_covered
 
 AHEAD = 8192
 """Requests that may lie ready for one node before others have to wait for it."""
 _DRAWS = 64
 """Blocks drawn in one go for a node that few requests fall to."""
+_SHORT_ROUND = 32
+"""Batches of a steady load that are sent before as many others fail as belong to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,8 @@ class Detour:
 class Node:
     """One server. idle: its connections that are open and rest. parked: those given up because it was gone. detours:
     requests that others sent here. next_batch: its next batch in a steady load, None where there is none for now, or no
-    more at all."""
+    more at all. dealt: turns that wait for one of its connections. error: why its requests fail, while they do.
+    drawn: how many requests it had when some were last drawn."""
 
     name: str
     number: int
@@ -56,13 +68,38 @@ class Node:
     idle: list[Channel] = field(default_factory=list)
     parked: list[Channel] = field(default_factory=list)
     detours: deque[Detour] = field(default_factory=deque)
+    dealt: deque[Turn] = field(default_factory=deque)
+    dealt_operations: int = 0
+    error: Exception | None = None
+    drawn: int = 0
     is_gone: bool = False
     is_special: bool = False
     next_batch: Callable[[], Batch | None] = lambda: None
 
     def mark(self) -> None:
         """Note whether its connections have anything to do but its own requests."""
-        self.is_special = bool(self.detours) or any(channel.is_closing for channel in self.channels)
+        self.is_special = bool(self.detours or self.dealt) or any(channel.is_closing for channel in self.channels)
+
+    def keep(self, turn: Turn) -> None:
+        """Have a turn wait for a connection."""
+        self.dealt.append(turn)
+        self.dealt_operations += len(turn)
+
+    def take_turn(self) -> Turn:
+        """The turn that has waited longest."""
+        turn = self.dealt.popleft()
+        self.dealt_operations -= len(turn)
+        return turn
+
+    @property
+    def undealt(self) -> int:
+        """How many of its requests have no turn yet."""
+        return self.feed.backlog - self.dealt_operations
+
+    def lead(self, other: Node) -> int:
+        """How many more of its requests are left than of the other node's, in proportion to what was drawn."""
+        left = self.drawn * other.feed.backlog // other.drawn if other.drawn else 0
+        return self.feed.backlog - left
 
     @property
     def is_up(self) -> bool:
@@ -79,19 +116,31 @@ class Routes:
         record: WireRecord,
         add_node: Callable[[Node], None],
         fed: Callable[[], None],
+        fail: Callable[[Node, int], None],
         batch: int,
         batches: int | None = None,
     ) -> None:
         """add_node: told of each node that is new, to give it connections. fed: told when some that had nothing to send
-        may have. batch: operations of each batch of a steady load; batches: how many of them there are, None for no
-        end (of several nodes, it has none)."""
-        self._source, self._record, self._add_node, self._fed = source, record, add_node, fed
+        may have. fail: has so many batches of a steady load fail, of a node that has an `error`. batch: operations of
+        each batch of a steady load; batches: how many of them there are, None for no end (of several nodes, it has
+        none)."""
+        self._source, self._record, self._add_node, self._fed, self._fail = source, record, add_node, fed, fail
         self._batch = batch
         self._batches = batches
         self._starved: set[str] = set()
         self._by_name: dict[str, Node] = {}
         self._numbers: Ints | None = None
+        # As they were last told, while they are so.
+        self._slots: Sequence[str] | None = None
         self.nodes: list[Node] = []
+        self.nowhere = Node("", NOBODY, error=not_covered())
+        self.failing: list[Node] = []
+        """Those with an `error` that have requests."""
+        # So that NOBODY is an index, too.
+        self._places = [self.nowhere]
+        self._due: Node | None = None
+        self._order: Iterator[int] = iter(())
+        self._chance = np.random.default_rng(0)
 
     @property
     def is_cluster(self) -> bool:
@@ -112,21 +161,68 @@ class Routes:
 
     def update(self, slots: Sequence[str]) -> bool:
         """In a cluster: the name of the node of each slot, "" for none. Returns whether anything has changed. A node
-        without slots is gone; what waits for it is forgotten, and what was sent there by others is left to them."""
+        without slots is gone; what waits for it goes to the node that has most of its slots now, and what others sent
+        there is left to them."""
+        if slots == self._slots:
+            return False
+        self._slots = slots
         names = sorted(set(slots) - {""})
         for name in names:
             self.node(name).is_gone = False
-        numbers = np.array([self._by_name[name].number if name else -1 for name in slots], dtype=np.int64)
-        has_changed = self._numbers is None or bool((numbers != self._numbers).any())
+        numbers = np.array([self._by_name[name].number if name else NOBODY for name in slots], dtype=np.int64)
+        before = numbers if self._numbers is None else self._numbers
+        has_changed = self._numbers is None or bool((numbers != before).any())
         self._numbers = numbers
         for node in self.nodes:
             if node.name not in names and not node.is_gone:
-                node.is_gone = True
-                node.feed.clear(self._record)
+                node.is_gone, node.error = True, None
+                self._hand_over(node, before)
                 for channel in node.channels:
                     channel.is_closing = True
                 node.mark()
+        if has_changed:
+            self._hand_over(self.nowhere, before)
+            self._find_failing()
         return has_changed
+
+    def _hand_over(self, node: Node, before: Ints) -> None:
+        """What waits for a node goes to the one that has most of its slots now. before: whose each slot was."""
+        assert self._numbers is not None
+        heirs = self._numbers[before == node.number]
+        heir = self._places[int(np.bincount(heirs + 1).argmax()) - 1] if heirs.size else self.nowhere
+        if heir is node:
+            return
+        self.recall()
+        for block in node.feed.hand_over(self._record):
+            heir.feed.append(block)
+        while node.dealt:
+            heir.keep(node.take_turn())
+        heir.mark()
+        self._forget_order()
+
+    def recall(self, last: Node | None = None) -> None:
+        """A steady load is over, or is not as it was: feeds have again what was not sent. last: the node whose last
+        batch was given out, but not sent."""
+        for node in self.nodes:
+            node.feed.recall(self._batch, 1 if node is last else 0)
+
+    def fails(self, node: Node, error: Exception) -> None:
+        """Requests for this node fail from now on, by this error."""
+        node.error = error
+        self.recall()
+        self._find_failing()
+
+    def works(self, node: Node) -> None:
+        """Requests for this node are sent from now on."""
+        if node.error is not None:
+            node.error = None
+            self._find_failing()
+
+    def _find_failing(self) -> None:
+        self.failing = [node for node in self._places if node.error is not None and not node.is_gone]
+        if not self.nowhere.feed.backlog and not (self._numbers is not None and (self._numbers == NOBODY).any()):
+            self.failing.remove(self.nowhere)
+        self._note_drawn()
 
     def moved(self, slot: int, name: str) -> bool:
         """One slot is another node's now. Returns whether that is news."""
@@ -135,6 +231,7 @@ class Routes:
         if self._numbers[slot] == node.number:
             return False
         self._numbers[slot] = node.number
+        self._slots = None
         node.is_gone = False
         return True
 
@@ -144,6 +241,7 @@ class Routes:
             node = self._by_name[name] = Node(name, len(self.nodes))
             node.next_batch = self._batches_of(node)
             self.nodes.append(node)
+            self._places.insert(node.number, node)
             self._add_node(node)
         return self._by_name[name]
 
@@ -161,10 +259,54 @@ class Routes:
                 return True
             if self._numbers is not None and not self._may_draw(node, count):
                 break
-            for number, block in self._source.draw(count, self._numbers):
-                self.nodes[number].feed.append(block)
+            self._draw(count)
         self._starved.add(node.name)
         return False
+
+    def _draw(self, count: int) -> None:
+        for number, block in self._source.draw(count, self._numbers):
+            self._places[number].feed.append(block)
+        if self.failing:
+            self._note_drawn()
+
+    def _note_drawn(self) -> None:
+        for place in self._places:
+            place.drawn = place.feed.backlog
+
+    def due(self, count: int) -> Node | None:
+        """The node to which the next turn goes, of so many operations: the same one until `dealt` is called. The next
+        request of all that have no turn is drawn by lot. None where too few can be drawn at once."""
+        if self._due is not None and self._due.undealt >= count:
+            return self._due
+        for _ in range(_DRAWS):
+            for number in self._order:
+                place = self._places[number]
+                if place.undealt >= count:
+                    self._due = place
+                    return place
+            turns = [place.undealt // count for place in self._places]
+            if not any(turns):
+                self._draw(count)
+                turns = [place.undealt // count for place in self._places]
+            self._order = iter(self._shuffled(turns))
+        return None
+
+    def dealt(self) -> None:
+        """The node that is `due` has its turn."""
+        self._due = None
+
+    def _shuffled(self, turns: Sequence[int]) -> list[int]:
+        if sum(turns) == 1:
+            return [turns.index(1)]
+        shuffled: list[int] = self._chance.permutation(np.repeat(np.arange(len(turns)), turns)).tolist()
+        return shuffled
+
+    def _forget_order(self) -> None:
+        self._due, self._order = None, iter(())
+
+    def behind(self, node: Node, count: int) -> Node | None:
+        """In a closed loop: a node of which `count` requests are to fail before as many of `node` are sent."""
+        return next((place for place in self.failing if place is not node and place.lead(node) >= count), None)
 
     @property
     def has_starved(self) -> bool:
@@ -181,16 +323,20 @@ class Routes:
 
     def _rounds(self, node: Node) -> Iterator[Iterable[Batch | None]]:
         while True:
-            if self.more(node, self._batch):
-                yield node.feed.batches(self._batch)
-            else:
+            if self.failing:
+                self._fail_behind(node)
+            if not self.more(node, self._batch):
                 yield (None,)
+            else:
+                yield node.feed.batches(self._batch, _SHORT_ROUND if self.failing else None)
+
+    def _fail_behind(self, node: Node) -> None:
+        for place in self.failing:
+            if place is not node and (batches := place.lead(node) // self._batch) > 0:
+                self._fail(place, batches)
 
     def _may_draw(self, node: Node, count: int) -> bool:
         limit = max(AHEAD, 2 * count)
-        for other in self.nodes:
-            if other is not node and other.feed.backlog > limit:
-                if other.is_up:
-                    return False
-                other.feed.clear(self._record)
+        if any(other.feed.backlog > limit for other in self.nodes if other is not node and other.error is None):
+            return False
         return self._numbers is not None and node.number in self._numbers

@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from agent.worker.accounting import Worker, undone
 from agent.worker.operations import Operation
-from agent.worker.recorder import NONE, pack_row
+from agent.worker.recorder import NONE, PACKED, pack_row
 from agent.worker.resp import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
+from agent.worker.wire.source import Block
 from common.target import ending_of
 
 
@@ -89,3 +92,15 @@ def settled(
         rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, bytes_out + extra_out, bytes_in, NONE))
         extra_out, extra_in = 0, 0
     return b"".join(rows)
+
+
+def failed_alike(
+    worker: Worker[Any], block: Block, begin: int, end: int, error: Exception, at_ns: int, lag_ns: int
+) -> bytes:
+    """Rows of these operations of a block, which all failed at once, by one error, before they were sent."""
+    outcome, bytes_in = undone(worker, 0, error)
+    rows = np.empty((end - begin, PACKED), dtype=np.int64)
+    rows[:] = (at_ns, outcome, 0, lag_ns, 0, bytes_in, NONE)
+    rows[:, 1] += block.rows[begin:end]
+    rows[:, 4] = block.sizes[begin:end]
+    return rows.tobytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Protocol, TypeAlias
 
 import hiredis
@@ -24,6 +24,9 @@ _pack: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: 
 
 NOWHERE = -1
 """The place of a block that no record knows."""
+
+NOBODY = -1
+"""The number of the node of slots that no node serves."""
 
 
 class Block:
@@ -59,7 +62,7 @@ NO_REQUESTS = Block(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.
 class Feed:
     """The next requests of one node: those of `block` from `at` on, then those of the queue."""
 
-    __slots__ = ("_skipped", "at", "block", "queue", "queued")
+    __slots__ = ("_places", "_skipped", "at", "block", "queue", "queued")
 
     def __init__(self) -> None:
         self.block, self.at = NO_REQUESTS, 0
@@ -67,6 +70,8 @@ class Feed:
         self.queued = 0
         # How many of the first block in the queue are taken.
         self._skipped = 0
+        # Of the batches that are being taken.
+        self._places: Iterator[int] = iter(())
 
     @property
     def backlog(self) -> int:
@@ -122,20 +127,30 @@ class Feed:
         self.at = begin + count
         return self.block, begin, self.at
 
-    def batches(self, count: int) -> Iterator[Batch]:
-        """All that lies in `block` from `at` on in batches of `count`, which are taken so; what is left stays."""
+    def batches(self, count: int, most: int | None = None) -> Iterator[Batch]:
+        """All that lies in `block` from `at` on in batches of `count`, which are taken so; what is left stays. most: no
+        more than so many batches."""
         block, begin = self.block, self.at
-        end = self.at = begin + (block.count - begin) // count * count
+        whole = (block.count - begin) // count
+        end = self.at = begin + (whole if most is None else min(whole, most)) * count
         cuts = block.offsets[begin : end + 1 : count]
         payloads = map(block.payload.__getitem__, map(slice, cuts, cuts[1:]))
-        return zip(range(block.place + begin, block.place + end, count), payloads, repeat(block))
+        self._places = iter(range(block.place + begin, block.place + end, count))
+        return zip(self._places, payloads, repeat(block))
 
-    def clear(self, record: WireRecord) -> None:
-        """Forget all of them."""
+    def recall(self, count: int, batches: int) -> None:
+        """Have again what is left of the last `batches`, of `count` each, and so many of those that were taken last."""
+        self.at -= count * (len(list(self._places)) + batches)
+
+    def hand_over(self, record: WireRecord) -> list[Block]:
+        """All requests, for the feed of another node. This one has none then."""
+        parts = [(self.block, self.at)] if self.at < self.block.count else []
+        parts += zip(self.queue, chain([self._skipped], repeat(0)), strict=False)
         self._leave(record)
         self.block, self.at = NO_REQUESTS, 0
         self.queue.clear()
         self.queued = self._skipped = 0
+        return [_joined([(block, begin, block.count)]) if begin else block for block, begin in parts]
 
     def _leave(self, record: WireRecord) -> None:
         left = self.block.count - self.at
@@ -160,8 +175,7 @@ class Source(Protocol):
 
     def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, Block]]:
         """(number of the node, block): the next requests, at least `count` of them over all nodes. nodes: of each slot
-        the number of the node that has it, below 0 for none; None where there is one node, number 0. What nobody can
-        be asked is left out."""
+        the number of the node that has it, NOBODY for none; None where there is one node, number 0."""
 
 
 class BlockSource:
@@ -177,8 +191,7 @@ class BlockSource:
             each: list[Packed] = [self._stream.block()] if nodes is None else self._stream.blocks(nodes)
             for packed in each:
                 drawn += len(packed.rows)
-                if packed.node >= 0:
-                    yield packed.node, Block(packed.payload, packed.offsets, packed.rows, packed.sizes)
+                yield packed.node, Block(packed.payload, packed.offsets, packed.rows, packed.sizes)
 
 
 class SlotOf(Protocol):
@@ -201,9 +214,7 @@ class OperationSource:
             return
         for _ in range(0, count, self._batch):
             operations = list(islice(self._operations, self._batch))
-            node = int(nodes[self._slot_of(operations[0][1])])
-            if node >= 0:
-                yield node, packed_block(operations)
+            yield int(nodes[self._slot_of(operations[0][1])]), packed_block(operations)
 
 
 def packed_block(operations: Sequence[Operation]) -> Block:

@@ -326,7 +326,7 @@ def test_a_primary_that_is_killed_is_replaced_and_the_others_go_on_meanwhile(
     reported = stopped(worker)
     commands = reported.all_commands
     assert commands.ok > 0
-    assert set(commands.failures) == {"ConnectionError"}
+    assert {"ConnectionError"} <= set(commands.failures) <= {"ConnectionError", "handshake: ConnectionError"}
     assert set(commands.errors) <= {"CLUSTERDOWN"}
 
 
@@ -375,9 +375,10 @@ def test_a_rate_holds_in_a_cluster_that_lost_a_node(
     reported = worker.reported()
     reported.adds_up()
     assert reported.final.issued + reported.total.unsent == 4000
-    # Nobody waits for the one that is down: the others take what is due.
+    # Nobody waits for the one that is down: what is due there fails, and the others have what is theirs.
     assert reported.total.unsent < 400
-    assert reported.all_commands.ok > 3000
+    assert reported.all_commands.ok > 2300
+    assert sum(reported.all_commands.failures.values()) > 400
 
 
 @pytest.mark.parametrize("verify", [False, True])

@@ -44,9 +44,11 @@ class World:
     ) -> None:
         self.added: list[str] = []
         self.fed = 0
+        self.batch = batch
+        self.failed: list[int] = []
         drawn = operations or (operation("GET", f"key:{number}") for number in count())
         source = BlockSource(stream or cast(PackedStream, Dealt(drawn, block)))
-        self.routes = Routes(source, WireRecord([None, 5]), self.add, self.feed, batch, batches)
+        self.routes = Routes(source, WireRecord([None, 5]), self.add, self.feed, self.fail, batch, batches)
 
     def add(self, node: Node) -> None:
         node.channels.append(cast(Any, Up()))
@@ -55,11 +57,20 @@ class World:
     def feed(self) -> None:
         self.fed += 1
 
+    def fail(self, node: Node, count: int) -> None:
+        for _ in range(count):
+            self.failed += self.took_of(node, self.batch) or []
+
     def took(self, name: str, wanted: int = 1) -> list[int] | None:
         """The keys of the next requests of a node; None where there are none for now."""
         node = self.routes.node(name)
         if not self.routes.more(node, wanted):
             return None
+        return self.took_of(node, wanted)
+
+    def took_of(self, node: Node, wanted: int) -> list[int]:
+        """The same, of those that lie ready."""
+        assert node.feed.advance(wanted, self.routes._record)
         block, begin, end = node.feed.take(wanted)
         return keys(block.payload[block.offsets[begin] : block.offsets[end]])
 
@@ -130,17 +141,98 @@ def test_nobody_draws_while_another_one_has_much_left() -> None:
     assert not world.routes.has_starved
 
 
-def test_nobody_waits_for_a_node_that_is_down_and_what_was_drawn_for_it_is_forgotten() -> None:
-    here, down = NAMES[:2]
+def steadily(world: World, name: str, count: int) -> list[int]:
+    """The keys of so many batches of a node's steady load."""
+    batches = [world.routes.node(name).next_batch() for _ in range(count)]
+    return [key for batch in batches if batch is not None for key in keys(batch[1])]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("slots", [SLOTS, slots_of("a:1", "b:1", "")], ids=("a node is down", "no node"))
+def test_in_a_steady_load_nobody_waits_for_what_cannot_be_sent_and_it_fails_in_proportion(
+    slots: list[str], batch: int
+) -> None:
+    world = World(block=1024, batch=batch)
+    world.routes.begin(slots)
+    if slots is SLOTS:
+        world.routes.fails(world.routes.node("c:1"), ConnectionError("refused"))
+    sent: list[int] = []
+    for _ in range(3 * AHEAD // 2 // batch):
+        sent += [*steadily(world, "a:1", 1), *steadily(world, "b:1", 1)]
+        # As much as two short rounds, and by chance.
+        assert abs(len(world.failed) - len(sent) / 2) < 100 + 64 * batch + 2 * len(sent) ** 0.5
+    world.routes.recall()
+    left = sum(place.feed.backlog for place in (*world.routes.nodes, world.routes.nowhere))
+    assert (len(sent) + len(world.failed) + left) % 1024 == 0
+    assert left < 2 * 1024
+    assert len({*sent, *world.failed}) == len(sent) + len(world.failed)
+    assert all(slots[slot_of(b"key:%d" % key)] in ("", "c:1") for key in world.failed)
+
+
+def test_a_node_that_can_be_reached_again_has_its_requests_sent() -> None:
     world = World(block=1024)
     world.routes.begin(SLOTS)
-    for channel in world.routes.node(down).channels:
-        channel.is_open = False
-    third = NAMES[2]
-    for _ in range(3 * AHEAD):
-        assert world.took(here) is not None
-        assert world.took(third) is not None
-    assert world.routes.node(down).feed.backlog <= AHEAD + 2048
+    node = world.routes.node("c:1")
+    world.routes.fails(node, ConnectionError("refused"))
+    steadily(world, "a:1", 2000)
+    failed = len(world.failed)
+    assert failed > 1000
+    world.routes.works(node)
+    assert world.routes.failing == []
+    steadily(world, "a:1", 1000)
+    assert len(world.failed) == failed
+    assert world.took("c:1") is not None
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 7),
+    steps=st.lists(st.sampled_from(["up", "down", "lose", "cover", "open", "closed", "end"]), min_size=5, max_size=40),
+)
+def test_what_was_drawn_is_sent_or_fails_or_is_left_and_nothing_else_is(batch: int, steps: list[str]) -> None:
+    world = World(block=64, batch=batch)
+    routes, done = world.routes, list[int]()
+    routes.begin(SLOTS)
+    for step in steps:
+        if step in ("up", "down"):
+            (routes.works if step == "up" else lambda node: routes.fails(node, ConnectionError()))(routes.nodes[0])
+        elif step in ("lose", "cover", "end"):
+            routes.update({"lose": slots_of("a:1", "", "c:1"), "cover": SLOTS, "end": slots_of("b:1")}[step])
+        elif step == "closed":
+            for name in NAMES:
+                if routes.node(name).error is None:
+                    done += steadily(world, name, 20)
+        else:
+            routes.recall()
+            for _ in range(50):
+                place = routes.due(batch)
+                if place is not None:
+                    routes.dealt()
+                    done += world.took_of(place, batch)
+    routes.recall()
+    left = [
+        key for place in routes._places for block in place.feed.hand_over(routes._record) for key in keys(block.payload)
+    ]
+    assert sorted([*done, *world.failed, *left]) == list(range(len(done) + len(world.failed) + len(left)))
+
+
+def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() -> None:
+    slots = slots_of("a:1", "a:1", "b:1", "")
+    world = World(block=1024)
+    world.routes.begin(slots)
+    found: Counter[str] = Counter()
+    for number in range(1, 3001):
+        place = world.routes.due(1)
+        assert place is world.routes.due(1)
+        assert place is not None
+        world.routes.dealt()
+        found["" if place is world.routes.nowhere else place.name] += 1
+        (key,) = world.took_of(place, 1)
+        assert slots[slot_of(b"key:%d" % key)] == place.name
+        # From the first ones on: nobody's turns come in one go.
+        assert abs(found["a:1"] - number / 2) < 10 + 3 * number**0.5
+        assert abs(found[""] - number / 4) < 10 + 3 * number**0.5
+    assert found.total() == 3000
 
 
 def test_a_node_without_slots_gets_nothing() -> None:
@@ -151,13 +243,18 @@ def test_a_node_without_slots_gets_nothing() -> None:
     assert world.took("a:1") is not None
 
 
-def test_slots_that_nobody_serves_are_left_out() -> None:
+def test_requests_for_slots_that_no_node_serves_are_kept() -> None:
     world = World()
     world.routes.begin(slots_of("a:1", ""))
     taken = world.took("a:1", 20)
     assert taken is not None
     assert all(slot_of(b"key:%d" % number) % 2 == 0 for number in taken)
     assert world.added == ["a:1"]
+    kept = world.took_of(world.routes.nowhere, world.routes.nowhere.feed.backlog)
+    assert sorted([*taken, *kept, *world.took_of(world.routes.node("a:1"), world.routes.node("a:1").feed.backlog)]) == [
+        *range(64)
+    ]
+    assert world.routes.failing == [world.routes.nowhere]
 
 
 def test_requests_that_are_drawn_after_a_slot_has_moved_go_to_its_new_node() -> None:
@@ -182,17 +279,31 @@ def test_an_update_tells_whether_anything_has_changed() -> None:
     assert world.added == sorted(NAMES)
 
 
-def test_a_node_that_loses_all_its_slots_is_gone_with_what_waits_for_it() -> None:
+def test_what_waits_for_a_node_that_loses_all_its_slots_goes_to_the_one_that_has_most_of_them() -> None:
     world = World()
     world.routes.begin(SLOTS)
     world.took(NAMES[0])
-    leaving = world.routes.node(NAMES[1])
-    assert leaving.feed.backlog > 0
-    world.routes.update(slots_of(NAMES[0], NAMES[2]))
+    leaving, heir = (world.routes.node(name) for name in NAMES[1:])
+    waiting, had = leaving.feed.backlog, heir.feed.backlog
+    leaving.keep((5,))
+    assert waiting > 0
+    world.routes.update(slots_of(NAMES[0], NAMES[2], NAMES[2]))
     assert (leaving.is_gone, leaving.is_special, leaving.feed.backlog) == (True, True, 0)
     assert [channel.is_closing for channel in leaving.channels] == [True]
+    assert (heir.feed.backlog, heir.take_turn()) == (had + waiting, (5,))
     world.routes.update(SLOTS)
     assert not leaving.is_gone
+
+
+def test_requests_for_slots_that_are_served_again_go_to_who_serves_them() -> None:
+    world = World()
+    world.routes.begin(slots_of("a:1", ""))
+    world.took("a:1")
+    kept = world.routes.nowhere.feed.backlog
+    assert kept > 0
+    world.routes.update(slots_of("a:1", "b:1"))
+    assert (world.routes.nowhere.feed.backlog, world.routes.node("b:1").feed.backlog) == (0, kept)
+    assert world.routes.failing == []
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(1, 10), (3, 4), (8, 1)])

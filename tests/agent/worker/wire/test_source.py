@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.worker.packing import PackedStream
 from agent.worker.wire.record import TOLD_APART, WireRecord
-from agent.worker.wire.source import NO_REQUESTS, Block, BlockSource, Feed, OperationSource, packed_block
+from agent.worker.wire.source import NO_REQUESTS, NOBODY, Block, BlockSource, Feed, OperationSource, packed_block
 from common.target.slots import slot_of
 from common.target.wire import SLOTS
 from tests.support.wire import GET, SET, Dealt, operation
@@ -94,7 +94,9 @@ def test_the_record_hears_of_each_request_of_a_block_that_it_knows(
             block, begin, end = feed.take(number)
             told.append((block.place + begin, end - begin))
     if clears:
-        feed.clear(record)
+        taken_so_far = sum(sizes) - feed.backlog
+        left_over = [key for block in feed.hand_over(record) for key in keys(block.payload)]
+        assert left_over == list(range(taken_so_far, sum(sizes)))
         assert (feed.backlog, feed.block) == (0, NO_REQUESTS)
     left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 6)
     assert (left[:, 4] == TOLD_APART).all()
@@ -121,7 +123,7 @@ def test_a_block_source_draws_until_there_are_enough() -> None:
 
 
 @given(owners=st.lists(st.integers(-1, 2), min_size=1, max_size=5), wanted=st.integers(1, 30))
-def test_what_no_node_can_be_asked_is_left_out_and_each_other_request_goes_to_the_node_of_its_slot(
+def test_each_request_goes_to_the_node_of_its_slot_and_to_nobody_where_none_has_it(
     owners: list[int], wanted: int
 ) -> None:
     nodes = np.array([owners[slot % len(owners)] for slot in range(SLOTS)])
@@ -132,7 +134,7 @@ def test_what_no_node_can_be_asked_is_left_out_and_each_other_request_goes_to_th
     drawn = range(-(-wanted // 4) * 4)
     owner = {number: int(nodes[slot_of(b"key:%d" % number)]) for number in drawn}
     assert by_node == {
-        node: mine for node in (0, 1, 2) if (mine := [number for number in drawn if owner[number] == node])
+        node: mine for node in (NOBODY, 0, 1, 2) if (mine := [number for number in drawn if owner[number] == node])
     }
 
 
