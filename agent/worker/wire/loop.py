@@ -68,7 +68,7 @@ class WireLoop:
         """Have a worker do its job, from the start of its span."""
         seat = _Seat(worker, job)
         self._seats.append(seat)
-        if not self._thread.is_alive():
+        if self._thread.ident is None:  # one that has ended already told why, and takes nobody in any more
             self._thread.start()
 
     def is_working(self, worker: WireWorker) -> bool:
