@@ -75,6 +75,9 @@ class Agent:
             self._metrics: Dialer | None = None
             self._metrics_port = 0
             self._processes = stack.enter_context(Processes())
+            if self._session.identity.once:
+                # They start while we join. An agent that waits for run after run does not hold their memory meanwhile.
+                self._processes.start_ahead(self._session.identity.processes)
             last_ns = monotonic_ns()
             while self._exit is None:
                 self._wait()

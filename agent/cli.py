@@ -14,7 +14,6 @@ from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from common.machine import open_files_limit, raise_open_files_limit, this_host, usable_cores
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
-from common.token import agent_curve, default_token_path
 from common.units import Seconds, counted
 
 PROGRAM = "agent"
@@ -93,6 +92,7 @@ def join(
     # Imported here: worker processes import this module too, and need none of it.
     from agent.agent import Agent
     from agent.events import Identity
+    from common.token import agent_curve, default_token_path
 
     raise_open_files_limit()
     curve = None if insecure else agent_curve(token_file or default_token_path(os.environ))

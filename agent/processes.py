@@ -3,19 +3,22 @@
 The children are spawned, never forked: an agent has threads of ZeroMQ by then. Each has one pipe to its agent, whose
 end is also the sign of life for both: a child that reads the end of it leaves, and a parent that does takes the child
 for dead.
+
+A child takes most of a second of CPU time to start: it imports numpy and redis-py. The agent imports no redis-py, so
+that it joins sooner, and one that serves a single run has its children start while it joins.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import multiprocess
 
 from agent.events import FromWorker, WorkerExited
-from agent.worker.main import run_worker
 from common import codec
 from common.messages import Assignment, WorkerOrder, WorkerPrepare
 from common.program import directory_is_gone
@@ -23,6 +26,14 @@ from common.program import directory_is_gone
 if TYPE_CHECKING:
     from multiprocess.connection import Connection
     from multiprocess.process import BaseProcess
+
+
+def _work(connection: Connection) -> None:
+    """A child from its beginning: what it needs is imported here alone, and not by the agent."""
+    from agent.worker.main import run_worker
+
+    run_worker(connection)
+
 
 _JOIN_S = 5.0
 _READ_AT_MOST = 64  # reports taken from one process in one go
@@ -34,19 +45,38 @@ class Processes:
     def __init__(self) -> None:
         self._context = multiprocess.get_context("spawn")
         self._children: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._ahead: list[tuple[BaseProcess, Connection]] = []
+
+    def start_ahead(self, count: int) -> None:
+        """Start so many processes for the next `spawn`: they wait for an assignment."""
+        self._ahead += [self._started() for _ in range(count)]
 
     def spawn(self, run_id: str, assignments: Sequence[Assignment]) -> None:
-        """Start a process for each assignment and have it prepare."""
+        """Have a process prepare for each assignment: first those that were started ahead, of which the rest ends."""
+        for number, assignment in enumerate(assignments):
+            child, pipe = self._ahead.pop(0) if self._ahead else self._started()
+            self._children[number] = (child, pipe)
+            # One that has died meanwhile is found out by `events`.
+            with suppress(OSError):
+                pipe.send_bytes(codec.pack(WorkerPrepare(run_id=run_id, assignment=assignment, process=number)))
+        self._end_ahead()
+
+    def _started(self) -> tuple[BaseProcess, Connection]:
         if directory_is_gone():
             os.chdir("/")  # children start in their parent's working directory, and so would not
-        for number, assignment in enumerate(assignments):
-            ours, theirs = self._context.Pipe(duplex=True)
-            child = self._context.Process(target=run_worker, args=(theirs,), name=f"worker-{number}")
-            child.start()
-            # Only the child may hold its end, or we would never read the end of the pipe when it dies.
-            theirs.close()
-            self._children[number] = (child, ours)
-            ours.send_bytes(codec.pack(WorkerPrepare(run_id=run_id, assignment=assignment, process=number)))
+        ours, theirs = self._context.Pipe(duplex=True)
+        child = self._context.Process(target=_work, args=(theirs,), name="worker")
+        child.start()
+        # Only the child may hold its end, or we would never read the end of the pipe when it dies.
+        theirs.close()
+        return child, ours
+
+    def _end_ahead(self) -> None:
+        for child, _ in self._ahead:
+            child.kill()
+        for child, pipe in self._ahead:
+            _reap(child, pipe)
+        self._ahead.clear()
 
     def filenos(self) -> list[int]:
         """What to poll: one pipe for each living process."""
@@ -89,15 +119,11 @@ class Processes:
             yield FromWorker(number, codec.decode_from_worker(data))
 
     def _end(self, number: int) -> None:
-        child, pipe = self._children.pop(number)
-        child.join(_JOIN_S)
-        if child.is_alive():
-            child.kill()
-            child.join()
-        pipe.close()
+        _reap(*self._children.pop(number))
 
     def kill(self) -> None:
-        """End all of them at once and forget them. Idempotent."""
+        """End all of them at once and forget them, those started ahead too. Idempotent."""
+        self._end_ahead()
         for child, _ in self._children.values():
             child.kill()
         for number in list(self._children):
@@ -110,3 +136,11 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _reap(child: BaseProcess, pipe: Connection) -> None:
+    child.join(_JOIN_S)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    pipe.close()

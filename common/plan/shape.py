@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from msgspec import NODEFAULT, inspect
@@ -57,7 +58,7 @@ def find_fault(raw: Any, path: Path = ()) -> Fault | None:
 
 def node_at(path: Path) -> inspect.Type:
     """The schema's type at a path, `X | None` stripped to X. Raises KeyError for a path that the schema lacks."""
-    node: inspect.Type = inspect.type_info(Plan)
+    node = _schema()
     for part in path:
         if isinstance(node, inspect.StructType):
             node = {field.encode_name: field.type for field in node.fields}[str(part)]
@@ -69,6 +70,12 @@ def node_at(path: Path) -> inspect.Type:
             raise KeyError(render(path))
         node = _without_none(node)
     return node
+
+
+@cache
+def _schema() -> inspect.Type:
+    # Asked some hundred times by the table of settings alone; each translation takes milliseconds.
+    return inspect.type_info(Plan)
 
 
 def default_at(path: Path) -> Any:

@@ -240,3 +240,40 @@ def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Serv
     wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert alive == []
+
+
+def spawned() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_processes_started_ahead_take_the_first_assignments_and_the_rest_ends(valkey: Server, heard: Heard) -> None:
+    heard.processes.start_ahead(3)
+    ahead = spawned()
+    assert (len(ahead), heard.processes.pids(), heard.processes.filenos()) == (3, [], [])
+    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
+    assert len(heard.processes.pids()) == 2
+    assert {child.pid for child in ahead} > set(heard.processes.pids())
+    heard.until(lambda: all(heard.said(number, Prepared) for number in (0, 1)), "both are prepared")
+    [unneeded] = [child for child in ahead if child.pid not in heard.processes.pids()]
+    assert not unneeded.is_running()
+
+
+def test_a_process_that_died_before_its_assignment_is_found_out(valkey: Server, heard: Heard) -> None:
+    heard.processes.start_ahead(1)
+    [child] = spawned()
+    child.kill()
+    wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, "it is dead")
+    heard.processes.spawn("run", dealt(plan_of(valkey.url)))
+    heard.until(lambda: heard.exits, "its end is told")
+    assert heard.exits == {0: -9}
+
+
+def test_processes_started_ahead_end_with_the_rest() -> None:
+    with Processes() as processes:
+        processes.start_ahead(2)
+
+
+def test_an_agent_imports_no_client_library_of_the_load() -> None:
+    loaded = "import agent.agent, sys; print([name for name in ('redis', 'hiredis') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == "[]\n"

@@ -66,7 +66,8 @@ def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
 def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise() -> None:
     two = members("a", "b")
     two[0].prepared = True
-    assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("preparing agents", 1, 2)
+    assert (preparing(two).done, preparing(two).total) == (1, 2)
+    assert preparing(two).text == "preparing agents (their worker processes start)"
     two[1].prepares(Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
 
