@@ -76,7 +76,8 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
 
 def preparing(members: Sequence[Member]) -> Progress:
     """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
-    shown = Progress("preparing agents (their worker processes start)", sum(member.prepared for member in members), len(members))
+    prepared = sum(member.prepared for member in members)
+    shown = Progress("preparing agents (their worker processes start)", prepared, len(members))
     for step in Step:
         told = [member.steps[step] for member in members if step in member.steps]
         if total := sum(progress.total for progress in told):
