@@ -76,9 +76,9 @@ SYSTEM_FILES = "fs.file-max"
 LOCAL_PORTS = "local ports"
 CLOSED_BY_SERVER = "closed by server"
 RESET = "reset"
-NOT_TRIED = "not tried"
+PENDING = "pending"
 """Causes of connections that do not open, as frames and reports name them: of those that anything is decided by. The
-last one: the run was over before any attempt came to an end."""
+last one: no attempt had come to an end when the run was over."""
 
 
 class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):

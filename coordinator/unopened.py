@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from common.metrics import CLOSED_BY_SERVER, LOCAL_PORTS, MAXCLIENTS, NOT_TRIED, OPEN_FILES, RESET, SYSTEM_FILES
+from common.metrics import CLOSED_BY_SERVER, LOCAL_PORTS, MAXCLIENTS, OPEN_FILES, PENDING, RESET, SYSTEM_FILES
 from common.plan.schema import Driver
 from coordinator.aggregate import Aggregate
 from coordinator.records import RunOpened
 
 _SHORTAGES = {
     MAXCLIENTS: "raise maxclients on the server{limit}",
-    OPEN_FILES: "raise `ulimit -n` for {agents}",
-    SYSTEM_FILES: "raise the sysctl fs.file-max on the machine of {agents}",
-    LOCAL_PORTS: "widen the sysctl net.ipv4.ip_local_port_range on the machine of {agents}, or use more machines",
+    OPEN_FILES: "raise `ulimit -n` {where}",
+    SYSTEM_FILES: "raise the sysctl fs.file-max {where}",
+    LOCAL_PORTS: "widen the sysctl net.ipv4.ip_local_port_range {where}, or use more hosts",
 }
 """What can run short, and the remedy."""
+_NAMED = 5
+"""Agents that are named, of a fleet that may have hundreds."""
 
 
 def unopened_finding(run: Aggregate) -> Iterator[str]:
@@ -45,7 +47,7 @@ def _missing(run: Aggregate, opened: RunOpened) -> Counter[str]:
         never = pool.connections.never_opened
         if name not in wire:
             missing.update({cause: count for cause, count in never.items() if _shortage(opened, cause) in _SHORTAGES})
-        elif never.keys() - {NOT_TRIED}:
+        elif never.keys() - {PENDING}:
             missing.update(never)
     return missing
 
@@ -61,9 +63,9 @@ def _shortage(opened: RunOpened, cause: str) -> str:
 def _remedy(run: Aggregate, opened: RunOpened, cause: str) -> str:
     shortage = _shortage(opened, cause)
     if shortage not in _SHORTAGES:
-        return "" if cause == NOT_TRIED else f"look for the cause ({cause}) in the server's log"
+        return "" if cause == PENDING else f"look for the cause ({cause}) in the server's log"
     names = [agent.facts.agent_id for agent in run.agents.values() if cause in agent.never_opened]
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    where = f"on the host of agent {shown}" if len(names) == 1 else f"on the hosts of agents {shown}"
     limit = opened.target.max_clients
-    return _SHORTAGES[shortage].format(
-        agents=f"agent {', '.join(names)}", limit="" if limit is None else f" (now {limit:,})"
-    )
+    return _SHORTAGES[shortage].format(where=where, limit="" if limit is None else f" (now {limit:,})")

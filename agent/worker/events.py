@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from common.histogram import Histogram
-from common.metrics import NOT_TRIED, ConnectionMetrics
+from common.metrics import PENDING, ConnectionMetrics
 
 _NUMBERS = itertools.count()
 
@@ -125,6 +125,7 @@ class ConnectionFold:
         self._links: set[int] = set()
         self._ever_open: set[int] = set()
         self._causes: dict[int, str] = {}
+        self._failed: Counter[str] = Counter()
 
     def add_up(self, events: list[Event], *, is_late: bool) -> ConnectionMetrics:
         """Metrics of one second. is_late: it was reported before, these came after; its gauges stand already."""
@@ -134,13 +135,15 @@ class ConnectionFold:
             peak = max(peak, self._open)
         wanted = self._follow(events)
         kinds = Counter(kind for _, kind, _, _ in events)
+        failed_by_cause = _by_detail(events, EventKind.ATTEMPT_FAILED)
+        self._failed.update(failed_by_cause)
         reconnects = [
             at_ns - detail for at_ns, kind, detail, _ in events if kind is EventKind.OPENED and isinstance(detail, int)
         ]
         return ConnectionMetrics(
             opened=kinds[EventKind.OPENED],
             failed_attempts=kinds[EventKind.ATTEMPT_FAILED],
-            failed_by_cause=_by_detail(events, EventKind.ATTEMPT_FAILED),
+            failed_by_cause=failed_by_cause,
             drops=_by_detail(events, EventKind.DROPPED),
             reconnects=len(reconnects),
             reconnect=Histogram.of(np.array(reconnects, dtype=np.int64)),
@@ -153,10 +156,12 @@ class ConnectionFold:
 
     def never_opened(self) -> dict[str, int]:
         """How many of the connections that were wanted have not been open at any time, by why the last attempt failed.
-        A link that was not tried counts as well; a connection of redis-py is made to be tried at once."""
-        causes = [cause for which, cause in self._causes.items() if which not in self._ever_open]
-        causes += [NOT_TRIED for which in self._links - self._ever_open if which not in self._causes]
-        return dict(Counter(causes))
+        A link that is still being tried, or waits for that, counts for the most frequent cause of its pool."""
+        never = Counter(cause for which, cause in self._causes.items() if which not in self._ever_open)
+        if pending := sum(which not in self._causes for which in self._links - self._ever_open):
+            most = self._failed.most_common(1)
+            never[most[0][0] if most else PENDING] += pending
+        return dict(never)
 
     def _follow(self, events: list[Event]) -> int:
         """Keep track of each connection. Returns how many were wanted in this second."""

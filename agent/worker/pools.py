@@ -195,7 +195,9 @@ def prewarm(
                         for future in done:
                             future.result()
                 except TargetError as error:
-                    opened = sum(future.done() and future.exception() is None for future in opening)
+                    opened = sum(
+                        future.done() and not future.cancelled() and not future.exception() for future in opening
+                    )
                     raise TargetError(f"{error} ({opened:,} of {len(opening):,} connections were open)") from error
                 on_progress(len(opening) - len(pending), len(opening))
         except BaseException:

@@ -37,9 +37,9 @@ def test_a_server_that_took_no_more_clients_is_named_with_the_remedy(driver: Dri
 @pytest.mark.parametrize(
     ("cause", "remedy"),
     [
-        ("ulimit -n", "Raise `ulimit -n` for agent a1."),
-        ("fs.file-max", "Raise the sysctl fs.file-max on the machine of agent a1."),
-        ("local ports", "Widen the sysctl net.ipv4.ip_local_port_range on the machine of agent a1, or use more"),
+        ("ulimit -n", "Raise `ulimit -n` on the host of agent a1."),
+        ("fs.file-max", "Raise the sysctl fs.file-max on the host of agent a1."),
+        ("local ports", "Widen the sysctl net.ipv4.ip_local_port_range on the host of agent a1, or use more"),
     ],
 )
 def test_what_ran_short_on_a_load_machine_is_named_with_the_agent(driver: Driver, cause: str, remedy: str) -> None:
@@ -49,9 +49,9 @@ def test_what_ran_short_on_a_load_machine_is_named_with_the_agent(driver: Driver
 
 
 def test_several_causes_have_a_remedy_each() -> None:
-    (reason,) = unopened_finding(a_run(Driver.WIRE, {"ulimit -n": 9, "maxclients": 20, "not tried": 1}))
-    assert "30 of 60 wanted connections never opened (maxclients 20, ulimit -n 9, not tried 1)" in reason
-    assert reason.endswith("Raise maxclients on the server (now 30); raise `ulimit -n` for agent a1.")
+    (reason,) = unopened_finding(a_run(Driver.WIRE, {"ulimit -n": 9, "maxclients": 20, "pending": 1}))
+    assert "30 of 60 wanted connections never opened (maxclients 20, ulimit -n 9, pending 1)" in reason
+    assert reason.endswith("Raise maxclients on the server (now 30); raise `ulimit -n` on the host of agent a1.")
 
 
 def test_the_wire_driver_needs_its_connections_whatever_kept_them_from_opening() -> None:
@@ -75,8 +75,8 @@ def test_a_server_with_room_for_all_that_closes_connections_is_a_result(driver: 
     assert list(unopened_finding(a_run(driver, {"closed by server": 70}, max_clients=1000))) == []
 
 
-def test_a_run_that_was_over_before_all_connections_were_tried_is_no_finding() -> None:
-    assert list(unopened_finding(a_run(Driver.WIRE, {"not tried": 70}))) == []
+def test_a_run_that_was_over_before_attempts_had_come_to_an_end_is_no_finding() -> None:
+    assert list(unopened_finding(a_run(Driver.WIRE, {"pending": 70}))) == []
 
 
 def test_it_is_a_reason_for_distrust() -> None:

@@ -128,7 +128,8 @@ def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
     log.link_failed(4, "maxclients", B)
     assert second_of(fold, log) == (3, 1)
     assert second_of(fold, log) == (3, 1)
-    assert fold.never_opened() == {"maxclients": 1, "not tried": 1}
+    # C was still being tried: with the cause that others had.
+    assert fold.never_opened() == {"maxclients": 2}
     log.link_unwanted(5, B)
     log.link_unwanted(6, C)
     assert second_of(fold, log) == (3, 1)
@@ -136,7 +137,14 @@ def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
     assert fold.never_opened() == {}
     log.link_wanted(7, C)
     assert second_of(fold, log) == (2, 1)
-    assert fold.never_opened() == {"not tried": 1}
+    assert fold.never_opened() == {"maxclients": 1}
+
+
+def test_a_link_that_no_attempt_came_to_an_end_for_is_pending() -> None:
+    fold, log = ConnectionFold(), EventLog(of_links=True)
+    log.link_wanted(1, A)
+    fold.add_up(log.take(), is_late=False)
+    assert fold.never_opened() == {"pending": 1}
 
 
 def test_what_comes_late_leaves_the_gauge_of_what_is_wanted_alone() -> None:

@@ -507,6 +507,7 @@ def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> N
     assert [channel.is_open for channel in leaving] == [False, False]
     assert [channel.link.closed for channel in leaving] == [1, 1]  # type: ignore[attr-defined]
     assert stage.reopening == []
+    assert sorted(map(id, stage.parked)) == sorted(map(id, leaving))
 
 
 @pytest.mark.parametrize("when", ["free", "under way"])
