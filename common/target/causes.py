@@ -1,8 +1,8 @@
 """Why a connection was not opened, or was lost: a short, stable name for each cause. Pure.
 
 The name follows from the class of the error, its errno, or the code of the server's error reply. Two causes have no
-other mark than a fixed text: Redis sends "max number of clients reached" under the general code ERR, and asyncio joins
-the errors of several addresses into one text.
+other mark than a fixed text: Redis sends "max number of clients reached", and in a cluster "max number of clients +
+cluster connections reached", under the general code ERR; asyncio joins the errors of several addresses into one text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redis.sentinel import MasterNotFoundError
 
 from common.metrics import CLOSED_BY_SERVER, LOCAL_PORTS, MAXCLIENTS, OPEN_FILES, RESET, SYSTEM_FILES
 
-_MAXCLIENTS_TEXT = "max number of clients reached"
+_MAXCLIENTS_TEXT = "max number of clients "
 _AUTHENTICATION = ("NOAUTH", "WRONGPASS")
 _BY_ERRNO = {
     errno.EMFILE: OPEN_FILES,

@@ -85,6 +85,8 @@ def _finding(error: Exception, target: schema.Target) -> str:
 
 def _finding_of_one(error: Exception, target: schema.Target) -> str:
     """What one server did."""
+    if is_maxclients(error):
+        return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
     cause = os_error_of(error)
     if isinstance(cause, socket.gaierror):
         return "has a host name that cannot be resolved: check target.url"
@@ -104,8 +106,6 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         return "cannot be reached: a link-local IPv6 address needs a zone, such as redis://[fe80::1%25eth0]:6379"
     if cause is not None:
         return _OS_FINDINGS.get(cause.errno or 0, f"cannot be reached: {_one_line(cause.strerror or cause)}")
-    if is_maxclients(error):
-        return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
     code = getattr(error, "status_code", None)
     if code in _CODE_FINDINGS:
         return _CODE_FINDINGS[code]

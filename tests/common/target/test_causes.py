@@ -8,6 +8,8 @@ import pytest
 import redis
 from redis.sentinel import MasterNotFoundError
 
+from common.plan.schema import Target
+from common.target import translate
 from common.target.causes import attempt_cause, drop_cause
 
 
@@ -67,6 +69,15 @@ REPLIES = {
 @pytest.mark.parametrize(("cause", "error"), REPLIES.items(), ids=REPLIES.keys())
 def test_what_the_server_does_in_the_handshake_is_a_cause(cause: str, error: Exception) -> None:
     assert attempt_cause(error) == cause
+
+
+def test_a_node_of_a_cluster_counts_its_bus_in() -> None:
+    error = replied(redis.ResponseError, "max number of clients + cluster connections reached", "ERR")
+    error.handshake_step = ("HELLO", "3")  # type: ignore[attr-defined]
+    assert attempt_cause(error) == "maxclients"
+    said = str(translate(error, Target(url="redis://127.0.0.1:6379")))
+    assert said.endswith("raise maxclients on the server, or use fewer connections")
+    assert "protocol" not in said
 
 
 def test_a_text_alone_is_no_reply_of_a_full_server() -> None:
