@@ -144,8 +144,10 @@ class _Admission:
 class _Link:
     """What both kinds of endpoint share: one socket, its monitor, and how they are closed."""
 
-    def __init__(self, context: Context, kind: int) -> None:
+    def __init__(self, context: Context, kind: int, endpoint: str) -> None:
         self.socket = context.socket(kind)
+        # Not always: a name such as localhost would then be looked for at its IPv6 address only.
+        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
@@ -186,7 +188,7 @@ class Listener(_Link):
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
         """Raises UsageError when the endpoint is not an address, or is in use."""
-        super().__init__(context, zmq.ROUTER)
+        super().__init__(context, zmq.ROUTER, endpoint)
         self.refused = 0
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # An agent that reconnects keeps its routing id; the newer connection must win over the one not yet known dead.
@@ -248,7 +250,7 @@ class Dialer(_Link):
 
     def __init__(self, context: Context, endpoint: str, routing_id: bytes, curve: CurveClient | None) -> None:
         """Raises UsageError when the endpoint is not an address."""
-        super().__init__(context, zmq.DEALER)
+        super().__init__(context, zmq.DEALER, endpoint)
         self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
         # Nothing is queued for a coordinator that is not there: what is sent then would be stale when it comes.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)

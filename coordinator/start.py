@@ -280,7 +280,10 @@ def _listen(
 def _reachable(endpoint: str) -> str:
     """Where local agents find a listener that may be bound to every interface."""
     host, port = parse_tcp_endpoint(endpoint)
-    return f"tcp://{'127.0.0.1' if host in ('0.0.0.0', '*') else host}:{port}"
+    return f"tcp://{_ANY_HOST.get(host, host)}:{port}"
+
+
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}
 
 
 def _run(setup: Setup, place: Place) -> Run:

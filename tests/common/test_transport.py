@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -42,12 +43,12 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 class Bench:
     """One listener, and dialers that come and go. All of them are read whenever something is waited for."""
 
-    def __init__(self, stack: ExitStack, curve: CurveServer | None) -> None:
+    def __init__(self, stack: ExitStack, curve: CurveServer | None, endpoint: str = "") -> None:
         self._stack = stack
         self._poller = Poller()
         self._there = stack.enter_context(Context(curve))
         self._here = stack.enter_context(Context())
-        self.listener = stack.enter_context(Listener(self._there, ANYWHERE, curve))
+        self.listener = stack.enter_context(Listener(self._there, endpoint or ANYWHERE, curve))
         self._poller.watch(self.listener)
         self.events: dict[Dialer, list[LinkEvent]] = {}
         self.heard: list[tuple[bytes, bytes]] = []
@@ -119,6 +120,18 @@ def test_an_agent_with_the_token_is_heard_and_answered(bench: Bench) -> None:
     assert bench.listener.send(b"agent-1", b"welcome")
     assert bench.until(lambda: bench.answers[dialer]) == [b"welcome"]
     assert bench.listener.count_refused() == 0
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://[::1]:*", "tcp://[::]:*"])
+def test_an_agent_is_heard_over_ipv6(stack: ExitStack, endpoint: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    bench = Bench(stack, SERVER, endpoint)
+    dialer = bench.dial(CLIENT, b"agent-1", f"tcp://[::1]:{bench.listener.port}")
+    assert dialer.send(b"hello") or bench.until(lambda: dialer.send(b"hello"))
+    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
 
 
 def test_both_sides_can_do_without_keys(insecure: Bench) -> None:
