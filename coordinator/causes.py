@@ -1,8 +1,8 @@
 """Why operations of an open loop were not sent when they were due. Pure.
 
-What sends an operation is a worker (with the wire driver a connection), one at a time. So operations that were not sent
-were those for which no worker was free, and what the workers spent their time on is the cause. A cause is named only
-where the figures show it; otherwise it is not known, and the reader is sent to them.
+An operation needs a worker and a client instance (with the wire driver a connection), for as long as it takes. So
+operations that were not sent were those for which none was free, and what these spent their time on is the cause. A
+cause is named only where the figures show it; otherwise it is not known, and the reader is sent to them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from coordinator.target_loss import target_loss
 from coordinator.unopened import unopened_finding
 
 MUCH = 0.25
-"""Of the workers' time, spent on operations that failed."""
+"""Of the time of all senders, spent on operations that failed."""
 MOST = 0.5
-"""Of the workers' time, spent on replies, or on waiting for a client instance."""
+"""Of the time of all senders, spent on replies; or of that of workers, spent on waiting for a client instance."""
 STALL_SHARE = 0.1
 """Of the load: a single reply that takes so long, or so many seconds without a success."""
 STALL_FACTOR = 10
@@ -43,21 +43,29 @@ def unsent_cause(run: Aggregate, measured: Sequence[StageResult]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """What workers spent the time of some stages on. whole_s: workers by seconds. batch: operations that share a round
-    trip, and so its time. failed_s, replies_s, waited_s: on operations that failed, on those done, on waiting for a
-    client instance."""
+    """What the time of some stages was spent on.
+
+    senders: how many operations, or batches, can be under way at once; kind: what limits them. workers: threads, tasks
+    or, with the wire driver, pools. batch: operations that share a round trip, and so its time. failed_s, replies_s,
+    waited_s: spent on operations that failed, on those done, and by workers on waiting for a client instance.
+    """
 
     stages: Sequence[StageResult]
     load_s: float
-    workers: int
+    senders: int
     kind: str
+    workers: int
     batch: int
-    whole_s: float
     failed_s: float
     replies_s: float
     waited_s: float
     service: Histogram
     errors: dict[str, int]
+
+    @property
+    def whole_s(self) -> float:
+        """The time of all senders."""
+        return self.senders * self.load_s
 
 
 def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
@@ -67,17 +75,15 @@ def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
     batch = max(workload.pipeline, workload.transaction, 1)
     load_s = sum(stage.duration_s for stage in stages)
     service = Histogram.merge(command.service for command in commands)
-    workers = sum(_workers(group) for group in plan_pools)
-    if opened.target.topology == "cluster" and all(group.driver is Driver.WIRE for group in plan_pools):
-        workers *= max(opened.target.primaries, 1)
-    kinds = {_KINDS[group.driver] for group in plan_pools}
+    nodes = max(opened.target.primaries, 1) if opened.target.topology == "cluster" else 1
+    kinds = {_kind(group) for group in plan_pools}
     return _Spent(
         stages=stages,
         load_s=load_s,
-        workers=workers,
-        kind=kinds.pop() if len(kinds) == 1 else "worker",
+        senders=sum(_senders(group, nodes) for group in plan_pools),
+        kind=kinds.pop() if len(kinds) == 1 else "sender",
+        workers=sum((group.client_pools or 1) * group.workers_per_pool for group in plan_pools),
         batch=batch,
-        whole_s=workers * load_s,
         failed_s=sum(command.failed.total for command in commands) / batch / NS_PER_S,
         replies_s=service.total / batch / NS_PER_S,
         waited_s=sum(pool.checkout_wait.total for pool in pools) / NS_PER_S,
@@ -89,10 +95,18 @@ def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
 _KINDS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "connection"}
 
 
-def _workers(group: Pools) -> int:
-    is_wire = group.driver is Driver.WIRE
-    each = group.client_instances_per_pool * group.max_connections if is_wire else group.workers_per_pool
+def _senders(group: Pools, nodes: int) -> int:
+    """nodes: primaries of a cluster, to each of which the wire driver has connections of its own."""
+    if group.driver is Driver.WIRE:
+        each = group.client_instances_per_pool * group.max_connections * nodes
+    else:
+        each = min(group.workers_per_pool, group.client_instances_per_pool)
     return (group.client_pools or 1) * each
+
+
+def _kind(group: Pools) -> str:
+    scarce = group.driver is not Driver.WIRE and group.client_instances_per_pool < group.workers_per_pool
+    return "client instance" if scarce else _KINDS[group.driver]
 
 
 def _lost(run: Aggregate, _: _Spent) -> str:
@@ -111,7 +125,7 @@ def _failed(run: Aggregate, spent: _Spent) -> str:
         return f"for {silent} s no operation succeeded ({named})" if silent > STALL_SHARE * spent.load_s else ""
     match ranked[0][0]:
         case "CheckoutTimeout":
-            return _stalled(run, spent) or f"{spent.kind}s waited in vain for a client instance ({named})"
+            return _stalled(run, spent) or f"a client instance was waited for in vain ({named})"
         case "TimeoutError":
             return f"the target did not reply in time ({named})"
     each_ms = 1e3 * spent.failed_s * spent.batch / sum(spent.errors.values())
@@ -148,18 +162,20 @@ def _stalled(_: Aggregate, spent: _Spent) -> str:
     return f"the target stalled: a reply took up to {longest_ns / NS_PER_S:.1f} s"
 
 
-def _waited(_: Aggregate, spent: _Spent) -> str:
-    if spent.waited_s < MOST * spent.whole_s or spent.waited_s < spent.replies_s:
+def _waited(run: Aggregate, spent: _Spent) -> str:
+    whole_s = spent.workers * spent.load_s
+    if run.opened is None or spent.waited_s < max(MOST * whole_s, spent.replies_s):
         return ""
-    share = min(spent.waited_s / spent.whole_s, 1.0)
-    return f"{spent.kind}s waited for a client instance {share:.0%} of the time: there are too few instances"
+    workers = {_KINDS[group.driver] for group in run.opened.plan.pools}
+    share = min(spent.waited_s / whole_s, 1.0)
+    return f"{'s and '.join(sorted(workers))}s waited for a client instance {share:.0%} of the time: there are too few"
 
 
 def _busy(_: Aggregate, spent: _Spent) -> str:
     if not spent.replies_s or spent.replies_s < MOST * spent.whole_s:
         return ""
-    at_most_per_s = spent.workers * spent.batch / (spent.service.mean / NS_PER_S)
-    who = f"the only {spent.kind} was" if spent.workers == 1 else f"all {counted(spent.workers, spent.kind)} were"
+    at_most_per_s = spent.senders * spent.batch / (spent.service.mean / NS_PER_S)
+    who = f"the only {spent.kind} was" if spent.senders == 1 else f"all {counted(spent.senders, spent.kind)} were"
     return (
         f"{who} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply in the mean, which allows "
         f"{at_most_per_s:,.0f}/s"

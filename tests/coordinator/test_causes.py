@@ -33,7 +33,8 @@ def second(number: int, **counts: object) -> IntervalMetrics:
 
 def four(driver: Driver = Driver.CLIENT, **more: object) -> RunOpened:
     """A run that wants 1,000/s from four workers of a driver."""
-    group = Pools(client_pools=Count(1), driver=driver, threads_per_pool=4, tasks_per_pool=4, max_connections=4, **more)  # type: ignore[arg-type]
+    of = {"client_instances_per_pool": 1 if driver is Driver.WIRE else 4, "max_connections": 4} | more
+    group = Pools(client_pools=Count(1), driver=driver, threads_per_pool=4, tasks_per_pool=4, **of)  # type: ignore[arg-type]
     the_plan = msgspec.structs.replace(plan(rate_per_s=1000.0, duration_s=LOAD_S), pools=(group,))
     return msgspec.structs.replace(opened(the_plan, ["a1"]), threads_total=4)
 
@@ -76,6 +77,15 @@ def test_operations_that_fail_are_the_cause_where_they_kept_the_workers() -> Non
     assert "kept the tasks busy" in unsent(seconds, four(Driver.ASYNCIO))
 
 
+def test_operations_that_fail_are_the_cause_also_where_they_kept_the_only_client_instance() -> None:
+    dead = {"service": EMPTY, "failures": {"ConnectionError": 8}, "failed": times(8, 100 * MS)}
+    seconds = [second(number, **dead) for number in range(5)] + [second(number) for number in range(5, 10)]
+    text = unsent(seconds, four(client_instances_per_pool=1), checkout_wait=times(300, 100 * MS))
+    assert text == (
+        ": operations that failed kept the client instances busy (ConnectionError 40; 100 ms each in the mean)"
+    )
+
+
 def test_a_target_that_hangs_until_operations_time_out_is_the_cause() -> None:
     hung = {"service": EMPTY, "failures": {"TimeoutError": 4}, "failed": times(4, 5 * NS_PER_S)}
     seconds = [second(number) for number in range(9)] + [second(9, **hung)]
@@ -100,13 +110,13 @@ def test_a_target_that_stalls_is_the_cause() -> None:
 def test_client_instances_that_nobody_returned_in_time_are_the_cause() -> None:
     waited = {"failures": {"CheckoutTimeout": 40}, "failed": times(40, NS_PER_S)}
     seconds = [second(number) for number in range(9)] + [second(9, **waited)]
-    assert unsent(seconds) == ": threads waited in vain for a client instance (CheckoutTimeout 40)"
+    assert unsent(seconds) == ": a client instance was waited for in vain (CheckoutTimeout 40)"
 
 
 def test_too_few_client_instances_are_the_cause_where_threads_waited_for_them() -> None:
     waits = times(300, 100 * MS)
     assert unsent([second(number) for number in range(10)], checkout_wait=waits) == (
-        ": threads waited for a client instance 75% of the time: there are too few instances"
+        ": threads waited for a client instance 75% of the time: there are too few"
     )
 
 

@@ -5,12 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.metrics import IntervalMetrics
 from common.plan.schema import Load, Ramp
 from common.units import NS_PER_S, Count
 from coordinator.aggregate import Aggregate, fold
 from coordinator.records import AnyRecord
 from coordinator.seconds import ShownSeconds
-from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, plan, staged_plan
+from tests.support.records import (
+    accepted,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    staged_plan,
+    watched,
+)
 from tests.support.stages import stage
 
 
@@ -38,6 +50,19 @@ def test_a_load_that_ends_early_in_a_second_is_folded_into_the_one_before() -> N
 
 def test_a_load_that_ends_late_in_a_second_has_a_row_whose_rate_is_by_its_length() -> None:
     assert rows(of_counts(8, 8, 6, duration_s=2.75)) == [(0, 8, 8.0), (1, 8, 8.0), (2, 6, 8.0)]
+
+
+def test_what_is_folded_into_a_second_is_all_that_is_known_of_it() -> None:
+    def part(second: int) -> IntervalMetrics:
+        one = command(histogram(1000), errors={"ERR": 2}, failures={"TimeoutError": 3})
+        return interval(second, {"GET": one}, issued=7, open_peak=5 + second)
+
+    records = [opened(plan(rate_per_s=2.0), ["a1"]), *watched([accepted("a1", 0, part(0), part(1))], {"a1": 0.5})]
+    [row] = ShownSeconds(fold([*records, closed(duration_s=1.0)]))
+    whole = row.second
+    assert (whole.operations, whole.ok, whole.errors, whole.begun, whole.ended_open) == (12, 2, 10, 14, 12)
+    assert (whole.failures, whole.refusals) == ({"TimeoutError": 6}, {"ERR": 4})
+    assert (whole.open_peaks, whole.core_share) == ({"a1": 6}, 0.5)
 
 
 def test_a_load_of_less_than_half_a_second_has_a_row() -> None:
