@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from common.histogram import Histogram
 from common.metrics import LATE_SEND_NS, HoldUps, Merge, merge_hold_ups
 from common.plan.schema import Driver
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted
 from coordinator.aggregate import Aggregate, Busy, StageTally
 from coordinator.stages import StageResult
 
@@ -104,7 +104,8 @@ def _throttled(stage: StageResult) -> str | None:
 
 def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
     found, watched_ns = stage.tally.hold_ups[agent_id], stage.tally.busy[agent_id].watched_ns
-    quota = f" of {round(found.allowed_ns / watched_ns, 2):g} cores" if watched_ns and found.allowed_ns else ""
+    cores = round(found.allowed_ns / watched_ns, 2) if watched_ns else 0.0
+    quota = f" of {cores:g} {'core' if cores == 1 else 'cores'}" if cores else ""
     is_late, late = _late(stage)
     return (
         f"Agent {agent_id} was throttled by its CPU quota{quota} in {found.throttled_periods:,} of "
@@ -143,7 +144,9 @@ def _late(stage: StageResult) -> tuple[bool, str]:
     """Whether operations were sent late at p99, and how many were late at all."""
     pools = stage.tally.totals.pools.values()
     send_lag = Histogram.merge(pool.send_lag for pool in pools)
-    late = f"{sum(pool.late_sends for pool in pools):,} of {send_lag.count:,} operations were sent more than 1 ms late"
+    late_sends = sum(pool.late_sends for pool in pools)
+    were = "was" if late_sends == 1 else "were"
+    late = f"{late_sends:,} of {counted(send_lag.count, 'operation')} {were} sent more than 1 ms late"
     return send_lag.quantile(0.99) > LATE_SEND_NS, late
 
 

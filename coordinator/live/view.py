@@ -169,7 +169,7 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -
     if row.core_share is not None:
         told.append(f"{row.core_share:.0%} of a core")
     alive = sum(agent.alive for agent in snapshot.agents)
-    told += [counted(snapshot.connections_open, "connection"), f"{alive}/{len(snapshot.agents)} agents"]
+    told += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
     return f"second {row.second}{stage}{corrected}: {', '.join(told)}"
 
 

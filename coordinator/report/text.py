@@ -248,7 +248,7 @@ def _agents(summary: Summary) -> FittedTable:
     notes = []
     if quotas := [round(agent.quota_cores, 2) for agent in summary.agents if agent.quota_cores is not None]:
         each = f"{min(quotas):g}" if min(quotas) == max(quotas) else f"{min(quotas):g} to {max(quotas):g}"
-        notes.append(f"* of a CPU quota of {each} cores")
+        notes.append(f"* of a CPU quota of {each} {'core' if each == '1' else 'cores'}")
     if len(summary.agents) > _AGENTS_SHOWN:
         notes.append(f"and {len(summary.agents) - _AGENTS_SHOWN} more, see {_ELSEWHERE}")
     table.caption = "\n".join(notes)

@@ -242,7 +242,7 @@ def test_a_line_of_an_open_loop_tells_response_time_the_rate_wanted_and_the_back
     first, *_, last = written(console).splitlines()
     assert re.fullmatch(
         r"second 0: 2,000 of 4,000 ops/s wanted, backlog 2,000, response p50 0\.\d{3} p99 \d\.\d{3} max \d+\.\d+ ms, "
-        r"service p99 0\.\d{3} ms, 0 errors, 4 connections, 1/1 agents",
+        r"service p99 0\.\d{3} ms, 0 errors, 4 connections, 1/1 agent",
         first,
     )
     assert "backlog 6,000" in last
