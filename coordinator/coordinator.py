@@ -88,6 +88,7 @@ class Coordinator:
         self._cleaning: Cleaning | None = None
         self._interrupts = 0
         self._shown_ns = 0
+        self._blind = False
         self._refused = 0
         self._malformed = 0
 
@@ -257,11 +258,15 @@ class Coordinator:
 
     def _show(self) -> None:
         t0_ns = self._run.state.t0_ns
-        if t0_ns is None or self._cleaning is not None:
+        if t0_ns is None or self._cleaning is not None or self._blind:
             return
         self._shown_ns = now_ns = monotonic_ns()
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
-        self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
+        try:
+            self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
+        except Exception as error:  # noqa: BLE001 - what people watch must not end what they watch
+            self._blind = True
+            self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)
 
 
 def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:

@@ -37,6 +37,17 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_mad
         place.open_journal(plan())
 
 
+def test_a_folder_that_may_not_be_looked_into_is_told_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written, but .*: Permission denied"):
+        new_place(tmp_path / "runs", "r-1")
+
+
 def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
     place = place_to_resume("r-1", tmp_path)

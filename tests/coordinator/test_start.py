@@ -198,6 +198,16 @@ def test_a_folder_that_was_deleted_during_the_run_is_said_and_the_summary_is_pri
     assert not run.folder.exists()
 
 
+def test_a_live_view_that_fails_does_not_end_the_run_that_it_shows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    monkeypatch.setattr("coordinator.coordinator.build_snapshot", lambda *_: {}["nothing"])
+    assert run.start() == EXIT_OK
+    assert run.summary["run"]["outcome"] == "completed"
+    assert capsys.readouterr().err.count("the live view ends, the run goes on: a bug of ours: KeyError") == 1
+
+
 def test_a_report_that_cannot_be_built_names_the_journal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
