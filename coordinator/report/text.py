@@ -300,7 +300,7 @@ def _generator(generator: Generator) -> Text:
     if generator.throttled_periods:
         lines.append(
             f"throttled by a CPU quota in {generator.throttled_periods:,} of {generator.quota_periods:,} periods, "
-            f"{generator.throttled_s:,.1f} s altogether"
+            f"{generator.throttled_s:,.2f} s altogether"
         )
     if generator.stall_max_s:
         lines.append(

@@ -74,7 +74,7 @@ def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(fleet: Fleet
         fleet.until_loading()
         set_quota(group, cores=0.05)
         throttled = max(fleet.journal().seconds)
-        fleet.until_loading(throttled + 3)
+        fleet.until_loading(throttled + 2)
         set_quota(group, cores=64)
         coordinator.signal(signal.SIGINT)
         ended = fleet.end(coordinator)

@@ -264,7 +264,7 @@ def test_what_held_the_generator_up_is_told_and_a_quota_is_what_the_machine_was(
         },
     )
     report = text(records, width=120)
-    assert "throttled by a CPU quota in 27 of 30 periods, 1.5 s altogether" in report
+    assert "throttled by a CPU quota in 27 of 30 periods, 1.50 s altogether" in report
     assert "a worker process did not run for 3.0 s, from 0.5 s on" in report
     assert (row(report, "a1")[7], row(report, "a2")[7]) == ("80%*", "60%")
     assert "* of a CPU quota of 0.1 cores" in report
