@@ -13,12 +13,13 @@ Facts about redis-py's asyncio cluster client that this stands on:
   commands, and keep them open;
 - it closes nothing while it means to read the topology anew, and forgets nodes that have left;
 - for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology: slots
-  that come back would stay unknown until some other error. This client raises SlotNotCoveredError, and has the
-  topology read before the next command or repetition.
+  that come back would stay unknown until some other error. This client reads the topology and raises
+  SlotNotCoveredError, so what redis-py repeats finds a slot that is back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Awaitable, Callable
@@ -99,12 +100,14 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         try:
             return await super()._determine_nodes(command, *args, **kwargs)
         except (KeyError, SlotNotCoveredError) as error:
-            raise self._not_covered() from error
+            raise await self._not_covered() from error
 
-    def _not_covered(self) -> SlotNotCoveredError:
-        """What to raise where a slot has no node; from time to time, the topology is read after it."""
+    async def _not_covered(self) -> SlotNotCoveredError:
+        """What to raise where a slot has no node. Reads the topology first, from time to time."""
         if self._rereading.is_due():
-            self._initialize = True
+            # Where no node answers, the slot is still what this command lacks.
+            with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
+                await self.nodes_manager.initialize()
         return SlotNotCoveredError("a slot is not covered by the cluster")
 
     def _bear(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
@@ -170,7 +173,7 @@ class _Transaction:
         try:
             replies: list[Any] = await self._pipeline.execute(raise_on_error=raise_on_error)
         except (KeyError, SlotNotCoveredError) as error:
-            raise client._not_covered() from error
+            raise await client._not_covered() from error
         return replies
 
 

@@ -10,24 +10,30 @@ from common.units import NS_PER_S
 SLOTS = 16384
 """How many a cluster has."""
 
-REREAD_S = 0.25
-"""Between two readings of the topology that found a slot without a node, in seconds: redis-py's own pause after
-CLUSTERDOWN."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
 
 
 class Rereading:
-    """Limits how often one client reads the topology because a slot has no node."""
+    """Limits how often one client reads the topology because a slot has no node: after 0.25 s, which is redis-py's own
+    pause after CLUSTERDOWN, and then after twice the pause each time, up to 4 s. A reading is not cheap: redis-py makes
+    its connections to all nodes anew."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
-        self._next_ns = now()
+        self._next_ns = self._asked_ns = now()
+        self._pause_ns = 0
 
     def is_due(self) -> bool:
-        """Whether to read it now. True at most once in `REREAD_S`."""
+        """Whether to read it now; to be asked whenever an operation finds no node."""
         now_ns = self._now()
+        if now_ns - self._asked_ns > _LONGEST_PAUSE_S * NS_PER_S:
+            # It was there in between.
+            self._pause_ns = 0
+        self._asked_ns = now_ns
         if now_ns < self._next_ns:
             return False
-        self._next_ns = now_ns + int(REREAD_S * NS_PER_S)
+        self._pause_ns = int(min(max(2 * self._pause_ns, _FIRST_PAUSE_S * NS_PER_S), _LONGEST_PAUSE_S * NS_PER_S))
+        self._next_ns = now_ns + self._pause_ns
         return True
 
 
