@@ -132,31 +132,29 @@ def _announced_finding(error: Exception, target: schema.Target, node: str) -> st
         return ""
     cause = os_error_of(error)
     if isinstance(error, redis.TimeoutError | TimeoutError):
-        what = f"did not answer ({_waited(target)})"
+        what = f"did not answer ({_waited(target)}): is it up?"
     elif isinstance(cause, socket.gaierror):
-        what = "has a host name that cannot be resolved"
+        what = "has a host name that cannot be resolved."
+    elif cause is not None and cause.errno == errno.ECONNREFUSED:
+        what = "refused the connection: is it up?"
     elif cause is not None and cause.errno in _UNREACHED:
-        what = (
-            "refused the connection" if cause.errno == errno.ECONNREFUSED else f"cannot be reached ({cause.strerror})"
-        )
+        what = f"cannot be reached ({cause.strerror}): is it up?"
     else:
         return ""
     who = "the cluster announces" if address.shape is Shape.CLUSTER else "Sentinels announce"
     if AddressMap(target.address_remap).leads_to(announced.name, announced.port):
         mapped = "target.address_remap maps"
         place = f", to which {mapped} what {who}," if node else f" has a server that {mapped} to {announced}, which"
-        return f"{place} {what}: correct the map"
+        return f"{place} {what} Or correct the map"
     place = f", as {who} it," if node else f" has a server that {who} at {announced}, which"
-    return f"{place} {what}: is it up? If it is behind NAT, say --address-remap {announced}=HOST:PORT"
+    return f"{place} {what} If it is behind NAT, say --address-remap {announced}=HOST:PORT"
 
 
 def _waited(target: schema.Target) -> str:
     return f"waited up to {target.connect_timeout_s} to connect, {target.socket_timeout_s} for a reply"
 
 
-_UNREACHED = frozenset(
-    (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EINVAL)
-)
+_UNREACHED = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EINVAL))
 
 
 def _announced(error: BaseException | None) -> Host | None:
