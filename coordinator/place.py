@@ -68,6 +68,8 @@ def _check_writable(out: Path) -> None:
     try:
         existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     except OSError as error:
-        raise UsageError(f"{wanted} {error.filename or 'the working directory'}: {error.strerror}") from error
+        if not error.filename:
+            raise UsageError(f"--out {out}: expected a working directory to make it in, or a whole path") from error
+        raise UsageError(f"{wanted} {error.filename}: {error.strerror}") from error
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UsageError(f"{wanted} {existing} is none")
