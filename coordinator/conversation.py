@@ -62,7 +62,8 @@ class Counters:
 @dataclass(slots=True)
 class RunState:
     """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
-    is set. failed: why an agent cannot prepare, and the exit code of that."""
+    is set. stopped_ns: when the load was stopped before its time. failed: why an agent cannot prepare, and the exit
+    code of that."""
 
     setup: Setup
     success_ns: int
@@ -72,6 +73,7 @@ class RunState:
     ending: Ending = field(default_factory=Ending)
     shares: Shares | None = None
     t0_ns: int | None = None
+    stopped_ns: int | None = None
     failed: tuple[str, int] | None = None
 
 

@@ -263,7 +263,9 @@ class Coordinator:
         self._shown_ns = now_ns = monotonic_ns()
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
         try:
-            self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S))
+            stopped_ns = self._run.state.stopped_ns
+            stopped_s = None if stopped_ns is None else (stopped_ns - t0_ns) / NS_PER_S
+            self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S, stopped_s))
         except Exception as error:  # noqa: BLE001 - what people watch must not end what they watch
             self._blind = True
             self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)

@@ -347,6 +347,7 @@ class Run:
     def _stop(self, reason: str, now_ns: int) -> list[Action]:
         if not self._moves(Trigger.STOP, now_ns):
             return []
+        self.state.stopped_ns = now_ns
         return self._talk.to_all(Stop(drain=True, reason=reason))
 
     def _give_up(self, text: str, exit_code: int) -> list[Action]:

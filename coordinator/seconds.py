@@ -53,12 +53,13 @@ class ShownSecond:
 
 
 class ShownSeconds:
-    """The rows of a run, as far as it is known."""
+    """The rows of a run, as far as it is known. stopped_s: when the load was told to end before its time, until its end
+    is known."""
 
-    def __init__(self, run: Aggregate) -> None:
+    def __init__(self, run: Aggregate, stopped_s: float | None = None) -> None:
         self._run = run
         self._over = run.closed is not None or (bool(run.agents) and all(one.end for one in run.agents.values()))
-        self._end_s = _load_end_s(run, self._over)
+        self._end_s = _load_end_s(run, self._over, stopped_s)
         known = max(run.seconds, default=-1)
         self._last, self._folded = _last_row(self._end_s, known)
         self.numbers = (*range(min(self._last, known) + 1), *range(self._folded + 1, known + 1))
@@ -156,13 +157,15 @@ def _as_one(seconds: list[Second]) -> Second:
     return whole
 
 
-def _load_end_s(run: Aggregate, over: bool) -> float | None:
+def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | None:
     """When the load ended, or is to end; None where that is not known."""
     finals = [agent.end.final for agent in run.agents.values() if agent.end is not None and agent.end.final is not None]
     if run.closed is not None:
         end_s = run.closed.duration_s
     elif over and finals:
         end_s = max(final.ran_ns for final in finals) / NS_PER_S
+    elif stopped_s is not None:
+        end_s = stopped_s
     elif run.line.end_ns is not None:
         end_s = run.line.end_ns / NS_PER_S
     else:

@@ -106,8 +106,11 @@ class LiveSnapshot:
     corrected: tuple[SecondRow, ...] = ()
 
 
-def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float) -> LiveSnapshot:
-    """The moment `elapsed_s` after the start instant (below zero: before it)."""
+def build_snapshot(
+    aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float, stopped_s: float | None = None
+) -> LiveSnapshot:
+    """The moment `elapsed_s` after the start instant (below zero: before it). stopped_s: when the load was stopped
+    before its time."""
     seconds, line = aggregate.seconds, aggregate.line
     measured = aggregate.measured_stages
     operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)
@@ -120,7 +123,7 @@ def build_snapshot(aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: 
         fractions.append(1 - left_s / end_s)
     if load and load.requests and left_requests is not None:
         fractions.append(1 - left_requests / load.requests)
-    shown = ShownSeconds(aggregate)
+    shown = ShownSeconds(aggregate, stopped_s)
     newest = seconds.get(max(seconds, default=-1))
     return LiveSnapshot(
         elapsed_s=elapsed_s,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import re
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -104,6 +105,21 @@ def test_a_reply_after_the_end_of_the_load_is_no_second_of_its_own_in_the_log() 
         view.update(build_snapshot(fold([*running, rest, noted("a1", 8), closed(duration_s=3.0)]), [], 3.1))
     lines = [line.partition(",")[0] for line in written(console).splitlines()]
     assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 2: 4 ops/s"]
+
+
+def test_the_second_in_which_a_run_is_interrupted_is_no_line_that_reads_as_a_collapse() -> None:
+    console, get = pipe(), {"GET": command(histogram(*[1000] * 8))}
+    running = [opened(agents=["a1"]), accepted("a1", 0, interval(0, get), interval(1, get))]
+    running = [msgspec.structs.replace(running[0], plan=plan(duration_s=30.0)), *running[1:]]
+    rest = accepted("a1", 1, interval(2, {"GET": command(histogram(1000, 2000))}))
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold(running), [], 2.1))
+        view.update(build_snapshot(fold([*running, rest]), [], 2.3, stopped_s=2.24))
+        view.update(
+            build_snapshot(fold([*running, rest, noted("a1", 18), closed(duration_s=2.25)]), [], 2.4, stopped_s=2.24)
+        )
+    lines = [line.partition(",")[0] for line in written(console).splitlines()]
+    assert lines == ["second 0: 8 ops/s", "second 1: 8 ops/s", "second 1 corrected: 8 ops/s"]
 
 
 def test_how_busy_the_generator_was_is_shown_where_it_is_known() -> None:
