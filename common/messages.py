@@ -25,8 +25,8 @@ from msgspec import Meta
 from common.metrics import IntervalMetrics, Tally
 from common.plan.schema import Plan
 
-PROTOCOL_MIN = 2
-PROTOCOL_MAX = 2
+PROTOCOL_MIN = 3
+PROTOCOL_MAX = 3
 
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""

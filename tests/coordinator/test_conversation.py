@@ -91,7 +91,7 @@ def test_an_agent_whose_name_was_given_away_is_another_when_it_comes_back() -> N
     assert said(bench.says("before", hello("web1")), Welcome)[0].agent_id == "web1-2"
 
 
-@pytest.mark.parametrize(("lowest", "highest"), [(1, 1), (3, 9), (-3, 0), (5, 1)])
+@pytest.mark.parametrize(("lowest", "highest"), [(1, 1), (PROTOCOL_MAX + 1, 9), (-3, 0), (5, 1)])
 def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highest: int) -> None:
     bench = RunBench()
     actions = bench.says("a", hello("web1", protocol_min=lowest, protocol_max=highest))

@@ -55,7 +55,7 @@ def test_an_agent_like_any_other_is_not_refused() -> None:
 
 def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
     assert refusal(hello(protocol_min=7, protocol_max=8)) == (
-        "it speaks protocol 7 to 8 (version 0.1), this coordinator 2 to 2; install the same release on both"
+        "it speaks protocol 7 to 8 (version 0.1), this coordinator 3 to 3; install the same release on both"
     )
     assert refusal(hello(processes=MOST_PROCESSES + 1)) == (
         f"it has {MOST_PROCESSES + 1:,} worker processes; expected at most {MOST_PROCESSES:,}, "
