@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -66,23 +68,29 @@ def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fle
     assert stage.hold_ups["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
 
 
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A group whose quota limits nothing yet. Asked for before `fleet`, whose processes must leave it first."""
+    with quota_group(cores=64) as made:
+        yield made
+
+
 def throttled_periods(fleet: Fleet) -> int:
     [stage] = fleet.journal().stages
     return sum(hold_ups.throttled_periods for hold_ups in stage.hold_ups.values())
 
 
-def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(fleet: Fleet, plan: str) -> None:
-    with quota_group(cores=64) as group:
-        coordinator = fleet.coordinator(plan)
-        agent = fleet.agent("a", "--once", processes=len(Driver))
-        (group / "cgroup.procs").write_text(str(agent.process.pid))
-        fleet.until_loading()
-        set_quota(group, cores=0.1)
-        wait_until(lambda: throttled_periods(fleet) >= 5, "periods in which the agent is throttled", 30)
-        set_quota(group, cores=64)
-        coordinator.signal(signal.SIGINT)
-        ended = fleet.end(coordinator)
-        agent.wait(30)
+def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(group: Path, fleet: Fleet, plan: str) -> None:
+    coordinator = fleet.coordinator(plan)
+    agent = fleet.agent("a", "--once", processes=len(Driver))
+    (group / "cgroup.procs").write_text(str(agent.process.pid))
+    fleet.until_loading()
+    set_quota(group, cores=0.1)
+    wait_until(lambda: throttled_periods(fleet) >= 5, "periods in which the agent is throttled", 30)
+    set_quota(group, cores=64)
+    coordinator.signal(signal.SIGINT)
+    ended = fleet.end(coordinator)
+    agent.wait(30)
     [limited] = ended.summary["agents"]
     generator, verdict = ended.summary["generator"], ended.summary["verdict"]
     assert limited["quota_cores"] > 0
