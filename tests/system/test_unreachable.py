@@ -97,4 +97,9 @@ def test_all_drivers_report_the_same_of_a_third_that_cannot_be_reached_and_use_i
             hit = sorted(second for second, ways in seconds.items() if ways[failure])
             ways = sum((seconds[second] for second in hit[1:-1]), Ways())
             share = 1 - ways[""] / ways.total()
-            assert abs(share - 1 / 3) < 0.17, (driver, failure, ways)
+            assert abs(share - 1 / 3) < 0.17, (
+                driver,
+                failure,
+                ways,
+                {second: dict(each) for second, each in seconds.items()},
+            )

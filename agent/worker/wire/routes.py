@@ -140,7 +140,8 @@ class Routes:
         self._places = [self.nowhere]
         self._due: Node | None = None
         self._order: Iterator[int] = iter(())
-        self._chance = np.random.default_rng(0)
+        # Of its own for each worker: with the same one, all workers would turn to the same node at the same time.
+        self._chance = np.random.default_rng()
 
     @property
     def is_cluster(self) -> bool:

@@ -216,6 +216,23 @@ def test_what_was_drawn_is_sent_or_fails_or_is_left_and_nothing_else_is(batch: i
     assert sorted([*done, *world.failed, *left]) == list(range(len(done) + len(world.failed) + len(left)))
 
 
+def test_workers_do_not_turn_to_the_same_nodes_at_the_same_time() -> None:
+    orders = []
+    for _ in range(2):
+        world = World(block=1024)
+        world.routes.begin(SLOTS)
+        order = []
+        for _ in range(300):
+            place = world.routes.due(1)
+            assert place is not None
+            world.routes.dealt()
+            world.took_of(place, 1)
+            order.append(place.name)
+        orders.append(order)
+    # A third by chance.
+    assert sum(one == other for one, other in zip(*orders, strict=True)) < 170
+
+
 def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() -> None:
     slots = slots_of("a:1", "a:1", "b:1", "")
     world = World(block=1024)
