@@ -2,7 +2,8 @@
 
 Two rules stand at the doors through which text reaches people:
 
-- Every message: what stands before the `@` of a URL is `***`, even where the URL has a slip in it (`hide_userinfo`).
+- Every message: what stands before the `@` of a URL or behind `password=` is `***`, even where the URL has a slip in it
+  (`hide_userinfo`).
 - Messages about a plan: the values of its passwords are `***`, even where the plan cannot be parsed (`hide_values`,
   with the values that `password_candidates` finds in the plan's text).
 """
@@ -16,8 +17,8 @@ from common.units import printable
 
 REDACTED = "***"
 
-SECRET_KEYS = frozenset({"password"})
-"""Keys of a plan whose values are never shown, wherever they stand."""
+SECRET_KEYS = frozenset({"password", "password_env", "password_file"})
+"""Keys of a plan whose values are not shown where these are no text: a password in the place of a name is a slip."""
 
 _USERINFO_FORM = "[username[:password]@]"
 """How messages describe the user part of a URL: no secret."""
@@ -34,15 +35,18 @@ _BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\
 """A user part whose `@` is missing: behind the colon stands no port."""
 
 _SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass|auth)(?!\w*_(?:env|file))\W*""", re.I)
+_ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]+""", re.I)
+"""A password among the options of a URL or of another tool's connection string."""
 _SHORT = 4
 """Shorter values are replaced only where a message quotes them alone: they occur within other words."""
+_CUT = re.compile(r"([^\n]{,60})(\.\.\.)")
 _SHOWN = 57
 """`common.units.show` cuts text after this many characters."""
 
 
 def hide_userinfo(text: str) -> str:
     """The text with `***` for whatever looks like the user part of a URL. The host stays."""
-    held = text.replace(_USERINFO_FORM, _HELD)
+    held = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _HELD))
     starts = [found.span() for found in _URL_START.finditer(held)]
     ends = [*(begin for begin, _ in starts), len(held)]
     hidden = held[: ends[0]]
@@ -59,7 +63,14 @@ def hide_values(text: str, values: Iterable[str]) -> str:
     for form in sorted(forms, key=len, reverse=True):
         is_short = len(form) < _SHORT
         text = text.replace(f'"{form}"' if is_short else form, f'"{REDACTED}"' if is_short else REDACTED)
-    return text
+    return _CUT.sub(lambda cut: _without_beginning(cut[1], forms) + cut[2], text)
+
+
+def _without_beginning(text: str, forms: Iterable[str]) -> str:
+    """Text that was cut, without the beginning of a value at its end."""
+    ends = (text[at:] for at in range(len(text) - _SHORT + 1))
+    begun = next((end for end in ends if any(form.startswith(end) for form in forms)), None)
+    return text if begun is None else text.removesuffix(begun) + REDACTED
 
 
 def password_candidates(text: str) -> Iterator[str]:

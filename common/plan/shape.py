@@ -154,9 +154,9 @@ def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
 
 def _struct_fault(raw: Any, node: inspect.StructType, path: Path) -> Fault | None:
     if not isinstance(raw, dict):
-        # Text in the place of a target may be a pair without its colon, and so a password.
-        may_be_secret = isinstance(raw, str) and path[:1] in ((), ("target",))
-        return Fault(path, f"expected {expected(node)}, got {'text' if may_be_secret else show(raw)}")
+        # What stands in the place of a target may be a password, or a pair without its colon.
+        may_be_secret = path[:1] in ((), ("target",))
+        return Fault(path, f"expected {expected(node)}, got {_kind(raw) if may_be_secret else show(raw)}")
     fields = {field.encode_name: field for field in node.fields}
     for key, value in raw.items():
         if key not in fields:
@@ -205,17 +205,25 @@ def _leaf_problem(value: Any, node: inspect.Type) -> str | None:
 
 
 def _secret_problem(value: Any, node: inspect.Type) -> str:
-    """What is wrong with the value of a password, without the value."""
+    """What is wrong with the value of a secret key, without the value."""
+    found = "text that is not UTF-8" if isinstance(value, str) else _kind(value)
+    remedy = "; put it in quotes" if isinstance(value, int | float) else ""
+    return f"expected {expected(node)}, got {found}{remedy}"
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without the value."""
     match value:
         case str():
-            found = "text that is not UTF-8"
+            return "text"
         case bool():
-            found = "true or false; put it in quotes"
+            return "true or false"
         case int() | float():
-            found = "a number; put it in quotes"
+            return "a number"
+        case list() | tuple() | dict() | None:
+            return show(value)
         case _:
-            found = show(value)
-    return f"expected {expected(node)}, got {found}"
+            return f"a value of type {type(value).__name__}"
 
 
 def _quantity_problem(value: Any, kind: Any) -> str | None:

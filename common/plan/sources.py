@@ -28,6 +28,7 @@ from common.plan.settings import COMMANDS, PASSWORD, SENTINEL_PASSWORD, SETTINGS
 from common.plan.shape import Path as KeyPath
 from common.plan.shape import find_fault, render
 from common.plan.sizes import parse_sizes
+from common.plan.url import redact_url
 from common.redaction import hide_userinfo, hide_values, password_candidates
 from common.units import show
 
@@ -66,8 +67,9 @@ def load_plan(
 
 
 def _read_plan(file: Path) -> bytes:
-    if re.match(r"\w+(\+\w+)?:/", str(file)) and not file.exists():
-        raise PlanError(f"{hide_userinfo(str(file))}: expected the file of a plan, got a URL; say --url for a target")
+    url = re.sub(r"\A(\w+(?:\+\w+)?):/+", r"\1://", str(file))
+    if "://" in url and not file.exists():
+        raise PlanError(f"{redact_url(url)}: expected the file of a plan, got a URL; say --url for a target")
     return read_small_file(file, str(file), "a plan that can be read")
 
 

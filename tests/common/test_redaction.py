@@ -115,6 +115,9 @@ def test_no_message_about_a_mutated_url_shows_its_password(case: tuple[str, str]
         ('expected redis://, or redis+cluster://, got "a@b"', None),
         ('expected rediss:// or unix://, got ":s3cret@h"', 'expected rediss:// or unix://, got "***@h"'),
         ("redis://h:6379 refused the connection", None),
+        ('no run "redis://h?password=s3cret&db=1"', 'no run "redis://h?password=***&db=1"'),
+        ('got "h:6379,Password=s3cret,ssl=true"', 'got "h:6379,Password=***,ssl=true"'),
+        ("expected --password-env=NAME or password_file", None),
     ],
 )
 def test_the_user_part_of_a_url_is_hidden_and_nothing_else(text: str, shown: str | None) -> None:
@@ -126,6 +129,8 @@ def test_values_are_hidden_in_every_form_in_which_a_message_quotes_them() -> Non
     assert hide_values(f'got "{long[:30]}"', ["abc"]) == f'got "{long[:30]}"'
     assert "x" not in hide_values('got "' + long.replace("\t", "\\t")[:57] + '..."', [long])
     assert hide_values('line 3: got "3"', ["3"]) == 'line 3: got "***"'
+    assert hide_values('got "AUTH s3cret-s3c..."', ["s3cret-s3cret"]) == 'got "AUTH ***..."'
+    assert hide_values("expected redis://...", ["redistribute"]) == "expected redis://..."
 
 
 @pytest.mark.parametrize(
@@ -135,12 +140,23 @@ def test_values_are_hidden_in_every_form_in_which_a_message_quotes_them() -> Non
         ("true", "true or false; put it in quotes"),
         ("[s3cret]", "a list"),
         ("{s3cret: 1}", "a mapping"),
+        ("!!set {s3cret}", "a value of type set"),
+        ("!!binary czNjcmV0", "a value of type bytes"),
     ],
 )
 def test_a_password_that_is_no_text_is_refused_without_its_value(said: str, found: str) -> None:
     with pytest.raises(PlanError) as caught:
         text_layer(f"target: {{password: {said}}}".encode(), "plan.yaml")
     assert str(caught.value) == f"plan.yaml: $.target.password: expected text, got {found}"
+
+
+@pytest.mark.parametrize(
+    "text", ["target: {password_env: 90210733}", "target: {password_file: 90210733}", "target: 90210733"]
+)
+def test_a_number_that_may_be_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
+    message = refusal(lambda: text_layer(text.encode(), "plan.yaml"))
+    assert "got a number" in message
+    assert "90210733" not in message
 
 
 def test_a_variable_with_a_password_that_cannot_be_read_is_refused_without_its_value() -> None:
@@ -152,7 +168,12 @@ def test_a_variable_with_a_password_that_cannot_be_read_is_refused_without_its_v
 def test_a_url_in_the_place_of_the_plan_names_the_flag_and_not_the_password() -> None:
     with pytest.raises(PlanError) as caught:
         load_plan(Path("redis://:s3cret@h:6379"), {}, {})
-    assert str(caught.value) == "redis:/***@h:6379: expected the file of a plan, got a URL; say --url for a target"
+    assert str(caught.value) == "redis://***@h:6379: expected the file of a plan, got a URL; say --url for a target"
+
+
+@pytest.mark.parametrize("url", ["redis://h:6379:s3cret", "redis://h/s3cret", "unix://x:s3cret"])
+def test_a_url_in_the_place_of_the_plan_shows_no_password_wherever_that_stands(url: str) -> None:
+    assert "s3cret" not in refusal(lambda: load_plan(Path(url), {}, {}))
 
 
 @pytest.mark.parametrize("setting", [each for each in SETTINGS if each.flag], ids=lambda each: each.flag)
