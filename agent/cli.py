@@ -56,7 +56,7 @@ def cli() -> None:
     type=_Processes(),
     default=None,
     envvar="STAMPEDE_AGENT_PROCESSES",
-    help="Worker processes.  [default: one for each core that it may use]",
+    help="Worker processes.  [default: one per usable core]",
 )
 @click.option("--name", default="", help="Name in reports.  [default: the coordinator gives one]")
 @click.option(

@@ -112,7 +112,7 @@ def explained(error: Exception, file: Path | None = None) -> tuple[int, str]:
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
         return UsageError.exit_code, what + (_without_directory(error) or _kept(error, file))
-    return StampedeError.exit_code, f"a bug of ours: {described(error)}{_kept(error, file)}"
+    return StampedeError.exit_code, f"a bug in redis-stampede: {described(error)}{_kept(error, file)}"
 
 
 def described(error: BaseException) -> str:

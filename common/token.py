@@ -27,7 +27,7 @@ _TOKEN_HEAD = "# redis-stampede token: whoever has it may join as an agent. Copy
 _KEY_HEAD = "# redis-stampede coordinator key: belongs to the token beside it. Never leaves this host.\n"
 
 
-_ELSEWHERE = "name the token's place with --token-file or STAMPEDE_TOKEN_FILE"
+_ELSEWHERE = "name the token's file with --token-file or STAMPEDE_TOKEN_FILE"
 
 
 def default_token_path(environment: Mapping[str, str]) -> Path:

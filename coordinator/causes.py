@@ -125,11 +125,11 @@ def _failed(run: Aggregate, spent: _Spent) -> str:
         return f"for {silent} s no operation succeeded ({named})" if silent > STALL_SHARE * spent.load_s else ""
     match ranked[0][0]:
         case "CheckoutTimeout":
-            return _stalled(run, spent) or f"a client instance was waited for in vain ({named})"
+            return _stalled(run, spent) or f"no client instance became free in time ({named})"
         case "TimeoutError":
             return f"the target did not reply in time ({named})"
     each_ms = 1e3 * spent.failed_s * spent.batch / sum(spent.errors.values())
-    return f"operations that failed kept the {spent.kind}s busy ({named}; {each_ms:,.0f} ms each in the mean)"
+    return f"failed operations kept the {spent.kind}s busy ({named}; {each_ms:,.0f} ms each on average)"
 
 
 def _silent_s(run: Aggregate, spent: _Spent) -> int:
@@ -146,7 +146,7 @@ def _silent_s(run: Aggregate, spent: _Spent) -> int:
 
 
 def _never_opened(run: Aggregate, _: _Spent) -> str:
-    return "fewer connections opened than were wanted" if any(unopened_finding(run)) else ""
+    return "not all wanted connections opened" if any(unopened_finding(run)) else ""
 
 
 def _generator(run: Aggregate, spent: _Spent) -> str:
@@ -168,7 +168,9 @@ def _waited(run: Aggregate, spent: _Spent) -> str:
         return ""
     workers = {_KINDS[group.driver] for group in run.opened.plan.pools}
     share = min(spent.waited_s / whole_s, 1.0)
-    return f"{'s and '.join(sorted(workers))}s waited for a client instance {share:.0%} of the time: there are too few"
+    return (
+        f"{'s and '.join(sorted(workers))}s waited for a client instance {share:.0%} of the time: add client instances"
+    )
 
 
 def _busy(_: Aggregate, spent: _Spent) -> str:
@@ -177,6 +179,6 @@ def _busy(_: Aggregate, spent: _Spent) -> str:
     at_most_per_s = spent.senders * spent.batch / (spent.service.mean / NS_PER_S)
     who = f"the only {spent.kind} was" if spent.senders == 1 else f"all {counted(spent.senders, spent.kind)} were"
     return (
-        f"{who} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply in the mean, which allows "
+        f"{who} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply on average, which allows "
         f"{at_most_per_s:,.0f}/s"
     )

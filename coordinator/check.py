@@ -278,7 +278,9 @@ def _served(told: Nodes) -> str:
 
 def _judge_commands(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     found = next((node.unknown for node in told if node.unknown), "")
-    return CheckLine("commands", not found, found or "the server knows each of them, with so many arguments")
+    return CheckLine(
+        "commands", not found, found or "the server knows all commands and takes their numbers of arguments"
+    )
 
 
 def _judge_down(down: Sequence[TargetError], count: int) -> CheckLine:

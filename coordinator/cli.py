@@ -141,7 +141,12 @@ def cli() -> None:
     type=RoundsType(),
     help=f"how often each driver runs, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="no live view, no news; with --json nothing on stderr but errors")
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="no live view and no progress messages, only trouble; with --json, only errors on stderr",
+)
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
 @click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")
 def start(
@@ -233,7 +238,7 @@ def show_profiles(name: str | None, what: str | None) -> None:
 )
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution")
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
-    """Report on a run anew, from its journal, or on a comparison. RUN: an id or its beginning, a path, or `latest`."""
+    """Print the report of a run or a comparison again. RUN: an id, the beginning of one, a path, or `latest`."""
     from coordinator.reports import render
 
     # Colours are there only where they were asked for.

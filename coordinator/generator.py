@@ -132,7 +132,7 @@ def _stalled_text(stage: StageResult, agent_id: str, where: str) -> str:
     return (
         f"A worker process of agent {agent_id} did not run for {_stall_s(stage, agent_id):.1f} s, from {began_s:.1f} s "
         f"on{where}{f', and {late}' if is_late else ''}: it was stopped, or its machine was suspended, overloaded or "
-        "out of memory. The generator, not the server, delayed what was due meanwhile."
+        "out of memory. The generator, not the server, delayed the operations that were due then."
     )
 
 

@@ -56,7 +56,7 @@ def place_to_resume(run: str, out: Path) -> Place:
     path = find_journal(run, out)
     aggregate = fold(read_journal(path))
     if aggregate.opened is None or aggregate.started is None:
-        raise UsageError(f"--resume {run}: that run never began; start it anew")
+        raise UsageError(f"--resume {run}: that run never began; start the run again")
     if aggregate.closed is not None:
         raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
     return Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
@@ -69,7 +69,9 @@ def _check_writable(out: Path) -> None:
         existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     except OSError as error:
         if not error.filename:
-            raise UsageError(f"--out {out}: expected a working directory to make it in, or a whole path") from error
+            raise UsageError(
+                f"--out {out}: expected an absolute path, or a working directory to create it in"
+            ) from error
         raise UsageError(f"{wanted} {error.filename}: {error.strerror}") from error
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise UsageError(f"{wanted} {existing} is none")
+        raise UsageError(f"{wanted} {existing} is not a folder")

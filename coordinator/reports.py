@@ -56,7 +56,7 @@ def _render_comparison(path: Path, format: str) -> str:
     if format == "csv":
         first = comparison.runs[0].id if comparison.runs else f"{comparison.id}/RUN"
         raise UsageError(
-            f"--format csv: {comparison.id} is a comparison, which has no seconds of its own; its runs have, as in "
+            f"--format csv: {comparison.id} is a comparison, which has no time series; its runs have, as in "
             f"`coordinator report {first} --format csv`"
         )
     if any(is_being_written(journal) for journal in path.parent.glob(f"*/{JOURNAL_FILE}")):

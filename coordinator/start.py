@@ -101,7 +101,7 @@ def deliver(
     for line in unwritten:
         say(people, f"coordinator: {line}")
     if lost is not None:
-        where = "nor did its folder take it" if unwritten else "it is in the run's folder"
+        where = "the run's folder cannot be written either" if unwritten else "it is in the run's folder"
         say(people, f"coordinator: cannot write the summary to stdout: {lost}; {where}")
     return code or (UsageError.exit_code if unwritten and lost is not None else EXIT_OK)
 
@@ -145,7 +145,9 @@ def _reported(end: End, place: Place, told_to_end: bool) -> Ended:
         summary = build_summary(place.aggregate)
     except Exception as error:  # noqa: BLE001 - its journal must be named, whatever is wrong with it
         code, text = explained(error, place.folder / ERROR_FILE)
-        return Ended(end.exit_code or code, f"cannot report on the run: {text}; it is in {place.folder / JOURNAL_FILE}")
+        return Ended(
+            end.exit_code or code, f"cannot report on the run: {text}; its records are in {place.folder / JOURNAL_FILE}"
+        )
     unwritten = write_run_files(place.folder, plan_yaml(opened.plan), summary, place.aggregate)
     invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
     code = InvalidResultError.exit_code if invalid else end.exit_code

@@ -28,7 +28,9 @@ def unfinished(run: Aggregate) -> str:
         return f"the run has not ended: it is {where}"
     if run.failed is not None:
         return f"the coordinator failed {where}: {run.failed.reason}{advice}"
-    return f"the coordinator ended {where}, and did not say why: it was killed, or its machine went down{advice}"
+    return (
+        f"the coordinator ended {where}; its journal gives no reason: it was killed, or its machine went down{advice}"
+    )
 
 
 def _where(run: Aggregate) -> str:
@@ -37,18 +39,19 @@ def _where(run: Aggregate) -> str:
     pending = [agent.facts.agent_id for agent in run.agents.values() if agent.end is None]
     if pending:
         reached = max(run.seconds, default=None)
-        so_far = "before its agents had reported any of it" if reached is None else f"reported up to second {reached}"
+        so_far = "before its agents had reported any results" if reached is None else f"reported up to second {reached}"
         return f"during the load ({so_far})"
     if When.AFTER not in run.readings:
         return "after the load, before the server's counters were read again"
     wants_clean_up = run.opened is not None and run.opened.plan.workload.clean_up is not CleanUp.NONE
     if wants_clean_up and run.cleaned is None:
         return "after the load, while the plan's keys were deleted: some may be left"
-    return "after the load, before the end was written down"
+    return "after the load, before its end was recorded"
 
 
 def _advice(run: Aggregate) -> str:
     assert run.opened is not None
     if run.started is None:
-        return "; start it anew"
-    return f"; `coordinator start --resume {run.opened.run_id}` takes what agents kept for it, and ends it"
+        return "; start the run again"
+    resume = f"coordinator start --resume {run.opened.run_id}"
+    return f"; `{resume}` collects the results that its agents kept, and ends the run"

@@ -211,7 +211,7 @@ def _started_apart(evidence: Evidence) -> Iterator[str]:
     skews_ms = [abs(a.end.final.start_skew_ns) / 1e6 for a in evidence.agents if a.end and a.end.final]
     if skews_ms and max(skews_ms) > START_SKEW_MS:
         worst_ms = max(skews_ms)
-        yield f"An agent started {worst_ms:,.0f} ms off its first intended time (more than {START_SKEW_MS:.0f} ms)."
+        yield f"An agent started {worst_ms:,.0f} ms off its first intended send time (limit {START_SKEW_MS:.0f} ms)."
 
 
 def _clocks_apart(evidence: Evidence) -> Iterator[str]:
@@ -224,11 +224,11 @@ def _clocks_apart(evidence: Evidence) -> Iterator[str]:
         return
     worst_ms = max(errors_ms.values())
     if len(errors_ms) == 1:
-        found = f"The clock of agent {_listed(errors_ms)} is known to {worst_ms:,.0f} ms only, so its seconds"
+        found = f"The clock of agent {_listed(errors_ms)} is known to within {worst_ms:,.0f} ms only, so its seconds"
     else:
-        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known to {worst_ms:,.0f} ms only, "
-        found += "so their seconds"
-    yield f"{found} may lie beside those of the others."
+        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known to within {worst_ms:,.0f} ms "
+        found += "only, so their seconds"
+    yield f"{found} may be shifted against those of other agents."
 
 
 def _rate_missed(evidence: Evidence) -> Iterator[str]:

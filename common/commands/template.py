@@ -219,7 +219,9 @@ class _Parser:
             return self._note(name, piece, place)
         self._alone.pop(name, None)
         if first.piece != piece:
-            raise ValueError(f"expected one meaning of the name {name} in a command, got another one in {show(mark)}")
+            raise ValueError(
+                f"expected one placeholder for the name {name} in a command, got another one in {show(mark)}"
+            )
         return first
 
     def _note(self, name: str, piece: Drawn, place: int) -> Piece:

@@ -98,7 +98,7 @@ STAGE = Setting(
 ADDRESS_REMAP = Setting(
     group=_TARGET, flag="--address-remap", metavar="FROM=TO", repeatable=True, parser=parse_remap,
     spread=lambda maps: {("target", "address_remap", key): to for rules in maps for key, to in rules.items()},
-    help="reach the node that a cluster or a Sentinel announces at FROM at TO, each HOST:PORT or HOST; may be repeated",
+    help="reach the server that a cluster or Sentinel announces as FROM at TO; each HOST:PORT or HOST; may be repeated",
 )  # fmt: skip
 PASSWORD = Setting(
     group=_TARGET, path="target.password", variable_name="STAMPEDE_PASSWORD", help="the password itself: never a flag"
@@ -213,7 +213,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(group=_DATA, flag="--data-size-file", path="workload.values.sizes_file", metavar="FILE",
             help="sizes drawn from this file's lines of SIZE WEIGHT"),
     Setting(group=_DATA, flag="--data-kind", path="workload.values.kind", metavar="binary|text|json",
-            help="any bytes; letters and digits; or a JSON document of exactly the size, 8 bytes at least"),
+            help="what values are made of: any bytes, letters and digits, or a JSON document (at least 8 bytes)"),
     Setting(group=_DATA, flag="--data-compressible", path="workload.values.compressible", metavar="SHARE",
             help="share of each value that a compressor can take away"),
     Setting(group=_DATA, flag="--data-verify", path="workload.values.verify", is_switch=True,

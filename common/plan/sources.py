@@ -69,7 +69,7 @@ def load_plan(
 def _read_plan(file: Path) -> bytes:
     url = re.sub(r"\A(\w+(?:\+\w+)?):/+", r"\1://", str(file))
     if "://" in url and not file.exists():
-        raise PlanError(f"{redact_url(url)}: expected the file of a plan, got a URL; say --url for a target")
+        raise PlanError(f"{redact_url(url)}: expected a plan file, got a URL; use --url for a target")
     return read_small_file(file, str(file), "a plan that can be read")
 
 

@@ -218,7 +218,7 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
     smallest = min((entry.size for entry in values.sizes if entry.weight), default=values.minimum_bytes)
     if smallest < needed:
         culprit = "sizes" if values.sizes else "minimum"
-        why = "which hold key and checksum to be verified" if values.verify else "which hold the braces of JSON"
+        why = "for the key and checksum that are verified" if values.verify else "for the braces of JSON"
         yield (*path, culprit), f"expected sizes of at least {needed} bytes, {why}, got {smallest}"
 
 
@@ -231,8 +231,8 @@ def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
     if 0 < values.compressible < LEAST_COMPRESSIBLE_TEXT:
         yield (
             (*path, "compressible"),
-            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, which {values.kind.value} has by itself, "
-            f"got {values.compressible:g}",
+            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, because {values.kind.value} is that compressible "
+            f"anyway, got {values.compressible:g}",
         )
     for place, template, own, _ in _templates(plan.workload):
         if template.count(Placeholder.MESSAGE):
@@ -244,8 +244,8 @@ def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
         if values.kind is ValueKind.JSON and values.verify and template.count(Placeholder.DATA) and _is_escaped(prefix):
             yield (
                 place,
-                "expected keys without quotes, backslashes and control characters, which values of JSON carry to be "
-                f"verified, got the prefix {show(prefix)}",
+                "expected keys without quotes, backslashes and control characters, because JSON values that are "
+                f"verified contain their key, got the prefix {show(prefix)}",
             )
 
 

@@ -81,7 +81,7 @@ def nonsense(error: Exception, question: str = "", answer: object = _UNKNOWN) ->
     if answer is _NOTHING:
         return f"said something that makes no sense before it answered {question}: {what}"
     found = "" if answer is _UNKNOWN else f", {_shown(answer)}"
-    return f"answered {question} with what makes no sense{found}: {what}"
+    return f"answered {question}, but the answer makes no sense{found}: {what}"
 
 
 def _shown(answer: object) -> str:

@@ -28,7 +28,7 @@ from coordinator.report.look import console_for
 from coordinator.report.output import say
 from coordinator.start import Ended, conduct, deliver
 
-_KILLED = "its end is not written down: the coordinator still runs, or was killed"
+_KILLED = "the comparison has no recorded end: its coordinator still runs, or was killed"
 
 
 @dataclass(frozen=True, slots=True)

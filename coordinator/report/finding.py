@@ -36,7 +36,7 @@ def find_report(run: str, out: Path) -> Path:
         _refuse_broken(run, place)
     reports = dict(_reports(out))
     if not reports:
-        raise UsageError(f'no run "{run}": {out} holds no runs; --out says where they are')
+        raise UsageError(f'no run "{run}": {out} has no runs; name their folder with --out')
     if run == LATEST:
         return max(reports.items(), key=lambda item: (_began(*item), item[0]))[1]
     matching = [name for name in reports if run and name.startswith(run)]

@@ -115,10 +115,10 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
             "SET k:__seq:n__ v:__seq:m__",
             "expected __seq:n__ at several places of the command, got it at one; leave out",
         ),
-        ("X __seq:n__ __key:n__", 'one meaning of the name n in a command, got another one in "__key:n__"'),
+        ("X __seq:n__ __key:n__", 'one placeholder for the name n in a command, got another one in "__key:n__"'),
         (
             "X __rand(1,2):n__ __rand(1,3):n__",
-            'one meaning of the name n in a command, got another one in "__rand(1,3)',
+            'one placeholder for the name n in a command, got another one in "__rand(1,3)',
         ),
         ("XACK __key__ g __ids:n__", 'expected __ids__ without a name, got "__ids:n__"'),
         ("EVALSHA __sha(x):n__ 0", 'expected __sha(x)__ without a name, got "__sha(x):n__"'),

@@ -122,7 +122,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(
     assert failed("coordinator", caught.value) == 1
     [line] = capsys.readouterr().err.splitlines()
     [file] = tmp_path.iterdir()
-    assert line.startswith("coordinator: a bug of ours: AttributeError: 'NoneType' object has no attribute")
+    assert line.startswith("coordinator: a bug in redis-stampede: AttributeError: 'NoneType' object has no attribute")
     assert "(common/program.py:" in line
     assert line.endswith(f"; its traceback is in {file}")
     assert "Traceback (most recent call last)" in file.read_text()

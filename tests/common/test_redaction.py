@@ -168,7 +168,7 @@ def test_a_variable_with_a_password_that_cannot_be_read_is_refused_without_its_v
 def test_a_url_in_the_place_of_the_plan_names_the_flag_and_not_the_password() -> None:
     with pytest.raises(PlanError) as caught:
         load_plan(Path("redis://:s3cret@h:6379"), {}, {})
-    assert str(caught.value) == "redis://***@h:6379: expected the file of a plan, got a URL; say --url for a target"
+    assert str(caught.value) == "redis://***@h:6379: expected a plan file, got a URL; use --url for a target"
 
 
 @pytest.mark.parametrize("url", ["redis://h:6379:s3cret", "redis://h/s3cret", "unix://x:s3cret"])

@@ -72,7 +72,7 @@ def test_a_target_that_was_lost_is_the_cause_and_not_the_threads() -> None:
 def test_operations_that_fail_are_the_cause_where_they_kept_the_workers() -> None:
     seconds = [second(number, **DEAD) for number in range(5)] + [second(number) for number in range(5, 10)]
     assert unsent(seconds) == (
-        ": operations that failed kept the threads busy (ConnectionError 150; 100 ms each in the mean)"
+        ": failed operations kept the threads busy (ConnectionError 150; 100 ms each on average)"
     )
     assert "kept the tasks busy" in unsent(seconds, four(Driver.ASYNCIO))
 
@@ -81,9 +81,7 @@ def test_operations_that_fail_are_the_cause_also_where_they_kept_the_only_client
     dead = {"service": EMPTY, "failures": {"ConnectionError": 8}, "failed": times(8, 100 * MS)}
     seconds = [second(number, **dead) for number in range(5)] + [second(number) for number in range(5, 10)]
     text = unsent(seconds, four(client_instances_per_pool=1), checkout_wait=times(300, 100 * MS))
-    assert text == (
-        ": operations that failed kept the client instances busy (ConnectionError 40; 100 ms each in the mean)"
-    )
+    assert text == (": failed operations kept the client instances busy (ConnectionError 40; 100 ms each on average)")
 
 
 def test_a_target_that_hangs_until_operations_time_out_is_the_cause() -> None:
@@ -110,13 +108,13 @@ def test_a_target_that_stalls_is_the_cause() -> None:
 def test_client_instances_that_nobody_returned_in_time_are_the_cause() -> None:
     waited = {"failures": {"CheckoutTimeout": 40}, "failed": times(40, NS_PER_S)}
     seconds = [second(number) for number in range(9)] + [second(9, **waited)]
-    assert unsent(seconds) == ": a client instance was waited for in vain (CheckoutTimeout 40)"
+    assert unsent(seconds) == ": no client instance became free in time (CheckoutTimeout 40)"
 
 
 def test_too_few_client_instances_are_the_cause_where_threads_waited_for_them() -> None:
     waits = times(300, 100 * MS)
     assert unsent([second(number) for number in range(10)], checkout_wait=waits) == (
-        ": threads waited for a client instance 75% of the time: there are too few"
+        ": threads waited for a client instance 75% of the time: add client instances"
     )
 
 
@@ -126,7 +124,7 @@ def test_too_few_client_instances_are_the_cause_where_threads_waited_for_them() 
 def test_too_few_workers_are_the_cause_where_all_of_them_were_busy(driver: Driver, who: str) -> None:
     seconds = [second(number, service=times(16, 250 * MS)) for number in range(10)]
     assert unsent(seconds, four(driver)) == (
-        f": all 4 {who} were busy, waiting 250 ms for a reply in the mean, which allows 16/s"
+        f": all 4 {who} were busy, waiting 250 ms for a reply on average, which allows 16/s"
     )
 
 
@@ -155,5 +153,5 @@ def test_a_rate_that_was_missed_has_its_cause_named_once() -> None:
     missed = [reason for reason in judge(fold(records), balance(fold(records))).reasons if "achieved" in reason]
     assert missed == [
         "The target rate was 1,000/s, the achieved one 16/s (1.6%): "
-        "all 4 threads were busy, waiting 250 ms for a reply in the mean, which allows 16/s."
+        "all 4 threads were busy, waiting 250 ms for a reply on average, which allows 16/s."
     ]

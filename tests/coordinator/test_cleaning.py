@@ -233,8 +233,8 @@ def test_an_error_that_nobody_foresaw_is_named_and_costs_no_more_than_the_clean_
         tally.deleted = 7
         raise ZeroDivisionError
 
-    cleaned = result_of(Cleaning(crash, lambda error: (1, f"a bug of ours: {type(error).__name__}")))
-    assert (cleaned.deleted, cleaned.left, cleaned.error) == (7, None, "a bug of ours: ZeroDivisionError")
+    cleaned = result_of(Cleaning(crash, lambda error: (1, f"a bug in redis-stampede: {type(error).__name__}")))
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (7, None, "a bug in redis-stampede: ZeroDivisionError")
 
 
 def test_a_clean_up_that_gets_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

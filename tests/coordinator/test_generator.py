@@ -194,7 +194,7 @@ def test_a_process_that_did_not_run_for_a_second_held_the_load_up() -> None:
     assert findings(held_up(FREE, STALLED, turns_ns=[3 * MS] * 5, late_ns=LATE)) == [
         "A worker process of agent a2 did not run for 3.0 s, from 2.1 s on, and 300 of 300 operations were sent more "
         "than 1 ms late: it was stopped, or its machine was suspended, overloaded or out of memory. The generator, not "
-        "the server, delayed what was due meanwhile."
+        "the server, delayed the operations that were due then."
     ]
 
 

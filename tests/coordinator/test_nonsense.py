@@ -154,12 +154,12 @@ def test_after_the_load_any_answer_is_noted_and_the_run_is_reported(
 @pytest.mark.parametrize(
     ("asked", "answer", "said"),
     [
-        ("INFO", b":7\r\n", "answered INFO server with what makes no sense, 7: AttributeError"),
-        ("INFO", b"*1\r\n:3\r\n", r"answered INFO server with what makes no sense, \[3\]: "),
+        ("INFO", b":7\r\n", "answered INFO server, but the answer makes no sense, 7: AttributeError"),
+        ("INFO", b"*1\r\n:3\r\n", r"answered INFO server, but the answer makes no sense, \[3\]: "),
         ("INFO", b"nonsense\r\n", r"does not speak RESP: is it Redis.*\(asked INFO server\)"),
         ("INFO", None, r"did not answer .*\(asked INFO server\)"),
         ("DBSIZE", None, r"did not answer .*\(asked DBSIZE\)"),
-        ("CONFIG GET", b":1\r\n", "answered CONFIG GET with what makes no sense"),
+        ("CONFIG GET", b":1\r\n", "answered CONFIG GET, but the answer makes no sense"),
     ],
 )
 def test_the_question_and_what_was_found_are_named(

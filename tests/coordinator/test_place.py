@@ -62,7 +62,7 @@ def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ((opened(),), "that run never began; start it anew"),
+        ((opened(),), "that run never began; start the run again"),
         (tuple(clean_run()), "that run has ended; see `coordinator"),
     ],
 )

@@ -78,7 +78,7 @@ def test_what_cannot_be_meant_is_one_clear_line(out: Path, run: str, format: str
 
 
 def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no runs; --out says where"):
+    with pytest.raises(UsageError, match="has no runs; name their folder"):
         render("latest", tmp_path / "nowhere", "text", False)
 
 

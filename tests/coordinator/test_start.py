@@ -160,7 +160,7 @@ def test_a_bug_in_the_loop_is_exit_code_1_with_a_report_and_the_run_can_still_be
     assert "Totals" in said.out
     last = said.err.splitlines()[-1]
     failed = "the coordinator failed after the load, before the server's counters were read again: "
-    assert last.startswith(f"coordinator: {failed}a bug of ours: KeyError")
+    assert last.startswith(f"coordinator: {failed}a bug in redis-stampede: KeyError")
     assert str(run.folder / ERROR_FILE) in last
     assert "coordinator start --resume" in last
     assert (run.summary["run"]["outcome"], run.summary["totals"]["operations"]) == ("aborted", 6000)
@@ -205,7 +205,7 @@ def test_a_live_view_that_fails_does_not_end_the_run_that_it_shows(
     monkeypatch.setattr("coordinator.coordinator.build_snapshot", lambda *_: {}["nothing"])
     assert run.start() == EXIT_OK
     assert run.summary["run"]["outcome"] == "completed"
-    assert capsys.readouterr().err.count("the live view ends, the run goes on: a bug of ours: KeyError") == 1
+    assert capsys.readouterr().err.count("the live view ends, the run goes on: a bug in redis-stampede: KeyError") == 1
 
 
 def test_a_report_that_cannot_be_built_names_the_journal(
@@ -215,8 +215,8 @@ def test_a_report_that_cannot_be_built_names_the_journal(
     run.fails("build_summary", ZeroDivisionError("division by zero"))
     assert run.start() == 1
     [line] = capsys.readouterr().err.splitlines()[-1:]
-    assert "cannot report on the run: a bug of ours: ZeroDivisionError: division by zero" in line
-    assert line.endswith(f"it is in {run.folder / JOURNAL_FILE}")
+    assert "cannot report on the run: a bug in redis-stampede: ZeroDivisionError: division by zero" in line
+    assert line.endswith(f"its records are in {run.folder / JOURNAL_FILE}")
 
 
 def test_a_file_that_cannot_be_made_costs_no_other(
@@ -227,4 +227,4 @@ def test_a_file_that_cannot_be_made_costs_no_other(
     assert run.start() == EXIT_OK
     assert run.summary["run"]["outcome"] == "completed"
     assert not (run.folder / TIMESERIES_FILE).exists()
-    assert "coordinator: a bug of ours: KeyError" in capsys.readouterr().err
+    assert "coordinator: a bug in redis-stampede: KeyError" in capsys.readouterr().err

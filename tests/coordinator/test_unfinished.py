@@ -39,13 +39,13 @@ def until(kind: type, number: int = 0, records: Sequence[AnyRecord] = WHOLE) -> 
 ENDS = {
     "opened": (until(RunOpened), "before the start, without any load so far"),
     "counted": (until(ServerCounted), "before the start, without any load so far"),
-    "started": (until(RunStarted), "during the load (before its agents had reported any of it)"),
+    "started": (until(RunStarted), "during the load (before its agents had reported any results)"),
     "second 1": (until(FrameAccepted, 3), "during the load (reported up to second 1)"),
     "one agent": (until(AgentNoted), "during the load (reported up to second 2)"),
     "all agents": (until(AgentNoted, -1), "after the load, before the server's counters were read again"),
     "read again": (until(ServerCounted, -1), "after the load, while the plan's keys were deleted: some may be left"),
-    "deleted": (CLEANED, "after the load, before the end was written down"),
-    "none deleted": (list(clean_run())[:-1], "after the load, before the end was written down"),
+    "deleted": (CLEANED, "after the load, before its end was recorded"),
+    "none deleted": (list(clean_run())[:-1], "after the load, before its end was recorded"),
 }
 
 
@@ -54,9 +54,9 @@ def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None
     records, where = ENDS[name]
     run = fold(records)
     said = unfinished(run)
-    assert said.startswith(f"the coordinator ended {where}, and did not say why: it was killed, or its machine")
+    assert said.startswith(f"the coordinator ended {where}; its journal gives no reason: it was killed, or its machine")
     begun = any(isinstance(record, RunStarted) for record in records)
-    assert ("--resume run-1" in said, "start it anew" in said) == (begun, not begun)
+    assert ("--resume run-1" in said, "start the run again" in said) == (begun, not begun)
 
     failed = fold([*records, CoordinatorFailed(reason="the disk is full")])
     assert unfinished(failed).startswith(f"the coordinator failed {where}: the disk is full; ")
@@ -74,7 +74,7 @@ def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None
 def test_a_coordinator_that_failed_and_was_resumed_did_not_fail() -> None:
     failed = [*until(FrameAccepted, 1), CoordinatorFailed(reason="the disk is full")]
     resumed = fold([*failed, *WHOLE[len(failed) - 1 : -1]])
-    assert "did not say why" in unfinished(resumed)
+    assert "gives no reason" in unfinished(resumed)
     assert unfinished(fold([*failed, *WHOLE[len(failed) - 1 :]])) == ""
 
 

@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     ),
     "a late start": (with_note(start_skew_ns=180_000_000), Level.SUSPECT, "started 180 ms off"),
     "an early start": (with_note(start_skew_ns=-180_000_000), Level.SUSPECT, "started 180 ms off"),
-    "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known to 125 ms only"),
+    "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known to within 125 ms only"),
 }
 
 
@@ -291,8 +291,8 @@ def test_many_busy_machines_are_one_sentence_that_names_some() -> None:
         (
             {"clock_rtt_us": 250_000.0},
             "clock",
-            "The clocks of 7 agents (a0, a1, a2, a3, a4 and 2 more) are known to 125 ms only, so their seconds may lie "
-            "beside those of the others.",
+            "The clocks of 7 agents (a0, a1, a2, a3, a4 and 2 more) are known to within 125 ms only, so their "
+            "seconds may be shifted against those of other agents.",
         ),
         ({"drained": False}, "cut off", "Workers of a0, a1, a2, a3, a4 and 2 more were cut off while operations"),
         (

@@ -124,4 +124,4 @@ def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_
 def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
     finished = fleet.commands.coordinator("start", "--resume", "nobody")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr == 'coordinator: no run "nobody": runs holds no runs; --out says where they are\n'
+    assert finished.stderr == 'coordinator: no run "nobody": runs has no runs; name their folder with --out\n'

@@ -68,15 +68,15 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 7, "maximum": 7, "kind": "json"}},
-            "values.minimum: expected sizes of at least 8 bytes, which hold the braces of JSON, got 7",
+            "values.minimum: expected sizes of at least 8 bytes, for the braces of JSON, got 7",
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 30, "maximum": 40, "kind": "json", "verify": True}},
-            "values.minimum: expected sizes of at least 34 bytes, which hold key and checksum to be verified, got 30B",
+            "values.minimum: expected sizes of at least 34 bytes, for the key and checksum that are verified, got 30B",
         ),
         (
             {"commands": commands("SET"), "values": {"kind": "text", "compressible": 0.1}},
-            "values.compressible: expected 0, or at least 0.25, which text has by itself, got 0.1",
+            "values.compressible: expected 0, or at least 0.25, because text is that compressible anyway, got 0.1",
         ),
         (
             {"commands": commands("PUBLISH"), "values": {"kind": "json"}},
@@ -87,7 +87,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
                 "commands": commands({"command": "SET", "key_prefix": 'a"'}),
                 "values": {"minimum": 99, "maximum": 99, "kind": "json", "verify": True},
             },
-            "commands[0].command: expected keys without quotes, backslashes and control characters, which",
+            "commands[0].command: expected keys without quotes, backslashes and control characters, because",
         ),
         ({"commands": []}, "commands: expected at least one command, got none"),
         ({"commands": [{"command": "GET", "weight": 0}]}, "commands: expected at least one weight above zero"),
@@ -165,7 +165,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 20, "maximum": 99, "verify": True}},
-            "values.minimum: expected sizes of at least 26 bytes, which hold key and checksum to be verified, got 20B",
+            "values.minimum: expected sizes of at least 26 bytes, for the key and checksum that are verified, got 20B",
         ),
         (
             {"commands": commands("SET __new_key__ __data__"), "values": {"verify": True, "sizes": [{"size": 5}]}},
