@@ -123,7 +123,7 @@ def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetr
 def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: GeneratorMetrics) -> None:
     more = generator.hold_ups
     if more is not None and more.allowed_ns:
-        # Where the system does not say what all processes under the quota used, it was at least what ours did.
+        # Some systems do not report the CPU time of all processes under a quota: our own is a lower bound.
         more = msgspec.structs.replace(more, quota_used_ns=max(more.quota_used_ns, generator.cpu_ns))
     if (merged := merge_hold_ups([by_agent.get(agent_id), more], Merge.NEIGHBOURS)) is not None:
         by_agent[agent_id] = merged
@@ -162,8 +162,8 @@ class Second:
 
     @property
     def connections_wanted(self) -> int | None:
-        """Most connections wanted in this second, as `connections_open`; None where an agent's release does not tell,
-        which has connections open, but wants none."""
+        """Most connections wanted in this second, summed as `connections_open` is; None if an agent's release does not
+        report them: such an agent has open connections and wants 0."""
         told = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
         return sum(self.wanted_peaks.values()) if told else None
 
@@ -240,8 +240,8 @@ class AgentTally:
 
 
 class Aggregate:
-    """All that the records so far say. Attributes are for reading. recovered: seconds to which an agent added its share
-    after they were complete, because it had been cut off."""
+    """All that the records so far say. Attributes are for reading. recovered: complete seconds that changed later,
+    because an agent that had been cut off reported its share."""
 
     def __init__(self) -> None:
         self.opened: RunOpened | None = None
@@ -250,7 +250,7 @@ class Aggregate:
         self.closed: RunClosed | None = None
         self.failed: CoordinatorFailed | None = None
         self.is_running = False
-        """A coordinator is at it at this moment. No record says so: whoever reads the journal finds out."""
+        """A coordinator runs it at this moment. No record says so: the reader of the journal sets this."""
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
         self.workers_lost: list[WorkerNoted] = []
@@ -262,7 +262,7 @@ class Aggregate:
 
     def apply(self, record: AnyRecord) -> None:
         """Take one record. Raises ProtocolError, and changes nothing, for a frame that makes no sense."""
-        self.failed = None  # one that failed was resumed, if anything follows
+        self.failed = None  # a record after the failure means that the run was resumed
         match record:
             case RunOpened():
                 self.opened = record
@@ -311,7 +311,7 @@ class Aggregate:
 
     @property
     def peak_wanted(self) -> int | None:
-        """Most connections wanted in any second, over all agents; None where an agent's release does not tell."""
+        """Most connections wanted in any second, over all agents; None if an agent's release does not report them."""
         wanted = [second.connections_wanted for second in self.seconds.values()]
         return None if None in wanted else max((count for count in wanted if count is not None), default=0)
 
@@ -346,7 +346,7 @@ class Aggregate:
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
             agent.end = None  # it was silent for a while, and is back
-        # Seconds that were complete without this agent, which was cut off meanwhile.
+        # While this agent was cut off, these seconds became complete without its share.
         self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
         agent.through = max(agent.through, frame.through)
         self._settle()

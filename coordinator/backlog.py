@@ -1,9 +1,11 @@
-"""How far an open loop is behind: operations that were due and had neither been sent nor come to an end. Pure.
+"""How far an open loop is behind: the number of operations that are due but not sent. Pure.
 
-Due is what the timeline intends; with Poisson arrivals that is a mean, and what chance explains is no backlog. Sent is
-what came to an end, which frames tell second by second, and what was under way. Of the latter frames tell only how much
-had been begun by a moment soon after the second; the workers cannot have had more in hand than they have room for, and
-no more than that counts. So a backlog is never overstated by what is under way, and never below 0.
+    backlog = due - ended - in flight
+
+- due: what the timeline intends. With Poisson arrivals this is a mean, so a difference within chance counts as 0.
+- ended: frames report it second by second.
+- in flight: begun, but not ended. Frames report operations begun up to a moment shortly after the second, which may
+  be too many, so this number is limited to what the workers can have in flight at once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _NOTHING = Second()
 
 
 class Backlog:
-    """Of a run, at the ends of its seconds."""
+    """The backlog of a run at the end of each of its seconds."""
 
     def __init__(self, run: Aggregate) -> None:
         self._run = run
@@ -32,7 +34,8 @@ class Backlog:
         self._room = _room(run)
 
     def at(self, second: int, until_ns: int) -> int:
-        """After a second, the last one that is known if need be, of what was due until then (ns after the start)."""
+        """The backlog after a second, or after the last known one if that is earlier. until_ns: operations that were
+        due until then count, in ns after the start."""
         second = min(second, len(self._begun) - 1)
         if second < 0:
             return 0
@@ -54,7 +57,7 @@ class Backlog:
 
 
 def _room(run: Aggregate) -> int:
-    """The most operations that can be under way at one time."""
+    """Most operations that can be in flight at one time."""
     if run.opened is None:
         return 0
     plan = run.opened.plan

@@ -49,7 +49,7 @@ def template_text(template: Template) -> str:
 
 
 def _named_text(template: Template, names: Mapping[int, str]) -> str:
-    """names: by the place of what is drawn, for all its places."""
+    """The text of a template with named placeholders. names: by the place of a placeholder's first occurrence."""
     words, place = [template.name], 0
     for part in template.parts[1:]:
         word = ""
@@ -92,8 +92,8 @@ def page() -> str:
             "",
             "## Placeholders",
             "",
-            "They stand for a whole argument, or for a part of one: `field:__rand(1,100)__`. A template is split into",
-            "arguments by the rules of redis-cli, which README.md has under *Quotes and bytes*.",
+            "They stand for a whole argument, or for a part of one: `field:__rand(1,100)__`. Templates are split into",
+            "arguments as redis-cli splits a line: see *Quotes and bytes* in README.md.",
             "",
             *_table(
                 ("placeholder", "what it stands for"), ((f"`{mark}`", text) for mark, text in PLACEHOLDERS.items())

@@ -1,8 +1,8 @@
 """Why operations of an open loop were not sent when they were due. Pure.
 
-An operation needs a worker and a client instance (with the wire driver a connection), for as long as it takes. So
-operations that were not sent were those for which none was free, and what these spent their time on is the cause. A
-cause is named only where the figures show it; otherwise it is not known, and the reader is sent to them.
+An operation occupies a sender (a worker with a client instance, or a connection of the wire driver) until it ends. An
+operation is not sent if no sender is free, so the cause is what the senders spent their time on. A cause is named only
+if the figures show it; otherwise the verdict refers the reader to the figures.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from coordinator.target_loss import target_loss
 from coordinator.unopened import unopened_finding
 
 MUCH = 0.25
-"""Of the time of all senders, spent on operations that failed."""
+"""Share of all senders' time that was spent on failed operations."""
 MOST = 0.5
-"""Of the time of all senders, spent on replies; or of that of workers, spent on waiting for a client instance."""
+"""Share of all senders' time that was spent waiting for replies, or of all workers' time for a client instance."""
 STALL_SHARE = 0.1
-"""Of the load: a single reply that takes so long, or so many seconds without a success."""
+"""Share of the load that one reply took, or that had no success."""
 STALL_FACTOR = 10
-"""A reply that takes so many times the median is a stall, not the target's usual pace."""
+"""A reply that takes this many times the median is a stall, not the target's usual pace."""
 
 
 def unsent_cause(run: Aggregate, measured: Sequence[StageResult]) -> str:
@@ -43,7 +43,7 @@ def unsent_cause(run: Aggregate, measured: Sequence[StageResult]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """What the time of some stages was spent on.
+    """What senders and workers spent their time on during some stages.
 
     senders: how many operations, or batches, can be under way at once; kind: what limits them. workers: threads, tasks
     or, with the wire driver, pools. batch: operations that share a round trip, and so its time. failed_s, replies_s,
@@ -96,7 +96,7 @@ _KINDS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "connect
 
 
 def _senders(group: Pools, nodes: int) -> int:
-    """nodes: primaries of a cluster, to each of which the wire driver has connections of its own."""
+    """How many operations can be in flight. nodes: primaries; the wire driver has separate connections to each."""
     if group.driver is Driver.WIRE:
         each = group.client_instances_per_pool * group.max_connections * nodes
     else:
@@ -115,7 +115,7 @@ def _lost(run: Aggregate, _: _Spent) -> str:
 
 
 def _failed(run: Aggregate, spent: _Spent) -> str:
-    """Operations that fail keep a worker for all their retries and timeouts."""
+    """A failed operation occupies its worker for all its retries and timeouts."""
     if not spent.errors:
         return ""
     ranked = sorted(spent.errors.items(), key=lambda item: -item[1])

@@ -102,8 +102,8 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
 
 
 def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
-    """Whether the worker processes of the agents that are started on this machine may open enough files; nothing where
-    the plan starts none here. limit: of open files, None for no limit."""
+    """Whether the worker processes of local agents may open enough files; empty if the plan has no local agents. limit:
+    of open files, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
     dealt = [hands(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local]
     wanted = [needed(shares.plan, hand) for first in dealt for hand in first]
@@ -123,8 +123,8 @@ class _Told:
     """What one node said. clock_ahead_s: its wall clock less ours. Where it did not tell: empty, or None.
 
     refused: those of the plan's commands that our user may not call as the plan does, with the reason. cluster: CLUSTER
-    INFO. unknown, several_slots: the first of the plan's commands that this node does not know or take so, and that the
-    cluster would refuse; "" when none.
+    INFO. unknown: what is wrong with the first of the plan's commands that this node does not know, or not with these
+    arguments; several_slots: with the first one that the cluster would refuse; "" if all are fine.
     """
 
     node: Node
@@ -202,7 +202,7 @@ def _refused(client: Asked, plan: Plan, unknown: str) -> tuple[str, ...] | None:
 
 
 def _reason(client: Asked, user: str, arguments: tuple[bytes, ...], unknown: str) -> str:
-    """Why the user may not call this, or "" when it may; unknown: what is said of commands that cannot be called."""
+    """Why the user may not call this; "" if the user may. unknown: why a command of the plan cannot be called."""
     try:
         reply = client.execute_command("ACL DRYRUN", user, *arguments)
     except TARGET_ERRORS as error:

@@ -27,7 +27,7 @@ BATCH = 1_000
 STOP_NS = NS_PER_S
 """A deletion that is stopped comes to an end after its batch; one whose target hangs is not waited for any longer."""
 HANG_NS = 60 * NS_PER_S
-"""A deletion that has got no reply for this long is given up: the plan may allow its replies any time."""
+"""The deletion is given up after this long without a reply, because the plan's own timeouts may be unlimited."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Cleaning:
     """A deletion under way, in a thread that ends with the process, if it must."""
 
     def __init__(self, delete: Callable[[Tally], None], explain: Explain = explained) -> None:
-        """explain: the exit code and the line for an error that nobody foresaw."""
+        """explain: the exit code and the message of an unexpected error."""
         self._delete, self._explain = delete, explain
         self._tally = Tally()
         self._error = ""
@@ -86,7 +86,7 @@ class Cleaning:
     def _work(self) -> None:
         try:
             self._delete(self._tally)
-        except Exception as error:  # noqa: BLE001 - named in the report, which it must not cost
+        except Exception as error:  # noqa: BLE001 - the report names it, and must not be lost
             _, self._error = self._explain(error)
 
 

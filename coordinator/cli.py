@@ -241,7 +241,7 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     """Print the report of a run or a comparison again. RUN: an id, the beginning of one, a path, or `latest`."""
     from coordinator.reports import render
 
-    # Colours are there only where they were asked for.
+    # The text has colours only if stdout shows them: click must not remove them.
     click.echo(render(run, out, form, hide_histogram), nl=False, color=True)
 
 

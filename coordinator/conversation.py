@@ -62,8 +62,8 @@ class Counters:
 @dataclass(slots=True)
 class RunState:
     """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
-    is set. stopped_ns: when the load was stopped before its time. failed: why an agent cannot prepare, and the exit
-    code of that."""
+    is set. stopped_ns: when the load was stopped early. failed: why an agent cannot prepare, and the exit
+    code."""
 
     setup: Setup
     success_ns: int

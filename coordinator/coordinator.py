@@ -76,7 +76,7 @@ class Coordinator:
         clean: Clean,
         explain: Explain,
     ) -> None:
-        """explain: the exit code and the line for an error; keeps the traceback of what nobody foresaw."""
+        """explain: the exit code and the message of an error; keeps the traceback of an unexpected one."""
         self._run, self._aggregate = run, aggregate
         self._control, self._metrics = control, metrics
         self._signals, self._local_agents, self._view = signals, local_agents, view
@@ -93,13 +93,13 @@ class Coordinator:
         self._malformed = 0
 
     def serve(self) -> End:
-        """Until the run has ended; how it did. Raises StampedeError, or what nobody foresaw, for a run that never
-        began; one that began always has an end, and so a report."""
+        """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
+        that never began; a run that began always has an end, and so a report."""
         poller = Poller()
         for source in (self._control, self._metrics, self._signals.fileno()):
             poller.watch(source)
         if self._run.state.t0_ns is not None:
-            self._journal = self._open_journal()  # a run that is resumed: if another coordinator has it, say so at once
+            self._journal = self._open_journal()  # resumed: fail now if another coordinator has the journal
         try:
             while self._end is None:
                 poller.wait(TICK_S)
@@ -124,11 +124,11 @@ class Coordinator:
                 self._journal.close()
 
     def _broken_off(self, error: Exception) -> End:
-        """The end of a run whose coordinator cannot go on: what it has accepted is reported, and it can be resumed."""
+        """The end of a run whose coordinator cannot go on: accepted records are reported, and it can be resumed."""
         code, text = self._explain(error)
         if self._aggregate.closed is not None:
             return End(code, text, self._aggregate.closed.outcome)
-        with suppress(StampedeError):  # as when the disk is full
+        with suppress(StampedeError):  # such as a full disk, which may be the error itself
             self._write(CoordinatorFailed(reason=text))
         if self._aggregate.failed is None:
             self._aggregate.apply(CoordinatorFailed(reason=text))
@@ -243,7 +243,7 @@ class Coordinator:
                 self._end = action
 
     def _counts(self, when: When) -> ServerCounted:
-        """What was read; why nothing was, if that failed in a way nobody foresaw: it costs the ledger, not the run."""
+        """The server's counters, or why they could not be read: an unexpected error costs the ledger, not the run."""
         try:
             return self._read_counts(when)
         except Exception as error:  # noqa: BLE001 - named in the ledger
@@ -266,7 +266,7 @@ class Coordinator:
             stopped_ns = self._run.state.stopped_ns
             stopped_s = None if stopped_ns is None else (stopped_ns - t0_ns) / NS_PER_S
             self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S, stopped_s))
-        except Exception as error:  # noqa: BLE001 - what people watch must not end what they watch
+        except Exception as error:  # noqa: BLE001 - a failed live view must not end the run
             self._blind = True
             self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)
 

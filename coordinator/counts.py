@@ -69,7 +69,7 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None
 
 
 def _count(row: dict[str, Any], field: str) -> int:
-    """A count of INFO commandstats. Raises ValueError for what is none."""
+    """A count from INFO commandstats. Raises ValueError if the field is not a count."""
     count = whole(row.get(field, 0))
     if count is None:
         raise ValueError(f"expected a count, got {show(row[field])}")

@@ -40,10 +40,10 @@ class Ending:
             self.trouble(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
     def outcome(self, members: Sequence[Member], tolerate_lost: int, target_lost: str = "") -> tuple[Outcome, str, int]:
-        """(outcome, why, exit code); why is "" for a run that went as planned. target_lost: how, see
-        `coordinator.target_loss`.
+        """(outcome, reason, exit code); the reason is "" for a run that went as planned. target_lost: the sentence of
+        `coordinator.target_loss`, or "".
 
-        Of several causes, the exit code names the first: interrupted, the target given up or lost, agents lost.
+        If there are several causes, the first decides the exit code: interrupted, target given up or lost, agents lost.
         """
         lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
         troubles = [f"lost {', '.join(lost)}"] if lost else []

@@ -5,8 +5,8 @@ its own delay. An event loop that is never done says the same, also where others
 Below that, operations of an open loop that are sent late tell it, but only together with a process that was busy: late
 sends alone may as well come of a server that was slow to answer.
 
-A process may also be held up without being busy: a CPU quota throttles it, or it does not run at all for some time. One
-percent of the time is enough to be all that p99 shows.
+A process may also be held up without being busy: a CPU quota throttles it, or it does not run at all for some time. If
+this is 1% of the time, p99 shows nothing else.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PRESSED_SHARE = 0.75
 """Of a core: from here on, what is sent late waits for its own process."""
 
 HELD_UP_SHARE = 0.01
-"""Of the periods of a quota, or of the time: from here on, p99 shows what held the generator up."""
+"""Share of a quota's periods, or of the time: from this share on, p99 shows what held the generator up."""
 
 STALL_MAX_NS = NS_PER_S
-"""A stall longer than this is not excused by a long run."""
+"""A stall this long is reported in a run of any length."""
 
 _LONG_ENOUGH_NS = NS_PER_S // 2
 
@@ -56,7 +56,8 @@ def busiest_of(stages: Iterable[StageTally]) -> Busy:
 
 
 def hold_ups_of(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
-    """What held up each agent over all of these stages, by agent id; without those whose release does not tell."""
+    """What held up each agent over all of these stages, by agent id; not for agents whose release does not report
+    it."""
     by_agent: dict[str, list[HoldUps | None]] = {}
     for stage in stages:
         for agent_id, hold_ups in stage.hold_ups.items():
@@ -66,7 +67,7 @@ def hold_ups_of(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
 
 
 def throttled_share(hold_ups: HoldUps) -> float:
-    """In how many of the periods of its quota it was throttled."""
+    """Share of the quota's periods in which the agent was throttled."""
     return hold_ups.throttled_periods / hold_ups.quota_periods if hold_ups.quota_periods else 0.0
 
 
@@ -86,7 +87,7 @@ def limit_findings(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[
 
 
 def hold_up_cause(stages: Iterable[StageResult]) -> str | None:
-    """What held the generator up in these stages, so that operations were not sent; None where nothing did."""
+    """What held the generator up in these stages; None if nothing did."""
     for stage in stages:
         if (agent_id := _throttled(stage)) is not None:
             return f"the CPU quota of agent {agent_id} throttled it"
@@ -96,7 +97,7 @@ def hold_up_cause(stages: Iterable[StageResult]) -> str | None:
 
 
 def _throttled(stage: StageResult) -> str | None:
-    """The agent whose quota throttled it most, where it did so often enough."""
+    """The agent that was throttled most by its quota; None if none was for long enough."""
     shares = {agent_id: throttled_share(hold_ups) for agent_id, hold_ups in stage.tally.hold_ups.items()}
     worst = max(shares, key=lambda agent_id: shares[agent_id], default=None)
     return worst if worst is not None and shares[worst] >= HELD_UP_SHARE else None
@@ -116,7 +117,8 @@ def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
 
 
 def _stalled(stage: StageResult) -> str | None:
-    """The agent that stalled longest, where that was long enough. Throttling by a quota makes short stalls."""
+    """The agent with the longest stall; None if that is too short to report. Short stalls under a throttling quota do
+    not count: throttling itself makes them."""
     held = {agent_id: found for agent_id, found in stage.tally.hold_ups.items() if found.stall_max_ns}
     worst = max(held, key=lambda agent_id: held[agent_id].stall_max_ns, default=None)
     if worst is None or held[worst].stall_max_ns >= STALL_MAX_NS:
@@ -141,7 +143,7 @@ def _stall_s(stage: StageResult, agent_id: str) -> float:
 
 
 def _late(stage: StageResult) -> tuple[bool, str]:
-    """Whether operations were sent late at p99, and how many were late at all."""
+    """(whether the send lag at p99 is late, how many operations were late)."""
     pools = stage.tally.totals.pools.values()
     send_lag = Histogram.merge(pool.send_lag for pool in pools)
     late_sends = sum(pool.late_sends for pool in pools)
@@ -151,7 +153,7 @@ def _late(stage: StageResult) -> tuple[bool, str]:
 
 
 def _of_stage(run: Aggregate, stage: StageResult, where: str, *, is_explained: bool) -> Iterator[str]:
-    """is_explained: it is known already why operations were sent late."""
+    """is_explained: another finding already says why operations were sent late."""
     long_enough = {name: busy for name, busy in stage.tally.busy.items() if busy.watched_ns >= _LONG_ENOUGH_NS}
     if not long_enough:
         return

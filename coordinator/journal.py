@@ -114,7 +114,7 @@ class Journal:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a coordinator has it open, here or, where the file system tells, on another machine."""
+    """Whether a coordinator writes the journal: here, or, on file systems with shared locks, on another machine."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -119,8 +119,8 @@ def _retried(aggregate: Aggregate) -> int:
 
 
 def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
-    """The rows of commandstats in which the plan's commands count. With rows for subcommands (`client|info`), the
-    connections' own calls (`client|setinfo`) are in other rows."""
+    """The rows of commandstats that count the plan's commands. Servers with rows for subcommands (`client|info`) count
+    the connections' own calls (`client|setinfo`) in other rows."""
     if aggregate.opened is None:
         return set()
     rows = {_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}

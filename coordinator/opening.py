@@ -21,7 +21,7 @@ from coordinator.steps import Progress
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is begun with. plan: with secrets, which never reach a record. expected: agents to wait for.
+    """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     host: this machine. open_files_limit: of a worker process on it, None for no limit."""
 
     plan: Plan
@@ -110,7 +110,7 @@ def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
 
 
 def files_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
-    """A note for each local agent whose worker processes may not open as many files as calls may need."""
+    """A note for each local agent whose calls may need more connections than its worker processes may open files."""
     lines = []
     for member in (member for member in members if member.host == setup.host):
         pools = shares.assignments[member.agent_id].pools

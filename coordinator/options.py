@@ -15,7 +15,7 @@ DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
     """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
-    with. token_file: None for the usual place. quiet: no live view, no notes but of trouble. yes_flush: the target's
+    with. token_file: None for the usual place. quiet: no live view, only trouble. yes_flush: the target's
     data may go, if the plan says so."""
 
     bind: str | None = None
@@ -30,5 +30,5 @@ class StartOptions:
 
     @property
     def silent(self) -> bool:
-        """Nothing for people but errors: a program reads the JSON."""
+        """Whether people see only errors: a program reads the JSON."""
         return self.json and self.quiet

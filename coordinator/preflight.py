@@ -2,7 +2,8 @@
 one slot?
 
 A command or subcommand that the server does not know, or that has too few or too many arguments, would be refused at
-each call. COMMAND INFO tells, of subcommands since Redis 7; where it is refused itself, the plan is taken at its word.
+each call. COMMAND INFO describes commands, and since Redis 7 their subcommands. If the server refuses COMMAND INFO
+itself, nothing is checked.
 
 A cluster refuses a command whose keys lie in several slots, at each call. So the server is asked which arguments of a
 sample call are keys (COMMAND GETKEYS, which executes nothing); their slots are computed here. That keys which are drawn
@@ -38,8 +39,8 @@ def refuse_misfits(plan: Plan) -> None:
 
 
 def refuse_unknown(plan: Plan, client: Asked) -> None:
-    """Raises PlanError for the first command or subcommand that this node does not know, or not with so many
-    arguments."""
+    """Raises PlanError for the first command or subcommand that this node does not know, or whose number of arguments
+    is wrong."""
     calls = chain(sample_calls(plan.target, plan.workload), planned_preparations(plan.target, plan.workload))
     for name, call in calls:
         told = ask(client, "COMMAND INFO", name)
@@ -64,8 +65,8 @@ def refuse_unknown(plan: Plan, client: Asked) -> None:
 
 
 def _refuse_count(name: str, arity: int, given: int, words: int) -> None:
-    """arity: how many arguments the command takes, its name among them; below 0 the least that it takes; 0 for unknown.
-    given: counted alike. words: how many of them are the name."""
+    """Raises PlanError for a wrong number of arguments. arity: as COMMAND INFO has it: arguments including the name, if
+    negative the least number, 0 for unknown. given: the same count. words: how many of these are the name."""
     if not arity or (given >= -arity if arity < 0 else given == arity):
         return
     wanted = abs(arity) - words
@@ -83,7 +84,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _subcommands(info: Any) -> dict[str, int]:
-    """The arity of each subcommand by its name; empty for a command without any, and before Redis 7."""
+    """The arity of each subcommand by name; empty for a command without subcommands, and before Redis 7."""
     listed = info[9] if isinstance(info, list) and len(info) > 9 else None
     found = {}
     for each in listed if isinstance(listed, list) else ():
@@ -93,7 +94,7 @@ def _subcommands(info: Any) -> dict[str, int]:
 
 
 def _arity(info: Any) -> int:
-    """How many arguments a command takes, its name among them: the least if below 0; 0 if unknown."""
+    """How many arguments a command takes, including its name; if negative, the least number; 0 if unknown."""
     return info[1] if isinstance(info, list) and len(info) > 1 and isinstance(info[1], int) else 0
 
 

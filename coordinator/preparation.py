@@ -123,7 +123,7 @@ def _bytes(piece: Piece, key: str, digests: dict[str, str]) -> bytes:
 
 
 def _text(argument: bytes) -> str | bytes:
-    """As text where it is any."""
+    """As text, or as bytes if it is not UTF-8."""
     try:
         return argument.decode()
     except UnicodeDecodeError:

@@ -184,5 +184,5 @@ def dictionary(reply: Any) -> dict[str, Any]:
 def whole(value: object) -> int | None:
     """A whole number that the server told, or None for anything else."""
     text = str(value) if isinstance(value, int | str | bytes) else ""
-    # Longer ones fit no journal, and are no count of anything.
+    # A longer number does not fit the journal's integers, and no count is that large.
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None

@@ -1,8 +1,8 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
 Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), perhaps CleanedUp, RunClosed. A journal without RunClosed is that of a coordinator that
-still runs, that failed (CoordinatorFailed says why, if it could be written), or that was killed.
+order, ServerCounted(after), perhaps CleanedUp, RunClosed. In a journal without RunClosed, the coordinator still runs,
+has failed (CoordinatorFailed says why, if it could be written), or was killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class Outcome(enum.Enum):
     """How a run ended: as planned; stopped by the user; given up; or to its end, but not with everybody. RUNNING is in
-    no record: it is what a report says of a run that has not ended."""
+    no record: reports use it for a run that has not ended."""
 
     COMPLETED = "completed"
     INTERRUPTED = "interrupted"
@@ -94,7 +94,7 @@ class FrameAccepted(Record, frozen=True, kw_only=True):
 
 
 class AgentEnd(enum.Enum):
-    """How an agent's part ended. OPEN is in no record: it is what a report says where none has its end."""
+    """How an agent's part ended. OPEN is in no record: reports use it if the journal has no end."""
 
     FINISHED = "finished"
     LOST = "lost"
@@ -146,7 +146,7 @@ class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
 class ServerCounted(Record, frozen=True, kw_only=True):
     """What the target counted: `calls` and connected_clients are sums over its nodes, `keys` over its primaries.
     server_run_id is that of a target of one node. `nodes` is empty in journals of earlier releases, and without a
-    reading. error: why there is none. unreachable: because nothing answered; of a cluster, no node that was asked."""
+    reading. error: why there is none. unreachable: because the target, or one node of a cluster, did not answer."""
 
     when: When
     server_run_id: str = ""
@@ -177,7 +177,7 @@ class RunClosed(Record, frozen=True, kw_only=True):
 
 
 class CoordinatorFailed(Record, frozen=True, kw_only=True):
-    """The coordinator ended before the run did, and knew why: a full disk, or a bug. The run can be resumed."""
+    """The coordinator failed before the run ended, such as from a full disk or a bug. The run can be resumed."""
 
     reason: str
 

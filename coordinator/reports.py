@@ -1,4 +1,4 @@
-"""`coordinator report RUN`: the journal of a run folded anew, or what a comparison found, in the format wanted."""
+"""`coordinator report RUN`: the report of a run from its journal, or of a comparison, as text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
     path = find_report(run, out)
     if path.name == COMPARISON_FILE:
         return _render_comparison(path, format)
-    # Before it is read: a run that ends in between has its end in the journal.
+    # Checked before the journal is read: if the run ends in between, the journal that is read has its end.
     is_running = is_being_written(path)
     try:
         aggregate = fold(read_journal(path))

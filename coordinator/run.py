@@ -74,7 +74,8 @@ class Run:
     """One run. `state` is there to be shown; `handle` is the one way in."""
 
     def __init__(self, setup: Setup, now_ns: int, written: Aggregate | None = None) -> None:
-        """written: what the run's journal says, kept up to date by whoever performs `Write`; for reading."""
+        """written: the records in the run's journal. The caller updates it when it performs `Write`; this class reads
+        it."""
         self.state = RunState(setup, now_ns)
         self._written = written or Aggregate()
         self._counted_after: ServerCounted | None = None

@@ -1,13 +1,12 @@
-"""The seconds of a run as people see them: in the live view, in log lines and in `timeseries.csv`. Pure.
+"""The rows of a run, one a second: for the live view, log lines and `timeseries.csv`. Pure.
 
-A load rarely ends with a whole second. Replies to its last requests come after its end; a run by number of requests,
-and one that is interrupted, ends within a second. As a row of its own, such a rest reads as a collapse of the target.
-So:
+A load rarely ends with a whole second: a run by number of requests ends within one, an interrupted run does too, and
+the last replies come after the load. A row of such a partial second looks like a collapse of the target. So:
 
-- a last second of which the load used at least half is a row; its rate is by the time that the load used;
-- a shorter one is folded into the row before;
-- what completes in the second after the load is folded into the load's last row;
-- the rest of a longer drain is shown second by second: a target that takes so long to answer is a finding.
+- a last second that the load used for at least half is a row, with a rate per second of the time used;
+- a shorter last second is added to the row before;
+- operations that end in the first second after the load are added to the load's last row;
+- a longer drain is shown second by second, because a target that answers this late is a finding.
 
 Every operation is in exactly one row.
 """
@@ -26,17 +25,17 @@ from coordinator.aggregate import Aggregate, Busy, Second
 from coordinator.backlog import Backlog
 
 OWN_ROW_S = 0.5
-"""A last second of which the load used less is folded into the one before."""
+"""A last second that the load used for less than this is added to the row before."""
 _WHOLE = 1e-6
-"""A load whose end is this close to a whole second ends with it."""
+"""A load that ends this close to a whole second counts as ending with that second."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownSecond:
-    """One row: a second, or the load's last one with what is folded into it. length_s: how long the load lasted in it,
-    by which its rate is computed; a second after the load counts in full. leg: in which it begins. wanted_per_s: the
-    rate that the plan wants in it, in the mean; None in a closed loop and after the load. backlog: operations that were
-    due by its end, but not sent; None where the load has no open loop. drains: it lies after the load."""
+    """One row: a second, or the load's last second with the seconds that were added. length_s: how long the load lasted
+    in the row, the divisor of its rate; 1 after the load. leg: in which the row begins. wanted_per_s: the mean rate
+    that the plan wants; None in a closed loop and after the load. backlog: operations that were due by the row's end,
+    but not sent; None if the load has no open loop. drains: the row lies after the load."""
 
     number: int
     length_s: float
@@ -53,8 +52,7 @@ class ShownSecond:
 
 
 class ShownSeconds:
-    """The rows of a run, as far as it is known. stopped_s: when the load was told to end before its time, until its end
-    is known."""
+    """The rows of a run so far. stopped_s: when the load was stopped early; used until its actual end is known."""
 
     def __init__(self, run: Aggregate, stopped_s: float | None = None) -> None:
         self._run = run
@@ -69,24 +67,24 @@ class ShownSeconds:
 
     @property
     def complete(self) -> tuple[int, ...]:
-        """The rows of which every agent has reported its share."""
+        """The rows for which every agent has reported its share."""
         return tuple(number for number in self.numbers if number <= self._run.complete_through)
 
     @property
     def settled_through(self) -> int:
-        """Up to here, complete rows do not change any more, unless an agent that was cut off reports its share. The end
-        of the load may still be folded into a row after it."""
+        """Complete rows up to here do not change any more, unless an agent that was cut off reports its share. A later
+        row may still get the end of the load."""
         through = self._run.complete_through
         if self._over:
             return through
         if self._end_s is None:
-            return through - 1  # the end is known only when it has come
+            return through - 1  # this row may be the last one: the end is not known in advance
         return self._last - 1 if self._last <= through < self._folded else through
 
     @property
     def corrected(self) -> tuple[int, ...]:
         """Rows that may have changed since they were settled: an agent that was cut off has reported its share, or the
-        load ended earlier than planned, and its end was folded into a row."""
+        load ended earlier than planned, and its end was added to a row."""
         ending = {self._last} if self._over else set()
         return tuple(
             number
@@ -135,7 +133,7 @@ class ShownSeconds:
 
 
 def _as_one(seconds: list[Second]) -> Second:
-    """Several seconds as if they were one: counts add, of connections the most count."""
+    """Several seconds merged into one: counts add up, gauges of connections keep their maximum."""
     whole = Second()
     for second in seconds:
         whole.operations += second.operations
@@ -158,7 +156,7 @@ def _as_one(seconds: list[Second]) -> Second:
 
 
 def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | None:
-    """When the load ended, or is to end; None where that is not known."""
+    """When the load ended, or will end; None if that is not known."""
     finals = [agent.end.final for agent in run.agents.values() if agent.end is not None and agent.end.final is not None]
     if run.closed is not None:
         end_s = run.closed.duration_s
@@ -175,8 +173,7 @@ def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | 
 
 
 def _last_row(end_s: float | None, known: int) -> tuple[int, int]:
-    """(the last row of the load, the last second that is folded into it), of a run of which seconds up to `known` are
-    known."""
+    """(the last row of the load, the last second that is added to that row). known: the last second with data."""
     if end_s is None:
         return known, known
     return max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0), ceil(end_s)

@@ -39,8 +39,8 @@ class StageResult:
 
     @property
     def wanted_per_s(self) -> float | None:
-        """The rate wanted in the mean, over as much of it as was reached, or over all of it if none was; None in a
-        closed loop. A ramp that is followed exactly achieves this rate, not that at its end."""
+        """Mean rate that the plan wants, over the part of the stage that was reached, or over all of the stage if none
+        was; None in a closed loop. A ramp that is followed exactly achieves this rate, not the rate at its end."""
         leg = self.leg
         if leg.to_per_s is None or leg.from_per_s is None:
             return None

@@ -62,7 +62,7 @@ _LAST_PORT = 65535
 class Ended:
     """How a run ended, and what it brought. text: why it did not end as planned. summary: None for a run that never
     began. told_to_end: somebody asked for an end when there was nothing more of it to stop. unwritten: a line for each
-    file that its folder could not take."""
+    file that could not be written."""
 
     exit_code: int
     text: str
@@ -95,8 +95,9 @@ def deliver(
     unwritten: Sequence[str],
     code: int,
 ) -> int:
-    """Put a report out, and say what of it could not be delivered. unwritten: what the folder did not take. Returns
-    `code`, the run's own; instead of EXIT_OK that of a usage error if neither folder nor stdout took the report."""
+    """Write a report to stdout, and say what could not be written. unwritten: a line for each file of the run's folder
+    that could not be written. Returns `code`, the run's exit code; but not EXIT_OK if the report is nowhere: then the
+    code of a usage error."""
     lost = put_out(draw, json if options.json else None, None if options.silent else people)
     for line in unwritten:
         say(people, f"coordinator: {line}")
@@ -143,7 +144,7 @@ def _reported(end: End, place: Place, told_to_end: bool) -> Ended:
     assert opened is not None
     try:
         summary = build_summary(place.aggregate)
-    except Exception as error:  # noqa: BLE001 - its journal must be named, whatever is wrong with it
+    except Exception as error:  # noqa: BLE001 - the journal has the results: name it even after a bug
         code, text = explained(error, place.folder / ERROR_FILE)
         return Ended(
             end.exit_code or code, f"cannot report on the run: {text}; its records are in {place.folder / JOURNAL_FILE}"
@@ -164,7 +165,7 @@ def _confirm_flush(plan: Plan, options: StartOptions) -> None:
 
 
 def _unheard(text: str) -> None:
-    """What --quiet makes of news."""
+    """Drop a progress message, for --quiet."""
 
 
 def _prepare_target(plan: Plan, facts: TargetFacts, tell: Callable[[str], None]) -> TargetFacts:

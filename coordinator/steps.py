@@ -98,7 +98,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Tell the person at the terminal of an event. trouble: also with --quiet."""
+    """Show an event to the user. trouble: also with --quiet."""
 
     text: str
     trouble: bool = False

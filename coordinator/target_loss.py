@@ -1,17 +1,17 @@
 """Whether the target was lost during a run and did not come back. Pure; decided once, at the end of the load.
 
-A target is lost when, from some second on until the end of the load, no operation succeeded although some were tried.
-That alone may as well be a hiccup right before the end, or a load that tries little. One more thing must be true:
+A target is lost if no operation succeeds from some second until the end of the load, although some are tried. This
+alone may be a hiccup right before the end, or a load with few operations. So one of these must be true as well:
 
-- The target is still gone: after the load it does not answer the coordinator, which it did before. Of a cluster, where
-  one node out of many may be what is gone, at least `ENOUGH_FAILED` operations must have failed, too.
-- It stayed so for long: at least `LONG_S` and a tenth of the load, in which at least `ENOUGH_FAILED` operations failed.
-  This finds a target that hangs, or that refuses everything (READONLY, OOM, CLUSTERDOWN, LOADING), and answers the
-  coordinator all the same.
+- The target is gone: it does not answer the coordinator after the load, but did before. In a cluster only one of many
+  nodes may be gone, so at least `ENOUGH_FAILED` operations must have failed too.
+- The loss lasted for at least `LONG_S` and a tenth of the load, and at least `ENOUGH_FAILED` operations failed in this
+  time. This finds a target that hangs, or that refuses everything (READONLY, OOM, CLUSTERDOWN, LOADING), but still
+  answers the coordinator.
 
-A run in which nothing ever succeeded is one against a lost target only if the target is gone; else its result is
-invalid, see `coordinator.verdict`. Errors that say nothing of the target (a client instance or a connection that was
-waited for in vain, a value that does not fit) are no evidence.
+If nothing succeeded in the whole run, the target is lost only if it is gone; otherwise the result is invalid, see
+`coordinator.verdict`. Errors of the client's own (no free client instance or connection, a value that does not fit) do
+not count.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ LONG_S = 3.0
 LONG_SHARE = 0.1
 ENOUGH_FAILED = 5
 OWN_ERRORS = frozenset({"CheckoutTimeout", "MaxConnectionsError", "DataMismatch"})
-"""How operations end by the client's or the plan's own doing."""
+"""Errors that the client or the plan causes, not the target."""
 CUT_SHORT = "CutShort"
 """How operations end that the end of the run found waiting: evidence only where the target is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetLoss:
-    """last_second: the last one with a success, -1 without any. load_s: how long the load lasted. failures, refusals:
-    how operations ended after that second, without a reply and with an error reply, by class."""
+    """last_second: the last second with a success, -1 without any. load_s: how long the load lasted. failures,
+    refusals: errors after that second by class, without a reply and with an error reply."""
 
     last_second: int
     load_s: float
@@ -45,7 +45,7 @@ class TargetLoss:
 
     @property
     def sentence(self) -> str:
-        """One line without an end, for a reason."""
+        """A sentence without its full stop, for `run.reason`."""
         counts = sorted((self.failures | self.refusals).items(), key=lambda item: -item[1])
         kinds = ", ".join(f"{name} {count:,}" for name, count in counts[:3])
         when = f"second {self.last_second} of {ceil(self.load_s)}"
@@ -64,7 +64,7 @@ def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> T
     gone = after is not None and after.unreachable and not (before is not None and before.unreachable)
     is_cluster = run.opened is not None and run.opened.target.topology == "cluster"
     if gone and not is_cluster and not _failures(later.values()) and last == max(run.seconds, default=-1):
-        # It was lost in the last second, after its last success.
+        # The target was lost in the last second, after a success in the same second.
         later = {last: run.seconds[last]} if last >= 0 else {}
     failures, refusals = _failures(later.values()), _refusals(later.values())
     if gone:
@@ -86,5 +86,5 @@ def _refusals(seconds: Iterable[Second]) -> dict[str, int]:
 
 
 def _others(counts: dict[str, int]) -> dict[str, int]:
-    """Without what says nothing of the target."""
+    """The counts without errors that say nothing about the target."""
     return {name: count for name, count in counts.items() if name not in OWN_ERRORS and count}

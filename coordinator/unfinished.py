@@ -1,15 +1,15 @@
-"""What is true of a run whose journal has no end: what became of its coordinator, how far the run had come, and what
-can still be done about it. Pure.
+"""The state of a run whose journal has no end: what happened to its coordinator, how far the run had come, and how to
+go on. Pure.
 
     the journal ends with          the run had come to
-    RunOpened                      the first reading of the counters: no load yet, it can only be started anew
+    RunOpened                      the first reading of the counters: no load yet, it can only be started again
     RunStarted, frames             the load
     the last agent's AgentNoted    the second reading of the counters
     ServerCounted(after)           the deletion of its keys, if the plan wants it, or else its last record
     CleanedUp                      its last record
 
-Nobody can tell a coordinator that was killed from a machine that went down. One that failed by itself says so in the
-journal, and one that still runs has the journal locked.
+A coordinator that still runs has the journal locked, and one that failed has written why. Otherwise the coordinator was
+killed or its machine went down; the journal looks the same.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ _SHORTAGES = {
     SYSTEM_FILES: "raise the sysctl fs.file-max {where}",
     LOCAL_PORTS: "widen the sysctl net.ipv4.ip_local_port_range {where}, or use more hosts",
 }
-"""What can run short, and the remedy."""
+"""Limits that keep connections from opening, and the remedy for each."""
 _NAMED = 5
-"""Agents that are named, of a fleet that may have hundreds."""
+"""Most agents that a sentence names: a fleet may have hundreds."""
 
 
 def unopened_finding(run: Aggregate) -> Iterator[str]:
-    """A sentence where fewer connections opened than were wanted; none where nothing speaks against the numbers.
+    """A sentence if fewer connections opened than were wanted, so that the numbers are in doubt; else nothing.
 
-    The wire driver needs all of its connections, whatever keeps them from opening. A client that opens connections as
-    calls need them counts a failed one as a failed operation, so a server that is down for a while is a result; of its
-    connections only those are listed that something ran short for.
+    The wire driver needs all of its connections, so every cause counts. The other drivers open connections as calls
+    need them, and a connection that fails is a failed operation: a server that is down for a while is a result, not a
+    doubt. For these drivers only connections count that a limit kept from opening (`_SHORTAGES`).
     """
     if run.opened is None or not (missing := _missing(run, run.opened)):
         return
@@ -53,8 +53,8 @@ def _missing(run: Aggregate, opened: RunOpened) -> Counter[str]:
 
 
 def _shortage(opened: RunOpened, cause: str) -> str:
-    """The cause behind a cause: a server that has too many clients can but close the connection where TLS is spoken,
-    before there is anything to say an error with."""
+    """The limit behind a cause: with TLS, a server with too many clients closes the connection before the handshake,
+    and cannot send an error."""
     limit = opened.target.max_clients
     is_too_much = limit is not None and opened.connection_ceiling > limit * opened.target.nodes
     return MAXCLIENTS if is_too_much and cause in (CLOSED_BY_SERVER, RESET) else cause

@@ -241,7 +241,7 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
         if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
             mean = " in the mean" if stage.leg.is_ramp else ""
             of = f" of {stage.leg.name}" if several else ""
-            # The same cause twice is no news.
+            # The sentence on unsent operations names the cause already.
             cause = "" if _many_unsent(evidence) else unsent_cause(evidence.run, [stage])
             yield (
                 f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
@@ -257,7 +257,7 @@ def _unsent(evidence: Evidence) -> Iterator[str]:
 
 
 def _many_unsent(evidence: Evidence) -> int:
-    """How many operations were not sent; 0 where they are too few to speak of."""
+    """How many operations were never sent; 0 if they are too few to report."""
     unsent = sum(stage.tally.unsent for stage in evidence.measured)
     issued = sum(stage.issued for stage in evidence.measured)
     # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
@@ -266,7 +266,7 @@ def _many_unsent(evidence: Evidence) -> int:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are: a fleet may have hundreds."""
+    """The first names and how many more there are, because a fleet may have hundreds."""
     every = list(names)
     more = len(every) - _NAMED
     return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")

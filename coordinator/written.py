@@ -122,8 +122,8 @@ def _may_write(name: str, writes: Writes) -> bool:
 
 
 def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes]) -> list[tuple[Part, int]]:
-    """The arguments that are keys, each with the place of its first piece. Where nobody knows, those that hold a key's
-    placeholder are taken for keys."""
+    """The arguments that are keys, each with the place of its first piece. If the command's keys are not known,
+    arguments with a key placeholder count as keys."""
     arguments = tuple(_sample(part, index, digests) for index, part in enumerate(template.parts))
     keys = places(arguments)
     begins = accumulate((len(_pieces(part)) for part in template.parts), initial=0)
@@ -178,8 +178,8 @@ _COUNTED: dict[Placeholder, bytes] = {
 
 
 def _family(part: Part, begin: int, keys: Keys, per_hash_tag: int) -> Family | None:
-    """The keys that an argument can be; None where they cannot be told from any others. begin: the place of its first
-    piece among those of the template."""
+    """The keys that an argument can be; None if they cannot be told from other keys. begin: the place of the argument's
+    first piece among all pieces of the template."""
     form, glob, is_open = b"", b"", False
     bounds: list[tuple[int, int | None]] = []
     pieces = _pieces(part)

@@ -1,6 +1,6 @@
 """The live screen, drawn from a snapshot: rate, latencies, errors by the second, totals, agents, what is left.
 
-It fits the terminal: columns leave by priority, and of the seconds only as many are shown as there are lines for.
+It fits the terminal: the least important columns are left out, and only as many seconds are shown as there is room for.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _STALE_S = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Everything, at the size of the terminal."""
+    """The whole screen, at the size of the terminal."""
 
     snapshot: LiveSnapshot
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """With all seconds, or as many as leave room for the rest."""
+        """All seconds, or the newest ones if not all of them fit."""
         rows = self.snapshot.rows
         too_many = len(console.render_lines(self._drawn(rows), options, pad=False)) - console.size.height
         if too_many > 0:

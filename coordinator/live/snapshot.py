@@ -17,7 +17,7 @@ SECONDS_SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a second's histogram says."""
+    """Latencies of one second."""
 
     p50_us: float
     p99_us: float
@@ -28,9 +28,9 @@ class Times:
 class SecondRow:
     """One complete second. service: from send to reply, response: from the intended send, of operations done; None
     where there were none. stage: in which it began, "" where the load has no parts, "drain" after it. core_share: of
-    one core, of the busiest worker process; None where nobody says. length_s: how long the load lasted in it, see
-    `coordinator.seconds`. wanted_per_s: the rate wanted in it, in the mean; None in a closed loop. backlog: operations
-    that were due by its end, but not sent. settled: the end of the load is not folded into it."""
+    one core, of the busiest worker process; None if no agent reports it. length_s: how long the load lasted in it, see
+    `coordinator.seconds`. wanted_per_s: the mean rate that the plan wants; None in a closed loop. backlog: operations
+    that were due by its end, but not sent. settled: the end of the load will not be added to this row."""
 
     second: int
     ok: int
@@ -46,7 +46,7 @@ class SecondRow:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """What changes when more becomes known of it."""
+        """What changes if an agent reports its share of the second later."""
         return self.ok, self.errors
 
     @property
@@ -85,8 +85,8 @@ class LiveSnapshot:
     """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
     rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
     ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
-    load has no parts. open_loop: some of the load has a rate of its own. corrected: rows that may have changed since
-    they were settled: an agent that was cut off has reported its share, or the load ended earlier than planned."""
+    load has no parts. open_loop: some of the load has a rate. corrected: rows that may have changed since they were
+    settled: an agent that was cut off has reported its share, or the load ended earlier than planned."""
 
     elapsed_s: float
     left_s: float | None
@@ -109,8 +109,8 @@ class LiveSnapshot:
 def build_snapshot(
     aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float, stopped_s: float | None = None
 ) -> LiveSnapshot:
-    """The moment `elapsed_s` after the start instant (below zero: before it). stopped_s: when the load was stopped
-    before its time."""
+    """The state of the run `elapsed_s` after the start instant (negative: before it). stopped_s: when the load was
+    stopped early."""
     seconds, line = aggregate.seconds, aggregate.line
     measured = aggregate.measured_stages
     operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)

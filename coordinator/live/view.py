@@ -39,7 +39,7 @@ class LiveView(ABC):
 
     @abstractmethod
     def note(self, text: str, trouble: bool = False) -> None:
-        """An event. It stays on the screen; trouble is shown by a quiet view too."""
+        """Show an event, which stays on the screen. trouble: a quiet view shows it too."""
 
     def close(self) -> None:  # noqa: B027  # most views hold nothing
         """Give the terminal back; a second call does nothing."""
@@ -73,7 +73,7 @@ class QuietView(LiveView):
         """Not shown."""
 
     def note(self, text: str, trouble: bool = False) -> None:
-        """A line, of trouble only."""
+        """A line if it is trouble, else nothing."""
         if trouble:
             _line(self._console, text)
 
@@ -100,7 +100,7 @@ class PlainView(LiveView):
         _line(self._console, text)
 
     def update(self, snapshot: LiveSnapshot) -> None:
-        """A line for each second that is settled, and another one if more becomes known of it."""
+        """A line for each settled second, and a corrected one if an agent reports its share later."""
         fresh = [row for row in snapshot.rows if row.settled and row.second not in self._printed]
         changed = [row for row in snapshot.corrected if self._printed.get(row.second, row.counts) != row.counts]
         for row in (*changed, *fresh):
@@ -108,7 +108,7 @@ class PlainView(LiveView):
             self._printed[row.second] = row.counts
             _line(self._console, _plain_second(row, snapshot, corrected))
 
-    def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log says both alike
+    def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log shows both alike
         """A line."""
         _line(self._console, text)
 

@@ -17,14 +17,14 @@ PLAN_FILE = "plan.yaml"
 SUMMARY_FILE = "summary.json"
 TIMESERIES_FILE = "timeseries.csv"
 COMPARISON_FILE = "comparison.json"
-"""In the folder of a comparison, beside those of its runs."""
+"""In the folder of a comparison, beside the folders of its runs."""
 ERROR_FILE = "error.txt"
-"""Tracebacks of what nobody foresaw; there is none in most runs."""
+"""Tracebacks of unexpected errors; most runs do not have this file."""
 
 
 def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: Aggregate) -> list[str]:
-    """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced. One that
-    fails costs no other.
+    """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced. If one
+    cannot be written, the others still are.
 
     Returns a line for each file that could not be written.
     """
@@ -39,7 +39,7 @@ def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: A
     for name, text in texts.items():
         try:
             write_whole(folder / name, text())
-        except Exception as error:  # noqa: BLE001 - a bug in one of them must not cost the others
+        except Exception as error:  # noqa: BLE001 - a bug in one must not lose the others
             _, why = explained(error, folder / ERROR_FILE)
             troubles.append(why)
     return troubles

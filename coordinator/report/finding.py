@@ -1,4 +1,4 @@
-"""Which run, or comparison of runs, people mean: by id, by the beginning of one, by path, or as the latest."""
+"""Find the run or comparison that a user names: by id, by the beginning of one, by path, or as `latest`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _runs_in(folder: Path) -> list[str]:
 
 
 def _reports(out: Path) -> Iterator[tuple[str, Path]]:
-    """By name: runs and comparisons; of a comparison that has not come to a result, its runs."""
+    """(name, file) of runs and comparisons; a comparison without a result is listed by its runs."""
     for folder in sorted(path for path in out.glob("*") if path.is_dir()):
         if (found := _report_in(folder)) is not None:
             yield folder.name, found
@@ -86,8 +86,8 @@ def _reports(out: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _began(name: str, path: Path) -> float:
-    """When a run began, in seconds since the epoch: by its id, or where its folder was given another name by what it
-    wrote; when it was last touched says nothing of that."""
+    """When a run began, in seconds since the epoch: from its id, or from its file if the folder was renamed. The time
+    of the folder's last change is only the last resort, because copying changes it."""
     with suppress(ValueError):
         if match := _ID_TIME.match(name):
             return datetime.strptime(match[0], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
@@ -106,7 +106,7 @@ def _started_at(path: Path) -> str:
 
 
 class _Head(msgspec.Struct):
-    """What is wanted of a comparison.json here."""
+    """The only key of comparison.json that is needed here."""
 
     started_at: str
 

@@ -1,4 +1,4 @@
-"""Tables for people that fit the terminal: where there is no room, columns leave by priority. No cell is ever cut."""
+"""Tables that fit the terminal: without room, the least important columns are left out. No cell is ever cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 KEPT = 0
-"""The priority of a column that never leaves."""
+"""The `leaves` of a column that is never left out."""
 
 _BAR_WIDTH, _BAR_LEAST = 40, 8
 _WIDE_GAP, _GAP = 2, 1
@@ -22,7 +22,7 @@ _WIDE_GAP, _GAP = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A cell that is drawn as wide as its part of the largest one."""
+    """A cell that is drawn as a bar. part: its length, as a share of the longest bar's."""
 
     part: float
 
@@ -32,9 +32,9 @@ Cell: TypeAlias = str | Text | Bar
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """leaves: the column of the highest number leaves first, `KEPT` never. fold: a column of text, whose cells go on in
-    a further line when they are longer than this and room is scarce. called: what a caption calls it, its heading if
-    "". bars: its cells are `Bar`."""
+    """leaves: rank in which columns are left out: the highest number first, `KEPT` never. fold: for a column of text,
+    the width down to which its cells may be wrapped when room is scarce. called: its name in the list of columns that
+    were left out, the heading if "". bars: its cells are `Bar`."""
 
     heading: str
     leaves: int = KEPT
@@ -53,7 +53,7 @@ class _Row:
 class FittedTable:
     """A title, headings and rows, and below them the caption and which columns were left out, if any.
 
-    elsewhere: where to read what was left out, besides a wider terminal. rule: a line below the headings.
+    elsewhere: a file that has the columns that were left out. rule: a line below the headings.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class FittedTable:
             self._rows[-1].ends_section = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Whole at this width, whatever has to leave for it."""
+        """The table at this width, without the columns for which there is no room."""
         if self._title:
             yield Text(self._title, style="bold")
         widths, gap = self._fit(options.max_width)
         table = self._drawn(widths, gap, "#" if options.ascii_only else "█")
-        # Beyond the room, if need be: to squeeze columns is to cut them.
+        # If the kept columns do not fit, the table is wider than the terminal: narrower columns would be cut.
         needed = _needed(widths, list(widths), gap)
         yield from console.render(table, options.update(max_width=max(needed, options.max_width)))
         if self.caption:
@@ -131,7 +131,7 @@ class FittedTable:
             box=box.SIMPLE_HEAD if self._rule else None,
             show_edge=False,
             pad_edge=False,
-            # A table with a rule has a divider of one blank between its columns, too.
+            # With a rule, rich adds one blank between columns itself.
             padding=(0, gap - 1 if self._rule else gap, 0, 0),
             collapse_padding=False,
             header_style="bold",
@@ -159,7 +159,7 @@ class Trimmed:
         self._parts = parts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Line by line."""
+        """Drawn line by line."""
         for part in self._parts:
             segments = console.render(part, options)  # type: ignore[arg-type]
             for line in Segment.split_lines(segments):
@@ -168,7 +168,7 @@ class Trimmed:
 
 
 def show(console: Console, *parts: object) -> None:
-    """Print what can be drawn: no line ends in blanks, and none is cut where it is longer than the terminal."""
+    """Print parts: lines do not end in blanks, and a line longer than the terminal is not cut."""
     console.print(Trimmed(*parts), crop=False, end="")
 
 

@@ -24,8 +24,8 @@ OUTCOME_STYLES = {
 
 
 def console_for(*, stderr: bool = False) -> Console:
-    """The console on stdout, or on stderr. Colours are for terminals, and wherever FORCE_COLOR (or TTY_COMPATIBLE=1)
-    asks for them, unless NO_COLOR is set; what is drawn over itself is for terminals alone."""
+    """The console on stdout, or on stderr. It has colours on a terminal, or if FORCE_COLOR (or TTY_COMPATIBLE=1) is
+    set, but never if NO_COLOR is set. It is interactive, and so redraws a live view, on a terminal only."""
     forced = bool(os.environ.get("FORCE_COLOR"))
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     console = Console(stderr=stderr, color_system="standard" if forced and dumb else "auto")
@@ -44,7 +44,7 @@ def facts(*rows: tuple[str, Text]) -> Table:
 
 
 ERRORS_SHOWN_FROM = 0.01
-"""From this share on, failed operations are in the first line of a result."""
+"""Above this share, the first line of a report mentions failed operations."""
 
 
 def classes(counts: Mapping[str, int], most: int | None = None) -> str:
@@ -55,8 +55,7 @@ def classes(counts: Mapping[str, int], most: int | None = None) -> str:
 
 
 def failed_share(errors: int, operations: int) -> str:
-    """What the first line of a result says of operations that failed: "68.3% of operations failed"; "" where they are
-    few."""
+    """For the first line of a report: "68.3% of operations failed"; "" if they are few."""
     share = errors / operations if operations else 0.0
     return f"{share:.1%} of operations failed" if share > ERRORS_SHOWN_FROM else ""
 
@@ -70,8 +69,8 @@ def short(value: float) -> str:
 
 
 def ms(us: float) -> str:
-    """Microseconds as milliseconds: the unit of all latencies that people read. Four significant digits, three
-    decimals at most."""
+    """Microseconds as text in milliseconds, the unit of all latencies in reports: four significant digits, at most
+    three decimals."""
     value = us / 1e3
     decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"

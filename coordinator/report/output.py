@@ -12,10 +12,10 @@ from coordinator.report.look import console_for
 
 
 def put_out(draw: Callable[[Console], None], json: str | None, people: Console | None) -> str | None:
-    """Draw for people, and write `json`, if any, to stdout. people: on stderr, where they read beside JSON; None:
-    nobody reads there.
+    """Write the report to stdout: `json`, or drawn by `draw` if that is None. people: with JSON, the console on stderr
+    that shows the drawn report too; None for none.
 
-    Returns why stdout did not take it; None where it did, or where its reader wanted no more.
+    Returns why stdout could not be written; None if it could, or if its reader stopped early.
     """
     console = console_for() if json is None else people
     if console is not None:

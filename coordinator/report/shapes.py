@@ -81,8 +81,8 @@ class Target(Part, frozen=True, kw_only=True):
 
 class Agent(Part, frozen=True, kw_only=True):
     """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
-    its machine, whoever used them, over the run. quota_cores: what the CPU quota of its control group allows, None
-    without one; quota_percent_mean: how much of that was used over the run. None: it never said."""
+    its machine, whoever used them, over the run. quota_cores: cores that the CPU quota of its control group
+    allows, None without one; quota_percent_mean: the used share of the quota over the run. None: it never said."""
 
     id: str
     host: str
@@ -103,10 +103,10 @@ class Agent(Part, frozen=True, kw_only=True):
 class Load(Part, frozen=True, kw_only=True):
     """How operations were timed, in all that was measured. model: "closed" (as soon as the last reply came), "open" (at
     a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
-    say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean that the plan wants over the time that was
-    measured, to compare with what was achieved; None where any of it is a closed loop. achieved_rate_per_s: operations
-    begun, per second. unsent: due, but never begun. measured_s: the run without its warmup, by which all rates are
-    divided."""
+    say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean rate that the plan wants over the time
+    that was measured, to compare with achieved_rate_per_s; None if any stage is a closed loop. achieved_rate_per_s:
+    operations begun, per second. unsent: due, but never begun. measured_s: the run without its warmup, by which all
+    rates are divided."""
 
     model: str
     arrivals: str | None
@@ -126,11 +126,11 @@ class Generator(Part, frozen=True, kw_only=True):
     worker process of any agent used, in the second in which that was most and in the mean over all; 1.0 is a full core.
     loop_share_mean: the part of the time in which the busiest event loop had something to do; loop_lag_us: how long
     event loops were busy at a stretch; both None without any. late_sends: operations of an open loop that were sent
-    more than 1 ms after their time. Of the agent that its CPU quota throttled most: quota_periods: those in which it
-    ran, throttled_periods: those in which it was throttled, throttled_s: for how long in all, summed over cores.
-    stall_max_s: the longest time for which a worker process of any agent did not run although it had to, of 0.25 s and
-    more; stall_at_s: when that began, None without any. limit: the verdict says that the generator was the limit, or
-    held up. cpu_..., core_..., quota_..., throttled_... and stall_... are None where an agent's release does not tell.
+    more than 1 ms after their time. Of the agent that its CPU quota throttled most: quota_periods: periods in which it
+    ran, throttled_periods: periods in which it was throttled, throttled_s: throttled time, summed over cores.
+    stall_max_s, stall_at_s: length and begin of the longest stall of any worker process, of 0.25 s or more; stall_at_s
+    is None without any. limit: the verdict says that the generator was the limit, or held up. cpu_..., core_...,
+    quota_..., throttled_... and stall_... are None if no agent's release reports them.
     """
 
     cpu_s: float | None
@@ -151,7 +151,7 @@ class Generator(Part, frozen=True, kw_only=True):
 class Stage(Part, frozen=True, kw_only=True):
     """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
     and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end;
-    wanted_rate_per_s: wanted in the mean, over the time that it lasted. late: sent after its end.
+    wanted_rate_per_s: the mean of that, over the time that the stage lasted. late: sent after its end.
     achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
     measured: it is in the totals. Its operations are those that were due or begun in it, also if they were sent or
     ended after its end.
@@ -177,9 +177,9 @@ class Stage(Part, frozen=True, kw_only=True):
 class Connections(Part, frozen=True, kw_only=True):
     """TCP connections of the whole fleet, over the whole run.
 
-    wanted: most that were open or tried in any second, and with the wire driver all that it is to have; None where an
-    agent's release does not tell. failed_by_cause: failed attempts. never_opened: connections that were wanted and not
-    open at any time, by why the last attempt failed.
+    wanted: most connections that were open or being opened in any second, with the wire driver all its connections;
+    None if an agent's release does not report it. failed_by_cause: failed attempts by cause. never_opened: wanted
+    connections that were not open at any time, by cause of the last failed attempt.
     redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count,
     None where it was not read.
     """

@@ -225,7 +225,7 @@ def _agents(aggregate: Aggregate) -> tuple[Agent, ...]:
 
 
 def _agent(agent: AgentTally, watched_ns: int, hold_ups: HoldUps | None) -> Agent:
-    """watched_ns: for how long its workers watched themselves, and what held them up."""
+    """watched_ns: the time for which `hold_ups` was measured."""
     end = agent.end
     allowed_ns = hold_ups.allowed_ns if hold_ups else 0
     final = end.final if end else None

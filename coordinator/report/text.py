@@ -50,7 +50,7 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
 
 def _missing(summary: Summary) -> str:
     """How many operations have no response time: those that waited longest are among them, so whoever reads a
-    percentile must know. "" where all have one."""
+    percentile must know. "" if all have one."""
     at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
     unsent = sum(stage.unsent for stage in at_a_rate)
     not_done = sum(stage.stats.errors for stage in at_a_rate)
@@ -79,7 +79,8 @@ def _head(summary: Summary) -> Table:
 
 
 def _failed(summary: Summary) -> str:
-    """For the first line: how many operations failed (by what, unless the reason says so) and were never sent."""
+    """For the first line: how many operations failed (with their errors, unless the reason names these) or were never
+    sent."""
     totals, unsent = summary.totals, summary.load.unsent
     found = ""
     if share := failed_share(totals.errors, totals.operations):
@@ -153,7 +154,7 @@ def _stages(summary: Summary) -> FittedTable:
 
 
 def _wanted(stage: Stage) -> Text:
-    """The mean, which compares with the actual rate; of a ramp, below it, the rate at its end."""
+    """The mean rate, to compare with the actual one; for a ramp also the rate at its end, on a second line."""
     wanted = Text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
     if stage.ramp == "linear":
         wanted.append(f"\nto {short(stage.target_rate_per_s or 0.0)}", style="dim")
@@ -256,7 +257,7 @@ def _agents(summary: Summary) -> FittedTable:
 
 
 def _machine(agent: Agent) -> str:
-    """How busy what it may use was: all cores of its machine, or its part of them under a CPU quota."""
+    """How busy the agent's cores were: all cores of its machine, or its CPU quota."""
     if agent.quota_percent_mean is not None:
         return f"{agent.quota_percent_mean:.0f}%*"
     return _or_dash(agent.host_cpu_percent_mean, "{:.0f}%")

@@ -31,16 +31,16 @@ COLUMNS = (
 
 
 def timeseries_csv(aggregate: Aggregate) -> str:
-    """The whole file. ops_per_s: operations done, by length_s, which is how long the load lasted in that second: 1, but
-    for the last row of a load that ends within a second (see `coordinator.seconds`).
+    """The whole file. ops_per_s: operations done divided by length_s. length_s: how long the load lasted in the row: 1,
+    except in the last row of a load that ends within a second (see `coordinator.seconds`).
 
     stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
-    in it. wanted_per_s: the rate that the plan wants in it, in the mean; empty in a closed loop and after the load.
+    in it. wanted_per_s: the mean rate that the plan wants; empty in a closed loop and after the load.
     backlog: operations that were due by the end of the row, but not sent; empty without an open loop.
     Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
     core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
-    stretch. Both are empty where nobody said. connections_wanted: those that were open or tried, and with the wire
-    driver all that it is to have; empty where an agent's release does not tell.
+    stretch. Both are empty if no agent reports them. connections_wanted: connections that were open or being opened,
+    with the wire driver all its connections; empty if an agent's release does not report it.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
