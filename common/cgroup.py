@@ -1,12 +1,12 @@
-"""The CPU quota of the control groups that this process is in, and how often one held it up. Linux only.
+"""The CPU quota of this process's control groups, and how often it throttled the process. Linux only.
 
-A quota allows so much CPU time in each period, mostly of 100 ms; a group that has used it up is throttled, and none of
-its processes runs until the next period. Every ancestor of a group may have a quota of its own: the tightest one says
-how many cores there are, and any of them may throttle.
+A quota limits the CPU time in each period (100 ms, mostly). A group that has used its quota is throttled: none of its
+processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota says how many
+cores the process may use, and each of them may throttle.
 
 Version 1 has `cpu.cfs_quota_us` and `cpu.cfs_period_us`, version 2 has `cpu.max`, both have `cpu.stat`; a machine may
 have both versions. In a container the paths in `/proc/self/cgroup` are relative to its namespace, and the tree that is
-mounted may begin above or below its root. What is absent, unreadable or not understood counts as no quota.
+mounted may begin above or below its root. A file that is absent, unreadable or not understood counts as no quota.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _US = 1000
 _MOST_SEARCHED = 10_000
 
 _Place: TypeAlias = tuple[int, tuple[str, ...]]
-"""A path below a namespace's root: how many levels up from there, then the names down."""
+"""A path relative to a namespace's root: (levels up, names down from there)."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaReading:
-    """What a quota allows, and what it did since the first reading. cores: None without a quota. periods: in which the
-    group had something to do; throttled_ns: summed over all cores; used_ns: CPU time of all processes of the group with
-    the tightest quota, 0 where the system does not tell."""
+    """A quota, and its counters since the first reading. cores: what the quota allows, None without one. periods: those
+    in which the group had something to run. throttled_ns: summed over all cores. used_ns: CPU time of all processes of
+    the group with the tightest quota, 0 if the system does not report it."""
 
     cores: float | None = None
     periods: int = 0
@@ -46,7 +46,7 @@ class CpuGroups:
     """The control groups of this process that may limit its CPU time: its own and all their ancestors."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        """root: where the machine's files lie."""
+        """root: the directory that has `proc` and `sys`."""
         self.folders = tuple(dict.fromkeys(_folders(root)))
         self._before = {folder: _counters(folder) for folder in self.folders}
         self._limited: set[Path] = set()
@@ -57,8 +57,8 @@ class CpuGroups:
         return min(self._quotas().values(), default=None)
 
     def read(self) -> QuotaReading:
-        """What is allowed now, and what was counted since this object was made. Of several groups the most counts: a
-        process that is throttled by two of them at once is held up once."""
+        """The quota now, and its counters since this object was made. For several groups the largest count is used: a
+        process that two groups throttle at the same time is held up once."""
         quotas = self._quotas()
         self._limited |= quotas.keys()
         grown = {
@@ -84,13 +84,13 @@ def _quota(folder: Path) -> float | None:
     limit = _text(folder / "cpu.max") or f"{_text(folder / 'cpu.cfs_quota_us')} {_text(folder / 'cpu.cfs_period_us')}"
     try:
         quota_us, period_us = (int(field) for field in limit.split())
-    except ValueError:  # "max 100000" has no number, and nothing at all neither
+    except ValueError:  # no quota: "max 100000", or no file
         return None
     return quota_us / period_us if quota_us > 0 and period_us > 0 else None
 
 
 def _counters(folder: Path) -> tuple[int, int, int, int]:
-    """(periods, throttled periods, throttled ns, used ns) of a group since it was made."""
+    """(periods, throttled periods, throttled ns, used ns) of a group since its creation."""
     found = {}
     for line in _text(folder / "cpu.stat").splitlines():
         name, _, value = line.partition(" ")
@@ -127,7 +127,7 @@ def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path
     if mounted_up == levels_up and names[: len(mounted_names)] == mounted_names:
         folder = mount_point.joinpath(*names[len(mounted_names) :])
     elif mounted_up > levels_up and not mounted_names:
-        # Our namespace begins below what is mounted, and nobody says under which names.
+        # Our namespace begins below the mounted directory, and no file says at which path.
         folder = _found(mount_point, mounted_up - levels_up, names)
     else:
         return
@@ -138,7 +138,7 @@ def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path
 
 
 def _found(mount_point: Path, levels: int, names: tuple[str, ...]) -> Path:
-    """Our own folder, so many levels and then these names below the mount point, by who is in it."""
+    """The folder of our group: at `levels` unknown names and then `names` below the mount point, found by our pid."""
     own_pid = str(os.getpid())
     for parent in islice(mount_point.glob("/".join(["*"] * levels)), _MOST_SEARCHED):
         folder = parent.joinpath(*names)

@@ -16,20 +16,20 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cores() -> int:
-    """How many cores this process can fill: those that it may run on, which under a cpuset are fewer than the machine
-    has, but no more than a CPU quota allows, rounded up."""
+    """How many cores this process can use: those that it may run on (under a cpuset fewer than the machine has), but no
+    more than its CPU quota, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = CpuGroups().quota_cores
     return cores if quota is None else min(cores, ceil(quota))
 
 
 _FILES_AT_LEAST = (1 << 20, 1 << 16, 24_576, 10_240)
-"""Limits of open files to try where the hard one is not taken: macOS calls it unlimited, and refuses that."""
+"""Limits of open files to try if the hard limit is refused: macOS reports it as unlimited, and refuses that value."""
 
 
 def raise_open_files_limit() -> None:
-    """Have this process, and those that it starts, open as many files as the hard limit allows. A connection is a file,
-    and the soft limit is often 1024; the hard one is what the administrator meant."""
+    """Raise the limit of open files of this process and its children to the hard limit. Each connection is an open
+    file, and the soft limit is often 1024; the hard limit is the administrator's."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (hard, *_FILES_AT_LEAST):
         if soft == resource.RLIM_INFINITY or soft == limit:
@@ -55,7 +55,7 @@ def open_files_limit() -> int | None:
 def open_files() -> int:
     """How many files this process has open."""
     with os.scandir("/dev/fd") as listed:
-        return sum(1 for _ in listed) - 1  # the listing itself
+        return sum(1 for _ in listed) - 1  # without the listing itself
 
 
 def this_host() -> str:

@@ -249,9 +249,9 @@ class Final(Message, frozen=True, kw_only=True):
     """The agent's share is over, all its frames are sent (`next_seq` of them), and this is what its workers say
     they did.
 
-    issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns: how
-    long after its intended time the first operation began; in a closed loop that is the start instant. ran_ns: from the
-    start instant to the end of the load: as planned, as cut short, or when the last operation asked for was over.
+    issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns:
+    delay of the first operation after its intended time, in a closed loop after the start instant. ran_ns: from the
+    start instant to the end of the load: as planned, as cut short, or when the last requested operation was over.
     drained: every worker thread came to its own end.
     """
 

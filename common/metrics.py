@@ -1,10 +1,12 @@
 """What a frame holds, and how two such things merge.
 
-Everything is a delta except `open_peak` and `wanted` of `ConnectionMetrics`, which are gauges, and what
-`GeneratorMetrics` says of the busiest process and of hold-ups. So there are two merges, and they differ only in these:
-`PEERS` are parts of the same seconds on different processes or agents (connections add, of processes the busiest
-counts), `NEIGHBOURS` are consecutive seconds of the same process (of connections the larger peak counts, times add).
-Counts and histograms add exactly in both.
+Everything is a delta except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and the
+hold-ups in `GeneratorMetrics`. Only these differ between the two merges:
+
+- `PEERS` merges the same seconds of different processes or agents: gauges add up, and the busiest process counts.
+- `NEIGHBOURS` merges consecutive seconds of the same process: the larger gauge counts, and times add up.
+
+Counts and histograms add up exactly in both.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ LATE_SEND_NS = 1_000_000
 """An operation of an open loop that is sent more than so long after its intended time was sent late."""
 
 STALL_NS = 250_000_000
-"""A worker process that did not run for so long at a stretch, although it had to, stalled."""
+"""A worker process stalled if it had work, but did not run for this long at a stretch."""
 
 
 class Merge(enum.Enum):
@@ -77,23 +79,23 @@ LOCAL_PORTS = "local ports"
 CLOSED_BY_SERVER = "closed by server"
 RESET = "reset"
 PENDING = "pending"
-"""Causes of connections that do not open, as frames and reports name them: of those that anything is decided by. The
-last one: no attempt had come to an end when the run was over."""
+"""Causes of connections that do not open, as frames and reports name them: only those on which code depends. PENDING:
+no attempt had ended when the run was over."""
 
 
 class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the TCP connections of one pool over some interval.
 
     opened: connects that succeeded, handshake included. failed_attempts: connects that did not; failed_by_cause: the
-    same by cause ("maxclients", "refused", ...), empty from an agent whose release does not tell. never_opened:
-    connections that were wanted and not open at any time, by why the last attempt failed; told once, when the run is
+    same by cause ("maxclients", "refused", ...), empty if an agent's release does not report it. never_opened: wanted
+    connections that were not open at any time, by cause of the last failed attempt; reported once, when the run is
     over. drops: connections lost that we did not mean to close, by cause. reconnects: connections opened again after a
     drop, and `reconnect` how long that took in ns, from the drop to the end of the handshake. retries: what the retry
     policy tried again. redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or
     "CLUSTERDOWN" instead of doing them. topology_refreshes: how often a cluster's client changed its mind on which node
     has which slots. open_peak: most connections open at one time during the interval. wanted: how many were open or
-    tried at any moment of it, and with the wire driver all that it is to have; 0 from an agent whose release does not
-    tell.
+    being opened at any moment of the interval, with the wire driver all its connections; 0 if an agent's release does
+    not report it.
     """
 
     opened: Tally = 0
@@ -147,15 +149,15 @@ class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HoldUps(msgspec.Struct, frozen=True, kw_only=True):
-    """What kept worker processes from running over some interval, beside their own work.
+    """What kept worker processes from running during an interval.
 
-    allowed_ns: the CPU time that a CPU quota allowed, 0 without a quota; quota_used_ns: what all processes under that
-    quota used, 0 where the system does not say. quota_periods: the periods in which they had something to do;
-    throttled_periods: those in which the quota was used up; throttled_ns: for how long it then kept them from running,
-    summed over cores. An agent's processes share all of these.
-    stalled_ns: how long a process did not run although it had to, in stalls of `STALL_NS` and more. stall_max_ns: the
-    longest stall that touches the interval, and stall_at_ns when that began, after the start instant. Of several
-    processes these are of the one that stalled most.
+    allowed_ns: CPU time that the CPU quota allowed, 0 without a quota. quota_used_ns: CPU time of all processes under
+    the quota, 0 if the system does not report it. quota_periods: periods in which these processes had something to run.
+    throttled_periods: periods in which the quota was used up. throttled_ns: how long they were throttled, summed over
+    cores. An agent's processes share all of these.
+    stalled_ns: time in stalls of `STALL_NS` and more. stall_max_ns: the longest stall that overlaps the interval.
+    stall_at_ns: when that stall began, after the start instant. For several processes, these three are of the process
+    that stalled most.
     """
 
     allowed_ns: Tally = 0
@@ -175,7 +177,7 @@ class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
     busiest_cpu_ns: CPU time within that of the one that used most, busiest_loop_ns: how long the event loop was busy
     that was so longest; so each of the two by watched_ns is a share of one core, and of the time. core_share_max: the
     largest share of one core that any process used over a whole second. loop_lag: how long event loops were busy at a
-    stretch, in ns. hold_ups: None where the agent's release does not tell.
+    stretch, in ns. hold_ups: None if the agent's release does not report them.
     """
 
     cpu_ns: Tally = 0
@@ -259,7 +261,7 @@ def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
 
 
 def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
-    """All connection events of all parts; the gauges as `how` says."""
+    """All connection events of all parts; `how` decides how gauges merge."""
     parts = list(parts)
     along: Callable[[list[int]], int] = sum if how is Merge.PEERS else max
     return ConnectionMetrics(
@@ -320,7 +322,7 @@ def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> Generator
 
 
 def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | None:
-    """What held up all parts that tell of it; None where none does."""
+    """The hold-ups of all parts that report them; None if no part does."""
     told = [part for part in parts if part is not None]
     if not told:
         return None

@@ -1,4 +1,4 @@
-"""Whether the connections of a worker process fit the files that it may open: each is a file. Pure."""
+"""Whether a worker process may open enough files for its connections: each connection is a file. Pure."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from common.plan.schema import Connections, Driver, Plan
 from common.units import counted
 
 SPARE_FILES = 32
-"""What a worker process opens for moments: TLS files, the second handle of a socket in a handshake."""
+"""Files that a worker process opens for a moment: TLS files, the second handle of a socket in a handshake."""
 USUAL_FILES = 32
-"""What a worker process has open before its connections, where that cannot be counted."""
+"""Files that a worker process has open before its connections, if these cannot be counted."""
 
 REMEDY = "raise `ulimit -n`, use more worker processes (--processes) and pools, or use fewer connections"
 
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Connections of some pools, to each node. all_at_once: those that are open before or from the start, with `wire`
-    and with `prewarm`. as_needed: those that calls may need: a client instance is lent to one worker at a time."""
+    """Connections of some pools, to each node. all_at_once: those that are open from the start, with `wire` and with
+    `prewarm`. as_needed: those that calls may need: one for each client instance that a worker can have."""
 
     all_at_once: int = 0
     as_needed: int = 0
 
 
 def needed(plan: Plan, pools: Iterable[PoolShare]) -> Needed:
-    """Of these pools together."""
+    """The connections that these pools need together."""
     all_at_once = as_needed = 0
     for share in pools:
         group = plan.pools[share.group]
@@ -39,15 +39,15 @@ def needed(plan: Plan, pools: Iterable[PoolShare]) -> Needed:
 
 
 def hands(pools: Sequence[PoolShare], processes: int) -> list[tuple[PoolShare, ...]]:
-    """Pools dealt over so many processes in turn, the first of which has most; fewer processes where there are fewer
+    """The pools of each process, dealt in turn, so the first process has the most; fewer processes if there are fewer
     pools."""
     used = min(processes, len(pools))
     return [tuple(pools[number::used]) for number in range(used)]
 
 
 def shortage(limit: int | None, in_use: int, connections: int) -> str:
-    """What is wrong when a worker process, of which so many files are in use, is to open so many connections; "" where
-    nothing is. limit: of open files, None for none."""
+    """Why a worker process with `in_use` open files cannot open `connections` more; "" if it can. limit: of open files,
+    None for no limit."""
     if limit is None or in_use + SPARE_FILES + connections <= limit:
         return ""
     return (
@@ -57,8 +57,8 @@ def shortage(limit: int | None, in_use: int, connections: int) -> str:
 
 
 def note(plan: Plan, hand: Iterable[PoolShare], limit: int | None, nodes: int = 1) -> str:
-    """What is to be said before the start where calls may need more connections than a worker process with these pools
-    can open; "" where all fit. Where connections are opened without any call, the worker process refuses."""
+    """The note before the start if calls may need more connections than a worker process with these pools can open; ""
+    if all fit. Connections that are opened from the start need no note: the worker process refuses the run."""
     wanted = needed(plan, hand)
     connections = nodes * (wanted.all_at_once + wanted.as_needed)
     found = shortage(limit, USUAL_FILES, connections) if wanted.as_needed else ""

@@ -1,11 +1,11 @@
-"""What surrounds the command line of both programs: standard streams that cannot break a run, and one line for each
-error, with its traceback in a file.
+"""The frame around both command lines: standard streams that cannot break a run, and one line for each error, with its
+traceback in a file.
 
-A run must not fail because nobody reads what it prints. So stdout and stderr are replaced by streams that never raise:
-the first error is kept, and later output is dropped. The program decides at its end what a lost stdout means:
+A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise:
+the first error is kept, and later output is dropped. At its end the program decides what a lost stdout means:
 
-    the reader left (`| head`)         nothing: it has read what it wanted
-    closed, or its disk is full        a line on stderr, and exit code 2 unless the output was delivered elsewhere
+    the reader stopped early (`| head`)   nothing
+    closed, or its disk is full           a line on stderr, and exit code 2 unless the output is also elsewhere
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from common.units import printable
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _WIDEST = 9_999
-"""Columns or lines; a terminal that claims more is a mistake, and tables would be padded to it."""
+"""Most columns or lines that are plausible for a terminal: tables are padded to the claimed width."""
 _FRAMES_NAMED = ("agent", "common", "coordinator")
 
 
 class Outlet(io.RawIOBase):
-    """A file descriptor to write to. Never raises: `error` is the first failure, after which everything is dropped."""
+    """A file descriptor to write to. Never raises: `error` is the first failure, and later output is dropped."""
 
     def __init__(self, fd: int, error: OSError | None = None) -> None:
         super().__init__()
         self._fd = fd
         self.error = error
         self.missed = False
-        """Something was written that nobody received."""
+        """Some output was dropped."""
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def fileno(self) -> int:
@@ -50,18 +50,18 @@ class Outlet(io.RawIOBase):
         return self._fd
 
     def isatty(self) -> bool:
-        """Whether people sit at the other end."""
+        """Whether the descriptor is a terminal."""
         return self.error is None and os.isatty(self._fd)
 
     def write(self, data: object) -> int:
-        """Write all of it, or drop it. Returns its size."""
+        """Write all data, or drop it. Returns the size of the data in either case."""
         left = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no name for a buffer in 3.11
         size = len(left)
         while left and self.error is None:
             try:
                 left = left[os.write(self._fd, left) :]
             except BlockingIOError:
-                # Somebody who shares the terminal made it non-blocking.
+                # Another program on the same terminal made it non-blocking: wait.
                 select.select([], [self._fd], [])
             except OSError as error:
                 self.error = error
@@ -70,8 +70,8 @@ class Outlet(io.RawIOBase):
 
 
 def run_program(name: str, command: Callable[[], int]) -> int:
-    """Run a command with standard streams that cannot break it. Returns its exit code: EXIT_OK becomes that of a usage
-    error where its output could not be written."""
+    """Run a command with standard streams that cannot break it. Returns its exit code; instead of EXIT_OK the code of a
+    usage error if its output could not be written."""
     _forget_impossible_sizes()
     with _safe_streams():
         code = command()
@@ -82,8 +82,7 @@ def run_program(name: str, command: Callable[[], int]) -> int:
 
 
 def stdout_lost() -> str | None:
-    """Why stdout has not taken all that was written to it since the last call; None where it has, or where its reader
-    wanted no more."""
+    """Why output to stdout was lost since the last call; None if none was, or if the reader stopped early."""
     sys.stdout.flush()
     outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(outlet, Outlet) or not outlet.missed or outlet.error is None:
@@ -98,15 +97,15 @@ def complain(name: str, message: str) -> None:
 
 
 def failed(name: str, error: Exception) -> int:
-    """Say in one line what ended a program. Returns the exit code that the error means. The traceback of what nobody
-    foresaw goes into a file that the line names."""
+    """Print one line on the error that ended a program, and return its exit code. The traceback of an unexpected error
+    goes into a file that the line names."""
     code, text = explained(error)
     complain(name, text)
     return code
 
 
 def explained(error: Exception, file: Path | None = None) -> tuple[int, str]:
-    """(exit code, one line) of what ended a program. file: takes the traceback of what nobody foresaw."""
+    """(exit code, one line) for an error that ended a program. file: for the traceback of an unexpected error."""
     if isinstance(error, StampedeError):
         return error.exit_code, str(error) + _without_directory(error)
     if isinstance(error, OSError):
@@ -124,8 +123,8 @@ def described(error: BaseException) -> str:
 
 
 def keep_traceback(error: BaseException, path: Path | None = None) -> Path | None:
-    """Append an exception's traceback to a file; without a path, or where that cannot be written, to a temporary one.
-    Returns where it is; None where no place takes it."""
+    """Append an exception's traceback to a file; without a path, or if that cannot be written, to a temporary file.
+    Returns the file; None if none could be written."""
     text = hide_userinfo("".join(traceback.format_exception(error)))
     if path is not None:
         with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -145,7 +144,7 @@ def _kept(error: BaseException, file: Path | None) -> str:
 
 
 def _room(filename: str) -> str | None:
-    """A file of ours, as `coordinator/start.py`; None for any other."""
+    """The path of a module of this project, such as `coordinator/start.py`; None for any other file."""
     root = Path(__file__).parent.parent
     path = Path(filename)
     if not path.is_relative_to(root):
@@ -155,14 +154,14 @@ def _room(filename: str) -> str | None:
 
 
 def _without_directory(error: Exception) -> str:
-    """A working directory that was deleted is the cause of many a file that is not found."""
+    """The end of a message about a file, if the cause is a deleted working directory; else ""."""
     of_files = isinstance(error, UsageError | OSError) or isinstance(error.__cause__, OSError)
     gone = of_files and directory_is_gone()
     return "; the working directory was deleted: change to one that exists (cd)" if gone else ""
 
 
 def directory_is_gone() -> bool:
-    """Whether the working directory was deleted. Another one of the same name does not take its place."""
+    """Whether the working directory was deleted, even if a new one has its name."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -171,8 +170,8 @@ def directory_is_gone() -> bool:
 
 
 def _forget_impossible_sizes() -> None:
-    """rich believes COLUMNS=0, and click and rich read other nonsense in different ways: without it, both ask the
-    terminal."""
+    """Remove an impossible COLUMNS or LINES: rich believes COLUMNS=0, and click and rich read other nonsense
+    differently. Without the variable both ask the terminal."""
     for name in ("COLUMNS", "LINES"):
         said = os.environ.get(name, "1")
         if not (said.isascii() and said.isdigit() and len(said) < 9 and 0 < int(said) <= _WIDEST):
@@ -197,8 +196,8 @@ def _safe_streams() -> Iterator[None]:
 
 
 def _closed(fd: int) -> OSError | None:
-    """The error of a descriptor that is closed. /dev/null takes its place: the next file that is opened would, and so
-    be written to or read from by mistake."""
+    """The error of a closed descriptor; None for an open one. Opens /dev/null in its place: otherwise the next file
+    that is opened gets this descriptor, and receives the output by mistake."""
     try:
         os.fstat(fd)
     except OSError as error:

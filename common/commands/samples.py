@@ -34,7 +34,7 @@ def preparing_calls(target: Target, workload: Workload) -> Iterator[tuple[str, t
 
 
 def planned_preparations(target: Target, workload: Workload) -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    """The same of the commands that the plan itself names: those of setup and preload."""
+    """The same for the commands that the plan names itself, in setup and preload."""
     for text in workload.setup:
         yield _call(target, workload, find_command(text), Command(command=text))
     for preload in workload.preload:

@@ -49,8 +49,8 @@ Drawn = Placeholder | Rand
 
 
 class Again(msgspec.Struct, frozen=True):
-    """`__seq:name__` after its first place: the same as there. place: that of the first among all pieces of the
-    template."""
+    """A further occurrence of a named placeholder (`__seq:name__`): has the value of the first one. place: of the first
+    occurrence among all pieces of the template."""
 
     piece: Drawn
     place: int
@@ -76,7 +76,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__text__": "a value of letters, digits, - and _, which may stand within JSON",
     "__rand(A,B)__": "a whole number, uniform over A..B, both included",
     "__rand_int__": "a number drawn as those of keys are, in 12 digits",
-    "__rand_1st__": "the same, one number for all its places in a command; so on to `__rand_9th__`",
+    "__rand_1st__": "the same, with one number for all its places in a command; also `__rand_2nd__` to `__rand_9th__`",
     "__ttl__": "a time to live in whole seconds, drawn as the plan's expiry says",
     "__thread__": "the number of the worker in the fleet",
     "__seq__": "1, 2, 3... of each worker",
@@ -84,7 +84,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__ids__": "in `then`: the ids of the stream entries in the reply, each an argument",
     "__sha(NAME)__": "the digest of one of the plan's scripts",
     "__message__": "a message whose delivery is measured",
-    "__seq:NAME__": "any of these that is drawn, with a name: drawn once in a command, the same at each of its places",
+    "__seq:NAME__": "any drawn placeholder, with a name: drawn once per command, with the same value at all its places",
 }
 """Every placeholder, and what it stands for: for people."""
 
@@ -107,7 +107,7 @@ _MARK = re.compile(rf"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?(?::{_NAME
 _CALL = re.compile(r"__([a-z]+)\(([^()]*)\)__")
 _WITH_NAME = re.compile(rf"(__[A-Za-z_]+(?:\([^()]*\))?):({_NAME})__")
 _ORDINAL = re.compile(r"__rand_(?:1st|2nd|3rd|[4-9]th)__")
-"""As valkey-benchmark has them."""
+"""The numbered placeholders of valkey-benchmark."""
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -135,7 +135,7 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def origin(piece: Piece) -> bytes | Drawn | Sha:
-    """The piece itself, or for one that repeats another, that one."""
+    """The piece, or for a further occurrence of a placeholder, that placeholder."""
     return piece.piece if isinstance(piece, Again) else piece
 
 
@@ -163,7 +163,7 @@ def parse_template(text: str) -> Template:
 
 
 class _Parser:
-    """Reads the words of one template in order, and knows what was drawn under which name."""
+    """Parses the words of one template in order, and remembers its named placeholders."""
 
     def __init__(self) -> None:
         self._count = 1
@@ -199,12 +199,12 @@ class _Parser:
         return [Mixed(tuple(pieces))]
 
     def check_names(self) -> None:
-        """Raises ValueError for a name that stands but once: it may be a slip of another."""
+        """Raises ValueError for a name that is used only once: it may be a misspelt one."""
         for name, mark in self._alone.items():
             raise ValueError(f'expected {mark} at several places of the command, got it at one; leave out ":{name}"')
 
     def _drawn(self, mark: str, word: str, place: int) -> Piece:
-        """What a placeholder stands for, at this place among all pieces."""
+        """The piece for a placeholder. place: among all pieces of the template."""
         if _ORDINAL.fullmatch(mark):
             return self._first.get(mark) or self._note(mark, Placeholder.RAND_INT, place)
         named = _WITH_NAME.fullmatch(mark)

@@ -1,14 +1,14 @@
-r"""A line of text to the arguments of a command and back, by the rules of redis-cli.
+r"""Split a line into the arguments of a command, and join them again, by the rules of redis-cli.
 
-    unquoted          as it is, backslashes included, up to the next blank
-    "in quotes"       with the escapes \n \r \t \b \a \\ \" \' and \xHH, which is any byte
-    'in quotes'       as it is, but for \', which is a quote
+    unquoted          literal, backslashes included, up to the next blank
+    "in quotes"       with the escapes \n \r \t \b \a \\ \" \' and \xHH (any byte)
+    'in quotes'       literal, except for \', which is a quote
 
-A closing quote ends the argument. Two forms that redis-cli reads in silence as something else than what stands there
-are refused: a quote within an unquoted argument, as in {"a":1}, and any other escape.
+A closing quote ends the argument. Two forms that redis-cli changes silently are refused: a quote within an unquoted
+argument, as in {"a":1}, and any other escape in double quotes.
 
-A word is text. A byte that was written as an escape, or that came on the command line and is not UTF-8, is a code point
-of its own: 0xDC00 plus the byte, as `surrogateescape` has it. Such a byte is never part of a placeholder.
+A word is text. A byte that is written as an escape, or that comes from the command line and is not UTF-8, is one code
+point: 0xDC00 plus the byte, as in `surrogateescape`. Such a byte is never part of a placeholder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAFE = re.compile(r"""[^\s"'\x00-\x1f\x7f\ud800-\udfff]+""")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a line. Raises ValueError for a quote that does not end, or stands where it cannot."""
+    """The words of a line. Raises ValueError for a quote without an end or in a wrong place."""
     words: list[str] = []
     at = 0
     while True:
@@ -51,7 +51,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> tuple[str, int]:
-    """(what stands in the quotes that open at `begin`, where the text goes on behind them)."""
+    """(the text in the quotes that open at `begin`, the position after the closing quote)."""
     quote, at = text[begin], begin + 1
     letters: list[str] = []
     while at < len(text):
@@ -70,14 +70,14 @@ def _quoted(text: str, begin: int) -> tuple[str, int]:
 
 
 def _escape(text: str, at: int) -> tuple[str, int]:
-    """(what the escape at this backslash stands for, how many characters it has beside the backslash)."""
+    """(the character of the escape at this backslash, the number of characters after the backslash)."""
     if found := _HEX.match(text, at + 1):
         return chr(_BYTE + int(found[1], 16)), 3
     letter = text[at + 1 : at + 2]
     if letter in _ESCAPES:
         return _ESCAPES[letter], 1
     if not letter:
-        return "\\", 0  # the quote does not end, which is said of it
+        return "\\", 0  # the text ends here: `_quoted` reports the missing closing quote
     raise ValueError(
         rf"in double quotes expected \n, \r, \t, \b, \a, \\, \" or \xHH, got {text[at:][:2]}; write \\ for a backslash"
     )
@@ -99,13 +99,13 @@ def word_bytes(word: str) -> bytes:
 
 
 def bytes_word(data: bytes) -> str:
-    """The word that stands for these bytes, and for nothing that is drawn."""
+    """The word for literal bytes: no part of it is a placeholder."""
     # Two underscores in a row may begin a placeholder: the first one is written as a byte.
     return re.sub("_(?=_)", "\udc5f", data.decode(errors="surrogateescape"))
 
 
 def quote_word(word: str) -> str:
-    """A word as `split_words` reads it back; without quotes where it needs none."""
+    """A word as `split_words` reads it back, with quotes only if it needs them."""
     if _SAFE.fullmatch(word):
         return word
     if "'" not in word and not word.endswith("\\") and word.isprintable():
@@ -120,11 +120,11 @@ def _written(letter: str) -> str:
 
 
 def join_words(words: list[str]) -> str:
-    """A line that `split_words` reads as these words."""
+    """The line that `split_words` splits into these words."""
     return " ".join(map(quote_word, words))
 
 
 def as_text(line: str) -> str:
-    """A line that came on the command line, as one that is text: what was no UTF-8 is written as escapes. Raises
-    ValueError as `split_words` does."""
+    """A template from the command line as UTF-8 text: other bytes become escapes. Raises ValueError as `split_words`
+    does."""
     return join_words(split_words(line)) if _RAW_BYTE.search(line) else line

@@ -1,7 +1,7 @@
-"""Commands that a plan file gives as lists of arguments, as the lines of text that the schema knows.
+"""Commands that a plan file gives as lists of arguments, turned into the lines of text that the schema expects.
 
     command: SET __key__ '{"a": 1}'          split as redis-cli splits a line
-    command: [SET, __key__, '{"a": 1}']      not split: each argument as it stands, placeholders filled in
+    command: [SET, __key__, '{"a": 1}']      not split: arguments are literal, except for placeholders
 
 An argument of a list is text, or bytes (`!!binary`), in which nothing is a placeholder.
 """
@@ -16,7 +16,7 @@ from common.units import show
 
 
 class _Misplaced(Exception):
-    """An argument that is no text."""
+    """An argument that is neither text nor bytes."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.problem)
@@ -24,8 +24,8 @@ class _Misplaced(Exception):
 
 
 def with_lines(workload: Any) -> tuple[Any, Fault | None]:
-    """(the raw workload with a line for each list of arguments, the first argument that is no text). What has another
-    shape than a workload is left as it is: who checks the shape says so."""
+    """(the raw workload with a line for each list of arguments, the first argument that is not text). Anything else
+    with a wrong shape is left unchanged: the check of the shape reports it."""
     if not isinstance(workload, dict):
         return workload, None
     path: Path = ("workload",)

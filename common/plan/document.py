@@ -21,7 +21,7 @@ _RESOLVERS = {"tag:yaml.org,2002:bool": re.compile(r"(?:true|True|TRUE|false|Fal
 
 
 class _KeyTwice(yaml.MarkedYAMLError):
-    """A mapping has a key twice; the text names it."""
+    """A mapping has the same key twice. The message names the key."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,7 +77,8 @@ def _parse_yaml(text: str, name: str) -> Any:
             f"{name}:{line}: expected YAML text, got the control character {int(error.character):#04x}"
         ) from error
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML's own constructors, given a tag that does not fit. Their texts quote the value.
+        # PyYAML's constructors fail on a tag that does not fit its value. Their messages quote the value, a secret
+        # maybe.
         raise PlanError(f"{name}: expected values that fit their YAML tags, got one that does not") from error
 
 

@@ -1,7 +1,7 @@
-"""Addresses that clusters and Sentinels announce, and where clients reach these servers: `target.address_remap`.
+"""`target.address_remap`: where clients reach the servers that clusters and Sentinels announce.
 
-A rule is `FROM -> TO`; both are `host:port` or `host`. A rule for `host:port` goes before one for `host`. Where TO has
-no port, the announced one stays. Pure.
+A rule is `FROM -> TO`; both are `host:port` or `host`. A rule for `host:port` has precedence over one for `host`. If TO
+has no port, the announced port is kept. Pure.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ _Place = tuple[str, int | None]
 
 
 class AddressMap:
-    """The rules of one target. Raises ValueError for a rule that makes no sense."""
+    """The rules of one target. Raises ValueError for a malformed rule."""
 
     def __init__(self, rules: Mapping[str, str]) -> None:
         self._rules = {_place(announced): _place(reached) for announced, reached in rules.items()}
 
     def reached(self, host: str, port: int) -> tuple[str, int]:
-        """Where the server that is announced at an address is reached."""
+        """Where clients reach the server that is announced at this address."""
         name = host.lower()
         to_host, to_port = self._rules.get((name, port)) or self._rules.get((name, None)) or (host, port)
         return to_host, to_port or port
 
     def leads_to(self, host: str, port: int) -> bool:
-        """Whether a rule has this address as its result."""
+        """Whether a rule maps to this address."""
         return any(place in ((host, port), (host, None)) for place in self._rules.values())
 
 
 def parse_remap(text: str) -> dict[str, str]:
-    """`"10.0.0.1:6379=127.0.0.1:7000"` -> {"10.0.0.1:6379": "127.0.0.1:7000"}; several by commas. Raises ValueError."""
+    """`"10.0.0.1:6379=127.0.0.1:7000"` -> {"10.0.0.1:6379": "127.0.0.1:7000"}; separated by commas. Raises
+    ValueError."""
     rules = {}
     for part in text.split(","):
         announced, equals, reached = (piece.strip() for piece in part.partition("="))

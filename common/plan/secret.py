@@ -118,7 +118,7 @@ def _password(
 def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
     password = environ.get(name)
     if not password:
-        # A password in the place of a variable's name is a common slip: what does not look like a name is not shown.
+        # Users confuse --password-env with a password: show only what looks like the name of a variable.
         shown = f"{show(name)}, which" if _VARIABLE.fullmatch(name) else "a name that"
         found = "is not set" if password is None else "is empty"
         raise PlanError(f"{where}: expected an environment variable that holds the password, got {shown} {found}")
@@ -126,7 +126,7 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
 
 
 def _from_file(name: str, where: str) -> str:
-    # A password in the place of a file's name is a common slip: a bare word that names no file is not shown.
+    # Users confuse --password-file with a password: do not show a bare word that names no file.
     shown = show(name) if "/" in name or Path(name).suffix or Path(name).exists() else "in the working directory"
     data = read_small_file(Path(name), where, f"a file that holds the password, {shown}")
     try:

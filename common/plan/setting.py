@@ -27,7 +27,7 @@ class Setting:
     """One row. path: the plan key that takes the value, "" where `parser` and `spread` say it instead.
 
     flag "": a variable only. alone: the value that the flag means when it stands without one. repeatable: may be given
-    several times, in order. takes_empty: an empty variable is a value; of others it is as good as none.
+    several times, in order. takes_empty: an empty variable is a value; for other settings it counts as not set.
     """
 
     group: str

@@ -74,7 +74,7 @@ def node_at(path: Path) -> inspect.Type:
 
 @cache
 def _schema() -> inspect.Type:
-    # Asked some hundred times by the table of settings alone; each translation takes milliseconds.
+    # Cached: the table of settings alone calls this some hundred times, and each call takes milliseconds.
     return inspect.type_info(Plan)
 
 

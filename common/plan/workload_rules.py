@@ -26,9 +26,9 @@ LARGEST_VALUE = 512 * 2**20
 SEAL_BYTES = 10
 """What a value that is verified takes beside its key, see agent/worker/values.py."""
 JSON_BYTES = 8
-"""What a value of JSON takes beside its text."""
+"""Size of the JSON around the text of a value."""
 LEAST_COMPRESSIBLE_TEXT = 0.25
-"""Letters and digits have six bits a byte."""
+"""Text has six random bits in each byte of eight."""
 
 # They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
 NOT_FOR_POOLS = frozenset(
@@ -40,7 +40,7 @@ NOT_FOR_POOLS = frozenset(
     }
 )
 _ASKING: dict[str, tuple[str, ...]] = {"CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")}
-"""Subcommands of these that only ask: all others change their own connection, or somebody else's."""
+"""Subcommands that only read: all others change this connection, or other ones."""
 _SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
 
 Finding = tuple[Path, str]
@@ -66,7 +66,7 @@ def _templates(workload: Workload) -> Iterator[tuple[Path, Template, Command | P
 
 
 def unfit_for_pools(template: Template) -> str | None:
-    """Why a command is not for connections that many share, or None if it is."""
+    """Why a command must not run on shared connections; None if it may."""
     if template.name not in NOT_FOR_POOLS:
         return None
     asking = _ASKING.get(template.name)
@@ -223,7 +223,7 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
 
 
 def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
-    """Values of text and JSON can be what they are to be."""
+    """Values of kind text and JSON are possible with the other settings."""
     values = plan.workload.values
     path: Path = ("workload", "values")
     if values.kind is ValueKind.BINARY:
@@ -250,7 +250,7 @@ def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
 
 
 def _is_escaped(text: str) -> bool:
-    """Whether JSON cannot hold it as it is."""
+    """Whether JSON has to escape the text."""
     return json.dumps(text, ensure_ascii=False) != f'"{text}"'
 
 

@@ -130,9 +130,9 @@ class Cluster(Section, frozen=True, kw_only=True):
 class Target(Section, frozen=True, kw_only=True):
     """What is loaded. `url` never holds a password once the plan is resolved: that is in `password`.
 
-    client_name: "" or null sends no CLIENT command, for proxies that know none.
-    address_remap: announced address -> where clients reach that server, `host:port` or `host` each; for clusters and
-    Sentinels that announce addresses which clients cannot use, as behind NAT.
+    client_name: "" or null sends no CLIENT command, for proxies without it.
+    address_remap: announced address -> address at which clients reach that server, each `host:port` or `host`; for
+    clusters and Sentinels behind NAT, which announce addresses that clients cannot use.
     health_check_interval: a connection idle for longer is asked with PING before it is used; 0 for never.
     """
 
