@@ -76,7 +76,7 @@ class Agent:
             self._metrics_port = 0
             self._processes = stack.enter_context(Processes())
             if self._session.identity.once:
-                # They start while we join. An agent that waits for run after run does not hold their memory meanwhile.
+                # Only with --once: an agent that waits for further runs would keep their memory all the time.
                 self._processes.start_ahead(self._session.identity.processes)
             last_ns = monotonic_ns()
             while self._exit is None:

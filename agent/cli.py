@@ -123,7 +123,7 @@ def join(
 
 
 def main() -> int:
-    """Entry point of the `agent` command; returns the exit code, of `common.errors`."""
+    """Entry point of the `agent` command. Returns an exit code of `common.errors`."""
     return run_program(PROGRAM, _main)
 
 

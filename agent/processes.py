@@ -4,8 +4,8 @@ The children are spawned, never forked: an agent has threads of ZeroMQ by then. 
 end is also the sign of life for both: a child that reads the end of it leaves, and a parent that does takes the child
 for dead.
 
-A child takes most of a second of CPU time to start: it imports numpy and redis-py. The agent imports no redis-py, so
-that it joins sooner, and one that serves a single run has its children start while it joins.
+A child imports numpy and redis-py, which takes most of a second of CPU time. To join sooner, the agent itself does not
+import redis-py, and an agent for a single run starts its children while it joins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _work(connection: Connection) -> None:
-    """A child from its beginning: what it needs is imported here alone, and not by the agent."""
+    """The entry point of a child. Imports here what only the child needs, so that the agent starts faster."""
     from agent.worker.main import run_worker
 
     run_worker(connection)
@@ -48,26 +48,26 @@ class Processes:
         self._ahead: list[tuple[BaseProcess, Connection]] = []
 
     def start_ahead(self, count: int) -> None:
-        """Start so many processes for the next `spawn`: they wait for an assignment."""
+        """Start processes for the next `spawn`, which wait for an assignment."""
         self._ahead += [self._started() for _ in range(count)]
 
     def spawn(self, run_id: str, assignments: Sequence[Assignment]) -> None:
-        """Have a process prepare for each assignment: first those that were started ahead, of which the rest ends."""
+        """Have a process prepare for each assignment: first those that `start_ahead` started. Spare ones are ended."""
         for number, assignment in enumerate(assignments):
             child, pipe = self._ahead.pop(0) if self._ahead else self._started()
             self._children[number] = (child, pipe)
-            # One that has died meanwhile is found out by `events`.
+            # If the child has died in the meantime, `events` reports it.
             with suppress(OSError):
                 pipe.send_bytes(codec.pack(WorkerPrepare(run_id=run_id, assignment=assignment, process=number)))
         self._end_ahead()
 
     def _started(self) -> tuple[BaseProcess, Connection]:
         if directory_is_gone():
-            os.chdir("/")  # children start in their parent's working directory, and so would not
+            os.chdir("/")  # a child starts in the parent's working directory, and fails if that was deleted
         ours, theirs = self._context.Pipe(duplex=True)
         child = self._context.Process(target=_work, args=(theirs,), name="worker")
         child.start()
-        # Only the child may hold its end, or we would never read the end of the pipe when it dies.
+        # Close our copy: otherwise we never read the end of the pipe when the child dies.
         theirs.close()
         return child, ours
 

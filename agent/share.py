@@ -77,7 +77,7 @@ class Share:
         return process < len(self._processes)
 
     def described(self, files_limit: int | None = None) -> Iterator[str]:
-        """For the person at the terminal. files_limit: how many files a worker process may open, None for no limit."""
+        """Lines for the user. files_limit: how many files a worker process may open, None for no limit."""
         pools = sum(len(part.pools) for part in self.assignments)
         yield f"preparing {counted(pools, 'client pool')} in {counted(len(self.assignments), 'worker process')}"
         for part in self.assignments[:1]:

@@ -1,11 +1,11 @@
 """Messages without secrets. Pure text work.
 
-Two rules stand at the doors through which text reaches people:
+Two rules apply to all text that is shown:
 
-- Every message: what stands before the `@` of a URL or behind `password=` is `***`, even where the URL has a slip in it
+- Every message: the text before the `@` of a URL and after `password=` is `***`, even if the URL is malformed
   (`hide_userinfo`).
-- Messages about a plan: the values of its passwords are `***`, even where the plan cannot be parsed (`hide_values`,
-  with the values that `password_candidates` finds in the plan's text).
+- Messages about a plan: the values of its passwords are `***`, even if the plan cannot be parsed (`hide_values`, with
+  the values that `password_candidates` finds in the plan's text).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common.units import printable
 REDACTED = "***"
 
 SECRET_KEYS = frozenset({"password", "password_env", "password_file"})
-"""Keys of a plan whose values are not shown where these are no text: a password in the place of a name is a slip."""
+"""Keys of a plan whose values are not shown unless they are text: users confuse a name with the password itself."""
 
 _USERINFO_FORM = "[username[:password]@]"
 """How messages describe the user part of a URL: no secret."""
@@ -27,38 +27,38 @@ _HELD = "\0"
 _URL_START = re.compile(
     r"""\b(?:rediss?|unix|valkeys?)(?:\+[a-z]+)?(?::/{0,3}|//)(?=[^\s,:;"')/]|:[^\s"])""", re.IGNORECASE
 )
-"""Where a URL begins, also one with a slip such as `redis//` or, as file names lose a slash, `redis:/`; not a scheme
+"""The begin of a URL, also of a malformed one: `redis//`, or `redis:/`, because file names lose a slash. Not a scheme
 that a message only names."""
 _TOKEN_USERINFO = re.compile(r"""[^\s"'(=]*:[^\s"]*@""")
 
 _BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\Z)""")
-"""A user part whose `@` is missing: behind the colon stands no port."""
+"""A user part without its `@`: the text after the colon is not a port."""
 
 _SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass|auth)(?!\w*_(?:env|file))\W*""", re.I)
 _ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]+""", re.I)
 """A password among the options of a URL or of another tool's connection string."""
 _SHORT = 4
-"""Shorter values are replaced only where a message quotes them alone: they occur within other words."""
+"""Shorter values are replaced only if a message quotes them alone: they also occur within other words."""
 _CUT = re.compile(r"([^\n]{,60})(\.\.\.)")
 _SHOWN = 57
 """`common.units.show` cuts text after this many characters."""
 
 
 def hide_userinfo(text: str) -> str:
-    """The text with `***` for whatever looks like the user part of a URL. The host stays."""
+    """The text with `***` for everything that looks like the user part of a URL. The host stays."""
     held = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _HELD))
     starts = [found.span() for found in _URL_START.finditer(held)]
     ends = [*(begin for begin, _ in starts), len(held)]
     hidden = held[: ends[0]]
     for (begin, after_scheme), end in zip(starts, ends[1:], strict=True):
-        # To the last @, because a password that is not percent-encoded may contain some.
+        # Up to the last @: a password that is not percent-encoded may contain @ itself.
         userinfo, at, rest = _BARE_USERINFO.sub(REDACTED, held[after_scheme:end]).rpartition("@")
         hidden += held[begin:after_scheme] + (REDACTED if userinfo else "") + at + rest
     return _TOKEN_USERINFO.sub(_hide_token, hidden).replace(_HELD, _USERINFO_FORM)
 
 
 def hide_values(text: str, values: Iterable[str]) -> str:
-    """The text with `***` for each of the values, in every form in which a message may quote it."""
+    """The text with `***` for each of the values, in all forms in which a message may quote a value."""
     forms = {form for value in values for form in (value, printable(value), printable(value[:60])[:_SHOWN]) if form}
     for form in sorted(forms, key=len, reverse=True):
         is_short = len(form) < _SHORT
@@ -74,10 +74,10 @@ def _without_beginning(text: str, forms: Iterable[str]) -> str:
 
 
 def password_candidates(text: str) -> Iterator[str]:
-    """What may be a password in the text of a plan, parsed or not: the rest of the line behind each word that names
-    one, or the next line where nothing follows; whole, up to what may end it, and its first word.
+    """Text that may be a password in a plan, parsed or not: what follows each word such as `password`, on the same line
+    or the next one. Each candidate comes whole, up to a character that may end it, and as its first word only.
 
-    Text that is no password may be among the candidates. A message then loses a word, but shows no secret.
+    Some candidates are not passwords. A message then loses a word, but shows no secret.
     """
     for label in _SECRET_LABEL.finditer(text):
         line = text[label.end() :].partition("\n")[0]

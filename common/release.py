@@ -1,4 +1,4 @@
-"""Which release this is, and on what it runs."""
+"""The version of redis-stampede, and the versions that it runs on."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ RELEASE = version("redis-stampede")
 
 
 def about(program: str) -> str:
-    """What `--version` prints: all that a report of a fault should name."""
+    """The text of `--version`: all versions that a bug report should name."""
     return f"{program} {RELEASE} (redis-stampede; Python {platform.python_version()}, redis-py {version('redis')})"

@@ -33,8 +33,8 @@ _ELSEWHERE = "name the token's file with --token-file or STAMPEDE_TOKEN_FILE"
 def default_token_path(environment: Mapping[str, str]) -> Path:
     """`$XDG_CONFIG_HOME/stampede/token`, or the same below `~/.config`.
 
-    Raises UsageError where there is no such place: a relative XDG_CONFIG_HOME, which the XDG Base Directory
-    Specification calls invalid, or no home directory, as for the arbitrary users of containers.
+    Raises UsageError for a relative XDG_CONFIG_HOME, which the XDG Base Directory Specification calls invalid, and
+    without a home directory, as for the arbitrary users of containers.
     """
     config = environment.get("XDG_CONFIG_HOME")
     if config:

@@ -146,7 +146,7 @@ class _Link:
 
     def __init__(self, context: Context, kind: int, endpoint: str) -> None:
         self.socket = context.socket(kind)
-        # Not always: a name such as localhost would then be looked for at its IPv6 address only.
+        # Only for IPv6 addresses: with this option ZeroMQ resolves names such as localhost to IPv6 only.
         self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)

@@ -21,9 +21,9 @@ from common.target import Ending, ending_of
 P = TypeVar("P")
 
 FAILED_PACE_NS = 1_000_000
-"""In a closed loop a worker whose operations end without a reply begins at most one in this time. Calls that fail at
-once never wait for the network, so without a pause a few failing workers would use all of the interpreter's time, and
-those that can work would get no turn."""
+"""Least time between the begins of a worker's operations while they fail without a reply, in a closed loop. Calls that
+fail at once never wait for the network: without this pause, a few failing workers would take the whole interpreter,
+and the other workers would starve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

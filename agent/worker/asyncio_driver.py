@@ -45,8 +45,8 @@ async def until(span: Span, due_ns: int) -> None:
 
 
 async def _make_way(span: Span, due_ns: int, begin_ns: int) -> None:
-    """After an operation that ended without a reply: let others work. A call that fails at once never waits for the
-    loop, so its task would go on alone. In a closed loop, `FAILED_PACE_NS` holds too."""
+    """Yield after an operation that ended without a reply. A call that fails at once never yields to the event loop, so
+    its task would starve the others. In a closed loop, `FAILED_PACE_NS` applies too."""
     await sleep(0)
     if due_ns < 0:
         await until(span, begin_ns + FAILED_PACE_NS)

@@ -71,7 +71,7 @@ class CollectedGroup:
         return self._sums.keys() | of_events | self._deliveries.places()
 
     def never_opened(self) -> dict[str, int]:
-        """Of the connections that were wanted so far, those that were not open at any time, by cause."""
+        """Wanted connections that were not open at any time so far, by cause."""
         return self._fold.never_opened()
 
     def release(
@@ -132,8 +132,8 @@ class Collector:
 
     @property
     def start_skew_ns(self) -> int:
-        """How long after its intended time the earliest operation began that was gathered so far; 0 without any. In a
-        closed loop the intended time is the begin of the leg."""
+        """Delay of the earliest operation so far after its intended time; 0 without any operation. In a closed loop the
+        intended time is the begin of the leg."""
         _, skew_ns = min((group.first for group in self._groups), default=NOTHING_BEGUN)
         return skew_ns
 
@@ -145,7 +145,7 @@ class Collector:
             self._gather()
 
     def woke(self, waited_ns: int) -> None:
-        """The main thread goes on after a wait that was to last so long; see `SelfWatch.woke`."""
+        """The main thread goes on after a wait of `waited_ns`; see `SelfWatch.woke`."""
         self._watch.woke(waited_ns)
 
     def talked(self) -> None:
@@ -183,7 +183,7 @@ class Collector:
         return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _with_unopened(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
-        """With the connections that never opened, which is known only now, in the last one."""
+        """The intervals, the last one with the connections that never opened: only now is it known which."""
         unopened = {group.name: found for group in self._groups if (found := group.never_opened())}
         if not unopened:
             return intervals

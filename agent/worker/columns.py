@@ -108,8 +108,8 @@ class NewKey:
 
 
 class _Once(Generic[T]):
-    """What was drawn last, for a placeholder that stands at several places of a command: the first place draws it, the
-    others ask for the same rows."""
+    """The last draw of a placeholder that a command has at several places: the first place draws, the others get the
+    same values for the same rows."""
 
     __slots__ = ("_drawn", "_rows")
 
@@ -125,8 +125,8 @@ class _Once(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A value. owner: the column of the key that it belongs to, for values that are verified. is_text: of letters and
-    digits, whatever the kind of the plan's values."""
+    """A value. owner: the column of its key, for values that are verified. is_text: `__text__`, which is text even if
+    the plan's values are of another kind."""
 
     values: Values
     owner: Column | None
@@ -140,16 +140,16 @@ class Data:
 
     @property
     def around(self) -> tuple[bytes, bytes]:
-        """What stands before and behind what is cut."""
+        """The bytes before and after the slice that is cut."""
         return (JSON_BEGIN, JSON_END) if self.values.is_json and not self.is_text else (b"", b"")
 
     @property
     def around_bytes(self) -> int:
-        """The size of that."""
+        """The size of both together."""
         return sum(map(len, self.around))
 
     def cuts(self, rows: Rows) -> tuple[Ints, Ints]:
-        """Where what is cut of each value begins in the source, and its size."""
+        """For each value, where its slice begins in the source, and the size of the slice."""
         starts, sizes = self.once.of(rows, lambda: self.values.cuts(rows.generator, rows.count))
         return starts, sizes - self.around_bytes if self.around_bytes else sizes
 
@@ -255,7 +255,7 @@ class _Maker:
         return self._piece(part)
 
     def _piece(self, piece: Piece) -> Column:
-        # The name of the command, which has no column, is the first piece of a template.
+        # Minus 1: a template's first piece is the name of the command, which has no column.
         made = self._made[piece.place - 1] if isinstance(piece, Again) else self._new(piece)
         self._made.append(made)
         if isinstance(made, Key | NewKey):

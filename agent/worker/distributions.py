@@ -199,8 +199,8 @@ def numbers_of(keys: Keys, thread: int, threads: int) -> Numbers:
 
 
 def part_of(minimum: int, maximum: int, thread: int, threads: int) -> tuple[int, int]:
-    """The first and the last number of a thread's part of minimum..maximum. Parts follow each other without a gap, and
-    are as long as the thread's quota of as many requests; of more threads than numbers, several have the same part."""
+    """The first and the last number of a thread's part of minimum..maximum. Parts are adjacent, and as long as the
+    thread's share of `size` requests. With more threads than numbers, several threads have the same part."""
     size = maximum - minimum + 1
     if size < threads:
         number = minimum + thread % size
@@ -210,7 +210,8 @@ def part_of(minimum: int, maximum: int, thread: int, threads: int) -> tuple[int,
 
 
 def deal(total: int, thread: int, threads: int) -> tuple[int, int]:
-    """(how many the threads before it get, how many it gets) where `total` is dealt over `threads`: all get the same,
-    the first ones get what remains, one each. Requests and keys are dealt alike, so that they meet one to one."""
+    """(how many all earlier threads get, how many this thread gets) if `total` is dealt over `threads`: all get the
+    same number, and the first ones get one of the rest each. Requests and keys are dealt in the same way, so that a
+    thread with as many requests as keys uses each key once."""
     share, rest = divmod(total, threads)
     return thread * share + min(thread, rest), share + (thread < rest)

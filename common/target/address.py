@@ -95,12 +95,12 @@ _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
 
 
 _DRIVER_INFO = DriverInfo()
-"""What redis-py says of itself. Made once: each connection would read the installed version from a file, which fails
-where no more files may be opened, and loses a place in the TCP pool."""
+"""The name and version that redis-py sends. Made once: otherwise each connection reads the version from a file. That
+fails at the limit of open files, and redis-py then loses a place in the TCP pool."""
 
 
 def _name_arguments(target: schema.Target) -> dict[str, Any]:
-    """Without a name, no CLIENT command is sent: also not CLIENT SETINFO, by which redis-py gives its own."""
+    """Arguments for CLIENT SETNAME and CLIENT SETINFO. Without a name, no CLIENT command is sent at all."""
     if target.client_name:
         return {"client_name": target.client_name, "driver_info": _DRIVER_INFO}
     return {"client_name": None, "driver_info": None}

@@ -1,8 +1,9 @@
-"""What nodes of a cluster say of each other: read as clients can use it, before redis-py looks at it.
+"""The addresses that cluster nodes announce, corrected for clients before redis-py reads them.
 
-A node may be named by an address that clients cannot use, which the plan maps; or by none at all: an empty host or null
-is that of the node that was asked (`cluster-preferred-endpoint-type unknown-endpoint`), and so is "?", a node without
-the hostname that the cluster prefers, unless its IP address stands beside it.
+- An address that clients cannot use is mapped as the plan says (`target.address_remap`).
+- An empty host or null (`cluster-preferred-endpoint-type unknown-endpoint`) means the host of the node that was asked.
+- "?" is a node without the hostname that the cluster prefers: its IP address is used if the reply has one, else the
+  host of the node that was asked.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from common.target.slots import SLOTS
 
 
 class NoSlots(redis.RedisError):
-    """A node of a cluster knows of no node that serves slots."""
+    """A cluster node reports a topology in which no node serves slots."""
 
 
 class Announced:
-    """Reads the addresses that one node tells. asked: the host by which that node is reached."""
+    """Corrects the addresses that one node announces. asked: the host at which clients reach that node."""
 
     def __init__(self, asked: str, remap: AddressMap) -> None:
         self._asked, self._remap = asked, remap
 
     def topology(self, reply: Any) -> list[list[Any]]:
         """A reply to CLUSTER SLOTS, with addresses that clients can use. Raises NoSlots, and InvalidResponse for a
-        reply that tells no topology."""
+        reply that is not a topology."""
         rows: list[list[Any]]
         try:
             rows = [
@@ -45,7 +46,7 @@ class Announced:
         return rows
 
     def correct(self, error: AskError) -> None:
-        """Have a MOVED or an ASK lead to where its node is reached."""
+        """Replace the address in a MOVED or ASK by the one at which clients reach that node."""
         error.host, error.port = error.node_addr = self._reached(error.host, error.port)
 
     def _node(self, node: Sequence[Any]) -> list[Any]:
@@ -59,13 +60,13 @@ class Announced:
             host = self._asked
         _, percent, zone = self._asked.partition("%")
         if percent and host.lower().startswith("fe80:") and "%" not in host:
-            # Nodes know no zones, which are names that this machine gives to its own interfaces.
+            # Nodes cannot announce a zone: it is the name of an interface of this machine.
             host = f"{host}%{zone}"
         return self._remap.reached(host, port)
 
 
 def _ip_beside(node: Sequence[Any]) -> str | None:
-    """What a node's further facts say, which are a list of names and values, or a map."""
+    """The IP address in a node's metadata, which is a flat list of names and values, or a map; None without one."""
     facts = node[3] if len(node) > 3 else {}
     pairs = facts.items() if isinstance(facts, dict) else zip(facts[::2], facts[1::2], strict=False)
     return next((str_if_bytes(value) for name, value in pairs if str_if_bytes(name) == "ip"), None)

@@ -72,7 +72,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         listeners: list[Any] = [self._refreshes]
         address, arguments = address_of(target), connection_arguments(target)
         more: dict[str, Any] = {"events": events, "lifeline": lifeline, "remap": AddressMap(target.address_remap)}
-        # redis-py refuses it, because clusters have had databases only since Valkey 9.
+        # redis-py refuses a database for clusters, which have databases only since Valkey 9.
         more["db"] = arguments.pop("db")
         if address.tls:
             more["server_name"] = server_name(target)
@@ -103,9 +103,9 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             raise await self._not_covered() from error
 
     async def _not_covered(self) -> SlotNotCoveredError:
-        """What to raise where a slot has no node. Reads the topology first, from time to time."""
+        """The error for a slot without a node. Reads the topology first, if `Rereading` says that it is due."""
         if self._rereading.is_due():
-            # Where no node answers, the slot is still what this command lacks.
+            # If no node answers either, report the slot, not this error.
             with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                 await self.nodes_manager.initialize()
         return SlotNotCoveredError("a slot is not covered by the cluster")
@@ -163,7 +163,7 @@ class _Transaction:
         self._commands.append(arguments)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """As redis-py's pipelines do, which read the topology first where that is due; its transactions do not."""
+        """Read the topology first if that is due: redis-py's pipelines do, its transactions do not."""
         client = self._pipeline.cluster_client
         if client._initialize:
             await client.initialize()

@@ -132,7 +132,7 @@ class AsyncObservedSentinelTls(AsyncObserved, AsyncNamed, SentinelManagedSSLConn
 
 
 class AsyncWithRedirects(AsyncObserved):
-    """To a node of a cluster, which may send us elsewhere. remap: of the addresses that it tells."""
+    """A connection to a cluster node, which may redirect us. remap: for the addresses that the node announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -142,12 +142,12 @@ class AsyncWithRedirects(AsyncObserved):
 
     @property
     def announced(self) -> Announced:
-        """Reads the addresses that it tells."""
+        """Corrects the addresses that this node announces."""
         return Announced(self.host, self._remap)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         await super().send_packed_command(command, check_health)
-        # After, because the handshake and the health check send commands of their own.
+        # After the call, because in it the handshake and the health check send commands too.
         self._is_asked_for_slots = command == self._asking_for_slots
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
 """Why a connection was not opened, or was lost: a short, stable name for each cause. Pure.
 
-The name follows from the class of the error, its errno, or the code of the server's error reply. Two causes have no
-other mark than a fixed text: Redis sends "max number of clients reached", and in a cluster "max number of clients +
-cluster connections reached", under the general code ERR; asyncio joins the errors of several addresses into one text.
+The name follows from the class of the error, its errno, or the code of the server's error reply. Two causes can only be
+recognised by text: Redis sends "max number of clients reached" (in a cluster "max number of clients + cluster
+connections reached") with the general code ERR, and asyncio joins the errors of several addresses into one text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BY_ERRNO = {
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
     errno.ENOENT: "no socket file",
-    # Of a Unix socket, whose backlog is full.
+    # Only Unix sockets: their backlog is full.
     errno.EAGAIN: "backlog full",
     errno.EACCES: "permission",
     errno.EPERM: "permission",
@@ -66,7 +66,7 @@ def is_maxclients(error: BaseException) -> bool:
 
 def os_error_of(error: BaseException | None) -> OSError | None:
     """The error of the socket behind an error of redis-py; None where there is none, and for a timeout."""
-    # redis-py raises its own error while it handles the socket's, which so is the context and not the cause.
+    # redis-py raises its error while it handles the socket's error, so that one is the context, not the cause.
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             return error
@@ -92,7 +92,7 @@ def _cause_of_os(error: OSError | None) -> str:
 
 
 def _cause_of_class(error: BaseException) -> str:
-    # redis-py has no class of its own for an end of file: it is a plain ConnectionError. Which of these a server's
-    # closing shows as is for the moment in which we look to decide.
+    # If the server closes a connection, redis-py raises a plain ConnectionError (end of file), or the socket raises a
+    # reset or a broken pipe. Which one depends on timing, so all count as the same cause.
     closed = type(error) is redis.ConnectionError or isinstance(error, ConnectionResetError | BrokenPipeError)
     return CLOSED_BY_SERVER if closed else type(error).__name__

@@ -92,7 +92,7 @@ def _ping(target: schema.Target) -> None:
 
 
 def _count_databases(target: schema.Target) -> int | None:
-    """How many databases the target has; None where it does not tell."""
+    """How many databases the target has; None if it does not answer CONFIG GET."""
     address = address_of(target)
     name = "cluster-databases" if address.shape is Shape.CLUSTER else "databases"
     first = msgspec.structs.replace(target, url=msgspec.structs.replace(address, db=0).url)

@@ -77,7 +77,7 @@ class ClusterClient(redis.RedisCluster):
         self._rereading = Rereading()
         manager: Any = self.nodes_manager
         self._look_up = manager.get_node_from_slot
-        # Pipelines and transactions share the manager, and ask it alone.
+        # Replaced in the manager, because pipelines and transactions ask only the manager.
         manager.get_node_from_slot = self._node_of_slot
 
     @property
@@ -91,7 +91,7 @@ class ClusterClient(redis.RedisCluster):
             node: ClusterNode = self._look_up(slot, *args, **kwargs)
         except SlotNotCoveredError:
             if self._rereading.is_due():
-                # Where no node answers, the slot is still what this command lacks.
+                # If no node answers either, report the slot, not this error.
                 with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                     self.nodes_manager.initialize()
             raise
@@ -174,8 +174,8 @@ def _connection_class(
     return type(base.__name__, (base,), {"__init__": init})
 
 
-# What redis-py's cluster client would drop on the way to its connections, or refuses: clusters have had databases only
-# since Valkey 9.
+# Arguments that redis-py's cluster client does not pass on to its connections, or refuses (clusters have databases only
+# since Valkey 9).
 _OF_THE_CLASS = ("health_check_interval", "db")
 
 _LOST = (redis.ConnectionError, redis.TimeoutError)

@@ -26,13 +26,13 @@ REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 
 
 class ConnectionEvents(Protocol):
-    """Told of everything that happens to the connections of one client, from any thread. Stamps are monotonic ns.
+    """Receives all events of the connections of one client, from any thread. Times are monotonic ns.
 
-    which: the connection's number, as `number` gave it.
+    which: the connection's number, as `number` returned it.
     """
 
     def number(self) -> int | None:
-        """The number of a new connection; None where connections are not told apart."""
+        """The number of a new connection; None if connections are not counted one by one."""
 
     def tried(self, at_ns: int, which: int | None) -> None:
         """An attempt to open the connection begins."""
@@ -44,7 +44,7 @@ class ConnectionEvents(Protocol):
         """A connect or its handshake failed. cause: see `attempt_cause`."""
 
     def dropped(self, at_ns: int, cause: str, which: int | None) -> None:
-        """An open connection was lost without our meaning it. cause: see `drop_cause`."""
+        """An open connection was lost unexpectedly. cause: see `drop_cause`."""
 
     def closed(self, at_ns: int, which: int | None) -> None:
         """We closed an open connection."""
@@ -75,8 +75,8 @@ class Unobserved:
 
 @contextmanager
 def wary_handshake(connection: Any) -> Iterator[None]:
-    """A handshake that may meet any kind of server. What redis-py raises has `handshake_step`: the command, such as
-    ("CLIENT", "SETNAME"), to which no good answer came."""
+    """A handshake with a server that may be of any kind. An error of redis-py gets `handshake_step`: the command that
+    failed, such as ("CLIENT", "SETNAME")."""
     sent: list[tuple[str, ...]] = [("", "")]
     send = connection.send_command
 
@@ -84,12 +84,12 @@ def wary_handshake(connection: Any) -> Iterator[None]:
         sent.append(tuple(map(str, arguments[:2])))
         return send(*arguments, **options)
 
-    # For as long as the handshake lasts: commands of the load cost nothing more.
+    # Only during the handshake, so that commands of the load have no extra cost.
     connection.send_command = noted
     try:
         yield
     except AttributeError as error:
-        # redis-py takes the reply to HELLO for a map without looking.
+        # redis-py does not check that the reply to HELLO is a map.
         raise redis.InvalidResponse("HELLO was not answered with a map") from error
     except redis.RedisError as error:
         error.handshake_step = sent[-1]  # type: ignore[attr-defined]
@@ -114,7 +114,7 @@ class Named(SSLConnection):
         super().__init__(**arguments)
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
-        # redis-py asks for the host that it connects to, and takes no other name. No certificate has a zone.
+        # redis-py checks the certificate for the host that it connects to. No certificate has a zone.
         host, self._host = self._host, self._server_name or self._host.partition("%")[0]
         try:
             return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
@@ -123,7 +123,8 @@ class Named(SSLConnection):
 
 
 class Observed(Wary):
-    """Tells of its life, and hangs on a lifeline. is_announced: by a cluster or Sentinels, and not by the plan."""
+    """Reports its events, and ends when its lifeline is cut. is_announced: a cluster or Sentinels announced its
+    address; it is not in the plan."""
 
     def __init__(
         self, *, events: ConnectionEvents, lifeline: Lifeline, is_announced: bool = False, **arguments: Any
@@ -241,7 +242,7 @@ class ObservedSentinelTls(Observed, Held, SentinelManagedSSLConnection):
 
 
 class WithRedirects(Observed):
-    """To a node of a cluster, which may send us elsewhere. remap: of the addresses that it tells."""
+    """A connection to a cluster node, which may redirect us. remap: for the addresses that the node announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -251,12 +252,12 @@ class WithRedirects(Observed):
 
     @property
     def announced(self) -> Announced:
-        """Reads the addresses that it tells."""
+        """Corrects the addresses that this node announces."""
         return Announced(self.host, self._remap)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
-        # After, because the handshake and the health check send commands of their own.
+        # After the call, because in it the handshake and the health check send commands too.
         self._is_asked_for_slots = command == self._asking_for_slots
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,5 @@
-"""A client for questions to one server beside the load, which remembers what it asked last and what it heard: so an
-answer that makes no sense can be named, whoever stumbles over it."""
+"""A client for questions to one server beside the load. It remembers its last question and the answer, so that an error
+can name an answer that makes no sense."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from common.errors import TargetError
 from common.units import printable
 
 STUMBLES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
-"""What comes of an answer of another type, length or encoding than Redis gives, in redis-py or in what reads its reply.
-An overlong integer is among them: Python refuses to print it."""
+"""Errors in redis-py, or in code that reads its replies, if an answer has an unexpected type, length or encoding.
+ValueError also covers an overlong integer, which Python refuses to print."""
 
 _NOTHING = object()
 
 
 class Questions(redis.Redis):
-    """redis-py's client of one server. question: what was asked last; answer: as it was read, before redis-py or
-    anybody else made anything of it."""
+    """redis-py's client of one server. question: the last command; answer: its reply as it was read, before redis-py
+    converts it."""
 
     question = ""
     answer: object = _NOTHING
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        # The first words alone: keys and values are not for messages.
+        # Only the first words: messages must not show keys and values.
         words = args[:2] if str(args[0]).upper() in _CONTAINERS else args[:1]
         self.question, self.answer = " ".join(map(str, words)), _NOTHING
         try:
@@ -46,7 +46,7 @@ _CONTAINERS = frozenset({"INFO", "CONFIG", "SENTINEL", "SCRIPT", "FUNCTION"})
 
 
 class _Overheard:
-    """A connection whose replies are remembered."""
+    """A connection that stores its replies in the client."""
 
     def __init__(self, connection: Any, client: Questions) -> None:
         self._connection, self._client = connection, client
@@ -58,8 +58,8 @@ class _Overheard:
 
 @contextmanager
 def understood(name: object, client: Any = None) -> Iterator[None]:
-    """Whoever stumbles within over what a server said raises TargetError, which names the server, the question and the
-    answer. name: of the server. client: that asks it; of another class than Questions, the question is not known."""
+    """Turns errors from an answer that makes no sense (`STUMBLES`) into TargetError with the server, the question and
+    the answer. name: of the server. client: the one that asks; only for a Questions client the question is known."""
     try:
         yield
     except STUMBLES as error:
@@ -71,7 +71,7 @@ _UNKNOWN = object()
 
 
 def nonsense(error: Exception, question: str = "", answer: object = _UNKNOWN) -> str:
-    """What makes no sense in a server's answer, and to whom. question: "" where it is not known."""
+    """What is wrong with a server's answer, and the error that it caused. question: "" if it is not known."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({os.path.basename(last[0].filename)}:{last[0].lineno})" if last else ""
     text = printable(" ".join(str(error).split()))[:100]

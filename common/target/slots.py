@@ -1,4 +1,4 @@
-"""Where a key lives in a cluster, and how often to ask again while nobody serves its slot."""
+"""The slot of a key, and how often to read the topology again while no node serves a slot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
 
 
 class Rereading:
-    """Limits how often one client reads the topology because a slot has no node: after 0.25 s, which is redis-py's own
-    pause after CLUSTERDOWN, and then after twice the pause each time, up to 4 s. A reading is not cheap: redis-py makes
-    its connections to all nodes anew."""
+    """Limits how often one client reads the topology while a slot has no node. The first pause is 0.25 s, as redis-py's
+    after CLUSTERDOWN; each further pause is twice as long, up to 4 s. Reading is expensive: redis-py opens new
+    connections to all nodes."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
@@ -24,10 +24,10 @@ class Rereading:
         self._pause_ns = 0
 
     def is_due(self) -> bool:
-        """Whether to read it now; to be asked whenever an operation finds no node."""
+        """Whether to read the topology now. Call it whenever an operation finds no node."""
         now_ns = self._now()
         if now_ns - self._asked_ns > _LONGEST_PAUSE_S * NS_PER_S:
-            # It was there in between.
+            # No operation lacked a node for a while, so the slot was back: begin with short pauses again.
             self._pause_ns = 0
         self._asked_ns = now_ns
         if now_ns < self._next_ns:

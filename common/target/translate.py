@@ -28,8 +28,8 @@ TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClust
 
 @contextmanager
 def translated(target: schema.Target, node: str = "") -> Iterator[None]:
-    """Whatever redis-py raises within comes out as TargetError, in one line; so does what it stumbles over. node: its
-    name, where only one of the target's servers was asked."""
+    """Turns errors of redis-py, and errors from answers that make no sense, into TargetError with one line. node: the
+    name of the server, if only one of the target's servers was asked."""
     try:
         yield
     except TARGET_ERRORS as error:
@@ -49,8 +49,8 @@ def translate(error: Exception, target: schema.Target, node: str = "") -> Target
 
 
 def gave_no_answer(error: TargetError) -> bool:
-    """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time; an
-    error reply is an answer."""
+    """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time. An
+    error reply counts as an answer."""
     inner: BaseException | None = error.__cause__
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -66,7 +66,7 @@ _TOPOLOGY = {
     Shape.SENTINEL: "SENTINEL (or a command of the run)",
     Shape.CLUSTER: "CLUSTER SLOTS (or a command of the run)",
 }
-"""What redis-py asks by itself, and makes more of than of any reply to us."""
+"""Questions that redis-py asks by itself, and whose answers it interprets."""
 
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
@@ -125,8 +125,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
 
 
 def _announced_finding(error: Exception, target: schema.Target, node: str) -> str:
-    """That a server cannot be reached, which the plan does not name but others announced; "" for anything else. Follows
-    the name of the node, or of the target."""
+    """The message if a server with an announced address (not one of the plan) cannot be reached; "" for other errors.
+    It continues a line that begins with the name of the node, or of the target."""
     announced, address = _announced(error), address_of(target)
     if announced is None or (address.shape is Shape.CLUSTER and announced in address.hosts):
         return ""
@@ -158,17 +158,17 @@ _UNREACHED = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, 
 
 
 def _announced(error: BaseException | None) -> Host | None:
-    """Where the connection went that failed with this error, if it went where others sent it."""
+    """The address of the connection that failed with this error, if it was an announced one."""
     return next((each.announced for each in _chain(error) if hasattr(each, "announced")), None)
 
 
 def _handshake_finding(error: Exception, target: schema.Target) -> str:
-    """What a refused command of the handshake means, where we can do without that command; "" otherwise."""
+    """The message if the server refused a command of the handshake that a setting can leave out; "" otherwise."""
     command, argument = getattr(error, "handshake_step", ("", ""))
     code = getattr(error, "status_code", None)
     is_refusal = isinstance(error, redis.ResponseError | redis.AuthenticationError)
     if is_refusal and command == "HELLO":
-        # A HELLO with a password in it needs none, so a server that wants one did not know the command.
+        # HELLO was sent with the password, so a server that answers NOAUTH did not understand HELLO.
         is_unknown = code in (None, "ERR", "NOPROTO") or (code == "NOAUTH" and address_of(target).password)
         return (
             f"refused HELLO, the first command of RESP3: {_reply_line(error)}: say --protocol 2" if is_unknown else ""
@@ -202,7 +202,7 @@ def lacks_database(error: BaseException | None) -> bool:
     return any(_NO_DATABASE in str(each).lower() or _ONE_DATABASE in str(each).lower() for each in _chain(error))
 
 
-# What servers say to SELECT: of a number too high, and of any number in a cluster before Valkey 9.
+# Error replies to SELECT: for a number that is too high, and for any number in a cluster before Valkey 9.
 _NO_DATABASE, _ONE_DATABASE = "db index is out of range", "select is not allowed in cluster mode"
 
 
@@ -216,7 +216,7 @@ def _database_finding(error: Exception, target: schema.Target) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """An error and all errors that led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -290,7 +290,7 @@ def _reply_line(error: Exception) -> str:
 
 
 def _one_line(value: object) -> str:
-    # A server quotes the arguments of a command that it does not know: of HELLO and AUTH, that is the password.
+    # Servers quote the arguments of an unknown command: for HELLO and AUTH these include the password.
     text = " ".join(str(value).split()).partition(", with args beginning with")[0]
     return text[:200].rstrip(".")
 

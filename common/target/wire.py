@@ -114,7 +114,7 @@ def too_late() -> Exception:
 
 
 def not_covered() -> Exception:
-    """What redis-py raises for a slot that no node serves."""
+    """The error that redis-py raises for a slot that no node serves."""
     return SlotNotCoveredError("a slot is not covered by the cluster")
 
 
