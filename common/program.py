@@ -155,9 +155,17 @@ def _room(filename: str) -> str | None:
 
 def _without_directory(error: Exception) -> str:
     """The end of a message about a file, if the cause is a deleted working directory; else ""."""
-    of_files = isinstance(error, UsageError | OSError) or isinstance(error.__cause__, OSError)
+    of_files = isinstance(error, UsageError) or any(isinstance(cause, OSError) for cause in _causes(error))
     gone = of_files and directory_is_gone()
     return "; the working directory was deleted: change to one that exists (cd)" if gone else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def directory_is_gone() -> bool:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from common.commands.words import split_words, word_bytes
-from common.units import show
+from common.commands.words import show_word, split_words, word_bytes
 
 
 class Placeholder(enum.Enum):
@@ -148,12 +147,14 @@ def parse_template(text: str) -> Template:
     try:
         words = split_words(text)
     except ValueError as error:
-        raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}: {error}') from error
+        raise ValueError(
+            f'expected a command such as "SET __key__ __data__", got {show_word(text)}: {error}'
+        ) from error
     if not words or not words[0] or "__" in words[0]:
-        raise ValueError(f'expected a command such as "SET __key__ __data__", got {show(text)}')
+        raise ValueError(f'expected a command such as "SET __key__ __data__", got {show_word(text)}')
     name = words[0].upper()
     if not name.isprintable():
-        raise ValueError(f"expected the name of a command, got {show(words[0])}")
+        raise ValueError(f"expected the name of a command, got {show_word(words[0])}")
     parser = _Parser()
     parts: list[Part] = [name.encode()]
     for word in words[1:]:
@@ -195,7 +196,7 @@ class _Parser:
         for piece in pieces:
             if piece in _WHOLE_ARGUMENT:
                 assert isinstance(piece, Placeholder)
-                raise ValueError(f"expected {piece.value} as a whole argument, got {show(word)}")
+                raise ValueError(f"expected {piece.value} as a whole argument, got {show_word(word)}")
         return [Mixed(tuple(pieces))]
 
     def check_names(self) -> None:
@@ -212,7 +213,7 @@ class _Parser:
             return _piece(mark, word)
         piece, name = _piece(f"{named[1]}__", word), named[2]
         if not (isinstance(piece, Rand) or (isinstance(piece, Placeholder) and piece in _NAMED)):
-            raise ValueError(f"expected {named[1]}__ without a name, got {show(mark)}")
+            raise ValueError(f"expected {named[1]}__ without a name, got {show_word(mark)}")
         first = self._first.get(name)
         if first is None:
             self._alone[name] = mark
@@ -220,7 +221,7 @@ class _Parser:
         self._alone.pop(name, None)
         if first.piece != piece:
             raise ValueError(
-                f"expected one placeholder for the name {name} in a command, got another one in {show(mark)}"
+                f"expected one placeholder for the name {name} in a command, got another one in {show_word(mark)}"
             )
         return first
 
@@ -246,29 +247,31 @@ def _piece(mark: str, word: str) -> Piece:
         return _rand(inside, word)
     if name == "sha":
         if not inside:
-            raise ValueError(f"expected __sha(NAME)__ with the name of one of the plan's scripts, got {show(word)}")
+            raise ValueError(
+                f"expected __sha(NAME)__ with the name of one of the plan's scripts, got {show_word(word)}"
+            )
         return Sha(inside)
     if name in ("keys", "pairs"):
-        raise ValueError(f"expected __{name}(N)__ as a whole argument, got {show(word)}")
+        raise ValueError(f"expected __{name}(N)__ as a whole argument, got {show_word(word)}")
     raise _unknown(mark, word)
 
 
 def _rand(inside: str, word: str) -> Rand:
     numbers = [_whole(text) for text in inside.split(",")]
     if len(numbers) != 2 or None in numbers:
-        raise ValueError(f"expected __rand(A,B)__ with two whole numbers, got {show(word)}")
+        raise ValueError(f"expected __rand(A,B)__ with two whole numbers, got {show_word(word)}")
     low, high = numbers
     assert low is not None
     assert high is not None
     if not _SMALLEST <= low <= high < _LARGEST:
-        raise ValueError(f"expected __rand(A,B)__ with A <= B, both within 62 bits, got {show(word)}")
+        raise ValueError(f"expected __rand(A,B)__ with A <= B, both within 62 bits, got {show_word(word)}")
     return Rand(low, high)
 
 
 def _repeated(word: str, name: str, inside: str) -> list[Part]:
     count = _whole(inside)
     if count is None or not 1 <= count <= MOST_REPEATED:
-        raise ValueError(f"expected __{name}(N)__ with a number from 1 to {MOST_REPEATED}, got {show(word)}")
+        raise ValueError(f"expected __{name}(N)__ with a number from 1 to {MOST_REPEATED}, got {show_word(word)}")
     each: list[Part] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
     return each * count
 
@@ -279,8 +282,8 @@ def _whole(text: str) -> int | None:
 
 
 def _unknown(found: str, word: str) -> ValueError:
-    within = "" if found == word else f" in {show(word)}"
+    within = "" if found == word else f" in {show_word(word)}"
     return ValueError(
-        f"expected one of {', '.join(PLACEHOLDERS)}, got {show(found)}{within}; "
+        f"expected one of {', '.join(PLACEHOLDERS)}, got {show_word(found)}{within}; "
         r'text with two underscores is "_\x5f" in double quotes'
     )

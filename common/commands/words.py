@@ -119,6 +119,11 @@ def _written(letter: str) -> str:
     return _WRITTEN.get(letter) or (f"\\x{ord(letter):02x}" if letter < " " or letter == "\x7f" else letter)
 
 
+def show_word(word: str) -> str:
+    """A word as a message quotes it: a byte is the escape that stands for it."""
+    return show(_RAW_BYTE.sub(lambda byte: _written(byte[0]), word))
+
+
 def join_words(words: list[str]) -> str:
     """The line that `split_words` splits into these words."""
     return " ".join(map(quote_word, words))

@@ -26,10 +26,15 @@ OUTCOME_STYLES = {
 def console_for(*, stderr: bool = False) -> Console:
     """The console on stdout, or on stderr. It has colours on a terminal, or if FORCE_COLOR (or TTY_COMPATIBLE=1) is
     set, but never if NO_COLOR is set. It is interactive, and so redraws a live view, on a terminal only."""
-    forced = bool(os.environ.get("FORCE_COLOR"))
+    forced = os.environ.get("FORCE_COLOR")
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    console = Console(stderr=stderr, color_system="standard" if forced and dumb else "auto")
-    console.is_interactive = console.is_interactive and (sys.stderr if stderr else sys.stdout).isatty()
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    # rich takes an empty FORCE_COLOR for "never"; by its standard it is as good as none.
+    force_terminal = is_terminal if forced == "" else None
+    console = Console(
+        stderr=stderr, force_terminal=force_terminal, color_system="standard" if forced and dumb else "auto"
+    )
+    console.is_interactive = console.is_interactive and is_terminal
     return console
 
 

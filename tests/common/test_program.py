@@ -152,6 +152,7 @@ GONE = "; the working directory was deleted: change to one that exists (cd)"
         (UsageError("no run there"), True),
         (FileNotFoundError(2, "No such file"), True),
         (plan_error(FileNotFoundError()), True),
+        (plan_error(plan_error(FileNotFoundError())), True),
         (plan_error(None), False),
         (TargetError("nothing listens there"), False),
     ],

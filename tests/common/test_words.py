@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.commands.template import parse_template
 from common.commands.words import as_text, bytes_word, join_words, quote_word, split_words, word_bytes
 
 
@@ -83,3 +84,9 @@ def test_a_flag_with_any_bytes_becomes_text_that_means_the_same_bytes(word: str)
 def test_a_flag_that_is_text_stays_as_it_was_typed() -> None:
     assert as_text("SET  __key__   'é'") == "SET  __key__   'é'"
     assert as_text("SET __key__ \udcff\udc80é") == r'SET __key__ "\xff\x80é"'
+
+
+def test_a_message_about_a_template_shows_bytes_as_they_are_written() -> None:
+    with pytest.raises(ValueError, match=r"__seq:NAME__, got") as caught:
+        parse_template(r'SET __key__ "\x00\xff__kye__\xc3"')
+    assert r'got "__kye__" in "\x00\xff__kye__\xc3"' in str(caught.value)

@@ -53,6 +53,8 @@ class Pretended(io.StringIO):
         (False, {"TTY_COMPATIBLE": "1"}, True, False),
         (True, {"NO_COLOR": "1"}, False, True),
         (True, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, True),
+        (True, {"FORCE_COLOR": ""}, True, True),
+        (False, {"FORCE_COLOR": ""}, False, False),
         (True, {"TERM": "dumb"}, False, False),
         (True, {"TTY_COMPATIBLE": "0"}, False, False),
     ],
