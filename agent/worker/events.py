@@ -1,9 +1,9 @@
 """What happened to the connections of a client instance, and how it adds up per second of the run.
 
-Which connections are wanted: those that are open, those that an attempt to open is under way for, and through the
-second of a failed attempt the one that it was for. So a client of redis-py, which opens connections as calls need them,
-wants as many as calls need. The wire driver wants all its connections, from the begin to the end; its log does not tell
-redis-py's connections apart, whose pool hands one to whichever link tries next, but links.
+A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. So
+a client of redis-py, which opens connections as calls need them, wants as many as calls need. The wire driver wants
+all its connections for the whole run. Its log counts links instead of redis-py's connections, because redis-py's pool
+hands a connection to any link that tries next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NUMBERS = itertools.count()
 
 
 def next_number() -> int:
-    """The number of a new connection or link: no other one of this process has it."""
+    """The number of a new connection or link, unique in this process."""
     return next(_NUMBERS)
 
 
@@ -54,7 +54,7 @@ class EventLog:
     """
 
     def __init__(self, *, of_links: bool = False) -> None:
-        """of_links: links are told apart, and not redis-py's connections."""
+        """of_links: links are counted one by one, and not redis-py's connections."""
         self._events: list[Event] = []
         self._of_links = of_links
 
@@ -86,19 +86,19 @@ class EventLog:
         self._events.append((at_ns, EventKind.TOPOLOGY_REFRESHED, None, None))
 
     def link_wanted(self, at_ns: int, which: int) -> None:
-        """A link is wanted from now on, whatever operations need."""
+        """A link is wanted from now on, even if no operation needs it."""
         self._events.append((at_ns, EventKind.LINK_WANTED, None, which))
 
     def link_unwanted(self, at_ns: int, which: int) -> None:
-        """A link is not wanted any more: the node that it leads to is gone."""
+        """A link is not wanted any more: its node is gone."""
         self._events.append((at_ns, EventKind.LINK_UNWANTED, None, which))
 
     def link_opened(self, at_ns: int, which: int) -> None:
-        """A link stands."""
+        """A link is open."""
         self._events.append((at_ns, EventKind.LINK_OPENED, None, which))
 
     def link_failed(self, at_ns: int, cause: str, which: int) -> None:
-        """A link could not be opened, with all attempts of the plan's policy, the last of which failed of this."""
+        """A link could not be opened with all retries of the plan. cause: of the last failed attempt."""
         self._events.append((at_ns, EventKind.LINK_FAILED, cause, which))
 
     def take(self) -> list[Event]:
@@ -113,11 +113,11 @@ _STEP = {EventKind.OPENED: 1, EventKind.DROPPED: -1, EventKind.CLOSED: -1}
 _FAILED = (EventKind.ATTEMPT_FAILED, EventKind.LINK_FAILED)
 _STANDS = (EventKind.OPENED, EventKind.LINK_OPENED)
 _LEFT = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKind.LINK_UNWANTED)
-"""After these a connection is wanted until the end of the second, unless it is tried again."""
+"""After these events a connection is wanted until the end of the second, unless it is tried again."""
 
 
 class ConnectionFold:
-    """Adds up the events of one group of pools, in the order of time, and keeps count of what is open and wanted."""
+    """Adds up the events of one group of pools in order of time, and counts open and wanted connections."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -128,7 +128,7 @@ class ConnectionFold:
         self._failed: Counter[str] = Counter()
 
     def add_up(self, events: list[Event], *, is_late: bool) -> ConnectionMetrics:
-        """Metrics of one second. is_late: it was reported before, these came after; its gauges stand already."""
+        """Metrics of one second. is_late: the second was reported before, with its gauges; these events came later."""
         peak = self._open
         for _, kind, _, _ in events:
             self._open += _STEP.get(kind, 0)
@@ -155,8 +155,8 @@ class ConnectionFold:
         )
 
     def never_opened(self) -> dict[str, int]:
-        """How many of the connections that were wanted have not been open at any time, by why the last attempt failed.
-        A link that is still being tried, or waits for that, counts for the most frequent cause of its pool."""
+        """How many wanted connections were not open at any time, by cause of the last failed attempt. A link whose
+        first attempt has not ended counts under the most frequent cause of its pool."""
         never = Counter(cause for which, cause in self._causes.items() if which not in self._ever_open)
         if pending := sum(which not in self._causes for which in self._links - self._ever_open):
             most = self._failed.most_common(1)
@@ -164,7 +164,7 @@ class ConnectionFold:
         return dict(never)
 
     def _follow(self, events: list[Event]) -> int:
-        """Keep track of each connection. Returns how many were wanted in this second."""
+        """Track each connection. Returns how many were wanted in this second."""
         leaving: set[int] = set()
         for _, kind, detail, which in events:
             if which is None:

@@ -49,7 +49,7 @@ class Host(Protocol):
 
     @property
     def nodes(self) -> int:
-        """How many servers each client instance may connect to. To be asked after `open`."""
+        """How many servers each client instance may connect to. Known only after `open`."""
 
     @property
     def is_alive(self) -> bool:

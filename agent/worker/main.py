@@ -197,7 +197,7 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
         if now_ns >= due_ns:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
-            collector.talked()  # an agent that does not listen holds up this thread, but not the load
+            collector.talked()  # waiting for the agent to read is not a stall: it does not hold up the load
             second = through + 1
         if not run.is_alive:
             run.finish_listening(now_ns)

@@ -173,8 +173,8 @@ class Sums:
     """
 
     def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None) -> None:
-        """is_open: whether a lag tells how late an operation was sent; in a closed loop nothing was due, and the begin
-        of the leg is the intended time of its first operation."""
+        """is_open: the leg is an open loop, and a lag says how late an operation was sent. In a closed loop the begin
+        of the leg is the intended time of the first operation."""
         self._is_open, self._begin_ns, self._end_ns = is_open, begin_ns, end_ns
         self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
         self._waits, self._lags = RunningHistogram(), RunningHistogram()
@@ -211,7 +211,8 @@ class Sums:
             self.begun_after += int(counts[began_ns >= self._end_ns].sum())
 
     def _first_of(self, began_ns: Ints, lag_ns: Ints) -> tuple[int, int]:
-        """The earliest begin. Operations of one batch begin together, and the batch is due with its last one."""
+        """`first` with these operations. Operations of one batch begin together, and the batch is due with its last
+        one."""
         earliest_ns = int(began_ns.min())
         if earliest_ns > self.first[0]:
             return self.first

@@ -135,8 +135,8 @@ class WorkerRun:
         """Make sure that the target answers, make what is still to be made (clients of a cluster, which read its
         topology), and open what is to be prewarmed. Returns how many connections were prewarmed.
 
-        Raises TargetError, FleetError where this process may not open enough files for the connections that it needs
-        from the start, and whatever on_progress raises (see `prewarm`).
+        Raises TargetError, FleetError if this process may not open enough files for the connections that it needs
+        from the start, and every error of on_progress (see `prewarm`).
         """
         ping_target(self._plan.target)
         wanted: list[Opens] = []
@@ -149,7 +149,7 @@ class WorkerRun:
         return prewarm(wanted, self._plan.target, self._lifeline, on_progress)
 
     def _refuse_shortage_of_files(self) -> None:
-        """Before the load: in it, connections that cannot be opened would leave it to the others."""
+        """Fail before the load: during it, the connections that opened would carry all of the load."""
         nodes = max((host.nodes for host in self._hosts), default=1)
         connections = nodes * needed(self._plan, self._shares).all_at_once
         if connections and (found := shortage(open_files_limit(), open_files(), connections)):

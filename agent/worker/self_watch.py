@@ -1,5 +1,5 @@
-"""What the load costs this process, and what holds it up, by place as the collector has it: CPU time, how busy event
-loops are, CPU quotas that throttle it, and stalls.
+"""What the load costs this process, and what holds the process up, by the collector's places: CPU time, how busy event
+loops are, throttling by CPU quotas, and stalls.
 
 The CPU time is the whole process', the binning of rows included, as the system counts it. It is read at moments as they
 come, mostly every 50 ms; what it was at the border of a second or a leg lies on the line between two readings. Places
@@ -8,9 +8,9 @@ follow each other, and each gets what was used since the one before: so nothing 
 What is used after the load's end, to bin its last second above all, belongs to the last place, but is no share of a
 core: nobody was loading any more.
 
-A stall is seen by the main thread: it went to wait for some time, and came back much later, while the whole process
-used next to no CPU time. So somebody stopped the process, or the machine had no time or memory for it. A main thread
-that is late because other threads have the interpreter's lock is no stall: they use CPU time.
+The main thread detects stalls: it waits for some time and wakes up much later, while the whole process used next to no
+CPU time. Then the process was stopped, or its machine had no time or memory for it. A main thread that is late because
+other threads have the interpreter's lock is no stall: these threads use CPU time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONG_ENOUGH_NS = NS_PER_S // 2
 """A share over less than this says more of the moment than of the load."""
 
 _IDLE_BELOW = 4
-"""A process that used more than one part in so many of a core did run."""
+"""A process that used more than this part (one of 4) of a core was running, not stalled."""
 
 
 class _Meter:
@@ -47,12 +47,12 @@ class _Meter:
         self._told: int | None = None
 
     def note(self, offset_ns: int, value: int) -> None:
-        """This is what it said so long after the start instant."""
+        """Add a reading. offset_ns: from the start instant."""
         self._offsets_ns.append(offset_ns)
         self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """What it grew by from where the last call ended, at first the start instant, up to `to_ns` after the start."""
+        """The growth since the end of the last call (at first the start instant) up to `to_ns` after the start."""
         if self._told is None:
             self._told = self._at(0)
         to_ns = max(to_ns, self.through_ns)
@@ -70,7 +70,7 @@ class _Meter:
 
 
 class _Quota:
-    """What the CPU quotas of this process allowed, and how often they throttled it."""
+    """The CPU quotas of this process, and how often they throttled it."""
 
     def __init__(self, read: Callable[[], QuotaReading]) -> None:
         self._read = read
@@ -79,7 +79,8 @@ class _Quota:
         self._began = False
 
     def look(self, offset_ns: int, *, closely: bool) -> None:
-        """Read the counters where that is wanted, and until the load has begun, so that its begin is known."""
+        """Read the counters if `closely`, and always before the load begins, so that their values at its begin are
+        known."""
         if self._began and not closely:
             return
         self._began = offset_ns >= 0
@@ -90,7 +91,7 @@ class _Quota:
             meter.note(offset_ns, value)
 
     def release(self, begin_ns: int, until_ns: int) -> HoldUps:
-        """From `begin_ns`, where the last call ended, up to `until_ns`."""
+        """The hold-ups from `begin_ns`, the end of the last call, to `until_ns`."""
         used_ns, periods, throttled, throttled_ns = (meter.advance(until_ns) for meter in self._meters)
         return HoldUps(
             allowed_ns=round(self._cores * (until_ns - begin_ns)),
@@ -102,7 +103,7 @@ class _Quota:
 
 
 class _Stalls:
-    """When this process did not run although it had to."""
+    """Stalls: times in which this process had work, but did not run."""
 
     def __init__(self, t0_ns: int, now: MonotonicNs, cpu: Callable[[], int]) -> None:
         self._t0_ns, self._now, self._cpu = t0_ns, now, cpu
@@ -110,11 +111,12 @@ class _Stalls:
         self.skip()
 
     def skip(self) -> None:
-        """What was since the last call, was not for this process to hasten."""
+        """Begin again now: the time since the last call was a wait for another process, not a stall."""
         self._seen_ns, self._cpu_ns = self._now(), self._cpu()
 
     def look(self, waited_ns: int) -> None:
-        """Since the last call this thread wanted to wait for so long, and was to run for the rest of the time."""
+        """Detect a stall since the last call. waited_ns: for how long this thread meant to wait; for the rest it had
+        work."""
         seen_ns, cpu_ns = self._seen_ns, self._cpu_ns
         self.skip()
         late_ns, used_ns = self._seen_ns - seen_ns - waited_ns, self._cpu_ns - cpu_ns
@@ -123,7 +125,7 @@ class _Stalls:
             self._found.append((ended_ns - late_ns, ended_ns))
 
     def release(self, begin_ns: int, until_ns: int) -> HoldUps:
-        """What of the time between these was a stall; what ended there is forgotten."""
+        """The stalls from `begin_ns` to `until_ns`. Stalls that ended by then are forgotten."""
         here = [(max(0, began_ns), ended_ns) for began_ns, ended_ns in self._found if ended_ns > begin_ns]
         here = [(began_ns, ended_ns) for began_ns, ended_ns in here if began_ns < until_ns]
         self._found = [stall for stall in self._found if stall[1] > until_ns]
@@ -174,7 +176,7 @@ class SelfWatch:
         cpu: Callable[[], int] = time.process_time_ns,
         quota: Callable[[], QuotaReading] | None = None,
     ) -> None:
-        """quota: reads the CPU quota, by default that of this process."""
+        """quota: reads the CPU quota, by default the one of this process."""
         self._t0_ns, self._line, self._now, self._read_cpu = t0_ns, line, now, cpu
         self._cpu = _Meter()
         self._loops = [_Loop(record) for record in dict.fromkeys(loops)]
@@ -182,19 +184,20 @@ class SelfWatch:
         self._stalls = _Stalls(t0_ns, now, cpu)
 
     def look(self, *, closely: bool = False) -> int:
-        """Read the CPU time; to be called often. closely: and the quota's counters; to be called before anything is
-        released. Returns the offset from the start instant in ns."""
+        """Read the CPU time; call it often. closely: also the quota's counters; needed before each `release`. Returns
+        the offset from the start instant in ns."""
         offset_ns = self._now() - self._t0_ns
         self._cpu.note(offset_ns, self._read_cpu())
         self._quota.look(offset_ns, closely=closely)
         return offset_ns
 
     def woke(self, waited_ns: int) -> None:
-        """The main thread goes on; since the last call of this or of `talked` it wanted to wait for so long."""
+        """The main thread goes on. waited_ns: for how long it meant to wait since the last call of `woke` or
+        `talked`."""
         self._stalls.look(waited_ns)
 
     def talked(self) -> None:
-        """The main thread goes on, and others had it wait for as long as they liked."""
+        """The main thread goes on after a wait for another process, which is not a stall."""
         self._stalls.skip()
 
     def gather(self) -> None:

@@ -1,7 +1,7 @@
-"""Which values are drawn: slices of a buffer of bytes, or of one of text, which all threads of the process share.
+"""Values are drawn as slices of a buffer of bytes, or of one of text, which all threads of the process share.
 
-A value of JSON is one field of text around such a slice, `{"v":"..."}`, 8 bytes more. A value that is to be verified on
-read has this form, all of it within the size that was drawn, and within the field of JSON:
+A JSON value is a document with such a slice as its field, `{"v":"..."}`, which adds 8 bytes. A value that is verified
+on read has this form, within the size that was drawn, and with JSON within the field:
 
     <crc32 of all that follows the blank, 8 hexadecimal digits> <key> <body>
 
@@ -26,7 +26,7 @@ _PERIOD = 256
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 JSON_BEGIN, JSON_END = b'{"v":"', b'"}'
 TEXT_BITS = 6
-"""Of each byte of text."""
+"""Random bits in each byte of text."""
 JSON_BYTES = len(JSON_BEGIN) + len(JSON_END)
 
 
@@ -40,7 +40,8 @@ def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
 
 
 def random_text(seed: int, longest: int, compressible: float = 0.0) -> bytes:
-    """The same of letters, digits, "-" and "_": six bits a byte, so that a compressor takes a quarter away at least."""
+    """Like `random_bytes`, but letters, digits, "-" and "_": with six bits a byte, a compressor removes at least a
+    quarter."""
     text = random_bytes(seed, longest).translate(_LETTERS * (256 // len(_LETTERS)))
     share = max(0.0, 1 - (1 - compressible) / TEXT_BITS * 8)
     if not share:
@@ -49,7 +50,7 @@ def random_text(seed: int, longest: int, compressible: float = 0.0) -> bytes:
 
 
 def _runs(size: int, share: float) -> NDArray[np.bool_]:
-    """Which bytes are of runs that make up this share of all."""
+    """A mask of bytes: True in runs that make up this share of all bytes."""
     runs: NDArray[np.bool_] = np.arange(size) % _PERIOD >= round(_PERIOD * (1 - share))
     return runs
 
@@ -117,7 +118,7 @@ class Values:
 
 
 def slices(source: bytes, starts: Ints, sizes: Ints) -> Iterator[bytes]:
-    """What begins there, of these sizes, made as it is asked for."""
+    """Slices of `source` at these starts, of these sizes, made lazily."""
     return map(source.__getitem__, map(slice, starts.tolist(), (starts + sizes).tolist()))
 
 

@@ -5,13 +5,12 @@ next turn is not due yet, it rests until it is. What is measured: service time r
 given to the socket to the moment in which the read returned that completed a reply, so all of a batch that come with
 one read have the same; response time from each operation's own intended send.
 
-There are no retries here but of connects: an operation that was under way on a connection that is lost has failed. So
-has an operation that cannot be sent when its turn comes, because its node cannot be reached or no node serves its slot.
-A node cannot be reached once one of its connections could not be made, with all retries of the plan, or brought no
-reply in time, and while it has no other connection. In an open loop each such operation fails when it is due. In a
-closed loop as many fail as belong to what other nodes do; where no node can be reached, an operation fails for each
-connection that cannot be made.
-"""
+Only connects are retried here. An operation that is in flight on a lost connection fails. So does an operation that
+cannot be sent when its turn comes, because its node cannot be reached or no node serves its slot. A node cannot be
+reached when one of its connections fails with all retries of the plan, or gets no reply in time, and the node has no
+other connection. In an open loop each such operation fails when it is due. In a closed loop such operations fail in
+proportion to those that other nodes do; if no node can be reached, one operation fails for each connection that cannot
+be made."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from common.lifeline import CutShort
 from common.target.wire import lost_by, stale_by, too_late
 
 _AT_ONCE = 64
-"""Turns that are dealt, or fail, in one go, so that connections are looked at in between."""
+"""Most turns that are dealt, or fail, in one go: in between, the loop must look after its connections."""
 
 
 class WireWorker:
@@ -65,7 +64,7 @@ class WireWorker:
         self.whenever = self.steady[0] if self.steady else WHENEVER
         """The intended time of its operations, which is none."""
         self._is_unsteady = self.steady is None
-        # Whether its last turn was of an open loop.
+        # Whether the last turn was of an open loop.
         self._is_open = self._is_unsteady
         self._turns: Iterator[Turn] = worker.pacer.turns() if self._is_unsteady else worker.pacer.rest()
         self._held: Turn | None = None
@@ -96,7 +95,7 @@ class WireWorker:
     def due_ns(self) -> int:
         """When it wants to be asked to `pump` again, unless a connection does something before."""
         held = self._held
-        # In an open loop, what fails needs no connection that rests.
+        # In an open loop, an operation that fails needs no idle connection.
         fails = self._is_open and bool(self._routes.failing)
         is_waited_for = fails or any(node.idle for node in self._routes.nodes)
         if held is not None:
@@ -203,8 +202,8 @@ class WireWorker:
         channel.send(block, begin, end, turn, self._now())
 
     def _deal(self, channel: Channel | None = None) -> None:
-        """In an open loop: give each turn that is due to the node of the next request, until this connection, which
-        rests, has one. Without a connection: until no turn is due."""
+        """In an open loop: give each due turn to the node of the next request, until this idle connection has one.
+        Without a connection: until no turn is due."""
         for _ in range(_AT_ONCE):
             if channel is not None and not (channel.node.idle and channel.node.idle[-1] is channel):
                 return
@@ -213,7 +212,7 @@ class WireWorker:
                 return
             place = self._routes.due(len(turn)) if turn[0] >= 0 else None
             if place is None:
-                # A closed leg: its turns are for whoever is free.
+                # A leg in closed loop: any idle connection may take its turns.
                 self._wait_with(turn)
                 return
             if place.error is None and not place.idle and place.dealt_operations >= AHEAD:
@@ -234,7 +233,7 @@ class WireWorker:
             self._stuck = turn
 
     def _take_dealt(self, channel: Channel) -> None:
-        """Have a free connection send what was due before."""
+        """Send the turn that has waited longest for a connection of this node."""
         node = channel.node
         if self._now() >= self.span.end_ns:
             self._end(self._held or ())
@@ -242,7 +241,7 @@ class WireWorker:
             return
         turn = node.take_turn()
         if self._held is self._stuck:
-            # There is room for one more.
+            # The node's queue has room again, so the turn that was held back can be dealt.
             self._stuck = None
         node.mark()
         node.feed.advance(len(turn), self.record)
@@ -271,7 +270,7 @@ class WireWorker:
             self._deal()
 
     def _end(self, turn: Turn) -> None:
-        """The end of the span has come, before these could be sent, and what waits for connections."""
+        """The span has ended: this turn, and all that wait for connections, were never sent."""
         left: list[int] = []
         for node in self._routes.nodes:
             while node.dealt:
@@ -363,7 +362,7 @@ class WireWorker:
         node.mark()
 
     def _fails(self, node: Node, error: Exception) -> None:
-        """A node cannot be reached: nor can what waits for it."""
+        """A node cannot be reached: operations that wait for the node fail."""
         self._routes.fails(node, error)
         if self._has_begun:
             self._fail_detours(node, error)
@@ -375,10 +374,10 @@ class WireWorker:
             self._fail_unsent(node, node.take_turn())
 
     def _fail_one(self, began_ns: int) -> None:
-        """In a closed loop without any node that can be reached: have what is next fail."""
+        """In a closed loop, if no node can be reached: fail the next operations."""
         turn = self.steady if not self._is_unsteady and self._routes.is_cluster else None
         if turn is None and not self._is_unsteady:
-            # One node, and maybe a quota, which is its batches'.
+            # One node: its batches count the quota, if there is one.
             (node,) = self._routes.nodes
             if (batch := node.next_batch()) is not None and self._now() < self.until_ns:
                 place, _, block = batch
@@ -397,7 +396,7 @@ class WireWorker:
             self._held = turn
 
     def fail_batches(self, node: Node, count: int) -> None:
-        """In a steady load: so many batches of a node that cannot be reached fail."""
+        """In a steady load: fail `count` batches of a node that cannot be reached."""
         assert node.error is not None
         feed = node.feed
         while count and feed.advance(self.batch, self.record):
@@ -411,7 +410,7 @@ class WireWorker:
             self._means.reread()
 
     def _fail_unsent(self, node: Node, turn: Turn, began_ns: int | None = None) -> None:
-        """The next operations of a node that cannot be reached fail."""
+        """Fail the next operations of a node that cannot be reached."""
         node.feed.advance(len(turn), self.record)
         block, begin, _ = node.feed.take(len(turn))
         self._fail_batch(block, begin, turn, node, began_ns)
@@ -466,7 +465,7 @@ class WireWorker:
             self.lost(channel, lost_by(ConnectionError("the server has become a replica")))
 
     def _leave(self, block: Block, count: int) -> None:
-        """So many operations of a block have rows of their own."""
+        """Note that `count` operations of a block have rows of their own."""
         if block.place != NOWHERE:
             self.record.add_batch(pack_batch(0, 0, block.place, count, TOLD_APART, 0))
 

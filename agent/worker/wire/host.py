@@ -46,7 +46,7 @@ class WireInstance:
 
     def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
         """Opens no connection. Raises PlanError."""
-        # redis-py's pool hands a connection that failed to whichever link tries next: links are what is told apart.
+        # Count links: redis-py's pool hands a connection that failed to any link that tries next.
         self.events = EventLog(of_links=True)
         self.pools = InstancePools(target, pools, events=self.events, lifeline=lifeline)
         self.max_connections = pools.max_connections
@@ -67,7 +67,7 @@ class WireHost:
         self._instances = [WireInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)]
         self._is_pushed_to = target.maintenance is not Maintenance.OFF
         self._connector = Connector(lifeline, loop.call)
-        # Of its own, because a node that hangs may keep all other threads for long.
+        # A separate thread for the topology, because a node that hangs may block all other threads for long.
         self._reader = Connector(lifeline, loop.call, threads=1)
         self._worker: WireWorker | None = None
         self._primaries: Primaries | None = None

@@ -1,18 +1,18 @@
 """Which connections and which requests belong to which node.
 
 A target that is no cluster has one node, which gets all requests. In a cluster each request goes to the node of its
-slot: requests are drawn over the whole key space, as the plan says, and dealt to the nodes. What was drawn is what is
-issued, whatever becomes of a node:
+slot: requests are drawn over the whole key space, as the plan says, and dealt to the nodes. Every drawn request is
+issued, also if its node goes down:
 
-- Requests for a node that cannot be reached fail, and so do requests for slots that no node serves. The latter are kept
-  for a node of their own, `nowhere`. Both fail in proportion: as large a part of each drawn block fails as is sent.
-- No node may be far ahead of another one: where requests for one node pile up, the others wait. Nobody waits for a node
-  that is known to be down.
-- Requests for a node that has lost its slots go to the node that has most of these slots now. It redirects what is not
-  for it.
+- Requests for a node that cannot be reached fail, and so do requests for slots that no node serves. The latter belong
+  to a node of their own, `nowhere`. Both fail in proportion to the requests that other nodes send.
+- No node may be far ahead of another: if requests for one node pile up, the other nodes wait. They do not wait for a
+  node that is known to be down.
+- Requests for a node that has lost its slots go to the node that has most of these slots now. That node redirects those
+  for other slots.
 
-In an open loop each turn goes to the node of the next request when the turn is due. A busy node keeps it until one of
-its connections is free, so one node's delay is not another node's.
+In an open loop each due turn goes to the node of the next request. A busy node queues the turn until one of its
+connections is idle, so that a slow node does not delay other nodes.
 
 Pure but for the drawing: nodes and their slots are told, nobody is asked.
 """
@@ -38,7 +38,7 @@ AHEAD = 8192
 _DRAWS = 64
 """Blocks drawn in one go for a node that few requests fall to."""
 _SHORT_ROUND = 32
-"""Batches of a steady load that are sent before as many others fail as belong to them."""
+"""Batches of a steady load that are sent in one go before failing nodes fail their share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Node:
         self.is_special = bool(self.detours or self.dealt) or any(channel.is_closing for channel in self.channels)
 
     def keep(self, turn: Turn) -> None:
-        """Have a turn wait for a connection."""
+        """Queue a turn until a connection is idle."""
         self.dealt.append(turn)
         self.dealt_operations += len(turn)
 
@@ -97,7 +97,7 @@ class Node:
         return self.feed.backlog - self.dealt_operations
 
     def lead(self, other: Node) -> int:
-        """How many more of its requests are left than of the other node's, in proportion to what was drawn."""
+        """How many more of its requests are left than the other node has, in proportion to the drawn requests."""
         left = self.drawn * other.feed.backlog // other.drawn if other.drawn else 0
         return self.feed.backlog - left
 
@@ -130,13 +130,13 @@ class Routes:
         self._starved: set[str] = set()
         self._by_name: dict[str, Node] = {}
         self._numbers: Ints | None = None
-        # As they were last told, while they are so.
+        # The slots of the last call; None if they have changed since.
         self._slots: Sequence[str] | None = None
         self.nodes: list[Node] = []
         self.nowhere = Node("", NOBODY, error=not_covered())
         self.failing: list[Node] = []
         """Those with an `error` that have requests."""
-        # So that NOBODY is an index, too.
+        # `nowhere` is last, so that NOBODY (-1) is its index.
         self._places = [self.nowhere]
         self._due: Node | None = None
         self._order: Iterator[int] = iter(())
@@ -187,7 +187,8 @@ class Routes:
         return has_changed
 
     def _hand_over(self, node: Node, before: Ints) -> None:
-        """What waits for a node goes to the one that has most of its slots now. before: whose each slot was."""
+        """Move the requests of a node to the one that has most of its slots now. before: the node of each slot
+        before."""
         assert self._numbers is not None
         heirs = self._numbers[before == node.number]
         heir = self._places[int(np.bincount(heirs + 1).argmax()) - 1] if heirs.size else self.nowhere
@@ -202,13 +203,13 @@ class Routes:
         self._forget_order()
 
     def recall(self, last: Node | None = None) -> None:
-        """A steady load is over, or is not as it was: feeds have again what was not sent. last: the node whose last
-        batch was given out, but not sent."""
+        """A steady load is over, or has changed: put unsent requests back into the feeds. last: the node whose last
+        batch was taken, but not sent."""
         for node in self.nodes:
             node.feed.recall(self._batch, 1 if node is last else 0)
 
     def fails(self, node: Node, error: Exception) -> None:
-        """Requests for this node fail from now on, by this error."""
+        """Requests for this node fail from now on, with this error."""
         node.error = error
         self.recall()
         self._find_failing()
@@ -275,8 +276,8 @@ class Routes:
             place.drawn = place.feed.backlog
 
     def due(self, count: int) -> Node | None:
-        """The node to which the next turn goes, of so many operations: the same one until `dealt` is called. The next
-        request of all that have no turn is drawn by lot. None where too few can be drawn at once."""
+        """The node for the next turn, of `count` operations: the same node until `dealt` is called. It is drawn at
+        random, in proportion to the requests without a turn. None if one draw of requests does not fill a turn."""
         if self._due is not None and self._due.undealt >= count:
             return self._due
         for _ in range(_DRAWS):
@@ -293,7 +294,7 @@ class Routes:
         return None
 
     def dealt(self) -> None:
-        """The node that is `due` has its turn."""
+        """The node that `due` returned has got its turn."""
         self._due = None
 
     def _shuffled(self, turns: Sequence[int]) -> list[int]:
@@ -306,7 +307,8 @@ class Routes:
         self._due, self._order = None, iter(())
 
     def behind(self, node: Node, count: int) -> Node | None:
-        """In a closed loop: a node of which `count` requests are to fail before as many of `node` are sent."""
+        """In a closed loop: a failing node of which `count` requests must fail before `node` sends `count` more; or
+        None."""
         return next((place for place in self.failing if place is not node and place.lead(node) >= count), None)
 
     @property

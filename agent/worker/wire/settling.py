@@ -97,7 +97,7 @@ def settled(
 def failed_alike(
     worker: Worker[Any], block: Block, begin: int, end: int, error: Exception, at_ns: int, lag_ns: int
 ) -> bytes:
-    """Rows of these operations of a block, which all failed at once, by one error, before they were sent."""
+    """Rows of these operations of a block, which all failed at the same time with one error, before they were sent."""
     outcome, bytes_in = undone(worker, 0, error)
     rows = np.empty((end - begin, PACKED), dtype=np.int64)
     rows[:] = (at_ns, outcome, 0, lag_ns, 0, bytes_in, NONE)

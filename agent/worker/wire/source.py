@@ -26,7 +26,7 @@ NOWHERE = -1
 """The place of a block that no record knows."""
 
 NOBODY = -1
-"""The number of the node of slots that no node serves."""
+"""The node number of slots that no node serves."""
 
 
 class Block:
@@ -70,7 +70,7 @@ class Feed:
         self.queued = 0
         # How many of the first block in the queue are taken.
         self._skipped = 0
-        # Of the batches that are being taken.
+        # Positions of the batches that are being taken.
         self._places: Iterator[int] = iter(())
 
     @property
@@ -128,8 +128,8 @@ class Feed:
         return self.block, begin, self.at
 
     def batches(self, count: int, most: int | None = None) -> Iterator[Batch]:
-        """All that lies in `block` from `at` on in batches of `count`, which are taken so; what is left stays. most: no
-        more than so many batches."""
+        """Take the rest of `block` from `at` on, in batches of `count`; what does not fill a batch stays. most: limits
+        the number of batches."""
         block, begin = self.block, self.at
         whole = (block.count - begin) // count
         end = self.at = begin + (whole if most is None else min(whole, most)) * count
@@ -139,11 +139,12 @@ class Feed:
         return zip(self._places, payloads, repeat(block))
 
     def recall(self, count: int, batches: int) -> None:
-        """Have again what is left of the last `batches`, of `count` each, and so many of those that were taken last."""
+        """Put back the untaken rest of the last `batches()`, of `count` each, and the last `batches` that were
+        taken."""
         self.at -= count * (len(list(self._places)) + batches)
 
     def hand_over(self, record: WireRecord) -> list[Block]:
-        """All requests, for the feed of another node. This one has none then."""
+        """Remove all requests from this feed, for the feed of another node."""
         parts = [(self.block, self.at)] if self.at < self.block.count else []
         parts += zip(self.queue, chain([self._skipped], repeat(0)), strict=False)
         self._leave(record)
