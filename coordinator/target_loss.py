@@ -7,7 +7,8 @@ alone may be a hiccup right before the end, or a load with few operations. So on
   nodes may be gone, so at least `ENOUGH_FAILED` operations must have failed too.
 - The loss lasted for at least `LONG_S` and a tenth of the load, and at least `ENOUGH_FAILED` operations failed in this
   time. This finds a target that hangs, or that refuses everything (READONLY, OOM, CLUSTERDOWN, LOADING), but still
-  answers the coordinator.
+  answers the coordinator. In a cluster whose nodes answer, only error replies count: other failures are those of a node
+  that is down, and they may hold up all workers of a small load.
 
 If nothing succeeded in the whole run, the target is lost only if it is gone; otherwise the result is invalid, see
 `coordinator.verdict`. Errors of the client's own (no free client instance or connection, a value that does not fit) do
@@ -71,7 +72,7 @@ def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> T
         lost = sum(failures.values()) >= (ENOUGH_FAILED if is_cluster else 1)
     else:
         within = [second for number, second in later.items() if number < load_s]
-        tried = _failures(within) | _refusals(within)
+        tried = _refusals(within) if is_cluster else _failures(within) | _refusals(within)
         failed = sum(count for name, count in tried.items() if name != CUT_SHORT)
         lost = last >= 0 and failed >= ENOUGH_FAILED and load_s - last - 1 >= max(LONG_S, LONG_SHARE * load_s)
     return TargetLoss(last, load_s, failures, refusals) if lost else None

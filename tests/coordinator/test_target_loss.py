@@ -98,6 +98,13 @@ def test_one_node_out_of_many_that_is_gone_is_not_the_whole_cluster() -> None:
     assert sentence(*[DONE] * 4, *[DEAD] * 6, topology="cluster") == f"{LOST}ConnectionError 240"
 
 
+def test_a_node_that_holds_up_all_workers_to_the_end_is_not_the_whole_cluster() -> None:
+    assert sentence(*[DONE] * 4, *[DEAD] * 6, topology="cluster", after=ANSWERS) == ""
+    down = {"errors": {"CLUSTERDOWN": 20}}
+    lost = "the target refused every operation after second 3 of 10: CLUSTERDOWN 120"
+    assert sentence(*[DONE] * 4, *[down] * 6, topology="cluster", after=ANSWERS) == lost
+
+
 def test_a_target_that_never_answered_is_lost_only_if_it_is_gone() -> None:
     assert sentence(DEAD, DEAD) == "the target did not answer a single operation: ConnectionError 80"
     assert sentence(*[DEAD] * 10, after=ANSWERS) == ""
