@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -129,11 +130,14 @@ class Fleet:
 
 
 def free_port_pair() -> int:
-    """A free port whose successor is free too: the second one is for metrics."""
+    """A free port whose successor is free too: the second one is for metrics.
+
+    Below the ports that the system gives to outgoing connections, which would take one before the coordinator does.
+    """
     while True:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
-            first.bind((HOST, 0))
-            port: int = first.getsockname()[1]
+        port = random.randrange(20_000, 32_000, 2)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind((HOST, port))
             second.bind((HOST, port + 1))
             return port
 
