@@ -35,7 +35,7 @@ _BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\
 """A user part without its `@`: the text after the colon is not a port."""
 
 _SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass|auth)(?!\w*_(?:env|file))\W*""", re.I)
-_ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]+""", re.I)
+_ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]*[^\s"'&,;:]""", re.I)
 """A password among the options of a URL or of another tool's connection string."""
 _SHORT = 4
 """Shorter values are replaced only if a message quotes them alone: they also occur within other words."""

@@ -18,6 +18,7 @@ from common.plan.files import read_small_file
 from common.plan.overlay import Place, nowhere
 from common.plan.schema import Plan, Sentinel, Target
 from common.plan.shape import Path as Steps
+from common.plan.shape import is_utf8
 from common.plan.url import Address, parse_redis_url
 from common.redaction import REDACTED
 from common.units import show
@@ -122,6 +123,8 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
         shown = f"{show(name)}, which" if _VARIABLE.fullmatch(name) else "a name that"
         found = "is not set" if password is None else "is empty"
         raise PlanError(f"{where}: expected an environment variable that holds the password, got {shown} {found}")
+    if not is_utf8(password):
+        raise PlanError(f"{where}: expected a password in UTF-8 text, got other bytes in {show(name)}")
     return password
 
 

@@ -246,7 +246,7 @@ def _accepts(value: Any, node: inspect.Type) -> bool:
         case inspect.EnumType(cls=kind):
             return isinstance(value, str) and value in {member.value for member in kind}
         case inspect.StrType(pattern=pattern):
-            return isinstance(value, str) and _is_utf8(value) and re.fullmatch(pattern or ".*", value, re.S) is not None
+            return isinstance(value, str) and is_utf8(value) and re.fullmatch(pattern or ".*", value, re.S) is not None
         case _:
             return False
 
@@ -262,7 +262,8 @@ def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether text is no more than UTF-8 can write."""
     # The command line and the environment smuggle undecodable bytes in as lone surrogates.
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 

@@ -117,6 +117,7 @@ def test_no_message_about_a_mutated_url_shows_its_password(case: tuple[str, str]
         ("redis://h:6379 refused the connection", None),
         ('no run "redis://h?password=s3cret&db=1"', 'no run "redis://h?password=***&db=1"'),
         ('got "h:6379,Password=s3cret,ssl=true"', 'got "h:6379,Password=***,ssl=true"'),
+        ("redis:/h?password=s3c:ret: no token there", "redis:/h?password=***: no token there"),
         ("expected --password-env=NAME or password_file", None),
     ],
 )

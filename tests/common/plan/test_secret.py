@@ -68,6 +68,12 @@ def test_a_password_file_that_cannot_be_read_or_holds_none_is_named(tmp_path: Pa
     assert "expected a password in UTF-8 text, got UTF-16 text in " in refusal(plan(password_file=str(file)))
 
 
+def test_a_variable_whose_password_is_no_text_is_refused_without_its_value() -> None:
+    assert refusal(plan(password_env="PW"), PW="s3cret\udcff") == (
+        'plan: $.target.password_env: expected a password in UTF-8 text, got other bytes in "PW"'
+    )
+
+
 def test_a_byte_order_mark_is_no_part_of_the_password(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(b"\xef\xbb\xbfs3cret\r\n")
