@@ -19,7 +19,7 @@ from common.messages import (
     WorkerMetrics,
 )
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.open_files import hands, note
+from common.open_files import pools_by_process, shortage_note
 from common.plan.preparation import preload_commands
 from common.plan.timeline import timeline
 from common.units import counted
@@ -67,7 +67,7 @@ class Share:
     @classmethod
     def of(cls, assignment: Assignment, processes: int) -> Share:
         """Deal the pools over so many processes in turn; fewer processes when there are fewer pools."""
-        dealt = hands(assignment.pools, processes)
+        dealt = pools_by_process(assignment.pools, processes)
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in dealt)
         plan, total = assignment.plan, assignment.threads_total
         commands = sum(preload_commands(plan, thread, total) for thread in assignment.threads)
@@ -81,7 +81,7 @@ class Share:
         pools = sum(len(part.pools) for part in self.assignments)
         yield f"preparing {counted(pools, 'client pool')} in {counted(len(self.assignments), 'worker process')}"
         for part in self.assignments[:1]:
-            if found := note(part.plan, part.pools, files_limit):
+            if found := shortage_note(part.plan, part.pools, files_limit):
                 yield f"note: {found}"
 
     @property

@@ -323,18 +323,18 @@ def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> Generator
 
 def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | None:
     """The hold-ups of all parts that report them; None if no part does."""
-    told = [part for part in parts if part is not None]
-    if not told:
+    reported = [part for part in parts if part is not None]
+    if not reported:
         return None
     along: Callable[[Iterable[int]], int] = max if how is Merge.PEERS else sum
-    longest = max(told, key=lambda part: (part.stall_max_ns, part.stall_at_ns))
+    longest = max(reported, key=lambda part: (part.stall_max_ns, part.stall_at_ns))
     return HoldUps(
-        allowed_ns=along(part.allowed_ns for part in told),
-        quota_used_ns=along(part.quota_used_ns for part in told),
-        quota_periods=along(part.quota_periods for part in told),
-        throttled_periods=along(part.throttled_periods for part in told),
-        throttled_ns=along(part.throttled_ns for part in told),
-        stalled_ns=along(part.stalled_ns for part in told),
+        allowed_ns=along(part.allowed_ns for part in reported),
+        quota_used_ns=along(part.quota_used_ns for part in reported),
+        quota_periods=along(part.quota_periods for part in reported),
+        throttled_periods=along(part.throttled_periods for part in reported),
+        throttled_ns=along(part.throttled_ns for part in reported),
+        stalled_ns=along(part.stalled_ns for part in reported),
         stall_max_ns=longest.stall_max_ns,
         stall_at_ns=longest.stall_at_ns,
     )

@@ -38,7 +38,7 @@ def needed(plan: Plan, pools: Iterable[PoolShare]) -> Needed:
     return Needed(all_at_once, as_needed)
 
 
-def hands(pools: Sequence[PoolShare], processes: int) -> list[tuple[PoolShare, ...]]:
+def pools_by_process(pools: Sequence[PoolShare], processes: int) -> list[tuple[PoolShare, ...]]:
     """The pools of each process, dealt in turn, so the first process has the most; fewer processes if there are fewer
     pools."""
     used = min(processes, len(pools))
@@ -56,7 +56,7 @@ def shortage(limit: int | None, in_use: int, connections: int) -> str:
     )
 
 
-def note(plan: Plan, hand: Iterable[PoolShare], limit: int | None, nodes: int = 1) -> str:
+def shortage_note(plan: Plan, hand: Iterable[PoolShare], limit: int | None, nodes: int = 1) -> str:
     """The note before the start if calls may need more connections than a worker process with these pools can open; ""
     if all fit. Connections that are opened from the start need no note: the worker process refuses the run."""
     wanted = needed(plan, hand)

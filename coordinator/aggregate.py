@@ -164,8 +164,8 @@ class Second:
     def connections_wanted(self) -> int | None:
         """Most connections wanted in this second, summed as `connections_open` is; None if an agent's release does not
         report them: such an agent has open connections and wants 0."""
-        told = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
-        return sum(self.wanted_peaks.values()) if told else None
+        all_report = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
+        return sum(self.wanted_peaks.values()) if all_report else None
 
     def settle(self) -> None:
         """Keep one histogram of each kind, however many parts came."""

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from common.commands import (
     COMMANDS,
     PLACEHOLDERS,
-    Again,
     CommandSpec,
     Mixed,
     Part,
     Piece,
     Placeholder,
     Rand,
+    SameAs,
     Sha,
     Template,
     origin,
@@ -29,7 +29,7 @@ _WIDEST = 60
 
 def template_text(template: Template) -> str:
     """A template as people write it: what `parse_template` reads back as the same."""
-    repeated = sorted({piece.place for piece in template.pieces() if isinstance(piece, Again)})
+    repeated = sorted({piece.place for piece in template.pieces() if isinstance(piece, SameAs)})
     if repeated:
         return _named_text(template, {place: f"n{number}" for number, place in enumerate(repeated, 1)})
     words, parts = [template.name], template.parts[1:]
@@ -55,7 +55,7 @@ def _named_text(template: Template, names: Mapping[int, str]) -> str:
         word = ""
         for piece in _pieces(part):
             place += 1
-            name = names.get(piece.place if isinstance(piece, Again) else place)
+            name = names.get(piece.place if isinstance(piece, SameAs) else place)
             text = _piece(piece)
             word += text if name is None else f"{text.removesuffix('__')}:{name}__"
         words.append(quote_word(word))

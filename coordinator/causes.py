@@ -21,9 +21,9 @@ from coordinator.stages import StageResult
 from coordinator.target_loss import target_loss
 from coordinator.unopened import unopened_finding
 
-MUCH = 0.25
+FAILED_SHARE = 0.25
 """Share of all senders' time that was spent on failed operations."""
-MOST = 0.5
+BUSY_SHARE = 0.5
 """Share of all senders' time that was spent waiting for replies, or of all workers' time for a client instance."""
 STALL_SHARE = 0.1
 """Share of the load that one reply took, or that had no success."""
@@ -120,7 +120,7 @@ def _failed(run: Aggregate, spent: _Spent) -> str:
         return ""
     ranked = sorted(spent.errors.items(), key=lambda item: -item[1])
     named = ", ".join(f"{name} {count:,}" for name, count in ranked[:2])
-    if spent.failed_s < MUCH * spent.whole_s or spent.failed_s < spent.replies_s:
+    if spent.failed_s < FAILED_SHARE * spent.whole_s or spent.failed_s < spent.replies_s:
         silent = _silent_s(run, spent)
         return f"for {silent} s no operation succeeded ({named})" if silent > STALL_SHARE * spent.load_s else ""
     match ranked[0][0]:
@@ -164,7 +164,7 @@ def _stalled(_: Aggregate, spent: _Spent) -> str:
 
 def _waited(run: Aggregate, spent: _Spent) -> str:
     whole_s = spent.workers * spent.load_s
-    if run.opened is None or spent.waited_s < max(MOST * whole_s, spent.replies_s):
+    if run.opened is None or spent.waited_s < max(BUSY_SHARE * whole_s, spent.replies_s):
         return ""
     workers = {_KINDS[group.driver] for group in run.opened.plan.pools}
     share = min(spent.waited_s / whole_s, 1.0)
@@ -174,7 +174,7 @@ def _waited(run: Aggregate, spent: _Spent) -> str:
 
 
 def _busy(_: Aggregate, spent: _Spent) -> str:
-    if not spent.replies_s or spent.replies_s < MOST * spent.whole_s:
+    if not spent.replies_s or spent.replies_s < BUSY_SHARE * spent.whole_s:
         return ""
     at_most_per_s = spent.senders * spent.batch / (spent.service.mean / NS_PER_S)
     who = f"the only {spent.kind} was" if spent.senders == 1 else f"all {counted(spent.senders, spent.kind)} were"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from common.commands import COMMANDS, is_cluster, plan_templates, preparing_calls, sample_calls
 from common.errors import PlanError, TargetError
-from common.open_files import REMEDY, USUAL_FILES, hands, needed, shortage
+from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
 from common.plan.schema import Plan
 from common.plan.sizes import mean_size
 from common.plan.url import Shape
@@ -105,7 +105,7 @@ def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | No
     """Whether the worker processes of local agents may open enough files; empty if the plan has no local agents. limit:
     of open files, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
-    dealt = [hands(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local]
+    dealt = [pools_by_process(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local]
     wanted = [needed(shares.plan, hand) for first in dealt for hand in first]
     if not wanted:
         return []

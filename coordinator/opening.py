@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
-from common.open_files import hands, needed, note
+from common.open_files import needed, pools_by_process, shortage_note
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
@@ -114,8 +114,8 @@ def files_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list
     lines = []
     for member in (member for member in members if member.host == setup.host):
         pools = shares.assignments[member.agent_id].pools
-        for hand in hands(pools, member.processes)[:1]:
-            if found := note(shares.plan, hand, setup.open_files_limit, setup.target.nodes):
+        for hand in pools_by_process(pools, member.processes)[:1]:
+            if found := shortage_note(shares.plan, hand, setup.open_files_limit, setup.target.nodes):
                 lines.append(f"note: {found}")
     return list(dict.fromkeys(lines))
 

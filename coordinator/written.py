@@ -16,12 +16,12 @@ import msgspec
 
 from common.commands import (
     COMMANDS,
-    Again,
     Mixed,
     Part,
     Piece,
     Placeholder,
     Rand,
+    SameAs,
     Sha,
     Template,
     find_command,
@@ -183,10 +183,10 @@ def _family(part: Part, begin: int, keys: Keys, per_hash_tag: int) -> Family | N
     form, glob, is_open = b"", b"", False
     bounds: list[tuple[int, int | None]] = []
     pieces = _pieces(part)
-    repeated = {piece.place - begin for piece in pieces if isinstance(piece, Again)}
+    repeated = {piece.place - begin for piece in pieces if isinstance(piece, SameAs)}
     for place, piece in enumerate(pieces):
         literal, number = b"", b""
-        if isinstance(piece, Again) and piece.place >= begin:
+        if isinstance(piece, SameAs) and piece.place >= begin:
             form += b"(?P=a%d)" % (piece.place - begin)
             continue
         match origin(piece):

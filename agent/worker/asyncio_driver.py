@@ -44,7 +44,7 @@ async def until(span: Span, due_ns: int) -> None:
         await sleep(nap_ns / NS_PER_S)
 
 
-async def _make_way(span: Span, due_ns: int, begin_ns: int) -> None:
+async def _yield_to_others(span: Span, due_ns: int, begin_ns: int) -> None:
     """Yield after an operation that ended without a reply. A call that fails at once never yields to the event loop, so
     its task would starve the others. In a closed loop, `FAILED_PACE_NS` applies too."""
     await sleep(0)
@@ -71,7 +71,7 @@ async def _run_singles(worker: TaskWorker) -> None:
             if due_ns > end_ns:
                 await until(span, due_ns)
             elif has_failed:
-                await _make_way(span, due_ns, begin_ns)
+                await _yield_to_others(span, due_ns, begin_ns)
             has_failed = False
             if (instance := take()) is not None:
                 wait_ns = 0
@@ -119,7 +119,7 @@ async def _run_batches(worker: TaskWorker) -> None:
             if turn[-1] > end_ns:
                 await until(span, turn[-1])
             elif has_failed:
-                await _make_way(span, turn[-1], begin_ns)
+                await _yield_to_others(span, turn[-1], begin_ns)
             has_failed = False
             instance, wait_ns = await worker.pool.checkout()
         except CheckoutTimeout as timeout:

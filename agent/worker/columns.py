@@ -16,7 +16,7 @@ import numpy as np
 from agent.worker.keyspace import Keyspace
 from agent.worker.resp import array_header_bytes, bulk_bytes, decimal_digits
 from agent.worker.values import JSON_BEGIN, JSON_END, Blank, Values, sealed, slices
-from common.commands import Again, Mixed, Part, Piece, Placeholder, Rand, Sha, Template
+from common.commands import Mixed, Part, Piece, Placeholder, Rand, SameAs, Sha, Template
 from common.histogram import Ints
 
 T = TypeVar("T")
@@ -256,7 +256,7 @@ class _Maker:
 
     def _piece(self, piece: Piece) -> Column:
         # Minus 1: a template's first piece is the name of the command, which has no column.
-        made = self._made[piece.place - 1] if isinstance(piece, Again) else self._new(piece)
+        made = self._made[piece.place - 1] if isinstance(piece, SameAs) else self._new(piece)
         self._made.append(made)
         if isinstance(made, Key | NewKey):
             self._owner = made

@@ -44,7 +44,7 @@ class _Meter:
         self._offsets_ns: list[int] = []
         self._values: list[int] = []
         self.through_ns = 0
-        self._told: int | None = None
+        self._reported: int | None = None
 
     def note(self, offset_ns: int, value: int) -> None:
         """Add a reading. offset_ns: from the start instant."""
@@ -53,12 +53,12 @@ class _Meter:
 
     def advance(self, to_ns: int) -> int:
         """The growth since the end of the last call (at first the start instant) up to `to_ns` after the start."""
-        if self._told is None:
-            self._told = self._at(0)
+        if self._reported is None:
+            self._reported = self._at(0)
         to_ns = max(to_ns, self.through_ns)
         reached = self._at(to_ns)
-        grown = reached - self._told
-        self.through_ns, self._told = to_ns, reached
+        grown = reached - self._reported
+        self.through_ns, self._reported = to_ns, reached
         keep = max(0, int(np.searchsorted(self._offsets_ns, to_ns, side="right")) - 1)
         del self._offsets_ns[:keep], self._values[:keep]
         return grown

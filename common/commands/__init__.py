@@ -29,12 +29,12 @@ from common.commands.table import CommandSpec as CommandSpec
 from common.commands.table import Holds as Holds
 from common.commands.table import Reply as Reply
 from common.commands.template import PLACEHOLDERS as PLACEHOLDERS
-from common.commands.template import Again as Again
 from common.commands.template import Mixed as Mixed
 from common.commands.template import Part as Part
 from common.commands.template import Piece as Piece
 from common.commands.template import Placeholder as Placeholder
 from common.commands.template import Rand as Rand
+from common.commands.template import SameAs as SameAs
 from common.commands.template import Sha as Sha
 from common.commands.template import Template as Template
 from common.commands.template import origin as origin

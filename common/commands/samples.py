@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from common.commands.planned import find_command, keys_of, keys_per_hash_tag, planned_commands, script_digest
-from common.commands.template import Again, Mixed, Part, Placeholder, Rand, Sha, Template
+from common.commands.template import Mixed, Part, Placeholder, Rand, SameAs, Sha, Template
 from common.plan.schema.target import Target
 from common.plan.schema.workload import CleanUp, Command, Preload, Workload
 
@@ -72,7 +72,7 @@ def _argument(part: Part, filled: Mapping[Placeholder, bytes], scripts: Mapping[
             return part
         case Mixed():
             return b"".join(_argument(piece, filled, scripts) for piece in part.pieces)
-        case Again():
+        case SameAs():
             return _argument(part.piece, filled, scripts)
         case Rand():
             return b"%d" % part.low

@@ -47,7 +47,7 @@ class Sha(msgspec.Struct, frozen=True):
 Drawn = Placeholder | Rand
 
 
-class Again(msgspec.Struct, frozen=True):
+class SameAs(msgspec.Struct, frozen=True):
     """A further occurrence of a named placeholder (`__seq:name__`): has the value of the first one. place: of the first
     occurrence among all pieces of the template."""
 
@@ -55,7 +55,7 @@ class Again(msgspec.Struct, frozen=True):
     place: int
 
 
-Piece = bytes | Placeholder | Rand | Sha | Again
+Piece = bytes | Placeholder | Rand | Sha | SameAs
 
 
 class Mixed(msgspec.Struct, frozen=True):
@@ -135,7 +135,7 @@ class Template(msgspec.Struct, frozen=True):
 
 def origin(piece: Piece) -> bytes | Drawn | Sha:
     """The piece, or for a further occurrence of a placeholder, that placeholder."""
-    return piece.piece if isinstance(piece, Again) else piece
+    return piece.piece if isinstance(piece, SameAs) else piece
 
 
 def parse_template(text: str) -> Template:
@@ -168,7 +168,7 @@ class _Parser:
 
     def __init__(self) -> None:
         self._count = 1
-        self._first: dict[str, Again] = {}
+        self._first: dict[str, SameAs] = {}
         self._alone: dict[str, str] = {}
 
     def parts(self, word: str) -> list[Part]:
@@ -226,7 +226,7 @@ class _Parser:
         return first
 
     def _note(self, name: str, piece: Drawn, place: int) -> Piece:
-        self._first[name] = Again(piece, place)
+        self._first[name] = SameAs(piece, place)
         return piece
 
 

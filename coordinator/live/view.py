@@ -154,23 +154,23 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -
     rate = f"{row.ops_per_s:,} ops/s"
     if row.wanted_per_s is not None:
         rate = f"{row.ops_per_s:,} of {row.wanted_per_s:,.0f} ops/s wanted"
-    told = [rate]
+    parts = [rate]
     if row.backlog is not None:
-        told.append(f"backlog {row.backlog:,}")
+        parts.append(f"backlog {row.backlog:,}")
     if row.response is not None:
-        told.append(_latencies("response", row.response))
+        parts.append(_latencies("response", row.response))
     if row.service is None:
-        told.append("no replies")
+        parts.append("no replies")
     elif row.response is None:
-        told.append(_latencies("service", row.service))
+        parts.append(_latencies("service", row.service))
     else:
-        told.append(f"service p99 {ms(row.service.p99_us)} ms")
-    told.append(counted(row.errors, "error"))
+        parts.append(f"service p99 {ms(row.service.p99_us)} ms")
+    parts.append(counted(row.errors, "error"))
     if row.core_share is not None:
-        told.append(f"{row.core_share:.0%} of a core")
+        parts.append(f"{row.core_share:.0%} of a core")
     alive = sum(agent.alive for agent in snapshot.agents)
-    told += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
-    return f"second {row.second}{stage}{corrected}: {', '.join(told)}"
+    parts += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
+    return f"second {row.second}{stage}{corrected}: {', '.join(parts)}"
 
 
 def _latencies(kind: str, times: Times) -> str:

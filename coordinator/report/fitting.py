@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 KEPT = 0
-"""The `leaves` of a column that is never left out."""
+"""The `drop_rank` of a column that is never left out."""
 
 _BAR_WIDTH, _BAR_LEAST = 40, 8
 _WIDE_GAP, _GAP = 2, 1
@@ -32,12 +32,12 @@ Cell: TypeAlias = str | Text | Bar
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """leaves: rank in which columns are left out: the highest number first, `KEPT` never. fold: for a column of text,
-    the width down to which its cells may be wrapped when room is scarce. called: its name in the list of columns that
-    were left out, the heading if "". bars: its cells are `Bar`."""
+    """drop_rank: rank in which columns are left out: the highest number first, `KEPT` never. fold: for a column of
+    text, the width down to which its cells may be wrapped when room is scarce. called: its name in the list of columns
+    that were left out, the heading if "". bars: its cells are `Bar`."""
 
     heading: str
-    leaves: int = KEPT
+    drop_rank: int = KEPT
     fold: int | None = None
     called: str = ""
     bars: bool = False
@@ -94,11 +94,11 @@ class FittedTable:
         """(the width of each column that stays, the gap between two): all that the room allows."""
         most = {number: self._longest(number) for number in range(len(self.columns))}
         least = {number: self._least(number, longest) for number, longest in most.items()}
-        staying = sorted(most, key=lambda number: (self.columns[number].leaves, number))
+        staying = sorted(most, key=lambda number: (self.columns[number].drop_rank, number))
         for gap in (_WIDE_GAP, _GAP):
             if _needed(most, staying, gap) <= room:
                 return {number: most[number] for number in sorted(staying)}, gap
-        while _needed(least, staying, _GAP) > room and self.columns[staying[-1]].leaves != KEPT:
+        while _needed(least, staying, _GAP) > room and self.columns[staying[-1]].drop_rank != KEPT:
             staying.pop()
         gap = _WIDE_GAP if _needed(least, staying, _WIDE_GAP) <= room else _GAP
         spare = room - _needed(least, staying, gap)

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from common.commands import (
     COMMANDS,
     PLACEHOLDERS,
-    Again,
     Holds,
     Mixed,
     Placeholder,
     Rand,
+    SameAs,
     Sha,
     Template,
     find_command,
@@ -63,18 +63,18 @@ def test_people_are_told_of_every_placeholder() -> None:
 def test_a_placeholder_with_a_name_is_the_same_at_each_of_its_places() -> None:
     assert parse_template("SET k:__seq:n__ v:__seq:n__ __seq__ __seq:n__").parts[1:] == (
         Mixed((b"k:", Placeholder.SEQ)),
-        Mixed((b"v:", Again(Placeholder.SEQ, 2))),
+        Mixed((b"v:", SameAs(Placeholder.SEQ, 2))),
         Placeholder.SEQ,
-        Again(Placeholder.SEQ, 2),
+        SameAs(Placeholder.SEQ, 2),
     )
     template = parse_template("ZADD __key__ __rand(1,9):a.b_c__ __rand(1,9):a.b_c__ __key:a__ __key:a__")
-    assert template.parts[2:4] == (Rand(1, 9), Again(Rand(1, 9), 2))
+    assert template.parts[2:4] == (Rand(1, 9), SameAs(Rand(1, 9), 2))
     assert template.count(KEY) == 2
     assert parse_template("X __rand_1st__ __rand_2nd__ __rand_int__ a__rand_1st__").parts[1:] == (
         Placeholder.RAND_INT,
         Placeholder.RAND_INT,
         Placeholder.RAND_INT,
-        Mixed((b"a", Again(Placeholder.RAND_INT, 1))),
+        Mixed((b"a", SameAs(Placeholder.RAND_INT, 1))),
     )
     assert [origin(piece) for piece in template.pieces()][3] == Rand(1, 9)
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from common.messages import PoolShare
-from common.open_files import SPARE_FILES, USUAL_FILES, Needed, hands, needed, note, shortage
+from common.open_files import SPARE_FILES, USUAL_FILES, Needed, needed, pools_by_process, shortage, shortage_note
 from common.plan.schema import Connections, Driver, Plan, Pools
 from tests.support.protocol import fleet_plan
 
@@ -35,9 +35,9 @@ def test_the_wire_driver_and_prewarming_need_all_connections_at_once() -> None:
 
 def test_pools_are_dealt_over_processes_in_turn() -> None:
     pools = shares(0, 0, 0, 0, 0)
-    assert hands(pools, 2) == [(pools[0], pools[2], pools[4]), (pools[1], pools[3])]
-    assert hands(pools[:1], 3) == [pools[:1]]
-    assert hands((), 3) == []
+    assert pools_by_process(pools, 2) == [(pools[0], pools[2], pools[4]), (pools[1], pools[3])]
+    assert pools_by_process(pools[:1], 3) == [pools[:1]]
+    assert pools_by_process((), 3) == []
 
 
 def test_what_does_not_fit_is_said_with_figures() -> None:
@@ -51,11 +51,11 @@ def test_what_does_not_fit_is_said_with_figures() -> None:
 @pytest.mark.parametrize(("nodes", "fits"), [(1, True), (6, False)])
 def test_calls_that_may_need_too_many_connections_are_worth_a_note(nodes: int, fits: bool) -> None:
     limit = SPARE_FILES + USUAL_FILES + 6
-    found = note(plan_of(CALLS), shares(0, 0), limit, nodes)
+    found = shortage_note(plan_of(CALLS), shares(0, 0), limit, nodes)
     assert (found == "") is fits
     if not fits:
         assert found.startswith(f"a worker process may open {limit} files (`ulimit -n`), but needs {limit + 30}: ")
 
 
 def test_what_is_refused_by_the_worker_process_itself_is_not_worth_a_note() -> None:
-    assert note(plan_of(WIRE), shares(0), 10) == ""
+    assert shortage_note(plan_of(WIRE), shares(0), 10) == ""
