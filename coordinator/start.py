@@ -22,8 +22,7 @@ from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.machine import open_files_limit, this_host
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
-from common.plan.secret import with_secrets_of
-from common.plan.settings import PASSWORD, SENTINEL_PASSWORD
+from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
 from common.token import coordinator_curve, default_token_path
@@ -218,10 +217,7 @@ def _serve(
                 processes=plan.fleet.processes_per_local_agent,
                 token_file=token_file,
                 wait_s=float(plan.fleet.wait_s),
-                withheld=[
-                    *(setting.variable for setting in (PASSWORD, SENTINEL_PASSWORD)),
-                    *filter(None, [plan.target.password_env, plan.target.sentinel.password_env]),
-                ],
+                withheld=secret_variables(plan.target),
             )
         explain = partial(explained, file=place.folder / ERROR_FILE)
         coordinator = Coordinator(

@@ -17,6 +17,7 @@ from common.errors import PlanError
 from common.plan.files import read_small_file
 from common.plan.overlay import Place, nowhere
 from common.plan.schema import Plan, Sentinel, Target
+from common.plan.settings import PASSWORD, SENTINEL_PASSWORD, URL
 from common.plan.shape import Path as Steps
 from common.plan.shape import is_utf8
 from common.plan.url import Address, parse_redis_url
@@ -55,6 +56,12 @@ def redacted(plan: Plan) -> Plan:
     sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
     hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
     return msgspec.structs.replace(plan, target=hidden)
+
+
+def secret_variables(target: Target) -> list[str]:
+    """The environment variables that may hold a password of this target."""
+    named = [target.password_env, target.sentinel.password_env]
+    return [setting.variable for setting in (URL, PASSWORD, SENTINEL_PASSWORD)] + [name for name in named if name]
 
 
 def with_secrets_of(plan: Plan, other: Plan) -> Plan:

@@ -100,6 +100,10 @@ ADDRESS_REMAP = Setting(
     spread=lambda maps: {("target", "address_remap", key): to for rules in maps for key, to in rules.items()},
     help="reach the server that a cluster or Sentinel announces as FROM at TO; each HOST:PORT or HOST; may be repeated",
 )  # fmt: skip
+URL = Setting(
+    group=_TARGET, flag="--url", aliases=("-u",), path="target.url", metavar="URL",
+    help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
+)  # fmt: skip
 PASSWORD = Setting(
     group=_TARGET, path="target.password", variable_name="STAMPEDE_PASSWORD", help="the password itself: never a flag"
 )
@@ -109,8 +113,7 @@ SENTINEL_PASSWORD = Setting(
 )  # fmt: skip
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting(group=_TARGET, flag="--url", aliases=("-u",), path="target.url", metavar="URL",
-            help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"),
+    URL,
     ADDRESS_REMAP,
     Setting(group=_TARGET, flag="--embedded-server", path="target.embedded", metavar="[standalone|cluster|sentinel]",
             alone="standalone", help="start Valkey servers of our own on loopback and load them"),

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import PlanError
 from common.plan.schema import Plan, Sentinel, Target
-from common.plan.secret import redacted, resolve_secrets, with_secrets_of
+from common.plan.secret import redacted, resolve_secrets, secret_variables, with_secrets_of
 from common.redaction import REDACTED
 
 SECRET = "s3cret: å/@"
@@ -72,6 +72,14 @@ def test_a_variable_whose_password_is_no_text_is_refused_without_its_value() -> 
     assert refusal(plan(password_env="PW"), PW="s3cret\udcff") == (
         'plan: $.target.password_env: expected a password in UTF-8 text, got other bytes in "PW"'
     )
+
+
+def test_variables_that_may_hold_a_password_are_known_and_the_url_is_one() -> None:
+    target = Target(password_env="PW", sentinel=Sentinel(password_env="SPW"))
+    assert secret_variables(target) == [
+        "STAMPEDE_URL", "STAMPEDE_PASSWORD", "STAMPEDE_SENTINEL_PASSWORD", "PW", "SPW",
+    ]  # fmt: skip
+    assert secret_variables(Target()) == ["STAMPEDE_URL", "STAMPEDE_PASSWORD", "STAMPEDE_SENTINEL_PASSWORD"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_password(tmp_path: Path) -> None:
