@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from agent.events import (
     Action,
@@ -23,6 +24,7 @@ from agent.events import (
     MetricsLinkUp,
     OrderWorkers,
     Received,
+    RenewLease,
     Say,
     Send,
     Spawn,
@@ -32,7 +34,7 @@ from agent.processes import Processes
 from agent.session import Session
 from agent.usage import Usage
 from common import codec
-from common.clock import monotonic_ns
+from common.clock import Suspension, monotonic_ns
 from common.errors import ProtocolError
 from common.messages import Envelope
 from common.signals import caught_signals
@@ -59,6 +61,7 @@ class Agent:
         self._routing_id = identity.incarnation.encode()
         self._session = Session(identity, monotonic_ns())
         self._usage = Usage()
+        self._suspension = Suspension()
         self._exit: Exit | None = None
 
     def run(self) -> Exit:
@@ -86,7 +89,8 @@ class Agent:
                 last_ns = now_ns
                 for event in self._events():
                     self._handle(event)
-                self._handle(self._usage.tick(now_ns, lag_ms, self._processes.pids()))
+                tick = self._usage.tick(now_ns, lag_ms, self._processes.pids())
+                self._handle(replace(tick, suspended_ns=self._suspension.take_ns()))
                 self._pump_frames()
             return self._exit
 
@@ -134,6 +138,8 @@ class Agent:
                 self._processes.spawn(run_id, assignments)
             case OrderWorkers(order):
                 self._processes.order(order)
+            case RenewLease(until_ns):
+                self._processes.renew(until_ns + self._suspension.ahead_ns())
             case KillWorkers():
                 self._processes.kill()
             case Say(text):

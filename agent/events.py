@@ -57,12 +57,14 @@ class Terminated:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passes; what the loop measured since the tick before."""
+    """Time passes; what the loop measured since the tick before. suspended_ns: how long the machine was suspended,
+    which the time that comes with events does not count."""
 
     cpu_percent: float = 0.0
     cpu_percent_busiest: float = 0.0
     host_cpu_percent: float = 0.0
     lag_ms: float = 0.0
+    suspended_ns: int = 0
 
 
 Event = LinkUp | LinkDown | LinkRefused | MetricsLinkUp | Received | FromWorker | WorkerExited | Terminated | Tick
@@ -98,6 +100,13 @@ class OrderWorkers:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewLease:
+    """Let the load of all living worker processes go on until this instant of the monotonic clock."""
+
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class KillWorkers:
     """End all worker processes at once, and forget them: no exit of theirs is reported."""
 
@@ -117,7 +126,7 @@ class Exit:
     text: str = ""
 
 
-Action = Send | ConnectMetrics | Spawn | OrderWorkers | KillWorkers | Say | Exit
+Action = Send | ConnectMetrics | Spawn | OrderWorkers | RenewLease | KillWorkers | Say | Exit
 
 
 @dataclass(frozen=True, slots=True)

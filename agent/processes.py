@@ -11,6 +11,7 @@ import redis-py, and an agent for a single run starts its children while it join
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -20,7 +21,7 @@ import multiprocess
 
 from agent.events import FromWorker, WorkerExited
 from common import codec
-from common.messages import Assignment, WorkerOrder, WorkerPrepare
+from common.messages import Assignment, WorkerOrder, WorkerPrepare, WorkerRenew
 from common.program import directory_is_gone
 
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ class Processes:
             except OSError:
                 continue
 
+    def renew(self, until_ns: int) -> None:
+        """Let the load of every living process go on until this instant of `boottime_ns`. One that does not read its
+        pipe (it is stopped) is passed over rather than waited for: others would lose their lease meanwhile."""
+        data = codec.pack(WorkerRenew(until_ns=until_ns))
+        for _, pipe in self._children.values():
+            with suppress(OSError):
+                if _has_room(pipe):
+                    pipe.send_bytes(data)
+
     def events(self) -> Iterator[FromWorker | WorkerExited]:
         """What the processes have reported, and which have ended, without waiting."""
         for number in list(self._children):
@@ -136,6 +146,13 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _has_room(pipe: Connection) -> bool:
+    """Whether a short message can be sent without waiting: a socket with any room has some kilobytes."""
+    poller = select.poll()
+    poller.register(pipe.fileno(), select.POLLOUT)
+    return bool(poller.poll(0))
 
 
 def _reap(child: BaseProcess, pipe: Connection) -> None:

@@ -17,6 +17,7 @@ from agent.events import (
     MetricsLinkUp,
     OrderWorkers,
     Received,
+    RenewLease,
     Say,
     Send,
     Spawn,
@@ -64,6 +65,8 @@ OVERTIME_NS = 10 * NS_PER_S
 """How long after its drain deadline a worker process is given before it is killed."""
 TERMINATED_EXIT_CODE = 143
 SAY_EVERY_NS = 5 * NS_PER_S
+RENEW_EVERY_NS = NS_PER_S // 2
+"""Worker processes are not told more often of what was heard; so much sooner than the lease they may stop."""
 _FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
 """States in which an agent without a coordinator must not go on for ever."""
 
@@ -80,6 +83,10 @@ class Session:
         self._share = Share()
         self._link = Link(now_ns)
         self._run_heard_ns = now_ns
+        self._renewed_ns = now_ns
+        self._renewed_until_ns = 0
+        self._ticked_ns = now_ns
+        self._held_up_ns = 0
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
@@ -206,9 +213,10 @@ class Session:
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._kill_due_ns = None
         self._run_heard_ns = now_ns
+        self._held_up_ns = 0
         self._share = Share.of(message.assignment, self.identity.processes)
         said = self._share.described(self.identity.open_files_limit)
-        actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments)]
+        actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments), self._renewal(now_ns)]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
@@ -255,6 +263,7 @@ class Session:
     def _from_worker(self, process: int, message: WorkerMessage, now_ns: int) -> list[Action]:
         if process not in self._share:
             return []
+        said: list[Action] = []
         match message:
             case Preparing():
                 self._share.preparing(process, message)
@@ -271,8 +280,20 @@ class Session:
                 self._share.reported(process, message)
             case WorkerFinal():
                 self._share.finished(process, message)
+                if message.fenced and not self._reason:
+                    self._reason = self._why_fenced(process, now_ns)
+                    said = [Say(f"worker process {process} stopped its load: {self._reason}")]
         self._collect(now_ns)
-        return self._maybe_over()
+        return [*said, *self._maybe_over()]
+
+    def _why_fenced(self, process: int, now_ns: int) -> str:
+        """Why the lease of a worker process ran out. Its report may be read before the tick that follows a hold-up."""
+        lease_ns = self._share.lease_ns
+        if (held_up_ns := max(self._held_up_ns, now_ns - self._ticked_ns)) > lease_ns // 2:
+            return f"its own process did not run for {held_up_ns / NS_PER_S:.1f} s"
+        if (silent_ns := now_ns - self._run_heard_ns) >= lease_ns - RENEW_EVERY_NS:
+            return f"no word from its coordinator for {silent_ns / NS_PER_S:.0f} s"
+        return f"worker process {process} did not run for longer than the lease of {lease_ns / NS_PER_S:g} s"
 
     def _worker_exited(self, process: int, exit_code: int | None, now_ns: int) -> list[Action]:
         lost = self._share.exited(process, exit_code)
@@ -346,7 +367,10 @@ class Session:
         return actions
 
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
-        actions = [*self._hello(now_ns), *self._overdue(now_ns)]
+        self._run_heard_ns -= tick.suspended_ns  # nobody was heard then
+        self._held_up_ns = max(self._held_up_ns, now_ns - self._ticked_ns + tick.suspended_ns)
+        self._ticked_ns = now_ns
+        actions = [*self._hello(now_ns), *self._overdue(now_ns), *self._renew(now_ns)]
         if not self._link.heartbeat_is_due(now_ns):
             return actions
         actions += self._send(self._link.heartbeat(tick, self.state, len(self.outbox), self._share.alive, now_ns))
@@ -374,6 +398,16 @@ class Session:
             self._frames_moved_ns = now_ns
             self.outbox.rewind()
         return []
+
+    def _renew(self, now_ns: int) -> list[Action]:
+        """Pass on what is left of the lease, whenever the coordinator has been heard since."""
+        until_ns = self._run_heard_ns + self._share.lease_ns
+        is_news = until_ns != self._renewed_until_ns and now_ns - self._renewed_ns >= RENEW_EVERY_NS
+        return [self._renewal(now_ns)] if is_news and self.state in _FENCED else []
+
+    def _renewal(self, now_ns: int) -> RenewLease:
+        self._renewed_ns, self._renewed_until_ns = now_ns, self._run_heard_ns + self._share.lease_ns
+        return RenewLease(self._renewed_until_ns)
 
     def _waited_in_vain(self, now_ns: int) -> list[Action]:
         wait_ns = self.identity.wait_ns

@@ -1,6 +1,7 @@
 """Monotonic time in whole nanoseconds, and the offset between two hosts' clocks.
 
-Pure: nothing here reads a clock except `monotonic_ns`, which is the one name that the loops pass around.
+Pure: nothing here reads a clock except `monotonic_ns`, which is the one name that the loops pass around, and
+`boottime_ns`, for what a suspended machine must not extend.
 """
 
 from __future__ import annotations
@@ -12,6 +13,33 @@ from dataclasses import dataclass
 
 MonotonicNs = Callable[[], int]
 monotonic_ns: MonotonicNs = time.monotonic_ns
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_SUSPENDED_NS = 100_000_000
+
+
+def boottime_ns() -> int:
+    """As `monotonic_ns`, but it also counts while the machine is suspended: on Linux the monotonic clock stands still
+    then. On macOS CLOCK_MONOTONIC counts it, unlike Python's own monotonic clock."""
+    return time.clock_gettime_ns(_BOOTTIME)
+
+
+class Suspension:
+    """How long the machine was suspended, from the two clocks drifting apart."""
+
+    def __init__(self, boottime: MonotonicNs = boottime_ns, monotonic: MonotonicNs = monotonic_ns) -> None:
+        self._boottime, self._monotonic = boottime, monotonic
+        self._counted_ns = self.ahead_ns()
+
+    def ahead_ns(self) -> int:
+        """`boottime_ns` less `monotonic_ns`. Never too much: a pause between the two readings makes it smaller."""
+        boottime_ns = self._boottime()
+        return boottime_ns - self._monotonic()
+
+    def take_ns(self) -> int:
+        """How long the machine was suspended since the last call; 0 if it was not."""
+        more_ns = self.ahead_ns() - self._counted_ns
+        self._counted_ns += max(0, more_ns)
+        return more_ns if more_ns > _SUSPENDED_NS else 0
 
 
 @dataclass(frozen=True, slots=True)

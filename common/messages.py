@@ -306,6 +306,12 @@ class WorkerStop(Message, frozen=True, kw_only=True):
     drain: bool
 
 
+class WorkerRenew(Message, frozen=True, kw_only=True):
+    """Agent to worker process: the load may go on until `until_ns` of this host's `boottime_ns`."""
+
+    until_ns: int
+
+
 class WorkerMetrics(Message, frozen=True, kw_only=True):
     """Worker process to agent: seconds up to `through` are complete; what was added since the last report."""
 
@@ -314,7 +320,8 @@ class WorkerMetrics(Message, frozen=True, kw_only=True):
 
 
 class WorkerFinal(Message, frozen=True, kw_only=True):
-    """Worker process to agent: all threads are done and all metrics reported. Fields as in `Final`."""
+    """Worker process to agent: all threads are done and all metrics reported. Fields as in `Final`. fenced: it ended
+    its load by itself, because its lease was not renewed."""
 
     issued: Tally
     counted: Tally
@@ -322,10 +329,11 @@ class WorkerFinal(Message, frozen=True, kw_only=True):
     start_skew_ns: int
     ran_ns: Tally = 0
     drained: bool
+    fenced: bool = False
 
 
 WorkerMessage = Preparing | Prepared | Failed | WorkerMetrics | WorkerFinal
-WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop
+WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop | WorkerRenew
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

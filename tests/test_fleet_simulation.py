@@ -49,7 +49,16 @@ faults = st.builds(
 mild_faults = st.one_of(
     st.builds(
         Fault,
-        kind=st.sampled_from([Kind.CONTROL_DOWN, Kind.METRICS_DOWN, Kind.LINKS_DOWN, Kind.BLACKHOLE, Kind.HELD_UP]),
+        kind=st.sampled_from(
+            [
+                Kind.CONTROL_DOWN,
+                Kind.METRICS_DOWN,
+                Kind.LINKS_DOWN,
+                Kind.BLACKHOLE,
+                Kind.HELD_UP,
+                Kind.AGENT_STOPPED,
+            ]
+        ),
         at_s=times_s,
         agent=st.integers(0, 3),
         seconds=st.floats(0.1, 2).map(lambda value: round(value, 1)),
@@ -195,6 +204,7 @@ def check(world: World) -> None:
         assert not agent.alive or agent.session.state is AgentState.IDLE
         if agent.exit is not None:
             assert agent.exit.code in {0, 4, 5, 143}
+    assert not world.unfenced
     assert all(begun == 1 for threads in world.preloads.values() for begun in threads.values())
     for run_id, records in world.journals.items():
         check_journal(world, run_id, records)
@@ -266,3 +276,13 @@ def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> No
     [end] = world.ends.values()
     assert (end.outcome, end.exit_code, end.text) == (Outcome.COMPLETED, 0, "")
     assert [agent.exit.code if agent.exit else None for agent in world.agents] == [0 if once else None] * 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_with_it(seed: int) -> None:
+    stopped = Fault(Kind.AGENT_STOPPED, at_s=5.0, seconds=20.0)
+    world = played(Scenario(seed=seed, duration_s=40.0, lease_s=4.0, faults=(stopped,)))
+    check(world)
+    [records] = world.journals.values()
+    reasons = [record.final.reason for record in records if isinstance(record, AgentNoted) and record.final]
+    assert any(reason.startswith("its own process did not run for 20.") for reason in reasons)

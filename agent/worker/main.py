@@ -1,9 +1,11 @@
 """A worker process: does what the agent says through a pipe, and reports through the same.
 
-    agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop
+    agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop; all the while WorkerRenew
     worker -> agent: Preparing..., then Prepared or Failed; WorkerMetrics each second; WorkerFinal, and it exits
 
 A WorkerStop is answered with WorkerFinal at any time. When the pipe ends, the agent is dead: the process ends at once.
+When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop; the process
+stays with its results until the agent reads them, or is dead.
 The main thread only collects and reports; the load is the worker threads' work.
 """
 
@@ -16,13 +18,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from agent.worker.collector import Collector
 from agent.worker.filling import parts_of, preload
 from agent.worker.pacer import Span
+from agent.worker.pipe import AgentGone, Pipe
 from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
-from common.codec import decode_worker_order, pack
-from common.errors import StampedeError, TargetError
+from common.errors import FleetError, StampedeError, TargetError
 from common.machine import raise_open_files_limit
 from common.messages import (
     Assignment,
@@ -32,9 +36,7 @@ from common.messages import (
     Preparing,
     Step,
     WorkerFinal,
-    WorkerMessage,
     WorkerMetrics,
-    WorkerOrder,
     WorkerPrepare,
     WorkerStart,
     WorkerStop,
@@ -54,40 +56,16 @@ _KEPT_BYTES = 4 << 20
 _CUT_GRACE_NS = 1 * NS_PER_S
 
 
-class _AgentGone(Exception):
-    """The other end of the pipe is closed."""
-
-
 class _Stopped(Exception):
     """The agent wants no run any more."""
 
 
+class _Fenced(Exception):
+    """The lease was over before the load began."""
+
+
 class _Crashed(Exception):
     """A worker thread ended in a way that it never should; the text says how, in one line."""
-
-
-class _Pipe:
-    """The pipe to the agent, in messages."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def send(self, message: WorkerMessage) -> None:
-        """Raises _AgentGone."""
-        try:
-            self._connection.send_bytes(pack(message))
-        except OSError as error:
-            raise _AgentGone from error
-
-    def receive(self, timeout_s: float | None) -> WorkerOrder | None:
-        """The next order; None when there is none in time. Raises _AgentGone."""
-        try:
-            if not self._connection.poll(timeout_s):
-                return None
-            data = self._connection.recv_bytes()
-        except (EOFError, OSError) as error:
-            raise _AgentGone from error
-        return decode_worker_order(data)
 
 
 def run_worker(connection: Any) -> None:
@@ -98,21 +76,23 @@ def run_worker(connection: Any) -> None:
     # The agent drains its workers; a Ctrl-C of the terminal reaches the whole group, and must not forestall it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    pipe = _Pipe(connection)
+    pipe = Pipe(connection)
     _keep_freed_memory()
     sys.setswitchinterval(_SWITCH_S)
     try:
         _serve(pipe)
-    except _AgentGone:
+    except AgentGone:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last stop of the process: said in one line, not as a traceback
         reason = str(error) if isinstance(error, _Crashed) else describe(error)
-        with suppress(_AgentGone):
+        with suppress(AgentGone):
             pipe.send(Failed(kind=FailureKind.AGENT, reason=reason))
         sys.exit(1)
+    finally:
+        pipe.close()
 
 
-def _serve(pipe: _Pipe) -> None:
+def _serve(pipe: Pipe) -> None:
     order = pipe.receive(None)
     if not isinstance(order, WorkerPrepare):
         pipe.send(_NOTHING_DONE)
@@ -131,6 +111,8 @@ def _serve(pipe: _Pipe) -> None:
         pipe.send(Failed(kind=FailureKind.AGENT, reason=str(error)))
     except _Stopped:
         pipe.send(_NOTHING_DONE)
+    except _Fenced:
+        pipe.send(msgspec.structs.replace(_NOTHING_DONE, fenced=True))
 
 
 _NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
@@ -142,7 +124,7 @@ def _keep_freed_memory() -> None:
     bytes(_KEPT_BYTES)
 
 
-def _prepare(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
+def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     told: Preparing | None = None
 
     def on_progress(step: Step, done: int, total: int) -> None:
@@ -153,6 +135,9 @@ def _prepare(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
             told = progress
         if isinstance(pipe.receive(0), WorkerStop):
             raise _Stopped
+        if pipe.lease_is_over:
+            # What preloads is load too.
+            raise FleetError("it stopped preparing, because its agent did not renew its lease")
 
     # Before connections are opened that would lie idle meanwhile.
     preloaded = preload(parts_of(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
@@ -163,30 +148,35 @@ def _prepare(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
     pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
 
 
-def _carry_out(pipe: _Pipe, run: WorkerRun, assignment: Assignment) -> None:
+def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     order = pipe.receive(None)
     if not isinstance(order, WorkerStart):
         raise _Stopped
+    if pipe.receive(0) is not None:  # renewals may wait behind the start, and so may a stop
+        raise _Stopped
+    if pipe.lease_is_over:
+        raise _Fenced
     span, collector = run.start(order.t0_ns)
     try:
-        drained = _watch(pipe, run, span, collector, assignment)
+        drained, fenced = _watch(pipe, run, span, collector, assignment)
         if run.crash:
             raise _Crashed(run.crash)
     except BaseException:
         span.end_at(monotonic_ns())
         run.cut()
         raise
-    _finish(pipe, run, span, collector, drained)
+    _finish(pipe, run, span, collector, drained=drained, fenced=fenced)
 
 
-def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> bool:
+def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> tuple[bool, bool]:
     """Report each second until all threads have ended, and all that was under way to subscribers has come. Returns
-    whether they did so in time."""
+    whether they did so in time, and whether it was the end of the lease that ended the load."""
     drain_ns = assignment.plan.fleet.drain_s.ns
     # Only a connect under way cannot be cut short: it has a timeout of its own.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
     second = 0
     look_ns = 0
+    fenced = False
     while (run.is_alive or run.is_listening) and not run.crash:
         due_ns = span.t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
         now_ns = monotonic_ns()
@@ -194,28 +184,32 @@ def _watch(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, assign
             collector.look()
             # Among many busy threads this one waits long for the interpreter's lock, which is not to take all its time.
             look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
-        if now_ns >= due_ns:
+        is_clear = pipe.is_clear  # of an agent that does not read, no more than one report waits
+        if now_ns >= due_ns and is_clear:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
-            collector.talked()  # waiting for the agent to read is not a stall: it does not hold up the load
+            collector.talked()  # collecting is not a stall: it does not hold up the load
             second = through + 1
         if not run.is_alive:
             run.finish_listening(now_ns)
         if now_ns >= span.end_ns + drain_ns:
             run.cut()
         if now_ns >= span.end_ns + drain_ns + grace_ns:
-            return False
-        nap_s = min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S)
+            return False, fenced
+        nap_s = min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S) if is_clear else _NAP_S
         order = pipe.receive(nap_s)
         collector.woke(round(nap_s * NS_PER_S))
         if isinstance(order, WorkerStop):
             span.end_at(monotonic_ns())
             if not order.drain:
                 drain_ns = 0
-    return True
+        elif pipe.lease_is_over and (now_ns := monotonic_ns()) < span.end_ns:
+            span.end_at(now_ns)
+            fenced = True
+    return True, fenced
 
 
-def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drained: bool) -> None:
+def _finish(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, *, drained: bool, fenced: bool) -> None:
     ended_ns = max(span.t0_ns, min(span.end_ns, run.ended_ns))
     at_least = (ended_ns - span.t0_ns - 1) // NS_PER_S
     through, intervals = collector.collect_rest(at_least, ended_ns)
@@ -230,5 +224,6 @@ def _finish(pipe: _Pipe, run: WorkerRun, span: Span, collector: Collector, drain
             start_skew_ns=collector.start_skew_ns,
             ran_ns=ended_ns - span.t0_ns,
             drained=drained,
+            fenced=fenced,
         )
     )

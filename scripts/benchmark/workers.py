@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent.events import WorkerExited
 from agent.processes import Processes
-from common.clock import monotonic_ns
+from common.clock import boottime_ns, monotonic_ns
 from common.messages import (
     Assignment,
     Failed,
@@ -26,6 +26,7 @@ from common.units import NS_PER_S
 from scripts.benchmark.contenders import BenchError, Contender, Lane, pinned
 
 _PATIENCE_NS = 30 * NS_PER_S
+_LEASE_NS = 24 * 3600 * NS_PER_S
 _SLICE_NS = NS_PER_S // 50
 
 
@@ -54,6 +55,7 @@ class _Workers:
                 for number in range(self._count)
             ],
         )
+        self._processes.renew(boottime_ns() + _LEASE_NS)
         self._listen(lambda: self._prepared == self._count or self._exited > 0, monotonic_ns() + _PATIENCE_NS)
         if self._prepared < self._count:
             raise BenchError("bench: the worker processes did not get ready")

@@ -15,7 +15,7 @@ from multiprocess import resource_tracker
 
 from agent.events import FromWorker, WorkerExited
 from agent.processes import Processes
-from common.clock import monotonic_ns
+from common.clock import boottime_ns, monotonic_ns
 from common.codec import pack
 from common.messages import (
     Assignment,
@@ -28,7 +28,7 @@ from common.messages import (
     WorkerStop,
 )
 from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
-from common.units import Count, Seconds
+from common.units import NS_PER_S, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
 from tests.support.workers import whole_of
@@ -69,6 +69,10 @@ class Heard:
         """The processes that have ended, and with which code."""
         return {event.process: event.exit_code for event in self.events if isinstance(event, WorkerExited)}
 
+    def spawn(self, run_id: str, assignments: list[Assignment]) -> None:
+        self.processes.spawn(run_id, assignments)
+        self.processes.renew(boottime_ns() + 3600 * NS_PER_S)
+
     def all_prepared(self, count: int) -> None:
         self.until(lambda: all(self.said(number, Prepared) for number in range(count)), "all are prepared")
 
@@ -105,7 +109,7 @@ def calls_of(server: Server) -> int:
 def test_processes_share_a_run_between_them_and_end_by_themselves(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
+    heard.spawn("run", dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
     pids = heard.processes.pids()
     assert len({os.getpid(), *pids}) == 3
     assert len(heard.processes.filenos()) == 2
@@ -130,7 +134,7 @@ def test_processes_share_a_run_between_them_and_end_by_themselves(
 
 
 def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server, heard: Heard) -> None:
-    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
+    heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     heard.all_prepared(2)
     heard.start()
     heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
@@ -149,7 +153,7 @@ def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server
 def test_interrupts_of_the_terminal_and_requests_to_end_are_the_agents_business(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    heard.processes.spawn("run", dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
+    heard.spawn("run", dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
     os.kill(pid, signal.SIGINT)
@@ -173,7 +177,7 @@ def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceb
     plan = msgspec.structs.replace(
         plan_of(valkey.url), workload=Workload(commands=(Command(command="GET"),), keys=Keys(maximum=Count(1 << 63)))
     )
-    heard.processes.spawn("run", dealt(plan))
+    heard.spawn("run", dealt(plan))
     heard.until(lambda: heard.exits, "it has ended")
     assert heard.exits == {0: 1}
     [failed] = heard.said(0, Failed)
@@ -184,7 +188,7 @@ def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceb
 
 
 def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusing_url: str) -> None:
-    heard.processes.spawn("run", dealt(plan_of(refusing_url)))
+    heard.spawn("run", dealt(plan_of(refusing_url)))
     heard.until(lambda: heard.exits, "it has ended")
     assert heard.exits == {0: 0}
     [failed] = heard.said(0, Failed)
@@ -193,7 +197,7 @@ def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusin
 
 
 def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Heard) -> None:
-    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
+    heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     pids = heard.processes.pids()
     heard.all_prepared(1)
     heard.processes.kill()
@@ -207,17 +211,18 @@ def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Hear
 AGENT = """
 import sys
 from agent.processes import Processes
+from common.clock import boottime_ns, monotonic_ns
 from common.codec import unpack
 from common.messages import Assignment
 
 processes = Processes()
 processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
+processes.renew(boottime_ns() + 3600 * 10**9)
 print(processes.pids()[0], flush=True)
 while True:
     for event in processes.events():
         print(type(event.message).__name__, flush=True)
         if len(sys.argv) > 2 and type(event.message).__name__ == "Prepared":
-            from common.clock import monotonic_ns
             from common.messages import WorkerStart
             processes.order(WorkerStart(t0_ns=monotonic_ns()))
 """
@@ -250,7 +255,7 @@ def test_processes_started_ahead_take_the_first_assignments_and_the_rest_ends(va
     heard.processes.start_ahead(3)
     ahead = spawned()
     assert (len(ahead), heard.processes.pids(), heard.processes.filenos()) == (3, [], [])
-    heard.processes.spawn("run", dealt(plan_of(valkey.url, pools=2)))
+    heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     assert len(heard.processes.pids()) == 2
     assert {child.pid for child in ahead} > set(heard.processes.pids())
     heard.until(lambda: all(heard.said(number, Prepared) for number in (0, 1)), "both are prepared")
@@ -263,7 +268,7 @@ def test_a_process_that_died_before_its_assignment_is_found_out(valkey: Server, 
     [child] = spawned()
     child.kill()
     wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, "it is dead")
-    heard.processes.spawn("run", dealt(plan_of(valkey.url)))
+    heard.spawn("run", dealt(plan_of(valkey.url)))
     heard.until(lambda: heard.exits, "its end is told")
     assert heard.exits == {0: -9}
 
@@ -277,3 +282,16 @@ def test_an_agent_imports_no_client_library_of_the_load() -> None:
     loaded = "import agent.agent, sys; print([name for name in ('redis', 'hiredis') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == "[]\n"
+
+
+def test_a_process_that_is_stopped_and_reads_nothing_holds_up_no_renewal(valkey: Server, heard: Heard) -> None:
+    heard.spawn("run", dealt(plan_of(valkey.url)))
+    heard.all_prepared(1)
+    [pid] = heard.processes.pids()
+    os.kill(pid, signal.SIGSTOP)
+    for number in range(5_000):  # far more than a pipe takes that nobody reads
+        heard.processes.renew(boottime_ns() + 3600 * NS_PER_S + number)
+    os.kill(pid, signal.SIGCONT)
+    heard.processes.order(WorkerStop(drain=True))
+    heard.until(lambda: heard.exits, "it has read all of them, and the stop behind them")
+    assert heard.exits == {0: 0}

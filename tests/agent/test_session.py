@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from agent.events import (
+    Action,
     ConnectMetrics,
     Exit,
     KillWorkers,
@@ -14,6 +15,7 @@ from agent.events import (
     LinkUp,
     MetricsLinkUp,
     OrderWorkers,
+    RenewLease,
     Say,
     Spawn,
     Terminated,
@@ -674,6 +676,95 @@ def test_heartbeats_keep_the_lease() -> None:
     bench = AgentBench()
     bench.running(plan=fleet_plan(duration_s=None, requests=100))
     assert orders(bench.passes(3 * LEASE_S, hearing=RUN_ID)) == []
+
+
+def renewals(actions: list[Action]) -> list[int]:
+    return [action.until_ns for action in of_kind(actions, RenewLease)]
+
+
+def test_worker_processes_have_a_lease_from_the_beginning() -> None:
+    bench = AgentBench()
+    actions = bench.preparing()
+    assert renewals(actions) == [bench.now_ns + round(LEASE_S * NS_PER_S)]
+    assert [type(action) for action in actions if isinstance(action, Spawn | RenewLease)] == [Spawn, RenewLease]
+
+
+@pytest.mark.parametrize("state", [AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING])
+def test_worker_processes_are_renewed_about_as_often_as_the_coordinator_is_heard(state: AgentState) -> None:
+    bench = bench_in(state)
+    told = renewals(bench.passes(10.0, hearing=RUN_ID))
+    assert 10 <= len(told) <= 20
+    assert told == sorted(set(told))
+    assert bench.now_ns + (LEASE_S - 1.5) * NS_PER_S < told[-1] <= bench.now_ns + LEASE_S * NS_PER_S
+
+
+def test_worker_processes_get_no_more_time_than_the_agent_has_itself() -> None:
+    bench = bench_in(AgentState.RUNNING)
+    bench.passes(3.0, hearing=RUN_ID)
+    bench.do(LinkDown())
+    # What was heard last is passed on, and nothing after it.
+    [last, *more] = renewals(bench.passes(1.0)) or [0]
+    assert not more
+    assert last <= bench.now_ns + (LEASE_S - 1.0) * NS_PER_S
+    assert renewals(bench.passes(LEASE_S + 5.0)) == []
+
+
+@pytest.mark.parametrize("state", [AgentState.IDLE, AgentState.DRAINING, AgentState.DONE])
+def test_nobody_is_renewed_without_a_load(state: AgentState) -> None:
+    assert renewals(bench_in(state).passes(5.0, hearing=RUN_ID)) == []
+
+
+def test_time_in_which_the_machine_was_suspended_counts_towards_the_lease() -> None:
+    bench = AgentBench()
+    bench.running(plan=fleet_plan(duration_s=None, requests=100))
+    actions = bench.do(Tick(suspended_ns=round(LEASE_S * NS_PER_S) - NS_PER_S))
+    assert orders(actions) == []
+    actions = bench.do(Tick(suspended_ns=2 * NS_PER_S))
+    assert orders(actions) == [WorkerStop(drain=True)]
+    assert renewals(actions) == []
+
+
+def fenced_reason(bench: AgentBench) -> str:
+    """Both worker processes end by themselves, because they were not renewed; what the coordinator is told of it."""
+    fenced = msgspec.structs.replace(worker_final(), fenced=True)
+    actions = [action for number in range(2) for action in bench.worker(number, fenced)]
+    assert bench.state is AgentState.DONE
+    assert len(of_kind(actions, Say)) == 1
+    bench.pump()
+    [final] = said([*actions, *bench.passes(1.2)], Final)[:1]
+    return final.reason
+
+
+def test_an_agent_that_was_stopped_says_so_when_its_workers_have_fenced_themselves() -> None:
+    bench = AgentBench()
+    bench.running()
+    bench.now_ns += 40 * NS_PER_S
+    # What the coordinator had sent before is read first.
+    bench.hears(HeartbeatReply(sent_ns=1, received_ns=1, replied_ns=1))
+    assert fenced_reason(bench) == "its own process did not run for 40.0 s"
+
+
+def test_an_agent_that_was_stopped_says_so_also_when_its_workers_end_later() -> None:
+    bench = AgentBench()
+    bench.running()
+    bench.now_ns += 40 * NS_PER_S
+    bench.hears(HeartbeatReply(sent_ns=1, received_ns=1, replied_ns=1))
+    bench.passes(3.0, hearing=RUN_ID)
+    assert fenced_reason(bench) == "its own process did not run for 40.0 s"
+
+
+def test_workers_that_are_quicker_than_their_agent_to_end_with_the_lease_blame_the_coordinators_silence() -> None:
+    bench = AgentBench()
+    bench.running()
+    bench.passes(LEASE_S - 0.2)
+    assert fenced_reason(bench) == "no word from its coordinator for 30 s"
+
+
+def test_a_worker_that_did_not_run_itself_is_named() -> None:
+    bench = AgentBench()
+    bench.running()
+    bench.passes(5.0, hearing=RUN_ID)
+    assert fenced_reason(bench) == "worker process 0 did not run for longer than the lease of 30 s"
 
 
 @pytest.mark.parametrize("state", [AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING])

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.clock import ClockSample, ClockSync, clock_sample
+from common.clock import ClockSample, ClockSync, Suspension, boottime_ns, clock_sample, monotonic_ns
+from common.units import NS_PER_S
 
 times_ns = st.integers(0, 2**62)
 offsets_ns = st.integers(-(2**62), 2**62)
@@ -56,3 +57,26 @@ def test_an_instant_keeps_its_place_hours_apart_or_not(instant: int, offset: int
     sync = ClockSync()
     sync.add(ClockSample(offset, 0))
     assert sync.to_local_ns(instant + offset) == instant
+
+
+def test_the_clock_that_counts_suspension_is_never_behind_the_other() -> None:
+    assert boottime_ns() >= monotonic_ns() - NS_PER_S
+
+
+def test_a_suspension_is_told_once_and_is_what_the_clocks_have_drifted_apart() -> None:
+    now = {"boottime": 100, "monotonic": 40}
+    suspension = Suspension(lambda: now["boottime"], lambda: now["monotonic"])
+    assert (suspension.ahead_ns(), suspension.take_ns()) == (60, 0)
+    now["boottime"] += 61 * NS_PER_S
+    now["monotonic"] += NS_PER_S
+    assert suspension.take_ns() == 60 * NS_PER_S
+    assert suspension.take_ns() == 0
+    assert suspension.ahead_ns() == 60 + 60 * NS_PER_S
+
+
+def test_a_pause_between_two_readings_is_no_suspension() -> None:
+    now = {"boottime": 0, "monotonic": 0}
+    suspension = Suspension(lambda: now["boottime"], lambda: now["monotonic"])
+    for paused_ns in (5 * NS_PER_S, 0, NS_PER_S, 0):
+        now["monotonic"] = paused_ns
+        assert suspension.take_ns() == 0

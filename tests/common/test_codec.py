@@ -35,6 +35,7 @@ from common.messages import (
     Stop,
     WorkerLost,
     WorkerPrepare,
+    WorkerRenew,
     WorkerStart,
     WorkerStop,
 )
@@ -92,7 +93,12 @@ OF_WORKERS = [
     worker_metrics(3, 1, 2),
     worker_final(3),
 ]
-ORDERS = [WorkerPrepare(run_id="run", assignment=SHARE, process=1), WorkerStart(t0_ns=5), WorkerStop(drain=False)]
+ORDERS = [
+    WorkerPrepare(run_id="run", assignment=SHARE, process=1),
+    WorkerStart(t0_ns=5),
+    WorkerStop(drain=False),
+    WorkerRenew(until_ns=2**62),
+]
 
 
 def name(value: object) -> str:

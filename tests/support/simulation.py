@@ -66,6 +66,7 @@ class Kind(enum.Enum):
     AGENT_KILLED = "an agent is killed"
     AGENT_RESTARTED = "an agent is killed, and started again under the same name after a while"
     AGENT_TERMINATED = "an agent gets SIGTERM"
+    AGENT_STOPPED = "an agent's own process is stopped for a while, its worker processes are not"
     WORKER_KILLED = "a worker process dies"
     WORKER_STUCK = "a worker process never ends"
     INTERRUPTED = "Ctrl-C on the coordinator"
@@ -125,7 +126,8 @@ class World:
 
     starts: of each worker process, how far off the common start it began, and the round trip in which the clock was
     compared, both in ns. preloads: how often each worker thread of a run began to fill its part of the key space.
-    deletions: when the keys of a run began to be deleted.
+    deletions: when the keys of a run began to be deleted. unfenced: worker processes that went on loading although
+    their agent had not heard its coordinator for longer than the lease, and by how many ns.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -144,6 +146,7 @@ class World:
         self.starts: list[tuple[int, int]] = []
         self.preloads: dict[str, Counter[int]] = {}
         self.deletions: dict[str, list[int]] = {}
+        self.unfenced: list[int] = []
         self._open_coordinator()
         for number in range(scenario.agents):
             self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
@@ -215,6 +218,8 @@ class World:
                 self.after(fault.seconds, lambda: self.start_agent(number))
             case Kind.AGENT_TERMINATED if agent:
                 agent.happens(events.Terminated())
+            case Kind.AGENT_STOPPED if agent:
+                agent.stop_until(until_ns)
             case Kind.WORKER_KILLED if agent:
                 agent.kill_a_worker()
             case Kind.WORKER_STUCK if agent:
@@ -401,6 +406,9 @@ class SimulatedAgent:
         self.reported: Counter[str] = Counter()
         self.by_stage: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
         self.most_held = 0
+        self.heard_ns = 0
+        self.stopped_until_ns = 0
+        self._inbox: list[tuple[events.Event, SimulatedWorker | None]] = []
         self._tick()
 
     @property
@@ -409,13 +417,36 @@ class SimulatedAgent:
 
     def _tick(self) -> None:
         if self.alive:
-            self.happens(events.Tick())
+            if self._world.now_ns >= self.stopped_until_ns:
+                self._handle(events.Tick())
             self._world.after(TICK_S, self._tick)
 
-    def happens(self, event: events.Event) -> None:
+    def stop_until(self, until_ns: int) -> None:
+        """As SIGSTOP does, and then SIGCONT."""
+        self.stopped_until_ns = max(self.stopped_until_ns, until_ns)
+        self._world.at(self.stopped_until_ns, self._wake)
+
+    def _wake(self) -> None:
+        if self._world.now_ns < self.stopped_until_ns:
+            return
+        waiting, self._inbox = self._inbox, []
+        for event, worker in waiting:
+            if worker is None or self.workers.get(worker.number) is worker:
+                self._handle(event)
+
+    def happens(self, event: events.Event, worker: SimulatedWorker | None = None) -> None:
+        """Something has come; the loop takes it up at once, unless it is stopped. worker: from whose pipe it came."""
+        if self._world.now_ns < self.stopped_until_ns:
+            self._inbox.append((event, worker))
+        else:
+            self._handle(event)
+
+    def _handle(self, event: events.Event) -> None:
         """The session hears of it, and what it decides is done."""
         if not self.alive:
             return
+        if isinstance(event, events.Received) and event.envelope.run_id == self.session.run_id:
+            self.heard_ns = self._world.now_ns
         for action in self.session.handle(event, self.clock_ns):
             if self.alive:
                 self._perform(action)
@@ -435,6 +466,9 @@ class SimulatedAgent:
             case events.OrderWorkers(order):
                 for worker in list(self.workers.values()):
                     worker.ordered(order)  # type: ignore[arg-type]
+            case events.RenewLease(until_ns):
+                for worker in self.workers.values():
+                    worker.renewed(until_ns - self.offset_ns)
             case events.KillWorkers():
                 self.kill_workers()
             case events.Exit():
@@ -491,8 +525,8 @@ class SimulatedAgent:
         wire = self.wires[name]
         if wire.up or not wire.wanted or not self.alive or self._world.coordinator is None:
             return
-        if self._world.now_ns < wire.down_until_ns:
-            self._world.at(wire.down_until_ns, self.reconnect)
+        if self._world.now_ns < (from_ns := max(wire.down_until_ns, self.stopped_until_ns)):
+            self._world.at(from_ns, self.reconnect)
             return
         wire.up = True
         wire.connection += 1
@@ -530,7 +564,7 @@ class SimulatedAgent:
                 for part in message.intervals:
                     self.reported[self.session.run_id] += part.operations
                     self.by_stage[self.session.run_id, part.stage].update(figures(part))
-            self.happens(events.FromWorker(worker.number, message))  # type: ignore[arg-type]
+            self.happens(events.FromWorker(worker.number, message), worker)  # type: ignore[arg-type]
 
 
 def figures(part: IntervalMetrics) -> dict[str, int]:
@@ -559,12 +593,18 @@ class SimulatedWorker:
         self._done = 0
         self._left = world.scenario.requests
         self._over = False
+        self._lease_ends_ns = 0
+        self._is_started = self._is_ending = self._is_fenced = False
         self._preloaded: Preloaded | None = None
         world.after(world.draw.uniform(0.01, 1.0), self._preload if world.scenario.preloads else self._prepared)
 
     def _preload(self, done: int = 0) -> None:
         """A tenth of it after the other; it may take longer than agents may be silent."""
         if not self.alive or self.is_stuck:
+            return
+        if self._world.now_ns >= self._lease_ends_ns:
+            self._say(Failed(kind=FailureKind.AGENT, reason="it was not renewed"))
+            self.exits(0)
             return
         plan, threads = self._assignment.plan, self._assignment.threads
         total = sum(preload_commands(plan, thread, self._assignment.threads_total) for thread in threads)
@@ -597,11 +637,22 @@ class SimulatedWorker:
         if self.alive:
             self.alive = False
             if self._agent.workers.get(self.number) is self:
-                self._agent.happens(events.WorkerExited(self.number, code))
+                self._agent.happens(events.WorkerExited(self.number, code), self)
+
+    def renewed(self, until_ns: int) -> None:
+        self._lease_ends_ns = until_ns
+        self._world.at(until_ns, self._fence)
+
+    def _fence(self) -> None:
+        loads = self._is_started and not self._is_ending and not self.is_stuck
+        if loads and self._world.now_ns >= self._lease_ends_ns:
+            self._is_ending = self._is_fenced = True
+            self._world.after(self._world.draw.uniform(0, 1.0), self._finish)
 
     def ordered(self, order: WorkerStart | WorkerStop) -> None:
         if isinstance(order, WorkerStart):
             self._t0_ns = order.t0_ns - self._agent.offset_ns
+            self._is_started = True
             coordinator, clock = self._world.coordinator, self._agent.session._link.clock.best
             if coordinator is not None and coordinator.run.state.t0_ns is not None and clock is not None:
                 error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
@@ -610,7 +661,9 @@ class SimulatedWorker:
             end_ns = timeline(self._assignment.plan.load).end_ns
             if end_ns is not None:
                 self._world.at(self._t0_ns + end_ns, self._finish)
+            self._fence()
         elif not self.is_stuck:
+            self._is_ending = True
             self._world.after(self._world.draw.uniform(0, 1.0) if order.drain else 0.0, self._finish)
 
     def _intervals(self, through: int) -> tuple[IntervalMetrics, ...]:
@@ -637,6 +690,10 @@ class SimulatedWorker:
     def _report(self) -> None:
         if not self.alive or self._over:
             return
+        unheard_ns = self._world.now_ns - self._agent.heard_ns
+        lease_ns = round(self._world.scenario.lease_s * NS_PER_S)
+        if unheard_ns > lease_ns and not self._is_ending and not self.is_stuck:
+            self._world.unfenced.append(unheard_ns - lease_ns)
         through = max(self._second, (self._world.now_ns - self._t0_ns) // NS_PER_S - 1)
         self._say(WorkerMetrics(through=through, intervals=self._intervals(through)))
         if self._left == 0:
@@ -652,7 +709,13 @@ class SimulatedWorker:
         ran_ns = max(0, self._world.now_ns - self._t0_ns)
         self._say(
             WorkerFinal(
-                issued=self._done, counted=self._done, transactions=0, start_skew_ns=1, ran_ns=ran_ns, drained=True
+                issued=self._done,
+                counted=self._done,
+                transactions=0,
+                start_skew_ns=1,
+                ran_ns=ran_ns,
+                drained=True,
+                fenced=self._is_fenced,
             )
         )
         self._world.after(0.01, lambda: self.exits(0))

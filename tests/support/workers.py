@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from agent.worker.main import run_worker
-from common.clock import monotonic_ns
+from common.clock import boottime_ns, monotonic_ns
 from common.codec import decode_from_worker, pack
 from common.messages import (
     Assignment,
@@ -19,6 +19,7 @@ from common.messages import (
     WorkerMessage,
     WorkerMetrics,
     WorkerPrepare,
+    WorkerRenew,
     WorkerStart,
     WorkerStop,
 )
@@ -89,8 +90,13 @@ class WorkerThread:
         """Send raw bytes."""
         self._ours.send_bytes(data)
 
-    def prepare(self, plan: Plan) -> None:
-        """Give it all pools of the plan."""
+    def renew(self, for_s: float = 3600.0) -> None:
+        """Let its load go on for so long."""
+        self.say(pack(WorkerRenew(until_ns=boottime_ns() + round(for_s * NS_PER_S))))
+
+    def prepare(self, plan: Plan, lease_s: float = 3600.0) -> None:
+        """Give it all pools of the plan, and a lease."""
+        self.renew(lease_s)
         self.say(pack(WorkerPrepare(run_id="run", assignment=whole_of(plan), process=0)))
 
     def start(self, in_s: float = 0.0) -> int:

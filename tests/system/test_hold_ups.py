@@ -68,6 +68,39 @@ def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fle
     assert stage.hold_ups["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
 
 
+def test_the_load_of_an_agent_that_is_stopped_ends_with_its_lease(fleet: Fleet, plan: str) -> None:
+    document = yaml.safe_load(Path(plan).read_text())
+    for pools in document["pools"]:
+        pools["client_pools"] = len(Driver) + 1  # so that each worker process has every driver
+    document["fleet"]["expect_agents"] = 2
+    Path(plan).write_text(yaml.safe_dump(document))
+    coordinator = fleet.coordinator(plan, "--rate", "600/s", "--lease", "3s")
+    agent = fleet.agent("a", "--once", processes=len(Driver))
+    other = fleet.agent("b", "--once")
+    fleet.until_loading()
+    workers = worker_processes(psutil.Process(agent.process.pid))
+    assert len(workers) == len(Driver)
+    assert all(open_connections(worker) for worker in workers)
+    agent.process.send_signal(signal.SIGSTOP)
+    # Its worker processes are not stopped, and nobody tells them to end their load.
+    wait_until(lambda: not any(open_connections(worker) for worker in workers), "no worker process is connected", 10)
+    assert all(worker.is_running() for worker in workers)
+    agent.process.send_signal(signal.SIGCONT)
+    # Its results come although it was stopped.
+    assert agent.wait(10).returncode == 0
+    coordinator.signal(signal.SIGINT)
+    ended = fleet.end(coordinator)
+    assert other.wait(10).returncode == 0
+    assert "agent a ended early: its own process did not run for" in ended.summary["run"]["reason"]
+    ledger = ended.summary["ledger"]
+    assert ledger["issued"] == ledger["counted"] == ledger["server_calls"] > 0
+
+
+def open_connections(worker: psutil.Process) -> int:
+    """TCP connections of a worker process."""
+    return sum(found.status == psutil.CONN_ESTABLISHED for found in worker.net_connections("tcp"))
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A group whose quota limits nothing yet. Asked for before `fleet`, whose processes must leave it first."""

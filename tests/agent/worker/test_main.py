@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import redis
 
-from agent.worker import main
+from agent.worker import pipe
 from agent.worker.asyncio_driver import TaskWorker, run_asyncio_worker
 from agent.worker.client_driver import ThreadWorker, run_client_worker
 from agent.worker.run import WorkerRun
@@ -351,7 +351,7 @@ def test_connections_are_closed_before_the_last_word(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
-    close, pack = WorkerRun.close, main.pack
+    close, pack = WorkerRun.close, pipe.pack
 
     def closing(run: WorkerRun) -> None:
         close(run)
@@ -362,7 +362,7 @@ def test_connections_are_closed_before_the_last_word(
         return pack(message)
 
     monkeypatch.setattr(WorkerRun, "close", closing)
-    monkeypatch.setattr(main, "pack", packing)
+    monkeypatch.setattr(pipe, "pack", packing)
     worker.ran(plan_of(valkey.url, requests=Count(10)))
     assert "closed" in happened[: happened.index("WorkerFinal")]
 
@@ -684,6 +684,41 @@ def test_a_stop_while_it_runs_ends_it_with_everything_counted(
     assert commands.error_count == 0 if drain else commands.failures.get("CutShort", 0) <= 1
     assert reported.final.drained
     assert reported.final.ran_ns < 5 * NS_PER_S
+
+
+def test_a_load_whose_lease_is_not_renewed_ends_with_everything_counted(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3), lease_s=1.0)
+    worker.hear(Prepared)
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
+    assert reported.final.fenced
+    assert reported.final.drained
+    assert reported.final.ran_ns < 5 * NS_PER_S
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == calls["SET"] + calls["GET"] == reported.final.issued > 0
+    assert worker.end() == 0
+
+
+def test_a_load_whose_lease_is_over_does_not_begin(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600)), lease_s=0.5)
+    worker.hear(Prepared)
+    over_ns = monotonic_ns() + NS_PER_S // 2
+    wait_until(lambda: monotonic_ns() > over_ns, "the lease is over")
+    worker.start()
+    assert worker.hear(WorkerFinal) == msgspec.structs.replace(NOTHING_DONE, fenced=True)
+    assert calls_of(valkey).keys().isdisjoint({"SET", "GET"})
+    assert worker.end() == 0
+
+
+def test_a_preload_whose_lease_is_not_renewed_ends(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, **MANY_KEYS), lease_s=0.5)
+    failed = worker.hear(Failed)
+    assert failed == Failed(
+        kind=FailureKind.AGENT, reason="it stopped preparing, because its agent did not renew its lease"
+    )
+    assert worker.end() == 0
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
 
 
 def test_a_stop_before_the_start_instant_ends_it_with_nothing_done(valkey: Server, worker: WorkerThread) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -38,6 +39,8 @@ def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second
             return ()
 
     class Told:
+        is_clear, lease_is_over = True, False
+
         def __init__(self) -> None:
             self.sent = 0
 
@@ -62,7 +65,7 @@ def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second
     pipe: Any = Told()
     running: Any = Running()
     slow: Any = Slow()
-    assert _watch(pipe, running, span, slow, assignment)
+    assert _watch(pipe, running, span, slow, assignment) == (True, False)
     assert pipe.sent == 1
 
 
@@ -74,6 +77,8 @@ def test_a_process_that_is_stopped_while_it_waits_stalls_and_one_whose_agent_doe
 
     class Agent:
         """Takes two seconds to read what is said of the first second, and stops the process for three at 5 s."""
+
+        is_clear, lease_is_over = True, False
 
         def __init__(self) -> None:
             self.told: list[WorkerMetrics] = []
@@ -104,10 +109,132 @@ def test_a_process_that_is_stopped_while_it_waits_stalls_and_one_whose_agent_doe
     collector = Collector([], ("GET",), Outcomes(), t0_ns, line, watch)
     agent: Any = Agent()
     running: Any = Running()
-    assert _watch(agent, running, Span(t0_ns, end_ns), collector, Assignment(plan=Plan(), pools=(), threads_total=0))
+    assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
+    assert _watch(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
     held = [part.generator.hold_ups for message in agent.told for part in message.intervals]
     assert [one.stalled_ns for one in held if one is not None] == [
         *[0] * 5,
         *[NS_PER_S] * 3,
         0,
     ]
+
+
+@dataclass
+class StoppedAgent:
+    """One that renews a lease until `stops_ns`, always for `lease_ns`, and then neither says nor reads anything until
+    `wakes_ns`. Its worker process is stopped itself from `sleeps_ns` until `sleeps_until_ns`."""
+
+    now_ns: int
+    stops_ns: int
+    lease_ns: int = 4 * NS_PER_S
+    wakes_ns: int = NEVER_NS
+    sleeps_ns: int = NEVER_NS
+    sleeps_until_ns: int = 0
+    lease_ends_ns: int = 0
+    told: list[WorkerMetrics] = field(default_factory=list)
+
+    @property
+    def is_clear(self) -> bool:
+        return self.now_ns < self.stops_ns or self.now_ns >= self.wakes_ns
+
+    @property
+    def lease_is_over(self) -> bool:
+        return self.now_ns >= self.lease_ends_ns
+
+    def send(self, message: WorkerMetrics) -> None:
+        assert self.is_clear, "the main thread would wait"
+        self.told.append(message)
+
+    def receive(self, timeout_s: float) -> None:
+        assert timeout_s > 0 or self.is_clear, "the main thread turns without a rest"
+        self.now_ns += round(timeout_s * NS_PER_S)
+        if self.sleeps_ns <= self.now_ns < self.sleeps_until_ns:
+            self.now_ns = self.sleeps_until_ns
+        if self.now_ns < self.stops_ns:
+            self.lease_ends_ns = self.now_ns + self.lease_ns
+
+
+class FencedLoad:
+    """Runs until its span ends, and then takes `drain_ns` to come to an end."""
+
+    is_listening, crash = False, ""
+
+    def __init__(self, agent: StoppedAgent, span: Span, drain_ns: int = 0) -> None:
+        self._agent, self._span, self._drain_ns = agent, span, drain_ns
+        self.was_cut = False
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.was_cut and self._agent.now_ns < self._span.end_ns + self._drain_ns
+
+    def cut(self) -> None:
+        self.was_cut = True
+
+    def finish_listening(self, _: int) -> None: ...
+
+
+class NoCollector:
+    def look(self) -> None: ...
+
+    def woke(self, _: int) -> None: ...
+
+    def talked(self) -> None: ...
+
+    def collect(self, _: int) -> tuple[()]:
+        return ()
+
+
+T0_NS = 10**15
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, agent: StoppedAgent, *, end_ns: int = NEVER_NS, drain_ns: int = 0
+) -> tuple[Span, FencedLoad, tuple[bool, bool]]:
+    """A load that its worker process watches over to its end; what became of it."""
+    monkeypatch.setattr("agent.worker.main.monotonic_ns", lambda: agent.now_ns)
+    span = Span(T0_NS, end_ns)
+    load = FencedLoad(agent, span, drain_ns)
+    pipe: Any = agent
+    run: Any = load
+    collector: Any = NoCollector()
+    return span, load, _watch(pipe, run, span, collector, Assignment(plan=Plan(), pools=(), threads_total=0))
+
+
+def test_a_load_whose_agent_is_stopped_ends_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = StoppedAgent(T0_NS, stops_ns=T0_NS + 3 * NS_PER_S)
+    span, load, outcome = watched(monkeypatch, agent, drain_ns=NS_PER_S)
+    assert outcome == (True, True)
+    assert not load.was_cut
+    assert agent.lease_ends_ns <= span.end_ns <= agent.lease_ends_ns + NS_PER_S // 20
+    assert [metrics.through for metrics in agent.told] == [0, 1]
+
+
+def test_what_does_not_end_within_the_drain_is_cut_short_although_the_agent_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S)
+    span, load, outcome = watched(monkeypatch, agent, drain_ns=3600 * NS_PER_S)
+    assert outcome == (True, True)
+    assert load.was_cut
+    assert agent.now_ns - span.end_ns <= Plan().fleet.drain_s.ns + NS_PER_S // 10
+
+
+def test_a_process_that_wakes_after_its_lease_stops_before_its_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = StoppedAgent(
+        T0_NS, stops_ns=T0_NS + NS_PER_S, sleeps_ns=T0_NS + NS_PER_S, sleeps_until_ns=T0_NS + 60 * NS_PER_S
+    )
+    span, _, outcome = watched(monkeypatch, agent)
+    assert (outcome, span.end_ns) == ((True, True), T0_NS + 60 * NS_PER_S)
+
+
+def test_an_agent_that_wakes_within_the_lease_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S, wakes_ns=T0_NS + 4 * NS_PER_S)
+    _, _, outcome = watched(monkeypatch, agent, end_ns=T0_NS + 4_500_000_000)
+    assert outcome == (True, False)
+    assert agent.told[-1].through == 3  # what had waited came as one
+
+
+def test_a_lease_that_ends_in_the_drain_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S)
+    _, _, outcome = watched(monkeypatch, agent, end_ns=T0_NS + 2 * NS_PER_S, drain_ns=9 * NS_PER_S)
+    assert outcome == (True, False)
