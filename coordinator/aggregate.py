@@ -46,6 +46,8 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    StopDecided,
+    Stopping,
     When,
     WorkerNoted,
 )
@@ -247,6 +249,7 @@ class Aggregate:
         self.opened: RunOpened | None = None
         self.started: RunStarted | None = None
         self.cleaned: CleanedUp | None = None
+        self.stops: list[StopDecided] = []
         self.closed: RunClosed | None = None
         self.failed: CoordinatorFailed | None = None
         self.is_running = False
@@ -282,12 +285,19 @@ class Aggregate:
                 self.readings[record.when] = record
             case CleanedUp():
                 self.cleaned = record
+            case StopDecided():
+                self.stops.append(record)
             case RunClosed():
                 self.closed = record
             case CoordinatorFailed():
                 self.failed = record
             case _:
                 assert_never(record)
+
+    @property
+    def load_stop(self) -> StopDecided | None:
+        """The decision that ended the load before its time; None for a load that went on as long as was planned."""
+        return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)
 
     @property
     def totals(self) -> IntervalMetrics:

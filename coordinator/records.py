@@ -1,8 +1,9 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
 Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), perhaps CleanedUp, RunClosed. In a journal without RunClosed, the coordinator still runs,
-has failed (CoordinatorFailed says why, if it could be written), or was killed.
+order, ServerCounted(after), perhaps CleanedUp, RunClosed. A StopDecided may stand anywhere after RunStarted. In a
+journal without RunClosed, the coordinator still runs, has failed (CoordinatorFailed says why, if it could be written),
+or was killed.
 """
 
 from __future__ import annotations
@@ -168,6 +169,26 @@ class CleanedUp(Record, frozen=True, kw_only=True):
     error: str = ""
 
 
+class Stopping(enum.Enum):
+    """What is stopped before its time: the load, whose operations in flight come to an end; the load at once; or the
+    deletion of the plan's keys, which leaves the rest of them."""
+
+    LOAD = "load"
+    AT_ONCE = "at once"
+    CLEAN_UP = "clean-up"
+
+
+class StopDecided(Record, frozen=True, kw_only=True):
+    """The coordinator decided to stop something before its time; recorded before anybody is told, so that a coordinator
+    that resumes the run goes on stopping. at_ns: on the clock of `RunStarted`. exit_code: what
+    the run ends with for it; 0 where it changes none."""
+
+    what: Stopping
+    reason: str
+    exit_code: int
+    at_ns: int
+
+
 class RunClosed(Record, frozen=True, kw_only=True):
     """The end. duration_s: from the start instant to the last agent's end of load, as planned or as cut short."""
 
@@ -190,6 +211,7 @@ AnyRecord = (
     | WorkerNoted
     | ServerCounted
     | CleanedUp
+    | StopDecided
     | RunClosed
     | CoordinatorFailed
 )

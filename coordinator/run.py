@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.errors import EXIT_INTERRUPTED, FleetError, TargetError
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.messages import (
     Dismiss,
     Stop,
@@ -24,6 +24,8 @@ from coordinator.records import (
     RunClosed,
     RunStarted,
     ServerCounted,
+    StopDecided,
+    Stopping,
     When,
 )
 from coordinator.registry import LOST_AFTER_NS, Standing, capacities
@@ -83,6 +85,7 @@ class Run:
         self._talk = Conversation(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
+        self._is_resumed = self._is_at_once = self._leaves_keys = False
         self._prepared_ns: int | None = None
         self._last_progress: Progress | None = None
         self._after: frozenset[type[AfterLoad]] = frozenset()
@@ -121,12 +124,29 @@ class Run:
         within the usual time are lost. after: what the journal has already of what follows the load."""
         run = cls(setup, now_ns, written)
         run._after = frozenset(type(record) for record in after)
+        run._is_resumed = True
+        for stop in run._written.stops:
+            run._take_up(stop)
+        stopped = run.state.stopped_ns is not None
         for standing in agents:
             run.state.registry.readmit(standing, now_ns)
             if standing.final is not None:
-                run.state.ending.noted(standing.facts.agent_id, standing.final)
-        run.state.phase, run.state.t0_ns = Phase.RUNNING, t0_ns
+                run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
+        run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
         return run
+
+    def _take_up(self, stop: StopDecided) -> None:
+        """What a coordinator before us decided stands."""
+        self._leaves_keys = self._leaves_keys or stop.what is not Stopping.LOAD
+        if stop.what is Stopping.CLEAN_UP:
+            return
+        self._is_at_once = self._is_at_once or stop.what is Stopping.AT_ONCE
+        self.state.stopped_ns = self.state.stopped_ns or stop.at_ns
+        if stop.exit_code == EXIT_INTERRUPTED:
+            self._interrupts += 1
+            self.state.ending.interrupted = True
+        else:
+            self.state.ending.aborted, self.state.ending.exit_code = stop.reason, stop.exit_code
 
     def _local_agent_exited(self, event: LocalAgentExited) -> list[Action]:
         how = f"its process ended with exit code {event.exit_code}"
@@ -215,10 +235,11 @@ class Run:
         if CleanedUp in self._after:
             self._moves(Trigger.CLEANED, now_ns)
             return self._closed()
-        if self._interrupts <= 1:
+        if not self._leaves_keys:
             return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
         self._moves(Trigger.CLEANED, now_ns)
-        skipped = CleanedUp(deleted=0, left=None, took_ns=0, error="the run was stopped at once")
+        why = "the run was stopped at once" if self._is_at_once else "interrupted"
+        skipped = CleanedUp(deleted=0, left=None, took_ns=0, error=why)
         return [Write(skipped), *self._closed()]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
@@ -245,7 +266,8 @@ class Run:
         """How long an agent may be silent before it is not waited for. While the run should go on: a lease, after
         which the agent itself has stopped. settled: nobody else is at work any more."""
         if self.state.phase is Phase.DRAINING:
-            return 0
+            # The agents of a run that is resumed have yet to find the way back.
+            return min(WRITE_OFF_NS, self._lease_ns) if self._is_resumed else 0
         planned_end_ns = self._planned_end_ns()
         due = planned_end_ns is None or now_ns > planned_end_ns
         return min(WRITE_OFF_NS, self._lease_ns) if settled and due else self._lease_ns
@@ -292,6 +314,8 @@ class Run:
                 self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
+            case Phase.DRAINING if self._is_at_once:
+                return self._lose_all("the run was stopped at once")
             case Phase.DRAINING if in_phase_ns > fleet.drain_s.ns + OVERTIME_NS:
                 return self._lose_all("it did not end within the drain")
             case Phase.DRAINING:
@@ -322,7 +346,7 @@ class Run:
         if planned_end_ns is None and now_ns - self.state.success_ns > self._dead_target_ns:
             text = f"no operation succeeded for {self._dead_target_ns // NS_PER_S} s, and the plan has no end in time"
             self.state.ending.aborted, self.state.ending.exit_code = text, TargetError.exit_code
-            return self._stop(text, now_ns)
+            return self._stop(text, TargetError.exit_code, now_ns)
         return []
 
     def _lose_all(self, why: str) -> list[Action]:
@@ -336,20 +360,28 @@ class Run:
     def _interrupted(self, now_ns: int) -> list[Action]:
         self._interrupts += 1
         if self.state.phase is Phase.CLEANING:
-            return [StopDeleting()]
+            self._leaves_keys = True
+            return [self._decided(Stopping.CLEAN_UP, "interrupted", EXIT_OK, now_ns), StopDeleting()]
         self.state.ending.interrupted = True
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED)
         if self._interrupts == 1:
-            return [Note("draining; interrupt again to stop at once", trouble=True), *self._stop("interrupted", now_ns)]
-        actions = self._talk.to_all(Stop(drain=False, reason="interrupted twice"))
+            note = Note("draining; interrupt again to stop at once", trouble=True)
+            return [*self._stop("interrupted", EXIT_INTERRUPTED, now_ns), note]
+        self._is_at_once = self._leaves_keys = True
+        decided = self._decided(Stopping.AT_ONCE, "interrupted twice", EXIT_INTERRUPTED, now_ns)
+        actions = [decided, *self._talk.to_all(Stop(drain=False, reason="interrupted twice"))]
         return [*actions, *self._lose_all("the run was stopped at once")]
 
-    def _stop(self, reason: str, now_ns: int) -> list[Action]:
+    def _stop(self, reason: str, exit_code: int, now_ns: int) -> list[Action]:
+        decided = self._decided(Stopping.LOAD, reason, exit_code, now_ns)
         if not self._moves(Trigger.STOP, now_ns):
-            return []
+            return [decided]  # the load is over, but not the run
         self.state.stopped_ns = now_ns
-        return self._talk.to_all(Stop(drain=True, reason=reason))
+        return [decided, *self._talk.to_all(Stop(drain=True, reason=reason))]
+
+    def _decided(self, what: Stopping, reason: str, exit_code: int, now_ns: int) -> Write:
+        return Write(StopDecided(what=what, reason=reason, exit_code=exit_code, at_ns=now_ns))
 
     def _give_up(self, text: str, exit_code: int) -> list[Action]:
         written = self.state.phase is Phase.COUNTING

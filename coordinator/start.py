@@ -209,6 +209,8 @@ def _serve(
         )
         view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
         view.note(f"listening on {control.endpoint}" + (" without encryption" if curve is None else ""))
+        if stop := place.aggregate.load_stop:
+            view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
         if not place.resumed:
             agents.start(

@@ -40,7 +40,8 @@ def _where(run: Aggregate) -> str:
     if pending:
         reached = max(run.seconds, default=None)
         so_far = "before its agents had reported any results" if reached is None else f"reported up to second {reached}"
-        return f"during the load ({so_far})"
+        stop = f", which was being stopped ({run.load_stop.reason})" if run.load_stop else ""
+        return f"during the load ({so_far}){stop}"
     if When.AFTER not in run.readings:
         return "after the load, before the server's counters were read again"
     wants_clean_up = run.opened is not None and run.opened.plan.workload.clean_up is not CleanUp.NONE

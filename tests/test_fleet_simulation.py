@@ -25,10 +25,20 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    StopDecided,
     WorkerNoted,
 )
 from coordinator.run import CLOCK_RTT_NS
-from tests.support.simulation import END_OF_TIME_S, PRELOADED_KEYS, Fault, Kind, Scenario, World, figures
+from tests.support.simulation import (
+    END_OF_TIME_S,
+    PRELOADED_KEYS,
+    Fault,
+    Kind,
+    Scenario,
+    World,
+    figures,
+    was_interrupted,
+)
 
 EXIT_CODES = {
     None: {5, 130, 4},
@@ -121,7 +131,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert kinds.count(RunClosed) <= 1
     assert RunClosed not in kinds[:-1]
     if RunStarted in kinds:
-        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted) for kind in kinds]
+        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, StopDecided) for kind in kinds]
         assert not any(load[: kinds.index(RunStarted)])
     aggregate = fold(records)
     assert aggregate.opened is not None
@@ -184,6 +194,8 @@ def check_end(world: World, run_id: str) -> None:
     closed = records[-1]
     assert isinstance(closed, RunClosed)
     assert closed.outcome is end.outcome
+    if was_interrupted(records):
+        assert end.outcome is Outcome.INTERRUPTED
     tallies = fold(records).agents.values()
     if end.outcome is Outcome.COMPLETED:
         finals = [tally.end.final for tally in tallies if tally.end is not None and tally.end.final is not None]
@@ -286,3 +298,16 @@ def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_wit
     [records] = world.journals.values()
     reasons = [record.final.reason for record in records if isinstance(record, AgentNoted) and record.final]
     assert any(reason.startswith("its own process did not run for 20.") for reason in reasons)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_run_that_is_interrupted_and_then_loses_its_coordinator_stays_interrupted(seed: int, twice: bool) -> None:
+    interrupts = [Fault(Kind.INTERRUPTED, at_s=6.0), Fault(Kind.INTERRUPTED, at_s=6.1)][: 1 + twice]
+    killed = Fault(Kind.KILLED, at_s=6.15, seconds=2.0)
+    world = played(Scenario(seed=seed, duration_s=None, requests=1_000, faults=(*interrupts, killed)))
+    check(world)
+    [records] = world.journals.values()
+    closed = records[-1]  # it may have been killed right after it had written this down
+    assert isinstance(closed, RunClosed)
+    assert closed.outcome is Outcome.INTERRUPTED

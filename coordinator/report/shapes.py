@@ -59,7 +59,8 @@ class Stats(Part, frozen=True, kw_only=True):
 
 
 class Run(Part, frozen=True, kw_only=True):
-    """Which run, and how it ended. reason: one line for people."""
+    """Which run, and how it ended. reason: one line for people. stop_reason: why the load was stopped before its time,
+    "" if it was not; stopped_at_s: when, from the start."""
 
     id: str
     started_at: str
@@ -67,6 +68,8 @@ class Run(Part, frozen=True, kw_only=True):
     outcome: Outcome
     reason: str
     plan_hash: str
+    stop_reason: str = ""
+    stopped_at_s: float | None = None
 
 
 class Target(Part, frozen=True, kw_only=True):

@@ -128,6 +128,7 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 
 def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
     closed = aggregate.closed
+    stop, started = aggregate.load_stop, aggregate.started
     broken_off = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
     return Run(
         id=opened.run_id,
@@ -136,6 +137,8 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
         outcome=closed.outcome if closed else broken_off,
         reason=closed.reason if closed else unfinished(aggregate),
         plan_hash=opened.plan_hash,
+        stop_reason=stop.reason if stop else "",
+        stopped_at_s=(stop.at_ns - started.t0_ns) / NS_PER_S if stop and started else None,
     )
 
 

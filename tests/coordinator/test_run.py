@@ -26,6 +26,7 @@ from common.messages import (
 )
 from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
 from common.units import NS_PER_S, Seconds
+from coordinator.aggregate import Aggregate
 from coordinator.coordinator import standings
 from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
 from coordinator.records import (
@@ -39,6 +40,8 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    StopDecided,
+    Stopping,
     When,
 )
 from coordinator.registry import LOST_AFTER_NS, Standing
@@ -62,6 +65,7 @@ from coordinator.steps import (
     Note,
     Progress,
     ReadServer,
+    Send,
     StopDeleting,
     Tick,
     Write,
@@ -797,6 +801,45 @@ def test_a_lost_agent_that_is_heard_again_after_the_end_is_stopped_at_once(state
     assert said(bench.beat("web1", AgentState.RUNNING), Stop) == []
 
 
+# -- what was decided is written down before anybody is told
+
+
+def first_of(actions: list[object], *kinds: type) -> object:
+    return next(action for action in actions if isinstance(action, kinds))
+
+
+def test_an_interrupt_is_written_down_before_the_order_goes_out() -> None:
+    bench = bench_in(Phase.RUNNING)
+    actions = bench.do(Interrupted())
+    decided = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=bench.now_ns)
+    assert first_of(actions, Write, Send) == Write(decided)
+    assert written(actions) == [decided]
+    assert len(said(actions, Stop)) == 2
+
+
+def test_a_second_interrupt_is_written_down_too() -> None:
+    bench = bench_in(Phase.DRAINING)
+    actions = bench.do(Interrupted())
+    decided = StopDecided(what=Stopping.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=bench.now_ns)
+    assert first_of(actions, Write, Send) == Write(decided)
+
+
+def test_an_interrupt_after_the_load_is_written_down_as_it_is_the_runs_exit_code() -> None:
+    actions = bench_in(Phase.SETTLING).do(Interrupted())
+    [decided] = written(actions)
+    assert isinstance(decided, StopDecided)
+    assert (decided.what, decided.exit_code) == (Stopping.LOAD, 130)
+
+
+def test_giving_up_on_a_dead_target_is_written_down_with_its_exit_code() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100), expected=1)
+    bench.running("web1")
+    actions = bench.passes(DEAD_TARGET_NS / NS_PER_S + 1.0, "web1")
+    [decided] = [record for record in written(actions) if isinstance(record, StopDecided)]
+    assert (decided.what, decided.exit_code) == (Stopping.LOAD, 4)
+    assert decided.reason.startswith("no operation succeeded for 30 s")
+
+
 # -- cleaning
 
 
@@ -816,7 +859,8 @@ def test_keys_are_deleted_after_the_last_count_and_before_the_end() -> None:
 
 def test_an_interrupt_ends_the_deletion_and_not_the_run() -> None:
     bench = bench_in(Phase.CLEANING)
-    assert bench.do(Interrupted()) == [StopDeleting()]
+    decided = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=bench.now_ns)
+    assert bench.do(Interrupted()) == [Write(decided), StopDeleting()]
     cut = CleanedUp(deleted=1, left=None, took_ns=1, error="interrupted")
     assert ended(bench.do(Cleaned(cut))).outcome is Outcome.COMPLETED
 
@@ -855,6 +899,7 @@ def resumed(
     t0_ns: int = 1,
     plan: Plan | None = None,
     after: Sequence[AfterLoad] = (),
+    stops: Sequence[StopDecided] = (),
 ) -> RunBench:
     """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
     standings = [
@@ -865,7 +910,10 @@ def resumed(
         )
         for n, end in enumerate(ends, 1)
     ]
-    bench = RunBench(run=Run.resumed(setup_for(plan or fleet_plan()), t0_ns, standings, now_ns, after=after))
+    written = Aggregate()
+    written.stops = list(stops)
+    setup = setup_for(plan or fleet_plan())
+    bench = RunBench(run=Run.resumed(setup, t0_ns, standings, now_ns, after=after, written=written))
     bench.now_ns = now_ns
     return bench
 
@@ -944,6 +992,76 @@ def test_what_went_wrong_before_a_run_was_resumed_still_degrades_it(end: object)
     outcome = ended(bench.do(counted(When.AFTER)))
     assert outcome.outcome is Outcome.DEGRADED
     assert "web1" in outcome.text
+
+
+INTERRUPT = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
+AT_ONCE = StopDecided(what=Stopping.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=8)
+LEFT_KEYS = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
+
+
+def test_a_run_that_was_interrupted_before_it_is_resumed_goes_on_draining() -> None:
+    bench = resumed(None, stops=[INTERRUPT])
+    assert (bench.run.state.phase, bench.run.state.stopped_ns) == (Phase.DRAINING, 7)
+    assert said(bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), Stop)[:1] == [
+        Stop(drain=True, reason="the run is stopped")
+    ]
+    bench.says("web1", final(reason="interrupted"))
+    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_a_run_that_was_interrupted_before_it_is_resumed_starts_nobody() -> None:
+    bench = resumed(None, stops=[INTERRUPT])
+    actions = bench.hello("web1", state=AgentState.PREPARED, run_id=RUN_ID)
+    assert (said(actions, Start), len(said(actions, Stop))) == ([], 1)
+
+
+def test_the_agents_of_a_run_that_is_resumed_in_its_drain_are_given_time_to_come_back() -> None:
+    bench = resumed(None, stops=[INTERRUPT])
+    bench.passes(WRITE_OFF_NS / NS_PER_S - 0.2)
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.passes(0.4)
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+def test_agents_that_had_drained_before_their_run_was_resumed_did_not_end_early_by_themselves() -> None:
+    bench = resumed(final(reason="interrupted"), stops=[INTERRUPT])
+    bench.hello("web1")
+    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_an_interrupt_of_a_run_that_is_resumed_in_its_drain_stops_it_at_once() -> None:
+    actions = resumed(None, stops=[INTERRUPT]).do(Interrupted())
+    assert of_kind(actions, ReadServer)
+    assert [record.what for record in written(actions) if isinstance(record, StopDecided)] == [Stopping.AT_ONCE]
+
+
+def test_a_run_that_was_stopped_at_once_before_it_is_resumed_waits_for_nobody_and_deletes_nothing() -> None:
+    bench = resumed(None, plan=CLEANS, stops=[INTERRUPT, AT_ONCE])
+    bench.passes(0.2)
+    assert bench.run.state.phase is Phase.SETTLING
+    assert said(bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), Stop) == [
+        Stop(drain=False, reason="the run is over")
+    ]
+    actions = bench.do(counted(When.AFTER))
+    assert not of_kind(actions, DeleteKeys)
+    assert ended(actions).exit_code == 130
+
+
+def test_a_run_whose_deletion_was_interrupted_before_it_is_resumed_leaves_the_rest() -> None:
+    actions = resumed(final(), plan=CLEANS, after=[READ], stops=[LEFT_KEYS]).hello("web1")
+    assert not of_kind(actions, DeleteKeys)
+    [cleaned] = [record for record in written(actions) if isinstance(record, CleanedUp)]
+    assert (cleaned.left, cleaned.error) == (None, "interrupted")
+    assert ended(actions).outcome is Outcome.COMPLETED
+
+
+def test_a_run_that_was_given_up_before_it_is_resumed_is_still_given_up() -> None:
+    gave_up = StopDecided(what=Stopping.LOAD, reason="no operation succeeded for 30 s", exit_code=4, at_ns=7)
+    bench = resumed(final(), stops=[gave_up])
+    bench.hello("web1")
+    end = ended(bench.do(counted(When.AFTER)))
+    assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
+    assert end.text.startswith("no operation succeeded for 30 s")
 
 
 def test_a_resumed_run_takes_frames_up_where_its_journal_ended() -> None:

@@ -18,6 +18,8 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    StopDecided,
+    Stopping,
 )
 from coordinator.report.summary import build_summary
 from coordinator.unfinished import unfinished
@@ -89,3 +91,18 @@ def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() 
 def test_a_run_that_has_ended_has_nothing_unfinished() -> None:
     assert unfinished(fold([*CLEANED, closed()])) == ""
     assert unfinished(Aggregate()) == ""
+
+
+def test_a_load_that_was_being_stopped_is_told_as_that() -> None:
+    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=123_456_789 + 1_500_000_000)
+    run = fold([*until(FrameAccepted, 1), stop])
+    assert "during the load (reported up to second 0), which was being stopped (interrupted);" in unfinished(run)
+    summary = build_summary(run)
+    assert (summary.run.stop_reason, summary.run.stopped_at_s) == ("interrupted", 1.5)
+
+
+def test_a_deletion_that_was_interrupted_did_not_stop_the_load() -> None:
+    stop = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
+    run = fold([*WHOLE[:-1], stop])
+    assert "stopped" not in unfinished(run)
+    assert (build_summary(run).run.stop_reason, build_summary(run).run.stopped_at_s) == ("", None)

@@ -20,6 +20,7 @@ import msgspec
 
 from agent import events
 from agent.session import Session
+from common.errors import EXIT_INTERRUPTED
 from common.messages import (
     AgentState,
     Assignment,
@@ -44,7 +45,7 @@ from coordinator import steps
 from coordinator.aggregate import Aggregate, check_frame, fold
 from coordinator.coordinator import after_load, standings
 from coordinator.phases import Phase
-from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted
+from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted, StopDecided
 from coordinator.run import Run
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
@@ -244,12 +245,18 @@ class World:
                 self.close_coordinator()
             kinds = {type(record) for record in self.journals[coordinator.run_id]}
             if fault.kind is Kind.KILLED and RunStarted in kinds and RunClosed not in kinds:
-                self.interrupted.discard(coordinator.run_id)  # nobody remembers
+                if not was_interrupted(self.journals[coordinator.run_id]):
+                    self.interrupted.discard(coordinator.run_id)  # it was killed before it could write it down
                 self._open_coordinator(coordinator.run_id)
             elif RunClosed not in kinds:
                 self._open_coordinator()
 
         self.after(fault.seconds, follow)
+
+
+def was_interrupted(records: list[AnyRecord]) -> bool:
+    """Whether it was decided to interrupt this run, and not just its deletion."""
+    return any(isinstance(record, StopDecided) and record.exit_code == EXIT_INTERRUPTED for record in records)
 
 
 class SimulatedCoordinator:

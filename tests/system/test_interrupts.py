@@ -89,6 +89,30 @@ def test_a_second_ctrl_c_stops_everybody_at_once_and_agents_by_hand_can_serve_th
     assert agent.process.poll() is None
 
 
+def test_an_interrupted_run_whose_coordinator_is_killed_stays_interrupted_when_it_is_resumed(
+    fleet: Fleet, valkey: Server
+) -> None:
+    agent = fleet.agent("a", "--once")
+    coordinator = fleet.coordinator(
+        "--expect-agents", "1", "--url", valkey.url, "--socket-timeout", "30s", "--drain", "4s", *LONG
+    )
+    fleet.until_loading()
+    valkey.pause()  # so that the drain lasts
+    coordinator.signal(signal.SIGINT)
+    coordinator.wait_for_text("draining", 5)
+    coordinator.signal(signal.SIGKILL)
+    coordinator.wait(5)
+    valkey.resume()
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"), timeout=20)
+    run, ledger = ended.summary["run"], ended.summary["ledger"]
+    assert (ended.code, run["outcome"], run["stop_reason"]) == (130, "interrupted", "interrupted")
+    assert 0 < run["stopped_at_s"] <= 30
+    assert run["duration_s"] < 30
+    assert ledger["issued"] == ledger["counted"] > 0
+    assert "draining, as was decided before (interrupted)" in ended.finished.stderr
+    assert agent.wait(10).returncode == 0
+
+
 def test_ctrl_c_while_agents_are_awaited_leaves_nothing(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, *LONG)
     agent = fleet.agent("a")
