@@ -132,7 +132,7 @@ Action = Send | ConnectMetrics | Spawn | OrderWorkers | RenewLease | KillWorkers
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who this agent is. name "": the coordinator chooses one. once: exit after one run. wait_ns: give up when no
-    coordinator has answered for so long; None for never. open_files_limit: of a worker process, None for none."""
+    coordinator has answered for this long; None for never. open_files_limit: of a worker process, None for none."""
 
     name: str
     host: str

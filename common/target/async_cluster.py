@@ -5,13 +5,13 @@ Facts about redis-py's asyncio cluster client that this stands on:
 - each node has its own connections, made of `connection_class` with `connection_kwargs`; nodes found later take both
   from the one dictionary that the client and its nodes manager share;
 - it repeats a command at once, without any backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after it
-  has read the topology anew; before each repetition it calls `_record_error_metric`;
+  has read the topology again; before each repetition it calls `_record_error_metric`;
 - of a pipeline it repeats one by one, by `execute_command`, what was redirected, and nothing that lost its connection;
 - a transaction puts each of its commands in line by a coroutine, for which redis-py's own `execute_command` starts a
   thread with a loop of its own every time;
 - the nodes of the URL are asked for the topology by connections of their own, beside those of the same nodes that do
   commands, and keep them open;
-- it closes nothing while it means to read the topology anew, and forgets nodes that have left;
+- it closes nothing while it means to read the topology again, and forgets nodes that have left;
 - for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology: slots
   that come back would stay unknown until some other error. This client reads the topology and raises
   SlotNotCoveredError, so what redis-py repeats finds a slot that is back.

@@ -5,7 +5,7 @@ Facts about redis-py's cluster client that this stands on:
 - it takes a connection class, and a pool class, only where it is made of a URL, and hands its pools nothing that it
   does not know: so each client has a connection class of its own, which knows whom to tell;
 - its nodes' clients try nothing twice; it repeats a command by itself, at once and without any backoff, on errors of
-  exactly the classes in `ERRORS_ALLOW_RETRY`, after it has read the topology anew; before each repetition it calls
+  exactly the classes in `ERRORS_ALLOW_RETRY`, after it has read the topology again; before each repetition it calls
   `_record_error_metric`;
 - a pipeline repeats one by one, by `parent_execute_command`, what was redirected or lost its connection;
 - a transaction is repeated by the policy's `Retry`, backoff included;

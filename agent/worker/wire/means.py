@@ -16,11 +16,11 @@ class Means:
 
     reopen: has a connection made anew, and calls `opened` or `refused` when that has come to something. reopen_later:
     the same after a pause. reopen_soon: after a short one, for when there is nothing else to do. refresh: has the
-    topology read anew. reread: the same, at most a few times a second, for slots that no node serves. parked: called
+    topology read again. reread: the same, at most a few times a second, for slots that no node serves. parked: called
     for a connection that is not reopened, because its node is gone; `reopen` opens it when the node is back. is_plain:
     no reply leads to anything. is_fixed: the bytes of a batch of several tell those of each command. is_watched: the
     primary is the one that Sentinels name. is_shared: one quota is of several nodes. timeout_ns: how long a reply may
-    take. refresh_after: so many MOVED, 0 for never.
+    take. refresh_after: this many MOVED, 0 for never.
     """
 
     replies: Replies

@@ -121,7 +121,7 @@ class Routes:
         batches: int | None = None,
     ) -> None:
         """add_node: told of each node that is new, to give it connections. fed: told when some that had nothing to send
-        may have. fail: has so many batches of a steady load fail, of a node that has an `error`. batch: operations of
+        may have. fail: makes that many batches of a steady load fail, for a node with an `error`. batch: operations of
         each batch of a steady load; batches: how many of them there are, None for no end (of several nodes, it has
         none)."""
         self._source, self._record, self._add_node, self._fed, self._fail = source, record, add_node, fed, fail

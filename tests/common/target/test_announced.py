@@ -200,7 +200,7 @@ def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, a
         move(other)
         assert client.execute_command("GET", key) is None
         assert events["redirected"] == ["MOVED"]
-        # redis-py would reach this machine by no host at all, too, and other ports after it has read the topology anew.
+        # redis-py would reach this machine by no host too, and other ports after it has read the topology again.
         assert {node.host for node in client.nodes()} == {"127.0.0.1"}
         assert events["attempt failed"] == []
 
