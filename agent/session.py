@@ -45,6 +45,7 @@ from common.messages import (
     Prepared,
     Preparing,
     Refused,
+    StandBy,
     Start,
     Step,
     Stop,
@@ -157,6 +158,8 @@ class Session:
             case HeartbeatReply():
                 self._link.replied(message, envelope.run_id, now_ns)
                 return []
+            case StandBy():
+                return [Say("standing by: the run has its agents, and may need this one later")]
             case Dismiss():
                 return self._dismissed(envelope.run_id, now_ns)
             case Prepare():

@@ -2,7 +2,7 @@
 machines to say: `agent.session` and `coordinator.run`.
 
     agent -> coordinator (control)    coordinator -> agent (control)    agent -> coordinator (metrics)    and back
-    Hello                             Welcome | Refused
+    Hello                             Welcome | Refused, StandBy
     Prepared | Failed | Preparing     Prepare
                                       Start
     Heartbeat                         HeartbeatReply                    MetricsFrame                      FrameAck
@@ -150,6 +150,10 @@ class Refused(Message, frozen=True, kw_only=True):
     reason: str
 
 
+class StandBy(Message, frozen=True, kw_only=True):
+    """The run has all the agents that it needs. This one stays, in case one of them is lost."""
+
+
 class Prepare(Message, frozen=True, kw_only=True):
     """Preload keys if there are any to preload, build pools, open connections if they are to be prewarmed, and say when
     ready."""
@@ -283,7 +287,9 @@ class Dismiss(Message, frozen=True, kw_only=True):
 
 
 AgentMessage = Hello | Preparing | Prepared | Failed | Heartbeat | WorkerLost | Final | Bye | MetricsFrame
-CoordinatorMessage = Welcome | Refused | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
+CoordinatorMessage = (
+    Welcome | Refused | StandBy | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
+)
 
 
 class WorkerPrepare(Message, frozen=True, kw_only=True):

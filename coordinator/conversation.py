@@ -28,6 +28,7 @@ from common.messages import (
     Prepared,
     Preparing,
     Refused,
+    StandBy,
     Start,
     Stop,
     Welcome,
@@ -144,9 +145,10 @@ class Conversation:
         )
         actions.append(self.to(member, welcome))
         if not known:
-            actions.append(
-                Note(f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}")
-            )
+            stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE
+            text = f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}"
+            actions.append(Note(text + ", and stands by" * stands_by))
+            actions += [self.stand_by(member)] if stands_by else []
             if hello.run_id not in (None, self._state.setup.run_id):
                 text = f"agent {member.agent_id} still holds run {hello.run_id}, and cannot take part"
                 actions.append(Note(text, trouble=True))
@@ -267,6 +269,10 @@ class Conversation:
         """The start instant."""
         assert self._state.t0_ns is not None
         return Start(t0_ns=self._state.t0_ns)
+
+    def stand_by(self, member: Member) -> Send:
+        """Say that the run does not need this agent for now."""
+        return self.to(member, StandBy())
 
     def order(self, member: Member, order: CoordinatorMessage, now_ns: int) -> list[Action]:
         """Tell an agent what to do; it is told again when a heartbeat shows that it missed it."""

@@ -265,7 +265,9 @@ class Coordinator:
         try:
             stopped_ns = self._run.state.stopped_ns
             stopped_s = None if stopped_ns is None else (stopped_ns - t0_ns) / NS_PER_S
-            self._view.update(build_snapshot(self._aggregate, rows, (now_ns - t0_ns) / NS_PER_S, stopped_s))
+            standing_by = len(self._run.state.registry.standing_by(now_ns))
+            elapsed_s = (now_ns - t0_ns) / NS_PER_S
+            self._view.update(build_snapshot(self._aggregate, rows, elapsed_s, stopped_s, standing_by))
         except Exception as error:  # noqa: BLE001 - a failed live view must not end the run
             self._blind = True
             self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)

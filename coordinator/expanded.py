@@ -14,7 +14,7 @@ from common.commands import is_cluster
 from common.messages import PoolShare
 from common.plain import to_plain
 from common.plan.describe import plan_hash, plan_yaml
-from common.plan.schema import Driver, Plan, Pools
+from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
 from common.plan.secret import redacted
 from common.plan.timeline import Leg, operations_due, timeline
 from common.units import NS_PER_S, counted, format_count, format_seconds
@@ -53,6 +53,7 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
     lines += plan_lines(plan)
+    lines += fleet_lines(plan, len(agents))
     if plan.fleet.expect_agents:
         lines.append(
             f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
@@ -62,6 +63,23 @@ def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
         lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
     lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def fleet_lines(plan: Plan, agents: int) -> list[str]:
+    """When the run starts without all of its agents, and what it does when some are lost; agents: how many it
+    expects."""
+    fleet, lines = plan.fleet, []
+    if fleet.at_least is not None and fleet.at_least < agents:
+        lines.append(
+            f"start: with {counted(agents, 'agent')}, or with at least {fleet.at_least} of them after {fleet.wait_s}"
+        )
+    tolerated = f"more than {counted(fleet.tolerate_lost, 'agent')}" if fleet.tolerate_lost else "an agent"
+    match fleet.on_agent_loss:
+        case OnAgentLoss.CONTINUE if fleet.tolerate_lost:
+            lines.append(f"lost agents: the run goes on without them, and fails if it loses {tolerated}")
+        case OnAgentLoss.ABORT:
+            lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
+    return lines
 
 
 def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:

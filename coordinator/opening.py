@@ -68,8 +68,10 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
     names = ", ".join(member.agent_id for member in ready) or "none"
     others = ", ".join(member.agent_id for member in joined if member not in ready)
     unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
+    at_least = f", or at least {setup.plan.fleet.at_least}," if setup.plan.fleet.at_least else ""
     return (
-        f"expected {counted(setup.expected, 'agent')} within {setup.plan.fleet.wait_s}, got {len(ready)} ({names}); "
+        f"expected {counted(setup.expected, 'agent')}{at_least} within {setup.plan.fleet.wait_s}, "
+        f"got {len(ready)} ({names}); "
         f"{unfit}start them with `agent join {setup.endpoint}`, or wait longer with --wait"
     )
 

@@ -205,6 +205,10 @@ class Registry:
             if member.state is AgentState.IDLE and not member.gone and now_ns - member.heard_ns <= FRESH_NS
         ]
 
+    def standing_by(self, now_ns: int) -> list[Member]:
+        """Members without a share that could be dealt one now."""
+        return [member for member in self.idle(now_ns) if not member.takes_part]
+
     def newly_lost(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
         """Members that take part, are not over, and have been silent for longer than that since the last call."""
         silent = [

@@ -16,6 +16,7 @@ from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
+from coordinator.loss import is_quorum, reason_to_abort
 from coordinator.opening import Setup, agents_missing, ceiling_lines, files_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
@@ -155,6 +156,8 @@ class Run:
         member = next((member for member in self.state.registry if (member.pid, member.host) == here), None)
         if member is None or not member.takes_part:
             if self.state.phase is not Phase.GATHERING:
+                if member is not None:
+                    self.state.registry.leave(member.incarnation)
                 return []  # others came first, and it was not needed
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code)
         member.gone = how
@@ -172,15 +175,15 @@ class Run:
             case Phase.COUNTING:
                 return self._given_up_by_agents()
             case Phase.RUNNING | Phase.DRAINING:
-                return self._watch_running(now_ns)
+                return [*self._abort_if_lost(now_ns), *self._watch_running(now_ns)]
         return []
 
     def _gather(self, now_ns: int) -> list[Action]:
         ready = self.state.registry.idle(now_ns)
         expected = self.state.setup.expected
-        if len(ready) < expected:
+        if not is_quorum(self.state.setup.plan.fleet, expected, len(ready), now_ns - self._phase_since_ns):
             return self._progress(Progress("waiting for agents", len(ready), expected))
-        chosen = ready[:expected]
+        chosen, others = ready[:expected], ready[expected:]
         self.state.shares = assign(self.state.setup.plan, capacities(chosen))
         self._moves(Trigger.QUORUM, now_ns)
         lines = ceiling_lines(self.state.shares, self.state.setup.target)
@@ -189,7 +192,7 @@ class Run:
         for member in chosen:
             member.takes_part = True
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
-        return actions
+        return [*actions, *(self._talk.stand_by(member) for member in others)]
 
     def _given_up_by_agents(self) -> list[Action]:
         """Before the start, an agent that fails or is lost ends the run: nothing has been done yet."""
@@ -253,6 +256,18 @@ class Run:
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
         return self._settled(now_ns) if cleans and ServerCounted in self._after else [ReadServer(When.AFTER)]
 
+    def _abort_if_lost(self, now_ns: int) -> list[Action]:
+        """Stop the load for agents that were lost, if the plan wants that and there is still load to stop."""
+        members, planned_end_ns = self.state.registry.taking_part(), self._planned_end_ns()
+        is_over = planned_end_ns is not None and now_ns >= planned_end_ns
+        if self.state.phase is not Phase.RUNNING or is_over or all(member.end is not None for member in members):
+            return []
+        text = reason_to_abort(self.state.setup.plan.fleet, members)
+        if not text:
+            return []
+        self.state.ending.aborted, self.state.ending.exit_code = text, FleetError.exit_code
+        return self._stop(text, FleetError.exit_code, now_ns)
+
     def _notice_lost(self, now_ns: int) -> list[Action]:
         """At ticks only: a tick follows what has come in the meantime, so that a coordinator which was itself held up
         does not take its agents for silent."""
@@ -300,9 +315,10 @@ class Run:
         in_phase_ns = now_ns - self._phase_since_ns
         match self.state.phase:
             case Phase.GATHERING if in_phase_ns > fleet.wait_s.ns:
-                registry = self.state.registry
-                text = agents_missing(self.state.setup, registry.idle(now_ns), list(registry))
-                return self._give_up(text, FleetError.exit_code)
+                registry, ready = self.state.registry, self.state.registry.idle(now_ns)
+                if is_quorum(fleet, self.state.setup.expected, len(ready), in_phase_ns):
+                    return []
+                return self._give_up(agents_missing(self.state.setup, ready, list(registry)), FleetError.exit_code)
             case Phase.PREPARING if late := self._late(now_ns):
                 text = f"not prepared, and without progress for {fleet.prepare_s}: {', '.join(late)}"
                 return self._give_up(text, FleetError.exit_code)

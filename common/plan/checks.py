@@ -192,6 +192,18 @@ def _fleet_bearable(plan: Plan) -> Iterator[Finding]:
         yield ("fleet", "processes_per_local_agent"), f"expected at most {MAX_PROCESSES} processes, got {processes}"
 
 
+def _enough_agents(plan: Plan) -> Iterator[Finding]:
+    fleet = plan.fleet
+    agents = fleet.expect_agents + fleet.local_agents
+    if fleet.at_least is None:
+        return
+    if not agents:
+        yield ("fleet", "at_least"), "expected agents to choose from, got none; set --expect-agents or --local-agents"
+    elif fleet.at_least > agents:
+        both = f" ({fleet.expect_agents} expected and {fleet.local_agents} local)" if fleet.local_agents else ""
+        yield ("fleet", "at_least"), f"expected at most the number of agents, {agents}{both}, got {fleet.at_least}"
+
+
 _WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
 _INSTEAD = {
     Driver.CLIENT: "threads_per_pool, by which the client driver counts its workers",
@@ -275,6 +287,7 @@ RULES: tuple[Rule, ...] = (
     _pools_distinct,
     _pools_bearable,
     _fleet_bearable,
+    _enough_agents,
     _workers_of_the_driver,
     _tcp_pools_that_exist,
     *WORKLOAD_RULES,

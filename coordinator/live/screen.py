@@ -41,7 +41,7 @@ class Screen:
     def _drawn(self, rows: tuple[SecondRow, ...]) -> RenderableType:
         snapshot = self.snapshot
         parts = [_progress(snapshot), Text(), _seconds(snapshot, rows), Text(), _totals(snapshot), Text()]
-        return Group(*parts, _agents(snapshot.agents))
+        return Group(*parts, _agents(snapshot.agents, snapshot.standing_by))
 
 
 def _progress(snapshot: LiveSnapshot) -> RenderableType:
@@ -163,13 +163,14 @@ _AGENT_COLUMNS = (
 )
 
 
-def _agents(agents: tuple[AgentRow, ...]) -> FittedTable:
+def _agents(agents: tuple[AgentRow, ...], standing_by: int) -> FittedTable:
     table = FittedTable("", _AGENT_COLUMNS, rule=False)
     # Whoever is in trouble must not fall to the limit.
     for agent in sorted(agents, key=lambda agent: agent.alive)[:_AGENTS_SHOWN]:
         table.add_row(*_agent(agent))
-    if len(agents) > _AGENTS_SHOWN:
-        table.caption = f"and {len(agents) - _AGENTS_SHOWN} more"
+    more = [f"and {len(agents) - _AGENTS_SHOWN} more"] if len(agents) > _AGENTS_SHOWN else []
+    more += [f"{standing_by} standing by"] if standing_by else []
+    table.caption = "; ".join(more)
     return table
 
 

@@ -86,7 +86,8 @@ class LiveSnapshot:
     rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
     ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
     load has no parts. open_loop: some of the load has a rate. corrected: rows that may have changed since they were
-    settled: an agent that was cut off has reported its share, or the load ended earlier than planned."""
+    settled: an agent that was cut off has reported its share, or the load ended earlier than planned. standing_by:
+    agents without a share."""
 
     elapsed_s: float
     left_s: float | None
@@ -104,13 +105,18 @@ class LiveSnapshot:
     stage: StageNow | None = None
     open_loop: bool = False
     corrected: tuple[SecondRow, ...] = ()
+    standing_by: int = 0
 
 
 def build_snapshot(
-    aggregate: Aggregate, agents: Sequence[AgentRow], elapsed_s: float, stopped_s: float | None = None
+    aggregate: Aggregate,
+    agents: Sequence[AgentRow],
+    elapsed_s: float,
+    stopped_s: float | None = None,
+    standing_by: int = 0,
 ) -> LiveSnapshot:
     """The state of the run `elapsed_s` after the start instant (negative: before it). stopped_s: when the load was
-    stopped early."""
+    stopped early. standing_by: agents without a share."""
     seconds, line = aggregate.seconds, aggregate.line
     measured = aggregate.measured_stages
     operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)
@@ -142,6 +148,7 @@ def build_snapshot(
         stage=_stage_now(line, elapsed_s),
         open_loop=any(leg.is_open for leg in line.legs),
         corrected=tuple(_row(shown, number, line) for number in shown.corrected),
+        standing_by=standing_by,
     )
 
 

@@ -170,6 +170,7 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -
         parts.append(f"{row.core_share:.0%} of a core")
     alive = sum(agent.alive for agent in snapshot.agents)
     parts += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
+    parts += [f"{snapshot.standing_by} standing by"] if snapshot.standing_by else []
     return f"second {row.second}{stage}{corrected}: {', '.join(parts)}"
 
 

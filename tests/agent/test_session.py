@@ -42,6 +42,7 @@ from common.messages import (
     Prepared,
     Preparing,
     Refused,
+    StandBy,
     Start,
     Step,
     Stop,
@@ -283,6 +284,16 @@ def test_the_end_of_another_run_does_not_touch_the_one_that_is_held(state: Agent
     bench = bench_in(state)
     assert bench.hears(Dismiss(exit_code=0), run_id=OTHER_RUN_ID) == []
     assert bench.state is state
+
+
+def test_an_agent_that_stands_by_says_so_and_waits_for_its_share_or_the_end() -> None:
+    bench = AgentBench()
+    bench.welcomed()
+    [say] = bench.hears(StandBy())
+    assert say == Say("standing by: the run has its agents, and may need this one later")
+    assert bench.state is AgentState.IDLE
+    assert bench.hears(Prepare(assignment=assignment(), plan_hash="hash"))
+    assert bench.state is AgentState.PREPARING
 
 
 @pytest.mark.parametrize("state", [state for state in AgentState if state is not AgentState.IDLE])

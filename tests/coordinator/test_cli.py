@@ -326,6 +326,15 @@ def test_plan_says_what_it_takes_for_granted_of_agents_that_join(run: Run) -> No
     assert "fewer pools than agents" in out
 
 
+def test_plan_says_when_the_run_starts_and_what_it_does_about_lost_agents(run: Run) -> None:
+    fleet = ("--expect-agents", "20", "--at-least", "18", "--wait", "5m")
+    _, out, _ = run("plan", *ENOUGH, *fleet, "--on-agent-loss", "abort", "--tolerate-lost", "2")
+    assert "# start: with 20 agents, or with at least 18 of them after 5m" in out
+    assert "# lost agents: the run stops as soon as it loses more than 2 agents" in out
+    _, out, _ = run("plan", *ENOUGH, *fleet, "--tolerate-lost", "1")
+    assert "# lost agents: the run goes on without them, and fails if it loses more than 1 agent" in out
+
+
 def test_plan_never_shows_the_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAMPEDE_PASSWORD", "s3cret")
     for more in ((), ("--json",)):

@@ -100,20 +100,30 @@ class Pools(Section, frozen=True, kw_only=True):
                 return 1
 
 
+class OnAgentLoss(enum.Enum):
+    """What the run does when an agent is lost during the load."""
+
+    CONTINUE = "continue"
+    ABORT = "abort"
+
+
 class Fleet(Section, frozen=True, kw_only=True):
     """Who runs it, and how long the coordinator is patient with them.
 
     expect_agents: agents that join from elsewhere. local_agents: agents started here. per_agent: counts of pools,
     rate and requests are each agent's instead of the fleet's. prepare: how long an agent may take to get ready
     without any progress. lease: an agent that hears nothing for so long drains. drain: how long operations in flight
-    may take to come to an end. tolerate_lost: agents that may be lost mid-run before the run counts as failed; it
-    goes on with the others either way.
+    may take to come to an end. at_least: agents that are enough for a start once `wait` has passed; unset: all.
+    tolerate_lost: agents that may be lost during the load before the run counts as failed. on_agent_loss: what the run
+    does about them; ABORT stops it once more are lost than tolerated.
     """
 
     expect_agents: NotNegative = 0
     local_agents: NotNegative = 0
     processes_per_local_agent: AtLeastOne | None = None
     per_agent: bool = False
+    at_least: AtLeastOne | None = None
+    on_agent_loss: OnAgentLoss = OnAgentLoss.CONTINUE
     tolerate_lost: NotNegative = 0
     wait_s: Seconds = field(default=Seconds(60.0), name="wait")
     prepare_s: Seconds = field(default=Seconds(120.0), name="prepare")

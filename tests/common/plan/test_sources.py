@@ -109,7 +109,7 @@ def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
         "--require-full-coverage": "true", "--dynamic-startup-nodes": "on", "--preload": "true",
         "--flush-before": "true", "--clean-up": "keys", "--data-size-list": "1:2", "--data-compressible": "0.5",
         "--data-kind": "json", "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian",
-        "--hot-keys": "0.1",
+        "--hot-keys": "0.1", "--on-agent-loss": "abort",
         "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear", "--address-remap": "a=b",
     }  # fmt: skip
     for setting in SETTINGS:
@@ -394,6 +394,14 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"client_pools": "1000", "client_instances_per_pool": "1001"},
          "--client-instances-per-pool: expected at most 1000000 client instances in all, got 1001000"),
         ({"expect_agents": "1000000000"}, "--expect-agents: expected at most 10000 agents in all, got 1000000000"),
+        (
+            {"expect_agents": "3", "local_agents": "1", "at_least": "5"},
+            "--at-least: expected at most the number of agents, 4 (3 expected and 1 local), got 5",
+        ),
+        (
+            {"at_least": "1"},
+            "--at-least: expected agents to choose from, got none; set --expect-agents or --local-agents",
+        ),
         ({"local_agents": "10001"}, "--local-agents: expected at most 10000 agents in all, got 10001"),
         ({"processes": "1001"}, "--processes: expected at most 1000 processes, got 1001"),
         ({"url": "redis+cluster://h:1", "driver": "asyncio", "tcp_pool": "blocking"},

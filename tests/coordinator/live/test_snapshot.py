@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
+
 import msgspec
 import pytest
+from rich.console import Console
 
 from common.plan.schema import Load, Ramp
 from common.units import Count, Seconds
 from coordinator.aggregate import Aggregate, fold
 from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, StageNow, Times, build_snapshot
+from coordinator.live.view import open_live
 from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 
@@ -24,6 +28,17 @@ def test_only_complete_seconds_are_shown() -> None:
     assert snapshot.ops_per_s == 6.0
     assert (snapshot.connections_open, snapshot.connection_ceiling) == (4, 100)
     assert snapshot.agents == tuple(AGENTS)
+
+
+def test_agents_that_stand_by_are_shown_in_one_line_of_every_view() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))])
+    snapshot = build_snapshot(aggregate, AGENTS, 1.5, standing_by=2)
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=100, force_terminal=is_terminal, force_interactive=is_terminal)
+        with open_live(console, quiet=False) as view:
+            view.update(snapshot)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert any("2 standing by" in line for line in lines)
 
 
 def test_a_second_without_replies_has_no_latencies() -> None:
