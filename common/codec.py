@@ -2,16 +2,29 @@
 
 An envelope is the array [protocol version, run id, incarnation, message]. What a peer may send is checked here, once,
 against the types in `messages`; a message that changes is a new protocol version.
+
+Decoding follows the types byte by byte, so the first byte that does not fit ends it: containers of another type,
+lengths beyond the data, and nesting deeper than the types cost nothing. Three things remain to be bounded:
+
+- Size: between coordinator and agents `MAX_MESSAGE_BYTES`, also where no ZeroMQ has checked it. The pipe of a worker
+  process and the journal have no such limit: the first leads to a process of our own, and a record of the journal
+  holds a message and what the coordinator adds.
+- Quantities of the plan, the only fields that msgspec decodes before it knows their type. Only a coordinator sends
+  plans, so `_MOST_CONTAINERS` bounds lists and maps in what a coordinator sent.
+- Nesting in fields that a later release added to metrics, which are skipped: msgspec stops at the recursion limit.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgpack
+import msgspec
 
 from common.errors import ProtocolError
 from common.messages import (
+    MAX_MESSAGE_BYTES,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     AgentMessage,
@@ -20,10 +33,15 @@ from common.messages import (
     WorkerMessage,
     WorkerOrder,
 )
-from common.plain import from_plain, to_plain
+from common.plain import parse_quantity, to_plain
 from common.units import printable
 
 T = TypeVar("T")
+
+_CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+"""Bytes that begin a list or a map. Text and numbers may contain them too."""
+_MOST_CONTAINERS = 1 << 16
+"""Most such bytes in a message of a coordinator: an empty list takes one byte there, and sixty in memory."""
 
 
 def pack(value: Any) -> bytes:
@@ -34,14 +52,18 @@ def pack(value: Any) -> bytes:
 def unpack(data: bytes, kind: type[T]) -> T:
     """Inverse of `pack`. Raises ProtocolError for bytes that are not msgpack or not of this type."""
     try:
-        plain = msgpack.unpackb(data, raw=False, strict_map_key=True)
-        return from_plain(plain, kind)
-    except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        return cast(T, _decoder(kind).decode(data))
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: a line of it is enough.
         what = printable(str(error)[:200])
         raise ProtocolError(
             f"expected msgpack of {getattr(kind, '__name__', 'a message')}, got {len(data)} bytes: {what}"
         ) from error
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=parse_quantity)
 
 
 def encode(envelope: Envelope, protocol: int = PROTOCOL_MAX) -> bytes:
@@ -59,6 +81,10 @@ def decode_from_agent(data: bytes) -> Envelope:
 
 def decode_from_coordinator(data: bytes) -> Envelope:
     """What a coordinator sent. Raises ProtocolError for anything that a coordinator may not say."""
+    if len(data) > _MOST_CONTAINERS:
+        containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
+        if containers > _MOST_CONTAINERS:
+            raise ProtocolError(f"expected at most {_MOST_CONTAINERS:,} lists and maps, got {containers:,}")
     return _decode(data, CoordinatorMessage)
 
 
@@ -75,6 +101,8 @@ def decode_worker_order(data: bytes) -> WorkerOrder:
 
 
 def _decode(data: bytes, messages: Any) -> Envelope:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"expected at most {MAX_MESSAGE_BYTES:,} bytes, got {len(data):,}")
     # Hello and Refused keep their form in every protocol version, so that two sides which share none can still say so.
     version, run_id, incarnation, message = unpack(data, tuple[int, str, str, messages])
     if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and type(message).__name__ not in ("Hello", "Refused"):

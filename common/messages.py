@@ -28,6 +28,9 @@ from common.plan.schema import Plan
 PROTOCOL_MIN = 3
 PROTOCOL_MAX = 3
 
+MAX_MESSAGE_BYTES = 1 << 20
+"""Most bytes of a message between coordinator and agent. An agent splits frames that would be larger."""
+
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
 

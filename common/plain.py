@@ -20,7 +20,7 @@ def to_plain(value: Any) -> Any:
 
 def from_plain(plain: Any, kind: type[T]) -> T:
     """Inverse of `to_plain`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
-    return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=_parse_quantity)
+    return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=parse_quantity)
 
 
 def _plain_quantity(value: Any) -> Any:
@@ -31,7 +31,8 @@ def _plain_quantity(value: Any) -> Any:
     raise NotImplementedError(f"cannot encode {type(value).__name__}")
 
 
-def _parse_quantity(kind: type, value: Any) -> Any:
+def parse_quantity(kind: type, value: Any) -> Any:
+    """A quantity of this type, for msgspec. Raises ValueError for a value that is none."""
     if kind in _QUANTITIES:
         return kind.parse(value)
     raise NotImplementedError(f"cannot decode {kind.__name__}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from common import codec
 from common.errors import ProtocolError
 from common.messages import (
+    MAX_MESSAGE_BYTES,
     PROTOCOL_MAX,
     AgentState,
     Assignment,
@@ -367,3 +369,61 @@ def test_a_refusal_is_one_short_line_whatever_was_sent() -> None:
         codec.decode_from_agent(data)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 400
+
+
+# -- bombs: small on the wire, large in memory
+
+_ENVELOPE = b"\x94\x03\xa0\xa0"
+_PREPARE = (
+    _ENVELOPE + b"\x83\xa4type\xa7Prepare\xa9plan_hash\xa0\xaaassignment"
+    b"\x83\xadthreads_total\x01\xa5pools\x90\xa4plan"
+)
+_IN_A_QUANTITY = _PREPARE + b"\x82\xa6target\x81\xa3url\xa8redis://\xa4load\x81\xaaduration_s"
+_FRAME_AND = _ENVELOPE + b"\x84\xa4type\xacMetricsFrame\xa3seq\x00\xa7through\x00\xa9intervals"
+
+
+def filled(head: bytes, unit: bytes) -> bytes:
+    """A message of a mebibyte that repeats the unit."""
+    return head + unit * ((MAX_MESSAGE_BYTES - len(head)) // len(unit))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        filled(b"", b"\x90"),
+        filled(b"", b"\x91"),
+        filled(b"\xdd\x00\x0f\xff\xff", b"\x90"),
+        filled(_ENVELOPE + b"\xdd\x00\x0f\xff\xf0", b"\x90"),
+        filled(_FRAME_AND + b"\xdd\x00\x0f\xff\x00", b"\x90"),
+        filled(_FRAME_AND + b"\xdd\x00\x0f\xff\x00", b"\x80"),
+        filled(_FRAME_AND + b"\xdd\x7f\xff\xff\xff", b"\x82\xa5first\x00\xa4last\x00"),
+        filled(_FRAME_AND + b"\x91\x83\xa5first\x00\xa4last\x00\xa5other\xdd\x00\x0f\xff\x00", b"\x90"),
+        filled(_FRAME_AND + b"\x91\x83\xa5first\x00\xa4last\x00\xa5other", b"\x91"),
+        filled(_IN_A_QUANTITY + b"\xdd\x00\x0f\xff\x00", b"\x90"),
+        filled(_IN_A_QUANTITY + b"\xdd\x00\x0f\xff\x00", b"\x80"),
+        filled(_IN_A_QUANTITY, b"\x91"),
+        filled(_IN_A_QUANTITY, b"\x81\xa1a"),
+    ],
+    ids=range(13),
+)
+def test_a_bomb_is_refused_before_it_takes_memory(data: bytes) -> None:
+    for decode in (codec.decode_from_agent, codec.decode_from_coordinator):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProtocolError):
+                decode(data)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 16 * MAX_MESSAGE_BYTES
+
+
+def test_a_message_over_the_limit_is_refused_whatever_it_says() -> None:
+    message = Bye(reason="x" * MAX_MESSAGE_BYTES)
+    with pytest.raises(ProtocolError, match="expected at most 1,048,576 bytes, got 1,048,6"):
+        codec.decode_from_agent(codec.encode(enveloped(message)))
+
+
+def test_a_record_of_a_journal_may_be_larger_than_a_message() -> None:
+    data = codec.pack(Bye(reason="x" * 2 * MAX_MESSAGE_BYTES))
+    assert len(codec.unpack(data, Bye).reason) == 2 * MAX_MESSAGE_BYTES
