@@ -4,18 +4,25 @@ Theory of operation. A frame gets its sequence number when it is first sent, and
 coordinator may have accepted it even if its acknowledgement was lost, so it is resent as it is or not at all. What
 waits behind the sealed frames has no number yet and may still be merged with its neighbour. So memory is bounded
 (`WINDOW` sealed frames and `CAPACITY` waiting ones), nothing is dropped, and nothing can count twice.
+
+What would be too large for one message becomes several frames just before the first of them is sealed. Only the last
+one names the second that is complete.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from common.messages import MetricsFrame
-from common.metrics import IntervalMetrics, Merge, merge_by_stage
+from common.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, MetricsFrame
+from common.metrics import IntervalMetrics, Merge, merge_by_stage, size_of, split_interval
 
 WINDOW = 32
 CAPACITY = 300
+FRAME_BYTES = MAX_MESSAGE_BYTES // 2
+"""Frames are split so that their intervals take no more, unless a single command does: its three histograms take
+at most 620,000 bytes, as long as no bucket counts 2**32 operations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,8 @@ class _Waiting:
 
     through: int
     intervals: tuple[IntervalMetrics, ...]
+    fits: bool = False
+    """It is known to be small enough for one frame."""
 
     @property
     def span(self) -> int:
@@ -67,7 +76,7 @@ class Outbox:
         at = min(pairs, key=lambda i: waiting[i].span + waiting[i + 1].span)
         left, right = waiting[at], waiting[at + 1]
         parts = left.intervals + right.intervals
-        waiting[at] = _Waiting(right.through, merge_by_stage(parts, Merge.NEIGHBOURS))
+        waiting[at] = _Waiting(max(left.through, right.through), merge_by_stage(parts, Merge.NEIGHBOURS))
         del waiting[at + 1]
 
     def next_frame(self) -> MetricsFrame | None:
@@ -75,9 +84,14 @@ class Outbox:
         if self._resend_from < len(self._sealed):
             return self._sealed[self._resend_from]
         if self._waiting and len(self._sealed) < WINDOW:
+            self._split_head()
             head = self._waiting[0]
             return MetricsFrame(seq=self.next_seq, through=head.through, intervals=head.intervals)
         return None
+
+    def _split_head(self) -> None:
+        if not self._waiting[0].fits:
+            self._waiting.extendleft(reversed(list(_split(self._waiting.popleft()))))
 
     def sent(self, frame: MetricsFrame) -> None:
         """The link took what `next_frame` gave."""
@@ -96,3 +110,18 @@ class Outbox:
     def rewind(self) -> None:
         """The link was lost: everything sealed and not acknowledged is to be sent again."""
         self._resend_from = 0
+
+
+def _split(whole: _Waiting) -> Iterator[_Waiting]:
+    """The same in parts that fit into a frame each."""
+    parts: list[IntervalMetrics] = []
+    size = 0
+    for interval in whole.intervals:
+        for part in split_interval(interval, FRAME_BYTES):
+            more = size_of(part)
+            if parts and (size + more > FRAME_BYTES or len(parts) == MAX_INTERVALS):
+                yield _Waiting(-1, tuple(parts), fits=True)
+                parts, size = [], 0
+            parts.append(part)
+            size += more
+    yield _Waiting(whole.through, tuple(parts), fits=True)

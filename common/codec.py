@@ -52,7 +52,7 @@ def pack(value: Any) -> bytes:
 def unpack(data: bytes, kind: type[T]) -> T:
     """Inverse of `pack`. Raises ProtocolError for bytes that are not msgpack or not of this type."""
     try:
-        return cast(T, _decoder(kind).decode(data))
+        return cast(T, _decoder(cast(Any, kind)).decode(data))
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: a line of it is enough.
         what = printable(str(error)[:200])

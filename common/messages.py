@@ -31,6 +31,9 @@ PROTOCOL_MAX = 3
 MAX_MESSAGE_BYTES = 1 << 20
 """Most bytes of a message between coordinator and agent. An agent splits frames that would be larger."""
 
+MAX_INTERVALS = 512
+"""Most intervals of a frame. An agent that was stopped for minutes reports several for each second."""
+
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
 

@@ -367,3 +367,35 @@ def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMet
         generator=merge_generators((part.generator for part in parts), how),
         pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
     )
+
+
+def size_of(interval: IntervalMetrics) -> int:
+    """How many bytes it takes on the wire."""
+    return len(msgspec.msgpack.encode(interval))
+
+
+def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
+    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. Gauges
+    and everything that is of no command are in the first ones."""
+    if size_of(interval) <= most_bytes:
+        yield interval
+        return
+    nothing = IntervalMetrics(first=interval.first, last=interval.last, stage=interval.stage)
+    piece = msgspec.structs.replace(interval, pools={})
+    size = size_of(piece)
+    for name, part in _by_command(interval.pools):
+        more = len(name) + len(msgspec.msgpack.encode(part))
+        if size + more > most_bytes and piece != nothing:
+            yield piece
+            piece, size = nothing, size_of(nothing)
+        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.NEIGHBOURS))
+        piece, size = msgspec.structs.replace(piece, pools=pools), size + more
+    yield piece
+
+
+def _by_command(pools: Mapping[str, PoolMetrics]) -> Iterator[tuple[str, PoolMetrics]]:
+    """What each pool holds beside its commands, and then each of its commands."""
+    for name, pool in pools.items():
+        yield name, msgspec.structs.replace(pool, commands={})
+        for command, metrics in pool.commands.items():
+            yield name, PoolMetrics(commands={command: metrics})

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import msgspec
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.outbox import CAPACITY, WINDOW, Outbox
-from common.messages import MetricsFrame
+from agent.outbox import CAPACITY, FRAME_BYTES, WINDOW, Outbox
+from common import codec
+from common.histogram import BUCKETS, Histogram, bucket_bounds
+from common.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, Envelope, MetricsFrame
+from common.metrics import CommandMetrics, IntervalMetrics, Merge, PoolMetrics, merge_intervals
 from tests.support.protocol import interval
 
 
@@ -186,3 +192,57 @@ class OutboxAndCoordinator(RuleBasedStateMachine):
 
 TestOutboxAndCoordinator = OutboxAndCoordinator.TestCase
 TestOutboxAndCoordinator.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+# -- what is too large for one message
+
+_WIDEST = Histogram.of(bucket_bounds(np.arange(BUCKETS))[0].repeat(2))
+"""A value in every bucket: no histogram is larger."""
+
+
+def wide_interval(commands: int, pools: int = 2) -> IntervalMetrics:
+    """A second whose commands took any time that there is."""
+    command = CommandMetrics(ok=2, service=_WIDEST, response=_WIDEST, failed=_WIDEST)
+    names = [f"COMMAND {number}" for number in range(commands)]
+    pool = PoolMetrics(commands=dict.fromkeys(names, command), checkout_wait=_WIDEST, late_sends=3)
+    part = interval(7, 1)
+    return msgspec.structs.replace(part, pools={f"pool {number}": pool for number in range(pools)})
+
+
+@pytest.mark.parametrize("commands", [1, 5])
+def test_what_is_too_large_for_one_message_leaves_in_several_and_nothing_is_lost(commands: int) -> None:
+    whole = wide_interval(commands)
+    outbox = Outbox()
+    outbox.add(7, (interval(6, 1), whole))
+    frames = send_all(outbox)
+    messages = [codec.encode(Envelope(run_id="r" * 128, incarnation="i" * 64, message=frame)) for frame in frames]
+    assert max(map(len, messages)) < MAX_MESSAGE_BYTES
+    assert len(messages) > 2 * commands
+    parts = [part for frame in frames for part in frame.intervals]
+    assert parts[0] == interval(6, 1)
+    assert merge_intervals(parts[1:], Merge.NEIGHBOURS) == whole
+    assert [frame.through for frame in frames] == [-1] * (len(frames) - 1) + [7]
+    assert outbox.all_sealed
+
+
+def test_more_intervals_than_a_frame_may_have_leave_in_several() -> None:
+    outbox = Outbox()
+    outbox.add(9, tuple(interval(second % 10, 1) for second in range(MAX_INTERVALS + 1)))
+    assert [len(frame.intervals) for frame in send_all(outbox)] == [MAX_INTERVALS, 1]
+
+
+def test_parts_of_a_large_report_that_merge_with_their_neighbours_still_fit() -> None:
+    outbox = Outbox()
+    for second in range(WINDOW + CAPACITY + 5):
+        outbox.add(second, (msgspec.structs.replace(wide_interval(2, 1), first=second, last=second),))
+        if second < WINDOW:
+            send_all(outbox)
+    outbox.acknowledge(outbox.next_seq)
+    assert outbox.next_frame() is not None
+    throughs = []
+    while frames := send_all(outbox):
+        assert max(len(codec.pack(frame)) for frame in frames) < MAX_MESSAGE_BYTES
+        throughs += [frame.through for frame in frames]
+        outbox.acknowledge(outbox.next_seq)
+    assert max(throughs) == WINDOW + CAPACITY + 4
+    assert FRAME_BYTES < MAX_MESSAGE_BYTES

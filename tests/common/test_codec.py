@@ -375,8 +375,7 @@ def test_a_refusal_is_one_short_line_whatever_was_sent() -> None:
 
 _ENVELOPE = b"\x94\x03\xa0\xa0"
 _PREPARE = (
-    _ENVELOPE + b"\x83\xa4type\xa7Prepare\xa9plan_hash\xa0\xaaassignment"
-    b"\x83\xadthreads_total\x01\xa5pools\x90\xa4plan"
+    _ENVELOPE + b"\x83\xa4type\xa7Prepare\xa9plan_hash\xa0\xaaassignment\x83\xadthreads_total\x01\xa5pools\x90\xa4plan"
 )
 _IN_A_QUANTITY = _PREPARE + b"\x82\xa6target\x81\xa3url\xa8redis://\xa4load\x81\xaaduration_s"
 _FRAME_AND = _ENVELOPE + b"\x84\xa4type\xacMetricsFrame\xa3seq\x00\xa7through\x00\xa9intervals"

@@ -30,6 +30,8 @@ from common.metrics import (
     merge_intervals,
     merge_named,
     merge_pools,
+    size_of,
+    split_interval,
 )
 from common.plain import from_plain, to_plain
 
@@ -281,3 +283,13 @@ def test_redirections_and_changes_of_the_topology_add_up(how: Merge) -> None:
     ]
     merged = merge_connections(parts, how)
     assert (merged.redirects, merged.topology_refreshes) == ({"MOVED": 5, "ASK": 2}, 8)
+
+
+@given(intervals, st.sampled_from([1, 1_500, 3_000, 100_000]))
+def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
+    interval: IntervalMetrics, most: int
+) -> None:
+    parts = list(split_interval(interval, most))
+    assert merge_intervals(parts, Merge.NEIGHBOURS) == interval
+    for part in parts:
+        assert size_of(part) <= most or sum(len(pool.commands) for pool in part.pools.values()) <= 1
