@@ -59,7 +59,7 @@ Explain = Callable[[Exception], tuple[int, str]]
 
 
 class Coordinator:
-    """One run from its first agent to its end. Borrows everything it uses; owns only the journal it opens."""
+    """One run from its first agent to its end. Borrows everything it uses, the journal too."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Coordinator:
         for source in (self._control, self._metrics, self._signals.fileno()):
             poller.watch(source)
         if self._run.state.t0_ns is not None:
-            self._journal = self._open_journal()  # resumed: fail now if another coordinator has the journal
+            self._journal = self._open_journal()  # resumed
         try:
             while self._end is None:
                 poller.wait(TICK_S)
@@ -111,6 +111,8 @@ class Coordinator:
             self._show()  # the last seconds came with the end
             self._tell_set_aside()
             self._see_off(poller, self._end.exit_code)
+            if self._journal is not None:
+                self._journal.sync()
             return self._end
         except Exception as error:
             if self._journal is not None and self._run.state.t0_ns is not None:
@@ -119,9 +121,6 @@ class Coordinator:
             if self._call_off(code):
                 self._see_off(poller, code)
             raise
-        finally:
-            if self._journal is not None:
-                self._journal.close()
 
     def _broken_off(self, error: Exception) -> End:
         """The end of a run whose coordinator cannot go on: accepted records are reported, and it can be resumed."""

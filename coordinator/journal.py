@@ -4,12 +4,14 @@ A file is `MAGIC`, then frames. A frame is a header of three little-endian uint3
 CRC-32 of those eight bytes) and the payload, one record as `codec.pack` makes it. The header has a checksum of its
 own, so that a damaged length is told from a record that was cut off: a coordinator that was killed leaves the second,
 which costs its last record and nothing else; the first is damage, and the file cannot be trusted after it.
+
+A journal is locked before it is read, and stays so until it is closed (`coordinator.lock`): what is read in between is
+all that there is. Nothing of it changes before the first `append`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import zlib
@@ -21,6 +23,7 @@ from typing import BinaryIO, Literal, Self
 
 from common import codec
 from common.errors import ProtocolError, UsageError
+from coordinator.lock import Lock
 from coordinator.records import AnyRecord
 
 MAGIC = b"stampede journal 1\n"
@@ -33,10 +36,12 @@ _HEADER_SIZE = _LENGTHS.size + _CHECK.size
 class Journal:
     """An open journal, the only writer of its file. Made by `create` or `reopen`; closed by `close` or `with`."""
 
-    def __init__(self, path: Path, file: FileIO, end: int) -> None:
+    def __init__(self, path: Path, file: FileIO, end: int, lock: Lock) -> None:
         self.path = path
         self._file = file
         self._end = end
+        self._lock = lock
+        self._is_ready = False
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -50,7 +55,8 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """Go on where a killed coordinator stopped, after the last whole record; what is torn is cut off.
+        """Go on where a killed coordinator stopped, after the last whole record; the first `append` cuts off what is
+        torn.
 
         Raises UsageError when it cannot be opened, is damaged, or another coordinator is writing it.
         """
@@ -63,15 +69,13 @@ class Journal:
     def _locked(cls, path: Path, mode: Literal["xb", "r+b"]) -> Self:
         with contextlib.ExitStack() as undo:
             file = undo.enter_context(open(path, mode, buffering=0))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"{path}: another coordinator is writing this journal; stop it first") from None
-            end = _end_of_frames(path)
-            file.truncate(end)
-            journal = cls(path, file, end)
-            if not end:
-                journal._write(MAGIC)
+            lock = Lock.take(file, path)
+            undo.callback(lock.release)
+            if not _is_at(path, file):
+                raise UsageError(f"{path}: this journal was replaced or deleted at this moment; try again")
+            journal = cls(path, file, _end_of_frames(path), lock)
+            if mode == "xb":
+                journal._make_ready()
             undo.pop_all()
             return journal
 
@@ -80,9 +84,19 @@ class Journal:
 
         Raises UsageError when it cannot be written; the journal then ends with the record before it.
         """
+        if not self._is_ready:
+            self._make_ready()
         payload = codec.pack(record)
         lengths = _LENGTHS.pack(len(payload), zlib.crc32(payload))
         self._write(lengths + _CHECK.pack(zlib.crc32(lengths)) + payload)
+
+    def _make_ready(self) -> None:
+        """Cut off what is torn."""
+        if os.fstat(self._file.fileno()).st_size > self._end:
+            self._file.truncate(self._end)
+        if not self._end:
+            self._write(MAGIC)
+        self._is_ready = True
 
     def _write(self, data: bytes) -> None:
         written = 0
@@ -95,13 +109,17 @@ class Journal:
             raise UsageError(f"{self.path}: cannot write the journal: {error.strerror}") from error
         self._end += len(data)
 
-    def close(self) -> None:
-        """Bring everything to the disk and let go of the file; a second call does nothing."""
-        if self._file.closed:
-            return
+    def sync(self) -> None:
+        """Bring everything to the disk. Raises UsageError when that fails."""
         try:
             os.fsync(self._file.fileno())
-        finally:
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot write the journal: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let go of the file and of its lock; a second call does nothing."""
+        if not self._file.closed:
+            self._lock.release()
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -111,16 +129,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def is_being_written(path: Path) -> bool:
-    """Whether a coordinator writes the journal: here, or, on file systems with shared locks, on another machine."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def read_journal(path: Path) -> Iterator[AnyRecord]:
@@ -134,6 +142,13 @@ def read_journal(path: Path) -> Iterator[AnyRecord]:
                 yield _record(path, end, payload)
     except OSError as error:
         raise UsageError(f"{path}: cannot read this journal: {error.strerror}") from error
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    """Whether a file lies at this path; what was deleted or moved away is locked to no purpose."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _record(path: Path, end: int, payload: bytes) -> AnyRecord:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from common.errors import UsageError
+from common.errors import ProtocolError, UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import redacted
@@ -18,26 +21,41 @@ from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_whole
 from coordinator.report.finding import find_journal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
-    """A run's folder and id, and what is known of it already: something only when it is resumed."""
+    """A run's folder and id, and what is known of it already: something only when it is resumed. Owns the run's
+    journal, which stays locked until `close` or the end of the `with`, so that nobody else goes on with the run while
+    its files are written."""
 
     folder: Path
     run_id: str
     aggregate: Aggregate
     resumed: bool
+    _journal: Journal | None = None
 
     def open_journal(self, plan: Plan) -> Journal:
         """The journal to append to; a new run's is made with its folder and plan when there is something to write."""
-        path = self.folder / JOURNAL_FILE
-        if self.resumed:
-            return Journal.reopen(path)
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
-        write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
-        return Journal.create(path)
+        if self._journal is None:
+            try:
+                self.folder.mkdir(parents=True)
+            except OSError as error:
+                raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
+            write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
+            self._journal = Journal.create(self.folder / JOURNAL_FILE)
+        return self._journal
+
+    def close(self) -> None:
+        """Close the journal and let go of its lock; a second call does nothing."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def new_id() -> str:
@@ -52,14 +70,21 @@ def new_place(out: Path, run_id: str) -> Place:
 
 
 def place_to_resume(run: str, out: Path) -> Place:
-    """That of a run which a killed coordinator left. Raises UsageError when there is nothing to go on with."""
-    path = find_journal(run, out)
-    aggregate = fold(read_journal(path))
-    if aggregate.opened is None or aggregate.started is None:
-        raise UsageError(f"--resume {run}: that run never began; start the run again")
-    if aggregate.closed is not None:
-        raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
-    return Place(path.parent, aggregate.opened.run_id, aggregate, resumed=True)
+    """That of a run which a killed coordinator left, with its journal locked. Raises UsageError when there is nothing
+    to go on with, or another coordinator runs it."""
+    with ExitStack() as undo:
+        # Locked first: what is folded would be out of date if another coordinator could still add to it.
+        journal = undo.enter_context(Journal.reopen(find_journal(run, out)))
+        try:
+            aggregate = fold(read_journal(journal.path))
+        except ProtocolError as error:
+            raise UsageError(f"{journal.path}: {error}") from error
+        if aggregate.opened is None or aggregate.started is None:
+            raise UsageError(f"--resume {run}: that run never began; start the run again")
+        if aggregate.closed is not None:
+            raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
+        undo.pop_all()
+        return Place(journal.path.parent, aggregate.opened.run_id, aggregate, resumed=True, _journal=journal)
 
 
 def _check_writable(out: Path) -> None:

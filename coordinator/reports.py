@@ -15,7 +15,8 @@ from common.errors import ProtocolError, UsageError
 from coordinator.aggregate import Aggregate, fold
 from coordinator.compare.shapes import Comparison
 from coordinator.compare.text import print_comparison
-from coordinator.journal import is_being_written, read_journal
+from coordinator.journal import read_journal
+from coordinator.lock import is_locked
 from coordinator.records import Outcome
 from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE
 from coordinator.report.finding import find_report
@@ -35,7 +36,7 @@ def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
     if path.name == COMPARISON_FILE:
         return _render_comparison(path, format)
     # Checked before the journal is read: if the run ends in between, the journal that is read has its end.
-    is_running = is_being_written(path)
+    is_running = is_locked(path)
     try:
         aggregate = fold(read_journal(path))
     except ProtocolError as error:
@@ -59,7 +60,7 @@ def _render_comparison(path: Path, format: str) -> str:
             f"--format csv: {comparison.id} is a comparison, which has no time series; its runs have, as in "
             f"`coordinator report {first} --format csv`"
         )
-    if any(is_being_written(journal) for journal in path.parent.glob(f"*/{JOURNAL_FILE}")):
+    if any(is_locked(journal) for journal in path.parent.glob(f"*/{JOURNAL_FILE}")):
         comparison = msgspec.structs.replace(
             comparison, outcome=Outcome.RUNNING, reason="the comparison has not ended: one of its runs is going on"
         )

@@ -107,9 +107,10 @@ def deliver(
 
 
 def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
-    """Run a plan to its end, and leave its files. Raises StampedeError for what prevents a start."""
-    _confirm_flush(plan, options)
+    """Run a plan to its end, leave its files, and close its place. Raises StampedeError for what prevents a start."""
     with ExitStack() as stack:
+        stack.enter_context(place)
+        _confirm_flush(plan, options)
         plan = _with_agents(plan, resuming=place.resumed)
         endpoints = _endpoints(plan, options, place.aggregate)
         if plan.target.embedded is not None and not place.resumed:

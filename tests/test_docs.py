@@ -23,6 +23,7 @@ from coordinator.catalogue import page
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.ledger import Ledger
+from coordinator.lock import LOCK_SUFFIX
 from coordinator.phases import Phase
 from coordinator.prepared import CleanUp, Preload
 from coordinator.report import shapes
@@ -176,7 +177,8 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
 
 def test_the_table_of_files_names_what_a_run_leaves() -> None:
     files, _ = tables(section(README, "What a run leaves"))
-    assert [quoted(name)[0] for name, _ in files] == [JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE]
+    expected = [JOURNAL_FILE, JOURNAL_FILE + LOCK_SUFFIX, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE]
+    assert [quoted(name)[0] for name, _ in files] == expected
 
 
 def test_the_table_of_the_summary_has_all_keys_in_order() -> None:

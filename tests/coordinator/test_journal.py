@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UsageError
-from coordinator.journal import MAGIC, Journal, is_being_written, read_journal
+from coordinator.journal import MAGIC, Journal, read_journal
+from coordinator.lock import is_locked
 from coordinator.records import AnyRecord, RunStarted
 from tests.support.records import clean_run
 
@@ -132,9 +133,9 @@ def test_two_coordinators_cannot_write_the_same_journal(tmp_path: Path) -> None:
         journal.append(RUN[0])
         with pytest.raises(UsageError, match="another coordinator"):
             Journal.reopen(path)
-        assert is_being_written(path)
-    assert not is_being_written(path)
-    assert not is_being_written(tmp_path / "nowhere")
+        assert is_locked(path)
+    assert not is_locked(path)
+    assert not is_locked(tmp_path / "nowhere")
     Journal.reopen(path).close()
     assert tuple(read_journal(path)) == RUN[:1]
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import UsageError
 from coordinator.journal import read_journal
+from coordinator.lock import is_locked
 from coordinator.place import new_place, place_to_resume
 from coordinator.records import AnyRecord, RunStarted
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE
-from tests.support.records import clean_run, closed, opened, plan
+from tests.support.records import accepted, clean_run, closed, opened, plan
 
 
 def left_behind(out: Path, *records: AnyRecord) -> None:
@@ -54,8 +57,8 @@ def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None
     assert (place.folder, place.resumed) == (tmp_path / "r-1", True)
     assert place.aggregate.opened is not None
     assert place.run_id == place.aggregate.opened.run_id
-    with place.open_journal(plan()) as journal:
-        journal.append(closed())
+    with place:
+        place.open_journal(plan()).append(closed())
     assert list(read_journal(tmp_path / "r-1" / JOURNAL_FILE))[-1] == closed()
 
 
@@ -72,3 +75,47 @@ def test_a_run_that_never_began_or_has_ended_is_not_gone_on_with(
     left_behind(tmp_path, *records)
     with pytest.raises(UsageError, match=f"--resume r-1: {said}"):
         place_to_resume("r-1", tmp_path)
+
+
+def test_a_run_can_be_gone_on_with_by_one_coordinator_only_and_until_its_end(tmp_path: Path) -> None:
+    left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
+    with place_to_resume("r-1", tmp_path) as place:
+        with pytest.raises(
+            UsageError, match=rf"another coordinator \(process {os.getpid()} on .*\) is running this run"
+        ):
+            place_to_resume("r-1", tmp_path)
+        place.open_journal(plan()).append(closed())
+        with pytest.raises(UsageError, match="another coordinator"):
+            place_to_resume("r-1", tmp_path)
+    with pytest.raises(UsageError, match="that run has ended"):
+        place_to_resume("r-1", tmp_path)
+
+
+def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
+    with new_place(tmp_path, "r-1") as place:
+        for record in (opened(), RunStarted(t0_ns=5)):
+            place.open_journal(plan()).append(record)
+        with pytest.raises(UsageError, match="another coordinator"):
+            place_to_resume("r-1", tmp_path)
+    place_to_resume("r-1", tmp_path).close()
+
+
+def test_a_journal_is_read_only_once_nobody_else_can_add_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
+    locked = []
+
+    def read(path: Path) -> Iterator[AnyRecord]:
+        locked.append(is_locked(path))
+        return read_journal(path)
+
+    monkeypatch.setattr("coordinator.place.read_journal", read)
+    place_to_resume("r-1", tmp_path).close()
+    assert locked == [True]
+
+
+def test_a_journal_whose_records_contradict_each_other_is_refused_by_its_name(tmp_path: Path) -> None:
+    left_behind(tmp_path, opened(), RunStarted(t0_ns=5), accepted("nobody", 0))
+    path = tmp_path / "r-1" / JOURNAL_FILE
+    for _ in range(2):  # and it is not left locked
+        with pytest.raises(UsageError, match=f"{path}: a record of agent 'nobody'"):
+            place_to_resume("r-1", tmp_path)

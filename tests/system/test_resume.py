@@ -95,6 +95,9 @@ def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fl
     coordinator.signal(signal.SIGSTOP)
     # Longer than an agent may be silent, and longer than ZeroMQ's own heartbeats wait.
     wait_until(lambda: all("lost the coordinator" in agent.stderr for agent in agents), "the agents notice", 15)
+    other = fleet.commands.coordinator("start", "--resume", "latest")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert f"another coordinator (process {coordinator.process.pid} on " in other.stderr
     coordinator.signal(signal.SIGCONT)
     ended = fleet.end(coordinator)
     summary = ended.summary
