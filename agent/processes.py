@@ -23,6 +23,7 @@ from agent.events import FromWorker, WorkerExited
 from common import codec
 from common.messages import Assignment, WorkerOrder, WorkerPrepare, WorkerRenew
 from common.program import directory_is_gone
+from common.voice import speak_freely
 
 if TYPE_CHECKING:
     from multiprocess.connection import Connection
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 def _work(connection: Connection) -> None:
     """The entry point of a child. Imports here what only the child needs, so that the agent starts faster."""
+    speak_freely()  # a traceback or a warning must not hold up the load either
     from agent.worker.main import run_worker
 
     run_worker(connection)

@@ -1,8 +1,13 @@
 """The frame around both command lines: standard streams that cannot break a run, and one line for each error, with its
 traceback in a file.
 
-A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise:
-the first error is kept, and later output is dropped. At its end the program decides what a lost stdout means:
+A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise.
+
+stderr is what a program says while it works. It never waits either: see `common.voice`.
+
+stdout is the result, written when the work is done. It waits for a slow reader (`| less`) as long as the person wants;
+Ctrl-C ends the wait. The first error is kept, and later output is dropped. At its end the program decides what a lost
+stdout means:
 
     the reader stopped early (`| head`)   nothing
     closed, or its disk is full           a line on stderr, and exit code 2 unless the output is also elsewhere
@@ -21,9 +26,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import StampedeError, UsageError
+from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.redaction import hide_userinfo
 from common.units import printable
+from common.voice import PATIENCE_S, Voice, stream_on
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _WIDEST = 9_999
@@ -32,11 +38,14 @@ _FRAMES_NAMED = ("agent", "common", "coordinator")
 
 
 class Outlet(io.RawIOBase):
-    """A file descriptor to write to. Never raises: `error` is the first failure, and later output is dropped."""
+    """A file descriptor to write to. Never raises, except for a Ctrl-C: `error` is the first failure, and later output
+    is dropped."""
 
-    def __init__(self, fd: int, error: OSError | None = None) -> None:
+    def __init__(self, fd: int, error: OSError | None = None, before: Callable[[], None] | None = None) -> None:
+        """before: called before each write."""
         super().__init__()
         self._fd = fd
+        self._before = before
         self.error = error
         self.missed = False
         """Some output was dropped."""
@@ -55,8 +64,20 @@ class Outlet(io.RawIOBase):
 
     def write(self, data: object) -> int:
         """Write all data, or drop it. Returns the size of the data in either case."""
-        left = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no name for a buffer in 3.11
-        size = len(left)
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]  # typeshed has no name for a buffer in 3.11
+        try:
+            if self._before is not None and self.error is None:
+                self._before()
+            left = self._write(view)
+        except KeyboardInterrupt:
+            # Not once more: a flush at the end would wait for the same reader.
+            self.error, self.missed = OSError(errno.EINTR, "interrupted"), True
+            raise
+        self.missed = self.missed or bool(left)
+        return len(view)
+
+    def _write(self, left: memoryview) -> memoryview:
+        """What could not be written."""
         while left and self.error is None:
             try:
                 left = left[os.write(self._fd, left) :]
@@ -65,8 +86,7 @@ class Outlet(io.RawIOBase):
                 select.select([], [self._fd], [])
             except OSError as error:
                 self.error = error
-        self.missed = self.missed or bool(left)
-        return size
+        return left
 
 
 def run_program(name: str, command: Callable[[], int]) -> int:
@@ -74,10 +94,13 @@ def run_program(name: str, command: Callable[[], int]) -> int:
     usage error if its output could not be written."""
     _forget_impossible_sizes()
     with _safe_streams():
-        code = command()
-        if (why := stdout_lost()) is not None:
-            complain(name, f"cannot write to stdout: {why}")
-            code = code or UsageError.exit_code
+        try:
+            code = command()
+            if (why := stdout_lost()) is not None:
+                complain(name, f"cannot write to stdout: {why}")
+                code = code or UsageError.exit_code
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
     return code
 
 
@@ -88,7 +111,8 @@ def stdout_lost() -> str | None:
     if not isinstance(outlet, Outlet) or not outlet.missed or outlet.error is None:
         return None
     outlet.missed = False
-    return None if outlet.error.errno == errno.EPIPE else outlet.error.strerror or "unknown error"
+    left_early = outlet.error.errno in (errno.EPIPE, errno.EINTR)
+    return None if left_early else outlet.error.strerror or "unknown error"
 
 
 def complain(name: str, message: str) -> None:
@@ -193,13 +217,17 @@ def _safe_streams() -> Iterator[None]:
         with suppress(OSError, ValueError):
             stream.flush()
     closed = {fd: _closed(fd) for fd in (_STDIN, _STDOUT, _STDERR)}
+    voice = Voice(_STDERR)
     try:
-        sys.stdout = _stream(_STDOUT, before[0], closed[_STDOUT])
-        sys.stderr = _stream(_STDERR, before[1], closed[_STDERR])
+        sys.stdout = _result_stream(before[0], closed[_STDOUT], voice)
+        sys.stderr = stream_on(voice, _encoding(before[1]))
         yield
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(KeyboardInterrupt):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            voice.settle(PATIENCE_S)
     finally:
+        voice.close()
         sys.stdout, sys.stderr = before
 
 
@@ -218,11 +246,29 @@ def _closed(fd: int) -> OSError | None:
     return None
 
 
-def _stream(fd: int, before: io.TextIOBase | object, error: OSError | None) -> io.TextIOWrapper:
-    outlet = Outlet(fd, error)
+def _result_stream(before: object, error: OSError | None, voice: Voice) -> io.TextIOWrapper:
+    """stdout. What was said on stderr comes before it; if both are one terminal or pipe, however long that takes."""
+    patience_s = None if _are_one() else PATIENCE_S
+    waits = True
+
+    def let_voice_finish() -> None:
+        nonlocal waits
+        waits = waits and voice.settle(patience_s)
+
+    outlet = Outlet(_STDOUT, error, let_voice_finish)
     return io.TextIOWrapper(
         io.BufferedWriter(outlet),
-        encoding=getattr(before, "encoding", None) or "utf-8",
+        encoding=_encoding(before),
         errors="backslashreplace",
-        line_buffering=fd == _STDERR or outlet.isatty(),
+        line_buffering=outlet.isatty(),
     )
+
+
+def _are_one() -> bool:
+    """Whether stdout and stderr lead to the same terminal, pipe or file."""
+    out, err = os.fstat(_STDOUT), os.fstat(_STDERR)
+    return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
+
+
+def _encoding(stream: object) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"

@@ -1,5 +1,6 @@
 """Signals as data: a socket that becomes readable with their numbers, for a loop that polls. SIGHUP is among them: a
-terminal that closes must end a run as a Ctrl-C in it does, with its report."""
+terminal that closes must end a run as a Ctrl-C in it does, with its report. Where it is ignored, it stays so: `nohup`
+asks for that."""
 
 from __future__ import annotations
 
@@ -33,9 +34,10 @@ def caught_signals() -> Iterator[Signals]:
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
-    before = {
-        number: signal.signal(number, _leave_to_wakeup_fd) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    }
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _leave_to_wakeup_fd) for number in numbers}
     wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield Signals(reader)

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from common.clock import MonotonicNs, monotonic_ns
 from common.units import NS_PER_S, counted
+from common.voice import is_behind
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
 from coordinator.report.look import ms
@@ -114,7 +115,8 @@ class PlainView(LiveView):
 
 
 class TerminalView(LiveView):
-    """A table that is drawn over itself; notes scroll away above it."""
+    """A table that is drawn over itself; notes scroll away above it. The table is not drawn while the terminal still
+    has output to take (Ctrl-S, a hung ssh session): it would only wait there, and be out of date."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -138,7 +140,7 @@ class TerminalView(LiveView):
         self._live.stop()
 
     def _show(self, renderable: RenderableType) -> None:
-        self._live.update(renderable, refresh=True)
+        self._live.update(renderable, refresh=not is_behind(self._console.file))
 
 
 def _phase_line(text: str, done: int, total: int) -> RenderableType:

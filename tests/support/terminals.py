@@ -18,7 +18,7 @@ from common.clock import monotonic_ns
 from common.units import NS_PER_S
 from tests.support.commands import CommandLine
 
-CTRL_C = b"\x03"
+CTRL_C, CTRL_S, CTRL_Q = b"\x03", b"\x13", b"\x11"
 _POLL_S = 0.05
 _ROWS_COLUMNS = (40, 120)
 # The terminal becomes the controlling one of a session of its own: then it is the kernel that turns Ctrl-C into a
@@ -35,6 +35,7 @@ class Terminal:
 
     def __init__(self, commands: CommandLine, program: str, *args: str) -> None:
         self._screen = b""
+        self._is_open = True
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *_ROWS_COLUMNS, 0, 0))
         self._theirs = theirs
@@ -62,6 +63,12 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         """As if somebody pressed these keys."""
         os.write(self._ours, keys)
+
+    def hang_up(self) -> None:
+        """As if somebody closed the window."""
+        os.close(self._ours)
+        os.close(self._theirs)
+        self._is_open = False
 
     def wait_for_text(self, text: str, timeout: float) -> None:
         """Until it is on the screen. Raises AssertionError, with the screen, when it is not in time."""
@@ -100,5 +107,5 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._ours)
-        os.close(self._theirs)
+        if self._is_open:
+            self.hang_up()

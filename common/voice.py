@@ -1,0 +1,185 @@
+"""What a program says on stderr while it works. Nobody waits for it.
+
+A write to a terminal that is paused (Ctrl-S), to a pipe that nobody reads or to a hung ssh session blocks, and the
+loops that keep a fleet alive must not. So a thread of its own writes, from a bounded queue. What does not fit, or
+cannot be written, is dropped and counted; when stderr takes output again, it says how many lines are missing.
+
+O_NONBLOCK would be simpler, but a terminal shares it with the shell and with every other program there. Polling for
+room is not enough: another process may fill a pipe before the write, and a file on a hung disk always claims room.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import select
+import signal
+import sys
+import threading
+from collections import deque
+
+MOST_BYTES = 256 * 1024
+"""What waits to be written: thousands of lines, or fifty screens of the live view."""
+PATIENCE_S = 1.0
+"""How long the end of a program waits for a stderr that takes nothing."""
+_STDERR = 2
+_PIECE_BYTES = 4096
+"""Written at once. Small, so that a slow reader is seen to make progress."""
+
+
+class Voice(io.BufferedIOBase):
+    """A file descriptor that a thread writes to. `write` never raises and never waits."""
+
+    def __init__(self, fd: int, most_bytes: int = MOST_BYTES) -> None:
+        super().__init__()
+        self._fd, self._most_bytes = fd, most_bytes
+        lock = threading.Lock()
+        self._wanted, self._progress = threading.Condition(lock), threading.Condition(lock)
+        self._queue: deque[tuple[bytes, int]] = deque()
+        """Texts, and how many lines are missing if one cannot be written."""
+        self._waiting_bytes = 0
+        """In the queue, and what the thread is writing."""
+        self._missing = 0
+        """Lines that were dropped, and not yet reported."""
+        self._pieces = 0
+        """How many were written: the progress that `settle` looks at."""
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    @property
+    def name(self) -> int:
+        """The descriptor, as for other streams."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Whether the descriptor is a terminal."""
+        return os.isatty(self._fd)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether earlier output is still waiting."""
+        return self._waiting_bytes > 0
+
+    def write(self, data: object) -> int:
+        """Queue all data, or drop all of it. Returns its size in either case."""
+        text = bytes(memoryview(data))  # type: ignore[arg-type]  # typeshed has no name for a buffer in 3.11
+        with self._wanted:
+            # The report of missing lines stands where they would have been: until it is written, nothing follows.
+            has_room = not self._waiting_bytes or self._waiting_bytes + len(text) <= self._most_bytes
+            must_wait = self._missing and self._waiting_bytes
+            if self._ended or must_wait or not has_room or not self._has_thread():
+                self._missing += _lines(text)
+            else:
+                missing, self._missing = self._missing, 0
+                self._put(_report(missing) + text, missing + _lines(text))
+                self._wanted.notify()
+        return len(text)
+
+    def settle(self, patience_s: float | None) -> bool:
+        """Wait until all is written, but no longer than `patience_s` without progress; None: for as long as it takes.
+        Returns whether all is."""
+        with self._progress:
+            while self._waiting_bytes:
+                before = self._pieces
+                self._progress.wait(patience_s)
+                if patience_s is not None and self._pieces == before:
+                    return False
+        return True
+
+    def close(self) -> None:
+        """Drop what still waits. Does not wait for a write under way. Idempotent."""
+        with self._wanted:
+            self._ended = True
+            self._wanted.notify()
+        super().close()
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._speak, name="voice", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is shutting down
+                return False
+            self._thread = thread
+        return True
+
+    def _put(self, text: bytes, lines: int) -> None:
+        self._queue.append((text, lines))
+        self._waiting_bytes += len(text)
+
+    def _speak(self) -> None:
+        # Signals are the main thread's: one that came here would not interrupt what that one waits for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            with self._wanted:
+                while not self._queue and not self._ended:
+                    self._wanted.wait()
+                if self._ended:
+                    return
+                text, lines = self._queue.popleft()
+            written = self._write(text)
+            with self._wanted:
+                self._waiting_bytes -= len(text)
+                if not written:
+                    self._missing += lines
+                elif self._missing and not self._queue:
+                    missing, self._missing = self._missing, 0
+                    self._put(_report(missing), missing)
+                self._progress.notify_all()
+
+    def _write(self, text: bytes) -> bool:
+        """Whether all of it was written."""
+        left = memoryview(text)
+        while left:
+            try:
+                left = left[os.write(self._fd, left[:_PIECE_BYTES]) :]
+            except BlockingIOError:  # another program on the same terminal made it non-blocking
+                if self._ended:
+                    return False
+                select.select([], [self._fd], [], PATIENCE_S)
+            except OSError:
+                return False
+            else:
+                with self._progress:
+                    self._pieces += 1
+                    self._progress.notify_all()
+        return True
+
+
+def stream_on(voice: Voice, encoding: str | None = None) -> io.TextIOWrapper:
+    """A text stream that speaks with a voice, line by line."""
+    return io.TextIOWrapper(voice, encoding=encoding or "utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def is_behind(stream: object) -> bool:
+    """Whether earlier output of a stream still waits to be written; only a stream on a voice ever is behind."""
+    voice = getattr(stream, "buffer", None)
+    return isinstance(voice, Voice) and voice.is_behind
+
+
+def speak_freely() -> None:
+    """Have this process not wait for its stderr any more, and at its end for a second at most."""
+    voice = Voice(_STDERR)
+    sys.stderr = stream_on(voice)
+    atexit.register(voice.settle, PATIENCE_S)
+
+
+def _lines(text: bytes) -> int:
+    """How many lines a reader misses without it."""
+    return max(1, text.count(b"\n")) if text else 0
+
+
+def _report(missing: int) -> bytes:
+    if not missing:
+        return b""
+    found = "1 line was" if missing == 1 else f"{missing:,} lines were"
+    return f"({found} not shown: stderr took no output)\n".encode()
