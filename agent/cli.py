@@ -58,7 +58,7 @@ def cli() -> None:
     envvar="STAMPEDE_AGENT_PROCESSES",
     help="Worker processes.  [default: one per usable core]",
 )
-@click.option("--name", default="", help="Name in reports.  [default: the coordinator gives one]")
+@click.option("--name", default="", help="Name in reports.  [default: the host name]")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),

@@ -21,6 +21,8 @@ LOST_AFTER_NS = 4 * NS_PER_S
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
 LONGEST_NAME, LONGEST_HOST = 64, 255
+_NAMELESS = "agent"
+"""What an agent is called that has no name, on a host that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class Registry:
         """Take an agent in, or take one back that comes again on another link."""
         member = self._members.get(incarnation)
         if member is None:
-            name = _clipped(hello.name, LONGEST_NAME)
+            name = _clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
             self._forget_silent(name, now_ns)
             member = Member(
                 agent_id=self._free_name(name),
@@ -238,9 +240,8 @@ class Registry:
 
     def _free_name(self, wished: str) -> str:
         taken = {member.agent_id for member in self}
-        base = wished or "agent"
-        numbered = (f"{base}-{number}" for number in range(1 if not wished else 2, len(taken) + 3))
-        return next(name for name in ([wished] if wished else []) + list(numbered) if name not in taken)
+        numbered = (f"{wished}-{number}" for number in range(2, len(taken) + 3))
+        return next(name for name in (wished, *numbered) if name not in taken)
 
 
 def _clipped(name: str, longest: int) -> str:

@@ -59,10 +59,11 @@ def test_two_agents_of_one_name_are_told_apart() -> None:
     assert names == ["web1", "web1-2", "web1-3"]
 
 
-def test_agents_without_a_name_are_numbered() -> None:
+def test_agents_without_a_name_are_called_by_their_host() -> None:
     bench = RunBench(expected=3)
-    names = [said(bench.says(key, hello("")), Welcome)[0].agent_id for key in ("a", "b")]
-    assert names == ["agent-1", "agent-2"]
+    hosts = {"a": "load-7.example", "b": "load-7.example", "c": ""}
+    names = [said(bench.says(key, hello("", host=host)), Welcome)[0].agent_id for key, host in hosts.items()]
+    assert names == ["load-7.example", "load-7.example-2", "agent"]
 
 
 def test_a_hello_that_is_repeated_is_the_same_agent_on_its_new_link() -> None:
