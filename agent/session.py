@@ -228,7 +228,7 @@ class Session:
         if t0_ns is None or not self._moves(Trigger.START):
             return []
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
-        actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns)), Say("running")]
+        actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
         return [*actions, *self._maybe_over()]
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:

@@ -70,7 +70,8 @@ class Share:
         dealt = pools_by_process(assignment.pools, processes)
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in dealt)
         plan, total = assignment.plan, assignment.threads_total
-        commands = sum(preload_commands(plan, thread, total) for thread in assignment.threads)
+        threads = assignment.threads if assignment.preloads else []
+        commands = sum(preload_commands(plan, thread, total) for thread in threads)
         return cls(assignments, plan.fleet.lease_s.ns, commands, [_Process() for _ in assignments])
 
     def __contains__(self, process: int) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -105,13 +105,15 @@ class PoolShare(msgspec.Struct, frozen=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's share of the plan; all that it needs to run to the end alone.
 
-    threads_total: worker threads of the whole fleet, by which rate and request count are divided. It holds the
-    target's password, so it is never logged and travels encrypted.
+    threads_total: worker threads of the whole fleet, by which rate and request count are divided. preloads: whether its
+    part of the preload is still to be written. It holds the target's password, so it is never logged and travels
+    encrypted.
     """
 
     plan: Plan
     pools: tuple[PoolShare, ...]
     threads_total: Tally
+    preloads: bool = True
 
     @property
     def threads(self) -> list[int]:
@@ -192,10 +194,27 @@ class Failed(Message, frozen=True, kw_only=True):
     reason: str
 
 
+class PoolLeft(NamedTuple):
+    """How many operations a pool may still issue. number: as in `PoolShare`."""
+
+    number: Tally
+    operations: Tally
+
+
+class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a share goes on that another agent had before. from_ns: how long after the start instant; what was due
+    earlier is not sent. left: of each pool of the share, None where the plan has no number of requests."""
+
+    from_ns: Tally
+    left: tuple[PoolLeft, ...] | None = None
+
+
 class Start(Message, frozen=True, kw_only=True):
-    """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead."""
+    """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead; in a share that is taken over, at
+    the instant that `takeover` says, counted from `t0_ns`, which has passed."""
 
     t0_ns: int
+    takeover: TakeOver | None = None
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -307,9 +326,10 @@ class WorkerPrepare(Message, frozen=True, kw_only=True):
 
 
 class WorkerStart(Message, frozen=True, kw_only=True):
-    """Agent to worker process: begin at `t0_ns` of this host's clock."""
+    """Agent to worker process: begin at `t0_ns` of this host's clock, or as `takeover` says."""
 
     t0_ns: int
+    takeover: TakeOver | None = None
 
 
 class WorkerStop(Message, frozen=True, kw_only=True):

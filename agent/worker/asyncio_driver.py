@@ -28,7 +28,7 @@ TaskWorker: TypeAlias = Worker[AsyncClientInstancePool]
 async def run_asyncio_worker(worker: TaskWorker) -> None:
     """Work from the start of the span until its end, until the quota is used up, or until the run is cut short."""
     try:
-        await until(worker.span, worker.span.t0_ns)
+        await until(worker.span, worker.span.begin_ns)
     except CancelledError:
         worker.record.unsent += worker.pacer.unsent(())
         return

@@ -21,7 +21,7 @@ ThreadWorker: TypeAlias = Worker[ClientInstancePool]
 
 def run_client_worker(worker: ThreadWorker) -> None:
     """Work from the start of the span until its end, or until the quota is used up."""
-    worker.span.wait_until(worker.span.t0_ns)
+    worker.span.wait_until(worker.span.begin_ns)
     if worker.batch == 1 and not worker.transaction:
         _run_singles(worker)
     else:

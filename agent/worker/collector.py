@@ -40,12 +40,15 @@ class CollectedGroup:
         records: Sequence[Record],
         logs: Sequence[EventLog],
         deliveries: DeliveryRecord | None = None,
+        begin_ns: int = 0,
     ) -> None:
-        """deliveries: of a mix with subscribers."""
+        """deliveries: of a mix with subscribers. begin_ns: when the load of this process begins; what connections did
+        before belongs to that moment."""
         self.name = name
         self.records = records
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
+        self._begin_ns = begin_ns
         self._sums: dict[Place, Sums] = {}
         self.first = NOTHING_BEGUN
         self._events: list[Event] = []
@@ -57,7 +60,7 @@ class CollectedGroup:
             if (sums := self._sums.get(place)) is None:
                 leg = line.legs[place[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
-                sums = self._sums[place] = Sums(leg.is_open, t0_ns + leg.begin_ns, end_ns)
+                sums = self._sums[place] = Sums(leg.is_open, max(t0_ns + leg.begin_ns, self._begin_ns), end_ns)
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
@@ -67,7 +70,7 @@ class CollectedGroup:
 
     def places(self, t0_ns: int, line: Timeline) -> set[Place]:
         """Where what was gathered belongs."""
-        of_events = {_place(event, t0_ns, line) for event in self._events}
+        of_events = {self._place(event, t0_ns, line) for event in self._events}
         return self._sums.keys() | of_events | self._deliveries.places()
 
     def never_opened(self) -> dict[str, int]:
@@ -80,17 +83,16 @@ class CollectedGroup:
         """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
         after the end of an open leg. late: its second was reported before."""
         sums = self._sums.pop(place, None) or Sums()
-        events = [event for event in self._events if _place(event, t0_ns, line) == place]
-        self._events = [event for event in self._events if _place(event, t0_ns, line) != place]
+        events = [event for event in self._events if self._place(event, t0_ns, line) == place]
+        self._events = [event for event in self._events if self._place(event, t0_ns, line) != place]
         connections = self._fold.add_up(events, is_late=late)
         deliveries = self._deliveries.release(place)
         found = sums.metrics(names, outcomes.endings)
         return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
-
-def _place(event: Event, t0_ns: int, line: Timeline) -> Place:
-    offset_ns = max(0, event[0] - t0_ns)
-    return offset_ns // NS_PER_S, line.at(offset_ns)
+    def _place(self, event: Event, t0_ns: int, line: Timeline) -> Place:
+        offset_ns = max(0, max(event[0], self._begin_ns) - t0_ns)
+        return offset_ns // NS_PER_S, line.at(offset_ns)
 
 
 class Collector:
@@ -107,14 +109,18 @@ class Collector:
         t0_ns: int,
         line: Timeline,
         watch: SelfWatch,
+        *,
+        from_ns: int = 0,
     ) -> None:
+        """from_ns: how long after the start instant the load of this process begins; its first interval is of that
+        second."""
         self._groups = groups
         self._watch = watch
         self._names = names
         self._outcomes = outcomes
         self._t0_ns = t0_ns
         self._line = line
-        self._next_second = 0
+        self._first_second = self._next_second = from_ns // NS_PER_S
         self._issued_then = 0
         self._reported = (0, 0)
         self._unsent_reported: Counter[int] = Counter()
@@ -167,7 +173,7 @@ class Collector:
         load_ns = None if ended_ns is None else ended_ns - self._t0_ns
         places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
         through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
-        tallied = max(at_least, 0)
+        tallied = max(at_least, self._first_second)
         intervals = self._report(through, tallied, load_ns)
         if through < 0:
             return through, intervals

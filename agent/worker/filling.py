@@ -70,7 +70,7 @@ class _Lane:
 def parts_of(assignment: Assignment) -> list[list[Part]]:
     """What each worker thread of an assignment has to write, an item a thread."""
     plan = assignment.plan
-    if not plan.workload.preload:
+    if not plan.workload.preload or not assignment.preloads:
         return []
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
     values = Values(plan.workload.values, plan.seed)

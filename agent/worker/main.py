@@ -156,7 +156,7 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
         raise _Stopped
     if pipe.lease_is_over:
         raise _Fenced
-    span, collector = run.start(order.t0_ns)
+    span, collector = run.start(order.t0_ns, order.takeover)
     try:
         drained, fenced = _watch(pipe, run, span, collector, assignment)
         if run.crash:
@@ -174,7 +174,7 @@ def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignm
     drain_ns = assignment.plan.fleet.drain_s.ns
     # Only a connect under way cannot be cut short: it has a timeout of its own.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
-    second = 0
+    second = (span.begin_ns - span.t0_ns) // NS_PER_S
     look_ns = 0
     fenced = False
     while (run.is_alive or run.is_listening) and not run.crash:

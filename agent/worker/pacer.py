@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain, islice, repeat, takewhile
+from math import ceil
 from typing import TypeAlias
 
 import numpy as np
@@ -50,8 +51,9 @@ _COUNTED = 20_000
 
 
 class Span:
-    """From when to when operations may begin: t0_ns <= begin < end_ns. Shared by all threads of a process.
+    """From when to when operations may begin: begin_ns <= begin < end_ns. Shared by all threads of a process.
 
+    t0_ns: the start instant of the run. begin_ns: the same, but later where another agent had the share until then.
     The end only ever moves nearer. A thread that waits notices it within 50 ms.
     """
 
@@ -61,8 +63,12 @@ class Span:
         end_ns: int,
         now: MonotonicNs = monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        from_ns: int = 0,
     ) -> None:
+        """from_ns: how long after the start instant operations may begin."""
         self.t0_ns = t0_ns
+        self.begin_ns = t0_ns + from_ns
         self.end_ns = end_ns
         self._now = now
         self._sleep = sleep
@@ -112,23 +118,28 @@ def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
     return None if requests is None else deal(requests, thread, threads)[1]
 
 
-def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int) -> Schedule:
-    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ...
+def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:
+    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ... Those that lie
+    less than `from_ns` after t0 are left out.
 
     Each is computed from k alone, in exact arithmetic and rounded once, so nothing drifts.
     """
     gap_ns = NS_PER_S / Fraction(rate_per_s)
     numerator, denominator = gap_ns.numerator, gap_ns.denominator
-    turn = thread
+    turn = ceil(from_ns / gap_ns)
+    turn += (thread - turn) % threads
     while True:
         yield t0_ns + turn * numerator // denominator
         turn += threads
 
 
-def poisson_schedule(t0_ns: int, rate_per_s: float, threads: int, generator: np.random.Generator) -> Schedule:
-    """Exponential gaps of mean n / rate. The n threads' schedules together are a Poisson process of the whole rate."""
+def poisson_schedule(
+    t0_ns: int, rate_per_s: float, threads: int, generator: np.random.Generator, from_ns: int = 0
+) -> Schedule:
+    """Exponential gaps of mean n / rate, from `from_ns` after t0 on. The n threads' schedules together are a Poisson
+    process of the whole rate, which has no memory: wherever it begins, it is one."""
     mean_ns = threads * NS_PER_S / rate_per_s
-    base_ns = float(0)
+    base_ns = float(from_ns)
     while True:
         offsets = base_ns + np.cumsum(generator.exponential(mean_ns, _BLOCK))
         base_ns = float(offsets[-1])
@@ -136,14 +147,15 @@ def poisson_schedule(t0_ns: int, rate_per_s: float, threads: int, generator: np.
             yield t0_ns + offset_ns
 
 
-def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int) -> Schedule | None:
-    """The schedule of thread number `thread` of the fleet's `threads`; None in a closed loop."""
+def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, from_ns: int = 0) -> Schedule | None:
+    """The schedule of thread number `thread` of the fleet's `threads`, from `from_ns` after the start instant on; None
+    in a closed loop."""
     if load.rate_per_s is None:
         return None
     if load.arrivals is Arrivals.POISSON:
         generator = np.random.default_rng(seed_sequence(seed, thread, 1))
-        return poisson_schedule(t0_ns, load.rate_per_s, threads, generator)
-    return constant_schedule(t0_ns, load.rate_per_s, thread, threads)
+        return poisson_schedule(t0_ns, load.rate_per_s, threads, generator, from_ns)
+    return constant_schedule(t0_ns, load.rate_per_s, thread, threads, from_ns)
 
 
 class Pacer:

@@ -35,7 +35,7 @@ from common.commands import keys_per_hash_tag
 from common.errors import FleetError
 from common.lifeline import Lifeline
 from common.machine import open_files, open_files_limit
-from common.messages import Assignment
+from common.messages import Assignment, TakeOver
 from common.open_files import REMEDY, needed, shortage
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline
@@ -155,16 +155,20 @@ class WorkerRun:
         if connections and (found := shortage(open_files_limit(), open_files(), connections)):
             raise FleetError(f"a worker process {found}; {REMEDY}")
 
-    def start(self, t0_ns: int) -> tuple[Span, Collector]:
-        """Start all workers; they wait for `t0_ns` by themselves. To be called once, after `open`."""
+    def start(self, t0_ns: int, takeover: TakeOver | None = None) -> tuple[Span, Collector]:
+        """Start all workers; they wait for `t0_ns` by themselves. To be called once, after `open`. takeover: another
+        agent had these pools before, and they go on from there."""
         end_ns = self._line.end_ns
-        span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns)
+        from_ns = takeover.from_ns if takeover else 0
+        span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns, from_ns=from_ns)
+        quotas = self._quotas(takeover)
         groups = [
             CollectedGroup(
                 group.pools.name,
                 group.records,
                 [log for host, _ in group.hosted for log in host.logs],
                 group.deliveries,
+                span.begin_ns,
             )
             for group in self._groups.values()
         ]
@@ -176,20 +180,36 @@ class WorkerRun:
                     for seat in seats
                 ]
                 each = zip(seats, pools, strict=True)
-                host.start([self._job(seat, pool, span, measures) for seat, pool in each])
+                host.start([self._job(seat, pool, span, measures, quotas[seat.number]) for seat, pool in each])
         loops = [record for host in self._hosts for record in host.loops]
-        watch = SelfWatch(loops, t0_ns, self._line)
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, watch)
+        watch = SelfWatch(loops, t0_ns, self._line, from_ns=from_ns)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, watch, from_ns=from_ns)
+
+    def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:
+        """How many operations each worker may issue, by its number."""
+        left = dict(takeover.left or ()) if takeover else {}
+        quotas: dict[int, int | None] = {}
+        for share in self._shares:
+            workers = self._plan.pools[share.group].workers_per_pool
+            for worker in range(workers):
+                number = share.first_thread + worker
+                of_pool = left.get(share.number)
+                quotas[number] = (
+                    quota_of(self._plan.load.requests, number, self._threads_total)
+                    if of_pool is None
+                    else quota_of(of_pool, worker, workers)
+                )
+        return quotas
 
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]
 
-    def _job(self, seat: _Seat, pool: Any, span: Span, measures: list[Measure]) -> Job:
+    def _job(self, seat: _Seat, pool: Any, span: Span, measures: list[Measure], quota: int | None) -> Job:
         workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
         worker = Worker(
             span=span,
-            pacer=self._pacer(seat, span, batch),
+            pacer=self._pacer(seat, span, batch, quota),
             pool=pool,
             operations=seat.operations,
             record=seat.record,
@@ -202,18 +222,18 @@ class WorkerRun:
         # A schedule may be over before the run is: the run lasts as long as was said all the same.
         return Job(seat.name, worker, self._line.end_ns is not None, self._watched(seat.number))
 
-    def _pacer(self, seat: _Seat, span: Span, batch: int) -> Pacer:
+    def _pacer(self, seat: _Seat, span: Span, batch: int, quota: int | None) -> Pacer:
         load, seed, thread, threads = self._plan.load, self._plan.seed, seat.number, self._threads_total
-        quota = quota_of(load.requests, thread, threads)
+        from_ns = span.begin_ns - span.t0_ns
         if self._line.is_plain and not load.stages:
-            schedule = schedule_of(load, seed, thread, threads, span.t0_ns)
+            schedule = schedule_of(load, seed, thread, threads, span.t0_ns, from_ns)
             return Pacer(span, batch=batch, quota=quota, schedule=schedule)
         return StagedPacer(
             span,
             self._line,
             batch=batch,
             quota=quota,
-            schedules=schedules_of(load, self._line, seed, thread, threads),
+            schedules=schedules_of(load, self._line, seed, thread, threads, from_ns),
             threads=threads,
             missed=seat.record.missed,
         )

@@ -40,10 +40,10 @@ _IDLE_BELOW = 4
 class _Meter:
     """A counter that never falls, such as CPU time, along the run's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, from_ns: int) -> None:
         self._offsets_ns: list[int] = []
         self._values: list[int] = []
-        self.through_ns = 0
+        self.through_ns = from_ns
         self._reported: int | None = None
 
     def note(self, offset_ns: int, value: int) -> None:
@@ -52,9 +52,9 @@ class _Meter:
         self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """The growth since the end of the last call (at first the start instant) up to `to_ns` after the start."""
+        """The growth since the end of the last call (at first `from_ns`) up to `to_ns` after the start."""
         if self._reported is None:
-            self._reported = self._at(0)
+            self._reported = self._at(self.through_ns)
         to_ns = max(to_ns, self.through_ns)
         reached = self._at(to_ns)
         grown = reached - self._reported
@@ -72,9 +72,9 @@ class _Meter:
 class _Quota:
     """The CPU quotas of this process, and how often they throttled it."""
 
-    def __init__(self, read: Callable[[], QuotaReading]) -> None:
-        self._read = read
-        self._meters = [_Meter() for _ in range(4)]
+    def __init__(self, read: Callable[[], QuotaReading], from_ns: int) -> None:
+        self._read, self._from_ns = read, from_ns
+        self._meters = [_Meter(from_ns) for _ in range(4)]
         self._cores = 0.0
         self._began = False
 
@@ -83,7 +83,7 @@ class _Quota:
         known."""
         if self._began and not closely:
             return
-        self._began = offset_ns >= 0
+        self._began = offset_ns >= self._from_ns
         found = self._read()
         self._cores = found.cores or 0.0
         values = (found.used_ns, found.periods, found.throttled_periods, found.throttled_ns)
@@ -144,12 +144,12 @@ class _Loop:
         self._record = record
         self._busy_ns: defaultdict[Place, RunningHistogram] = defaultdict(RunningHistogram)
 
-    def gather(self, t0_ns: int, line: Timeline) -> None:
-        """Take in what the loop left since the last call. What was before the start instant is of no interest."""
+    def gather(self, t0_ns: int, line: Timeline, from_ns: int) -> None:
+        """Take in what the loop left since the last call. What was before the load is of no interest."""
         turns = self._record.take() - np.array([t0_ns, 0])
-        turns = turns[turns[:, 0] > 0]
+        turns = turns[turns[:, 0] > from_ns]
         offsets_ns = turns[:, 0]
-        busy_ns = np.minimum(turns[:, 1], offsets_ns)
+        busy_ns = np.minimum(turns[:, 1], offsets_ns - from_ns)
         legs = np.searchsorted(np.array(line.begins_ns), offsets_ns, side="right") - 1
         places = offsets_ns // NS_PER_S * MAX_LEGS + legs
         for place in distinct(places):
@@ -175,12 +175,16 @@ class SelfWatch:
         now: MonotonicNs = monotonic_ns,
         cpu: Callable[[], int] = time.process_time_ns,
         quota: Callable[[], QuotaReading] | None = None,
+        *,
+        from_ns: int = 0,
     ) -> None:
-        """quota: reads the CPU quota, by default the one of this process."""
+        """quota: reads the CPU quota, by default the one of this process. from_ns: how long after the start instant the
+        load of this process begins."""
         self._t0_ns, self._line, self._now, self._read_cpu = t0_ns, line, now, cpu
-        self._cpu = _Meter()
+        self._from_ns = from_ns
+        self._cpu = _Meter(from_ns)
         self._loops = [_Loop(record) for record in dict.fromkeys(loops)]
-        self._quota = _Quota(quota or CpuGroups().read)
+        self._quota = _Quota(quota or CpuGroups().read, from_ns)
         self._stalls = _Stalls(t0_ns, now, cpu)
 
     def look(self, *, closely: bool = False) -> int:
@@ -203,7 +207,7 @@ class SelfWatch:
     def gather(self) -> None:
         """Take in what the loops left since the last call."""
         for loop in self._loops:
-            loop.gather(self._t0_ns, self._line)
+            loop.gather(self._t0_ns, self._line, self._from_ns)
 
     def places(self) -> set[Place]:
         """Where what loops left belongs."""

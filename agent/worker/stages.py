@@ -33,28 +33,28 @@ Schedules: TypeAlias = tuple[Schedule | None, ...]
 None for a closed leg."""
 
 
-def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: int) -> Schedules:
-    """What thread number `thread` of the fleet's `threads` is to send."""
+def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: int, from_ns: int = 0) -> Schedules:
+    """What thread number `thread` of the fleet's `threads` is to send, from `from_ns` after the start on."""
     seeds = seed_sequence(seed, thread, 1).spawn(len(line.legs))
     by_chance = load.arrivals is Arrivals.POISSON
     return tuple(
         None
         if not leg.is_open
-        else _poisson(leg, threads, np.random.default_rng(root))
+        else _poisson(leg, threads, np.random.default_rng(root), max(from_ns, leg.begin_ns))
         if by_chance
-        else _constant(leg, thread, threads)
+        else _constant(leg, thread, threads, max(from_ns, leg.begin_ns))
         for leg, root in zip(line.legs, seeds, strict=True)
     )
 
 
-def _constant(leg: Leg, thread: int, threads: int) -> Schedule:
+def _constant(leg: Leg, thread: int, threads: int, from_ns: int) -> Schedule:
     """Thread i of n gets every n-th operation of the fleet, numbered through all legs."""
-    first = ceil(leg.due_before)
+    first = ceil(leg.due_before + leg.due(from_ns))
     first += (thread - first) % threads
     if leg.end_ns is None:
         return _even(leg, count(first, threads))
     numbers = range(first, ceil(leg.due_before + leg.due(leg.end_ns)), threads)
-    return _ramp(leg, numbers) if leg.is_ramp else _even(leg, numbers)
+    return _ramp(leg, numbers, from_ns) if leg.is_ramp else _even(leg, numbers)
 
 
 def _even(leg: Leg, numbers: Iterable[int]) -> Schedule:
@@ -68,10 +68,10 @@ def _even(leg: Leg, numbers: Iterable[int]) -> Schedule:
         yield (base + number * step) // denominator
 
 
-def _ramp(leg: Leg, numbers: range) -> Schedule:
+def _ramp(leg: Leg, numbers: range, from_ns: int) -> Schedule:
     whole = int(leg.due_before)
     fraction = float(leg.due_before - whole)
-    latest_ns = leg.begin_ns
+    latest_ns = from_ns
     for at in range(0, len(numbers), _BLOCK):
         block = numbers[at : at + _BLOCK]
         counts = np.arange(block.start - whole, block.stop - whole, block.step, dtype=np.float64) - fraction
@@ -80,11 +80,11 @@ def _ramp(leg: Leg, numbers: range) -> Schedule:
         yield from times_ns
 
 
-def _poisson(leg: Leg, threads: int, generator: np.random.Generator) -> Schedule:
+def _poisson(leg: Leg, threads: int, generator: np.random.Generator, from_ns: int) -> Schedule:
     """Gaps of mean n in the integral of the rate, which is turned into time: the n threads' schedules together are an
     inhomogeneous Poisson process of the leg's rate."""
     most = float(leg.due(leg.end_ns)) if leg.end_ns is not None else float("inf")
-    reached, latest_ns = 0.0, leg.begin_ns
+    reached, latest_ns = float(leg.due(from_ns)), from_ns
     while reached < most:
         counts = reached + np.cumsum(generator.exponential(threads, _BLOCK))
         reached = float(counts[-1])
@@ -167,7 +167,7 @@ class StagedPacer(Pacer):
                 yield self._take()
 
     def _closed(self, leg: Leg) -> Iterator[Turn]:
-        begin_ns = self._span.t0_ns + leg.begin_ns
+        begin_ns = max(self._span.t0_ns + leg.begin_ns, self._span.begin_ns)
         end_ns = NEVER_NS if leg.end_ns is None else self._span.t0_ns + leg.end_ns
         if begin_ns >= self._span.end_ns:
             return

@@ -37,6 +37,7 @@ from common.messages import (
     Heartbeat,
     HeartbeatReply,
     Hello,
+    PoolLeft,
     Preloaded,
     Prepare,
     Prepared,
@@ -46,6 +47,7 @@ from common.messages import (
     Start,
     Step,
     Stop,
+    TakeOver,
     WorkerLost,
     WorkerStart,
     WorkerStop,
@@ -476,6 +478,14 @@ def test_a_start_that_comes_when_the_run_should_be_over_leaves_the_workers_time_
     actions = bench.hears(Start(t0_ns=bench.now_ns - HOUR_NS))
     assert orders(actions) == [WorkerStart(t0_ns=bench.now_ns - HOUR_NS)]
     assert not of_kind(bench.passes(5.0, hearing=RUN_ID), KillWorkers)
+
+
+def test_workers_learn_where_a_share_goes_on_that_is_taken_over() -> None:
+    bench = AgentBench()
+    bench.prepared()
+    takeover = TakeOver(from_ns=7 * NS_PER_S, left=(PoolLeft(0, 5), PoolLeft(1, 6)))
+    t0_ns = bench.now_ns - 6 * NS_PER_S
+    assert orders(bench.hears(Start(t0_ns=t0_ns, takeover=takeover))) == [WorkerStart(t0_ns=t0_ns, takeover=takeover)]
 
 
 def test_a_second_start_does_not_start_again() -> None:

@@ -149,7 +149,7 @@ class WireLoop:
         for seat in self._seats:
             worker, span = seat.worker, seat.job.worker.span
             if not worker.has_begun:
-                if at_ns < (begin_ns := min(span.t0_ns, span.end_ns)):
+                if at_ns < (begin_ns := min(span.begin_ns, span.end_ns)):
                     next_ns, is_fine = min(next_ns, begin_ns), True
                     continue
                 worker.begin()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.worker import filling as module
@@ -68,6 +69,12 @@ def test_the_threads_of_a_fleet_write_each_key_once(processes: int, threads_each
     plan = plan_of("redis://127.0.0.1:1", maximum=997)
     keys = Counter(arguments[1] for _, arguments, _, _ in operations(plan, processes, threads_each))
     assert keys == {f"stampede:{number}".encode(): 1 for number in range(1, 998)}
+
+
+def test_a_share_that_another_agent_has_preloaded_writes_nothing() -> None:
+    [share] = shares(plan_of("redis://localhost"), 1, 2)
+    assert parts_of(share)
+    assert parts_of(msgspec.structs.replace(share, preloads=False)) == []
 
 
 def test_what_a_thread_is_said_to_write_is_what_it_writes() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import chain, islice, takewhile
+from itertools import chain, dropwhile, islice, takewhile
 
 import numpy as np
 import pytest
@@ -129,6 +129,30 @@ def test_poisson_arrivals_are_the_same_for_a_seed_and_others_for_another_seed_or
 
     assert times(1, 0) == times(1, 0)
     assert len({tuple(times(seed, thread)) for seed in (1, 2) for thread in (0, 1)}) == 4
+
+
+@given(st.floats(0.1, 5000.0), st.integers(1, 7), st.integers(0, 10 * NS_PER_S), st.data())
+def test_a_thread_that_begins_later_has_the_constant_schedule_from_there_on(
+    rate: float, threads: int, from_ns: int, data: st.DataObject
+) -> None:
+    thread = data.draw(st.integers(0, threads - 1))
+    whole = constant_schedule(T0_NS, rate, thread, threads)
+    rest = constant_schedule(T0_NS, rate, thread, threads, from_ns)
+    expected = islice(dropwhile(lambda due_ns: due_ns < T0_NS + from_ns, whole), 5)
+    assert [next(rest) for _ in range(5)] == list(expected)
+
+
+def test_poisson_arrivals_that_begin_later_follow_their_begin_as_they_would_the_start() -> None:
+    schedules = [poisson_schedule(T0_NS, 100.0, 2, np.random.default_rng(1), from_ns) for from_ns in (0, 7 * NS_PER_S)]
+    for _ in range(2000):
+        first, second = (next(schedule) for schedule in schedules)
+        assert second - first == pytest.approx(7 * NS_PER_S, abs=2000)
+
+
+def test_nothing_begins_before_the_begin_of_a_span_that_is_taken_over() -> None:
+    span = Span(T0_NS, NEVER_NS, from_ns=5)
+    assert (span.t0_ns, span.begin_ns) == (T0_NS, T0_NS + 5)
+    assert Span(T0_NS, NEVER_NS).begin_ns == T0_NS
 
 
 def test_the_load_says_which_schedule_it_is() -> None:

@@ -13,13 +13,26 @@ from agent.worker.run import WorkerRun, describe
 from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
 from common.lifeline import CutShort
-from common.messages import Assignment, PoolShare
+from common.messages import Assignment, PoolLeft, PoolShare, TakeOver
 from common.metrics import IntervalMetrics, Merge, merge_intervals
-from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Values, Workload
-from common.units import NS_PER_S, Bytes, Count, Seconds
+from common.plan.schema import (
+    Arrivals,
+    Command,
+    Connections,
+    Driver,
+    Keys,
+    Load,
+    Plan,
+    Pools,
+    Target,
+    Values,
+    Workload,
+)
+from common.units import NS_PER_S, Bytes, Count, PerSecond, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
 from tests.support.shapes import start_cluster
+from tests.support.stages import stage
 from tests.support.workers import whole_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -75,6 +88,53 @@ def test_each_thread_of_the_fleet_issues_its_own_part_wherever_it_runs(valkey: S
     share = Assignment(plan=plan, pools=(PoolShare(group=0, number=1, first_thread=2),), threads_total=5)
     total = finished(WorkerRun(share))
     assert total.issued == total.operations == 41
+
+
+DRIVERS = {
+    Driver.CLIENT: Pools(client_pools=2, threads_per_pool=2),
+    Driver.ASYNCIO: Pools(client_pools=2, driver=Driver.ASYNCIO, tasks_per_pool=2),
+    Driver.WIRE: Pools(client_pools=2, driver=Driver.WIRE, max_connections=2),
+}
+
+
+def taken_over(run: WorkerRun, from_s: float, left: tuple[PoolLeft, ...] | None = None) -> tuple[int, IntervalMetrics]:
+    """A share that goes on `from_s` after a start that has passed. Returns the skew of its start, and what it did."""
+    run.open(quiet)
+    from_ns = round(from_s * NS_PER_S)
+    _, collector = run.start(monotonic_ns() - from_ns, TakeOver(from_ns=from_ns, left=left))
+    wait_until(lambda: not run.is_alive, "the workers end")
+    run.close()
+    assert run.crash == ""
+    _, intervals = collector.collect_rest(0)
+    assert min(interval.first for interval in intervals) == int(from_s)
+    return collector.start_skew_ns, merge_intervals(intervals, Merge.NEIGHBOURS)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("arrivals", Arrivals)
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_share_that_is_taken_over_has_no_backlog_in_an_open_loop(
+    valkey: Server, driver: Driver, arrivals: Arrivals, staged: bool
+) -> None:
+    load = Load(duration_s=Seconds(100.3), rate_per_s=PerSecond(1000.0), arrivals=arrivals)
+    if staged:
+        load = Load(stages=(stage(50, 1000), stage(50.3, 1000)), arrivals=arrivals, warmup_s=Seconds(0))
+    skew_ns, total = taken_over(WorkerRun(whole_of(plan_of(valkey.url, DRIVERS[driver], load=load))), 100.0)
+    assert skew_ns < NS_PER_S
+    assert total.issued + total.unsent == pytest.approx(300, abs=0 if arrivals is Arrivals.CONSTANT else 90)
+    assert total.pools["main"].commands["SET"].response.maximum < 10 * NS_PER_S
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 3}, {"transaction": 3}])
+def test_a_share_that_is_taken_over_issues_what_its_pools_have_left(
+    valkey: Server, driver: Driver, batch: dict[str, int]
+) -> None:
+    plan = plan_of(valkey.url, DRIVERS[driver], load=requests(1000))
+    plan = msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, **batch))
+    skew_ns, total = taken_over(WorkerRun(whole_of(plan)), 50.0, (PoolLeft(0, 11), PoolLeft(1, 0)))
+    assert skew_ns < NS_PER_S
+    assert total.issued == total.operations == 11
 
 
 def contents(server: Server) -> dict[bytes, Any]:

@@ -23,19 +23,27 @@ class Bench:
     """A thread without a driver: it takes turns, and time passes as a test says."""
 
     def __init__(
-        self, load: Load, *, batch: int = 1, thread: int = 0, threads: int = 1, service_ns: int = 1_000_000
+        self,
+        load: Load,
+        *,
+        batch: int = 1,
+        thread: int = 0,
+        threads: int = 1,
+        service_ns: int = 1_000_000,
+        from_s: float = 0.0,
     ) -> None:
         self.line = timeline(load)
-        self.now_ns = T0_NS
+        from_ns = round(from_s * NS_PER_S)
+        self.now_ns = T0_NS + from_ns
         self.service_ns = service_ns
-        self.span = Span(T0_NS, NEVER_NS if self.line.end_ns is None else T0_NS + self.line.end_ns)
+        self.span = Span(T0_NS, NEVER_NS if self.line.end_ns is None else T0_NS + self.line.end_ns, from_ns=from_ns)
         self.missed: Counter[int] = Counter()
         self.pacer = StagedPacer(
             self.span,
             self.line,
             batch=batch,
             quota=quota_of(load.requests, thread, threads),
-            schedules=schedules_of(load, self.line, 1, thread, threads),
+            schedules=schedules_of(load, self.line, 1, thread, threads, from_ns),
             threads=threads,
             missed=self.missed,
             now=lambda: self.now_ns,
@@ -100,6 +108,55 @@ def test_arrivals_by_chance_ascend_within_their_legs(load: Load, thread: int) ->
         times = list(schedule or ())
         assert times == sorted(times)
         assert all(leg.begin_ns <= time_ns < (leg.end_ns or 0) for time_ns in times)
+
+
+@given(loads(), st.integers(1, 7), st.floats(0, 1))
+def test_threads_that_begin_later_have_the_schedule_of_the_fleet_from_there_on(
+    load: Load, threads: int, share: float
+) -> None:
+    load = msgspec.structs.replace(load, arrivals=Arrivals.CONSTANT)
+    line = timeline(load)
+    assert line.end_ns is not None
+    from_ns = round(line.end_ns * share)
+    for thread in range(threads):
+        whole = schedules_of(load, line, 1, thread, threads)
+        rest = schedules_of(load, line, 1, thread, threads, from_ns)
+        for leg, every, later in zip(line.legs, whole, rest, strict=True):
+            if every is None:
+                assert later is None
+                continue
+            times, found = list(every), list(later or ())
+            assert found == sorted(found)
+            assert all(time_ns >= from_ns for time_ns in found)
+            # How many were due before is exact; times of a ramp are known to within a nanosecond.
+            assert len(times) - len(found) == sum(time_ns < from_ns for time_ns in times) or leg.is_ramp
+            tail = times[len(times) - len(found) :]
+            assert all(abs(one - other) <= leg.is_ramp for one, other in zip(tail, found, strict=True))
+
+
+@given(loads(open_only=True), st.floats(0, 1))
+def test_arrivals_by_chance_that_begin_later_ascend_within_what_is_left_of_their_legs(load: Load, share: float) -> None:
+    load = msgspec.structs.replace(load, arrivals=Arrivals.POISSON)
+    line = timeline(load)
+    assert line.end_ns is not None
+    from_ns = round(line.end_ns * share)
+    for leg, schedule in zip(line.legs, schedules_of(load, line, 5, 1, 4, from_ns), strict=True):
+        times = list(schedule or ())
+        assert times == sorted(times)
+        assert all(max(leg.begin_ns, from_ns) <= time_ns < (leg.end_ns or 0) for time_ns in times)
+
+
+@pytest.mark.parametrize("from_s", [0.5, 1.5, 2.5])
+def test_a_closed_leg_that_is_taken_over_begins_where_the_last_agent_left_it(from_s: float) -> None:
+    load = Load(stages=(stage(1), stage(1, 100), stage(1)))
+    bench = Bench(load, from_s=from_s)
+    bench.work()
+    assert bench.begins_ns[0] == T0_NS + round(from_s * NS_PER_S)
+    before, at = bench.line.at(round(from_s * NS_PER_S)) - 1, bench.line.at(round(from_s * NS_PER_S))
+    legs = bench.legs()
+    assert min(legs) == at
+    assert before not in legs
+    assert legs[1] == {0: 100, 1: 50, 2: 0}[at]
 
 
 def ks_distance_to_uniform(values: Floats) -> float:
