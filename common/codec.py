@@ -30,6 +30,7 @@ from common.messages import (
     AgentMessage,
     CoordinatorMessage,
     Envelope,
+    Identifier,
     WorkerMessage,
     WorkerOrder,
 )
@@ -104,7 +105,7 @@ def _decode(data: bytes, messages: Any) -> Envelope:
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"expected at most {MAX_MESSAGE_BYTES:,} bytes, got {len(data):,}")
     # Hello and Refused keep their form in every protocol version, so that two sides which share none can still say so.
-    version, run_id, incarnation, message = unpack(data, tuple[int, str, str, messages])
+    version, run_id, incarnation, message = unpack(data, tuple[int, Identifier, Identifier, messages])
     if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and type(message).__name__ not in ("Hello", "Refused"):
         raise ProtocolError(f"expected protocol {PROTOCOL_MIN}..{PROTOCOL_MAX}, got version {version}")
     return Envelope(run_id=run_id, incarnation=incarnation, message=message)

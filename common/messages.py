@@ -37,6 +37,12 @@ MAX_INTERVALS = 512
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
 
+Stamp = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
+"""An instant of a monotonic clock in ns, or the difference between two clocks: sums of two fit into 64 bits."""
+
+Identifier = Annotated[str, Meta(max_length=128)]
+"""A run id, or the incarnation of an agent."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
     """Root of all messages; the tag on the wire is the class name."""
@@ -213,7 +219,7 @@ class Start(Message, frozen=True, kw_only=True):
     """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead; in a share that is taken over, at
     the instant that `takeover` says, counted from `t0_ns`, which has passed."""
 
-    t0_ns: int
+    t0_ns: Stamp
     takeover: TakeOver | None = None
 
 
@@ -223,9 +229,9 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together;
     cpu_percent_busiest: the busiest of these. host_cpu_percent: of all the machine's cores, whoever used them."""
 
-    sent_ns: int
+    sent_ns: Stamp
     state: AgentState
-    offset_ns: int | None
+    offset_ns: Stamp | None
     rtt_ns: Tally | None
     cpu_percent: Figure
     cpu_percent_busiest: Figure
@@ -238,9 +244,9 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 class HeartbeatReply(Message, frozen=True, kw_only=True):
     """Answer to a heartbeat: the agent's stamp returned, with the coordinator's own two."""
 
-    sent_ns: int
-    received_ns: int
-    replied_ns: int
+    sent_ns: Stamp
+    received_ns: Stamp
+    replied_ns: Stamp
 
 
 class WorkerLost(Message, frozen=True, kw_only=True):
@@ -288,7 +294,7 @@ class Final(Message, frozen=True, kw_only=True):
     issued: Tally
     counted: Tally
     transactions: Tally
-    start_skew_ns: int
+    start_skew_ns: Stamp
     ran_ns: Tally = 0
     drained: bool
     processes_lost: Tally
@@ -328,7 +334,7 @@ class WorkerPrepare(Message, frozen=True, kw_only=True):
 class WorkerStart(Message, frozen=True, kw_only=True):
     """Agent to worker process: begin at `t0_ns` of this host's clock, or as `takeover` says."""
 
-    t0_ns: int
+    t0_ns: Stamp
     takeover: TakeOver | None = None
 
 
@@ -341,7 +347,7 @@ class WorkerStop(Message, frozen=True, kw_only=True):
 class WorkerRenew(Message, frozen=True, kw_only=True):
     """Agent to worker process: the load may go on until `until_ns` of this host's `boottime_ns`."""
 
-    until_ns: int
+    until_ns: Stamp
 
 
 class WorkerMetrics(Message, frozen=True, kw_only=True):
@@ -358,7 +364,7 @@ class WorkerFinal(Message, frozen=True, kw_only=True):
     issued: Tally
     counted: Tally
     transactions: Tally
-    start_skew_ns: int
+    start_skew_ns: Stamp
     ran_ns: Tally = 0
     drained: bool
     fenced: bool = False

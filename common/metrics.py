@@ -12,7 +12,6 @@ Counts and histograms add up exactly in both.
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, TypeVar
 
@@ -23,8 +22,14 @@ from common.histogram import EMPTY, Histogram
 
 T = TypeVar("T")
 
-Tally = Annotated[int, Meta(ge=0)]
-"""How often something happened: what a peer sends below zero is refused where it is decoded."""
+Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""How often something happened, or how many ns it took: what a peer sends beyond that is refused where it is decoded.
+Up to here every whole number is a float too, and 1e15 bytes or a hundred days in ns fit."""
+
+MAX_NAMES, MAX_NAME_LENGTH = 64, 64
+"""Most names that errors and causes have in one count, and their length. Servers and peers make them up."""
+OTHER = "other"
+"""The name under which all further ones count."""
 
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 """A part of a whole, or some wholes: no infinity, and not NaN, which would poison every maximum that it meets."""
@@ -229,11 +234,20 @@ def histograms_of(interval: IntervalMetrics) -> Iterator[Histogram]:
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Key by key sum; keys in the order in which they first appear."""
-    total: Counter[str] = Counter()
+    """Key by key sum; keys in the order in which they first appear. At most `MAX_NAMES`, see `add_named`."""
+    total: dict[str, int] = {}
     for part in parts:
-        total.update(part)
-    return dict(total)
+        for name, count in part.items():
+            add_named(total, name, count)
+    return total
+
+
+def add_named(counts: dict[str, int], name: str, count: int) -> None:
+    """Count something under its name, or under `OTHER` when there are `MAX_NAMES` already."""
+    name = name[:MAX_NAME_LENGTH]
+    if name not in counts and len(counts) >= MAX_NAMES - 1:
+        name = OTHER
+    counts[name] = counts.get(name, 0) + count
 
 
 def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T]) -> dict[str, T]:

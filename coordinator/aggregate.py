@@ -12,7 +12,6 @@ are spread evenly over its seconds, its latencies and its peak of connections st
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -27,13 +26,14 @@ from common.metrics import (
     HoldUps,
     IntervalMetrics,
     Merge,
-    histograms_of,
+    add_named,
     merge_counts,
     merge_hold_ups,
     merge_intervals,
 )
 from common.plan.schema import Load
 from common.plan.timeline import timeline
+from coordinator.frames import check_frame
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
@@ -52,16 +52,11 @@ from coordinator.records import (
     WorkerNoted,
 )
 
-LAST_SECOND = 100 * 86_400
-"""Latest second of a run that a frame may speak of: a hundred days."""
-
-MOST_VALUES = 1 << 36
-"""Most values of one kind in an interval: beyond what any agent measures in the five minutes that it may merge, and so
-many frames of it as a coordinator can take still add up within 63 bits."""
-
 _MERGE_AT_ONCE = 16
 """Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
 
+_MOST_PARTS = 64
+"""Histograms of one second that wait to be merged: a second that is complete can still get any number of late ones."""
 
 _NOTHING = IntervalMetrics(first=0, last=0)
 
@@ -78,6 +73,8 @@ class Pile:
         """Take one more into the sum."""
         if histogram.count:
             self._parts.append(histogram)
+            if len(self._parts) > _MOST_PARTS:
+                self.settle()
 
     @property
     def merged(self) -> Histogram:
@@ -229,7 +226,7 @@ class AgentTally:
     facts: AgentFacts
     through: int = -1
     next_seq: int = 0
-    never_opened: Counter[str] = field(default_factory=Counter)
+    never_opened: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     counted: int = 0
     transactions: int = 0
@@ -350,7 +347,8 @@ class Aggregate:
             agent.counted += interval.operations
             agent.transactions += interval.transactions
             for pool in interval.pools.values():
-                agent.never_opened.update(pool.connections.never_opened)
+                for cause, count in pool.connections.never_opened.items():
+                    add_named(agent.never_opened, cause, count)
             self._add_seconds(agent_id, interval)
             self.stages[interval.stage].add(agent_id, interval)
         agent.next_seq = frame.seq + 1
@@ -412,23 +410,9 @@ def _as_one(stages: list[StageTally]) -> IntervalMetrics:
     return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
 
 
-def check_frame(frame: MetricsFrame, stages: int) -> None:
-    """Raises ProtocolError for a frame that speaks of seconds which no run has, of a stage beyond so many, or of more
-    values than any agent can have measured, whose sums would overflow."""
-    spans = [(interval.first, interval.last) for interval in frame.intervals]
-    for first, last in (*spans, (0, max(frame.through, 0))):
-        if not 0 <= first <= last <= LAST_SECOND:
-            raise ProtocolError(f"frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
-    for interval in frame.intervals:
-        if interval.stage >= stages:
-            raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
-        if (most := max((histogram.count for histogram in histograms_of(interval)), default=0)) > MOST_VALUES:
-            raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
-
-
 def _add_part(counts: dict[str, int], added: dict[str, int], position: int, parts: int) -> None:
     for name, count in added.items():
-        counts[name] = counts.get(name, 0) + _part(count, position, parts)
+        add_named(counts, name, _part(count, position, parts))
 
 
 def _part(count: int, position: int, parts: int) -> int:

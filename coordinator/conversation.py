@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from common.errors import FleetError, TargetError
 from common.messages import (
     AgentState,
@@ -24,6 +26,7 @@ from common.messages import (
     HeartbeatReply,
     Hello,
     MetricsFrame,
+    PoolShare,
     Prepare,
     Prepared,
     Preparing,
@@ -36,19 +39,17 @@ from common.messages import (
 )
 from common.units import NS_PER_S, counted
 from coordinator.ending import Ending
+from coordinator.frames import AHEAD_S, FrameLimits
 from coordinator.opening import Setup, negotiated, refusal
 from coordinator.phases import OVER_BUT_OPEN, UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
-from coordinator.registry import Member, Registry
+from coordinator.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry, clipped
 from coordinator.shares import Shares
 from coordinator.steps import Action, Note, Send, Write
 
 REPEAT_AFTER_NS = NS_PER_S
 AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
 """States in which an agent's workers do what a run has them do, or are about to."""
-AHEAD_S = 60
-"""How far an agent's seconds may run ahead of our clock: no agent of ours does, but one whose frames speak of a far
-future would have us keep every second until then."""
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class Counters:
     stale: int = 0
     duplicates: int = 0
     gaps: int = 0
+    nonsense: int = 0
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class Conversation:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
+        self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
 
     def received(self, routing_id: bytes, envelope: Envelope, metrics: bool, now_ns: int) -> list[Action]:
         """What to answer to a message, and what it changes."""
@@ -94,13 +97,16 @@ class Conversation:
             # It was welcomed by a coordinator before us; its hello comes when its link tells it to.
             self._state.counters.stale += 1
             return []
+        if member.is_outcast:
+            self._state.counters.nonsense += 1
+            return []
         actions = self._heard(member, now_ns)
         if isinstance(message, Heartbeat):
             member.heartbeat(message, running=self._state.phase in UNDER_WAY)
             reply = HeartbeatReply(sent_ns=message.sent_ns, received_ns=now_ns, replied_ns=now_ns)
             return [*actions, self.to(member, reply), *self._keep_in_step(member, now_ns)]
         if isinstance(message, Bye):
-            return [*actions, *self._said_bye(member, message.reason)]
+            return [*actions, *self._said_bye(member, clipped(message.reason))]
         if envelope.run_id != self._state.setup.run_id or not member.takes_part:
             self._state.counters.stale += 1
             return actions
@@ -116,7 +122,7 @@ class Conversation:
             case WorkerLost() if self._state.phase in UNDER_WAY:
                 actions += self._worker_lost(member, message)
             case Final() if self._state.phase in UNDER_WAY:
-                actions += self._final(member, message)
+                actions += self._final(member, message, now_ns)
             case WorkerLost() | Final():
                 self._state.counters.stale += 1
         return actions
@@ -128,13 +134,19 @@ class Conversation:
         member.lost = False
         if member.end is AgentEnd.LOST:
             member.end = None
-        return [Note(f"agent {member.agent_id} is back", trouble=True)]
+        return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)]
 
     def _hello(self, routing_id: bytes, incarnation: str, hello: Hello, now_ns: int) -> list[Action]:
         reason, protocol = refusal(hello), negotiated(hello)
+        if reason is None and not self._may_join(incarnation, now_ns):
+            reason = f"{counted(len(self._state.registry), 'agent')} have joined this run already"
+        if (known_member := self._state.registry.find(incarnation)) is not None and known_member.is_outcast:
+            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=known_member.gone))
+            return [Send(routing_id, refused)]
         if reason is not None or protocol is None:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
-            return [Note(f"refused an agent from {hello.host}: {reason}", trouble=True), Send(routing_id, refused)]
+            note = f"refused an agent from {clipped(hello.host, LONGEST_HOST)}: {clipped(reason or '')}"
+            return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
         known = self._state.registry.find(incarnation) is not None
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
         actions = self._heard(member, now_ns)
@@ -147,12 +159,17 @@ class Conversation:
         if not known:
             stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE
             text = f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}"
-            actions.append(Note(text + ", and stands by" * stands_by))
+            actions.append(Note(text + ", and stands by" * stands_by, of_agent=True))
             actions += [self.stand_by(member)] if stands_by else []
             if hello.run_id not in (None, self._state.setup.run_id):
-                text = f"agent {member.agent_id} still holds run {hello.run_id}, and cannot take part"
-                actions.append(Note(text, trouble=True))
+                held = clipped(hello.run_id or "", LONGEST_NAME)
+                text = f"agent {member.agent_id} still holds run {held}, and cannot take part"
+                actions.append(Note(text, trouble=True, of_agent=True))
         return [*actions, *self._keep_in_step(member, now_ns)]
+
+    def _may_join(self, incarnation: str, now_ns: int) -> bool:
+        registry = self._state.registry
+        return registry.find(incarnation) is not None or registry.has_room(self._state.setup.expected, now_ns)
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
         """Tell an agent again what it seems to have missed, at most once a second."""
@@ -184,13 +201,15 @@ class Conversation:
             return self.lose(member, member.gone)
         if not member.takes_part:
             self._state.registry.leave(member.incarnation)
-            return [Note(f"agent {member.agent_id} left: {reason}")]
+            return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
         return []
 
     def _failed(self, member: Member, failed: Failed) -> list[Action]:
-        text = f"agent {member.agent_id} on {member.host}: {failed.reason}"
+        reason = clipped(failed.reason)
+        text = f"agent {member.agent_id} on {member.host}: {reason}"
         if self._state.phase in UNDER_WAY:
-            return self.lose(member, failed.reason)
+            member.gone = reason
+            return self.lose(member, reason)
         code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
         self._state.failed = (text, code)
         return []
@@ -199,10 +218,9 @@ class Conversation:
         """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
         learns of an acknowledgement that was lost, and of a gap."""
         actions: list[Action] = []
-        if self._is_of_the_future(frame, now_ns):
-            member.gone = "its frames speak of seconds that have not been yet"
-            return self.lose(member, member.gone)
         if frame.seq == member.next_seq and self._state.phase in UNDER_WAY and member.final is None:
+            if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
+                return self._cast_out(member, problem)
             member.next_seq += 1
             actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
             if any(c.ok for part in frame.intervals for pool in part.pools.values() for c in pool.commands.values()):
@@ -216,29 +234,55 @@ class Conversation:
         )
         return [*actions, Send(routing_id, ack, metrics=True)]
 
-    def _is_of_the_future(self, frame: MetricsFrame, now_ns: int) -> bool:
+    def _limits_of(self, member: Member) -> FrameLimits:
+        shares = self._state.shares
+        pools = shares.assignments[member.agent_id].pools if shares is not None else member.dealt
+        known = self._limits.get(member.incarnation)
+        if known is None or known[0] is not pools:
+            known = self._limits[member.incarnation] = pools, FrameLimits.of(self._state.setup.plan, pools)
+        return known[1]
+
+    def _elapsed_ns(self, now_ns: int) -> int | None:
+        """Since the start instant; None before it, and in a run that is resumed after this host was started anew."""
         elapsed_ns = now_ns - self._state.t0_ns if self._state.t0_ns is not None else -1
-        if elapsed_ns < 0:  # resumed after this host was started anew: its clock began again
-            return False
-        latest = max((interval.last for interval in frame.intervals), default=frame.through)
-        return max(latest, frame.through) > elapsed_ns // NS_PER_S + AHEAD_S
+        return elapsed_ns if elapsed_ns >= 0 else None
+
+    def _cast_out(self, member: Member, problem: str) -> list[Action]:
+        """An agent that sent what none of this run can is not listened to any more. Its load stops at once, or when its
+        lease is over, because nobody answers it."""
+        member.is_outcast = True
+        member.gone = f"it sent nonsense: {problem}"
+        self._state.counters.nonsense += 1
+        stop = self.to(member, Stop(drain=False, reason=member.gone))
+        return [*self.lose(member, member.gone), stop]
 
     def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
-        member.processes_lost += 1
-        self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {lost.reason}")
-        noted = WorkerNoted(
-            agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=lost.reason
-        )
-        return [Write(noted), Note(f"agent {member.agent_id}: {lost.reason}", trouble=True)]
+        if lost.process in member.workers_lost or lost.process >= member.processes:
+            self._state.counters.nonsense += lost.process >= member.processes
+            return []
+        member.workers_lost.add(lost.process)
+        reason = clipped(lost.reason)
+        self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
+        noted = WorkerNoted(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
+        return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]
 
-    def _final(self, member: Member, final: Final) -> list[Action]:
+    def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
         """Final counts once all its frames are in the journal; until then the agent repeats it."""
         if member.final is None:
             if final.next_seq != member.next_seq:
                 return []
+            elapsed_ns = self._elapsed_ns(now_ns)
+            if elapsed_ns is not None and final.ran_ns > elapsed_ns + AHEAD_S * NS_PER_S:
+                ran_s, elapsed_s = final.ran_ns / NS_PER_S, elapsed_ns / NS_PER_S
+                return self._cast_out(member, f"it ran for {ran_s:,.0f} s, but the run began {elapsed_s:,.0f} s ago")
+            if final.processes_lost > member.processes:
+                lost = counted(final.processes_lost, "worker process")
+                return self._cast_out(member, f"it lost {lost}, but has {member.processes}")
+            final = msgspec.structs.replace(final, reason=clipped(final.reason))
             member.final, member.end, member.released = final, AgentEnd.FINISHED, True
             stopped = self._state.phase is Phase.DRAINING
-            self._state.ending.noted(member.agent_id, final, lost_before=member.processes_lost, stopped=stopped)
+            lost_before = len(member.workers_lost)
+            self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
             return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
         member.released = True
         return [self.to(member, FinalAck())]
@@ -253,7 +297,7 @@ class Conversation:
         member.end = AgentEnd.LOST
         return [
             Write(member.noted(AgentEnd.LOST, why)),
-            Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True),
+            Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
         ]
 
     # -- what agents are told

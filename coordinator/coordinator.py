@@ -15,17 +15,17 @@ from dataclasses import asdict
 from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.messages import AgentState, Bye, Dismiss, Envelope, Heartbeat, MetricsFrame
-from common.plan.timeline import MAX_LEGS
+from common.messages import AgentState, Bye, Dismiss, Envelope, Heartbeat
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, check_frame
+from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
+from coordinator.ration import Ration
 from coordinator.records import AnyRecord, CoordinatorFailed, Outcome, ServerCounted, When
 from coordinator.registry import Member, Standing
 from coordinator.run import AfterLoad, Run
@@ -91,6 +91,7 @@ class Coordinator:
         self._blind = False
         self._refused = 0
         self._malformed = 0
+        self._ration = Ration(monotonic_ns())
 
     def serve(self) -> End:
         """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
@@ -150,6 +151,8 @@ class Coordinator:
         """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
         counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "refused": self._refused}
         told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        if left_out := self._ration.summary():
+            self._view.note(left_out, trouble=True)
         if told:
             self._view.note(f"messages and peers that were set aside: {told}")
 
@@ -206,10 +209,6 @@ class Coordinator:
         for routing_id, data in listener.receive():
             try:
                 envelope = codec.decode_from_agent(data)
-                if isinstance(envelope.message, MetricsFrame):
-                    ours = envelope.run_id == self._run.state.setup.run_id
-                    # One of another run is set aside later on; nobody here knows how many stages that has.
-                    check_frame(envelope.message, len(self._aggregate.stages) if ours else MAX_LEGS)
             except ProtocolError as error:
                 self._malformed += 1
                 if self._malformed == 1:
@@ -236,10 +235,17 @@ class Coordinator:
                     self._cleaning.stop()
             case Progress(text, done, total):
                 self._view.phase(text, done, total)
-            case Note(text, trouble):
-                self._view.note(text, trouble)
+            case Note(text, trouble, of_agent):
+                self._note(text, trouble, of_agent)
             case End():
                 self._end = action
+
+    def _note(self, text: str, trouble: bool, of_agent: bool) -> None:
+        if of_agent and not self._ration.take(monotonic_ns()):
+            return
+        if left_out := self._ration.summary():
+            self._view.note(left_out, trouble=True)
+        self._view.note(text, trouble)
 
     def _counts(self, when: When) -> ServerCounted:
         """The server's counters, or why they could not be read: an unexpected error costs the ledger, not the run."""

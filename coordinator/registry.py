@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from statistics import fmean
 
 import msgspec
 
@@ -20,7 +19,9 @@ LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
-LONGEST_NAME, LONGEST_HOST = 64, 255
+LONGEST_NAME, LONGEST_HOST, LONGEST_REASON = 64, 255, 1000
+SPARE_MEMBERS = 1000
+"""How many agents may be joined beside twice those that a run expects."""
 _NAMELESS = "agent"
 """What an agent is called that has no name, on a host that has none."""
 
@@ -39,7 +40,9 @@ class Member:
     """One agent incarnation. A member takes part once a run has dealt it a share.
 
     next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. released: it was told
-    that its results are safe. gone: its part is over for good, and why. steps: how far its preparation is; stirred_ns:
+    that its results are safe. gone: its part is over for good, and why. is_outcast: it sent what no agent of the run
+    can, so that nothing counts that it says. dealt: its pools, as the journal of a run that is resumed has them.
+    workers_lost: numbers of its worker processes that died. steps: how far its preparation is; stirred_ns:
     when that last changed. preloaded: what it wrote before the start.
     """
 
@@ -62,14 +65,17 @@ class Member:
     released: bool = False
     lost: bool = False
     gone: str = ""
-    processes_lost: int = 0
+    is_outcast: bool = False
+    dealt: tuple[PoolShare, ...] = ()
+    workers_lost: set[int] = field(default_factory=set)
     order_sent_ns: int = 0
     offset_ns: int | None = None
     rtt_ns: int | None = None
     cpu_percent: float = 0.0
     cpu_percent_max: float = 0.0
     cpu_percent_busiest: float = 0.0
-    host_cpu_percents: list[float] = field(default_factory=list)
+    host_cpu_percent_sum: float = 0.0
+    host_cpu_percents: int = 0
     lag_ms_max: float = 0.0
 
     def heartbeat(self, message: Heartbeat, *, running: bool) -> None:
@@ -81,7 +87,8 @@ class Member:
         if running:
             self.cpu_percent_max = max(self.cpu_percent_max, message.cpu_percent)
             self.cpu_percent_busiest = max(self.cpu_percent_busiest, message.cpu_percent_busiest)
-            self.host_cpu_percents.append(message.host_cpu_percent)
+            self.host_cpu_percent_sum += message.host_cpu_percent
+            self.host_cpu_percents += 1
             self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
 
     def prepares(self, progress: Preparing, now_ns: int) -> None:
@@ -130,7 +137,9 @@ class Member:
             clock_rtt_us=None if self.rtt_ns is None else self.rtt_ns / 1e3,
             cpu_percent_max=self.cpu_percent_max,
             cpu_percent_busiest=self.cpu_percent_busiest,
-            host_cpu_percent_mean=fmean(self.host_cpu_percents) if self.host_cpu_percents else None,
+            host_cpu_percent_mean=(
+                self.host_cpu_percent_sum / self.host_cpu_percents if self.host_cpu_percents else None
+            ),
             lag_ms_max=self.lag_ms_max,
         )
 
@@ -155,13 +164,14 @@ class Registry:
         """Take an agent in, or take one back that comes again on another link."""
         member = self._members.get(incarnation)
         if member is None:
-            name = _clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
-            self._forget_silent(name, now_ns)
+            name = clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
+            # One that bears this name and is not heard was most likely restarted, and wants its name back.
+            self._forget_silent([member for member in self if member.agent_id == name], now_ns)
             member = Member(
                 agent_id=self._free_name(name),
                 incarnation=incarnation,
                 routing_id=routing_id,
-                host=_clipped(hello.host, LONGEST_HOST),
+                host=clipped(hello.host, LONGEST_HOST),
                 pid=hello.pid,
                 processes=hello.processes,
                 heard_ns=now_ns,
@@ -183,6 +193,7 @@ class Registry:
             heard_ns=now_ns,
             state=AgentState.RUNNING,
             takes_part=True,
+            dealt=facts.pools,
             prepared=True,
             next_seq=standing.next_seq,
             final=standing.final,
@@ -190,6 +201,13 @@ class Registry:
         )
         self._members[facts.incarnation] = member
         return member
+
+    def has_room(self, expected: int, now_ns: int) -> bool:
+        """Whether one more agent may join. Those that take no part and are not heard any more make room."""
+        most = 2 * expected + SPARE_MEMBERS
+        if len(self) >= most:
+            self._forget_silent(list(self), now_ns)
+        return len(self) < most
 
     def leave(self, incarnation: str) -> None:
         """Forget one that left before it took part."""
@@ -228,15 +246,10 @@ class Registry:
             member.heard_ns = min(now_ns, member.heard_ns + deaf_ns)
             member.stirred_ns = min(now_ns, member.stirred_ns + deaf_ns)
 
-    def _forget_silent(self, name: str, now_ns: int) -> None:
-        """Whoever bears this name and is not heard: most likely it was restarted, and wants its name back."""
-        silent = [
-            member.incarnation
-            for member in self
-            if member.agent_id == name and not member.takes_part and now_ns - member.heard_ns > LOST_AFTER_NS
-        ]
-        for incarnation in silent:
-            self.leave(incarnation)
+    def _forget_silent(self, members: list[Member], now_ns: int) -> None:
+        for member in members:
+            if not member.takes_part and now_ns - member.heard_ns > LOST_AFTER_NS:
+                self.leave(member.incarnation)
 
     def _free_name(self, wished: str) -> str:
         taken = {member.agent_id for member in self}
@@ -244,9 +257,9 @@ class Registry:
         return next(name for name in (wished, *numbered) if name not in taken)
 
 
-def _clipped(name: str, longest: int) -> str:
-    """A name as it can be shown: a peer may send any text."""
-    return printable(name[:longest])[:longest]
+def clipped(text: str, longest: int = LONGEST_REASON) -> str:
+    """A name or a reason as it can be shown and kept: a peer may send any text."""
+    return printable(text[:longest])[:longest]
 
 
 def capacities(members: list[Member]) -> list[AgentCapacity]:

@@ -98,10 +98,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Show an event to the user. trouble: also with --quiet."""
+    """Show an event to the user. trouble: also with --quiet. of_agent: an agent caused it, so there may be any number
+    of them."""
 
     text: str
     trouble: bool = False
+    of_agent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from common.histogram import Histogram
-from common.metrics import PENDING, ConnectionMetrics
+from common.metrics import PENDING, ConnectionMetrics, merge_counts
 
 _NUMBERS = itertools.count()
 
@@ -161,7 +161,7 @@ class ConnectionFold:
         if pending := sum(which not in self._causes for which in self._links - self._ever_open):
             most = self._failed.most_common(1)
             never[most[0][0] if most else PENDING] += pending
-        return dict(never)
+        return merge_counts([never])
 
     def _follow(self, events: list[Event]) -> int:
         """Track each connection. Returns how many were wanted in this second."""
@@ -189,4 +189,4 @@ class ConnectionFold:
 
 
 def _by_detail(events: list[Event], wanted: EventKind) -> dict[str, int]:
-    return dict(Counter(str(detail) for _, kind, detail, _ in events if kind is wanted))
+    return merge_counts([Counter(str(detail) for _, kind, detail, _ in events if kind is wanted)])

@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from agent.worker.pacer import NEVER_NS, UNSENT, leg_of
 from common.histogram import EMPTY, Ints, RunningHistogram
-from common.metrics import LATE_SEND_NS, CommandMetrics, PoolMetrics, merge_commands, merge_named
+from common.metrics import (
+    LATE_SEND_NS,
+    MAX_NAME_LENGTH,
+    MAX_NAMES,
+    OTHER,
+    CommandMetrics,
+    PoolMetrics,
+    merge_commands,
+    merge_named,
+)
 from common.plan.timeline import MAX_LEGS, Timeline
 from common.target import Ending
 from common.units import NS_PER_S
@@ -63,9 +72,12 @@ class Outcomes:
 
     def number(self, ending: Ending) -> int:
         """The number of this way to end, a new one for a new way."""
-        key = (ending.replied, ending.name)
+        key = (ending.replied, ending.name[:MAX_NAME_LENGTH])
         with self._lock:
             number = self._numbers.get(key)
+            if number is None and len(self.endings) >= MAX_NAMES:
+                key = (ending.replied, OTHER)
+                number = self._numbers.get(key)
             if number is None:
                 number = self._numbers[key] = len(self.endings)
                 self.endings.append(key)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from common.errors import ProtocolError
 from common.histogram import Histogram
 from common.metrics import IntervalMetrics
-from coordinator.aggregate import LAST_SECOND, MOST_VALUES, Aggregate, fold
+from coordinator.aggregate import Aggregate, fold
+from coordinator.frames import LAST_SECOND, MOST_VALUES
 from coordinator.records import AnyRecord, RunStarted
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage

@@ -6,15 +6,18 @@ from common.messages import (
     PROTOCOL_MAX,
     AgentState,
     Bye,
+    Failed,
+    FailureKind,
     FrameAck,
     HeartbeatReply,
     MetricsFrame,
     Refused,
+    Stop,
     Welcome,
     WorkerLost,
 )
 from common.units import NS_PER_S
-from coordinator.conversation import AHEAD_S
+from coordinator.frames import AHEAD_S
 from coordinator.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
 from coordinator.steps import Note, Send, Write
 from tests.support.protocol import (
@@ -279,3 +282,98 @@ def test_a_part_is_written_off_once_however_often_it_is_lost() -> None:
     records = written(bench.passes(20.0, "web2"))
     assert [type(record) for record in records] == [AgentNoted]
     assert bench.now_ns > 20 * NS_PER_S
+
+
+# -- what no agent of the run can say
+
+
+def nonsense(seq: int = 0) -> MetricsFrame:
+    return MetricsFrame(seq=seq, through=0, intervals=(interval(0, last=8_639_999),))
+
+
+def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_any_more() -> None:
+    bench = running()
+    bench.frame("web1", 0)
+    actions = bench.says("web1", nonsense(1))
+    [noted] = written(actions)
+    assert (noted.state, noted.reason) == (
+        AgentEnd.LOST, "it sent nonsense: frame 1: expected seconds up to 64 by now, got 8,639,999"
+    )  # fmt: skip
+    assert len(of_kind(actions, Note)) == 1
+    assert said(actions, Stop) == [Stop(drain=False, reason=noted.reason)]
+    for _ in range(100):
+        assert bench.frame("web1", 1) == []
+        assert bench.says("web1", nonsense(1)) == []
+        assert bench.says("web1", final(1)) == []
+        assert bench.says("web1", heartbeat(AgentState.RUNNING)) == []
+    assert bench.run.state.counters.nonsense == 401
+    assert said(bench.says("web1", hello("web1")), Refused) == [Refused(reason=noted.reason)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"ran_ns": 100 * NS_PER_S}, "it ran for 100 s, but the run began 4 s ago"),
+        ({"processes_lost": 3}, "it lost 3 worker processes, but has 2"),
+    ],
+)
+def test_a_last_word_that_cannot_be_true_is_nonsense(fields: dict[str, int], problem: str) -> None:
+    bench = running()
+    actions = bench.says("web1", final(**fields))
+    assert [noted.reason for noted in written(actions)] == [f"it sent nonsense: {problem}"]
+    assert not acknowledged(actions)
+
+
+def test_a_worker_process_is_lost_once_and_only_if_there_is_such_a_one() -> None:
+    bench = running()
+    actions = [
+        action
+        for process in (0, 1, 1, 0, 2, 10**6) * 50
+        for action in bench.says("web1", WorkerLost(process=process, exit_code=1, reason=f"{len('x' * process)}"))
+    ]
+    assert [record.process for record in written(actions)] == [0, 1]
+    assert len(of_kind(actions, Note)) == 2
+    assert bench.run.state.counters.nonsense == 100
+
+
+def test_an_agent_that_fails_again_and_again_is_lost_once() -> None:
+    bench = running()
+    actions = [
+        action
+        for _ in range(100)
+        for message in (Failed(kind=FailureKind.AGENT, reason="broken"), heartbeat(AgentState.RUNNING))
+        for action in bench.says("web1", message)
+    ]
+    assert [record.state for record in written(actions)] == [AgentEnd.LOST]
+    assert len(of_kind(actions, Note)) == 1
+
+
+def test_no_more_agents_join_than_a_fleet_needs_and_the_silent_make_room() -> None:
+    bench = RunBench(expected=2)
+    answers = [bench.says(f"inc{number}", hello("", state=AgentState.DONE)) for number in range(2000)]
+    assert sum(bool(said(actions, Welcome)) for actions in answers) == 1004
+    [refused] = said(answers[-1], Refused)
+    assert refused.reason == "1,004 agents have joined this run already"
+    bench.passes(5.0)
+    assert said(bench.says("late", hello("", state=AgentState.DONE)), Welcome)
+    assert len(bench.run.state.registry) < 10
+
+
+def test_what_a_peer_says_is_shown_and_kept_in_one_printable_line_of_bounded_length() -> None:
+    evil = "\x1b[2J\n\u202e\x9b" + "x" * 100_000
+    bench = RunBench(expected=2)
+    actions = bench.says("a", hello(evil, host=evil, run_id=evil))
+    actions += bench.says("b", hello("b", protocol_max=1, host=evil, version=evil))
+    actions += bench.says("a", Bye(reason=evil))
+    bench = running()
+    actions += bench.says("web1", WorkerLost(process=0, exit_code=1, reason=evil))
+    actions += bench.says("web1", Failed(kind=FailureKind.AGENT, reason=evil))
+    bench = running()
+    actions += bench.says("web1", final(0, reason=evil))
+    texts = [note.text for note in of_kind(actions, Note)]
+    texts += [record.reason for record in written(actions)]
+    texts += [record.final.reason for record in written(actions) if isinstance(record, AgentNoted) and record.final]
+    assert len(texts) == 10
+    for text in texts:
+        assert text.isprintable()
+        assert len(text) < 1500

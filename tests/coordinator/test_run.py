@@ -75,6 +75,7 @@ from tests.support.protocol import (
     RunBench,
     acknowledged,
     counted,
+    dealt,
     final,
     fleet_plan,
     hello,
@@ -904,7 +905,7 @@ def resumed(
     """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
     standings = [
         Standing(
-            AgentFacts(agent_id=f"web{n}", incarnation=f"web{n}", host="host", processes=1, pools=()),
+            AgentFacts(agent_id=f"web{n}", incarnation=f"web{n}", host="host", processes=1, pools=dealt(1)),
             next_seq=0,
             final=end,  # type: ignore[arg-type]
         )
@@ -1065,7 +1066,7 @@ def test_a_run_that_was_given_up_before_it_is_resumed_is_still_given_up() -> Non
 
 
 def test_a_resumed_run_takes_frames_up_where_its_journal_ended() -> None:
-    facts = AgentFacts(agent_id="web1", incarnation="web1", host="host", processes=1, pools=())
+    facts = AgentFacts(agent_id="web1", incarnation="web1", host="host", processes=1, pools=dealt(1))
     run = Run.resumed(setup_for(fleet_plan()), 1, [Standing(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
     bench = RunBench(run=run)
     bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)

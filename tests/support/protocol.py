@@ -86,10 +86,14 @@ def setup_for(plan: Plan, expected: int = 1, run_id: str = RUN_ID) -> Setup:
     )
 
 
+def dealt(pools: int) -> tuple[PoolShare, ...]:
+    """So many pools of the first group, with a thread each."""
+    return tuple(PoolShare(group=0, number=number, first_thread=number) for number in range(pools))
+
+
 def assignment(plan: Plan | None = None, pools: int = 1) -> Assignment:
     """A share of so many pools."""
-    dealt = tuple(PoolShare(group=0, number=number, first_thread=number) for number in range(pools))
-    return Assignment(plan=plan or fleet_plan(), pools=dealt, threads_total=max(pools, 1))
+    return Assignment(plan=plan or fleet_plan(), pools=dealt(pools), threads_total=max(pools, 1))
 
 
 def interval(

@@ -39,10 +39,10 @@ from common.messages import (
 from common.metrics import DeliveryMetrics, IntervalMetrics
 from common.plan.preparation import preload_commands
 from common.plan.schema import CleanUp, Load, Preload
-from common.plan.timeline import MAX_LEGS, timeline
+from common.plan.timeline import timeline
 from common.units import NS_PER_S, Count, Seconds
 from coordinator import steps
-from coordinator.aggregate import Aggregate, check_frame, fold
+from coordinator.aggregate import Aggregate, fold
 from coordinator.coordinator import after_load, standings
 from coordinator.phases import Phase
 from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted, StopDecided
@@ -383,9 +383,6 @@ class SimulatedCoordinator:
 
     def receives(self, agent: SimulatedAgent, envelope: Envelope, *, metrics: bool) -> None:
         """A message has arrived."""
-        if metrics:
-            legs = len(self.aggregate.stages) if envelope.run_id == self.run_id else MAX_LEGS
-            check_frame(envelope.message, legs)  # type: ignore[arg-type]
         self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
 
 

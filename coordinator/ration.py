@@ -1,0 +1,34 @@
+"""How many lines agents may cause on the terminal. Pure."""
+
+from __future__ import annotations
+
+from common.units import NS_PER_S, counted
+
+LINES_AT_ONCE = 200
+"""More than the agents of a large fleet cause when they join together."""
+LINES_PER_S = 5
+
+
+class Ration:
+    """Lines that may be shown: many at once, then a few per second. `missed` counts those that may not."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._left_ns = self._most_ns = LINES_AT_ONCE * NS_PER_S // LINES_PER_S
+        self._asked_ns = now_ns
+        self.missed = 0
+
+    def take(self, now_ns: int) -> bool:
+        """Whether one more line may be shown now; then it counts as shown."""
+        self._left_ns = min(self._most_ns, self._left_ns + max(0, now_ns - self._asked_ns))
+        self._asked_ns = now_ns
+        cost_ns = NS_PER_S // LINES_PER_S
+        if self._left_ns < cost_ns:
+            self.missed += 1
+            return False
+        self._left_ns -= cost_ns
+        return True
+
+    def summary(self) -> str:
+        """One line on what was missed since the last call; "" for nothing."""
+        missed, self.missed = self.missed, 0
+        return f"{counted(missed, 'more line')} about agents left out" if missed else ""
