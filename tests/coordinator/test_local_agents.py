@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import psutil
 import pytest
 
+from common.token import coordinator_curve
+from common.transport import Context, Listener
 from coordinator.local_agents import LocalAgents
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -18,7 +23,7 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
             1,
             "tcp://127.0.0.1:9",
             processes=1,
-            token_file=None,
+            token=None,
             wait_s=60,
             withheld=["STAMPEDE_PASSWORD", "NOT_SET"],
         )
@@ -27,3 +32,11 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
         environment = child.environ()
     assert "STAMPEDE_PASSWORD" not in environment
     assert environment["HARMLESS"] == "kept"
+
+
+def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = coordinator_curve(tmp_path / "token")
+    monkeypatch.setenv("STAMPEDE_TOKEN_FILE", "/of/another/coordinator")
+    with Context(curve) as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
+        agents.start(1, listener.endpoint, processes=1, token=(tmp_path / "token").read_text(), wait_s=60)
+        assert wait_until(lambda: [*listener.receive()], "the agent says hello")
