@@ -7,7 +7,7 @@ that hangs must hold up neither the agents' heartbeats nor a Ctrl-C.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.messages import AgentState, Bye, Dismiss, Envelope, Heartbeat
+from common.messages import AgentState, Bye, CoordinatorMessage, Dismiss, Envelope, Heartbeat, Stop
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
@@ -51,6 +51,11 @@ from coordinator.unfinished import unfinished
 TICK_S = 0.1
 SEE_OFF_NS = 3 * NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
+LOOK_EVERY_NS = NS_PER_S
+
+_LONGEST_REASON = 300
+_ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
+"""States of an agent that begins no operation any more."""
 
 ReadCounts = Callable[[When], ServerCounted]
 OpenJournal = Callable[[], Journal]
@@ -87,7 +92,8 @@ class Coordinator:
         self._reading: tuple[When, Future[ServerCounted]] | None = None
         self._cleaning: Cleaning | None = None
         self._interrupts = 0
-        self._shown_ns = 0
+        self._shown_ns = self._looked_ns = 0
+        self._is_journal_gone = False
         self._blind = False
         self._refused = 0
         self._malformed = 0
@@ -109,6 +115,7 @@ class Coordinator:
                 self._handle(Tick())
                 if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
                     self._show()
+                self._look_for_journal()
             self._show()  # the last seconds came with the end
             self._tell_set_aside()
             self._see_off(poller, self._end.exit_code)
@@ -116,15 +123,15 @@ class Coordinator:
                 self._journal.sync()
             return self._end
         except Exception as error:
-            if self._journal is not None and self._run.state.t0_ns is not None:
-                return self._broken_off(error)
+            if self._aggregate.started is not None:
+                return self._broken_off(error, poller)
             code = error.exit_code if isinstance(error, StampedeError) else StampedeError.exit_code
-            if self._call_off(code):
-                self._see_off(poller, code)
+            self._call_off(poller, code)
             raise
 
-    def _broken_off(self, error: Exception) -> End:
-        """The end of a run whose coordinator cannot go on: accepted records are reported, and it can be resumed."""
+    def _broken_off(self, error: Exception, poller: Poller) -> End:
+        """The end of a run whose coordinator cannot go on, as with a full disk: accepted records are reported, agents
+        end their load, and keep what is not recorded for the coordinator that resumes the run."""
         code, text = self._explain(error)
         if self._aggregate.closed is not None:
             return End(code, text, self._aggregate.closed.outcome)
@@ -132,20 +139,27 @@ class Coordinator:
             self._write(CoordinatorFailed(reason=text))
         if self._aggregate.failed is None:
             self._aggregate.apply(CoordinatorFailed(reason=text))
+        self._stop_load(poller, text)
+        self._local_agents.let_go()
         return End(code, unfinished(self._aggregate), Outcome.ABORTED)
 
-    def _call_off(self, exit_code: int) -> bool:
-        """A run that has not begun can never be resumed: nobody should wait for it. One that has begun can."""
-        begun = self._run.state.t0_ns is not None
-        if not begun:
-            for member in self._run.state.registry:
-                self._dismiss(member.routing_id, member.incarnation, exit_code)
-        return not begun
+    def _stop_load(self, poller: Poller, why: str) -> None:
+        """Nothing of the load is recorded any more: it ends now, and not with the lease."""
+        at_work = [member for member in self._run.state.registry.taking_part() if member.final is None]
+        stop = Stop(drain=True, reason=f"the coordinator failed: {why}"[:_LONGEST_REASON])
+        for member in at_work:
+            self._send(member.routing_id, member.incarnation, stop)
+        self._until_heard(poller, at_work, stop, _ENDING)
 
-    def _dismiss(self, routing_id: bytes, incarnation: str, exit_code: int) -> None:
+    def _call_off(self, poller: Poller, exit_code: int) -> None:
+        """A run that has not begun can never be resumed: nobody should wait for it."""
+        for member in self._run.state.registry:
+            self._send(member.routing_id, member.incarnation, Dismiss(exit_code=exit_code))
+        self._see_off(poller, exit_code)
+
+    def _send(self, routing_id: bytes, incarnation: str, message: CoordinatorMessage) -> None:
         run_id = self._run.state.setup.run_id
-        dismiss = Envelope(run_id=run_id, incarnation=incarnation, message=Dismiss(exit_code=exit_code))
-        self._perform(Send(routing_id, dismiss))
+        self._perform(Send(routing_id, Envelope(run_id=run_id, incarnation=incarnation, message=message)))
 
     def _tell_set_aside(self) -> None:
         """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
@@ -157,19 +171,25 @@ class Coordinator:
             self._view.note(f"messages and peers that were set aside: {told}")
 
     def _see_off(self, poller: Poller, exit_code: int) -> None:
-        """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
-        on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
-        comes back, or speaks as if it had not heard, is told again."""
-        waiting = {member.incarnation for member in self._run.state.registry if not (member.gone or member.lost)}
+        """Keep the sockets open until every agent has answered its dismissal."""
+        self._until_heard(poller, self._run.state.registry, Dismiss(exit_code=exit_code), frozenset({AgentState.IDLE}))
+
+    def _until_heard(
+        self, poller: Poller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
+    ) -> None:
+        """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
+        seconds at most: what is still on its way when a link goes down is lost, and the agent would wait for a
+        coordinator that is no more. One that comes back, or speaks as if it had not heard, is told again."""
+        waiting = {member.incarnation for member in members if not (member.gone or member.lost)}
         until_ns = monotonic_ns() + SEE_OFF_NS
         while waiting and monotonic_ns() < until_ns:
             poller.wait(TICK_S)
             for event in self._received(self._control, metrics=False):
                 answer = event.envelope.message
-                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state is AgentState.IDLE):
+                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
                     waiting.discard(event.envelope.incarnation)
                 elif event.envelope.incarnation in waiting:
-                    self._dismiss(event.routing_id, event.envelope.incarnation, exit_code)
+                    self._send(event.routing_id, event.envelope.incarnation, order)
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):
@@ -260,6 +280,19 @@ class Coordinator:
             self._journal = self._open_journal()
         self._journal.append(record)
         self._aggregate.apply(record)
+
+    def _look_for_journal(self) -> None:
+        """Say once that the journal is no longer where it was: the run goes on, because an open file takes records."""
+        if self._journal is None or self._is_journal_gone or monotonic_ns() - self._looked_ns < LOOK_EVERY_NS:
+            return
+        self._looked_ns = monotonic_ns()
+        if not self._journal.is_in_place:
+            self._is_journal_gone = True
+            self._view.note(
+                f"{self._journal.path} was deleted or moved: the run goes on and is reported on stdout, but cannot be "
+                "resumed, and its files will be missing",
+                trouble=True,
+            )
 
     def _show(self) -> None:
         t0_ns = self._run.state.t0_ns

@@ -12,6 +12,7 @@ all that there is. Nothing of it changes before the first `append`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -31,6 +32,13 @@ _FAMILY = MAGIC[: MAGIC.index(b"1")]
 _LENGTHS = struct.Struct("<II")
 _CHECK = struct.Struct("<I")
 _HEADER_SIZE = _LENGTHS.size + _CHECK.size
+_REMEDIES = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "make room in the disk quota",
+    errno.EFBIG: "raise ulimit -f",
+    errno.EROFS: "have its file system mounted for writing",
+}
+"""What helps against an error, before the run is resumed."""
 
 
 class Journal:
@@ -68,7 +76,7 @@ class Journal:
     @classmethod
     def _locked(cls, path: Path, mode: Literal["xb", "r+b"]) -> Self:
         with contextlib.ExitStack() as undo:
-            file = undo.enter_context(open(path, mode, buffering=0))
+            file = undo.enter_context(open(path, mode, buffering=0, opener=_opened))
             lock = Lock.take(file, path)
             undo.callback(lock.release)
             if not _is_at(path, file):
@@ -104,17 +112,27 @@ class Journal:
             while written < len(data):
                 written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
         except OSError as error:
-            with contextlib.suppress(OSError):  # the full disk is the news; a torn end is one that readers bear
+            with contextlib.suppress(OSError):  # the full disk is the news; readers pass over a torn end
                 self._file.truncate(self._end)
-            raise UsageError(f"{self.path}: cannot write the journal: {error.strerror}") from error
+            raise self._unwritable(error) from error
         self._end += len(data)
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        remedy = _REMEDIES.get(error.errno or 0)
+        hint = f" ({remedy} first)" if remedy else ""
+        return UsageError(f"{self.path}: cannot write the journal: {error.strerror}{hint}")
 
     def sync(self) -> None:
         """Bring everything to the disk. Raises UsageError when that fails."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot write the journal: {error.strerror}") from error
+            raise self._unwritable(error) from error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file still lies where it was opened: it was not deleted, moved, or lost with its file system."""
+        return _is_at(self.path, self._file)
 
     def close(self) -> None:
         """Let go of the file and of its lock; a second call does nothing."""
@@ -144,9 +162,17 @@ def read_journal(path: Path) -> Iterator[AnyRecord]:
         raise UsageError(f"{path}: cannot read this journal: {error.strerror}") from error
 
 
+def _opened(path: str, flags: int) -> int:
+    handle = os.open(path, flags, 0o600)
+    if flags & os.O_EXCL:
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            os.fchmod(handle, 0o600)  # whatever the umask
+    return handle
+
+
 def _is_at(path: Path, file: FileIO) -> bool:
     """Whether a file lies at this path; what was deleted or moved away is locked to no purpose."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     return False
 

@@ -1,5 +1,5 @@
-"""Agents that the coordinator starts on its own host. They are `agent join` processes like any other: they get the
-token through their stdin, and share nothing else with the coordinator but the loopback interface."""
+"""Agents that the coordinator starts on its own host. They are `agent join` processes like any other: nothing is shared
+with them but the token file and the loopback interface."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -19,6 +20,8 @@ from common.units import NS_PER_S
 from coordinator.steps import LocalAgentExited
 
 _LEAVE_S = 15.0
+_let_go: list[subprocess.Popen[bytes]] = []
+"""Agents that outlive us on purpose: Python warns of a running process that nobody refers to."""
 
 
 class LocalAgents:
@@ -34,22 +37,22 @@ class LocalAgents:
         endpoint: str,
         *,
         processes: int | None,
-        token: str | None,
+        token_file: Path | None,
         wait_s: float,
         withheld: Collection[str] = (),
     ) -> None:
-        """Start so many agents that join `endpoint`. token: its text, None if the coordinator is insecure. withheld:
-        environment variables that hold secrets, which agents are told over their link and nowhere else."""
+        """Start so many agents that join `endpoint`. token_file None: the coordinator is insecure, and so are they.
+        withheld: environment variables that hold secrets, which agents are told over their link and nowhere else."""
         environment = {name: value for name, value in os.environ.items() if name not in withheld}
         command = [sys.executable, "-m", "agent.cli", "join", endpoint, "--once", "--wait", f"{wait_s:g}s"]
-        command += ["--insecure"] if token is None else ["--token-file", "-"]
+        command += ["--insecure"] if token_file is None else ["--token-file", str(token_file)]
         command += [] if processes is None else ["--processes", str(processes)]
         for number in range(1, count + 1):
             log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed when its agent has ended
             # A session of its own: a Ctrl-C in the terminal is for the coordinator, which then drains its agents.
             process = subprocess.Popen(
                 [*command, "--name", f"local-{number}"],
-                stdin=subprocess.DEVNULL if token is None else subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -57,9 +60,6 @@ class LocalAgents:
             )
             self._processes.append(process)
             self._logs[process.pid] = log
-            if process.stdin is not None and token is not None:
-                with suppress(OSError), process.stdin as stdin:  # if it has died, `exited` reports it
-                    stdin.write(token.encode())
 
     def exited(self) -> Iterator[LocalAgentExited]:
         """Those that have ended since the last call."""
@@ -91,6 +91,12 @@ class LocalAgents:
             for log in self._logs.values():
                 log.close()
             self._logs.clear()
+
+    def let_go(self) -> None:
+        """End none of them: they keep their results for the coordinator that resumes the run, or leave by themselves
+        when none comes."""
+        _let_go.extend(self._processes)
+        self._processes.clear()
 
     def hurry(self) -> None:
         """Ask them to leave now: no run needs them any more."""

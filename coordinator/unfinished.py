@@ -9,7 +9,7 @@ go on. Pure.
     CleanedUp                      its last record
 
 A coordinator that still runs has the journal locked, and one that failed has written why. Otherwise the coordinator was
-killed or its machine went down; the journal looks the same.
+killed, its machine went down, or its disk was full; the journal looks the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def unfinished(run: Aggregate) -> str:
     if run.failed is not None:
         return f"the coordinator failed {where}: {run.failed.reason}{advice}"
     return (
-        f"the coordinator ended {where}; its journal gives no reason: it was killed, or its machine went down{advice}"
+        f"the coordinator ended {where}; its journal gives no reason: it was killed, its machine went down, or its "
+        f"disk was full{advice}"
     )
 
 

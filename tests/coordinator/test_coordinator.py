@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common import codec
-from common.messages import AgentMessage, AgentState, Bye, Dismiss, Envelope
+from common.messages import AgentMessage, AgentState, Bye, Dismiss, Envelope, Stop
 from coordinator.aggregate import Aggregate
 from coordinator.coordinator import Coordinator
 from tests.support.protocol import RUN_ID, RunBench, heartbeat
@@ -31,14 +31,16 @@ class FakeLink:
         self.sent.append((routing_id, codec.decode_from_coordinator(data).message))
 
 
+OTHERS: dict[str, Any] = dict.fromkeys(
+    ("metrics", "signals", "local_agents", "view", "open_journal", "read_counts", "clean", "explain")
+)
+
+
 def seen_off(link: FakeLink) -> list[tuple[bytes, Any]]:
     """What is sent while the agent web1 is seen off."""
     bench = RunBench()
     bench.hello("web1")
-    others: dict[str, Any] = dict.fromkeys(
-        ("metrics", "signals", "local_agents", "view", "open_journal", "read_counts", "clean", "explain")
-    )
-    Coordinator(bench.run, Aggregate(), control=link, **others)._see_off(link, 5)  # type: ignore[arg-type]
+    Coordinator(bench.run, Aggregate(), control=link, **OTHERS)._see_off(link, 5)  # type: ignore[arg-type]
     return link.sent
 
 
@@ -49,3 +51,21 @@ def test_an_agent_that_speaks_as_if_it_had_not_heard_is_dismissed_again_where_it
 
 def test_an_agent_that_answers_is_told_nothing_more() -> None:
     assert seen_off(FakeLink([(b"web1", heartbeat(AgentState.IDLE))])) == []
+
+
+def stopped(link: FakeLink) -> list[tuple[bytes, Any]]:
+    """What is sent to the agent web1, at work, by a coordinator that cannot go on."""
+    bench = RunBench()
+    bench.running("web1")
+    coordinator = Coordinator(bench.run, Aggregate(), control=link, **OTHERS)  # type: ignore[arg-type]
+    coordinator._stop_load(link, "runs/r-1/journal: cannot write the journal: No space left on device")  # type: ignore[arg-type]
+    return link.sent
+
+
+def test_the_load_is_stopped_when_nothing_can_be_recorded_and_an_agent_that_goes_on_is_told_again() -> None:
+    stop = Stop(
+        drain=True,
+        reason="the coordinator failed: runs/r-1/journal: cannot write the journal: No space left on device",
+    )
+    link = FakeLink([(b"anew", heartbeat(AgentState.RUNNING))], [(b"anew", heartbeat(AgentState.DRAINING))], [])
+    assert stopped(link) == [(b"web1", stop), (b"anew", stop)]

@@ -56,7 +56,7 @@ def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None
     records, where = ENDS[name]
     run = fold(records)
     said = unfinished(run)
-    assert said.startswith(f"the coordinator ended {where}; its journal gives no reason: it was killed, or its machine")
+    assert said.startswith(f"the coordinator ended {where}; its journal gives no reason: it was killed, its machine")
     begun = any(isinstance(record, RunStarted) for record in records)
     assert ("--resume run-1" in said, "start the run again" in said) == (begun, not begun)
 

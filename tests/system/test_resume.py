@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+from pathlib import Path
 
 import psutil
 
-from tests.support.runs import Fleet, calls, local_agent, wait_until, worker_processes
+from tests.support.runs import Fleet, calls, connections, local_agent, wait_until, worker_processes
 from tests.support.servers import Server
 
 MIX = ("SET", "GET", "DEL")
@@ -128,3 +130,35 @@ def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
     finished = fleet.commands.coordinator("start", "--resume", "nobody")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr == 'coordinator: no run "nobody": runs has no runs; name their folder with --out\n'
+
+
+def test_a_journal_that_takes_no_more_stops_the_load_at_once_and_a_resume_collects_what_agents_keep(
+    fleet: Fleet, valkey: Server
+) -> None:
+    agent = fleet.agent("a", "--once")
+    program = Path(sys.executable).parent / "coordinator"
+    # The limit of file sizes stands in for a disk that is full.
+    full = fleet.commands.start_shell(
+        f"ulimit -f 10; exec {program} start --bind {fleet.endpoint} --url {valkey.url} --expect-agents 1 "
+        "--local-agents 1 --processes 1 --duration 60s --rate 500"
+    )
+    finished = full.wait(40)
+    assert finished.returncode == 2
+    *_, last = finished.stderr.splitlines()
+    run = fleet.runs[-1].name
+    assert "journal: cannot write the journal: File too large (raise ulimit -f first)" in last
+    assert f"`coordinator start --resume {run}` collects the results that its agents kept" in last
+    assert "Totals" in finished.stdout
+    accepted = fleet.journal()
+    assert (accepted.closed, accepted.started is not None) == (None, True)
+    wait_until(lambda: connections(valkey.client()) == 0, "no worker process is connected", 5)
+
+    ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
+    summary = ended.summary
+    assert (ended.code, summary["run"]["outcome"]) == (5, "degraded")
+    assert "agent a ended early: the coordinator failed: " in summary["run"]["reason"]
+    assert [agent["state"] for agent in summary["agents"]] == ["finished", "finished"]
+    ledger = summary["ledger"]
+    assert (ledger["unaccounted"], ledger["issued"]) == (0, ledger["counted"])
+    assert ledger["issued"] == server_calls(valkey) > accepted.totals.operations
+    assert agent.wait(10).returncode == 0

@@ -138,7 +138,7 @@ def test_a_run_whose_coordinator_was_killed_is_reported_as_aborted() -> None:
     records = [record for record in clean_run() if not isinstance(record, RunClosed)][:-3]
     summary = build_summary(fold(records))
     assert summary.run.outcome.value == "aborted"
-    assert "it was killed, or its machine went down" in summary.run.reason
+    assert "it was killed, its machine went down, or its disk was full" in summary.run.reason
     assert {agent.state.value for agent in summary.agents} == {"open"}
     assert summary.totals.operations == 6000
     assert summary.run.duration_s == 3.0
