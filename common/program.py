@@ -151,7 +151,7 @@ def keep_traceback(error: BaseException, path: Path | None = None) -> Path | Non
     Returns the file; None if none could be written."""
     text = hide_userinfo("".join(traceback.format_exception(error)))
     if path is not None:
-        with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with suppress(OSError), open(path, "a", opener=_private, encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             return path
     with suppress(OSError):
@@ -160,6 +160,11 @@ def keep_traceback(error: BaseException, path: Path | None = None) -> Path | Non
             file.write(text)
         return Path(temporary)
     return None
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner reads: a traceback may show names and addresses."""
+    return os.open(path, flags, 0o600)
 
 
 def _kept(error: BaseException, file: Path | None) -> str:

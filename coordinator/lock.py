@@ -157,6 +157,7 @@ def _write(path: Path, holder: Holder) -> None:
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
+            os.fchmod(handle, 0o600)  # whatever the umask
             file.write(msgspec.json.encode(holder))
         beside.replace(path)
     finally:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,14 @@ from common.plan.schema import Plan
 from common.plan.secret import redacted
 from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
-from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, write_whole
+from coordinator.report.files import (
+    JOURNAL_FILE,
+    PLAN_FILE,
+    PRIVATE_FOLDER,
+    complete_run_files,
+    make_private,
+    write_whole,
+)
 from coordinator.report.finding import find_journal
 
 
@@ -32,17 +39,48 @@ class Place:
     aggregate: Aggregate
     resumed: bool
     _journal: Journal | None = None
+    _made: list[Path] = field(default_factory=list)
 
     def open_journal(self, plan: Plan) -> Journal:
         """The journal to append to; a new run's is made with its folder and plan when there is something to write."""
         if self._journal is None:
             try:
-                self.folder.mkdir(parents=True)
-            except OSError as error:
-                raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
-            write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
-            self._journal = Journal.create(self.folder / JOURNAL_FILE)
+                self._make_folder()
+                write_whole(self.folder / PLAN_FILE, plan_yaml(redacted(plan)))
+                self._journal = Journal.create(self.folder / JOURNAL_FILE)
+            except BaseException:
+                self.discard()
+                raise
         return self._journal
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the journal, once there is one, lies where it was opened."""
+        return self._journal is None or self._journal.is_in_place
+
+    def discard(self) -> None:
+        """Remove what `open_journal` made: a run that did not begin leaves nothing behind. Does nothing to a run that
+        is resumed."""
+        self.close()
+        for path in self._made:
+            with suppress(OSError):  # such as a folder that somebody else has put something into
+                path.rmdir() if path.is_dir() else path.unlink()
+        self._made.clear()
+
+    def _make_folder(self) -> None:
+        """Only their owner reads what a run leaves, whatever the umask: the journal names what an agent is known by.
+        Folders above the run's id are made as the umask has it."""
+        folders = (self.folder, *self.folder.parents)
+        private = folders[: len(Path(self.run_id).parts)]
+        try:
+            for folder in reversed([folder for folder in folders if folder == self.folder or not folder.exists()]):
+                folder.mkdir(PRIVATE_FOLDER if folder in private else 0o777)
+                self._made.insert(0, folder)
+                if folder in private:
+                    make_private(folder, PRIVATE_FOLDER)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot make the run's folder: {error.strerror}; see --out") from error
+        self._made[:0] = [self.folder / JOURNAL_FILE, self.folder / PLAN_FILE]
 
     def close(self) -> None:
         """Close the journal and let go of its lock; a second call does nothing."""
@@ -82,6 +120,7 @@ def place_to_resume(run: str, out: Path) -> Place:
         if aggregate.opened is None or aggregate.started is None:
             raise UsageError(f"--resume {run}: that run never began; start the run again")
         if aggregate.closed is not None:
+            complete_run_files(journal.path, aggregate)  # its coordinator may have been killed before it had
             raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
         undo.pop_all()
         return Place(journal.path.parent, aggregate.opened.run_id, aggregate, resumed=True, _journal=journal)

@@ -18,7 +18,7 @@ from coordinator.compare.text import print_comparison
 from coordinator.journal import read_journal
 from coordinator.lock import is_locked
 from coordinator.records import Outcome
-from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE
+from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, complete_run_files
 from coordinator.report.finding import find_report
 from coordinator.report.look import console_for
 from coordinator.report.summary import build_summary
@@ -26,9 +26,10 @@ from coordinator.report.text import print_summary
 from coordinator.report.timeseries import timeseries_csv
 
 
-def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
-    """The report of a run or of a comparison, in colours where stdout shows them. run: see `find_report`. Raises
-    UsageError for an unknown run or format, and for a file that cannot be read.
+def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callable[[str], None] = lambda _: None) -> str:
+    """The report of a run or of a comparison, in colours where stdout shows them. run: see `find_report`. note: takes a
+    line on files of the run's folder that were missing. Raises UsageError for an unknown run or format, and for a file
+    that cannot be read.
     """
     if format not in FORMATS:
         raise UsageError(f'--format: expected one of {", ".join(FORMATS)}, got "{format}"')
@@ -45,7 +46,14 @@ def render(run: str, out: Path, format: str, hide_histogram: bool) -> str:
     if aggregate.opened is None:
         why = "its run is about to start" if is_running else "its coordinator ended before the start, without any load"
         raise UsageError(f"{path}: has no record yet: {why}, so there is nothing to report")
-    return FORMATS[format](aggregate, hide_histogram)
+    text = FORMATS[format](aggregate, hide_histogram)
+    if not is_running:  # who runs it writes them
+        made, troubles = complete_run_files(path, aggregate)
+        if made:
+            note(f"wrote what was missing in {path.parent}: {', '.join(made)}")
+        for trouble in troubles:
+            note(trouble)
+    return text
 
 
 def _render_comparison(path: Path, format: str) -> str:

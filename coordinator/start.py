@@ -20,12 +20,11 @@ from rich.console import Console
 from common.clock import monotonic_ns
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.machine import open_files_limit, this_host
-from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
-from common.token import coordinator_credentials
+from common.token import coordinator_curve, default_token_path
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from common.units import counted
 from coordinator.aggregate import Aggregate
@@ -95,15 +94,15 @@ def deliver(
     code: int,
 ) -> int:
     """Write a report to stdout, and say what could not be written. unwritten: a line for each file of the run's folder
-    that could not be written. Returns `code`, the run's exit code; but not EXIT_OK if the report is nowhere: then the
-    code of a usage error."""
+    that could not be written. Returns `code`, the run's exit code; but the code of a usage error instead of EXIT_OK if
+    files are missing. A report that is in the run's folder may be missing on stdout."""
     lost = put_out(draw, json if options.json else None, None if options.silent else people)
     for line in unwritten:
         say(people, f"coordinator: {line}")
     if lost is not None:
         where = "the run's folder cannot be written either" if unwritten else "it is in the run's folder"
         say(people, f"coordinator: cannot write the summary to stdout: {lost}; {where}")
-    return code or (UsageError.exit_code if unwritten and lost is not None else EXIT_OK)
+    return code or (UsageError.exit_code if unwritten else EXIT_OK)
 
 
 def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
@@ -131,6 +130,8 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
             try:
                 end = _serve(plan, options, place, facts, people, endpoints, signals)
             except Exception as error:
+                if place.aggregate.started is None:
+                    place.discard()
                 if place.aggregate.closed is None:
                     raise
                 end = End(*explained(error, place.folder / ERROR_FILE), place.aggregate.closed.outcome)
@@ -149,7 +150,9 @@ def _reported(end: End, place: Place, told_to_end: bool) -> Ended:
         return Ended(
             end.exit_code or code, f"cannot report on the run: {text}; its records are in {place.folder / JOURNAL_FILE}"
         )
-    unwritten = write_run_files(place.folder, plan_yaml(opened.plan), summary, place.aggregate)
+    unwritten = write_run_files(place.folder, opened.plan, summary, place.aggregate)
+    if not unwritten and not place.is_intact:
+        unwritten = [f"{place.folder / JOURNAL_FILE}: the journal was deleted or moved during the run"]
     invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
     code = InvalidResultError.exit_code if invalid else end.exit_code
     return Ended(code, end.text, summary, told_to_end, tuple(unwritten))
@@ -190,10 +193,8 @@ def _serve(
     endpoints: tuple[str, str],
     signals: Signals,
 ) -> End:
-    credentials = None
-    if not options.insecure:
-        credentials = coordinator_credentials(options.token_file, options.token_variables, os.environ)
-    curve = None if credentials is None else credentials.coordinator
+    token_file = None if options.insecure else (options.token_file or default_token_path(os.environ))
+    curve = None if token_file is None else coordinator_curve(token_file)
     local = plan.fleet.local_agents
     with ExitStack() as stack:
         context = stack.enter_context(Context(curve))
@@ -220,7 +221,7 @@ def _serve(
                 local,
                 _reachable(control.endpoint),
                 processes=plan.fleet.processes_per_local_agent,
-                token=None if credentials is None else credentials.token,
+                token_file=token_file,
                 wait_s=float(plan.fleet.wait_s),
                 withheld=secret_variables(plan.target),
             )

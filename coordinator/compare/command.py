@@ -70,6 +70,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     head = Head(new_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
     folder = options.out / head.id
     runs: list[Conducted] = []
+    unwritten: list[str] = []
     stopped = ALL_DONE
     order = turns(rounds)
     for turn, following in zip(order, [*order[1:], None], strict=True):
@@ -80,6 +81,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
                 raise
             stopped = stopped_by(turn, error)
             break
+        unwritten += ended.unwritten
         if ended.summary is not None:
             runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
             # What there is must survive whoever kills us in the next run.
@@ -91,7 +93,8 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
             break
     code = stopped.exit_code
     if runs:
-        comparison, unwritten = _keep(folder, head, runs, stopped)
+        comparison, why_not = _keep(folder, head, runs, stopped)
+        unwritten += why_not
         draw = partial(print_comparison, comparison=comparison)
         code = deliver(draw, comparison.to_json(), options, people, unwritten, code)
         if not unwritten and not options.silent:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UsageError
+from common.plan.describe import plan_yaml
+from common.plan.schema import Plan
 from common.program import explained
 from coordinator.aggregate import Aggregate
 from coordinator.report.shapes import Summary
+from coordinator.report.summary import build_summary
 from coordinator.report.timeseries import timeseries_csv
+from coordinator.seconds import ShownSeconds
 
 JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"
@@ -20,21 +26,83 @@ COMPARISON_FILE = "comparison.json"
 """In the folder of a comparison, beside the folders of its runs."""
 ERROR_FILE = "error.txt"
 """Tracebacks of unexpected errors; most runs do not have this file."""
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+"""Modes of what a run leaves, whatever the umask: only its owner reads it."""
 
 
-def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: Aggregate) -> list[str]:
+def write_run_files(folder: Path, plan: Plan, summary: Summary, aggregate: Aggregate) -> list[str]:
     """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced. If one
     cannot be written, the others still are.
 
-    Returns a line for each file that could not be written.
+    Returns a line for each file that could not be written; a single one if the folder is not there.
     """
-    if not folder.is_dir():
-        return [f"{folder}: the run's folder was deleted during the run"]
-    texts: dict[str, Callable[[], str]] = {
-        PLAN_FILE: lambda: plan_yaml,
+    texts = _texts(plan, summary, aggregate)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(os.path.join(folder, ""))
+        return _write_all(folder, texts)
+    return [f"{folder}: the run's folder was deleted or moved during the run: {', '.join(texts)} are not written"]
+
+
+def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], list[str]]:
+    """Of a run that has ended, write those of the same files that are missing, half-written, or of an earlier end: a
+    coordinator that was killed right after the end leaves such. Others stay as they are, and so does the folder of a
+    journal that was copied out of its run's.
+
+    Returns (names of the files written, a line for each that could not be).
+    """
+    folder, opened = journal.parent, aggregate.opened
+    if opened is None or aggregate.closed is None or journal.name != JOURNAL_FILE or not (folder / PLAN_FILE).is_file():
+        return [], []
+    summary = build_summary(aggregate)
+    rows = sum(1 for _ in ShownSeconds(aggregate))
+    is_current = _is_whole(folder / SUMMARY_FILE, lambda text: _is_of_this_end(text, summary))
+    whole = {
+        PLAN_FILE: _is_whole(folder / PLAN_FILE),
+        SUMMARY_FILE: is_current,
+        TIMESERIES_FILE: is_current and _is_whole(folder / TIMESERIES_FILE, lambda text: text.count("\n") > rows),
+    }
+    wanted = {name: text for name, text in _texts(opened.plan, summary, aggregate).items() if not whole[name]}
+    troubles = _write_all(folder, wanted)
+    return ([] if troubles else list(wanted)), troubles
+
+
+def _is_whole(path: Path, check: Callable[[str], bool] = lambda _: True) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+    except OSError:
+        return True  # as far as we may know
+    return text.endswith("\n") and "\0" not in text and check(text)
+
+
+def _is_of_this_end(text: str, summary: Summary) -> bool:
+    """Whether a summary.json, of any release, has the end and the totals of this one."""
+    with suppress(ValueError, KeyError, TypeError):
+        said, ours = json.loads(text), json.loads(summary.to_json())
+        return all(said[part][key] == ours[part][key] for part, key in _TELLING)
+    return False
+
+
+_TELLING = (
+    ("run", "outcome"),
+    ("run", "reason"),
+    ("run", "duration_s"),
+    ("totals", "operations"),
+    ("totals", "errors"),
+)
+"""What tells the summaries of two ends of one run apart."""
+
+
+def _texts(plan: Plan, summary: Summary, aggregate: Aggregate) -> dict[str, Callable[[], str]]:
+    return {
+        PLAN_FILE: lambda: plan_yaml(plan),
         SUMMARY_FILE: summary.to_json,
         TIMESERIES_FILE: lambda: timeseries_csv(aggregate),
     }
+
+
+def _write_all(folder: Path, texts: Mapping[str, Callable[[], str]]) -> list[str]:
     troubles = []
     for name, text in texts.items():
         try:
@@ -46,13 +114,25 @@ def write_run_files(folder: Path, plan_yaml: str, summary: Summary, aggregate: A
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, then move it there. Raises UsageError when that cannot be done."""
+    """Write a file beside its place, for its owner alone, then move it there. Raises UsageError when that cannot be
+    done."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            beside.write_text(text, encoding="utf-8")
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+            with open(handle, "w", encoding="utf-8") as file:
+                make_private(beside, PRIVATE_FILE)
+                file.write(text)
+                file.flush()
+                os.fsync(handle)  # or a power cut leaves the new name with nothing in it
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot write this file: {error.strerror}") from error
+
+
+def make_private(path: Path, mode: int) -> None:
+    """Set the mode of what we made, whatever the umask. Some file systems have no modes."""
+    with suppress(OSError):
+        path.chmod(mode)

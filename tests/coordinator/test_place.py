@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from coordinator.journal import read_journal
 from coordinator.lock import is_locked
 from coordinator.place import new_place, place_to_resume
 from coordinator.records import AnyRecord, RunStarted
-from coordinator.report.files import JOURNAL_FILE, PLAN_FILE
+from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from tests.support.records import accepted, clean_run, closed, opened, plan
 
 
@@ -119,3 +120,53 @@ def test_a_journal_whose_records_contradict_each_other_is_refused_by_its_name(tm
     for _ in range(2):  # and it is not left locked
         with pytest.raises(UsageError, match=f"{path}: a record of agent 'nobody'"):
             place_to_resume("r-1", tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_only_its_owner_reads_what_a_run_leaves_and_the_umask_is_for_the_folders_above(
+    tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with new_place(tmp_path / "runs", "c-1/1-client") as place:
+            place.open_journal(plan()).append(opened())
+            modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    finally:
+        os.umask(before)
+    run = "runs/c-1/1-client"
+    files = dict.fromkeys([f"{run}/journal", f"{run}/journal.lock", f"{run}/plan.yaml"], 0o600)
+    assert modes == {"runs": 0o777 & ~umask, "runs/c-1": 0o700, run: 0o700, **files}
+
+
+def full_disk(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fails", ["mkdir", "pwrite", "fsync"])
+def test_a_disk_that_is_full_before_the_start_leaves_nothing(
+    tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_place(tmp_path / "runs", "r-1")
+    made = os.mkdir
+    if fails == "mkdir":
+        monkeypatch.setattr(os, "mkdir", lambda path, mode: full_disk() if path.name == "r-1" else made(path, mode))
+    else:
+        monkeypatch.setattr(os, fails, full_disk)
+    with pytest.raises(UsageError, match="No space left on device"):
+        place.open_journal(plan())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_into_which_somebody_else_has_put_something_is_left_to_them(tmp_path: Path) -> None:
+    place = new_place(tmp_path / "runs", "r-1")
+    place.open_journal(plan())
+    (tmp_path / "runs" / "notes").touch()
+    place.discard()
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "notes"]
+
+
+def test_the_files_that_a_coordinator_was_killed_before_are_made_when_its_run_is_to_be_resumed(tmp_path: Path) -> None:
+    left_behind(tmp_path, *clean_run())
+    with pytest.raises(UsageError, match="that run has ended"):
+        place_to_resume("r-1", tmp_path)
+    assert {SUMMARY_FILE, TIMESERIES_FILE} <= {path.name for path in (tmp_path / "r-1").iterdir()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from common.plan.schema import Driver
 from coordinator.compare.figures import build_comparison
 from coordinator.journal import Journal
 from coordinator.records import Outcome
-from coordinator.report.files import COMPARISON_FILE
+from coordinator.report.files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.reports import render
 from tests.support.comparisons import conducted, head
 from tests.support.records import clean_run
@@ -150,3 +151,30 @@ def test_a_run_that_goes_on_is_not_taken_for_one_whose_coordinator_was_killed(ou
         pytest.raises(UsageError, match="its run is about to start"),
     ):
         render("latest", out, "text", False)
+
+
+def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_never_beside_a_live_one(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = out / RUNS[2]
+    (folder / PLAN_FILE).touch()
+    said: list[str] = []
+    with Journal.reopen(folder / "journal"):
+        render("latest", out, "csv", False, said.append)
+    assert (said, (folder / SUMMARY_FILE).exists()) == ([], False)
+    with monkeypatch.context() as patched:
+        patched.setattr("coordinator.report.files.os.open", refused)
+        assert "Totals" in render("latest", out, "text", False, said.append)
+    assert [line.partition(": ")[0] for line in said] == [
+        str(folder / name) for name in (PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE)
+    ]
+    said.clear()
+    csv = render("latest", out, "csv", False, said.append)
+    assert said == [f"wrote what was missing in {folder}: {PLAN_FILE}, {SUMMARY_FILE}, {TIMESERIES_FILE}"]
+    assert (folder / TIMESERIES_FILE).read_text() == csv
+    assert (folder / SUMMARY_FILE).read_text() == render("latest", out, "json", False, said.append)
+    assert len(said) == 1
+
+
+def refused(*_: object) -> int:
+    raise OSError(errno.EROFS, "Read-only file system")

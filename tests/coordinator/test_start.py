@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from common.plan.schema import CleanUp
 from common.signals import Signals
 from coordinator import start
 from coordinator.journal import Journal
+from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
 from coordinator.place import Place, new_place
 from coordinator.records import AgentNoted, AnyRecord, Outcome, ServerCounted, When
@@ -191,10 +193,13 @@ def test_a_folder_that_was_deleted_during_the_run_is_said_and_the_summary_is_pri
         return reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
 
     monkeypatch.setattr(start, "read_server_counts", read)
-    assert run.start() == EXIT_OK
+    assert run.start() == UsageError.exit_code
     said = capsys.readouterr()
     assert "Totals" in said.out
-    assert said.err.splitlines()[-1] == f"coordinator: {run.folder}: the run's folder was deleted during the run"
+    assert said.err.splitlines()[-1] == (
+        f"coordinator: {run.folder}: the run's folder was deleted or moved during the run: plan.yaml, summary.json, "
+        "timeseries.csv are not written"
+    )
     assert not run.folder.exists()
 
 
@@ -224,7 +229,33 @@ def test_a_file_that_cannot_be_made_costs_no_other(
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
     monkeypatch.setattr("coordinator.report.files.timeseries_csv", lambda _: {}["x"])
-    assert run.start() == EXIT_OK
+    assert run.start() == UsageError.exit_code
     assert run.summary["run"]["outcome"] == "completed"
     assert not (run.folder / TIMESERIES_FILE).exists()
     assert "coordinator: a bug in redis-stampede: KeyError" in capsys.readouterr().err
+
+
+def test_a_journal_that_is_deleted_during_the_run_is_said_once_and_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Broken(monkeypatch, tmp_path)
+    monkeypatch.setattr("coordinator.coordinator.LOOK_EVERY_NS", 0)
+    said: list[str] = []
+    is_said = threading.Event()
+
+    def note(_: QuietView, text: str, trouble: bool = False) -> None:
+        if trouble:
+            said.append(text)
+            is_said.set()
+
+    def read(*_: object) -> ServerCounted:
+        (run.folder / JOURNAL_FILE).unlink()
+        assert is_said.wait(10)
+        return reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
+
+    monkeypatch.setattr(QuietView, "note", note)
+    monkeypatch.setattr(start, "read_server_counts", read)
+    assert run.start() == UsageError.exit_code
+    assert [line.partition(": ")[0] for line in said] == [f"{run.folder / JOURNAL_FILE} was deleted or moved"]
+    assert run.summary["ledger"]["server_calls"] == 6000
+    assert "journal: the journal was deleted or moved during the run" in capsys.readouterr().err

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from common.errors import UsageError
+from common.plan.describe import plan_yaml
 from coordinator.aggregate import fold
-from coordinator.report.files import write_run_files, write_whole
+from coordinator.journal import Journal
+from coordinator.report.files import complete_run_files, write_run_files, write_whole
 from coordinator.report.summary import build_summary
-from tests.support.records import clean_run
+from tests.support.records import clean_run, plan
 
 
 def test_a_run_leaves_its_plan_its_summary_and_its_seconds(tmp_path: Path) -> None:
     aggregate = fold(clean_run())
     for _ in range(2):  # the second time over the first
-        write_run_files(tmp_path, "seed: 1\n", build_summary(aggregate), aggregate)
+        write_run_files(tmp_path, plan(), build_summary(aggregate), aggregate)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "summary.json", "timeseries.csv"]
-    assert (tmp_path / "plan.yaml").read_text() == "seed: 1\n"
+    assert (tmp_path / "plan.yaml").read_text() == plan_yaml(plan())
     assert json.loads((tmp_path / "summary.json").read_text())["ledger"]["unaccounted"] == 0
     assert len((tmp_path / "timeseries.csv").read_text().splitlines()) == 4
 
@@ -29,3 +32,105 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
     with pytest.raises(UsageError, match="No such file or directory"):
         write_whole(tmp_path / "nowhere" / "file", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_files_are_for_their_owner_alone_whatever_the_umask_and_the_old_mode(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(0o666)
+    before = os.umask(0)
+    try:
+        write_whole(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+RUN = list(clean_run())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has all its files."""
+    folder = tmp_path_factory.mktemp("whole")
+    with Journal.create(folder / "journal") as journal:
+        for record in RUN:
+            journal.append(record)
+    aggregate = fold(RUN)
+    write_run_files(folder, plan(), build_summary(aggregate), aggregate)
+    return folder
+
+
+def copied(whole: Path, folder: Path) -> dict[str, str]:
+    """The texts of its files, now in another folder too."""
+    texts = {path.name: path.read_text() for path in whole.iterdir() if path.name != "journal"}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return texts
+
+
+FILES = ("plan.yaml", "summary.json", "timeseries.csv")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("torn", ["", "half", "zeros", "tail of zeros", "bytes"])
+def test_a_file_that_is_half_written_is_made_again_and_others_stay(
+    whole: Path, tmp_path: Path, name: str, torn: str
+) -> None:
+    texts = copied(whole, tmp_path)
+    half = texts[name][: len(texts[name]) // 2].rstrip("\n")
+    contents = {
+        "": b"",
+        "half": half.encode(),
+        "zeros": b"\0" * 50,
+        "tail of zeros": half.encode() + b"\0\n",
+        "bytes": b"\xff\n",
+    }
+    (tmp_path / name).write_bytes(contents[torn])
+    stays = {other: (tmp_path / other).stat() for other in FILES if other != name}
+    made, troubles = complete_run_files(tmp_path / "journal", fold(RUN))
+    # A series beside a summary that was torn may be of an earlier end, too.
+    assert made == (["summary.json", "timeseries.csv"] if name == "summary.json" else [name])
+    assert troubles == []
+    assert {name: (tmp_path / name).read_text() for name in FILES} == texts
+    assert all((tmp_path / other).stat() == stat for other, stat in stays.items() if other not in made)
+
+
+def test_files_that_are_missing_are_made(whole: Path, tmp_path: Path) -> None:
+    texts = copied(whole, tmp_path)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "timeseries.csv").unlink()
+    assert complete_run_files(tmp_path / "journal", fold(RUN)) == (["summary.json", "timeseries.csv"], [])
+    assert {name: (tmp_path / name).read_text() for name in FILES} == texts
+    (tmp_path / "timeseries.csv").write_text("".join(texts["timeseries.csv"].splitlines(keepends=True)[:-1]))
+    assert complete_run_files(tmp_path / "journal", fold(RUN)) == (["timeseries.csv"], [])
+
+
+def test_the_files_of_an_earlier_end_are_made_again(whole: Path, tmp_path: Path) -> None:
+    texts = copied(whole, tmp_path)
+    earlier = fold(RUN[:-1])
+    write_run_files(tmp_path, plan(), build_summary(earlier), earlier)
+    assert complete_run_files(tmp_path / "journal", fold(RUN))[0] == ["summary.json", "timeseries.csv"]
+    assert (tmp_path / "summary.json").read_text() == texts["summary.json"]
+
+
+def test_whole_files_of_another_release_stay(whole: Path, tmp_path: Path) -> None:
+    texts = copied(whole, tmp_path)
+    summary = json.loads(texts["summary.json"])
+    del summary["verdict"]
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"more": 1}) + "\n")
+    (tmp_path / "plan.yaml").write_text("seed: 1\n")
+    assert complete_run_files(tmp_path / "journal", fold(RUN)) == ([], [])
+
+
+def test_nothing_is_written_beside_a_run_that_has_not_ended_or_a_journal_that_lies_alone(tmp_path: Path) -> None:
+    assert complete_run_files(tmp_path / "journal", fold(RUN)) == ([], [])
+    (tmp_path / "plan.yaml").touch()
+    assert complete_run_files(tmp_path / "journal", fold(RUN[:-1])) == ([], [])
+    assert complete_run_files(tmp_path / "copy", fold(RUN)) == ([], [])
+
+
+def test_a_folder_that_is_not_there_or_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    aggregate = fold(RUN)
+    for folder in (tmp_path / "nowhere", tmp_path / "file"):
+        [line] = write_run_files(folder, plan(), build_summary(aggregate), aggregate)
+        assert "was deleted or moved during the run: plan.yaml, summary.json, timeseries.csv are not written" in line
