@@ -12,6 +12,7 @@ are spread evenly over its seconds, its latencies and its peak of connections st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -33,6 +34,7 @@ from common.metrics import (
 )
 from common.plan.schema import Load
 from common.plan.timeline import timeline
+from common.units import NS_PER_S
 from coordinator.frames import check_frame
 from coordinator.records import (
     AgentEnd,
@@ -46,6 +48,7 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    ShareTakenOver,
     StopDecided,
     Stopping,
     When,
@@ -221,7 +224,9 @@ class StageTally:
 @dataclass(slots=True)
 class AgentTally:
     """One agent's part so far. issued, counted, transactions, never_opened (connections by cause): from its frames.
-    next_seq: of the frame wanted next. end: how its part ended, None while it runs."""
+    measured: operations of those stages that are measured, by pool group. due_known: operations by leg that came to an
+    end, or that were due and never sent. next_seq: of the frame wanted next. end: how its part ended, None while it
+    runs."""
 
     facts: AgentFacts
     through: int = -1
@@ -230,6 +235,8 @@ class AgentTally:
     issued: int = 0
     counted: int = 0
     transactions: int = 0
+    measured: Counter[str] = field(default_factory=Counter)
+    due_known: Counter[int] = field(default_factory=Counter)
     end: AgentNoted | None = None
 
     @property
@@ -253,6 +260,7 @@ class Aggregate:
         """A coordinator runs it at this moment. No record says so: the reader of the journal sets this."""
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
+        self.takeovers: list[ShareTakenOver] = []
         self.workers_lost: list[WorkerNoted] = []
         self.seconds: dict[int, Second] = {}
         self.complete_through = -1
@@ -276,6 +284,8 @@ class Aggregate:
             case AgentNoted():
                 self._agent(record.agent_id).end = record
                 self._settle()
+            case ShareTakenOver():
+                self._take_over(record)
             case WorkerNoted():
                 self.workers_lost.append(record)
             case ServerCounted():
@@ -339,6 +349,12 @@ class Aggregate:
             known = ", ".join(self.agents) or "none"
             raise ProtocolError(f"a record of agent {agent_id!r}, but the agents of this run are: {known}") from None
 
+    def _take_over(self, record: ShareTakenOver) -> None:
+        if record.agent.agent_id not in self.agents:
+            self.takeovers.append(record)
+            # Nobody had the share in the seconds before: they are not waited for.
+            self.agents[record.agent.agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
+
     def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
         check_frame(frame, len(self.stages))
@@ -346,7 +362,10 @@ class Aggregate:
             agent.issued += interval.issued
             agent.counted += interval.operations
             agent.transactions += interval.transactions
-            for pool in interval.pools.values():
+            agent.due_known[interval.stage] += interval.operations + interval.unsent
+            for name, pool in interval.pools.items():
+                if self.line.legs[interval.stage].measured:
+                    agent.measured[name] += sum(command.operations for command in pool.commands.values())
                 for cause, count in pool.connections.never_opened.items():
                     add_named(agent.never_opened, cause, count)
             self._add_seconds(agent_id, interval)

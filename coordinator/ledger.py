@@ -40,11 +40,13 @@ from common.commands import Template, plan_templates
 from common.metrics import merge_counts
 from coordinator.aggregate import AgentTally, Aggregate
 from coordinator.records import NodeCounted, ServerCounted, When
+from coordinator.uncarried import uncarried
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """The audit of one run, see the module. server_calls is None where the server's counters cannot be compared, and
-    `note` says why. transactions: MULTI/EXEC pairs sent; 0 where the plan has none. For an agent that was lost, issued
+    `note` says why. uncarried: operations that were due in a share that no agent carried, and of which no report came.
+    transactions: MULTI/EXEC pairs sent; 0 where the plan has none. For an agent that was lost, issued
     is what its frames say, which leaves out what it began after them."""
 
     issued: int
@@ -55,6 +57,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     uncertain: int
     transactions: int
     note: str | None = None
+    uncarried: int = 0
 
 
 def balance(aggregate: Aggregate) -> Ledger:
@@ -85,6 +88,7 @@ def balance(aggregate: Aggregate) -> Ledger:
         uncertain=failures + retried,
         transactions=transactions,
         note=note,
+        uncarried=sum(share.operations.total() for share in uncarried(aggregate)),
     )
 
 

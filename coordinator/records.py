@@ -1,9 +1,9 @@
 """What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
 
-Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted in any
-order, ServerCounted(after), perhaps CleanedUp, RunClosed. A StopDecided may stand anywhere after RunStarted. In a
-journal without RunClosed, the coordinator still runs, has failed (CoordinatorFailed says why, if it could be written),
-or was killed.
+Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted,
+ShareTakenOver in any order, ServerCounted(after), perhaps CleanedUp, RunClosed. A StopDecided may stand anywhere after
+RunStarted. In a journal without RunClosed, the coordinator still runs, has failed (CoordinatorFailed says why, if it
+could be written), or was killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import enum
 
 import msgspec
 
-from common.messages import Final, MetricsFrame, PoolShare, Preloaded
+from common.messages import Final, MetricsFrame, PoolLeft, PoolShare, Preloaded
 from common.plan.schema import Plan
 
 JOURNAL_FORMAT = 2
@@ -92,6 +92,19 @@ class FrameAccepted(Record, frozen=True, kw_only=True):
 
     agent_id: str
     frame: MetricsFrame
+
+
+class ShareTakenOver(Record, frozen=True, kw_only=True):
+    """An agent that stood by goes on with the share of one that was lost; recorded before it receives its start. agent:
+    who, with the pools of that share. replaces: id of the lost agent. from_ns: since when, after the start instant;
+    at_ns: when that was decided, on the clock of `RunStarted`. left: how many operations each pool may still issue,
+    None where the plan sets no number."""
+
+    agent: AgentFacts
+    replaces: str
+    from_ns: int
+    at_ns: int
+    left: tuple[PoolLeft, ...] | None = None
 
 
 class AgentEnd(enum.Enum):
@@ -209,6 +222,7 @@ AnyRecord = (
     | FrameAccepted
     | AgentNoted
     | WorkerNoted
+    | ShareTakenOver
     | ServerCounted
     | CleanedUp
     | StopDecided

@@ -24,6 +24,7 @@ from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
+from coordinator.uncarried import uncarried, uncarried_clause, uncarried_sentence
 from coordinator.unfinished import unfinished
 from coordinator.unopened import unopened_finding
 
@@ -140,6 +141,11 @@ def _unaccounted(evidence: Evidence) -> Iterator[str]:
     )
 
 
+def _share_uncarried(evidence: Evidence) -> Iterator[str]:
+    if sentence := uncarried_sentence(evidence.run):
+        yield sentence
+
+
 def _server_not_read(evidence: Evidence) -> Iterator[str]:
     if evidence.ledger.note:
         yield f"The server's own count could not be compared: {evidence.ledger.note}."
@@ -242,11 +248,20 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
             mean = " in the mean" if stage.leg.is_ramp else ""
             of = f" of {stage.leg.name}" if several else ""
             # The sentence on unsent operations names the cause already.
-            cause = "" if _many_unsent(evidence) else unsent_cause(evidence.run, [stage])
+            cause = "" if _many_unsent(evidence) else _cause_of_missing(evidence, stage)
             yield (
                 f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
                 f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%}){': ' * bool(cause)}{cause}."
             )
+
+
+def _cause_of_missing(evidence: Evidence, stage: StageResult) -> str:
+    """Why a stage missed its rate: for want of an agent, if that explains half of what is missing."""
+    number = evidence.stages.index(stage)
+    missed = sum(share.operations[number] for share in uncarried(evidence.run))
+    if missed and 2 * missed >= stage.wanted - stage.in_time:
+        return uncarried_clause(evidence.run)
+    return unsent_cause(evidence.run, [stage])
 
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
@@ -287,6 +302,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.INVALID, _server_did_less),
     (Level.SUSPECT, _never_closed),
     (Level.SUSPECT, _agents_lost),
+    (Level.SUSPECT, _share_uncarried),
     (Level.SUSPECT, _workers_lost),
     (Level.SUSPECT, _not_drained),
     (Level.SUSPECT, _unaccounted),

@@ -85,7 +85,9 @@ class Target(Part, frozen=True, kw_only=True):
 class Agent(Part, frozen=True, kw_only=True):
     """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
     its machine, whoever used them, over the run. quota_cores: cores that the CPU quota of its control group
-    allows, None without one; quota_percent_mean: the used share of the quota over the run. None: it never said."""
+    allows, None without one; quota_percent_mean: the used share of the quota over the run. None: it never said.
+    began_at_s: when it took over its share, 0.0 if it had the share from the start. replaced_by, replaced_at_s: which
+    agent took its share over, and when; "" and None for none."""
 
     id: str
     host: str
@@ -101,6 +103,9 @@ class Agent(Part, frozen=True, kw_only=True):
     host_cpu_percent_mean: float | None
     quota_cores: float | None
     quota_percent_mean: float | None
+    began_at_s: float = 0.0
+    replaced_by: str = ""
+    replaced_at_s: float | None = None
 
 
 class Load(Part, frozen=True, kw_only=True):
@@ -108,7 +113,8 @@ class Load(Part, frozen=True, kw_only=True):
     a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
     say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean rate that the plan wants over the time
     that was measured, to compare with achieved_rate_per_s; None if any stage is a closed loop. achieved_rate_per_s:
-    operations begun, per second. unsent: due, but never begun. measured_s: the run without its warmup, by which all
+    operations begun, per second. unsent: due, but never begun. uncarried: due in a share that no agent carried, and of
+    which no report came. measured_s: the run without its warmup, by which all
     rates are divided."""
 
     model: str
@@ -119,6 +125,7 @@ class Load(Part, frozen=True, kw_only=True):
     unsent: int
     send_lag_us: Quantiles | None
     measured_s: float
+    uncarried: int = 0
 
 
 class Generator(Part, frozen=True, kw_only=True):

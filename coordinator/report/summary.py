@@ -17,7 +17,7 @@ from coordinator.aggregate import AgentTally, Aggregate, Busy
 from coordinator.generator import all_watched, busiest_of, busy_of, hold_ups_of, limit_findings, throttled_share
 from coordinator.ledger import balance
 from coordinator.prepared import clean_up_of, preload_of
-from coordinator.records import AgentEnd, Outcome, RunOpened, When
+from coordinator.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
 from coordinator.report.shapes import (
     SUMMARY_FORMAT,
     Agent,
@@ -35,6 +35,7 @@ from coordinator.report.shapes import (
     Target,
 )
 from coordinator.stages import StageResult, stage_results
+from coordinator.uncarried import uncarried
 from coordinator.unfinished import unfinished
 from coordinator.verdict import judge
 
@@ -66,7 +67,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         run=_run(aggregate, opened),
         target=msgspec.convert(opened.target, Target, from_attributes=True),
         plan=to_plain(opened.plan),
-        load=_load(measured, totals, arrivals, duration_s),
+        load=_load(measured, totals, arrivals, duration_s, _uncarried(aggregate)),
         generator=_generator(aggregate, stages),
         stages=tuple(_stage(stage, arrivals) for stage in stages),
         agents=_agents(aggregate),
@@ -142,7 +143,15 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
     )
 
 
-def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arrivals, duration_s: float) -> Load:
+def _uncarried(aggregate: Aggregate) -> int:
+    """Operations that were due in a share without an agent, in the stages that are measured."""
+    legs = aggregate.line.legs
+    return sum(count for share in uncarried(aggregate) for leg, count in share.operations.items() if legs[leg].measured)
+
+
+def _load(
+    measured: list[StageResult], totals: IntervalMetrics, arrivals: Arrivals, duration_s: float, missing: int
+) -> Load:
     models = {_model(stage.leg) for stage in measured}
     any_open, all_open = _OPEN in models, models == {_OPEN}
     alone = measured[0].leg.to_per_s if len(measured) == 1 else None
@@ -157,6 +166,7 @@ def _load(measured: list[StageResult], totals: IntervalMetrics, arrivals: Arriva
         if any_open
         else None,
         measured_s=duration_s,
+        uncarried=missing,
     )
 
 
@@ -221,14 +231,29 @@ def _model(leg: Leg) -> str:
 
 def _agents(aggregate: Aggregate) -> tuple[Agent, ...]:
     busy, held = busy_of(aggregate.stages), hold_ups_of(aggregate.stages)
+    began = {record.agent.agent_id: record for record in aggregate.takeovers}
+    replaced = {record.replaces: record for record in aggregate.takeovers}
     return tuple(
-        _agent(agent, busy.get(agent_id, Busy()).watched_ns, held.get(agent_id))
+        _agent(
+            agent,
+            busy.get(agent_id, Busy()).watched_ns,
+            held.get(agent_id),
+            began.get(agent_id),
+            replaced.get(agent_id),
+        )
         for agent_id, agent in aggregate.agents.items()
     )
 
 
-def _agent(agent: AgentTally, watched_ns: int, hold_ups: HoldUps | None) -> Agent:
-    """watched_ns: the time for which `hold_ups` was measured."""
+def _agent(
+    agent: AgentTally,
+    watched_ns: int,
+    hold_ups: HoldUps | None,
+    began: ShareTakenOver | None,
+    replaced: ShareTakenOver | None,
+) -> Agent:
+    """watched_ns: the time for which `hold_ups` was measured. began: how it got its share, if another agent had it
+    before. replaced: how it lost its share."""
     end = agent.end
     allowed_ns = hold_ups.allowed_ns if hold_ups else 0
     final = end.final if end else None
@@ -247,6 +272,9 @@ def _agent(agent: AgentTally, watched_ns: int, hold_ups: HoldUps | None) -> Agen
         host_cpu_percent_mean=end.host_cpu_percent_mean if end else None,
         quota_cores=allowed_ns / watched_ns if allowed_ns and watched_ns else None,
         quota_percent_mean=100 * hold_ups.quota_used_ns / allowed_ns if hold_ups and allowed_ns else None,
+        began_at_s=began.from_ns / NS_PER_S if began else 0.0,
+        replaced_by=replaced.agent.agent_id if replaced else "",
+        replaced_at_s=replaced.from_ns / NS_PER_S if replaced else None,
     )
 
 

@@ -246,7 +246,11 @@ def _agents(summary: Summary) -> FittedTable:
             _machine(agent),
             _or_dash(agent.start_skew_us, "{:,.3f}", 1e3),
         )
-    notes = []
+    notes = [
+        f"{agent.id} replaced by {agent.replaced_by} at {agent.replaced_at_s:.1f} s"
+        for agent in summary.agents
+        if agent.replaced_at_s is not None
+    ][:_AGENTS_SHOWN]
     if quotas := [round(agent.quota_cores, 2) for agent in summary.agents if agent.quota_cores is not None]:
         each = f"{min(quotas):g}" if min(quotas) == max(quotas) else f"{min(quotas):g} to {max(quotas):g}"
         notes.append(f"* of a CPU quota of {each} {'core' if each == '1' else 'cores'}")
@@ -377,9 +381,10 @@ def _ledger(summary: Summary) -> str:
     ledger = summary.ledger
     server = "not compared" if ledger.server_calls is None else f"{ledger.server_calls:,}"
     room = f", {ledger.uncertain:,} uncertain" if ledger.uncertain else ""
+    uncarried = f"; {ledger.uncarried:,} due in a share without an agent" if ledger.uncarried else ""
     return (
         f"issued {ledger.issued:,}, counted {ledger.counted:,}, server calls {server}{room}: "
-        f"{ledger.unaccounted:,} unaccounted"
+        f"{ledger.unaccounted:,} unaccounted{uncarried}"
     )
 
 
