@@ -63,8 +63,8 @@ def cli() -> None:
     "--token-file",
     type=click.Path(path_type=Path),
     default=None,
-    envvar="STAMPEDE_TOKEN_FILE",
-    help="Token copied from the controller.  [default: $XDG_CONFIG_HOME/stampede/token]",
+    help="Token copied from the controller; - for stdin. STAMPEDE_TOKEN holds its text instead.  "
+    "[default: $XDG_CONFIG_HOME/stampede/token]",
 )
 @click.option(
     "--insecure", is_flag=True, help="Join a coordinator that was started with --insecure: no CURVE, no token."
@@ -92,10 +92,12 @@ def join(
     # Imported here: worker processes import this module too, and need none of it.
     from agent.agent import Agent
     from agent.events import Identity
-    from common.token import agent_curve, default_token_path
+    from common.token import agent_credentials
+    from common.token_text import Variables
 
+    variables = Variables.taken_from(os.environ)
     raise_open_files_limit()
-    curve = None if insecure else agent_curve(token_file or default_token_path(os.environ))
+    curve = None if insecure else agent_credentials(token_file, variables, os.environ)
     identity = Identity(
         name=name,
         host=this_host(),

@@ -1,22 +1,30 @@
-"""The token: what makes a coordinator and its agents trust each other, in files that only their owner can read.
+"""The token: what makes a coordinator and its agents trust each other.
 
-Two files lie side by side. `token` is for agents, and is copied to load machines: the coordinator's public key and the
-secret key that admits agents. `token.key` stays on the controller: the coordinator's own secret key, and that same
-agents' key. So a load machine that is taken over can join a run, but cannot pose as the coordinator.
-The key file is made once, by whoever comes first; the token follows from it.
+It has two parts. The `token` is for agents, and is copied to load machines: the coordinator's public key and the secret
+key that admits agents. The `key` stays on the controller: the coordinator's own secret key, and that same agents' key.
+So a load machine that is taken over can join a run, but cannot pose as the coordinator.
+
+Both are usually files that lie side by side, `token` and `token.key`, readable by their owner only. The key file is
+made once, by whoever comes first; the token follows from it. Where there is no place for files, both may be variables
+of the environment (see `Variables`), and agents may read the token from stdin. Variables and stdin may also have the
+file's text in base64, which is one line without characters that a shell would interpret.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import pwd
-import stat
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UsageError
+from common.token_text import KEY, TOKEN, TOKEN_FILE, Variables, read_secret_file, read_secret_stdin
 from common.transport import CurveClient, CurveServer, KeyPair, key_pair_of, new_key_pair
 from common.units import show
 
@@ -26,8 +34,59 @@ _AGENT_SECRET = "agent-secret-key"
 _TOKEN_HEAD = "# redis-stampede token: whoever has it may join as an agent. Copy it to load machines, mode 0600.\n"
 _KEY_HEAD = "# redis-stampede coordinator key: belongs to the token beside it. Never leaves this host.\n"
 
+_ELSEWHERE = f"name the token's file with --token-file or {TOKEN_FILE}"
+_STDIN = Path("-")
+_THE_TOKEN = "the token"
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
-_ELSEWHERE = "name the token's file with --token-file or STAMPEDE_TOKEN_FILE"
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A coordinator's keys, and those that it gives to agents."""
+
+    coordinator: CurveServer
+    agents: CurveClient
+
+    @property
+    def token(self) -> str:
+        """The text of the token file."""
+        return _token_text(self.agents)
+
+
+def agent_credentials(file: Path | None, said: Variables, environment: Mapping[str, str]) -> CurveClient:
+    """An agent's side. file: from the command line, "-" for stdin. Raises UsageError if there is no token."""
+    if file == _STDIN:
+        return _agent_curve(read_secret_stdin(_THE_TOKEN), "stdin")
+    if file is None and said.token:
+        if said.file:
+            raise UsageError(f"{TOKEN} and {TOKEN_FILE}: expected one of them, got both")
+        return _agent_curve(said.token, TOKEN)
+    return agent_curve(file or _path(said, environment))
+
+
+def coordinator_credentials(file: Path | None, said: Variables, environment: Mapping[str, str]) -> Credentials:
+    """The coordinator's side; makes both files at first use. file: from the command line. Raises UsageError."""
+    if file == _STDIN:
+        raise UsageError(
+            f"--token-file -: expected a file, because the coordinator's key is beside it; it also comes from {KEY}"
+        )
+    if file is None and said.key:
+        if said.file:
+            raise UsageError(f"{KEY} and {TOKEN_FILE}: expected one of them, got both")
+        where, found = KEY, _credentials(*_key_pairs(said.key, KEY))
+    else:
+        path = file or _path(said, environment)
+        where, found = str(path), Credentials(coordinator_curve(path), agent_curve(path))
+    if said.token and _agent_curve(said.token, TOKEN) != found.agents:
+        raise UsageError(
+            f"{TOKEN}: this token does not belong to the coordinator's key ({where}): agents with it would be refused; "
+            f"expected the token's own key in {KEY}, or no {TOKEN}"
+        )
+    return found
+
+
+def _path(said: Variables, environment: Mapping[str, str]) -> Path:
+    return Path(said.file) if said.file else default_token_path(environment)
 
 
 def default_token_path(environment: Mapping[str, str]) -> Path:
@@ -67,30 +126,52 @@ def coordinator_curve(token: Path) -> CurveServer:
                 "(move the token away to have a new pair made)"
             )
         _make_key_file(key_file)
-    lines = _fields(key_file)
-    coordinator, agent = _key(key_file, lines, _COORDINATOR_SECRET), _key(key_file, lines, _AGENT_SECRET)
+    coordinator, agent = _key_pairs(read_secret_file(key_file, "the coordinator's key"), str(key_file))
+    credentials = _credentials(coordinator, agent)
     if not _exists(token):
-        text = f"{_TOKEN_HEAD}{_COORDINATOR_PUBLIC}: {coordinator.public.decode()}\n"
-        _write(token, f"{text}{_AGENT_SECRET}: {agent.secret.decode()}\n", replace=True)
-    elif agent_curve(token) != CurveClient(agent, coordinator.public):
+        _write(token, credentials.token, replace=True)
+    elif agent_curve(token) != credentials.agents:
         raise UsageError(
             f"{token}: this token does not belong to {key_file.name} beside it; expected the controller's own "
             "(move it away to have it made again, or name another place with --token-file)"
         )
-    return CurveServer(coordinator, agent.public)
+    return credentials.coordinator
 
 
 def agent_curve(token: Path) -> CurveClient:
-    """An agent's side of the token. Raises UsageError when the file is missing, open to others, or not a token."""
+    """An agent's side of a token file. Raises UsageError when it is missing, open to others, or not a token."""
     if not _exists(token):
         raise UsageError(
             f"{token}: no token there; copy it from the controller (the first `coordinator start` makes it), "
-            "name another with --token-file, or use --insecure on both sides"
+            f"name another with --token-file, set {TOKEN}, or use --insecure on both sides"
         )
-    lines = _fields(token)
-    agent = _key(token, lines, _AGENT_SECRET)
-    public = _key(token, lines, _COORDINATOR_PUBLIC).secret  # any key can be told from what is none in this way
+    return _agent_curve(read_secret_file(token, _THE_TOKEN), str(token))
+
+
+def _credentials(coordinator: KeyPair, agent: KeyPair) -> Credentials:
+    return Credentials(CurveServer(coordinator, agent.public), CurveClient(agent, coordinator.public))
+
+
+def _key_pairs(text: str, origin: str) -> tuple[KeyPair, KeyPair]:
+    """(the coordinator's, the agents')"""
+    lines = _fields(text)
+    if _COORDINATOR_PUBLIC in lines and _COORDINATOR_SECRET not in lines:
+        raise UsageError(f"{origin}: expected the coordinator's key (the file token.key), got a token of agents")
+    return _key(origin, lines, _COORDINATOR_SECRET), _key(origin, lines, _AGENT_SECRET)
+
+
+def _agent_curve(text: str, origin: str) -> CurveClient:
+    lines = _fields(text)
+    if _COORDINATOR_SECRET in lines:
+        raise UsageError(f"{origin}: expected the token of agents (the file token), got the coordinator's key")
+    agent = _key(origin, lines, _AGENT_SECRET)
+    public = _key(origin, lines, _COORDINATOR_PUBLIC).secret  # any key can be told from what is none in this way
     return CurveClient(agent, public)
+
+
+def _token_text(curve: CurveClient) -> str:
+    lines = f"{_COORDINATOR_PUBLIC}: {curve.server.decode()}\n{_AGENT_SECRET}: {curve.keys.secret.decode()}\n"
+    return _TOKEN_HEAD + lines
 
 
 def _exists(path: Path) -> bool:
@@ -126,21 +207,25 @@ def _write(path: Path, text: str, *, replace: bool) -> None:
         ) from error
 
 
-def _fields(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise UsageError(f"{path}: others may read it; expected mode 0600 (chmod 600 {path})")
-            lines = file.read(4096).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise UsageError(f"{path}: cannot read the token: {why}") from error
+def _fields(text: str) -> dict[str, str]:
+    lines = _decoded(text).splitlines()
     pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _key(path: Path, lines: dict[str, str], name: str) -> KeyPair:
+def _decoded(text: str) -> str:
+    """The text itself, also if it is in base64. A token's own text never looks like base64: it has colons."""
+    joined = "".join(text.split())
+    if not _BASE64.fullmatch(joined):
+        return text
+    try:
+        return base64.b64decode(joined, validate=True).decode("utf-8-sig")
+    except (binascii.Error, UnicodeDecodeError):
+        return text
+
+
+def _key(origin: str, lines: dict[str, str], name: str) -> KeyPair:
     try:
         return key_pair_of(lines.get(name, "").encode())
     except ValueError as error:
-        raise UsageError(f'{path}: line "{name}": {error}') from error
+        raise UsageError(f'{origin}: line "{name}": {error}') from error

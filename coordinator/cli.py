@@ -20,6 +20,7 @@ from common.plan.settings import SETTINGS
 from common.plan.sources import load_plan
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
+from common.token_text import Variables
 from common.units import show
 from coordinator.expanded import expected_agents, plan_facts, plan_text
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
@@ -131,8 +132,7 @@ def cli() -> None:
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    envvar="STAMPEDE_TOKEN_FILE",
-    help="the token that agents need, instead of the usual one",
+    help="the token that agents need, with its key beside it, instead of the usual one",
 )
 @click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
 @click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
@@ -174,7 +174,7 @@ def start(
     raise_open_files_limit()
     options = StartOptions(
         bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
-        hide_histogram=hide_histogram, yes_flush=yes_flush,
+        hide_histogram=hide_histogram, yes_flush=yes_flush, token_variables=Variables.taken_from(os.environ),
     )  # fmt: skip
     return compare(plan, options, rounds or DEFAULT_ROUNDS) if compare_drivers else start_run(plan, options)
 

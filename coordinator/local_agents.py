@@ -1,5 +1,5 @@
-"""Agents that the coordinator starts on its own host. They are `agent join` processes like any other: nothing is shared
-with them but the token file and the loopback interface."""
+"""Agents that the coordinator starts on its own host. They are `agent join` processes like any other: they get the
+token through their stdin, and share nothing else with the coordinator but the loopback interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -37,22 +36,22 @@ class LocalAgents:
         endpoint: str,
         *,
         processes: int | None,
-        token_file: Path | None,
+        token: str | None,
         wait_s: float,
         withheld: Collection[str] = (),
     ) -> None:
-        """Start so many agents that join `endpoint`. token_file None: the coordinator is insecure, and so are they.
-        withheld: environment variables that hold secrets, which agents are told over their link and nowhere else."""
+        """Start so many agents that join `endpoint`. token: its text, None if the coordinator is insecure. withheld:
+        environment variables that hold secrets, which agents are told over their link and nowhere else."""
         environment = {name: value for name, value in os.environ.items() if name not in withheld}
         command = [sys.executable, "-m", "agent.cli", "join", endpoint, "--once", "--wait", f"{wait_s:g}s"]
-        command += ["--insecure"] if token_file is None else ["--token-file", str(token_file)]
+        command += ["--insecure"] if token is None else ["--token-file", "-"]
         command += [] if processes is None else ["--processes", str(processes)]
         for number in range(1, count + 1):
             log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed when its agent has ended
             # A session of its own: a Ctrl-C in the terminal is for the coordinator, which then drains its agents.
             process = subprocess.Popen(
                 [*command, "--name", f"local-{number}"],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if token is None else subprocess.PIPE,
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -60,6 +59,9 @@ class LocalAgents:
             )
             self._processes.append(process)
             self._logs[process.pid] = log
+            if process.stdin is not None and token is not None:
+                with suppress(OSError), process.stdin as stdin:  # if it has died, `exited` reports it
+                    stdin.write(token.encode())
 
     def exited(self) -> Iterator[LocalAgentExited]:
         """Those that have ended since the last call."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from common.token_text import Variables
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 """Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""
@@ -15,8 +17,8 @@ DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
     """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
-    with. token_file: None for the usual place. quiet: no live view, only trouble. yes_flush: the target's
-    data may go, if the plan says so."""
+    with. token_file: from the command line; token_variables: what the environment says instead. quiet: no live view,
+    only trouble. yes_flush: the target's data may go, if the plan says so."""
 
     bind: str | None = None
     out: Path = Path("runs")
@@ -27,6 +29,7 @@ class StartOptions:
     quiet: bool = False
     hide_histogram: bool = False
     yes_flush: bool = False
+    token_variables: Variables = field(default_factory=Variables)
 
     @property
     def silent(self) -> bool:

@@ -24,7 +24,7 @@ from common.plan.schema import Plan
 from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
-from common.token import coordinator_curve, default_token_path
+from common.token import coordinator_credentials
 from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
 from common.units import counted
 from coordinator.aggregate import Aggregate
@@ -193,8 +193,10 @@ def _serve(
     endpoints: tuple[str, str],
     signals: Signals,
 ) -> End:
-    token_file = None if options.insecure else (options.token_file or default_token_path(os.environ))
-    curve = None if token_file is None else coordinator_curve(token_file)
+    credentials = None
+    if not options.insecure:
+        credentials = coordinator_credentials(options.token_file, options.token_variables, os.environ)
+    curve = None if credentials is None else credentials.coordinator
     local = plan.fleet.local_agents
     with ExitStack() as stack:
         context = stack.enter_context(Context(curve))
@@ -221,7 +223,7 @@ def _serve(
                 local,
                 _reachable(control.endpoint),
                 processes=plan.fleet.processes_per_local_agent,
-                token_file=token_file,
+                token=None if credentials is None else credentials.token,
                 wait_s=float(plan.fleet.wait_s),
                 withheld=secret_variables(plan.target),
             )

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common import token as token_module
 from common.errors import UsageError
-from common.token import agent_curve, coordinator_curve, default_token_path
+from common.token import (
+    agent_credentials,
+    agent_curve,
+    coordinator_credentials,
+    coordinator_curve,
+    default_token_path,
+)
+from common.token_text import Variables
 from common.transport import new_key_pair
 
 
@@ -155,7 +164,7 @@ def test_a_second_first_start_that_looks_in_between_goes_on_with_the_pair_of_the
     assert agent_curve(token).server == server.keys.public
 
 
-@pytest.mark.parametrize("bits", [0o644, 0o640, 0o604, 0o660])
+@pytest.mark.parametrize("bits", [0o644, 0o604, 0o660, 0o650])
 def test_a_file_that_others_can_read_is_not_used(token: Path, bits: int) -> None:
     coordinator_curve(token)
     token.chmod(bits)
@@ -199,6 +208,22 @@ def test_a_file_that_is_no_token_is_said_to_be_none_in_one_line(token: Path, tex
         agent_curve(token)
     assert str(token) in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+def test_a_file_that_only_a_group_of_ours_can_read_is_used(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator_curve(token)
+    group = 123_456
+    for path in (token, key_file(token)):
+        path.chmod(0o640)
+        os.chown(path, -1, group) if os.getuid() == 0 else None
+    if os.getuid() != 0:
+        group = token.stat().st_gid
+    monkeypatch.setattr(os, "getegid", lambda: group)
+    assert coordinator_curve(token).admitted == agent_curve(token).keys.public
+    monkeypatch.setattr(os, "getegid", lambda: group + 1)
+    monkeypatch.setattr(os, "getgroups", list)
+    with pytest.raises(UsageError, match="others may read it"):
+        agent_curve(token)
 
 
 def test_bytes_that_are_no_text_are_no_token(token: Path) -> None:
@@ -249,3 +274,65 @@ def test_nothing_is_left_half_written(token: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="No space left on device"):
         coordinator_curve(token)
     assert list(token.parent.iterdir()) == []
+
+
+def text_of(token: Path) -> str:
+    coordinator_curve(token)
+    return token.read_text()
+
+
+@pytest.mark.parametrize(
+    "pack", [str, lambda text: base64.b64encode(text.encode()).decode(), lambda text: f" {text}\r\n"]
+)
+def test_a_variable_holds_the_token_as_text_or_in_base64(token: Path, pack: Callable[[str], str]) -> None:
+    said = Variables(token=pack(text_of(token)))
+    assert agent_credentials(None, said, {}) == agent_curve(token)
+
+
+@pytest.mark.parametrize("pack", [str, lambda text: base64.encodebytes(text.encode()).decode()])
+def test_a_variable_holds_the_coordinators_key_and_no_file_is_made(
+    token: Path, tmp_path: Path, pack: Callable[[str], str]
+) -> None:
+    server = coordinator_curve(token)
+    said = Variables(key=pack(key_file(token).read_text()), token=token.read_text())
+    found = coordinator_credentials(None, said, {"XDG_CONFIG_HOME": str(tmp_path / "none")})
+    assert (found.coordinator, found.agents) == (server, agent_curve(token))
+    assert found.token == token.read_text()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_flag_goes_before_variables_and_a_token_before_nothing(token: Path, tmp_path: Path) -> None:
+    text = text_of(token)
+    other = tmp_path / "other"
+    coordinator_curve(other)
+    assert agent_credentials(other, Variables(token=text, file=str(token)), {}) == agent_curve(other)
+    assert agent_credentials(None, Variables(file=str(other)), {}) == agent_curve(other)
+    with pytest.raises(UsageError, match="STAMPEDE_TOKEN and STAMPEDE_TOKEN_FILE: expected one of them, got both"):
+        agent_credentials(None, Variables(token=text, file=str(other)), {})
+    with pytest.raises(UsageError, match="STAMPEDE_TOKEN_KEY and STAMPEDE_TOKEN_FILE: expected one of them"):
+        coordinator_credentials(None, Variables(key="x", file=str(other)), {})
+    with pytest.raises(UsageError, match="--token-file -: expected a file"):
+        coordinator_credentials(Path("-"), Variables(), {})
+
+
+def test_a_token_in_the_environment_that_is_another_coordinators_is_said_before_agents_are_refused(
+    token: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: this token does not belong to .*other"):
+        coordinator_credentials(tmp_path / "other", Variables(token=text_of(token)), {})
+
+
+def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> None:
+    text = text_of(token)
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN_KEY: expected the coordinator's key .*, got a token"):
+        coordinator_credentials(None, Variables(key=text), {})
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: expected the token of agents .*, got the coord"):
+        agent_credentials(None, Variables(token=key_file(token).read_text()), {})
+
+
+def test_what_the_environment_holds_is_taken_out_of_it_and_not_shown() -> None:
+    environment = {"STAMPEDE_TOKEN": "a secret", "STAMPEDE_TOKEN_KEY": "a secret", "STAMPEDE_TOKEN_FILE": "f", "A": "b"}
+    said = Variables.taken_from(environment)
+    assert (said.token, said.key, said.file) == ("a secret", "a secret", "f")
+    assert environment == {"STAMPEDE_TOKEN_FILE": "f", "A": "b"}
+    assert "a secret" not in repr(said)

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
+from common.token import coordinator_curve
+from common.transport import Context, Listener
 from coordinator.local_agents import LocalAgents
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -21,7 +25,7 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
             1,
             "tcp://127.0.0.1:9",
             processes=1,
-            token_file=None,
+            token=None,
             wait_s=60,
             withheld=["STAMPEDE_PASSWORD", "NOT_SET"],
         )
@@ -34,10 +38,18 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
 
 def test_local_agents_that_are_let_go_outlive_the_coordinator() -> None:
     with LocalAgents() as agents:
-        agents.start(1, "tcp://127.0.0.1:9", processes=1, token_file=None, wait_s=60)
+        agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [process] = agents._processes
         agents.let_go()
         assert list(agents.exited()) == []
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
+
+
+def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = coordinator_curve(tmp_path / "token")
+    monkeypatch.setenv("STAMPEDE_TOKEN_FILE", "/of/another/coordinator")
+    with Context(curve) as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
+        agents.start(1, listener.endpoint, processes=1, token=(tmp_path / "token").read_text(), wait_s=60)
+        assert wait_until(lambda: [*listener.receive()], "the agent says hello")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
+import psutil
 import pytest
 
+from common.token import coordinator_credentials
+from common.token_text import Variables
 from tests.support.runs import Fleet, Outcome, calls
 from tests.support.servers import Server
 
@@ -154,6 +159,29 @@ def test_a_password_reaches_the_agents_but_nothing_that_is_written_or_said(
     written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]
     assert len(written) >= 6
     assert not [text for text in written if server.password.encode() in text]
+
+
+def test_a_token_in_the_environment_needs_no_file_and_goes_no_further(fleet: Fleet) -> None:
+    keys = coordinator_credentials(fleet.token, Variables(), {})
+    key = fleet.token.with_name("token.key").read_text()
+    fleet.token.unlink()
+    fleet.token.with_name("token.key").unlink()
+    start = ("start", "--bind", fleet.endpoint, "--embedded-server", "--expect-agents", "1", "--local-agents", "1")
+    few = ("--processes", "1", "--duration", "2s")
+    coordinator = fleet.commands.start("coordinator", *start, *few, STAMPEDE_TOKEN_KEY=key)
+    join = ("join", fleet.endpoint, "--name", "a", "--processes", "1", "--once")
+    agent = fleet.commands.start("agent", *join, STAMPEDE_TOKEN=base64.b64encode(keys.token.encode()).decode())
+    agent.wait_for_text("running", 20)
+    started = [
+        child for one in (coordinator, agent) for child in psutil.Process(one.process.pid).children(recursive=True)
+    ]
+    assert len(started) >= 4
+    assert not [child for child in started if "STAMPEDE_TOKEN" in " ".join(child.environ())]
+    assert fleet.end(coordinator).code == agent.wait(10).returncode == 0
+    assert not fleet.token.exists()
+    secrets = [pair.secret for pair in (keys.coordinator.keys, keys.agents.keys)]
+    written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]
+    assert not [text for text in written if any(secret in text for secret in secrets)]
 
 
 def test_stages_and_a_warmup_each_do_what_was_intended_and_all_is_accounted_for(
