@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.outbox import CAPACITY, WINDOW
@@ -29,6 +28,7 @@ from coordinator.records import (
     WorkerNoted,
 )
 from coordinator.run import CLOCK_RTT_NS
+from tests.support.examples import tried
 from tests.support.simulation import (
     END_OF_TIME_S,
     PRELOADED_KEYS,
@@ -224,25 +224,13 @@ def check(world: World) -> None:
     assert all(abs(error_ns) <= rtt_ns // 2 + 1 for error_ns, rtt_ns in world.starts)
 
 
-MORE = os.environ.get("FLEET_SIMULATIONS")
-"""So many scenarios, and new ones each time; without it, always the same few hundred."""
-
-
-def simulated(examples: int) -> settings:
-    return settings(
-        max_examples=int(MORE or examples),
-        derandomize=MORE is None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-
-
-@simulated(400)
+@tried(400)
 @given(scenarios(faults, most=6, loss=0.2, loads=by_duration | by_requests))
 def test_whatever_happens_nothing_counts_twice_and_everything_ends(scenario: Scenario) -> None:
     check(played(scenario))
 
 
-@simulated(200)
+@tried(200)
 @given(scenarios(mild_faults, most=5, loss=0.05, loads=by_duration))
 def test_what_heals_soon_costs_nothing(scenario: Scenario) -> None:
     # Five cuts of two seconds may come one right after the other: it takes a lease that outlasts them and the way back.
@@ -264,7 +252,7 @@ cut_off = st.builds(
 killed_late = st.builds(Fault, kind=st.just(Kind.KILLED), at_s=st.floats(5, 12), seconds=st.floats(1, 60))
 
 
-@simulated(100)
+@tried(100)
 @given(st.integers(0, 2**32), st.integers(1, 3), st.lists(cut_off, max_size=1), killed_late | st.none())
 def test_who_comes_back_in_time_has_lost_nothing(
     seed: int, agents: int, cut: list[Fault], killed: Fault | None

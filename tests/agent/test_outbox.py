@@ -10,9 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agent.outbox import CAPACITY, FRAME_BYTES, WINDOW, Outbox
 from common import codec
 from common.histogram import BUCKETS, Histogram, bucket_bounds
-from common.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, Envelope, MetricsFrame
+from common.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, Envelope, FrameAck, MetricsFrame
 from common.metrics import CommandMetrics, IntervalMetrics, Merge, PoolMetrics, merge_intervals
-from tests.support.protocol import interval
+from common.units import NS_PER_S
+from coordinator.aggregate import fold
+from coordinator.records import FrameAccepted
+from tests.support.examples import tried
+from tests.support.protocol import RunBench, fleet_plan, interval, said
 
 
 def filled(frames: int) -> Outbox:
@@ -135,63 +139,96 @@ def test_resolution_is_lost_evenly() -> None:
 
 
 class OutboxAndCoordinator(RuleBasedStateMachine):
-    """An outbox, a link that may lose everything on it, and the one who takes only what it wants next."""
+    """An outbox and a real run, joined by a link that loses, repeats and reorders frames and acknowledgements.
+
+    Window and capacity are small, so that few steps fill both.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("agent.outbox.WINDOW", 4)
+        self.patch.setattr("agent.outbox.CAPACITY", 6)
         self.outbox = Outbox()
-        self.on_the_wire: list[MetricsFrame] = []
-        self.accepted: list[MetricsFrame] = []
-        self.added = 0
-        self.operations = 0
+        self.coordinator = RunBench(fleet_plan(duration_s=10_000.0, lease_s=10_000.0))
+        self.coordinator.running("a")
+        self.frames: list[MetricsFrame] = []
+        self.acks: list[int] = []
+        self.added = self.operations = 0
 
-    @rule(count=st.integers(0, 3), times=st.integers(1, 40))
-    def report(self, count: int, times: int) -> None:
-        for _ in range(times):
-            self.outbox.add(self.added, (interval(self.added, count),))
+    @rule(counts=st.lists(st.integers(0, 3), min_size=1, max_size=8))
+    def report(self, counts: list[int]) -> None:
+        for count in counts:
+            self.outbox.add(self.added, (interval(self.added, count),) if count else ())
             self.added += 1
             self.operations += count
+            self.coordinator.now_ns += NS_PER_S
 
-    @rule(at_most=st.integers(1, WINDOW))
-    def send(self, at_most: int) -> None:
+    @rule(at_most=st.integers(1, 4), lost=st.booleans())
+    def send(self, at_most: int, lost: bool) -> None:
         for _ in range(at_most):
             frame = self.outbox.next_frame()
             if frame is None:
                 return
             self.outbox.sent(frame)
-            self.on_the_wire.append(frame)
+            self.frames += [] if lost else [frame]
 
-    @precondition(lambda self: self.on_the_wire)
-    @rule(take=st.integers(1, WINDOW), acknowledged=st.booleans())
-    def arrive(self, take: int, acknowledged: bool) -> None:
-        arrived, self.on_the_wire = self.on_the_wire[:take], self.on_the_wire[take:]
-        for frame in arrived:
-            if frame.seq == len(self.accepted):
-                self.accepted.append(frame)
-        if acknowledged:
-            self.outbox.acknowledge(len(self.accepted))
+    @precondition(lambda self: self.frames)
+    @rule(data=st.data(), repeated=st.booleans(), ack_lost=st.booleans())
+    def arrive(self, data: st.DataObject, repeated: bool, ack_lost: bool) -> None:
+        at = data.draw(st.integers(0, len(self.frames) - 1))
+        frame = self.frames[at] if repeated else self.frames.pop(at)
+        [ack] = said(self.coordinator.says("a", frame), FrameAck)
+        assert ack.next_seq == len(self.accepted)
+        self.acks += [] if ack_lost else [ack.next_seq]
 
-    @rule()
-    def lose_the_link(self) -> None:
-        self.on_the_wire.clear()
+    @precondition(lambda self: self.acks)
+    @rule(data=st.data(), repeated=st.booleans())
+    def acknowledge(self, data: st.DataObject, repeated: bool) -> None:
+        at = data.draw(st.integers(0, len(self.acks) - 1))
+        self.outbox.acknowledge(self.acks[at] if repeated else self.acks.pop(at))
+
+    @rule(both_ways=st.booleans())
+    def lose_the_link(self, both_ways: bool) -> None:
+        """What was under way is gone, or arrives although the agent takes it for lost."""
+        if both_ways:
+            self.frames.clear()
+            self.acks.clear()
         self.outbox.rewind()
 
+    @property
+    def accepted(self) -> list[MetricsFrame]:
+        return [record.frame for record in self.coordinator.records if isinstance(record, FrameAccepted)]
+
     @invariant()
-    def memory_is_bounded(self) -> None:
-        assert len(self.outbox) <= WINDOW + CAPACITY
+    def nothing_counts_twice_and_memory_is_bounded(self) -> None:
+        assert len(self.outbox) <= 4 + 6
+        assert [frame.seq for frame in self.accepted] == list(range(len(self.accepted)))
+        counted = sum(part.operations for frame in self.accepted for part in frame.intervals)
+        assert counted <= self.operations
+        assert self.outbox.first_unacknowledged <= len(self.accepted)
 
     def teardown(self) -> None:
-        self.lose_the_link()
-        while len(self.outbox):
-            self.send(WINDOW)
-            self.arrive(WINDOW, True)
+        """A link that works again brings all of it."""
+        try:
+            self._deliver_everything()
+        finally:
+            self.patch.undo()
+
+    def _deliver_everything(self) -> None:
+        self.lose_the_link(True)
+        for _ in range(len(self.outbox)):
+            while (frame := self.outbox.next_frame()) is not None:
+                self.outbox.sent(frame)
+                [ack] = said(self.coordinator.says("a", frame), FrameAck)
+                self.outbox.acknowledge(ack.next_seq)
         counted = sum(part.operations for frame in self.accepted for part in frame.intervals)
-        assert counted == self.operations
+        assert counted == self.operations == fold(self.coordinator.records).totals.operations
         assert len(self.accepted) == self.outbox.next_seq
 
 
 TestOutboxAndCoordinator = OutboxAndCoordinator.TestCase
-TestOutboxAndCoordinator.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestOutboxAndCoordinator.settings = tried(50, steps=30)
 
 
 # -- what is too large for one message

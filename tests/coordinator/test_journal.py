@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import UsageError
 from coordinator.journal import MAGIC, Journal, read_journal
 from coordinator.lock import is_locked
 from coordinator.records import AnyRecord, RunStarted
+from tests.support.examples import tried
 from tests.support.records import clean_run
 
 RUN = tuple(clean_run(seconds=2, per_second=20))
@@ -164,3 +167,53 @@ def test_a_full_disk_costs_the_record_and_not_the_journal(tmp_path: Path, monkey
         assert tuple(read_journal(path)) == RUN[:1]
         journal.append(RUN[2])
     assert tuple(read_journal(path)) == (RUN[0], RUN[2])
+
+
+class JournalAndCrashes(RuleBasedStateMachine):
+    """A coordinator that appends, is killed at any byte of a record, and goes on with what is in its journal.
+
+    `kept`: records whose append returned, and those that were whole on the disk when it was killed; `whole`: bytes of
+    the file that hold them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "journal"
+        self.journal = Journal.create(self.path)
+        self.whole = self.path.stat().st_size
+        self.kept: list[AnyRecord] = []
+
+    @rule(records=st.lists(st.sampled_from(RUN), min_size=1, max_size=4))
+    def append(self, records: list[AnyRecord]) -> None:
+        for record in records:
+            self.journal.append(record)
+        self.whole = self.path.stat().st_size
+        self.kept += records
+
+    @rule(record=st.sampled_from(RUN), data=st.data(), again=st.booleans())
+    def killed_in_the_middle_of_an_append(self, record: AnyRecord, data: st.DataObject, again: bool) -> None:
+        self.journal.append(record)
+        after = self.path.stat().st_size
+        self.journal.close()
+        reached = data.draw(st.integers(self.whole, after))
+        os.truncate(self.path, reached)
+        if reached == after:
+            self.whole = after
+            self.kept.append(record)
+        self.nothing_is_lost_and_nothing_made_up()
+        self.journal = Journal.reopen(self.path)
+        if again and reached < after:  # its agent sends it once more
+            self.append([record])
+
+    @invariant()
+    def nothing_is_lost_and_nothing_made_up(self) -> None:
+        assert list(read_journal(self.path)) == self.kept
+
+    def teardown(self) -> None:
+        self.journal.close()
+        self.directory.cleanup()
+
+
+TestJournalAndCrashes = JournalAndCrashes.TestCase
+TestJournalAndCrashes.settings = tried(25, steps=15)

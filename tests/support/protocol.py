@@ -38,7 +38,7 @@ from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator import steps
 from coordinator.aggregate import Aggregate
 from coordinator.opening import Setup
-from coordinator.records import ServerCounted, TargetFacts, When
+from coordinator.records import AnyRecord, ServerCounted, TargetFacts, When
 from coordinator.registry import Member
 from coordinator.run import Run
 
@@ -253,18 +253,22 @@ class RunBench:
     def __init__(
         self, plan: Plan | None = None, expected: int = 1, run: Run | None = None, written: Aggregate | None = None
     ) -> None:
-        """written: the journal of a run that is given, folded; without one, nobody keeps any."""
+        """written: the journal of a run that is given, folded; without one, nobody keeps any. `records`: what the run
+        has written since."""
         self.now_ns = 5_000 * NS_PER_S
         self.setup = setup_for(plan or fleet_plan(), expected)
         self.written = written or (Aggregate() if run is None else None)
+        self.records: list[AnyRecord] = []
         self.run = run or Run(self.setup, self.now_ns, self.written)
         self.states: dict[str, AgentState] = {}
 
     def do(self, event: steps.Event) -> list[steps.Action]:
         actions = self.run.handle(event, self.now_ns)
         for action in actions:
-            if isinstance(action, steps.Write) and self.written is not None:
-                self.written.apply(action.record)
+            if isinstance(action, steps.Write):
+                self.records.append(action.record)
+                if self.written is not None:
+                    self.written.apply(action.record)
         return actions
 
     def member(self, name: str) -> Member:
