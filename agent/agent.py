@@ -21,6 +21,7 @@ from agent.events import (
     LinkDown,
     LinkRefused,
     LinkUp,
+    MetricsLinkDown,
     MetricsLinkUp,
     OrderWorkers,
     Received,
@@ -56,9 +57,8 @@ class Agent:
         self, endpoint: str, curve: CurveClient | None, identity: Identity, say: Callable[[str], None]
     ) -> None:
         """Raises UsageError for an endpoint that is no address."""
-        self._host, _ = parse_tcp_endpoint(endpoint)
+        parse_tcp_endpoint(endpoint)
         self._endpoint, self._curve, self._say = endpoint, curve, say
-        self._routing_id = identity.incarnation.encode()
         self._session = Session(identity, monotonic_ns())
         self._usage = Usage()
         self._suspension = Suspension()
@@ -72,11 +72,9 @@ class Agent:
             self._signals = stack.enter_context(caught_signals())
             self._context = stack.enter_context(Context())
             self._links = stack.enter_context(ExitStack())
-            self._control = self._links.enter_context(
-                Dialer(self._context, self._endpoint, self._routing_id, self._curve)
-            )
+            self._control = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
             self._metrics: Dialer | None = None
-            self._metrics_port = 0
+            self._missing = ""
             self._processes = stack.enter_context(Processes())
             if self._session.identity.once:
                 # Only with --once: an agent that waits for further runs would keep their memory all the time.
@@ -110,10 +108,18 @@ class Agent:
             yield _CONTROL_EVENTS[link_event]
         yield from self._received(self._control)
         if self._metrics is not None:
-            if LinkEvent.UP in list(self._metrics.link_events()):
-                yield MetricsLinkUp()
+            yield from self._metrics_link_events(self._metrics)
             yield from self._received(self._metrics)
         yield from self._processes.events()
+
+    def _metrics_link_events(self, metrics: Dialer) -> Iterator[Event]:
+        for link_event in metrics.link_events():
+            if link_event is LinkEvent.UP:
+                yield MetricsLinkUp()
+        if metrics.missing != self._missing:
+            self._missing = metrics.missing
+            if self._missing:
+                yield MetricsLinkDown(self._missing)
 
     def _received(self, link: Dialer) -> Iterator[Received]:
         for data in link.receive():
@@ -130,10 +136,13 @@ class Agent:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Send(envelope):
-                self._control.send(codec.encode(envelope))
-            case ConnectMetrics(port):
-                self._connect_metrics(port)
+            case Send(envelope, metrics):
+                link = self._metrics if metrics else self._control
+                if link is not None:
+                    link.send(codec.encode(envelope))
+            case ConnectMetrics():
+                if self._metrics is None:
+                    self._metrics = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
             case Spawn(run_id, assignments):
                 self._processes.spawn(run_id, assignments)
             case OrderWorkers(order):
@@ -149,18 +158,9 @@ class Agent:
                 if action.text:
                     self._say(action.text)
 
-    def _connect_metrics(self, port: int) -> None:
-        if self._metrics is not None and port == self._metrics_port:
-            return
-        if self._metrics is not None:
-            self._metrics.close()
-        endpoint = f"tcp://{self._host}:{port}"
-        self._metrics = self._links.enter_context(Dialer(self._context, endpoint, self._routing_id, self._curve))
-        self._metrics_port = port
-
     def _pump_frames(self) -> None:
         outbox = self._session.outbox
-        while self._metrics is not None and (frame := outbox.next_frame()) is not None:
+        while self._metrics is not None and self._session.attached and (frame := outbox.next_frame()) is not None:
             envelope = Envelope(
                 run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from common.messages import Assignment, Envelope, WorkerMessage, WorkerOrder
+from common.messages import Assignment, Envelope, WorkerMessage, WorkerOrder, incarnation_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,13 @@ class LinkDown:
 @dataclass(frozen=True, slots=True)
 class MetricsLinkUp:
     """The metrics link's handshake succeeded; what was sent on an earlier link may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLinkDown:
+    """There is no metrics link: it was lost, or none was made yet. cause: what is missing, for people."""
+
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +74,31 @@ class Tick:
     suspended_ns: int = 0
 
 
-Event = LinkUp | LinkDown | LinkRefused | MetricsLinkUp | Received | FromWorker | WorkerExited | Terminated | Tick
+Event = (
+    LinkUp
+    | LinkDown
+    | LinkRefused
+    | MetricsLinkUp
+    | MetricsLinkDown
+    | Received
+    | FromWorker
+    | WorkerExited
+    | Terminated
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send on the control link."""
+    """Send on the control link, or on the metrics link."""
 
     envelope: Envelope
+    metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectMetrics:
-    """Connect the metrics link to this port of the coordinator's host."""
-
-    port: int
+    """Open the metrics link, if it is not open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +148,22 @@ Action = Send | ConnectMetrics | Spawn | OrderWorkers | RenewLease | KillWorkers
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this agent is. name "": the coordinator chooses one. once: exit after one run. wait_ns: give up when no
-    coordinator has answered for this long; None for never. open_files_limit: of a worker process, None for none."""
+    """Who this agent is. name "": the coordinator chooses one. secret: made up by this process, proves its incarnation.
+    endpoint: where it joins. once: exit after one run. wait_ns: give up when no coordinator has answered for this long;
+    None for never. open_files_limit: of a worker process, None for none."""
 
     name: str
     host: str
     pid: int
     processes: int
-    incarnation: str
+    secret: str = field(repr=False)
     version: str
+    endpoint: str = ""
     once: bool = False
     wait_ns: int | None = None
     open_files_limit: int | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """Names this agent process towards the coordinator and in journals."""
+        return incarnation_of(self.secret)

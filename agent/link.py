@@ -1,5 +1,5 @@
-"""What an agent knows of its link to the coordinator: whether it is there, when it was last heard, how its clock runs;
-and how it introduces itself. Pure: the time is an argument."""
+"""What an agent knows of its two links to the coordinator: whether they are there, when it was last heard, how its
+clock runs; and how it introduces itself. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -22,14 +22,79 @@ UNANSWERED_NS = 5 * NS_PER_S
 """A coordinator that answers nothing for so long may not know us any more: say hello again."""
 
 
+ATTACH_EVERY_NS = NS_PER_S
+PROVE_WITHIN_NS = 10 * NS_PER_S
+"""How long the metrics link may take to get through for the first time, once the control link has."""
+
+
+class MetricsLink:
+    """The metrics link. connection: how many there were. attached: the coordinator has answered on this connection, so
+    frames may be sent. proved: it has answered on some metrics connection since it welcomed us, so that both ways are
+    known to be open."""
+
+    def __init__(self) -> None:
+        self.attached = False
+        self.proved = False
+        self.connection = 0
+        self._up = False
+        self._cause = "no TCP connection"
+        self._attach_due_ns = 0
+        self._wanted_ns: int | None = None
+
+    def welcomed(self, now_ns: int, *, is_news: bool) -> None:
+        """A coordinator welcomes us. It must know this connection, and perhaps does not know it yet, or any more."""
+        self.attached, self._attach_due_ns = False, now_ns
+        if is_news:
+            self.proved = False
+            self.is_needed(now_ns)
+
+    def is_needed(self, now_ns: int) -> None:
+        """From now on the link should get through."""
+        self._wanted_ns = now_ns
+
+    def is_doubtful(self, now_ns: int) -> None:
+        """Frames are not acknowledged: ask first whether anybody takes them before any is sent again."""
+        self.attached, self._attach_due_ns = False, now_ns
+
+    def came_up(self, now_ns: int) -> None:
+        """The handshake succeeded; the coordinator does not know yet whose connection this is."""
+        self._up, self.attached, self._attach_due_ns = True, False, now_ns
+        self.connection += 1
+        self._cause = "connected, but the coordinator does not answer"
+
+    def went_down(self, cause: str) -> None:
+        """The link was lost, or could not be made."""
+        self._up, self.attached, self._cause = False, False, cause
+
+    def attach_is_due(self, now_ns: int) -> bool:
+        """Whether to say now whose connection this is; then again a second later, until it is answered."""
+        if not self._up or self.attached or self._wanted_ns is None or now_ns < self._attach_due_ns:
+            return False
+        self._attach_due_ns = now_ns + ATTACH_EVERY_NS
+        return True
+
+    def was_attached(self) -> bool:
+        """The coordinator has answered; whether that is news."""
+        is_news = not self.attached
+        self.attached = self.proved = True
+        return is_news
+
+    def unreachable(self, now_ns: int) -> str:
+        """What keeps the link from getting through, if it should have by now; else ""."""
+        overdue = self._wanted_ns is not None and now_ns - self._wanted_ns > PROVE_WITHIN_NS
+        return self._cause if overdue and not self.proved else ""
+
+
 class Link:
-    """The control link. `up` is what ZeroMQ says; `welcome` is the coordinator's answer to hello, None before it."""
+    """The control link. `up` is what ZeroMQ says; `welcome` is the coordinator's answer to hello, None before it, and
+    `coordinator` the run that it was welcome to. connection: how many there were."""
 
     def __init__(self, now_ns: int) -> None:
         self.up = False
+        self.connection = 0
         self.welcome: Welcome | None = None
         self.clock = ClockSync()
-        self._coordinator = ""
+        self.coordinator = ""
         self._heard_ns = now_ns
         self._hello_due_ns = now_ns
         self._heartbeat_due_ns = now_ns
@@ -38,6 +103,7 @@ class Link:
     def came_up(self, now_ns: int) -> None:
         """The handshake succeeded: say hello at once, whoever was there before."""
         self.up, self.welcome, self._refused_ns, self._hello_due_ns = True, None, None, now_ns
+        self.connection += 1
 
     def went_down(self) -> bool:
         """The link was lost; whether we were welcome on it."""
@@ -65,16 +131,16 @@ class Link:
 
     def welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> bool:
         """Hello was answered by the coordinator of this run; whether that is news."""
-        if self.welcome == welcome and self._coordinator == run_id:
+        if self.welcome == welcome and self.coordinator == run_id:
             return False
-        self.welcome, self._coordinator = welcome, run_id
+        self.welcome, self.coordinator = welcome, run_id
         self.clock = ClockSync()  # another coordinator may have answered, with another clock
         self._heartbeat_due_ns = now_ns
         return True
 
     def replied(self, reply: HeartbeatReply, run_id: str, now_ns: int) -> None:
         """A heartbeat came back with the stamps of this run's coordinator; a late answer of one before is no sample."""
-        if run_id == self._coordinator:
+        if run_id == self.coordinator:
             self.clock.add(clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns))
 
     def hello_is_due(self, now_ns: int) -> bool:
@@ -114,11 +180,14 @@ class Link:
         )
 
 
-def introduction(me: Identity, state: AgentState, run_id: str, outbox: Outbox) -> Hello:
-    """Who an agent is, and what it holds of a run. run_id: "" outside a run."""
+def introduction(me: Identity, connection: int, state: AgentState, run_id: str, outbox: Outbox) -> Hello:
+    """Who an agent is, and what it holds of a run. connection: how many control connections it has had. run_id: ""
+    outside a run."""
     return Hello(
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_MAX,
+        secret=me.secret,
+        connection=connection,
         name=me.name,
         host=me.host,
         pid=me.pid,

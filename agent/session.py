@@ -14,6 +14,7 @@ from agent.events import (
     LinkDown,
     LinkRefused,
     LinkUp,
+    MetricsLinkDown,
     MetricsLinkUp,
     OrderWorkers,
     Received,
@@ -25,7 +26,7 @@ from agent.events import (
     Tick,
     WorkerExited,
 )
-from agent.link import Link, introduction
+from agent.link import Link, MetricsLink, introduction
 from agent.outbox import Outbox
 from agent.share import Share
 from agent.states import TRANSITIONS, Trigger
@@ -33,6 +34,8 @@ from common.errors import FleetError, TargetError
 from common.messages import (
     AgentMessage,
     AgentState,
+    Attach,
+    Attached,
     Bye,
     Dismiss,
     Envelope,
@@ -83,6 +86,7 @@ class Session:
         self.ignored = 0
         self._share = Share()
         self._link = Link(now_ns)
+        self._metrics = MetricsLink()
         self._run_heard_ns = now_ns
         self._renewed_ns = now_ns
         self._renewed_until_ns = 0
@@ -104,7 +108,10 @@ class Session:
                 self._link.came_up(now_ns)
                 return self._hello(now_ns)
             case MetricsLinkUp():
-                self.outbox.rewind()
+                self._metrics.came_up(now_ns)
+                return self._attach(now_ns)
+            case MetricsLinkDown(cause):
+                self._metrics.went_down(cause)
                 return []
             case LinkDown():
                 text = "lost the coordinator; trying to reach it again"
@@ -125,12 +132,30 @@ class Session:
             case Tick():
                 return self._tick(event, now_ns)
 
-    # -- the link
+    @property
+    def attached(self) -> bool:
+        """Whether frames may be sent: the coordinator knows whose metrics connection this is."""
+        return self._metrics.attached
+
+    # -- the links
 
     def _hello(self, now_ns: int) -> list[Action]:
         if not self._link.hello_is_due(now_ns):
             return []
-        return self._send(introduction(self.identity, self.state, self.run_id, self.outbox))
+        return self._send(introduction(self.identity, self._link.connection, self.state, self.run_id, self.outbox))
+
+    def _attach(self, now_ns: int) -> list[Action]:
+        if not self._metrics.attach_is_due(now_ns):
+            return []
+        me = self.identity
+        attach = Attach(secret=me.secret, connection=self._metrics.connection)
+        return [Send(Envelope(run_id=self.run_id, incarnation=me.incarnation, message=attach), metrics=True)]
+
+    def _attached(self, run_id: str, now_ns: int) -> list[Action]:
+        if run_id == self._link.coordinator and self._metrics.was_attached():
+            self._frames_moved_ns = now_ns
+            self.outbox.rewind()
+        return self._maybe_ready()
 
     def _send(self, message: AgentMessage, run_id: str | None = None) -> list[Action]:
         run_id = self.run_id if run_id is None else run_id
@@ -155,6 +180,8 @@ class Session:
                     KillWorkers(),
                     Exit(FleetError.exit_code, f"the coordinator refused this agent: {message.reason}"),
                 ]
+            case Attached():
+                return self._attached(envelope.run_id, now_ns)
             case HeartbeatReply():
                 self._link.replied(message, envelope.run_id, now_ns)
                 return []
@@ -184,9 +211,10 @@ class Session:
         return []
 
     def _welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> list[Action]:
-        if not self._link.welcomed(welcome, run_id, now_ns):
-            return []
-        return [ConnectMetrics(welcome.metrics_port), Say(f"joined as {welcome.agent_id}")]
+        is_news = self._link.welcomed(welcome, run_id, now_ns)
+        self._metrics.welcomed(now_ns, is_news=is_news)
+        said = [Say(f"joined as {welcome.agent_id}")] if is_news else []
+        return [ConnectMetrics(), *self._attach(now_ns), *said]
 
     def _dismissed(self, run_id: str, now_ns: int) -> list[Action]:
         actions: list[Action] = []
@@ -217,6 +245,7 @@ class Session:
         self._kill_due_ns = None
         self._run_heard_ns = now_ns
         self._held_up_ns = 0
+        self._metrics.is_needed(now_ns)
         self._share = Share.of(message.assignment, self.identity.processes)
         said = self._share.described(self.identity.open_files_limit)
         actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments), self._renewal(now_ns)]
@@ -319,7 +348,8 @@ class Session:
             self._spoiled = (self.run_id, failed)
 
     def _maybe_ready(self) -> list[Action]:
-        return self._prepared() if self._share.all_prepared and self._moves(Trigger.READY) else []
+        ready = self._share.all_prepared and self._metrics.proved
+        return self._prepared() if ready and self._moves(Trigger.READY) else []
 
     def _progress(self, now_ns: int) -> list[Action]:
         """The coordinator is told of each step; the person at the terminal now and then."""
@@ -373,7 +403,7 @@ class Session:
         self._run_heard_ns -= tick.suspended_ns  # nobody was heard then
         self._held_up_ns = max(self._held_up_ns, now_ns - self._ticked_ns + tick.suspended_ns)
         self._ticked_ns = now_ns
-        actions = [*self._hello(now_ns), *self._overdue(now_ns), *self._renew(now_ns)]
+        actions = [*self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns), *self._renew(now_ns)]
         if not self._link.heartbeat_is_due(now_ns):
             return actions
         actions += self._send(self._link.heartbeat(tick, self.state, len(self.outbox), self._share.alive, now_ns))
@@ -390,6 +420,9 @@ class Session:
             self._kill_due_ns = None
             return self._give_up(now_ns)
         # Only the coordinator of the run that is held counts here: another one may be answering us by now.
+        if cause := self._unreachable(now_ns):
+            self._moves(Trigger.BROKEN)
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=cause))
         silent_ns = now_ns - self._run_heard_ns
         if silent_ns > self._share.lease_ns and self.state in _FENCED:
             reason = f"no word from its coordinator for {silent_ns // NS_PER_S} s"
@@ -397,10 +430,18 @@ class Session:
         if silent_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
-        if len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
-            self._frames_moved_ns = now_ns
-            self.outbox.rewind()
+        if self.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
+            self._metrics.is_doubtful(now_ns)
+            return self._attach(now_ns)
         return []
+
+    def _unreachable(self, now_ns: int) -> str:
+        """Why no frame of a run that is prepared would ever arrive; "" if one would, or nobody knows."""
+        if self.state is not AgentState.PREPARING or self._link.welcome is None:
+            return ""
+        cause = self._metrics.unreachable(now_ns)
+        there = f"its metrics connection to {self.identity.endpoint}"
+        return f"{there} does not get through ({cause}), although its control connection does" if cause else ""
 
     def _renew(self, now_ns: int) -> list[Action]:
         """Pass on what is left of the lease, whenever the coordinator has been heard since."""

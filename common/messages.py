@@ -2,7 +2,7 @@
 machines to say: `agent.session` and `coordinator.run`.
 
     agent -> coordinator (control)    coordinator -> agent (control)    agent -> coordinator (metrics)    and back
-    Hello                             Welcome | Refused, StandBy
+    Hello                             Welcome | Refused, StandBy        Attach                            Attached
     Prepared | Failed | Preparing     Prepare
                                       Start
     Heartbeat                         HeartbeatReply                    MetricsFrame                      FrameAck
@@ -10,12 +10,17 @@ machines to say: `agent.session` and `coordinator.run`.
     Final                             FinalAck
     Bye                               Dismiss
 
+Both connections of an agent go to the same port. An agent makes up a secret when it starts; its incarnation is the hash
+of the secret. The first message on each connection (`Hello`, `Attach`) carries the secret. From then on the coordinator
+accepts messages of this incarnation from that connection only, so who knows an incarnation cannot speak in its name.
+
 Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of the side that the docstring names.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
@@ -25,8 +30,17 @@ from msgspec import Meta
 from common.metrics import IntervalMetrics, Tally
 from common.plan.schema import Plan
 
-PROTOCOL_MIN = 3
-PROTOCOL_MAX = 3
+PROTOCOL_MIN = 4
+PROTOCOL_MAX = 4
+
+LONGEST_SECRET = 128
+
+
+def incarnation_of(secret: str) -> str:
+    """The incarnation of the agent process that made up this secret. It may be known to everybody: 128 bits of a hash
+    do not give the secret away."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:32]
+
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Most bytes of a message between coordinator and agent. An agent splits frames that would be larger."""
@@ -134,8 +148,26 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         return f"Assignment(pools={[share.number for share in self.pools]}, threads_total={self.threads_total})"
 
 
-class Hello(Message, frozen=True, kw_only=True):
-    """An agent introduces itself, or comes back; `run_id` and `state` say what it still holds of a run."""
+class Proof(Message, frozen=True, kw_only=True):
+    """The first message on a connection. secret: its hash is the incarnation; it is in no log, journal or `repr`.
+    connection: counts the control or the metrics connections of this agent process, so that a message which waited on
+    an older one is not taken for the newest."""
+
+    secret: Annotated[str, Meta(max_length=LONGEST_SECRET)] = ""
+    connection: Tally = 0
+
+    def proves(self, incarnation: str) -> bool:
+        """Whether its sender is the agent process of this incarnation."""
+        return incarnation_of(self.secret) == incarnation
+
+    def __repr__(self) -> str:
+        fields = (name for name in self.__struct_fields__ if name != "secret")
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in fields)})"
+
+
+class Hello(Proof, frozen=True, kw_only=True):
+    """An agent introduces itself, or comes back; `run_id` and `state` say what it still holds of a run. secret: "" from
+    agents that speak protocol 3 or less."""
 
     protocol_min: int
     protocol_max: int
@@ -151,11 +183,18 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The agent is admitted; metrics go to `metrics_port` of the same host."""
+    """The agent is admitted; it opens its metrics connection."""
 
     protocol: int
     agent_id: str
-    metrics_port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class Attach(Proof, frozen=True, kw_only=True):
+    """This is the metrics connection of the agent."""
+
+
+class Attached(Message, frozen=True, kw_only=True):
+    """The metrics connection works in both directions, and frames are accepted on it."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -317,9 +356,9 @@ class Dismiss(Message, frozen=True, kw_only=True):
     exit_code: int
 
 
-AgentMessage = Hello | Preparing | Prepared | Failed | Heartbeat | WorkerLost | Final | Bye | MetricsFrame
+AgentMessage = Hello | Attach | Preparing | Prepared | Failed | Heartbeat | WorkerLost | Final | Bye | MetricsFrame
 CoordinatorMessage = (
-    Welcome | Refused | StandBy | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
+    Welcome | Refused | Attached | StandBy | Prepare | Start | HeartbeatReply | Stop | FrameAck | FinalAck | Dismiss
 )
 
 
@@ -375,8 +414,8 @@ WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop | WorkerRenew
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message travels in. run_id: "" outside a run. incarnation: the agent process's own random name, made
-    anew at each of its starts; stale traffic is told by these two."""
+    """What every message travels in. run_id: "" outside a run. incarnation: names one agent process, see
+    `incarnation_of`; stale traffic is told by these two."""
 
     run_id: str
     incarnation: str

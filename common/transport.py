@@ -1,6 +1,7 @@
 """Sockets of the fleet, CURVE, and what their monitors tell. The only place that imports zmq.
 
-The coordinator binds two ROUTERs (`Listener`), an agent connects two DEALERs (`Dialer`): control and metrics. Nothing
+The coordinator binds one ROUTER (`Listener`), an agent connects two DEALERs to it (`Dialer`), for control and for
+metrics: a heartbeat never waits behind metrics, and a firewall needs one rule. Nothing
 blocks here except `Poller.wait`. Sending never waits either: it says whether the message was taken. A message that was
 taken can still be lost with its connection, so every sender above repeats itself until it is answered.
 """
@@ -77,6 +78,10 @@ class CurveClient:
 class LinkEvent(enum.Enum):
     """What a monitor says of a link, as far as anybody here cares."""
 
+    UNCONNECTED = "unconnected"
+    """No TCP connection could be made."""
+    CONNECTED = "connected"
+    """There is a TCP connection; the handshake follows."""
     UP = "up"
     DOWN = "down"
     REFUSED = "refused"
@@ -84,12 +89,15 @@ class LinkEvent(enum.Enum):
 
 
 _LINK_EVENTS: dict[int, LinkEvent] = {
+    zmq.EVENT_CLOSED: LinkEvent.UNCONNECTED,
+    zmq.EVENT_CONNECTED: LinkEvent.CONNECTED,
     zmq.EVENT_HANDSHAKE_SUCCEEDED: LinkEvent.UP,
     zmq.EVENT_DISCONNECTED: LinkEvent.DOWN,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: LinkEvent.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: LinkEvent.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: LinkEvent.REFUSED,
 }
+_NO_CONNECTION, _NO_ANSWER, _REFUSED = "no TCP connection", "no answer to its handshake", "its handshake is refused"
 _TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
 _MONITORED = 0
 for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
@@ -184,15 +192,13 @@ class _Link:
 
 
 class Listener(_Link):
-    """A bound ROUTER. Peers are told apart by their routing ids, which they choose: nothing is proved by one."""
+    """A bound ROUTER. It gives each connection a routing id of its own, which no peer can choose or learn."""
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
         """Raises UsageError when the endpoint is not an address, or is in use."""
         super().__init__(context, zmq.ROUTER, endpoint)
         self.refused = 0
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # An agent that reconnects keeps its routing id; the newer connection must win over the one not yet known dead.
-        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if curve is not None:
             self.socket.curve_server = 1
             self.socket.curve_secretkey = curve.keys.secret
@@ -248,10 +254,11 @@ class Dialer(_Link):
     agent waits, with another coordinator: so `link_events` sees to it.
     """
 
-    def __init__(self, context: Context, endpoint: str, routing_id: bytes, curve: CurveClient | None) -> None:
+    def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:
         """Raises UsageError when the endpoint is not an address."""
         super().__init__(context, zmq.DEALER, endpoint)
-        self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        self.missing = _NO_CONNECTION
+        """What keeps the link from being up, for people; "" while it is up."""
         # Nothing is queued for a coordinator that is not there: what is sent then would be stale when it comes.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
@@ -271,7 +278,20 @@ class Dialer(_Link):
 
     def link_events(self) -> Iterator[LinkEvent]:
         """What the monitor has seen since it was last asked. A link that ZeroMQ gave up is connected anew."""
-        yield from super().link_events()
+        for event in super().link_events():
+            match event:
+                case LinkEvent.UNCONNECTED:
+                    self.missing = _NO_CONNECTION
+                case LinkEvent.CONNECTED:
+                    self.missing = _REFUSED if self.missing == _REFUSED else _NO_ANSWER
+                case LinkEvent.REFUSED:
+                    self.missing = _REFUSED
+                case LinkEvent.UP:
+                    self.missing = ""
+                case LinkEvent.DOWN:
+                    self.missing = self.missing or _NO_CONNECTION
+            if event not in (LinkEvent.UNCONNECTED, LinkEvent.CONNECTED):
+                yield event
         if self._gave_up_ns is not None and monotonic_ns() - self._gave_up_ns > _GAVE_UP_AFTER_NS:
             self._gave_up_ns = None
             with suppress(zmq.ZMQError):  # it may have forgotten the endpoint by itself

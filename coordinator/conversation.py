@@ -14,6 +14,8 @@ import msgspec
 from common.errors import FleetError, TargetError
 from common.messages import (
     AgentState,
+    Attach,
+    Attached,
     Bye,
     CoordinatorMessage,
     Envelope,
@@ -54,9 +56,11 @@ AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
 
 @dataclass(slots=True)
 class Counters:
-    """Traffic that was set aside, for people who look for trouble."""
+    """Traffic that was set aside, for people who look for trouble. unproven: messages in the name of an agent, from a
+    connection on which it did not prove itself, or no longer speaks."""
 
     stale: int = 0
+    unproven: int = 0
     duplicates: int = 0
     gaps: int = 0
     nonsense: int = 0
@@ -87,19 +91,24 @@ class Conversation:
         self._state = state
         self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
 
-    def received(self, routing_id: bytes, envelope: Envelope, metrics: bool, now_ns: int) -> list[Action]:
+    def received(self, routing_id: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
         """What to answer to a message, and what it changes."""
         message = envelope.message
         if isinstance(message, Hello):
-            return self._hello(routing_id, envelope.incarnation, message, now_ns)
-        member = self._state.registry.find(envelope.incarnation)
+            return self._hello(routing_id, envelope, message, now_ns)
+        member = self._state.registry.speaker(routing_id, envelope)
         if member is None:
-            # It was welcomed by a coordinator before us; its hello comes when its link tells it to.
-            self._state.counters.stale += 1
+            # A stale one was welcomed by a coordinator before us; its hello comes when its link tells it to.
+            known = self._state.registry.find(envelope.incarnation) is not None
+            self._state.counters.unproven += known
+            self._state.counters.stale += not known
             return []
         if member.is_outcast:
             self._state.counters.nonsense += 1
             return []
+        if isinstance(message, Attach):
+            self._state.registry.attach(member, message, routing_id)
+            return [self.to(member, Attached(), metrics=True)]
         actions = self._heard(member, now_ns)
         if isinstance(message, Heartbeat):
             member.heartbeat(message, running=self._state.phase in UNDER_WAY)
@@ -118,7 +127,7 @@ class Conversation:
             case Failed():
                 actions += self._failed(member, message)
             case MetricsFrame():
-                actions += self._frame(member, message, routing_id if metrics else member.routing_id, now_ns)
+                actions += self._frame(member, message, now_ns)
             case WorkerLost() if self._state.phase in UNDER_WAY:
                 actions += self._worker_lost(member, message)
             case Final() if self._state.phase in UNDER_WAY:
@@ -136,8 +145,14 @@ class Conversation:
             member.end = None
         return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)]
 
-    def _hello(self, routing_id: bytes, incarnation: str, hello: Hello, now_ns: int) -> list[Action]:
+    def _hello(self, routing_id: bytes, envelope: Envelope, hello: Hello, now_ns: int) -> list[Action]:
+        incarnation = envelope.incarnation
         reason, protocol = refusal(hello), negotiated(hello)
+        known = self._state.registry.find(incarnation) is not None
+        speaks = self._state.registry.speaker(routing_id, envelope) is not None if known else hello.proves(incarnation)
+        if reason is None and not speaks:
+            self._state.counters.unproven += 1
+            return []
         if reason is None and not self._may_join(incarnation, now_ns):
             reason = f"{counted(len(self._state.registry), 'agent')} have joined this run already"
         if (known_member := self._state.registry.find(incarnation)) is not None and known_member.is_outcast:
@@ -147,15 +162,9 @@ class Conversation:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
             note = f"refused an agent from {clipped(hello.host, LONGEST_HOST)}: {clipped(reason or '')}"
             return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
-        known = self._state.registry.find(incarnation) is not None
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
         actions = self._heard(member, now_ns)
-        welcome = Welcome(
-            protocol=protocol,
-            agent_id=member.agent_id,
-            metrics_port=self._state.setup.metrics_port,
-        )
-        actions.append(self.to(member, welcome))
+        actions.append(self.to(member, Welcome(protocol=protocol, agent_id=member.agent_id)))
         if not known:
             stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE
             text = f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}"
@@ -214,7 +223,7 @@ class Conversation:
         self._state.failed = (text, code)
         return []
 
-    def _frame(self, member: Member, frame: MetricsFrame, routing_id: bytes, now_ns: int) -> list[Action]:
+    def _frame(self, member: Member, frame: MetricsFrame, now_ns: int) -> list[Action]:
         """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
         learns of an acknowledgement that was lost, and of a gap."""
         actions: list[Action] = []
@@ -229,10 +238,7 @@ class Conversation:
             self._state.counters.duplicates += 1
         else:
             self._state.counters.gaps += 1
-        ack = Envelope(
-            run_id=self._state.setup.run_id, incarnation=member.incarnation, message=FrameAck(next_seq=member.next_seq)
-        )
-        return [*actions, Send(routing_id, ack, metrics=True)]
+        return [*actions, self.to(member, FrameAck(next_seq=member.next_seq), metrics=True)]
 
     def _limits_of(self, member: Member) -> FrameLimits:
         shares = self._state.shares
@@ -323,10 +329,10 @@ class Conversation:
         member.order_sent_ns = now_ns
         return [self.to(member, order)]
 
-    def to(self, member: Member, message: CoordinatorMessage) -> Send:
-        """A message to an agent."""
+    def to(self, member: Member, message: CoordinatorMessage, *, metrics: bool = False) -> Send:
+        """A message to an agent, on its control connection or on its metrics connection."""
         envelope = Envelope(run_id=self._state.setup.run_id, incarnation=member.incarnation, message=message)
-        return Send(member.routing_id, envelope)
+        return Send(member.metrics_id if metrics else member.routing_id, envelope)
 
     def to_all(self, message: CoordinatorMessage) -> list[Action]:
         """A message to every agent, also to those that are written off: they may hear it all the same."""

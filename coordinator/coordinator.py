@@ -15,7 +15,18 @@ from dataclasses import asdict
 from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.messages import AgentState, Bye, CoordinatorMessage, Dismiss, Envelope, Heartbeat, Stop
+from common.messages import (
+    AgentState,
+    Attach,
+    Bye,
+    CoordinatorMessage,
+    Dismiss,
+    Envelope,
+    FinalAck,
+    Heartbeat,
+    MetricsFrame,
+    Stop,
+)
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
@@ -71,8 +82,7 @@ class Coordinator:
         run: Run,
         aggregate: Aggregate,
         *,
-        control: Listener,
-        metrics: Listener,
+        listener: Listener,
         signals: Signals,
         local_agents: LocalAgents,
         view: LiveView,
@@ -83,7 +93,7 @@ class Coordinator:
     ) -> None:
         """explain: the exit code and the message of an error; keeps the traceback of an unexpected one."""
         self._run, self._aggregate = run, aggregate
-        self._control, self._metrics = control, metrics
+        self._listener = listener
         self._signals, self._local_agents, self._view = signals, local_agents, view
         self._open_journal, self._read_counts, self._clean = open_journal, read_counts, clean
         self._explain = explain
@@ -103,7 +113,7 @@ class Coordinator:
         """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
         that never began; a run that began always has an end, and so a report."""
         poller = Poller()
-        for source in (self._control, self._metrics, self._signals.fileno()):
+        for source in (self._listener, self._signals.fileno()):
             poller.watch(source)
         if self._run.state.t0_ns is not None:
             self._journal = self._open_journal()  # resumed
@@ -184,12 +194,18 @@ class Coordinator:
         until_ns = monotonic_ns() + SEE_OFF_NS
         while waiting and monotonic_ns() < until_ns:
             poller.wait(TICK_S)
-            for event in self._received(self._control, metrics=False):
+            for event in self._received():
                 answer = event.envelope.message
+                member = self._run.state.registry.speaker(event.routing_id, event.envelope)
+                if member is None or isinstance(answer, Attach | MetricsFrame):
+                    continue
+                member.routing_id = event.routing_id  # one that comes back says hello on another connection
                 if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
-                    waiting.discard(event.envelope.incarnation)
-                elif event.envelope.incarnation in waiting:
-                    self._send(event.routing_id, event.envelope.incarnation, order)
+                    waiting.discard(member.incarnation)
+                elif member.incarnation in waiting:
+                    if member.final is not None:  # else it would think that its results are not safe
+                        self._send(member.routing_id, member.incarnation, FinalAck())
+                    self._send(member.routing_id, member.incarnation, order)
 
     def _events(self) -> Iterator[Event]:
         for _ in range(self._signals.take()):
@@ -197,10 +213,9 @@ class Coordinator:
             yield Interrupted()
         yield from self._counted()
         yield from self._cleaned()
-        yield from self._received(self._control, metrics=False)
-        yield from self._received(self._metrics, metrics=True)
+        yield from self._received()
         yield from self._local_agents.exited()
-        refused = self._control.count_refused() + self._metrics.count_refused()
+        refused = self._listener.count_refused()
         if refused > self._refused and not self._refused:
             self._view.note("refused a peer whose token does not fit, or that is no agent of ours", trouble=True)
         self._refused = refused
@@ -225,8 +240,8 @@ class Coordinator:
             self._cleaning = None
             yield Cleaned(record)
 
-    def _received(self, listener: Listener, *, metrics: bool) -> Iterator[FromAgent]:
-        for routing_id, data in listener.receive():
+    def _received(self) -> Iterator[FromAgent]:
+        for routing_id, data in self._listener.receive():
             try:
                 envelope = codec.decode_from_agent(data)
             except ProtocolError as error:
@@ -234,7 +249,7 @@ class Coordinator:
                 if self._malformed == 1:
                     self._view.note(f"passed over a malformed message: {error}", trouble=True)
                 continue
-            yield FromAgent(routing_id, envelope, metrics)
+            yield FromAgent(routing_id, envelope)
 
     def _handle(self, event: Event) -> None:
         for action in self._run.handle(event, monotonic_ns()):
@@ -242,8 +257,9 @@ class Coordinator:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case Send(routing_id, envelope, metrics):
-                (self._metrics if metrics else self._control).send(routing_id, codec.encode(envelope))
+            case Send(routing_id, envelope):
+                if routing_id:  # an agent known from the journal may not have come back yet
+                    self._listener.send(routing_id, codec.encode(envelope))
             case Write(record):
                 self._write(record)
             case ReadServer(when):

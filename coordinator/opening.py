@@ -30,7 +30,6 @@ class Setup:
     target: TargetFacts
     expected: int
     endpoint: str
-    metrics_port: int
     host: str = ""
     open_files_limit: int | None = None
 
@@ -139,5 +138,4 @@ def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened
         agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
         threads_total=shares.threads_total,
         endpoint=setup.endpoint,
-        metrics_port=setup.metrics_port,
     )

@@ -65,8 +65,9 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
-    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only. endpoint and metrics_port: where
-    agents reach the coordinator; one that resumes this run listens there again."""
+    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only. endpoint: where agents reach the
+    coordinator; one that resumes this run listens there again. metrics_port: only in journals of releases that used a
+    second port for metrics."""
 
     format: int = JOURNAL_FORMAT
     run_id: str

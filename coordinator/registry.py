@@ -1,6 +1,8 @@
 """Who is in the fleet, and when each was last heard. Pure.
 
-An agent is known by its incarnation, which its process made up when it started: a routing id or a name proves nothing.
+An agent is known by its incarnation, the hash of a secret that its process made up when it started. Who knows only the
+incarnation, which is in journals, proves nothing: a connection is the agent's once the secret was sent on it
+(`Registry.speaker`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,21 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from common.messages import AgentState, Final, Heartbeat, Hello, PoolShare, Preloaded, Prepared, Preparing, Step
+from common.messages import (
+    AgentState,
+    Attach,
+    Envelope,
+    Final,
+    Heartbeat,
+    Hello,
+    MetricsFrame,
+    PoolShare,
+    Preloaded,
+    Prepared,
+    Preparing,
+    Proof,
+    Step,
+)
 from common.units import NS_PER_S, printable
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 from coordinator.shares import AgentCapacity
@@ -39,11 +55,13 @@ class Standing:
 class Member:
     """One agent incarnation. A member takes part once a run has dealt it a share.
 
-    next_seq: of the frame wanted next. end: how its part of the run ended, None while it goes on. released: it was told
-    that its results are safe. gone: its part is over for good, and why. is_outcast: it sent what no agent of the run
-    can, so that nothing counts that it says. dealt: its pools, as the journal of a run that is resumed has them.
-    workers_lost: numbers of its worker processes that died. steps: how far its preparation is; stirred_ns:
-    when that last changed. preloaded: what it wrote before the start.
+    routing_id, metrics_id: of the newest connections on which the agent proved itself, for control and for metrics; b""
+    for none. connection, metrics_connection: what the agent counts them as. next_seq: of the frame wanted next. end:
+    how its part of the run ended, None while it goes on. released: it was told that its results are safe. gone: its
+    part is over for good, and why. is_outcast: it sent what no agent of the run can, so that nothing counts that it
+    says. dealt: its pools, as the journal of a run that is resumed has them. workers_lost: numbers of its worker
+    processes that died. steps: how far its preparation is; stirred_ns: when that last changed. preloaded: what it wrote
+    before the start.
     """
 
     agent_id: str
@@ -53,6 +71,9 @@ class Member:
     pid: int
     processes: int
     heard_ns: int
+    connection: int = 0
+    metrics_id: bytes = b""
+    metrics_connection: int = 0
     state: AgentState = AgentState.IDLE
     takes_part: bool = False
     prepared: bool = False
@@ -160,8 +181,19 @@ class Registry:
         """The member of this incarnation."""
         return self._members.get(incarnation)
 
+    def speaker(self, routing_id: bytes, envelope: Envelope) -> Member | None:
+        """The member that has said this; None unless the connection, or the secret in the message, proves it."""
+        member, message = self.find(envelope.incarnation), envelope.message
+        if member is None:
+            return None
+        if isinstance(message, Proof):
+            newest = member.metrics_connection if isinstance(message, Attach) else member.connection
+            return member if message.proves(member.incarnation) and message.connection >= newest else None
+        proven = member.metrics_id if isinstance(message, MetricsFrame) else member.routing_id
+        return member if routing_id == proven else None
+
     def admit(self, hello: Hello, incarnation: str, routing_id: bytes, now_ns: int) -> Member:
-        """Take an agent in, or take one back that comes again on another link."""
+        """Take an agent in, or take one back that comes again on another connection."""
         member = self._members.get(incarnation)
         if member is None:
             name = clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
@@ -177,8 +209,13 @@ class Registry:
                 heard_ns=now_ns,
             )
             self._members[incarnation] = member
-        member.routing_id, member.heard_ns, member.state = routing_id, now_ns, hello.state
+        member.routing_id, member.connection = routing_id, hello.connection
+        member.heard_ns, member.state = now_ns, hello.state
         return member
+
+    def attach(self, member: Member, attach: Attach, routing_id: bytes) -> None:
+        """From now on the member's frames come on this connection."""
+        member.metrics_id, member.metrics_connection = routing_id, attach.connection
 
     def readmit(self, standing: Standing, now_ns: int) -> Member:
         """A member of a run that is resumed: known from its journal, not heard yet."""
@@ -186,7 +223,7 @@ class Registry:
         member = Member(
             agent_id=facts.agent_id,
             incarnation=facts.incarnation,
-            routing_id=facts.incarnation.encode(),
+            routing_id=b"",
             host=facts.host,
             pid=0,
             processes=facts.processes,

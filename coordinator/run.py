@@ -96,8 +96,8 @@ class Run:
         if self.state.phase is Phase.CLOSED:
             return []
         match event:
-            case FromAgent(routing_id, envelope, metrics):
-                actions = self._talk.received(routing_id, envelope, metrics, now_ns)
+            case FromAgent(routing_id, envelope):
+                actions = self._talk.received(routing_id, envelope, now_ns)
             case LocalAgentExited():
                 actions = self._local_agent_exited(event)
             case Counted(record):

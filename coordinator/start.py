@@ -25,7 +25,7 @@ from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
 from common.token import coordinator_credentials
-from common.transport import Context, CurveServer, Listener, parse_tcp_endpoint
+from common.transport import Context, Listener, parse_tcp_endpoint
 from common.units import counted
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning, delete_written
@@ -53,7 +53,6 @@ from coordinator.steps import End
 from coordinator.verdict import Level
 
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
-_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
         stack.enter_context(place)
         _confirm_flush(plan, options)
         plan = _with_agents(plan, resuming=place.resumed)
-        endpoints = _endpoints(plan, options, place.aggregate)
+        endpoint = _endpoint(plan, options, place.aggregate)
         if plan.target.embedded is not None and not place.resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
             plan = _aimed_at(plan, server.url)
@@ -128,7 +127,7 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
         # it for ever.
         with caught_signals() as signals:
             try:
-                end = _serve(plan, options, place, facts, people, endpoints, signals)
+                end = _serve(plan, options, place, facts, people, endpoint, signals)
             except Exception as error:
                 if place.aggregate.started is None:
                     place.discard()
@@ -190,7 +189,7 @@ def _serve(
     place: Place,
     facts: TargetFacts,
     people: Console,
-    endpoints: tuple[str, str],
+    endpoint: str,
     signals: Signals,
 ) -> End:
     credentials = None
@@ -200,7 +199,7 @@ def _serve(
     local = plan.fleet.local_agents
     with ExitStack() as stack:
         context = stack.enter_context(Context(curve))
-        control, metrics = _listen(stack, context, *endpoints, curve)
+        listener = stack.enter_context(Listener(context, endpoint, curve))
         view = stack.enter_context(open_live(people, options.quiet))
         setup = Setup(
             plan=plan,
@@ -208,20 +207,19 @@ def _serve(
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             target=facts,
             expected=local + plan.fleet.expect_agents,
-            endpoint=control.endpoint,
-            metrics_port=metrics.port,
+            endpoint=listener.endpoint,
             host=this_host(),
             open_files_limit=open_files_limit(),
         )
         view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
-        view.note(f"listening on {control.endpoint}" + (" without encryption" if curve is None else ""))
+        view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
         if stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
         if not place.resumed:
             agents.start(
                 local,
-                _reachable(control.endpoint),
+                _reachable(listener.endpoint),
                 processes=plan.fleet.processes_per_local_agent,
                 token=None if credentials is None else credentials.token,
                 wait_s=float(plan.fleet.wait_s),
@@ -231,8 +229,7 @@ def _serve(
         coordinator = Coordinator(
             _run(setup, place),
             place.aggregate,
-            control=control,
-            metrics=metrics,
+            listener=listener,
             signals=signals,
             local_agents=agents,
             view=view,
@@ -258,30 +255,17 @@ def _aimed_at(plan: Plan, url: str) -> Plan:
     return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
 
 
-def _endpoints(plan: Plan, options: StartOptions, aggregate: Aggregate) -> tuple[str, str]:
-    """(control, metrics): metrics one port above control, so that a firewall can be told; both free ones for a run
-    that nobody joins from elsewhere; both as before for a run that is resumed. Raises UsageError."""
+def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
+    """Where to listen: on a free port for a run that nobody joins from elsewhere, as before for a run that is resumed.
+    Raises UsageError."""
     if aggregate.opened is not None and options.bind is None:
-        host, _ = parse_tcp_endpoint(aggregate.opened.endpoint)
-        return aggregate.opened.endpoint, f"tcp://{host}:{aggregate.opened.metrics_port}"
+        return aggregate.opened.endpoint
     bind = options.bind or (DEFAULT_BIND if plan.fleet.expect_agents else LOCAL_ONLY_BIND)
     try:
         host, port = parse_tcp_endpoint(bind)
     except UsageError as error:
         raise UsageError(f"--bind: {error}") from error
-    if port == _LAST_PORT:
-        raise UsageError(f"--bind {bind}: expected a port below {_LAST_PORT}, because metrics use the one after it")
-    return (f"tcp://{host}:{port or '*'}", f"tcp://{host}:{port + 1 if port else '*'}")
-
-
-def _listen(
-    stack: ExitStack, context: Context, endpoint: str, metrics_endpoint: str, curve: CurveServer | None
-) -> tuple[Listener, Listener]:
-    control = stack.enter_context(Listener(context, endpoint, curve))
-    try:
-        return control, stack.enter_context(Listener(context, metrics_endpoint, curve))
-    except UsageError as error:
-        raise UsageError(f"{error} (this is for metrics, which use the port after that of --bind)") from error
+    return f"tcp://{host}:{port or '*'}"
 
 
 def _reachable(endpoint: str) -> str:

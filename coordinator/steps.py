@@ -10,11 +10,10 @@ from coordinator.records import AnyRecord, CleanedUp, Outcome, ServerCounted, Wh
 
 @dataclass(frozen=True, slots=True)
 class FromAgent:
-    """A message of an agent. metrics: it came on the metrics socket, and that is where its answer goes."""
+    """A message of an agent. routing_id: of the connection on which it came."""
 
     routing_id: bytes
     envelope: Envelope
-    metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +55,10 @@ Event = FromAgent | LocalAgentExited | Counted | Cleaned | Interrupted | Tick
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send to a peer, on the control socket or on the metrics socket."""
+    """Send on the connection of this routing id."""
 
     routing_id: bytes
     envelope: Envelope
-    metrics: bool = False
 
 
 @dataclass(frozen=True, slots=True)

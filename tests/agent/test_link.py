@@ -51,9 +51,9 @@ def test_the_welcome_of_another_coordinator_is_news_and_its_clock_is_another() -
     assert link.clock.best is None
 
 
-def test_the_welcome_of_the_same_run_on_another_port_is_news() -> None:
+def test_a_welcome_under_another_name_is_news() -> None:
     link = joined()
-    assert link.welcomed(Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=7777), RUN_ID, NOW_NS)
+    assert link.welcomed(Welcome(protocol=PROTOCOL_MAX, agent_id="web1-2"), RUN_ID, NOW_NS)
 
 
 def test_an_answer_of_another_coordinator_is_no_clock_sample() -> None:

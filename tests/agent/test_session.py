@@ -8,11 +8,13 @@ import pytest
 from agent.events import (
     Action,
     ConnectMetrics,
+    Event,
     Exit,
     KillWorkers,
     LinkDown,
     LinkRefused,
     LinkUp,
+    MetricsLinkDown,
     MetricsLinkUp,
     OrderWorkers,
     RenewLease,
@@ -22,11 +24,14 @@ from agent.events import (
     Tick,
     WorkerExited,
 )
+from agent.link import PROVE_WITHIN_NS
 from agent.outbox import CAPACITY, WINDOW
 from agent.session import GOODBYE_NS, HOLD_LEASES, OVERTIME_NS
 from agent.states import TRANSITIONS, Trigger
 from common.messages import (
     AgentState,
+    Attach,
+    Attached,
     Bye,
     Dismiss,
     Failed,
@@ -174,7 +179,7 @@ def test_an_agent_says_hello_when_its_link_comes_up_and_once_a_second_until_it_i
     bench = AgentBench()
     assert said(bench.do(LinkUp()), Hello)
     assert len(said(bench.passes(3.0), Hello)) in (2, 3)
-    assert of_kind(bench.hears(welcome()), ConnectMetrics) == [ConnectMetrics(5556)]
+    assert of_kind(bench.hears(welcome()), ConnectMetrics) == [ConnectMetrics()]
     assert not said(bench.passes(1.0, hearing=RUN_ID), Hello)
 
 
@@ -186,7 +191,7 @@ def test_an_agent_without_a_link_says_nothing() -> None:
 def test_a_second_welcome_is_no_news() -> None:
     bench = AgentBench()
     bench.welcomed()
-    assert bench.hears(welcome()) == []
+    assert of_kind(bench.hears(welcome()), Say) == []
 
 
 def test_an_agent_that_is_answered_no_more_says_hello_again_although_its_link_is_up() -> None:
@@ -462,6 +467,7 @@ def test_a_late_answer_of_the_coordinator_before_does_not_set_the_clock() -> Non
     bench.do(LinkDown())
     bench.do(LinkUp())
     bench.hears(welcome(), RUN_ID)
+    bench.hears(Attached(), RUN_ID)
     wrong_ns = bench.now_ns + HOUR_NS
     bench.hears(HeartbeatReply(sent_ns=bench.now_ns, received_ns=wrong_ns, replied_ns=wrong_ns), OTHER_RUN_ID)
     bench.passes(0.1, hearing=RUN_ID)
@@ -531,10 +537,26 @@ def test_frames_that_are_not_acknowledged_are_sent_again_as_they_were() -> None:
         bench.worker(number, worker_metrics(1, 5, 6))
     sent = bench.pump()
     assert bench.pump() == []
-    bench.passes(1.9, hearing=RUN_ID)
+    assert not said(bench.passes(1.9, hearing=RUN_ID), Attach)
     assert bench.pump() == []
-    bench.passes(0.3, hearing=RUN_ID)
+    assert said(bench.passes(0.3, hearing=RUN_ID), Attach)
+    assert bench.pump() == []
+    bench.hears(Attached())
     assert bench.pump() == sent
+
+
+def test_a_coordinator_that_answers_nothing_for_long_is_sent_no_frame_twice() -> None:
+    bench = AgentBench()
+    bench.running()
+    for number in range(2):
+        bench.worker(number, worker_metrics(1, 5, 6))
+    sent = bench.pump()
+    for _ in range(10):
+        bench.passes(2.0)
+        assert bench.pump() == []
+    bench.hears(FrameAck(next_seq=1))
+    bench.hears(Attached())
+    assert bench.pump() == sent[1:]
 
 
 def test_a_new_frame_is_not_sent_twice_because_there_was_none_for_a_while() -> None:
@@ -550,7 +572,10 @@ def test_a_new_frame_is_not_sent_twice_because_there_was_none_for_a_while() -> N
 
 def test_frames_are_sent_again_on_a_new_metrics_link() -> None:
     bench = bench_in(AgentState.DONE)
-    assert bench.do(MetricsLinkUp()) == []
+    bench.do(MetricsLinkDown("reset"))
+    assert said(bench.do(MetricsLinkUp()), Attach)
+    assert bench.pump() == []
+    bench.hears(Attached())
     assert [frame.seq for frame in bench.pump()] == [0]
 
 
@@ -937,3 +962,66 @@ def test_no_order_reaches_workers_but_start_and_stop() -> None:
     bench = AgentBench()
     assert orders(bench.prepared()) == []
     assert of_kind(bench.hears(Start(t0_ns=bench.now_ns)), OrderWorkers)
+
+
+# -- the metrics link
+
+
+def test_an_agent_is_prepared_once_its_metrics_connection_has_been_answered() -> None:
+    bench = AgentBench()
+    bench.welcomed(attached=False)
+    bench.hears(PREPARE)
+    assert [said(bench.worker(number, ready()), Prepared) for number in range(2)] == [[], []]
+    assert said(bench.do(MetricsLinkUp()), Attach) == [Attach(secret=bench.identity.secret, connection=1)]
+    assert bench.state is AgentState.PREPARING
+    assert said(bench.hears(Attached()), Prepared)
+    assert bench.state is AgentState.PREPARED
+
+
+@pytest.mark.parametrize(
+    ("event", "cause"),
+    [
+        (MetricsLinkDown("its handshake is refused"), "its handshake is refused"),
+        (MetricsLinkUp(), "connected, but the coordinator does not answer"),
+        (Tick(), "no TCP connection"),
+    ],
+)
+def test_an_agent_whose_metrics_connection_does_not_get_through_fails_before_the_start(
+    event: Event, cause: str
+) -> None:
+    bench = AgentBench()
+    bench.welcomed(attached=False)
+    bench.hears(PREPARE)
+    bench.do(event)
+    actions = bench.passes(PROVE_WITHIN_NS / NS_PER_S + 1, hearing=RUN_ID)
+    [failed] = said(actions, Failed)
+    assert failed.reason == (
+        f"its metrics connection to tcp://127.0.0.1:5555 does not get through ({cause}), "
+        "although its control connection does"
+    )
+    assert bench.state is AgentState.IDLE
+
+
+def test_a_metrics_connection_that_got_through_once_may_be_lost_while_keys_are_preloaded() -> None:
+    bench = AgentBench()
+    bench.welcomed()
+    bench.hears(PREPARE)
+    bench.do(MetricsLinkDown("no TCP connection"))
+    assert not said(bench.passes(60.0, hearing=RUN_ID), Failed)
+    assert [said(bench.worker(number, ready()), Prepared) != [] for number in range(2)] == [False, True]
+
+
+def test_an_agent_that_both_links_fail_waits_for_the_coordinator() -> None:
+    bench = AgentBench()
+    bench.welcomed(attached=False)
+    bench.hears(PREPARE)
+    bench.do(LinkDown())
+    assert not said(bench.passes(PROVE_WITHIN_NS / NS_PER_S + 1), Failed)
+
+
+def test_an_attached_of_the_coordinator_before_proves_nothing() -> None:
+    bench = AgentBench()
+    bench.welcomed(attached=False)
+    bench.do(MetricsLinkUp())
+    bench.hears(Attached(), OTHER_RUN_ID)
+    assert not bench.session.attached

@@ -247,8 +247,7 @@ def test_what_no_agent_of_ours_would_say_is_refused(message: Any, fields: dict[s
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        (welcome(), {"metrics_port": 0}),
-        (welcome(), {"metrics_port": 65536}),
+        (welcome(), {"protocol": "4"}),
         (FrameAck(next_seq=1), {"next_seq": -1}),
         (Stop(drain=True, reason=""), {"drain": 1}),
         (Start(t0_ns=1), {"t0_ns": 1.5}),

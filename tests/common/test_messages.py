@@ -6,10 +6,25 @@ import msgspec
 import pytest
 
 from common import messages
-from common.messages import AgentMessage, Assignment, CoordinatorMessage, Message, PoolShare, WorkerMessage, WorkerOrder
-from tests.support.protocol import fleet_plan
+from common.messages import (
+    AgentMessage,
+    Assignment,
+    Attach,
+    CoordinatorMessage,
+    Message,
+    PoolShare,
+    Proof,
+    WorkerMessage,
+    WorkerOrder,
+    incarnation_of,
+)
+from tests.support.protocol import (
+    fleet_plan,
+    hello,
+)
 
-KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
+ALL = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
+KINDS = [kind for kind in ALL if kind is not Proof]
 
 
 def test_every_message_is_somebodys_to_send() -> None:
@@ -36,6 +51,14 @@ def test_every_message_is_frozen_tagged_with_its_name_and_takes_no_field_that_it
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_message_says_what_it_is(kind: type) -> None:
     assert kind.__doc__
+
+
+@pytest.mark.parametrize("message", [hello(secret="hunter2"), Attach(secret="hunter2")])
+def test_what_proves_an_incarnation_shows_no_secret(message: Proof) -> None:
+    assert "hunter2" not in repr(message)
+    assert message.proves(incarnation_of("hunter2"))
+    assert not message.proves(incarnation_of("hunter3"))
+    assert not message.proves("hunter2")
 
 
 def test_an_assignment_shows_no_secret() -> None:

@@ -51,11 +51,21 @@ class Bench:
         self.listener = stack.enter_context(Listener(self._there, endpoint or ANYWHERE, curve))
         self._poller.watch(self.listener)
         self.events: dict[Dialer, list[LinkEvent]] = {}
-        self.heard: list[tuple[bytes, bytes]] = []
+        self.received: list[tuple[bytes, bytes]] = []
         self.answers: dict[Dialer, list[bytes]] = {}
 
-    def dial(self, curve: CurveClient | None, name: bytes = b"a", endpoint: str = "") -> Dialer:
-        dialer = self._stack.enter_context(Dialer(self._here, endpoint or self.listener.endpoint, name, curve))
+    @property
+    def heard(self) -> list[bytes]:
+        """What the listener received, from whomever."""
+        return [data for _, data in self.received]
+
+    def answer(self, said: bytes, data: bytes) -> bool:
+        """Answer whoever said this; whether the listener took it."""
+        routing_id = next(routing_id for routing_id, heard in self.received if heard == said)
+        return self.listener.send(routing_id, data)
+
+    def dial(self, curve: CurveClient | None, endpoint: str = "") -> Dialer:
+        dialer = self._stack.enter_context(Dialer(self._here, endpoint or self.listener.endpoint, curve))
         self._poller.watch(dialer)
         self.events[dialer], self.answers[dialer] = [], []
         return dialer
@@ -77,7 +87,7 @@ class Bench:
 
     def read(self) -> None:
         self._poller.wait(0.05)
-        self.heard += self.listener.receive()
+        self.received += self.listener.receive()
         for dialer, events in self.events.items():
             events += dialer.link_events()
             self.answers[dialer] += dialer.receive()
@@ -113,11 +123,11 @@ def insecure(stack: ExitStack) -> Bench:
 
 
 def test_an_agent_with_the_token_is_heard_and_answered(bench: Bench) -> None:
-    dialer = bench.dial(CLIENT, b"agent-1")
+    dialer = bench.dial(CLIENT)
     bench.until_up(dialer)
     assert dialer.send(b"hello")
-    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
-    assert bench.listener.send(b"agent-1", b"welcome")
+    assert bench.until(lambda: bench.heard) == [b"hello"]
+    assert bench.answer(b"hello", b"welcome")
     assert bench.until(lambda: bench.answers[dialer]) == [b"welcome"]
     assert bench.listener.count_refused() == 0
 
@@ -129,16 +139,16 @@ def test_an_agent_is_heard_over_ipv6(stack: ExitStack, endpoint: str) -> None:
     except OSError:
         pytest.skip("this machine has no IPv6")
     bench = Bench(stack, SERVER, endpoint)
-    dialer = bench.dial(CLIENT, b"agent-1", f"tcp://[::1]:{bench.listener.port}")
+    dialer = bench.dial(CLIENT, f"tcp://[::1]:{bench.listener.port}")
     assert dialer.send(b"hello") or bench.until(lambda: dialer.send(b"hello"))
-    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
+    assert bench.until(lambda: bench.heard) == [b"hello"]
 
 
 def test_both_sides_can_do_without_keys(insecure: Bench) -> None:
     dialer = insecure.dial(None)
     insecure.until_up(dialer)
     dialer.send(b"hello")
-    assert insecure.until(lambda: insecure.heard) == [(b"a", b"hello")]
+    assert insecure.until(lambda: insecure.heard) == [b"hello"]
 
 
 @pytest.mark.parametrize("curve", REFUSED)
@@ -159,12 +169,12 @@ def test_an_agent_with_keys_does_not_talk_to_a_coordinator_without(insecure: Ben
 
 
 def test_one_that_is_refused_does_not_keep_others_out(bench: Bench) -> None:
-    bench.dial(CurveClient(new_key_pair(), COORDINATOR.public), b"stranger")
+    bench.dial(CurveClient(new_key_pair(), COORDINATOR.public))
     bench.until(lambda: bench.listener.count_refused() > 0)
-    dialer = bench.dial(CLIENT, b"agent-1")
+    dialer = bench.dial(CLIENT)
     bench.until_up(dialer)
     dialer.send(b"hello")
-    assert bench.until(lambda: bench.heard) == [(b"agent-1", b"hello")]
+    assert bench.until(lambda: bench.heard) == [b"hello"]
 
 
 def test_an_agent_that_is_refused_goes_on_trying_and_is_told_each_time(bench: Bench) -> None:
@@ -183,7 +193,7 @@ def test_an_agent_joins_a_coordinator_whose_token_fits_at_last(bench: Bench) -> 
 def test_nothing_is_queued_for_a_coordinator_that_is_not_there(insecure: Bench) -> None:
     endpoint = insecure.listener.endpoint
     insecure.listener.close()
-    with Context() as context, Dialer(context, endpoint, b"a", None) as dialer:
+    with Context() as context, Dialer(context, endpoint, None) as dialer:
         assert not dialer.send(b"stale")
 
 
@@ -194,32 +204,29 @@ def test_a_lost_link_is_noticed_and_made_again(insecure: Bench) -> None:
     insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
     insecure.until(lambda: insecure.events[dialer].count(LinkEvent.UP) == 2)
     insecure.until(lambda: dialer.send(b"again"))
-    assert insecure.until(lambda: insecure.heard) == [(b"a", b"again")]
+    assert insecure.until(lambda: insecure.heard) == [b"again"]
 
 
-def test_the_newer_connection_of_an_agent_takes_its_place(insecure: Bench) -> None:
-    before, after = insecure.dial(None, b"same"), insecure.dial(None, b"same")
-    insecure.until_up(before)
-    insecure.until_up(after)
-    after.send(b"here")
-    insecure.until(lambda: insecure.heard)
-    winner = insecure.dial(None, b"same")
-    insecure.until_up(winner)
-    winner.send(b"here now")
-    insecure.until(lambda: (b"same", b"here now") in insecure.heard)
-    assert insecure.listener.send(b"same", b"for the newest")
-    insecure.until(lambda: insecure.answers[winner] == [b"for the newest"])
-    assert insecure.answers[before] == insecure.answers[after] == []
+def test_each_connection_has_a_routing_id_of_its_own(insecure: Bench) -> None:
+    first, second = insecure.dial(None), insecure.dial(None)
+    for dialer, said in ((first, b"one"), (second, b"two")):
+        insecure.until_up(dialer)
+        dialer.send(said)
+    insecure.until(lambda: len(insecure.heard) == 2)
+    assert len({routing_id for routing_id, _ in insecure.received}) == 2
+    assert insecure.answer(b"two", b"for the second")
+    assert insecure.until(lambda: insecure.answers[second]) == [b"for the second"]
+    assert not insecure.answers[first]
 
 
 def test_a_message_for_an_agent_that_is_not_there_is_not_taken(insecure: Bench) -> None:
     assert not insecure.listener.send(b"nobody", b"hello")
-    dialer = insecure.dial(None, b"a")
+    dialer = insecure.dial(None)
     insecure.until_up(dialer)
     dialer.send(b"hello")
     insecure.until(lambda: insecure.heard)
     insecure.hang_up(dialer)
-    insecure.until(lambda: not insecure.listener.send(b"a", b"are you there?"))
+    insecure.until(lambda: not insecure.answer(b"hello", b"are you there?"))
 
 
 def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) -> None:
@@ -228,10 +235,10 @@ def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) 
     dialer.send(bytes(MAX_MESSAGE_BYTES + 1))
     insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
     assert insecure.heard == []
-    other = insecure.dial(None, b"b")
+    other = insecure.dial(None)
     insecure.until_up(other)
     other.send(b"small")
-    insecure.until(lambda: (b"b", b"small") in insecure.heard)
+    insecure.until(lambda: b"small" in insecure.heard)
 
 
 def test_messages_in_several_parts_are_passed_over(insecure: Bench) -> None:
@@ -239,7 +246,7 @@ def test_messages_in_several_parts_are_passed_over(insecure: Bench) -> None:
     insecure.until_up(dialer)
     dialer.socket.send_multipart([b"one", b"two"])
     dialer.send(b"whole")
-    assert insecure.until(lambda: insecure.heard) == [(b"a", b"whole")]
+    assert insecure.until(lambda: insecure.heard) == [b"whole"]
 
 
 def test_one_loud_peer_is_not_read_for_ever(insecure: Bench) -> None:
@@ -272,7 +279,7 @@ def test_an_address_that_cannot_be_listened_on_is_said_in_one_line(endpoint: str
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "udp://127.0.0.1:5"])
 def test_an_address_that_cannot_be_connected_to_is_said_in_one_line(endpoint: str) -> None:
     with Context() as context, pytest.raises(UsageError, match="expected an address") as raised:
-        Dialer(context, endpoint, b"a", None)
+        Dialer(context, endpoint, None)
     assert str(raised.value).isprintable()
 
 
@@ -286,8 +293,8 @@ def test_a_port_where_somebody_else_listens_never_comes_up(
     bench: Bench, server: str, request: pytest.FixtureRequest
 ) -> None:
     other: SocketServer = request.getfixturevalue(server)
-    dialer = bench.dial(CLIENT, b"lost", f"tcp://127.0.0.1:{other.port}")
-    fine = bench.dial(CLIENT, b"fine")
+    dialer = bench.dial(CLIENT, f"tcp://127.0.0.1:{other.port}")
+    fine = bench.dial(CLIENT)
     bench.until_up(fine)
     if server != "silent_server":
         bench.until(lambda: bench.events[dialer])
@@ -298,7 +305,7 @@ def test_a_port_where_somebody_else_listens_never_comes_up(
 def test_closing_twice_does_no_harm() -> None:
     context = Context(SERVER)
     listener = Listener(context, ANYWHERE, SERVER)
-    dialer = Dialer(context, listener.endpoint, b"a", CLIENT)
+    dialer = Dialer(context, listener.endpoint, CLIENT)
     for _ in range(2):
         dialer.close()
         listener.close()

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from common.messages import (
     PROTOCOL_MAX,
     AgentState,
+    Attach,
+    Attached,
     Bye,
     Failed,
     FailureKind,
@@ -21,14 +24,15 @@ from coordinator.frames import AHEAD_S
 from coordinator.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
 from coordinator.steps import Note, Send, Write
 from tests.support.protocol import (
-    METRICS_PORT,
     OTHER_RUN_ID,
+    RUN_ID,
     RunBench,
     acknowledged,
     final,
     heartbeat,
     hello,
     interval,
+    metrics_id,
     of_kind,
     ready,
     said,
@@ -49,11 +53,9 @@ def running() -> RunBench:
 # -- hello
 
 
-def test_hello_is_answered_with_the_name_and_the_way_for_metrics() -> None:
+def test_hello_is_answered_with_the_name() -> None:
     bench = RunBench(expected=2)
-    assert said(bench.says("a", hello("web1")), Welcome) == [
-        Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=METRICS_PORT)
-    ]
+    assert said(bench.says("a", hello("web1")), Welcome) == [Welcome(protocol=PROTOCOL_MAX, agent_id="web1")]
 
 
 def test_two_agents_of_one_name_are_told_apart() -> None:
@@ -149,6 +151,60 @@ def test_the_worst_figures_of_the_run_are_kept() -> None:
     assert (member.cpu_percent_max, member.cpu_percent_busiest, member.lag_ms_max) == (10.0, 5.0, 0.1)
 
 
+# -- who says it
+
+
+def test_a_hello_without_the_secret_of_its_incarnation_is_set_aside() -> None:
+    bench = running()
+    assert bench.says("web1", hello("web1", secret="guessed"), routing_id=b"liar") == []
+    assert bench.member("web1").routing_id == b"web1"
+    assert bench.run.state.counters.unproven == 1
+
+
+def test_who_knows_only_an_incarnation_cannot_speak_in_its_name() -> None:
+    bench = running()
+    for message in (heartbeat(AgentState.DONE), final(0), Bye(reason="gone"), Attach(secret="guessed")):
+        assert bench.says("web1", message, routing_id=b"liar") == []
+    assert bench.says("web1", MetricsFrame(seq=0, through=0, intervals=()), routing_id=b"liar") == []
+    assert bench.run.state.counters.unproven == 5
+    assert acknowledged(bench.says("web1", final(0)))
+
+
+def test_a_frame_counts_on_the_metrics_connection_only_and_all_else_on_the_control_connection_only() -> None:
+    bench = running()
+    assert bench.says("web1", MetricsFrame(seq=0, through=0, intervals=()), routing_id=b"web1") == []
+    assert bench.says("web1", final(0), routing_id=metrics_id("web1")) == []
+    assert bench.run.state.counters.unproven == 2
+
+
+def test_an_agent_on_its_new_connections_is_not_heard_on_its_old_ones() -> None:
+    bench = running()
+    bench.says("web1", hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), routing_id=b"new")
+    [attached] = of_kind(bench.says("web1", Attach(), routing_id=b"new/metrics"), Send)
+    assert (attached.routing_id, attached.envelope.message) == (b"new/metrics", Attached())
+    frame = MetricsFrame(seq=0, through=0, intervals=())
+    assert bench.says("web1", heartbeat(AgentState.RUNNING)) == bench.says("web1", frame) == []
+    assert said(bench.says("web1", heartbeat(AgentState.RUNNING), routing_id=b"new"), HeartbeatReply)
+    assert said(bench.says("web1", frame, routing_id=b"new/metrics"), FrameAck) == [FrameAck(next_seq=1)]
+
+
+def test_what_waited_on_an_older_connection_is_not_taken_for_the_newest() -> None:
+    bench = running()
+    back = hello("web1", state=AgentState.RUNNING, run_id=RUN_ID, connection=2)
+    bench.says("web1", back, routing_id=b"new")
+    bench.says("web1", Attach(connection=2), routing_id=b"new/metrics")
+    assert bench.says("web1", msgspec.structs.replace(back, connection=1)) == []
+    assert bench.says("web1", Attach(connection=1)) == []
+    member = bench.member("web1")
+    assert (member.routing_id, member.metrics_id) == (b"new", b"new/metrics")
+
+
+def test_a_metrics_connection_of_an_agent_that_has_not_said_hello_is_not_attached() -> None:
+    bench = RunBench()
+    assert of_kind(bench.says("web1", Attach()), Send) == []
+    assert bench.run.state.counters.stale == 1
+
+
 # -- frames
 
 
@@ -157,7 +213,7 @@ def test_frames_are_written_down_in_order_and_acknowledged_on_the_metrics_link()
     actions = bench.frame("web1", 0)
     assert [type(record) for record in written(actions)] == [FrameAccepted]
     [send] = of_kind(actions, Send)
-    assert (send.metrics, send.envelope.message) == (True, FrameAck(next_seq=1))
+    assert (send.routing_id, send.envelope.message) == (metrics_id("web1"), FrameAck(next_seq=1))
     assert isinstance(actions[0], Write)  # before it is acknowledged
 
 

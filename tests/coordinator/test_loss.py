@@ -24,9 +24,9 @@ def plan_of(on_agent_loss: OnAgentLoss = OnAgentLoss.CONTINUE, **fleet: float) -
 
 
 def prepared_by(actions: list[Action]) -> set[str]:
-    """Incarnations that got a share."""
+    """Agents that got a share, by the routing ids of their control connections."""
     return {
-        send.envelope.incarnation
+        send.routing_id.decode()
         for send in actions
         if hasattr(send, "envelope") and isinstance(send.envelope.message, Prepare)
     }

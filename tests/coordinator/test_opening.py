@@ -5,7 +5,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from common.messages import PROTOCOL_MAX, PROTOCOL_MIN, Preparing, Step
+from common.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    Preparing,
+    Step,
+)
 from common.plan.schema import Connections, Driver, Pools
 from common.redaction import REDACTED
 from common.units import NS_PER_S
@@ -55,7 +60,8 @@ def test_an_agent_like_any_other_is_not_refused() -> None:
 
 def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
     assert refusal(hello(protocol_min=7, protocol_max=8)) == (
-        "it speaks protocol 7 to 8 (version 0.1), this coordinator 3 to 3; install the same release on both"
+        f"it speaks protocol 7 to 8 (version 0.1), this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; "
+        "install the same release on both"
     )
     assert refusal(hello(processes=MOST_PROCESSES + 1)) == (
         f"it has {MOST_PROCESSES + 1:,} worker processes; expected at most {MOST_PROCESSES:,}, "

@@ -23,6 +23,7 @@ from common.messages import (
     Step,
     Stop,
     WorkerLost,
+    incarnation_of,
 )
 from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
 from common.units import NS_PER_S, Seconds
@@ -683,6 +684,7 @@ def test_a_resumed_run_decides_on_its_target_by_the_same_journal() -> None:
     assert journal.started is not None
     run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), bench.now_ns, written=journal)
     again = RunBench(run=run, written=journal)
+    again.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
     again.says("web1", final(3))
     assert ended(again.do(GONE)) == ended(bench.do(GONE))
 
@@ -905,7 +907,9 @@ def resumed(
     """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
     standings = [
         Standing(
-            AgentFacts(agent_id=f"web{n}", incarnation=f"web{n}", host="host", processes=1, pools=dealt(1)),
+            AgentFacts(
+                agent_id=f"web{n}", incarnation=incarnation_of(f"web{n}"), host="host", processes=1, pools=dealt(1)
+            ),
             next_seq=0,
             final=end,  # type: ignore[arg-type]
         )
@@ -1066,7 +1070,7 @@ def test_a_run_that_was_given_up_before_it_is_resumed_is_still_given_up() -> Non
 
 
 def test_a_resumed_run_takes_frames_up_where_its_journal_ended() -> None:
-    facts = AgentFacts(agent_id="web1", incarnation="web1", host="host", processes=1, pools=dealt(1))
+    facts = AgentFacts(agent_id="web1", incarnation=incarnation_of("web1"), host="host", processes=1, pools=dealt(1))
     run = Run.resumed(setup_for(fleet_plan()), 1, [Standing(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
     bench = RunBench(run=run)
     bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)

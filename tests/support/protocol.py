@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import msgspec
+
 from agent.events import Action as AgentAction
 from agent.events import Event as AgentEvent
-from agent.events import Exit, FromWorker, Identity, LinkUp, OrderWorkers, Received, Send, Tick
+from agent.events import Exit, FromWorker, Identity, LinkUp, MetricsLinkUp, OrderWorkers, Received, Send, Tick
 from agent.session import Session
 from common.messages import (
     PROTOCOL_MAX,
@@ -15,6 +17,8 @@ from common.messages import (
     AgentMessage,
     AgentState,
     Assignment,
+    Attach,
+    Attached,
     CoordinatorMessage,
     Envelope,
     Final,
@@ -26,11 +30,13 @@ from common.messages import (
     PoolShare,
     Prepare,
     Prepared,
+    Proof,
     Start,
     Stop,
     Welcome,
     WorkerFinal,
     WorkerMetrics,
+    incarnation_of,
 )
 from common.metrics import CommandMetrics, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Workload
@@ -46,7 +52,6 @@ T = TypeVar("T")
 
 RUN_ID = "run-1"
 OTHER_RUN_ID = "run-2"
-METRICS_PORT = 5556
 
 
 def fleet_plan(
@@ -82,7 +87,6 @@ def setup_for(plan: Plan, expected: int = 1, run_id: str = RUN_ID) -> Setup:
         target=TargetFacts(url="redis://127.0.0.1:6379", topology="standalone", server="valkey 9"),
         expected=expected,
         endpoint="tcp://127.0.0.1:5555",
-        metrics_port=METRICS_PORT,
     )
 
 
@@ -146,8 +150,9 @@ class AgentBench:
             host="host-1",
             pid=4711,
             processes=processes,
-            incarnation="incarnation-1",
+            secret="secret-1",
             version="0.1",
+            endpoint="tcp://127.0.0.1:5555",
             **identity,  # type: ignore[arg-type]
         )
         self.session = Session(self.identity, self.now_ns)
@@ -179,9 +184,11 @@ class AgentBench:
         there_ns = self.now_ns + self.offset_ns
         self.hears(HeartbeatReply(sent_ns=heartbeat.sent_ns, received_ns=there_ns, replied_ns=there_ns), run_id)
 
-    def welcomed(self, run_id: str = RUN_ID) -> list[AgentAction]:
-        """Joined, and its clock compared with the coordinator's."""
+    def welcomed(self, run_id: str = RUN_ID, *, attached: bool = True) -> list[AgentAction]:
+        """Joined, and its clock compared with the coordinator's; unless it cannot, its metrics link works too."""
         actions = [*self.do(LinkUp()), *self.hears(welcome(), run_id)]
+        if attached:
+            actions += [*self.do(MetricsLinkUp()), *self.hears(Attached(), run_id)]
         return [*actions, *self.passes(0.1, hearing=run_id)]
 
     def preparing(self, pools: int = 2, plan: Plan | None = None) -> list[AgentAction]:
@@ -217,15 +224,15 @@ class AgentBench:
 
     def pump(self) -> list[MetricsFrame]:
         """What the metrics link takes now."""
-        frames = []
-        while (frame := self.session.outbox.next_frame()) is not None:
+        frames: list[MetricsFrame] = []
+        while self.session.attached and (frame := self.session.outbox.next_frame()) is not None:
             self.session.outbox.sent(frame)
             frames.append(frame)
         return frames
 
 
 def welcome() -> Welcome:
-    return Welcome(protocol=PROTOCOL_MAX, agent_id="web1", metrics_port=METRICS_PORT)
+    return Welcome(protocol=PROTOCOL_MAX, agent_id="web1")
 
 
 def ready(connections: int = 1) -> Prepared:
@@ -272,22 +279,26 @@ class RunBench:
         return actions
 
     def member(self, name: str) -> Member:
-        member = self.run.state.registry.find(name)
+        member = self.run.state.registry.find(incarnation_of(name))
         assert member is not None
         return member
 
     def says(
         self, name: str, message: AgentMessage, *, run_id: str = RUN_ID, routing_id: bytes | None = None
     ) -> list[steps.Action]:
-        """A message of the agent whose incarnation is its name."""
-        envelope = Envelope(run_id=run_id, incarnation=name, message=message)
-        metrics = isinstance(message, MetricsFrame)
-        return self.do(steps.FromAgent(routing_id or name.encode(), envelope, metrics))
+        """A message of the agent whose secret is its name, on the connection that is its own unless told otherwise."""
+        if isinstance(message, Proof) and not message.secret:
+            message = msgspec.structs.replace(message, secret=name)
+        envelope = Envelope(run_id=run_id, incarnation=incarnation_of(name), message=message)
+        if routing_id is None:
+            routing_id = metrics_id(name) if isinstance(message, Attach | MetricsFrame) else name.encode()
+        return self.do(steps.FromAgent(routing_id, envelope))
 
     def hello(self, name: str, **fields: object) -> list[steps.Action]:
-        """An agent says hello, and its first heartbeats, as it would."""
+        """An agent says hello, and its first heartbeats, as it would, and attaches its metrics connection."""
         self.states[name] = fields.get("state", AgentState.IDLE)  # type: ignore[assignment]
-        return [*self.says(name, hello(name, **fields)), *self.beat(name)]
+        said = self.says(name, hello(name, **fields))
+        return [*said, *self.says(name, Attach()), *self.beat(name)]
 
     def beat(self, name: str, state: AgentState | None = None, run_id: str = RUN_ID) -> list[steps.Action]:
         """A heartbeat; a state that is given stays."""
@@ -329,6 +340,11 @@ class RunBench:
     def frame(self, name: str, seq: int, *, second: int | None = None, operations: int = 1) -> list[steps.Action]:
         at = seq if second is None else second
         return self.says(name, MetricsFrame(seq=seq, through=at, intervals=(interval(at, operations),)))
+
+
+def metrics_id(name: str) -> bytes:
+    """The routing id of an agent's metrics connection."""
+    return f"{name}/metrics".encode()
 
 
 def counted(when: When) -> steps.Counted:

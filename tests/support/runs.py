@@ -72,7 +72,7 @@ class Fleet:
 
     def __init__(self, commands: CommandLine) -> None:
         self.commands = commands
-        self.port = free_port_pair()
+        self.port = free_port()
         # As on a machine where a coordinator ran before: so an agent may be started first.
         coordinator_curve(self.token)
 
@@ -129,16 +129,13 @@ class Fleet:
         )
 
 
-def free_port_pair() -> int:
-    """A free port whose successor is free too: the second one is for metrics.
-
-    Below the ports that the system gives to outgoing connections, which would take one before the coordinator does.
-    """
+def free_port() -> int:
+    """A free port, below those that the system gives to outgoing connections, which would take one before the
+    coordinator does."""
     while True:
-        port = random.randrange(20_000, 32_000, 2)
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
-            first.bind((HOST, port))
-            second.bind((HOST, port + 1))
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((HOST, port))
             return port
 
 

@@ -376,14 +376,14 @@ class SimulatedCoordinator:
             self._world.close_coordinator()
 
     def _send(self, send: steps.Send) -> None:
-        name = "metrics" if send.metrics else "control"
         for agent in self._world.agents:
-            if agent.incarnation.encode() == send.routing_id and agent.alive:
-                agent.carry(name, "to", lambda agent=agent: agent.happens(events.Received(send.envelope)))  # type: ignore[misc]
+            for name in agent.wires:
+                if agent.alive and agent.routing_id(name) == send.routing_id:
+                    agent.carry(name, "to", lambda agent=agent: agent.happens(events.Received(send.envelope)))  # type: ignore[misc]
 
-    def receives(self, agent: SimulatedAgent, envelope: Envelope, *, metrics: bool) -> None:
+    def receives(self, routing_id: bytes, envelope: Envelope) -> None:
         """A message has arrived."""
-        self.happens(steps.FromAgent(agent.incarnation.encode(), envelope, metrics))
+        self.happens(steps.FromAgent(routing_id, envelope))
 
 
 class SimulatedAgent:
@@ -392,16 +392,16 @@ class SimulatedAgent:
     def __init__(self, world: World, number: int) -> None:
         self._world, self.number = world, number
         self.offset_ns = world.draw.randint(-5, 5) * HOUR_NS + 7 * HOUR_NS
-        self.incarnation = f"incarnation-{len(world.agents)}"
         identity = events.Identity(
             name=f"web{number}",
             host=f"host{number}",
             pid=number,
             processes=world.scenario.processes,
-            incarnation=self.incarnation,
+            secret=f"secret-{len(world.agents)}",
             version="0.1",
             once=world.scenario.once,
         )
+        self.incarnation = identity.incarnation
         self.session = Session(identity, self.clock_ns)
         self.alive = True
         self.exit: events.Exit | None = None
@@ -459,8 +459,8 @@ class SimulatedAgent:
 
     def _perform(self, action: events.Action) -> None:
         match action:
-            case events.Send(envelope):
-                self._send("control", envelope)
+            case events.Send(envelope, metrics):
+                self._send("metrics" if metrics else "control", envelope)
             case events.ConnectMetrics():
                 self.wires["metrics"].wanted = True
                 self.reconnect()
@@ -483,17 +483,22 @@ class SimulatedAgent:
         coordinator = self._world.coordinator
         if coordinator is None or not self.wires[name].up:
             return False
-        self.carry(name, "from", lambda: coordinator.receives(self, envelope, metrics=name == "metrics"))
+        routing_id = self.routing_id(name)
+        self.carry(name, "from", lambda: coordinator.receives(routing_id, envelope))
         return True
 
     def _pump(self) -> None:
-        while self.alive and (frame := self.session.outbox.next_frame()) is not None:
+        while self.alive and self.session.attached and (frame := self.session.outbox.next_frame()) is not None:
             envelope = Envelope(run_id=self.session.run_id, incarnation=self.incarnation, message=frame)
             if not self._send("metrics", envelope):
                 return
             self.session.outbox.sent(frame)
 
     # -- wires
+
+    def routing_id(self, name: str) -> bytes:
+        """What the coordinator knows the present connection by."""
+        return f"{self.incarnation}/{name}/{self.wires[name].connection}".encode()
 
     def carry(self, name: str, way: str, deliver: Callable[[], None]) -> None:
         """Take a message along a wire, perhaps."""
@@ -516,8 +521,7 @@ class SimulatedAgent:
         if wire.up:
             wire.up = False
             wire.connection += 1
-            if name == "control":
-                self.happens(events.LinkDown())
+            self.happens(events.LinkDown() if name == "control" else events.MetricsLinkDown("no TCP connection"))
         self.reconnect()
 
     def reconnect(self) -> None:
