@@ -269,9 +269,12 @@ class Aggregate:
         self.stages: list[StageTally] = [StageTally()]
 
     def apply(self, record: AnyRecord) -> None:
-        """Take one record. Raises ProtocolError, and changes nothing, for a frame that makes no sense."""
+        """Take one record. Raises ProtocolError, and changes nothing, for one that makes no sense here."""
+        self._check_order(record)
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
+            case RunOpened() if self.opened is not None:
+                pass  # the same once more
             case RunOpened():
                 self.opened = record
                 self.line = timeline(record.plan.load)
@@ -300,6 +303,12 @@ class Aggregate:
                 self.failed = record
             case _:
                 assert_never(record)
+
+    def _check_order(self, record: AnyRecord) -> None:
+        if self.opened is None and not isinstance(record, RunOpened):
+            raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
+        if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
+            raise ProtocolError(f"a second run begins in it, {record.run_id}; expected one run, {self.opened.run_id}")
 
     @property
     def load_stop(self) -> StopDecided | None:

@@ -4,6 +4,8 @@ A file is `MAGIC`, then frames. A frame is a header of three little-endian uint3
 CRC-32 of those eight bytes) and the payload, one record as `codec.pack` makes it. The header has a checksum of its
 own, so that a damaged length is told from a record that was cut off: a coordinator that was killed leaves the second,
 which costs its last record and nothing else; the first is damage, and the file cannot be trusted after it.
+After a power cut, file systems may leave zeros, to the end of the file, in place of what was not on the disk yet. These
+count as cut off, too.
 
 A journal is locked before it is read, and stays so until it is closed (`coordinator.lock`): what is read in between is
 all that there is. Nothing of it changes before the first `append`.
@@ -32,6 +34,9 @@ _FAMILY = MAGIC[: MAGIC.index(b"1")]
 _LENGTHS = struct.Struct("<II")
 _CHECK = struct.Struct("<I")
 _HEADER_SIZE = _LENGTHS.size + _CHECK.size
+_FEWEST_ZEROS = 64
+"""A record that is damaged elsewhere may end with some zeros, too."""
+_CHUNK = 1 << 16
 _REMEDIES = {
     errno.ENOSPC: "make room on its file system",
     errno.EDQUOT: "make room in the disk quota",
@@ -197,7 +202,7 @@ def _check_magic(path: Path, file: BinaryIO) -> int:
     magic = file.read(len(MAGIC))
     if magic == MAGIC:
         return len(MAGIC)
-    if MAGIC.startswith(magic):
+    if MAGIC.startswith(magic[: _zeros_from(file)]):
         return 0
     if magic.startswith(_FAMILY):
         raise UsageError(f"{path}: a journal of another version of this program; expected {MAGIC.decode().strip()!r}")
@@ -208,14 +213,37 @@ def _frames(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(where the frame ends, its payload) for each whole frame. Raises UsageError for damage."""
     end = _check_magic(path, file)
     size = os.fstat(file.fileno()).st_size
-    while len(header := file.read(_HEADER_SIZE)) == _HEADER_SIZE:
+    while end and len(header := file.read(_HEADER_SIZE)) == _HEADER_SIZE:
         length, checksum = _LENGTHS.unpack_from(header)
         if _CHECK.unpack_from(header, _LENGTHS.size)[0] != zlib.crc32(header[: _LENGTHS.size]):
+            if _is_zeroed(file, end, end + _HEADER_SIZE):
+                return
             raise UsageError(f"{path}: damaged at byte {end}: the header of a record does not fit its checksum")
         if end + _HEADER_SIZE + length > size:
             return
         payload = file.read(length)
         if zlib.crc32(payload) != checksum:
+            if _is_zeroed(file, end, end + _HEADER_SIZE + length):
+                return
             raise UsageError(f"{path}: damaged at byte {end}: a record does not fit its checksum")
         end += _HEADER_SIZE + length
         yield end, payload
+
+
+def _is_zeroed(file: BinaryIO, begin: int, end: int) -> bool:
+    """Whether a frame was lost in a power cut: all of it and of what follows is zeros, or it ends in many of them."""
+    zeros = _zeros_from(file)
+    return zeros <= begin or (zeros < end and os.fstat(file.fileno()).st_size - zeros >= _FEWEST_ZEROS)
+
+
+def _zeros_from(file: BinaryIO) -> int:
+    """Where the zeros begin that the file ends with."""
+    position = os.fstat(file.fileno()).st_size
+    while position > 0:
+        start = max(0, position - _CHUNK)
+        file.seek(start)
+        rest = file.read(position - start).rstrip(b"\0")
+        if rest:
+            return start + len(rest)
+        position = start
+    return 0

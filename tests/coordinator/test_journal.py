@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import UsageError
+from coordinator import journal
 from coordinator.journal import MAGIC, Journal, read_journal
 from coordinator.lock import is_locked
 from coordinator.records import AnyRecord, RunStarted
@@ -80,6 +81,51 @@ def test_a_changed_byte_is_never_taken_for_a_record(whole: bytes, scratch: Path,
     with pytest.raises(UsageError, match=r"damaged at byte|not a journal|another version"):
         found.extend(read_journal(scratch))
     assert tuple(found) == RUN[: len(found)]
+
+
+@pytest.fixture(scope="module")
+def borders(whole: bytes, scratch: Path) -> list[int]:
+    """Where the records of the whole journal end."""
+    scratch.write_bytes(whole)
+    with open(scratch, "rb") as file:
+        return [end for end, _ in journal._frames(scratch, file)]
+
+
+@given(data=st.data())
+def test_zeros_that_a_power_cut_left_cost_the_records_in_their_place_and_no_others(
+    whole: bytes, borders: list[int], scratch: Path, data: st.DataObject
+) -> None:
+    at = data.draw(st.one_of(st.sampled_from(borders), st.integers(0, len(whole))))
+    scratch.write_bytes(whole[:at] + bytes(data.draw(st.integers(0 if at in borders else 64, 10_000))))
+    kept = RUN[: sum(border <= at for border in borders)]
+    assert tuple(read_journal(scratch)) == kept
+    with Journal.reopen(scratch) as reopened:
+        reopened.append(RunStarted(t0_ns=42))
+    assert tuple(read_journal(scratch)) == (*kept, RunStarted(t0_ns=42))
+
+
+@pytest.mark.parametrize("size", [1, 10, len(MAGIC), 4096, 200_000])
+def test_a_journal_of_nothing_but_zeros_has_no_record(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(bytes(size))
+    assert list(read_journal(path)) == []
+    with Journal.reopen(path) as reopened:
+        reopened.append(RUN[0])
+    assert list(read_journal(path)) == [RUN[0]]
+
+
+def test_zeros_amid_a_journal_are_damage(whole: bytes, borders: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(whole[: borders[2]] + bytes(100) + whole[borders[2] :])
+    with pytest.raises(UsageError, match=f"damaged at byte {borders[2]}"):
+        list(read_journal(path))
+
+
+def test_two_journals_in_one_file_are_damage(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(whole + whole)
+    with pytest.raises(UsageError, match=f"damaged at byte {len(whole)}"):
+        list(read_journal(path))
 
 
 def test_a_damaged_journal_is_not_gone_on_with(whole: bytes, tmp_path: Path) -> None:

@@ -5,17 +5,30 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import UsageError
+from common.metrics import PoolMetrics
 from common.plan.schema import Driver
 from coordinator.compare.figures import build_comparison
 from coordinator.journal import Journal
-from coordinator.records import Outcome
+from coordinator.records import (
+    AnyRecord,
+    CleanedUp,
+    CoordinatorFailed,
+    Outcome,
+    RunStarted,
+    StopDecided,
+    Stopping,
+    WorkerNoted,
+)
 from coordinator.report.files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.reports import render
 from tests.support.comparisons import conducted, head
-from tests.support.records import clean_run
+from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened
 
 RUNS = ("20250101-090000-aa", "20250101-100000-bb", "20250102-090000-cc")
 
@@ -178,3 +191,51 @@ def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_n
 
 def refused(*_: object) -> int:
     raise OSError(errno.EROFS, "Read-only file system")
+
+
+RECORDS = list(clean_run(seconds=1, per_second=10))
+FOREIGN: list[AnyRecord] = [
+    msgspec.structs.replace(opened(), run_id="another"),
+    accepted("nobody", 0, interval(0, {})),
+    accepted("a1", 0, interval(0, {}, stage=5)),
+    accepted("a1", 7, interval(3, {"UNKNOWN": command(histogram(5))})),
+    accepted("a1", 0, msgspec.structs.replace(interval(0, {}), pools={"unknown": PoolMetrics()})),
+    noted("nobody", 3),
+    noted("a2", 0, lost=True),
+    WorkerNoted(agent_id="nobody", process=-1, exit_code=None),
+    RunStarted(t0_ns=-1),
+    StopDecided(what=Stopping.CLEAN_UP, reason="", exit_code=0, at_ns=0),
+    CleanedUp(deleted=0, left=None, took_ns=0),
+    CoordinatorFailed(reason=""),
+    closed(Outcome.RUNNING, -1.0),
+]
+
+
+def said_of(path: Path, format: str) -> str:
+    """Why a journal is not reported; "" for one that is."""
+    try:
+        assert render(str(path), path.parent, format, False)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=50)
+@given(
+    picked=st.lists(st.one_of(st.sampled_from(RECORDS), st.sampled_from(FOREIGN)), max_size=16), begins=st.booleans()
+)
+def test_records_in_any_order_are_reported_or_refused_in_one_line(
+    scratch: Path, picked: list[AnyRecord], begins: bool
+) -> None:
+    path = scratch / "journal"
+    path.unlink(missing_ok=True)
+    with Journal.create(path) as journal:
+        for record in (RECORDS[:1] if begins else []) + picked:
+            journal.append(record)
+    refused = [said for format in ("text", "json", "csv") if (said := said_of(path, format))]
+    assert all(said.startswith(f"{path}: ") and "\n" not in said for said in refused)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
