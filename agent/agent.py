@@ -29,6 +29,7 @@ from agent.events import (
     Say,
     Send,
     Spawn,
+    SpawnFailed,
     Terminated,
 )
 from agent.processes import Processes
@@ -37,9 +38,11 @@ from agent.usage import Usage
 from common import codec
 from common.clock import Suspension, monotonic_ns
 from common.errors import ProtocolError
-from common.messages import Envelope
+from common.messages import Assignment, Envelope
+from common.ration import Ration
 from common.signals import caught_signals
 from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller, parse_tcp_endpoint
+from common.units import counted
 
 TICK_S = 0.05
 
@@ -63,6 +66,7 @@ class Agent:
         self._usage = Usage()
         self._suspension = Suspension()
         self._exit: Exit | None = None
+        self._ration = Ration("the coordinator", monotonic_ns())
 
     def run(self) -> Exit:
         """Serve until told to leave; the exit that the session decided on."""
@@ -126,7 +130,7 @@ class Agent:
             try:
                 yield Received(codec.decode_from_coordinator(data))
             except ProtocolError as error:
-                self._say(f"passed over a message of the coordinator: {error}")
+                self._tell(f"passed over a message of the coordinator: {error}")
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, monotonic_ns()):
@@ -144,7 +148,7 @@ class Agent:
                 if self._metrics is None:
                     self._metrics = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
             case Spawn(run_id, assignments):
-                self._processes.spawn(run_id, assignments)
+                self._spawn(run_id, assignments)
             case OrderWorkers(order):
                 self._processes.order(order)
             case RenewLease(until_ns):
@@ -152,11 +156,25 @@ class Agent:
             case KillWorkers():
                 self._processes.kill()
             case Say(text):
-                self._say(text)
+                self._tell(text)
             case Exit():
                 self._exit = action
                 if action.text:
                     self._say(action.text)
+
+    def _tell(self, text: str) -> None:
+        if self._ration.take(monotonic_ns()):
+            if left_out := self._ration.summary():
+                self._say(left_out)
+            self._say(text)
+
+    def _spawn(self, run_id: str, assignments: tuple[Assignment, ...]) -> None:
+        try:
+            self._processes.spawn(run_id, assignments)
+        except OSError as error:  # no more processes, memory or files
+            self._processes.kill()
+            reason = f"cannot start {counted(len(assignments), 'worker process')}: {error.strerror or error}"
+            self._handle(SpawnFailed(reason))
 
     def _pump_frames(self) -> None:
         outbox = self._session.outbox

@@ -11,10 +11,17 @@ import click
 
 from common.cgroup import CpuGroups
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
-from common.machine import open_files_limit, raise_open_files_limit, this_host, usable_cores
+from common.machine import (
+    memory_bytes,
+    open_files_limit,
+    raise_open_files_limit,
+    this_host,
+    threads_limit,
+    usable_cores,
+)
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
-from common.units import Seconds, counted
+from common.units import Seconds, counted, printable
 
 PROGRAM = "agent"
 
@@ -92,6 +99,7 @@ def join(
     # Imported here: worker processes import this module too, and need none of it.
     from agent.agent import Agent
     from agent.events import Identity
+    from agent.misfits import Capacity
     from common.token import agent_credentials
     from common.token_text import Variables
 
@@ -108,12 +116,12 @@ def join(
         endpoint=endpoint,
         once=once,
         wait_ns=None if wait is None else wait.ns,
-        open_files_limit=open_files_limit(),
+        capacity=Capacity(threads_limit(), open_files_limit(), memory_bytes()),
     )
 
     def say(text: str) -> None:
         if not quiet:
-            click.echo(f"agent: {text}", err=True)
+            _tell(text)
 
     agent = Agent(endpoint, curve, identity, say)
     quota = CpuGroups().quota_cores
@@ -121,8 +129,13 @@ def join(
     say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}{allowed}")
     leaving = agent.run()
     if quiet and leaving.code and leaving.text:
-        click.echo(f"agent: {leaving.text}", err=True)
+        _tell(leaving.text)
     return leaving.code
+
+
+def _tell(text: str) -> None:
+    """One line, whatever a coordinator has made of it."""
+    click.echo(f"agent: {printable(text)}", err=True)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from agent.misfits import NO_LIMITS, Capacity
 from common.messages import Assignment, Envelope, WorkerMessage, WorkerOrder, incarnation_of
 
 
@@ -58,6 +59,13 @@ class WorkerExited:
 
 
 @dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The system started no worker process for an assignment, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Terminated:
     """SIGTERM or SIGINT."""
 
@@ -83,6 +91,7 @@ Event = (
     | Received
     | FromWorker
     | WorkerExited
+    | SpawnFailed
     | Terminated
     | Tick
 )
@@ -150,7 +159,7 @@ Action = Send | ConnectMetrics | Spawn | OrderWorkers | RenewLease | KillWorkers
 class Identity:
     """Who this agent is. name "": the coordinator chooses one. secret: made up by this process, proves its incarnation.
     endpoint: where it joins. once: exit after one run. wait_ns: give up when no coordinator has answered for this long;
-    None for never. open_files_limit: of a worker process, None for none."""
+    None for never. capacity: of this machine."""
 
     name: str
     host: str
@@ -161,7 +170,7 @@ class Identity:
     endpoint: str = ""
     once: bool = False
     wait_ns: int | None = None
-    open_files_limit: int | None = None
+    capacity: Capacity = NO_LIMITS
 
     @property
     def incarnation(self) -> str:

@@ -18,6 +18,10 @@ REFUSED_FOR_NS = 2 * NS_PER_S
 """Handshakes that keep failing for so long are not an accident of a coordinator that was just starting or ending."""
 REFUSED_APART_NS = 5 * NS_PER_S
 """Failed handshakes further apart than this have nothing to do with each other: ZeroMQ tries again each second."""
+MOST_OFFSET_NS = 1 << 61
+"""How far two monotonic clocks can be apart: each counts from the start of its host, so 73 years are plenty."""
+MOST_ROUND_TRIP_NS = 60 * NS_PER_S
+"""A reply that took longer says nothing of the other clock."""
 UNANSWERED_NS = 5 * NS_PER_S
 """A coordinator that answers nothing for so long may not know us any more: say hello again."""
 
@@ -140,8 +144,11 @@ class Link:
 
     def replied(self, reply: HeartbeatReply, run_id: str, now_ns: int) -> None:
         """A heartbeat came back with the stamps of this run's coordinator; a late answer of one before is no sample."""
-        if run_id == self.coordinator:
-            self.clock.add(clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns))
+        sample = clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns)
+        # Beyond that no clock of a coordinator is, and the next heartbeat could not carry the figures.
+        makes_sense = abs(sample.offset_ns) <= MOST_OFFSET_NS and sample.rtt_ns <= MOST_ROUND_TRIP_NS
+        if run_id == self.coordinator and makes_sense:
+            self.clock.add(sample)
 
     def hello_is_due(self, now_ns: int) -> bool:
         """Whether to say hello now; then the next one is due a second later."""

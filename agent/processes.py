@@ -21,7 +21,8 @@ import multiprocess
 
 from agent.events import FromWorker, WorkerExited
 from common import codec
-from common.messages import Assignment, WorkerOrder, WorkerPrepare, WorkerRenew
+from common.errors import ProtocolError
+from common.messages import Assignment, Failed, FailureKind, WorkerMessage, WorkerOrder, WorkerPrepare, WorkerRenew
 from common.program import directory_is_gone
 from common.voice import speak_freely
 
@@ -128,7 +129,12 @@ class Processes:
                 self._end(number)
                 yield WorkerExited(number, child.exitcode)
                 return
-            yield FromWorker(number, codec.decode_from_worker(data))
+            try:
+                message: WorkerMessage = codec.decode_from_worker(data)
+            except ProtocolError as error:  # a bug of ours: it costs one worker process, and not the agent
+                message = Failed(kind=FailureKind.AGENT, reason=f"it reported nonsense: {error}")
+                child.kill()
+            yield FromWorker(number, message)
 
     def _end(self, number: int) -> None:
         _reap(*self._children.pop(number))

@@ -22,11 +22,13 @@ from agent.events import (
     Say,
     Send,
     Spawn,
+    SpawnFailed,
     Terminated,
     Tick,
     WorkerExited,
 )
 from agent.link import Link, MetricsLink, introduction
+from agent.misfits import misfit, odd_start
 from agent.outbox import Outbox
 from agent.share import Share
 from agent.states import TRANSITIONS, Trigger
@@ -59,7 +61,7 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.units import NS_PER_S, counted
+from common.units import NS_PER_S, clipped, counted
 
 RESEND_AFTER_NS = 2 * NS_PER_S
 GOODBYE_NS = 10 * NS_PER_S
@@ -127,6 +129,9 @@ class Session:
                 return self._from_worker(process, message, now_ns)
             case WorkerExited(process, exit_code):
                 return self._worker_exited(process, exit_code, now_ns)
+            case SpawnFailed(reason):
+                failed = Failed(kind=FailureKind.AGENT, reason=reason)
+                return self._broken(failed) if self._moves(Trigger.BROKEN) else []
             case Terminated():
                 return self._terminated(now_ns)
             case Tick():
@@ -178,7 +183,7 @@ class Session:
             case Refused():
                 return [
                     KillWorkers(),
-                    Exit(FleetError.exit_code, f"the coordinator refused this agent: {message.reason}"),
+                    Exit(FleetError.exit_code, f"the coordinator refused this agent: {clipped(message.reason)}"),
                 ]
             case Attached():
                 return self._attached(envelope.run_id, now_ns)
@@ -198,7 +203,7 @@ class Session:
             case Start():
                 return self._start(message, now_ns)
             case Stop():
-                return self._stop(drain=message.drain, reason=message.reason, now_ns=now_ns)
+                return self._stop(drain=message.drain, reason=clipped(message.reason), now_ns=now_ns)
             case FrameAck():
                 before = self.outbox.first_unacknowledged
                 self.outbox.acknowledge(message.next_seq)
@@ -213,7 +218,7 @@ class Session:
     def _welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> list[Action]:
         is_news = self._link.welcomed(welcome, run_id, now_ns)
         self._metrics.welcomed(now_ns, is_news=is_news)
-        said = [Say(f"joined as {welcome.agent_id}")] if is_news else []
+        said = [Say(f"joined as {clipped(welcome.agent_id)}")] if is_news else []
         return [ConnectMetrics(), *self._attach(now_ns), *said]
 
     def _dismissed(self, run_id: str, now_ns: int) -> list[Action]:
@@ -237,6 +242,9 @@ class Session:
             return self._prepared() if self.state is AgentState.PREPARED else []
         if self._spoiled is not None and self._spoiled[0] == run_id:
             return self._send(self._spoiled[1], run_id)
+        # Checked in every state: a share that is impossible does not become possible by waiting.
+        if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
+            return self._refused(Failed(kind=FailureKind.AGENT, reason=clipped(found)), run_id)
         if not self._moves(Trigger.PREPARE):
             held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
             reason = f"{held}; resume that run, or restart the agent"
@@ -247,15 +255,22 @@ class Session:
         self._held_up_ns = 0
         self._metrics.is_needed(now_ns)
         self._share = Share.of(message.assignment, self.identity.processes)
-        said = self._share.described(self.identity.open_files_limit)
+        said = self._share.described(self.identity.capacity.open_files)
         actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments), self._renewal(now_ns)]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
+
+    def _refused(self, failed: Failed, run_id: str) -> list[Action]:
+        return [Say(f"cannot take part in run {clipped(run_id)}: {failed.reason}"), *self._send(failed, run_id)]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
         t0_ns = self._link.clock.to_local_ns(message.t0_ns)
         # After a reconnect it can come before the clocks were compared; it is repeated.
-        if t0_ns is None or not self._moves(Trigger.START):
+        if t0_ns is None or self.state is not AgentState.PREPARED:
             return []
+        if found := odd_start(t0_ns, message.takeover, now_ns):
+            self._moves(Trigger.BROKEN)
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=found))
+        self._moves(Trigger.START)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
         return [*actions, *self._maybe_over()]
@@ -304,6 +319,7 @@ class Session:
                 self._share.prepared(process, message)
                 return self._maybe_ready()
             case Failed():
+                message = Failed(kind=message.kind, reason=clipped(message.reason))
                 if self._moves(Trigger.BROKEN):
                     return self._broken(message)
                 self._share.failed(process, message.reason)

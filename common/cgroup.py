@@ -1,4 +1,4 @@
-"""The CPU quota of this process's control groups, and how often it throttled the process. Linux only.
+"""Limits of this process's control groups: the CPU quota, how often it throttled the process, and others. Linux only.
 
 A quota limits the CPU time in each period (100 ms, mostly). A group that has used its quota is throttled: none of its
 processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota says how many
@@ -103,7 +103,14 @@ def _counters(folder: Path) -> tuple[int, int, int, int]:
     return found.get("nr_periods", 0), found.get("nr_throttled", 0), throttled_ns, used_ns
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def least_limit(controller: str, *files: str, root: Path = Path("/")) -> int | None:
+    """The smallest whole number in these files of this process's groups and their ancestors; None without any.
+    controller: "pids", "memory"... files: names in version 2 and version 1."""
+    found = [_text(folder / name).strip() for folder in _folders(root, controller) for name in files]
+    return min((int(text) for text in found if text.isascii() and text.isdigit()), default=None)
+
+
+def _folders(root: Path, controller: str = "cpu") -> Iterator[Path]:
     """From each group of this process up to the root of what is mounted."""
     places = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -111,12 +118,12 @@ def _folders(root: Path) -> Iterator[Path]:
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             places["cgroup2"] = _place(path)
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             places["cgroup"] = _place(path)
     for line in _text(root / "proc/self/mountinfo").splitlines():
         if (mount := _MOUNT.match(line)) is None or mount["kind"] not in places:
             continue
-        if mount["kind"] == "cgroup2" or "cpu" in mount["options"].split(","):
+        if mount["kind"] == "cgroup2" or controller in mount["options"].split(","):
             mounted, mount_point = _place(_plain(mount["root"])), root / _plain(mount["point"]).lstrip("/")
             yield from _up_from(places[mount["kind"]], mounted, mount_point)
 

@@ -10,9 +10,12 @@ from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
-from common.cgroup import CpuGroups
+import psutil
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from common.cgroup import CpuGroups, least_limit
+
+_KERNEL = Path("/proc/sys/kernel")
+_BOOT_ID = _KERNEL / "random/boot_id"
 
 
 def usable_cores() -> int:
@@ -56,6 +59,23 @@ def open_files() -> int:
     """How many files this process has open."""
     with os.scandir("/dev/fd") as listed:
         return sum(1 for _ in listed) - 1  # without the listing itself
+
+
+def threads_limit() -> int | None:
+    """How many threads this machine, or the control group of this process, allows in all; None if it does not say."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    limits = [None if soft == resource.RLIM_INFINITY else soft, least_limit("pids", "pids.max")]
+    for name in ("threads-max", "pid_max"):
+        with suppress(OSError, ValueError):
+            limits.append(int((_KERNEL / name).read_text()))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, or what the control group of this process allows."""
+    limit = least_limit("memory", "memory.max", "memory.limit_in_bytes")
+    total: int = psutil.virtual_memory().total
+    return total if limit is None else min(limit, total)
 
 
 def this_host() -> str:

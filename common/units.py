@@ -184,6 +184,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def clipped(text: str, longest: int = 1000) -> str:
+    """What a peer says, as it can be shown and kept: one line, no longer than this."""
+    return printable(text[:longest])[:longest]
+
+
 def _ten_digits(value: float) -> str:
     """A number without an exponent, which no quantity is written with."""
     text = f"{value:.10g}"

@@ -39,13 +39,13 @@ from common.messages import (
     Welcome,
     WorkerLost,
 )
-from common.units import NS_PER_S, counted
+from common.units import NS_PER_S, clipped, counted
 from coordinator.ending import Ending
 from coordinator.frames import AHEAD_S, FrameLimits
 from coordinator.opening import Setup, negotiated, refusal
 from coordinator.phases import OVER_BUT_OPEN, UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
-from coordinator.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry, clipped
+from coordinator.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry
 from coordinator.shares import Shares
 from coordinator.steps import Action, Note, Send, Write
 

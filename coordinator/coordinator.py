@@ -27,6 +27,7 @@ from common.messages import (
     MetricsFrame,
     Stop,
 )
+from common.ration import Ration
 from common.signals import Signals
 from common.transport import Listener, Poller
 from common.units import NS_PER_S
@@ -36,7 +37,6 @@ from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
-from coordinator.ration import Ration
 from coordinator.records import AnyRecord, CoordinatorFailed, Outcome, ServerCounted, When
 from coordinator.registry import Member, Standing
 from coordinator.run import AfterLoad, Run
@@ -107,7 +107,7 @@ class Coordinator:
         self._blind = False
         self._refused = 0
         self._malformed = 0
-        self._ration = Ration(monotonic_ns())
+        self._ration = Ration("agents", monotonic_ns())
 
     def serve(self) -> End:
         """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run

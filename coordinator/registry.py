@@ -27,7 +27,7 @@ from common.messages import (
     Proof,
     Step,
 )
-from common.units import NS_PER_S, printable
+from common.units import NS_PER_S, clipped
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 from coordinator.shares import AgentCapacity
 
@@ -35,7 +35,7 @@ LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
-LONGEST_NAME, LONGEST_HOST, LONGEST_REASON = 64, 255, 1000
+LONGEST_NAME, LONGEST_HOST = 64, 255
 SPARE_MEMBERS = 1000
 """How many agents may be joined beside twice those that a run expects."""
 _NAMELESS = "agent"
@@ -292,11 +292,6 @@ class Registry:
         taken = {member.agent_id for member in self}
         numbered = (f"{wished}-{number}" for number in range(2, len(taken) + 3))
         return next(name for name in (wished, *numbered) if name not in taken)
-
-
-def clipped(text: str, longest: int = LONGEST_REASON) -> str:
-    """A name or a reason as it can be shown and kept: a peer may send any text."""
-    return printable(text[:longest])[:longest]
 
 
 def capacities(members: list[Member]) -> list[AgentCapacity]:

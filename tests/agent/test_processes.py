@@ -17,12 +17,14 @@ from agent.events import FromWorker, WorkerExited
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
 from common.codec import pack
+from common.errors import ProtocolError
 from common.messages import (
     Assignment,
     Failed,
     FailureKind,
     Prepared,
     WorkerFinal,
+    WorkerMessage,
     WorkerMetrics,
     WorkerStart,
     WorkerStop,
@@ -295,3 +297,16 @@ def test_a_process_that_is_stopped_and_reads_nothing_holds_up_no_renewal(valkey:
     heard.processes.order(WorkerStop(drain=True))
     heard.until(lambda: heard.exits, "it has read all of them, and the stop behind them")
     assert heard.exits == {0: 0}
+
+
+def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
+    valkey: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_: bytes) -> WorkerMessage:
+        raise ProtocolError("expected msgpack of a message")
+
+    monkeypatch.setattr("agent.processes.codec.decode_from_worker", decode)
+    heard.spawn("run", dealt(plan_of(valkey.url)))
+    heard.until(lambda: heard.exits, "the process has ended")
+    assert heard.exits == {0: -signal.SIGKILL}
+    assert heard.said(0, Failed)[0].reason == "it reported nonsense: expected msgpack of a message"

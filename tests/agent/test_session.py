@@ -20,16 +20,19 @@ from agent.events import (
     RenewLease,
     Say,
     Spawn,
+    SpawnFailed,
     Terminated,
     Tick,
     WorkerExited,
 )
 from agent.link import PROVE_WITHIN_NS
+from agent.misfits import Capacity
 from agent.outbox import CAPACITY, WINDOW
 from agent.session import GOODBYE_NS, HOLD_LEASES, OVERTIME_NS
 from agent.states import TRANSITIONS, Trigger
 from common.messages import (
     AgentState,
+    Assignment,
     Attach,
     Attached,
     Bye,
@@ -57,13 +60,14 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.plan.schema import Preload
+from common.plan.schema import Pools, Preload
 from common.units import NS_PER_S, Count
 from tests.support.protocol import (
     OTHER_RUN_ID,
     RUN_ID,
     AgentBench,
     assignment,
+    dealt,
     exits,
     fleet_plan,
     of_kind,
@@ -327,12 +331,12 @@ def test_a_report_of_a_worker_that_is_not_ours_any_more_is_passed_over() -> None
 
 
 def test_processes_that_may_open_fewer_files_than_calls_may_need_are_noted() -> None:
-    bench = AgentBench(processes=2, open_files_limit=64)
+    bench = AgentBench(processes=2, capacity=Capacity(open_files=64))
     bench.welcomed()
     said_first, noted = texts(bench.hears(PREPARE))
     assert said_first == "preparing 2 client pools in 2 worker processes"
     assert noted.startswith("note: a worker process may open 64 files (`ulimit -n`), but needs 65: 1 connection and ")
-    assert texts(AgentBench(open_files_limit=65).preparing()) == [said_first]
+    assert texts(AgentBench(capacity=Capacity(open_files=65)).preparing()) == [said_first]
 
 
 def test_pools_are_dealt_over_worker_processes() -> None:
@@ -1025,3 +1029,80 @@ def test_an_attached_of_the_coordinator_before_proves_nothing() -> None:
     bench.do(MetricsLinkUp())
     bench.hears(Attached(), OTHER_RUN_ID)
     assert not bench.session.attached
+
+
+# -- orders that make no sense
+
+
+def impossible() -> Prepare:
+    plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(threads_per_pool=10**9),))
+    return Prepare(assignment=Assignment(plan=plan, pools=dealt(1), threads_total=10**9), plan_hash="")
+
+
+def test_an_impossible_share_is_refused_in_one_line_and_the_agent_waits_for_the_next_coordinator() -> None:
+    bench = AgentBench()
+    bench.welcomed()
+    actions = bench.hears(impossible())
+    [failed] = said(actions, Failed)
+    [line] = texts(actions)
+    assert "expected at most 1000000 worker threads" in failed.reason
+    assert line == f"cannot take part in run {RUN_ID}: {failed.reason}"
+    assert (bench.state, of_kind(actions, Spawn)) == (AgentState.IDLE, [])
+    bench.running()
+    assert bench.state is AgentState.RUNNING
+
+
+@pytest.mark.parametrize("t0_ns", [2**62, -(2**62), 0])
+def test_a_start_in_another_age_ends_the_share_and_not_the_agent(t0_ns: int) -> None:
+    bench = AgentBench()
+    bench.now_ns = 10**6 * NS_PER_S
+    bench.prepared()
+    actions = bench.hears(Start(t0_ns=t0_ns))
+    [failed] = said(actions, Failed)
+    assert "expected a start instant" in failed.reason
+    assert len(of_kind(actions, KillWorkers)) == 1
+    assert bench.state is AgentState.IDLE
+
+
+def test_a_system_that_starts_no_process_fails_the_share_and_not_the_agent() -> None:
+    bench = AgentBench()
+    bench.preparing()
+    actions = bench.do(SpawnFailed("cannot start 2 worker processes: no memory"))
+    assert [failed.reason for failed in said(actions, Failed)] == ["cannot start 2 worker processes: no memory"]
+    assert bench.state is AgentState.IDLE
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        HeartbeatReply(sent_ns=0, received_ns=2**62, replied_ns=2**62),
+        HeartbeatReply(sent_ns=0, received_ns=-(2**62), replied_ns=-(2**62)),
+        HeartbeatReply(sent_ns=-(2**62), received_ns=0, replied_ns=0),
+        HeartbeatReply(sent_ns=0, received_ns=2**62, replied_ns=0),
+        HeartbeatReply(sent_ns=2**62, received_ns=0, replied_ns=0),
+    ],
+)
+def test_stamps_that_no_clock_has_do_not_change_what_is_known_of_the_clock(reply: HeartbeatReply) -> None:
+    bench = AgentBench(offset_ns=5 * NS_PER_S)
+    bench.welcomed()
+    bench.now_ns += 100 * NS_PER_S
+    for _ in range(20):
+        bench.hears(reply)
+    [heartbeat] = said(bench.do(Tick()), Heartbeat)
+    assert heartbeat.offset_ns == 5 * NS_PER_S
+
+
+def test_what_a_coordinator_says_is_said_in_one_printable_line_of_bounded_length() -> None:
+    evil = "\x1b[2J\n\u202e\x9b" + "x" * 100_000
+    bench = AgentBench()
+    bench.do(LinkUp())
+    actions = bench.hears(msgspec.structs.replace(welcome(), agent_id=evil))
+    actions += bench.hears(impossible(), run_id=evil)
+    bench.running()
+    actions += bench.hears(Stop(drain=True, reason=evil))
+    actions += bench.hears(Refused(reason=evil))
+    lines = [*texts(actions), *(left.text for left in of_kind(actions, Exit))]
+    assert len(lines) == 4
+    for line in lines:
+        assert line.isprintable()
+        assert len(line) < 2500

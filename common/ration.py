@@ -1,18 +1,20 @@
-"""How many lines agents may cause on the terminal. Pure."""
+"""How many lines peers may cause on the terminal. Pure."""
 
 from __future__ import annotations
 
 from common.units import NS_PER_S, counted
 
 LINES_AT_ONCE = 200
-"""More than the agents of a large fleet cause when they join together."""
+"""About as many as the agents of a large fleet cause when they join together."""
 LINES_PER_S = 5
 
 
 class Ration:
     """Lines that may be shown: many at once, then a few per second. `missed` counts those that may not."""
 
-    def __init__(self, now_ns: int) -> None:
+    def __init__(self, whom: str, now_ns: int) -> None:
+        """whom: what the lines are about, for `summary`."""
+        self._whom = whom
         self._left_ns = self._most_ns = LINES_AT_ONCE * NS_PER_S // LINES_PER_S
         self._asked_ns = now_ns
         self.missed = 0
@@ -31,4 +33,4 @@ class Ration:
     def summary(self) -> str:
         """One line on what was missed since the last call; "" for nothing."""
         missed, self.missed = self.missed, 0
-        return f"{counted(missed, 'more line')} about agents left out" if missed else ""
+        return f"{counted(missed, 'more line')} about {self._whom} left out" if missed else ""
