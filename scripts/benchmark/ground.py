@@ -44,6 +44,8 @@ class Options:
     turn_s: float
     rate_seconds: int
     memory_seconds: int
+    agents: tuple[int, ...]
+    fleet_seconds: int
     quick: bool
     no_pin: bool
     json: Path

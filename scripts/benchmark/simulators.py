@@ -1,0 +1,326 @@
+"""Simulated agents, many in one process: real sockets, CURVE and the real session of an agent, but no load.
+
+    python -m scripts.benchmark.simulators ENDPOINT TOKEN_FILE FIRST COUNT
+
+Each is an `agent.session.Session` with links of its own, as `agent.agent` has them. Only its worker process is made up:
+it is prepared at once, reports ten commands a second with the latencies of a few hundred operations each, and ends when
+the plan says so. A single loop serves all of them. Once all are dismissed, a line of JSON says how they fared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import sys
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from agent.events import (
+    ConnectMetrics,
+    Event,
+    Exit,
+    FromWorker,
+    Identity,
+    KillWorkers,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    Send,
+    Spawn,
+    Tick,
+)
+from agent.session import Session
+from common import codec
+from common.clock import monotonic_ns
+from common.histogram import Histogram
+from common.machine import raise_open_files_limit
+from common.messages import (
+    Envelope,
+    FrameAck,
+    HeartbeatReply,
+    MetricsFrame,
+    Prepared,
+    Start,
+    Welcome,
+    WorkerFinal,
+    WorkerMetrics,
+    WorkerStart,
+    WorkerStop,
+)
+from common.metrics import CommandMetrics, ConnectionMetrics, GeneratorMetrics, IntervalMetrics, PoolMetrics
+from common.plan.timeline import timeline
+from common.release import RELEASE
+from common.token import agent_curve
+from common.transport import Context, CurveClient, Dialer, LinkEvent, parse_tcp_endpoint
+from common.units import NS_PER_S
+
+COMMANDS = ("GET", "SET", "INCR", "HGET", "HSET", "LPUSH", "RPOP", "SADD", "ZADD", "EXPIRE")
+OPERATIONS = 300
+"""Of each command in each second."""
+_SHAPES = 8
+"""Different intervals that agents take turns with: latencies cost more to make up than to report."""
+_TICK_NS = NS_PER_S // 10
+_SLACK_NS = NS_PER_S // 20
+_CONTROL_EVENTS: dict[LinkEvent, Event] = {
+    LinkEvent.UP: LinkUp(),
+    LinkEvent.DOWN: LinkDown(),
+    LinkEvent.REFUSED: LinkRefused(),
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened to all simulated agents. started_ns: when each received its start; ack_ns: from the sending of a
+    frame to its acknowledgement; acked_at_ns: when the last frame was acknowledged."""
+
+    t0_ns: int = 0
+    welcomed_ns: list[int] = field(default_factory=list)
+    prepared_ns: list[int] = field(default_factory=list)
+    started_ns: list[int] = field(default_factory=list)
+    ack_ns: list[int] = field(default_factory=list)
+    acked_at_ns: int = 0
+    reply_ns: list[int] = field(default_factory=list)
+    frames: int = 0
+    resent: int = 0
+    operations: int = 0
+    exits: dict[str, int] = field(default_factory=dict)
+
+
+def interval_of(seed: int) -> IntervalMetrics:
+    """A second of one pool: ten commands, each with some fifty filled buckets around 200 µs and a short tail."""
+    random = np.random.default_rng(seed)
+    commands = {}
+    for number, name in enumerate(COMMANDS):
+        usual = random.normal(180_000 + 8_000 * number, 3_000, OPERATIONS - 5)
+        service = Histogram.of(np.concatenate([usual, random.uniform(4e5, 4e6, 5)]).astype(np.int64))
+        commands[name] = CommandMetrics(
+            ok=OPERATIONS, bytes_out=50 * OPERATIONS, bytes_in=20 * OPERATIONS, service=service
+        )
+    operations = OPERATIONS * len(COMMANDS)
+    pool = PoolMetrics(
+        commands=commands,
+        checkout_wait=Histogram.of(np.full(operations, 400)),
+        connections=ConnectionMetrics(open_peak=4, wanted=4),
+    )
+    cpu_ns = int(random.uniform(0.3, 0.7) * NS_PER_S)
+    generator = GeneratorMetrics(
+        cpu_ns=cpu_ns, watched_ns=NS_PER_S, busiest_cpu_ns=cpu_ns, core_share_max=cpu_ns / NS_PER_S
+    )
+    return IntervalMetrics(first=0, last=0, issued=operations, generator=generator, pools={"main": pool})
+
+
+class SimulatedAgent:
+    """One agent. `pump` brings its session what has come; it has left when `left` says how."""
+
+    def __init__(
+        self,
+        context: Context,
+        endpoint: str,
+        curve: CurveClient,
+        number: int,
+        shapes: list[IntervalMetrics],
+        tally: Tally,
+    ) -> None:
+        incarnation = secrets.token_hex(8)
+        identity = Identity(
+            name=f"simulated-{number}",
+            host=f"host-{number}",
+            pid=os.getpid(),
+            processes=1,
+            incarnation=incarnation,
+            version=RELEASE,
+            once=True,
+        )
+        self.left: Exit | None = None
+        self.due_ns = 0
+        self._context, self._endpoint, self._curve = context, endpoint, curve
+        self._shape, self._tally = shapes[number % len(shapes)], tally
+        self._session = Session(identity, monotonic_ns())
+        self._links = ExitStack()
+        self._control = self._links.enter_context(Dialer(context, endpoint, incarnation.encode(), curve))
+        self._metrics: Dialer | None = None
+        self._reports: deque[tuple[int, WorkerMetrics | WorkerFinal | Prepared]] = deque()
+        self._end_ns: int | None = None
+        self._t0_ns = 0
+        self._sent_ns: dict[int, int] = {}
+        self._acknowledged = 0
+
+    def filenos(self) -> list[int]:
+        """What to poll."""
+        links = [self._control] + ([self._metrics] if self._metrics is not None else [])
+        return [source.fileno() for link in links for source in (link.socket, link.monitor)]
+
+    def pump(self, now_ns: int) -> None:
+        """Everything that has come, a tick if one is due, and the frames that may be sent."""
+        for link_event in self._control.link_events():
+            self._handle(_CONTROL_EVENTS[link_event])
+        self._receive(self._control)
+        if self._metrics is not None:
+            if LinkEvent.UP in list(self._metrics.link_events()):
+                self._handle(MetricsLinkUp())
+            self._receive(self._metrics)
+        while self._reports and self._reports[0][0] <= now_ns:
+            self._handle(FromWorker(0, self._reports.popleft()[1]))
+        if now_ns >= self.due_ns:
+            self.due_ns = now_ns + _TICK_NS
+            self._handle(Tick(cpu_percent=50.0, cpu_percent_busiest=50.0, host_cpu_percent=40.0))
+        self._pump_frames()
+
+    def next_ns(self) -> int:
+        """When it wants to be pumped again if nothing comes."""
+        return min(self.due_ns, self._reports[0][0]) if self._reports else self.due_ns
+
+    def close(self) -> None:
+        """Close the links."""
+        self._links.close()
+
+    def _receive(self, link: Dialer) -> None:
+        for data in link.receive():
+            envelope = codec.decode_from_coordinator(data)
+            match envelope.message:
+                case Start():
+                    self._tally.started_ns.append(monotonic_ns())
+                    self._tally.t0_ns = envelope.message.t0_ns
+                case FrameAck():
+                    self._acked(envelope.message.next_seq)
+                case HeartbeatReply():
+                    self._tally.reply_ns.append(monotonic_ns() - envelope.message.sent_ns)
+                case Welcome() if self._metrics is None:
+                    self._tally.welcomed_ns.append(monotonic_ns())
+            self._handle(Received(envelope))
+
+    def _acked(self, next_seq: int) -> None:
+        now_ns = monotonic_ns()
+        for seq in range(self._acknowledged, next_seq):
+            self._tally.ack_ns.append(now_ns - self._sent_ns.pop(seq, now_ns))
+            self._tally.acked_at_ns = now_ns
+        self._acknowledged = max(self._acknowledged, next_seq)
+
+    def _handle(self, event: Event) -> None:
+        for action in self._session.handle(event, monotonic_ns()):
+            match action:
+                case Send(envelope):
+                    self._control.send(codec.encode(envelope))
+                case ConnectMetrics(port):
+                    self._connect_metrics(port)
+                case Spawn(_, assignments):
+                    self._end_ns = timeline(assignments[0].plan.load).end_ns
+                    self._tally.prepared_ns.append(monotonic_ns())
+                    self._reports.append((0, Prepared(processes=1, connections_open=4)))
+                case OrderWorkers(WorkerStart() as start):
+                    self._begin(start.t0_ns)
+                case OrderWorkers(WorkerStop()):
+                    self._stop()
+                case KillWorkers():
+                    self._reports.clear()
+                case Exit():
+                    self.left = action
+                    self._tally.exits[str(action.code)] = self._tally.exits.get(str(action.code), 0) + 1
+                    return
+
+    def _connect_metrics(self, port: int) -> None:
+        if self._metrics is None:
+            host, _ = parse_tcp_endpoint(self._endpoint)
+            routing_id = self._session.identity.incarnation.encode()
+            self._metrics = self._links.enter_context(
+                Dialer(self._context, f"tcp://{host}:{port}", routing_id, self._curve)
+            )
+
+    def _begin(self, t0_ns: int) -> None:
+        self._t0_ns = t0_ns
+        seconds = (self._end_ns or 0) // NS_PER_S
+        for second in range(seconds):
+            interval = msgspec.structs.replace(self._shape, first=second, last=second)
+            at_ns = t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
+            self._reports.append((at_ns, WorkerMetrics(through=second, intervals=(interval,))))
+        self._reports.append((t0_ns + seconds * NS_PER_S + 2 * _SLACK_NS, self._final(seconds)))
+
+    def _stop(self) -> None:
+        """What is not reported by now was never done."""
+        now_ns = monotonic_ns()
+        self._reports = deque(report for report in self._reports if report[0] <= now_ns)
+        self._reports.append((now_ns, self._final(max(0, now_ns - self._t0_ns - _SLACK_NS) // NS_PER_S)))
+
+    def _final(self, seconds: int) -> WorkerFinal:
+        done = seconds * self._shape.issued
+        return WorkerFinal(
+            issued=done, counted=done, transactions=0, start_skew_ns=0, ran_ns=seconds * NS_PER_S, drained=True
+        )
+
+    def _pump_frames(self) -> None:
+        outbox = self._session.outbox
+        while self._metrics is not None and (frame := outbox.next_frame()) is not None:
+            envelope = Envelope(
+                run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
+            )
+            if not self._metrics.send(codec.encode(envelope)):
+                return
+            self._count(frame)
+            outbox.sent(frame)
+
+    def _count(self, frame: MetricsFrame) -> None:
+        if frame.seq in self._sent_ns or frame.seq < self._acknowledged:
+            self._tally.resent += 1
+            return
+        self._sent_ns[frame.seq] = monotonic_ns()
+        self._tally.frames += 1
+        self._tally.operations += sum(interval.operations for interval in frame.intervals)
+
+
+def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> Tally:
+    """Run these agents until all have left."""
+    tally = Tally()
+    shapes = [interval_of(seed) for seed in range(_SHAPES)]
+    with Context() as context, ExitStack() as stack:
+        agents = [
+            SimulatedAgent(context, endpoint, curve, number, shapes, tally) for number in range(first, first + count)
+        ]
+        for agent in agents:
+            stack.callback(agent.close)
+        poller = select.epoll()
+        stack.callback(poller.close)
+        by_fileno: dict[int, SimulatedAgent] = {}
+        while agents:
+            for agent in agents:
+                for fileno in agent.filenos():
+                    if fileno not in by_fileno:
+                        by_fileno[fileno] = agent
+                        poller.register(fileno, select.EPOLLIN)
+            wait_ns = max(0, min(agent.next_ns() for agent in agents) - monotonic_ns())
+            ready = {by_fileno[fileno] for fileno, _ in poller.poll(min(wait_ns, _TICK_NS) / NS_PER_S)}
+            now_ns = monotonic_ns()
+            ready |= {agent for agent in agents if agent.next_ns() <= now_ns}
+            for agent in ready:
+                agent.pump(now_ns)
+            for agent in [agent for agent in agents if agent.left is not None]:
+                agents.remove(agent)
+                for fileno in agent.filenos():
+                    poller.unregister(fileno)
+                    del by_fileno[fileno]
+                agent.close()
+    return tally
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of a process."""
+    endpoint, token_file, first, count = arguments
+    raise_open_files_limit()
+    tally = serve(endpoint, agent_curve(Path(token_file)), int(first), int(count))
+    document: dict[str, Any] = {name: getattr(tally, name) for name in Tally.__dataclass_fields__}
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
