@@ -48,7 +48,11 @@ class Merge(enum.Enum):
     NEIGHBOURS = "neighbours"
 
 
-class CommandMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Root of what a frame holds. What did not happen is left out on the wire: most of a frame's fields."""
+
+
+class CommandMetrics(Metrics, frozen=True, kw_only=True):
     """One command of one pool over some interval.
 
     ok: operations done. errors: error replies by code ("WRONGTYPE", "READONLY", ...). failures: operations that ended
@@ -88,7 +92,7 @@ PENDING = "pending"
 no attempt had ended when the run was over."""
 
 
-class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
     """What happened to the TCP connections of one pool over some interval.
 
     opened: connects that succeeded, handshake included. failed_attempts: connects that did not; failed_by_cause: the
@@ -117,7 +121,7 @@ class ConnectionMetrics(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Tally = 0
 
 
-class DeliveryMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
     """What became of pub/sub messages over some interval.
 
     expected: subscribers to which the server said it handed our messages, by the time of sending. delivered: messages
@@ -140,7 +144,7 @@ class DeliveryMetrics(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.expected - self.delivered)
 
 
-class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class PoolMetrics(Metrics, frozen=True, kw_only=True):
     """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
     free at once). send_lag: ns from intended to actual send, open loop only. late_sends: how many of these were more
     than `LATE_SEND_NS`."""
@@ -153,7 +157,7 @@ class PoolMetrics(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: DeliveryMetrics = DeliveryMetrics()
 
 
-class HoldUps(msgspec.Struct, frozen=True, kw_only=True):
+class HoldUps(Metrics, frozen=True, kw_only=True):
     """What kept worker processes from running during an interval.
 
     allowed_ns: CPU time that the CPU quota allowed, 0 without a quota. quota_used_ns: CPU time of all processes under
@@ -175,7 +179,7 @@ class HoldUps(msgspec.Struct, frozen=True, kw_only=True):
     stall_at_ns: Tally = 0
 
 
-class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
     """What the load itself cost over some interval, in worker processes.
 
     cpu_ns: CPU time of all of them, whatever they did. watched_ns: how long they were watched while the load was on;
@@ -194,7 +198,7 @@ class GeneratorMetrics(msgspec.Struct, frozen=True, kw_only=True):
     hold_ups: HoldUps | None = None
 
 
-class IntervalMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class IntervalMetrics(Metrics, frozen=True, kw_only=True):
     """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, and of the
     operations of one stage: a leg of the load's timeline, by its number there.
 

@@ -37,7 +37,7 @@ from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
-from coordinator.records import AnyRecord, CoordinatorFailed, Outcome, ServerCounted, When
+from coordinator.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, ServerCounted, When
 from coordinator.registry import Member, Standing
 from coordinator.run import AfterLoad, Run
 from coordinator.steps import (
@@ -60,6 +60,7 @@ from coordinator.steps import (
 from coordinator.unfinished import unfinished
 
 TICK_S = 0.1
+TICK_NS = NS_PER_S // 10
 SEE_OFF_NS = 3 * NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
 LOOK_EVERY_NS = NS_PER_S
@@ -102,12 +103,14 @@ class Coordinator:
         self._reading: tuple[When, Future[ServerCounted]] | None = None
         self._cleaning: Cleaning | None = None
         self._interrupts = 0
-        self._shown_ns = self._looked_ns = 0
+        self._shown_ns = self._looked_ns = self._ticked_ns = 0
         self._is_journal_gone = False
         self._blind = False
         self._refused = 0
         self._malformed = 0
         self._ration = Ration("agents", monotonic_ns())
+        self._packed: tuple[MetricsFrame, bytes] | None = None
+        """The frame that is being handled, as its agent packed it."""
 
     def serve(self) -> End:
         """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
@@ -122,10 +125,8 @@ class Coordinator:
                 poller.wait(TICK_S)
                 for event in self._events():
                     self._handle(event)
-                self._handle(Tick())
-                if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
-                    self._show()
-                self._look_for_journal()
+                if monotonic_ns() - self._ticked_ns >= TICK_NS:
+                    self._tick()
             self._show()  # the last seconds came with the end
             self._tell_set_aside()
             self._see_off(poller, self._end.exit_code)
@@ -138,6 +139,16 @@ class Coordinator:
             code = error.exit_code if isinstance(error, StampedeError) else StampedeError.exit_code
             self._call_off(poller, code)
             raise
+
+    def _tick(self) -> None:
+        """What looks at every agent: not with each message of a large fleet."""
+        self._ticked_ns = monotonic_ns()
+        for event in self._local_agents.exited():
+            self._handle(event)
+        self._handle(Tick())
+        if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
+            self._show()
+        self._look_for_journal()
 
     def _broken_off(self, error: Exception, poller: Poller) -> End:
         """The end of a run whose coordinator cannot go on, as with a full disk: accepted records are reported, agents
@@ -241,15 +252,21 @@ class Coordinator:
             yield Cleaned(record)
 
     def _received(self) -> Iterator[FromAgent]:
-        for routing_id, data in self._listener.receive():
-            try:
-                envelope = codec.decode_from_agent(data)
-            except ProtocolError as error:
-                self._malformed += 1
-                if self._malformed == 1:
-                    self._view.note(f"passed over a malformed message: {error}", trouble=True)
+        arrived = list(self._listener.receive())
+        letters = codec.decode_from_agents([data for _, data in arrived])
+        for (routing_id, _), letter in zip(arrived, letters, strict=True):
+            if isinstance(letter, ProtocolError):
+                self._is_malformed(letter)
                 continue
-            yield FromAgent(routing_id, envelope)
+            message = letter.envelope.message
+            if isinstance(message, MetricsFrame):
+                self._packed = (message, letter.packed)
+            yield FromAgent(routing_id, letter.envelope)
+
+    def _is_malformed(self, error: ProtocolError) -> None:
+        self._malformed += 1
+        if self._malformed == 1:
+            self._view.note(f"passed over a malformed message: {error}", trouble=True)
 
     def _handle(self, event: Event) -> None:
         for action in self._run.handle(event, monotonic_ns()):
@@ -294,8 +311,11 @@ class Coordinator:
         """The journal first: what it does not hold must not count, and must not be acknowledged."""
         if self._journal is None:
             self._journal = self._open_journal()
-        self._journal.append(record)
-        self._aggregate.apply(record)
+        packed = None
+        if isinstance(record, FrameAccepted) and self._packed is not None and self._packed[0] is record.frame:
+            packed = self._packed[1]
+        self._journal.append(record, packed)
+        self._aggregate.apply(record, checked=packed is not None)
 
     def _look_for_journal(self) -> None:
         """Say once that the journal is no longer where it was: the run goes on, because an open file takes records."""

@@ -14,6 +14,7 @@ from typing import Self
 
 from common.commands import planned_commands
 from common.errors import ProtocolError
+from common.histogram import check_histograms
 from common.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.metrics import MAX_NAME_LENGTH, MAX_NAMES, CommandMetrics, IntervalMetrics, PoolMetrics, histograms_of
 from common.plan.schema import Plan
@@ -43,6 +44,15 @@ def check_frame(frame: MetricsFrame, stages: int) -> None:
             raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
         if (most := max((histogram.count for histogram in histograms_of(interval)), default=0)) > MOST_VALUES:
             raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
+
+
+def check_sums(frame: MetricsFrame) -> None:
+    """Raises ProtocolError for a frame whose histograms contradict themselves: those of agents are checked as they are
+    decoded, many frames at once."""
+    try:
+        check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))
+    except ValueError as error:
+        raise ProtocolError(f"frame {frame.seq}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal, Self
 from common import codec
 from common.errors import ProtocolError, UsageError
 from coordinator.lock import Lock
-from coordinator.records import AnyRecord
+from coordinator.records import AnyRecord, FrameAccepted
 
 MAGIC = b"stampede journal 1\n"
 _FAMILY = MAGIC[: MAGIC.index(b"1")]
@@ -92,14 +92,19 @@ class Journal:
             undo.pop_all()
             return journal
 
-    def append(self, record: AnyRecord) -> None:
+    def append(self, record: AnyRecord, packed_frame: bytes | None = None) -> None:
         """Hand one record to the operating system; when this returns, killing this process does not lose it.
+        packed_frame: the frame of a FrameAccepted as its agent packed it, which need not be packed again.
 
         Raises UsageError when it cannot be written; the journal then ends with the record before it.
         """
         if not self._is_ready:
             self._make_ready()
-        payload = codec.pack(record)
+        if packed_frame is not None and isinstance(record, FrameAccepted):
+            texts = {"type": FrameAccepted.__name__, "agent_id": record.agent_id}
+            payload = codec.packed_map(texts, "frame", packed_frame)
+        else:
+            payload = codec.pack(record)
         lengths = _LENGTHS.pack(len(payload), zlib.crc32(payload))
         self._write(lengths + _CHECK.pack(zlib.crc32(lengths)) + payload)
 

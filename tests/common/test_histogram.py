@@ -10,9 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.codec import pack, unpack
+from common.codec import Letter, decode_from_agent, decode_from_agents, encode, pack, unpack
 from common.errors import ProtocolError
-from common.histogram import BUCKETS, EMPTY, MAX_VALUE, Histogram, RunningHistogram, bucket_bounds, bucket_indices
+from common.histogram import (
+    BUCKETS,
+    EMPTY,
+    MAX_VALUE,
+    Histogram,
+    RunningHistogram,
+    bucket_bounds,
+    bucket_indices,
+    check_histograms,
+)
+from common.messages import Envelope, MetricsFrame
+from common.metrics import CommandMetrics, IntervalMetrics, PoolMetrics
 
 SIGNIFICANT_DIGITS = 3
 QUANTILES = st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0])
@@ -209,13 +220,38 @@ FORGERIES = {
 }
 
 
+def forged(change: dict[str, object]) -> Histogram:
+    return Histogram(**{name: getattr(GOOD, name) for name in GOOD.__struct_fields__} | change)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES.keys())
-def test_a_forged_histogram_is_refused_before_anybody_reads_it(change: dict[str, object]) -> None:
-    forged = {name: getattr(GOOD, name) for name in GOOD.__struct_fields__} | change
-    with pytest.raises(ValueError, match="histogram: "):
-        Histogram(**forged)  # type: ignore[arg-type]
-    with pytest.raises(ProtocolError, match="histogram: "):
-        unpack(pack(forged), Histogram)
+def test_a_forged_histogram_is_refused_alone_and_among_others(change: dict[str, object]) -> None:
+    one = forged(change)
+    for many in ([one], [GOOD, one], [one, GOOD], [GOOD, EMPTY, one, GOOD]):
+        with pytest.raises(ValueError, match="histogram: "):
+            check_histograms(many)
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES.keys())
+def test_a_frame_with_a_forged_histogram_is_refused_as_it_is_decoded_and_others_are_not(
+    change: dict[str, object],
+) -> None:
+    def framed(histogram: Histogram) -> bytes:
+        pools = {"main": PoolMetrics(commands={"GET": CommandMetrics(service=histogram)})}
+        part = IntervalMetrics(first=0, last=0, pools=pools)
+        frame = MetricsFrame(seq=0, through=0, intervals=(part,))
+        return encode(Envelope(run_id="r", incarnation="i", message=frame))
+
+    good, bad = framed(GOOD), framed(forged(change))
+    with pytest.raises(ProtocolError):
+        decode_from_agent(bad)
+    decoded = decode_from_agents([good, bad, b"", good])
+    assert [isinstance(each, Letter) for each in decoded] == [True, False, False, True]
+
+
+@given(st.lists(value_lists))
+def test_honest_histograms_pass_the_check_together(many: list[list[int]]) -> None:
+    check_histograms([of(numbers) for numbers in many])
 
 
 def test_a_histogram_cannot_be_changed() -> None:

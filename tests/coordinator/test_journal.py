@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from common.codec import pack
 from common.errors import UsageError
 from coordinator import journal
 from coordinator.journal import MAGIC, Journal, read_journal
 from coordinator.lock import is_locked
-from coordinator.records import AnyRecord, RunStarted
+from coordinator.records import AnyRecord, FrameAccepted, RunStarted
 from tests.support.examples import tried
 from tests.support.records import clean_run
 
@@ -49,6 +50,15 @@ def test_a_record_can_be_read_as_soon_as_it_was_appended(tmp_path: Path) -> None
         for count, record in enumerate(RUN, start=1):
             journal.append(record)
             assert tuple(read_journal(path)) == RUN[:count]
+
+
+def test_a_frame_is_written_as_its_agent_packed_it(tmp_path: Path) -> None:
+    with Journal.create(tmp_path / "journal") as journal:
+        for record in RUN:
+            packed = pack(record.frame) if isinstance(record, FrameAccepted) else None
+            journal.append(record, packed)
+    assert tuple(read_journal(tmp_path / "journal")) == RUN
+    assert (tmp_path / "journal").read_bytes() == write(tmp_path / "again", RUN)
 
 
 @given(data=st.data())
