@@ -12,33 +12,24 @@ are spread evenly over its seconds, its latencies and its peak of connections st
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import assert_never
 
-import msgspec
-
 from common.errors import ProtocolError
-from common.histogram import EMPTY, Histogram
 from common.messages import MetricsFrame
 from common.metrics import (
-    GeneratorMetrics,
-    HoldUps,
     IntervalMetrics,
     Merge,
     add_named,
     merge_counts,
-    merge_hold_ups,
     merge_intervals,
 )
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.units import NS_PER_S
-from coordinator.frames import check_frame
+from coordinator.frames import check_frame, check_sums
 from coordinator.records import (
     AgentEnd,
-    AgentFacts,
     AgentNoted,
     AnyRecord,
     CleanedUp,
@@ -54,195 +45,10 @@ from coordinator.records import (
     When,
     WorkerNoted,
 )
+from coordinator.tallies import AgentTally, Second, StageTally
 
-_MERGE_AT_ONCE = 16
-"""Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
-
-_MOST_PARTS = 64
-"""Histograms of one second that wait to be merged: a second that is complete can still get any number of late ones."""
-
-_NOTHING = IntervalMetrics(first=0, last=0)
-
-
-class Pile:
-    """Histograms on their way to becoming one; adding costs nothing, the merge happens when somebody looks."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self) -> None:
-        self._parts: list[Histogram] = []
-
-    def add(self, histogram: Histogram) -> None:
-        """Take one more into the sum."""
-        if histogram.count:
-            self._parts.append(histogram)
-            if len(self._parts) > _MOST_PARTS:
-                self.settle()
-
-    @property
-    def merged(self) -> Histogram:
-        """The histogram of all values so far."""
-        self.settle()
-        return self._parts[0] if self._parts else EMPTY
-
-    def settle(self) -> None:
-        """Merge what was added."""
-        if len(self._parts) > 1:
-            self._parts = [Histogram.merge(self._parts)]
-
-
-@dataclass(slots=True)
-class Busy:
-    """How busy the busiest worker process of an agent was, in each second whichever that was; and the busiest event
-    loop. watched_ns: for how long this is known; 0 of an agent whose release does not say."""
-
-    watched_ns: int = 0
-    cpu_ns: int = 0
-    loop_ns: int = 0
-
-    def add(self, watched_ns: int, cpu_ns: int, loop_ns: int) -> None:
-        """Take some more time into the sum."""
-        self.watched_ns += watched_ns
-        self.cpu_ns += cpu_ns
-        self.loop_ns += loop_ns
-
-    @property
-    def core_share(self) -> float:
-        """Of one core, in the mean."""
-        return self.cpu_ns / self.watched_ns if self.watched_ns else 0.0
-
-    @property
-    def loop_share(self) -> float:
-        """Of the time, in the mean; 0.0 without event loops."""
-        return self.loop_ns / self.watched_ns if self.watched_ns else 0.0
-
-
-def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetrics) -> None:
-    busy = by_agent.setdefault(agent_id, Busy())
-    busy.add(generator.watched_ns, generator.busiest_cpu_ns, generator.busiest_loop_ns)
-
-
-def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: GeneratorMetrics) -> None:
-    more = generator.hold_ups
-    if more is not None and more.allowed_ns:
-        # Some systems do not report the CPU time of all processes under a quota: our own is a lower bound.
-        more = msgspec.structs.replace(more, quota_used_ns=max(more.quota_used_ns, generator.cpu_ns))
-    if (merged := merge_hold_ups([by_agent.get(agent_id), more], Merge.NEIGHBOURS)) is not None:
-        by_agent[agent_id] = merged
-
-
-@dataclass(slots=True)
-class Second:
-    """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
-    soon after the second. ended_open: those of `operations` that had an intended time. failures, refusals: errors by
-    class, without a reply and with an error reply. open_peaks, wanted_peaks: connections by agent id; busy: the same of
-    worker processes."""
-
-    operations: int = 0
-    begun: int = 0
-    ended_open: int = 0
-    ok: int = 0
-    errors: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    refusals: dict[str, int] = field(default_factory=dict)
-    open_peaks: dict[str, int] = field(default_factory=dict)
-    wanted_peaks: dict[str, int] = field(default_factory=dict)
-    service: Pile = field(default_factory=Pile)
-    response: Pile = field(default_factory=Pile)
-    busy: dict[str, Busy] = field(default_factory=dict)
-    loop_lag: Pile = field(default_factory=Pile)
-
-    @property
-    def core_share(self) -> float | None:
-        """Of one core, of the busiest worker process of all agents; None where none says."""
-        return max((busy.core_share for busy in self.busy.values() if busy.watched_ns), default=None)
-
-    @property
-    def connections_open(self) -> int:
-        """Most connections open in this second: each agent's peak, added."""
-        return sum(self.open_peaks.values())
-
-    @property
-    def connections_wanted(self) -> int | None:
-        """Most connections wanted in this second, summed as `connections_open` is; None if an agent's release does not
-        report them: such an agent has open connections and wants 0."""
-        all_report = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
-        return sum(self.wanted_peaks.values()) if all_report else None
-
-    def settle(self) -> None:
-        """Keep one histogram of each kind, however many parts came."""
-        self.service.settle()
-        self.response.settle()
-        self.loop_lag.settle()
-
-
-@dataclass(slots=True)
-class StageTally:
-    """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
-    is known of the whole run only. late: those begun after the end of the leg. busy, hold_ups: by agent id; the latter
-    only of those whose release tells."""
-
-    operations: int = 0
-    ok: int = 0
-    unsent: int = 0
-    late: int = 0
-    busy: dict[str, Busy] = field(default_factory=dict)
-    hold_ups: dict[str, HoldUps] = field(default_factory=dict)
-    _totals: IntervalMetrics = _NOTHING
-    _waiting: list[IntervalMetrics] = field(default_factory=list)
-
-    @property
-    def errors(self) -> int:
-        """Operations that came to an end, but were not done."""
-        return self.operations - self.ok
-
-    @property
-    def totals(self) -> IntervalMetrics:
-        """All its intervals as one, which claims to be of leg 0."""
-        self._merge_waiting()
-        return self._totals
-
-    def add(self, agent_id: str, interval: IntervalMetrics) -> None:
-        """Take one more."""
-        _add_busy(self.busy, agent_id, interval.generator)
-        _add_hold_ups(self.hold_ups, agent_id, interval.generator)
-        commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
-        self.operations += sum(command.operations for command in commands)
-        self.ok += sum(command.ok for command in commands)
-        self.unsent += interval.unsent
-        self.late += interval.late
-        self._waiting.append(msgspec.structs.replace(interval, stage=0))
-        if len(self._waiting) >= _MERGE_AT_ONCE:
-            self._merge_waiting()
-
-    def _merge_waiting(self) -> None:
-        if self._waiting:
-            self._totals = merge_intervals([self._totals, *self._waiting], Merge.NEIGHBOURS)
-            self._waiting.clear()
-
-
-@dataclass(slots=True)
-class AgentTally:
-    """One agent's part so far. issued, counted, transactions, never_opened (connections by cause): from its frames.
-    measured: operations of those stages that are measured, by pool group. due_known: operations by leg that came to an
-    end, or that were due and never sent. next_seq: of the frame wanted next. end: how its part ended, None while it
-    runs."""
-
-    facts: AgentFacts
-    through: int = -1
-    next_seq: int = 0
-    never_opened: dict[str, int] = field(default_factory=dict)
-    issued: int = 0
-    counted: int = 0
-    transactions: int = 0
-    measured: Counter[str] = field(default_factory=Counter)
-    due_known: Counter[int] = field(default_factory=Counter)
-    end: AgentNoted | None = None
-
-    @property
-    def finished(self) -> bool:
-        """It came to its end and said what it did."""
-        return self.end is not None and self.end.state is AgentEnd.FINISHED
+SEALED_BEHIND = 10
+"""A second that has been complete for so many seconds keeps sums over agents, and not what each of them had."""
 
 
 class Aggregate:
@@ -267,9 +73,13 @@ class Aggregate:
         self.recovered: set[int] = set()
         self.line = timeline(Load())
         self.stages: list[StageTally] = [StageTally()]
+        self._lagging: set[str] = set()
+        """Agents that take part and have reported no second beyond `complete_through`."""
+        self._sealed_through = -1
 
-    def apply(self, record: AnyRecord) -> None:
-        """Take one record. Raises ProtocolError, and changes nothing, for one that makes no sense here."""
+    def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
+        """Take one record. Raises ProtocolError, and changes nothing, for one that makes no sense here. checked: its
+        frame has been checked already."""
         self._check_order(record)
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
@@ -280,12 +90,14 @@ class Aggregate:
                 self.line = timeline(record.plan.load)
                 self.stages = [StageTally() for _ in self.line.legs]
                 self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
+                self._lagging = set(self.agents)
             case RunStarted():
                 self.started = record
             case FrameAccepted():
-                self._add_frame(record.agent_id, record.frame)
+                self._add_frame(record.agent_id, record.frame, checked)
             case AgentNoted():
                 self._agent(record.agent_id).end = record
+                self._lagging.discard(record.agent_id)
                 self._settle()
             case ShareTakenOver():
                 self._take_over(record)
@@ -359,46 +171,56 @@ class Aggregate:
             raise ProtocolError(f"a record of agent {agent_id!r}, but the agents of this run are: {known}") from None
 
     def _take_over(self, record: ShareTakenOver) -> None:
-        if record.agent.agent_id not in self.agents:
+        agent_id = record.agent.agent_id
+        if agent_id not in self.agents:
             self.takeovers.append(record)
             # Nobody had the share in the seconds before: they are not waited for.
-            self.agents[record.agent.agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
+            self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
+            self._has_reported(self.agents[agent_id])
 
-    def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
+    def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
         agent = self._agent(agent_id)
-        check_frame(frame, len(self.stages))
+        if not checked:
+            check_frame(frame, len(self.stages))
+            check_sums(frame)
         for interval in frame.intervals:
-            agent.issued += interval.issued
-            agent.counted += interval.operations
-            agent.transactions += interval.transactions
-            agent.due_known[interval.stage] += interval.operations + interval.unsent
-            for name, pool in interval.pools.items():
-                if self.line.legs[interval.stage].measured:
-                    agent.measured[name] += sum(command.operations for command in pool.commands.values())
-                for cause, count in pool.connections.never_opened.items():
-                    add_named(agent.never_opened, cause, count)
-            self._add_seconds(agent_id, interval)
-            self.stages[interval.stage].add(agent_id, interval)
+            self._add_interval(agent, interval)
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
             agent.end = None  # it was silent for a while, and is back
         # While this agent was cut off, these seconds became complete without its share.
         self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
         agent.through = max(agent.through, frame.through)
+        self._has_reported(agent)
         self._settle()
 
-    def _add_seconds(self, agent_id: str, interval: IntervalMetrics) -> None:
+    def _has_reported(self, agent: AgentTally) -> None:
+        if agent.through > self.complete_through:
+            self._lagging.discard(agent.facts.agent_id)
+        elif agent.end is None:
+            self._lagging.add(agent.facts.agent_id)
+
+    def _add_interval(self, agent: AgentTally, interval: IntervalMetrics) -> None:
         commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
-        ok = sum(command.ok for command in commands)
-        errors = sum(command.error_count for command in commands)
-        failures = merge_counts(command.failures for command in commands)
-        refusals = merge_counts(command.errors for command in commands)
-        peak = sum(pool.connections.open_peak for pool in interval.pools.values())
-        wanted = sum(pool.connections.wanted for pool in interval.pools.values())
+        ok = sum([command.ok for command in commands])
+        failed = [command for command in commands if command.errors or command.failures]
+        errors = sum(command.error_count for command in failed)
+        agent.issued += interval.issued
+        agent.counted += ok + errors
+        agent.transactions += interval.transactions
+        agent.due_known[interval.stage] += ok + errors + interval.unsent
+        for name, pool in interval.pools.items():
+            if self.line.legs[interval.stage].measured:
+                agent.measured[name] += sum([command.operations for command in pool.commands.values()])
+            for cause, count in pool.connections.never_opened.items():
+                add_named(agent.never_opened, cause, count)
+        self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
         span = interval.last - interval.first + 1
         is_open = self.line.legs[interval.stage].is_open
+        failures = merge_counts(command.failures for command in failed)
+        refusals = merge_counts(command.errors for command in failed)
         for position, number in enumerate(range(interval.first, interval.last + 1)):
-            second = self.seconds.setdefault(number, Second())
+            second = self.seconds.get(number) or self.seconds.setdefault(number, Second())
             ok_here, errors_here = _part(ok, position, span), _part(errors, position, span)
             second.operations += ok_here + errors_here
             second.begun += _part(interval.issued, position, span)
@@ -407,22 +229,26 @@ class Aggregate:
             second.errors += errors_here
             _add_part(second.failures, failures, position, span)
             _add_part(second.refusals, refusals, position, span)
-            second.open_peaks[agent_id] = max(second.open_peaks.get(agent_id, 0), peak)
-            second.wanted_peaks[agent_id] = max(second.wanted_peaks.get(agent_id, 0), wanted)
-            _add_busy(second.busy, agent_id, interval.generator)
+            second.service.add(*[command.service for command in commands])
+            second.response.add(*[command.response for command in commands])
             second.loop_lag.add(interval.generator.loop_lag)
-            for command in commands:
-                second.service.add(command.service)
-                second.response.add(command.response)
+            second.add_gauges(agent.facts.agent_id, agent.through, number, interval)
 
     def _settle(self) -> None:
         """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
-        running = [agent.through for agent in self.agents.values() if agent.end is None]
-        through = min(running) if running else max(self.seconds, default=-1)
+        if self._lagging:
+            return
+        running = [agent for agent in self.agents.values() if agent.end is None]
+        through = min(agent.through for agent in running) if running else max(self.seconds, default=-1)
         for number in range(self.complete_through + 1, through + 1):
             if (second := self.seconds.get(number)) is not None:
                 second.settle()
         self.complete_through = max(self.complete_through, through)
+        self._lagging = {agent.facts.agent_id for agent in running if agent.through <= self.complete_through}
+        for number in range(self._sealed_through + 1, self.complete_through - SEALED_BEHIND + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.seal()
+            self._sealed_through = number
 
 
 def fold(records: Iterable[AnyRecord]) -> Aggregate:

@@ -14,7 +14,8 @@ from itertools import accumulate
 from math import ceil
 
 from common.plan.schema import Arrivals, Driver
-from coordinator.aggregate import Aggregate, Second
+from coordinator.aggregate import Aggregate
+from coordinator.tallies import Second
 
 _CHANCE = 4
 """Standard deviations of a Poisson process: it is off by more once in 30,000 runs."""

@@ -17,8 +17,9 @@ from common.histogram import Histogram
 from common.metrics import LATE_SEND_NS, HoldUps, Merge, merge_hold_ups
 from common.plan.schema import Driver
 from common.units import NS_PER_S, counted
-from coordinator.aggregate import Aggregate, Busy, StageTally
+from coordinator.aggregate import Aggregate
 from coordinator.stages import StageResult
+from coordinator.tallies import Busy, StageTally
 
 BUSY_SHARE = 0.9
 """Of a core, or of a loop's time: what is left is not enough to do much more."""

@@ -38,8 +38,9 @@ import msgspec
 
 from common.commands import Template, plan_templates
 from common.metrics import merge_counts
-from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.aggregate import Aggregate
 from coordinator.records import NodeCounted, ServerCounted, When
+from coordinator.tallies import AgentTally
 from coordinator.uncarried import uncarried
 
 

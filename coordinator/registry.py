@@ -129,6 +129,10 @@ class Member:
         """Whether its clock has been compared with ours, in a round trip of no more than this."""
         return self.offset_ns is not None and self.rtt_ns is not None and self.rtt_ns <= rtt_ns
 
+    def is_fresh(self, now_ns: int) -> bool:
+        """Whether it was heard lately enough to be dealt a share."""
+        return now_ns - self.heard_ns <= FRESH_NS
+
     def is_over(self, now_ns: int, patience_ns: int) -> bool:
         """Whether nothing more is to be waited for: it is gone, ended and knows it, or was silent too long."""
         finished = self.end is AgentEnd.FINISHED
@@ -257,9 +261,7 @@ class Registry:
     def idle(self, now_ns: int) -> list[Member]:
         """Members that could be dealt a share now."""
         return [
-            member
-            for member in self
-            if member.state is AgentState.IDLE and not member.gone and now_ns - member.heard_ns <= FRESH_NS
+            member for member in self if member.state is AgentState.IDLE and not member.gone and member.is_fresh(now_ns)
         ]
 
     def standing_by(self, now_ns: int) -> list[Member]:

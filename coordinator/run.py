@@ -6,10 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
-from common.messages import (
-    Dismiss,
-    Stop,
-)
+from common.messages import Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
 from common.units import NS_PER_S
@@ -97,7 +94,10 @@ class Run:
             return []
         match event:
             case FromAgent(routing_id, envelope):
+                before = self._stands(envelope, now_ns)
                 actions = self._talk.received(routing_id, envelope, now_ns)
+                if before is not None and before == self._stands(envelope, now_ns):
+                    return actions  # a look at every agent for each of their messages would cost a large fleet dearly
             case LocalAgentExited():
                 actions = self._local_agent_exited(event)
             case Counted(record):
@@ -109,6 +109,16 @@ class Run:
             case Tick():
                 actions = self._tick(now_ns)
         return [*actions, *self._advance(now_ns)]
+
+    def _stands(self, envelope: Envelope, now_ns: int) -> tuple[object, ...] | None:
+        """How its sender stands, as far as a heartbeat or a frame can change what the phase depends on; ticks see to
+        what time changes. None for other messages, and for strangers."""
+        if not isinstance(envelope.message, Heartbeat | MetricsFrame):
+            return None
+        member = self.state.registry.find(envelope.incarnation)
+        if member is None:
+            return None
+        return (member.state, member.end, member.lost, member.gone, member.rtt_ns, member.is_fresh(now_ns))
 
     @classmethod
     def resumed(

@@ -21,8 +21,9 @@ from math import ceil, floor
 from common.metrics import merge_counts
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, Busy, Second
+from coordinator.aggregate import Aggregate
 from coordinator.backlog import Backlog
+from coordinator.tallies import Busy, Second
 
 OWN_ROW_S = 0.5
 """A last second that the load used for less than this is added to the row before."""
@@ -135,6 +136,8 @@ class ShownSeconds:
 def _as_one(seconds: list[Second]) -> Second:
     """Several seconds merged into one: counts add up, gauges of connections keep their maximum."""
     whole = Second()
+    if any(second.sealed for second in seconds):
+        whole.sealed = max((second.sums for second in seconds), key=lambda sums: sums.open)
     for second in seconds:
         whole.operations += second.operations
         whole.begun += second.begun
@@ -143,15 +146,15 @@ def _as_one(seconds: list[Second]) -> Second:
         whole.errors += second.errors
         whole.failures = merge_counts((whole.failures, second.failures))
         whole.refusals = merge_counts((whole.refusals, second.refusals))
-        for peaks, more in ((whole.open_peaks, second.open_peaks), (whole.wanted_peaks, second.wanted_peaks)):
-            peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
-        for agent_id, peak in second.wanted_peaks.items():
-            whole.wanted_peaks[agent_id] = max(whole.wanted_peaks.get(agent_id, 0), peak)
-        for agent_id, busy in second.busy.items():
-            whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
         whole.service.add(second.service.merged)
         whole.response.add(second.response.merged)
         whole.loop_lag.add(second.loop_lag.merged)
+        if whole.sealed is not None:
+            continue
+        for peaks, more in ((whole.open_peaks, second.open_peaks), (whole.wanted_peaks, second.wanted_peaks)):
+            peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
+        for agent_id, busy in second.busy.items():
+            whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
     return whole
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from common.plan.schema import Workload
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, StageTally
+from coordinator.aggregate import Aggregate
 from coordinator.ledger import Ledger
+from coordinator.tallies import StageTally
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from common.metrics import merge_counts
-from coordinator.aggregate import Aggregate, Second
+from coordinator.aggregate import Aggregate
 from coordinator.records import ServerCounted, When
+from coordinator.tallies import Second
 
 LONG_S = 3.0
 LONG_SHARE = 0.1

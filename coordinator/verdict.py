@@ -18,12 +18,13 @@ import msgspec
 
 from common.plan.schema import Arrivals
 from common.units import counted
-from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.aggregate import Aggregate
 from coordinator.causes import unsent_cause
 from coordinator.generator import BUSY_SHARE, limit_findings
 from coordinator.ledger import Ledger
 from coordinator.prepared import preload_finding
 from coordinator.stages import StageResult, stage_results
+from coordinator.tallies import AgentTally
 from coordinator.uncarried import uncarried, uncarried_clause, uncarried_sentence
 from coordinator.unfinished import unfinished
 from coordinator.unopened import unopened_finding

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from common.histogram import Histogram
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, Second
+from coordinator.aggregate import Aggregate
 from coordinator.seconds import ShownSeconds
+from coordinator.tallies import Second
 
 SECONDS_SHOWN = 8
 

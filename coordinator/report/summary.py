@@ -13,7 +13,7 @@ from common.plain import to_plain
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.aggregate import AgentTally, Aggregate, Busy
+from coordinator.aggregate import Aggregate
 from coordinator.generator import all_watched, busiest_of, busy_of, hold_ups_of, limit_findings, throttled_share
 from coordinator.ledger import balance
 from coordinator.prepared import clean_up_of, preload_of
@@ -35,6 +35,7 @@ from coordinator.report.shapes import (
     Target,
 )
 from coordinator.stages import StageResult, stage_results
+from coordinator.tallies import AgentTally, Busy
 from coordinator.uncarried import uncarried
 from coordinator.unfinished import unfinished
 from coordinator.verdict import judge

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from coordinator.aggregate import Aggregate, Second
+from coordinator.aggregate import Aggregate
 from coordinator.seconds import ShownSecond, ShownSeconds
+from coordinator.tallies import Second
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 COLUMNS = (
@@ -71,7 +72,7 @@ def _row(shown: ShownSecond) -> list[object]:
         *(ns / 1e3 if service.count else "" for ns in latencies_ns),
         response.quantile(0.99) / 1e3 if response.count else "",
         second.connections_open,
-        len(second.open_peaks),
+        second.agents,
     ]
 
 

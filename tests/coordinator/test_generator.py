@@ -8,11 +8,12 @@ import pytest
 from common.metrics import HoldUps
 from common.plan.schema import Driver, Plan, Pools
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, Busy, fold
+from coordinator.aggregate import Aggregate, fold
 from coordinator.generator import all_watched, busiest_of, hold_up_cause, limit_findings
 from coordinator.ledger import balance
 from coordinator.records import AnyRecord, FrameAccepted
 from coordinator.stages import stage_results
+from coordinator.tallies import Busy
 from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 

@@ -14,6 +14,7 @@ from common.messages import (
     FailureKind,
     FinalAck,
     FrameAck,
+    HeartbeatReply,
     MetricsFrame,
     Preloaded,
     Prepare,
@@ -45,7 +46,7 @@ from coordinator.records import (
     Stopping,
     When,
 )
-from coordinator.registry import LOST_AFTER_NS, Standing
+from coordinator.registry import LOST_AFTER_NS, Registry, Standing
 from coordinator.run import (
     CLOCK_WAIT_NS,
     COUNT_WAIT_NS,
@@ -261,6 +262,18 @@ def test_an_agent_that_is_heard_again_is_dealt_a_share() -> None:
     bench.passes(10.0)
     bench.hello("web2")
     assert len(said(bench.beat("web1"), Prepare)) == 2
+
+
+def test_what_agents_send_each_second_costs_no_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.beat("web1")
+    looks: list[Registry] = []
+    monkeypatch.setattr(Registry, "__iter__", lambda registry: iter(looks.append(registry) or ()))
+    assert said(bench.beat("web1"), HeartbeatReply)
+    assert said(bench.frame("web1", 0), FrameAck)
+    assert not looks
+    bench.do(Tick())
+    assert looks
 
 
 def test_an_agent_that_holds_another_run_is_not_dealt_a_share_until_it_is_free() -> None:
