@@ -73,6 +73,8 @@ class CommandMetrics(Metrics, frozen=True, kw_only=True):
     @property
     def error_count(self) -> int:
         """Operations that were not done: error replies and failures."""
+        if not self.errors and not self.failures:  # nearly always
+            return 0
         return sum(self.errors.values()) + sum(self.failures.values())
 
     @property

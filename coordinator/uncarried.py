@@ -18,8 +18,9 @@ from common.messages import PoolLeft, PoolShare
 from common.plan.schema import Arrivals, Plan
 from common.plan.timeline import Leg
 from common.units import NS_PER_S, counted
-from coordinator.aggregate import AgentTally, Aggregate
+from coordinator.aggregate import Aggregate
 from coordinator.records import AgentEnd
+from coordinator.tallies import AgentTally
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ from common.metrics import CommandMetrics, ConnectionMetrics, GeneratorMetrics, 
 from common.plan.timeline import timeline
 from common.release import RELEASE
 from common.token import agent_curve
-from common.transport import Context, CurveClient, Dialer, LinkEvent, parse_tcp_endpoint
+from common.transport import Context, CurveClient, Dialer, LinkEvent
 from common.units import NS_PER_S
 
 COMMANDS = ("GET", "SET", "INCR", "HGET", "HSET", "LPUSH", "RPOP", "SADD", "ZADD", "EXPIRE")
@@ -132,13 +132,12 @@ class SimulatedAgent:
         shapes: list[IntervalMetrics],
         tally: Tally,
     ) -> None:
-        incarnation = secrets.token_hex(8)
         identity = Identity(
             name=f"simulated-{number}",
             host=f"host-{number}",
             pid=os.getpid(),
             processes=1,
-            incarnation=incarnation,
+            secret=secrets.token_urlsafe(24),
             version=RELEASE,
             once=True,
         )
@@ -148,7 +147,7 @@ class SimulatedAgent:
         self._shape, self._tally = shapes[number % len(shapes)], tally
         self._session = Session(identity, monotonic_ns())
         self._links = ExitStack()
-        self._control = self._links.enter_context(Dialer(context, endpoint, incarnation.encode(), curve))
+        self._control = self._links.enter_context(Dialer(context, endpoint, curve))
         self._metrics: Dialer | None = None
         self._reports: deque[tuple[int, WorkerMetrics | WorkerFinal | Prepared]] = deque()
         self._end_ns: int | None = None
@@ -210,10 +209,12 @@ class SimulatedAgent:
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, monotonic_ns()):
             match action:
-                case Send(envelope):
-                    self._control.send(codec.encode(envelope))
-                case ConnectMetrics(port):
-                    self._connect_metrics(port)
+                case Send(envelope, metrics):
+                    link = self._metrics if metrics else self._control
+                    if link is not None:
+                        link.send(codec.encode(envelope))
+                case ConnectMetrics() if self._metrics is None:
+                    self._metrics = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
                 case Spawn(_, assignments):
                     self._end_ns = timeline(assignments[0].plan.load).end_ns
                     self._tally.prepared_ns.append(monotonic_ns())
@@ -228,14 +229,6 @@ class SimulatedAgent:
                     self.left = action
                     self._tally.exits[str(action.code)] = self._tally.exits.get(str(action.code), 0) + 1
                     return
-
-    def _connect_metrics(self, port: int) -> None:
-        if self._metrics is None:
-            host, _ = parse_tcp_endpoint(self._endpoint)
-            routing_id = self._session.identity.incarnation.encode()
-            self._metrics = self._links.enter_context(
-                Dialer(self._context, f"tcp://{host}:{port}", routing_id, self._curve)
-            )
 
     def _begin(self, t0_ns: int) -> None:
         self._t0_ns = t0_ns
@@ -260,7 +253,7 @@ class SimulatedAgent:
 
     def _pump_frames(self) -> None:
         outbox = self._session.outbox
-        while self._metrics is not None and (frame := outbox.next_frame()) is not None:
+        while self._metrics is not None and self._session.attached and (frame := outbox.next_frame()) is not None:
             envelope = Envelope(
                 run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
             )
