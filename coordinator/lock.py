@@ -29,6 +29,7 @@ import psutil
 
 from common.errors import UsageError
 from common.machine import boot_id, this_host
+from common.reading import read_bounded
 from common.units import printable
 
 LOCK_SUFFIX = ".lock"
@@ -146,9 +147,7 @@ def _beside(journal: Path) -> Path:
 def _holder(path: Path) -> Holder | None:
     """Who a lock file names; None without one that can be read."""
     with suppress(OSError, msgspec.DecodeError):
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(handle, "rb") as file:
-            return msgspec.json.decode(file.read(_LARGEST_BYTES), type=Holder)
+        return msgspec.json.decode(read_bounded(path, _LARGEST_BYTES, wait_s=0), type=Holder)
     return None
 
 

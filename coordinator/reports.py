@@ -12,13 +12,14 @@ import msgspec
 from rich.console import Console
 
 from common.errors import ProtocolError, UsageError
+from common.reading import read_bounded
 from coordinator.aggregate import Aggregate, fold
 from coordinator.compare.shapes import Comparison
 from coordinator.compare.text import print_comparison
 from coordinator.journal import read_journal
 from coordinator.lock import is_locked
 from coordinator.records import Outcome
-from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, complete_run_files
+from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, complete_run_files
 from coordinator.report.finding import find_report
 from coordinator.report.look import console_for
 from coordinator.report.summary import build_summary
@@ -58,7 +59,7 @@ def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callabl
 
 def _render_comparison(path: Path, format: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, LARGEST_BYTES).decode()
         comparison = msgspec.json.decode(text, type=Comparison)
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise UsageError(f"{path}: expected a comparison that this version can read, got: {error}") from error

@@ -1,10 +1,11 @@
-"""The one place where a plan touches the file system: whole small files, read once."""
+"""The one place where a plan touches the file system: whole small files or pipes, read once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from common.errors import PlanError
+from common.reading import WAIT_S, read_bounded
 from common.units import show
 
 LARGEST_BYTES = 1_000_000
@@ -13,8 +14,7 @@ LARGEST_BYTES = 1_000_000
 def read_small_file(path: Path, where: str, wanted: str) -> bytes:
     """A file's bytes. Raises PlanError, a line of the form `where: expected wanted, got: why not`."""
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+        data = read_bounded(path, LARGEST_BYTES, WAIT_S)
     except OSError as error:
         raise PlanError(f"{where}: expected {wanted}, got: {error.strerror or error}") from error
     except ValueError as error:

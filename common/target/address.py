@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +13,13 @@ from redis.cluster import LoadBalancingStrategy
 from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
+from common.errors import PlanError
 from common.plan import schema
 from common.plan.url import Address, parse_redis_url
+from common.units import printable
+
+_LARGEST_PEM_BYTES = 16 << 20
+"""The certificates that a whole system trusts are some 0.3 MB."""
 
 
 def address_of(target: schema.Target) -> Address:
@@ -133,6 +141,8 @@ def _keepalive(keepalive: schema.Keepalive) -> dict[str, Any]:
 
 
 def _tls(tls: schema.Tls) -> dict[str, Any]:
+    for name in ("ca_file", "cert_file", "key_file"):
+        _check_kind(f"target.tls.{name}", getattr(tls, name))
     return {
         "ssl_ca_certs": tls.ca_file,
         "ssl_certfile": tls.cert_file,
@@ -143,3 +153,14 @@ def _tls(tls: schema.Tls) -> dict[str, Any]:
         "ssl_cert_reqs": "none" if tls.verify is schema.Verify.NONE else "required",
         "ssl_check_hostname": tls.verify is schema.Verify.FULL,
     }
+
+
+def _check_kind(where: str, name: str | None) -> None:
+    """OpenSSL reads these files for each connection, and waits for a pipe for ever. Raises PlanError. Whatever else is
+    wrong with one is said when it is used."""
+    with suppress(OSError, ValueError):
+        status = Path(name or ".").stat()
+        if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_PEM_BYTES):
+            return
+        found = f"{status.st_size:,} bytes" if stat.S_ISREG(status.st_mode) else "a pipe, device or socket"
+        raise PlanError(f'{where}: expected a file in PEM, got "{printable(str(name))}", {found}')

@@ -12,6 +12,7 @@ from common.errors import UsageError
 from common.plan.describe import plan_yaml
 from common.plan.schema import Plan
 from common.program import explained
+from common.reading import read_bounded
 from coordinator.aggregate import Aggregate
 from coordinator.report.shapes import Summary
 from coordinator.report.summary import build_summary
@@ -26,6 +27,8 @@ COMPARISON_FILE = "comparison.json"
 """In the folder of a comparison, beside the folders of its runs."""
 ERROR_FILE = "error.txt"
 """Tracebacks of unexpected errors; most runs do not have this file."""
+LARGEST_BYTES = 256 << 20
+"""Of a file that is read again: a time series of a month has less."""
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 """Modes of what a run leaves, whatever the umask: only its owner reads it."""
 
@@ -68,7 +71,7 @@ def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], 
 
 def _is_whole(path: Path, check: Callable[[str], bool] = lambda _: True) -> bool:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, LARGEST_BYTES, wait_s=0).decode()
     except (FileNotFoundError, UnicodeDecodeError):
         return False
     except OSError:

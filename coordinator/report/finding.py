@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from common.errors import UsageError
+from common.reading import read_bounded
 from common.units import counted
 from coordinator.journal import read_journal
 from coordinator.records import RunOpened
-from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, PLAN_FILE
+from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, PLAN_FILE
 
 LATEST = "latest"
 _RUNS_NAMED = 10
@@ -100,7 +101,7 @@ def _began(name: str, path: Path) -> float:
 
 def _started_at(path: Path) -> str:
     if path.name == COMPARISON_FILE:
-        return msgspec.json.decode(path.read_bytes(), type=_Head).started_at
+        return msgspec.json.decode(read_bounded(path, LARGEST_BYTES), type=_Head).started_at
     first = next(read_journal(path), None)
     return first.started_at if isinstance(first, RunOpened) else ""
 

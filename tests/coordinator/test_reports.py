@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -176,7 +175,7 @@ def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_n
         render("latest", out, "csv", False, said.append)
     assert (said, (folder / SUMMARY_FILE).exists()) == ([], False)
     with monkeypatch.context() as patched:
-        patched.setattr("coordinator.report.files.os.open", refused)
+        patched.setattr("coordinator.report.files.write_whole", refused)
         assert "Totals" in render("latest", out, "text", False, said.append)
     assert [line.partition(": ")[0] for line in said] == [
         str(folder / name) for name in (PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE)
@@ -189,8 +188,8 @@ def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_n
     assert len(said) == 1
 
 
-def refused(*_: object) -> int:
-    raise OSError(errno.EROFS, "Read-only file system")
+def refused(path: Path, _: str) -> None:
+    raise UsageError(f"{path}: cannot write this file: Read-only file system")
 
 
 RECORDS = list(clean_run(seconds=1, per_second=10))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -319,9 +320,21 @@ def test_a_stage_on_the_command_line_has_a_name_that_a_file_could_say(text: str)
 def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert refusal(missing) == f"{missing}: expected a plan that can be read, got: No such file or directory"
-    assert refusal(tmp_path) == f"{tmp_path}: expected a plan that can be read, got: Is a directory"
+    assert refusal(tmp_path) == f"{tmp_path}: expected a plan that can be read, got: it is a directory"
     with pytest.raises(PlanError, match="got the impossible name"):
         load(Path("a\0b"))
+
+
+@pytest.mark.parametrize("name", ["plan", "profile", "data_size_file", "password_file"])
+def test_a_pipe_that_nobody_writes_to_holds_nobody_up(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("common.plan.files.WAIT_S", 0.01)
+    said = refusal(pipe) if name == "plan" else refusal(**{name: str(pipe)})
+    assert said.startswith(str(pipe) if name == "plan" else f"--{name.replace('_', '-')}: ")
+    assert said.endswith("got: it is a pipe that did not end within 0.01 s")
 
 
 def test_a_file_that_is_no_plan_by_its_size_is_refused(write: WriteFile) -> None:

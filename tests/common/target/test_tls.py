@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,10 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.errors import TargetError
+from common.errors import PlanError, TargetError
 from common.lifeline import Lifeline
 from common.plan.schema import Pools, Target, TcpPool, Tls, Verify
 from common.target import build_client, nodes_of, open_node_client, ping_target
+from common.target.address import connection_arguments
 from common.units import Seconds
 from tests.support.clients import Events
 from tests.support.drivers import WRITTEN, by_asyncio, by_client, by_wire
@@ -112,6 +114,18 @@ def test_what_does_not_fit_is_said_in_one_line(
     with start_tls(papers, certificate) as group:
         assert line in finding(target_of(group.url, papers, **tls))
         assert line in finding(target_of(group.url.replace("rediss:", "rediss+cluster:"), papers, **tls))
+
+
+@pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
+def test_a_file_that_is_a_pipe_a_device_or_huge_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    pipe, huge = tmp_path / "pipe", tmp_path / "huge"
+    os.mkfifo(pipe)
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)
+    for path, found in ((pipe, "a pipe"), (Path("/dev/zero"), "a pipe, device"), (huge, "1,099,511,627,776 bytes")):
+        target = Target(url="rediss://127.0.0.1:1", tls=Tls(**{name: str(path)}))
+        with pytest.raises(PlanError, match=f'target.tls.{name}: expected a file in PEM, got "{path}", {found}'):
+            connection_arguments(target)
 
 
 def test_a_server_that_wants_our_certificate_gets_it_or_says_so(papers: Papers) -> None:
