@@ -42,10 +42,13 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A coordinator's keys, and those that it gives to agents."""
+    """A coordinator's keys, and those that it gives to agents. file: the token's; None for keys of the environment.
+    is_usual: agents of the same user look for it there."""
 
     coordinator: CurveServer
     agents: CurveClient
+    file: Path | None = None
+    is_usual: bool = False
 
     @property
     def token(self) -> str:
@@ -76,7 +79,8 @@ def coordinator_credentials(file: Path | None, said: Variables, environment: Map
         where, found = KEY, _credentials(*_key_pairs(said.key, KEY))
     else:
         path = file or _path(said, environment)
-        where, found = str(path), Credentials(coordinator_curve(path), agent_curve(path))
+        where = str(path)
+        found = Credentials(coordinator_curve(path), agent_curve(path), path, is_usual=file is None)
     if said.token and _agent_curve(said.token, TOKEN) != found.agents:
         raise UsageError(
             f"{TOKEN}: this token does not belong to the coordinator's key ({where}): agents with it would be refused; "

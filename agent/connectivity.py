@@ -1,0 +1,157 @@
+"""Why a coordinator cannot be reached: ZeroMQ tries again silently, so this asks the address itself.
+
+An examination resolves the name, connects to each of its addresses and looks at what answers: a coordinator introduces
+itself at once, by the ZMTP greeting of ZeroMQ, which also says whether it uses encryption. It takes some seconds, so it
+runs in a thread of its own, and only while there is no link.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from common.clock import monotonic_ns
+from common.endpoint import Endpoint, UnresolvedError, resolve
+from common.units import NS_PER_S
+
+FIRST_AFTER_NS = NS_PER_S
+"""A link comes up in milliseconds if nothing is wrong."""
+EVERY_NS = 2 * NS_PER_S
+CONNECT_S = 2.0
+ANSWER_S = 1.0
+_SIGNATURE = b"\xff\0\0\0\0\0\0\0\x01\x7f"
+_ZMTP_3 = b"\3\0"
+_MECHANISM = slice(12, 32)
+_QUESTION = b"GET / HTTP/1.0\r\n\r\n"
+"""Servers that wait for the client to speak first answer this, if only with an error: HTTP, Redis."""
+_KINDS = (
+    (b"HTTP/", "an HTTP server"),
+    (b"-", "a Redis server"),
+    (b"+", "a Redis server"),
+    (b"SSH-", "an SSH server"),
+    (b"\x15\x03", "a TLS server"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A coordinator answers at this address, and secures its links as we do."""
+
+    address: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What is in the way. lasting: waiting does not help."""
+
+    text: str
+    lasting: bool = False
+
+
+Finding = Reached | Obstacle
+
+
+class Connectivity:
+    """Resolves and examines one address beside the loop, one question at a time."""
+
+    def __init__(self, address: Endpoint, *, curve: bool) -> None:
+        self._address, self._curve = address, curve
+        self._asked: Future[Finding] | None = None
+        self._due_ns = monotonic_ns() + FIRST_AFTER_NS
+
+    def look(self, *, is_up: bool, now_ns: int) -> Finding | None:
+        """What was found, once. Begins the next examination when it is due, and the link is not up."""
+        finding = None
+        if self._asked is not None and self._asked.done():
+            finding, self._asked, self._due_ns = self._asked.result(), None, now_ns + EVERY_NS
+        if is_up:
+            self._due_ns = now_ns + FIRST_AFTER_NS
+            return None
+        if self._asked is None and now_ns >= self._due_ns:
+            self._asked = _begin(self._address, curve=self._curve)
+        return finding
+
+
+def examine(address: Endpoint, *, curve: bool) -> Finding:
+    """Try each address of a host. curve: whether we use encryption. Waits for some seconds; raises nothing."""
+    try:
+        candidates = resolve(address)
+    except UnresolvedError as error:
+        return Obstacle(str(error))
+    obstacles = []
+    for candidate in candidates:
+        finding = _examine(candidate, curve=curve)
+        if isinstance(finding, Reached):
+            return finding
+        obstacles.append(finding)
+    return next((one for one in obstacles if one.lasting), Obstacle("; ".join(one.text for one in obstacles)))
+
+
+def _examine(address: Endpoint, *, curve: bool) -> Finding:
+    try:
+        connection = socket.create_connection((address.host, address.port or 0), timeout=CONNECT_S)
+    except ConnectionRefusedError:
+        return Obstacle(f"nothing listens at {address}")
+    except TimeoutError:
+        return Obstacle(f"{address} does not answer: a firewall may be in the way")
+    except OSError as error:
+        return Obstacle(f"cannot connect to {address}: {error.strerror or error}")
+    with connection:
+        try:
+            return _who_answers(connection, address, curve=curve)
+        except OSError:
+            return Obstacle(f"{address} closes connections at once: a proxy with no coordinator behind it, perhaps")
+
+
+def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -> Finding:
+    connection.settimeout(ANSWER_S)
+    said = _read(connection, len(_SIGNATURE))
+    if said is None:
+        connection.sendall(_QUESTION)
+        said = _read(connection, len(_SIGNATURE))
+    if said is None:
+        return Obstacle(f"{address} accepts connections, but nothing answers there: a coordinator that hangs, perhaps")
+    if not said:
+        raise ConnectionResetError
+    if said[:1] != _SIGNATURE[:1] or said[-1:] != _SIGNATURE[-1:]:
+        kind = next((kind for start, kind in _KINDS if said.startswith(start)), "something else")
+        return Obstacle(f"{kind} listens at {address}, not a coordinator", lasting=True)
+    # Not our mechanism: a coordinator with another one would hang up before it says its own.
+    connection.sendall(_SIGNATURE + _ZMTP_3)
+    greeting = said + (_read(connection, _MECHANISM.stop - len(said)) or b"")
+    if len(greeting) < _MECHANISM.stop:
+        raise ConnectionResetError
+    is_secured = greeting[_MECHANISM].rstrip(b"\0") == b"CURVE"
+    if is_secured and not curve:
+        text = f"the coordinator at {address} requires its token; join without --insecure, and with --token-file"
+        return Obstacle(text, lasting=True)
+    if curve and not is_secured:
+        return Obstacle(f"the coordinator at {address} was started with --insecure; join with --insecure", lasting=True)
+    return Reached(address)
+
+
+def _read(connection: socket.socket, size: int) -> bytes | None:
+    """Up to so many bytes, as many as come; None if nothing does, b"" if the connection ends."""
+    read = b""
+    try:
+        while len(read) < size and (part := connection.recv(size - len(read))):
+            read += part
+    except TimeoutError:
+        return read or None
+    return read
+
+
+def _begin(address: Endpoint, *, curve: bool) -> Future[Finding]:
+    asked: Future[Finding] = Future()
+
+    def work() -> None:
+        try:
+            asked.set_result(examine(address, curve=curve))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
+            asked.set_exception(error)
+
+    # A daemon: a resolver may take half a minute, and nobody waits for it at the end.
+    threading.Thread(target=work, name="connectivity", daemon=True).start()
+    return asked

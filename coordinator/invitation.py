@@ -1,0 +1,59 @@
+"""How agents of other machines join: the command to paste there, with an address that reaches this coordinator."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.endpoint import Endpoint, outward_host
+from common.plan.url import parse_redis_url
+from common.token import Credentials
+from common.token_text import TOKEN
+
+_CONTAINER_FILES = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_KUBERNETES = "KUBERNETES_SERVICE_HOST"
+
+
+def reachable_at(bound: Endpoint, target_url: str) -> Endpoint:
+    """Where other machines most likely reach a coordinator that listens at `bound`. If that is any address: the one on
+    the way to the target, or to the internet."""
+    if not bound.is_any:
+        return bound
+    hosts = parse_redis_url(target_url).hosts
+    host = outward_host(hosts[0].name if hosts else "", ipv4_only=bound.host == "0.0.0.0")
+    return Endpoint(host or "127.0.0.1", bound.port)
+
+
+def join_command(where: Endpoint, credentials: Credentials | None) -> str:
+    """What to run on a load machine. credentials: None with --insecure."""
+    command = f"agent join {where}"
+    if credentials is None:
+        return f"{command} --insecure"
+    if credentials.file is None:
+        return f"{TOKEN}=... {command}"
+    if not where.is_loopback:
+        return f"{command} --token-file TOKEN"
+    return command if credentials.is_usual else f"{command} --token-file {shlex.quote(str(credentials.file))}"
+
+
+def invitation(bound: Endpoint, where: Endpoint, credentials: Credentials | None, *, contained: bool) -> str:
+    """Notes for people who start agents by hand, in one line. where: see `reachable_at`. contained: in a container."""
+    hints = [f"agents join with: {join_command(where, credentials)}"]
+    if credentials is not None and credentials.file is not None and not where.is_loopback:
+        hints.append(f"TOKEN is a copy of {credentials.file}")
+    if contained and bound.is_any:
+        hints.append("from outside this container, use the address that it is published at")
+    return "; ".join(hints)
+
+
+def loopback_note(bound: Endpoint) -> str:
+    """What agents of other machines need, if they cannot reach `bound`; "" if they may."""
+    if not bound.is_loopback:
+        return ""
+    return f"only agents of this machine can join at {bound}; for others, listen with --bind 0.0.0.0:{bound.port}"
+
+
+def in_container(environment: Mapping[str, str]) -> bool:
+    """Whether this process most likely runs in a container, whose addresses mean nothing outside."""
+    return _KUBERNETES in environment or any(path.exists() for path in _CONTAINER_FILES)
