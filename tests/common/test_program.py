@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
+import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 
 from common.errors import PlanError, TargetError, UsageError
 from common.program import Outlet, described, explained, failed, keep_traceback, run_program
+from tests.support.runs import wait_until
 
 
 @pytest.fixture
@@ -111,6 +116,34 @@ def test_a_stream_waits_for_a_reader_that_is_slow() -> None:
     assert outlet.error is None
     for fd in (reader, writer):
         os.close(fd)
+
+
+def test_ctrl_c_ends_the_wait_for_a_reader() -> None:
+    code = "from common.program import run_program\nexit(run_program('x', lambda: any(print(n) for n in range(10**5))))"
+    with subprocess.Popen((sys.executable, "-c", code), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pipe = process.stdout.fileno()
+
+        def filled() -> int:
+            return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+        wait_until(lambda: filled() > 60_000, "the pipe is full")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_what_was_said_before_the_result_comes_before_it(tmp_path: Path) -> None:
+    redirect(1, tmp_path / "out")
+    os.dup2(1, 2)
+
+    def command() -> int:
+        for number in range(100):
+            print(f"note {number}", file=sys.stderr)
+        return printing()
+
+    assert run_program("coordinator", command) == 0
+    assert (tmp_path / "out").read_text().splitlines() == [*(f"note {number}" for number in range(100)), "é a line"]
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(
