@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
+from agent.connectivity import Connectivity, Obstacle, Reached, Resolved
 from agent.events import (
     Action,
     ConnectMetrics,
     Event,
+    Examined,
     Exit,
     Identity,
     KillWorkers,
@@ -37,11 +39,12 @@ from agent.session import Session
 from agent.usage import Usage
 from common import codec
 from common.clock import Suspension, monotonic_ns
+from common.endpoint import Endpoint
 from common.errors import ProtocolError
 from common.messages import Assignment, Envelope
 from common.ration import Ration
 from common.signals import caught_signals
-from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller, parse_tcp_endpoint
+from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller
 from common.units import counted
 
 TICK_S = 0.05
@@ -57,11 +60,10 @@ class Agent:
     """One `agent join`: everything it opens it closes again when its `with` block ends."""
 
     def __init__(
-        self, endpoint: str, curve: CurveClient | None, identity: Identity, say: Callable[[str], None]
+        self, endpoint: Endpoint, curve: CurveClient | None, identity: Identity, say: Callable[[str], None]
     ) -> None:
-        """Raises UsageError for an endpoint that is no address."""
-        parse_tcp_endpoint(endpoint)
         self._endpoint, self._curve, self._say = endpoint, curve, say
+        self._dialed = ""
         self._session = Session(identity, monotonic_ns())
         self._usage = Usage()
         self._suspension = Suspension()
@@ -76,9 +78,10 @@ class Agent:
             self._signals = stack.enter_context(caught_signals())
             self._context = stack.enter_context(Context())
             self._links = stack.enter_context(ExitStack())
-            self._control = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
+            self._control = self._links.enter_context(Dialer(self._context, "", self._curve))
             self._metrics: Dialer | None = None
             self._missing = ""
+            self._connectivity = Connectivity(self._endpoint, curve=self._curve is not None)
             self._processes = stack.enter_context(Processes())
             if self._session.identity.once:
                 # Only with --once: an agent that waits for further runs would keep their memory all the time.
@@ -115,6 +118,22 @@ class Agent:
             yield from self._metrics_link_events(self._metrics)
             yield from self._received(self._metrics)
         yield from self._processes.events()
+        yield from self._examined()
+
+    def _examined(self) -> Iterator[Event]:
+        match self._connectivity.look(is_up=not self._control.missing, now_ns=monotonic_ns()):
+            case Resolved(address):
+                self._dial(address.tcp)
+            case Reached(address):
+                self._dial(address.tcp)
+                yield Examined()
+            case Obstacle(text, lasting):
+                yield Examined(text, lasting)
+
+    def _dial(self, address: str) -> None:
+        self._dialed = address
+        for link in filter(None, (self._control, self._metrics)):
+            link.dial(address)
 
     def _metrics_link_events(self, metrics: Dialer) -> Iterator[Event]:
         for link_event in metrics.link_events():
@@ -146,7 +165,7 @@ class Agent:
                     link.send(codec.encode(envelope))
             case ConnectMetrics():
                 if self._metrics is None:
-                    self._metrics = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
+                    self._metrics = self._links.enter_context(Dialer(self._context, self._dialed, self._curve))
             case Spawn(run_id, assignments):
                 self._spawn(run_id, assignments)
             case OrderWorkers(order):

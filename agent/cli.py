@@ -21,7 +21,7 @@ from common.machine import (
 )
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
-from common.units import Seconds, counted, printable
+from common.units import Seconds, counted, printable, show
 
 PROGRAM = "agent"
 
@@ -91,7 +91,7 @@ def join(
     wait: Seconds | None,
     quiet: bool,
 ) -> int:
-    """Join the coordinator at ENDPOINT, such as tcp://10.0.0.5:5555, and serve its runs.
+    """Join the coordinator at ENDPOINT, such as 10.0.0.5:5555 or a host name, and serve its runs.
 
     It may be started before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
     and says goodbye; a second one leaves at once.
@@ -100,9 +100,13 @@ def join(
     from agent.agent import Agent
     from agent.events import Identity
     from agent.misfits import Capacity
+    from common.endpoint import ANY_HOST, parse_endpoint
     from common.token import agent_credentials
     from common.token_text import Variables
 
+    coordinator = parse_endpoint(endpoint)
+    if coordinator.host == ANY_HOST or coordinator.port is None:
+        raise UsageError(f"expected the host and port of a coordinator, such as 10.0.0.5:5555, got {show(endpoint)}")
     variables = Variables.taken_from(os.environ)
     raise_open_files_limit()
     curve = None if insecure else agent_credentials(token_file, variables, os.environ)
@@ -113,7 +117,7 @@ def join(
         processes=processes or usable_cores(),
         secret=secrets.token_hex(32),
         version=RELEASE,
-        endpoint=endpoint,
+        endpoint=str(coordinator),
         once=once,
         wait_ns=None if wait is None else wait.ns,
         capacity=Capacity(threads_limit(), open_files_limit(), memory_bytes()),
@@ -123,10 +127,10 @@ def join(
         if not quiet:
             _tell(text)
 
-    agent = Agent(endpoint, curve, identity, say)
+    agent = Agent(coordinator, curve, identity, say)
     quota = CpuGroups().quota_cores
     allowed = "" if quota is None else f"; its CPU quota allows {round(quota, 2):g} cores"
-    say(f"joining {endpoint} with {counted(identity.processes, 'worker process')}{allowed}")
+    say(f"joining {coordinator} with {counted(identity.processes, 'worker process')}{allowed}")
     leaving = agent.run()
     if quiet and leaving.code and leaving.text:
         _tell(leaving.text)

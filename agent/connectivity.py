@@ -1,6 +1,7 @@
-"""Why a coordinator cannot be reached: ZeroMQ tries again silently, so this asks the address itself.
+"""Where a coordinator is, and why it cannot be reached: ZeroMQ only tries again, so this asks the address itself.
 
-An examination resolves the name, connects to each of its addresses and looks at what answers: a coordinator introduces
+A name is resolved first. An examination resolves it once more, because names move, the name, connects to each of its
+addresses and looks at what answers: a coordinator introduces
 itself at once, by the ZMTP greeting of ZeroMQ, which also says whether it uses encryption. It takes some seconds, so it
 runs in a thread of its own, and only while there is no link.
 """
@@ -9,10 +10,10 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from common.clock import monotonic_ns
 from common.endpoint import Endpoint, UnresolvedError, resolve
 from common.units import NS_PER_S
 
@@ -36,6 +37,13 @@ _KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """The address to try first."""
+
+    address: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Reached:
     """A coordinator answers at this address, and secures its links as we do."""
 
@@ -50,7 +58,7 @@ class Obstacle:
     lasting: bool = False
 
 
-Finding = Reached | Obstacle
+Finding = Resolved | Reached | Obstacle
 
 
 class Connectivity:
@@ -58,23 +66,32 @@ class Connectivity:
 
     def __init__(self, address: Endpoint, *, curve: bool) -> None:
         self._address, self._curve = address, curve
-        self._asked: Future[Finding] | None = None
-        self._due_ns = monotonic_ns() + FIRST_AFTER_NS
+        self._asked: Future[Finding] | None = _begin(lambda: first_address(address))
+        self._due_ns = 0
 
     def look(self, *, is_up: bool, now_ns: int) -> Finding | None:
         """What was found, once. Begins the next examination when it is due, and the link is not up."""
         finding = None
         if self._asked is not None and self._asked.done():
-            finding, self._asked, self._due_ns = self._asked.result(), None, now_ns + EVERY_NS
+            finding, self._asked = self._asked.result(), None
+            self._due_ns = now_ns + (FIRST_AFTER_NS if isinstance(finding, Resolved) else EVERY_NS)
         if is_up:
             self._due_ns = now_ns + FIRST_AFTER_NS
             return None
         if self._asked is None and now_ns >= self._due_ns:
-            self._asked = _begin(self._address, curve=self._curve)
+            self._asked = _begin(lambda: examine(self._address, curve=self._curve))
         return finding
 
 
-def examine(address: Endpoint, *, curve: bool) -> Finding:
+def first_address(address: Endpoint) -> Resolved | Obstacle:
+    """The first address of a host, or why there is none."""
+    try:
+        return Resolved(resolve(address)[0])
+    except UnresolvedError as error:
+        return Obstacle(str(error))
+
+
+def examine(address: Endpoint, *, curve: bool) -> Reached | Obstacle:
     """Try each address of a host. curve: whether we use encryption. Waits for some seconds; raises nothing."""
     try:
         candidates = resolve(address)
@@ -89,7 +106,7 @@ def examine(address: Endpoint, *, curve: bool) -> Finding:
     return next((one for one in obstacles if one.lasting), Obstacle("; ".join(one.text for one in obstacles)))
 
 
-def _examine(address: Endpoint, *, curve: bool) -> Finding:
+def _examine(address: Endpoint, *, curve: bool) -> Reached | Obstacle:
     try:
         connection = socket.create_connection((address.host, address.port or 0), timeout=CONNECT_S)
     except ConnectionRefusedError:
@@ -105,7 +122,7 @@ def _examine(address: Endpoint, *, curve: bool) -> Finding:
             return Obstacle(f"{address} closes connections at once: a proxy with no coordinator behind it, perhaps")
 
 
-def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -> Finding:
+def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -> Reached | Obstacle:
     connection.settimeout(ANSWER_S)
     said = _read(connection, len(_SIGNATURE))
     if said is None:
@@ -143,12 +160,12 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
     return read
 
 
-def _begin(address: Endpoint, *, curve: bool) -> Future[Finding]:
+def _begin(find: Callable[[], Finding]) -> Future[Finding]:
     asked: Future[Finding] = Future()
 
     def work() -> None:
         try:
-            asked.set_result(examine(address, curve=curve))
+            asked.set_result(find())
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
             asked.set_exception(error)
 

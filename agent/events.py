@@ -36,6 +36,15 @@ class LinkRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """The coordinator's address was examined, because there is no link. obstacle: what is in the way, "" for nothing.
+    lasting: waiting does not help."""
+
+    obstacle: str = ""
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A message of the coordinator, from either link."""
 
@@ -86,6 +95,7 @@ Event = (
     LinkUp
     | LinkDown
     | LinkRefused
+    | Examined
     | MetricsLinkUp
     | MetricsLinkDown
     | Received

@@ -103,10 +103,15 @@ class Link:
         self._hello_due_ns = now_ns
         self._heartbeat_due_ns = now_ns
         self._refused_ns: tuple[int, int] | None = None
+        self.obstacle = ""
+        """What is in the way of a link, as far as the last examination knows."""
+        self._examinations = 0
+        self._lasting = 0
 
     def came_up(self, now_ns: int) -> None:
         """The handshake succeeded: say hello at once, whoever was there before."""
         self.up, self.welcome, self._refused_ns, self._hello_due_ns = True, None, None, now_ns
+        self.obstacle, self._examinations, self._lasting = "", 0, 0
         self.connection += 1
 
     def went_down(self) -> bool:
@@ -120,10 +125,24 @@ class Link:
         first_ns, last_ns = self._refused_ns or (now_ns, now_ns)
         self._refused_ns = (first_ns if now_ns - last_ns <= REFUSED_APART_NS else now_ns, now_ns)
 
+    def examined(self, obstacle: str, *, lasting: bool) -> bool:
+        """The coordinator's address was examined; whether what is in the way is news."""
+        is_news = obstacle != self.obstacle
+        self._lasting = 0 if not lasting else 1 if is_news else self._lasting + 1
+        self.obstacle = obstacle
+        self._examinations += 1
+        return is_news and bool(obstacle)
+
     @property
-    def refused_for_good(self) -> bool:
-        """The handshake has failed again and again for so long that it will not succeed."""
-        return self._refused_ns is not None and self._refused_ns[1] - self._refused_ns[0] > REFUSED_FOR_NS
+    def hopeless(self) -> str:
+        """Why there will never be a link; "" while there may be. Once is no proof: a coordinator may just be ending."""
+        if self._lasting > 1:
+            return self.obstacle
+        refused = self._refused_ns is not None and self._refused_ns[1] - self._refused_ns[0] > REFUSED_FOR_NS
+        # A coordinator answers there, and secures its links as we do: nothing but the token is left.
+        if refused and self._examinations and not self.obstacle:
+            return "the coordinator refuses our token; copy its token file here (--token-file)"
+        return ""
 
     def heard(self, now_ns: int) -> None:
         """A message of the coordinator has come."""

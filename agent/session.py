@@ -7,6 +7,7 @@ from agent.events import (
     Action,
     ConnectMetrics,
     Event,
+    Examined,
     Exit,
     FromWorker,
     Identity,
@@ -123,6 +124,11 @@ class Session:
             case LinkRefused():
                 self._link.refused(now_ns)
                 return []
+            case Examined(obstacle, lasting):
+                is_news = self._link.examined(obstacle, lasting=lasting)
+                # One that waits for its next run has been told that the coordinator is gone.
+                waits = self.state is AgentState.IDLE and self._link.coordinator
+                return [Say(f"{obstacle}; trying again")] if is_news and not lasting and not waits else []
             case Received(envelope):
                 return self._received(envelope, now_ns)
             case FromWorker(process, message):
@@ -471,11 +477,11 @@ class Session:
 
     def _waited_in_vain(self, now_ns: int) -> list[Action]:
         wait_ns = self.identity.wait_ns
-        if self._link.refused_for_good:
-            text = "the coordinator refuses our token, or it is no coordinator; copy its token file here (--token-file)"
-            return [Exit(FleetError.exit_code, text)]
+        if hopeless := self._link.hopeless:
+            return [Exit(FleetError.exit_code, hopeless)]
         if wait_ns is not None and self._link.silent_ns(now_ns) > wait_ns:
-            return [Exit(FleetError.exit_code, f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s")]
+            why = f": {self._link.obstacle}" if self._link.obstacle else ""
+            return [Exit(FleetError.exit_code, f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s{why}")]
         return []
 
     def _give_up(self, now_ns: int) -> list[Action]:

@@ -9,6 +9,7 @@ taken can still be lost with its connection, so every sender above repeats itsel
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -152,28 +153,36 @@ class _Admission:
 class _Link:
     """What both kinds of endpoint share: one socket, its monitor, and how they are closed."""
 
-    def __init__(self, context: Context, kind: int, endpoint: str) -> None:
+    def __init__(self, context: Context, kind: int) -> None:
         self.socket = context.socket(kind)
-        # Only for IPv6 addresses: with this option ZeroMQ resolves names such as localhost to IPv6 only.
-        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         self.monitor = self.socket.get_monitor_socket(_MONITORED)
+        self.cause = ""
+        """Of the last handshake that failed, for people."""
         self._gave_up_ns: int | None = None
         """When a connection was lost, as long as nothing is known of an attempt to make another."""
 
     def link_events(self) -> Iterator[LinkEvent]:
         """What the monitor has seen since it was last asked."""
         while self.monitor.poll(0):
-            event = int(recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"])
+            seen = recv_monitor_message(self.monitor, zmq.NOBLOCK)
+            event = int(seen["event"])
+            if _LINK_EVENTS.get(event) is LinkEvent.REFUSED:
+                self.cause = _cause(event, int(seen["value"]))
             if event in _TRYING_EVENTS:
                 self._gave_up_ns = None
             elif event == zmq.EVENT_DISCONNECTED:
                 self._gave_up_ns = monotonic_ns()
             if event in _LINK_EVENTS:
                 yield _LINK_EVENTS[event]
+
+    def use_ipv6(self, endpoint: str) -> None:
+        """Allow IPv6 for an address that is of it, and for all interfaces. Not for others: ZeroMQ would look for IPv6
+        only."""
+        self.socket.setsockopt(zmq.IPV6, int("[" in endpoint or "//*" in endpoint))
 
     def close(self) -> None:
         """Close monitor and socket; what was sent may still leave for a second. Idempotent."""
@@ -195,9 +204,10 @@ class Listener(_Link):
     """A bound ROUTER. It gives each connection a routing id of its own, which no peer can choose or learn."""
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
-        """Raises UsageError when the endpoint is not an address, or is in use."""
-        super().__init__(context, zmq.ROUTER, endpoint)
-        self.refused = 0
+        """endpoint: numeric, an interface, or `*`. Raises UsageError when it is not an address, or is in use."""
+        super().__init__(context, zmq.ROUTER)
+        self.use_ipv6(endpoint)
+        self.refused: Counter[str] = Counter()
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         if curve is not None:
             self.socket.curve_server = 1
@@ -241,9 +251,11 @@ class Listener(_Link):
             raise
         return True
 
-    def count_refused(self) -> int:
-        """How many handshakes were refused so far: peers without our token, or no peers of ours at all."""
-        self.refused += sum(event is LinkEvent.REFUSED for event in self.link_events())
+    def count_refused(self) -> Counter[str]:
+        """How many handshakes were refused so far, by cause: peers without our token, or no peers of ours at all."""
+        for event in self.link_events():
+            if event is LinkEvent.REFUSED:
+                self.refused[self.cause] += 1
         return self.refused
 
 
@@ -255,8 +267,8 @@ class Dialer(_Link):
     """
 
     def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:
-        """Raises UsageError when the endpoint is not an address."""
-        super().__init__(context, zmq.DEALER, endpoint)
+        """endpoint: numeric; "" for none yet, see `dial`. Raises UsageError when it is not an address."""
+        super().__init__(context, zmq.DEALER)
         self.missing = _NO_CONNECTION
         """What keeps the link from being up, for people; "" while it is up."""
         # Nothing is queued for a coordinator that is not there: what is sent then would be stale when it comes.
@@ -267,7 +279,17 @@ class Dialer(_Link):
             self.socket.curve_serverkey = curve.server
             self.socket.curve_publickey = curve.keys.public
             self.socket.curve_secretkey = curve.keys.secret
+        self._endpoint = ""
+        if endpoint:
+            self.dial(endpoint)
+
+    def dial(self, endpoint: str) -> None:
+        """Connect there instead, if that is another address. Raises UsageError when it is not an address."""
+        if endpoint == self._endpoint:
+            return
+        self._disconnect()
         self._endpoint = endpoint
+        self.use_ipv6(endpoint)
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -275,6 +297,10 @@ class Dialer(_Link):
             raise UsageError(
                 f"{endpoint}: cannot connect there: {_reason(error)}; expected an address such as tcp://host:5555"
             ) from error
+
+    def _disconnect(self) -> None:
+        with suppress(zmq.ZMQError):  # it may have forgotten the endpoint by itself
+            self.socket.disconnect(self._endpoint)
 
     def link_events(self) -> Iterator[LinkEvent]:
         """What the monitor has seen since it was last asked. A link that ZeroMQ gave up is connected anew."""
@@ -294,8 +320,7 @@ class Dialer(_Link):
                 yield event
         if self._gave_up_ns is not None and monotonic_ns() - self._gave_up_ns > _GAVE_UP_AFTER_NS:
             self._gave_up_ns = None
-            with suppress(zmq.ZMQError):  # it may have forgotten the endpoint by itself
-                self.socket.disconnect(self._endpoint)
+            self._disconnect()
             self.socket.connect(self._endpoint)
 
     def receive(self) -> Iterator[bytes]:
@@ -315,6 +340,15 @@ class Dialer(_Link):
         except zmq.Again:
             return False
         return True
+
+
+def _cause(event: int, value: int) -> str:
+    """Why a handshake failed, for people."""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH or value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
+        return "another token"
+    if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return "--insecure on one side only, or no agent"
+    return "no agent, or a connection that broke off"
 
 
 def _reason(error: zmq.ZMQError) -> str:
@@ -347,20 +381,3 @@ class Poller:
     def wait(self, timeout_s: float) -> None:
         """Until something is ready, or for so long."""
         self._poller.poll(max(0, round(timeout_s * 1000)))
-
-
-def parse_tcp_endpoint(endpoint: str) -> tuple[str, int | None]:
-    """(host, port) of "tcp://host:port"; port None for the wildcard "*" or 0, which take a free one.
-
-    Raises UsageError for anything else.
-    """
-    wanted = f'expected an address such as tcp://127.0.0.1:5555, got "{endpoint}"'
-    scheme, separator, rest = endpoint.partition("://")
-    host, colon, port = rest.rpartition(":")
-    if scheme != "tcp" or not separator or not colon or not host:
-        raise UsageError(wanted)
-    if port in ("*", "0"):
-        return host, None
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(wanted)
-    return host, int(port)

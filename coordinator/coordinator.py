@@ -7,6 +7,7 @@ that hangs must hold up neither the agents' heartbeats nor a Ctrl-C.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -106,7 +107,7 @@ class Coordinator:
         self._shown_ns = self._looked_ns = self._ticked_ns = 0
         self._is_journal_gone = False
         self._blind = False
-        self._refused = 0
+        self._refused: Counter[str] = Counter()
         self._malformed = 0
         self._ration = Ration("agents", monotonic_ns())
         self._packed: tuple[MetricsFrame, bytes] | None = None
@@ -184,7 +185,8 @@ class Coordinator:
 
     def _tell_set_aside(self) -> None:
         """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
-        counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "refused": self._refused}
+        counts = asdict(self._run.state.counters) | {"malformed": self._malformed}
+        counts |= {f"refused ({cause})": count for cause, count in self._refused.items()}
         told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         if left_out := self._ration.summary():
             self._view.note(left_out, trouble=True)
@@ -227,9 +229,9 @@ class Coordinator:
         yield from self._received()
         yield from self._local_agents.exited()
         refused = self._listener.count_refused()
-        if refused > self._refused and not self._refused:
-            self._view.note("refused a peer whose token does not fit, or that is no agent of ours", trouble=True)
-        self._refused = refused
+        for cause in refused.keys() - self._refused.keys():
+            self._view.note(f"refused a peer: {cause}", trouble=True)
+        self._refused = refused.copy()
 
     def _counted(self) -> Iterator[Counted]:
         if self._reading is None:

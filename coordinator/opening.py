@@ -22,7 +22,8 @@ from coordinator.steps import Progress
 @dataclass(frozen=True)
 class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
-    host: this machine. open_files_limit: of a worker process on it, None for no limit."""
+    join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
+    limit."""
 
     plan: Plan
     run_id: str
@@ -30,6 +31,7 @@ class Setup:
     target: TargetFacts
     expected: int
     endpoint: str
+    join: str
     host: str = ""
     open_files_limit: int | None = None
 
@@ -71,7 +73,7 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
     return (
         f"expected {counted(setup.expected, 'agent')}{at_least} within {setup.plan.fleet.wait_s}, "
         f"got {len(ready)} ({names}); "
-        f"{unfit}start them with `agent join {setup.endpoint}`, or wait longer with --wait"
+        f"{unfit}start them with `{setup.join}`, or wait longer with --wait"
     )
 
 

@@ -18,14 +18,15 @@ import msgspec
 from rich.console import Console
 
 from common.clock import monotonic_ns
+from common.endpoint import Endpoint, parse_endpoint, to_bind
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.machine import open_files_limit, this_host
 from common.plan.schema import Plan
 from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
-from common.token import coordinator_credentials
-from common.transport import Context, Listener, parse_tcp_endpoint
+from common.token import Credentials, coordinator_credentials
+from common.transport import Context, Listener
 from common.units import counted
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning, delete_written
@@ -33,7 +34,8 @@ from coordinator.coordinator import Coordinator, after_load, standings
 from coordinator.counts import read_server_counts
 from coordinator.embedded import open_embedded
 from coordinator.expanded import expected_agents
-from coordinator.live.view import open_live
+from coordinator.invitation import in_container, invitation, join_command, loopback_note, reachable_at
+from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.opening import Setup
 from coordinator.options import DEFAULT_BIND, StartOptions
@@ -201,6 +203,9 @@ def _serve(
         context = stack.enter_context(Context(curve))
         listener = stack.enter_context(Listener(context, endpoint, curve))
         view = stack.enter_context(open_live(people, options.quiet))
+        bound = parse_endpoint(listener.endpoint)
+        view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
+        view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
         setup = Setup(
             plan=plan,
             run_id=place.run_id,
@@ -208,18 +213,18 @@ def _serve(
             target=facts,
             expected=local + plan.fleet.expect_agents,
             endpoint=listener.endpoint,
+            join=_invite(plan, bound, credentials, view),
             host=this_host(),
             open_files_limit=open_files_limit(),
         )
-        view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
-        view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
         if stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
         if not place.resumed:
             agents.start(
                 local,
-                _reachable(listener.endpoint),
+                # Every interface is also the loopback.
+                str(Endpoint("127.0.0.1", bound.port) if bound.is_any else bound),
                 processes=plan.fleet.processes_per_local_agent,
                 token=None if credentials is None else credentials.token,
                 wait_s=float(plan.fleet.wait_s),
@@ -262,19 +267,19 @@ def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
         return aggregate.opened.endpoint
     bind = options.bind or (DEFAULT_BIND if plan.fleet.expect_agents else LOCAL_ONLY_BIND)
     try:
-        host, port = parse_tcp_endpoint(bind)
+        return to_bind(parse_endpoint(bind)).tcp
     except UsageError as error:
         raise UsageError(f"--bind: {error}") from error
-    return f"tcp://{host}:{port or '*'}"
 
 
-def _reachable(endpoint: str) -> str:
-    """Where local agents find a listener that may be bound to every interface."""
-    host, port = parse_tcp_endpoint(endpoint)
-    return f"tcp://{_ANY_HOST.get(host, host)}:{port}"
-
-
-_ANY_HOST = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}
+def _invite(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: LiveView) -> str:
+    """Say how agents of other machines join, if any are expected. Returns the command."""
+    where = reachable_at(bound, plan.target.url)
+    if plan.fleet.expect_agents:
+        if note := loopback_note(bound):
+            view.note(note)
+        view.note(invitation(bound, where, credentials, contained=in_container(os.environ)))
+    return join_command(where, credentials)
 
 
 def _run(setup: Setup, place: Place) -> Run:

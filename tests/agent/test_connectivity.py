@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent import connectivity
-from agent.connectivity import EVERY_NS, FIRST_AFTER_NS, Connectivity, Obstacle, Reached, examine
+from agent.connectivity import EVERY_NS, FIRST_AFTER_NS, Connectivity, Obstacle, Reached, Resolved, examine
 from common.clock import monotonic_ns
 from common.endpoint import Endpoint, parse_endpoint
 from common.token import coordinator_credentials
@@ -110,7 +110,7 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == Obstacle(f"nothing listens at {others[0]}; nothing listens at {there}")
 
 
-def test_an_address_is_examined_while_there_is_no_link_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def found(address: Endpoint, *, curve: bool) -> Obstacle:
@@ -118,9 +118,10 @@ def test_an_address_is_examined_while_there_is_no_link_and_only_then(monkeypatch
         return Obstacle("closed")
 
     monkeypatch.setattr(connectivity, "examine", found)
-    address, now_ns = Endpoint("h", 1), monotonic_ns()
+    address, now_ns = Endpoint("127.0.0.1", 1), monotonic_ns()
     checks = Connectivity(address, curve=True)
-    assert checks.look(is_up=False, now_ns=now_ns) is None
+    assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns), "an address") == Resolved(address)
+    assert checks.look(is_up=False, now_ns=now_ns + FIRST_AFTER_NS - 1) is None
     assert checks.look(is_up=True, now_ns=now_ns + 10 * FIRST_AFTER_NS) is None
     assert not asked
     now_ns += 11 * FIRST_AFTER_NS
@@ -128,3 +129,10 @@ def test_an_address_is_examined_while_there_is_no_link_and_only_then(monkeypatch
     assert checks.look(is_up=False, now_ns=now_ns + EVERY_NS - 1) is None
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns + EVERY_NS), "another") == Obstacle("closed")
     assert asked == [(address, True)] * 2
+
+
+def test_a_name_that_does_not_resolve_yet_is_said_at_once() -> None:
+    checks = Connectivity(Endpoint("no-such-host.invalid", 1), curve=True)
+    found = wait_until(lambda: checks.look(is_up=False, now_ns=monotonic_ns()), "a finding")
+    assert isinstance(found, Obstacle)
+    assert found.text.startswith("cannot resolve no-such-host.invalid: ")

@@ -93,20 +93,47 @@ def test_no_heartbeat_leaves_before_the_welcome_or_after_the_link_is_lost() -> N
 
 def test_refusals_must_go_on_for_a_while() -> None:
     link = Link(NOW_NS)
-    assert not link.refused_for_good
+    link.examined("", lasting=False)
+    assert not link.hopeless
     link.refused(NOW_NS)
-    assert not link.refused_for_good
+    assert not link.hopeless
     link.refused(NOW_NS + REFUSED_FOR_NS)
-    assert not link.refused_for_good
+    assert not link.hopeless
     link.refused(NOW_NS + REFUSED_FOR_NS + 1)
-    assert link.refused_for_good
+    assert link.hopeless == "the coordinator refuses our token; copy its token file here (--token-file)"
+
+
+def test_refusals_by_what_is_no_coordinator_of_ours_say_nothing_of_the_token() -> None:
+    link = Link(NOW_NS)
+    for instant_ns in (NOW_NS, NOW_NS + REFUSED_FOR_NS + 1):
+        link.refused(instant_ns)
+    assert not link.hopeless  # nobody has looked yet
+    link.examined("it closes connections", lasting=False)
+    assert not link.hopeless
+
+
+def test_an_obstacle_that_lasts_is_hopeless_when_it_is_found_again() -> None:
+    link = Link(NOW_NS)
+    assert link.examined("an HTTP server", lasting=True)
+    assert not link.hopeless
+    assert not link.examined("an HTTP server", lasting=True)
+    assert link.hopeless == "an HTTP server"
+    assert link.examined("nothing listens", lasting=False)
+    assert not link.hopeless
+    assert link.examined("an HTTP server", lasting=True)
+    assert not link.hopeless
+    link.examined("an HTTP server", lasting=True)
+    link.came_up(NOW_NS)
+    assert not link.hopeless
+    assert link.obstacle == ""
 
 
 def test_refusals_that_lie_far_apart_do_not_add_up() -> None:
     link = Link(NOW_NS)
     for minute in range(10):
         link.refused(NOW_NS + minute * 60 * NS_PER_S)
-    assert not link.refused_for_good
+    link.examined("", lasting=False)
+    assert not link.hopeless
 
 
 def test_a_handshake_that_succeeds_wipes_refusals_out() -> None:
@@ -114,4 +141,5 @@ def test_a_handshake_that_succeeds_wipes_refusals_out() -> None:
     link.refused(NOW_NS)
     link.came_up(NOW_NS)
     link.refused(NOW_NS + REFUSED_FOR_NS + 1)
-    assert not link.refused_for_good
+    link.examined("", lasting=False)
+    assert not link.hopeless

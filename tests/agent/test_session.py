@@ -9,6 +9,7 @@ from agent.events import (
     Action,
     ConnectMetrics,
     Event,
+    Examined,
     Exit,
     KillWorkers,
     LinkDown,
@@ -230,10 +231,41 @@ def test_a_refused_agent_leaves_with_the_exit_code_of_the_fleet() -> None:
 def test_an_agent_whose_handshake_keeps_failing_leaves() -> None:
     bench = AgentBench()
     actions = []
+    bench.do(Examined())
     for _ in range(10):
         bench.do(LinkRefused())
         actions += bench.passes(0.5)
     assert exits(actions)[0] == 5
+
+
+def test_what_is_in_the_way_is_said_once_and_again_when_waiting_was_in_vain() -> None:
+    bench = AgentBench(wait_ns=10 * NS_PER_S)
+    said = [bench.do(Examined(text)) for text in ("nothing listens at h:1", "nothing listens at h:1", "", "h is slow")]
+    assert [[say.text for say in of_kind(actions, Say)] for actions in said] == [
+        ["nothing listens at h:1; trying again"],
+        [],
+        [],
+        ["h is slow; trying again"],
+    ]
+    leaving = of_kind(bench.passes(11.0), Exit)[0]
+    assert (leaving.code, leaving.text) == (5, "no coordinator answered for 10 s: h is slow")
+
+
+def test_what_no_waiting_helps_against_ends_an_agent_that_has_no_run() -> None:
+    bench = AgentBench()
+    for _ in range(2):
+        assert not bench.do(Examined("an HTTP server listens at h:1", lasting=True))
+    [leaving, *_] = of_kind(bench.passes(0.1), Exit)
+    assert (leaving.code, leaving.text) == (5, "an HTTP server listens at h:1")
+
+
+def test_an_agent_between_two_runs_says_once_that_its_coordinator_is_gone() -> None:
+    bench = AgentBench()
+    bench.do(LinkUp())
+    bench.hears(welcome())
+    [say] = of_kind(bench.do(LinkDown()), Say)
+    assert say.text == "the coordinator is gone; waiting for the next one"
+    assert not bench.do(Examined("nothing listens at h:1"))
 
 
 def test_one_failed_handshake_is_no_refusal() -> None:

@@ -87,6 +87,7 @@ def setup_for(plan: Plan, expected: int = 1, run_id: str = RUN_ID) -> Setup:
         target=TargetFacts(url="redis://127.0.0.1:6379", topology="standalone", server="valkey 9"),
         expected=expected,
         endpoint="tcp://127.0.0.1:5555",
+        join="agent join 127.0.0.1:5555",
     )
 
 
