@@ -99,6 +99,8 @@ _LINK_EVENTS: dict[int, LinkEvent] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: LinkEvent.REFUSED,
 }
 _NO_CONNECTION, _NO_ANSWER, _REFUSED = "no TCP connection", "no answer to its handshake", "its handshake is refused"
+BROKEN_OFF = "no agent, or a connection that broke off"
+"""Why a handshake failed of which nothing more is known."""
 _TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
 _MONITORED = 0
 for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
@@ -348,7 +350,7 @@ def _cause(event: int, value: int) -> str:
         return "another token"
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
         return "--insecure on one side only, or no agent"
-    return "no agent, or a connection that broke off"
+    return BROKEN_OFF
 
 
 def _reason(error: zmq.ZMQError) -> str:

@@ -30,7 +30,7 @@ from common.messages import (
 )
 from common.ration import Ration
 from common.signals import Signals
-from common.transport import Listener, Poller
+from common.transport import BROKEN_OFF, Listener, Poller
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning
@@ -230,7 +230,7 @@ class Coordinator:
         yield from self._local_agents.exited()
         refused = self._listener.count_refused()
         for cause in refused.keys() - self._refused.keys():
-            self._view.note(f"refused a peer: {cause}", trouble=True)
+            self._view.note(f"refused a peer: {cause}", trouble=cause != BROKEN_OFF)  # a health check does that, too
         self._refused = refused.copy()
 
     def _counted(self) -> Iterator[Counted]:
