@@ -181,7 +181,20 @@ def show(value: object) -> str:
 
 def printable(text: str) -> str:
     """Text on one line: what moves a terminal's cursor, or cannot be encoded, is written as Python escapes it."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def printable_json(text: str) -> str:
+    """JSON that means the same and moves no terminal's cursor: letters that cannot be printed are written as \\uXXXX.
+    Line breaks and blanks between values stay."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
 
 def clipped(text: str, longest: int = 1000) -> str:

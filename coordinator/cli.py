@@ -21,7 +21,7 @@ from common.plan.sources import load_plan
 from common.program import complain, failed, run_program
 from common.release import RELEASE, about
 from common.token_text import Variables
-from common.units import show
+from common.units import printable, show
 from coordinator.expanded import expected_agents, plan_facts, plan_text
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
 from coordinator.shares import assign
@@ -190,7 +190,8 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     plan = _load(plan_file, flags)
     cores, settings = usable_cores(), client_settings(plan)
-    click.echo(json.dumps(plan_facts(plan, cores, settings), indent=2) if as_json else plan_text(plan, cores, settings))
+    text = json.dumps(plan_facts(plan, cores, settings), indent=2) if as_json else plan_text(plan, cores, settings)
+    click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 @cli.command(cls=PlanCommand)
@@ -205,7 +206,7 @@ def check(plan_file: Path | None, **flags: Any) -> int:
     shares = assign(plan, agents)
     lines = [*check_target(plan, shares.connection_ceiling).lines, *check_files(shares, agents, open_files_limit())]
     for line in lines:
-        click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {line.text}")
+        click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {printable(line.text)}")
     return EXIT_OK if all(line.ok for line in lines) else TargetError.exit_code
 
 

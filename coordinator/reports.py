@@ -13,6 +13,7 @@ from rich.console import Console
 
 from common.errors import ProtocolError, UsageError
 from common.reading import read_bounded
+from common.units import printable_json
 from coordinator.aggregate import Aggregate, fold
 from coordinator.compare.shapes import Comparison
 from coordinator.compare.text import print_comparison
@@ -74,7 +75,7 @@ def _render_comparison(path: Path, format: str) -> str:
             comparison, outcome=Outcome.RUNNING, reason="the comparison has not ended: one of its runs is going on"
         )
         text = comparison.to_json()
-    return text if format == "json" else _drawn(lambda console: print_comparison(console, comparison))
+    return printable_json(text) if format == "json" else _drawn(lambda console: print_comparison(console, comparison))
 
 
 def _drawn(draw: Callable[[Console], None]) -> str:

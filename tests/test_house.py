@@ -140,3 +140,12 @@ def test_the_rules_can_be_broken() -> None:
     assert MACHINE_PATH.search('open("' + "/ho" + 'me/me/x")') is not None
     assert PIN.match("redis>=8") is None
     assert pure_modules()
+
+
+@pytest.mark.parametrize("path", modules("coordinator"), ids=_label)
+def test_text_for_people_is_made_where_control_characters_are_escaped(path: Path) -> None:
+    if path.name == "look.py":
+        return
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    made = [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "Text"]
+    assert not made, f"{_label(path)}:{made[0]}: expected as_text of coordinator.report.look"

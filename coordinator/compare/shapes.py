@@ -9,6 +9,7 @@ import enum
 
 import msgspec
 
+from common.units import printable_json
 from coordinator.records import Outcome
 from coordinator.report.shapes import Part, Target
 from coordinator.verdict import Verdict
@@ -131,4 +132,4 @@ class Comparison(Part, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         """The text of comparison.json."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
+        return printable_json(msgspec.json.format(msgspec.json.encode(self), indent=2).decode()) + "\n"

@@ -20,7 +20,7 @@ from coordinator.compare.shapes import (
 )
 from coordinator.report.files import COMPARISON_FILE
 from coordinator.report.fitting import Column, FittedTable, show
-from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, facts, failed_share, short
+from coordinator.report.look import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short
 from coordinator.verdict import Level
 
 _TIMES = {
@@ -45,7 +45,7 @@ def run_line(run: ComparedRun) -> str:
 
 
 def _head(comparison: Comparison) -> Table:
-    outcome = Text(comparison.outcome.value, style=OUTCOME_STYLES[comparison.outcome])
+    outcome = as_text(comparison.outcome.value, style=OUTCOME_STYLES[comparison.outcome])
     outcome.append(f": {comparison.rounds} of {counted(comparison.rounds_wanted, 'round')} whole", style="default")
     if comparison.reason:
         outcome.append(f"; {comparison.reason}", style="default")
@@ -55,11 +55,11 @@ def _head(comparison: Comparison) -> Table:
         rate = "" if load.wanted_rate_per_s is None else f", {short(load.wanted_rate_per_s)}/s wanted"
         how = f"open loop ({load.arrivals} arrivals{rate})"
     return facts(
-        ("Comparison", Text(comparison.id)),
+        ("Comparison", as_text(comparison.id)),
         ("", outcome),
-        ("Target", Text(f"{target.url} ({target.topology}, {target.server})")),
-        ("Load", Text(f"{how}; latencies are {_TIMES[load.latency]}")),
-        ("At once", Text("\n".join(_at_once(comparison)))),
+        ("Target", as_text(f"{target.url} ({target.topology}, {target.server})")),
+        ("Load", as_text(f"{how}; latencies are {_TIMES[load.latency]}")),
+        ("At once", as_text(*_at_once(comparison))),
     )
 
 
@@ -95,9 +95,9 @@ def _runs(comparison: Comparison) -> FittedTable:
             short(run.ops_per_s),
             "-" if run.cpu_us_per_operation is None else _us(run.cpu_us_per_operation),
             *(["-"] * 3 if latency is None else map(_ms, (latency.p50, latency.p99, latency.p99_9))),
-            Text(short(run.errors), style="red" if run.errors else ""),
-            Text(run.outcome.value, style=OUTCOME_STYLES[run.outcome]),
-            Text(run.verdict.level.value, style=LEVEL_STYLES[run.verdict.level]),
+            as_text(short(run.errors), style="red" if run.errors else ""),
+            as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome]),
+            as_text(run.verdict.level.value, style=LEVEL_STYLES[run.verdict.level]),
             style="" if run.counts else "dim",
         )
     if not all(run.counts for run in comparison.runs):
@@ -142,9 +142,9 @@ def _add_rows(table: FittedTable, name: str, cost: Cost) -> None:
 def _tail(comparison: Comparison) -> Table:
     rows: list[tuple[str, Text]] = []
     if comparison.totals is not None and (cpu := comparison.totals.cpu_us_per_operation) is not None:
-        rows.append(("CPU", Text(_in_words(cpu))))
+        rows.append(("CPU", as_text(_in_words(cpu))))
     if comparison.notes:
-        rows.append(("Notes", Text("\n".join(comparison.notes))))
+        rows.append(("Notes", as_text(*comparison.notes)))
     return facts(*rows, ("Verdicts", _verdicts(comparison)))
 
 
@@ -157,13 +157,12 @@ def _verdicts(comparison: Comparison) -> Text:
         for reason in run.verdict.reasons:
             reasons.setdefault(reason, []).append(_name(run))
     if set(levels) == {Level.TRUSTED}:
-        return Text("all trusted", style="green")
-    text = Text("\n").join(
-        Text(f"{level.value}: {', '.join(names)}", LEVEL_STYLES[level]) for level, names in levels.items()
-    )
-    for reason, names in reasons.items():
-        text.append(f"\n- {reason} ({', '.join(names)})", style="default")
-    return text
+        return as_text("all trusted", style="green")
+    parts = [
+        as_text(f"{level.value}: {', '.join(names)}", style=LEVEL_STYLES[level]) for level, names in levels.items()
+    ]
+    parts += [as_text(f"- {reason} ({', '.join(names)})") for reason, names in reasons.items()]
+    return as_text("", "").join(parts)
 
 
 def _in_words(cpu: Pair) -> str:

@@ -16,7 +16,7 @@ from common.units import counted, format_seconds
 from coordinator.generator import BUSY_SHARE
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow, Times
 from coordinator.report.fitting import Cell, Column, FittedTable, Trimmed
-from coordinator.report.look import ms
+from coordinator.report.look import as_text, ms
 
 _AGENTS_SHOWN = 8
 _FEWEST_SECONDS = 3
@@ -40,16 +40,16 @@ class Screen:
 
     def _drawn(self, rows: tuple[SecondRow, ...]) -> RenderableType:
         snapshot = self.snapshot
-        parts = [_progress(snapshot), Text(), _seconds(snapshot, rows), Text(), _totals(snapshot), Text()]
+        parts = [_progress(snapshot), as_text(), _seconds(snapshot, rows), as_text(), _totals(snapshot), as_text()]
         return Group(*parts, _agents(snapshot.agents, snapshot.standing_by))
 
 
 def _progress(snapshot: LiveSnapshot) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     line.add_row(
-        Text(f"{_whole(max(snapshot.elapsed_s, 0.0))} elapsed"),
+        as_text(f"{_whole(max(snapshot.elapsed_s, 0.0))} elapsed"),
         ProgressBar(total=1.0, completed=min(snapshot.fraction, 1.0), width=30),
-        Text(_left(snapshot)),
+        as_text(_left(snapshot)),
     )
     return Group(line, _stage(snapshot.stage)) if snapshot.stage else line
 
@@ -57,8 +57,8 @@ def _progress(snapshot: LiveSnapshot) -> RenderableType:
 def _stage(stage: StageNow) -> Text:
     rate = "closed loop" if stage.rate_per_s is None else f"{stage.rate_per_s:,.0f}/s wanted"
     if not stage.measured:
-        return Text(f"{stage.name}: {rate}; not in the report", style="yellow")
-    return Text(f"{stage.name} ({stage.number} of {stage.of}): {rate}")
+        return as_text(f"{stage.name}: {rate}; not in the report", style="yellow")
+    return as_text(f"{stage.name} ({stage.number} of {stage.of}): {rate}")
 
 
 def _left(snapshot: LiveSnapshot) -> str:
@@ -122,7 +122,7 @@ def _open(row: SecondRow) -> list[Cell]:
         str(row.second),
         "-" if row.wanted_per_s is None else f"{row.wanted_per_s:,.0f}",
         f"{row.ops_per_s:,}",
-        Text("-") if row.backlog is None else Text(f"{row.backlog:,}", style="yellow" if row.backlog else ""),
+        as_text("-") if row.backlog is None else as_text(f"{row.backlog:,}", style="yellow" if row.backlog else ""),
         *_quantiles(row.response),
         "-" if row.service is None else ms(row.service.p99_us),
         _errors(row),
@@ -135,18 +135,18 @@ def _quantiles(times: Times | None) -> list[str]:
 
 
 def _errors(row: SecondRow) -> Text:
-    return Text(f"{row.errors:,}", style="red" if row.errors else "")
+    return as_text(f"{row.errors:,}", style="red" if row.errors else "")
 
 
 def _core(share: float | None) -> Text:
     if share is None:
-        return Text("-")
-    return Text(f"{share:.0%}", style="yellow" if share >= BUSY_SHARE else "")
+        return as_text("-")
+    return as_text(f"{share:.0%}", style="yellow" if share >= BUSY_SHARE else "")
 
 
 def _totals(snapshot: LiveSnapshot) -> Text:
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
-    return Text(
+    return as_text(
         f"{counted(snapshot.operations, 'operation')}, {counted(snapshot.errors, 'error')}{unsent}; "
         f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
         f"{counted(snapshot.connection_ceiling, 'connection')} open"
@@ -179,9 +179,9 @@ def _agent(agent: AgentRow) -> list[Cell]:
     return [
         agent.agent_id,
         agent.host,
-        Text(agent.state, style="" if agent.alive else "bold red"),
+        as_text(agent.state, style="" if agent.alive else "bold red"),
         f"{agent.cpu_percent:.0f}%",
-        Text("-" if age_s is None else f"{age_s:.1f} s ago", style="yellow" if age_s and age_s > _STALE_S else ""),
+        as_text("-" if age_s is None else f"{age_s:.1f} s ago", style="yellow" if age_s and age_s > _STALE_S else ""),
         "-" if agent.offset_us is None else ms(agent.offset_us),
     ]
 

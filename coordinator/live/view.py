@@ -15,14 +15,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from common.clock import MonotonicNs, monotonic_ns
 from common.units import NS_PER_S, counted
 from common.voice import is_behind
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
-from coordinator.report.look import ms
+from coordinator.report.look import as_text, ms
 
 _NUMBERS = re.compile(r"\d+")
 
@@ -133,7 +132,7 @@ class TerminalView(LiveView):
 
     def note(self, text: str, trouble: bool = False) -> None:
         """A line above the table."""
-        self._console.print(Text(text, style="yellow" if trouble else ""))
+        self._console.print(as_text(text, style="yellow" if trouble else ""))
 
     def close(self) -> None:
         """The last table stays on the screen, the cursor comes back."""
@@ -145,9 +144,9 @@ class TerminalView(LiveView):
 
 def _phase_line(text: str, done: int, total: int) -> RenderableType:
     if not total:
-        return Text(text)
+        return as_text(text)
     row = Table.grid(padding=(0, 1))
-    row.add_row(Text(text), ProgressBar(total=total, completed=done, width=30), Text(f"{done:,}/{total:,}"))
+    row.add_row(as_text(text), ProgressBar(total=total, completed=done, width=30), as_text(f"{done:,}/{total:,}"))
     return Group(row)
 
 
@@ -186,4 +185,4 @@ def _words(text: str) -> str:
 
 def _line(console: Console, text: str) -> None:
     # A log line is one line, however narrow the terminal that was not there.
-    console.print(Text(text), soft_wrap=True)
+    console.print(as_text(text), soft_wrap=True)

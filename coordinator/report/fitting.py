@@ -13,6 +13,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.report.look import as_text
+
 KEPT = 0
 """The `drop_rank` of a column that is never left out."""
 
@@ -67,7 +69,7 @@ class FittedTable:
     def add_row(self, *cells: Cell, style: str = "") -> None:
         """One cell for each column."""
         assert len(cells) == len(self.columns)
-        self._rows.append(_Row(cells, style))
+        self._rows.append(_Row(tuple(as_text(cell) if isinstance(cell, str) else cell for cell in cells), style))
 
     def end_section(self) -> None:
         """An empty line follows."""
@@ -77,18 +79,18 @@ class FittedTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table at this width, without the columns for which there is no room."""
         if self._title:
-            yield Text(self._title, style="bold")
+            yield as_text(self._title, style="bold")
         widths, gap = self._fit(options.max_width)
         table = self._drawn(widths, gap, "#" if options.ascii_only else "█")
         # If the kept columns do not fit, the table is wider than the terminal: narrower columns would be cut.
         needed = _needed(widths, list(widths), gap)
         yield from console.render(table, options.update(max_width=max(needed, options.max_width)))
         if self.caption:
-            yield Text(self.caption, style="italic")
+            yield as_text(*self.caption.split("\n"), style="italic")
         if left_out := self._left_out(widths):
             where = f"see {self._elsewhere} or a wider terminal" if self._elsewhere else "see a wider terminal"
             names = ", ".join(left_out)
-            yield Text(f"left out at {options.max_width} columns: {names}; {where}", style="dim italic")
+            yield as_text(f"left out at {options.max_width} columns: {names}; {where}", style="dim italic")
 
     def _fit(self, room: int) -> tuple[dict[int, int], int]:
         """(the width of each column that stays, the gap between two): all that the room allows."""
@@ -182,8 +184,8 @@ def _plain(cell: Cell) -> str:
 
 def _drawn(cell: Cell, width: int, block: str) -> Text:
     if isinstance(cell, Bar):
-        return Text(block * -int(-cell.part * width // 1))
-    return cell if isinstance(cell, Text) else Text(cell)
+        return as_text(block * -int(-cell.part * width // 1))
+    return cell if isinstance(cell, Text) else as_text(cell)
 
 
 def _trimmed(line: list[Segment]) -> Iterator[Segment]:

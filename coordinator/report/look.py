@@ -7,9 +7,11 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from common.units import printable
 from coordinator.records import Outcome
 from coordinator.verdict import Level
 
@@ -36,6 +38,30 @@ def console_for(*, stderr: bool = False) -> Console:
     )
     console.is_interactive = console.is_interactive and is_terminal
     return console
+
+
+class Line(Text):
+    """Text for people, whose control characters are shown escaped: what a peer or a server has said may be part of it,
+    and must not move the cursor, change colours or begin a line of its own. More lines by `add_line`."""
+
+    def __init__(self, text: str = "", style: str = "") -> None:
+        super().__init__(printable(text), style)
+
+    def append(self, text: Text | str, style: str | Style | None = None) -> Text:
+        """Go on in the same line."""
+        return super().append(printable(text) if isinstance(text, str) else text, style)
+
+    def add_line(self, text: str, style: str | Style | None = None) -> Text:
+        """Go on in a line below."""
+        return super().append("\n" + printable(text), style)
+
+
+def as_text(*lines: str, style: str = "") -> Line:
+    """Lines below each other."""
+    text = Line(lines[0] if lines else "", style)
+    for line in lines[1:]:
+        text.add_line(line)
+    return text
 
 
 def facts(*rows: tuple[str, Text]) -> Table:

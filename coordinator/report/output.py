@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from common.program import stdout_lost
-from coordinator.report.look import console_for
+from coordinator.report.look import as_text, console_for
 
 
 def put_out(draw: Callable[[Console], None], json: str | None, people: Console | None) -> str | None:
@@ -27,4 +27,4 @@ def put_out(draw: Callable[[Console], None], json: str | None, people: Console |
 
 def say(people: Console, text: str) -> None:
     """A line for people, as it is, however narrow the terminal."""
-    people.print(text, highlight=False, soft_wrap=True, markup=False)
+    people.print(as_text(text), soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from common.units import printable_json
 from coordinator.ledger import Ledger
 from coordinator.prepared import CleanUp, Preload
 from coordinator.records import AgentEnd, Outcome
@@ -260,4 +261,4 @@ class Summary(Part, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         """The text of summary.json."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode() + "\n"
+        return printable_json(msgspec.json.format(msgspec.json.encode(self), indent=2).decode()) + "\n"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from common.units import counted, format_seconds
 from coordinator.prepared import clean_up_text, preload_text
@@ -18,6 +17,8 @@ from coordinator.report.look import (
     ERRORS_SHOWN_FROM,
     LEVEL_STYLES,
     OUTCOME_STYLES,
+    Line,
+    as_text,
     classes,
     facts,
     failed_share,
@@ -65,16 +66,16 @@ def _missing(summary: Summary) -> str:
 
 def _head(summary: Summary) -> Table:
     run, target = summary.run, summary.target
-    outcome = Text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
+    outcome = as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
     outcome.append(f" in {run.duration_s:.1f} s", style="default")
     outcome.append(_failed(summary), style="red")
     if run.reason:
         outcome.append(f": {run.reason}", style="default")
     return facts(
-        ("Run", Text(run.id)),
+        ("Run", as_text(run.id)),
         ("", outcome),
-        ("Target", Text(f"{target.url} ({target.topology}, {target.server})")),
-        ("Load", Text(_load_model(summary))),
+        ("Target", as_text(f"{target.url} ({target.topology}, {target.server})")),
+        ("Load", as_text(_load_model(summary))),
     )
 
 
@@ -145,7 +146,7 @@ def _stages(summary: Summary) -> FittedTable:
             _wanted(stage),
             short(stage.achieved_rate_per_s),
             *(ms(us) if latency.count else "-" for us in times_us),
-            Text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
+            as_text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
             style="" if stage.measured else "dim",
         )
     if not all(stage.measured for stage in summary.stages):
@@ -153,11 +154,11 @@ def _stages(summary: Summary) -> FittedTable:
     return table
 
 
-def _wanted(stage: Stage) -> Text:
+def _wanted(stage: Stage) -> Line:
     """The mean rate, to compare with the actual one; for a ramp also the rate at its end, on a second line."""
-    wanted = Text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
+    wanted = as_text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
     if stage.ramp == "linear":
-        wanted.append(f"\nto {short(stage.target_rate_per_s or 0.0)}", style="dim")
+        wanted.add_line(f"to {short(stage.target_rate_per_s or 0.0)}", style="dim")
     return wanted
 
 
@@ -189,7 +190,7 @@ def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles
     return table
 
 
-def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | Text]:
+def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | Line]:
     kib = (stats.bytes_out + stats.bytes_in) / 1024
     times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
     return [
@@ -197,7 +198,7 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
         _count(stats.ops_per_s),
         *(ms(us) if latency.count else "-" for us in times_us),
         _count(kib / duration_s if duration_s > 0 else 0.0),
-        Text(f"{stats.errors:,}", style="red" if stats.errors else ""),
+        as_text(f"{stats.errors:,}", style="red" if stats.errors else ""),
     ]
 
 
@@ -239,7 +240,7 @@ def _agents(summary: Summary) -> FittedTable:
             agent.id,
             agent.host,
             str(agent.processes),
-            Text(agent.state.value, style=_AGENT_STYLES[agent.state]),
+            as_text(agent.state.value, style=_AGENT_STYLES[agent.state]),
             f"{agent.operations:,}",
             _or_dash(agent.cpu_percent_max, "{:.0f}%"),
             _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
@@ -268,25 +269,25 @@ def _machine(agent: Agent) -> str:
 
 
 def _tail(summary: Summary) -> Table:
-    verdict = Text(summary.verdict.level.value, style=LEVEL_STYLES[summary.verdict.level])
+    verdict = as_text(summary.verdict.level.value, style=LEVEL_STYLES[summary.verdict.level])
     for reason in summary.verdict.reasons:
-        verdict.append(f"\n- {reason}", style="default")
-    before = [("Preload", Text(preload_text(summary.preload)))] if summary.preload else []
-    after = [("Clean-up", Text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
+        verdict.add_line(f"- {reason}", style="default")
+    before = [("Preload", as_text(preload_text(summary.preload)))] if summary.preload else []
+    after = [("Clean-up", as_text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
     return facts(
         *before,
         ("Generator", _generator(summary.generator)),
-        ("Connections", Text(_connections(summary))),
-        ("Checkout wait", Text(_wait(summary.checkout_wait_us))),
+        ("Connections", as_text(*_connections(summary))),
+        ("Checkout wait", as_text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
-        ("Errors", Text(_errors(summary))),
-        ("Ledger", Text(_ledger(summary))),
+        ("Errors", as_text(_errors(summary))),
+        ("Ledger", as_text(_ledger(summary))),
         *after,
         ("Verdict", verdict),
     )
 
 
-def _generator(generator: Generator) -> Text:
+def _generator(generator: Generator) -> Line:
     lines = []
     if generator.cpu_s is not None:
         each = generator.cpu_us_per_operation
@@ -311,10 +312,10 @@ def _generator(generator: Generator) -> Text:
         lines.append(
             f"a worker process did not run for {generator.stall_max_s:.1f} s, from {generator.stall_at_s:.1f} s on"
         )
-    return Text("\n".join(lines) or "not known", style="yellow" if generator.limit else "")
+    return as_text(*lines or ["not known"], style="yellow" if generator.limit else "")
 
 
-def _connections(summary: Summary) -> str:
+def _connections(summary: Summary) -> list[str]:
     connections = summary.connections
     lines = [
         f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
@@ -340,7 +341,7 @@ def _connections(summary: Summary) -> str:
         lines.append(f"redirected by the cluster: {classes(connections.redirects)}")
     if connections.topology_refreshes:
         lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
-    return "\n".join(lines)
+    return lines
 
 
 def _by_cause(counts: dict[str, int]) -> str:
@@ -356,16 +357,16 @@ def _wait(wait_us: Quantiles) -> str:
     )
 
 
-def _deliveries(pubsub: PubSub) -> Text:
-    text = Text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
+def _deliveries(pubsub: PubSub) -> Line:
+    text = as_text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
     text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
     text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")
     text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
     took = pubsub.latency_us
     if took.count:
-        text.append(f"\nlatency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
+        text.add_line(f"latency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
     if took.count < pubsub.delivered:
-        text.append(f"\n{took.count:,} of them timed: not those between hosts, nor a warmup's")
+        text.add_line(f"{took.count:,} of them timed: not those between hosts, nor a warmup's")
     return text
 
 

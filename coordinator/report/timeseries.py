@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from common.units import printable
 from coordinator.aggregate import Aggregate
 from coordinator.seconds import ShownSecond, ShownSeconds
 from coordinator.tallies import Second
@@ -50,7 +51,13 @@ def timeseries_csv(aggregate: Aggregate) -> str:
         wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
         rate = [round(shown.length_s, 3), wanted, _known(shown.backlog)]
         writer.writerow(
-            [*_row(shown), shown.leg.name, *_generator(shown.second), *rate, _known(shown.second.connections_wanted)]
+            [
+                *_row(shown),
+                printable(shown.leg.name),
+                *_generator(shown.second),
+                *rate,
+                _known(shown.second.connections_wanted),
+            ]
         )
     return text.getvalue()
 
