@@ -1,0 +1,235 @@
+"""What happens in a round: its plan, its fleet and its faults, all drawn from the seed. Pure."""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass
+from typing import Any
+
+COUNTERS = "soak:n:"
+"""Prefix of the keys that INCR counts up: their sum says how many the server executed."""
+
+
+class Kind(enum.Enum):
+    """What can go wrong."""
+
+    CUT = "connections are reset, and new ones refused"
+    RESET = "all connections are reset once"
+    STORM = "connections are reset again and again"
+    ONE_CUT = "one of the two connections is reset, and stays dead"
+    BLACKHOLE = "nothing passes, in either direction"
+    DEAF = "nothing passes from coordinator to agent"
+    MUTE = "nothing passes from agent to coordinator"
+    HALF_OPEN = "the coordinator's side is closed, the agent's stays open and silent"
+    DELAY = "everything is delayed"
+    THROTTLE = "the bandwidth is low"
+    AGENT_KILLED = "kill -9 of an agent"
+    AGENT_STOPPED = "SIGSTOP of an agent's own process"
+    AGENT_TERMINATED = "SIGTERM of an agent"
+    AGENT_PAUSED = "Ctrl-S in an agent's terminal"
+    WORKER_KILLED = "kill -9 of a worker process"
+    WORKER_STOPPED = "SIGSTOP of a worker process"
+    COORDINATOR_KILLED = "kill -9 of the coordinator, which is resumed"
+    COORDINATOR_STOPPED = "SIGSTOP of the coordinator"
+    COORDINATOR_PAUSED = "Ctrl-S in the coordinator's terminal"
+    INTERRUPTED = "Ctrl-C"
+    INTERRUPTED_TWICE = "Ctrl-C, and again"
+    JOURNAL_FULL = "the journal cannot be written any more, and the run is resumed"
+    TARGET_STOPPED = "SIGSTOP of the target"
+    TARGET_KILLED = "kill -9 of the target, which is restarted empty"
+    FLOOD = "a participant sends as fast as it can, and leaves"
+    STRANGERS = "many connections that say nothing"
+    GARBAGE = "many connections that say something else"
+
+
+NETWORK = frozenset(
+    {
+        Kind.CUT,
+        Kind.RESET,
+        Kind.STORM,
+        Kind.ONE_CUT,
+        Kind.BLACKHOLE,
+        Kind.DEAF,
+        Kind.MUTE,
+        Kind.HALF_OPEN,
+        Kind.DELAY,
+        Kind.THROTTLE,
+    }
+)
+"""Kinds that need an agent behind a relay."""
+COSTS_OPERATIONS = frozenset(
+    {Kind.AGENT_KILLED, Kind.WORKER_KILLED, Kind.WORKER_STOPPED, Kind.INTERRUPTED_TWICE, Kind.JOURNAL_FULL}
+)
+"""Kinds after which operations may be done that no report holds."""
+TARGET = frozenset({Kind.TARGET_STOPPED, Kind.TARGET_KILLED})
+HARMLESS = frozenset({Kind.FLOOD, Kind.STRANGERS, Kind.GARBAGE, Kind.DELAY, Kind.AGENT_PAUSED, Kind.COORDINATOR_PAUSED})
+"""Kinds that must not change how a run ends."""
+_WEIGHTS = {Kind.COORDINATOR_KILLED: 4, Kind.BLACKHOLE: 2, Kind.CUT: 2, Kind.AGENT_STOPPED: 2, Kind.FLOOD: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something goes wrong. at_s: after the load began, or, if `early`, after the coordinator was started. seconds:
+    for how long; of a kill, until what was killed is started again. agent: which one, counted round."""
+
+    kind: Kind
+    at_s: float
+    seconds: float
+    agent: int
+    early: bool = False
+
+    def __str__(self) -> str:
+        since = "the start" if self.early else "the load"
+        return f"{since} + {self.at_s:4.1f} s: {self.kind.name}, agent {self.agent}, for {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDraw:
+    """An agent that joins from elsewhere, through a relay of its own. late_s: after the coordinator, if above 0."""
+
+    processes: int
+    once: bool
+    late_s: float
+    terminal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A round. plan: as a plan file holds it, but for its target. length_s: of the load, as far as it is known."""
+
+    seed: int
+    number: int
+    plan: dict[str, Any]
+    length_s: float
+    agents: tuple[AgentDraw, ...]
+    terminal: bool
+    faults: tuple[Fault, ...]
+    reuses: bool
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What goes wrong, if it comes to that."""
+        return frozenset(fault.kind for fault in self.faults)
+
+    @property
+    def patience_s(self) -> float:
+        """After which no agent may load without a coordinator: lease and drain, and a margin for a busy machine."""
+        fleet = self.plan["fleet"]
+        return float(fleet["lease"][:-1]) + float(fleet["drain"][:-1]) + 4.0
+
+
+def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
+    """Round `number` of a seed; the same each time. quiet: without faults, or with some; by chance if it is None."""
+    chance = random.Random(f"{seed}/{number}")
+    driver = chance.choice(["client", "asyncio", "wire"])
+    remote = chance.choice([0, 1, 1, 2, 2, 3])
+    local = chance.choice([0, 0, 1, 2]) if remote else chance.choice([1, 2])
+    load, length_s = _load(chance)
+    plan = {
+        "pools": [_pools(chance, driver)],
+        "workload": _workload(chance, driver),
+        "load": load,
+        "fleet": {
+            "expect_agents": remote,
+            "local_agents": local,
+            "processes_per_local_agent": chance.choice([1, 1, 2]),
+            "lease": f"{chance.choice([3, 4, 6])}s",
+            "drain": f"{chance.choice([1, 2, 3])}s",
+            "wait": "40s",
+            "prepare": "40s",
+            "on_agent_loss": chance.choice(["continue", "continue", "continue", "abort"]),
+            "tolerate_lost": chance.choice([0, 0, 1]),
+        },
+        "seed": chance.randrange(1, 1000),
+    }
+    agents = tuple(
+        AgentDraw(
+            processes=chance.choice([1, 1, 2]),
+            once=chance.random() < 0.5,
+            late_s=chance.choice([0.0, 0.0, 1.0]),
+            terminal=chance.random() < 0.5,
+        )
+        for _ in range(remote)
+    )
+    terminal = chance.random() < 0.6
+    is_quiet = chance.random() < 0.08 if quiet is None else quiet
+    faults = () if is_quiet else _faults(chance, agents, remote + local, terminal, length_s)
+    return Draw(seed, number, plan, length_s, agents, terminal, faults, reuses=chance.random() < 0.4)
+
+
+def _pools(chance: random.Random, driver: str) -> dict[str, Any]:
+    pools: dict[str, Any] = {
+        "driver": driver,
+        "client_pools": chance.choice([2, 3, 4, 6]),
+        "client_instances_per_pool": chance.choice([1, 2]),
+        "max_connections": chance.choice([2, 4, 8]),
+        "connections": chance.choice(["lazy", "lazy", "prewarm"]),
+    }
+    if driver != "wire":
+        pools["threads_per_pool" if driver == "client" else "tasks_per_pool"] = chance.choice([1, 2, 3])
+        pools["tcp_pool"] = chance.choice(["raising", "blocking"])
+    return pools
+
+
+def _workload(chance: random.Random, driver: str) -> dict[str, Any]:
+    workload: dict[str, Any] = {
+        "commands": [
+            {"command": "SET", "weight": 2},
+            {"command": "GET", "weight": 3},
+            {"command": "INCR", "weight": 2, "key_prefix": COUNTERS},
+        ],
+        "keys": {"prefix": "soak:k:", "maximum": chance.choice([50, 500, 2000])},
+        "clean_up": chance.choice(["none", "none", "keys"]),
+    }
+    shape = chance.random()
+    if shape < 0.3:
+        workload["pipeline"] = chance.choice([3, 10])
+    elif shape < 0.4 and driver == "client":
+        workload["transaction"] = 3
+    if chance.random() < 0.3:
+        workload["preload"] = [{"command": "SET"}]
+    return workload
+
+
+def _load(chance: random.Random) -> tuple[dict[str, Any], float]:
+    """(what a plan says of it, seconds that it takes)"""
+    rate = chance.choice([100, 300, 800, 1500])
+    seconds = chance.choice([4, 6, 9, 12])
+    load: dict[str, Any]
+    match chance.choice(["open", "open", "closed", "stages", "requests", "requests"]):
+        case "open":
+            arrivals = chance.choice(["constant", "poisson"])
+            load = {"duration": f"{seconds}s", "rate": f"{rate}/s", "arrivals": arrivals}
+        case "closed":
+            seconds = min(seconds, 6)
+            load = {"duration": f"{seconds}s"}
+        case "stages":
+            half = max(2, seconds // 2)
+            stages = [{"duration": f"{half}s", "rate": f"{rate}/s"}, {"duration": f"{half}s", "rate": f"{rate // 2}/s"}]
+            stages[1]["ramp"] = chance.choice(["step", "linear"])
+            load, seconds = {"stages": stages}, 2 * half
+        case _:
+            load = {"requests": rate * seconds, "rate": f"{rate}/s"}
+    if "requests" not in load and chance.random() < 0.25:
+        load["warmup"] = "1s"
+        seconds += 1
+    return load, float(seconds)
+
+
+def _faults(
+    chance: random.Random, agents: tuple[AgentDraw, ...], fleet: int, terminal: bool, length_s: float
+) -> tuple[Fault, ...]:
+    kinds = [kind for kind in Kind if agents or kind not in NETWORK]
+    if not terminal:
+        kinds.remove(Kind.COORDINATOR_PAUSED)
+    if not any(agent.terminal for agent in agents):
+        kinds.remove(Kind.AGENT_PAUSED)
+    weights = [_WEIGHTS.get(kind, 1) for kind in kinds]
+    faults: list[Fault] = []
+    for kind in chance.choices(kinds, weights, k=chance.choice([1, 1, 2, 2, 3, 4])):
+        early = chance.random() < 0.12
+        at_s = chance.uniform(0.2, 2.0) if early else chance.uniform(0.0, length_s + 2.0)
+        seconds = chance.choice([0.3, 1.0, 2.5, 5.0, 9.0, 14.0]) * chance.uniform(0.8, 1.2)
+        faults.append(Fault(kind, round(at_s, 1), round(seconds, 1), chance.randrange(fleet), early))
+    return tuple(sorted(faults, key=lambda fault: (not fault.early, fault.at_s)))
