@@ -93,7 +93,9 @@ class RunAndWhatItHears(RuleBasedStateMachine):
                 case steps.Send(_, envelope):
                     match envelope.message:
                         case FrameAck(next_seq=next_seq):
-                            assert next_seq == len(self.accepted(envelope.incarnation)), "ahead of the journal"
+                            member = self.bench.run.state.registry.find(envelope.incarnation)
+                            assert member is not None
+                            assert next_seq == len(self.accepted(member.agent_id)), "ahead of the journal"
                         case Start(t0_ns=t0_ns):
                             assert RunStarted(t0_ns=t0_ns) in self.records
                 case steps.End():
