@@ -44,7 +44,7 @@ from common.errors import ProtocolError
 from common.messages import Assignment, Envelope
 from common.ration import Ration
 from common.signals import caught_signals
-from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller
+from common.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, Poller
 from common.units import counted
 
 TICK_S = 0.05
@@ -121,7 +121,8 @@ class Agent:
         yield from self._examined()
 
     def _examined(self) -> Iterator[Event]:
-        match self._connectivity.look(is_up=not self._control.missing, now_ns=monotonic_ns()):
+        missing = self._control.missing
+        match self._connectivity.look(is_up=not missing, is_connected=missing != NO_CONNECTION, now_ns=monotonic_ns()):
             case Resolved(address):
                 self._dial(address.tcp)
             case Reached(address):

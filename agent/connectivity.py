@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from common.endpoint import Endpoint, UnresolvedError, resolve
 from common.units import NS_PER_S
 
-FIRST_AFTER_NS = NS_PER_S
-"""A link comes up in milliseconds if nothing is wrong."""
+NEXT_AFTER_NS = NS_PER_S // 4
+"""How long one address of several may take to be connected to before the next one is tried."""
+FIRST_AFTER_NS = 2 * NS_PER_S
+"""How long a link may take to come up before its address is examined: milliseconds, if nothing is wrong."""
 EVERY_NS = NS_PER_S
 CONNECT_S = 2.0
 ANSWER_S = 1.0
@@ -38,9 +40,10 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The address to try first."""
+    """The address to try, and those to try after it."""
 
     address: Endpoint
+    others: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +69,35 @@ class Connectivity:
 
     def __init__(self, address: Endpoint, *, curve: bool) -> None:
         self._address, self._curve = address, curve
-        self._asked: Future[Finding] | None = _begin(lambda: first_address(address))
+        self._asked: Future[Finding] | None = _begin(lambda: resolved(address))
         self._due_ns = 0
+        self._others: tuple[Endpoint, ...] = ()
+        self._next_ns = 0
 
-    def look(self, *, is_up: bool, now_ns: int) -> Finding | None:
-        """What was found, once. Begins the next examination when it is due, and the link is not up."""
-        finding = None
+    def look(self, *, is_up: bool, now_ns: int, is_connected: bool = False) -> Finding | None:
+        """What was found, once. Begins the next examination when it is due, and the link is not up. is_connected: the
+        address that is tried accepts connections."""
+        finding: Finding | None = None
         if self._asked is not None and self._asked.done():
             finding, self._asked = self._asked.result(), None
             self._due_ns = now_ns + (FIRST_AFTER_NS if isinstance(finding, Resolved) else EVERY_NS)
         if is_up:
-            self._due_ns = now_ns + FIRST_AFTER_NS
+            self._due_ns, self._others = now_ns + FIRST_AFTER_NS, ()
             return None
+        if self._others and not is_connected and now_ns >= self._next_ns:
+            finding = Resolved(self._others[0], self._others[1:])
+        if isinstance(finding, Resolved):
+            self._others, self._next_ns = finding.others, now_ns + NEXT_AFTER_NS
         if self._asked is None and now_ns >= self._due_ns:
             self._asked = _begin(lambda: examine(self._address, curve=self._curve))
         return finding
 
 
-def first_address(address: Endpoint) -> Resolved | Obstacle:
-    """The first address of a host, or why there is none."""
+def resolved(address: Endpoint) -> Resolved | Obstacle:
+    """The addresses of a host, or why there is none."""
     try:
-        return Resolved(resolve(address)[0])
+        first, *others = resolve(address)
+        return Resolved(first, tuple(others))
     except UnresolvedError as error:
         return Obstacle(str(error))
 

@@ -93,15 +93,21 @@ def to_bind(address: Endpoint) -> Endpoint:
     return next((one for one in found if ":" not in one.host), found[0])
 
 
-def outward_host(toward: str, *, ipv4_only: bool) -> str | None:
+def outward_host(toward: str, *, ipv4_only: bool) -> str:
     """The address of this host that others most likely reach it at: that of the route to `toward`, or to the internet.
-    None if there is no network but the loopback."""
+    If there is no such route: an address that the host's name has, or else the name."""
     for family, there in ((socket.AF_UNSPEC, toward), *_NOWHERE):
         if there and not (ipv4_only and family == socket.AF_INET6):
             host = _own_host_toward(there, socket.AF_INET if ipv4_only else family)
             if host is not None:
                 return host
-    return None
+    name = socket.gethostname()
+    try:
+        found = resolve(Endpoint(name, None))
+    except UnresolvedError:
+        return name
+    fitting = (one.host for one in found if not (ipv4_only and ":" in one.host))
+    return next((host for host in fitting if _is_outward(host)), name)
 
 
 def _own_host_toward(there: str, family: int) -> str | None:
@@ -112,8 +118,13 @@ def _own_host_toward(there: str, family: int) -> str | None:
             host = str(probe.getsockname()[0])
     except (OSError, UnicodeError):
         return None
+    return host if _is_outward(host) else None
+
+
+def _is_outward(host: str) -> bool:
+    """Whether a numeric address may mean this host on other machines too."""
     ip = _ip(host)
-    return None if ip is None or ip.is_loopback or ip.is_unspecified or ip.is_link_local else host
+    return ip is not None and not (ip.is_loopback or ip.is_unspecified or ip.is_link_local)
 
 
 def _split(rest: str) -> tuple[str, str | None]:

@@ -98,7 +98,7 @@ _LINK_EVENTS: dict[int, LinkEvent] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: LinkEvent.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: LinkEvent.REFUSED,
 }
-_NO_CONNECTION, _NO_ANSWER, _REFUSED = "no TCP connection", "no answer to its handshake", "its handshake is refused"
+NO_CONNECTION, _NO_ANSWER, _REFUSED = "no TCP connection", "no answer to its handshake", "its handshake is refused"
 BROKEN_OFF = "no agent, or a connection that broke off"
 """Why a handshake failed of which nothing more is known."""
 _TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
@@ -271,7 +271,7 @@ class Dialer(_Link):
     def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:
         """endpoint: numeric; "" for none yet, see `dial`. Raises UsageError when it is not an address."""
         super().__init__(context, zmq.DEALER)
-        self.missing = _NO_CONNECTION
+        self.missing = NO_CONNECTION
         """What keeps the link from being up, for people; "" while it is up."""
         # Nothing is queued for a coordinator that is not there: what is sent then would be stale when it comes.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -309,7 +309,7 @@ class Dialer(_Link):
         for event in super().link_events():
             match event:
                 case LinkEvent.UNCONNECTED:
-                    self.missing = _NO_CONNECTION
+                    self.missing = NO_CONNECTION
                 case LinkEvent.CONNECTED:
                     self.missing = _REFUSED if self.missing == _REFUSED else _NO_ANSWER
                 case LinkEvent.REFUSED:
@@ -317,7 +317,7 @@ class Dialer(_Link):
                 case LinkEvent.UP:
                     self.missing = ""
                 case LinkEvent.DOWN:
-                    self.missing = self.missing or _NO_CONNECTION
+                    self.missing = self.missing or NO_CONNECTION
             if event not in (LinkEvent.UNCONNECTED, LinkEvent.CONNECTED):
                 yield event
         if self._gave_up_ns is not None and monotonic_ns() - self._gave_up_ns > _GAVE_UP_AFTER_NS:

@@ -22,7 +22,7 @@ def reachable_at(bound: Endpoint, target_url: str) -> Endpoint:
         return bound
     hosts = parse_redis_url(target_url).hosts
     host = outward_host(hosts[0].name if hosts else "", ipv4_only=bound.host == "0.0.0.0")
-    return Endpoint(host or "127.0.0.1", bound.port)
+    return Endpoint(host, bound.port)
 
 
 def join_command(where: Endpoint, credentials: Credentials | None) -> str:

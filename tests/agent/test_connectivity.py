@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from agent import connectivity
-from agent.connectivity import EVERY_NS, FIRST_AFTER_NS, Connectivity, Obstacle, Reached, Resolved, examine
+from agent.connectivity import (
+    EVERY_NS,
+    FIRST_AFTER_NS,
+    NEXT_AFTER_NS,
+    Connectivity,
+    Obstacle,
+    Reached,
+    Resolved,
+    examine,
+)
 from common.clock import monotonic_ns
 from common.endpoint import Endpoint, parse_endpoint
 from common.token import coordinator_credentials
@@ -129,6 +138,19 @@ def test_a_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatc
     assert checks.look(is_up=False, now_ns=now_ns + EVERY_NS - 1) is None
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns + EVERY_NS), "another") == Obstacle("closed")
     assert asked == [(address, True)] * 2
+
+
+def test_one_address_of_a_name_is_tried_after_the_other_until_one_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = places = [Endpoint(f"127.0.0.{number}", 1) for number in (1, 2, 3)]
+    monkeypatch.setattr(connectivity, "resolve", lambda _: places)
+    checks, now_ns = Connectivity(Endpoint("name", 1), curve=True), monotonic_ns()
+    found = wait_until(lambda: checks.look(is_up=False, now_ns=now_ns), "an address")
+    assert found == Resolved(first, (second, third))
+    assert checks.look(is_up=False, now_ns=now_ns + NEXT_AFTER_NS - 1) is None
+    assert checks.look(is_up=False, now_ns=now_ns + NEXT_AFTER_NS) == Resolved(second, (third,))
+    assert checks.look(is_up=False, now_ns=now_ns + 3 * NEXT_AFTER_NS, is_connected=True) is None
+    assert checks.look(is_up=True, now_ns=now_ns + 4 * NEXT_AFTER_NS) is None
+    assert checks.look(is_up=False, now_ns=now_ns + 6 * NEXT_AFTER_NS) is None
 
 
 def test_a_name_that_does_not_resolve_yet_is_said_at_once() -> None:

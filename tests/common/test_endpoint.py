@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from common import endpoint as endpoint_module
 from common.endpoint import Endpoint, UnresolvedError, outward_host, parse_endpoint, resolve, to_bind
 from common.errors import UsageError
 
@@ -94,5 +95,17 @@ def test_a_name_that_does_not_resolve_is_said_to_be_one(host: str) -> None:
 
 def test_the_outward_address_is_that_of_a_route_and_never_of_the_loopback() -> None:
     found = outward_host("127.0.0.1", ipv4_only=True)
-    assert found is None or not Endpoint(found, 1).is_loopback
+    assert not Endpoint(found, 1).is_loopback
     assert outward_host("no-such-host.invalid", ipv4_only=True) == found
+
+
+def test_without_a_route_the_outward_address_is_one_of_the_hosts_name_or_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint_module, "_own_host_toward", lambda *_: None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "load-0")
+    answering(monkeypatch, ("127.0.1.1",), ("2001:db8::7", 0, 0), ("10.0.0.7",))
+    assert outward_host("", ipv4_only=True) == "10.0.0.7"
+    assert outward_host("", ipv4_only=False) == "2001:db8::7"
+    answering(monkeypatch, ("127.0.1.1",))
+    assert outward_host("", ipv4_only=False) == "load-0"

@@ -23,15 +23,14 @@ def credentials(tmp_path: Path) -> Credentials:
 def test_a_wildcard_is_said_as_the_address_on_the_way_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def outward(toward: str, *, ipv4_only: bool) -> str | None:
+    def outward(toward: str, *, ipv4_only: bool) -> str:
         asked.append((toward, ipv4_only))
-        return "10.0.0.5" if len(asked) < 4 else None
+        return "10.0.0.5"
 
     monkeypatch.setattr(invitation_module, "outward_host", outward)
     for text, url in (("0.0.0.0", "redis://10.0.0.9:6379"), ("[::]:5555", "unix:///run/redis"), ("*", "redis://h")):
         assert reachable_at(parse_endpoint(text), url) == OUTSIDE
     assert asked == [("10.0.0.9", True), ("", False), ("h", False)]
-    assert reachable_at(parse_endpoint("*"), "redis://h") == HERE
     assert reachable_at(Endpoint("10.1.1.1", 7), "redis://h") == Endpoint("10.1.1.1", 7)
 
 
