@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgpack
@@ -110,17 +111,19 @@ def decode_from_agents(many: Sequence[bytes]) -> list[Letter | ProtocolError]:
         except ProtocolError as error:
             decoded.append(error)
     letters = [each for each in decoded if isinstance(each, Letter)]
-    if _forgery([histogram for letter in letters for histogram in _histograms_in(letter)]) is None:
+    if _forgery(chain.from_iterable(map(_histograms_in, letters))) is None:
         return decoded
     forgeries = [None if isinstance(each, ProtocolError) else _forgery(_histograms_in(each)) for each in decoded]
     return [forgery or each for each, forgery in zip(decoded, forgeries, strict=True)]
 
 
-def _histograms_in(letter: Letter) -> Iterable[Histogram]:
+def _histograms_in(letter: Letter) -> list[Histogram]:
     message = letter.envelope.message
     if not isinstance(message, MetricsFrame):
-        return ()
-    return (histogram for interval in message.intervals for histogram in histograms_of(interval))
+        return []
+    if len(message.intervals) == 1:
+        return histograms_of(message.intervals[0])
+    return [histogram for interval in message.intervals for histogram in histograms_of(interval)]
 
 
 def _forgery(histograms: Iterable[Histogram]) -> ProtocolError | None:

@@ -48,7 +48,7 @@ class Merge(enum.Enum):
     NEIGHBOURS = "neighbours"
 
 
-class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Root of what a frame holds. What did not happen is left out on the wire: most of a frame's fields."""
 
 
@@ -230,13 +230,14 @@ class IntervalMetrics(Metrics, frozen=True, kw_only=True):
         return sum(command.operations for pool in self.pools.values() for command in pool.commands.values())
 
 
-def histograms_of(interval: IntervalMetrics) -> Iterator[Histogram]:
-    """Every histogram in it."""
-    yield interval.generator.loop_lag
+def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
+    """Every histogram in it that was filled, or that a peer made up."""
+    found = [interval.generator.loop_lag]
     for pool in interval.pools.values():
-        yield from (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
+        found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
         for command in pool.commands.values():
-            yield from (command.service, command.response, command.failed)
+            found += (command.service, command.response, command.failed)
+    return [histogram for histogram in found if histogram is not EMPTY]
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
 
@@ -227,6 +228,15 @@ def counted(number: int, noun: str) -> str:
     else:
         plural = noun + "s"
     return f"{number:,} {plural}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`["a", "b"]` -> "a, b"; of more than `MOST_LISTED`, the first ones and how many more there are."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+MOST_LISTED = 8
 
 
 def format_seconds(seconds: float) -> str:

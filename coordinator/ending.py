@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.messages import Final
-from common.units import NS_PER_S, counted
+from common.units import NS_PER_S, counted, listed
 from coordinator.records import AgentEnd, Outcome
 from coordinator.registry import Member
 
@@ -46,7 +46,7 @@ class Ending:
         If there are several causes, the first decides the exit code: interrupted, target given up or lost, agents lost.
         """
         lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
-        troubles = [f"lost {', '.join(lost)}"] if lost else []
+        troubles = [f"lost {listed(lost)}"] if lost else []
         troubles += self._troubles[:MOST_TROUBLES]
         if len(self._troubles) > MOST_TROUBLES:
             troubles.append(f"and {counted(len(self._troubles) - MOST_TROUBLES, 'more trouble')}")

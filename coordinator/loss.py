@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.plan.schema import Fleet, OnAgentLoss
-from common.units import counted
+from common.units import counted, listed
 from coordinator.records import AgentEnd
 from coordinator.registry import Member
 
@@ -38,4 +38,4 @@ def reason_to_abort(fleet: Fleet, members: Sequence[Member]) -> str:
     if fleet.on_agent_loss is not OnAgentLoss.ABORT or len(lost) <= fleet.tolerate_lost:
         return ""
     tolerated = f"--tolerate-lost {fleet.tolerate_lost} and " if fleet.tolerate_lost else ""
-    return f"lost {counted(len(lost), 'agent')} ({', '.join(lost)}), with {tolerated}--on-agent-loss abort"
+    return f"lost {counted(len(lost), 'agent')} ({listed(lost)}), with {tolerated}--on-agent-loss abort"

@@ -11,7 +11,7 @@ from common.open_files import needed, pools_by_process, shortage_note
 from common.plan.describe import plan_hash
 from common.plan.schema import Plan
 from common.plan.secret import redacted
-from common.units import counted
+from common.units import counted, listed
 from coordinator.expanded import connections_line
 from coordinator.records import RunOpened, TargetFacts
 from coordinator.registry import Member
@@ -66,8 +66,9 @@ def refusal(hello: Hello) -> str | None:
 
 def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Member]) -> str:
     """Why a run that has waited long enough does not begin, and what would help."""
-    names = ", ".join(member.agent_id for member in ready) or "none"
-    others = ", ".join(member.agent_id for member in joined if member not in ready)
+    names = listed([member.agent_id for member in ready]) or "none"
+    fit = {member.agent_id for member in ready}
+    others = listed([member.agent_id for member in joined if member.agent_id not in fit])
     unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
     at_least = f", or at least {setup.plan.fleet.at_least}," if setup.plan.fleet.at_least else ""
     return (

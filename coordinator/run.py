@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
-from common.messages import Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
+from common.messages import AgentState, Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
-from common.units import NS_PER_S
+from common.units import NS_PER_S, listed
 from coordinator.aggregate import Aggregate
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
@@ -118,7 +118,8 @@ class Run:
         member = self.state.registry.find(envelope.incarnation)
         if member is None:
             return None
-        return (member.state, member.end, member.lost, member.gone, member.rtt_ns, member.is_fresh(now_ns))
+        may_be_dealt = member.state is AgentState.IDLE and member.is_fresh(now_ns)
+        return (member.state, member.end, member.lost, member.gone, member.rtt_ns, may_be_dealt)
 
     @classmethod
     def resumed(
@@ -330,7 +331,7 @@ class Run:
                     return []
                 return self._give_up(agents_missing(self.state.setup, ready, list(registry)), FleetError.exit_code)
             case Phase.PREPARING if late := self._late(now_ns):
-                text = f"not prepared, and without progress for {fleet.prepare_s}: {', '.join(late)}"
+                text = f"not prepared, and without progress for {fleet.prepare_s}: {listed(late)}"
                 return self._give_up(text, FleetError.exit_code)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"

@@ -23,7 +23,7 @@ from common.metrics import (
 )
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 
-_MERGE_AT_ONCE = 64
+_MERGE_AT_ONCE = 256
 """Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
 
 _MOST_PARTS = 256

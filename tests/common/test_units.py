@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.units import Bytes, Count, PerSecond, Seconds, counted, format_bytes, format_count, format_seconds, show
+from common.units import (
+    MOST_LISTED,
+    Bytes,
+    Count,
+    PerSecond,
+    Seconds,
+    counted,
+    format_bytes,
+    format_count,
+    format_seconds,
+    listed,
+    show,
+)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +152,10 @@ def test_a_shown_list_is_not_spelled_out_because_aliases_can_make_it_huge() -> N
 )
 def test_a_count_has_its_noun_in_the_right_number(number: int, noun: str, said: str) -> None:
     assert counted(number, noun) == said
+
+
+def test_of_a_thousand_names_some_are_listed_and_the_others_counted() -> None:
+    names = [f"web{number}" for number in range(1000)]
+    assert listed(names[:MOST_LISTED]) == ", ".join(names[:MOST_LISTED])
+    assert listed(names) == ", ".join(names[:MOST_LISTED]) + f" and {1000 - MOST_LISTED} more"
+    assert listed([]) == ""
