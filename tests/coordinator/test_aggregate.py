@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,3 +224,15 @@ def test_a_run_without_an_end_lasts_as_long_as_its_seconds() -> None:
 def test_memory_of_a_complete_second_is_one_histogram() -> None:
     aggregate = fold(clean_run(seconds=2))
     assert all(len(second.service._parts) == 1 for second in aggregate.seconds.values())
+
+
+def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing() -> None:
+    records = list(clean_run())
+    for record in records[1:]:
+        with pytest.raises(ProtocolError, match=f"the first record is {type(record).__name__}, expected RunOpened"):
+            fold([record])
+    run = fold(records)
+    run.apply(records[0])  # the same once more
+    with pytest.raises(ProtocolError, match="a second run begins in it, run-2; expected one run, run-1"):
+        run.apply(msgspec.structs.replace(opened(), run_id="run-2"))
+    assert run.totals.operations == fold(records).totals.operations == 6000
