@@ -137,5 +137,7 @@ def _check_writable(out: Path) -> None:
                 f"--out {out}: expected an absolute path, or a working directory to create it in"
             ) from error
         raise UsageError(f"{wanted} {error.filename}: {error.strerror}") from error
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+    if not existing.is_dir():
         raise UsageError(f"{wanted} {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{wanted} {existing} may not be written to")

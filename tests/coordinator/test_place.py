@@ -31,10 +31,16 @@ def test_a_new_place_is_made_when_there_is_something_to_write(tmp_path: Path) ->
     assert {path.name for path in folder.iterdir()} == {JOURNAL_FILE, PLAN_FILE}
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written"):
         new_place(tmp_path / "file" / "runs", "r-1")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match=f"but {tmp_path} may not be written to"):
+        new_place(tmp_path / "runs", "r-1")
+    monkeypatch.undo()
     place = new_place(tmp_path, "r-1")
     (tmp_path / "r-1").touch()
     with pytest.raises(UsageError, match="cannot make the run's folder: File exists; see --out"):
