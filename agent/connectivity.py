@@ -19,8 +19,10 @@ from common.units import NS_PER_S
 
 NEXT_AFTER_NS = NS_PER_S // 4
 """How long one address of several may take to be connected to before the next one is tried."""
-FIRST_AFTER_NS = 2 * NS_PER_S
-"""How long a link may take to come up before its address is examined: milliseconds, if nothing is wrong."""
+FIRST_AFTER_NS = NS_PER_S // 2
+"""How long a connection may take before its address is examined."""
+HANDSHAKE_NS = 3 * NS_PER_S // 2
+"""How much longer its handshake may take: an examination shows up as a broken connection at the coordinator."""
 EVERY_NS = NS_PER_S
 CONNECT_S = 2.0
 ANSWER_S = 1.0
@@ -73,6 +75,7 @@ class Connectivity:
         self._due_ns = 0
         self._others: tuple[Endpoint, ...] = ()
         self._next_ns = 0
+        self._is_first = True
 
     def look(self, *, is_up: bool, now_ns: int, is_connected: bool = False) -> Finding | None:
         """What was found, once. Begins the next examination when it is due, and the link is not up. is_connected: the
@@ -82,13 +85,15 @@ class Connectivity:
             finding, self._asked = self._asked.result(), None
             self._due_ns = now_ns + (FIRST_AFTER_NS if isinstance(finding, Resolved) else EVERY_NS)
         if is_up:
-            self._due_ns, self._others = now_ns + FIRST_AFTER_NS, ()
+            self._due_ns, self._others, self._is_first = now_ns + FIRST_AFTER_NS, (), True
             return None
         if self._others and not is_connected and now_ns >= self._next_ns:
             finding = Resolved(self._others[0], self._others[1:])
         if isinstance(finding, Resolved):
             self._others, self._next_ns = finding.others, now_ns + NEXT_AFTER_NS
-        if self._asked is None and now_ns >= self._due_ns:
+        due_ns = self._due_ns + (HANDSHAKE_NS if self._is_first and is_connected else 0)
+        if self._asked is None and now_ns >= due_ns:
+            self._is_first = False
             self._asked = _begin(lambda: examine(self._address, curve=self._curve))
         return finding
 

@@ -229,7 +229,9 @@ def _decoded(text: str) -> str:
 
 
 def _key(origin: str, lines: dict[str, str], name: str) -> KeyPair:
+    if name not in lines:
+        raise UsageError(f'{origin}: expected a line "{name}: ...", got none: it is not what `coordinator start` wrote')
     try:
-        return key_pair_of(lines.get(name, "").encode())
+        return key_pair_of(lines[name].encode())
     except ValueError as error:
         raise UsageError(f'{origin}: line "{name}": {error}') from error

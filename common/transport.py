@@ -56,7 +56,7 @@ def key_pair_of(secret: bytes) -> KeyPair:
     """The pair that a secret key belongs to. Raises ValueError for anything that is no Z85 key."""
     try:
         return KeyPair(zmq.curve_public(secret), secret)
-    except zmq.ZMQError as error:
+    except (zmq.ZMQError, ValueError) as error:
         raise ValueError("expected a CURVE key of 40 Z85 characters") from error
 
 

@@ -12,6 +12,7 @@ from agent import connectivity
 from agent.connectivity import (
     EVERY_NS,
     FIRST_AFTER_NS,
+    HANDSHAKE_NS,
     NEXT_AFTER_NS,
     Connectivity,
     Obstacle,
@@ -132,8 +133,9 @@ def test_a_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatc
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns), "an address") == Resolved(address)
     assert checks.look(is_up=False, now_ns=now_ns + FIRST_AFTER_NS - 1) is None
     assert checks.look(is_up=True, now_ns=now_ns + 10 * FIRST_AFTER_NS) is None
-    assert not asked
     now_ns += 11 * FIRST_AFTER_NS
+    assert checks.look(is_up=False, now_ns=now_ns + HANDSHAKE_NS - 1, is_connected=True) is None
+    assert not asked
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns), "a finding") == Obstacle("closed")
     assert checks.look(is_up=False, now_ns=now_ns + EVERY_NS - 1) is None
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns + EVERY_NS), "another") == Obstacle("closed")

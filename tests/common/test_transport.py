@@ -63,8 +63,9 @@ class Bench:
         routing_id = next(routing_id for routing_id, heard in self.received if heard == said)
         return self.listener.send(routing_id, data)
 
-    def dial(self, curve: CurveClient | None, endpoint: str = "") -> Dialer:
-        dialer = self._stack.enter_context(Dialer(self._here, endpoint or self.listener.endpoint, curve))
+    def dial(self, curve: CurveClient | None, endpoint: str | None = None) -> Dialer:
+        endpoint = self.listener.endpoint if endpoint is None else endpoint
+        dialer = self._stack.enter_context(Dialer(self._here, endpoint, curve))
         self._poller.watch(dialer)
         self.events[dialer], self.answers[dialer] = [], []
         return dialer
