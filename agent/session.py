@@ -1,5 +1,5 @@
 """What an agent does about everything that happens to it. Pure: events and the time in, actions out. Where its part of
-a run can go, and why, stands in `agent.states`."""
+a run can go, and why, stands in `agent.states`; how long its load goes on without a coordinator, in `agent.lease`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from agent.events import (
     MetricsLinkUp,
     OrderWorkers,
     Received,
-    RenewLease,
     Say,
     Send,
     Spawn,
@@ -28,6 +27,7 @@ from agent.events import (
     Tick,
     WorkerExited,
 )
+from agent.lease import Lease
 from agent.link import Link, MetricsLink, introduction
 from agent.misfits import misfit, odd_start
 from agent.outbox import Outbox
@@ -35,6 +35,7 @@ from agent.share import Share
 from agent.states import TRANSITIONS, Trigger
 from common.errors import FleetError, TargetError
 from common.messages import (
+    HOLD_LEASES,
     AgentMessage,
     AgentState,
     Attach,
@@ -66,14 +67,11 @@ from common.units import NS_PER_S, clipped, counted
 
 RESEND_AFTER_NS = 2 * NS_PER_S
 GOODBYE_NS = 10 * NS_PER_S
-HOLD_LEASES = 10
-"""How many leases a finished run is kept for a coordinator that comes back for it."""
 OVERTIME_NS = 10 * NS_PER_S
 """How long after its drain deadline a worker process is given before it is killed."""
 TERMINATED_EXIT_CODE = 143
 SAY_EVERY_NS = 5 * NS_PER_S
-RENEW_EVERY_NS = NS_PER_S // 2
-"""Worker processes are not told more often of what was heard; so much sooner than the lease they may stop."""
+_CLOSED = "its coordinator has closed the run"
 _FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
 """States in which an agent without a coordinator must not go on for ever."""
 
@@ -90,11 +88,9 @@ class Session:
         self._share = Share()
         self._link = Link(now_ns)
         self._metrics = MetricsLink()
-        self._run_heard_ns = now_ns
-        self._renewed_ns = now_ns
-        self._renewed_until_ns = 0
-        self._ticked_ns = now_ns
-        self._held_up_ns = 0
+        self._lease = Lease(now_ns)
+        self._done_ns = now_ns
+        self._is_closed = False
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
@@ -181,7 +177,7 @@ class Session:
         self._link.heard(now_ns)
         is_of_our_run = envelope.run_id == self.run_id != ""
         if is_of_our_run:
-            self._run_heard_ns = now_ns
+            self._lease.heard_ns = now_ns
         message = envelope.message
         match message:
             case Welcome():
@@ -195,6 +191,8 @@ class Session:
                 return self._attached(envelope.run_id, now_ns)
             case HeartbeatReply():
                 self._link.replied(message, envelope.run_id, now_ns)
+                if is_of_our_run:
+                    self._lease.answered(message.sent_ns, now_ns)
                 return []
             case StandBy():
                 return [Say("standing by: the run has its agents, and may need this one later")]
@@ -231,10 +229,8 @@ class Session:
         actions: list[Action] = []
         if self._moves(Trigger.ABANDON):
             actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
-        elif run_id == self.run_id and self._moves(Trigger.CLOSE):
-            # It waits for us no more, and a run that is closed is never resumed: nobody would take what we hold.
-            self._exit_code = FleetError.exit_code
-            actions = [KillWorkers(), *self._forget("the coordinator has closed it without our last results")]
+        elif run_id == self.run_id and self.state is not AgentState.IDLE:
+            actions = self._closed(now_ns)
         if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
             return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code)]
         # The coordinator leaves its sockets open until it has heard that we know.
@@ -242,6 +238,28 @@ class Session:
         if self.state is AgentState.IDLE:
             return [*actions, Say("waiting for the next run")]
         return actions
+
+    def _closed(self, now_ns: int) -> list[Action]:
+        """The coordinator ended the run without our last results. The load stops at once, because keys may have been
+        counted and deleted; the results are kept for a coordinator that resumes the run, until another run needs us."""
+        if self._is_closed:
+            return []
+        self._is_closed = True
+        if self._terminations:
+            return self._leave_closed()
+        text = f"the coordinator closed run {self.run_id} without the last results of this agent; keeping them for "
+        text += f"{HOLD_LEASES * self._share.lease_ns / NS_PER_S:g} s: `coordinator start --resume {self.run_id}`"
+        return [Say(f"{text} collects them"), *self._stop(drain=False, reason=_CLOSED, now_ns=now_ns)]
+
+    def _leave_closed(self) -> list[Action]:
+        text = f"left with results of run {self.run_id} that no coordinator took: the run is closed"
+        return [KillWorkers(), *self._send(Bye(reason="terminated")), Exit(FleetError.exit_code, text)]
+
+    @property
+    def _shown_state(self) -> AgentState:
+        """What coordinators are told. Results of a closed run do not keep us from serving another one."""
+        is_free = self._is_closed and self.state is AgentState.DONE and self._link.coordinator != self.run_id
+        return AgentState.IDLE if is_free else self.state
 
     def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
         if run_id == self.run_id:
@@ -251,18 +269,21 @@ class Session:
         # Checked in every state: a share that is impossible does not become possible by waiting.
         if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
             return self._refused(Failed(kind=FailureKind.AGENT, reason=clipped(found)), run_id)
+        given_up: list[Action] = []
+        if self._is_closed and self._moves(Trigger.RELEASE):
+            given_up = self._forget(f"run {run_id} needs this agent, and nobody came back for its results")
         if not self._moves(Trigger.PREPARE):
             held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
             reason = f"{held}; resume that run, or restart the agent"
             return self._send(Failed(kind=FailureKind.AGENT, reason=reason), run_id)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._kill_due_ns = None
-        self._run_heard_ns = now_ns
-        self._held_up_ns = 0
         self._metrics.is_needed(now_ns)
         self._share = Share.of(message.assignment, self.identity.processes)
+        self._lease.begins(self._share.lease_ns, now_ns)
+        spawned = (Spawn(run_id, self._share.assignments), self._lease.pass_on(now_ns))
         said = self._share.described(self.identity.capacity.open_files)
-        actions: list[Action] = [*map(Say, said), Spawn(run_id, self._share.assignments), self._renewal(now_ns)]
+        actions: list[Action] = [*given_up, *map(Say, said), *spawned]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
 
     def _refused(self, failed: Failed, run_id: str) -> list[Action]:
@@ -279,7 +300,7 @@ class Session:
         self._moves(Trigger.START)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
-        return [*actions, *self._maybe_over()]
+        return [*actions, *self._maybe_over(now_ns)]
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
         if self._moves(Trigger.ABANDON):
@@ -301,6 +322,7 @@ class Session:
     def _forget(self, why: str) -> list[Action]:
         text = f"run {self.run_id} is over for this agent: {why}"
         self.run_id, self.outbox, self._share, self._kill_due_ns = "", Outbox(), Share(), None
+        self._is_closed = False
         return [Say(text)]
 
     def _maybe_leave(self) -> list[Action]:
@@ -335,19 +357,10 @@ class Session:
             case WorkerFinal():
                 self._share.finished(process, message)
                 if message.fenced and not self._reason:
-                    self._reason = self._why_fenced(process, now_ns)
+                    self._reason = self._lease.why_fenced(process, now_ns)
                     said = [Say(f"worker process {process} stopped its load: {self._reason}")]
         self._collect(now_ns)
-        return [*said, *self._maybe_over()]
-
-    def _why_fenced(self, process: int, now_ns: int) -> str:
-        """Why the lease of a worker process ran out. Its report may be read before the tick that follows a hold-up."""
-        lease_ns = self._share.lease_ns
-        if (held_up_ns := max(self._held_up_ns, now_ns - self._ticked_ns)) > lease_ns // 2:
-            return f"its own process did not run for {held_up_ns / NS_PER_S:.1f} s"
-        if (silent_ns := now_ns - self._run_heard_ns) >= lease_ns - RENEW_EVERY_NS:
-            return f"no word from its coordinator for {silent_ns / NS_PER_S:.0f} s"
-        return f"worker process {process} did not run for longer than the lease of {lease_ns / NS_PER_S:g} s"
+        return [*said, *self._maybe_over(now_ns)]
 
     def _worker_exited(self, process: int, exit_code: int | None, now_ns: int) -> list[Action]:
         lost = self._share.exited(process, exit_code)
@@ -356,7 +369,7 @@ class Session:
         if self._moves(Trigger.BROKEN):
             return self._broken(Failed(kind=FailureKind.AGENT, reason=lost.reason))
         self._collect(now_ns)
-        return [Say(lost.reason), *self._send(lost), *self._maybe_over()]
+        return [Say(lost.reason), *self._send(lost), *self._maybe_over(now_ns)]
 
     def _broken(self, failed: Failed) -> list[Action]:
         at_fault = TargetError if failed.kind is FailureKind.TARGET else FleetError
@@ -397,10 +410,11 @@ class Session:
             self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
         self.outbox.add(report.through, report.intervals)
 
-    def _maybe_over(self) -> list[Action]:
+    def _maybe_over(self, now_ns: int) -> list[Action]:
         if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
             return []
         self._kill_due_ns = None
+        self._done_ns = now_ns
         return self._final()
 
     def _final(self) -> list[Action]:
@@ -413,6 +427,8 @@ class Session:
 
     def _terminated(self, now_ns: int) -> list[Action]:
         self._terminations += 1
+        if self._is_closed:
+            return self._leave_closed()
         if self._terminations > 1:
             return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE)]
         self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
@@ -422,13 +438,13 @@ class Session:
         return actions
 
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
-        self._run_heard_ns -= tick.suspended_ns  # nobody was heard then
-        self._held_up_ns = max(self._held_up_ns, now_ns - self._ticked_ns + tick.suspended_ns)
-        self._ticked_ns = now_ns
-        actions = [*self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns), *self._renew(now_ns)]
+        self._lease.ticks(tick.suspended_ns, now_ns)
+        actions = [*self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
+        actions += self._lease.pass_on_news(now_ns) if self.state in _FENCED else []
         if not self._link.heartbeat_is_due(now_ns):
             return actions
-        actions += self._send(self._link.heartbeat(tick, self.state, len(self.outbox), self._share.alive, now_ns))
+        held, alive = len(self.outbox), self._share.alive
+        actions += self._send(self._link.heartbeat(tick, self._shown_state, held, alive, now_ns))
         return [*actions, *self._final()] if self.state is AgentState.DONE else actions
 
     def _overdue(self, now_ns: int) -> list[Action]:
@@ -445,11 +461,10 @@ class Session:
         if cause := self._unreachable(now_ns):
             self._moves(Trigger.BROKEN)
             return self._broken(Failed(kind=FailureKind.AGENT, reason=cause))
-        silent_ns = now_ns - self._run_heard_ns
-        if silent_ns > self._share.lease_ns and self.state in _FENCED:
-            reason = f"no word from its coordinator for {silent_ns // NS_PER_S} s"
+        if self.state in _FENCED and (reason := self._lease.expired(now_ns)):
             return self._stop(drain=True, reason=reason, now_ns=now_ns)
-        if silent_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
+        kept_ns = now_ns - max(self._lease.heard_ns, self._done_ns)
+        if kept_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
         if self.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
@@ -465,16 +480,6 @@ class Session:
         there = f"its metrics connection to {self.identity.endpoint}"
         return f"{there} does not get through ({cause}), although its control connection does" if cause else ""
 
-    def _renew(self, now_ns: int) -> list[Action]:
-        """Pass on what is left of the lease, whenever the coordinator has been heard since."""
-        until_ns = self._run_heard_ns + self._share.lease_ns
-        is_news = until_ns != self._renewed_until_ns and now_ns - self._renewed_ns >= RENEW_EVERY_NS
-        return [self._renewal(now_ns)] if is_news and self.state in _FENCED else []
-
-    def _renewal(self, now_ns: int) -> RenewLease:
-        self._renewed_ns, self._renewed_until_ns = now_ns, self._run_heard_ns + self._share.lease_ns
-        return RenewLease(self._renewed_until_ns)
-
     def _waited_in_vain(self, now_ns: int) -> list[Action]:
         wait_ns = self.identity.wait_ns
         if hopeless := self._link.hopeless:
@@ -487,7 +492,7 @@ class Session:
     def _give_up(self, now_ns: int) -> list[Action]:
         reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
         self._collect(now_ns)
-        return [KillWorkers(), *reports, *self._maybe_over()]
+        return [KillWorkers(), *reports, *self._maybe_over(now_ns)]
 
     def _moves(self, trigger: Trigger) -> bool:
         """Go where the table says; whether there is such a row. The one place that changes `state`."""

@@ -3,7 +3,9 @@
 Theory of operation. Two things go on side by side. The link comes and goes (`agent.link`): whenever it is up and the
 agent is not welcome yet, the agent says hello once a second; once welcome, a heartbeat leaves every second. The run
 moves through the states below (`agent.session`). Once `RUNNING`, no message is needed to get to `DONE`: workers end by
-themselves. `Final` is repeated until it is acknowledged.
+themselves. `Final` is repeated until it is acknowledged. A coordinator that closes the run before it has acknowledged
+everything stops the load (STOP), and the results are kept: until a coordinator resumes the run and takes them, another
+run needs the agent, or nobody has come for a long time (RELEASE).
 
     state       trigger      next        what happens
     IDLE        PREPARE      PREPARING   worker processes are spawned
@@ -14,7 +16,6 @@ themselves. `Final` is repeated until it is acknowledged.
     RUNNING     STOP         DRAINING    workers are told to drain
     RUNNING     WORKERS_OVER DONE        final is sent                           (also from DRAINING)
     DONE        RELEASE      IDLE        the run is forgotten
-    RUNNING     CLOSE        IDLE        workers are killed, the run is forgotten    (also from DRAINING and DONE)
 
 A message that repeats what is already so (a second prepare, a second start) finds no row here, and changes nothing: the
 coordinator repeats itself after a lost link.
@@ -38,7 +39,6 @@ class Trigger(enum.Enum):
     STOP = "stop"
     WORKERS_OVER = "workers over"
     RELEASE = "release"
-    CLOSE = "close"
 
 
 TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
@@ -53,7 +53,4 @@ TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
     (AgentState.RUNNING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DRAINING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DONE, Trigger.RELEASE): AgentState.IDLE,
-    (AgentState.RUNNING, Trigger.CLOSE): AgentState.IDLE,
-    (AgentState.DRAINING, Trigger.CLOSE): AgentState.IDLE,
-    (AgentState.DONE, Trigger.CLOSE): AgentState.IDLE,
 }

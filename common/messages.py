@@ -48,6 +48,9 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_INTERVALS = 512
 """Most intervals of a frame. An agent that was stopped for minutes reports several for each second."""
 
+HOLD_LEASES = 10
+"""How many leases an agent keeps results that it could not report, for a coordinator that comes back for them."""
+
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
 """A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
 

@@ -78,8 +78,9 @@ class Aggregate:
         self._sealed_through = -1
 
     def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
-        """Take one record. Raises ProtocolError, and changes nothing, for one that makes no sense here. checked: its
-        frame has been checked already."""
+        """Take one record; one that is there already counts once. Results after the end of a run take the end back
+        until it is recorded again. Raises ProtocolError, and changes nothing, for one that makes no sense here.
+        checked: its frame has been checked already."""
         self._check_order(record)
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
@@ -96,19 +97,20 @@ class Aggregate:
             case FrameAccepted():
                 self._add_frame(record.agent_id, record.frame, checked)
             case AgentNoted():
-                self._agent(record.agent_id).end = record
-                self._lagging.discard(record.agent_id)
-                self._settle()
+                self._note(record)
             case ShareTakenOver():
                 self._take_over(record)
             case WorkerNoted():
-                self.workers_lost.append(record)
+                known = {(each.agent_id, each.process) for each in self.workers_lost}
+                if (record.agent_id, record.process) not in known:
+                    self.workers_lost.append(record)
             case ServerCounted():
                 self.readings[record.when] = record
             case CleanedUp():
                 self.cleaned = record
             case StopDecided():
-                self.stops.append(record)
+                if record not in self.stops:
+                    self.stops.append(record)
             case RunClosed():
                 self.closed = record
             case CoordinatorFailed():
@@ -121,6 +123,11 @@ class Aggregate:
             raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
         if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
             raise ProtocolError(f"a second run begins in it, {record.run_id}; expected one run, {self.opened.run_id}")
+
+    @property
+    def is_complete(self) -> bool:
+        """The run has its end, and every agent has reported everything."""
+        return self.closed is not None and all(agent.finished for agent in self.agents.values())
 
     @property
     def load_stop(self) -> StopDecided | None:
@@ -178,11 +185,23 @@ class Aggregate:
             self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
             self._has_reported(self.agents[agent_id])
 
+    def _note(self, record: AgentNoted) -> None:
+        agent = self._agent(record.agent_id)
+        if agent.finished or agent.end == record:
+            return
+        agent.end = record
+        self.closed = None
+        self._lagging.discard(record.agent_id)
+        self._settle()
+
     def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
         agent = self._agent(agent_id)
         if not checked:
             check_frame(frame, len(self.stages))
             check_sums(frame)
+        if frame.seq < agent.next_seq:
+            return
+        self.closed = None
         for interval in frame.intervals:
             self._add_interval(agent, interval)
         agent.next_seq = frame.seq + 1

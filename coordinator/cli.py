@@ -134,7 +134,7 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="the token that agents need, with its key beside it, instead of the usual one",
 )
-@click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed")
+@click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed, or collect late results")
 @click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
 @click.option(
     "--rounds",

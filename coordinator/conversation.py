@@ -18,6 +18,7 @@ from common.messages import (
     Attached,
     Bye,
     CoordinatorMessage,
+    Dismiss,
     Envelope,
     Failed,
     FailureKind,
@@ -43,15 +44,17 @@ from common.units import NS_PER_S, clipped, counted
 from coordinator.ending import Ending
 from coordinator.frames import AHEAD_S, FrameLimits
 from coordinator.opening import Setup, negotiated, refusal
-from coordinator.phases import OVER_BUT_OPEN, UNDER_WAY, Phase
+from coordinator.phases import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
 from coordinator.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry
 from coordinator.shares import Shares
-from coordinator.steps import Action, Note, Send, Write
+from coordinator.steps import Action, FromAgent, Note, Send, Write
 
 REPEAT_AFTER_NS = NS_PER_S
 AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
 """States in which an agent's workers do what a run has them do, or are about to."""
+AT_REST = (AgentState.DONE, AgentState.IDLE)
+"""States in which all worker processes of an agent have ended, once its run has started."""
 
 
 @dataclass(slots=True)
@@ -111,11 +114,9 @@ class Conversation:
             return [self.to(member, Attached(), metrics=True)]
         actions = self._heard(member, now_ns)
         if isinstance(message, Heartbeat):
-            member.heartbeat(message, running=self._state.phase in UNDER_WAY)
-            reply = HeartbeatReply(sent_ns=message.sent_ns, received_ns=now_ns, replied_ns=now_ns)
-            return [*actions, self.to(member, reply), *self._keep_in_step(member, now_ns)]
+            return [*actions, *self._heartbeat(member, message, now_ns), *self._keep_in_step(member, now_ns)]
         if isinstance(message, Bye):
-            return [*actions, *self._said_bye(member, clipped(message.reason))]
+            return [*actions, *self._said_bye(member, clipped(message.reason), now_ns)]
         if envelope.run_id != self._state.setup.run_id or not member.takes_part:
             self._state.counters.stale += 1
             return actions
@@ -123,27 +124,57 @@ class Conversation:
             case Preparing():
                 member.prepares(message, now_ns)
             case Prepared():
-                member.is_prepared(message)
+                member.is_prepared(message, now_ns)
             case Failed():
-                actions += self._failed(member, message)
+                actions += self._failed(member, message, now_ns)
             case MetricsFrame():
                 actions += self._frame(member, message, now_ns)
-            case WorkerLost() if self._state.phase in UNDER_WAY:
+            case WorkerLost() if self._state.phase in TAKES_RESULTS:
                 actions += self._worker_lost(member, message)
-            case Final() if self._state.phase in UNDER_WAY:
+            case Final() if self._state.phase in TAKES_RESULTS:
                 actions += self._final(member, message, now_ns)
             case WorkerLost() | Final():
                 self._state.counters.stale += 1
         return actions
 
+    def after_end(self, event: FromAgent, exit_code: int, now_ns: int) -> list[Action]:
+        """What to answer while agents are seen off: those that do not seem to know of the end are dismissed again, and
+        those that come back with results deliver them."""
+        message = event.envelope.message
+        member = self._state.registry.speaker(event.routing_id, event.envelope)
+        if member is None:
+            return []
+        has_reported = self._state.t0_ns is None or not member.takes_part or member.final is not None
+        if isinstance(message, Attach | MetricsFrame):
+            return [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
+        member.routing_id = event.routing_id  # one that comes back says hello on another connection
+        if isinstance(message, Bye) or (isinstance(message, Heartbeat) and message.state is AgentState.IDLE):
+            member.seen_off = True
+            return []
+        actions = [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
+        if member.final is not None:  # else it would think that its results are not safe
+            actions.append(self.to(member, FinalAck()))
+        has_results = not has_reported and member.final is None and member.state not in AT_WORK
+        return actions if has_results else [*actions, self.to(member, Dismiss(exit_code=exit_code))]
+
     def _heard(self, member: Member, now_ns: int) -> list[Action]:
         member.heard_ns = now_ns
         if not member.lost or member.gone:
             return []
-        member.lost = False
+        member.lost, member.returned_ns = False, now_ns
         if member.end is AgentEnd.LOST:
             member.end = None
         return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)]
+
+    def _heartbeat(self, member: Member, heartbeat: Heartbeat, now_ns: int) -> list[Action]:
+        """Every answer renews the lease of an agent at work: it counts from when the agent sent this heartbeat."""
+        member.heartbeat(heartbeat, running=self._state.phase in UNDER_WAY)
+        if self._state.t0_ns is not None and member.takes_part and heartbeat.state in AT_REST:
+            member.rests(now_ns)
+        if member.revoked:
+            return []
+        member.renewed_ns = now_ns
+        return [self.to(member, HeartbeatReply(sent_ns=heartbeat.sent_ns, received_ns=now_ns, replied_ns=now_ns))]
 
     def _hello(self, routing_id: bytes, envelope: Envelope, hello: Hello, now_ns: int) -> list[Action]:
         incarnation = envelope.incarnation
@@ -172,7 +203,7 @@ class Conversation:
             actions += [self.stand_by(member)] if stands_by else []
             if hello.run_id not in (None, self._state.setup.run_id):
                 held = clipped(hello.run_id or "", LONGEST_NAME)
-                text = f"agent {member.agent_id} still holds run {held}, and cannot take part"
+                text = f"agent {member.agent_id} still holds run {held}; it can take part once it is free"
                 actions.append(Note(text, trouble=True, of_agent=True))
         return [*actions, *self._keep_in_step(member, now_ns)]
 
@@ -184,9 +215,10 @@ class Conversation:
         """Tell an agent again what it seems to have missed, at most once a second."""
         if not member.takes_part or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
             return []
-        if self._state.phase in OVER_BUT_OPEN and member.state in AT_WORK and member.final is None:
+        is_over = self._state.phase in OVER_BUT_OPEN or member.revoked
+        if is_over and member.state in AT_WORK and member.final is None:
             # It was lost, and is heard again: its load must not go on while keys are counted and deleted.
-            return self.order(member, Stop(drain=False, reason="the run is over"), now_ns)
+            return self.order(member, Stop(drain=False, reason=member.gone or "the run is over"), now_ns)
         if member.end is not None:
             return []
         match self._state.phase, member.state:
@@ -197,15 +229,19 @@ class Conversation:
                 return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
             case Phase.RUNNING, AgentState.PREPARED:
                 return self.order(member, self.start_order(), now_ns)
-            case Phase.DRAINING, AgentState.PREPARING | AgentState.PREPARED | AgentState.RUNNING:
+            case (
+                (Phase.DRAINING | Phase.COLLECTING),
+                (AgentState.PREPARING | AgentState.PREPARED | AgentState.RUNNING),
+            ):
                 return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
-            case ((Phase.RUNNING | Phase.DRAINING), AgentState.IDLE):
+            case ((Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING), AgentState.IDLE):
                 member.gone = "it gave its share up"
                 return self.lose(member, member.gone)
         return []
 
-    def _said_bye(self, member: Member, reason: str) -> list[Action]:
+    def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
         member.gone = f"it said goodbye: {reason}"
+        member.rests(now_ns)  # it ends its worker processes before it leaves
         if member.end is None and member.takes_part:
             return self.lose(member, member.gone)
         if not member.takes_part:
@@ -213,11 +249,12 @@ class Conversation:
             return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
         return []
 
-    def _failed(self, member: Member, failed: Failed) -> list[Action]:
+    def _failed(self, member: Member, failed: Failed, now_ns: int) -> list[Action]:
         reason = clipped(failed.reason)
         text = f"agent {member.agent_id} on {member.host}: {reason}"
         if self._state.phase in UNDER_WAY:
             member.gone = reason
+            member.rests(now_ns)  # it ends its worker processes before it says so
             return self.lose(member, reason)
         code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
         self._state.failed = (text, code)
@@ -227,7 +264,7 @@ class Conversation:
         """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
         learns of an acknowledgement that was lost, and of a gap."""
         actions: list[Action] = []
-        if frame.seq == member.next_seq and self._state.phase in UNDER_WAY and member.final is None:
+        if frame.seq == member.next_seq and self._state.phase in TAKES_RESULTS and member.final is None:
             if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
                 return self._cast_out(member, problem)
             member.next_seq += 1
@@ -274,6 +311,7 @@ class Conversation:
 
     def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
         """Final counts once all its frames are in the journal; until then the agent repeats it."""
+        member.rests(now_ns)
         if member.final is None:
             if final.next_seq != member.next_seq:
                 return []
@@ -286,7 +324,7 @@ class Conversation:
                 return self._cast_out(member, f"it lost {lost}, but has {member.processes}")
             final = msgspec.structs.replace(final, reason=clipped(final.reason))
             member.final, member.end, member.released = final, AgentEnd.FINISHED, True
-            stopped = self._state.phase is Phase.DRAINING
+            stopped = self._state.stopped_ns is not None
             lost_before = len(member.workers_lost)
             self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
             return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
@@ -305,6 +343,11 @@ class Conversation:
             Write(member.noted(AgentEnd.LOST, why)),
             Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
         ]
+
+    def revoke(self, member: Member, why: str) -> list[Action]:
+        """Give up on an agent that is heard: without answers its lease runs out, and it is fenced."""
+        member.gone, member.revoked = why, True
+        return self.lose(member, why)
 
     # -- what agents are told
 

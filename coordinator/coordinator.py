@@ -23,7 +23,6 @@ from common.messages import (
     CoordinatorMessage,
     Dismiss,
     Envelope,
-    FinalAck,
     Heartbeat,
     MetricsFrame,
     Stop,
@@ -194,15 +193,24 @@ class Coordinator:
             self._view.note(f"messages and peers that were set aside: {told}")
 
     def _see_off(self, poller: Poller, exit_code: int) -> None:
-        """Keep the sockets open until every agent has answered its dismissal."""
-        self._until_heard(poller, self._run.state.registry, Dismiss(exit_code=exit_code), frozenset({AgentState.IDLE}))
+        """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
+        on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
+        comes back with results delivers them: they enter the journal, followed by the end of the run as it now is."""
+        until_ns = monotonic_ns() + SEE_OFF_NS
+        while not self._run.is_answered and monotonic_ns() < until_ns:
+            poller.wait(TICK_S)
+            for event in self._received():
+                for action in self._run.after_end(event, exit_code, monotonic_ns()):
+                    self._perform(action)
+                if self._end is not None and self._aggregate.started is not None and self._aggregate.closed is None:
+                    for action in self._run.end_again():
+                        self._perform(action)
 
     def _until_heard(
         self, poller: Poller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
     ) -> None:
         """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
-        seconds at most: what is still on its way when a link goes down is lost, and the agent would wait for a
-        coordinator that is no more. One that comes back, or speaks as if it had not heard, is told again."""
+        seconds at most. One that comes back, or speaks as if it had not heard, receives the order again."""
         waiting = {member.incarnation for member in members if not (member.gone or member.lost)}
         until_ns = monotonic_ns() + SEE_OFF_NS
         while waiting and monotonic_ns() < until_ns:
@@ -216,8 +224,6 @@ class Coordinator:
                 if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
                     waiting.discard(member.incarnation)
                 elif member.incarnation in waiting:
-                    if member.final is not None:  # else it would think that its results are not safe
-                        self._send(member.routing_id, member.incarnation, FinalAck())
                     self._send(member.routing_id, member.incarnation, order)
 
     def _events(self) -> Iterator[Event]:

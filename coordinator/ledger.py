@@ -22,9 +22,15 @@ these commands, more than ours are taken for theirs, so that a call too many of 
 The counts can be compared only while each node is the process, and has the role, that it was. Where not, `note` names
 the node, and only issued and counted are held against each other.
 
-    unaccounted = |issued - counted| + distance of each of the server's counts from what it may be
+What the counts miss may be the same operations: those in flight when a worker process is killed were issued and not
+counted, and the server counted them. So of all surpluses only the largest counts, and of all shortfalls too:
 
-A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation.
+    surpluses    issued - counted; the server's counts above what they may be
+    shortfalls   counted - issued; the server's counts below what they may be
+    unaccounted  the largest surplus + the largest shortfall
+
+A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation. If
+agents might still write when the counters were read after the run, the server's counts are not compared.
 """
 
 from __future__ import annotations
@@ -71,20 +77,22 @@ def balance(aggregate: Aggregate) -> Ledger:
     retried = _retried(aggregate)
     gained, note = _gained(aggregate.readings)
     server_calls = None
-    unaccounted = abs(issued - counted)
+    surpluses, shortfalls = [issued - counted], [counted - issued]
     if gained is not None:
         rows = _plan_rows(aggregate, gained)
         server_calls = sum(_calls_of(row, gained) for row in rows)
         shared = _of_sentinels(aggregate) | _of_scripts(aggregate)
         others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
-        unaccounted += _distance(server_calls, definite, definite + failures + retried + others)
+        expected = [(server_calls, definite, definite + failures + retried + others)]
         for name in ("multi", "exec") if transactions else ():
-            unaccounted += _distance(_calls_of(name, gained), transactions - failures, transactions + retried)
+            expected.append((_calls_of(name, gained), transactions - failures, transactions + retried))
+        surpluses += [calls - highest for calls, _, highest in expected]
+        shortfalls += [lowest - calls for calls, lowest, _ in expected]
     return Ledger(
         issued=issued,
         counted=counted,
         server_calls=server_calls,
-        unaccounted=unaccounted,
+        unaccounted=max(0, *surpluses) + max(0, *shortfalls),
         definite=definite,
         uncertain=failures + retried,
         transactions=transactions,
@@ -150,6 +158,8 @@ def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | No
             return None, f"the server's counters could not be read {when.value} the run: {reading.error}"
     assert before is not None
     assert after is not None
+    if after.writers:
+        return None, f"the server's counters were read while {', '.join(after.writers)} might still write"
     then, now = _nodes(before), _nodes(after)
     if moved := _moved(then, now):
         return None, moved
@@ -213,8 +223,3 @@ def _of_sentinels(aggregate: Aggregate) -> set[str]:
 def _calls_of(name: str, gained: Mapping[str, int]) -> int:
     """Calls of a command; commandstats lists one with subcommands as `config|get`."""
     return sum(calls for row, calls in gained.items() if row == name or row.startswith(name + "|"))
-
-
-def _distance(value: int, lowest: int, highest: int) -> int:
-    """How far a value lies outside lowest..highest; 0 within."""
-    return max(lowest - value, value - highest, 0)

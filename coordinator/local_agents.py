@@ -64,10 +64,13 @@ class LocalAgents:
                     stdin.write(token.encode())
 
     def exited(self) -> Iterator[LocalAgentExited]:
-        """Those that have ended since the last call."""
+        """Those that have ended since the last call. Worker processes that are left are killed: one that is stopped
+        does not notice that its agent is gone, and might go on with its load at any time."""
         for process in list(self._processes):
             code = process.poll()
             if code is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 self._processes.remove(process)
                 yield LocalAgentExited(process.pid, this_host(), code, self._last_words(process.pid))
 

@@ -30,7 +30,8 @@ from coordinator.report.finding import find_journal
 
 @dataclass(slots=True)
 class Place:
-    """A run's folder and id, and what is known of it already: something only when it is resumed. Owns the run's
+    """A run's folder and id, and what is known of it already: something only when it is resumed. ended: it has its end,
+    and only results that agents kept are collected. Owns the run's
     journal, which stays locked until `close` or the end of the `with`, so that nobody else goes on with the run while
     its files are written."""
 
@@ -38,6 +39,7 @@ class Place:
     run_id: str
     aggregate: Aggregate
     resumed: bool
+    ended: bool = False
     _journal: Journal | None = None
     _made: list[Path] = field(default_factory=list)
 
@@ -108,8 +110,8 @@ def new_place(out: Path, run_id: str) -> Place:
 
 
 def place_to_resume(run: str, out: Path) -> Place:
-    """That of a run which a killed coordinator left, with its journal locked. Raises UsageError when there is nothing
-    to go on with, or another coordinator runs it."""
+    """That of a run which a killed coordinator left, or that ended without the results of an agent; with its journal
+    locked. Raises UsageError when there is nothing to go on with, or another coordinator runs it."""
     with ExitStack() as undo:
         # Locked first: what is folded would be out of date if another coordinator could still add to it.
         journal = undo.enter_context(Journal.reopen(find_journal(run, out)))
@@ -119,11 +121,14 @@ def place_to_resume(run: str, out: Path) -> Place:
             raise UsageError(f"{journal.path}: {error}") from error
         if aggregate.opened is None or aggregate.started is None:
             raise UsageError(f"--resume {run}: that run never began; start the run again")
-        if aggregate.closed is not None:
+        if aggregate.is_complete:
             complete_run_files(journal.path, aggregate)  # its coordinator may have been killed before it had
             raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
         undo.pop_all()
-        return Place(journal.path.parent, aggregate.opened.run_id, aggregate, resumed=True, _journal=journal)
+        ended = aggregate.closed is not None
+        return Place(
+            journal.path.parent, aggregate.opened.run_id, aggregate, resumed=True, ended=ended, _journal=journal
+        )
 
 
 def _check_writable(out: Path) -> None:

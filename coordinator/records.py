@@ -161,7 +161,8 @@ class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
 class ServerCounted(Record, frozen=True, kw_only=True):
     """What the target counted: `calls` and connected_clients are sums over its nodes, `keys` over its primaries.
     server_run_id is that of a target of one node. `nodes` is empty in journals of earlier releases, and without a
-    reading. error: why there is none. unreachable: because the target, or one node of a cluster, did not answer."""
+    reading. error: why there is none. unreachable: because the target, or one node of a cluster, did not answer.
+    writers: agents that might still write to the target at that time."""
 
     when: When
     server_run_id: str = ""
@@ -171,6 +172,7 @@ class ServerCounted(Record, frozen=True, kw_only=True):
     keys: int | None = None
     error: str = ""
     unreachable: bool = False
+    writers: tuple[str, ...] = ()
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):

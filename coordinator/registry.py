@@ -1,4 +1,4 @@
-"""Who is in the fleet, and when each was last heard. Pure.
+"""Who is in the fleet, when each was last heard, and until when it may still write to the target. Pure.
 
 An agent is known by its incarnation, the hash of a secret that its process made up when it started. Who knows only the
 incarnation, which is in journals, proves nothing: a connection is the agent's once the secret was sent on it
@@ -38,8 +38,27 @@ FRESH_NS = 5 * NS_PER_S // 2
 LONGEST_NAME, LONGEST_HOST = 64, 255
 SPARE_MEMBERS = 1000
 """How many agents may be joined beside twice those that a run expects."""
+OVERTIME_NS = 15 * NS_PER_S
+"""After the drain, an agent that runs kills worker processes that have not ended within 10 s; the rest is reserve."""
+COME_BACK_NS = 5 * NS_PER_S
+"""An agent whose load has ended has this long to report before its results are lost: a reconnect takes a second."""
 _NAMELESS = "agent"
 """What an agent is called that has no name, on a host that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """When agents stop their load by themselves, without any message. end_ns: the planned end on our clock, None for a
+    load without one. closing_ns: what operations in flight get after that, until stuck worker processes are killed."""
+
+    lease_ns: int
+    closing_ns: int
+    end_ns: int | None
+
+    def passed_ns(self, renewed_ns: int) -> int:
+        """When an agent whose lease was last renewed at this instant has stopped for certain."""
+        stops_ns = renewed_ns + self.lease_ns
+        return (stops_ns if self.end_ns is None else min(stops_ns, self.end_ns)) + self.closing_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +76,16 @@ class Member:
 
     routing_id, metrics_id: of the newest connections on which the agent proved itself, for control and for metrics; b""
     for none. connection, metrics_connection: what the agent counts them as. next_seq: of the frame wanted next. end:
-    how its part of the run ended, None while it goes on. released: it was told that its results are safe. gone: its
-    part is over for good, and why. is_outcast: it sent what no agent of the run can, so that nothing counts that it
+    how its part of the run ended, None while it goes on. released: it was told that its results are safe. gone: nothing
+    more is expected from it, and why. is_outcast: it sent what no agent of the run can, so that nothing counts that it
     says. dealt: its pools, as the journal of a run that is resumed has them. workers_lost: numbers of its worker
     processes that died. steps: how far its preparation is; stirred_ns: when that last changed. preloaded: what it wrote
     before the start.
+
+    renewed_ns: no heartbeat that we answered left the agent later than this, so its lease counts from here at the
+    latest. at_rest_ns: since when its worker processes are known to have ended, None while they may write. returned_ns:
+    when it was last heard again after a silence. revoked: its heartbeats are not answered any more, so that its lease
+    runs out. seen_off: it knows of the end of the run.
     """
 
     agent_id: str
@@ -89,6 +113,11 @@ class Member:
     is_outcast: bool = False
     dealt: tuple[PoolShare, ...] = ()
     workers_lost: set[int] = field(default_factory=set)
+    renewed_ns: int = 0
+    at_rest_ns: int | None = None
+    returned_ns: int = 0
+    revoked: bool = False
+    seen_off: bool = False
     order_sent_ns: int = 0
     offset_ns: int | None = None
     rtt_ns: int | None = None
@@ -121,9 +150,9 @@ class Member:
         if self.steps.get(progress.step) != progress:
             self.steps[progress.step], self.stirred_ns = progress, now_ns
 
-    def is_prepared(self, message: Prepared) -> None:
-        """It is ready to start."""
-        self.prepared, self.preloaded = True, message.preloaded
+    def is_prepared(self, message: Prepared, now_ns: int) -> None:
+        """It is ready to start. Its lease began before, when it was dealt its share."""
+        self.prepared, self.preloaded, self.renewed_ns = True, message.preloaded, now_ns
 
     def knows_clock(self, rtt_ns: float) -> bool:
         """Whether its clock has been compared with ours, in a round trip of no more than this."""
@@ -133,12 +162,34 @@ class Member:
         """Whether it was heard lately enough to be dealt a share."""
         return now_ns - self.heard_ns <= FRESH_NS
 
-    def is_over(self, now_ns: int, patience_ns: int) -> bool:
-        """Whether nothing more is to be waited for: it is gone, ended and knows it, or was silent too long."""
-        finished = self.end is AgentEnd.FINISHED
-        if self.gone or (finished and (self.released or self.state is AgentState.IDLE)):
-            return True
-        return (self.lost or finished) and now_ns - self.heard_ns > patience_ns
+    def rests(self, now_ns: int) -> None:
+        """Its worker processes have ended: it writes nothing to the target any more."""
+        if self.at_rest_ns is None:
+            self.at_rest_ns = now_ns
+
+    def may_write_until_ns(self, fence: Fence) -> int:
+        """Until when it may still write to the target, as far as we know now. Moves on with every heartbeat that is
+        answered. Past this instant the agent is fenced: its share can be given to another one."""
+        return fence.passed_ns(self.renewed_ns) if self.at_rest_ns is None else self.at_rest_ns
+
+    def is_fenced(self, now_ns: int, fence: Fence) -> bool:
+        """Whether it writes nothing to the target any more, whatever it hears or does not hear from now on."""
+        return now_ns >= self.may_write_until_ns(fence)
+
+    def awaited_until_ns(self, fence: Fence) -> int:
+        """Until when its results are waited for, as far as we know now."""
+        if self.end is AgentEnd.FINISHED:
+            return self.heard_ns if self.released or self.state is AgentState.IDLE else self.heard_ns + 2 * COME_BACK_NS
+        if self.gone:
+            return self.may_write_until_ns(fence)
+        # One that was never heard by this coordinator has to find it first.
+        return max(self.may_write_until_ns(fence), self.heard_ns + COME_BACK_NS) + COME_BACK_NS
+
+    def is_over(self, now_ns: int, fence: Fence) -> bool:
+        """Whether it is not waited for any more: it has reported everything; or it is fenced, and either gone for good
+        or silent although it had the time to come back."""
+        silent = self.lost or self.end is AgentEnd.FINISHED
+        return (silent or bool(self.gone)) and now_ns >= self.awaited_until_ns(fence)
 
     def facts(self, pools: tuple[PoolShare, ...]) -> AgentFacts:
         """For the journal."""
@@ -232,6 +283,8 @@ class Registry:
             pid=0,
             processes=facts.processes,
             heard_ns=now_ns,
+            renewed_ns=now_ns,
+            at_rest_ns=None if standing.final is None else now_ns,
             state=AgentState.RUNNING,
             takes_part=True,
             dealt=facts.pools,

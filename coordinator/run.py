@@ -1,12 +1,15 @@
 """What a coordinator does about everything that happens to a run. Pure: events and the time in, actions out. Where a
-run can go, and why, stands in `coordinator.phases`; what agents are answered, in `coordinator.conversation`."""
+run can go, and why, stands in `coordinator.phases`; what agents are answered, in `coordinator.conversation`; whom it
+waits for at the end, in `coordinator.waiting`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
-from common.messages import AgentState, Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
+from common.messages import HOLD_LEASES, AgentState, Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, listed
@@ -17,6 +20,7 @@ from coordinator.loss import is_quorum, reason_to_abort
 from coordinator.opening import Setup, agents_missing, ceiling_lines, files_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
+    AgentEnd,
     CleanedUp,
     Outcome,
     RunClosed,
@@ -26,7 +30,7 @@ from coordinator.records import (
     Stopping,
     When,
 )
-from coordinator.registry import LOST_AFTER_NS, Standing, capacities
+from coordinator.registry import COME_BACK_NS, LOST_AFTER_NS, Standing, capacities
 from coordinator.shares import assign
 from coordinator.steps import (
     Action,
@@ -46,13 +50,12 @@ from coordinator.steps import (
     Write,
 )
 from coordinator.target_loss import target_loss
+from coordinator.waiting import AT_ONCE_NS, Waiting
 
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
-WRITE_OFF_NS = 10 * NS_PER_S
-"""Silence after which an agent is not waited for any more once the run should be over, or while it preloads."""
-OVERTIME_NS = 15 * NS_PER_S
-"""How long after the drain should have ended an agent is still waited for: it kills stuck workers before that."""
+PRELOAD_SILENCE_NS = 10 * NS_PER_S
+"""Silence after which an agent that preloads is not waited for any more."""
 DEAD_TARGET_NS = 30 * NS_PER_S
 """A run by number of requests that has had no success for so long would never end."""
 DEAD_TARGET_INTERVALS = 10
@@ -81,9 +84,13 @@ class Run:
         self._counted_after: ServerCounted | None = None
         self._line = timeline(setup.plan.load)
         self._talk = Conversation(self.state)
+        self._waiting = Waiting(self.state)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
-        self._is_resumed = self._is_at_once = self._leaves_keys = False
+        self._is_at_once = self._leaves_keys = False
+        self._at_once_due_ns: int | None = None
+        self._writers: tuple[str, ...] = ()
+        self._exit_code = EXIT_OK
         self._prepared_ns: int | None = None
         self._last_progress: Progress | None = None
         self._after: frozenset[type[AfterLoad]] = frozenset()
@@ -99,7 +106,7 @@ class Run:
                 if before is not None and before == self._stands(envelope, now_ns):
                     return actions  # a look at every agent for each of their messages would cost a large fleet dearly
             case LocalAgentExited():
-                actions = self._local_agent_exited(event)
+                actions = self._local_agent_exited(event, now_ns)
             case Counted(record):
                 actions = self._counted(record, now_ns)
             case Cleaned(done):
@@ -131,21 +138,36 @@ class Run:
         *,
         after: Sequence[AfterLoad] = (),
         written: Aggregate | None = None,
+        ended: bool = False,
     ) -> Run:
         """A run that goes on where a killed coordinator stopped, as its journal says. Agents that are not heard of
-        within the usual time are lost. after: what the journal has already of what follows the load."""
+        within the usual time are lost. after: what the journal has already of what follows the load. ended: the run has
+        its end, and only results that agents kept are collected."""
         run = cls(setup, now_ns, written)
         run._after = frozenset(type(record) for record in after)
-        run._is_resumed = True
         for stop in run._written.stops:
             run._take_up(stop)
+        if run._is_at_once and not ended:
+            run._at_once_due_ns = now_ns + COME_BACK_NS
         stopped = run.state.stopped_ns is not None
         for standing in agents:
             run.state.registry.readmit(standing, now_ns)
             if standing.final is not None:
                 run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
         run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
+        if ended:
+            run.state.phase = Phase.COLLECTING
         return run
+
+    def after_end(self, event: Event, exit_code: int, now_ns: int) -> list[Action]:
+        """What to do about an event while agents are seen off. Results that still come are written: the run has to end
+        again (`end_again`). exit_code: what agents are told."""
+        return self._talk.after_end(event, exit_code, now_ns) if isinstance(event, FromAgent) else []
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every agent that is there has heard of the end."""
+        return all(member.seen_off or member.gone or member.lost for member in self.state.registry)
 
     def _take_up(self, stop: StopDecided) -> None:
         """What a coordinator before us decided stands."""
@@ -160,7 +182,7 @@ class Run:
         else:
             self.state.ending.aborted, self.state.ending.exit_code = stop.reason, stop.exit_code
 
-    def _local_agent_exited(self, event: LocalAgentExited) -> list[Action]:
+    def _local_agent_exited(self, event: LocalAgentExited, now_ns: int) -> list[Action]:
         how = f"its process ended with exit code {event.exit_code}"
         how += f" ({event.last_words})" if event.exit_code and event.last_words else ""
         here = (event.pid, event.host)
@@ -172,6 +194,7 @@ class Run:
                 return []  # others came first, and it was not needed
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code)
         member.gone = how
+        member.rests(now_ns)  # its worker processes were killed with it
         return self._talk.lose(member, how) if member.end is None else []
 
     # -- phases
@@ -185,7 +208,7 @@ class Run:
                 return self._given_up_by_agents() or self._watch_preparing(now_ns)
             case Phase.COUNTING:
                 return self._given_up_by_agents()
-            case Phase.RUNNING | Phase.DRAINING:
+            case Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING:
                 return [*self._abort_if_lost(now_ns), *self._watch_running(now_ns)]
         return []
 
@@ -239,7 +262,9 @@ class Run:
             for member in self.state.registry.taking_part():
                 actions += self._talk.order(member, self._talk.start_order(), now_ns)
             return actions
-        self._counted_after = record
+        writers = dict.fromkeys((*self._writers, *self._waiting.writers(now_ns, self._phase_since_ns)))
+        self._writers = tuple(writers)
+        self._counted_after = record = msgspec.structs.replace(record, writers=self._writers)
         return [Write(record), *self._settled(now_ns)]
 
     def _settled(self, now_ns: int) -> list[Action]:
@@ -249,27 +274,42 @@ class Run:
         if CleanedUp in self._after:
             self._moves(Trigger.CLEANED, now_ns)
             return self._closed()
-        if not self._leaves_keys:
+        if not self._leaves_keys and not self._writers:
             return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
         self._moves(Trigger.CLEANED, now_ns)
         why = "the run was stopped at once" if self._is_at_once else "interrupted"
+        if not self._leaves_keys:
+            why = f"{', '.join(self._writers)} might still write to the target"
         skipped = CleanedUp(deleted=0, left=None, took_ns=0, error=why)
         return [Write(skipped), *self._closed()]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
-        members = self.state.registry.taking_part()
-        settled = all(member.end is not None for member in members)
-        patience_ns = self._patience_ns(settled, now_ns)
-        if any(not member.is_over(now_ns, patience_ns) for member in members):
-            return []
+        actions: list[Action] = []
+        if not self._waiting.is_over(now_ns):
+            if not self._ends_at_once(now_ns):
+                return self._waiting.said(now_ns, interrupts=self._interrupts)
+            actions = self._lose_all("the run was stopped at once")
+        self._writers = self._waiting.writers(now_ns)
+        collected = self.state.phase is Phase.COLLECTING
         self._moves(Trigger.ALL_OVER, now_ns)
+        if collected:
+            return [*actions, *self._closed()]
         # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
-        return self._settled(now_ns) if cleans and ServerCounted in self._after else [ReadServer(When.AFTER)]
+        if cleans and ServerCounted in self._after:
+            return [*actions, *self._settled(now_ns)]
+        return [*actions, ReadServer(When.AFTER)]
+
+    def _ends_at_once(self, now_ns: int) -> bool:
+        """Whether a run that is stopped at once has waited long enough for agents that are heard."""
+        if self._at_once_due_ns is None:
+            return False
+        heard = any(member.end is None and not member.lost for member in self.state.registry.taking_part())
+        return now_ns >= self._at_once_due_ns or not heard
 
     def _abort_if_lost(self, now_ns: int) -> list[Action]:
         """Stop the load for agents that were lost, if the plan wants that and there is still load to stop."""
-        members, planned_end_ns = self.state.registry.taking_part(), self._planned_end_ns()
+        members, planned_end_ns = self.state.registry.taking_part(), self._waiting.planned_end_ns
         is_over = planned_end_ns is not None and now_ns >= planned_end_ns
         if self.state.phase is not Phase.RUNNING or is_over or all(member.end is not None for member in members):
             return []
@@ -288,34 +328,17 @@ class Run:
             actions += self._talk.lose(member, f"nothing was heard of it for {silent_s:.1f} s")
         return actions
 
-    def _patience_ns(self, settled: bool, now_ns: int) -> int:
-        """How long an agent may be silent before it is not waited for. While the run should go on: a lease, after
-        which the agent itself has stopped. settled: nobody else is at work any more."""
-        if self.state.phase is Phase.DRAINING:
-            # The agents of a run that is resumed have yet to find the way back.
-            return min(WRITE_OFF_NS, self._lease_ns) if self._is_resumed else 0
-        planned_end_ns = self._planned_end_ns()
-        due = planned_end_ns is None or now_ns > planned_end_ns
-        return min(WRITE_OFF_NS, self._lease_ns) if settled and due else self._lease_ns
-
     @property
     def _preparing_patience_ns(self) -> int:
         """A link that was down for a moment must not cost a preload that took an hour."""
         preloads = bool(self.state.setup.plan.workload.preload)
-        return max(LOST_AFTER_NS, min(WRITE_OFF_NS, self._lease_ns)) if preloads else LOST_AFTER_NS
+        lease_ns = self.state.setup.plan.fleet.lease_s.ns
+        return max(LOST_AFTER_NS, min(PRELOAD_SILENCE_NS, lease_ns)) if preloads else LOST_AFTER_NS
 
     @property
     def _dead_target_ns(self) -> int:
         rate_per_s = self._line.legs[-1].to_per_s
         return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
-
-    @property
-    def _lease_ns(self) -> int:
-        return self.state.setup.plan.fleet.lease_s.ns
-
-    def _planned_end_ns(self) -> int | None:
-        end_ns = self._line.end_ns
-        return None if end_ns is None or self.state.t0_ns is None else self.state.t0_ns + end_ns
 
     def _tick(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
@@ -341,12 +364,9 @@ class Run:
                 self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
-            case Phase.DRAINING if self._is_at_once:
-                return self._lose_all("the run was stopped at once")
-            case Phase.DRAINING if in_phase_ns > fleet.drain_s.ns + OVERTIME_NS:
-                return self._lose_all("it did not end within the drain")
-            case Phase.DRAINING:
-                return self._notice_lost(now_ns)
+            case Phase.DRAINING | Phase.COLLECTING:
+                overdue = self._give_up_overdue("it did not end within the drain", self._phase_since_ns, now_ns)
+                return [*overdue, *self._notice_lost(now_ns)]
         return []
 
     def _late(self, now_ns: int) -> list[str]:
@@ -365,16 +385,22 @@ class Run:
         self.state.success_ns += deaf_ns
 
     def _overdue_run(self, now_ns: int) -> list[Action]:
-        planned_end_ns = self._planned_end_ns()
-        overtime_ns = self.state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
-        # A run that is resumed late, or one whose coordinator was held up, has its agents come back first.
-        if planned_end_ns is not None and now_ns > max(planned_end_ns, self._phase_since_ns) + overtime_ns:
-            return self._lose_all("it did not end in time")
-        if planned_end_ns is None and now_ns - self.state.success_ns > self._dead_target_ns:
+        if not any(member.end is None for member in self.state.registry.taking_part()):
+            self.state.success_ns = now_ns  # nobody is heard who could report an operation
+        planned_end_ns = self._waiting.planned_end_ns
+        if planned_end_ns is not None:
+            # A run that is resumed late, or one whose coordinator was held up, has its agents come back first.
+            return self._give_up_overdue("it did not end in time", max(planned_end_ns, self._phase_since_ns), now_ns)
+        if now_ns - self.state.success_ns > self._dead_target_ns:
             text = f"no operation succeeded for {self._dead_target_ns // NS_PER_S} s, and the plan has no end in time"
             self.state.ending.aborted, self.state.ending.exit_code = text, TargetError.exit_code
             return self._stop(text, TargetError.exit_code, now_ns)
         return []
+
+    def _give_up_overdue(self, why: str, due_ns: int, now_ns: int) -> list[Action]:
+        members = self.state.registry.taking_part()
+        late = [member for member in members if self._waiting.is_overdue(member, due_ns, now_ns)]
+        return [action for member in late for action in self._talk.revoke(member, why)]
 
     def _lose_all(self, why: str) -> list[Action]:
         actions: list[Action] = []
@@ -389,6 +415,9 @@ class Run:
         if self.state.phase is Phase.CLEANING:
             self._leaves_keys = True
             return [self._decided(Stopping.CLEAN_UP, "interrupted", EXIT_OK, now_ns), StopDeleting()]
+        if self.state.phase is Phase.COLLECTING:
+            self._at_once_due_ns = now_ns
+            return []
         self.state.ending.interrupted = True
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED)
@@ -396,9 +425,9 @@ class Run:
             note = Note("draining; interrupt again to stop at once", trouble=True)
             return [*self._stop("interrupted", EXIT_INTERRUPTED, now_ns), note]
         self._is_at_once = self._leaves_keys = True
+        self._at_once_due_ns = now_ns + (AT_ONCE_NS if self._at_once_due_ns is None else 0)
         decided = self._decided(Stopping.AT_ONCE, "interrupted twice", EXIT_INTERRUPTED, now_ns)
-        actions = [decided, *self._talk.to_all(Stop(drain=False, reason="interrupted twice"))]
-        return [*actions, *self._lose_all("the run was stopped at once")]
+        return [decided, *self._talk.to_all(Stop(drain=False, reason="interrupted twice"))]
 
     def _stop(self, reason: str, exit_code: int, now_ns: int) -> list[Action]:
         decided = self._decided(Stopping.LOAD, reason, exit_code, now_ns)
@@ -421,14 +450,32 @@ class Run:
         return [*closed, *self._talk.to_all(Dismiss(exit_code=exit_code)), End(exit_code, text, outcome)]
 
     def _closed(self) -> list[Action]:
+        actions = self.end_again()
+        members = [member for member in self.state.registry.taking_part() if member.final is None]
+        kept = ", ".join(member.agent_id for member in members if not (member.gone and member.at_rest_ns is not None))
+        if kept:
+            keep_s = HOLD_LEASES * self.state.setup.plan.fleet.lease_s.ns / NS_PER_S
+            collects = f"`coordinator start --resume {self.state.setup.run_id}` collects what it kept"
+            actions.insert(-1, Note(f"no results of {kept}: if it lives, {collects} (for {keep_s:g} s)", trouble=True))
+        return [*actions[:-1], *self._talk.to_all(Dismiss(exit_code=self._exit_code)), actions[-1]]
+
+    def end_again(self) -> list[Action]:
+        """The end of the run as it is now: the records of it, and `End`."""
         members = self.state.registry.taking_part()
         load_s = duration_s(members, self.state.t0_ns)
         after = self._counted_after or self._written.readings.get(When.AFTER)
         loss = target_loss(self._written, load_s, after)
         tolerate_lost = self.state.setup.plan.fleet.tolerate_lost
         outcome, text, code = self.state.ending.outcome(members, tolerate_lost, loss.sentence if loss else "")
-        closed = RunClosed(outcome=outcome, reason=text, duration_s=load_s)
-        return [Write(closed), *self._talk.to_all(Dismiss(exit_code=code)), End(code, text, outcome)]
+        self._exit_code = code
+        tallies = self._written.agents
+        silent = [member for member in members if member.final is None and member.agent_id in tallies]
+        again = [
+            Write(member.noted(AgentEnd.LOST, "its last results did not come"))
+            for member in silent
+            if tallies[member.agent_id].end is None
+        ]
+        return [*again, Write(RunClosed(outcome=outcome, reason=text, duration_s=load_s)), End(code, text, outcome)]
 
     # -- small change
 

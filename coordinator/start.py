@@ -133,7 +133,7 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
             except Exception as error:
                 if place.aggregate.started is None:
                     place.discard()
-                if place.aggregate.closed is None:
+                if place.aggregate.closed is None or place.ended:
                     raise
                 end = End(*explained(error, place.folder / ERROR_FILE), place.aggregate.closed.outcome)
             told_to_end = signals.take() > 0
@@ -217,7 +217,10 @@ def _serve(
             host=this_host(),
             open_files_limit=open_files_limit(),
         )
-        if stop := place.aggregate.load_stop:
+        if place.ended:
+            lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished]
+            view.note(f"the run has ended: collecting what {', '.join(lost)} kept; interrupt to leave it", trouble=True)
+        elif stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
         if not place.resumed:
@@ -293,4 +296,5 @@ def _run(setup: Setup, place: Place) -> Run:
         monotonic_ns(),
         after=after_load(aggregate),
         written=aggregate,
+        ended=place.ended,
     )

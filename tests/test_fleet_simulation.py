@@ -25,11 +25,13 @@ from coordinator.records import (
     RunStarted,
     ServerCounted,
     StopDecided,
+    When,
     WorkerNoted,
 )
 from coordinator.run import CLOCK_RTT_NS
 from tests.support.examples import tried
 from tests.support.simulation import (
+    DEATHS,
     END_OF_TIME_S,
     PRELOADED_KEYS,
     Fault,
@@ -128,8 +130,8 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert kinds[0] is RunOpened
     assert kinds.count(RunOpened) == 1
     assert kinds.count(RunStarted) <= 1
-    assert kinds.count(RunClosed) <= 1
-    assert RunClosed not in kinds[:-1]
+    first_end = kinds.index(RunClosed) if RunClosed in kinds else len(kinds)
+    assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentNoted, WorkerNoted}
     if RunStarted in kinds:
         load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, StopDecided) for kind in kinds]
         assert not any(load[: kinds.index(RunStarted)])
@@ -152,12 +154,14 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
             assert end.final.next_seq == len(frames)
         else:
             assert counted <= reported[incarnation]
-    cleaned = [position for position, kind in enumerate(kinds) if kind is CleanedUp]
+    check_target(world, run_id, records)
+    cleaned = kinds.count(CleanedUp)
     if world.scenario.cleans and RunClosed in kinds and RunStarted in kinds:
         # Once, when all else is known; though it may have been begun before by a coordinator that was killed.
-        assert cleaned == [len(kinds) - 2]
+        assert cleaned == 1
+        assert set(kinds[kinds.index(CleanedUp) + 1 : first_end]) <= {AgentNoted}
     else:
-        assert len(cleaned) == 0 or (world.scenario.cleans and cleaned == [len(kinds) - 1])
+        assert cleaned <= world.scenario.cleans
     if kinds.count(ServerCounted) > 2:
         # The first reading after the load is the one without what was deleted since.
         assert not world.deletions.get(run_id)
@@ -181,6 +185,20 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert max(Counter(finals).values(), default=1) == 1
 
 
+def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
+    """That the target's counters were read, and its keys were deleted, after the last operation of the run; or that the
+    record says who might still write. And that everything that was done is reported, where somebody is left to."""
+    aggregate = fold(records)
+    reading = aggregate.readings.get(When.AFTER)
+    if reading is not None and not reading.error and not reading.writers:
+        assert world.at_work[run_id] == []
+        assert reading.calls == {"get": world.done[run_id]}
+        if aggregate.is_complete and not any(fault.kind in DEATHS for fault in world.scenario.faults):
+            assert aggregate.totals.operations == world.done[run_id]
+    if aggregate.cleaned is not None and not aggregate.cleaned.error:
+        assert world.deleted[run_id] == world.done[run_id]
+
+
 def check_end(world: World, run_id: str) -> None:
     """That exit code and outcome are what the journal says."""
     end = world.ends.get(run_id)
@@ -192,7 +210,9 @@ def check_end(world: World, run_id: str) -> None:
         assert records == []
         return
     closed = records[-1]
-    assert isinstance(closed, RunClosed)
+    if not isinstance(closed, RunClosed):  # killed while it took late results
+        assert any(fault.kind in (Kind.KILLED, Kind.REPLACED) for fault in world.scenario.faults)
+        return
     assert closed.outcome is end.outcome
     if was_interrupted(records):
         assert end.outcome is Outcome.INTERRUPTED
@@ -299,3 +319,82 @@ def test_a_run_that_is_interrupted_and_then_loses_its_coordinator_stays_interrup
     closed = records[-1]  # it may have been killed right after it had written this down
     assert isinstance(closed, RunClosed)
     assert closed.outcome is Outcome.INTERRUPTED
+
+
+# -- the end of a run whose agents are cut off
+
+
+def ended_as(world: World) -> RunClosed:
+    """The end of the one run of a world in which everything that was done is reported."""
+    check(world)
+    [records] = world.journals.values()
+    aggregate = fold(records)
+    assert aggregate.totals.operations == world.done["run-1"] > 0
+    assert aggregate.closed is not None
+    return aggregate.closed
+
+
+AS_PLANNED = (Outcome.COMPLETED, "")
+CUTS = (Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cleans", [False, True])
+def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_lease(
+    seed: int, cut: Kind, cleans: bool
+) -> None:
+    faults = (Fault(cut, at_s=6.0, seconds=20.0),)
+    scenario = Scenario(seed=seed, agents=1, expected=1, duration_s=None, requests=60, lease_s=30.0, cleans=cleans)
+    closed = ended_as(played(replace(scenario, faults=faults)))
+    assert (closed.outcome, closed.reason) == AS_PLANNED
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_agent_may_be_cut_off_over_the_planned_end(seed: int, cut: Kind) -> None:
+    faults = (Fault(cut, at_s=10.0, seconds=14.0),)
+    closed = ended_as(played(Scenario(seed=seed, duration_s=10.0, lease_s=30.0, faults=faults)))
+    assert (closed.outcome, closed.reason) == AS_PLANNED
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut_s", [6.0, 20.0])
+def test_a_run_may_be_interrupted_while_an_agent_is_cut_off(seed: int, cut: Kind, cut_s: float) -> None:
+    faults = (Fault(cut, at_s=8.0, seconds=cut_s), Fault(Kind.INTERRUPTED, at_s=9.0))
+    scenario = Scenario(seed=seed, agents=1, expected=1, duration_s=60.0, lease_s=30.0, faults=faults)
+    closed = ended_as(played(scenario))
+    assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("at_s", [6.0, 12.0])
+def test_what_an_agent_holds_that_was_stopped_for_longer_than_its_lease_counts(seed: int, at_s: float) -> None:
+    faults = (Fault(Kind.AGENT_STOPPED, at_s=at_s, seconds=16.0),)
+    ended_as(played(Scenario(seed=seed, duration_s=12.0, lease_s=6.0, faults=faults)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_that_is_stopped_at_once_reports_what_its_agents_say_at_once(seed: int) -> None:
+    faults = (Fault(Kind.INTERRUPTED, at_s=8.0), Fault(Kind.INTERRUPTED, at_s=8.1))
+    closed = ended_as(played(Scenario(seed=seed, duration_s=60.0, lease_s=6.0, faults=faults)))
+    assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("once", [False, True])
+def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, once: bool) -> None:
+    cut_off = Fault(Kind.LINKS_DOWN, at_s=8.0, seconds=20.0)
+    interrupts = (Fault(Kind.INTERRUPTED, at_s=9.0), Fault(Kind.INTERRUPTED, at_s=9.1))
+    collected = Fault(Kind.COLLECTED, at_s=30.0)
+    scenario = Scenario(seed=seed, duration_s=60.0, lease_s=6.0, once=once, cleans=True)
+    lost = played(replace(scenario, faults=(cut_off, *interrupts)))
+    check(lost)
+    aggregate = fold(lost.journals["run-1"])
+    assert aggregate.closed is not None
+    assert aggregate.closed.reason.startswith("lost web")
+    assert len(aggregate.readings[When.AFTER].writers) == 1
+    assert aggregate.totals.operations < lost.done["run-1"]
+    closed = ended_as(played(replace(scenario, faults=(cut_off, *interrupts, collected))))
+    assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")

@@ -29,14 +29,16 @@ from agent.events import (
 from agent.link import PROVE_WITHIN_NS
 from agent.misfits import Capacity
 from agent.outbox import CAPACITY, WINDOW
-from agent.session import GOODBYE_NS, HOLD_LEASES, OVERTIME_NS
+from agent.session import GOODBYE_NS, OVERTIME_NS
 from agent.states import TRANSITIONS, Trigger
 from common.messages import (
+    HOLD_LEASES,
     AgentState,
     Assignment,
     Attach,
     Attached,
     Bye,
+    CoordinatorMessage,
     Dismiss,
     Failed,
     FailureKind,
@@ -133,8 +135,6 @@ def pull(bench: AgentBench, trigger: Trigger) -> None:
             bench.worker(0, BROKEN)
         case Trigger.ABANDON | Trigger.STOP:
             bench.hears(Stop(drain=True, reason="enough"))
-        case Trigger.CLOSE:
-            bench.hears(Dismiss(exit_code=0))
         case Trigger.START:
             bench.hears(Start(t0_ns=bench.now_ns))
         case Trigger.WORKERS_OVER:
@@ -151,8 +151,8 @@ def test_every_row_of_the_table_leads_where_it_says(state: AgentState, trigger: 
     assert bench.state is TRANSITIONS[state, trigger]
 
 
-ENDS = (Trigger.ABANDON, Trigger.STOP, Trigger.CLOSE)
-"""Which of these a stop or a dismissal means is for the state to say; a state without any of them shows nothing."""
+ENDS = (Trigger.ABANDON, Trigger.STOP)
+"""Which of these a stop means is for the state to say; a state without any of them shows nothing."""
 NO_ROW = [
     (state, trigger)
     for state, trigger in itertools.product(AgentState, Trigger)
@@ -849,6 +849,45 @@ def test_a_worker_that_did_not_run_itself_is_named() -> None:
     assert fenced_reason(bench) == "worker process 0 did not run for longer than the lease of 30 s"
 
 
+def test_an_answer_that_comes_late_renews_the_lease_only_from_when_it_was_asked_for() -> None:
+    bench = AgentBench()
+    bench.running(plan=fleet_plan(duration_s=None, requests=100))
+    asked_ns = bench.now_ns
+    bench.passes(20.0)
+    bench.hears(HeartbeatReply(sent_ns=asked_ns, received_ns=asked_ns, replied_ns=asked_ns))
+    assert orders(bench.passes(LEASE_S - 20.2)) == []
+    assert orders(bench.passes(0.4)) == [WorkerStop(drain=True)]
+
+
+@pytest.mark.parametrize("message", [FrameAck(next_seq=0), welcome(), Start(t0_ns=0)])
+def test_only_the_answer_to_a_heartbeat_renews_the_lease(message: CoordinatorMessage) -> None:
+    bench = AgentBench()
+    bench.running(plan=fleet_plan(duration_s=None, requests=100))
+    bench.passes(LEASE_S - 1.0)
+    bench.hears(message)
+    assert WorkerStop(drain=True) in orders(bench.passes(1.2))
+
+
+@pytest.mark.parametrize("ahead_s", [0.1, 10**9])
+def test_an_answer_to_a_heartbeat_that_was_not_sent_yet_renews_nothing(ahead_s: float) -> None:
+    bench = AgentBench()
+    bench.running(plan=fleet_plan(duration_s=None, requests=100))
+    bench.passes(LEASE_S - 1.0)
+    sent_ns = bench.now_ns + round(ahead_s * NS_PER_S)
+    bench.hears(HeartbeatReply(sent_ns=sent_ns, received_ns=1, replied_ns=1))
+    assert orders(bench.passes(1.2)) == [WorkerStop(drain=True)]
+
+
+def test_an_answer_to_a_heartbeat_from_before_the_machine_was_suspended_renews_nothing() -> None:
+    bench = AgentBench()
+    bench.running(plan=fleet_plan(duration_s=None, requests=100))
+    asked_ns = bench.now_ns
+    bench.now_ns += NS_PER_S
+    bench.do(Tick(suspended_ns=round((LEASE_S - 2.0) * NS_PER_S)))
+    bench.hears(HeartbeatReply(sent_ns=asked_ns, received_ns=asked_ns, replied_ns=asked_ns))
+    assert orders(bench.passes(1.2)) == [WorkerStop(drain=True)]
+
+
 @pytest.mark.parametrize("state", [AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING])
 def test_the_coordinator_of_another_run_does_not_keep_the_lease(state: AgentState) -> None:
     bench = bench_in(state)
@@ -878,13 +917,86 @@ def test_a_finished_run_is_given_up_when_nobody_comes_back_for_it() -> None:
 # -- the end of the coordinator
 
 
-@pytest.mark.parametrize("state", [state for state in AgentState if state is not AgentState.IDLE])
-def test_an_agent_lets_go_of_a_run_that_its_coordinator_has_ended(state: AgentState) -> None:
+@pytest.mark.parametrize("state", [AgentState.PREPARING, AgentState.PREPARED])
+def test_an_agent_lets_go_of_a_run_that_its_coordinator_called_off(state: AgentState) -> None:
     bench = bench_in(state)
     actions = bench.hears(Dismiss(exit_code=5))
     assert of_kind(actions, KillWorkers)
     assert bench.state is AgentState.IDLE
     assert len(bench.session.outbox) == 0
+
+
+@pytest.mark.parametrize("state", [AgentState.RUNNING, AgentState.DRAINING])
+def test_the_load_of_a_run_that_its_coordinator_has_closed_stops_at_once(state: AgentState) -> None:
+    bench = bench_in(state)
+    actions = bench.hears(Dismiss(exit_code=5))
+    assert orders(actions) == [WorkerStop(drain=False)]
+    assert bench.state is AgentState.DRAINING
+    assert orders(bench.hears(Dismiss(exit_code=5))) == []
+
+
+def closed(**identity: object) -> AgentBench:
+    """An agent with results that its coordinator closed the run without; that coordinator is gone."""
+    bench = AgentBench(**identity)  # type: ignore[arg-type]
+    bench.done()
+    [text] = texts(bench.hears(Dismiss(exit_code=5)))
+    assert text.endswith("keeping them for 300 s: `coordinator start --resume run-1` collects them")
+    bench.do(LinkDown())
+    return bench
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_results_of_a_closed_run_are_kept_and_go_to_a_coordinator_that_resumes_it(once: bool) -> None:
+    bench = closed(once=once)
+    bench.passes(100.0, every_s=0.5)
+    [hello] = said(bench.do(LinkUp()), Hello)
+    assert (hello.state, hello.run_id, hello.frames_held) == (AgentState.DONE, RUN_ID, 1)
+    bench.hears(welcome())
+    bench.do(MetricsLinkUp())
+    bench.hears(Attached())
+    assert [frame.seq for frame in bench.pump()] == [0]
+    assert said(bench.passes(1.2, hearing=RUN_ID), Final)
+    assert exits(bench.hears(FinalAck())) == ([0] if once else [])
+    assert bench.state is AgentState.IDLE
+
+
+def test_results_of_a_closed_run_do_not_keep_an_agent_from_the_next_run() -> None:
+    bench = closed()
+    bench.welcomed(OTHER_RUN_ID)
+    beats = said(bench.passes(2.0, hearing=OTHER_RUN_ID), Heartbeat)
+    assert {beat.state for beat in beats} == {AgentState.IDLE}
+    actions = bench.hears(PREPARE, run_id=OTHER_RUN_ID)
+    assert of_kind(actions, Spawn)
+    assert any("run-2 needs this agent, and nobody came back for its results" in text for text in texts(actions))
+    assert bench.session.run_id == OTHER_RUN_ID
+
+
+def test_results_of_a_closed_run_are_kept_no_longer_than_it_is_useful() -> None:
+    bench = closed(once=True)
+    assert exits(bench.passes(HOLD_LEASES * LEASE_S + 1.0, every_s=0.5)) == [5]
+
+
+def test_results_are_kept_as_long_after_the_agent_itself_was_stopped() -> None:
+    bench = bench_in(AgentState.RUNNING)
+    bench.now_ns += round(HOLD_LEASES * LEASE_S * NS_PER_S) + NS_PER_S
+    for number in range(2):
+        bench.worker(number, worker_final())
+    bench.passes(1.0)
+    assert bench.state is AgentState.DONE
+
+
+def test_an_agent_that_is_terminated_with_results_of_a_closed_run_leaves_at_once_and_says_so() -> None:
+    bench = closed()
+    actions = bench.do(Terminated())
+    assert [(action.code, "run-1" in action.text) for action in of_kind(actions, Exit)] == [(5, True)]
+
+
+def test_a_terminated_agent_whose_run_is_closed_leaves_at_once() -> None:
+    bench = bench_in(AgentState.RUNNING)
+    bench.do(Terminated())
+    actions = bench.hears(Dismiss(exit_code=5))
+    assert of_kind(actions, KillWorkers)
+    assert exits(actions) == [5]
 
 
 def test_an_agent_that_stays_waits_for_the_next_run() -> None:

@@ -10,7 +10,8 @@ from common.histogram import Histogram
 from common.metrics import IntervalMetrics
 from coordinator.aggregate import Aggregate, fold
 from coordinator.frames import LAST_SECOND, MOST_VALUES
-from coordinator.records import AnyRecord, RunStarted
+from coordinator.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
+from coordinator.report.summary import build_summary
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage
 
@@ -52,6 +53,30 @@ def test_seconds_and_totals_hold_every_operation_once(parts: list[tuple[str, lis
     assert sum(second.operations for second in aggregate.seconds.values()) == everything
     assert sum(second.ok + second.errors for second in aggregate.seconds.values()) == everything
     assert sum(agent.counted for agent in aggregate.agents.values()) == everything
+
+
+@given(st.data())
+def test_a_record_that_is_there_twice_counts_once(data: st.DataObject) -> None:
+    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
+    lost = WorkerNoted(agent_id="a1", process=0, exit_code=-9)
+    cleaned = CleanedUp(deleted=5, left=0, took_ns=1)
+    *records, end = clean_run()
+    records = [*records, stop, lost, cleaned, end]
+    position = data.draw(st.integers(0, len(records) - 1))
+    later = data.draw(st.integers(position + 1, len(records)))
+    twice = [*records[:later], records[position], *records[later:]]
+    assert build_summary(fold(twice)).to_json() == build_summary(fold(records)).to_json()
+    assert fold(twice).stops == [stop]
+
+
+def test_results_after_the_end_take_it_back_until_it_is_recorded_again() -> None:
+    lost = [opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(1))), noted("a1", 0, lost=True), closed()]
+    late = [*lost, accepted("a1", 1, interval(1, one_get(2)))]
+    assert fold([*late]).closed is None
+    again = fold([*late, noted("a1", 2), closed()])
+    assert again.is_complete
+    assert again.totals.operations == 2
+    assert not fold(lost).is_complete
 
 
 @given(frames)

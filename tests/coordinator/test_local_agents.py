@@ -10,7 +10,7 @@ import pytest
 from common.token import coordinator_curve
 from common.transport import Context, Listener
 from coordinator.local_agents import LocalAgents
-from tests.support.runs import wait_until
+from tests.support.runs import wait_until, worker_processes
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -53,3 +53,16 @@ def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypa
     with Context(curve) as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
         agents.start(1, listener.endpoint, processes=1, token=(tmp_path / "token").read_text(), wait_s=60)
         assert wait_until(lambda: [*listener.receive()], "the agent says hello")
+
+
+def test_worker_processes_that_are_stopped_end_with_their_agent() -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    with LocalAgents() as agents:
+        agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
+        [agent] = [child for child in psutil.Process().children() if child.pid not in before]
+        [worker] = wait_until(lambda: worker_processes(agent), "the agent has its worker process")
+        worker.send_signal(signal.SIGSTOP)
+        agent.kill()
+        [exited] = wait_until(lambda: list(agents.exited()), "the agent has ended")
+        assert exited.exit_code == -signal.SIGKILL
+        wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "its worker has too", 5)

@@ -13,7 +13,7 @@ from coordinator.lock import is_locked
 from coordinator.place import new_place, place_to_resume
 from coordinator.records import AnyRecord, RunStarted
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
-from tests.support.records import accepted, clean_run, closed, opened, plan
+from tests.support.records import accepted, clean_run, closed, noted, opened, plan
 
 
 def left_behind(out: Path, *records: AnyRecord) -> None:
@@ -73,7 +73,10 @@ def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None
     ("records", "said"),
     [
         ((opened(),), "that run never began; start the run again"),
-        (tuple(clean_run()), "that run has ended; see `coordinator"),
+        (
+            (opened(agents=["a1"]), RunStarted(t0_ns=5), noted("a1", 0), closed()),
+            "that run has ended; see `coordinator",
+        ),
     ],
 )
 def test_a_run_that_never_began_or_has_ended_is_not_gone_on_with(
@@ -84,14 +87,24 @@ def test_a_run_that_never_began_or_has_ended_is_not_gone_on_with(
         place_to_resume("r-1", tmp_path)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_ended_without_the_results_of_an_agent_can_be_collected(tmp_path: Path, late: bool) -> None:
+    """late: results came after the end, and the coordinator was killed before it wrote the end again."""
+    ended = (opened(agents=["a1", "a2"]), RunStarted(t0_ns=5), noted("a1", 0), noted("a2", 0, lost=True), closed())
+    left_behind(tmp_path, *ended, *([noted("a2", 0)] if late else []))
+    with place_to_resume("r-1", tmp_path) as place:
+        assert (place.resumed, place.ended) == (True, not late)
+
+
 def test_a_run_can_be_gone_on_with_by_one_coordinator_only_and_until_its_end(tmp_path: Path) -> None:
-    left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
+    left_behind(tmp_path, opened(agents=["a1"]), RunStarted(t0_ns=5))
     with place_to_resume("r-1", tmp_path) as place:
         with pytest.raises(
             UsageError, match=rf"another coordinator \(process {os.getpid()} on .*\) is running this run"
         ):
             place_to_resume("r-1", tmp_path)
-        place.open_journal(plan()).append(closed())
+        for record in (noted("a1", 0), closed()):
+            place.open_journal(plan()).append(record)
         with pytest.raises(UsageError, match="another coordinator"):
             place_to_resume("r-1", tmp_path)
     with pytest.raises(UsageError, match="that run has ended"):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import AgentState
 from common.units import NS_PER_S
 from coordinator.records import AgentEnd, AgentFacts
-from coordinator.registry import LOST_AFTER_NS, Member, Registry, Standing, capacities
+from coordinator.registry import COME_BACK_NS, LOST_AFTER_NS, Fence, Member, Registry, Standing, capacities
 from tests.support.protocol import final, heartbeat, hello
 
 NOW_NS = 50 * NS_PER_S
@@ -107,8 +109,69 @@ def test_a_readmitted_member_stands_as_its_journal_says() -> None:
     assert (running.agent_id, running.next_seq, running.end, running.takes_part) == ("web1", 7, None, True)
     finished = registry.readmit(Standing(facts, next_seq=7, final=final(7)), NOW_NS)
     assert (finished.end, finished.final) == (AgentEnd.FINISHED, final(7))
-    assert not finished.is_over(NOW_NS + 1, NS_PER_S)
-    assert finished.is_over(NOW_NS + NS_PER_S + 1, NS_PER_S)
+    assert not finished.is_over(NOW_NS + COME_BACK_NS, FENCE)
+    assert finished.is_over(NOW_NS + 2 * COME_BACK_NS, FENCE)
+
+
+# -- who may still write
+
+
+FENCE = Fence(lease_ns=30 * NS_PER_S, closing_ns=25 * NS_PER_S, end_ns=None)
+FENCED_NS = NOW_NS + 55 * NS_PER_S
+
+
+def loading(*, answered_ns: int = NOW_NS) -> Member:
+    """An agent at work, whose heartbeat was answered last at this instant."""
+    [member] = fleet("a")
+    member.state, member.renewed_ns = AgentState.RUNNING, answered_ns
+    return member
+
+
+def test_a_silent_agent_may_write_until_its_lease_and_its_drain_are_over() -> None:
+    member = loading()
+    assert member.may_write_until_ns(FENCE) == FENCED_NS
+    assert not member.is_fenced(FENCED_NS - 1, FENCE)
+    assert member.is_fenced(FENCED_NS, FENCE)
+
+
+def test_a_load_with_a_planned_end_is_over_after_it_whatever_the_lease_allows() -> None:
+    short = replace(FENCE, end_ns=NOW_NS + 5 * NS_PER_S)
+    assert loading().may_write_until_ns(short) == NOW_NS + 30 * NS_PER_S
+    later = replace(FENCE, end_ns=NOW_NS + 500 * NS_PER_S)
+    assert loading().may_write_until_ns(later) == FENCED_NS
+
+
+def test_every_heartbeat_that_is_answered_puts_the_fence_off() -> None:
+    member = loading(answered_ns=NOW_NS + 7)
+    assert member.may_write_until_ns(FENCE) == FENCED_NS + 7
+
+
+def test_an_agent_whose_worker_processes_have_ended_writes_nothing_whatever_it_says_later() -> None:
+    member = loading()
+    member.rests(NOW_NS + 3)
+    member.rests(NOW_NS + 9)
+    member.renewed_ns = NOW_NS + 9
+    assert member.may_write_until_ns(FENCE) == NOW_NS + 3
+
+
+def test_a_silent_agent_has_time_to_come_back_after_it_is_fenced() -> None:
+    member = loading()
+    member.lost = True
+    assert not member.is_over(FENCED_NS + COME_BACK_NS - 1, FENCE)
+    assert member.is_over(FENCED_NS + COME_BACK_NS, FENCE)
+
+
+def test_an_agent_that_is_heard_is_waited_for_as_long_as_it_is_heard() -> None:
+    assert not loading().is_over(FENCED_NS + 100 * NS_PER_S, FENCE)
+
+
+def test_an_agent_that_is_gone_for_good_is_waited_for_until_it_is_fenced() -> None:
+    member = loading()
+    member.gone = "it said goodbye"
+    assert not member.is_over(FENCED_NS - 1, FENCE)
+    assert member.is_over(FENCED_NS, FENCE)
+    member.rests(NOW_NS)
+    assert member.is_over(NOW_NS, FENCE)
 
 
 def test_the_worst_figures_of_a_run_are_kept_and_those_before_it_are_not() -> None:

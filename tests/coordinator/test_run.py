@@ -7,7 +7,10 @@ import msgspec
 import pytest
 
 from common.messages import (
+    AgentMessage,
     AgentState,
+    Attach,
+    Attached,
     Bye,
     Dismiss,
     Failed,
@@ -23,14 +26,15 @@ from common.messages import (
     Start,
     Step,
     Stop,
+    Welcome,
     WorkerLost,
     incarnation_of,
 )
-from common.plan.schema import CleanUp, Load, Plan, Preload, Workload
+from common.plan.schema import CleanUp, Load, Plan, Preload
 from common.units import NS_PER_S, Seconds
 from coordinator.aggregate import Aggregate
 from coordinator.coordinator import standings
-from coordinator.phases import TRANSITIONS, UNDER_WAY, Phase, Trigger
+from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
     AgentFacts,
@@ -46,14 +50,13 @@ from coordinator.records import (
     Stopping,
     When,
 )
-from coordinator.registry import LOST_AFTER_NS, Registry, Standing
+from coordinator.registry import COME_BACK_NS, LOST_AFTER_NS, OVERTIME_NS, Registry, Standing
 from coordinator.run import (
     CLOCK_WAIT_NS,
     COUNT_WAIT_NS,
     DEAD_TARGET_NS,
-    OVERTIME_NS,
+    PRELOAD_SILENCE_NS,
     START_AHEAD_NS,
-    WRITE_OFF_NS,
     AfterLoad,
     Run,
 )
@@ -72,6 +75,7 @@ from coordinator.steps import (
     Tick,
     Write,
 )
+from coordinator.waiting import AT_ONCE_NS
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -80,6 +84,7 @@ from tests.support.protocol import (
     dealt,
     final,
     fleet_plan,
+    heartbeat,
     hello,
     interval,
     of_kind,
@@ -90,6 +95,9 @@ from tests.support.protocol import (
 from tests.support.stages import stage
 
 LEASE_S = 30.0
+DRAIN_S = 10.0
+RESERVE_S = OVERTIME_NS / NS_PER_S
+COME_BACK_S = COME_BACK_NS / NS_PER_S
 BOTH = ("web1", "web2")
 
 
@@ -102,12 +110,19 @@ def ended(actions: list[object]) -> End:
     return end
 
 
-CLEANS = msgspec.structs.replace(fleet_plan(), workload=Workload(clean_up=CleanUp.KEYS))
+CLEANS = msgspec.structs.replace(
+    fleet_plan(), workload=msgspec.structs.replace(fleet_plan().workload, clean_up=CleanUp.KEYS)
+)
 DELETED = CleanedUp(deleted=5, left=0, took_ns=1)
 
 
 def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
     """A run of two agents that has come to this phase. cleans: its plan's keys are to be deleted at the end."""
+    if phase is Phase.COLLECTING:
+        bench = resumed(None, None, is_ended=True)
+        for name in BOTH:
+            bench.hello(name, state=AgentState.DONE, run_id=RUN_ID)
+        return bench
     bench = RunBench(CLEANS if cleans or phase is Phase.CLEANING else None, expected=2)
     match phase:
         case Phase.GATHERING:
@@ -175,7 +190,8 @@ NO_ROW = [
     for phase, trigger in itertools.product(Phase, Trigger)
     if (phase, trigger) not in TRANSITIONS
     and not (trigger in ENDS and any((phase, end) in TRANSITIONS for end in ENDS))
-    and not (trigger in ENDS and phase is Phase.DRAINING)  # a second interrupt: see below
+    and not (trigger in ENDS and phase in (Phase.DRAINING, Phase.COLLECTING))  # which an interrupt ends: see below
+    and not (trigger is Trigger.QUORUM and phase is Phase.COLLECTING)  # agents that say they have nothing: see below
 ]
 
 
@@ -419,9 +435,9 @@ def test_a_link_that_is_down_for_a_moment_does_not_cost_a_preload() -> None:
     bench = RunBench(msgspec.structs.replace(fleet_plan(), workload=workload), expected=2)
     bench.preparing(*BOTH)
     bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
-    assert not of_kind(bench.passes(WRITE_OFF_NS / NS_PER_S - 2.0, "web2"), End)
+    assert not of_kind(bench.passes(PRELOAD_SILENCE_NS / NS_PER_S - 2.0, "web2"), End)
     assert not of_kind(bench.passes(5.0, *BOTH), End)
-    end = ended(bench.passes(WRITE_OFF_NS / NS_PER_S + 1.0, "web2"))
+    end = ended(bench.passes(PRELOAD_SILENCE_NS / NS_PER_S + 1.0, "web2"))
     assert (end.exit_code, end.text) == (5, "agent web1 was lost before the start: it is silent")
 
 
@@ -574,7 +590,9 @@ def test_a_run_goes_on_without_a_lost_agent_and_ends_degraded() -> None:
     bench.passes(2.0, "web1")
     bench.says("web1", final())
     assert bench.run.state.phase is Phase.RUNNING
-    bench.passes(WRITE_OFF_NS / NS_PER_S)
+    bench.passes(START_AHEAD_NS / NS_PER_S + 1.0 + DRAIN_S + RESERVE_S + COME_BACK_S - 0.1)
+    assert bench.run.state.phase is Phase.RUNNING
+    bench.passes(0.3)
     assert bench.run.state.phase is Phase.SETTLING
     end = ended(bench.do(counted(When.AFTER)))
     assert end == End(5, "lost web2", Outcome.DEGRADED)
@@ -605,9 +623,10 @@ def test_an_agent_that_gave_its_share_up_is_lost_once_and_not_waited_for() -> No
 
 def test_a_run_whose_agents_never_end_is_ended() -> None:
     bench = bench_in(Phase.RUNNING)
-    overdue_s = 3.0 + 10.0 + (START_AHEAD_NS + OVERTIME_NS) / NS_PER_S
+    overdue_s = 3.0 + DRAIN_S + START_AHEAD_NS / NS_PER_S + RESERVE_S
     bench.passes(overdue_s - 0.2, *BOTH)
     assert bench.run.state.phase is Phase.RUNNING
+    # By the plan, their load is over by then in any case.
     bench.passes(0.4, *BOTH)
     assert bench.run.state.phase is Phase.SETTLING
     assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
@@ -752,24 +771,278 @@ def test_a_second_interrupt_stops_at_once() -> None:
     bench = bench_in(Phase.DRAINING)
     actions = bench.do(Interrupted())
     assert said(actions, Stop) == [Stop(drain=False, reason="interrupted twice")] * 2
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
     assert bench.run.state.phase is Phase.SETTLING
     assert ended(bench.do(counted(When.AFTER))).exit_code == 130
 
 
-def test_a_drain_that_takes_too_long_is_ended() -> None:
+def test_a_third_interrupt_waits_for_nobody() -> None:
     bench = bench_in(Phase.DRAINING)
-    bench.states = dict.fromkeys(BOTH, AgentState.DRAINING)
-    bench.passes(10.0 + OVERTIME_NS / NS_PER_S - 0.1, *BOTH)
-    assert bench.run.state.phase is Phase.DRAINING
-    bench.passes(0.3, *BOTH)
+    bench.do(Interrupted())
+    bench.do(Interrupted())
     assert bench.run.state.phase is Phase.SETTLING
 
 
-def test_a_silent_agent_is_not_waited_for_in_a_drain() -> None:
+def test_a_run_that_is_stopped_at_once_takes_what_agents_report_at_once() -> None:
+    bench = bench_in(Phase.DRAINING)
+    bench.do(Interrupted())
+    for name in BOTH:
+        bench.frame(name, 0)
+        bench.says(name, final(1, reason="interrupted twice"))
+    assert bench.run.state.phase is Phase.SETTLING
+    actions = bench.do(counted(When.AFTER))
+    assert ended(actions) == End(130, "", Outcome.INTERRUPTED)
+    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [()]
+
+
+def test_an_agent_that_does_not_end_its_drain_gets_no_more_answers_and_is_waited_for_until_it_is_fenced() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100))
+    bench.running("web1")
+    bench.do(Interrupted())
+    bench.states["web1"] = AgentState.DRAINING
+    assert not said(bench.passes(DRAIN_S + RESERVE_S - 0.5, "web1"), Stop)
+    actions = bench.passes(2.0, "web1")
+    assert [record.reason for record in written(actions)] == ["it did not end within the drain"]
+    assert said(actions, Stop)[0] == Stop(drain=False, reason="it did not end within the drain")
+    assert not said(bench.beat("web1"), HeartbeatReply)
+    bench.passes(LEASE_S + DRAIN_S + RESERVE_S - 3.0, "web1")
+    assert bench.run.state.phase is Phase.DRAINING
+    actions = bench.passes(3.0, "web1")
+    assert of_kind(actions, ReadServer)
+    [record] = [each for each in written(bench.do(counted(When.AFTER))) if isinstance(each, ServerCounted)]
+    assert record.writers == ()
+
+
+def test_an_agent_that_was_given_up_may_report_all_the_same() -> None:
     bench = bench_in(Phase.DRAINING)
     bench.says("web1", final(reason="interrupted"))
-    bench.passes(5.0, "web1")
+    bench.states["web2"] = AgentState.DRAINING
+    bench.passes(DRAIN_S + RESERVE_S + 1.0, "web2")
+    assert bench.member("web2").revoked
+    bench.says("web2", final(reason="interrupted"))
+    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_a_silent_agent_is_waited_for_in_a_drain_until_it_is_fenced_and_had_time_to_come_back() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100), expected=2)
+    bench.running(*BOTH)
+    bench.do(Interrupted())
+    bench.says("web1", final(reason="interrupted"))
+    actions = bench.passes(LEASE_S + DRAIN_S + RESERVE_S + COME_BACK_S - 0.1, "web1")
+    assert bench.run.state.phase is Phase.DRAINING
+    [note] = [note.text for note in of_kind(actions, Note) if "waiting for" in note.text]
+    assert note == (
+        "waiting for web2 (silent, may still load the target, and has results to report): 56 s at most; "
+        "interrupt again to end at once"
+    )
+    bench.passes(0.2, "web1")
     assert bench.run.state.phase is Phase.SETTLING
+
+
+def test_a_drain_of_a_load_with_a_planned_end_waits_no_longer_than_that_lasts() -> None:
+    bench = bench_in(Phase.DRAINING)
+    bench.says("web1", final(reason="interrupted"))
+    bench.passes(3.0 + START_AHEAD_NS / NS_PER_S + DRAIN_S + RESERVE_S + COME_BACK_S + 0.1, "web1")
+    assert bench.run.state.phase is Phase.SETTLING
+
+
+@pytest.mark.parametrize("away_s", [6.0, 25.0, 50.0])
+def test_what_an_agent_brings_that_was_cut_off_while_the_run_drained_counts(away_s: float) -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100))
+    bench.running("web1")
+    bench.passes(2.0, "web1")
+    bench.do(Interrupted())
+    bench.passes(away_s)
+    assert len(said(bench.beat("web1"), Stop)) == 1
+    bench.states["web1"] = AgentState.DRAINING
+    bench.passes(2.0, "web1")
+    assert written(bench.frame("web1", 0, second=1))
+    bench.says("web1", final(1, reason="interrupted"))
+    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_lease() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100))
+    bench.running("web1")
+    bench.passes(2.0, "web1")
+    actions = bench.passes(DEAD_TARGET_NS / NS_PER_S + 5.0)
+    assert bench.run.state.phase is Phase.RUNNING
+    assert any("interrupt twice" in note.text for note in of_kind(actions, Note))
+    bench.passes(5.0, "web1")
+    assert written(bench.frame("web1", 0))
+    bench.says("web1", final(1))
+    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+
+
+def test_an_agent_that_is_cut_off_over_the_planned_end_is_waited_for() -> None:
+    bench = bench_in(Phase.RUNNING)
+    bench.passes(3.0, *BOTH)
+    bench.says("web1", final())
+    bench.passes(14.0, "web1")
+    bench.beat("web2", AgentState.DONE)
+    bench.frame("web2", 0)
+    bench.says("web2", final(1))
+    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+
+
+def test_an_agent_of_another_run_that_is_at_work_is_waited_for_before_the_counters_are_read() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    bench.hello("web2", state=AgentState.RUNNING, run_id="another")
+    actions = bench.says("web1", final())
+    assert not of_kind(actions, ReadServer)
+    assert any("web2" in note.text and "another run" in note.text for note in of_kind(actions, Note))
+    bench.passes(3.0, "web2")
+    assert of_kind(bench.beat("web2", AgentState.DONE), ReadServer)
+
+
+def test_an_agent_of_another_run_that_never_rests_is_named_in_the_reading_and_keys_are_left() -> None:
+    bench = RunBench(CLEANS)
+    bench.running("web1")
+    bench.hello("web2", state=AgentState.RUNNING, run_id="another")
+    bench.says("web1", final())
+    bench.passes(LEASE_S + DRAIN_S + RESERVE_S + 1.0, "web2")
+    actions = bench.do(counted(When.AFTER))
+    assert not of_kind(actions, DeleteKeys)
+    reading, cleaned, _ = written(actions)
+    assert isinstance(reading, ServerCounted)
+    assert reading.writers == ("web2",)
+    assert isinstance(cleaned, CleanedUp)
+    assert (cleaned.left, cleaned.error) == (None, "web2 might still write to the target")
+
+
+def test_who_might_still_write_when_a_run_is_stopped_at_once_is_in_the_record_of_the_reading() -> None:
+    bench = bench_in(Phase.DRAINING)
+    bench.do(Interrupted())
+    bench.says("web1", final(reason="interrupted twice"))
+    bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
+    actions = bench.do(counted(When.AFTER))
+    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
+    assert any("start --resume run-1" in note.text for note in of_kind(actions, Note))
+
+
+def test_an_agent_that_comes_back_at_work_while_the_counters_are_read_is_in_the_record() -> None:
+    bench = RunBench(fleet_plan(duration_s=None, requests=100), expected=2)
+    bench.running(*BOTH)
+    bench.says("web1", final())
+    bench.passes(LEASE_S + DRAIN_S + RESERVE_S + COME_BACK_S + 0.1, "web1")
+    assert bench.run.state.phase is Phase.SETTLING
+    bench.passes(0.1)
+    bench.beat("web2")
+    actions = bench.do(counted(When.AFTER))
+    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
+
+
+# -- late results
+
+
+def lost_in(phase: Phase) -> RunBench:
+    """A run in this phase after its load, without the results of web2."""
+    bench = RunBench(CLEANS, expected=2)
+    bench.running(*BOTH)
+    bench.says("web1", final())
+    bench.passes(3.0 + START_AHEAD_NS / NS_PER_S + DRAIN_S + RESERVE_S + COME_BACK_S + 0.1, "web1")
+    assert bench.run.state.phase is Phase.SETTLING
+    if phase is not Phase.SETTLING:
+        bench.do(counted(When.AFTER))
+    if phase is Phase.CLOSED:
+        assert ended(bench.do(Cleaned(DELETED))) == End(5, "lost web2", Outcome.DEGRADED)
+    assert bench.run.state.phase is phase
+    return bench
+
+
+@pytest.mark.parametrize("phase", [Phase.SETTLING, Phase.CLEANING])
+def test_results_that_come_after_the_load_enter_the_journal(phase: Phase) -> None:
+    bench = lost_in(phase)
+    bench.beat("web2", AgentState.DONE)
+    assert [type(record) for record in written(bench.frame("web2", 0))] == [FrameAccepted]
+    actions = bench.says("web2", final(1))
+    assert [type(record) for record in written(actions)] == [AgentNoted]
+    assert acknowledged(actions)
+    if phase is Phase.SETTLING:
+        bench.do(counted(When.AFTER))
+    assert ended(bench.do(Cleaned(DELETED))) == End(0, "", Outcome.COMPLETED)
+
+
+def comes(bench: RunBench, name: str, message: AgentMessage) -> list[object]:
+    """A message while agents are seen off, and what follows."""
+    actions: list[object] = list(bench.run.after_end(bench.event(name, message), 5, bench.now_ns))
+    for record in written(actions):
+        bench.written.apply(record)  # type: ignore[union-attr,arg-type]
+    assert bench.written is not None
+    if bench.written.closed is None:
+        more = bench.run.end_again()
+        for record in written(list(more)):
+            bench.written.apply(record)  # type: ignore[arg-type]
+        actions += more
+    return actions
+
+
+def test_results_that_come_after_the_end_enter_the_journal_and_the_end_is_written_down_again() -> None:
+    bench = lost_in(Phase.CLOSED)
+    assert said(comes(bench, "web2", hello("web2", state=AgentState.DONE, run_id=RUN_ID)), Welcome)
+    assert said(comes(bench, "web2", Attach()), Attached)
+    assert not bench.run.is_answered
+    frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
+    actions = comes(bench, "web2", frame)
+    assert [type(record) for record in written(actions)] == [FrameAccepted, AgentNoted, RunClosed]
+    assert ended(actions) == End(5, "lost web2", Outcome.DEGRADED)
+    actions = comes(bench, "web2", final(1))
+    assert acknowledged(actions)
+    assert [type(record) for record in written(actions)] == [AgentNoted, RunClosed]
+    assert ended(actions) == End(0, "", Outcome.COMPLETED)
+    assert said(actions, Dismiss)
+    comes(bench, "web2", heartbeat(AgentState.IDLE))
+    comes(bench, "web1", heartbeat(AgentState.IDLE))
+    assert bench.run.is_answered
+    assert bench.written is not None
+    assert bench.written.closed == RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=3.0)
+
+
+def test_a_last_word_whose_acknowledgement_was_lost_is_acknowledged_after_the_end_too() -> None:
+    bench = lost_in(Phase.CLOSED)
+    actions = comes(bench, "web1", final())
+    assert acknowledged(actions)
+    assert written(actions) == []
+
+
+def test_an_agent_that_comes_back_at_work_after_the_end_is_dismissed() -> None:
+    bench = lost_in(Phase.CLOSED)
+    assert said(comes(bench, "web2", heartbeat(AgentState.RUNNING)), Dismiss)
+
+
+def test_an_ended_run_collects_what_its_agents_kept_and_ends_again() -> None:
+    bench = resumed(final(), None, is_ended=True, plan=CLEANS)
+    bench.hello("web2", state=AgentState.DONE, run_id=RUN_ID)
+    bench.hello("web1")
+    assert written(bench.frame("web2", 0))
+    actions = bench.says("web2", final(1))
+    assert (of_kind(actions, ReadServer), of_kind(actions, DeleteKeys)) == ([], [])
+    assert [type(record) for record in written(actions)] == [AgentNoted, RunClosed]
+    assert ended(actions) == End(0, "", Outcome.COMPLETED)
+
+
+def test_an_ended_run_waits_some_seconds_for_its_agents() -> None:
+    bench = resumed(None, is_ended=True, plan=fleet_plan(duration_s=None, requests=10))
+    bench.passes(2 * COME_BACK_S - 0.1)
+    assert bench.run.state.phase is Phase.COLLECTING
+    assert ended(bench.passes(0.3)).outcome is Outcome.DEGRADED
+
+
+def test_an_ended_run_that_is_interrupted_while_it_collects_ends_as_it_had() -> None:
+    bench = resumed(None, is_ended=True)
+    assert ended(bench.do(Interrupted())) == End(5, "lost web1", Outcome.DEGRADED)
+
+
+def test_an_agent_that_has_nothing_of_an_ended_run_is_not_waited_for() -> None:
+    assert of_kind(resumed(None, is_ended=True).hello("web1"), End)
+
+
+def test_an_agent_that_still_works_for_an_ended_run_is_stopped() -> None:
+    bench = resumed(None, is_ended=True)
+    actions = bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID)
+    assert said(actions, Stop) == [Stop(drain=True, reason="the run is stopped")]
 
 
 def test_nothing_happens_after_the_end() -> None:
@@ -779,13 +1052,13 @@ def test_nothing_happens_after_the_end() -> None:
     assert bench.do(Interrupted()) == []
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in UNDER_WAY])
-def test_nothing_of_a_load_is_written_down_unless_there_is_one(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING, Phase.CLOSED])
+def test_nothing_of_a_load_is_written_down_before_there_is_one(phase: Phase) -> None:
     bench = bench_in(phase)
     actions = [
         *bench.frame("web1", 0),
         *bench.says("web1", WorkerLost(process=0, exit_code=1)),
-        *(bench.says("web1", final()) if phase not in (Phase.SETTLING, Phase.CLEANING) else []),
+        *bench.says("web1", final()),
     ]
     assert written(actions) == []
 
@@ -802,7 +1075,7 @@ def test_a_lost_agent_that_is_heard_again_after_the_end_is_stopped_at_once(state
     bench = RunBench(CLEANS if cleans else None, expected=2)
     bench.running(*BOTH)
     bench.says("web1", final())
-    bench.passes(WRITE_OFF_NS / NS_PER_S + 4.0, "web1")
+    bench.passes(3.0 + START_AHEAD_NS / NS_PER_S + DRAIN_S + RESERVE_S + COME_BACK_S + 0.1, "web1")
     bench.beat("web1", AgentState.IDLE)
     assert bench.run.state.phase is Phase.SETTLING
     if cleans:
@@ -892,6 +1165,7 @@ def test_an_interrupted_run_deletes_its_keys_too() -> None:
 def test_a_run_that_is_stopped_at_once_leaves_its_keys_and_says_so() -> None:
     bench = bench_in(Phase.DRAINING, cleans=True)
     bench.do(Interrupted())
+    bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
     actions = bench.do(counted(When.AFTER))
     assert not of_kind(actions, DeleteKeys)
     [cleaned] = [record for record in written(actions) if isinstance(record, CleanedUp)]
@@ -916,8 +1190,10 @@ def resumed(
     plan: Plan | None = None,
     after: Sequence[AfterLoad] = (),
     stops: Sequence[StopDecided] = (),
+    is_ended: bool = False,
 ) -> RunBench:
-    """A run of as many agents; each end is the Final of its agent, or None where it had not come."""
+    """A run of as many agents; each end is the Final of its agent, or None where it had not come. is_ended: the run has
+    its end already."""
     standings = [
         Standing(
             AgentFacts(
@@ -931,7 +1207,8 @@ def resumed(
     written = Aggregate()
     written.stops = list(stops)
     setup = setup_for(plan or fleet_plan())
-    bench = RunBench(run=Run.resumed(setup, t0_ns, standings, now_ns, after=after, written=written))
+    run = Run.resumed(setup, t0_ns, standings, now_ns, after=after, written=written, ended=is_ended)
+    bench = RunBench(run=run)
     bench.now_ns = now_ns
     return bench
 
@@ -949,7 +1226,7 @@ def test_a_resumed_run_waits_for_its_agents_although_its_planned_end_is_long_pas
 
 def test_a_resumed_run_ends_without_the_agents_that_do_not_come_back() -> None:
     bench = resumed(None)
-    actions = bench.passes(WRITE_OFF_NS / NS_PER_S + 0.2)
+    actions = bench.passes(2 * COME_BACK_S + 0.2)
     assert bench.run.state.phase is Phase.SETTLING
     assert [record.state for record in written(actions)] == [AgentEnd.LOST]
     assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
@@ -968,7 +1245,7 @@ def test_a_resumed_run_tells_agents_that_their_results_had_been_safe_before_it_e
 
 def test_a_resumed_run_does_not_wait_for_finished_agents_for_long() -> None:
     bench = resumed(final())
-    bench.passes(WRITE_OFF_NS / NS_PER_S + 0.2)
+    bench.passes(2 * COME_BACK_S + 0.2)
     assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
 
 
@@ -1035,7 +1312,7 @@ def test_a_run_that_was_interrupted_before_it_is_resumed_starts_nobody() -> None
 
 def test_the_agents_of_a_run_that_is_resumed_in_its_drain_are_given_time_to_come_back() -> None:
     bench = resumed(None, stops=[INTERRUPT])
-    bench.passes(WRITE_OFF_NS / NS_PER_S - 0.2)
+    bench.passes(2 * COME_BACK_S - 0.2)
     assert bench.run.state.phase is Phase.DRAINING
     bench.passes(0.4)
     assert bench.run.state.phase is Phase.SETTLING
@@ -1048,14 +1325,17 @@ def test_agents_that_had_drained_before_their_run_was_resumed_did_not_end_early_
 
 
 def test_an_interrupt_of_a_run_that_is_resumed_in_its_drain_stops_it_at_once() -> None:
-    actions = resumed(None, stops=[INTERRUPT]).do(Interrupted())
+    bench = resumed(None, stops=[INTERRUPT])
+    actions = [*bench.do(Interrupted()), *bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)]
     assert of_kind(actions, ReadServer)
     assert [record.what for record in written(actions) if isinstance(record, StopDecided)] == [Stopping.AT_ONCE]
 
 
-def test_a_run_that_was_stopped_at_once_before_it_is_resumed_waits_for_nobody_and_deletes_nothing() -> None:
+def test_a_run_that_was_stopped_at_once_before_it_is_resumed_waits_a_little_and_deletes_nothing() -> None:
     bench = resumed(None, plan=CLEANS, stops=[INTERRUPT, AT_ONCE])
-    bench.passes(0.2)
+    bench.passes(LOST_AFTER_NS / NS_PER_S - 0.1)
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.passes(0.3)
     assert bench.run.state.phase is Phase.SETTLING
     assert said(bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), Stop) == [
         Stop(drain=False, reason="the run is over")

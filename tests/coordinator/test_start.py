@@ -91,7 +91,7 @@ class Broken:
             for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
                 journal.append(_ended_well(record))
         monkeypatch.setattr("coordinator.coordinator.SEE_OFF_NS", 0)
-        monkeypatch.setattr("coordinator.run.WRITE_OFF_NS", 0)
+        monkeypatch.setattr("coordinator.registry.COME_BACK_NS", 0)
         self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
         self.fails("delete_written", None)
 

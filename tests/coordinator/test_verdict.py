@@ -74,7 +74,8 @@ def more_calls(extra: int) -> Change:
 
 
 def last_agent_lost(records: list[AnyRecord]) -> list[AnyRecord]:
-    return [*records, noted("a2", 0, lost=True)]
+    others = [record for record in records if not (isinstance(record, AgentNoted) and record.agent_id == "a2")]
+    return [*others, noted("a2", 0, lost=True)]
 
 
 CASES: dict[str, tuple[Change, Level, str]] = {

@@ -288,12 +288,18 @@ class RunBench:
         self, name: str, message: AgentMessage, *, run_id: str = RUN_ID, routing_id: bytes | None = None
     ) -> list[steps.Action]:
         """A message of the agent whose secret is its name, on the connection that is its own unless told otherwise."""
+        return self.do(self.event(name, message, run_id=run_id, routing_id=routing_id))
+
+    def event(
+        self, name: str, message: AgentMessage, *, run_id: str = RUN_ID, routing_id: bytes | None = None
+    ) -> steps.FromAgent:
+        """That such a message has come."""
         if isinstance(message, Proof) and not message.secret:
             message = msgspec.structs.replace(message, secret=name)
         envelope = Envelope(run_id=run_id, incarnation=incarnation_of(name), message=message)
         if routing_id is None:
             routing_id = metrics_id(name) if isinstance(message, Attach | MetricsFrame) else name.encode()
-        return self.do(steps.FromAgent(routing_id, envelope))
+        return steps.FromAgent(routing_id, envelope)
 
     def hello(self, name: str, **fields: object) -> list[steps.Action]:
         """An agent says hello, and its first heartbeats, as it would, and attaches its metrics connection."""

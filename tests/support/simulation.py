@@ -27,7 +27,9 @@ from common.messages import (
     Envelope,
     Failed,
     FailureKind,
+    HeartbeatReply,
     Preloaded,
+    Prepare,
     Prepared,
     Preparing,
     Step,
@@ -45,7 +47,7 @@ from coordinator import steps
 from coordinator.aggregate import Aggregate, fold
 from coordinator.coordinator import after_load, standings
 from coordinator.phases import Phase
-from coordinator.records import AnyRecord, CleanedUp, RunClosed, RunStarted, ServerCounted, StopDecided
+from coordinator.records import AnyRecord, CleanedUp, ServerCounted, StopDecided, When
 from coordinator.run import Run
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
@@ -74,6 +76,11 @@ class Kind(enum.Enum):
     HELD_UP = "the coordinator's process is stopped for a while"
     KILLED = "the coordinator is killed, and resumed after a while, or started anew if its run had not begun"
     REPLACED = "the coordinator is killed, and another run is started after a while"
+    COLLECTED = "the first run, if it has ended without some results, is resumed to collect them"
+
+
+DEATHS = (Kind.AGENT_KILLED, Kind.AGENT_RESTARTED, Kind.WORKER_KILLED, Kind.WORKER_STUCK)
+"""After these, operations were done that nobody can report any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,9 @@ class World:
     starts: of each worker process, how far off the common start it began, and the round trip in which the clock was
     compared, both in ns. preloads: how often each worker thread of a run began to fill its part of the key space.
     deletions: when the keys of a run began to be deleted. unfenced: worker processes that went on loading although
-    their agent had not heard its coordinator for longer than the lease, and by how many ns.
+    their agent's lease had ended, and by how many ns. done: operations of each run that the target has done. deleted:
+    how many these were when the keys of the run began to be deleted. at_work: agents that its coordinator knew and that
+    loaded the target when the counters were read after the run.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -148,6 +157,9 @@ class World:
         self.preloads: dict[str, Counter[int]] = {}
         self.deletions: dict[str, list[int]] = {}
         self.unfenced: list[int] = []
+        self.done: Counter[str] = Counter()
+        self.deleted: dict[str, int] = {}
+        self.at_work: dict[str, list[str]] = {}
         self._open_coordinator()
         for number in range(scenario.agents):
             self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
@@ -176,6 +188,11 @@ class World:
         return all(not agent.alive or agent.session.state is AgentState.IDLE for agent in self.agents)
 
     # -- who is there
+
+    @property
+    def loading(self) -> list[SimulatedAgent]:
+        """Agents whose worker processes may write to the target at this moment."""
+        return [agent for agent in self.agents if any(worker.is_loading for worker in agent.workers.values())]
 
     def _open_coordinator(self, resume: str | None = None) -> None:
         run_id = resume or f"run-{len(self.journals) + 1}"
@@ -231,6 +248,10 @@ class World:
                 coordinator.held_up_until_ns = until_ns
             case Kind.KILLED | Kind.REPLACED if coordinator:
                 self._kill_coordinator(coordinator, fault)
+            case Kind.COLLECTED if coordinator is None and not self.coordinators_to_come:
+                first = fold(self.journals["run-1"])
+                if first.started is not None and not first.is_complete:
+                    self._open_coordinator("run-1")
 
     def _kill_coordinator(self, coordinator: SimulatedCoordinator, fault: Fault) -> None:
         # Not between two events: in the middle of what one of the next events has it do.
@@ -243,12 +264,12 @@ class World:
                 if self.coordinator is not coordinator or coordinator.end is not None:
                     return
                 self.close_coordinator()
-            kinds = {type(record) for record in self.journals[coordinator.run_id]}
-            if fault.kind is Kind.KILLED and RunStarted in kinds and RunClosed not in kinds:
+            written = fold(self.journals[coordinator.run_id])
+            if fault.kind is Kind.KILLED and written.started is not None and written.closed is None:
                 if not was_interrupted(self.journals[coordinator.run_id]):
                     self.interrupted.discard(coordinator.run_id)  # it was killed before it could write it down
                 self._open_coordinator(coordinator.run_id)
-            elif RunClosed not in kinds:
+            elif written.closed is None:
                 self._open_coordinator()
 
         self.after(fault.seconds, follow)
@@ -295,7 +316,13 @@ class SimulatedCoordinator:
             assert started is not None
             after = after_load(self.aggregate)
             self.run = Run.resumed(
-                setup, started.t0_ns, standings(self.aggregate), self.clock_ns, after=after, written=self.aggregate
+                setup,
+                started.t0_ns,
+                standings(self.aggregate),
+                self.clock_ns,
+                after=after,
+                written=self.aggregate,
+                ended=self.aggregate.closed is not None,
             )
         self.end: steps.End | None = None
         self.held_up_until_ns = 0
@@ -327,19 +354,35 @@ class SimulatedCoordinator:
 
     def _loop(self) -> None:
         self._is_awake = False
-        if not self.is_there or self.end is not None:
+        if not self.is_there:
             return
         if self._world.now_ns < self.held_up_until_ns:
             self._world.at(self.held_up_until_ns, self._loop)
             return
         inbox, self._inbox = self._inbox[:64], self._inbox[64:]
+        if self.end is not None:
+            self._see_off(self.end, inbox)
+            return
         for event in [*inbox, steps.Tick()]:
-            cleans = self.run.state.phase is Phase.CLEANING  # which an interrupt ends, and not the run
+            # What an interrupt ends in these phases is not the run.
+            cleans = self.run.state.phase in (Phase.CLEANING, Phase.COLLECTING)
             if isinstance(event, steps.Interrupted) and self.end is None and not cleans:
                 self._world.interrupted.add(self.run_id)
             for action in self.run.handle(event, self.clock_ns):
                 if not self._perform(action):
                     return
+
+    def _see_off(self, end: steps.End, inbox: list[steps.Event]) -> None:
+        for event in inbox:
+            for action in self.run.after_end(event, end.exit_code, self.clock_ns):
+                if not self._perform(action):
+                    return
+            if self.aggregate.started is not None and self.aggregate.closed is None:
+                for action in self.run.end_again():
+                    if not self._perform(action):
+                        return
+        if self.run.is_answered:
+            self._leave()
 
     def _perform(self, action: steps.Action) -> bool:
         """Whether it still lives."""
@@ -355,17 +398,26 @@ class SimulatedCoordinator:
                 self.aggregate.apply(record)
                 self.records.append(record)
             case steps.ReadServer(when):
-                answer = steps.Counted(ServerCounted(when=when, server_run_id="server"))
-                self._world.after(self._world.draw.uniform(0, 1), lambda: self.happens(answer))
+                self._world.after(self._world.draw.uniform(0, 1), lambda: self._read_server(when))
             case steps.DeleteKeys():
                 self._world.deletions.setdefault(self.run_id, []).append(self._world.now_ns)
+                self._world.deleted[self.run_id] = self._world.done[self.run_id]
                 self._deletes_until(self._world.draw.uniform(0, 8), "")
             case steps.StopDeleting():
                 self._deletes_until(0.1, "interrupted")
             case steps.End():
+                if self.end is None:
+                    self._world.after(3.0, self._leave)
+                    self._world.after(0.5, self._loop)
                 self.end = self._world.ends[self.run_id] = action
-                self._world.after(0.5, self._leave)
         return True
+
+    def _read_server(self, when: When) -> None:
+        if when is When.AFTER:
+            known = [agent for agent in self._world.loading if self.run.state.registry.find(agent.incarnation)]
+            self._world.at_work[self.run_id] = [agent.incarnation for agent in known]
+        calls = {"get": self._world.done[self.run_id]}
+        self.happens(steps.Counted(ServerCounted(when=when, server_run_id="server", calls=calls)))
 
     def _deletes_until(self, seconds: float, error: str) -> None:
         done = steps.Cleaned(CleanedUp(deleted=1, left=None if error else 0, took_ns=1, error=error))
@@ -410,7 +462,7 @@ class SimulatedAgent:
         self.reported: Counter[str] = Counter()
         self.by_stage: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
         self.most_held = 0
-        self.heard_ns = 0
+        self.leased_ns = 0
         self.stopped_until_ns = 0
         self._inbox: list[tuple[events.Event, SimulatedWorker | None]] = []
         self._tick()
@@ -449,8 +501,12 @@ class SimulatedAgent:
         """The session hears of it, and what it decides is done."""
         if not self.alive:
             return
-        if isinstance(event, events.Received) and event.envelope.run_id == self.session.run_id:
-            self.heard_ns = self._world.now_ns
+        if isinstance(event, events.Received):
+            match event.envelope.message:
+                case HeartbeatReply(sent_ns=sent_ns) if event.envelope.run_id == self.session.run_id:
+                    self.leased_ns = max(self.leased_ns, sent_ns - self.offset_ns)
+                case Prepare():
+                    self.leased_ns = self._world.now_ns
         for action in self.session.handle(event, self.clock_ns):
             if self.alive:
                 self._perform(action)
@@ -594,6 +650,7 @@ class SimulatedWorker:
     def __init__(self, world: World, agent: SimulatedAgent, number: int, assignment: Assignment) -> None:
         self._world, self._agent, self.number = world, agent, number
         self._assignment = assignment
+        self._run_id = agent.session.run_id
         self.alive = True
         self.is_stuck = False
         self._t0_ns = 0
@@ -639,6 +696,11 @@ class SimulatedWorker:
     def _say(self, message: object) -> None:
         if self.alive:
             self._agent.hears(self, message)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it may write to the target."""
+        return self.alive and self._is_started and not self._over and not self.is_stuck
 
     def exits(self, code: int) -> None:
         """It is gone; the agent reads the end of its pipe."""
@@ -686,6 +748,7 @@ class SimulatedWorker:
                 count = min(count, self._left)
                 self._left -= 0 if self._world.scenario.dead else count
             self._done += count
+            self._world.done[self._run_id] += count
             leg = draw.randrange(len(timeline(self._assignment.plan.load).legs))
             done, failed = (0, count) if self._world.scenario.dead else (count, 0)
             part = interval(second, done, failed=failed, stage=leg)
@@ -698,7 +761,7 @@ class SimulatedWorker:
     def _report(self) -> None:
         if not self.alive or self._over:
             return
-        unheard_ns = self._world.now_ns - self._agent.heard_ns
+        unheard_ns = self._world.now_ns - self._agent.leased_ns
         lease_ns = round(self._world.scenario.lease_s * NS_PER_S)
         if unheard_ns > lease_ns and not self._is_ending and not self.is_stuck:
             self._world.unfenced.append(unheard_ns - lease_ns)
