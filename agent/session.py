@@ -183,10 +183,8 @@ class Session:
             case Welcome():
                 return self._welcomed(message, envelope.run_id, now_ns)
             case Refused():
-                return [
-                    KillWorkers(),
-                    Exit(FleetError.exit_code, f"the coordinator refused this agent: {clipped(message.reason)}"),
-                ]
+                text = f"the coordinator refused this agent: {clipped(message.reason)}"
+                return [KillWorkers(), Exit(FleetError.exit_code, text)]
             case Attached():
                 return self._attached(envelope.run_id, now_ns)
             case HeartbeatReply():
@@ -326,12 +324,9 @@ class Session:
         return [Say(text)]
 
     def _maybe_leave(self) -> list[Action]:
-        if self.identity.once or self._terminations:
-            return [
-                *self._send(Bye(reason="served" if not self._terminations else "terminated")),
-                Exit(self._exit_code),
-            ]
-        return []
+        if not (self.identity.once or self._terminations):
+            return []
+        return [*self._send(Bye(reason="terminated" if self._terminations else "served")), Exit(self._exit_code)]
 
     # -- what the workers say
 
