@@ -109,12 +109,15 @@ class Journal:
         self._write(lengths + _CHECK.pack(zlib.crc32(lengths)) + payload)
 
     def _make_ready(self) -> None:
-        """Cut off what is torn."""
-        if os.fstat(self._file.fileno()).st_size > self._end:
-            self._file.truncate(self._end)
+        """Cut off what is torn: a record over a part of it would have the rest behind it."""
+        try:
+            if os.fstat(self._file.fileno()).st_size > self._end:
+                self._file.truncate(self._end)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._is_ready = True
         if not self._end:
             self._write(MAGIC)
-        self._is_ready = True
 
     def _write(self, data: bytes) -> None:
         written = 0
@@ -122,6 +125,7 @@ class Journal:
             while written < len(data):
                 written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
         except OSError as error:
+            self._is_ready = False
             with contextlib.suppress(OSError):  # the full disk is the news; readers pass over a torn end
                 self._file.truncate(self._end)
             raise self._unwritable(error) from error

@@ -273,3 +273,33 @@ class JournalAndCrashes(RuleBasedStateMachine):
 
 TestJournalAndCrashes = JournalAndCrashes.TestCase
 TestJournalAndCrashes.settings = tried(25, steps=15)
+
+
+def test_a_record_that_was_half_written_and_could_not_be_cut_off_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    write_some = os.pwrite
+
+    def broken_disk(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) <= 10:
+            raise OSError(5, "Input/output error")
+        return write_some(descriptor, data[:-10], offset)
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with Journal.create(path) as journal:
+        journal.append(RUN[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", broken_disk)
+            patched.setattr(os, "fstat", broken)
+            with pytest.raises(UsageError, match="cannot write the journal: Input/output error"):
+                journal.append(RUN[3])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", broken)
+            with pytest.raises(UsageError, match="cannot write the journal: Input/output error"):
+                journal.append(RunStarted(t0_ns=1))
+        assert tuple(read_journal(path)) == RUN[:1]
+        journal.append(RunStarted(t0_ns=1))
+    assert tuple(read_journal(path)) == (RUN[0], RunStarted(t0_ns=1))
