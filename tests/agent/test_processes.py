@@ -14,7 +14,7 @@ import pytest
 from multiprocess import resource_tracker
 
 from agent.events import FromWorker, WorkerExited
-from agent.processes import Processes
+from agent.processes import Processes, _work
 from common.clock import boottime_ns, monotonic_ns
 from common.codec import pack
 from common.errors import ProtocolError
@@ -31,6 +31,7 @@ from common.messages import (
 )
 from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
 from common.units import NS_PER_S, Count, Seconds
+from common.voice import Voice
 from tests.support.runs import wait_until
 from tests.support.servers import Server
 from tests.support.workers import whole_of
@@ -310,3 +311,12 @@ def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
     heard.until(lambda: heard.exits, "the process has ended")
     assert heard.exits == {0: -signal.SIGKILL}
     assert heard.said(0, Failed)[0].reason == "it reported nonsense: expected msgpack of a message"
+
+
+def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = []
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr("agent.worker.main.run_worker", lambda _: spoken.append(sys.stderr.buffer))
+    _work(None)  # type: ignore[arg-type]
+    [voice] = spoken
+    assert isinstance(voice, Voice)
