@@ -24,6 +24,8 @@ FIRST_AFTER_NS = NS_PER_S // 2
 HANDSHAKE_NS = 3 * NS_PER_S // 2
 """How much longer its handshake may take: an examination shows up as a broken connection at the coordinator."""
 EVERY_NS = NS_PER_S
+SLOW_NS = 2 * NS_PER_S
+"""How long a name may take to be resolved before that is said: a resolver may wait half a minute for its servers."""
 CONNECT_S = 2.0
 ANSWER_S = 1.0
 _SIGNATURE = b"\xff\0\0\0\0\0\0\0\x01\x7f"
@@ -76,13 +78,20 @@ class Connectivity:
         self._others: tuple[Endpoint, ...] = ()
         self._next_ns = 0
         self._is_first = True
+        self._slow_ns: int | None = None
+        """When a first resolution is slow; 0 once that was said, or it has ended."""
 
     def look(self, *, is_up: bool, now_ns: int, is_connected: bool = False) -> Finding | None:
         """What was found, once. Begins the next examination when it is due, and the link is not up. is_connected: the
         address that is tried accepts connections."""
         finding: Finding | None = None
+        if self._slow_ns is None:
+            self._slow_ns = now_ns + SLOW_NS
+        elif self._slow_ns and now_ns >= self._slow_ns:
+            self._slow_ns = 0
+            finding = Obstacle(f"cannot resolve {self._address.host}: the name servers have not answered yet")
         if self._asked is not None and self._asked.done():
-            finding, self._asked = self._asked.result(), None
+            finding, self._asked, self._slow_ns = self._asked.result(), None, 0
             self._due_ns = now_ns + (FIRST_AFTER_NS if isinstance(finding, Resolved) else EVERY_NS)
         if is_up:
             self._due_ns, self._others, self._is_first = now_ns + FIRST_AFTER_NS, (), True

@@ -14,6 +14,7 @@ from agent.connectivity import (
     FIRST_AFTER_NS,
     HANDSHAKE_NS,
     NEXT_AFTER_NS,
+    SLOW_NS,
     Connectivity,
     Obstacle,
     Reached,
@@ -153,6 +154,18 @@ def test_one_address_of_a_name_is_tried_after_the_other_until_one_accepts(monkey
     assert checks.look(is_up=False, now_ns=now_ns + 3 * NEXT_AFTER_NS, is_connected=True) is None
     assert checks.look(is_up=True, now_ns=now_ns + 4 * NEXT_AFTER_NS) is None
     assert checks.look(is_up=False, now_ns=now_ns + 6 * NEXT_AFTER_NS) is None
+
+
+def test_a_name_that_takes_long_to_resolve_is_said_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, here, now_ns = threading.Event(), Endpoint("127.0.0.1", 1), monotonic_ns()
+    monkeypatch.setattr(connectivity, "resolve", lambda _: [here] if answers.wait(30) else [])
+    checks = Connectivity(Endpoint("slow", 1), curve=True)
+    assert checks.look(is_up=False, now_ns=now_ns) is None
+    slow = Obstacle("cannot resolve slow: the name servers have not answered yet")
+    found = [checks.look(is_up=False, now_ns=now_ns + SLOW_NS + after_ns) for after_ns in (-1, 0, 1)]
+    assert found == [None, slow, None]
+    answers.set()
+    assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns + 2 * SLOW_NS), "an address") == Resolved(here)
 
 
 def test_a_name_that_does_not_resolve_yet_is_said_at_once() -> None:
