@@ -36,6 +36,7 @@ from common.messages import (
     AgentState,
     Assignment,
     Attach,
+    Bye,
     CoordinatorMessage,
     Dismiss,
     Envelope,
@@ -198,7 +199,7 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
     fleet.agent("honest")
     coordinator = fleet.coordinator(
         "--url", server.url, "--expect-agents", "3", "--duration", "1h", "--rate", "300", "--client-pools", "3",
-        "--command", "SET", "--command", "GET", "--drain", "2s", "--tolerate-lost", "2",
+        "--command", "SET", "--command", "GET", "--drain", "2s", "--lease", "5s", "--tolerate-lost", "2",
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(zmq.Context())
@@ -232,6 +233,9 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
                 another()
         numbers.seconds = (monotonic_ns() - began_ns) / NS_PER_S
         numbers.measured(process)
+        for one in attackers[:2]:
+            one.say(Bye(reason="done"))
+            one.exchange(200)
     coordinator.signal(signal.SIGINT)
     ended = fleet.end(coordinator, 120)
     [honest] = [agent for agent in ended.journal.agents.values() if agent.facts.agent_id == "honest"]
