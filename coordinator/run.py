@@ -31,7 +31,7 @@ from coordinator.records import (
     When,
 )
 from coordinator.registry import COME_BACK_NS, LOST_AFTER_NS, Standing, capacities
-from coordinator.shares import assign
+from coordinator.shares import assign, oversized
 from coordinator.steps import (
     Action,
     Cleaned,
@@ -219,6 +219,8 @@ class Run:
             return self._progress(Progress("waiting for agents", len(ready), expected))
         chosen, others = ready[:expected], ready[expected:]
         self.state.shares = assign(self.state.setup.plan, capacities(chosen))
+        if found := oversized(self.state.shares):
+            return self._give_up(found, FleetError.exit_code)
         self._moves(Trigger.QUORUM, now_ns)
         lines = ceiling_lines(self.state.shares, self.state.setup.target)
         lines += files_lines(self.state.setup, self.state.shares, chosen)

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 import msgspec
 
 from common.errors import FleetError
-from common.messages import Assignment, PoolShare
+from common.messages import MAX_MESSAGE_BYTES, Assignment, PoolShare
+from common.plain import to_plain
 from common.plan.schema import Plan, Pools
-from common.units import Count, PerSecond
+from common.units import Count, PerSecond, counted
+
+_ENVELOPE_BYTES = 1024
+"""More than what a message has around a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,18 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> Shares:
     }
     processes = sum(agent.processes for agent in agents)
     return Shares(fleet, assignments, sum(map(sum, counts)), threads_total, connection_ceiling(fleet, processes))
+
+
+def oversized(shares: Shares) -> str:
+    """Why a share cannot be sent to its agent; "" if all can."""
+    agent_id, largest = max(shares.assignments.items(), key=lambda item: len(item[1].pools))
+    size = len(msgspec.msgpack.encode(to_plain(largest))) + _ENVELOPE_BYTES
+    if size <= MAX_MESSAGE_BYTES:
+        return ""
+    return (
+        f"the share of agent {agent_id} takes {size:,} bytes, expected at most {MAX_MESSAGE_BYTES:,}; use fewer than "
+        f"its {counted(len(largest.pools), 'client pool')}, more agents, or shorter scripts"
+    )
 
 
 def connection_ceiling(plan: Plan, processes_total: int) -> int:

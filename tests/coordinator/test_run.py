@@ -1377,3 +1377,13 @@ def test_a_resumed_run_starts_agents_that_missed_the_start() -> None:
     bench = resumed(None, t0_ns=77)
     actions = bench.hello("web1", state=AgentState.PREPARED, run_id=RUN_ID)
     assert said(actions, Start)[:1] == [Start(t0_ns=77)]
+
+
+def test_a_share_that_no_message_can_carry_ends_the_run_before_the_start_and_says_why() -> None:
+    bench = RunBench(fleet_plan(pools=60_000))
+    actions = bench.hello("web1")
+    [end] = of_kind(actions, End)
+    assert end.exit_code == 5
+    assert "the share of agent web1 takes 2," in end.text
+    assert "bytes, expected at most 1,048,576; use fewer than its 60,000 client pools" in end.text
+    assert said(RunBench(fleet_plan(pools=20_000)).hello("web1"), Prepare)
