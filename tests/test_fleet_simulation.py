@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.outbox import CAPACITY, WINDOW
 from common.messages import AgentState, Preloaded
 from coordinator.aggregate import fold
+from coordinator.phases import Phase
 from coordinator.records import (
     AgentEnd,
     AgentNoted,
@@ -398,3 +400,51 @@ def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, on
     assert aggregate.totals.operations < lost.done["run-1"]
     closed = ended_as(played(replace(scenario, faults=(cut_off, *interrupts, collected))))
     assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
+
+
+class FleetAndWhatGoesWrong(RuleBasedStateMachine):
+    """A simulated fleet to which things happen at moments that depend on what it is doing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(Scenario())
+
+    @initialize(scenario=scenarios(st.nothing(), most=0, loss=0.1, loads=by_duration | by_requests))
+    def begins(self, scenario: Scenario) -> None:
+        self.world = World(scenario)
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 2.0, 5.0]))
+    def passes(self, seconds: float) -> None:
+        self.world.play_for(seconds)
+
+    @rule(phase=st.sampled_from(Phase), seconds=st.sampled_from([0.0, 0.3]))
+    def comes_to(self, phase: Phase, seconds: float) -> None:
+        """Until the run is in this phase, if it comes to that soon, and a little further."""
+        self.world.play_for(20.0, lambda: self.phase is phase)
+        self.world.play_for(seconds)
+
+    @rule(kind=st.sampled_from(Kind), agent=st.integers(0, 3), seconds=st.sampled_from([0.2, 1.0, 3.0, 10.0]))
+    def goes_wrong(self, kind: Kind, agent: int, seconds: float) -> None:
+        self.world.inflict(Fault(kind, at_s=0.0, agent=agent, seconds=seconds))
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.world.coordinator.run.state.phase if self.world.coordinator is not None else None
+
+    @invariant()
+    def nothing_counts_twice(self) -> None:
+        for run_id, records in self.world.journals.items():
+            reported = sum(agent.reported[run_id] for agent in self.world.agents)
+            assert fold(records).totals.operations <= reported
+
+    @invariant()
+    def nobody_loads_without_a_coordinator(self) -> None:
+        assert not self.world.unfenced
+
+    def teardown(self) -> None:
+        self.world.play()
+        check(self.world)
+
+
+TestFleetAndWhatGoesWrong = FleetAndWhatGoesWrong.TestCase
+TestFleetAndWhatGoesWrong.settings = tried(25, steps=12)

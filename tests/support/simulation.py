@@ -164,13 +164,22 @@ class World:
         for number in range(scenario.agents):
             self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
         for fault in scenario.faults:
-            self.after(fault.at_s, lambda fault=fault: self._inflict(fault))  # type: ignore[misc]
+            self.after(fault.at_s, lambda fault=fault: self.inflict(fault))  # type: ignore[misc]
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
         self.at(self.now_ns + round(seconds * NS_PER_S), what)
 
     def at(self, at_ns: int, what: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (max(at_ns, self.now_ns), next(self._order), what))
+
+    def play_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """For so long, or until something is so."""
+        end_ns = self.now_ns + round(seconds * NS_PER_S)
+        while self._queue and self._queue[0][0] <= end_ns and not until():
+            self.now_ns, _, what = heapq.heappop(self._queue)
+            what()
+        if not until():
+            self.now_ns = end_ns
 
     def play(self) -> None:
         """Until everybody rests, or the end of time."""
@@ -214,7 +223,8 @@ class World:
 
     # -- what goes wrong
 
-    def _inflict(self, fault: Fault) -> None:
+    def inflict(self, fault: Fault) -> None:
+        """It goes wrong now."""
         living = [agent for agent in self.agents if agent.alive]
         agent = living[fault.agent % len(living)] if living else None
         coordinator = self.coordinator
