@@ -58,11 +58,17 @@ NETWORK = frozenset(
     }
 )
 """Kinds that need an agent behind a relay."""
-COSTS_OPERATIONS = frozenset(
-    {Kind.AGENT_KILLED, Kind.WORKER_KILLED, Kind.WORKER_STOPPED, Kind.INTERRUPTED_TWICE, Kind.JOURNAL_FULL}
-)
-"""Kinds after which operations may be done that no report holds."""
-TARGET = frozenset({Kind.TARGET_STOPPED, Kind.TARGET_KILLED})
+COSTS_OPERATIONS = frozenset({Kind.AGENT_KILLED, Kind.WORKER_KILLED, Kind.INTERRUPTED_TWICE})
+"""Kinds after which operations may be done that no report holds: what was in flight, and not reported yet."""
+OUTAGES = NETWORK | {
+    Kind.AGENT_STOPPED,
+    Kind.WORKER_STOPPED,
+    Kind.COORDINATOR_STOPPED,
+    Kind.COORDINATOR_KILLED,
+    Kind.JOURNAL_FULL,
+}
+"""Kinds that keep agents and coordinator apart for a while: nothing is lost if all of it together is shorter than the
+lease."""
 HARMLESS = frozenset({Kind.FLOOD, Kind.STRANGERS, Kind.GARBAGE, Kind.DELAY, Kind.AGENT_PAUSED, Kind.COORDINATOR_PAUSED})
 """Kinds that must not change how a run ends."""
 _WEIGHTS = {Kind.COORDINATOR_KILLED: 4, Kind.BLACKHOLE: 2, Kind.CUT: 2, Kind.AGENT_STOPPED: 2, Kind.FLOOD: 2}
@@ -86,12 +92,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class AgentDraw:
-    """An agent that joins from elsewhere, through a relay of its own. late_s: after the coordinator, if above 0."""
+    """An agent that joins from elsewhere, through a relay of its own. late_s: after the coordinator, if above 0.
+    proxied: without a coordinator behind it the relay closes connections at once, instead of keeping them waiting."""
 
     processes: int
     once: bool
     late_s: float
     terminal: bool
+    proxied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +121,14 @@ class Draw:
         return frozenset(fault.kind for fault in self.faults)
 
     @property
+    def lease_s(self) -> float:
+        """Of the plan."""
+        return float(self.plan["fleet"]["lease"][:-1])
+
+    @property
     def patience_s(self) -> float:
         """After which no agent may load without a coordinator: lease and drain, and a margin for a busy machine."""
-        fleet = self.plan["fleet"]
-        return float(fleet["lease"][:-1]) + float(fleet["drain"][:-1]) + 4.0
+        return self.lease_s + float(self.plan["fleet"]["drain"][:-1]) + 4.0
 
 
 def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
@@ -134,7 +146,7 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
             "expect_agents": remote,
             "local_agents": local,
             "processes_per_local_agent": chance.choice([1, 1, 2]),
-            "lease": f"{chance.choice([3, 4, 6])}s",
+            "lease": f"{chance.choice([3, 4, 6, 12, 18])}s",
             "drain": f"{chance.choice([1, 2, 3])}s",
             "wait": "40s",
             "prepare": "40s",
@@ -149,6 +161,7 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
             once=chance.random() < 0.5,
             late_s=chance.choice([0.0, 0.0, 1.0]),
             terminal=chance.random() < 0.5,
+            proxied=chance.random() < 0.3,
         )
         for _ in range(remote)
     )

@@ -86,7 +86,7 @@ class Fleet:
         coordinator_curve(self.token)
         plan = self.drawn.plan | {"target": {"url": self.server.url, "socket_timeout": "1500ms"}}
         (self.directory / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-        self.agents = [PlayedAgent(pid=0, relay=Relay(self.port)) for _ in self.drawn.agents]
+        self.agents = [PlayedAgent(pid=0, relay=Relay(self.port, proxied=drawn.proxied)) for drawn in self.drawn.agents]
 
     def start_agent(self, number: int) -> None:
         """An agent that joins from elsewhere."""

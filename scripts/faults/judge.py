@@ -23,7 +23,8 @@ class Seen:
     the plan's commands at the server, since it was empty, when the last agent had to have stopped; later_calls: some
     time after that. incremented: executed INCR, by the keys; None where they were deleted. is_comparable: the server
     was not restarted, and no other run began before this one. lost_room: operations at most that nobody could report
-    any more. reused: agents served a next run.
+    any more. outage_s, lease_s: how long agents and coordinator were kept apart, all faults together, and how long they
+    may be. reused: agents served a next run.
     """
 
     happened: list[Kind] = field(default_factory=list)
@@ -35,6 +36,8 @@ class Seen:
     keys_left: int | None = None
     is_comparable: bool = True
     lost_room: int = 0
+    outage_s: float = 0.0
+    lease_s: float = 0.0
     memory_mib: float = 0.0
     resumes: int = 0
     reused: bool = False
@@ -84,12 +87,11 @@ def _of_the_counts(seen: Seen, summary: Mapping[str, Any]) -> Iterator[str]:
     ledger, preload = summary["ledger"], summary["preload"]
     preloaded = preload["commands"] if preload else 0
     reached = seen.later_calls - preloaded
-    lossless = all(agent["state"] == "finished" for agent in summary["agents"]) and not (
-        set(seen.happened) & COSTS_OPERATIONS
-    )
+    is_whole = all(agent["state"] == "finished" for agent in summary["agents"]) or seen.outage_s < seen.lease_s
+    lossless = is_whole and not set(seen.happened) & COSTS_OPERATIONS
     least, most = ledger["definite"], ledger["definite"] + ledger["uncertain"]
     if ledger["issued"] != ledger["counted"] and lossless:
-        yield f"issued {ledger['issued']:,}, counted {ledger['counted']:,}, although nobody was lost"
+        yield f"issued {ledger['issued']:,}, counted {ledger['counted']:,}, although nobody was lost for good"
     if seen.is_comparable:
         if reached < least:
             yield f"the server did {reached:,} operations, the report has {least:,}: {least - reached:,} too many"

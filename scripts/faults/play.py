@@ -12,7 +12,7 @@ import psutil
 import redis
 
 from scripts.faults import counts
-from scripts.faults.draws import HARMLESS, Draw, Fault, Kind
+from scripts.faults.draws import HARMLESS, OUTAGES, Draw, Fault, Kind
 from scripts.faults.fleet import Fleet
 from scripts.faults.judge import Seen
 from scripts.faults.processes import memory_mib, ports_to, runs, send, workers_of
@@ -20,6 +20,8 @@ from scripts.faults.trouble import Trouble
 
 TURN_S = 0.03
 SAMPLE_EVERY_S = 0.25
+RETURN_S = {Kind.COORDINATOR_KILLED: 3.0, Kind.JOURNAL_FULL: 4.0}
+"""How long an outage may last after its cause; 1 s for others."""
 WATCH_S = 2.0
 """How long after the end nothing may reach the server."""
 LONGEST_S = 150.0
@@ -36,7 +38,7 @@ class Round:
         self._drawn = drawn
         self._fleet = Fleet(drawn, directory)
         self._trouble = Trouble(self._fleet)
-        self.seen = Seen()
+        self.seen = Seen(lease_s=drawn.lease_s)
         self.timeline: list[str] = []
         self._loaded_s: float | None = None
         self._ended = False
@@ -103,6 +105,8 @@ class Round:
         self._note(f"{fault}{'' if happens else ' (came too late)'}")
         if happens:
             self.seen.happened.append(fault.kind)
+            if fault.kind in OUTAGES:
+                self.seen.outage_s += fault.seconds + RETURN_S.get(fault.kind, 1.0)
             if self._first_fault_s is None:
                 self._first_fault_s = self._fleet.now_s
 

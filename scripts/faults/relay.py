@@ -52,8 +52,9 @@ class Relay:
     the agent; bytes are kept, as TCP keeps them. delay_s: of each byte, each way. bytes_per_s: None for no limit.
     """
 
-    def __init__(self, port: int) -> None:
-        """port: of the coordinator."""
+    def __init__(self, port: int, *, proxied: bool = False) -> None:
+        """port: of the coordinator. proxied: without one, connections are closed at once, instead of kept waiting."""
+        self._proxied = proxied
         self._target = (HOST, port)
         self.refuses = self.stops_up = self.stops_down = False
         self.delay_s = 0.0
@@ -139,8 +140,11 @@ class Relay:
         while self._waiting and not self.refuses:
             try:
                 coordinator = socket.create_connection(self._target, timeout=0.2)
-            except OSError:
-                return  # it is not there yet, or not any more
+            except OSError:  # it is not there yet, or not any more
+                if self._proxied:
+                    self._waiting.pop(0).close()
+                    continue
+                return
             agent = self._waiting.pop(0)
             for end in (agent, coordinator):
                 end.setblocking(False)

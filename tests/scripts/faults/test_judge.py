@@ -87,3 +87,10 @@ def test_a_run_that_never_began_must_not_have_loaded_anything_later() -> None:
 
 def test_a_run_must_begin_where_nothing_hinders_it() -> None:
     assert any("did not begin" in one for one in problems(Seen(codes=[5], fenced_calls=0)))
+
+
+def test_an_agent_that_was_cut_off_for_less_than_its_lease_must_have_lost_nothing() -> None:
+    cut: dict[str, Any] = {"happened": [Kind.CUT], "codes": [5], "incremented": None, "lost_room": 40, "lease_s": 4.0}
+    one = lost(definite=60, issued=60, counted=60)
+    assert list(problems(seen(one, outage_s=9.0, **cut))) == []
+    assert any("40 unaccounted for" in found for found in problems(seen(one, outage_s=3.5, **cut)))
