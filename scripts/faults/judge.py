@@ -109,7 +109,7 @@ def _of_the_counts(seen: Seen, summary: Mapping[str, Any]) -> Iterator[str]:
             )
         if lossless and ledger["unaccounted"]:
             yield f"the ledger itself has {ledger['unaccounted']:,} unaccounted for"
-    elif ledger["unaccounted"]:
+    elif lossless and ledger["unaccounted"]:
         yield f"the ledger itself has {ledger['unaccounted']:,} unaccounted for, with a target that was restarted"
     if seen.incremented is not None and seen.is_comparable and lossless and not ledger["uncertain"]:
         done = summary["commands"]["INCR"]["ok"] if "INCR" in summary["commands"] else 0
