@@ -447,4 +447,4 @@ class FleetAndWhatGoesWrong(RuleBasedStateMachine):
 
 
 TestFleetAndWhatGoesWrong = FleetAndWhatGoesWrong.TestCase
-TestFleetAndWhatGoesWrong.settings = tried(25, steps=12)
+TestFleetAndWhatGoesWrong.settings = tried(15, steps=12)

@@ -242,13 +242,15 @@ class Round:
             self.seen.problems.append(f"agents could not serve a next run: {follower.said.strip().splitlines()[-1:]}")
 
     def _dismiss_agents(self) -> None:
-        """Agents that wait for a next run leave when they are terminated; those that serve once have left."""
-        waiting = [agent for agent in self._fleet.agents if agent.joins]
+        """Agents that wait for a next run leave when they are terminated, and so do those that keep results for a
+        coordinator that comes back. All others have served once, and left."""
+        waiting = [agent for agent in self._fleet.agents if agent.joins or self.seen.happened]
         for patience_s in (8.0, 30.0):
-            for agent in waiting:
+            left = [agent for agent in waiting if runs(agent.pid)]
+            for agent in left:
                 send(agent.pid, signal.SIGTERM)
             until_s = self._fleet.now_s + patience_s
-            while self._fleet.now_s < until_s and any(agent.joins for agent in waiting):
+            while self._fleet.now_s < until_s and any(runs(agent.pid) for agent in left):
                 self._turn()
         for agent in self._fleet.agents:
             if agent.command is None:
