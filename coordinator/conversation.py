@@ -48,7 +48,7 @@ from coordinator.phases import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
 from coordinator.records import AgentEnd, FrameAccepted, WorkerNoted
 from coordinator.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry
 from coordinator.shares import Shares
-from coordinator.steps import Action, FromAgent, Note, Send, Write
+from coordinator.steps import Action, FromAgent, Introduce, Note, Send, Write
 
 REPEAT_AFTER_NS = NS_PER_S
 AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
@@ -111,7 +111,8 @@ class Conversation:
             return []
         if isinstance(message, Attach):
             self._state.registry.attach(member, message, routing_id)
-            return [self.to(member, Attached(), metrics=True)]
+            introduced = Introduce(routing_id, member.agent_id, metrics=True)
+            return [introduced, self.to(member, Attached(), metrics=True)]
         actions = self._heard(member, now_ns)
         if isinstance(message, Heartbeat):
             return [*actions, *self._heartbeat(member, message, now_ns), *self._keep_in_step(member, now_ns)]
@@ -194,7 +195,7 @@ class Conversation:
             note = f"refused an agent from {clipped(hello.host, LONGEST_HOST)}: {clipped(reason or '')}"
             return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
-        actions = self._heard(member, now_ns)
+        actions = [*self._heard(member, now_ns), Introduce(routing_id, member.agent_id)]
         actions.append(self.to(member, Welcome(protocol=protocol, agent_id=member.agent_id)))
         if not known:
             stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
+from common.listener import Listener
 from common.messages import (
     AgentState,
     Attach,
@@ -29,7 +30,7 @@ from common.messages import (
 )
 from common.ration import Ration
 from common.signals import Signals
-from common.transport import BROKEN_OFF, Listener, Poller
+from common.transport import BROKEN_OFF, Poller
 from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning
@@ -49,6 +50,7 @@ from coordinator.steps import (
     Event,
     FromAgent,
     Interrupted,
+    Introduce,
     Note,
     Progress,
     ReadServer,
@@ -184,7 +186,7 @@ class Coordinator:
 
     def _tell_set_aside(self) -> None:
         """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
-        counts = asdict(self._run.state.counters) | {"malformed": self._malformed}
+        counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "cut": self._listener.count_cut()}
         counts |= {f"refused ({cause})": count for cause, count in self._refused.items()}
         told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         if left_out := self._ration.summary():
@@ -238,6 +240,8 @@ class Coordinator:
         for cause in refused.keys() - self._refused.keys():
             self._view.note(f"refused a peer: {cause}", trouble=cause != BROKEN_OFF)  # a health check does that, too
         self._refused = refused.copy()
+        for flood in self._listener.take_floods():
+            self._note(flood, trouble=True, of_agent=True)
 
     def _counted(self) -> Iterator[Counted]:
         if self._reading is None:
@@ -285,6 +289,8 @@ class Coordinator:
             case Send(routing_id, envelope):
                 if routing_id:  # an agent known from the journal may not have come back yet
                     self._listener.send(routing_id, codec.encode(envelope))
+            case Introduce(routing_id, agent_id, metrics):
+                self._listener.introduce(routing_id, agent_id, metrics=metrics)
             case Write(record):
                 self._write(record)
             case ReadServer(when):

@@ -20,13 +20,14 @@ from rich.console import Console
 from common.clock import monotonic_ns
 from common.endpoint import Endpoint, parse_endpoint, to_bind
 from common.errors import EXIT_OK, InvalidResultError, UsageError
+from common.listener import Listener
 from common.machine import open_files_limit, this_host
 from common.plan.schema import Plan
 from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
 from common.signals import Signals, caught_signals
 from common.token import Credentials, coordinator_credentials
-from common.transport import Context, Listener
+from common.transport import Context
 from common.units import counted
 from coordinator.aggregate import Aggregate
 from coordinator.cleaning import Cleaning, delete_written
@@ -200,7 +201,7 @@ def _serve(
     curve = None if credentials is None else credentials.coordinator
     local = plan.fleet.local_agents
     with ExitStack() as stack:
-        context = stack.enter_context(Context(curve))
+        context = stack.enter_context(Context())
         listener = stack.enter_context(Listener(context, endpoint, curve))
         view = stack.enter_context(open_live(people, options.quiet))
         bound = parse_endpoint(listener.endpoint)

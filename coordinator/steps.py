@@ -62,6 +62,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Introduce:
+    """The connection of this routing id is this agent's. metrics: it is the one for frames."""
+
+    routing_id: bytes
+    agent_id: str
+    metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Append to the journal, before anything that follows is performed."""
 
@@ -113,4 +122,4 @@ class End:
     outcome: Outcome | None
 
 
-Action = Send | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End
+Action = Send | Introduce | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End

@@ -158,7 +158,7 @@ class SimulatedAgent:
     def filenos(self) -> list[int]:
         """What to poll."""
         links = [self._control] + ([self._metrics] if self._metrics is not None else [])
-        return [source.fileno() for link in links for source in (link.socket, link.monitor)]
+        return [source.fileno() for link in links for source in (link.socket, link.monitor.socket)]
 
     def pump(self, now_ns: int) -> None:
         """Everything that has come, a tick if one is due, and the frames that may be sent."""

@@ -1,35 +1,26 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TypeVar
 
 import pytest
 
 from common.errors import UsageError
+from common.listener import Listener
+from common.messages import MAX_MESSAGE_BYTES
 from common.transport import (
-    MAX_MESSAGE_BYTES,
     Context,
     CurveClient,
     CurveServer,
     Dialer,
     LinkEvent,
-    Listener,
-    Poller,
     key_pair_of,
     new_key_pair,
 )
+from tests.support.links import AGENT, ANYWHERE, CLIENT, COORDINATOR, SERVER, Bench
 from tests.support.servers import SocketServer
 
-T = TypeVar("T")
-
-ANYWHERE = "tcp://127.0.0.1:*"
-PATIENCE_S = 20.0
-COORDINATOR, AGENT = new_key_pair(), new_key_pair()
-SERVER = CurveServer(COORDINATOR, AGENT.public)
-CLIENT = CurveClient(AGENT, COORDINATOR.public)
 REFUSED = [
     pytest.param(CurveClient(new_key_pair(), COORDINATOR.public), id="another agent's key"),
     pytest.param(CurveClient(AGENT, new_key_pair().public), id="another coordinator's key"),
@@ -37,71 +28,6 @@ REFUSED = [
 ]
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-class Bench:
-    """One listener, and dialers that come and go. All of them are read whenever something is waited for."""
-
-    def __init__(self, stack: ExitStack, curve: CurveServer | None, endpoint: str = "") -> None:
-        self._stack = stack
-        self._poller = Poller()
-        self._there = stack.enter_context(Context(curve))
-        self._here = stack.enter_context(Context())
-        self.listener = stack.enter_context(Listener(self._there, endpoint or ANYWHERE, curve))
-        self._poller.watch(self.listener)
-        self.events: dict[Dialer, list[LinkEvent]] = {}
-        self.received: list[tuple[bytes, bytes]] = []
-        self.answers: dict[Dialer, list[bytes]] = {}
-
-    @property
-    def heard(self) -> list[bytes]:
-        """What the listener received, from whomever."""
-        return [data for _, data in self.received]
-
-    def answer(self, said: bytes, data: bytes) -> bool:
-        """Answer whoever said this; whether the listener took it."""
-        routing_id = next(routing_id for routing_id, heard in self.received if heard == said)
-        return self.listener.send(routing_id, data)
-
-    def dial(self, curve: CurveClient | None, endpoint: str | None = None) -> Dialer:
-        endpoint = self.listener.endpoint if endpoint is None else endpoint
-        dialer = self._stack.enter_context(Dialer(self._here, endpoint, curve))
-        self._poller.watch(dialer)
-        self.events[dialer], self.answers[dialer] = [], []
-        return dialer
-
-    def hang_up(self, dialer: Dialer) -> None:
-        self._poller.forget(dialer)
-        dialer.close()
-        del self.events[dialer]
-
-    def listen_again(self, curve: CurveServer | None) -> None:
-        """Another listener at the same address, as a coordinator that was started anew."""
-        endpoint = self.listener.endpoint
-        self._poller.forget(self.listener)
-        self.listener.close()
-        self._there.close()
-        self._there = self._stack.enter_context(Context(curve))
-        self.listener = self._stack.enter_context(Listener(self._there, endpoint, curve))
-        self._poller.watch(self.listener)
-
-    def read(self) -> None:
-        self._poller.wait(0.05)
-        self.received += self.listener.receive()
-        for dialer, events in self.events.items():
-            events += dialer.link_events()
-            self.answers[dialer] += dialer.receive()
-
-    def until(self, is_so: Callable[[], T]) -> T:
-        """Wait until this is so, or the test fails."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while not (found := is_so()):
-            assert time.monotonic() < give_up_s, (self.events, self.heard, self.listener.refused)
-            self.read()
-        return found
-
-    def until_up(self, dialer: Dialer) -> None:
-        self.until(lambda: LinkEvent.UP in self.events[dialer])
 
 
 @pytest.fixture
@@ -219,20 +145,23 @@ def test_each_connection_has_a_routing_id_of_its_own(insecure: Bench) -> None:
     assert not insecure.answers[first]
 
 
-def test_a_message_for_an_agent_that_is_not_there_is_not_taken(insecure: Bench) -> None:
-    assert not insecure.listener.send(b"nobody", b"hello")
-    dialer = insecure.dial(None)
-    insecure.until_up(dialer)
-    dialer.send(b"hello")
-    insecure.until(lambda: insecure.heard)
-    insecure.hang_up(dialer)
-    insecure.until(lambda: not insecure.answer(b"hello", b"are you there?"))
+def test_a_message_for_an_agent_that_is_not_there_is_lost_and_nothing_else(insecure: Bench) -> None:
+    insecure.listener.send(b"nobody", b"hello")
+    gone, there = insecure.dial(None), insecure.dial(None)
+    for dialer, said in ((gone, b"one"), (there, b"two")):
+        insecure.until_up(dialer)
+        dialer.send(said)
+        insecure.until(lambda said=said: said in insecure.heard)  # type: ignore[misc]
+    insecure.hang_up(gone)
+    assert insecure.answer(b"one", b"are you there?")
+    assert insecure.answer(b"two", b"for the other")
+    assert insecure.until(lambda: insecure.answers[there]) == [b"for the other"]
 
 
 def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) -> None:
     dialer = insecure.dial(None)
     insecure.until_up(dialer)
-    dialer.send(bytes(MAX_MESSAGE_BYTES + 1))
+    dialer.send(bytes(2 * MAX_MESSAGE_BYTES))
     insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
     assert insecure.heard == []
     other = insecure.dial(None)
@@ -241,23 +170,15 @@ def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) 
     insecure.until(lambda: b"small" in insecure.heard)
 
 
-def test_messages_in_several_parts_are_passed_over(insecure: Bench) -> None:
+def test_a_peer_that_sends_messages_of_several_parts_is_cut(insecure: Bench) -> None:
     dialer = insecure.dial(None)
     insecure.until_up(dialer)
-    dialer.socket.send_multipart([b"one", b"two"])
-    dialer.send(b"whole")
-    assert insecure.until(lambda: insecure.heard) == [b"whole"]
-
-
-def test_one_loud_peer_is_not_read_for_ever(insecure: Bench) -> None:
-    dialer = insecure.dial(None)
-    insecure.until_up(dialer)
-    sent = sum(dialer.send(b"x") for _ in range(900))
-    batches = []
-    insecure.until(
-        lambda: batches.append(len(list(insecure.listener.receive()))) or sum(batches) + len(insecure.heard) == sent
-    )
-    assert max(batches) <= 256
+    dialer.socket.send_multipart([b"one", b"two", b"three"])
+    insecure.until(lambda: LinkEvent.DOWN in insecure.events[dialer])
+    assert insecure.heard == []
+    [line] = insecure.until(insecure.listener.take_floods)
+    assert line.startswith("cut a connection of a peer at 127.0.0.1:")
+    assert line.endswith(": messages of several parts")
 
 
 def test_a_port_in_use_is_said_in_one_line(insecure: Bench) -> None:
@@ -303,7 +224,7 @@ def test_a_port_where_somebody_else_listens_never_comes_up(
 
 
 def test_closing_twice_does_no_harm() -> None:
-    context = Context(SERVER)
+    context = Context()
     listener = Listener(context, ANYWHERE, SERVER)
     dialer = Dialer(context, listener.endpoint, CLIENT)
     for _ in range(2):

@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from common.listener import Listener
 from common.token import coordinator_curve
-from common.transport import Context, Listener
+from common.transport import Context
 from coordinator.local_agents import LocalAgents
 from tests.support.runs import wait_until, worker_processes
 
@@ -50,7 +51,7 @@ def test_local_agents_that_are_let_go_outlive_the_coordinator() -> None:
 def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = coordinator_curve(tmp_path / "token")
     monkeypatch.setenv("STAMPEDE_TOKEN_FILE", "/of/another/coordinator")
-    with Context(curve) as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
+    with Context() as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
         agents.start(1, listener.endpoint, processes=1, token=(tmp_path / "token").read_text(), wait_s=60)
         assert wait_until(lambda: [*listener.receive()], "the agent says hello")
 
