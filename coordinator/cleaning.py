@@ -17,7 +17,7 @@ from common.program import explained
 from common.target import ending_of, error_reply
 from common.units import NS_PER_S, show
 from coordinator.primaries import Server, open_primaries
-from coordinator.probe import ask
+from coordinator.probe import ask, keys_in
 from coordinator.records import CleanedUp
 from coordinator.written import Family, Writes, written
 
@@ -32,10 +32,11 @@ HANG_NS = 60 * NS_PER_S
 
 @dataclass(slots=True)
 class Tally:
-    """How far it has come; read by another thread. refused: keys that are still there, and why the first of them is.
-    replied_ns: when the target last answered."""
+    """How far it has come; read by another thread. earlier: keys that a coordinator before us deleted. refused: keys
+    that are still there, and why the first of them is. replied_ns: when the target last answered."""
 
     deleted: int = 0
+    earlier: int = 0
     replied_ns: int = field(default_factory=monotonic_ns)
     refused: int = 0
     refusal: str = ""
@@ -57,8 +58,8 @@ class Cleaning:
 
     @property
     def deleted(self) -> int:
-        """Keys so far."""
-        return self._tally.deleted
+        """Keys so far, also by a coordinator before us."""
+        return self._tally.deleted + self._tally.earlier
 
     def stop(self) -> None:
         """Leave the rest. Idempotent."""
@@ -77,7 +78,8 @@ class Cleaning:
         if not error and self._stopped_ns is not None:
             error = "interrupted"
         return CleanedUp(
-            deleted=tally.deleted,
+            deleted=self.deleted,
+            earlier=tally.earlier,
             left=None if error else tally.refused,
             took_ns=now_ns - self._began_ns,
             error=error or tally.refusal,
@@ -90,9 +92,14 @@ class Cleaning:
             _, self._error = self._explain(error)
 
 
-def delete_written(plan: Plan, tally: Tally) -> None:
-    """Delete every key that the plan may have written. Raises TargetError."""
+def delete_written(plan: Plan, tally: Tally, keys_before: int | None = None) -> None:
+    """Delete every key that the plan may have written. keys_before: how many keys the database had when a coordinator
+    before us began to delete them; what is missing now has been deleted already (or has expired). Raises TargetError.
+    """
     with open_primaries(plan.target) as primaries:
+        if keys_before is not None:
+            held = [keys_in(server) for server in primaries.each]
+            tally.earlier = 0 if None in held else max(0, keys_before - sum(filter(None, held)))
         first = primaries.each[0]
         found = written(plan, partial(_key_places, first, _tells_keys(first)), _writes(first))
         delete_families(primaries.each, found.families, tally, alone=len(primaries.each) > 1)

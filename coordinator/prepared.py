@@ -39,6 +39,7 @@ class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
     left: int | None
     seconds: float
     error: str
+    deleted_earlier: int = 0
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -179,11 +180,18 @@ def clean_up_of(run: Aggregate) -> CleanUp | None:
     done = run.cleaned
     if done is None:
         return None
-    return CleanUp(deleted=done.deleted, left=done.left, seconds=done.took_ns / NS_PER_S, error=done.error)
+    return CleanUp(
+        deleted=done.deleted,
+        left=done.left,
+        seconds=done.took_ns / NS_PER_S,
+        error=done.error,
+        deleted_earlier=done.earlier,
+    )
 
 
 def clean_up_text(done: CleanUp) -> str:
     """One line for people."""
     left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""
-    return f"{counted(done.deleted, 'key')} deleted in {done.seconds:.1f} s, {left}{why}"
+    earlier = f" ({done.deleted_earlier:,} of them before the run was resumed)" if done.deleted_earlier else ""
+    return f"{counted(done.deleted, 'key')} deleted{earlier} in {done.seconds:.1f} s, {left}{why}"

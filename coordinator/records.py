@@ -176,13 +176,15 @@ class ServerCounted(Record, frozen=True, kw_only=True):
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):
-    """The keys of the plan were deleted. left: those that could not be; None where it is not known how many, and
-    `error` says why."""
+    """The keys of the plan were deleted. earlier: how many of `deleted` a coordinator before had deleted when it was
+    killed, by the number of keys that were missing. left: those that could not be deleted; None where it is not known
+    how many, and `error` says why."""
 
     deleted: int
     left: int | None
     took_ns: int
     error: str = ""
+    earlier: int = 0
 
 
 class Stopping(enum.Enum):

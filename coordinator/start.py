@@ -44,7 +44,7 @@ from coordinator.place import Place, new_id, new_place, place_to_resume
 from coordinator.preflight import refuse_misfits
 from coordinator.preparation import flush, set_up
 from coordinator.probe import probe
-from coordinator.records import TargetFacts
+from coordinator.records import TargetFacts, When
 from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.look import console_for
 from coordinator.report.output import put_out, say
@@ -234,6 +234,7 @@ def _serve(
                 wait_s=float(plan.fleet.wait_s),
                 withheld=secret_variables(plan.target),
             )
+        read = place.aggregate.readings.get(When.AFTER)  # by a coordinator that then began to delete
         explain = partial(explained, file=place.folder / ERROR_FILE)
         coordinator = Coordinator(
             _run(setup, place),
@@ -244,7 +245,7 @@ def _serve(
             view=view,
             open_journal=lambda: place.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
-            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally), explain),
+            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally, read.keys if read else None), explain),
             explain=explain,
         )
         return coordinator.serve()

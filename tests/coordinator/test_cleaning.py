@@ -184,6 +184,20 @@ def test_a_whole_clean_up_tells_how_many_keys_went(valkey: Server) -> None:
     assert cleaned.took_ns > 0
 
 
+def test_keys_that_a_coordinator_before_had_deleted_are_in_the_count(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
+    valkey.client().mset({f"other:{number}": "x" for number in range(5)})
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 105)))
+    assert (cleaned.deleted, cleaned.earlier, cleaned.left) == (100, 60, 0)
+    assert keys_in(valkey) == {b"other:%d" % number for number in range(5)}
+
+
+def test_keys_that_others_have_added_since_do_not_count(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 10)))
+    assert (cleaned.deleted, cleaned.earlier) == (40, 0)
+
+
 @pytest.mark.usefixtures("no_leaks")
 def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
