@@ -305,7 +305,7 @@ class Conversation:
             self._state.counters.nonsense += lost.process >= member.processes
             return []
         member.workers_lost.add(lost.process)
-        reason = clipped(lost.reason)
+        reason = clipped(lost.reason) or f"worker process {lost.process} ended"
         self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
         noted = WorkerNoted(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
         return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]

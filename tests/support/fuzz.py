@@ -60,7 +60,7 @@ from common.token import agent_curve, coordinator_curve
 from common.units import NS_PER_S
 from tests.support.commands import CommandLine, Running
 from tests.support.mutations import Mutator, enveloped
-from tests.support.protocol import fleet_plan, heartbeat, hello, ready
+from tests.support.protocol import final, fleet_plan, heartbeat, hello, ready
 from tests.support.runs import Fleet, Outcome, calls, tracebacks, wait_until
 from tests.support.servers import Server, start_server
 
@@ -122,6 +122,10 @@ class Attacker:
             socket.curve_secretkey = curve.keys.secret
             socket.connect(endpoint)
 
+    @property
+    def _state(self) -> AgentState:
+        return AgentState.RUNNING if self.is_started else AgentState.PREPARED if self.has_share else AgentState.IDLE
+
     def say(self, message: AgentMessage, *, metrics: bool = False) -> None:
         """As an honest agent would."""
         self.send(codec.encode(Envelope(run_id=self.run_id, incarnation=self.incarnation, message=message)), metrics)
@@ -134,14 +138,13 @@ class Attacker:
             self._sockets[metrics].send(data)
 
     def introduce(self) -> None:
-        """Hello, and its metrics connection."""
-        self.say(hello(self.name, secret=self.secret, processes=1))
+        """Hello, and its metrics connection; again from time to time, as one of its attacks may have gone further."""
+        self.say(hello(self.name, secret=self.secret, processes=1, state=self._state))
         self.say(Attach(secret=self.secret), metrics=True)
 
     def exchange(self, timeout_ms: int = 2000) -> bool:
         """A heartbeat, answered; everything else that has come meanwhile is read too. Whether it was answered."""
-        state = AgentState.RUNNING if self.is_started else AgentState.PREPARED if self.has_share else AgentState.IDLE
-        self.say(heartbeat(state, monotonic_ns() % 2**60))
+        self.say(heartbeat(self._state, monotonic_ns() % 2**60))
         give_up_ns = monotonic_ns() + timeout_ms * 1_000_000
         while monotonic_ns() < give_up_ns and not self.is_refused:
             if self._sockets[0].poll(50) and self._take(self._sockets[0].recv()):
@@ -177,6 +180,7 @@ class Attacker:
         plain = mutator.message(HARMLESS if self.has_share and draw.random() < 0.9999 else AgentMessage)
         if plain.get("type") in ("Hello", "Attach") and draw.random() < 0.5:
             plain["secret"] = self.secret
+            plain["connection"] = 0  # a later one would keep it from being heard again
         if plain.get("type") == "MetricsFrame" and self.has_share:
             plain["seq"] = draw.choice((5, 2**40))  # never the one that is wanted
         if how < 0.4:
@@ -223,6 +227,7 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
                 for _ in range(_AT_ONCE):
                     one.attack(draw, mutator)
                     numbers.sent += 1
+                one.introduce()
                 one.exchange(200)
             assert coordinator.process.poll() is None, coordinator.stderr
             if draw.random() < 0.2:
@@ -234,6 +239,9 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
         numbers.seconds = (monotonic_ns() - began_ns) / NS_PER_S
         numbers.measured(process)
         for one in attackers[:2]:
+            one.introduce()
+            one.say(final(ran_ns=0))  # else the run would wait until its lease is over
+            one.exchange(200)
             one.say(Bye(reason="done"))
             one.exchange(200)
     coordinator.signal(signal.SIGINT)
