@@ -153,10 +153,8 @@ class Conversation:
             member.seen_off = True
             return []
         actions = [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
-        if member.final is not None:  # else it would think that its results are not safe
-            actions.append(self.to(member, FinalAck()))
         has_results = not has_reported and member.final is None and member.state not in AT_WORK
-        return actions if has_results else [*actions, self.to(member, Dismiss(exit_code=exit_code))]
+        return actions if has_results else [*actions, *self._dismiss(member, exit_code)]
 
     def _heard(self, member: Member, now_ns: int) -> list[Action]:
         member.heard_ns = now_ns
@@ -377,6 +375,16 @@ class Conversation:
         """A message to an agent, on its control connection or on its metrics connection."""
         envelope = Envelope(run_id=self._state.setup.run_id, incarnation=member.incarnation, message=message)
         return Send(member.metrics_id if metrics else member.routing_id, envelope)
+
+    def dismiss_all(self, exit_code: int) -> list[Action]:
+        """The run has ended: every agent may leave, also one that is written off."""
+        return [action for member in self._state.registry for action in self._dismiss(member, exit_code)]
+
+    def _dismiss(self, member: Member, exit_code: int) -> list[Action]:
+        # An acknowledgement may have been lost with an earlier connection: without it, the agent would take its results
+        # for lost.
+        acknowledged = [self.to(member, FinalAck())] if member.final is not None else []
+        return [*acknowledged, self.to(member, Dismiss(exit_code=exit_code))]
 
     def to_all(self, message: CoordinatorMessage) -> list[Action]:
         """A message to every agent, also to those that are written off: they may hear it all the same."""

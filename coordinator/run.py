@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
-from common.messages import HOLD_LEASES, AgentState, Dismiss, Envelope, Heartbeat, MetricsFrame, Stop
+from common.messages import HOLD_LEASES, AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, listed
@@ -449,7 +449,7 @@ class Run:
         if written:
             closed = [Write(RunClosed(outcome=Outcome.ABORTED, reason=text, duration_s=0.0))]
         outcome = Outcome.ABORTED if written else None
-        return [*closed, *self._talk.to_all(Dismiss(exit_code=exit_code)), End(exit_code, text, outcome)]
+        return [*closed, *self._talk.dismiss_all(exit_code), End(exit_code, text, outcome)]
 
     def _closed(self) -> list[Action]:
         actions = self.end_again()
@@ -459,7 +459,7 @@ class Run:
             keep_s = HOLD_LEASES * self.state.setup.plan.fleet.lease_s.ns / NS_PER_S
             collects = f"`coordinator start --resume {self.state.setup.run_id}` collects what it kept"
             actions.insert(-1, Note(f"no results of {kept}: if it lives, {collects} (for {keep_s:g} s)", trouble=True))
-        return [*actions[:-1], *self._talk.to_all(Dismiss(exit_code=self._exit_code)), actions[-1]]
+        return [*actions[:-1], *self._talk.dismiss_all(self._exit_code), actions[-1]]
 
     def end_again(self) -> list[Action]:
         """The end of the run as it is now: the records of it, and `End`."""

@@ -235,6 +235,23 @@ def test_a_run_from_its_first_agent_to_its_end() -> None:
     assert said(actions, Dismiss) == [Dismiss(exit_code=0)] * 2
 
 
+def test_an_agent_whose_results_are_safe_hears_so_again_before_it_is_dismissed() -> None:
+    """Its link may have broken just before the acknowledgement, and it may be back with its hello alone."""
+    bench = RunBench(expected=2)
+    bench.running(*BOTH)
+    bench.passes(1.7)
+    for name in BOTH:
+        bench.frame(name, 0)
+        bench.says(name, final(1))
+    for name in BOTH:
+        bench.says(name, hello(name, state=AgentState.DONE, run_id=RUN_ID), routing_id=b"anew " + name.encode())
+    actions = bench.do(counted(When.AFTER))
+    sent = [(send.routing_id, type(send.envelope.message)) for send in of_kind(actions, Send)]
+    assert sent == [
+        (b"anew web1", FinalAck), (b"anew web1", Dismiss), (b"anew web2", FinalAck), (b"anew web2", Dismiss)
+    ]  # fmt: skip
+
+
 # -- gathering
 
 
