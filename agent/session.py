@@ -63,6 +63,7 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
+from common.ration import Ration
 from common.units import NS_PER_S, clipped, counted
 
 RESEND_AFTER_NS = 2 * NS_PER_S
@@ -95,6 +96,7 @@ class Session:
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
         self._say_due_ns = now_ns
+        self._reports = Ration("the preparation", now_ns)
         self._spoiled: tuple[str, Failed] | None = None
         self._reason = ""
         self._exit_code = 0
@@ -154,9 +156,8 @@ class Session:
     def _attach(self, now_ns: int) -> list[Action]:
         if not self._metrics.attach_is_due(now_ns):
             return []
-        me = self.identity
-        attach = Attach(secret=me.secret, connection=self._metrics.connection)
-        return [Send(Envelope(run_id=self.run_id, incarnation=me.incarnation, message=attach), metrics=True)]
+        attach = Attach(secret=self.identity.secret, connection=self._metrics.connection)
+        return [Send(Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=attach), metrics=True)]
 
     def _attached(self, run_id: str, now_ns: int) -> list[Action]:
         if run_id == self._link.coordinator and self._metrics.was_attached():
@@ -384,6 +385,8 @@ class Session:
     def _progress(self, now_ns: int) -> list[Action]:
         """The coordinator is told of each step; the person at the terminal now and then."""
         progress = self._share.progress()
+        if progress.done < progress.total and not self._reports.take(now_ns):
+            return []  # the next one is not far: each of many worker processes has ten a second
         actions = self._send(progress)
         due = now_ns >= self._say_due_ns or progress.done == progress.total
         if progress.step is Step.PRELOAD and progress.total and due:

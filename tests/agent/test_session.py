@@ -1250,3 +1250,15 @@ def test_what_a_coordinator_says_is_said_in_one_printable_line_of_bounded_length
     for line in lines:
         assert line.isprintable()
         assert len(line) < 2500
+
+
+def test_an_agent_of_many_worker_processes_reports_its_progress_in_bounded_numbers() -> None:
+    bench = AgentBench(processes=64)
+    bench.preparing(64)
+    told = []
+    for step in range(100):
+        bench.now_ns += NS_PER_S // 10
+        told += [said(bench.worker(number, opening(step, 100)), Preparing) for number in range(64)]
+    assert sum(map(len, told)) < 300
+    last = [said(bench.worker(number, opening(100, 100)), Preparing) for number in range(64)]
+    assert last[-1] == [opening(6_400, 6_400)]

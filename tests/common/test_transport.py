@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
+import zmq
 
+from common import transport
 from common.errors import UsageError
 from common.listener import Listener
 from common.messages import MAX_MESSAGE_BYTES
@@ -18,7 +20,8 @@ from common.transport import (
     key_pair_of,
     new_key_pair,
 )
-from tests.support.links import AGENT, ANYWHERE, CLIENT, COORDINATOR, SERVER, Bench
+from tests.support.links import AGENT, ANYWHERE, CLIENT, COORDINATOR, PATIENCE_S, SERVER, Bench
+from tests.support.runs import wait_until
 from tests.support.servers import SocketServer
 
 REFUSED = [
@@ -271,3 +274,41 @@ def test_a_key_pair_follows_from_its_secret_and_does_not_show_it() -> None:
 def test_what_is_no_key_is_said_to_be_none(secret: bytes) -> None:
     with pytest.raises(ValueError, match=r"Z85|z85"):
         key_pair_of(secret)
+
+
+def test_an_agent_whose_coordinator_cuts_every_connection_is_neither_held_up_nor_starved(stack: ExitStack) -> None:
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    server.settimeout(PATIENCE_S)
+    context = stack.enter_context(Context())
+    dialer = stack.enter_context(Dialer(context, f"tcp://127.0.0.1:{server.getsockname()[1]}", None))
+    for _ in range(8):
+        server.accept()[0].close()
+        assert LinkEvent.UP not in list(dialer.link_events())
+        assert not dialer.send(b"hello")
+        assert list(dialer.receive()) == []
+
+
+def test_an_agent_hangs_up_on_a_coordinator_whose_messages_have_no_end(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_FLOOD", 1_000)
+    context = stack.enter_context(Context())
+    router = stack.enter_context(closing(context.socket(zmq.ROUTER)))
+    router.setsockopt(zmq.SNDHWM, 0)
+    router.setsockopt(zmq.LINGER, 0)
+    router.bind(ANYWHERE)
+    dialer = stack.enter_context(Dialer(context, router.getsockopt_string(zmq.LAST_ENDPOINT), None))
+    events: list[LinkEvent] = []
+    wait_until(lambda: events.extend(dialer.link_events()) or LinkEvent.UP in events, "it is up")
+    dialer.send(b"hello")
+    routing_id, _ = router.recv_multipart()
+    for _ in range(10_000):
+        router.send_multipart((routing_id, b"flood"))
+    taken: list[bytes] = []
+    wait_until(
+        lambda: taken.extend(dialer.receive()) or events.extend(dialer.link_events()) or LinkEvent.DOWN in events,
+        "it hangs up",
+    )
+    assert len(taken) < 2_000
+    wait_until(lambda: events.extend(dialer.link_events()) or events[-1] is LinkEvent.UP, "it comes back")
+    assert list(dialer.receive()) == []
