@@ -6,6 +6,8 @@
 - ended: frames report it second by second.
 - in flight: begun, but not ended. Frames report operations begun up to a moment shortly after the second, which may
   be too many, so this number is limited to what the workers can have in flight at once.
+
+What was due in the share of a lost agent counts until another agent takes the share over, and not after that.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from itertools import accumulate
 from math import ceil
 
 from common.plan.schema import Arrivals, Driver
+from common.units import NS_PER_S
 from coordinator.aggregate import Aggregate
 from coordinator.tallies import Second
+from coordinator.uncarried import uncarried
 
 _CHANCE = 4
 """Standard deviations of a Poisson process: it is off by more once in 30,000 runs."""
@@ -33,6 +37,8 @@ class Backlog:
         self._ended = list(accumulate(second.operations for second in known))
         self._ended_open = list(accumulate(second.ended_open for second in known))
         self._room = _room(run)
+        # What was due while a share had no agent is not made up for: the agent that took it over sends none of that.
+        self._given_up = [share for share in uncarried(run) if share.successor] if run.takeovers else []
 
     def at(self, second: int, until_ns: int) -> int:
         """The backlog after a second, or after the last known one if that is earlier. until_ns: operations that were
@@ -42,7 +48,8 @@ class Backlog:
             return 0
         under_way = min(max(0, self._begun[second] - self._ended[second]), self._room)
         due = self._due(until_ns)
-        behind = due - self._ended_open[second] - under_way
+        given_up = sum(share.operations.total() for share in self._given_up if share.until_s * NS_PER_S <= until_ns)
+        behind = due - self._ended_open[second] - under_way - given_up
         opened = self._run.opened
         by_chance = opened is not None and opened.plan.load.arrivals is Arrivals.POISSON
         return behind if behind > (_CHANCE * due**0.5 if by_chance else 0) else 0

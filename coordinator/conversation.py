@@ -14,6 +14,7 @@ import msgspec
 from common.errors import FleetError, TargetError
 from common.messages import (
     AgentState,
+    Assignment,
     Attach,
     Attached,
     Bye,
@@ -72,8 +73,8 @@ class Counters:
 @dataclass(slots=True)
 class RunState:
     """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
-    is set. stopped_ns: when the load was stopped early. failed: why an agent cannot prepare, and the exit
-    code."""
+    is set. stopped_ns: when the load was stopped early. lost: agents that were lost at some time, or ended early; a
+    short list, where the registry may be a long one. failed: why an agent cannot prepare, and the exit code."""
 
     setup: Setup
     success_ns: int
@@ -84,6 +85,7 @@ class RunState:
     shares: Shares | None = None
     t0_ns: int | None = None
     stopped_ns: int | None = None
+    lost: list[Member] = field(default_factory=list)
     failed: tuple[str, int] | None = None
 
 
@@ -118,6 +120,8 @@ class Conversation:
             return [*actions, *self._heartbeat(member, message, now_ns), *self._keep_in_step(member, now_ns)]
         if isinstance(message, Bye):
             return [*actions, *self._said_bye(member, clipped(message.reason), now_ns)]
+        if member.offered is not None and envelope.run_id == self._state.setup.run_id:
+            return [*actions, *self._offered(member, message, now_ns)]
         if envelope.run_id != self._state.setup.run_id or not member.takes_part:
             self._state.counters.stale += 1
             return actions
@@ -212,12 +216,16 @@ class Conversation:
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
         """Tell an agent again what it seems to have missed, at most once a second."""
-        if not member.takes_part or now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
+        if now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
             return []
-        is_over = self._state.phase in OVER_BUT_OPEN or member.revoked
+        if not member.takes_part:
+            return self._keep_standby_in_step(member, now_ns)
+        is_over = self._state.phase in OVER_BUT_OPEN or member.revoked or member.share_lost
         if is_over and member.state in AT_WORK and member.final is None:
-            # It was lost, and is heard again: its load must not go on while keys are counted and deleted.
-            return self.order(member, Stop(drain=False, reason=member.gone or "the run is over"), now_ns)
+            # It was lost, and is heard again: its load must not go on while keys are counted and deleted, or another
+            # agent has its share.
+            reason = member.gone or ("its share is lost" if member.share_lost else "the run is over")
+            return self.order(member, Stop(drain=False, reason=reason), now_ns)
         if member.end is not None:
             return []
         match self._state.phase, member.state:
@@ -227,7 +235,7 @@ class Conversation:
             case Phase.PREPARING, AgentState.PREPARED if not member.prepared:
                 return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
             case Phase.RUNNING, AgentState.PREPARED:
-                return self.order(member, self.start_order(), now_ns)
+                return self.order(member, self.start_order(member), now_ns)
             case (
                 (Phase.DRAINING | Phase.COLLECTING),
                 (AgentState.PREPARING | AgentState.PREPARED | AgentState.RUNNING),
@@ -236,6 +244,31 @@ class Conversation:
             case ((Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING), AgentState.IDLE):
                 member.gone = "it gave its share up"
                 return self.lose(member, member.gone)
+        return []
+
+    def _keep_standby_in_step(self, member: Member, now_ns: int) -> list[Action]:
+        """The same for one that has no share, but may prepare one."""
+        if member.offered is None or self._state.phase is not Phase.RUNNING:
+            if member.state in (AgentState.PREPARING, AgentState.PREPARED) and self._state.phase is not Phase.GATHERING:
+                return self.order(member, Stop(drain=False, reason="the share goes to another agent"), now_ns)
+            return []
+        if member.state is AgentState.IDLE or (member.state is AgentState.PREPARED and not member.prepared):
+            member.prepared = False
+            return self.order(member, self.prepare_order(member), now_ns)
+        return []
+
+    def _offered(self, member: Member, message: object, now_ns: int) -> list[Action]:
+        """What an agent says that prepares to take a share over."""
+        match message:
+            case Preparing():
+                member.prepares(message, now_ns)
+            case Prepared():
+                member.is_prepared(message, now_ns)
+            case Failed():
+                lost, reason = member.offered_by, clipped(message.reason)
+                member.declines(now_ns)
+                text = f"agent {member.agent_id} cannot take over the share of {lost}: {reason}"
+                return [Note(text, trouble=True, of_agent=True)]
         return []
 
     def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
@@ -277,8 +310,8 @@ class Conversation:
         return [*actions, self.to(member, FrameAck(next_seq=member.next_seq), metrics=True)]
 
     def _limits_of(self, member: Member) -> FrameLimits:
-        shares = self._state.shares
-        pools = shares.assignments[member.agent_id].pools if shares is not None else member.dealt
+        is_dealt = self._state.shares is not None and member.takeover is None
+        pools = self._share_of(member).pools if is_dealt else member.dealt
         known = self._limits.get(member.incarnation)
         if known is None or known[0] is not pools:
             known = self._limits[member.incarnation] = pools, FrameLimits.of(self._state.setup.plan, pools)
@@ -324,6 +357,8 @@ class Conversation:
             final = msgspec.structs.replace(final, reason=clipped(final.reason))
             member.final, member.end, member.released = final, AgentEnd.FINISHED, True
             stopped = self._state.stopped_ns is not None
+            if final.reason:
+                self.has_lost(member)
             lost_before = len(member.workers_lost)
             self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
             return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
@@ -338,10 +373,16 @@ class Conversation:
         if not member.takes_part or self._state.phase not in UNDER_WAY:
             return []
         member.end = AgentEnd.LOST
+        self.has_lost(member)
         return [
             Write(member.noted(AgentEnd.LOST, why)),
             Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
         ]
+
+    def has_lost(self, member: Member) -> None:
+        """Its share may be without an agent."""
+        if all(other is not member for other in self._state.lost):
+            self._state.lost.append(member)
 
     def revoke(self, member: Member, why: str) -> list[Action]:
         """Give up on an agent that is heard: without answers its lease runs out, and it is fenced."""
@@ -351,16 +392,18 @@ class Conversation:
     # -- what agents are told
 
     def prepare_order(self, member: Member) -> Prepare:
-        """The agent's share."""
-        assert self._state.shares is not None
-        return Prepare(
-            assignment=self._state.shares.assignments[member.agent_id], plan_hash=self._state.setup.plan_hash
-        )
+        """The agent's share, or the one that it is offered."""
+        assignment = member.offered or self._share_of(member)
+        return Prepare(assignment=assignment, plan_hash=self._state.setup.plan_hash)
 
-    def start_order(self) -> Start:
-        """The start instant."""
+    def _share_of(self, member: Member) -> Assignment:
+        assert self._state.shares is not None
+        return self._state.shares.assignments[member.agent_id]
+
+    def start_order(self, member: Member) -> Start:
+        """The start instant, and where a share goes on that another agent had before."""
         assert self._state.t0_ns is not None
-        return Start(t0_ns=self._state.t0_ns)
+        return Start(t0_ns=self._state.t0_ns, takeover=member.takeover)
 
     def stand_by(self, member: Member) -> Send:
         """Say that the run does not need this agent for now."""

@@ -27,6 +27,7 @@ from common.messages import (
     Heartbeat,
     MetricsFrame,
     Stop,
+    TakeOver,
 )
 from common.ration import Ration
 from common.signals import Signals
@@ -376,7 +377,15 @@ def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:
 
 
 def _row(member: Member, now_ns: int) -> AgentRow:
-    state = "lost" if member.lost else "finished" if member.final else member.state.value
+    state = (
+        "replaced"
+        if member.replaced_by
+        else "lost"
+        if member.lost
+        else "finished"
+        if member.final
+        else member.state.value
+    )
     return AgentRow(
         agent_id=member.agent_id,
         host=member.host,
@@ -395,7 +404,17 @@ def after_load(aggregate: Aggregate) -> list[AfterLoad]:
 
 def standings(aggregate: Aggregate) -> list[Standing]:
     """How the agents of a run that is resumed stand, by what its journal says."""
+    taken = {
+        record.agent.agent_id: TakeOver(from_ns=record.from_ns, left=record.left) for record in aggregate.takeovers
+    }
+    replaced = {record.replaces: record.agent.agent_id for record in aggregate.takeovers}
     return [
-        Standing(agent.facts, agent.next_seq, agent.end.final if agent.end is not None else None)
-        for agent in aggregate.agents.values()
+        Standing(
+            agent.facts,
+            agent.next_seq,
+            agent.end.final if agent.end is not None else None,
+            takeover=taken.get(agent_id),
+            replaced_by=replaced.get(agent_id, ""),
+        )
+        for agent_id, agent in aggregate.agents.items()
     ]

@@ -46,7 +46,9 @@ class Ending:
         If there are several causes, the first decides the exit code: interrupted, target given up or lost, agents lost.
         """
         lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
-        troubles = [f"lost {listed(lost)}"] if lost else []
+        by = {member.agent_id: member.replaced_by for member in members if member.replaced_by}
+        named = [f"{agent_id} (replaced by {by[agent_id]})" if agent_id in by else agent_id for agent_id in lost]
+        troubles = [f"lost {listed(named)}"] if lost else []
         troubles += self._troubles[:MOST_TROUBLES]
         if len(self._troubles) > MOST_TROUBLES:
             troubles.append(f"and {counted(len(self._troubles) - MOST_TROUBLES, 'more trouble')}")

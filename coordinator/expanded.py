@@ -74,11 +74,14 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
             f"start: with {counted(agents, 'agent')}, or with at least {fleet.at_least} of them after {fleet.wait_s}"
         )
     tolerated = f"more than {counted(fleet.tolerate_lost, 'agent')}" if fleet.tolerate_lost else "an agent"
+    failing = f", and fails if it loses {tolerated}" if fleet.tolerate_lost else ""
     match fleet.on_agent_loss:
         case OnAgentLoss.CONTINUE if fleet.tolerate_lost:
-            lines.append(f"lost agents: the run goes on without them, and fails if it loses {tolerated}")
+            lines.append(f"lost agents: the run goes on without them{failing}")
         case OnAgentLoss.ABORT:
             lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
+        case OnAgentLoss.REPLACE:
+            lines.append(f"lost agents: agents that stand by take over their shares{failing}")
     return lines
 
 

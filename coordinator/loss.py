@@ -8,6 +8,7 @@ out). `--on-agent-loss` says what follows:
 
     continue  the others go on
     abort     the load stops once more agents have lost their share than `--tolerate-lost` allows
+    replace   one that stands by takes the share over (`coordinator.takeover`)
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def lost_share(member: Member) -> bool:
 
 
 def reason_to_abort(fleet: Fleet, members: Sequence[Member]) -> str:
-    """Why the load must stop, or "". members: those that take part."""
+    """Why the load must stop, or "". members: those that may have lost their share."""
     lost = [member.agent_id for member in members if lost_share(member)]
     if fleet.on_agent_loss is not OnAgentLoss.ABORT or len(lost) <= fleet.tolerate_lost:
         return ""

@@ -14,6 +14,7 @@ import msgspec
 
 from common.messages import (
     AgentState,
+    Assignment,
     Attach,
     Envelope,
     Final,
@@ -26,6 +27,7 @@ from common.messages import (
     Preparing,
     Proof,
     Step,
+    TakeOver,
 )
 from common.units import NS_PER_S, clipped
 from coordinator.records import AgentEnd, AgentFacts, AgentNoted
@@ -42,6 +44,8 @@ OVERTIME_NS = 15 * NS_PER_S
 """After the drain, an agent that runs kills worker processes that have not ended within 10 s; the rest is reserve."""
 COME_BACK_NS = 5 * NS_PER_S
 """An agent whose load has ended has this long to report before its results are lost: a reconnect takes a second."""
+UNFIT_NS = 10 * NS_PER_S
+"""An agent that could not take a share over is offered none for this long."""
 _NAMELESS = "agent"
 """What an agent is called that has no name, on a host that has none."""
 
@@ -63,11 +67,14 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An agent of a run that is resumed, as the journal left it. final: None unless its part had ended."""
+    """An agent of a run that is resumed, as the journal left it. final: None unless its part had ended. takeover: where
+    its share went on that another agent had before. replaced_by: which agent took its share over, "" for none."""
 
     facts: AgentFacts
     next_seq: int
     final: Final | None
+    takeover: TakeOver | None = None
+    replaced_by: str = ""
 
 
 @dataclass(slots=True)
@@ -86,6 +93,11 @@ class Member:
     latest. at_rest_ns: since when its worker processes are known to have ended, None while they may write. returned_ns:
     when it was last heard again after a silence. revoked: its heartbeats are not answered any more, so that its lease
     runs out. seen_off: it knows of the end of the run.
+
+    share_lost: it was fenced before its share was done, so the share is not its own any more. replaced_by: id of the
+    agent that took the share over. offered: while it stands by, the share that it prepares to take over, and
+    offered_by: the id of the agent that lost it. unfit_until_ns: it could not, and is not asked before this. takeover:
+    where its share goes on that another agent had before.
     """
 
     agent_id: str
@@ -118,6 +130,12 @@ class Member:
     returned_ns: int = 0
     revoked: bool = False
     seen_off: bool = False
+    share_lost: bool = False
+    replaced_by: str = ""
+    offered: Assignment | None = None
+    offered_by: str = ""
+    unfit_until_ns: int = 0
+    takeover: TakeOver | None = None
     order_sent_ns: int = 0
     offset_ns: int | None = None
     rtt_ns: int | None = None
@@ -153,6 +171,16 @@ class Member:
     def is_prepared(self, message: Prepared, now_ns: int) -> None:
         """It is ready to start. Its lease began before, when it was dealt its share."""
         self.prepared, self.preloaded, self.renewed_ns = True, message.preloaded, now_ns
+
+    def takes_over(self, takeover: TakeOver, pools: tuple[PoolShare, ...], now_ns: int) -> None:
+        """It has prepared the share that was offered, and has it from now on."""
+        self.takes_part, self.takeover, self.dealt, self.renewed_ns = True, takeover, pools, now_ns
+        self.offered, self.offered_by = None, ""
+
+    def declines(self, now_ns: int) -> None:
+        """It cannot take over what was offered."""
+        self.offered, self.offered_by, self.prepared = None, "", False
+        self.unfit_until_ns = now_ns + UNFIT_NS
 
     def knows_clock(self, rtt_ns: float) -> bool:
         """Whether its clock has been compared with ours, in a round trip of no more than this."""
@@ -284,7 +312,10 @@ class Registry:
             processes=facts.processes,
             heard_ns=now_ns,
             renewed_ns=now_ns,
-            at_rest_ns=None if standing.final is None else now_ns,
+            at_rest_ns=now_ns if standing.final is not None or standing.replaced_by else None,
+            takeover=standing.takeover,
+            replaced_by=standing.replaced_by,
+            share_lost=bool(standing.replaced_by),
             state=AgentState.RUNNING,
             takes_part=True,
             dealt=facts.pools,
@@ -319,7 +350,7 @@ class Registry:
 
     def standing_by(self, now_ns: int) -> list[Member]:
         """Members without a share that could be dealt one now."""
-        return [member for member in self.idle(now_ns) if not member.takes_part]
+        return [member for member in self.idle(now_ns) if not (member.takes_part or member.offered)]
 
     def newly_lost(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
         """Members that take part, are not over, and have been silent for longer than that since the last call."""

@@ -49,6 +49,7 @@ from coordinator.steps import (
     Tick,
     Write,
 )
+from coordinator.takeover import TakeOvers
 from coordinator.target_loss import target_loss
 from coordinator.waiting import AT_ONCE_NS, Waiting
 
@@ -85,6 +86,7 @@ class Run:
         self._line = timeline(setup.plan.load)
         self._talk = Conversation(self.state)
         self._waiting = Waiting(self.state)
+        self._takeovers = TakeOvers(self.state, self._talk, self._written)
         self._phase_since_ns = self._ticked_ns = now_ns
         self._interrupts = 0
         self._is_at_once = self._leaves_keys = False
@@ -151,8 +153,9 @@ class Run:
             run._at_once_due_ns = now_ns + COME_BACK_NS
         stopped = run.state.stopped_ns is not None
         for standing in agents:
-            run.state.registry.readmit(standing, now_ns)
+            member = run.state.registry.readmit(standing, now_ns)
             if standing.final is not None:
+                run._talk.has_lost(member)
                 run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
         run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
         if ended:
@@ -205,11 +208,12 @@ class Run:
             case Phase.GATHERING:
                 return self._gather(now_ns)
             case Phase.PREPARING:
-                return self._given_up_by_agents() or self._watch_preparing(now_ns)
+                return self._given_up_by_agents(now_ns) or self._watch_preparing(now_ns)
             case Phase.COUNTING:
-                return self._given_up_by_agents()
+                return self._given_up_by_agents(now_ns)
             case Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING:
-                return [*self._abort_if_lost(now_ns), *self._watch_running(now_ns)]
+                actions = [*self._abort_if_lost(now_ns), *self._takeovers.advance(self._waiting.fence, now_ns)]
+                return actions if self._takeovers.are_pending(now_ns) else [*actions, *self._watch_running(now_ns)]
         return []
 
     def _gather(self, now_ns: int) -> list[Action]:
@@ -230,14 +234,17 @@ class Run:
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
         return [*actions, *(self._talk.stand_by(member) for member in others)]
 
-    def _given_up_by_agents(self) -> list[Action]:
-        """Before the start, an agent that fails or is lost ends the run: nothing has been done yet."""
+    def _given_up_by_agents(self, now_ns: int) -> list[Action]:
+        """Before the start, an agent that fails ends the run, and so does one that is lost without a standby: nothing
+        has been done yet."""
         if self.state.failed is not None:
             return self._give_up(*self.state.failed)
         members = self.state.registry.taking_part()
         gone = next((member for member in members if member.lost or member.gone), None)
         if gone is None:
             return []
+        if actions := self._takeovers.before_start(gone, now_ns):
+            return actions
         why = gone.gone or "it is silent"
         return self._give_up(f"agent {gone.agent_id} was lost before the start: {why}", FleetError.exit_code)
 
@@ -262,7 +269,7 @@ class Run:
             self.state.success_ns = self.state.t0_ns
             actions: list[Action] = [Write(record), Write(RunStarted(t0_ns=self.state.t0_ns))]
             for member in self.state.registry.taking_part():
-                actions += self._talk.order(member, self._talk.start_order(), now_ns)
+                actions += self._talk.order(member, self._talk.start_order(member), now_ns)
             return actions
         writers = dict.fromkeys((*self._writers, *self._waiting.writers(now_ns, self._phase_since_ns)))
         self._writers = tuple(writers)
@@ -311,12 +318,10 @@ class Run:
 
     def _abort_if_lost(self, now_ns: int) -> list[Action]:
         """Stop the load for agents that were lost, if the plan wants that and there is still load to stop."""
-        members, planned_end_ns = self.state.registry.taking_part(), self._waiting.planned_end_ns
-        is_over = planned_end_ns is not None and now_ns >= planned_end_ns
-        if self.state.phase is not Phase.RUNNING or is_over or all(member.end is not None for member in members):
+        end_ns, text = self._waiting.planned_end_ns, reason_to_abort(self.state.setup.plan.fleet, self.state.lost)
+        if not text or self.state.phase is not Phase.RUNNING or (end_ns is not None and now_ns >= end_ns):
             return []
-        text = reason_to_abort(self.state.setup.plan.fleet, members)
-        if not text:
+        if all(member.end is not None for member in self.state.registry.taking_part()):
             return []
         self.state.ending.aborted, self.state.ending.exit_code = text, FleetError.exit_code
         return self._stop(text, FleetError.exit_code, now_ns)

@@ -27,13 +27,15 @@ from coordinator.tallies import AgentTally
 class Uncarried:
     """A share without an agent. agent_id: who had it last. from_s, until_s: since the agent's last report, until
     another one took the share over, or the load ended. successor: who took it over, "" for nobody. operations: those
-    due and not reported, by leg."""
+    due and not reported, by leg. due: those that the schedule has in that time, by leg; with a number of requests they
+    come late, but are not missing."""
 
     agent_id: str
     from_s: float
     until_s: float
     successor: str
     operations: Counter[int]
+    due: Counter[int]
 
     @property
     def sentence(self) -> str:
@@ -95,14 +97,16 @@ def uncarried(run: Aggregate) -> tuple[Uncarried, ...]:
         operations = _missing(run, agent, until_ns, succeeded=successor is not None)
         final = agent.end.final if agent.end is not None else None
         from_s = float(agent.through + 1) if final is None else final.ran_ns / NS_PER_S
+        from_ns = min(round(from_s * NS_PER_S), until_ns)
         name = "" if successor is None else successor.agent.agent_id
-        found.append(Uncarried(agent_id, min(from_s, until_ns / NS_PER_S), until_ns / NS_PER_S, name, +operations))
+        due = _due_in_share(run, agent, (from_ns, until_ns))
+        found.append(Uncarried(agent_id, from_ns / NS_PER_S, until_ns / NS_PER_S, name, +operations, +due))
     return tuple(each for each in found if each.operations or each.successor)
 
 
-def uncarried_clause(run: Aggregate) -> str:
-    """Which shares no agent carried when something was due in them, as a clause; "" for none."""
-    return "; ".join(share.sentence for share in uncarried(run) if share.operations)
+def uncarried_clause(shares: Sequence[Uncarried]) -> str:
+    """Which shares no agent carried, as a clause; "" for none."""
+    return "; ".join(share.sentence for share in shares)
 
 
 def uncarried_sentence(run: Aggregate) -> str:
@@ -112,7 +116,7 @@ def uncarried_sentence(run: Aggregate) -> str:
         return ""
     count = sum(share.operations.total() for share in shares)
     were = "was due and was" if count == 1 else "were due and were"
-    return f"{counted(count, 'operation')} {were} never sent, or never reported: {uncarried_clause(run)}."
+    return f"{counted(count, 'operation')} {were} never sent, or never reported: {uncarried_clause(shares)}."
 
 
 def _load_end_ns(run: Aggregate) -> int:
@@ -155,13 +159,22 @@ def _missing(run: Aggregate, agent: AgentTally, until_ns: int, *, succeeded: boo
         )
         return Counter({run.line.at(max(until_ns - 1, 0)): max(0, quota - known)})
     from_ns = next((each.from_ns for each in run.takeovers if each.agent.agent_id == agent.facts.agent_id), 0)
-    by_chance = plan.load.arrivals is Arrivals.POISSON
-    missing: Counter[int] = Counter()
-    for number, leg in enumerate(run.line.legs):
-        if leg.is_open and leg.begin_ns < until_ns:
-            due = _due_in(leg, threads, total, (from_ns, until_ns), by_chance=by_chance)
-            missing[number] = max(0, due - agent.due_known[number])
-    return missing
+    due = _due_in_share(run, agent, (from_ns, until_ns))
+    return Counter({number: max(0, count - agent.due_known[number]) for number, count in due.items()})
+
+
+def _due_in_share(run: Aggregate, agent: AgentTally, span_ns: tuple[int, int]) -> Counter[int]:
+    """How many operations of each open leg fall to an agent's threads in this span after the start."""
+    assert run.opened is not None
+    plan, total = run.opened.plan, run.opened.threads_total
+    threads, by_chance = threads_of(plan, agent.facts.pools), plan.load.arrivals is Arrivals.POISSON
+    return Counter(
+        {
+            number: _due_in(leg, threads, total, span_ns, by_chance=by_chance)
+            for number, leg in enumerate(run.line.legs)
+            if leg.is_open and leg.begin_ns < span_ns[1]
+        }
+    )
 
 
 def _due_in(leg: Leg, threads: Sequence[int], total: int, span_ns: tuple[int, int], *, by_chance: bool) -> int:

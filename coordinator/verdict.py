@@ -259,9 +259,10 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
 def _cause_of_missing(evidence: Evidence, stage: StageResult) -> str:
     """Why a stage missed its rate: for want of an agent, if that explains half of what is missing."""
     number = evidence.stages.index(stage)
-    missed = sum(share.operations[number] for share in uncarried(evidence.run))
+    shares = [share for share in uncarried(evidence.run) if share.due[number]]
+    missed = sum(share.due[number] for share in shares)
     if missed and 2 * missed >= stage.wanted - stage.in_time:
-        return uncarried_clause(evidence.run)
+        return uncarried_clause(shares)
     return unsent_cause(evidence.run, [stage])
 
 

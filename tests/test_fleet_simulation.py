@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent.outbox import CAPACITY, WINDOW
 from common.messages import AgentState, Preloaded
+from common.plan.schema import OnAgentLoss
 from coordinator.aggregate import fold
 from coordinator.phases import Phase
 from coordinator.records import (
@@ -26,6 +27,7 @@ from coordinator.records import (
     RunOpened,
     RunStarted,
     ServerCounted,
+    ShareTakenOver,
     StopDecided,
     When,
     WorkerNoted,
@@ -98,6 +100,8 @@ def scenarios(
         seed=st.integers(0, 2**32),
         agents=sizes,
         expected=sizes.flatmap(lambda agents: st.integers(1, agents)),
+        at_least=st.none() | st.just(1),
+        on_agent_loss=st.sampled_from(OnAgentLoss),
         processes=st.integers(1, 3),
         pools=st.none() | st.integers(1, 8),
         lease_s=st.sampled_from([4.0, 6.0]),
@@ -135,13 +139,13 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     first_end = kinds.index(RunClosed) if RunClosed in kinds else len(kinds)
     assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentNoted, WorkerNoted}
     if RunStarted in kinds:
-        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, StopDecided) for kind in kinds]
+        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, ShareTakenOver, StopDecided) for kind in kinds]
         assert not any(load[: kinds.index(RunStarted)])
     aggregate = fold(records)
     assert aggregate.opened is not None
     accepted_operations = sum(agent.counted for agent in aggregate.agents.values())
     assert sum(found.operations for found in aggregate.stages) == accepted_operations == aggregate.totals.operations
-    incarnations = {facts.agent_id: facts.incarnation for facts in aggregate.opened.agents}
+    incarnations = {agent_id: agent.facts.incarnation for agent_id, agent in aggregate.agents.items()}
     reported = {agent.incarnation: agent.reported[run_id] for agent in world.agents}
     accepted = accepted_by_agent(records)
     for agent_id, incarnation in incarnations.items():
@@ -157,6 +161,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
         else:
             assert counted <= reported[incarnation]
     check_target(world, run_id, records)
+    check_requests(world, records)
     cleaned = kinds.count(CleanedUp)
     if world.scenario.cleans and RunClosed in kinds and RunStarted in kinds:
         # Once, when all else is known; though it may have been begun before by a coordinator that was killed.
@@ -201,6 +206,29 @@ def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
         assert world.deleted[run_id] == world.done[run_id]
 
 
+def check_requests(world: World, records: list[AnyRecord]) -> None:
+    """That a number of requests is exact, where every share came to its end: but for what an agent reported of it that
+    had been replaced before."""
+    aggregate = fold(records)
+    assert aggregate.opened is not None
+    requests = aggregate.opened.plan.load.requests
+    if requests is None or world.scenario.dead or aggregate.closed is None or aggregate.stops:
+        return
+    replaced = {record.replaces for record in aggregate.takeovers}
+    ends = [agent.end for agent_id, agent in aggregate.agents.items() if agent_id not in replaced]
+    finals = [end.final for end in ends if end is not None and end.final is not None]
+    if len(finals) < len(ends) or any(final.reason or final.processes_lost for final in finals):
+        return
+    since: set[str] = set()
+    late = 0
+    for record in records:
+        if isinstance(record, ShareTakenOver):
+            since.add(record.replaces)
+        elif isinstance(record, FrameAccepted) and record.agent_id in since:
+            late += sum(part.operations for part in record.frame.intervals)
+    assert aggregate.totals.operations == requests + late
+
+
 def check_end(world: World, run_id: str) -> None:
     """That exit code and outcome are what the journal says."""
     end = world.ends.get(run_id)
@@ -239,6 +267,7 @@ def check(world: World) -> None:
         if agent.exit is not None:
             assert agent.exit.code in {0, 4, 5, 143}
     assert not world.unfenced
+    assert not world.twice
     assert all(begun == 1 for threads in world.preloads.values() for begun in threads.values())
     for run_id, records in world.journals.items():
         check_journal(world, run_id, records)
@@ -400,6 +429,58 @@ def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, on
     assert aggregate.totals.operations < lost.done["run-1"]
     closed = ended_as(played(replace(scenario, faults=(cut_off, *interrupts, collected))))
     assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
+
+
+# -- shares of lost agents that others take over
+
+losses = st.builds(
+    Fault,
+    kind=st.sampled_from([*CUTS, *DEATHS, Kind.AGENT_TERMINATED, Kind.AGENT_STOPPED, Kind.KILLED, Kind.HELD_UP]),
+    at_s=st.floats(2, 60).map(lambda value: round(value, 1)),
+    agent=st.integers(0, 3),
+    seconds=st.floats(0.5, 30).map(lambda value: round(value, 1)),
+)
+
+
+@tried(25)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.sampled_from([{"duration_s": 60.0}, {"duration_s": None, "requests": 30}]),
+    st.lists(losses, min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.1]),
+)
+def test_no_two_agents_ever_work_on_one_share(
+    seed: int, expected: int, standbys: int, load: dict[str, Any], faults: list[Fault], loss: float
+) -> None:
+    scenario = Scenario(
+        seed=seed,
+        agents=expected + standbys,
+        expected=expected,
+        on_agent_loss=OnAgentLoss.REPLACE,
+        lease_s=4.0,
+        loss=loss,
+        faults=tuple(faults),
+    )
+    check(played(replace(scenario, **load)))
+
+
+@pytest.mark.parametrize("fault", [Kind.AGENT_KILLED, Kind.AGENT_TERMINATED, Kind.BLACKHOLE, Kind.AGENT_STOPPED])
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_standby_carries_on_the_share_of_an_agent_that_is_lost(fault: Kind, is_resumed: bool) -> None:
+    lost = Fault(fault, at_s=8.0, seconds=70.0)
+    killed = (Fault(Kind.KILLED, at_s=20.0, seconds=2.0),) if is_resumed else ()
+    scenario = Scenario(agents=3, expected=2, duration_s=120.0, lease_s=6.0, faults=(lost, *killed))
+    world = played(replace(scenario, on_agent_loss=OnAgentLoss.REPLACE))
+    check(world)
+    [records] = world.journals.values()
+    aggregate = fold(records)
+    [taken] = aggregate.takeovers
+    assert aggregate.agents[taken.agent.agent_id].finished
+    end = aggregate.agents[taken.replaces].end
+    assert end is not None
+    assert end.final is None or end.final.reason
 
 
 class FleetAndWhatGoesWrong(RuleBasedStateMachine):

@@ -15,6 +15,7 @@ from common.plan.schema import Arrivals, Load, Plan
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.aggregate import Aggregate, fold
+from coordinator.backlog import Backlog
 from coordinator.ledger import balance
 from coordinator.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
 from coordinator.report.summary import build_summary
@@ -94,6 +95,16 @@ def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> N
     assert rows == {"a1": (0.0, "", None), "a2": (0.0, "a3", 7.5), "a3": (7.5, "", None)}
 
 
+def test_what_was_due_before_a_share_was_taken_over_is_no_backlog_after_that() -> None:
+    records = load_of(OPEN)
+    records.append(taken_over("a2", "a3", 7.5, records))
+    for second in range(7, 10):
+        records.append(accepted("a3", second - 7, interval(second, done(25 if second == 7 else 50))))  # type: ignore[arg-type]
+    backlog = Backlog(fold(records))
+    found = [backlog.at(second, (second + 1) * NS_PER_S) for second in range(10)]
+    assert found == [0, 0, 0, 50, 100, 150, 200, 0, 0, 0]
+
+
 def test_frames_that_a_replaced_agent_brings_late_count_and_are_no_longer_missing() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
@@ -109,6 +120,17 @@ def test_the_verdict_names_the_cause_of_a_missed_rate() -> None:
     assert uncarried_sentence(run) in verdict.reasons
     [missed] = [reason for reason in verdict.reasons if reason.startswith("The target rate")]
     assert missed.endswith("): no agent carried the share of a2 from 3.0 s to 10.0 s (the end of the load).")
+
+
+def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() -> None:
+    load = Load(requests=Count(1000), rate_per_s=PerSecond(100.0))
+    records = load_of(load)
+    records.append(taken_over("a2", "a3", 7.0, records, (PoolLeft(1, 350),)))
+    records += [accepted("a3", second - 7, interval(second, done(50))) for second in range(7, 14)]  # type: ignore[arg-type]
+    run = fold([*records, in_time("a1", 500), in_time("a3", 350), closed(Outcome.DEGRADED, duration_s=14.0)])
+    assert uncarried_sentence(run) == ""
+    [missed] = [reason for reason in judge(run, balance(run)).reasons if reason.startswith("The target rate")]
+    assert missed.endswith(": no agent carried the share of a2 from 3.0 s to 7.0 s (when a3 took it over).")
 
 
 def test_nothing_is_missing_where_every_agent_came_to_its_end() -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from agent import events
 from agent.session import Session
+from agent.worker.pacer import quota_of
 from common.errors import EXIT_INTERRUPTED
 from common.messages import (
     AgentState,
@@ -40,7 +41,7 @@ from common.messages import (
 )
 from common.metrics import DeliveryMetrics, IntervalMetrics
 from common.plan.preparation import preload_commands
-from common.plan.schema import CleanUp, Load, Preload
+from common.plan.schema import CleanUp, Load, OnAgentLoss, Preload
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, Count, Seconds
 from coordinator import steps
@@ -95,13 +96,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What a fleet lives through. expected: agents the run waits for. requests: operations of each worker process
-    instead of a duration; dead: none of them succeeds. preloads: workers fill the key space first. cleans: keys are
-    deleted at the end. loss, repeats: shares of messages lost and delivered twice."""
+    """What a fleet lives through. expected: agents the run waits for, at_least: those that are enough in the end; the
+    others stand by. requests: operations of each pool instead of a duration; dead: none of them succeeds. preloads:
+    workers fill the key space first. cleans: keys are deleted at the end. loss, repeats: shares of messages lost and
+    delivered twice."""
 
     seed: int = 0
     agents: int = 2
     expected: int = 2
+    at_least: int | None = None
+    on_agent_loss: OnAgentLoss = OnAgentLoss.CONTINUE
     processes: int = 2
     pools: int | None = None
     duration_s: float | None = 4.0
@@ -137,7 +141,8 @@ class World:
     deletions: when the keys of a run began to be deleted. unfenced: worker processes that went on loading although
     their agent's lease had ended, and by how many ns. done: operations of each run that the target has done. deleted:
     how many these were when the keys of the run began to be deleted. at_work: agents that its coordinator knew and that
-    loaded the target when the counters were read after the run.
+    loaded the target when the counters were read after the run. twice: pools of a run that a worker process began to
+    load while another agent still did.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -160,6 +165,7 @@ class World:
         self.done: Counter[str] = Counter()
         self.deleted: dict[str, int] = {}
         self.at_work: dict[str, list[str]] = {}
+        self.twice: list[tuple[str, int]] = []
         self._open_coordinator()
         for number in range(scenario.agents):
             self.after(self.draw.uniform(0, 2), lambda number=number: self.start_agent(number))  # type: ignore[misc]
@@ -285,6 +291,12 @@ class World:
         self.after(fault.seconds, follow)
 
 
+def requests_of(scenario: Scenario) -> int | None:
+    """Of the whole fleet."""
+    pools = scenario.pools or scenario.expected * scenario.processes
+    return None if scenario.requests is None else scenario.requests * pools
+
+
 def was_interrupted(records: list[AnyRecord]) -> bool:
     """Whether it was decided to interrupt this run, and not just its deletion."""
     return any(isinstance(record, StopDecided) and record.exit_code == EXIT_INTERRUPTED for record in records)
@@ -298,7 +310,7 @@ class SimulatedCoordinator:
         scenario = world.scenario
         plan = fleet_plan(
             duration_s=scenario.duration_s,
-            requests=scenario.requests,
+            requests=requests_of(scenario),
             pools=scenario.pools,
             lease_s=scenario.lease_s,
             wait_s=20.0,
@@ -315,6 +327,12 @@ class SimulatedCoordinator:
                 plan.workload,
                 preload=(Preload(key_maximum=Count(PRELOADED_KEYS), times=2),) if scenario.preloads else (),
                 clean_up=CleanUp.KEYS if scenario.cleans else CleanUp.NONE,
+            ),
+            fleet=msgspec.structs.replace(
+                plan.fleet,
+                expect_agents=Count(scenario.expected),
+                on_agent_loss=scenario.on_agent_loss,
+                at_least=None if scenario.at_least is None else Count(scenario.at_least),
             ),
         )
         setup = setup_for(plan, scenario.expected, run_id)
@@ -666,12 +684,16 @@ class SimulatedWorker:
         self._t0_ns = 0
         self._second = 0
         self._done = 0
-        self._left = world.scenario.requests
+        self._left = self._quota()
+        self._first_second = 0
         self._over = False
         self._lease_ends_ns = 0
         self._is_started = self._is_ending = self._is_fenced = False
         self._preloaded: Preloaded | None = None
-        world.after(world.draw.uniform(0.01, 1.0), self._preload if world.scenario.preloads else self._prepared)
+        world.after(
+            world.draw.uniform(0.01, 1.0),
+            self._preload if world.scenario.preloads and assignment.preloads else self._prepared,
+        )
 
     def _preload(self, done: int = 0) -> None:
         """A tenth of it after the other; it may take longer than agents may be silent."""
@@ -703,6 +725,23 @@ class SimulatedWorker:
         self._say(Preparing(step=Step.CONNECTIONS, done=1, total=1))
         self._say(Prepared(processes=1, connections_open=1, preloaded=self._preloaded))
 
+    def _quota(self) -> int | None:
+        requests, total = self._assignment.plan.load.requests, self._assignment.threads_total
+        if requests is None:
+            return None
+        return sum(quota_of(requests, thread, total) or 0 for thread in self._assignment.threads)
+
+    def _begin(self) -> None:
+        """The load begins: of none of its pools may another agent be at work."""
+        pools = {share.number for share in self._assignment.pools}
+        for agent in self._world.loading:
+            if agent is self._agent or not self.is_loading:
+                continue
+            for worker in agent.workers.values():
+                if worker.is_loading and worker._run_id == self._run_id:
+                    both = pools & {share.number for share in worker._assignment.pools}
+                    self._world.twice += [(self._run_id, number) for number in both]
+
     def _say(self, message: object) -> None:
         if self.alive:
             self._agent.hears(self, message)
@@ -730,14 +769,26 @@ class SimulatedWorker:
             self._world.after(self._world.draw.uniform(0, 1.0), self._finish)
 
     def ordered(self, order: WorkerStart | WorkerStop) -> None:
-        if isinstance(order, WorkerStart):
+        if isinstance(order, WorkerStart) and self._world.now_ns >= self._lease_ends_ns:
+            # As a worker process does: its lease is over, so it begins nothing.
+            self._t0_ns = order.t0_ns - self._agent.offset_ns
+            self._left, self._is_fenced, self._is_ending = 0, True, True
+            self._world.after(0.01, self._finish)
+        elif isinstance(order, WorkerStart):
             self._t0_ns = order.t0_ns - self._agent.offset_ns
             self._is_started = True
             coordinator, clock = self._world.coordinator, self._agent.session._link.clock.best
             if coordinator is not None and coordinator.run.state.t0_ns is not None and clock is not None:
                 error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
                 self._world.starts.append((error_ns, clock.rtt_ns))
-            self._world.at(self._t0_ns + NS_PER_S, self._report)
+            begin_ns = self._t0_ns
+            if (takeover := order.takeover) is not None:
+                begin_ns += takeover.from_ns
+                self._first_second = self._second = takeover.from_ns // NS_PER_S
+                left = dict(takeover.left or ())
+                self._left = sum(left[share.number] for share in self._assignment.pools) if left else None
+            self._world.at(begin_ns, self._begin)
+            self._world.at(begin_ns + NS_PER_S, self._report)
             end_ns = timeline(self._assignment.plan.load).end_ns
             if end_ns is not None:
                 self._world.at(self._t0_ns + end_ns, self._finish)
@@ -749,8 +800,8 @@ class SimulatedWorker:
     def _intervals(self, through: int) -> tuple[IntervalMetrics, ...]:
         draw = self._world.draw
         seconds = [second for second in range(self._second, through + 1) if draw.random() < 0.9]
-        if self._second and draw.random() < 0.3:
-            seconds.insert(0, draw.randint(0, self._second - 1))
+        if self._second > self._first_second and draw.random() < 0.3:
+            seconds.insert(0, draw.randint(self._first_second, self._second - 1))
         parts = []
         for second in seconds:
             count = draw.randint(0, 3)
@@ -785,7 +836,7 @@ class SimulatedWorker:
         if not self.alive or self._over or self.is_stuck:
             return
         self._over = True
-        through = max(self._second - 1, (self._world.now_ns - self._t0_ns) // NS_PER_S, 0)
+        through = max(self._second - 1, (self._world.now_ns - self._t0_ns) // NS_PER_S, self._first_second)
         self._say(WorkerMetrics(through=through, intervals=self._intervals(through)))
         ran_ns = max(0, self._world.now_ns - self._t0_ns)
         self._say(

@@ -105,6 +105,7 @@ class OnAgentLoss(enum.Enum):
 
     CONTINUE = "continue"
     ABORT = "abort"
+    REPLACE = "replace"
 
 
 class Fleet(Section, frozen=True, kw_only=True):
@@ -115,7 +116,8 @@ class Fleet(Section, frozen=True, kw_only=True):
     without any progress. lease: an agent that hears nothing for so long drains. drain: how long operations in flight
     may take to come to an end. at_least: agents that are enough for a start once `wait` has passed; unset: all.
     tolerate_lost: agents that may be lost during the load before the run counts as failed. on_agent_loss: what the run
-    does about them; ABORT stops it once more are lost than tolerated.
+    does about them; ABORT stops it once more are lost than tolerated, REPLACE gives their shares to agents that stand
+    by.
     """
 
     expect_agents: NotNegative = 0

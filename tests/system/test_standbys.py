@@ -1,0 +1,39 @@
+"""An agent that stands by takes over the share of one that is killed."""
+
+from __future__ import annotations
+
+from tests.support.runs import Fleet, calls, connections, local_agent
+from tests.support.servers import Server
+
+REQUESTS, RATE_PER_S = 10_000, 2_000
+
+
+def test_a_standby_issues_what_a_killed_agent_has_left(fleet: Fleet, valkey: Server) -> None:
+    coordinator = fleet.coordinator(
+        "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--command", "INCR",
+        "--requests", str(REQUESTS), "--rate", str(RATE_PER_S), "--on-agent-loss", "replace", "--tolerate-lost", "1",
+    )  # fmt: skip
+    for name in ("local-1", "local-2"):
+        coordinator.wait_for_text(f"{name} joined", 20)
+    standby = fleet.agent("spare")
+    fleet.until_loading()
+    standby.wait_for_text("standing by", 10)
+    local_agent(coordinator, "local-1").kill()
+    ended = fleet.end(coordinator)
+    summary = ended.summary
+    assert ended.code == 0
+    assert summary["run"]["reason"] == "lost local-1 (replaced by spare)"
+    agents = {agent["id"]: agent for agent in summary["agents"]}
+    states = {name: agent["state"] for name, agent in agents.items()}
+    assert states == {"local-1": "lost", "local-2": "finished", "spare": "finished"}
+    assert agents["local-1"]["replaced_by"] == "spare"
+    assert agents["spare"]["began_at_s"] == agents["local-1"]["replaced_at_s"] > 1.0
+    assert f"local-1 replaced by spare at {agents['spare']['began_at_s']:.1f} s" in ended.finished.stdout
+    # Exact in the report; the server has also done what the killed agent had no time to report.
+    assert summary["totals"]["operations"] == sum(agent["operations"] for agent in agents.values()) == REQUESTS
+    assert REQUESTS <= calls(valkey.client())["incr"] <= REQUESTS + 2 * RATE_PER_S
+    # Nothing of the gap was sent late by the standby.
+    assert summary["ledger"]["uncarried"] == 0
+    assert agents["spare"]["start_skew_us"] < 1e6
+    assert summary["totals"]["latency_us"]["response"]["p50"] < 1e6
+    assert not connections(valkey.client())
