@@ -22,6 +22,9 @@ from coordinator.aggregate import Aggregate
 from coordinator.records import AgentEnd
 from coordinator.tallies import AgentTally
 
+_NAMED = 3
+"""Most shares that a sentence names: a fleet may have hundreds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Uncarried:
@@ -106,7 +109,9 @@ def uncarried(run: Aggregate) -> tuple[Uncarried, ...]:
 
 def uncarried_clause(shares: Sequence[Uncarried]) -> str:
     """Which shares no agent carried, as a clause; "" for none."""
-    return "; ".join(share.sentence for share in shares)
+    more = len(shares) - _NAMED
+    clauses = [share.sentence for share in shares[:_NAMED]]
+    return "; ".join(clauses) + (f"; nor {counted(more, 'other share')} for a while" if more > 0 else "")
 
 
 def uncarried_sentence(run: Aggregate) -> str:
