@@ -117,6 +117,48 @@ def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fl
     assert [agent.wait(10).returncode for agent in agents] == [0, 0]
 
 
+def test_an_agent_that_is_stopped_over_the_end_of_its_run_is_waited_for_before_keys_are_deleted(
+    fleet: Fleet, valkey: Server
+) -> None:
+    agent = fleet.agent("a", "--once")
+    coordinator = fleet.coordinator(
+        "--expect-agents", "1", "--url", valkey.url, "--duration", "2s", "--drain", "1s", "--clean-up", "keys"
+    )
+    fleet.until_loading()
+    agent.signal(signal.SIGSTOP)
+    coordinator.wait_for_text("waiting for a (silent, may still load the target, and has results to report)", 20)
+    agent.signal(signal.SIGCONT)
+    ended = fleet.end(coordinator)
+    ledger = ended.summary["ledger"]
+    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "completed")
+    assert ledger["issued"] == ledger["counted"] == ledger["server_calls"] > 0
+    assert (ended.summary["clean_up"]["left"], valkey.client().dbsize()) == (0, 0)
+    assert agent.wait(10).returncode == 0
+
+
+def test_what_an_agent_could_not_report_before_the_end_is_collected_after_it(fleet: Fleet, valkey: Server) -> None:
+    agent = fleet.agent("a", "--once")
+    coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "60s")
+    fleet.until_loading()
+    agent.signal(signal.SIGSTOP)
+    for text in ("draining", "no results of a"):
+        coordinator.signal(signal.SIGINT)
+        coordinator.wait_for_text(text, 10)
+    ended = fleet.end(coordinator)
+    assert (ended.code, ended.summary["run"]["reason"]) == (130, "lost a")
+    reported = ended.summary["totals"]["operations"]
+    agent.signal(signal.SIGCONT)
+    agent.wait_for_text("lost the coordinator; trying to reach it again", 10)
+
+    collected = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
+    summary = collected.summary
+    assert (collected.code, summary["run"]["outcome"], summary["run"]["reason"]) == (130, "interrupted", "")
+    assert "the run has ended: collecting what a kept" in collected.finished.stderr
+    assert [one["state"] for one in summary["agents"]] == ["finished"]
+    assert summary["totals"]["operations"] == server_calls(valkey) > reported
+    assert agent.wait(10).returncode == 0
+
+
 def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_same(fleet: Fleet) -> None:
     killed = fleet.coordinator("--embedded-server", "--local-agents", "1", "--processes", "1", "--duration", "3s")
     fleet.until_loading()
