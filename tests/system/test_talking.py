@@ -46,7 +46,7 @@ def test_terminals_that_are_paused_for_longer_than_the_lease_hold_up_nobody(flee
     start = ("start", "--bind", fleet.endpoint, "--expect-agents", "1", "--url", valkey.url, "--lease", "2s")
     join = ("join", fleet.endpoint, "--processes", "1", "--once")
     with (
-        Terminal(fleet.commands, "coordinator", *start, "--duration", "4s") as coordinator,
+        Terminal(fleet.commands, "coordinator", *start, "--duration", "3s") as coordinator,
         Terminal(fleet.commands, "agent", *join) as agent,
     ):
         agent.wait_for_text("running", 20)
