@@ -88,7 +88,7 @@ _FULL: dict[str, Any] = {
     "connections": (1, 50, 200), "pipelines": (1, 10, 50), "data_sizes": (100, 1024), "keys": 10_000_000,
     "rounds": 8, "turn_s": 1.0,
     "threads": (1, 4, 8), "tasks": (1, 8, 32), "scale_threads": (1, 4), "rate_seconds": 11, "memory_seconds": 300,
-    "agents": (10, 100, 1000), "fleet_seconds": 120,
+    "agents": (10, 100, 1000), "fleet_seconds": 120, "real": None,
 }  # fmt: skip
 _QUICK: dict[str, Any] = _FULL | {
     "connections": (50,), "data_sizes": (100,), "keys": 1_000_000, "rounds": 3, "turn_s": 0.5,
@@ -119,6 +119,7 @@ def parse(arguments: Sequence[str]) -> Options:
         ("memory-seconds", _positive, "memory: length of the run"),
         ("agents", _positives, "fleet: numbers of agents"),
         ("seconds", _positive, "fleet: length of each run"),
+        ("real", _positive, "fleet: start so many real agents here instead, and show how long they take to start"),
     ):
         field = _FIELDS.get(name, name.replace("-", "_"))
         default = _FULL[field]

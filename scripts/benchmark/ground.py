@@ -46,6 +46,7 @@ class Options:
     memory_seconds: int
     agents: tuple[int, ...]
     fleet_seconds: int
+    real: int | None
     quick: bool
     no_pin: bool
     json: Path
