@@ -34,6 +34,7 @@ from agent.events import (
     SpawnFailed,
     Terminated,
 )
+from agent.nursery import Nursery
 from agent.processes import Processes
 from agent.session import Session
 from agent.usage import Usage
@@ -60,9 +61,15 @@ class Agent:
     """One `agent join`: everything it opens it closes again when its `with` block ends."""
 
     def __init__(
-        self, endpoint: Endpoint, curve: CurveClient | None, identity: Identity, say: Callable[[str], None]
+        self,
+        endpoint: Endpoint,
+        curve: CurveClient | None,
+        identity: Identity,
+        say: Callable[[str], None],
+        nursery: Nursery | None = None,
     ) -> None:
-        self._endpoint, self._curve, self._say = endpoint, curve, say
+        """nursery: one that was started already."""
+        self._endpoint, self._curve, self._say, self._nursery = endpoint, curve, say, nursery
         self._dialed = ""
         self._session = Session(identity, monotonic_ns())
         self._usage = Usage()
@@ -82,10 +89,7 @@ class Agent:
             self._metrics: Dialer | None = None
             self._missing = ""
             self._connectivity = Connectivity(self._endpoint, curve=self._curve is not None)
-            self._processes = stack.enter_context(Processes())
-            if self._session.identity.once:
-                # Only with --once: an agent that waits for further runs would keep their memory all the time.
-                self._processes.start_ahead(self._session.identity.processes)
+            self._processes = stack.enter_context(Processes(self._nursery))
             last_ns = monotonic_ns()
             while self._exit is None:
                 self._wait()

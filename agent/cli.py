@@ -97,11 +97,8 @@ def join(
     and says goodbye; a second one leaves at once.
     """
     # Imported here: worker processes import this module too, and need none of it.
-    from agent.agent import Agent
-    from agent.events import Identity
-    from agent.misfits import Capacity
+    from agent.nursery import Nursery
     from common.endpoint import ANY_HOST, parse_endpoint
-    from common.token import agent_credentials
     from common.token_text import Variables
 
     coordinator = parse_endpoint(endpoint)
@@ -109,32 +106,40 @@ def join(
         raise UsageError(f"expected the host and port of a coordinator, such as 10.0.0.5:5555, got {show(endpoint)}")
     variables = Variables.taken_from(os.environ)
     raise_open_files_limit()
-    curve = None if insecure else agent_credentials(token_file, variables, os.environ)
-    identity = Identity(
-        name=name,
-        host=this_host(),
-        pid=os.getpid(),
-        processes=processes or usable_cores(),
-        secret=secrets.token_hex(32),
-        version=RELEASE,
-        endpoint=str(coordinator),
-        once=once,
-        wait_ns=None if wait is None else wait.ns,
-        capacity=Capacity(threads_limit(), open_files_limit(), memory_bytes()),
-    )
+    # From here on both import, each on a core of its own; and without the variables that hold a token.
+    with Nursery() as nursery:
+        nursery.start()
+        from agent.agent import Agent
+        from agent.events import Identity
+        from agent.misfits import Capacity
+        from common.token import agent_credentials
 
-    def say(text: str) -> None:
-        if not quiet:
-            _tell(text)
+        curve = None if insecure else agent_credentials(token_file, variables, os.environ)
+        identity = Identity(
+            name=name,
+            host=this_host(),
+            pid=os.getpid(),
+            processes=processes or usable_cores(),
+            secret=secrets.token_hex(32),
+            version=RELEASE,
+            endpoint=str(coordinator),
+            once=once,
+            wait_ns=None if wait is None else wait.ns,
+            capacity=Capacity(threads_limit(), open_files_limit(), memory_bytes()),
+        )
 
-    agent = Agent(coordinator, curve, identity, say)
-    quota = CpuGroups().quota_cores
-    allowed = "" if quota is None else f"; its CPU quota allows {round(quota, 2):g} cores"
-    say(f"joining {coordinator} with {counted(identity.processes, 'worker process')}{allowed}")
-    leaving = agent.run()
-    if quiet and leaving.code and leaving.text:
-        _tell(leaving.text)
-    return leaving.code
+        def say(text: str) -> None:
+            if not quiet:
+                _tell(text)
+
+        agent = Agent(coordinator, curve, identity, say, nursery)
+        quota = CpuGroups().quota_cores
+        allowed = "" if quota is None else f"; its CPU quota allows {round(quota, 2):g} cores"
+        say(f"joining {coordinator} with {counted(identity.processes, 'worker process')}{allowed}")
+        leaving = agent.run()
+        if quiet and leaving.code and leaving.text:
+            _tell(leaving.text)
+        return leaving.code
 
 
 def _tell(text: str) -> None:

@@ -8,7 +8,7 @@ everything stops the load (STOP), and the results are kept: until a coordinator 
 run needs the agent, or nobody has come for a long time (RELEASE).
 
     state       trigger      next        what happens
-    IDLE        PREPARE      PREPARING   worker processes are spawned
+    IDLE        PREPARE      PREPARING   worker processes are forked
     PREPARING   READY        PREPARED    prepared is sent
     PREPARING   BROKEN       IDLE        failed is sent, workers are killed      (also from PREPARED)
     PREPARING   ABANDON      IDLE        workers are killed                      (also from PREPARED)

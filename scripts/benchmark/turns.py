@@ -18,8 +18,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -32,6 +33,7 @@ from scripts.benchmark.referees import Referee
 
 _WARM_UP_ROUNDS = 1
 _REST_S = 0.005
+_STOP_S = 0.0002
 _RESTLESS = 400
 
 
@@ -129,9 +131,19 @@ def _stop(contender: Contender) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            raise BenchError("bench: a contender ended before its time")
+        while not _is_stopped(pid):
+            time.sleep(_STOP_S)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether all threads of a process have stopped; it need not be our child. Raises BenchError if it has ended."""
+    states = set()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # a thread that has just ended
+            states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    if not states or states & {"Z", "X"}:
+        raise BenchError("bench: a contender ended before its time")
+    return states == {"T"}
 
 
 def _cpu_s(processes: list[psutil.Process]) -> float:

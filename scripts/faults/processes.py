@@ -110,7 +110,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in family_of(pid):
         with contextlib.suppress(psutil.Error):
-            if "spawn_main" in " ".join(child.cmdline()):
+            if child.ppid() != pid and "spawn_main" in " ".join(child.cmdline()):  # its own child forks them
                 found.append(child)
     return found
 

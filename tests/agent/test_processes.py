@@ -14,7 +14,8 @@ import pytest
 from multiprocess import resource_tracker
 
 from agent.events import FromWorker, WorkerExited
-from agent.processes import Processes, _work
+from agent.nursery import _work
+from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
 from common.codec import pack
 from common.errors import ProtocolError
@@ -113,10 +114,9 @@ def test_processes_share_a_run_between_them_and_end_by_themselves(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
+    heard.all_prepared(2)
     pids = heard.processes.pids()
     assert len({os.getpid(), *pids}) == 3
-    assert len(heard.processes.filenos()) == 2
-    heard.all_prepared(2)
     heard.start()
     heard.until(lambda: len(heard.exits) == 2, "both have ended")
     assert heard.exits == {0: 0, 1: 0}
@@ -131,7 +131,7 @@ def test_processes_share_a_run_between_them_and_end_by_themselves(
         for interval in metrics.intervals
     ) == calls_of(valkey)
     assert calls_of(valkey) == 501
-    assert (heard.processes.pids(), heard.processes.filenos(), list(heard.processes.events())) == ([], [], [])
+    assert (heard.processes.pids(), list(heard.processes.events())) == ([], [])
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert capfd.readouterr() == ("", "")
 
@@ -201,12 +201,12 @@ def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusin
 
 def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
-    pids = heard.processes.pids()
     heard.all_prepared(1)
+    pids = heard.processes.pids()
     heard.processes.kill()
     assert not any(psutil.pid_exists(pid) for pid in pids)
     heard.processes.kill()
-    assert (heard.processes.pids(), heard.processes.filenos(), list(heard.processes.events())) == ([], [], [])
+    assert (heard.processes.pids(), list(heard.processes.events())) == ([], [])
     asking = valkey.client()
     wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
 
@@ -221,8 +221,11 @@ from common.messages import Assignment
 processes = Processes()
 processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
 processes.renew(boottime_ns() + 3600 * 10**9)
-print(processes.pids()[0], flush=True)
+known = []
 while True:
+    if known != processes.pids():
+        known = processes.pids()
+        print(known[0], flush=True)
     for event in processes.events():
         print(type(event.message).__name__, flush=True)
         if len(sys.argv) > 2 and type(event.message).__name__ == "Prepared":
@@ -243,42 +246,70 @@ def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Serv
             if line.strip() == awaited:
                 break
         assert worker.is_running()
+        family = psutil.Process(agent.pid).children(recursive=True)
+        assert worker in family
         agent.kill()
     asking = valkey.client()
     wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
-    _, alive = psutil.wait_procs([worker], timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)  # the nursery too
     assert alive == []
 
 
-def spawned() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+def nursery_of(pid: int) -> psutil.Process:
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    return parent
 
 
-def test_processes_started_ahead_take_the_first_assignments_and_the_rest_ends(valkey: Server, heard: Heard) -> None:
-    heard.processes.start_ahead(3)
-    ahead = spawned()
-    assert (len(ahead), heard.processes.pids(), heard.processes.filenos()) == (3, [], [])
+def test_worker_processes_are_forked_from_one_that_has_imported_everything_and_has_no_thread(
+    valkey: Server, heard: Heard
+) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
-    assert len(heard.processes.pids()) == 2
-    assert {child.pid for child in ahead} > set(heard.processes.pids())
-    heard.until(lambda: all(heard.said(number, Prepared) for number in (0, 1)), "both are prepared")
-    [unneeded] = [child for child in ahead if child.pid not in heard.processes.pids()]
-    assert not unneeded.is_running()
+    heard.all_prepared(2)
+    one, other = heard.processes.pids()
+    nursery = nursery_of(one)
+    assert nursery == nursery_of(other)
+    assert nursery.parent() == psutil.Process()
+    assert nursery.num_threads() == 1
+    images = [psutil.Process(pid).cmdline() for pid in (one, other)]
+    assert images == [nursery.cmdline()] * 2  # no program was started anew
+    heard.processes.kill()
+    heard.events.clear()
+    heard.spawn("again", dealt(plan_of(valkey.url)))
+    heard.all_prepared(1)
+    assert nursery_of(heard.processes.pids()[0]) == nursery
 
 
-def test_a_process_that_died_before_its_assignment_is_found_out(valkey: Server, heard: Heard) -> None:
-    heard.processes.start_ahead(1)
-    [child] = spawned()
-    child.kill()
-    wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, "it is dead")
+def test_a_nursery_that_is_killed_costs_no_worker_process_and_is_replaced(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url)))
-    heard.until(lambda: heard.exits, "its end is told")
-    assert heard.exits == {0: -9}
+    heard.all_prepared(1)
+    [pid] = heard.processes.pids()
+    nursery = nursery_of(pid)
+    nursery.kill()
+    heard.start()
+    heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
+    heard.processes.order(WorkerStop(drain=True))
+    heard.until(lambda: heard.exits, "it has ended")
+    assert heard.said(0, WorkerFinal)
+    heard.events.clear()
+    heard.spawn("again", dealt(plan_of(valkey.url)))
+    heard.all_prepared(1)
+    assert nursery_of(heard.processes.pids()[0]) != nursery
 
 
-def test_processes_started_ahead_end_with_the_rest() -> None:
+def test_a_process_that_is_given_up_before_it_is_born_is_never_forked(valkey: Server, heard: Heard) -> None:
+    heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
+    assert heard.processes.pids() == []
+    heard.processes.kill()
+    heard.spawn("again", dealt(plan_of(valkey.url)))
+    heard.all_prepared(1)
+    [pid] = heard.processes.pids()
+    assert [child.pid for child in nursery_of(pid).children()] == [pid]
+
+
+def test_processes_that_are_closed_while_their_nursery_still_imports_leave_nothing() -> None:
     with Processes() as processes:
-        processes.start_ahead(2)
+        processes.spawn("run", dealt(plan_of("redis://127.0.0.1:1")))
 
 
 def test_an_agent_imports_no_client_library_of_the_load() -> None:

@@ -146,11 +146,11 @@ def local_agent(coordinator: Running, name: str) -> psutil.Process:
 
 
 def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
-    """The processes of an agent that carry load."""
+    """The processes of an agent that carry load: those that its nursery has forked."""
     found = []
     for child in agent.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending at this moment
-            if "spawn_main" in " ".join(child.cmdline()):
+            if child.ppid() != agent.pid and "spawn_main" in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
