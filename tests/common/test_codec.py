@@ -376,7 +376,7 @@ _ENVELOPE = b"\x94\x03\xa0\xa0"
 _PREPARE = (
     _ENVELOPE + b"\x83\xa4type\xa7Prepare\xa9plan_hash\xa0\xaaassignment\x83\xadthreads_total\x01\xa5pools\x90\xa4plan"
 )
-_IN_A_QUANTITY = _PREPARE + b"\x82\xa6target\x81\xa3url\xa8redis://\xa4load\x81\xaaduration_s"
+_IN_A_QUANTITY = _PREPARE + b"\x82\xa6target\x81\xa3url\xa8redis://\xa4load\x81\xa8duration"
 _FRAME_AND = _ENVELOPE + b"\x84\xa4type\xacMetricsFrame\xa3seq\x00\xa7through\x00\xa9intervals"
 
 
@@ -385,9 +385,20 @@ def filled(head: bytes, unit: bytes) -> bytes:
     return head + unit * ((MAX_MESSAGE_BYTES - len(head)) // len(unit))
 
 
+def whole(head: bytes, unit: bytes) -> bytes:
+    """A well-formed message of a mebibyte whose last value is a list that repeats the unit."""
+    count = (MAX_MESSAGE_BYTES - len(head) - 5) // len(unit)
+    return head + b"\xdd" + count.to_bytes(4, "big") + unit * count
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        whole(_IN_A_QUANTITY, b"\x90"),
+        whole(_IN_A_QUANTITY, b"\x80"),
+        whole(_IN_A_QUANTITY, b"\x91\x90"),
+        whole(_FRAME_AND, b"\x90"),
+        whole(_ENVELOPE, b"\x90"),
         filled(b"", b"\x90"),
         filled(b"", b"\x91"),
         filled(b"\xdd\x00\x0f\xff\xff", b"\x90"),
@@ -402,7 +413,7 @@ def filled(head: bytes, unit: bytes) -> bytes:
         filled(_IN_A_QUANTITY, b"\x91"),
         filled(_IN_A_QUANTITY, b"\x81\xa1a"),
     ],
-    ids=range(13),
+    ids=range(18),
 )
 def test_a_bomb_is_refused_before_it_takes_memory(data: bytes) -> None:
     for decode in (codec.decode_from_agent, codec.decode_from_coordinator):
