@@ -366,7 +366,7 @@ def ended_as(world: World) -> RunClosed:
 
 
 AS_PLANNED = (Outcome.COMPLETED, "")
-CUTS = (Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE)
+CUTS = (Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE, Kind.HELD_BACK)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -529,3 +529,14 @@ class FleetAndWhatGoesWrong(RuleBasedStateMachine):
 
 TestFleetAndWhatGoesWrong = FleetAndWhatGoesWrong.TestCase
 TestFleetAndWhatGoesWrong.settings = tried(15, steps=12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_answers_that_a_network_delivers_late_do_not_extend_a_load_beyond_what_its_coordinator_knows(seed: int) -> None:
+    # As often as it delivers, the answers are old: the agent hears its coordinator all the time.
+    faults = tuple(Fault(Kind.HELD_BACK, at_s=5.0 + 5.5 * number, seconds=5.4) for number in range(12))
+    world = played(Scenario(seed=seed, agents=1, expected=1, duration_s=40.0, lease_s=4.0, faults=faults))
+    check(world)
+    [records] = world.journals.values()
+    reasons = [record.final.reason for record in records if isinstance(record, AgentNoted) and record.final]
+    assert reasons == ["no word from its coordinator for 4 s"]

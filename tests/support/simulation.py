@@ -67,6 +67,7 @@ class Kind(enum.Enum):
     METRICS_DOWN = "the metrics link of an agent is down for a while"
     LINKS_DOWN = "both links of an agent are down for a while"
     BLACKHOLE = "both links of an agent swallow everything for a while"
+    HELD_BACK = "both links of an agent keep everything back for a while, and deliver it then"
     AGENT_KILLED = "an agent is killed"
     AGENT_RESTARTED = "an agent is killed, and started again under the same name after a while"
     AGENT_TERMINATED = "an agent gets SIGTERM"
@@ -130,6 +131,7 @@ class Wire:
     connection: int = 0
     down_until_ns: int = 0
     swallow_until_ns: int = 0
+    keep_until_ns: int = 0
     last_ns: dict[str, int] = field(default_factory=lambda: {"to": 0, "from": 0})
 
 
@@ -244,6 +246,9 @@ class World:
             case Kind.BLACKHOLE if agent:
                 for wire in agent.wires.values():
                     wire.swallow_until_ns = until_ns
+            case Kind.HELD_BACK if agent:
+                for wire in agent.wires.values():
+                    wire.keep_until_ns = until_ns
             case Kind.AGENT_KILLED if agent:
                 agent.die()
             case Kind.AGENT_RESTARTED if agent:
@@ -590,7 +595,8 @@ class SimulatedAgent:
         if not wire.up or world.now_ns < wire.swallow_until_ns or world.draw.random() < world.scenario.loss:
             return
         coordinator, connection = world.coordinator, wire.connection
-        wire.last_ns[way] = max(wire.last_ns[way], world.now_ns + round(world.draw.uniform(0, LATENCY_S) * NS_PER_S))
+        sent_ns = max(world.now_ns, wire.keep_until_ns)
+        wire.last_ns[way] = max(wire.last_ns[way], sent_ns + round(world.draw.uniform(0, LATENCY_S) * NS_PER_S))
 
         def arrive() -> None:
             if wire.connection == connection and world.coordinator is coordinator:
