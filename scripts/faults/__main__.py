@@ -1,8 +1,9 @@
 """Are all operations accounted for, and is all load held back, whatever happens to a fleet?
 
 judged, after each round, by what the server itself and the system say:
-  The server's count of the plan's commands lies within what the report accounts for, and equals it where every agent
-  finished and no process with load was killed. INCR was executed as often as the keys say.
+  The server's count of the plan's commands lies within what the report accounts for: operations with a reply, and those
+  that ended without one. If no process with load was killed, nothing is missing, however long agents were cut off: what
+  they kept is collected after the end. INCR was executed as often as the keys say.
   No operation reaches the server after the coordinator has said that the run is over, nor of an agent that has neither
   run nor heard its coordinator for longer than lease and drain.
   After a clean-up no key is left. Exit codes and outcomes are those that README.md lists, and have a cause. Agents that
@@ -78,7 +79,7 @@ class Tally:
     """Sums over rounds."""
 
     def __init__(self) -> None:
-        self.rounds = self.operations = self.resumes = self.reused = self.without_report = 0
+        self.rounds = self.operations = self.resumes = self.collected = self.reused = self.without_report = 0
         self.faults: Counter[str] = Counter()
         self.codes: Counter[int] = Counter()
 
@@ -87,6 +88,7 @@ class Tally:
         self.operations += seen.summary["ledger"]["counted"] if seen.summary else 0
         self.without_report += seen.summary is None
         self.resumes += seen.resumes
+        self.collected += seen.collected
         self.reused += seen.reused
         self.faults.update(kind.name for kind in seen.happened)
         self.codes.update(code for code in seen.codes[-1:] if code is not None)
@@ -95,7 +97,8 @@ class Tally:
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items())) or "none"
         codes = ", ".join(f"{count} x {code}" for code, count in sorted(self.codes.items()))
         return (
-            f"{self.rounds} rounds, {self.operations:,} operations, all accounted for; {self.resumes} resumes, "
+            f"{self.rounds} rounds, {self.operations:,} operations, all accounted for; {self.resumes} resumes "
+            f"and {self.collected} of runs that had ended without an agent, "
             f"{self.reused} next runs of the same agents, {self.without_report} runs that never began\n"
             f"faults: {self.faults.total()} ({faults})\nexit codes: {codes}"
         )

@@ -58,8 +58,11 @@ NETWORK = frozenset(
     }
 )
 """Kinds that need an agent behind a relay."""
-COSTS_OPERATIONS = frozenset({Kind.AGENT_KILLED, Kind.WORKER_KILLED, Kind.INTERRUPTED_TWICE})
+COSTS_OPERATIONS = frozenset({Kind.AGENT_KILLED, Kind.WORKER_KILLED})
 """Kinds after which operations may be done that no report holds: what was in flight, and not reported yet."""
+LEAVES_EARLY = frozenset({Kind.AGENT_TERMINATED, Kind.INTERRUPTED_TWICE})
+"""Kinds after which agents and coordinator do not wait for each other as long as they would."""
+TARGET = frozenset({Kind.TARGET_STOPPED, Kind.TARGET_KILLED})
 OUTAGES = NETWORK | {
     Kind.AGENT_STOPPED,
     Kind.WORKER_STOPPED,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.faults.draws import COSTS_OPERATIONS, HARMLESS, Kind
+from scripts.faults.draws import COSTS_OPERATIONS, HARMLESS, LEAVES_EARLY, TARGET, Kind
 
 EXIT_CODES = {0, 4, 5, 7, 130}
 """Documented ends of a run whose plan and command line are good."""
@@ -24,7 +24,7 @@ class Seen:
     time after that. incremented: executed INCR, by the keys; None where they were deleted. is_comparable: the server
     was not restarted, and no other run began before this one. lost_room: operations at most that nobody could report
     any more. outage_s, lease_s: how long agents and coordinator were kept apart, all faults together, and how long they
-    may be. reused: agents served a next run.
+    may be. reused: agents served a next run. collected: the run was resumed after its end, for what agents had kept.
     """
 
     happened: list[Kind] = field(default_factory=list)
@@ -41,6 +41,7 @@ class Seen:
     memory_mib: float = 0.0
     resumes: int = 0
     reused: bool = False
+    collected: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -79,7 +80,7 @@ def _of_the_end(seen: Seen) -> Iterator[str]:
         yield f"exit code {code}, although nothing happened that may change the end: {seen.summary['run']['reason']}"
     if code == 130 and not happened & {Kind.INTERRUPTED, Kind.INTERRUPTED_TWICE}:
         yield "interrupted, but by nobody"
-    if code == 4 and not happened & {Kind.TARGET_STOPPED, Kind.TARGET_KILLED}:
+    if code == 4 and not happened & TARGET:
         yield f"the target is blamed, but nothing happened to it: {seen.summary['run']['reason']}"
 
 
@@ -87,8 +88,10 @@ def _of_the_counts(seen: Seen, summary: Mapping[str, Any]) -> Iterator[str]:
     ledger, preload = summary["ledger"], summary["preload"]
     preloaded = preload["commands"] if preload else 0
     reached = seen.later_calls - preloaded
-    is_whole = all(agent["state"] == "finished" for agent in summary["agents"]) or seen.outage_s < seen.lease_s
-    lossless = is_whole and not set(seen.happened) & COSTS_OPERATIONS
+    happened = set(seen.happened)
+    is_short = seen.outage_s < seen.lease_s and not happened & LEAVES_EARLY
+    is_whole = all(agent["state"] == "finished" for agent in summary["agents"]) or is_short
+    lossless = is_whole and not happened & COSTS_OPERATIONS
     least, most = ledger["definite"], ledger["definite"] + ledger["uncertain"]
     if ledger["issued"] != ledger["counted"] and lossless:
         yield f"issued {ledger['issued']:,}, counted {ledger['counted']:,}, although nobody was lost for good"

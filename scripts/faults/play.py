@@ -12,7 +12,7 @@ import psutil
 import redis
 
 from scripts.faults import counts
-from scripts.faults.draws import HARMLESS, OUTAGES, Draw, Fault, Kind
+from scripts.faults.draws import COSTS_OPERATIONS, OUTAGES, TARGET, Draw, Fault, Kind
 from scripts.faults.fleet import Fleet
 from scripts.faults.judge import Seen
 from scripts.faults.processes import memory_mib, ports_to, runs, send, workers_of
@@ -55,6 +55,7 @@ class Round:
             self._watch_afterwards()
             self._read_results()
             self._trouble.end_all()
+            self._collect()
             if self._drawn.reuses:
                 self._serve_another_run()
             self._dismiss_agents()
@@ -223,13 +224,38 @@ class Round:
             before = [total for at_s, total in self._samples if at_s < self._first_fault_s - 4.0]
             self.seen.lost_room = self.seen.later_calls - (before[-1] if before else 0)
 
+    def _collect(self) -> None:
+        """What living agents kept for a run that ended without them."""
+        summary, fleet = self.seen.summary, self._fleet
+        if summary is None or Kind.AGENT_KILLED in self.seen.happened:
+            return
+        if all(agent["state"] == "finished" for agent in summary["agents"]):
+            return
+        self._start_coordinator(fleet.folders[-1].name)
+        command = fleet.coordinator
+        assert command is not None
+        until_s = fleet.now_s + 120.0
+        while command.code is None and fleet.now_s < until_s:
+            self._turn()
+        self._note(f"the coordinator that collects ended with {command.code}")
+        if command.code is None:
+            self.seen.problems.append("collecting what agents kept did not end within 120 s")
+        elif command.code == 2 and "that run has ended" not in command.said:
+            self.seen.problems.append(f"collecting what agents kept: {command.said.strip().splitlines()[-1:]}")
+        elif command.code != 2:
+            self.seen.codes.append(command.code)
+            self.seen.collected = True
+            self._read_summary()
+        self.seen.later_calls = fleet.calls() or self.seen.later_calls
+
     def _serve_another_run(self) -> None:
         """Agents whose results are safe serve the next run."""
         fleet = self._fleet
-        harmed = set(self.seen.happened) - HARMLESS - {Kind.INTERRUPTED}
+        harmed = set(self.seen.happened) & {*COSTS_OPERATIONS, *TARGET, Kind.AGENT_TERMINATED}
         remote = zip(fleet.agents, self._drawn.agents, strict=False)
         able = [agent for agent, drawn in remote if agent.joins and not drawn.once]
-        if self.seen.summary is None or harmed or not able:
+        summary = self.seen.summary
+        if summary is None or harmed or not able or any(one["state"] != "finished" for one in summary["agents"]):
             return
         args = ["coordinator", "start", "--bind", fleet.endpoint, "--token-file", str(fleet.token)]
         args += ["--out", str(fleet.directory / "next"), "--expect-agents", str(len(able)), "--url", fleet.server.url]
