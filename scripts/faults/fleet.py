@@ -21,7 +21,7 @@ from coordinator.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from scripts.faults import counts
 from scripts.faults.draws import Draw
-from scripts.faults.processes import Command, local_agents_of
+from scripts.faults.processes import Command, local_agents_of, runs
 from scripts.faults.relay import HOST, Relay
 from tests.support.servers import start_server
 
@@ -42,6 +42,11 @@ class PlayedAgent:
     def joins(self) -> bool:
         """It is a process that we started, and still runs."""
         return self.command is not None and self.command.code is None
+
+    @property
+    def is_there(self) -> bool:
+        """It runs; of a process that we started, until the last of its threads has ended."""
+        return self.joins if self.command is not None else runs(self.pid)
 
 
 class Fleet:

@@ -272,11 +272,11 @@ class Round:
         coordinator that comes back. All others have served once, and left."""
         waiting = [agent for agent in self._fleet.agents if agent.joins or self.seen.happened]
         for patience_s in (8.0, 30.0):
-            left = [agent for agent in waiting if runs(agent.pid)]
+            left = [agent for agent in waiting if agent.is_there]
             for agent in left:
                 send(agent.pid, signal.SIGTERM)
             until_s = self._fleet.now_s + patience_s
-            while self._fleet.now_s < until_s and any(runs(agent.pid) for agent in left):
+            while self._fleet.now_s < until_s and any(agent.is_there for agent in left):
                 self._turn()
         for agent in self._fleet.agents:
             if agent.command is None:
