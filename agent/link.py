@@ -128,6 +128,8 @@ class Link:
     def examined(self, obstacle: str, *, lasting: bool) -> bool:
         """The coordinator's address was examined; whether what is in the way is news."""
         is_news = obstacle != self.obstacle
+        if not obstacle and (is_news or not self._examinations):
+            self._refused_ns = None  # until now it may have been a proxy without a coordinator that closed connections
         self._lasting = 0 if not lasting else 1 if is_news else self._lasting + 1
         self.obstacle = obstacle
         self._examinations += 1

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from agent.link import FIRST_HEARTBEATS, HELLO_EVERY_NS, REFUSED_FOR_NS, UNANSWERED_NS, Link
 from common.messages import PROTOCOL_MAX, HeartbeatReply, Welcome
 from common.units import NS_PER_S
@@ -110,6 +112,20 @@ def test_refusals_by_what_is_no_coordinator_of_ours_say_nothing_of_the_token() -
     assert not link.hopeless  # nobody has looked yet
     link.examined("it closes connections", lasting=False)
     assert not link.hopeless
+
+
+@pytest.mark.parametrize("before", ["", "it closes connections"])
+def test_what_a_proxy_closed_before_there_was_a_coordinator_says_nothing_of_the_token(before: str) -> None:
+    link = Link(NOW_NS)
+    if before:
+        link.examined(before, lasting=False)
+    for instant_ns in (NOW_NS, NOW_NS + REFUSED_FOR_NS + 1):
+        link.refused(instant_ns)
+    link.examined("", lasting=False)
+    assert not link.hopeless
+    for instant_ns in (NOW_NS, NOW_NS + REFUSED_FOR_NS + 1):
+        link.refused(instant_ns)
+    assert link.hopeless
 
 
 def test_an_obstacle_that_lasts_is_hopeless_when_it_is_found_again() -> None:
