@@ -107,7 +107,8 @@ class AgentDraw:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A round. plan: as a plan file holds it, but for its target. length_s: of the load, as far as it is known."""
+    """A round. plan: as a plan file holds it, but for its target. length_s: of the load, as far as it is known. agents:
+    from elsewhere, those that stand by included."""
 
     seed: int
     number: int
@@ -141,6 +142,8 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
     remote = chance.choice([0, 1, 1, 2, 2, 3])
     local = chance.choice([0, 0, 1, 2]) if remote else chance.choice([1, 2])
     load, length_s = _load(chance)
+    on_loss = chance.choice(["continue", "continue", "abort", "replace"])
+    spares = chance.choice([1, 2]) if on_loss == "replace" and remote else 0
     plan = {
         "pools": [_pools(chance, driver)],
         "workload": _workload(chance, driver),
@@ -153,7 +156,7 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
             "drain": f"{chance.choice([1, 2, 3])}s",
             "wait": "40s",
             "prepare": "40s",
-            "on_agent_loss": chance.choice(["continue", "continue", "continue", "abort"]),
+            "on_agent_loss": on_loss,
             "tolerate_lost": chance.choice([0, 0, 1]),
         },
         "seed": chance.randrange(1, 1000),
@@ -166,11 +169,11 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
             terminal=chance.random() < 0.5,
             proxied=chance.random() < 0.3,
         )
-        for _ in range(remote)
+        for _ in range(remote + spares)
     )
     terminal = chance.random() < 0.6
     is_quiet = chance.random() < 0.08 if quiet is None else quiet
-    faults = () if is_quiet else _faults(chance, agents, remote + local, terminal, length_s)
+    faults = () if is_quiet else _faults(chance, agents, len(agents) + local, terminal, length_s)
     return Draw(seed, number, plan, length_s, agents, terminal, faults, reuses=chance.random() < 0.4)
 
 

@@ -20,7 +20,7 @@ def test_each_plan_is_one_that_a_coordinator_takes(seed: int, tmp_path: Path) ->
         drawn = draw(seed, number)
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(drawn.plan | {"target": {"url": "redis://127.0.0.1"}}))
         plan = load_plan(tmp_path / "plan.yaml", {}, {})
-        assert plan.fleet.expect_agents == len(drawn.agents)
+        assert plan.fleet.expect_agents <= len(drawn.agents)
         assert drawn.patience_s > float(plan.fleet.lease_s) + float(plan.fleet.drain_s)
 
 
