@@ -101,9 +101,8 @@ def _load_model(summary: Summary) -> str:
         how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
         how += f", {load.arrivals} arrivals" if load.arrivals else ""
         wanted = "" if load.wanted_rate_per_s is None else f"{_count(load.wanted_rate_per_s)}/s wanted, "
-        return (
-            f"{len(measured)} stages ({how}): {wanted}{_count(load.achieved_rate_per_s)}/s achieved, "
-            f"{load.unsent:,} never sent"
+        return f"{len(measured)} stages ({how}): {wanted}{_count(load.achieved_rate_per_s)}/s achieved, " + _never_sent(
+            summary
         )
     if load.wanted_rate_per_s is None:
         workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
@@ -114,8 +113,14 @@ def _load_model(summary: Summary) -> str:
         ramp = f" (a ramp from {_count(stage.from_rate_per_s or 0.0)} to {_count(stage.target_rate_per_s or 0.0)})"
     return (
         f"open loop ({load.arrivals} arrivals): {_count(load.wanted_rate_per_s)}/s wanted{ramp}, "
-        f"{_count(load.achieved_rate_per_s)}/s achieved, {load.unsent:,} never sent"
+        f"{_count(load.achieved_rate_per_s)}/s achieved, {_never_sent(summary)}"
     )
+
+
+def _never_sent(summary: Summary) -> str:
+    load = summary.load
+    uncarried = f", {load.uncarried:,} more due in a share without an agent" if load.uncarried else ""
+    return f"{load.unsent:,} never sent{uncarried}"
 
 
 _STAGE_COLUMNS = (

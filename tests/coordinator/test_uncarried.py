@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from agent.worker.pacer import quota_of
 from agent.worker.stages import schedules_of
@@ -19,6 +21,7 @@ from coordinator.backlog import Backlog
 from coordinator.ledger import balance
 from coordinator.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
 from coordinator.report.summary import build_summary
+from coordinator.report.text import print_summary
 from coordinator.uncarried import requests_left, uncarried, uncarried_sentence
 from coordinator.verdict import Level, judge
 from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, plan
@@ -103,6 +106,18 @@ def test_what_was_due_before_a_share_was_taken_over_is_no_backlog_after_that() -
     backlog = Backlog(fold(records))
     found = [backlog.at(second, (second + 1) * NS_PER_S) for second in range(10)]
     assert found == [0, 0, 0, 50, 100, 150, 200, 0, 0, 0]
+
+
+def test_the_report_shows_who_replaced_whom_and_what_was_due_in_between() -> None:
+    records = load_of(OPEN)
+    records.append(taken_over("a2", "a3", 7.5, records))
+    run = ended(records, in_time("a3", 0))
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, build_summary(run))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "a2 replaced by a3 at 7.5 s" in text
+    assert "0 never sent, 225 more due in a share without an agent" in text
+    assert "unaccounted; 225 due in a share without an agent" in text
 
 
 def test_frames_that_a_replaced_agent_brings_late_count_and_are_no_longer_missing() -> None:
