@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agent.outbox import CAPACITY, WINDOW
 from common.messages import AgentState, Preloaded
 from common.plan.schema import OnAgentLoss
+from common.units import NS_PER_S
 from coordinator.aggregate import fold
 from coordinator.phases import Phase
 from coordinator.records import (
@@ -300,6 +301,25 @@ cut_off = st.builds(
     agent=st.integers(0, 3),
     seconds=st.floats(1, 7),
 )
+
+
+@tried(25)
+@given(st.integers(0, 2**32), st.integers(1, 3), st.floats(1.5, 6), st.floats(4, 20))
+def test_a_full_disk_ends_the_load_at_once_and_a_resume_brings_everything_that_agents_kept(
+    seed: int, agents: int, at_s: float, seconds: float
+) -> None:
+    fault = Fault(Kind.FULL, at_s=at_s, seconds=seconds)
+    scenario = Scenario(seed=seed, agents=agents, expected=agents, duration_s=8.0, lease_s=6.0, faults=(fault,))
+    world = played(scenario)
+    check(world)
+    *_, records = world.journals.values()
+    ends = [tally.end for tally in fold(records).agents.values()]
+    finals = [end.final for end in ends if end is not None and end.final is not None]
+    assert len(finals) == agents
+    if len(world.journals) == 1:  # else the first run had not begun
+        assert all(final.ran_ns < (at_s + 2) * NS_PER_S for final in finals)
+
+
 killed_late = st.builds(Fault, kind=st.just(Kind.KILLED), at_s=st.floats(5, 12), seconds=st.floats(1, 60))
 
 

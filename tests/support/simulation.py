@@ -25,6 +25,7 @@ from common.errors import EXIT_INTERRUPTED
 from common.messages import (
     AgentState,
     Assignment,
+    Dismiss,
     Envelope,
     Failed,
     FailureKind,
@@ -34,6 +35,7 @@ from common.messages import (
     Prepared,
     Preparing,
     Step,
+    Stop,
     WorkerFinal,
     WorkerMetrics,
     WorkerStart,
@@ -77,6 +79,7 @@ class Kind(enum.Enum):
     INTERRUPTED = "Ctrl-C on the coordinator"
     HELD_UP = "the coordinator's process is stopped for a while"
     KILLED = "the coordinator is killed, and resumed after a while, or started anew if its run had not begun"
+    FULL = "the coordinator cannot write its journal any more; then as if it was killed"
     REPLACED = "the coordinator is killed, and another run is started after a while"
     COLLECTED = "the first run, if it has ended without some results, is resumed to collect them"
 
@@ -268,15 +271,19 @@ class World:
             case Kind.HELD_UP if coordinator:
                 coordinator.held_up_until_ns = until_ns
             case Kind.KILLED | Kind.REPLACED if coordinator:
-                self._kill_coordinator(coordinator, fault)
+                # Not between two events: in the middle of what one of the next events has it do.
+                coordinator.actions_to_live = self.draw.randint(0, 6)
+                self._follow(coordinator, fault)
+            case Kind.FULL if coordinator:
+                coordinator.is_full = True
+                self._follow(coordinator, fault)
             case Kind.COLLECTED if coordinator is None and not self.coordinators_to_come:
                 first = fold(self.journals["run-1"])
                 if first.started is not None and not first.is_complete:
                     self._open_coordinator("run-1")
 
-    def _kill_coordinator(self, coordinator: SimulatedCoordinator, fault: Fault) -> None:
-        # Not between two events: in the middle of what one of the next events has it do.
-        coordinator.actions_to_live = self.draw.randint(0, 6)
+    def _follow(self, coordinator: SimulatedCoordinator, fault: Fault) -> None:
+        """Have another coordinator come after one that ends early."""
         self.coordinators_to_come += 1
 
         def follow() -> None:
@@ -286,7 +293,7 @@ class World:
                     return
                 self.close_coordinator()
             written = fold(self.journals[coordinator.run_id])
-            if fault.kind is Kind.KILLED and written.started is not None and written.closed is None:
+            if fault.kind is not Kind.REPLACED and written.started is not None and written.closed is None:
                 if not was_interrupted(self.journals[coordinator.run_id]):
                     self.interrupted.discard(coordinator.run_id)  # it was killed before it could write it down
                 self._open_coordinator(coordinator.run_id)
@@ -360,6 +367,7 @@ class SimulatedCoordinator:
         self.end: steps.End | None = None
         self.held_up_until_ns = 0
         self.actions_to_live: int | None = None
+        self.is_full = self.is_broken = False
         self._inbox: list[steps.Event] = []
         self._is_awake = False
         self._tick()
@@ -387,7 +395,7 @@ class SimulatedCoordinator:
 
     def _loop(self) -> None:
         self._is_awake = False
-        if not self.is_there:
+        if not self.is_there or self.is_broken:
             return
         if self._world.now_ns < self.held_up_until_ns:
             self._world.at(self.held_up_until_ns, self._loop)
@@ -427,6 +435,9 @@ class SimulatedCoordinator:
         match action:
             case steps.Send():
                 self._send(action)
+            case steps.Write() if self.is_full:
+                self._break_off()
+                return False
             case steps.Write(record):
                 self.aggregate.apply(record)
                 self.records.append(record)
@@ -444,6 +455,20 @@ class SimulatedCoordinator:
                     self._world.after(0.5, self._loop)
                 self.end = self._world.ends[self.run_id] = action
         return True
+
+    def _break_off(self) -> None:
+        """It tells its agents, and waits for their answers as long as its loop would at most."""
+        self.is_broken = True
+        members = self.run.state.registry
+        if self.aggregate.closed is not None:
+            members = []
+        elif self.aggregate.started is not None:
+            members = [member for member in members.taking_part() if member.final is None]
+        order = Stop(drain=True, reason="no space left") if self.aggregate.started is not None else Dismiss(exit_code=2)
+        for member in members:
+            envelope = Envelope(run_id=self.run_id, incarnation=member.incarnation, message=order)
+            self._send(steps.Send(member.routing_id, envelope))
+        self._world.after(self._world.draw.uniform(0.1, 3.0), self._leave)
 
     def _read_server(self, when: When) -> None:
         if when is When.AFTER:
