@@ -20,7 +20,7 @@ import msgspec
 
 from agent import events
 from agent.session import Session
-from agent.worker.pacer import quota_of
+from agent.worker.pacer import NEVER_NS, quota_of
 from common.errors import EXIT_INTERRUPTED
 from common.messages import (
     AgentState,
@@ -717,6 +717,7 @@ class SimulatedWorker:
         self._done = 0
         self._left = self._quota()
         self._first_second = 0
+        self._ends_ns = NEVER_NS
         self._over = False
         self._lease_ends_ns = 0
         self._is_started = self._is_ending = self._is_fenced = False
@@ -821,6 +822,7 @@ class SimulatedWorker:
             self._world.at(begin_ns, self._begin)
             self._world.at(begin_ns + NS_PER_S, self._report)
             end_ns = timeline(self._assignment.plan.load).end_ns
+            self._ends_ns = NEVER_NS if end_ns is None else self._t0_ns + end_ns
             if end_ns is not None:
                 self._world.at(self._t0_ns + end_ns, self._finish)
             self._fence()
@@ -853,6 +855,8 @@ class SimulatedWorker:
     def _report(self) -> None:
         if not self.alive or self._over:
             return
+        if self.is_stuck and self._world.now_ns >= min(self._lease_ends_ns, self._ends_ns):
+            return  # it never ends, but begins no operation either
         unheard_ns = self._world.now_ns - self._agent.leased_ns
         lease_ns = round(self._world.scenario.lease_s * NS_PER_S)
         if unheard_ns > lease_ns and not self._is_ending and not self.is_stuck:
