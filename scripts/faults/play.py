@@ -103,7 +103,7 @@ class Round:
 
     def _inflict(self, fault: Fault) -> None:
         happens = self._trouble.inflict(fault)
-        self._note(f"{fault}{'' if happens else ' (came too late)'}")
+        self._note(f"{fault}{'' if happens else ' (not possible then)'}")
         if happens:
             self.seen.happened.append(fault.kind)
             if fault.kind in OUTAGES:

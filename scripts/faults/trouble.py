@@ -156,9 +156,9 @@ class Trouble:
             case Kind.COORDINATOR_PAUSED:
                 command.pause_terminal(paused=True)
                 self._later(fault, lambda: command.pause_terminal(paused=False))
-            case Kind.INTERRUPTED:
+            case Kind.INTERRUPTED if command.said:  # before that, Python itself is still starting
                 command.signal(signal.SIGINT)
-            case Kind.INTERRUPTED_TWICE:
+            case Kind.INTERRUPTED_TWICE if command.said:
                 command.signal(signal.SIGINT)
                 again = Fault(fault.kind, fault.at_s, min(fault.seconds, 1.0), fault.agent)
                 self._later(again, lambda: command.signal(signal.SIGINT))
