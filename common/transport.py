@@ -107,7 +107,8 @@ _LINK_EVENTS: dict[int, LinkEvent] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: LinkEvent.REFUSED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: LinkEvent.REFUSED,
 }
-NO_CONNECTION, _NO_ANSWER, _REFUSED = "no TCP connection", "no answer to its handshake", "its handshake is refused"
+NO_CONNECTION, _NO_ANSWER = "no TCP connection", "no answer to its handshake"
+_REFUSED, _CUT = "its handshake is refused", "it is cut in its handshake"
 BROKEN_OFF = "no agent, or a connection that broke off"
 """Why a handshake failed of which nothing more is known."""
 _TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
@@ -258,7 +259,7 @@ class Dialer:
                 self._gave_up_ns = monotonic_ns()
             event = _LINK_EVENTS.get(number)
             if event is not None:
-                self._note_missing(event)
+                self._note_missing(event, _CUT if number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else _REFUSED)
                 if event not in (LinkEvent.UNCONNECTED, LinkEvent.CONNECTED):
                     yield event
         if self._is_flooded:
@@ -273,14 +274,14 @@ class Dialer:
             self._disconnect()
             self.socket.connect(self._endpoint)
 
-    def _note_missing(self, event: LinkEvent) -> None:
+    def _note_missing(self, event: LinkEvent, failure: str) -> None:
         match event:
             case LinkEvent.UNCONNECTED:
                 self.missing = NO_CONNECTION
             case LinkEvent.CONNECTED:
-                self.missing = _REFUSED if self.missing == _REFUSED else _NO_ANSWER
+                self.missing = self.missing if self.missing in (_REFUSED, _CUT) else _NO_ANSWER
             case LinkEvent.REFUSED:
-                self.missing = _REFUSED
+                self.missing = failure
             case LinkEvent.UP:
                 self.missing = ""
             case LinkEvent.DOWN:

@@ -286,6 +286,7 @@ def test_an_agent_whose_coordinator_cuts_every_connection_is_neither_held_up_nor
         assert LinkEvent.UP not in list(dialer.link_events())
         assert not dialer.send(b"hello")
         assert list(dialer.receive()) == []
+    wait_until(lambda: list(dialer.link_events()) and dialer.missing == "it is cut in its handshake", "it knows")
 
 
 def test_an_agent_hangs_up_on_a_coordinator_whose_messages_have_no_end(
