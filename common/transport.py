@@ -181,12 +181,8 @@ def new_socket(context: Context, kind: int) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_WIRE_BYTES)
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
-    if kind == zmq.DEALER:
-        # Only agents ping. Each ping also says how long the coordinator may take a silent agent for alive, so it need
-        # not ping a thousand of them.
-        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, _HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
     return socket
 
