@@ -70,7 +70,7 @@ def cli() -> None:
     "--token-file",
     type=click.Path(path_type=Path),
     default=None,
-    help="Token copied from the controller; - for stdin. STAMPEDE_TOKEN holds its text instead.  "
+    help="Token copied from the coordinator's machine; - for stdin. Or put its text into STAMPEDE_TOKEN.  "
     "[default: $XDG_CONFIG_HOME/stampede/token]",
 )
 @click.option(
@@ -78,7 +78,7 @@ def cli() -> None:
 )
 @click.option("--once", is_flag=True, help="Leave after one run instead of waiting for the next.")
 @click.option(
-    "--wait", type=_Duration(), default=None, help="Give up when no coordinator answers for so long.  [default: never]"
+    "--wait", type=_Duration(), default=None, help="Give up when no coordinator answers for this long.  [default: never]"
 )
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def join(

@@ -1,9 +1,8 @@
-"""Where a coordinator is, and why it cannot be reached: ZeroMQ only tries again, so this asks the address itself.
+"""Finds the coordinator's address, and why nothing answers there. ZeroMQ only tries again and reports no reason.
 
-A name is resolved first. An examination resolves it once more, because names move, the name, connects to each of its
-addresses and looks at what answers: a coordinator introduces
-itself at once, by the ZMTP greeting of ZeroMQ, which also says whether it uses encryption. It takes some seconds, so it
-runs in a thread of its own, and only while there is no link.
+The name is resolved first. While there is no link, an examination resolves the name again, because names move, connects
+to each address, and reads what answers. A coordinator sends the ZMTP greeting of ZeroMQ at once, which also says whether
+it uses encryption. An examination takes some seconds, so it runs in a separate thread.
 """
 
 from __future__ import annotations

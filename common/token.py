@@ -1,7 +1,7 @@
 """The token: what makes a coordinator and its agents trust each other.
 
 It has two parts. The `token` is for agents, and is copied to load machines: the coordinator's public key and the secret
-key that admits agents. The `key` stays on the controller: the coordinator's own secret key, and that same agents' key.
+key that admits agents. The `key` stays with the coordinator: the coordinator's own secret key, and that same agents' key.
 So a load machine that is taken over can join a run, but cannot pose as the coordinator.
 
 Both are usually files that lie side by side, `token` and `token.key`, readable by their owner only. The key file is
@@ -126,7 +126,7 @@ def coordinator_curve(token: Path) -> CurveServer:
     if not _exists(key_file):
         if has_token:
             raise UsageError(
-                f"{token}: there is a token but no {key_file.name} beside it; expected both on the controller host "
+                f"{token}: there is a token but no {key_file.name} beside it; expected both on the coordinator's machine "
                 "(move the token away to have a new pair made)"
             )
         _make_key_file(key_file)
@@ -136,7 +136,7 @@ def coordinator_curve(token: Path) -> CurveServer:
         _write(token, credentials.token, replace=True)
     elif agent_curve(token) != credentials.agents:
         raise UsageError(
-            f"{token}: this token does not belong to {key_file.name} beside it; expected the controller's own "
+            f"{token}: this token does not belong to {key_file.name} beside it; expected the coordinator's own "
             "(move it away to have it made again, or name another place with --token-file)"
         )
     return credentials.coordinator
@@ -146,7 +146,7 @@ def agent_curve(token: Path) -> CurveClient:
     """An agent's side of a token file. Raises UsageError when it is missing, open to others, or not a token."""
     if not _exists(token):
         raise UsageError(
-            f"{token}: no token there; copy it from the controller (the first `coordinator start` makes it), "
+            f"{token}: no token there; copy it from the coordinator's machine (the first `coordinator start` makes it), "
             f"name another with --token-file, set {TOKEN}, or use --insecure on both sides"
         )
     return _agent_curve(read_secret_file(token, _THE_TOKEN), str(token))

@@ -177,7 +177,7 @@ def test_a_file_that_others_can_read_is_not_used(token: Path, bits: int) -> None
 
 
 def test_an_agent_without_a_token_is_told_where_to_get_one(token: Path) -> None:
-    with pytest.raises(UsageError, match="copy it from the controller") as raised:
+    with pytest.raises(UsageError, match="copy it from the coordinator's machine") as raised:
         agent_curve(token)
     assert "--token-file" in str(raised.value)
     assert "--insecure" in str(raised.value)
