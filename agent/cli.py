@@ -78,7 +78,7 @@ def cli() -> None:
 )
 @click.option("--once", is_flag=True, help="Leave after one run instead of waiting for the next.")
 @click.option(
-    "--wait", type=_Duration(), default=None, help="Give up when no coordinator answers for this long.  [default: never]"
+    "--wait", type=_Duration(), default=None, help="Exit if no coordinator answers for this long.  [default: never]"
 )
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def join(

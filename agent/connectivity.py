@@ -1,8 +1,8 @@
 """Finds the coordinator's address, and why nothing answers there. ZeroMQ only tries again and reports no reason.
 
-The name is resolved first. While there is no link, an examination resolves the name again, because names move, connects
-to each address, and reads what answers. A coordinator sends the ZMTP greeting of ZeroMQ at once, which also says whether
-it uses encryption. An examination takes some seconds, so it runs in a separate thread.
+The name is resolved first. While there is no link, an examination resolves the name again (names move), connects to
+each address, and reads the first bytes. A coordinator sends the ZMTP greeting of ZeroMQ at once. The greeting also says
+whether the coordinator uses encryption. An examination takes some seconds, so it runs in a separate thread.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The token: what makes a coordinator and its agents trust each other.
 
-It has two parts. The `token` is for agents, and is copied to load machines: the coordinator's public key and the secret
-key that admits agents. The `key` stays with the coordinator: the coordinator's own secret key, and that same agents' key.
-So a load machine that is taken over can join a run, but cannot pose as the coordinator.
+There are two texts. The `token` is copied to load machines: the coordinator's public key and the agents' secret key.
+The `key` stays with the coordinator: the coordinator's secret key and the agents' secret key. So a load machine that is
+taken over can join a run, but cannot pose as the coordinator.
 
-Both are usually files that lie side by side, `token` and `token.key`, readable by their owner only. The key file is
-made once, by whoever comes first; the token follows from it. Where there is no place for files, both may be variables
-of the environment (see `Variables`), and agents may read the token from stdin. Variables and stdin may also have the
-file's text in base64, which is one line without characters that a shell would interpret.
+Both are usually files in one folder, `token` and `token.key`, readable by their owner only. The first coordinator
+creates the key file; the token is derived from the key. Without files, both texts may be environment variables (see
+`Variables`), and agents may read the token from stdin. Variables and stdin may also have the file's text in base64: one
+line without characters that a shell interprets.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def coordinator_curve(token: Path) -> CurveServer:
     if not _exists(key_file):
         if has_token:
             raise UsageError(
-                f"{token}: there is a token but no {key_file.name} beside it; expected both on the coordinator's machine "
-                "(move the token away to have a new pair made)"
+                f"{token}: there is a token but no {key_file.name} beside it; expected both on the coordinator's "
+                "machine (move the token away to have a new pair made)"
             )
         _make_key_file(key_file)
     coordinator, agent = _key_pairs(read_secret_file(key_file, "the coordinator's key"), str(key_file))
@@ -146,8 +146,8 @@ def agent_curve(token: Path) -> CurveClient:
     """An agent's side of a token file. Raises UsageError when it is missing, open to others, or not a token."""
     if not _exists(token):
         raise UsageError(
-            f"{token}: no token there; copy it from the coordinator's machine (the first `coordinator start` makes it), "
-            f"name another with --token-file, set {TOKEN}, or use --insecure on both sides"
+            f"{token}: no token there; copy it from the coordinator's machine (the first `coordinator start` makes "
+            f"it), name another with --token-file, set {TOKEN}, or use --insecure on both sides"
         )
     return _agent_curve(read_secret_file(token, _THE_TOKEN), str(token))
 

@@ -23,9 +23,10 @@ from agent.connectivity import (
 )
 from common.clock import monotonic_ns
 from common.endpoint import Endpoint, parse_endpoint
+from common.listener import Listener
 from common.token import coordinator_credentials
 from common.token_text import Variables
-from common.transport import Context, Listener
+from common.transport import Context
 from tests.support.runs import HOST, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -63,7 +64,7 @@ def server(*, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -
 @pytest.mark.parametrize("secured", [True, False])
 def test_a_coordinator_is_told_from_one_that_secures_its_links_otherwise(tmp_path: Path, secured: bool) -> None:
     curve = coordinator_credentials(tmp_path / "token", Variables(), {}).coordinator if secured else None
-    with Context(curve) as context, Listener(context, f"tcp://{HOST}:*", curve) as listener:
+    with Context() as context, Listener(context, f"tcp://{HOST}:*", curve) as listener:
         address = parse_endpoint(listener.endpoint)
         assert examine(address, curve=secured) == Reached(address)
         found = examine(address, curve=not secured)
