@@ -91,6 +91,26 @@ def preparing(members: Sequence[Member]) -> Progress:
     return shown
 
 
+def dealt_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+    """What there is to say once the plan is dealt to these agents."""
+    return [
+        *fewer_lines(setup, members),
+        *ceiling_lines(shares, setup.target),
+        *files_lines(setup, shares, members),
+    ]
+
+
+def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
+    """A note if the run goes on with fewer agents than it was to have."""
+    if len(members) >= setup.expected:
+        return []
+    fleet = setup.plan.fleet
+    return [
+        f"starting with {len(members)} of {counted(setup.expected, 'agent')} after {fleet.wait_s}, "
+        f"as --at-least {fleet.at_least} allows"
+    ]
+
+
 def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
     """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
     lines = [connections_line(group) for group in shares.plan.pools]

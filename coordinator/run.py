@@ -17,7 +17,7 @@ from coordinator.aggregate import Aggregate
 from coordinator.conversation import Conversation, RunState
 from coordinator.ending import duration_s
 from coordinator.loss import is_quorum, reason_to_abort
-from coordinator.opening import Setup, agents_missing, ceiling_lines, files_lines, opened, preparing
+from coordinator.opening import Setup, agents_missing, dealt_lines, opened, preparing
 from coordinator.phases import TRANSITIONS, Phase, Trigger
 from coordinator.records import (
     AgentEnd,
@@ -226,9 +226,7 @@ class Run:
         if found := oversized(self.state.shares):
             return self._give_up(found, FleetError.exit_code)
         self._moves(Trigger.QUORUM, now_ns)
-        lines = ceiling_lines(self.state.shares, self.state.setup.target)
-        lines += files_lines(self.state.setup, self.state.shares, chosen)
-        actions: list[Action] = [Note(line) for line in lines]
+        actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, self.state.shares, chosen)]
         for member in chosen:
             member.takes_part = True
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)

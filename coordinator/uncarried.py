@@ -43,8 +43,11 @@ class Uncarried:
     @property
     def sentence(self) -> str:
         """Whose share it was, and when, as a clause."""
-        end = f"when {self.successor} took it over" if self.successor else "the end of the load"
-        return f"no agent carried the share of {self.agent_id} from {self.from_s:.1f} s to {self.until_s:.1f} s ({end})"
+        begin, end = f"{self.from_s:.1f} s", f"{self.until_s:.1f} s"
+        if begin == end and not self.successor:
+            return f"no agent carried the share of {self.agent_id} from {begin} on"
+        why = f"when {self.successor} took it over" if self.successor else "the end of the load"
+        return f"no agent carried the share of {self.agent_id} from {begin} to {end} ({why})"
 
 
 def threads_of(plan: Plan, pools: Sequence[PoolShare]) -> list[int]:

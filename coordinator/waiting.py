@@ -80,11 +80,14 @@ class Waiting:
         if not names or names == self._said:
             return []
         self._said = names
-        how = "again" if interrupts else "twice"
+        if self._state.phase is Phase.COLLECTING:
+            how = "interrupt"
+        else:
+            how = "interrupt again" if interrupts else "interrupt twice"
         if not awaited:
             at_most_s = (fence.passed_ns(now_ns) - now_ns) / NS_PER_S
             why = "at work for another run, which the target's counters would include"
-            text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; interrupt {how} to end at once"
+            text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
             return [Note(text, trouble=True)]
         at_most_s = max(member.awaited_until_ns(fence) - now_ns for member in awaited) / NS_PER_S
         may_write = any(not member.is_fenced(now_ns, fence) for member in awaited)
@@ -93,7 +96,7 @@ class Waiting:
             why = "may still load the target"
         if all(member.end is AgentEnd.FINISHED for member in awaited):
             why = "has reported, but does not know yet that its results are safe"
-        text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; interrupt {how} to end at once"
+        text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
         return [Note(text, trouble=True)]
 
     def _others_at_work(self) -> tuple[str, ...]:

@@ -41,7 +41,10 @@ def test_a_run_starts_with_at_least_so_many_agents_once_the_wait_is_over() -> No
     bench = RunBench(plan_of(at_least=2), expected=3)
     bench.preparing("web1", "web2")
     assert not said(bench.passes(WAIT_S - 1.0, "web1", "web2"), Prepare)
-    assert prepared_by(bench.passes(2.0, "web1", "web2")) == {"web1", "web2"}
+    actions = bench.passes(2.0, "web1", "web2")
+    assert prepared_by(actions) == {"web1", "web2"}
+    notes = [note.text for note in of_kind(actions, Note)]
+    assert "starting with 2 of 3 agents after 20s, as --at-least 2 allows" in notes
     shares = bench.run.state.shares
     assert shares is not None
     assert [len(share.pools) for share in shares.assignments.values()] == [2, 2]

@@ -1049,6 +1049,8 @@ def test_an_ended_run_waits_some_seconds_for_its_agents() -> None:
 
 def test_an_ended_run_that_is_interrupted_while_it_collects_ends_as_it_had() -> None:
     bench = resumed(None, is_ended=True)
+    [note] = [note.text for note in of_kind(bench.passes(COME_BACK_S), Note) if "waiting for" in note.text]
+    assert note.endswith("; interrupt to end at once")
     assert ended(bench.do(Interrupted())) == End(5, "lost web1", Outcome.DEGRADED)
 
 

@@ -148,6 +148,13 @@ def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() 
     assert missed.endswith(": no agent carried the share of a2 from 3.0 s to 7.0 s (when a3 took it over).")
 
 
+def test_requests_of_an_agent_that_was_the_last_at_work_are_missing_from_its_end_on() -> None:
+    records = load_of(Load(requests=Count(1000), rate_per_s=PerSecond(100.0)), lost_after_s=9)[:-1]
+    early = noted("a2", 450, ran_ns=10 * NS_PER_S)
+    run = fold([*records, in_time("a1", 500), early, closed(Outcome.DEGRADED, duration_s=10.0)])
+    assert uncarried_sentence(run).endswith("never reported: no agent carried the share of a2 from 10.0 s on.")
+
+
 def test_nothing_is_missing_where_every_agent_came_to_its_end() -> None:
     records: list[AnyRecord] = load_of(OPEN, lost_after_s=10)[:-1]
     run = ended(records, in_time("a2", 500))
