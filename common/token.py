@@ -67,8 +67,11 @@ def agent_credentials(file: Path | None, said: Variables, environment: Mapping[s
     return agent_curve(file or _path(said, environment))
 
 
-def coordinator_credentials(file: Path | None, said: Variables, environment: Mapping[str, str]) -> Credentials:
-    """The coordinator's side; makes both files at first use. file: from the command line. Raises UsageError."""
+def coordinator_credentials(
+    file: Path | None, said: Variables, environment: Mapping[str, str], *, resuming: bool = False
+) -> Credentials:
+    """The coordinator's side; makes both files at first use. file: from the command line. resuming: agents have the
+    token of this run already, so that a new pair would keep them out. Raises UsageError."""
     if file == _STDIN:
         raise UsageError(
             f"--token-file -: expected a file, because the coordinator's key is beside it; it also comes from {KEY}"
@@ -80,6 +83,11 @@ def coordinator_credentials(file: Path | None, said: Variables, environment: Map
     else:
         path = file or _path(said, environment)
         where = str(path)
+        if resuming and not _exists(_key_file(path)) and not _exists(path):
+            raise UsageError(
+                f"--resume: expected the token of this run's agents at {path}, and {_key_file(path).name} beside it, "
+                f"got neither: agents would be refused with a new pair; put both back, {_ELSEWHERE}, or set {KEY}"
+            )
         found = Credentials(coordinator_curve(path), agent_curve(path), path, is_usual=file is None)
     if said.token and _agent_curve(said.token, TOKEN) != found.agents:
         raise UsageError(
@@ -120,7 +128,7 @@ def _home_of_this_user() -> str:
 
 def coordinator_curve(token: Path) -> CurveServer:
     """The coordinator's side of the token; makes both files at first use. Raises UsageError when it cannot."""
-    key_file = token.with_name(token.name + ".key")
+    key_file = _key_file(token)
     # In this order: the token is made last, so one that was there before we looked for its key has lost it.
     has_token = _exists(token)
     if not _exists(key_file):
@@ -150,6 +158,10 @@ def agent_curve(token: Path) -> CurveClient:
             f"it), name another with --token-file, set {TOKEN}, or use --insecure on both sides"
         )
     return _agent_curve(read_secret_file(token, _THE_TOKEN), str(token))
+
+
+def _key_file(token: Path) -> Path:
+    return token.with_name(token.name + ".key")
 
 
 def _credentials(coordinator: KeyPair, agent: KeyPair) -> Credentials:

@@ -197,7 +197,9 @@ def _serve(
 ) -> End:
     credentials = None
     if not options.insecure:
-        credentials = coordinator_credentials(options.token_file, options.token_variables, os.environ)
+        credentials = coordinator_credentials(
+            options.token_file, options.token_variables, os.environ, resuming=place.resumed
+        )
     curve = None if credentials is None else credentials.coordinator
     local = plan.fleet.local_agents
     with ExitStack() as stack:

@@ -322,6 +322,16 @@ def test_a_token_in_the_environment_that_is_another_coordinators_is_said_before_
         coordinator_credentials(tmp_path / "other", Variables(token=text_of(token)), {})
 
 
+def test_a_run_that_is_resumed_gets_no_new_pair_which_its_agents_do_not_have(token: Path) -> None:
+    with pytest.raises(UsageError, match=r"--resume: expected the token of this run's agents at .*, got neither"):
+        coordinator_credentials(token, Variables(), {}, resuming=True)
+    assert not token.parent.exists()
+    made = coordinator_credentials(token, Variables(), {})
+    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+    token.unlink()
+    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+
+
 def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> None:
     text = text_of(token)
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN_KEY: expected the coordinator's key .*, got a token"):
