@@ -3,8 +3,8 @@
 An envelope is the array [protocol version, run id, incarnation, message]. What a peer may send is checked here, once,
 against the types in `messages`; a message that changes is a new protocol version.
 
-Decoding follows the types byte by byte, so the first byte that does not fit ends it: containers of another type,
-lengths beyond the data, and nesting deeper than the types cost nothing. Three things remain to be bounded:
+Decoding follows the types byte by byte and stops at the first byte that does not fit: containers of another type,
+lengths beyond the data, and nesting deeper than the types cost nothing. Three things need limits of their own:
 
 - Size: between coordinator and agents `MAX_MESSAGE_BYTES`, also where no ZeroMQ has checked it. The pipe of a worker
   process and the journal have no such limit: the first leads to a process of our own, and a record of the journal
@@ -47,7 +47,7 @@ T = TypeVar("T")
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 """Bytes that begin a list or a map. Text and numbers may contain them too."""
 _MOST_CONTAINERS = 1 << 16
-"""Most such bytes in a message of a coordinator: an empty list takes one byte there, and sixty in memory."""
+"""Limits these bytes in a coordinator's message: an empty list takes one byte in a message, and sixty in memory."""
 
 
 def pack(value: Any) -> bytes:
@@ -73,7 +73,7 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def packed_map(texts: Mapping[str, str], name: str, packed: bytes) -> bytes:
-    """A map of these texts and of one more entry, whose value is packed already."""
+    """A packed map of `texts` and one more entry `name`, whose value is `packed`."""
     packer = msgpack.Packer(use_bin_type=True)
     entries = [packer.pack(text) for entry in texts.items() for text in entry]
     return b"".join([packer.pack_map_header(len(texts) + 1), *entries, packer.pack(name), packed])
@@ -88,7 +88,7 @@ def encode(envelope: Envelope, protocol: int = PROTOCOL_MAX) -> bytes:
 
 
 class Letter(NamedTuple):
-    """What an agent sent, and the bytes of the message in it: who writes it down need not pack it again."""
+    """A decoded envelope of an agent, and the bytes of its message, which the journal writes without packing again."""
 
     envelope: Envelope
     packed: bytes
@@ -103,7 +103,8 @@ def decode_from_agent(data: bytes) -> Envelope:
 
 
 def decode_from_agents(many: Sequence[bytes]) -> list[Letter | ProtocolError]:
-    """The same for many at once, which is far cheaper. In the order of `many`; an error for what no agent may say."""
+    """Decodes many messages at once, which is far cheaper. In the order of `many`; an error for each invalid
+    message."""
     decoded: list[Letter | ProtocolError] = []
     for data in many:
         try:

@@ -1,4 +1,4 @@
-"""Where a coordinator listens and agents connect: as people write it, and what its name resolves to."""
+"""Addresses where a coordinator listens and agents connect: parsing, and name resolution."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def resolve(address: Endpoint) -> list[Endpoint]:
 
 
 def to_bind(address: Endpoint) -> Endpoint:
-    """Where to listen for an address as people write it: IPv4 if a name has both kinds. Raises UnresolvedError."""
+    """The address to listen at; IPv4 if a name has both kinds. Raises UnresolvedError."""
     if address.host == ANY_HOST or _is_interface(address.host):
         return address
     found = resolve(address)
@@ -94,8 +94,8 @@ def to_bind(address: Endpoint) -> Endpoint:
 
 
 def outward_host(toward: str, *, ipv4_only: bool) -> str:
-    """The address of this host that others most likely reach it at: that of the route to `toward`, or to the internet.
-    If there is no such route: an address that the host's name has, or else the name."""
+    """The address at which other machines most likely reach this host: its own address on the route to `toward`, or to
+    the internet. Without such a route: an address of the host's name, or else the name."""
     for family, there in ((socket.AF_UNSPEC, toward), *_NOWHERE):
         if there and not (ipv4_only and family == socket.AF_INET6):
             host = _own_host_toward(there, socket.AF_INET if ipv4_only else family)
@@ -145,13 +145,13 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _numeric(place: tuple[object, ...]) -> str:
-    """The address in a place of getaddrinfo, which has the zone of IPv6 apart."""
+    """The address in a result of getaddrinfo, which stores the IPv6 zone separately."""
     host, zone = str(place[0]), place[3] if len(place) > 3 else 0
     return f"{host}%{zone}" if zone and "%" not in host else host
 
 
 def _is_interface(host: str) -> bool:
-    """Whether it names a network interface; ZeroMQ takes those too."""
+    """Whether `host` is the name of a network interface, which ZeroMQ accepts too."""
     try:
         socket.if_nametoindex(host)
     except (OSError, ValueError):

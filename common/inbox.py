@@ -1,9 +1,9 @@
 """Messages that wait for the coordinator's loop: a bounded queue for each connection. Pure.
 
-A thread empties the socket into these queues whatever the loop does, so they alone bound what peers can make us keep.
-An agent never comes near the bounds. It sends a heartbeat each second and at most a few reports of progress, and no
-more than `agent.outbox.WINDOW` frames before the first of them is acknowledged; after that one `Attach` each second. So
-a loop that stalls for a minute finds some hundred small messages and 32 frames of each agent.
+A thread empties the socket into these queues, also while the loop is busy. So these queues limit the memory that peers
+can fill. An agent never comes near the limits. It sends a heartbeat each second and at most a few reports of progress,
+and no more than `agent.outbox.WINDOW` frames before the first of them is acknowledged; after that one `Attach` each
+second. So a loop that stalls for a minute finds some hundred small messages and 32 frames of each agent.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections import deque
 from dataclasses import dataclass, field
 
 MAX_MESSAGES, MAX_BYTES = 2_000, 64 << 20
-"""What may wait on one connection of an agent."""
+"""Limits of one connection of an agent."""
 MAX_UNKNOWN_MESSAGES, MAX_UNKNOWN_BYTES = 64, 4 << 20
-"""What may wait on a connection before it is known whose it is."""
+"""Limits of a connection whose agent is not known yet."""
 MAX_TOTAL_BYTES = 512 << 20
-"""What may wait on all connections together. Beyond it frames are discarded: agents send them again."""
+"""Limit of all connections together. Beyond it, frames are discarded: agents send them again."""
 _IN_TURN = 8
 """Messages taken from one connection before the next one has its turn."""
 _METRICS_SHARE = 4
-"""One of so many messages is of metrics even if control messages never end."""
+"""One of this many messages is a frame, even if control messages never end."""
 
 
 class Verdict(enum.Enum):
-    """What became of a message."""
+    """What happened to a message."""
 
     TAKEN = "taken"
     DISCARDED = "discarded"
@@ -35,8 +35,8 @@ class Verdict(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection, and what waits on it. name: of the agent whose connection it is, "" if that is not known yet.
-    fileno: of its TCP socket while that is open. address: of its peer, without the port."""
+    """One connection and its waiting messages. name: of its agent, "" if not known yet. fileno: of its TCP socket, -1
+    once that is closed. address: of its peer, without the port."""
 
     routing_id: bytes
     fileno: int = -1
@@ -78,7 +78,7 @@ class Inbox:
         return len(connection.messages) >= most or connection.size + size > most_bytes
 
     def take(self, most: int) -> list[tuple[bytes, bytes]]:
-        """(routing id, message) of at most so many."""
+        """(routing id, data) of at most `most` messages."""
         taken: list[tuple[bytes, bytes]] = []
         self._take(self._control, most - most // _METRICS_SHARE if self._metrics else most, taken)
         self._take(self._metrics, most, taken)
@@ -96,7 +96,7 @@ class Inbox:
                 (self._metrics if connection.metrics else self._control).append(connection)
 
     def drop(self, connection: Connection) -> None:
-        """Cut this connection: what waits on it is discarded, and so is all that still comes."""
+        """Cut this connection: discard its waiting messages, and all later ones."""
         connection.is_cut = True
         self.total -= connection.size
         connection.size = 0

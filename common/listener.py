@@ -1,16 +1,15 @@
 """The coordinator's end of the fleet's connections: one bound ROUTER, and the thread that owns it.
 
-Theory of operation. The thread empties the socket whatever the loop does: messages go into a bounded queue for each
-connection (`common.inbox`), from which the loop takes them. What the loop sends goes through a bounded queue to the
-thread. Each side wakes the other by a pipe, once for any number of messages. The thread also reads the socket's
-monitor, in every phase until the sockets are closed, and answers who is admitted (ZAP), so nothing else can fall
-behind.
+Theory of operation. The thread empties the socket, also while the loop is busy: messages go into a bounded queue for
+each connection (`common.inbox`), from which the loop takes them. Messages of the loop go through a bounded queue to the
+thread. Each side wakes the other by a pipe, once for any number of messages. The thread also reads the socket's monitor
+until the sockets are closed, and answers ZeroMQ's questions about new peers (ZAP).
 
 A connection is cut when more waits on it than an agent can have sent, when it sends messages of several parts, or when
-it fills memory without ever ending a message; strangers (who have not completed the handshake) are cut after
-`HANDSHAKE_S` by ZeroMQ, and the oldest of them by us when there are too many. To cut means to shut down the TCP
-connection: ZeroMQ has no call for it, but says which file descriptor a message came from. The descriptor may be in use
-for something else by then, so it is looked at first: only a connection of our own port is ever shut down.
+it fills memory with a message that never ends. ZeroMQ cuts strangers (peers that have not completed the handshake)
+after `HANDSHAKE_S`; the thread cuts the oldest ones when there are too many. To cut a connection, the thread shuts down
+the TCP socket: ZeroMQ has no call for it, but reports the file descriptor of each message. The descriptor may have been
+reused, so the thread checks first that the socket belongs to our port.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from common.transport import (
 from common.units import NS_PER_S
 
 _BACKLOG = 1024  # connections that the kernel completes before we accept them; a large fleet joins at once
-_KERNEL_BYTES = 256 << 10  # of a connection; when it is cut, what the kernel has of it must still be read
+_KERNEL_BYTES = 256 << 10  # per connection; after a cut, the thread must still read what the kernel has
 _TAKE_AT_MOST = 256  # messages that the loop takes in one go, so that it comes to its other work
 _READ_AT_MOST = 512  # messages, and events, that the thread reads in one go
 _APART_NS = 5_000_000  # rounds of the thread that bring messages are so far apart: then one wake-up serves many
@@ -72,7 +71,7 @@ for _event in _REFUSALS:
 
 
 class _Wakeup:
-    """Wakes whoever waits for a file descriptor, at the cost of one system call for any number of calls."""
+    """Wakes a thread that polls a file descriptor; any number of `set` calls cost one system call."""
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
@@ -90,7 +89,7 @@ class _Wakeup:
                 os.write(self._writing, b"!")
 
     def clear(self) -> None:
-        """Before looking for what there is to do: what comes later sets it again."""
+        """Call before looking for work: work that comes later sets it again."""
         with suppress(BlockingIOError):
             os.read(self._reading, 4096)
         self._is_set = False
@@ -147,8 +146,8 @@ class Listener:
         return self._wakeup.fileno()
 
     def receive(self) -> list[tuple[bytes, bytes]]:
-        """(routing id, data) of what has come, without waiting; control messages first, all connections in turn. Raises
-        what has ended the thread."""
+        """(routing id, data) of waiting messages, without blocking; control messages first, connections in turn. Raises
+        the error that ended the thread."""
         self._wakeup.clear()
         taken, more = self._reader.take(_TAKE_AT_MOST)
         if more:
@@ -168,7 +167,7 @@ class Listener:
         return self._reader.take_floods()
 
     def count_cut(self) -> int:
-        """How many connections were cut so far, because no agent sends what came on them."""
+        """How many connections were cut so far."""
         return self._reader.cut
 
     def count_refused(self) -> Counter[str]:
@@ -192,7 +191,7 @@ class Listener:
 
 
 class _Reader:
-    """The thread. What the loop calls is above the line, what the thread does is below it."""
+    """The thread. The loop calls the methods above the line, the thread those below it."""
 
     def __init__(
         self,
@@ -231,7 +230,7 @@ class _Reader:
         return self._peers.refused()
 
     def take(self, most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Messages, at most so many, and whether there are more."""
+        """At most `most` messages, and whether there are more."""
         if self._error is not None:
             raise self._error
         with self._lock:
@@ -252,7 +251,7 @@ class _Reader:
                 connection.name, connection.metrics = name, metrics
 
     def take_floods(self) -> list[str]:
-        """A line for each who is not named yet."""
+        """Lines about peers that were not named before."""
         if not self._floods:
             return []
         with self._lock:
@@ -328,7 +327,8 @@ class _Reader:
 
     def _meet(self, routing_id: bytes, part: zmq.Frame) -> Connection:
         connection = Connection(routing_id, int(part.get(zmq.SRCFD)), str(part.get("Peer-Address")))
-        # That it was accepted is known by now, and that the one before it with this file descriptor has ended.
+        # The monitor has reported by now that this connection was accepted, and that the previous one with its file
+        # descriptor ended.
         while self._watch():
             pass
         if connection.fileno in self._peers:
@@ -344,7 +344,7 @@ class _Reader:
             self._router.recv(zmq.NOBLOCK)
 
     def _watch(self) -> bool:
-        """Take notice of connections that come and go; whether there may be more."""
+        """Read monitor events of connections that come and go; whether there may be more events."""
         now_ns = monotonic_ns()
         events = self._monitor.take(_READ_AT_MOST)
         for event, value in events:
@@ -360,7 +360,7 @@ class _Reader:
         return len(events) == _READ_AT_MOST
 
     def _admit(self) -> None:
-        """Answer ZeroMQ's questions who may connect: exactly one public key, or anybody if there are no keys."""
+        """Answer ZeroMQ's questions about new peers: admit one public key, or everybody without keys."""
         now_ns = monotonic_ns()
         for _ in range(_READ_AT_MOST):
             try:
@@ -414,7 +414,8 @@ class _Reader:
         self._loop.set()
 
     def _shut_down(self, fileno: int) -> str:
-        """Shut down a TCP connection of our port; its peer's address. "" if it is none, or is closed by now."""
+        """Shut down a TCP connection of our port. Returns its peer's address, "" if it is another socket or is
+        closed."""
         try:
             with socket.socket(fileno=os.dup(fileno)) as peer:
                 if peer.getsockname()[1] != self._port:
@@ -427,7 +428,7 @@ class _Reader:
 
 
 def _resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say it in a cheap way."""
+    """Resident memory of this process; 0 on systems without /proc."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
     except OSError:

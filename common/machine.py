@@ -72,7 +72,7 @@ def threads_limit() -> int | None:
 
 
 def memory_bytes() -> int:
-    """The memory of this machine, or what the control group of this process allows."""
+    """The memory of this machine, or the limit of this process's control group if that is less."""
     limit = least_limit("memory", "memory.max", "memory.limit_in_bytes")
     total: int = psutil.virtual_memory().total
     return total if limit is None else min(limit, total)

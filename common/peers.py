@@ -1,8 +1,7 @@
-"""The TCP connections of a listening port, by what a ZeroMQ monitor reports of them. Pure.
+"""The TCP connections of a listening port, as a ZeroMQ monitor reports them. Pure.
 
 libzmq names the file descriptor of a connection when it is accepted and when it ends, but not when its handshake
-succeeds or fails. So strangers, who have not completed the handshake, are told from others by their silence: whose
-message has come is no stranger.
+succeeds or fails. So a connection counts as a stranger (its handshake is not complete) until its first message.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from common.inbox import Connection
 from common.units import NS_PER_S
 
 PENALTY_NS = 5 * NS_PER_S
-"""How long the address of a flood is watched, counted from its last one."""
+"""How long new connections from an address are limited after its last flood."""
 ENTRIES_PER_S = 4
 _MOST_ADDRESSES = 1_000
 
 
 class Penalties:
-    """Who has flooded us may come again only now and then: what it sends must be read before it can be discarded.
-    Others at the same address have to share its entries, but keep the connections that they have."""
+    """Limits new connections from addresses that flooded us, because their messages must be read before they can be
+    discarded. Other peers at the same address share the limit, but keep their open connections."""
 
     def __init__(self) -> None:
         self._last_flood_ns: dict[str, int] = {}
@@ -64,8 +63,8 @@ class Peer:
 
 
 class Peers:
-    """All TCP connections that are open, and how many ended without a handshake. silently: what to call the cause if
-    nothing was reported of it."""
+    """All open TCP connections, and how many ended without a handshake. silently: the cause to count if the monitor
+    reported none."""
 
     def __init__(self, handshake_s: float, silently: str) -> None:
         self._silently = silently
@@ -101,11 +100,11 @@ class Peers:
         return self._failed + Counter({self._silently: self._silent})
 
     def put_off(self) -> None:
-        """Some connection was ended in its handshake, and is to come again later: that is no refusal."""
+        """A connection was ended in its handshake and may come again later: that is no refusal."""
         self._pending -= 1
 
     def disconnected(self, fileno: int) -> Connection | None:
-        """A connection has ended; what came on it."""
+        """A TCP connection has ended. Returns its `Connection`, None if no message came on it."""
         self._strangers.pop(fileno, None)
         peer = self._open.pop(fileno, None)
         return None if peer is None else peer.connection
@@ -122,17 +121,18 @@ class Peers:
             peer.quiet_from = None
 
     def look(self, now_ns: int, most: int) -> list[int]:
-        """Count who was refused; the oldest strangers beyond so many, by file descriptor."""
+        """Update the count of refusals. Returns the oldest strangers beyond `most`, by file descriptor."""
         for peer in list(self._strangers.values()):
             if now_ns - peer.accepted_ns <= self._handshake_ns:
                 break
             del self._strangers[peer.fileno]  # ZeroMQ would have cut it: it has completed the handshake
-        # Some refuse without a word, such as peers that speak no ZeroMQ. Who may still be at it does not count yet.
+        # ZeroMQ reports nothing about some peers, such as those that do not speak ZMTP. Open strangers may still
+        # succeed.
         self._silent = max(self._silent, self._pending - len(self._strangers))
         return list(self._strangers)[: max(0, len(self._strangers) - most)]
 
     def endless(self, received: dict[int, int], most: int) -> list[Peer]:
-        """Those that have sent more than so many bytes since their last message. received: bytes by file descriptor."""
+        """Peers that have sent more than `most` bytes since their last message. received: bytes by file descriptor."""
         found = []
         for fileno, count in received.items():
             peer = self._open.get(fileno)
@@ -145,5 +145,5 @@ class Peers:
         return found
 
     def filenos(self) -> list[int]:
-        """Of all open connections."""
+        """File descriptors of all open connections."""
         return list(self._open)

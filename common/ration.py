@@ -1,4 +1,4 @@
-"""How many lines peers may cause on the terminal. Pure."""
+"""Limits the lines that peers may cause on the terminal. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LINES_PER_S = 5
 
 
 class Ration:
-    """Lines that may be shown: many at once, then a few per second. `missed` counts those that may not."""
+    """A limit of lines: `LINES_AT_ONCE`, then `LINES_PER_S`. `missed` counts the lines beyond the limit."""
 
     def __init__(self, whom: str, now_ns: int) -> None:
         """whom: what the lines are about, for `summary`."""
@@ -31,6 +31,6 @@ class Ration:
         return True
 
     def summary(self) -> str:
-        """One line on what was missed since the last call; "" for nothing."""
+        """One line that counts the lines missed since the last call; "" if none."""
         missed, self.missed = self.missed, 0
         return f"{counted(missed, 'more line')} about {self._whom} left out" if missed else ""

@@ -1,7 +1,7 @@
-"""Small files that a user names, read whole: never waiting for ever, and never more than a limit.
+"""Reads small files that a user names, with a limit of size and, for pipes, of time.
 
-A name may also mean a pipe: bash passes `<(pass show redis)` as one. Its writer may need some time, and a named pipe
-may have none. Devices are refused before they are opened, because opening one may already do something.
+A name may also be a pipe: bash passes `<(pass show redis)` as one. The writer may need some time, and a named pipe may
+have no writer. Devices are refused before they are opened, because opening one may already do something.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Where the text of a token comes from: a variable, stdin, or a file or pipe. Nothing here waits for ever, or reads a
-file that others may read too."""
+"""Reads the text of a token from a variable, stdin, a file or a pipe. Pipes have a time limit; files that other users
+may read are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_secret_file(path: Path, what: str, wait_s: float = WAIT_S) -> str:
 
 
 def read_secret_stdin(what: str, wait_s: float = WAIT_S) -> str:
-    """All of stdin. Raises UsageError if it is a terminal, closed, or not ended in time."""
+    """All of stdin. Raises UsageError if stdin is a terminal, is closed, or does not end in time."""
     if os.isatty(_STDIN):
         raise UsageError(f"{_STDIN_NAME}: expected {what} from a pipe or a file, got a terminal")
     try:
@@ -60,7 +60,8 @@ def read_secret_stdin(what: str, wait_s: float = WAIT_S) -> str:
 
 
 def _refuse_readers(path: Path, status: os.stat_result) -> None:
-    """Only the owner may read it, or a group of ours besides: so Kubernetes (fsGroup) and systemd hand out secrets."""
+    """Raises UsageError if anybody but the owner and a group of ours may read the file. Kubernetes (fsGroup) and
+    systemd give secrets to groups."""
     ours = {_ROOT_GROUP, os.getegid(), *os.getgroups()}
     allowed = 0o640 if status.st_gid in ours else 0o600
     if stat.S_IMODE(status.st_mode) & 0o077 & ~allowed:

@@ -1,5 +1,5 @@
-"""What both ends of the fleet's connections are made of (keys, sockets, monitors), and the agent's end, `Dialer`. Only
-this module and `common.listener`, the coordinator's end, import zmq.
+"""Keys, sockets and monitors for both ends of the fleet's connections, and the agent's end, `Dialer`. Only this module
+and `common.listener`, the coordinator's end, import zmq.
 
 The coordinator binds one ROUTER, an agent connects two DEALERs to it, for control and for metrics: a heartbeat never
 waits behind metrics, and a firewall needs one rule. Nothing blocks here except `Poller.wait`. Sending never waits
@@ -7,9 +7,8 @@ either: it says whether the message was taken. A message that was taken can stil
 sender above repeats itself until it is answered.
 
 Two traps of libzmq 4.3.5 shape both ends. A socket whose receive queue is full stops reading; if its peer leaves then,
-the process aborts. So receive queues have no limit (`RCVHWM` 0), and whoever reads them sees to it that they stay
-short. And a monitor whose queue is full blocks the I/O thread for ever. So monitors have no limit either, and are read
-in every phase.
+the process aborts. So receive queues have no limit (`RCVHWM` 0), and their readers keep them short. A monitor whose
+queue is full blocks the I/O thread for ever. So monitors have no limit either, and are read in every phase.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from common.errors import UsageError
 from common.messages import MAX_MESSAGE_BYTES
 
 HANDSHAKE_S = 5.0
-"""Who has not completed the handshake after so long is cut."""
+"""A peer that has not completed the handshake after this time is cut."""
 _MAX_WIRE_BYTES = MAX_MESSAGE_BYTES + 1024  # CURVE adds some bytes to each message
 _LINGER_MS = 1000  # long enough for a goodbye to leave, short enough for nobody to wait for it
 _HEARTBEAT_MS = 1000  # ZMTP pings, so that a link that died silently is noticed and connected anew
@@ -110,7 +109,7 @@ _LINK_EVENTS: dict[int, LinkEvent] = {
 NO_CONNECTION, _NO_ANSWER = "no TCP connection", "no answer to its handshake"
 _REFUSED, _CUT = "its handshake is refused", "it is cut in its handshake"
 BROKEN_OFF = "no agent, or a connection that broke off"
-"""Why a handshake failed of which nothing more is known."""
+"""The cause of a failed handshake if no other is known."""
 _TRYING_EVENTS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED, zmq.EVENT_CONNECTED)
 _MONITORED = 0
 for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
@@ -165,7 +164,7 @@ class Monitor:
         return taken
 
     def close(self) -> None:
-        """No more events, then no more monitor; before the socket that it watches is closed. Idempotent."""
+        """Disable events, then close the monitor. Call before its socket is closed. Idempotent."""
         if not self.socket.closed:
             self._watched.disable_monitor()
             self.socket.close()
@@ -188,7 +187,7 @@ def new_socket(context: Context, kind: int) -> zmq.Socket[bytes]:
 
 
 def use_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Allow IPv6 for an address that is of it, and for all interfaces. Not for others: ZeroMQ would look for IPv6
+    """Allow IPv6 for IPv6 addresses and for all interfaces only: with it, ZeroMQ resolves other addresses as IPv6
     only."""
     socket.setsockopt(zmq.IPV6, int("[" in endpoint or "//*" in endpoint))
 
@@ -246,8 +245,8 @@ class Dialer:
             self.socket.disconnect(self._endpoint)
 
     def link_events(self) -> Iterator[LinkEvent]:
-        """What the monitor has seen since it was last asked. A link that ZeroMQ gave up is connected anew, and so is
-        one on which messages have no end."""
+        """Events since the last call. Reconnects a link that ZeroMQ gave up, and one on which messages never
+        end."""
         for number, _ in self.monitor.take(_EVENTS_AT_MOST):
             if number in _TRYING_EVENTS:
                 self._gave_up_ns = None

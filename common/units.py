@@ -199,7 +199,7 @@ def _escaped(letter: str) -> str:
 
 
 def clipped(text: str, longest: int = 1000) -> str:
-    """What a peer says, as it can be shown and kept: one line, no longer than this."""
+    """Text of a peer, safe to show and to store: one line of at most `longest` characters."""
     return printable(text[:longest])[:longest]
 
 

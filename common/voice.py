@@ -1,8 +1,8 @@
-"""What a program says on stderr while it works. Nobody waits for it.
+"""stderr of a program while it works, written by a thread: nothing else waits for it.
 
 A write to a terminal that is paused (Ctrl-S), to a pipe that nobody reads or to a hung ssh session blocks, and the
-loops that keep a fleet alive must not. So a thread of its own writes, from a bounded queue. What does not fit, or
-cannot be written, is dropped and counted; when stderr takes output again, it says how many lines are missing.
+loops that keep a fleet alive must not block. So a separate thread writes, from a bounded queue. Lines that do not fit
+or cannot be written are dropped; when stderr takes output again, one line counts the missing ones.
 
 O_NONBLOCK would be simpler, but a terminal shares it with the shell and with every other program there. Polling for
 room is not enough: another process may fill a pipe before the write, and a file on a hung disk always claims room.
@@ -20,12 +20,12 @@ import threading
 from collections import deque
 
 MOST_BYTES = 256 * 1024
-"""What waits to be written: thousands of lines, or fifty screens of the live view."""
+"""Size of the queue: thousands of lines, or fifty screens of the live view."""
 PATIENCE_S = 1.0
 """How long the end of a program waits for a stderr that takes nothing."""
 _STDERR = 2
 _PIECE_BYTES = 4096
-"""Written at once. Small, so that a slow reader is seen to make progress."""
+"""Size of one write. Small, so that progress of a slow reader is visible."""
 
 
 class Voice(io.BufferedIOBase):
@@ -117,7 +117,7 @@ class Voice(io.BufferedIOBase):
         self._waiting_bytes += len(text)
 
     def _speak(self) -> None:
-        # Signals are the main thread's: one that came here would not interrupt what that one waits for.
+        # Only the main thread takes signals: a signal delivered here would not interrupt a wait of the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._wanted:
@@ -161,20 +161,20 @@ def stream_on(voice: Voice, encoding: str | None = None) -> io.TextIOWrapper:
 
 
 def is_behind(stream: object) -> bool:
-    """Whether earlier output of a stream still waits to be written; only a stream on a voice ever is behind."""
+    """Whether earlier output of a stream still waits to be written; only possible for a stream on a `Voice`."""
     voice = getattr(stream, "buffer", None)
     return isinstance(voice, Voice) and voice.is_behind
 
 
 def speak_freely() -> None:
-    """Have this process not wait for its stderr any more, and at its end for a second at most."""
+    """From now on this process does not wait for its stderr, except for at most a second at its end."""
     voice = Voice(_STDERR)
     sys.stderr = stream_on(voice)
     atexit.register(voice.settle, PATIENCE_S)
 
 
 def _lines(text: bytes) -> int:
-    """How many lines a reader misses without it."""
+    """How many lines `text` has; an incomplete line counts."""
     return max(1, text.count(b"\n")) if text else 0
 
 
