@@ -17,14 +17,14 @@ from common.endpoint import Endpoint, UnresolvedError, resolve
 from common.units import NS_PER_S
 
 NEXT_AFTER_NS = NS_PER_S // 4
-"""How long one address of several may take to be connected to before the next one is tried."""
+"""How long to try one address of several before the next one."""
 FIRST_AFTER_NS = NS_PER_S // 2
 """How long a connection may take before its address is examined."""
 HANDSHAKE_NS = 3 * NS_PER_S // 2
-"""How much longer its handshake may take: an examination shows up as a broken connection at the coordinator."""
+"""How much longer the handshake may take. An examination counts as a broken connection at the coordinator."""
 EVERY_NS = NS_PER_S
 SLOW_NS = 2 * NS_PER_S
-"""How long a name may take to be resolved before that is said: a resolver may wait half a minute for its servers."""
+"""How long to resolve a name before a line reports the delay: a resolver may wait 30 s for its servers."""
 CONNECT_S = 2.0
 ANSWER_S = 1.0
 _SIGNATURE = b"\xff\0\0\0\0\0\0\0\x01\x7f"
@@ -78,7 +78,7 @@ class Connectivity:
         self._next_ns = 0
         self._is_first = True
         self._slow_ns: int | None = None
-        """When a first resolution is slow; 0 once that was said, or it has ended."""
+        """When to report that the first resolution is slow; 0 once reported, or when it has ended."""
 
     def look(self, *, is_up: bool, now_ns: int, is_connected: bool = False) -> Finding | None:
         """What was found, once. Begins the next examination when it is due, and the link is not up. is_connected: the
@@ -107,7 +107,7 @@ class Connectivity:
 
 
 def resolved(address: Endpoint) -> Resolved | Obstacle:
-    """The addresses of a host, or why there is none."""
+    """The addresses of a host, or the reason why it has none."""
     try:
         first, *others = resolve(address)
         return Resolved(first, tuple(others))
@@ -143,7 +143,7 @@ def _examine(address: Endpoint, *, curve: bool) -> Reached | Obstacle:
         try:
             return _who_answers(connection, address, curve=curve)
         except OSError:
-            return Obstacle(f"{address} closes connections at once: a proxy with no coordinator behind it, perhaps")
+            return Obstacle(f"{address} closes connections at once: it may be a proxy without a coordinator behind it")
 
 
 def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -> Reached | Obstacle:
@@ -153,7 +153,7 @@ def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -
         connection.sendall(_QUESTION)
         said = _read(connection, len(_SIGNATURE))
     if said is None:
-        return Obstacle(f"{address} accepts connections, but nothing answers there: a coordinator that hangs, perhaps")
+        return Obstacle(f"{address} accepts connections, but nothing answers there: a coordinator may hang")
     if not said:
         raise ConnectionResetError
     if said[:1] != _SIGNATURE[:1] or said[-1:] != _SIGNATURE[-1:]:
@@ -193,6 +193,6 @@ def _begin(find: Callable[[], Finding]) -> Future[Finding]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
             asked.set_exception(error)
 
-    # A daemon: a resolver may take half a minute, and nobody waits for it at the end.
+    # A daemon thread: a resolver may take half a minute, and the end of the program does not wait for it.
     threading.Thread(target=work, name="connectivity", daemon=True).start()
     return asked

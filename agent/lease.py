@@ -1,7 +1,8 @@
-"""How long a load may go on without its coordinator. Pure: the time is an argument.
+"""How long a load may continue without its coordinator. Pure: the time is an argument.
 
-The lease counts from when the agent sent the heartbeat that was answered last, not from when the answer came. So the
-coordinator knows a bound: it has received every heartbeat that renews a lease, and none was sent later than that.
+The lease counts from the instant at which the agent sent the last answered heartbeat, not from the arrival of the
+answer. So the coordinator knows when it ends at the latest: the agent sent every heartbeat before the coordinator
+received it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from agent.events import RenewLease
 from common.units import NS_PER_S
 
 RENEW_EVERY_NS = NS_PER_S // 2
-"""Worker processes are renewed no more often than this; by as much they may stop before the lease is over."""
+"""Shortest time between renewals for worker processes, which may stop this much before the lease ends."""
 
 
 class Lease:
-    """One lease after the other, a run each. heard_ns: when the coordinator of the run said anything."""
+    """The lease of the current run. heard_ns: when the run's coordinator was last heard."""
 
     def __init__(self, now_ns: int) -> None:
         self.heard_ns = now_ns
@@ -26,7 +27,7 @@ class Lease:
         self._held_up_ns = 0
 
     def begins(self, length_ns: int, now_ns: int) -> None:
-        """The agent was dealt a share of a run."""
+        """The agent received a share of a run."""
         self.heard_ns = self._from_ns = now_ns
         self._length_ns, self._held_up_ns = length_ns, 0
 
@@ -37,7 +38,7 @@ class Lease:
 
     def ticks(self, suspended_ns: int, now_ns: int) -> None:
         """The agent's loop runs. suspended_ns: how long the machine was suspended since the last time."""
-        if suspended_ns:  # our clock stood still, and does not tell how old an answer is
+        if suspended_ns:  # our clock stood still: the age of an answer is unknown
             self.heard_ns -= suspended_ns
             self._from_ns -= suspended_ns
             self._countable_ns = now_ns
@@ -45,17 +46,17 @@ class Lease:
         self._ticked_ns = now_ns
 
     def expired(self, now_ns: int) -> str:
-        """Why the load must end, or ""."""
+        """Why the load must end; "" if it need not."""
         silent_ns = now_ns - self._from_ns
         return f"no word from its coordinator for {silent_ns // NS_PER_S} s" if silent_ns > self._length_ns else ""
 
     def pass_on(self, now_ns: int) -> RenewLease:
-        """What worker processes may go on for, as it is now."""
+        """The present end of the lease, for worker processes."""
         self._passed_on_ns, self._passed_on_until_ns = now_ns, self._from_ns + self._length_ns
         return RenewLease(self._passed_on_until_ns)
 
     def pass_on_news(self, now_ns: int) -> list[RenewLease]:
-        """The same, if the coordinator has answered since the last time."""
+        """The new end of the lease, if the coordinator has answered since the last renewal."""
         is_news = self._from_ns + self._length_ns != self._passed_on_until_ns
         return [self.pass_on(now_ns)] if is_news and now_ns - self._passed_on_ns >= RENEW_EVERY_NS else []
 

@@ -1,5 +1,5 @@
-"""What an agent knows of its two links to the coordinator: whether they are there, when it was last heard, how its
-clock runs; and how it introduces itself. Pure: the time is an argument."""
+"""The state of an agent's two links to the coordinator: up or down, when the coordinator was last heard, its clock; and
+how the agent introduces itself. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
 FIRST_HEARTBEATS = 8
 """A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
 REFUSED_FOR_NS = 2 * NS_PER_S
-"""Handshakes that keep failing for so long are not an accident of a coordinator that was just starting or ending."""
+"""Handshakes that fail for this long have another cause than a coordinator that starts or ends."""
 REFUSED_APART_NS = 5 * NS_PER_S
 """Failed handshakes further apart than this have nothing to do with each other: ZeroMQ tries again each second."""
 MOST_OFFSET_NS = 1 << 61
 """How far two monotonic clocks can be apart: each counts from the start of its host, so 73 years are plenty."""
 MOST_ROUND_TRIP_NS = 60 * NS_PER_S
-"""A reply that took longer says nothing of the other clock."""
+"""A slower reply gives no estimate of the other clock."""
 UNANSWERED_NS = 5 * NS_PER_S
-"""A coordinator that answers nothing for so long may not know us any more: say hello again."""
+"""A coordinator that does not answer for this long may not know this agent any more: say hello again."""
 
 
 ATTACH_EVERY_NS = NS_PER_S
@@ -32,9 +32,9 @@ PROVE_WITHIN_NS = 10 * NS_PER_S
 
 
 class MetricsLink:
-    """The metrics link. connection: how many there were. attached: the coordinator has answered on this connection, so
-    frames may be sent. proved: it has answered on some metrics connection since it welcomed us, so that both ways are
-    known to be open."""
+    """The metrics link. connection: how many connections there were. attached: the coordinator has answered on this
+    connection, so frames may be sent. proved: the coordinator has answered on any metrics connection since its welcome,
+    so both directions work."""
 
     def __init__(self) -> None:
         self.attached = False
@@ -57,7 +57,7 @@ class MetricsLink:
         self._wanted_ns = now_ns
 
     def is_doubtful(self, now_ns: int) -> None:
-        """Frames are not acknowledged: ask first whether anybody takes them before any is sent again."""
+        """Frames are not acknowledged: send `Attach`, and the frames again only after its answer."""
         self.attached, self._attach_due_ns = False, now_ns
 
     def came_up(self, now_ns: int) -> None:

@@ -1,8 +1,8 @@
-"""Orders that make no sense, or that this machine cannot carry out. Pure.
+"""Finds orders that make no sense, or that this machine cannot execute. Pure.
 
-A coordinator that is broken, or of somebody else, must not end an agent, and must not have it take all memory or all
-threads of its machine. So an order is checked before anything is built for it. What is refused here is impossible; what
-is merely too much (too few files for connections that open later) is for worker processes to find out.
+A broken or hostile coordinator must not end an agent, or make it take all memory or all threads of its machine. So the
+agent checks an order before it builds anything. These checks refuse impossible orders only; worker processes report
+limits that they reach later, such as too few open files for connections that open during the load.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from common.units import NS_PER_S, counted, format_bytes, format_seconds
 THREAD_BYTES, INSTANCE_BYTES, CONNECTION_BYTES = 1 << 14, 1 << 13, 1 << 11
 """Least memory of a worker thread or task, of a client instance, and of a connection that is open from the start."""
 SPARE_THREADS = 64
-"""Threads of an agent and of a worker process beside its workers."""
+"""Threads of an agent and of a worker process, without its workers."""
 AHEAD_NS = 60 * NS_PER_S
 LATE_NS = 3600 * NS_PER_S
-"""How far off a start instant may be: coordinators name one 0.6 s ahead, and repeat it to an agent that was cut off."""
+"""Limits of a start instant: coordinators set it 0.6 s ahead, and send it again to agents that were cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ NO_LIMITS = Capacity()
 
 
 def misfit(assignment: Assignment, processes: int, capacity: Capacity) -> str:
-    """Why this share cannot be carried out by so many worker processes; "" if it can."""
+    """Why this number of worker processes cannot execute the share; "" if it can."""
     return (
         _out_of_range(assignment)
         or _nonsense_in_plan(assignment)
@@ -63,7 +63,7 @@ def odd_start(starts_ns: int, takeover: TakeOver | None, now_ns: int) -> str:
 
 
 def _out_of_range(assignment: Assignment) -> str:
-    """Indexes that lead nowhere, and threads that two pools have."""
+    """Indexes out of range, and threads that belong to two pools."""
     groups, pools, total = assignment.plan.pools, assignment.pools, assignment.threads_total
     if len(pools) > MAX_POOLS:
         return f"expected at most {counted(MAX_POOLS, 'client pool')}, got {len(pools):,}"

@@ -8,8 +8,8 @@ while the agent itself still imports, and waits for the next run with its memory
     agent -> nursery: a byte, and with it the worker's end of a new pipe
     nursery -> agent: (pid, BORN) for each, in their order, 0 for one that is not wanted any more; (pid, exit code)
 
-Nobody outlives the agent: the nursery ends when this connection does, each worker process when its pipe does. A nursery
-that is killed costs no worker process; the agent starts another.
+No process outlives the agent: the nursery ends when this connection does, each worker process when its pipe does. A
+nursery that is killed costs no worker process; the agent starts another.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Nursery:
             child.exit_code = _UNKNOWN_EXIT
 
     def end(self, child: Child) -> None:
-        """Close the pipe of a child that has ended, was killed or was told to end, and wait for its end."""
+        """Close the pipe of a child that has ended, was killed or was stopped, and wait for its end."""
         until_ns = monotonic_ns() + round(_JOIN_S * NS_PER_S)
         self.listen()
         while child.pid is not None and child.exit_code is None:
@@ -165,7 +165,7 @@ class Nursery:
 
 def _work(connection: Connection) -> None:
     """A worker process."""
-    speak_freely()  # a traceback or a warning must not hold up the load
+    speak_freely()  # a traceback or a warning must not block the load
     from agent.worker.main import run_worker
 
     run_worker(connection)

@@ -1,7 +1,7 @@
-"""Worker processes of an agent: forked by its nursery, listened to, ended.
+"""Starts an agent's worker processes, reads their messages, and ends them.
 
-Each has one pipe to its agent, whose end is also the sign of life for both: a child that reads the end of it leaves,
-and a parent that does takes the child for dead.
+Each worker process has one pipe to its agent. The end of the pipe is also the sign of life for both: a worker process
+that reads it exits, and an agent that reads it counts the worker process as dead.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Processes:
             self._end(number)
 
     def close(self) -> None:
-        """The same, and end the nursery."""
+        """Kill all worker processes, and end the nursery."""
         self.kill()
         self._nursery.close()
 

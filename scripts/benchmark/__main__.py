@@ -119,7 +119,7 @@ def parse(arguments: Sequence[str]) -> Options:
         ("memory-seconds", _positive, "memory: length of the run"),
         ("agents", _positives, "fleet: numbers of agents"),
         ("seconds", _positive, "fleet: length of each run"),
-        ("real", _positive, "fleet: start so many real agents here instead, and show how long they take to start"),
+        ("real", _positive, "fleet: start this many real agents here instead, and show how long they take to start"),
     ):
         field = _FIELDS.get(name, name.replace("-", "_"))
         default = _FULL[field]

@@ -253,7 +253,7 @@ def _quantile(ascending: list[int], q: float) -> int:
 
 
 class Coordinator:
-    """A `coordinator start` that waits for so many agents, watched while it runs."""
+    """A `coordinator start` that waits for `agents` agents, measured while it runs."""
 
     def __init__(self, folder: Path, token_file: Path, url: str, agents: int, seconds: int, pools: int | None) -> None:
         """pools: client instance pools; None for one for each worker process."""

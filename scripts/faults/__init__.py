@@ -1,1 +1,1 @@
-"""`scripts/soak`: real runs under random faults, each held to what the server counted."""
+"""`scripts/soak`: real runs under random faults, each checked against the server's counts."""

@@ -1,17 +1,18 @@
-"""Are all operations accounted for, and is all load held back, whatever happens to a fleet?
+"""Runs fleets under random faults, and checks each run against the server's own counts.
 
-judged, after each round, by what the server itself and the system say:
-  The server's count of the plan's commands lies within what the report accounts for: operations with a reply, and those
-  that ended without one. If no process with load was killed, nothing is missing, however long agents were cut off: what
-  they kept is collected after the end. INCR was executed as often as the keys say.
-  No operation reaches the server after the coordinator has said that the run is over, nor of an agent that has neither
-  run nor heard its coordinator for longer than lease and drain.
-  After a clean-up no key is left. Exit codes and outcomes are those that README.md lists, and have a cause. Agents that
-  stay serve a next run. No process, no traceback and no "bug" is left; the coordinator's memory is bounded.
+checks after each round:
+  - The server's count of the plan's commands is at least the operations with a reply, and at most these plus the
+    operations that ended without one. If no process with load was killed, no operation is missing: results of agents
+    that were cut off are collected after the end. The number of INCR commands matches the sum of the keys.
+  - No operation reaches the server after the coordinator has reported the end of the run. No agent sends operations if
+    it has not run, or has not heard its coordinator, for longer than lease and drain.
+  - After a clean-up no key is left. Exit codes and outcomes are those in README.md, and have a cause. Remaining agents
+    serve another run.
+  - No process is left, no output shows a traceback or a bug, and the coordinator's memory stays limited.
 
-A round is one run of `coordinator start` against a server on loopback, with up to three agents that join through relays
-of their own and up to two local ones. Plan, fleet and faults are drawn from the seed: the same seed draws the same
-rounds. The first round that breaks a promise ends it with exit code 1, and keeps what everybody said.
+A round is one run of `coordinator start` against a server on loopback, with up to three agents that join through a
+relay each, and up to two local ones. Plan, fleet and faults are drawn from the seed: the same seed draws the same
+rounds. The first round that fails a check ends the soak with exit code 1; all output and files of that round are kept.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=20.0, help="begin no round after this time (20)")
-    parser.add_argument("--rounds", type=int, help="stop after this many (no limit)")
-    parser.add_argument("--seed", type=int, help="what plans and faults are drawn from (a new one)")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with round N of the seed (0)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="start no round after this time (20)")
+    parser.add_argument("--rounds", type=int, help="number of rounds (no limit)")
+    parser.add_argument("--seed", type=int, help="seed of plans and faults (a new one)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="start with round N of the seed (0)")
     parser.add_argument("--quiet", action="store_true", help="rounds without faults")
-    parser.add_argument("--logs", type=Path, metavar="DIRECTORY", help="keep what everybody said there")
+    parser.add_argument("--logs", type=Path, metavar="DIRECTORY", help="keep the output of all processes there")
     return parser
 
 

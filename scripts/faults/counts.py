@@ -1,4 +1,4 @@
-"""What the server itself says was done to it: the source that a report is held against."""
+"""The server's own counts, which a report is checked against."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ NETWORK = frozenset(
 )
 """Kinds that need an agent behind a relay."""
 COSTS_OPERATIONS = frozenset({Kind.AGENT_KILLED, Kind.WORKER_KILLED})
-"""Kinds after which operations may be done that no report holds: what was in flight, and not reported yet."""
+"""Kinds that may lose reports of operations: those in flight, and those not reported yet."""
 LEAVES_EARLY = frozenset({Kind.AGENT_TERMINATED, Kind.INTERRUPTED_TWICE})
 """Kinds after which agents and coordinator do not wait for each other as long as they would."""
 TARGET = frozenset({Kind.TARGET_STOPPED, Kind.TARGET_KILLED})
@@ -107,8 +107,8 @@ class AgentDraw:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A round. plan: as a plan file holds it, but for its target. length_s: of the load, as far as it is known. agents:
-    from elsewhere, those that stand by included."""
+    """A round. plan: content of a plan file, without its target. length_s: of the load, as far as it is known. agents:
+    those that join through relays, standbys included."""
 
     seed: int
     number: int

@@ -127,7 +127,7 @@ class Fleet:
             self.agents += [PlayedAgent(pid) for pid in local_agents_of(self.coordinator.pid) if pid not in known]
 
     def close(self) -> None:
-        """Relays first: they are not to trouble those who are ended after them. The server last."""
+        """Relays first, so that they disturb no process that ends later. The server last."""
         for agent in self.agents:
             if agent.relay is not None:
                 agent.relay.close()

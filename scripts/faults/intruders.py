@@ -1,4 +1,4 @@
-"""Peers that a coordinator must bear: one with the token that floods it, and strangers. Each in a process of its own.
+"""Peers that a coordinator must survive: one that has the token and floods, and strangers. One process each.
 
 usage: python -m scripts.faults.intruders flood|strangers|garbage PORT SECONDS TOKEN_FILE
 """

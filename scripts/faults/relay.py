@@ -1,4 +1,4 @@
-"""A TCP relay on loopback between one agent and its coordinator, which can do what networks do.
+"""A TCP relay on loopback between one agent and its coordinator, which can fail as networks do.
 
 One thread moves the bytes of all its connections. What is to happen is set by attributes, and taken up within
 `_TURN_S`; so everything here is as coarse as that.

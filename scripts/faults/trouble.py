@@ -28,7 +28,7 @@ class _Undo:
 
 
 class Trouble:
-    """Does faults to a fleet. restart_s: when a coordinator is to be started in the place of a killed one.
+    """Does faults to a fleet. restart_s: when to start a coordinator in the place of a killed one.
     target_lost: the target was restarted, and counts from nothing."""
 
     def __init__(self, fleet: Fleet) -> None:

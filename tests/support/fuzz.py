@@ -1,12 +1,10 @@
-"""usage: scripts/fuzz [--messages N] [--seed S] [--side coordinator|agent|both]
+"""Attacks by peers that have the token, on the real programs during a real run.
 
-Attacks by peers that have the token, on the real programs during a real run.
-
-The coordinator has one honest agent under load, and attackers: some take part in the run, the others are further agents
-that join, and join again under new names once they are refused. They send messages of any kind in any state, with any
-values, mutated, damaged, repeated, and bombs. At the end the totals of the honest agent must be those of the server to
-the last operation, and the coordinator's memory must be as before. The agent is attacked by a coordinator in the same
-way, and must then serve a real one. The seed repeats what is drawn; what arrives when is up to the machine.
+The coordinator has one honest agent under load, and attackers. Some attackers take part in the run; others join as
+further agents, and join again under new names once they are refused. They send messages of any kind in any state, with
+any values, mutated, damaged, repeated, and bombs. At the end, the honest agent's totals must equal the server's counts,
+and the coordinator's memory must be as before. A hostile coordinator attacks an agent in the same way; the agent must
+then serve a real coordinator. The same seed draws the same messages, but their timing depends on the machine.
 """
 
 from __future__ import annotations
@@ -396,13 +394,11 @@ def main() -> int:
         "scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--messages", type=int, default=200_000, help="to the coordinator; a tenth to the agent (200000)"
+        "--messages", type=int, default=200_000, help="messages to the coordinator; the agent gets a tenth (200000)"
     )
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="seed of the messages (a new one)")
     parser.add_argument(
-        "--seed", type=int, default=random.randrange(2**32), help="of what is drawn (another each time)"
-    )
-    parser.add_argument(
-        "--side", choices=["coordinator", "agent", "both"], default="both", help="who is attacked (both)"
+        "--side", choices=["coordinator", "agent", "both"], default="both", help="program to attack (both)"
     )
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
