@@ -196,7 +196,10 @@ def _nurse(connection: Connection) -> None:
                 child.join()
                 _tell(control, child.pid or 0, _UNKNOWN_EXIT if child.exitcode is None else child.exitcode)
                 continue
-            asked, filenos, _, _ = socket.recv_fds(control, 1, 1)
+            try:
+                asked, filenos, _, _ = socket.recv_fds(control, 1, 1)
+            except ConnectionResetError:  # the agent was killed before it had read our news
+                asked, filenos = b"", []
             if not asked:
                 os._exit(0)  # at once: what multiprocess does at the end would wait for all children
             [fileno] = filenos

@@ -351,3 +351,20 @@ def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.Monke
     _work(None)  # type: ignore[arg-type]
     [voice] = spoken
     assert isinstance(voice, Voice)
+
+
+_DIES_WITH_NEWS_UNREAD = """
+import os, select, signal
+from agent.nursery import Nursery
+
+nursery = Nursery()
+child = nursery.fork()
+select.select([nursery.fileno()], [], [])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_agent_that_is_killed_before_it_has_read_who_was_born_leaves_no_traceback() -> None:
+    killed = subprocess.run([sys.executable, "-c", _DIES_WITH_NEWS_UNREAD], capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stderr == ""  # it is at its end once all that it started has ended
