@@ -27,6 +27,8 @@ WATCH_S = 2.0
 LONGEST_S = 150.0
 """No round may last longer from the last thing that went wrong."""
 BAD_WORDS = ("Traceback (most recent call last)", "a bug in redis-stampede", "Assertion failed", "Fatal Python error")
+BORN_ORPHAN = "EOFError: Ran out of input"
+"""What multiprocess itself says in a process whose parent was killed while it was being spawned."""
 AGENT_CODES = {0, 4, 5, 130, 143, -signal.SIGKILL}
 
 
@@ -299,7 +301,10 @@ class Round:
 
     def _look_for_bad_words(self) -> None:
         for command in self._fleet.commands:
-            self.seen.problems += [f"{command.log.name} has {words!r}" for words in BAD_WORDS if words in command.said]
+            said = command.said
+            if command.code == -signal.SIGKILL and BORN_ORPHAN in said:
+                continue
+            self.seen.problems += [f"{command.log.name} has {words!r}" for words in BAD_WORDS if words in said]
         self.seen.problems += [f"{error} has a traceback" for error in self._fleet.out.glob("*/error.txt")]
 
 
