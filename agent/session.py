@@ -320,14 +320,12 @@ class Session:
 
     def _forget(self, why: str) -> list[Action]:
         text = f"run {self.run_id} is over for this agent: {why}"
-        self.run_id, self.outbox, self._share, self._kill_due_ns = "", Outbox(), Share(), None
-        self._is_closed = False
+        self.run_id, self.outbox, self._share, self._kill_due_ns, self._is_closed = "", Outbox(), Share(), None, False
         return [Say(text)]
 
     def _maybe_leave(self) -> list[Action]:
-        if not (self.identity.once or self._terminations):
-            return []
-        return [*self._send(Bye(reason="terminated" if self._terminations else "served")), Exit(self._exit_code)]
+        why = "terminated" if self._terminations else "served" if self.identity.once else ""
+        return [*self._send(Bye(reason=why)), Exit(self._exit_code)] if why else []
 
     # -- what the workers say
 
@@ -396,9 +394,8 @@ class Session:
 
     def _prepared(self) -> list[Action]:
         share = self._share
-        return self._send(
-            Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
-        )
+        message = Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
+        return self._send(message)
 
     def _collect(self, now_ns: int) -> None:
         report = self._share.take_report()
@@ -411,8 +408,7 @@ class Session:
     def _maybe_over(self, now_ns: int) -> list[Action]:
         if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
             return []
-        self._kill_due_ns = None
-        self._done_ns = now_ns
+        self._kill_due_ns, self._done_ns = None, now_ns
         return self._final()
 
     def _final(self) -> list[Action]:
@@ -428,11 +424,15 @@ class Session:
         if self._is_closed:
             return self._leave_closed()
         if self._terminations > 1:
-            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE)]
+            text = f"left at once: what no coordinator has of run {self.run_id} is lost"
+            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE, text)]
         self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
         actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
         if self.state is AgentState.IDLE:
             return [*actions, *self._send(Bye(reason="terminated")), Exit(0)]
+        if self.state is AgentState.DONE:
+            text = f"waiting {(self._leave_due_ns - now_ns) / NS_PER_S:.0f} s at most for a coordinator to take"
+            actions = [Say(f"{text} the results of run {self.run_id}; interrupt again to leave without them")]
         return actions
 
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:

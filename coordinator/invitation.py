@@ -51,7 +51,10 @@ def loopback_note(bound: Endpoint) -> str:
     """What agents of other machines need, if they cannot reach `bound`; "" if they may."""
     if not bound.is_loopback:
         return ""
-    return f"only agents of this machine can join at {bound}; for others, listen with --bind 0.0.0.0:{bound.port}"
+    anywhere = Endpoint("::" if ":" in bound.host else "0.0.0.0", bound.port)
+    return (
+        f"only agents of this machine can join at {bound}; for others, listen with --bind {shlex.quote(str(anywhere))}"
+    )
 
 
 def in_container(environment: Mapping[str, str]) -> bool:

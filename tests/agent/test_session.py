@@ -1062,6 +1062,18 @@ def test_a_terminated_agent_leaves_even_if_nobody_takes_its_results() -> None:
     assert exits(bench.passes(DRAIN_S + (OVERTIME_NS + GOODBYE_NS) / NS_PER_S + 1.0))[:1] == [5]
 
 
+def test_an_agent_that_is_terminated_with_results_says_how_long_it_keeps_them_and_that_they_are_lost() -> None:
+    bench = bench_in(AgentState.DONE)
+    [waiting] = [say.text for say in of_kind(bench.do(Terminated()), Say)]
+    seconds = DRAIN_S + (OVERTIME_NS + GOODBYE_NS) / NS_PER_S
+    assert waiting == (
+        f"waiting {seconds:.0f} s at most for a coordinator to take the results of run {RUN_ID}; "
+        "interrupt again to leave without them"
+    )
+    [left] = of_kind(bench.do(Terminated()), Exit)
+    assert (left.code, left.text) == (143, f"left at once: what no coordinator has of run {RUN_ID} is lost")
+
+
 def test_a_terminated_agent_whose_run_is_called_off_leaves() -> None:
     bench = bench_in(AgentState.RUNNING)
     bench.do(Terminated())

@@ -57,6 +57,7 @@ def test_an_invitation_says_where_the_token_is_and_that_a_container_has_other_ad
 def test_a_coordinator_on_the_loopback_says_how_others_could_join() -> None:
     assert loopback_note(HERE).endswith("only agents of this machine can join at 127.0.0.1:5555; "
                                         "for others, listen with --bind 0.0.0.0:5555")  # fmt: skip
+    assert loopback_note(parse_endpoint("[::1]:5555")).endswith("listen with --bind '[::]:5555'")
     assert loopback_note(OUTSIDE) == loopback_note(parse_endpoint("*")) == ""
 
 
