@@ -154,7 +154,7 @@ class Agent:
             try:
                 yield Received(codec.decode_from_coordinator(data))
             except ProtocolError as error:
-                self._tell(f"passed over a message of the coordinator: {error}")
+                self._tell(f"ignored an invalid message of the coordinator: {error}")
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, monotonic_ns()):

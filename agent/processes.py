@@ -91,7 +91,7 @@ class Processes:
             try:
                 message: WorkerMessage = codec.decode_from_worker(data)
             except ProtocolError as error:  # a bug of ours: it costs one worker process, and not the agent
-                message = Failed(kind=FailureKind.AGENT, reason=f"it reported nonsense: {error}")
+                message = Failed(kind=FailureKind.AGENT, reason=f"it sent invalid data: {error}")
                 child.kill()
             yield FromWorker(number, message)
 

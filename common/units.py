@@ -230,13 +230,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """`["a", "b"]` -> "a, b"; of more than `MOST_LISTED`, the first ones and how many more there are."""
-    more = len(names) - MOST_LISTED
-    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
-
-
 MOST_LISTED = 8
+
+
+def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
+    """`["a", "b"]` -> "a, b"; of more than `most` names, the first ones and the number of others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def format_seconds(seconds: float) -> str:

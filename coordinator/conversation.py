@@ -206,7 +206,7 @@ class Conversation:
             actions += [self.stand_by(member)] if stands_by else []
             if hello.run_id not in (None, self._state.setup.run_id):
                 held = clipped(hello.run_id or "", LONGEST_NAME)
-                text = f"agent {member.agent_id} still holds run {held}; it can take part once it is free"
+                text = f"agent {member.agent_id} still works for run {held}, and can take part when that has ended"
                 actions.append(Note(text, trouble=True, of_agent=True))
         return [*actions, *self._keep_in_step(member, now_ns)]
 
@@ -326,7 +326,7 @@ class Conversation:
         """An agent that sent what none of this run can is not listened to any more. Its load stops at once, or when its
         lease is over, because nobody answers it."""
         member.is_outcast = True
-        member.gone = f"it sent nonsense: {problem}"
+        member.gone = f"it sent invalid data: {problem}"
         self._state.counters.nonsense += 1
         stop = self.to(member, Stop(drain=False, reason=member.gone))
         return [*self.lose(member, member.gone), stop]

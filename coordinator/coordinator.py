@@ -279,7 +279,7 @@ class Coordinator:
     def _is_malformed(self, error: ProtocolError) -> None:
         self._malformed += 1
         if self._malformed == 1:
-            self._view.note(f"passed over a malformed message: {error}", trouble=True)
+            self._view.note(f"ignored an invalid message: {error}", trouble=True)
 
     def _handle(self, event: Event) -> None:
         for action in self._run.handle(event, monotonic_ns()):

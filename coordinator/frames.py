@@ -1,9 +1,9 @@
-"""What an agent's frames may say. Pure.
+"""Checks the frames of agents. Pure.
 
 A frame is checked against two things. When a journal is read, against what every run has (`check_frame`): the fold must
 not fail, and must not grow beyond what a run can be. Before a frame is accepted, also against this run and the agent's
-share of it (`FrameLimits`): the seconds that have been, the pools it was dealt, the commands of the plan. An agent that
-sends anything else is not one of ours, or is broken, so nothing it says counts from then on.
+share of it (`FrameLimits`): seconds that have passed, pools of the share, commands of the plan. An agent that sends
+anything else is hostile or broken, so its later messages are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.metrics import MAX_NAME_LENGTH, MAX_NAMES, CommandMetrics, IntervalMetrics, PoolMetrics, histograms_of
 from common.plan.schema import Plan
 from common.plan.timeline import Timeline, timeline
-from common.units import NS_PER_S, show
+from common.units import NS_PER_S, listed, show
 
 LAST_SECOND = 100 * 86_400
 """Latest second of a run that a frame may speak of: a hundred days."""
@@ -27,9 +27,10 @@ MOST_VALUES = 1 << 36
 """Most values of one kind in an interval: more than any agent measures in the five minutes that it may merge, and few
 enough that all frames a coordinator can take add up within 63 bits."""
 AHEAD_S = 60
-"""How far an agent's seconds may run ahead of our clock, and behind the planned end and the drain."""
+"""How far an agent's seconds may be ahead of our clock, and after the planned end and the drain."""
 FRAMES_AT_ONCE, FRAMES_PER_S = 1_000, 64
-"""An agent sends a frame a second, and what it held back. One with very many commands sends some tens."""
+"""An agent sends a frame a second, and the frames that it could not send before; with very many commands, some tens
+a second."""
 
 
 def check_frame(frame: MetricsFrame, stages: int) -> None:
@@ -57,7 +58,7 @@ def check_sums(frame: MetricsFrame) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """What the frames of one agent may speak of. pools, commands: their names."""
+    """What the frames of one agent may contain. pools, commands: their names."""
 
     pools: frozenset[str]
     commands: frozenset[str]
@@ -142,6 +143,5 @@ def _problems_of_classes(counts: Mapping[str, int], kind: str) -> Iterator[str]:
 
 
 def _names(names: Iterable[str]) -> str:
-    """Some of them, for people."""
-    shown = sorted(names)
-    return ", ".join(show(name) for name in shown[:3]) + (f" and {len(shown) - 3:,} more" if len(shown) > 3 else "")
+    """The first names, for people."""
+    return listed([show(name) for name in sorted(names)], most=3)

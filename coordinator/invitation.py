@@ -1,4 +1,4 @@
-"""How agents of other machines join: the command to paste there, with an address that reaches this coordinator."""
+"""The command with which agents of other machines join, with an address that reaches this coordinator."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def invitation(bound: Endpoint, where: Endpoint, credentials: Credentials | None
     if credentials is not None and credentials.file is not None and not where.is_loopback:
         hints.append(f"TOKEN is a copy of {credentials.file}")
     if contained and bound.is_any:
-        hints.append("from outside this container, use the address that it is published at")
+        hints.append("outside this container, use its published address")
     return "; ".join(hints)
 
 
 def loopback_note(bound: Endpoint) -> str:
-    """What agents of other machines need, if they cannot reach `bound`; "" if they may."""
+    """A line for people if agents of other machines cannot reach `bound`; "" if they can."""
     if not bound.is_loopback:
         return ""
     anywhere = Endpoint("::" if ":" in bound.host else "0.0.0.0", bound.port)

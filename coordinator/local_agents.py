@@ -40,8 +40,8 @@ class LocalAgents:
         wait_s: float,
         withheld: Collection[str] = (),
     ) -> None:
-        """Start so many agents that join `endpoint`. token: its text, None if the coordinator is insecure. withheld:
-        environment variables that hold secrets, which agents are told over their link and nowhere else."""
+        """Start `count` agents that join `endpoint`. token: its text, None with --insecure. withheld: environment
+        variables with secrets, which agents do not inherit: they receive secrets over their link only."""
         environment = {name: value for name, value in os.environ.items() if name not in withheld}
         command = [sys.executable, "-m", "agent.cli", "join", endpoint, "--once", "--wait", f"{wait_s:g}s"]
         command += ["--insecure"] if token is None else ["--token-file", "-"]

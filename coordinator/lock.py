@@ -1,9 +1,9 @@
-"""Who writes a journal: one coordinator at a time, named in a file beside the journal.
+"""Locks a journal, so that one coordinator at a time writes it.
 
-`flock` on the journal decides, and the system drops it with its process. It does not say who has the lock, over NFS
-least of all, so whoever gets it writes host and process id to `journal.lock`. A killed coordinator leaves that file
-behind, and a copied folder has one too. So what the file says is believed only where it can be true: on this machine, a
-process with that id and that start time is the coordinator, and without one it has ended.
+The lock is `flock` on the journal; the system releases it when the process ends. `flock` does not report its owner, so
+the owner writes its host and process id to `journal.lock`. A killed coordinator leaves that file behind, and a copied
+folder has one too. So the file is checked: on this machine, the process with this id and start time is the coordinator;
+without such a process, the coordinator has ended.
 
     lock       file names a process   what happens
     free       that runs              refused: this folder is a copy of the one that it writes to
@@ -36,7 +36,7 @@ LOCK_SUFFIX = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What `flock` fails with on file systems without it, such as NFS without its lock service."""
 _ATTEMPTS, _PAUSE_S = 10, 0.02
-"""`coordinator report` takes a shared lock for a moment, to see whether anybody writes."""
+"""`coordinator report` takes a shared lock for a moment, to find out whether a coordinator writes."""
 _LARGEST_BYTES = 4096
 _SAME_START_S = 2.0
 """Start times of one process, as two others compute them, differ by no more: the system's clock is part of them."""
@@ -96,7 +96,7 @@ class Lock:
             )
         if locked is None and holder is not None and holder.runs is None:
             raise UsageError(
-                f"{journal}: {holder} may still be running this run, and this file system has no locks to tell; delete "
+                f"{journal}: {holder} may still be running this run, and this file system has no locks; delete "
                 f"{path} if it has ended"
             )
         with suppress(OSError):  # a full disk or a read-only folder costs the name, not the lock
@@ -104,7 +104,7 @@ class Lock:
         return cls(path)
 
     def release(self) -> None:
-        """Remove what names us; the lock itself ends with the journal's file."""
+        """Remove our lock file; closing the journal's file releases the lock itself."""
         with suppress(OSError):
             if (holder := _holder(self._path)) is not None and holder.is_this_process:
                 self._path.unlink()

@@ -1,14 +1,14 @@
-"""What a run does about agents: how many it starts with, who stands by, and what follows when one is lost. Pure.
+"""How many agents a run needs to start, which stand by, and what happens when an agent is lost. Pure.
 
 A run starts when all expected agents are there, or when `--wait` has passed and `--at-least` of them are. Every agent
 beyond those that got a share stands by: it stays connected, and is dismissed with the others at the end.
 
 An agent loses its share when it is lost, or when it ends its load before its time (it was terminated, or its lease ran
-out). `--on-agent-loss` says what follows:
+out). `--on-agent-loss` decides what happens then:
 
     continue  the others go on
     abort     the load stops once more agents have lost their share than `--tolerate-lost` allows
-    replace   one that stands by takes the share over (`coordinator.takeover`)
+    replace   an agent that stands by takes the share over (`coordinator.takeover`)
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ class Registry:
         member = self._members.get(incarnation)
         if member is None:
             name = clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
-            # One that bears this name and is not heard was most likely restarted, and wants its name back.
+            # A silent agent with this name was most likely restarted: the new process gets the name.
             self._forget_silent([member for member in self if member.agent_id == name], now_ns)
             member = Member(
                 agent_id=self._free_name(name),

@@ -52,7 +52,7 @@ def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callabl
     if not is_running:  # who runs it writes them
         made, troubles = complete_run_files(path, aggregate)
         if made:
-            note(f"wrote what was missing in {path.parent}: {', '.join(made)}")
+            note(f"wrote missing files in {path.parent}: {', '.join(made)}")
         for trouble in troubles:
             note(trouble)
     return text

@@ -164,7 +164,7 @@ class Run:
 
     def after_end(self, event: Event, exit_code: int, now_ns: int) -> list[Action]:
         """What to do about an event while agents are seen off. Results that still come are written: the run has to end
-        again (`end_again`). exit_code: what agents are told."""
+        again (`end_again`). exit_code: sent to the agents."""
         return self._talk.after_end(event, exit_code, now_ns) if isinstance(event, FromAgent) else []
 
     @property
@@ -330,7 +330,7 @@ class Run:
         actions: list[Action] = []
         for member in self.state.registry.newly_lost(now_ns):
             silent_s = (now_ns - member.heard_ns) / NS_PER_S
-            actions += self._talk.lose(member, f"nothing was heard of it for {silent_s:.1f} s")
+            actions += self._talk.lose(member, f"no message from it for {silent_s:.1f} s")
         return actions
 
     @property
@@ -460,8 +460,9 @@ class Run:
         kept = ", ".join(member.agent_id for member in members if not (member.gone and member.at_rest_ns is not None))
         if kept:
             keep_s = HOLD_LEASES * self.state.setup.plan.fleet.lease_s.ns / NS_PER_S
-            collects = f"`coordinator start --resume {self.state.setup.run_id}` collects what it kept"
-            actions.insert(-1, Note(f"no results of {kept}: if it lives, {collects} (for {keep_s:g} s)", trouble=True))
+            collects = f"`coordinator start --resume {self.state.setup.run_id}` collects them"
+            text = f"no results of {kept}: while it runs, {collects} (for {keep_s:g} s)"
+            actions.insert(-1, Note(text, trouble=True))
         return [*actions[:-1], *self._talk.dismiss_all(self._exit_code), actions[-1]]
 
     def end_again(self) -> list[Action]:

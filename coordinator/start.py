@@ -222,7 +222,7 @@ def _serve(
         )
         if place.ended:
             lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished]
-            view.note(f"the run has ended: collecting what {', '.join(lost)} kept; interrupt to leave it", trouble=True)
+            view.note(f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait", trouble=True)
         elif stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())

@@ -41,7 +41,7 @@ LOOK_EVERY_NS = NS_PER_S // 10
 
 
 class TakeOvers:
-    """Works on the state that it shares with `coordinator.run`; remembers what the person was told.
+    """Works on the state that it shares with `coordinator.run`; keeps the lines that it showed.
 
     written: the records in the run's journal.
     """
@@ -61,7 +61,7 @@ class TakeOvers:
         for member in self._state.lost:
             if not self._is_open(member, now_ns):
                 continue
-            # Once fenced it stays so: its worker processes have ended, whatever it is told when it comes back.
+            # A fenced agent stays fenced: its worker processes have ended, also if the agent comes back.
             if not (member.share_lost or member.is_fenced(now_ns, fence)):
                 seconds = (member.may_write_until_ns(fence) - now_ns) / NS_PER_S
                 text = f"{member.agent_id} may still be at work; its share is free in {seconds:.0f} s at most"
@@ -99,7 +99,7 @@ class TakeOvers:
         return self._state.setup.plan.fleet.on_agent_loss is OnAgentLoss.REPLACE and self._state.phase is Phase.RUNNING
 
     def _is_open(self, member: Member, now_ns: int) -> bool:
-        """Whether it has lost its share, nobody has taken that over, and something is left to do in it."""
+        """Whether the member has lost its share, no other agent has it, and operations are left in it."""
         if member.replaced_by or not (member.share_lost or lost_share(member)):
             return False
         tally, t0_ns = self._written.agents.get(member.agent_id), self._state.t0_ns
@@ -135,7 +135,7 @@ class TakeOvers:
 
     def _unable(self, heir: Member, now_ns: int) -> str:
         if now_ns - heir.heard_ns > LOST_AFTER_NS:
-            return f"nothing was heard of it for {(now_ns - heir.heard_ns) / NS_PER_S:.1f} s"
+            return f"no message from it for {(now_ns - heir.heard_ns) / NS_PER_S:.1f} s"
         prepare_s = self._state.setup.plan.fleet.prepare_s
         if not heir.prepared and now_ns - heir.stirred_ns > prepare_s.ns:
             return f"not prepared, and without progress for {prepare_s}"

@@ -1,4 +1,4 @@
-"""What is added up of a run: by second, by stage and by agent. Pure; `coordinator.aggregate` fills them from records.
+"""Sums of a run: by second, by stage and by agent. Pure; `coordinator.aggregate` fills them from records.
 
 A second adds up all agents, commands and stages: counts, and one histogram of each kind. What each agent had (its peak
 of connections, its busiest worker process) is kept while more of it may come, and then summed: of a large fleet these
@@ -41,7 +41,7 @@ class Pile:
         self._parts: list[Histogram] = []
 
     def add(self, *histograms: Histogram) -> None:
-        """Take more into the sum."""
+        """Add to the sum."""
         self._parts += [histogram for histogram in histograms if histogram.count]
         if len(self._parts) > _MOST_PARTS:
             self.settle()
@@ -211,7 +211,7 @@ class StageTally:
         return self._totals
 
     def add(self, agent_id: str, interval: IntervalMetrics, ok: int, errors: int) -> None:
-        """Take one more, in which so many operations were done, and so many came to an end but were not."""
+        """Add an interval, with its numbers of operations that were done, and that ended otherwise."""
         _add_busy(self.busy, agent_id, interval.generator)
         _add_hold_ups(self.hold_ups, agent_id, interval.generator)
         self.operations += ok + errors

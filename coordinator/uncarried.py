@@ -1,5 +1,4 @@
-"""Shares of the load that no agent carried for a while: since when, until when, and how many operations were due in
-them. Pure.
+"""Shares of the load while no agent had them: since when, until when, and how many operations were due. Pure.
 
 An agent carries its share until it is lost or ends early; another one may take the share over some time later
 (`ShareTakenOver`). What was due in the share until then, less what the lost agent reported, was never sent, or was sent
@@ -23,7 +22,7 @@ from coordinator.records import AgentEnd
 from coordinator.tallies import AgentTally
 
 _NAMED = 3
-"""Most shares that a sentence names: a fleet may have hundreds."""
+"""How many shares a sentence names: a fleet may have hundreds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Whom a run waits for at its end, for how long, and who may still write to the target. Pure. Why, and what is known of
-an agent, is in `coordinator.phases`."""
+"""The agents that a run waits for at its end, for how long, and those that may still write to the target. Pure.
+`coordinator.phases` has the rules and their reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_FENCE = Fence(lease_ns=0, closing_ns=0, end_ns=None)
 
 
 class Waiting:
-    """Reads the state of the run, and remembers only what the person was last told."""
+    """Reads the state of the run, and keeps only the last line that it showed."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state

@@ -341,7 +341,7 @@ def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
     heard.spawn("run", dealt(plan_of(valkey.url)))
     heard.until(lambda: heard.exits, "the process has ended")
     assert heard.exits == {0: -signal.SIGKILL}
-    assert heard.said(0, Failed)[0].reason == "it reported nonsense: expected msgpack of a message"
+    assert heard.said(0, Failed)[0].reason == "it sent invalid data: expected msgpack of a message"
 
 
 def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

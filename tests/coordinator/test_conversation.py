@@ -353,10 +353,10 @@ def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_a
     actions = bench.says("web1", nonsense(1))
     [noted] = written(actions)
     assert (noted.state, noted.reason) == (
-        AgentEnd.LOST, "it sent nonsense: frame 1: expected seconds up to 64 by now, got 8,639,999"
+        AgentEnd.LOST, "it sent invalid data: frame 1: expected seconds up to 64 by now, got 8,639,999"
     )  # fmt: skip
     named, waits = [note.text for note in of_kind(actions, Note)]
-    assert "it sent nonsense" in named
+    assert "it sent invalid data" in named
     assert waits.startswith("waiting for web1 (may still load the target): ")
     assert said(actions, Stop) == [Stop(drain=False, reason=noted.reason)]
     for _ in range(100):
@@ -378,7 +378,7 @@ def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_a
 def test_a_last_word_that_cannot_be_true_is_nonsense(fields: dict[str, int], problem: str) -> None:
     bench = running()
     actions = bench.says("web1", final(**fields))
-    assert [noted.reason for noted in written(actions)] == [f"it sent nonsense: {problem}"]
+    assert [noted.reason for noted in written(actions)] == [f"it sent invalid data: {problem}"]
     assert not acknowledged(actions)
 
 

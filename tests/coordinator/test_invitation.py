@@ -49,7 +49,7 @@ def test_an_invitation_says_where_the_token_is_and_that_a_container_has_other_ad
     copy = f"TOKEN is a copy of {credentials.file}"
     assert invitation(OUTSIDE, OUTSIDE, credentials, contained=True) == f"{command}; {copy}"
     assert invitation(parse_endpoint("*"), OUTSIDE, credentials, contained=True) == (
-        f"{command}; {copy}; from outside this container, use the address that it is published at"
+        f"{command}; {copy}; outside this container, use its published address"
     )
     assert invitation(HERE, HERE, None, contained=False) == "agents join with: agent join 127.0.0.1:5555 --insecure"
 

@@ -182,7 +182,7 @@ def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_n
     ]
     said.clear()
     csv = render("latest", out, "csv", False, said.append)
-    assert said == [f"wrote what was missing in {folder}: {PLAN_FILE}, {SUMMARY_FILE}, {TIMESERIES_FILE}"]
+    assert said == [f"wrote missing files in {folder}: {PLAN_FILE}, {SUMMARY_FILE}, {TIMESERIES_FILE}"]
     assert (folder / TIMESERIES_FILE).read_text() == csv
     assert (folder / SUMMARY_FILE).read_text() == render("latest", out, "json", False, said.append)
     assert len(said) == 1

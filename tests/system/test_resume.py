@@ -94,7 +94,8 @@ def test_a_run_whose_agents_are_gone_can_be_ended_at_once_with_what_was_accepted
     assert [agent["state"] for agent in summary["agents"]] == ["lost"]
     assert summary["totals"]["operations"] == accepted
     assert summary["ledger"]["server_calls"] is None
-    assert f"no results of a: if it lives, `coordinator start --resume {fleet.runs[-1].name}`" in ended.finished.stderr
+    collects = f"`coordinator start --resume {fleet.runs[-1].name}` collects them"
+    assert f"no results of a: while it runs, {collects}" in ended.finished.stderr
 
 
 def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fleet, valkey: Server) -> None:
@@ -153,7 +154,7 @@ def test_what_an_agent_could_not_report_before_the_end_is_collected_after_it(fle
     collected = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
     summary = collected.summary
     assert (collected.code, summary["run"]["outcome"], summary["run"]["reason"]) == (130, "interrupted", "")
-    assert "the run has ended: collecting what a kept" in collected.finished.stderr
+    assert "the run has ended: collecting results of a" in collected.finished.stderr
     assert [one["state"] for one in summary["agents"]] == ["finished"]
     assert summary["totals"]["operations"] == server_calls(valkey) > reported
     assert agent.wait(10).returncode == 0
