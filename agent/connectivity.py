@@ -174,7 +174,7 @@ def _who_answers(connection: socket.socket, address: Endpoint, *, curve: bool) -
 
 
 def _read(connection: socket.socket, size: int) -> bytes | None:
-    """Up to so many bytes, as many as come; None if nothing does, b"" if the connection ends."""
+    """Received bytes, at most the given number; None if none arrive, b"" if the connection ends."""
     read = b""
     try:
         while len(read) < size and (part := connection.recv(size - len(read))):

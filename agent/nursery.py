@@ -104,7 +104,7 @@ class Nursery:
         return None if self._control is None else self._control.fileno()
 
     def listen(self, wait_s: float = 0.0) -> None:
-        """Take notice of who was born and who has ended, and wait so long for news at most."""
+        """Read which children were born or have ended; waits for news, but not longer than the given time."""
         if self._control is None or not select.select([self._control], [], [], wait_s)[0]:
             return
         try:

@@ -124,7 +124,7 @@ class Session:
                 return []
             case Examined(obstacle, lasting):
                 is_news = self._link.examined(obstacle, lasting=lasting)
-                # One that waits for its next run has been told that the coordinator is gone.
+                # An agent that waits for its next run has already said that the coordinator is gone.
                 waits = self.state is AgentState.IDLE and self._link.coordinator
                 return [Say(f"{obstacle}; trying again")] if is_news and not lasting and not waits else []
             case Received(envelope):
@@ -256,7 +256,7 @@ class Session:
 
     @property
     def _shown_state(self) -> AgentState:
-        """What coordinators are told. Results of a closed run do not keep us from serving another one."""
+        """The run that Hello names. Results of a closed run do not keep the agent from serving another one."""
         is_free = self._is_closed and self.state is AgentState.DONE and self._link.coordinator != self.run_id
         return AgentState.IDLE if is_free else self.state
 

@@ -418,7 +418,7 @@ WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop | WorkerRenew
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What every message travels in. run_id: "" outside a run. incarnation: names one agent process, see
-    `incarnation_of`; stale traffic is told by these two."""
+    `incarnation_of`; both identify stale messages."""
 
     run_id: str
     incarnation: str

@@ -181,7 +181,7 @@ def _agent_curve(text: str, origin: str) -> CurveClient:
     if _COORDINATOR_SECRET in lines:
         raise UsageError(f"{origin}: expected the token of agents (the file token), got the coordinator's key")
     agent = _key(origin, lines, _AGENT_SECRET)
-    public = _key(origin, lines, _COORDINATOR_PUBLIC).secret  # any key can be told from what is none in this way
+    public = _key(origin, lines, _COORDINATOR_PUBLIC).secret  # only checks that it is a key
     return CurveClient(agent, public)
 
 

@@ -154,7 +154,7 @@ class Monitor:
         self.socket.connect(name)
 
     def take(self, most: int) -> list[tuple[int, int]]:
-        """At most so many (event, value) that have come since the last call. The value of most is a file descriptor."""
+        """At most `most` new pairs (event, value). The value of most events is a file descriptor."""
         taken: list[tuple[int, int]] = []
         while len(taken) < most:
             try:
@@ -193,10 +193,10 @@ def use_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
 
 
 class Dialer:
-    """A connecting DEALER: one connection of an agent. It connects anew by itself for as long as it is open.
+    """A connecting DEALER: one connection of an agent, which reconnects by itself while it is open.
 
-    ZeroMQ does not, once a peer was no ZeroMQ, spoke another mechanism or denied our key. All three may change while an
-    agent waits, with another coordinator: so `link_events` sees to it.
+    ZeroMQ stops reconnecting after a peer that does not speak ZMTP, uses another mechanism or refuses our key. Another
+    coordinator may start while an agent waits, so `link_events` reconnects in these cases.
     """
 
     def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:

@@ -48,7 +48,7 @@ from coordinator.records import (
 from coordinator.tallies import AgentTally, Second, StageTally
 
 SEALED_BEHIND = 10
-"""A second that has been complete for so many seconds keeps sums over agents, and not what each of them had."""
+"""A second that has been complete for this many seconds keeps sums over agents only."""
 
 
 class Aggregate:

@@ -318,7 +318,7 @@ class Conversation:
         return known[1]
 
     def _elapsed_ns(self, now_ns: int) -> int | None:
-        """Since the start instant; None before it, and in a run that is resumed after this host was started anew."""
+        """Since the start instant; None before it, and in a run that is resumed after a reboot of this host."""
         elapsed_ns = now_ns - self._state.t0_ns if self._state.t0_ns is not None else -1
         return elapsed_ns if elapsed_ns >= 0 else None
 

@@ -83,11 +83,11 @@ class Member:
 
     routing_id, metrics_id: of the newest connections on which the agent proved itself, for control and for metrics; b""
     for none. connection, metrics_connection: what the agent counts them as. next_seq: of the frame wanted next. end:
-    how its part of the run ended, None while it goes on. released: it was told that its results are safe. gone: nothing
-    more is expected from it, and why. is_outcast: it sent what no agent of the run can, so that nothing counts that it
-    says. dealt: its pools, as the journal of a run that is resumed has them. workers_lost: numbers of its worker
-    processes that died. steps: how far its preparation is; stirred_ns: when that last changed. preloaded: what it wrote
-    before the start.
+    how its part of the run ended, None while it goes on. released: the coordinator has confirmed its results. gone:
+    nothing more is expected from it, and why. is_outcast: it sent what no agent of the run can, so that nothing counts
+    that it says. dealt: its pools, as the journal of a run that is resumed has them. workers_lost: numbers of its
+    worker processes that died. steps: how far its preparation is; stirred_ns: when that last changed. preloaded: what
+    it wrote before the start.
 
     renewed_ns: no heartbeat that we answered left the agent later than this, so its lease counts from here at the
     latest. at_rest_ns: since when its worker processes are known to have ended, None while they may write. returned_ns:
