@@ -145,7 +145,7 @@ def cli() -> None:
     "-q",
     "--quiet",
     is_flag=True,
-    help="no live view and no progress messages, only trouble; with --json, only errors on stderr",
+    help="no live view and no progress messages, only trouble; with --json, no report on stderr either",
 )
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
 @click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")

@@ -33,5 +33,5 @@ class StartOptions:
 
     @property
     def silent(self) -> bool:
-        """Whether people see only errors: a program reads the JSON."""
+        """Whether people see no report, only trouble: a program reads the JSON."""
         return self.json and self.quiet

@@ -127,7 +127,7 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", "--url", "redis://h", "--requests", "0"), "--requests: expected at least 1 request, got 0"),
         (("plan", *ENOUGH, "--key-minimum", "2", "--key-maximum", "1"), "--key-minimum: expected minimum <= maximum"),
         (("plan", "none.yaml"), "none.yaml: expected a plan that can be read, got: No such file or directory"),
-        (("plan", "."), ".: expected a plan that can be read, got: Is a directory"),
+        (("plan", "."), ".: expected a plan that can be read, got: it is a directory"),
         (("start", "none.yaml"), "none.yaml: expected a plan that can be read"),
         (("check",), "plan: $.target.url: expected a target, got none"),
         (("profiles", "basic"), "expected one of async_mixed, basic_rw"),
