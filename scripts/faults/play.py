@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import redis
 
+from common.errors import EXIT_INTERRUPTED
 from scripts.faults import counts
 from scripts.faults.draws import COSTS_OPERATIONS, OUTAGES, TARGET, Draw, Fault, Kind
 from scripts.faults.fleet import Fleet
@@ -120,7 +121,9 @@ class Round:
         if command is not None and command.code is not None:
             self._note(f"coordinator ended with {command.code}")
             killed = command.code == -signal.SIGKILL
-            self.seen.codes.append(None if killed else command.code)
+            # A Ctrl-C in its very last moment ends it by the signal, which a shell calls 130, too.
+            code = EXIT_INTERRUPTED if command.code == -signal.SIGINT else command.code
+            self.seen.codes.append(None if killed else code)
             fleet.coordinator = None
             unwritable = Kind.JOURNAL_FULL in self.seen.happened and command.code == 2
             if not killed and not (unwritable and fleet.is_open):
