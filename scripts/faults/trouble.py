@@ -179,9 +179,9 @@ class Trouble:
 
     def _target_fault(self, fault: Fault) -> bool:
         match fault.kind:
-            case Kind.TARGET_STOPPED:
+            case Kind.TARGET_STOPPED if not self.target_lost:
                 self._fleet.server.pause()
-                self._later(fault, self._fleet.server.resume)
+                self._later(fault, self._resume_target)
             case Kind.TARGET_KILLED if not self.target_lost:
                 self.target_lost = True
                 self._fleet.server.kill()
@@ -189,6 +189,10 @@ class Trouble:
             case _:
                 return False
         return True
+
+    def _resume_target(self) -> None:
+        if not self.target_lost:
+            self._fleet.server.resume()
 
     def _intrusion(self, fault: Fault) -> bool:
         names = {Kind.FLOOD: "flood", Kind.STRANGERS: "strangers", Kind.GARBAGE: "garbage"}
