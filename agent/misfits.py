@@ -15,7 +15,7 @@ import msgspec
 
 from common.errors import PlanError
 from common.messages import Assignment, PoolShare, TakeOver
-from common.open_files import USUAL_FILES, needed, pools_by_process, shortage
+from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
 from common.plan.checks import MAX_AGENTS, MAX_POOLS, MAX_THREADS, check_plan
 from common.plan.schema import Driver, Plan
 from common.units import NS_PER_S, counted, format_bytes, format_seconds
@@ -103,7 +103,7 @@ def _too_much(plan: Plan, pools: tuple[PoolShare, ...], processes: int, capacity
         return f"it needs {counted(threads, 'worker thread')}, but this machine allows {capacity.threads:,} in all"
     for hand in pools_by_process(pools, processes):
         if found := shortage(capacity.open_files, USUAL_FILES, needed(plan, hand).all_at_once):
-            return f"a worker process {found}"
+            return f"a worker process {found}; {REMEDY}"
     memory = sum(
         group.workers_per_pool * THREAD_BYTES + group.client_instances_per_pool * INSTANCE_BYTES for group in groups
     )

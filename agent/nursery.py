@@ -21,7 +21,8 @@ import signal
 import socket
 import struct
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,6 +41,22 @@ _NEWS = struct.Struct("=qq")
 _BORN = 1 << 40
 _UNKNOWN_EXIT = 255
 _JOIN_S = 5.0
+
+
+@contextmanager
+def _in_existing_directory() -> Iterator[None]:
+    """Change to / if the working directory was deleted, and back: a process cannot be spawned in a deleted one, and
+    the agent's own errors name it as their cause."""
+    if not directory_is_gone():
+        yield
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 class Child:
@@ -71,12 +88,11 @@ class Nursery:
         """Start it, unless it runs. It imports while we go on."""
         if self._control is not None:
             return
-        if directory_is_gone():
-            os.chdir("/")  # a child starts in the parent's working directory, and fails if that was deleted
         ours, theirs = self._context.Pipe(duplex=True)
         with ours, theirs:
             self._process = self._context.Process(target=_nurse, args=(theirs,), name="nursery")
-            self._process.start()
+            with _in_existing_directory():
+                self._process.start()
             self._control = socket.socket(fileno=os.dup(ours.fileno()))
             self._control.setblocking(False)
 

@@ -11,7 +11,7 @@ from common.listener import Listener
 from common.token import coordinator_curve
 from common.transport import Context
 from coordinator.local_agents import LocalAgents
-from tests.support.runs import wait_until, worker_processes
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -56,14 +56,20 @@ def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypa
         assert wait_until(lambda: [*listener.receive()], "the agent says hello")
 
 
-def test_worker_processes_that_are_stopped_end_with_their_agent() -> None:
+def spawned_by(agent: psutil.Process) -> list[psutil.Process]:
+    """Processes that the agent spawned; multiprocess has one of its own beside them."""
+    return [child for child in agent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_processes_of_an_agent_that_are_stopped_end_with_it() -> None:
     before = {child.pid for child in psutil.Process().children()}
     with LocalAgents() as agents:
         agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [agent] = [child for child in psutil.Process().children() if child.pid not in before]
-        [worker] = wait_until(lambda: worker_processes(agent), "the agent has its worker process")
-        worker.send_signal(signal.SIGSTOP)
+        # The process that worker processes are forked from, in the process group of all of them.
+        [child] = wait_until(lambda: spawned_by(agent), "the agent has started it")
+        child.send_signal(signal.SIGSTOP)
         agent.kill()
         [exited] = wait_until(lambda: list(agents.exited()), "the agent has ended")
         assert exited.exit_code == -signal.SIGKILL
-        wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "its worker has too", 5)
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its child has too", 5)

@@ -687,7 +687,7 @@ def test_a_stop_while_it_runs_ends_it_with_everything_counted(
 
 
 def test_a_load_whose_lease_is_not_renewed_ends_with_everything_counted(valkey: Server, worker: WorkerThread) -> None:
-    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3), lease_s=1.0)
+    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3), lease_s=2.0)
     worker.hear(Prepared)
     worker.start()
     reported = worker.reported()
