@@ -44,6 +44,11 @@ class PlayedAgent:
         return self.command is not None and self.command.code is None
 
     @property
+    def is_free(self) -> bool:
+        """It has said that it waits for a next run."""
+        return self.command is not None and "waiting for the next" in self.command.said
+
+    @property
     def is_there(self) -> bool:
         """It runs; of a process that we started, until the last of its threads has ended."""
         return self.joins if self.command is not None else runs(self.pid)

@@ -258,7 +258,8 @@ class Round:
         fleet = self._fleet
         harmed = set(self.seen.happened) & {*COSTS_OPERATIONS, *TARGET, Kind.AGENT_TERMINATED}
         remote = zip(fleet.agents, self._drawn.agents, strict=False)
-        able = [agent for agent, drawn in remote if agent.joins and not drawn.once]
+        # One that has heard neither that its results are safe nor that the run is over keeps them for ten leases.
+        able = [agent for agent, drawn in remote if agent.joins and not drawn.once and agent.is_free]
         summary = self.seen.summary
         if summary is None or harmed or not able or any(one["state"] != "finished" for one in summary["agents"]):
             return
