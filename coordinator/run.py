@@ -128,7 +128,8 @@ class Run:
         if member is None:
             return None
         may_be_dealt = member.state is AgentState.IDLE and member.is_fresh(now_ns)
-        return (member.state, member.end, member.lost, member.gone, member.rtt_ns, may_be_dealt)
+        rtt_ns = member.rtt_ns if self.state.phase is Phase.PREPARING else None  # a heartbeat may change it at any time
+        return (member.state, member.end, member.lost, member.gone, rtt_ns, may_be_dealt)
 
     @classmethod
     def resumed(

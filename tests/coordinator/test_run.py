@@ -303,6 +303,8 @@ def test_what_agents_send_each_second_costs_no_look_at_all_others(monkeypatch: p
     looks: list[Registry] = []
     monkeypatch.setattr(Registry, "__iter__", lambda registry: iter(looks.append(registry) or ()))
     assert said(bench.beat("web1"), HeartbeatReply)
+    closer = msgspec.structs.replace(heartbeat(AgentState.RUNNING), rtt_ns=99)  # a better estimate of its clock
+    assert said(bench.says("web1", closer), HeartbeatReply)
     assert said(bench.frame("web1", 0), FrameAck)
     assert not looks
     bench.do(Tick())
