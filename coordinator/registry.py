@@ -38,6 +38,9 @@ LOST_AFTER_NS = 4 * NS_PER_S
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
 LONGEST_NAME, LONGEST_HOST = 64, 255
+LARGE_FLEET = 64
+"""With more agents than this, the run moves on at ticks only: a look at every agent for each message of every agent
+would keep a large fleet from starting."""
 SPARE_MEMBERS = 1000
 """How many agents may be joined beside twice those that a run expects."""
 OVERTIME_NS = 15 * NS_PER_S

@@ -30,7 +30,7 @@ from coordinator.records import (
     Stopping,
     When,
 )
-from coordinator.registry import COME_BACK_NS, LOST_AFTER_NS, Standing, capacities
+from coordinator.registry import COME_BACK_NS, LARGE_FLEET, LOST_AFTER_NS, Standing, capacities
 from coordinator.shares import assign, oversized
 from coordinator.steps import (
     Action,
@@ -121,11 +121,11 @@ class Run:
 
     def _stands(self, envelope: Envelope, now_ns: int) -> tuple[object, ...] | None:
         """How its sender stands, as far as a heartbeat or a frame can change what the phase depends on; ticks see to
-        what time changes. None for other messages, and for strangers."""
-        if not isinstance(envelope.message, Heartbeat | MetricsFrame):
-            return None
+        what time changes, and to everything in a large fleet. None for other messages, and for strangers."""
+        if len(self.state.registry) > LARGE_FLEET:
+            return ()
         member = self.state.registry.find(envelope.incarnation)
-        if member is None:
+        if member is None or not isinstance(envelope.message, Heartbeat | MetricsFrame):
             return None
         may_be_dealt = member.state is AgentState.IDLE and member.is_fresh(now_ns)
         rtt_ns = member.rtt_ns if self.state.phase is Phase.PREPARING else None  # a heartbeat may change it at any time

@@ -311,6 +311,14 @@ def test_what_agents_send_each_second_costs_no_look_at_all_others(monkeypatch: p
     assert looks
 
 
+def test_a_large_fleet_moves_on_at_ticks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.run.LARGE_FLEET", 0)
+    bench = RunBench(expected=2)
+    bench.hello("web1")
+    assert not said(bench.hello("web2"), Prepare)
+    assert len(said(bench.do(Tick()), Prepare)) == 2
+
+
 def test_an_agent_that_holds_another_run_is_not_dealt_a_share_until_it_is_free() -> None:
     bench = RunBench()
     actions = bench.hello("web1", state=AgentState.DONE, run_id="another")
