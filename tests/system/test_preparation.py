@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, 
             "--expect-agents", "2", "--url", valkey.url, "--lease", "5s", "--duration", "1s", *MANY
         )
         wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
-        [worker] = worker_processes(psutil.Process(agent.process.pid))
+        process = psutil.Process(agent.process.pid)
+        [worker] = wait_until(partial(worker_processes, process), "a worker process")  # the keys may be the other's
         os.kill(agent.process.pid if victim == "agent" else worker.pid, signal.SIGKILL)
         finished = coordinator.wait(15)
         assert finished.returncode == 5, finished
