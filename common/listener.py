@@ -59,6 +59,7 @@ _MOST_NAMED = 100
 _GROWTH_BYTES = 32 << 20  # memory of this process that has to grow before the cause is looked for
 _ENDLESS_BYTES = 8 << 20  # received without a message; a message has 1 MiB at most
 _FORGET_NS = 5 * NS_PER_S  # messages of a closed connection may still wait in ZeroMQ for a moment
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 _TCP_INFO_BYTES_RECEIVED = struct.Struct("=128xQ")
 _ZAP_ENDPOINT, _ZAP_DOMAIN = "inproc://zeromq.zap.01", b"fleet"
 _REFUSALS = (
@@ -384,7 +385,7 @@ class _Reader:
             return
         self._housekeeping_ns = now_ns
         for fileno in self._peers.look(now_ns, self._most_strangers):
-            self._shut_down(fileno)
+            shut_down(fileno, self._port)
         while self._closed and now_ns - self._closed[0][0] > _FORGET_NS and not self._closed[0][1].messages:
             with self._lock:
                 self._connections.pop(self._closed.popleft()[1].routing_id, None)
@@ -402,7 +403,7 @@ class _Reader:
             return
         with self._lock:
             self._inbox.drop(connection)
-        address = self._shut_down(connection.fileno)
+        address = shut_down(connection.fileno, self._port)
         self.cut += 1
         self._penalties.flooded(connection.address, monotonic_ns())
         named = connection.name, connection.address
@@ -415,18 +416,21 @@ class _Reader:
             self._floods.append(f"cut a connection of {whose}{address and f' at {address}'}: {why}")
         self._loop.set()
 
-    def _shut_down(self, fileno: int) -> str:
-        """Shut down a TCP connection of our port. Returns its peer's address, "" if it is another socket or is
-        closed."""
-        try:
-            with socket.socket(fileno=os.dup(fileno)) as peer:
-                if peer.getsockname()[1] != self._port:
-                    return ""
-                host, port = peer.getpeername()[:2]
-                peer.shutdown(socket.SHUT_RDWR)
-        except (OSError, IndexError):
-            return ""
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+def shut_down(fileno: int, port: int) -> str:
+    """Shut down a TCP connection of this local port, and let its close reset it. Returns its peer's address, "" if the
+    file descriptor belongs to another socket or is closed."""
+    try:
+        with socket.socket(fileno=os.dup(fileno)) as connection:
+            if connection.getsockname()[1] != port:
+                return ""
+            host, peer_port = connection.getpeername()[:2]
+            # Without a reset, a peer that has filled our receive window waits for it to open again, for a minute.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            connection.shutdown(socket.SHUT_RDWR)
+    except (OSError, IndexError):
+        return ""
+    return f"[{host}]:{peer_port}" if ":" in host else f"{host}:{peer_port}"
 
 
 def _resident_bytes() -> int:

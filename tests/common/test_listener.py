@@ -12,7 +12,7 @@ import zmq
 from common import listener as module
 from common import transport
 from common.inbox import MAX_UNKNOWN_MESSAGES
-from common.listener import Listener
+from common.listener import Listener, shut_down
 from common.transport import Context, CurveServer, LinkEvent, Poller
 from tests.support.links import ANYWHERE, CLIENT, PATIENCE_S, SERVER, Bench
 
@@ -146,6 +146,37 @@ def test_a_message_that_never_ends_is_cut_before_it_fills_memory(stack: ExitStac
     [line] = bench.until(bench.listener.take_floods)
     assert line.endswith(": a message that never ends")
     assert bench.heard == []
+
+
+def test_a_peer_that_waits_for_room_in_our_receive_window_learns_of_the_cut() -> None:
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        closing(socket.create_connection(server.getsockname())) as peer,
+        closing(server.accept()[0]) as accepted,
+    ):
+        peer.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                peer.send(bytes(1 << 19))
+        assert shut_down(accepted.fileno(), server.getsockname()[1]).startswith("127.0.0.1:")
+        with suppress(ConnectionError):
+            while accepted.recv(1 << 16):  # as ZeroMQ does before it closes
+                pass
+        accepted.close()
+        peer.settimeout(PATIENCE_S)
+        with pytest.raises(ConnectionError):
+            peer.sendall(bytes(64 << 20))
+
+
+def test_a_connection_of_another_port_is_not_shut_down() -> None:
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        closing(socket.create_connection(server.getsockname())) as peer,
+        closing(server.accept()[0]) as accepted,
+    ):
+        assert shut_down(accepted.fileno(), server.getsockname()[1] + 1) == ""
+        peer.sendall(b"on")
+        assert accepted.recv(2) == b"on"
 
 
 def test_a_listener_can_be_closed_while_strangers_storm_it(stack: ExitStack) -> None:
