@@ -20,8 +20,8 @@ from common.machine import (
     usable_cores,
 )
 from common.program import complain, failed, run_program
-from common.release import RELEASE, about
 from common.units import Seconds, counted, printable, show
+from common.version import RELEASE, about
 
 PROGRAM = "agent"
 
@@ -97,9 +97,9 @@ def join(
     and says goodbye; a second one leaves at once.
     """
     # Imported here: worker processes import this module too, and need none of it.
-    from agent.nursery import Nursery
-    from common.endpoint import ANY_HOST, parse_endpoint
-    from common.token_text import Variables
+    from agent.fork_server import Nursery
+    from common.protocol.endpoint import ANY_HOST, parse_endpoint
+    from common.protocol.token_sources import Variables
 
     coordinator = parse_endpoint(endpoint)
     if coordinator.host == ANY_HOST or coordinator.port is None:
@@ -109,10 +109,10 @@ def join(
     # From here on both import, each on a core of its own; and without the variables that hold a token.
     with Nursery() as nursery:
         nursery.start()
-        from agent.agent import Agent
-        from agent.events import Identity
-        from agent.misfits import Capacity
-        from common.token import agent_credentials
+        from agent.core.actions import Identity
+        from agent.core.assignment_checks import Capacity
+        from agent.loop import Agent
+        from common.protocol.token import agent_credentials
 
         curve = None if insecure else agent_credentials(token_file, variables, os.environ)
         identity = Identity(

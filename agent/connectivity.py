@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from common.endpoint import Endpoint, UnresolvedError, resolve
+from common.protocol.endpoint import Endpoint, UnresolvedError, resolve
 from common.units import NS_PER_S
 
 NEXT_AFTER_NS = NS_PER_S // 4

@@ -12,11 +12,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from agent.events import FromWorker, WorkerExited
-from agent.nursery import Child, Nursery
-from common import codec
+from agent.core.actions import FromWorker, WorkerExited
+from agent.fork_server import Child, Nursery
 from common.errors import ProtocolError
-from common.messages import Assignment, Failed, FailureKind, WorkerMessage, WorkerOrder, WorkerPrepare, WorkerRenew
+from common.protocol import codec
+from common.protocol.messages import (
+    Assignment,
+    Failed,
+    FailureKind,
+    WorkerMessage,
+    WorkerOrder,
+    WorkerPrepare,
+    WorkerRenew,
+)
 
 _READ_AT_MOST = 64  # reports taken from one process in one go
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from agent.events import Tick
+from agent.core.actions import Tick
 from common.units import NS_PER_S
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from common.messages import PoolShare
 from common.plan.schema import Connections, Driver, Plan
+from common.protocol.messages import PoolShare
 from common.units import counted
 
 SPARE_FILES = 32

@@ -3,7 +3,7 @@ traceback in a file.
 
 A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise.
 
-stderr is what a program says while it works. It never waits either: see `common.voice`.
+stderr is what a program says while it works. It never waits either: see `common.stderr_writer`.
 
 stdout is the result, written when the work is done. It waits for a slow reader (`| less`) as long as the person wants;
 Ctrl-C ends the wait. The first error is kept, and later output is dropped. At its end the program decides what a lost
@@ -28,8 +28,8 @@ from pathlib import Path
 
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.redaction import hide_userinfo
+from common.stderr_writer import PATIENCE_S, Voice, stream_on
 from common.units import printable
-from common.voice import PATIENCE_S, Voice, stream_on
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _WIDEST = 9_999

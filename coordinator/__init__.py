@@ -1,0 +1,1 @@
+"""The controller host: `coordinator start` splits a plan over agents, merges their metrics, and reports."""

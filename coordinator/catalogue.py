@@ -19,7 +19,7 @@ from common.commands import (
     Template,
     origin,
 )
-from common.commands.words import bytes_word, quote_word
+from common.commands.splitting import bytes_word, quote_word
 from common.plan import profiles
 
 _FEWEST = 3

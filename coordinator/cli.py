@@ -13,18 +13,18 @@ import click
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, TargetError, UsageError
 from common.machine import open_files_limit, raise_open_files_limit, usable_cores
 from common.plan import profiles
-from common.plan.checks import Purpose
+from common.plan.loading.sources import load_plan
+from common.plan.rules.checks import Purpose
 from common.plan.schema import Plan
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
-from common.plan.sources import load_plan
 from common.program import complain, failed, run_program
-from common.release import RELEASE, about
-from common.token_text import Variables
+from common.protocol.token_sources import Variables
 from common.units import printable, show
-from coordinator.expanded import expected_agents, plan_facts, plan_text
+from common.version import RELEASE, about
+from coordinator.core.shares import assign
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
-from coordinator.shares import assign
+from coordinator.plan_view import expected_agents, plan_facts, plan_text
 
 PROGRAM = "coordinator"
 
@@ -160,7 +160,7 @@ def start(
     """
     from coordinator.compare.command import compare
     from coordinator.report.files import PLAN_FILE
-    from coordinator.report.finding import find_journal
+    from coordinator.report.run_lookup import find_journal
     from coordinator.start import start as start_run
 
     if rounds is not None and not compare_drivers:
@@ -197,8 +197,8 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 @cli.command(cls=PlanCommand)
 def check(plan_file: Path | None, **flags: Any) -> int:
     """Can the target be reached, what is it, and may we do what the plan needs?"""
-    from coordinator.check import check as check_target
-    from coordinator.check import check_files
+    from coordinator.servers.check import check as check_target
+    from coordinator.servers.check import check_files
 
     plan = _load(plan_file, flags, Purpose.TARGET)
     raise_open_files_limit()
@@ -240,7 +240,7 @@ def show_profiles(name: str | None, what: str | None) -> None:
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution")
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     """Print the report of a run or a comparison again. RUN: an id, the beginning of one, a path, or `latest`."""
-    from coordinator.reports import render
+    from coordinator.report.saved import render
 
     # The text has colours only if stdout shows them: click must not remove them.
     text = render(run, out, form, hide_histogram, note=lambda line: complain(PROGRAM, line))

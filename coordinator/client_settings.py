@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.plan.schema import Plan
-from common.target import settings_in_force
+from common.redis_client import settings_in_force
 
 
 def client_settings(plan: Plan) -> dict[str, dict[str, str]]:

@@ -7,8 +7,8 @@ which costs its last record and nothing else; the first is damage, and the file 
 After a power cut, file systems may leave zeros, to the end of the file, in place of what was not on the disk yet. These
 count as cut off, too.
 
-A journal is locked before it is read, and stays so until it is closed (`coordinator.lock`): what is read in between is
-all that there is. Nothing of it changes before the first `append`.
+A journal is locked before it is read, and stays so until it is closed (`coordinator.journal_lock`): what is read in
+between is all that there is. Nothing of it changes before the first `append`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
-from common import codec
 from common.errors import ProtocolError, UsageError
-from coordinator.lock import Lock
-from coordinator.records import AnyRecord, FrameAccepted
+from common.protocol import codec
+from coordinator.core.records import AnyRecord, FrameAccepted
+from coordinator.journal_lock import Lock
 
 MAGIC = b"stampede journal 1\n"
 _FAMILY = MAGIC[: MAGIC.index(b"1")]

@@ -16,7 +16,7 @@ from typing import IO, Self
 from common.clock import monotonic_ns
 from common.machine import this_host
 from common.units import NS_PER_S
-from coordinator.steps import LocalAgentExited
+from coordinator.core.actions import LocalAgentExited
 
 _LEAVE_S = 15.0
 _let_go: list[subprocess.Popen[bytes]] = []

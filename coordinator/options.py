@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.token_text import Variables
+from common.protocol.token_sources import Variables
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 """Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""

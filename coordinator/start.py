@@ -18,42 +18,42 @@ import msgspec
 from rich.console import Console
 
 from common.clock import monotonic_ns
-from common.endpoint import Endpoint, parse_endpoint, to_bind
 from common.errors import EXIT_OK, InvalidResultError, UsageError
-from common.listener import Listener
 from common.machine import open_files_limit, this_host
+from common.plan.loading.secrets import secret_variables, with_secrets_of
 from common.plan.schema import Plan
-from common.plan.secret import secret_variables, with_secrets_of
 from common.program import explained
+from common.protocol.endpoint import Endpoint, parse_endpoint, to_bind
+from common.protocol.listener import Listener
+from common.protocol.token import Credentials, coordinator_credentials
+from common.protocol.transport import Context
 from common.signals import Signals, caught_signals
-from common.token import Credentials, coordinator_credentials
-from common.transport import Context
 from common.units import counted
-from coordinator.aggregate import Aggregate
-from coordinator.cleaning import Cleaning, delete_written
-from coordinator.coordinator import Coordinator, after_load, standings
-from coordinator.counts import read_server_counts
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.verdict import Level
+from coordinator.core.actions import End
+from coordinator.core.records import TargetFacts, When
+from coordinator.core.run import Run
+from coordinator.core.setup import Setup
 from coordinator.embedded import open_embedded
-from coordinator.expanded import expected_agents
-from coordinator.invitation import in_container, invitation, join_command, loopback_note, reachable_at
+from coordinator.join_command import in_container, invitation, join_command, loopback_note, reachable_at
 from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
-from coordinator.opening import Setup
+from coordinator.loop import Coordinator, after_load, standings
 from coordinator.options import DEFAULT_BIND, StartOptions
-from coordinator.place import Place, new_id, new_place, place_to_resume
-from coordinator.preflight import refuse_misfits
-from coordinator.preparation import flush, set_up
-from coordinator.probe import probe
-from coordinator.records import TargetFacts, When
+from coordinator.plan_view import expected_agents
 from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, write_run_files
-from coordinator.report.look import console_for
-from coordinator.report.output import put_out, say
-from coordinator.report.shapes import Summary
+from coordinator.report.printing import put_out, say
+from coordinator.report.styles import console_for
 from coordinator.report.summary import build_summary
-from coordinator.report.text import print_summary
-from coordinator.run import Run
-from coordinator.steps import End
-from coordinator.verdict import Level
+from coordinator.report.summary_text import print_summary
+from coordinator.report.summary_types import Summary
+from coordinator.run_folder import Place, new_id, new_place, place_to_resume
+from coordinator.servers.cleanup import Cleaning, delete_written
+from coordinator.servers.counters import read_server_counts
+from coordinator.servers.facts import probe
+from coordinator.servers.preflight import refuse_misfits
+from coordinator.servers.setup_commands import flush, set_up
 
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
 

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent.outbox import CAPACITY, WINDOW
-from common.messages import AgentState, Preloaded
+from agent.core.outbox import CAPACITY, WINDOW
 from common.plan.schema import OnAgentLoss
+from common.protocol.messages import AgentState, Preloaded
 from common.units import NS_PER_S
-from coordinator.aggregate import fold
-from coordinator.phases import Phase
-from coordinator.records import (
+from coordinator.analysis.aggregate import fold
+from coordinator.core.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,
@@ -33,7 +32,8 @@ from coordinator.records import (
     When,
     WorkerNoted,
 )
-from coordinator.run import CLOCK_RTT_NS
+from coordinator.core.run import CLOCK_RTT_NS
+from coordinator.core.transitions import Phase
 from tests.support.examples import tried
 from tests.support.simulation import (
     DEATHS,
@@ -259,12 +259,14 @@ def check_end(world: World, run_id: str) -> None:
 
 def check(world: World) -> None:
     """All that holds whatever happened."""
-    story = [(agent.incarnation, agent.session.state, agent.session.run_id, agent.exit) for agent in world.agents]
+    story = [
+        (agent.incarnation, agent.core.session.state, agent.core.session.run_id, agent.exit) for agent in world.agents
+    ]
     assert world.rests, f"not at rest after {END_OF_TIME_S} s: {world.ends} {story}"
     for agent in world.agents:
         assert not agent.workers or all(not worker.alive for worker in agent.workers.values())
         assert agent.most_held <= WINDOW + CAPACITY
-        assert not agent.alive or agent.session.state is AgentState.IDLE
+        assert not agent.alive or agent.core.session.state is AgentState.IDLE
         if agent.exit is not None:
             assert agent.exit.code in {0, 4, 5, 143}
     assert not world.unfenced

@@ -10,12 +10,12 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.events import Action as AgentAction
-from agent.events import Exit, FromWorker, Received, Say, Send, Spawn, Tick
-from agent.misfits import Capacity
-from common import codec
+from agent.core.actions import Action as AgentAction
+from agent.core.actions import Exit, FromWorker, Received, Say, Send, Spawn, Tick
+from agent.core.assignment_checks import Capacity
 from common.errors import ProtocolError
-from common.messages import (
+from common.protocol import codec
+from common.protocol.messages import (
     PROTOCOL_MAX,
     AgentMessage,
     Assignment,
@@ -28,9 +28,9 @@ from common.messages import (
     WorkerMessage,
     incarnation_of,
 )
-from coordinator import steps
-from coordinator.phases import Phase
-from coordinator.records import AnyRecord
+from coordinator.core import actions as steps
+from coordinator.core.records import AnyRecord
+from coordinator.core.transitions import Phase
 from tests.support.mutations import Mutator, enveloped
 from tests.support.protocol import RUN_ID, AgentBench, RunBench, dealt, final, metrics_id
 

@@ -1,0 +1,1 @@
+"""One worker process: it hosts client instance pools, issues the load, and counts what happened."""

@@ -17,8 +17,8 @@ from collections import deque
 from typing import Any
 
 from common.clock import MonotonicNs, boottime_ns
-from common.codec import decode_worker_order, pack
-from common.messages import WorkerMessage, WorkerOrder, WorkerRenew
+from common.protocol.codec import decode_worker_order, pack
+from common.protocol.messages import WorkerMessage, WorkerOrder, WorkerRenew
 
 
 class AgentGone(Exception):

@@ -14,32 +14,32 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agent.worker.accounting import Worker
-from agent.worker.collector import CollectedGroup, Collector
-from agent.worker.deliveries import DeliveryRecord
-from agent.worker.host import Host, Job
-from agent.worker.loop_host import LoopHost
-from agent.worker.operations import Mix, draw_operations
-from agent.worker.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
-from agent.worker.pools import Opens, prewarm
-from agent.worker.pubsub import Subscribers
-from agent.worker.recorder import Outcomes, Record, ThreadRecord
-from agent.worker.resp import Measure, reply_measure
-from agent.worker.self_watch import SelfWatch
-from agent.worker.stages import StagedPacer, schedules_of
-from agent.worker.thread_host import ThreadHost
-from agent.worker.wire.host import WireHost, draw_requests, record_of
-from agent.worker.wire.loop import WireLoop
+from agent.worker.drivers.accounting import Worker
+from agent.worker.drivers.base import Host, Job
+from agent.worker.drivers.loop_host import LoopHost
+from agent.worker.drivers.thread_host import ThreadHost
+from agent.worker.drivers.wire.event_loop import WireLoop
+from agent.worker.drivers.wire.pool_host import WireHost, draw_requests, record_of
+from agent.worker.metrics.collector import CollectedGroup, Collector
+from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.recorder import Outcomes, Record, ThreadRecord
+from agent.worker.metrics.wire_sizes import Measure, reply_measure
+from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
+from agent.worker.pacing.staged_load import StagedPacer, schedules_of
+from agent.worker.pools.thread_pools import Opens, prewarm
+from agent.worker.pubsub.deliveries import DeliveryRecord
+from agent.worker.pubsub.pubsub_mix import Subscribers
+from agent.worker.workload.operations import Mix, draw_operations
+from common.cancellation import Lifeline
 from common.clock import monotonic_ns
 from common.commands import keys_per_hash_tag
 from common.errors import FleetError
-from common.lifeline import Lifeline
 from common.machine import open_files, open_files_limit
-from common.messages import Assignment, TakeOver
 from common.open_files import REMEDY, needed, shortage
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline
-from common.target import ping_target
+from common.protocol.messages import Assignment, TakeOver
+from common.redis_client import ping_target
 
 
 @dataclass(frozen=True, slots=True)

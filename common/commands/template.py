@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from common.commands.words import show_word, split_words, word_bytes
+from common.commands.splitting import show_word, split_words, word_bytes
 
 
 class Placeholder(enum.Enum):
@@ -139,7 +139,7 @@ def origin(piece: Piece) -> bytes | Drawn | Sha:
 
 
 def parse_template(text: str) -> Template:
-    """A template from text, split as redis-cli splits a line (see `common.commands.words`).
+    """A template from text, split as redis-cli splits a line (see `common.commands.splitting`).
 
     Raises ValueError when there is no command in it, a quote does not end, or a placeholder is not known or does not
     stand where it can.

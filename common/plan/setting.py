@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.plan.loading.validation import FALSE, TRUE, Path, default_at, parse_path, parse_text
 from common.plan.schema import Ramp, RetryError
-from common.plan.shape import FALSE, TRUE, Path, default_at, parse_path, parse_text
 from common.units import Bytes, PerSecond, Seconds, show
 
 ENVIRONMENT_PREFIX = "STAMPEDE_"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.commands.words import as_text
+from common.commands.splitting import as_text
 from common.errors import PlanError
-from common.plan.remap import parse_remap
+from common.plan.address_remap import parse_remap
+from common.plan.loading.validation import Path
 from common.plan.setting import (
     Fallback,
     Leaves,
@@ -26,7 +27,6 @@ from common.plan.setting import (
     parse_time_range,
     parse_weight,
 )
-from common.plan.shape import Path
 from common.units import Bytes, Seconds
 
 COMMANDS: Path = ("workload", "commands")

@@ -24,7 +24,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from common.histogram import Ints
+from common.metrics.histogram import Ints
 from common.plan.schema import Load, Ramp
 from common.units import NS_PER_S
 

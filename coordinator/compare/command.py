@@ -16,16 +16,16 @@ from pathlib import Path
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from common.plan.schema import Driver, Plan
 from common.program import explained
-from coordinator.compare.figures import Conducted, Head, build_comparison
-from coordinator.compare.shapes import Comparison
-from coordinator.compare.text import print_comparison, run_line
-from coordinator.compare.twin import plans_to_compare
+from coordinator.compare.comparison_text import print_comparison, run_line
+from coordinator.compare.comparison_types import Comparison
+from coordinator.compare.differences import Conducted, Head, build_comparison
+from coordinator.compare.wire_plan import plans_to_compare
+from coordinator.core.records import Outcome
 from coordinator.options import StartOptions
-from coordinator.place import new_id, new_place
-from coordinator.records import Outcome
 from coordinator.report.files import COMPARISON_FILE, write_whole
-from coordinator.report.look import console_for
-from coordinator.report.output import say
+from coordinator.report.printing import say
+from coordinator.report.styles import console_for
+from coordinator.run_folder import new_id, new_place
 from coordinator.start import Ended, conduct, deliver
 
 _KILLED = "the comparison has no recorded end: its coordinator still runs, or was killed"

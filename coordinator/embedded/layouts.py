@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from common.plan.schema import Target
-from common.target import open_control_client
+from common.redis_client import open_control_client
 from coordinator.embedded.servers import HOST, Layout, Part
 
 SERVICE = "stampede"

@@ -23,7 +23,7 @@ from typing import Protocol, Self
 
 from common.clock import monotonic_ns
 from common.errors import TargetError
-from common.target import TARGET_ERRORS
+from common.redis_client import TARGET_ERRORS
 from common.units import NS_PER_S
 
 HOST = "127.0.0.1"

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from common.units import counted, format_seconds
-from coordinator.generator import BUSY_SHARE
+from coordinator.analysis.generator import BUSY_SHARE
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow, Times
-from coordinator.report.fitting import Cell, Column, FittedTable, Trimmed
-from coordinator.report.look import as_text, ms
+from coordinator.report.styles import as_text, ms
+from coordinator.report.table_fitting import Cell, Column, FittedTable, Trimmed
 
 _AGENTS_SHOWN = 8
 _FEWEST_SECONDS = 3

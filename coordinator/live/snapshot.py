@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.histogram import Histogram
+from common.metrics.histogram import Histogram
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate
-from coordinator.seconds import ShownSeconds
-from coordinator.tallies import Second
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.per_second import ShownSeconds
+from coordinator.analysis.tallies import Second
 
 SECONDS_SHOWN = 8
 
@@ -30,8 +30,8 @@ class SecondRow:
     """One complete second. service: from send to reply, response: from the intended send, of operations done; None
     where there were none. stage: in which it began, "" where the load has no parts, "drain" after it. core_share: of
     one core, of the busiest worker process; None if no agent reports it. length_s: how long the load lasted in it, see
-    `coordinator.seconds`. wanted_per_s: the mean rate that the plan wants; None in a closed loop. backlog: operations
-    that were due by its end, but not sent. settled: the end of the load will not be added to this row."""
+    `coordinator.analysis.per_second`. wanted_per_s: the mean rate that the plan wants; None in a closed loop. backlog:
+    operations that were due by its end, but not sent. settled: the end of the load will not be added to this row."""
 
     second: int
     ok: int

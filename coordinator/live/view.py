@@ -17,11 +17,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from common.clock import MonotonicNs, monotonic_ns
+from common.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
-from common.voice import is_behind
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
-from coordinator.report.look import as_text, ms
+from coordinator.report.styles import as_text, ms
 
 _NUMBERS = re.compile(r"\d+")
 

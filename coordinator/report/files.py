@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import UsageError
-from common.plan.describe import plan_yaml
+from common.file_reading import read_bounded
+from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
 from common.program import explained
-from common.reading import read_bounded
-from coordinator.aggregate import Aggregate
-from coordinator.report.shapes import Summary
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.per_second import ShownSeconds
 from coordinator.report.summary import build_summary
+from coordinator.report.summary_types import Summary
 from coordinator.report.timeseries import timeseries_csv
-from coordinator.seconds import ShownSeconds
 
 JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"

@@ -7,18 +7,37 @@ import numpy as np
 
 from common.commands import subscribes
 from common.errors import UsageError
-from common.histogram import Histogram, bucket_bounds
-from common.metrics import CommandMetrics, HoldUps, IntervalMetrics, merge_commands, merge_counts, merge_deliveries
-from common.plain import to_plain
+from common.metrics.histogram import Histogram, bucket_bounds
+from common.metrics.intervals import (
+    CommandMetrics,
+    HoldUps,
+    IntervalMetrics,
+    merge_commands,
+    merge_counts,
+    merge_deliveries,
+)
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
+from common.protocol.serde import to_plain
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate
-from coordinator.generator import all_watched, busiest_of, busy_of, hold_ups_of, limit_findings, throttled_share
-from coordinator.ledger import balance
-from coordinator.prepared import clean_up_of, preload_of
-from coordinator.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
-from coordinator.report.shapes import (
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.generator import (
+    all_watched,
+    busiest_of,
+    busy_of,
+    hold_ups_of,
+    limit_findings,
+    throttled_share,
+)
+from coordinator.analysis.ledger import balance
+from coordinator.analysis.leg_results import StageResult, stage_results
+from coordinator.analysis.tallies import AgentTally, Busy
+from coordinator.analysis.unassigned_shares import uncarried
+from coordinator.analysis.unfinished_run import unfinished
+from coordinator.analysis.verdict import judge
+from coordinator.core.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
+from coordinator.report.preparation_text import clean_up_of, preload_of
+from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     Agent,
     Bin,
@@ -34,11 +53,6 @@ from coordinator.report.shapes import (
     Summary,
     Target,
 )
-from coordinator.stages import StageResult, stage_results
-from coordinator.tallies import AgentTally, Busy
-from coordinator.uncarried import uncarried
-from coordinator.unfinished import unfinished
-from coordinator.verdict import judge
 
 _NO_END = "the journal does not have its end"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)

@@ -6,9 +6,9 @@ import csv
 import io
 
 from common.units import printable
-from coordinator.aggregate import Aggregate
-from coordinator.seconds import ShownSecond, ShownSeconds
-from coordinator.tallies import Second
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.per_second import ShownSecond, ShownSeconds
+from coordinator.analysis.tallies import Second
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 COLUMNS = (
@@ -34,7 +34,7 @@ COLUMNS = (
 
 def timeseries_csv(aggregate: Aggregate) -> str:
     """The whole file. ops_per_s: operations done divided by length_s. length_s: how long the load lasted in the row: 1,
-    except in the last row of a load that ends within a second (see `coordinator.seconds`).
+    except in the last row of a load that ends within a second (see `coordinator.analysis.per_second`).
 
     stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
     in it. wanted_per_s: the mean rate that the plan wants; empty in a closed loop and after the load.

@@ -60,7 +60,7 @@ from common.errors import EXIT_INTERRUPTED, StampedeError
 from common.plan.schema import Embedded
 from common.units import Seconds
 from coordinator.embedded import EmbeddedServer, open_embedded
-from coordinator.probe import probe
+from coordinator.servers.facts import probe
 from scripts.benchmark.cluster import cluster_section
 from scripts.benchmark.drivers import drivers_section
 from scripts.benchmark.fleet import fleet_section

@@ -11,7 +11,7 @@ from functools import partial
 import psutil
 
 from common.plan.schema import Driver, Embedded
-from common.target import open_control_client
+from common.redis_client import open_control_client
 from coordinator.embedded import EmbeddedServer, open_embedded
 from scripts.benchmark.cells import Cell, plan_for
 from scripts.benchmark.contenders import Lane

@@ -11,7 +11,7 @@ from functools import partial
 import psutil
 
 from common.plan.schema import Command, Driver, Keys, Plan, Pools, Target, Values, Workload
-from common.target import open_control_client
+from common.redis_client import open_control_client
 from common.units import Bytes, Count
 from scripts.benchmark.contenders import Contender, Lane, bare
 from scripts.benchmark.figures import Reading

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from common.plan.schema import Target
-from common.target import open_control_client
+from common.redis_client import open_control_client
 from common.units import Seconds
 from coordinator.embedded import EmbeddedServer
 from scripts.benchmark.cells import FIRST_KEY, KEY_PREFIX, short_prefix

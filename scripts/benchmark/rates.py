@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from common.histogram import Histogram
-from common.metrics import IntervalMetrics
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Driver, Load
 from common.units import PerSecond, Seconds
 from scripts.benchmark.cells import Cell, plan_for

@@ -2,9 +2,9 @@
 
     python -m scripts.benchmark.simulators ENDPOINT TOKEN_FILE FIRST COUNT
 
-Each is an `agent.session.Session` with links of its own, as `agent.agent` has them. Only its worker process is made up:
-it is prepared at once, reports ten commands a second with the latencies of a few hundred operations each, and ends when
-the plan says so. A single loop serves all of them. Once all are dismissed, a line of JSON says how they fared.
+Each is an `agent.core.session.Session` with links of its own, as `agent.loop` has them. Only its worker process is made
+up: it is prepared at once, reports ten commands a second with the latencies of a few hundred operations each, and ends
+when the plan says so. A single loop serves all of them. Once all are dismissed, a line of JSON says how they fared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from agent.events import (
+from agent.core.actions import (
     ConnectMetrics,
     Event,
     Exit,
@@ -40,12 +40,14 @@ from agent.events import (
     Spawn,
     Tick,
 )
-from agent.session import Session
-from common import codec
+from agent.core.session import Session
 from common.clock import monotonic_ns
-from common.histogram import Histogram
 from common.machine import raise_open_files_limit
-from common.messages import (
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import CommandMetrics, ConnectionMetrics, GeneratorMetrics, IntervalMetrics, PoolMetrics
+from common.plan.timeline import timeline
+from common.protocol import codec
+from common.protocol.messages import (
     Envelope,
     FrameAck,
     HeartbeatReply,
@@ -58,12 +60,10 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.metrics import CommandMetrics, ConnectionMetrics, GeneratorMetrics, IntervalMetrics, PoolMetrics
-from common.plan.timeline import timeline
-from common.release import RELEASE
-from common.token import agent_curve
-from common.transport import Context, CurveClient, Dialer, LinkEvent
+from common.protocol.token import agent_curve
+from common.protocol.transport import Context, CurveClient, Dialer, LinkEvent
 from common.units import NS_PER_S
+from common.version import RELEASE
 
 COMMANDS = ("GET", "SET", "INCR", "HGET", "HSET", "LPUSH", "RPOP", "SADD", "ZADD", "EXPIRE")
 OPERATIONS = 300

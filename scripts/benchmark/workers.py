@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from agent.events import WorkerExited
+from agent.core.actions import WorkerExited
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
-from common.messages import (
+from common.metrics.intervals import IntervalMetrics
+from common.plan.schema import Plan
+from common.protocol.messages import (
     Assignment,
     Failed,
     PoolShare,
@@ -20,8 +22,6 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.metrics import IntervalMetrics
-from common.plan.schema import Plan
 from common.units import NS_PER_S
 from scripts.benchmark.contenders import BenchError, Contender, Lane, pinned
 

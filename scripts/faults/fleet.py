@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.errors import StampedeError
-from common.token import coordinator_curve
-from coordinator.aggregate import Aggregate, fold
+from common.protocol.token import coordinator_curve
+from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from scripts.faults import counts
 from scripts.faults.draws import Draw

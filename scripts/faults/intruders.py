@@ -14,9 +14,9 @@ from pathlib import Path
 
 import zmq
 
-from common import codec
-from common.messages import AgentState, Envelope, Heartbeat
-from common.token import agent_curve
+from common.protocol import codec
+from common.protocol.messages import AgentState, Envelope, Heartbeat
+from common.protocol.token import agent_curve
 
 HOST = "127.0.0.1"
 STRANGERS = 300

@@ -22,11 +22,11 @@ from agent.connectivity import (
     examine,
 )
 from common.clock import monotonic_ns
-from common.endpoint import Endpoint, parse_endpoint
-from common.listener import Listener
-from common.token import coordinator_credentials
-from common.token_text import Variables
-from common.transport import Context
+from common.protocol.endpoint import Endpoint, parse_endpoint
+from common.protocol.listener import Listener
+from common.protocol.token import coordinator_credentials
+from common.protocol.token_sources import Variables
+from common.protocol.transport import Context
 from tests.support.runs import HOST, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -13,13 +13,14 @@ import psutil
 import pytest
 from multiprocess import resource_tracker
 
-from agent.events import FromWorker, WorkerExited
-from agent.nursery import _work
+from agent.core.actions import FromWorker, WorkerExited
+from agent.fork_server import _work
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
-from common.codec import pack
 from common.errors import ProtocolError
-from common.messages import (
+from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
+from common.protocol.codec import pack
+from common.protocol.messages import (
     Assignment,
     Failed,
     FailureKind,
@@ -30,9 +31,8 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
+from common.stderr_writer import Voice
 from common.units import NS_PER_S, Count, Seconds
-from common.voice import Voice
 from tests.support.runs import wait_until
 from tests.support.servers import Server
 from tests.support.workers import whole_of
@@ -215,8 +215,8 @@ AGENT = """
 import sys
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
-from common.codec import unpack
-from common.messages import Assignment
+from common.protocol.codec import unpack
+from common.protocol.messages import Assignment
 
 processes = Processes()
 processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
@@ -229,7 +229,7 @@ while True:
     for event in processes.events():
         print(type(event.message).__name__, flush=True)
         if len(sys.argv) > 2 and type(event.message).__name__ == "Prepared":
-            from common.messages import WorkerStart
+            from common.protocol.messages import WorkerStart
             processes.order(WorkerStart(t0_ns=monotonic_ns()))
 """
 
@@ -313,7 +313,7 @@ def test_processes_that_are_closed_while_their_nursery_still_imports_leave_nothi
 
 
 def test_an_agent_imports_no_client_library_of_the_load() -> None:
-    loaded = "import agent.agent, sys; print([name for name in ('redis', 'hiredis') if name in sys.modules])"
+    loaded = "import agent.loop, sys; print([name for name in ('redis', 'hiredis') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == "[]\n"
 
@@ -347,7 +347,7 @@ def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
 def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = []
     monkeypatch.setattr(sys, "stderr", sys.stderr)
-    monkeypatch.setattr("agent.worker.main.run_worker", lambda _: spoken.append(sys.stderr.buffer))
+    monkeypatch.setattr("agent.worker.process.run_worker", lambda _: spoken.append(sys.stderr.buffer))
     _work(None)  # type: ignore[arg-type]
     [voice] = spoken
     assert isinstance(voice, Voice)
@@ -355,7 +355,7 @@ def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.Monke
 
 _DIES_WITH_NEWS_UNREAD = """
 import os, select, signal
-from agent.nursery import Nursery
+from agent.fork_server import Nursery
 
 nursery = Nursery()
 child = nursery.fork()

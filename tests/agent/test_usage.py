@@ -8,7 +8,7 @@ import threading
 import psutil
 import pytest
 
-from agent.events import Tick
+from agent.core.actions import Tick
 from agent.usage import Usage
 from common.units import NS_PER_S
 

@@ -22,7 +22,7 @@ from common.commands import (
     parse_template,
     sample_calls,
 )
-from common.commands.words import join_words
+from common.commands.splitting import join_words
 from common.plan.schema import Command, Script, Target, Workload
 from tests.support.servers import Server
 

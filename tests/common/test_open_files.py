@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from common.messages import PoolShare
 from common.open_files import SPARE_FILES, USUAL_FILES, Needed, needed, pools_by_process, shortage, shortage_note
 from common.plan.schema import Connections, Driver, Plan, Pools
+from common.protocol.messages import PoolShare
 from tests.support.protocol import fleet_plan
 
 

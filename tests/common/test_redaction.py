@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import PlanError
+from common.plan.loading.sources import load_plan, text_layer
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
-from common.plan.sources import load_plan, text_layer
-from common.plan.url import parse_redis_url
+from common.plan.target_url import parse_redis_url
 from common.redaction import hide_userinfo, hide_values
 
 MARKERS = [

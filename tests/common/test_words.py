@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.commands.splitting import as_text, bytes_word, join_words, quote_word, split_words, word_bytes
 from common.commands.template import parse_template
-from common.commands.words import as_text, bytes_word, join_words, quote_word, split_words, word_bytes
 
 
 def split(line: str) -> list[bytes]:

@@ -15,8 +15,8 @@ from common.plan.schema import Plan
 from common.plan.settings import SETTINGS
 from coordinator import cli
 from coordinator.catalogue import page
-from coordinator.check import CheckLine, CheckReport
 from coordinator.options import StartOptions
+from coordinator.servers.check import CheckLine, CheckReport
 from tests.support.commands import Finished
 
 Run = Callable[..., tuple[int, str, str]]
@@ -357,7 +357,7 @@ def test_check_prints_a_line_a_finding_and_exits_0_or_4(
             (CheckLine("reach", True, "127.0.0.1"), CheckLine("clients", ok, "too few; raise maxclients"))
         )
 
-    monkeypatch.setattr("coordinator.check.check", check)
+    monkeypatch.setattr("coordinator.servers.check.check", check)
     status, out, _ = run("check", "--url", "redis://h", "--client-pools", "2")
     assert status == code
     assert out.splitlines()[0] == "ok    reach: 127.0.0.1"
@@ -382,7 +382,7 @@ def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None
 
 
 def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.reports.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
+    monkeypatch.setattr("coordinator.report.saved.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
     # Colours are left to the report: it knows whether they were asked for.
     said = f"\x1b[31m{('r-1', Path('o'), 'csv', False)!r}\n"
     assert run("report", "r-1", "--format", "csv", "--out", "o") == (0, said, "")

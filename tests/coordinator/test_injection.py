@@ -13,14 +13,22 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from common import codec
-from coordinator.aggregate import Aggregate, fold
+from common.protocol import codec
+from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.core.records import (
+    AgentNoted,
+    AnyRecord,
+    FrameAccepted,
+    RunClosed,
+    RunOpened,
+    ServerCounted,
+    WorkerNoted,
+)
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView
-from coordinator.records import AgentNoted, AnyRecord, FrameAccepted, RunClosed, RunOpened, ServerCounted, WorkerNoted
-from coordinator.report.output import say
+from coordinator.report.printing import say
 from coordinator.report.summary import build_summary
-from coordinator.report.text import print_summary
+from coordinator.report.summary_text import print_summary
 from coordinator.report.timeseries import timeseries_csv
 from tests.support.records import accepted, clean_run, command, histogram, interval
 

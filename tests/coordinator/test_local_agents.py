@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.listener import Listener
-from common.token import coordinator_curve
-from common.transport import Context
+from common.protocol.listener import Listener
+from common.protocol.token import coordinator_curve
+from common.protocol.transport import Context
 from coordinator.local_agents import LocalAgents
 from tests.support.runs import wait_until
 

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common import codec
 from common.errors import PlanError, TargetError
 from common.plan.schema import Command, Keys, Load, Plan, Target, Workload
+from common.protocol import codec
 from common.units import Seconds
-from coordinator.aggregate import fold
-from coordinator.check import check
-from coordinator.cleaning import Cleaning, delete_written
-from coordinator.counts import read_server_counts
-from coordinator.preflight import refuse_misfits
-from coordinator.preparation import flush, set_up
-from coordinator.probe import probe
-from coordinator.records import AnyRecord, CleanedUp, When
+from coordinator.analysis.aggregate import fold
+from coordinator.core.records import AnyRecord, CleanedUp, When
 from coordinator.report.summary import build_summary
+from coordinator.servers.check import check
+from coordinator.servers.cleanup import Cleaning, delete_written
+from coordinator.servers.counters import read_server_counts
+from coordinator.servers.facts import probe
+from coordinator.servers.preflight import refuse_misfits
+from coordinator.servers.setup_commands import flush, set_up
 from tests.support.records import clean_run
 from tests.support.runs import wait_until
 from tests.support.scripted import ScriptedServer

@@ -15,18 +15,18 @@ from common.plan import profiles
 from common.plan.schema import CleanUp, Driver, Load, Plan, Preload, Ramp
 from common.units import Count, Seconds
 from coordinator import catalogue
-from coordinator.aggregate import fold
+from coordinator.analysis.aggregate import fold
 from coordinator.cli import cli as coordinator_cli
 from coordinator.client_settings import client_settings
-from coordinator.compare.figures import build_comparison
-from coordinator.compare.text import print_comparison
-from coordinator.expanded import plan_text
+from coordinator.compare.comparison_text import print_comparison
+from coordinator.compare.differences import build_comparison
+from coordinator.core.records import AnyRecord, Outcome
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import PlainView, TerminalView
-from coordinator.records import AnyRecord, Outcome
+from coordinator.plan_view import plan_text
+from coordinator.report.saved import FORMATS
 from coordinator.report.summary import build_summary
-from coordinator.report.text import print_summary
-from coordinator.reports import FORMATS
+from coordinator.report.summary_text import print_summary
 from tests.support.comparisons import conducted, head
 from tests.support.records import (
     accepted,

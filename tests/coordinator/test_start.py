@@ -15,14 +15,14 @@ from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.schema import CleanUp
 from common.signals import Signals
 from coordinator import start
+from coordinator.core.actions import End
+from coordinator.core.records import AgentNoted, AnyRecord, Outcome, ServerCounted, When
 from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
-from coordinator.place import Place, new_place
-from coordinator.records import AgentNoted, AnyRecord, Outcome, ServerCounted, When
 from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from coordinator.run_folder import Place, new_place
 from coordinator.start import Ended, conduct
-from coordinator.steps import End
 from tests.support.records import clean_run, closed, opened, plan, reading
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -90,8 +90,8 @@ class Broken:
         with new_place(tmp_path, "r-1").open_journal(self.plan) as journal:
             for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
                 journal.append(_ended_well(record))
-        monkeypatch.setattr("coordinator.coordinator.SEE_OFF_NS", 0)
-        monkeypatch.setattr("coordinator.registry.COME_BACK_NS", 0)
+        monkeypatch.setattr("coordinator.loop.SEE_OFF_NS", 0)
+        monkeypatch.setattr("coordinator.core.registry.COME_BACK_NS", 0)
         self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
         self.fails("delete_written", None)
 
@@ -156,7 +156,7 @@ def test_a_bug_in_the_loop_is_exit_code_1_with_a_report_and_the_run_can_still_be
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("coordinator.run.duration_s", lambda *_: {}["nothing"])
+        patch.setattr("coordinator.core.run.duration_s", lambda *_: {}["nothing"])
         assert run.start() == 1
     said = capsys.readouterr()
     assert "Totals" in said.out
@@ -207,7 +207,7 @@ def test_a_live_view_that_fails_does_not_end_the_run_that_it_shows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
-    monkeypatch.setattr("coordinator.coordinator.build_snapshot", lambda *_: {}["nothing"])
+    monkeypatch.setattr("coordinator.loop.build_snapshot", lambda *_: {}["nothing"])
     assert run.start() == EXIT_OK
     assert run.summary["run"]["outcome"] == "completed"
     assert capsys.readouterr().err.count("the live view ends, the run goes on: a bug in redis-stampede: KeyError") == 1
@@ -239,7 +239,7 @@ def test_a_journal_that_is_deleted_during_the_run_is_said_once_and_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
-    monkeypatch.setattr("coordinator.coordinator.LOOK_EVERY_NS", 0)
+    monkeypatch.setattr("coordinator.loop.LOOK_EVERY_NS", 0)
     said: list[str] = []
     is_said = threading.Event()
 

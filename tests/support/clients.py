@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
-from common.lifeline import Lifeline
+from common.cancellation import Lifeline
 from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.target import Client, build_client
+from common.redis_client import Client, build_client
 from common.units import Seconds
 
 QUICK = Seconds(0.2)

@@ -8,11 +8,11 @@ import msgspec
 
 from common.errors import EXIT_OK
 from common.plan.schema import Driver
-from coordinator.aggregate import fold
-from coordinator.compare.figures import Conducted, Head
-from coordinator.report.shapes import Quantiles, Stats, Summary
+from coordinator.analysis.aggregate import fold
+from coordinator.analysis.verdict import Level, Verdict
+from coordinator.compare.differences import Conducted, Head
 from coordinator.report.summary import build_summary
-from coordinator.verdict import Level, Verdict
+from coordinator.report.summary_types import Quantiles, Stats, Summary
 from tests.support.records import clean_run, plan
 
 _CLOSED, _OPEN = (build_summary(fold(clean_run(plan(rate_per_s=rate)))) for rate in (None, 2000.0))

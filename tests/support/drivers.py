@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from common.lifeline import Lifeline
+from common.cancellation import Lifeline
 from common.plan.schema import Pools, Target
-from common.target import PRIMARY, ConnectionEvents, build_client, nodes_of, open_node_client, slot_of
-from common.target.asynchronous import build_async_client, close_async_client, open_async_client
-from common.target.connections import Unobserved
-from common.target.wire import PENDING, WOULD_BLOCK, InstancePools, Link, Primaries
+from common.redis_client import PRIMARY, ConnectionEvents, build_client, nodes_of, open_node_client, slot_of
+from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
+from common.redis_client.connections import Unobserved
+from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstancePools, Link, Primaries
 
 KEYS = tuple(f"key:{number}" for number in range(12))
 """Of all three primaries of a cluster."""

@@ -13,11 +13,11 @@ import sys
 import threading
 from pathlib import Path
 
-from common import codec
 from common.clock import monotonic_ns
-from common.messages import AgentMessage, AgentState, Envelope, incarnation_of
-from common.token import agent_curve
-from common.transport import Context, CurveClient, Dialer, LinkEvent, Poller
+from common.protocol import codec
+from common.protocol.messages import AgentMessage, AgentState, Envelope, incarnation_of
+from common.protocol.token import agent_curve
+from common.protocol.transport import Context, CurveClient, Dialer, LinkEvent, Poller
 from common.units import NS_PER_S
 from tests.support.protocol import heartbeat, hello
 

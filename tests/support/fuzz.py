@@ -24,10 +24,10 @@ from typing import Any
 import psutil
 import zmq
 
-from common import codec
 from common.clock import monotonic_ns
 from common.errors import ProtocolError
-from common.messages import (
+from common.protocol import codec
+from common.protocol.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_MAX,
     AgentMessage,
@@ -53,8 +53,8 @@ from common.messages import (
     WorkerLost,
     incarnation_of,
 )
-from common.plain import to_plain
-from common.token import agent_curve, coordinator_curve
+from common.protocol.serde import to_plain
+from common.protocol.token import agent_curve, coordinator_curve
 from common.units import NS_PER_S
 from tests.support.commands import CommandLine, Running
 from tests.support.mutations import Mutator, enveloped

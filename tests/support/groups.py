@@ -13,7 +13,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from common.plan.schema import Embedded
-from common.target import ending_of
+from common.redis_client import ending_of
 from coordinator.embedded import HOST, EmbeddedServer, open_embedded
 from coordinator.embedded.layouts import SERVICE
 from tests.support.runs import wait_until

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
-from common.listener import Listener
-from common.transport import Context, CurveClient, CurveServer, Dialer, LinkEvent, Poller, new_key_pair
+from common.protocol.listener import Listener
+from common.protocol.transport import Context, CurveClient, CurveServer, Dialer, LinkEvent, Poller, new_key_pair
 
 T = TypeVar("T")
 

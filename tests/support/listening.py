@@ -7,17 +7,17 @@ import gc
 import threading
 from typing import Any
 
-from agent.worker.async_subscriber import AsyncSubscriber
-from agent.worker.deliveries import DeliveryRecord, add_up
-from agent.worker.events import EventKind, EventLog
-from agent.worker.subscriber import Subscriber
+from agent.worker.metrics.connection_events import EventKind, EventLog
+from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
+from agent.worker.pubsub.task_subscriber import AsyncSubscriber
+from agent.worker.pubsub.thread_subscriber import Subscriber
+from common.cancellation import Lifeline
 from common.commands import is_cluster
-from common.lifeline import Lifeline
-from common.metrics import DeliveryMetrics, merge_deliveries
+from common.metrics.intervals import DeliveryMetrics, merge_deliveries
 from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.stamp import STAMP_BYTES, Stamper, StampReader
-from common.target import build_client
-from common.target.asynchronous import build_async_client, close_async_client, open_async_client
+from common.pubsub_header import STAMP_BYTES, Stamper, StampReader
+from common.redis_client import build_client
+from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
 from tests.support.runs import wait_until
 
 QUICK = Retry(retries=3, backoff=BackoffKind.NONE)

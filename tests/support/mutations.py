@@ -14,9 +14,9 @@ import msgpack
 import msgspec
 import numpy as np
 
-from common.histogram import MAX_VALUE, Histogram
-from common.messages import MAX_MESSAGE_BYTES
-from common.plain import to_plain
+from common.metrics.histogram import MAX_VALUE, Histogram
+from common.protocol.messages import MAX_MESSAGE_BYTES
+from common.protocol.serde import to_plain
 
 NUMBERS = (0, 1, 2, 3, 63, 512, 10**6, 2**31, 2**53, 2**62, 2**63 - 1, 2**64 - 1, -1, -(2**63), 8_639_999)
 FLOATS = (0.0, 1.5, -1.0, 1e300, float("inf"), float("-inf"), float("nan"))

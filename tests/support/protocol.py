@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.events import Action as AgentAction
-from agent.events import Event as AgentEvent
-from agent.events import Exit, FromWorker, Identity, LinkUp, MetricsLinkUp, OrderWorkers, Received, Send, Tick
-from agent.session import Session
-from common.messages import (
+from agent.core.actions import Action as AgentAction
+from agent.core.actions import Event as AgentEvent
+from agent.core.actions import Exit, FromWorker, Identity, LinkUp, MetricsLinkUp, OrderWorkers, Received, Send, Tick
+from agent.core.session import Session
+from common.metrics.intervals import CommandMetrics, IntervalMetrics, PoolMetrics
+from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Workload
+from common.protocol.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     AgentMessage,
@@ -38,15 +40,13 @@ from common.messages import (
     WorkerMetrics,
     incarnation_of,
 )
-from common.metrics import CommandMetrics, IntervalMetrics, PoolMetrics
-from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Workload
 from common.units import NS_PER_S, Count, PerSecond, Seconds
-from coordinator import steps
-from coordinator.aggregate import Aggregate
-from coordinator.opening import Setup
-from coordinator.records import AnyRecord, ServerCounted, TargetFacts, When
-from coordinator.registry import Member
-from coordinator.run import Run
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.core import actions as steps
+from coordinator.core.records import AnyRecord, ServerCounted, TargetFacts, When
+from coordinator.core.registry import Member
+from coordinator.core.run import Run
+from coordinator.core.setup import Setup
 
 T = TypeVar("T")
 

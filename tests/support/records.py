@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from common.histogram import EMPTY, Histogram
-from common.messages import Final, MetricsFrame, PoolShare
-from common.metrics import (
+from common.metrics.histogram import EMPTY, Histogram
+from common.metrics.intervals import (
     LATE_SEND_NS,
     CommandMetrics,
     ConnectionMetrics,
@@ -19,8 +18,9 @@ from common.metrics import (
     PoolMetrics,
 )
 from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
+from common.protocol.messages import Final, MetricsFrame, PoolShare
 from common.units import NS_PER_S, PerSecond, Seconds
-from coordinator.records import (
+from coordinator.core.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,

@@ -16,9 +16,9 @@ import psutil
 import redis
 
 from common.clock import monotonic_ns
-from common.token import coordinator_curve, default_token_path
+from common.protocol.token import coordinator_curve, default_token_path
 from common.units import NS_PER_S
-from coordinator.aggregate import Aggregate, fold
+from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from coordinator.report.files import JOURNAL_FILE, SUMMARY_FILE
 from tests.support.commands import CommandLine, Finished, Running

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from agent.worker.accounting import Worker
-from agent.worker.asyncio_driver import run_asyncio_worker
-from agent.worker.client_driver import run_client_worker
-from agent.worker.operations import Operation
-from agent.worker.pacer import NEVER_NS, Pacer, Span
-from agent.worker.recorder import Outcomes, ThreadRecord
-from common.lifeline import Lifeline
+from agent.worker.drivers.accounting import Worker
+from agent.worker.drivers.aio import run_asyncio_worker
+from agent.worker.drivers.client import run_client_worker
+from agent.worker.metrics.recorder import Outcomes, ThreadRecord
+from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
+from agent.worker.workload.operations import Operation
+from common.cancellation import Lifeline
 from common.plan.schema import Driver
-from common.target import Ending
+from common.redis_client import Ending
 from common.units import NS_PER_S
 
 T0_NS = 10**15
@@ -99,7 +99,7 @@ class Stage:
         with pytest.MonkeyPatch.context() as patch:
             for module in ("client_driver", "asyncio_driver", "accounting"):
                 patch.setattr(f"agent.worker.{module}.monotonic_ns", lambda: self.now_ns)
-            patch.setattr("agent.worker.asyncio_driver.sleep", self.sleep_in_a_task)
+            patch.setattr("agent.worker.drivers.aio.sleep", self.sleep_in_a_task)
             if self.is_async:
                 asyncio.run(run_asyncio_worker(self.worker))
             else:

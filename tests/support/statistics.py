@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from common.histogram import Ints
+from common.metrics.histogram import Ints
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,30 +14,30 @@ import pytest
 import redis
 from redis._parsers import _HiredisParser
 
-from agent.worker.accounting import Worker
-from agent.worker.events import EventKind, EventLog
-from agent.worker.operations import Operation
-from agent.worker.pacer import NEVER_NS, Pacer, Span
-from agent.worker.packing import Packed, PackedStream
-from agent.worker.recorder import Outcomes, bin_rows
-from agent.worker.resp import fixed_reply_bytes, raw_measure, reply_measure
-from agent.worker.stages import StagedPacer, schedules_of
-from agent.worker.wire.channel import Channel
-from agent.worker.wire.driver import WireWorker
-from agent.worker.wire.means import Means
-from agent.worker.wire.poller import READ, WRITE
-from agent.worker.wire.record import WireRecord
-from agent.worker.wire.routes import Node, Routes
-from agent.worker.wire.settling import Replies
-from agent.worker.wire.source import BlockSource, OperationSource, packed_block
+from agent.worker.drivers.accounting import Worker
+from agent.worker.drivers.wire.batch_results import Replies
+from agent.worker.drivers.wire.batch_rows import WireRecord
+from agent.worker.drivers.wire.channel import Channel
+from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.drivers.wire.poller import READ, WRITE
+from agent.worker.drivers.wire.request_source import BlockSource, OperationSource, packed_block
+from agent.worker.drivers.wire.routing import Node, Routes
+from agent.worker.drivers.wire.worker_context import Means
+from agent.worker.metrics.connection_events import EventKind, EventLog
+from agent.worker.metrics.recorder import Outcomes, bin_rows
+from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
+from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
+from agent.worker.pacing.staged_load import StagedPacer, schedules_of
+from agent.worker.workload.encoding.stream import Packed, PackedStream
+from agent.worker.workload.operations import Operation
+from common.cancellation import Lifeline
 from common.commands import COMMANDS
-from common.lifeline import Lifeline
-from common.metrics import PoolMetrics
+from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
-from common.target import Ending
-from common.target.slots import slot_of
-from common.target.wire import ALONE, SLOTS, Link
+from common.redis_client import Ending
+from common.redis_client.slots import slot_of
+from common.redis_client.wire_connections import ALONE, SLOTS, Link
 
 T0_NS = 10**15
 MS = 1_000_000
@@ -346,7 +346,7 @@ class WireStage:
     @contextmanager
     def clock(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.worker.wire.channel.monotonic_ns", lambda: self.now_ns)
+            patch.setattr("agent.worker.drivers.wire.channel.monotonic_ns", lambda: self.now_ns)
             yield
 
     def hear(self, *pieces: bytes | Exception, of: Channel | None = None, after_ns: int = 0) -> None:

@@ -8,10 +8,19 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from agent.worker.main import run_worker
+from agent.worker.process import run_worker
 from common.clock import boottime_ns, monotonic_ns
-from common.codec import decode_from_worker, pack
-from common.messages import (
+from common.metrics.intervals import (
+    CommandMetrics,
+    IntervalMetrics,
+    Merge,
+    PoolMetrics,
+    merge_commands,
+    merge_intervals,
+)
+from common.plan.schema import Plan
+from common.protocol.codec import decode_from_worker, pack
+from common.protocol.messages import (
     Assignment,
     PoolShare,
     Prepared,
@@ -23,8 +32,6 @@ from common.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.metrics import CommandMetrics, IntervalMetrics, Merge, PoolMetrics, merge_commands, merge_intervals
-from common.plan.schema import Plan
 from common.units import NS_PER_S
 
 T = TypeVar("T")

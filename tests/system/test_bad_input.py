@@ -7,7 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from common.token import coordinator_curve
+from common.protocol.token import coordinator_curve
 from tests.support.commands import Finished
 from tests.support.runs import HOST, Fleet, connections, free_port
 from tests.support.servers import Server, SocketServer

@@ -7,8 +7,8 @@ import base64
 import psutil
 import pytest
 
-from common.token import coordinator_credentials
-from common.token_text import Variables
+from common.protocol.token import coordinator_credentials
+from common.protocol.token_sources import Variables
 from tests.support.runs import Fleet, Outcome, calls
 from tests.support.servers import Server
 

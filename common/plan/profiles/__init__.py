@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import PlanError
-from common.plan.arguments import with_lines
-from common.plan.document import parse_document
-from common.plan.files import read_small_file
-from common.plan.shape import find_fault, render
+from common.plan.loading.command_lists import with_lines
+from common.plan.loading.files import read_small_file
+from common.plan.loading.parsing import parse_document
+from common.plan.loading.validation import find_fault, render
 from common.units import show
 
 DEFAULT = "basic_rw"

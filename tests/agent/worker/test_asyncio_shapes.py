@@ -9,7 +9,7 @@ import pytest
 
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
 from common.plan.schema import Command, Connections, Driver, Keys, Load, Plan, Pools, Target, Workload
 from common.units import Count, PerSecond, Seconds
 from tests.support.runs import wait_until

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from agent.worker.collector import Collector
-from agent.worker.main import _watch
-from agent.worker.pacer import NEVER_NS, Span
-from agent.worker.recorder import Outcomes
-from agent.worker.self_watch import SelfWatch
+from agent.worker.metrics.collector import Collector
+from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.recorder import Outcomes
+from agent.worker.pacing.pacer import NEVER_NS, Span
+from agent.worker.process import _watch
 from common.cgroup import QuotaReading
-from common.messages import Assignment, WorkerMetrics, WorkerStop
 from common.plan.schema import Load, Plan
 from common.plan.timeline import timeline
+from common.protocol.messages import Assignment, WorkerMetrics, WorkerStop
 from common.units import NS_PER_S, Seconds
 
 
@@ -60,7 +60,7 @@ def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second
         def is_alive(self) -> bool:
             return span.end_ns == NEVER_NS
 
-    monkeypatch.setattr("agent.worker.main.monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr("agent.worker.process.monotonic_ns", lambda: now_ns)
     assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
     pipe: Any = Told()
     running: Any = Running()
@@ -103,7 +103,7 @@ def test_a_process_that_is_stopped_while_it_waits_stalls_and_one_whose_agent_doe
 
         def finish_listening(self, _: int) -> None: ...
 
-    monkeypatch.setattr("agent.worker.main.monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr("agent.worker.process.monotonic_ns", lambda: now_ns)
     line = timeline(Load(duration_s=Seconds(10)))
     watch = SelfWatch([], t0_ns, line, lambda: now_ns, lambda: 0, QuotaReading)
     collector = Collector([], ("GET",), Outcomes(), t0_ns, line, watch)
@@ -191,7 +191,7 @@ def watched(
     monkeypatch: pytest.MonkeyPatch, agent: StoppedAgent, *, end_ns: int = NEVER_NS, drain_ns: int = 0
 ) -> tuple[Span, FencedLoad, tuple[bool, bool]]:
     """A load that its worker process watches over to its end; what became of it."""
-    monkeypatch.setattr("agent.worker.main.monotonic_ns", lambda: agent.now_ns)
+    monkeypatch.setattr("agent.worker.process.monotonic_ns", lambda: agent.now_ns)
     span = Span(T0_NS, end_ns)
     load = FencedLoad(agent, span, drain_ns)
     pipe: Any = agent

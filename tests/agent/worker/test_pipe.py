@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from agent.worker.pipe import AgentGone, Pipe
-from common.codec import decode_from_worker, pack
 from common.errors import ProtocolError
-from common.messages import Failed, FailureKind, WorkerRenew, WorkerStart, WorkerStop
+from common.protocol.codec import decode_from_worker, pack
+from common.protocol.messages import Failed, FailureKind, WorkerRenew, WorkerStart, WorkerStop
 from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

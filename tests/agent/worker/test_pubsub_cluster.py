@@ -8,12 +8,12 @@ from contextlib import suppress
 import pytest
 from redis.cluster import key_slot
 
-from agent.worker.events import EventKind
+from agent.worker.metrics.connection_events import EventKind
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.metrics import Merge, merge_intervals
+from common.metrics.intervals import Merge, merge_intervals
 from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Retry, Target, Workload
-from common.target import TARGET_ERRORS
+from common.redis_client import TARGET_ERRORS
 from common.units import Count
 from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import wait_until
@@ -27,7 +27,7 @@ def cluster() -> Iterator[Group]:
         yield group
 
 
-# The plan refuses subscribers with the wire driver: tests/common/plan/test_wire_rules.py.
+# The plan refuses subscribers with the wire driver: tests/common/plan/rules/test_wire_rules.py.
 @pytest.mark.parametrize("driver", [Driver.CLIENT, Driver.ASYNCIO])
 def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group, driver: Driver) -> None:
     before = {name: cluster.calls(name) for name in ("spublish", "ssubscribe")}

@@ -6,15 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.worker.client_driver import ThreadWorker
-from agent.worker.collector import Collector
-from agent.worker.pacer import Span
+from agent.worker.drivers.client import ThreadWorker
+from agent.worker.metrics.collector import Collector
+from agent.worker.pacing.pacer import Span
 from agent.worker.run import WorkerRun, describe
+from common.cancellation import CutShort
 from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
-from common.lifeline import CutShort
-from common.messages import Assignment, PoolLeft, PoolShare, TakeOver
-from common.metrics import IntervalMetrics, Merge, merge_intervals
+from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
 from common.plan.schema import (
     Arrivals,
     Command,
@@ -28,6 +27,7 @@ from common.plan.schema import (
     Values,
     Workload,
 )
+from common.protocol.messages import Assignment, PoolLeft, PoolShare, TakeOver
 from common.units import NS_PER_S, Bytes, Count, PerSecond, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -240,7 +240,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
         release.wait(10)
         worker.pool.give_back(instance)
 
-    monkeypatch.setattr("agent.worker.thread_host.run_client_worker", cling)
+    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", cling)
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
     span, collector = started(run)
     span.end_at(monotonic_ns())

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from agent.worker.following import MISMATCH, entry_ids, is_miss
-from agent.worker.operations import Mix, Operation, draw_operations
-from agent.worker.resp import request_bytes
-from agent.worker.values import is_sealed
-from common.plain import from_plain
+from agent.worker.metrics.wire_sizes import request_bytes
+from agent.worker.workload.operations import Mix, Operation, draw_operations
+from agent.worker.workload.reply_effects import MISMATCH, entry_ids, is_miss
+from agent.worker.workload.values import is_sealed
 from common.plan.schema import Workload
+from common.protocol.serde import from_plain
 
 
 def workload(*commands: str | dict[str, Any], **others: Any) -> Workload:

@@ -10,11 +10,11 @@ from typing import Any, Self
 import pytest
 import redis
 
-from agent.worker.operations import Mix, Operation, draw_operations
-from agent.worker.resp import reply_measure, request_bytes
+from agent.worker.metrics.wire_sizes import reply_measure, request_bytes
+from agent.worker.workload.operations import Mix, Operation, draw_operations
 from common.commands import COMMANDS, Holds, Placeholder, keys_per_hash_tag
-from common.plain import from_plain
 from common.plan.schema import Target, Workload
+from common.protocol.serde import from_plain
 from coordinator.embedded import HOST
 from tests.support.servers import Server, start_server
 from tests.support.shapes import start_cluster
@@ -135,9 +135,9 @@ def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
     with Meter(server, protocol) as meter:
         for name, row in COMMANDS.items():
             if row.subscribes or (name in NOT_WITHOUT_DATA and not with_data):
-                continue  # its reply comes on a connection of its own; tests/agent/worker/test_subscriber.py
+                continue  # see tests/agent/worker/pubsub/test_thread_subscriber.py
             fill(meter.watch, row.holds if with_data else Holds.DUMP)
-            if name == "ZSCAN":  # see agent/worker/resp.py on its fractions
+            if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
                 for number in range(1, KEYS + 1):
                     meter.watch.zunionstore(f"stampede:{number}", {f"stampede:{number}": 0})
             if not with_data and row.holds is Holds.STREAM:

@@ -7,9 +7,9 @@ import pytest
 from common.commands import COMMANDS, Holds, Placeholder, find_command
 from common.errors import PlanError
 from common.plan import profiles
+from common.plan.loading.sources import load_plan
 from common.plan.schema import Driver
 from common.plan.settings import SETTINGS
-from common.plan.sources import load_plan
 
 by_flag = {setting.flag: setting for setting in SETTINGS}
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, InvalidResultError, PlanError, TargetError, UsageError
 from common.plan.schema import Command, Driver, Load, Plan, Pools, Target, Workload
 from common.units import Count, Seconds
+from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare import command
 from coordinator.compare.command import compare, turns
 from coordinator.options import StartOptions
-from coordinator.place import Place
 from coordinator.report.files import COMPARISON_FILE
+from coordinator.run_folder import Place
 from coordinator.start import Ended
-from coordinator.verdict import Level, Verdict
 from tests.support.comparisons import summary
 
 PLAN = Plan(

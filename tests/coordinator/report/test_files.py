@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError
-from common.plan.describe import plan_yaml
-from coordinator.aggregate import fold
+from common.plan.plan_text import plan_yaml
+from coordinator.analysis.aggregate import fold
 from coordinator.journal import Journal
 from coordinator.report.files import complete_run_files, write_run_files, write_whole
 from coordinator.report.summary import build_summary

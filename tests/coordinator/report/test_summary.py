@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from common.errors import UsageError
-from common.histogram import Histogram
-from common.metrics import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import NS_PER_S, Count
-from coordinator.aggregate import Aggregate, fold
+from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.core.records import AnyRecord, FrameAccepted, RunClosed
 from coordinator.journal import Journal, read_journal
-from coordinator.records import AnyRecord, FrameAccepted, RunClosed
-from coordinator.report.shapes import Generator, Summary
 from coordinator.report.summary import build_summary, quantiles
+from coordinator.report.summary_types import Generator, Summary
 from tests.support.records import (
     accepted,
     clean_run,

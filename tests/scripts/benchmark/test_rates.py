@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.histogram import Histogram
-from common.metrics import CommandMetrics, IntervalMetrics, PoolMetrics
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import CommandMetrics, IntervalMetrics, PoolMetrics
 from scripts.benchmark.rates import kept
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.plan.sources import load_plan
+from common.plan.loading.sources import load_plan
 from scripts.faults.draws import NETWORK, Kind, draw
 
 

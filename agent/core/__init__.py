@@ -1,0 +1,1 @@
+"""What an agent decides: events and the time in, actions out. Pure; `agent.loop` performs the actions."""

@@ -1,0 +1,114 @@
+"""Finds orders that make no sense, or that this machine cannot execute. Pure.
+
+A broken or hostile coordinator must not end an agent, or make it take all memory or all threads of its machine. So the
+agent checks an order before it builds anything. These checks refuse impossible orders only; worker processes report
+limits that they reach later, such as too few open files for connections that open during the load.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+
+from common.errors import PlanError
+from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.rules.checks import MAX_AGENTS, MAX_POOLS, MAX_THREADS, check_plan
+from common.plan.schema import Driver, Plan
+from common.protocol.messages import Assignment, PoolShare, TakeOver
+from common.units import NS_PER_S, counted, format_bytes, format_seconds
+
+THREAD_BYTES, INSTANCE_BYTES, CONNECTION_BYTES = 1 << 14, 1 << 13, 1 << 11
+"""Least memory of a worker thread or task, of a client instance, and of a connection that is open from the start."""
+SPARE_THREADS = 64
+"""Threads of an agent and of a worker process, without its workers."""
+AHEAD_NS = 60 * NS_PER_S
+LATE_NS = 3600 * NS_PER_S
+"""Limits of a start instant: coordinators set it 0.6 s ahead, and send it again to agents that were cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What this machine allows. threads: in all, None if it does not say. open_files: of one process, None for no
+    limit. memory_bytes: 0 if not known."""
+
+    threads: int | None = None
+    open_files: int | None = None
+    memory_bytes: int = 0
+
+
+NO_LIMITS = Capacity()
+
+
+def misfit(assignment: Assignment, processes: int, capacity: Capacity) -> str:
+    """Why this number of worker processes cannot execute the share; "" if it can."""
+    return (
+        _out_of_range(assignment)
+        or _nonsense_in_plan(assignment)
+        or _too_much(assignment.plan, assignment.pools, processes, capacity)
+    )
+
+
+def odd_start(starts_ns: int, takeover: TakeOver | None, now_ns: int) -> str:
+    """Why the load cannot begin then; "" if it can. starts_ns, now_ns: on the clock of this host; takeover: from when
+    on after the start instant."""
+    ahead_ns = starts_ns + (takeover.from_ns if takeover else 0) - now_ns
+    if -LATE_NS <= ahead_ns <= AHEAD_NS:
+        return ""
+    way = "ahead" if ahead_ns > 0 else "back"
+    wanted = f"at most {format_seconds(AHEAD_NS / NS_PER_S)} ahead or {format_seconds(LATE_NS / NS_PER_S)} back"
+    return f"expected a start instant {wanted}, got one {format_seconds(abs(ahead_ns) // NS_PER_S)} {way}"
+
+
+def _out_of_range(assignment: Assignment) -> str:
+    """Indexes out of range, and threads that belong to two pools."""
+    groups, pools, total = assignment.plan.pools, assignment.pools, assignment.threads_total
+    if len(pools) > MAX_POOLS:
+        return f"expected at most {counted(MAX_POOLS, 'client pool')}, got {len(pools):,}"
+    if total > MAX_THREADS * MAX_AGENTS:
+        return f"expected at most {MAX_THREADS * MAX_AGENTS:,} worker threads in the fleet, got {total:,}"
+    for share in pools:
+        if share.group >= len(groups):
+            return f"client pool {share.number}: expected a group below {len(groups)}, got {share.group}"
+    spans = sorted((share.first_thread, share.first_thread + groups[share.group].workers_per_pool) for share in pools)
+    if spans and spans[-1][1] > total:
+        return f"expected worker threads below {total:,}, the number in the fleet, got {spans[-1][1] - 1:,}"
+    if any(end > begin for (_, end), (begin, _) in pairwise(spans)):
+        return "expected worker threads of their own for each client pool, got two with the same"
+    if len({share.number for share in pools}) < len(pools):
+        return "expected client pools of different numbers, got two with the same"
+    return ""
+
+
+def _nonsense_in_plan(assignment: Assignment) -> str:
+    """What no plan may say. Numbers of pools are those of this share: the fleet's may add up to more."""
+    plan = assignment.plan
+    dealt = Counter(share.group for share in assignment.pools)
+    own = tuple(msgspec.structs.replace(group, client_pools=dealt[at] or 1) for at, group in enumerate(plan.pools))
+    # An embedded server has a URL once it runs.
+    target = msgspec.structs.replace(plan.target, embedded=None if plan.target.url else plan.target.embedded)
+    try:
+        check_plan(msgspec.structs.replace(plan, pools=own, target=target))
+    except PlanError as error:
+        return str(error)
+    return ""
+
+
+def _too_much(plan: Plan, pools: tuple[PoolShare, ...], processes: int, capacity: Capacity) -> str:
+    groups = [plan.pools[share.group] for share in pools]
+    threads = sum(group.workers_per_pool for group in groups if group.driver is Driver.CLIENT)
+    if capacity.threads is not None and threads + SPARE_THREADS > capacity.threads:
+        return f"it needs {counted(threads, 'worker thread')}, but this machine allows {capacity.threads:,} in all"
+    for hand in pools_by_process(pools, processes):
+        if found := shortage(capacity.open_files, USUAL_FILES, needed(plan, hand).all_at_once):
+            return f"a worker process {found}; {REMEDY}"
+    memory = sum(
+        group.workers_per_pool * THREAD_BYTES + group.client_instances_per_pool * INSTANCE_BYTES for group in groups
+    )
+    memory += needed(plan, pools).all_at_once * CONNECTION_BYTES
+    if capacity.memory_bytes and memory > capacity.memory_bytes:
+        least, most = format_bytes(-(-memory >> 20 << 20)), format_bytes(capacity.memory_bytes >> 20 << 20)
+        return f"it needs at least {least} of memory, but this machine has {most}"
+    return ""

@@ -1,0 +1,500 @@
+"""What an agent does about each event. Pure: events and the time in, actions out. `agent.core.transitions` has the
+states of its part of a run, and `agent.core.lease` how long its load goes on without a coordinator."""
+
+from __future__ import annotations
+
+from agent.core.actions import (
+    Action,
+    ConnectMetrics,
+    Event,
+    Examined,
+    Exit,
+    FromWorker,
+    Identity,
+    KillWorkers,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    MetricsLinkDown,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    Say,
+    Send,
+    Spawn,
+    SpawnFailed,
+    Terminated,
+    Tick,
+    WorkerExited,
+)
+from agent.core.assignment_checks import misfit, odd_start
+from agent.core.lease import Lease
+from agent.core.link import Link, MetricsLink, introduction
+from agent.core.outbox import Outbox
+from agent.core.share import Share
+from agent.core.transitions import TRANSITIONS, Trigger
+from common.errors import FleetError, TargetError
+from common.line_limits import Ration
+from common.protocol.messages import (
+    HOLD_LEASES,
+    AgentMessage,
+    AgentState,
+    Attach,
+    Attached,
+    Bye,
+    Dismiss,
+    Envelope,
+    Failed,
+    FailureKind,
+    FinalAck,
+    FrameAck,
+    HeartbeatReply,
+    Prepare,
+    Prepared,
+    Preparing,
+    Refused,
+    StandBy,
+    Start,
+    Step,
+    Stop,
+    Welcome,
+    WorkerFinal,
+    WorkerMessage,
+    WorkerMetrics,
+    WorkerStart,
+    WorkerStop,
+)
+from common.units import NS_PER_S, clipped, counted
+
+RESEND_AFTER_NS = 2 * NS_PER_S
+GOODBYE_NS = 10 * NS_PER_S
+OVERTIME_NS = 10 * NS_PER_S
+"""How long after its drain deadline a worker process is given before it is killed."""
+TERMINATED_EXIT_CODE = 143
+SAY_EVERY_NS = 5 * NS_PER_S
+_CLOSED = "its coordinator has closed the run"
+_FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
+"""States in which an agent without a coordinator must not go on for ever."""
+
+
+class Session:
+    """The state of one agent: its link, its run, its clock. `outbox` is there for the loop to pump."""
+
+    def __init__(self, identity: Identity, now_ns: int) -> None:
+        self.identity = identity
+        self.state = AgentState.IDLE
+        self.run_id = ""
+        self.outbox = Outbox()
+        self.ignored = 0
+        self._share = Share()
+        self._link = Link(now_ns)
+        self._metrics = MetricsLink()
+        self._lease = Lease(now_ns)
+        self._done_ns = now_ns
+        self._is_closed = False
+        self._frames_moved_ns = now_ns
+        self._kill_due_ns: int | None = None
+        self._leave_due_ns: int | None = None
+        self._say_due_ns = now_ns
+        self._reports = Ration("the preparation", now_ns)
+        self._spoiled: tuple[str, Failed] | None = None
+        self._reason = ""
+        self._exit_code = 0
+        self._terminations = 0
+
+    def handle(self, event: Event, now_ns: int) -> list[Action]:
+        """What to do about it, in order. now_ns: this host's monotonic clock."""
+        match event:
+            case LinkUp():
+                self._link.came_up(now_ns)
+                return self._hello(now_ns)
+            case MetricsLinkUp():
+                self._metrics.came_up(now_ns)
+                return self._attach(now_ns)
+            case MetricsLinkDown(cause):
+                self._metrics.went_down(cause)
+                return []
+            case LinkDown():
+                text = "lost the coordinator; trying to reach it again"
+                if self.state is AgentState.IDLE:
+                    text = "the coordinator is gone; waiting for the next one"
+                return [Say(text)] if self._link.went_down() else []
+            case LinkRefused():
+                self._link.refused(now_ns)
+                return []
+            case Examined(obstacle, lasting):
+                is_news = self._link.examined(obstacle, lasting=lasting)
+                # An agent that waits for its next run has already said that the coordinator is gone.
+                waits = self.state is AgentState.IDLE and self._link.coordinator
+                return [Say(f"{obstacle}; trying again")] if is_news and not lasting and not waits else []
+            case Received(envelope):
+                return self._received(envelope, now_ns)
+            case FromWorker(process, message):
+                return self._from_worker(process, message, now_ns)
+            case WorkerExited(process, exit_code):
+                return self._worker_exited(process, exit_code, now_ns)
+            case SpawnFailed(reason):
+                failed = Failed(kind=FailureKind.AGENT, reason=reason)
+                return self._broken(failed) if self._moves(Trigger.BROKEN) else []
+            case Terminated():
+                return self._terminated(now_ns)
+            case Tick():
+                return self._tick(event, now_ns)
+
+    @property
+    def attached(self) -> bool:
+        """Whether frames may be sent: the coordinator knows whose metrics connection this is."""
+        return self._metrics.attached
+
+    # -- the links
+
+    def _hello(self, now_ns: int) -> list[Action]:
+        if not self._link.hello_is_due(now_ns):
+            return []
+        return self._send(introduction(self.identity, self._link.connection, self.state, self.run_id, self.outbox))
+
+    def _attach(self, now_ns: int) -> list[Action]:
+        if not self._metrics.attach_is_due(now_ns):
+            return []
+        attach = Attach(secret=self.identity.secret, connection=self._metrics.connection)
+        return [Send(Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=attach), metrics=True)]
+
+    def _attached(self, run_id: str, now_ns: int) -> list[Action]:
+        if run_id == self._link.coordinator and self._metrics.was_attached():
+            self._frames_moved_ns = now_ns
+            self.outbox.rewind()
+        return self._maybe_ready()
+
+    def _send(self, message: AgentMessage, run_id: str | None = None) -> list[Action]:
+        run_id = self.run_id if run_id is None else run_id
+        return [Send(Envelope(run_id=run_id, incarnation=self.identity.incarnation, message=message))]
+
+    # -- what the coordinator says
+
+    def _received(self, envelope: Envelope, now_ns: int) -> list[Action]:
+        if envelope.incarnation != self.identity.incarnation:
+            self.ignored += 1
+            return []
+        self._link.heard(now_ns)
+        is_of_our_run = envelope.run_id == self.run_id != ""
+        if is_of_our_run:
+            self._lease.heard_ns = now_ns
+        message = envelope.message
+        match message:
+            case Welcome():
+                return self._welcomed(message, envelope.run_id, now_ns)
+            case Refused():
+                text = f"the coordinator refused this agent: {clipped(message.reason)}"
+                return [KillWorkers(), Exit(FleetError.exit_code, text)]
+            case Attached():
+                return self._attached(envelope.run_id, now_ns)
+            case HeartbeatReply():
+                self._link.replied(message, envelope.run_id, now_ns)
+                if is_of_our_run:
+                    self._lease.answered(message.sent_ns, now_ns)
+                return []
+            case StandBy():
+                return [Say("standing by: the run has its agents, and may need this one later")]
+            case Dismiss():
+                return self._dismissed(envelope.run_id, now_ns)
+            case Prepare():
+                return self._prepare(envelope.run_id, message, now_ns)
+        if not is_of_our_run:
+            self.ignored += 1
+            return []
+        match message:
+            case Start():
+                return self._start(message, now_ns)
+            case Stop():
+                return self._stop(drain=message.drain, reason=clipped(message.reason), now_ns=now_ns)
+            case FrameAck():
+                before = self.outbox.first_unacknowledged
+                self.outbox.acknowledge(message.next_seq)
+                if self.outbox.first_unacknowledged != before:
+                    self._frames_moved_ns = now_ns
+                return []
+            case FinalAck():
+                return self._released()
+        self.ignored += 1
+        return []
+
+    def _welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> list[Action]:
+        is_news = self._link.welcomed(welcome, run_id, now_ns)
+        self._metrics.welcomed(now_ns, is_news=is_news)
+        said = [Say(f"joined as {clipped(welcome.agent_id)}")] if is_news else []
+        return [ConnectMetrics(), *self._attach(now_ns), *said]
+
+    def _dismissed(self, run_id: str, now_ns: int) -> list[Action]:
+        actions: list[Action] = []
+        if self._moves(Trigger.ABANDON):
+            actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
+        elif run_id == self.run_id and self.state is not AgentState.IDLE:
+            actions = self._closed(now_ns)
+        if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
+            return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code)]
+        # The coordinator leaves its sockets open until it has heard that we know.
+        self._link.hasten_heartbeat(now_ns)
+        if self.state is AgentState.IDLE:
+            return [*actions, Say("waiting for the next run")]
+        return actions
+
+    def _closed(self, now_ns: int) -> list[Action]:
+        """The coordinator ended the run without our last results. The load stops at once, because keys may have been
+        counted and deleted; the results are kept for a coordinator that resumes the run, until another run needs us."""
+        if self._is_closed:
+            return []
+        self._is_closed = True
+        if self._terminations:
+            return self._leave_closed()
+        text = f"the coordinator closed run {self.run_id} without the last results of this agent; keeping them for "
+        text += f"{HOLD_LEASES * self._share.lease_ns / NS_PER_S:g} s: `coordinator start --resume {self.run_id}`"
+        return [Say(f"{text} collects them"), *self._stop(drain=False, reason=_CLOSED, now_ns=now_ns)]
+
+    def _leave_closed(self) -> list[Action]:
+        text = f"left with results of run {self.run_id} that no coordinator took: the run is closed"
+        return [KillWorkers(), *self._send(Bye(reason="terminated")), Exit(FleetError.exit_code, text)]
+
+    @property
+    def _shown_state(self) -> AgentState:
+        """The run that Hello names. Results of a closed run do not keep the agent from serving another one."""
+        is_free = self._is_closed and self.state is AgentState.DONE and self._link.coordinator != self.run_id
+        return AgentState.IDLE if is_free else self.state
+
+    def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
+        if run_id == self.run_id:
+            return self._prepared() if self.state is AgentState.PREPARED else []
+        if self._spoiled is not None and self._spoiled[0] == run_id:
+            return self._send(self._spoiled[1], run_id)
+        # Checked in every state: a share that is impossible does not become possible by waiting.
+        if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
+            return self._refused(Failed(kind=FailureKind.AGENT, reason=clipped(found)), run_id)
+        given_up: list[Action] = []
+        if self._is_closed and self._moves(Trigger.RELEASE):
+            given_up = self._forget(f"run {run_id} needs this agent, and nobody came back for its results")
+        if not self._moves(Trigger.PREPARE):
+            held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
+            reason = f"{held}; resume that run, or restart the agent"
+            return self._send(Failed(kind=FailureKind.AGENT, reason=reason), run_id)
+        self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
+        self._kill_due_ns = None
+        self._metrics.is_needed(now_ns)
+        self._share = Share.of(message.assignment, self.identity.processes)
+        self._lease.begins(self._share.lease_ns, now_ns)
+        spawned = (Spawn(run_id, self._share.assignments), self._lease.pass_on(now_ns))
+        said = self._share.described(self.identity.capacity.open_files)
+        actions: list[Action] = [*given_up, *map(Say, said), *spawned]
+        return actions if self._share.assignments else [*actions, *self._maybe_ready()]
+
+    def _refused(self, failed: Failed, run_id: str) -> list[Action]:
+        return [Say(f"cannot take part in run {clipped(run_id)}: {failed.reason}"), *self._send(failed, run_id)]
+
+    def _start(self, message: Start, now_ns: int) -> list[Action]:
+        t0_ns = self._link.clock.to_local_ns(message.t0_ns)
+        # After a reconnect it can come before the clocks were compared; it is repeated.
+        if t0_ns is None or self.state is not AgentState.PREPARED:
+            return []
+        if found := odd_start(t0_ns, message.takeover, now_ns):
+            self._moves(Trigger.BROKEN)
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=found))
+        self._moves(Trigger.START)
+        self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
+        actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
+        return [*actions, *self._maybe_over(now_ns)]
+
+    def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
+        if self._moves(Trigger.ABANDON):
+            self._spoil(Failed(kind=FailureKind.AGENT, reason=f"it gave its share up in the preload: {reason}"))
+            return [KillWorkers(), *self._forget(reason)]
+        if self._moves(Trigger.STOP):
+            self._reason = reason
+            self._kill_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS
+            return [OrderWorkers(WorkerStop(drain=drain)), Say(f"draining: {reason}")]
+        if self.state is AgentState.DRAINING and not drain:
+            return [OrderWorkers(WorkerStop(drain=False))]
+        return []
+
+    def _released(self) -> list[Action]:
+        if not self._moves(Trigger.RELEASE):
+            return []
+        return [*self._forget("its results are safe with the coordinator"), *self._maybe_leave()]
+
+    def _forget(self, why: str) -> list[Action]:
+        text = f"run {self.run_id} is over for this agent: {why}"
+        self.run_id, self.outbox, self._share, self._kill_due_ns, self._is_closed = "", Outbox(), Share(), None, False
+        return [Say(text)]
+
+    def _maybe_leave(self) -> list[Action]:
+        why = "terminated" if self._terminations else "served" if self.identity.once else ""
+        return [*self._send(Bye(reason=why)), Exit(self._exit_code)] if why else []
+
+    # -- what the workers say
+
+    def _from_worker(self, process: int, message: WorkerMessage, now_ns: int) -> list[Action]:
+        if process not in self._share:
+            return []
+        said: list[Action] = []
+        match message:
+            case Preparing():
+                self._share.preparing(process, message)
+                return self._progress(now_ns) if self.state is AgentState.PREPARING else []
+            case Prepared():
+                self._share.prepared(process, message)
+                return self._maybe_ready()
+            case Failed():
+                message = Failed(kind=message.kind, reason=clipped(message.reason))
+                if self._moves(Trigger.BROKEN):
+                    return self._broken(message)
+                self._share.failed(process, message.reason)
+                return [Say(f"worker process {process}: {message.reason}")]
+            case WorkerMetrics():
+                self._share.reported(process, message)
+            case WorkerFinal():
+                self._share.finished(process, message)
+                if message.fenced and not self._reason:
+                    self._reason = self._lease.why_fenced(process, now_ns)
+                    said = [Say(f"worker process {process} stopped its load: {self._reason}")]
+        self._collect(now_ns)
+        return [*said, *self._maybe_over(now_ns)]
+
+    def _worker_exited(self, process: int, exit_code: int | None, now_ns: int) -> list[Action]:
+        lost = self._share.exited(process, exit_code)
+        if lost is None:
+            return []
+        if self._moves(Trigger.BROKEN):
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=lost.reason))
+        self._collect(now_ns)
+        return [Say(lost.reason), *self._send(lost), *self._maybe_over(now_ns)]
+
+    def _broken(self, failed: Failed) -> list[Action]:
+        at_fault = TargetError if failed.kind is FailureKind.TARGET else FleetError
+        self._exit_code = at_fault.exit_code
+        self._spoil(failed)
+        return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
+
+    def _spoil(self, failed: Failed) -> None:
+        """What was preloaded is there, and lists would be filled twice: this share of this run is not begun again."""
+        if self._share.has_preloaded:
+            self._spoiled = (self.run_id, failed)
+
+    def _maybe_ready(self) -> list[Action]:
+        ready = self._share.all_prepared and self._metrics.proved
+        return self._prepared() if ready and self._moves(Trigger.READY) else []
+
+    def _progress(self, now_ns: int) -> list[Action]:
+        """The coordinator is told of each step; the person at the terminal now and then."""
+        progress = self._share.progress()
+        if progress.done < progress.total and not self._reports.take(now_ns):
+            return []  # the next one is not far: each of many worker processes has ten a second
+        actions = self._send(progress)
+        due = now_ns >= self._say_due_ns or progress.done == progress.total
+        if progress.step is Step.PRELOAD and progress.total and due:
+            self._say_due_ns = now_ns + SAY_EVERY_NS
+            actions.append(Say(f"{progress.step.value} {progress.done:,} of {progress.total:,}"))
+        return actions
+
+    def _prepared(self) -> list[Action]:
+        share = self._share
+        message = Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
+        return self._send(message)
+
+    def _collect(self, now_ns: int) -> None:
+        report = self._share.take_report()
+        if report is None:
+            return
+        if not len(self.outbox):
+            self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
+        self.outbox.add(report.through, report.intervals)
+
+    def _maybe_over(self, now_ns: int) -> list[Action]:
+        if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
+            return []
+        self._kill_due_ns, self._done_ns = None, now_ns
+        return self._final()
+
+    def _final(self) -> list[Action]:
+        """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
+        if not self.outbox.all_sealed:
+            return []
+        return self._send(self._share.final(self.outbox.next_seq, self._reason))
+
+    # -- time, and signals
+
+    def _terminated(self, now_ns: int) -> list[Action]:
+        self._terminations += 1
+        if self._is_closed:
+            return self._leave_closed()
+        if self._terminations > 1:
+            text = f"left at once: what no coordinator has of run {self.run_id} is lost"
+            return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE, text)]
+        self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
+        actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
+        if self.state is AgentState.IDLE:
+            return [*actions, *self._send(Bye(reason="terminated")), Exit(0)]
+        if self.state is AgentState.DONE:
+            text = f"waiting {(self._leave_due_ns - now_ns) / NS_PER_S:.0f} s at most for a coordinator to take"
+            actions = [Say(f"{text} the results of run {self.run_id}; interrupt again to leave without them")]
+        return actions
+
+    def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
+        self._lease.ticks(tick.suspended_ns, now_ns)
+        actions = [*self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
+        actions += self._lease.pass_on_news(now_ns) if self.state in _FENCED else []
+        if not self._link.heartbeat_is_due(now_ns):
+            return actions
+        held, alive = len(self.outbox), self._share.alive
+        actions += self._send(self._link.heartbeat(tick, self._shown_state, held, alive, now_ns))
+        return [*actions, *self._final()] if self.state is AgentState.DONE else actions
+
+    def _overdue(self, now_ns: int) -> list[Action]:
+        """Every wait has a bound; these are the bounds."""
+        if self.state is AgentState.IDLE:
+            return self._waited_in_vain(now_ns)
+        if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
+            text = "left without word from the coordinator: its last results may be missing"
+            return [KillWorkers(), Exit(FleetError.exit_code, text)]
+        if self._kill_due_ns is not None and now_ns > self._kill_due_ns:
+            self._kill_due_ns = None
+            return self._give_up(now_ns)
+        # Only the coordinator of the run that is held counts here: another one may be answering us by now.
+        if cause := self._unreachable(now_ns):
+            self._moves(Trigger.BROKEN)
+            return self._broken(Failed(kind=FailureKind.AGENT, reason=cause))
+        if self.state in _FENCED and (reason := self._lease.expired(now_ns)):
+            return self._stop(drain=True, reason=reason, now_ns=now_ns)
+        kept_ns = now_ns - max(self._lease.heard_ns, self._done_ns)
+        if kept_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
+            self._exit_code = FleetError.exit_code
+            return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
+        if self.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
+            self._metrics.is_doubtful(now_ns)
+            return self._attach(now_ns)
+        return []
+
+    def _unreachable(self, now_ns: int) -> str:
+        """Why no frame of a run that is prepared would ever arrive; "" if one would, or nobody knows."""
+        if self.state is not AgentState.PREPARING or self._link.welcome is None:
+            return ""
+        cause = self._metrics.unreachable(now_ns)
+        there = f"its metrics connection to {self.identity.endpoint}"
+        return f"{there} does not get through ({cause}), although its control connection does" if cause else ""
+
+    def _waited_in_vain(self, now_ns: int) -> list[Action]:
+        wait_ns = self.identity.wait_ns
+        if hopeless := self._link.hopeless:
+            return [Exit(FleetError.exit_code, hopeless)]
+        if wait_ns is not None and self._link.silent_ns(now_ns) > wait_ns:
+            why = f": {self._link.obstacle}" if self._link.obstacle else ""
+            return [Exit(FleetError.exit_code, f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s{why}")]
+        return []
+
+    def _give_up(self, now_ns: int) -> list[Action]:
+        reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
+        self._collect(now_ns)
+        return [KillWorkers(), *reports, *self._maybe_over(now_ns)]
+
+    def _moves(self, trigger: Trigger) -> bool:
+        """Go where the table says; whether there is such a row. The one place that changes `state`."""
+        following = TRANSITIONS.get((self.state, trigger))
+        if following is not None:
+            self.state = following
+        return following is not None

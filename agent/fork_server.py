@@ -1,0 +1,242 @@
+"""The process that worker processes are forked from. The only place that imports multiprocess.
+
+Imports take a worker process most of a second of CPU time, and the agent can afford that once: it spawns one process,
+which imports everything and then forks, in milliseconds, a worker process whenever the agent asks. That process has no
+thread, no connection and nothing of the agent's memory, so nothing is copied that a fork would break. It is started
+while the agent itself still imports, and waits for the next run with its memory shared among all that it forks.
+
+    agent -> nursery: a byte, and with it the worker's end of a new pipe
+    nursery -> agent: (pid, BORN) for each, in their order, 0 for one that is not wanted any more; (pid, exit code)
+
+No process outlives the agent: the nursery ends when this connection does, each worker process when its pipe does. A
+nursery that is killed costs no worker process; the agent starts another.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import multiprocess
+from multiprocess.connection import Connection, wait
+
+from common.clock import monotonic_ns
+from common.program import directory_is_gone
+from common.stderr_writer import speak_freely
+from common.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from multiprocess.process import BaseProcess
+
+_NEWS = struct.Struct("=qq")
+_BORN = 1 << 40
+_UNKNOWN_EXIT = 255
+_JOIN_S = 5.0
+
+
+@contextmanager
+def _in_existing_directory() -> Iterator[None]:
+    """Change to / if the working directory was deleted, and back: a process cannot be spawned in a deleted one, and
+    the agent's own errors name it as their cause."""
+    if not directory_is_gone():
+        yield
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+class Child:
+    """A worker process. pipe: our end. pid: None until it is born. exit_code: as in subprocess, None while it runs."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.pid: int | None = None
+        self.exit_code: int | None = None
+
+    def kill(self) -> None:
+        """End it at once. One that is not born is never forked, as its pipe is closed by then."""
+        if self.pid is not None and self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class Nursery:
+    """The agent's end. Closed by `close`."""
+
+    def __init__(self) -> None:
+        self._context = multiprocess.get_context("spawn")
+        self._process: BaseProcess | None = None
+        self._control: socket.socket | None = None
+        self._unborn: deque[Child] = deque()
+        self._children: dict[int, Child] = {}
+
+    def start(self) -> None:
+        """Start it, unless it runs. It imports while we go on."""
+        if self._control is not None:
+            return
+        ours, theirs = self._context.Pipe(duplex=True)
+        with ours, theirs:
+            self._process = self._context.Process(target=_nurse, args=(theirs,), name="nursery")
+            with _in_existing_directory():
+                self._process.start()
+            self._control = socket.socket(fileno=os.dup(ours.fileno()))
+            self._control.setblocking(False)
+
+    def fork(self) -> Child:
+        """A new worker process, which is born as soon as the nursery is ready; what is sent to it until then waits."""
+        ours, theirs = self._context.Pipe(duplex=True)
+        child = Child(ours)
+        with theirs:
+            self.start()
+            try:
+                self._ask(theirs)
+            except OSError:  # it was killed
+                self._gone()
+                self.start()
+                self._ask(theirs)
+        self._unborn.append(child)
+        return child
+
+    def _ask(self, theirs: Connection) -> None:
+        assert self._control is not None
+        socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+
+    def fileno(self) -> int | None:
+        """Readable when there is news; None while it does not run."""
+        return None if self._control is None else self._control.fileno()
+
+    def listen(self, wait_s: float = 0.0) -> None:
+        """Read which children were born or have ended; waits for news, but not longer than the given time."""
+        if self._control is None or not select.select([self._control], [], [], wait_s)[0]:
+            return
+        try:
+            news = self._control.recv(_NEWS.size * 64)
+        except OSError:
+            news = b""
+        if not news:
+            self._gone()
+        for pid, what in _NEWS.iter_unpack(news):
+            if what == _BORN:
+                self._born(self._unborn.popleft(), pid)
+            elif (ended := self._children.pop(pid, None)) is not None:
+                ended.exit_code = what
+
+    def _born(self, child: Child, pid: int) -> None:
+        if pid:
+            child.pid = pid
+            self._children[pid] = child
+        else:
+            child.exit_code = _UNKNOWN_EXIT
+
+    def end(self, child: Child) -> None:
+        """Close the pipe of a child that has ended, was killed or was stopped, and wait for its end."""
+        until_ns = monotonic_ns() + round(_JOIN_S * NS_PER_S)
+        self.listen()
+        while child.pid is not None and child.exit_code is None:
+            left_ns = until_ns - monotonic_ns()
+            if left_ns <= 0:
+                child.kill()
+            self.listen(max(left_ns, NS_PER_S // 10) / NS_PER_S)
+        child.pipe.close()
+
+    def _gone(self) -> None:
+        """It was killed. Its children go on, and nobody will say how they end."""
+        for child in (*self._unborn, *self._children.values()):
+            child.exit_code = _UNKNOWN_EXIT
+        self._unborn.clear()
+        self._children.clear()
+        self.close()
+
+    def close(self) -> None:
+        """End it at once; it has nothing to lose. Idempotent."""
+        if self._control is None or self._process is None:
+            return
+        self._control.close()
+        self._process.kill()
+        self._process.join()
+        self._control = self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _work(connection: Connection) -> None:
+    """A worker process."""
+    speak_freely()  # a traceback or a warning must not block the load
+    from agent.worker.process import run_worker
+
+    run_worker(connection)
+
+
+def _nurse(connection: Connection) -> None:
+    """The process itself."""
+    # A Ctrl-C of the terminal, or a service manager, reaches the whole group: the agent drains first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import agent.worker.process  # noqa: F401  # with all that it needs
+
+    gc.collect()
+    gc.freeze()  # the collector of a child would touch every page, and so make a copy of it
+    context = multiprocess.get_context("fork")
+    control = socket.socket(fileno=os.dup(connection.fileno()))
+    connection.close()
+    children: dict[Any, BaseProcess] = {}
+
+    def work(fileno: int) -> None:
+        control.close()
+        _work(Connection(fileno))
+
+    while True:
+        for ready in wait([control, *children]):
+            if ready is not control:
+                child = children.pop(ready)
+                child.join()
+                _tell(control, child.pid or 0, _UNKNOWN_EXIT if child.exitcode is None else child.exitcode)
+                continue
+            try:
+                asked, filenos, _, _ = socket.recv_fds(control, 1, 1)
+            except ConnectionResetError:  # the agent was killed before it had read our news
+                asked, filenos = b"", []
+            if not asked:
+                os._exit(0)  # at once: what multiprocess does at the end would wait for all children
+            [fileno] = filenos
+            child = context.Process(target=work, args=(fileno,), name="worker")
+            if not _is_closed(fileno):
+                with suppress(OSError):  # no memory, or no more processes: the agent sees that it has ended
+                    child.start()
+                    children[child.sentinel] = child
+            _tell(control, child.pid or 0, _BORN)
+            os.close(fileno)
+
+
+def _tell(control: socket.socket, pid: int, what: int) -> None:
+    try:
+        control.sendall(_NEWS.pack(pid, what))
+    except OSError:
+        os._exit(0)
+
+
+def _is_closed(fileno: int) -> bool:
+    """Whether the agent has closed its end of a worker's pipe, and so wants none any more."""
+    poller = select.poll()
+    poller.register(fileno, select.POLLIN)
+    return any(found & select.POLLHUP for _, found in poller.poll(0))

@@ -1,0 +1,211 @@
+"""The agent's loop: brings the session everything that happens, and performs what it decides.
+
+This process does nothing but the protocol: the load is in the worker processes, so a busy agent never looks dead.
+Shutdown order, from the inside out: worker processes (nobody could take their reports any more), then the
+metrics link and the control link (a goodbye may linger for a second), then the ZeroMQ context that they live in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from agent.connectivity import Connectivity, Obstacle, Reached, Resolved
+from agent.core.actions import (
+    Action,
+    ConnectMetrics,
+    Event,
+    Examined,
+    Exit,
+    Identity,
+    KillWorkers,
+    LinkDown,
+    LinkRefused,
+    LinkUp,
+    MetricsLinkDown,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    RenewLease,
+    Say,
+    Send,
+    Spawn,
+    SpawnFailed,
+    Terminated,
+)
+from agent.core.session import Session
+from agent.fork_server import Nursery
+from agent.processes import Processes
+from agent.usage import Usage
+from common.clock import Suspension, monotonic_ns
+from common.errors import ProtocolError
+from common.line_limits import Ration
+from common.protocol import codec
+from common.protocol.endpoint import Endpoint
+from common.protocol.messages import Assignment, Envelope
+from common.protocol.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, Poller
+from common.signals import caught_signals
+from common.units import counted
+
+TICK_S = 0.05
+
+_CONTROL_EVENTS: dict[LinkEvent, Event] = {
+    LinkEvent.UP: LinkUp(),
+    LinkEvent.DOWN: LinkDown(),
+    LinkEvent.REFUSED: LinkRefused(),
+}
+
+
+class Agent:
+    """One `agent join`: everything it opens it closes again when its `with` block ends."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        curve: CurveClient | None,
+        identity: Identity,
+        say: Callable[[str], None],
+        nursery: Nursery | None = None,
+    ) -> None:
+        """nursery: one that was started already."""
+        self._endpoint, self._curve, self._say, self._nursery = endpoint, curve, say, nursery
+        self._dialed = ""
+        self._session = Session(identity, monotonic_ns())
+        self._usage = Usage()
+        self._suspension = Suspension()
+        self._exit: Exit | None = None
+        self._ration = Ration("the coordinator", monotonic_ns())
+
+    def run(self) -> Exit:
+        """Serve until told to leave; the exit that the session decided on."""
+        with ExitStack() as stack:
+            # Entered first, closed last: see the module's docstring for why this order. Signals first of all: a Ctrl-C
+            # while a socket is being made would leave it open, and the context would wait for it for ever.
+            self._signals = stack.enter_context(caught_signals())
+            self._context = stack.enter_context(Context())
+            self._links = stack.enter_context(ExitStack())
+            self._control = self._links.enter_context(Dialer(self._context, "", self._curve))
+            self._metrics: Dialer | None = None
+            self._missing = ""
+            self._connectivity = Connectivity(self._endpoint, curve=self._curve is not None)
+            self._processes = stack.enter_context(Processes(self._nursery))
+            last_ns = monotonic_ns()
+            while self._exit is None:
+                self._wait()
+                now_ns = monotonic_ns()
+                lag_ms = max(0.0, (now_ns - last_ns) / 1e6 - TICK_S * 1e3)
+                last_ns = now_ns
+                for event in self._events():
+                    self._handle(event)
+                tick = self._usage.tick(now_ns, lag_ms, self._processes.pids())
+                self._handle(replace(tick, suspended_ns=self._suspension.take_ns()))
+                self._pump_frames()
+            return self._exit
+
+    def _wait(self) -> None:
+        poller = Poller()
+        poller.watch(self._control)
+        if self._metrics is not None:
+            poller.watch(self._metrics)
+        for fileno in (self._signals.fileno(), *self._processes.filenos()):
+            poller.watch(fileno)
+        poller.wait(TICK_S)
+
+    def _events(self) -> Iterator[Event]:
+        for _ in range(self._signals.take()):
+            yield Terminated()
+        for link_event in self._control.link_events():
+            yield _CONTROL_EVENTS[link_event]
+        yield from self._received(self._control)
+        if self._metrics is not None:
+            yield from self._metrics_link_events(self._metrics)
+            yield from self._received(self._metrics)
+        yield from self._processes.events()
+        yield from self._examined()
+
+    def _examined(self) -> Iterator[Event]:
+        missing = self._control.missing
+        match self._connectivity.look(is_up=not missing, is_connected=missing != NO_CONNECTION, now_ns=monotonic_ns()):
+            case Resolved(address):
+                self._dial(address.tcp)
+            case Reached(address):
+                self._dial(address.tcp)
+                yield Examined()
+            case Obstacle(text, lasting):
+                yield Examined(text, lasting)
+
+    def _dial(self, address: str) -> None:
+        self._dialed = address
+        for link in filter(None, (self._control, self._metrics)):
+            link.dial(address)
+
+    def _metrics_link_events(self, metrics: Dialer) -> Iterator[Event]:
+        for link_event in metrics.link_events():
+            if link_event is LinkEvent.UP:
+                yield MetricsLinkUp()
+        if metrics.missing != self._missing:
+            self._missing = metrics.missing
+            if self._missing:
+                yield MetricsLinkDown(self._missing)
+
+    def _received(self, link: Dialer) -> Iterator[Received]:
+        for data in link.receive():
+            try:
+                yield Received(codec.decode_from_coordinator(data))
+            except ProtocolError as error:
+                self._tell(f"ignored an invalid message of the coordinator: {error}")
+
+    def _handle(self, event: Event) -> None:
+        for action in self._session.handle(event, monotonic_ns()):
+            if self._exit is not None:
+                return
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(envelope, metrics):
+                link = self._metrics if metrics else self._control
+                if link is not None:
+                    link.send(codec.encode(envelope))
+            case ConnectMetrics():
+                if self._metrics is None:
+                    self._metrics = self._links.enter_context(Dialer(self._context, self._dialed, self._curve))
+            case Spawn(run_id, assignments):
+                self._spawn(run_id, assignments)
+            case OrderWorkers(order):
+                self._processes.order(order)
+            case RenewLease(until_ns):
+                self._processes.renew(until_ns + self._suspension.ahead_ns())
+            case KillWorkers():
+                self._processes.kill()
+            case Say(text):
+                self._tell(text)
+            case Exit():
+                self._exit = action
+                if action.text:
+                    self._say(action.text)
+
+    def _tell(self, text: str) -> None:
+        if self._ration.take(monotonic_ns()):
+            if left_out := self._ration.summary():
+                self._say(left_out)
+            self._say(text)
+
+    def _spawn(self, run_id: str, assignments: tuple[Assignment, ...]) -> None:
+        try:
+            self._processes.spawn(run_id, assignments)
+        except OSError as error:  # no more processes, memory or files
+            self._processes.kill()
+            reason = f"cannot start {counted(len(assignments), 'worker process')}: {error.strerror or error}"
+            self._handle(SpawnFailed(reason))
+
+    def _pump_frames(self) -> None:
+        outbox = self._session.outbox
+        while self._metrics is not None and self._session.attached and (frame := outbox.next_frame()) is not None:
+            envelope = Envelope(
+                run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
+            )
+            if not self._metrics.send(codec.encode(envelope)):
+                return
+            outbox.sent(frame)

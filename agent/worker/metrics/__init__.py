@@ -1,0 +1,1 @@
+"""What a worker process measures: rows of operations, connection events, bytes, and the process's own usage."""

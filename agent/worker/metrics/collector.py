@@ -1,0 +1,272 @@
+"""Collects what the threads of one worker process did, second by second of the run and stage by stage.
+
+An interval is of one second and one stage, a leg of the load's timeline: a *place*. Rows tell theirs by when they were
+due, or begun, and when they were completed; connection events by when they happened. So a second in which one stage
+ends and the next one begins makes two intervals, and so does one in which operations came that were due in a stage
+before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count, and so
+does what the process itself took.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import itemgetter
+
+import msgspec
+
+from agent.worker.metrics.connection_events import ConnectionFold, Event, EventLog
+from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.recorder import NOTHING_BEGUN, Outcomes, Place, Record, Sums, by_place, joined
+from agent.worker.pubsub.deliveries import CollectedDeliveries, DeliveryRecord
+from common.metrics.intervals import IntervalMetrics, PoolMetrics
+from common.plan.timeline import Timeline
+from common.units import NS_PER_S
+
+_MANY = 5000
+"""Rows are added up when so many operations have been issued: enough to make numpy worth its calls, few enough for the
+cache."""
+
+
+class CollectedGroup:
+    """One group of pools: where its rows and events come from, and what of them belongs to seconds still to come.
+
+    first: (when the earliest of its operations began, how long after its intended time); NOTHING_BEGUN without any.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[Record],
+        logs: Sequence[EventLog],
+        deliveries: DeliveryRecord | None = None,
+        begin_ns: int = 0,
+    ) -> None:
+        """deliveries: of a mix with subscribers. begin_ns: when the load of this process begins; what connections did
+        before belongs to that moment."""
+        self.name = name
+        self.records = records
+        self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
+        self._logs = logs
+        self._begin_ns = begin_ns
+        self._sums: dict[Place, Sums] = {}
+        self.first = NOTHING_BEGUN
+        self._events: list[Event] = []
+        self._fold = ConnectionFold()
+
+    def gather(self, t0_ns: int, line: Timeline) -> None:
+        """Take in all that threads and connections left since the last call."""
+        for place, rows in by_place(joined([record.take() for record in self.records]), t0_ns, line):
+            if (sums := self._sums.get(place)) is None:
+                leg = line.legs[place[1]]
+                end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
+                sums = self._sums[place] = Sums(leg.is_open, max(t0_ns + leg.begin_ns, self._begin_ns), end_ns)
+            sums.add(rows)
+            self.first = min(self.first, sums.first)
+        self._events.extend(event for log in self._logs for event in log.take())
+        # By time, not log by log: connections of all its client instances count towards one gauge.
+        self._events.sort(key=itemgetter(0))
+        self._deliveries.gather(t0_ns, line)
+
+    def places(self, t0_ns: int, line: Timeline) -> set[Place]:
+        """Where what was gathered belongs."""
+        of_events = {self._place(event, t0_ns, line) for event in self._events}
+        return self._sums.keys() | of_events | self._deliveries.places()
+
+    def never_opened(self) -> dict[str, int]:
+        """Wanted connections that were not open at any time so far, by cause."""
+        return self._fold.never_opened()
+
+    def release(
+        self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
+    ) -> tuple[PoolMetrics, int]:
+        """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
+        after the end of an open leg. late: its second was reported before."""
+        sums = self._sums.pop(place, None) or Sums()
+        events = [event for event in self._events if self._place(event, t0_ns, line) == place]
+        self._events = [event for event in self._events if self._place(event, t0_ns, line) != place]
+        connections = self._fold.add_up(events, is_late=late)
+        deliveries = self._deliveries.release(place)
+        found = sums.metrics(names, outcomes.endings)
+        return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
+
+    def _place(self, event: Event, t0_ns: int, line: Timeline) -> Place:
+        offset_ns = max(0, max(event[0], self._begin_ns) - t0_ns)
+        return offset_ns // NS_PER_S, line.at(offset_ns)
+
+
+class Collector:
+    """Turns what threads leave behind into intervals, each operation counted once and each second once.
+
+    counted: operations in the intervals so far.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[CollectedGroup],
+        names: tuple[str, ...],
+        outcomes: Outcomes,
+        t0_ns: int,
+        line: Timeline,
+        watch: SelfWatch,
+        *,
+        from_ns: int = 0,
+    ) -> None:
+        """from_ns: how long after the start instant the load of this process begins; its first interval is of that
+        second."""
+        self._groups = groups
+        self._watch = watch
+        self._names = names
+        self._outcomes = outcomes
+        self._t0_ns = t0_ns
+        self._line = line
+        self._first_second = self._next_second = from_ns // NS_PER_S
+        self._issued_then = 0
+        self._reported = (0, 0)
+        self._unsent_reported: Counter[int] = Counter()
+        self.counted = 0
+
+    @property
+    def issued(self) -> int:
+        """Operations begun so far, as the threads themselves counted."""
+        return self._tallies()[0]
+
+    @property
+    def transactions(self) -> int:
+        """MULTI/EXEC pairs sent so far."""
+        return self._tallies()[1]
+
+    @property
+    def start_skew_ns(self) -> int:
+        """Delay of the earliest operation so far after its intended time; 0 without any operation. In a closed loop the
+        intended time is the begin of the leg."""
+        _, skew_ns = min((group.first for group in self._groups), default=NOTHING_BEGUN)
+        return skew_ns
+
+    def look(self) -> None:
+        """Note what CPU time was used until now, and add up rows where there are many. The oftener, the more exact is
+        what of the time each second gets, and the less is to do at once."""
+        self._watch.look()
+        if self.issued - self._issued_then >= _MANY:
+            self._gather()
+
+    def woke(self, waited_ns: int) -> None:
+        """The main thread goes on after a wait of `waited_ns`; see `SelfWatch.woke`."""
+        self._watch.woke(waited_ns)
+
+    def talked(self) -> None:
+        """The main thread goes on after it has reported; see `SelfWatch.talked`."""
+        self._watch.talked()
+
+    def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
+        """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
+        was but of which something came late."""
+        self._watch.look(closely=True)
+        self._gather()
+        return self._report(through, through)
+
+    def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
+        """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
+        operations began, or to the last thing that happened after it. ended_ns: when the load ended, now by default."""
+        self._watch.look(closely=True)
+        self._gather()
+        load_ns = None if ended_ns is None else ended_ns - self._t0_ns
+        places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
+        through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
+        tallied = max(at_least, self._first_second)
+        intervals = self._report(through, tallied, load_ns)
+        if through < 0:
+            return through, intervals
+        return through, self._with_unopened(self._with_rest(intervals, tallied), tallied)
+
+    def _with_rest(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
+        """With the CPU time that it took to come to an end, this report included, in the last one."""
+        rest_ns = self._watch.rest()
+        if not rest_ns:
+            return intervals
+        *others, last = intervals or (self._nothing_in(tallied),)
+        generator = msgspec.structs.replace(last.generator, cpu_ns=last.generator.cpu_ns + rest_ns)
+        return (*others, msgspec.structs.replace(last, generator=generator))
+
+    def _with_unopened(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
+        """The intervals, the last one with the connections that never opened: only now is it known which."""
+        unopened = {group.name: found for group in self._groups if (found := group.never_opened())}
+        if not unopened:
+            return intervals
+        *others, last = intervals or (self._nothing_in(tallied),)
+        pools = dict(last.pools)
+        for name, found in unopened.items():
+            pool = pools.get(name, PoolMetrics())
+            connections = msgspec.structs.replace(pool.connections, never_opened=found)
+            pools[name] = msgspec.structs.replace(pool, connections=connections)
+        return (*others, msgspec.structs.replace(last, pools=pools))
+
+    def _nothing_in(self, second: int) -> IntervalMetrics:
+        return IntervalMetrics(first=second, last=second, stage=self._line.in_second(second)[-1])
+
+    def _gather(self) -> None:
+        self._issued_then = self.issued
+        self._watch.gather()
+        for group in self._groups:
+            group.gather(self._t0_ns, self._line)
+
+    def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
+        t0_ns, line = self._t0_ns, self._line
+        fresh = range(self._next_second, through + 1)
+        found = {group.name: group.places(t0_ns, line) for group in self._groups}
+        tallies, all_unsent = self._tallies(), self._unsent()
+        issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
+        unsent = all_unsent - self._unsent_reported
+        # The tallies bear no time: what they grew by is put into the second `tallied`.
+        tally_place = (tallied, line.in_second(tallied)[-1])
+        found_any = self._watch.places().union(*found.values())
+        places = {place for place in found_any if place[0] <= through}
+        places |= {(second, leg) for second in fresh for leg in line.in_second(second)}
+        places |= {(tallied, leg) for leg in unsent}
+        if issued or transactions:
+            places.add(tally_place)
+        intervals = []
+        for place in sorted(places):
+            second, leg = place
+            late = second < fresh.start
+            released = {
+                group.name: group.release(place, t0_ns, line, self._names, self._outcomes, late)
+                for group in self._groups
+                if not late or place in found[group.name]
+            }
+            interval = IntervalMetrics(
+                first=second,
+                last=second,
+                stage=leg,
+                late=sum(begun_after for _, begun_after in released.values()),
+                generator=self._watch.release(place, late, load_ns),
+                pools={name: pool for name, (pool, _) in released.items()},
+            )
+            if place == tally_place:
+                interval = msgspec.structs.replace(interval, issued=issued, transactions=transactions)
+            if second == tallied and leg in unsent:
+                interval = msgspec.structs.replace(interval, unsent=unsent[leg])
+            self.counted += interval.operations
+            intervals.append(interval)
+        self._next_second = max(self._next_second, through + 1)
+        self._reported, self._unsent_reported = tallies, all_unsent
+        return tuple(intervals)
+
+    def _records(self) -> list[Record]:
+        return [record for group in self._groups for record in group.records]
+
+    def _tallies(self) -> tuple[int, int]:
+        records = self._records()
+        return sum(record.issued for record in records), sum(record.transactions for record in records)
+
+    def _unsent(self) -> Counter[int]:
+        """By leg. What a thread does not tell the leg of is of the last one."""
+        unsent: Counter[int] = Counter()
+        last = len(self._line.legs) - 1
+        for record in self._records():
+            # `missed` is complete before the thread adds its sum to `unsent`.
+            if in_all := record.unsent:
+                missed = Counter(record.missed)
+                unsent.update(missed)
+                unsent[last] += in_all - missed.total()
+        return +unsent

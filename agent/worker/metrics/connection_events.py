@@ -1,0 +1,192 @@
+"""What happened to the connections of a client instance, and how it adds up per second of the run.
+
+A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. So
+a client of redis-py, which opens connections as calls need them, wants as many as calls need. The wire driver wants
+all its connections for the whole run. Its log counts links instead of redis-py's connections, because redis-py's pool
+hands a connection to any link that tries next.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections import Counter
+from typing import TypeAlias
+
+import numpy as np
+
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import PENDING, ConnectionMetrics, merge_counts
+
+_NUMBERS = itertools.count()
+
+
+def next_number() -> int:
+    """The number of a new connection or link, unique in this process."""
+    return next(_NUMBERS)
+
+
+class EventKind(enum.Enum):
+    """One thing that can happen to a connection; what its detail holds."""
+
+    TRIED = "tried"
+    OPENED = "opened"  # when the connection before it was dropped, or None
+    ATTEMPT_FAILED = "attempt failed"  # its cause
+    DROPPED = "dropped"  # its cause
+    CLOSED = "closed"
+    RETRIED = "retried"
+    REDIRECTED = "redirected"  # which of common.redis_client.REDIRECTS
+    TOPOLOGY_REFRESHED = "topology refreshed"
+    LINK_WANTED = "link wanted"
+    LINK_UNWANTED = "link unwanted"
+    LINK_OPENED = "link opened"
+    LINK_FAILED = "link failed"  # its cause
+
+
+Event: TypeAlias = tuple[int, EventKind, int | str | None, int | None]
+"""(monotonic ns, kind, detail, number of the connection or the link)."""
+
+
+class EventLog:
+    """Events of one client instance, as `common.redis_client.ConnectionEvents`; any thread writes, one takes.
+
+    No lock: appending to a list and cutting off its head are one step each under the interpreter's own.
+    """
+
+    def __init__(self, *, of_links: bool = False) -> None:
+        """of_links: links are counted one by one, and not redis-py's connections."""
+        self._events: list[Event] = []
+        self._of_links = of_links
+
+    def number(self) -> int | None:
+        return None if self._of_links else next_number()
+
+    def tried(self, at_ns: int, which: int | None) -> None:
+        self._events.append((at_ns, EventKind.TRIED, None, which))
+
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
+        self._events.append((at_ns, EventKind.OPENED, lost_ns, which))
+
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:
+        self._events.append((at_ns, EventKind.ATTEMPT_FAILED, cause, which))
+
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None:
+        self._events.append((at_ns, EventKind.DROPPED, cause, which))
+
+    def closed(self, at_ns: int, which: int | None) -> None:
+        self._events.append((at_ns, EventKind.CLOSED, None, which))
+
+    def retried(self, at_ns: int) -> None:
+        self._events.append((at_ns, EventKind.RETRIED, None, None))
+
+    def redirected(self, at_ns: int, kind: str) -> None:
+        self._events.append((at_ns, EventKind.REDIRECTED, kind, None))
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        self._events.append((at_ns, EventKind.TOPOLOGY_REFRESHED, None, None))
+
+    def link_wanted(self, at_ns: int, which: int) -> None:
+        """A link is wanted from now on, even if no operation needs it."""
+        self._events.append((at_ns, EventKind.LINK_WANTED, None, which))
+
+    def link_unwanted(self, at_ns: int, which: int) -> None:
+        """A link is not wanted any more: its node is gone."""
+        self._events.append((at_ns, EventKind.LINK_UNWANTED, None, which))
+
+    def link_opened(self, at_ns: int, which: int) -> None:
+        """A link is open."""
+        self._events.append((at_ns, EventKind.LINK_OPENED, None, which))
+
+    def link_failed(self, at_ns: int, cause: str, which: int) -> None:
+        """A link could not be opened with all retries of the plan. cause: of the last failed attempt."""
+        self._events.append((at_ns, EventKind.LINK_FAILED, cause, which))
+
+    def take(self) -> list[Event]:
+        """All events since the last call."""
+        count = len(self._events)
+        taken = self._events[:count]
+        del self._events[:count]
+        return taken
+
+
+_STEP = {EventKind.OPENED: 1, EventKind.DROPPED: -1, EventKind.CLOSED: -1}
+_FAILED = (EventKind.ATTEMPT_FAILED, EventKind.LINK_FAILED)
+_STANDS = (EventKind.OPENED, EventKind.LINK_OPENED)
+_LEFT = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKind.LINK_UNWANTED)
+"""After these events a connection is wanted until the end of the second, unless it is tried again."""
+
+
+class ConnectionFold:
+    """Adds up the events of one group of pools in order of time, and counts open and wanted connections."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._wanted: set[int] = set()
+        self._links: set[int] = set()
+        self._ever_open: set[int] = set()
+        self._causes: dict[int, str] = {}
+        self._failed: Counter[str] = Counter()
+
+    def add_up(self, events: list[Event], *, is_late: bool) -> ConnectionMetrics:
+        """Metrics of one second. is_late: the second was reported before, with its gauges; these events came later."""
+        peak = self._open
+        for _, kind, _, _ in events:
+            self._open += _STEP.get(kind, 0)
+            peak = max(peak, self._open)
+        wanted = self._follow(events)
+        kinds = Counter(kind for _, kind, _, _ in events)
+        failed_by_cause = _by_detail(events, EventKind.ATTEMPT_FAILED)
+        self._failed.update(failed_by_cause)
+        reconnects = [
+            at_ns - detail for at_ns, kind, detail, _ in events if kind is EventKind.OPENED and isinstance(detail, int)
+        ]
+        return ConnectionMetrics(
+            opened=kinds[EventKind.OPENED],
+            failed_attempts=kinds[EventKind.ATTEMPT_FAILED],
+            failed_by_cause=failed_by_cause,
+            drops=_by_detail(events, EventKind.DROPPED),
+            reconnects=len(reconnects),
+            reconnect=Histogram.of(np.array(reconnects, dtype=np.int64)),
+            retries=kinds[EventKind.RETRIED],
+            redirects=_by_detail(events, EventKind.REDIRECTED),
+            topology_refreshes=kinds[EventKind.TOPOLOGY_REFRESHED],
+            open_peak=0 if is_late else peak,
+            wanted=0 if is_late else max(wanted, peak),
+        )
+
+    def never_opened(self) -> dict[str, int]:
+        """How many wanted connections were not open at any time, by cause of the last failed attempt. A link whose
+        first attempt has not ended counts under the most frequent cause of its pool."""
+        never = Counter(cause for which, cause in self._causes.items() if which not in self._ever_open)
+        if pending := sum(which not in self._causes for which in self._links - self._ever_open):
+            most = self._failed.most_common(1)
+            never[most[0][0] if most else PENDING] += pending
+        return merge_counts([never])
+
+    def _follow(self, events: list[Event]) -> int:
+        """Track each connection. Returns how many were wanted in this second."""
+        leaving: set[int] = set()
+        for _, kind, detail, which in events:
+            if which is None:
+                continue
+            self._wanted.add(which)
+            if kind in _LEFT:
+                leaving.add(which)
+            else:
+                leaving.discard(which)
+            if kind in _STANDS:
+                self._ever_open.add(which)
+            elif kind in _FAILED:
+                self._causes[which] = str(detail)
+            elif kind is EventKind.LINK_WANTED:
+                self._links.add(which)
+            elif kind is EventKind.LINK_UNWANTED:
+                self._links.discard(which)
+                self._causes.pop(which, None)
+        count = len(self._wanted)
+        self._wanted -= leaving
+        return count
+
+
+def _by_detail(events: list[Event], wanted: EventKind) -> dict[str, int]:
+    return merge_counts([Counter(str(detail) for _, kind, detail, _ in events if kind is wanted)])

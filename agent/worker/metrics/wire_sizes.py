@@ -1,0 +1,281 @@
+"""How many bytes requests and replies take on the wire, without looking at the wire.
+
+A request is a RESP array of bulk strings, so its size follows from the lengths of its arguments. A reply's size follows
+from what redis-py made of it; of some commands that is not how it came, see _SHAPES. The measure is exact for every
+command of the table as the table writes it, see tests/agent/worker/test_table.py, and for every reply of integers,
+strings, nils, arrays, maps and sets. It is close where redis-py, or RESP itself, leaves something out:
+
+- sums of INCRBYFLOAT and HINCRBYFLOAT beyond the precision of a double;
+- doubles, of which the server seldom writes a digit more than the fewest that mean the same (by Grisu2); Redis before
+  7.2 always wrote 17;
+- fractional scores in replies to ZSCAN, which the server writes in one way or another by how it keeps the set;
+- a status that a script or a module returns: it counts as a string, which takes three bytes or more beside its length;
+- SET with GET, ZADD with INCR, GEOSEARCH with WITHCOORD or WITHDIST, INFO, and other shapes of commands that redis-py
+  turns into something else; a stream entry whose fields repeat.
+
+See https://redis.io/docs/latest/develop/reference/protocol-spec/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from common.commands import COMMANDS, Reply, Template
+from common.metrics.histogram import Ints
+
+Measure = Callable[[Any], int]
+
+QUEUED_BYTES = len(b"+QUEUED\r\n")
+MULTI_EXEC_REQUEST_BYTES = len(b"*1\r\n$5\r\nMULTI\r\n*1\r\n$4\r\nEXEC\r\n")
+
+_OK_BYTES = len(b"+OK\r\n")
+_FLAG_BYTES = len(b":1\r\n")
+_RAW_BOOL_BYTES = len(b"#t\r\n")
+_NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
+_TABLED = 1025
+"""Lengths below it are looked up rather than reckoned: this is done for every reply."""
+_WHOLE = 1 << 62
+"""Whole numbers below it are written as such."""
+_TENS = 10 ** np.arange(1, 19, dtype=np.int64)
+
+
+def decimal_digits(numbers: Ints) -> Ints:
+    """How many digits each of these numbers >= 0 has."""
+    return np.searchsorted(_TENS, numbers, side="right") + 1
+
+
+def bulk_bytes(lengths: Ints) -> Ints:
+    """Size on the wire of bulk strings of these lengths: `$<length>\\r\\n<content>\\r\\n`."""
+    return lengths + decimal_digits(lengths) + 5
+
+
+def array_header_bytes(count: int) -> int:
+    """Size of `*<count>\\r\\n`."""
+    return len(str(count)) + 3
+
+
+def request_bytes(arguments: Sequence[str | bytes]) -> int:
+    """Size of one request: an array of bulk strings. Text counts as its UTF-8."""
+    size = array_header_bytes(len(arguments))
+    for argument in arguments:
+        length = len(argument if isinstance(argument, bytes) else argument.encode())
+        size += length + len(str(length)) + 5
+    return size
+
+
+def transaction_reply_bytes(count: int) -> int:
+    """What the replies to a transaction of `count` commands take beside QUEUED and the replies themselves."""
+    return _OK_BYTES + array_header_bytes(count)
+
+
+def double_text(number: float) -> str:
+    """A double as the server writes it: the fewest digits that mean the same, whole numbers without a point."""
+    if not math.isfinite(number):
+        return str(number)
+    if abs(number) < _WHOLE and number.is_integer():
+        return str(int(number))
+    sign, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    text, size = "".join(map(str, digits)), len(digits)
+    power = exponent + size - 1
+    minus = "-" if sign else ""
+    if exponent >= 0 and abs(power) < size + 7:
+        return minus + text + "0" * exponent
+    if exponent < 0 and (exponent > -7 or abs(power) < 4):
+        places = size + exponent
+        return minus + (f"{text[:places]}.{text[places:]}" if places > 0 else f"0.{'0' * -places}{text}")
+    point = f".{text[1:]}" if size > 1 else ""
+    return f"{minus}{text[0]}{point}e{'-' if power < 0 else '+'}{abs(power)}"
+
+
+def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Measure:
+    """The function that tells the size on the wire of this command's replies, as redis-py returns them.
+
+    callbacks: redis-py's own response callbacks; they tell which commands' True was a 1 and which one's an OK.
+    """
+    row = COMMANDS.get(name)
+    is_status = row is not None and row.reply is Reply.STATUS
+    if is_status:
+        true_bytes = len(b"+PONG\r\n") if name == "PING" else _OK_BYTES
+    else:
+        true_bytes = _FLAG_BYTES if callbacks.get(name) is bool else _OK_BYTES
+    plain = _plain_measure(protocol, true_bytes, is_status)
+    shape = _SHAPES.get(name)
+    return partial(shape, plain, protocol) if shape else plain
+
+
+def raw_measure(name: str, protocol: int) -> Measure:
+    """The same of this command's replies as they came, before redis-py makes anything of them."""
+    row = COMMANDS.get(name)
+    return _plain_measure(protocol, _RAW_BOOL_BYTES, row is not None and row.reply is Reply.STATUS)
+
+
+def fixed_reply_bytes(template: Template) -> int | None:
+    """The size of a command's replies where every one that is no error is the same status; None for any other."""
+    row = COMMANDS.get(template.name)
+    if row is None or row.reply is not Reply.STATUS or template not in (row.template, row.expiring):
+        return None
+    if template.name == "TYPE":
+        return None
+    return len(b"+PONG\r\n") if template.name == "PING" else _OK_BYTES
+
+
+def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:
+    """The measure of replies that redis-py hands on as they came. is_status: text is a status, not a bulk string."""
+    nil_bytes = _NIL_BYTES[protocol]
+    text_bytes = 3 if is_status else None
+    sizes = [length + (text_bytes or len(str(length)) + 5) for length in range(_TABLED)]
+
+    def measure(reply: Any) -> int:
+        kind = type(reply)
+        if kind is bytes:
+            length = len(reply)
+            return sizes[length] if length < _TABLED else length + (text_bytes or len(str(length)) + 5)
+        if kind is bool:
+            return true_bytes
+        if reply is None:
+            return nil_bytes
+        if kind is int:
+            return len(str(reply)) + 3
+        if kind is dict:
+            size = array_header_bytes(len(reply) * (1 if protocol == 3 else 2))
+            return size + sum(measure(key) + measure(value) for key, value in reply.items())
+        if kind in _COLLECTIONS:
+            return array_header_bytes(len(reply)) + sum(map(measure, reply))
+        if kind is str:
+            return measure(reply.encode())
+        # A double: ",<text>\r\n", or a bulk string of its text before RESP3.
+        text = double_text(reply) if kind is float else str(reply)
+        return len(text) + 3 if protocol == 3 else _bulk(text)
+
+    return measure
+
+
+def _bulk(text: object) -> int:
+    """Size of a bulk string of what this is as text."""
+    length = len(str(text).encode())
+    return length + len(str(length)) + 5
+
+
+_COLLECTIONS = frozenset({list, tuple, set, frozenset})
+
+
+def _sum(plain: Measure, _protocol: int, reply: Any) -> int:
+    """A sum that is no double but a bulk string, without an exponent."""
+    return _bulk(f"{Decimal(repr(reply)).normalize():f}") if type(reply) is float else plain(reply)
+
+
+def _distance(plain: Measure, _protocol: int, reply: Any) -> int:
+    return _bulk(f"{reply:.4f}") if type(reply) is float else plain(reply)
+
+
+def _positions(plain: Measure, protocol: int, reply: Any) -> int:
+    """Longitude and latitude with all digits of a double, 17 behind the point."""
+    size = array_header_bytes(len(reply))
+    for place in reply:
+        if place is None:
+            size += plain(None)
+            continue
+        texts = [f"{number:.17f}".rstrip("0").rstrip(".") for number in place]
+        size += array_header_bytes(2) + sum(len(text) + 3 if protocol == 3 else _bulk(text) for text in texts)
+    return size
+
+
+def _scanned(plain: Measure, _protocol: int, reply: Any) -> int:
+    """[cursor, a flat list]; fields with values and members with scores were paired by redis-py."""
+    cursor, found = reply
+    if isinstance(found, dict):
+        flat = [part for pair in found.items() for part in pair]
+    else:
+        flat = [part for item in found for part in (item if isinstance(item, tuple) else (item,))]
+    parts = sum(_bulk(double_text(part)) if type(part) is float else plain(part) for part in flat)
+    return array_header_bytes(2) + _bulk(cursor) + array_header_bytes(len(flat)) + parts
+
+
+def _popped(plain: Measure, protocol: int, reply: Any) -> int:
+    """Members with scores, paired by redis-py where they came one behind the other."""
+    if protocol == 3:
+        return plain(reply)
+    return array_header_bytes(2 * len(reply)) + sum(plain(member) + plain(score) for member, score in reply)
+
+
+def _entries(plain: Measure, _protocol: int, reply: Any) -> int:
+    """Stream entries: [id, a flat list of fields and values] each, which redis-py makes a mapping of."""
+    if not isinstance(reply, list | tuple):
+        return plain(reply)
+    size = array_header_bytes(len(reply))
+    for entry in reply:
+        if isinstance(entry, tuple) and isinstance(entry[1], dict):
+            fields = [part for pair in entry[1].items() for part in pair]
+            size += array_header_bytes(2) + plain(entry[0]) + plain(fields)
+        else:
+            size += plain(entry)
+    return size
+
+
+def _streams(plain: Measure, protocol: int, reply: Any) -> int:
+    """Entries by stream; nil became something empty. RESP3 has a map of them, RESP2 a list of pairs."""
+    if not reply:
+        return plain(None)
+    if isinstance(reply, dict):
+        pairs = [(name, entries) for name, lists in reply.items() for entries in lists]
+        return array_header_bytes(len(pairs)) + sum(plain(name) + _entries(plain, protocol, e) for name, e in pairs)
+    each = sum(plain(name) + _entries(plain, protocol, entries) for name, entries in reply)
+    return array_header_bytes(len(reply)) + len(reply) * array_header_bytes(2) + each
+
+
+def _claimed(plain: Measure, protocol: int, reply: Any) -> int:
+    """[where to go on, entries, ids of those that are no more]."""
+    entries = _entries(plain, protocol, reply[1])
+    return array_header_bytes(len(reply)) + entries + sum(plain(part) for part in (reply[0], *reply[2:]))
+
+
+def _pending(plain: Measure, _protocol: int, reply: Any) -> int:
+    """[how many, from, to, [consumer, how many as text] each]; all nil but the first without any."""
+    if not isinstance(reply, dict):
+        return plain(reply)
+    size = array_header_bytes(4) + plain(reply["pending"]) + plain(reply["min"]) + plain(reply["max"])
+    if not reply["consumers"]:
+        return size + plain(None)
+    size += array_header_bytes(len(reply["consumers"]))
+    return size + sum(
+        array_header_bytes(2) + plain(consumer["name"]) + _bulk(consumer["pending"]) for consumer in reply["consumers"]
+    )
+
+
+def _clock(_plain: Measure, _protocol: int, reply: Any) -> int:
+    return array_header_bytes(2) + sum(map(_bulk, reply))
+
+
+def _saved(plain: Measure, _protocol: int, reply: Any) -> int:
+    """A time, which came as seconds."""
+    return plain(int(reply.timestamp()))
+
+
+def _verbatim(plain: Measure, protocol: int, reply: Any) -> int:
+    """Text, in RESP3 with its format before it."""
+    return plain(b"txt:" + reply if protocol == 3 else reply)
+
+
+_Shape = Callable[[Measure, int, Any], int]
+_SHAPES: dict[str, _Shape] = {
+    **dict.fromkeys(("INCRBYFLOAT", "HINCRBYFLOAT"), _sum),
+    **dict.fromkeys(("SCAN", "HSCAN", "SSCAN", "ZSCAN"), _scanned),
+    **dict.fromkeys(("XRANGE", "XREVRANGE", "XCLAIM"), _entries),
+    **dict.fromkeys(("XREAD", "XREADGROUP"), _streams),
+    **dict.fromkeys(("ZPOPMAX", "ZPOPMIN"), _popped),
+    "XAUTOCLAIM": _claimed,
+    "XPENDING": _pending,
+    "GEODIST": _distance,
+    "GEOPOS": _positions,
+    "TIME": _clock,
+    "LASTSAVE": _saved,
+    "LOLWUT": _verbatim,
+}
+"""Commands whose replies redis-py turns into something else, and the measure of what it makes of them."""

@@ -1,0 +1,229 @@
+"""A worker process: does what the agent says through a pipe, and reports through the same.
+
+    agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop; all the while WorkerRenew
+    worker -> agent: Preparing..., then Prepared or Failed; WorkerMetrics each second; WorkerFinal, and it exits
+
+A WorkerStop is answered with WorkerFinal at any time. When the pipe ends, the agent is dead: the process ends at once.
+When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop; the process
+stays with its results until the agent reads them, or is dead.
+The main thread only collects and reports; the load is the worker threads' work.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from agent.worker.metrics.collector import Collector
+from agent.worker.pacing.pacer import Span
+from agent.worker.pipe import AgentGone, Pipe
+from agent.worker.run import WorkerRun, describe
+from agent.worker.workload.preload import parts_of, preload
+from common.clock import monotonic_ns
+from common.errors import FleetError, StampedeError, TargetError
+from common.machine import raise_open_files_limit
+from common.protocol.messages import (
+    Assignment,
+    Failed,
+    FailureKind,
+    Prepared,
+    Preparing,
+    Step,
+    WorkerFinal,
+    WorkerMetrics,
+    WorkerPrepare,
+    WorkerStart,
+    WorkerStop,
+)
+from common.units import NS_PER_S
+
+_SLACK_NS = 50_000_000
+"""A second is collected so long after its end, when nearly all that completed in it has been recorded."""
+
+_NAP_S = 0.05
+_SWITCH_S = 0.0002
+"""How long a thread that computes keeps others waiting that could go on. What the main thread adds up is not to hold up
+the load, which gives the interpreter's lock away at each call of a socket and would have to wait 5 ms for it."""
+_REST = 9
+"""After a look no other one for so many times as long as it took."""
+_KEPT_BYTES = 4 << 20
+_CUT_GRACE_NS = 1 * NS_PER_S
+
+
+class _Stopped(Exception):
+    """The agent wants no run any more."""
+
+
+class _Fenced(Exception):
+    """The lease was over before the load began."""
+
+
+class _Crashed(Exception):
+    """A worker thread ended in a way that it never should; the text says how, in one line."""
+
+
+def run_worker(connection: Any) -> None:
+    """Entry of a worker process. connection: a multiprocess Connection to the agent.
+
+    Raises SystemExit(1) when the agent is gone or something went wrong that never should.
+    """
+    # The agent drains its workers; a Ctrl-C of the terminal reaches the whole group, and must not forestall it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe = Pipe(connection)
+    _keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        _serve(pipe)
+    except AgentGone:
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the last stop of the process: said in one line, not as a traceback
+        reason = str(error) if isinstance(error, _Crashed) else describe(error)
+        with suppress(AgentGone):
+            pipe.send(Failed(kind=FailureKind.AGENT, reason=reason))
+        sys.exit(1)
+    finally:
+        pipe.close()
+
+
+def _serve(pipe: Pipe) -> None:
+    order = pipe.receive(None)
+    if not isinstance(order, WorkerPrepare):
+        pipe.send(_NOTHING_DONE)
+        return
+    raise_open_files_limit()
+    try:
+        run = WorkerRun(order.assignment, order.run_id)
+        try:
+            _prepare(pipe, run, order.assignment)
+            _carry_out(pipe, run, order.assignment)
+        finally:
+            run.close()
+    except TargetError as error:
+        pipe.send(Failed(kind=FailureKind.TARGET, reason=str(error)))
+    except StampedeError as error:
+        pipe.send(Failed(kind=FailureKind.AGENT, reason=str(error)))
+    except _Stopped:
+        pipe.send(_NOTHING_DONE)
+    except _Fenced:
+        pipe.send(msgspec.structs.replace(_NOTHING_DONE, fenced=True))
+
+
+_NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
+
+
+def _keep_freed_memory() -> None:
+    # glibc gives arrays of 128 KiB and more back to the system as soon as they are freed, and the page faults of the
+    # next ones cost more than what is done with them. It keeps those up to the size of the largest that was ever freed.
+    bytes(_KEPT_BYTES)
+
+
+def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
+    told: Preparing | None = None
+
+    def on_progress(step: Step, done: int, total: int) -> None:
+        nonlocal told
+        progress = Preparing(step=step, done=done, total=total)
+        if progress != told:
+            pipe.send(progress)
+            told = progress
+        if isinstance(pipe.receive(0), WorkerStop):
+            raise _Stopped
+        if pipe.lease_is_over:
+            # What preloads is load too.
+            raise FleetError("it stopped preparing, because its agent did not renew its lease")
+
+    # Before connections are opened that would lie idle meanwhile.
+    preloaded = preload(parts_of(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
+    connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
+    # What is alive now stays so to the end: without it a full collection, a pause for every thread, has little to do.
+    gc.collect()
+    gc.freeze()
+    pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
+
+
+def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
+    order = pipe.receive(None)
+    if not isinstance(order, WorkerStart):
+        raise _Stopped
+    if pipe.receive(0) is not None:  # renewals may wait behind the start, and so may a stop
+        raise _Stopped
+    if pipe.lease_is_over:
+        raise _Fenced
+    span, collector = run.start(order.t0_ns, order.takeover)
+    try:
+        drained, fenced = _watch(pipe, run, span, collector, assignment)
+        if run.crash:
+            raise _Crashed(run.crash)
+    except BaseException:
+        span.end_at(monotonic_ns())
+        run.cut()
+        raise
+    _finish(pipe, run, span, collector, drained=drained, fenced=fenced)
+
+
+def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> tuple[bool, bool]:
+    """Report each second until all threads have ended, and all that was under way to subscribers has come. Returns
+    whether they did so in time, and whether it was the end of the lease that ended the load."""
+    drain_ns = assignment.plan.fleet.drain_s.ns
+    # Only a connect under way cannot be cut short: it has a timeout of its own.
+    grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
+    second = (span.begin_ns - span.t0_ns) // NS_PER_S
+    look_ns = 0
+    fenced = False
+    while (run.is_alive or run.is_listening) and not run.crash:
+        due_ns = span.t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
+        now_ns = monotonic_ns()
+        if now_ns >= look_ns:
+            collector.look()
+            # Among many busy threads this one waits long for the interpreter's lock, which is not to take all its time.
+            look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
+        is_clear = pipe.is_clear  # of an agent that does not read, no more than one report waits
+        if now_ns >= due_ns and is_clear:
+            through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
+            pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
+            collector.talked()  # collecting is not a stall: it does not hold up the load
+            second = through + 1
+        if not run.is_alive:
+            run.finish_listening(now_ns)
+        if now_ns >= span.end_ns + drain_ns:
+            run.cut()
+        if now_ns >= span.end_ns + drain_ns + grace_ns:
+            return False, fenced
+        nap_s = min(_NAP_S, max(0, due_ns - now_ns) / NS_PER_S) if is_clear else _NAP_S
+        order = pipe.receive(nap_s)
+        collector.woke(round(nap_s * NS_PER_S))
+        if isinstance(order, WorkerStop):
+            span.end_at(monotonic_ns())
+            if not order.drain:
+                drain_ns = 0
+        elif pipe.lease_is_over and (now_ns := monotonic_ns()) < span.end_ns:
+            span.end_at(now_ns)
+            fenced = True
+    return True, fenced
+
+
+def _finish(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, *, drained: bool, fenced: bool) -> None:
+    ended_ns = max(span.t0_ns, min(span.end_ns, run.ended_ns))
+    at_least = (ended_ns - span.t0_ns - 1) // NS_PER_S
+    through, intervals = collector.collect_rest(at_least, ended_ns)
+    # Before the last word: whoever hears it may count the server's connections, and should find none of ours.
+    run.close()
+    pipe.send(WorkerMetrics(through=through, intervals=intervals))
+    pipe.send(
+        WorkerFinal(
+            issued=collector.issued,
+            counted=collector.counted,
+            transactions=collector.transactions,
+            start_skew_ns=collector.start_skew_ns,
+            ran_ns=ended_ns - span.t0_ns,
+            drained=drained,
+            fenced=fenced,
+        )
+    )

@@ -1,0 +1,1 @@
+"""Subscriptions of workers, and what became of the messages that were published."""

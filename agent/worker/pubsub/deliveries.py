@@ -1,0 +1,131 @@
+"""What became of pub/sub messages: raw rows where they are sent and where they arrive, added up once a second.
+
+As `agent.worker.metrics.recorder`, but for one row per message: any thread appends, which is one step under the
+interpreter's own lock, and the collector cuts off what the buffer holds.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from array import array
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.worker.metrics.recorder import distinct, take_rows
+from common.metrics.histogram import Histogram, Ints
+from common.metrics.intervals import DeliveryMetrics
+from common.plan.timeline import MAX_LEGS, Timeline
+from common.pubsub_header import StampReader, is_after
+from common.units import NS_PER_S
+
+DeliveryRows: TypeAlias = NDArray[np.int64]
+"""Shape (n, 3): at_ns, what, value; see `What`."""
+
+NO_DELIVERY_ROWS: DeliveryRows = np.empty((0, 3), dtype=np.int64)
+pack_delivery: Callable[[int, int, int], bytes] = struct.Struct("=3q").pack
+UNTIMED = -1
+
+
+class What(enum.IntEnum):
+    """What a row says; what its value is."""
+
+    EXPECTED = 0  # to how many subscribers the server handed a message
+    DELIVERED = 1  # ns from its sending to its arrival, UNTIMED where the clocks cannot be compared
+    FOREIGN = 2  # 1
+    REPEATED = 3  # 1
+    RESUBSCRIBED = 4  # SUBSCRIBE calls that a reconnect repeated
+
+
+class DeliveryRecord:
+    """What happened to the messages of some workers. Any thread adds rows; one takes them."""
+
+    __slots__ = ("_buffer", "add")
+
+    def __init__(self) -> None:
+        self._buffer = array("q")
+        self.add = self._buffer.frombytes
+
+    def take(self) -> DeliveryRows:
+        """All rows since the last call."""
+        return take_rows(self._buffer, 3)
+
+
+class Arrivals:
+    """Tells what each message that one subscriber receives is. For one thread alone."""
+
+    def __init__(self, reader: StampReader, record: DeliveryRecord) -> None:
+        self._read = reader.read
+        self._add = record.add
+        self._last: dict[tuple[int, int], int] = {}
+
+    def arrived(self, line: int, message: bytes, at_ns: int) -> None:
+        """A message came on connection number `line`. Each connection gets one sender's messages in the order of their
+        numbers, so one whose number is not above the last was sent twice, by a retry."""
+        stamp = self._read(message)
+        if stamp is None:
+            self._add(pack_delivery(at_ns, What.FOREIGN, 1))
+            return
+        key = (line, stamp.sender)
+        last = self._last.get(key)
+        if last is not None and not is_after(stamp.number, last):
+            self._add(pack_delivery(at_ns, What.REPEATED, 1))
+            return
+        self._last[key] = stamp.number
+        latency_ns = UNTIMED if stamp.sent_ns is None else at_ns - stamp.sent_ns
+        self._add(pack_delivery(at_ns, What.DELIVERED, latency_ns))
+
+
+def add_up(rows: DeliveryRows) -> DeliveryMetrics:
+    """Rows of one group of pools, added up."""
+    what, values = rows[:, 1], rows[:, 2]
+    # A clone of a virtual machine may take itself for its twin, and have a clock of its own all the same.
+    latencies = values[(what == What.DELIVERED) & (values >= 0)]
+    return DeliveryMetrics(
+        expected=int(values[what == What.EXPECTED].sum()),
+        delivered=int(np.count_nonzero(what == What.DELIVERED)),
+        foreign=int(np.count_nonzero(what == What.FOREIGN)),
+        repeated=int(np.count_nonzero(what == What.REPEATED)),
+        resubscribed=int(values[what == What.RESUBSCRIBED].sum()),
+        latency=Histogram.of(latencies),
+    )
+
+
+def places_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
+    """Where each row belongs, as one number, second * MAX_LEGS + leg: to the second in which it happened, and the leg
+    of the load's timeline in which its message was sent, as far as that is known."""
+    offsets_ns = np.maximum(rows[:, 0] - t0_ns, 0)
+    timed = (rows[:, 1] == What.DELIVERED) & (rows[:, 2] > 0)
+    sent_ns = offsets_ns - np.where(timed, rows[:, 2], 0)
+    legs = np.maximum(np.searchsorted(np.array(line.begins_ns), sent_ns, side="right") - 1, 0)
+    return offsets_ns // NS_PER_S * MAX_LEGS + legs
+
+
+class CollectedDeliveries:
+    """What became of the messages of one group of pools, as far as it belongs to seconds still to come."""
+
+    def __init__(self, record: DeliveryRecord) -> None:
+        self._record = record
+        self._rows = NO_DELIVERY_ROWS
+        self._places: Ints = np.empty(0, dtype=np.int64)
+
+    def gather(self, t0_ns: int, line: Timeline) -> None:
+        """Take in all that was left since the last call."""
+        fresh = self._record.take()
+        self._rows = np.concatenate([self._rows, fresh])
+        self._places = np.concatenate([self._places, places_of(fresh, t0_ns, line)])
+
+    def places(self) -> set[tuple[int, int]]:
+        """Where what was gathered belongs: (second, number of the leg)."""
+        return {divmod(place, MAX_LEGS) for place in distinct(self._places)}
+
+    def release(self, place: tuple[int, int]) -> DeliveryMetrics:
+        """Metrics of what was gathered of this place, which is forgotten."""
+        second, leg = place
+        mine = self._places == second * MAX_LEGS + leg
+        rows = self._rows[mine]
+        self._rows, self._places = self._rows[~mine], self._places[~mine]
+        return add_up(rows)

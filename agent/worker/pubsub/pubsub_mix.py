@@ -1,0 +1,154 @@
+"""A mix with subscribers: its workers' view of their pools, and the subscriptions that they hold.
+
+The hot path knows nothing of it: such a worker is given a pool whose instances stamp a message as it is published, and
+hand a SUBSCRIBE to the worker's own subscriber. Workers of all other mixes have their pools as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.worker.pubsub.deliveries import DeliveryRecord, What, pack_delivery
+from agent.worker.pubsub.task_subscriber import AsyncSubscriber
+from agent.worker.pubsub.thread_subscriber import Subscriber
+from agent.worker.workload.values import Blank
+from common.clock import monotonic_ns
+from common.commands import SUBSCRIBING, subscribes
+from common.machine import boot_id
+from common.plan.schema import Driver, Plan
+from common.pubsub_header import Stamper, StampReader
+from common.units import NS_PER_S
+
+_CLOSE_NS = 1 * NS_PER_S
+"""How long all threads together may take to end that were cut off; the process ends with those that do not."""
+
+
+class _View:
+    """What one worker has in the place of its pool, and of each instance that this lends. For that worker alone."""
+
+    def __init__(self, pool: Any, subscriber: Any, stamper: Stamper, record: DeliveryRecord) -> None:
+        self._pool = pool
+        self._subscriber = subscriber
+        self._stamp = stamper.stamp
+        self._add = record.add
+        self._lent: Any
+
+    def give_back(self, _: object) -> None:
+        """As the pool's own."""
+        self._pool.give_back(self._lent)
+
+
+class PubSubPool(_View):
+    """For a thread: of a ClientInstancePool and a Subscriber."""
+
+    def checkout(self) -> tuple[PubSubPool, int]:
+        """As the pool's own."""
+        self._lent, wait_ns = self._pool.checkout()
+        return self, wait_ns
+
+    def execute(self, *arguments: Any) -> Any:
+        """As an instance's own. A PUBLISH bears the time at which it begins, and tells how many will receive it."""
+        last = arguments[-1]
+        if type(last) is Blank:
+            sent_ns = monotonic_ns()
+            receivers = self._lent.execute(*arguments[:-1], self._stamp(last, sent_ns))
+            self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
+            return receivers
+        if arguments[0] in SUBSCRIBING:
+            return self._subscriber.subscribe(arguments[0], last)
+        return self._lent.execute(*arguments)
+
+
+class AsyncPubSubPool(_View):
+    """For a task: of an AsyncClientInstancePool and an AsyncSubscriber."""
+
+    def take(self) -> AsyncPubSubPool | None:
+        """As the pool's own."""
+        if (lent := self._pool.take()) is None:
+            return None
+        self._lent = lent
+        return self
+
+    async def checkout(self) -> tuple[AsyncPubSubPool, int]:
+        """As the pool's own."""
+        self._lent, wait_ns = await self._pool.checkout()
+        return self, wait_ns
+
+    async def execute(self, *arguments: Any) -> Any:
+        """As that of a thread's."""
+        last = arguments[-1]
+        if type(last) is Blank:
+            sent_ns = monotonic_ns()
+            receivers = await self._lent.execute(*arguments[:-1], self._stamp(last, sent_ns))
+            self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
+            return receivers
+        if arguments[0] in SUBSCRIBING:
+            return await self._subscriber.subscribe(arguments[0], last)
+        return await self._lent.execute(*arguments)
+
+
+_OF_DRIVER: dict[Driver, tuple[Any, Any]] = {
+    Driver.CLIENT: (Subscriber, PubSubPool),
+    Driver.ASYNCIO: (AsyncSubscriber, AsyncPubSubPool),
+}
+
+
+class Subscribers:
+    """The subscribers of one worker process."""
+
+    def __init__(self, plan: Plan, run_id: str, crash: Callable[[Exception], None]) -> None:
+        """crash: told of what ends a subscriber and never should."""
+        self._plan = plan
+        self._run_id = run_id
+        self._boot_id = boot_id()
+        self._crash = crash
+        self._is_wanted = subscribes(plan.workload)
+        self._all: list[Subscriber | AsyncSubscriber] = []
+        self._finish_by_ns: int | None = None
+
+    def pool_for(self, number: int, driver: Driver, pool: Any, record: DeliveryRecord) -> Any:
+        """What worker `number` of the fleet has in the place of its driver's pool: the pool itself where nobody
+        subscribes.
+
+        Workers of a pool have consecutive numbers, so that its client instances share their subscriptions evenly.
+        """
+        if not self._is_wanted:
+            return pool
+        kind, view = _OF_DRIVER[driver]
+        subscriber = kind(
+            f"subscriber {number}",
+            pool.instances[number % len(pool.instances)].client,
+            self._plan.workload.pubsub.channels_per_thread,
+            float(self._plan.target.socket_timeout_s) or None,
+            StampReader(self._run_id, self._boot_id),
+            record,
+            self._crash,
+        )
+        self._all.append(subscriber)
+        return view(pool, subscriber, Stamper(self._run_id, self._boot_id, number), record)
+
+    def finish(self, now_ns: int) -> int:
+        """All workers have ended: have what is under way read. Returns until when that may take, the same whenever it
+        is asked again."""
+        if self._finish_by_ns is None:
+            self._finish_by_ns = now_ns + self._plan.workload.pubsub.grace_s.ns
+            for subscriber in self._all:
+                subscriber.finish()
+        return self._finish_by_ns
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any of them still reads."""
+        return any(subscriber.is_alive for subscriber in self._all)
+
+    def cut(self) -> None:
+        """Have none wait for anything; the lifeline has been cut. Idempotent."""
+        for subscriber in self._all:
+            subscriber.cut()
+
+    def close(self) -> None:
+        """Give back what they hold. Idempotent."""
+        give_up_ns = monotonic_ns() + _CLOSE_NS
+        for subscriber in self._all:
+            subscriber.close((give_up_ns - monotonic_ns()) / NS_PER_S)

@@ -1,0 +1,1 @@
+"""What a worker issues: which commands, with which keys and values, in which order."""

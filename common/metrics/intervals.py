@@ -1,0 +1,422 @@
+"""What a frame holds, and how two such things merge.
+
+Everything is a delta except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and the
+hold-ups in `GeneratorMetrics`. Only these differ between the two merges:
+
+- `PEERS` merges the same seconds of different processes or agents: gauges add up, and the busiest process counts.
+- `NEIGHBOURS` merges consecutive seconds of the same process: the larger gauge counts, and times add up.
+
+Counts and histograms add up exactly in both.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from common.metrics.histogram import EMPTY, Histogram
+
+T = TypeVar("T")
+
+Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""How often something happened, or how many ns it took: what a peer sends beyond that is refused where it is decoded.
+Up to here every whole number is a float too, and 1e15 bytes or a hundred days in ns fit."""
+
+MAX_NAMES, MAX_NAME_LENGTH = 64, 64
+"""Most names that errors and causes have in one count, and their length. Servers and peers make them up."""
+OTHER = "other"
+"""The name under which all further ones count."""
+
+Share = Annotated[float, Meta(ge=0, le=1e6)]
+"""A part of a whole, or some wholes: no infinity, and not NaN, which would poison every maximum that it meets."""
+
+LATE_SEND_NS = 1_000_000
+"""An operation of an open loop that is sent more than so long after its intended time was sent late."""
+
+STALL_NS = 250_000_000
+"""A worker process stalled if it had work, but did not run for this long at a stretch."""
+
+
+class Merge(enum.Enum):
+    """How two metrics lie to each other: beside each other (PEERS) or one after the other (NEIGHBOURS)."""
+
+    PEERS = "peers"
+    NEIGHBOURS = "neighbours"
+
+
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Root of what a frame holds. What did not happen is left out on the wire: most of a frame's fields."""
+
+
+class CommandMetrics(Metrics, frozen=True, kw_only=True):
+    """One command of one pool over some interval.
+
+    ok: operations done. errors: error replies by code ("WRONGTYPE", "READONLY", ...). failures: operations that ended
+    without a reply, by class ("ConnectionError", "TimeoutError", "CheckoutTimeout", ...). Bytes are RESP bytes of
+    requests issued and replies read. service, response: ns of operations done, from actual and from intended send;
+    response is empty in a closed loop. failed: ns that operations took which ended in an error or a failure.
+    """
+
+    ok: Tally = 0
+    errors: dict[str, Tally] = {}
+    failures: dict[str, Tally] = {}
+    bytes_out: Tally = 0
+    bytes_in: Tally = 0
+    service: Histogram = EMPTY
+    response: Histogram = EMPTY
+    failed: Histogram = EMPTY
+
+    @property
+    def error_count(self) -> int:
+        """Operations that were not done: error replies and failures."""
+        if not self.errors and not self.failures:  # nearly always
+            return 0
+        return sum(self.errors.values()) + sum(self.failures.values())
+
+    @property
+    def operations(self) -> int:
+        """Operations that came to an end, done or not."""
+        return self.ok + self.error_count
+
+
+MAXCLIENTS = "maxclients"
+OPEN_FILES = "ulimit -n"
+SYSTEM_FILES = "fs.file-max"
+LOCAL_PORTS = "local ports"
+CLOSED_BY_SERVER = "closed by server"
+RESET = "reset"
+PENDING = "pending"
+"""Causes of connections that do not open, as frames and reports name them: only those on which code depends. PENDING:
+no attempt had ended when the run was over."""
+
+
+class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
+    """What happened to the TCP connections of one pool over some interval.
+
+    opened: connects that succeeded, handshake included. failed_attempts: connects that did not; failed_by_cause: the
+    same by cause ("maxclients", "refused", ...), empty if an agent's release does not report it. never_opened: wanted
+    connections that were not open at any time, by cause of the last failed attempt; reported once, when the run is
+    over. drops: connections lost that we did not mean to close, by cause. reconnects: connections opened again after a
+    drop, and `reconnect` how long that took in ns, from the drop to the end of the handshake. retries: what the retry
+    policy tried again. redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or
+    "CLUSTERDOWN" instead of doing them. topology_refreshes: how often a cluster's client changed its mind on which node
+    has which slots. open_peak: most connections open at one time during the interval. wanted: how many were open or
+    being opened at any moment of the interval, with the wire driver all its connections; 0 if an agent's release does
+    not report it.
+    """
+
+    opened: Tally = 0
+    failed_attempts: Tally = 0
+    failed_by_cause: dict[str, Tally] = {}
+    never_opened: dict[str, Tally] = {}
+    drops: dict[str, Tally] = {}
+    reconnects: Tally = 0
+    reconnect: Histogram = EMPTY
+    retries: Tally = 0
+    redirects: dict[str, Tally] = {}
+    topology_refreshes: Tally = 0
+    open_peak: Tally = 0
+    wanted: Tally = 0
+
+
+class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
+    """What became of pub/sub messages over some interval.
+
+    expected: subscribers to which the server said it handed our messages, by the time of sending. delivered: messages
+    of this run that its subscribers received, by the time of arrival. foreign: messages of anybody else. repeated:
+    messages that a retry sent twice. resubscribed: SUBSCRIBE calls that reconnects repeated. latency: ns from sending
+    to arrival, of those delivered whose sender has the same clock.
+    """
+
+    expected: Tally = 0
+    delivered: Tally = 0
+    foreign: Tally = 0
+    repeated: Tally = 0
+    resubscribed: Tally = 0
+    latency: Histogram = EMPTY
+
+    @property
+    def lost(self) -> int:
+        """Messages that the server handed out and that never arrived. What a PUBLISH without a reply delivered was
+        never expected, and may hide as many."""
+        return max(0, self.expected - self.delivered)
+
+
+class PoolMetrics(Metrics, frozen=True, kw_only=True):
+    """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
+    free at once). send_lag: ns from intended to actual send, open loop only. late_sends: how many of these were more
+    than `LATE_SEND_NS`."""
+
+    commands: dict[str, CommandMetrics] = {}
+    checkout_wait: Histogram = EMPTY
+    send_lag: Histogram = EMPTY
+    late_sends: Tally = 0
+    connections: ConnectionMetrics = ConnectionMetrics()
+    deliveries: DeliveryMetrics = DeliveryMetrics()
+
+
+class HoldUps(Metrics, frozen=True, kw_only=True):
+    """What kept worker processes from running during an interval.
+
+    allowed_ns: CPU time that the CPU quota allowed, 0 without a quota. quota_used_ns: CPU time of all processes under
+    the quota, 0 if the system does not report it. quota_periods: periods in which these processes had something to run.
+    throttled_periods: periods in which the quota was used up. throttled_ns: how long they were throttled, summed over
+    cores. An agent's processes share all of these.
+    stalled_ns: time in stalls of `STALL_NS` and more. stall_max_ns: the longest stall that overlaps the interval.
+    stall_at_ns: when that stall began, after the start instant. For several processes, these three are of the process
+    that stalled most.
+    """
+
+    allowed_ns: Tally = 0
+    quota_used_ns: Tally = 0
+    quota_periods: Tally = 0
+    throttled_periods: Tally = 0
+    throttled_ns: Tally = 0
+    stalled_ns: Tally = 0
+    stall_max_ns: Tally = 0
+    stall_at_ns: Tally = 0
+
+
+class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
+    """What the load itself cost over some interval, in worker processes.
+
+    cpu_ns: CPU time of all of them, whatever they did. watched_ns: how long they were watched while the load was on;
+    busiest_cpu_ns: CPU time within that of the one that used most, busiest_loop_ns: how long the event loop was busy
+    that was so longest; so each of the two by watched_ns is a share of one core, and of the time. core_share_max: the
+    largest share of one core that any process used over a whole second. loop_lag: how long event loops were busy at a
+    stretch, in ns. hold_ups: None if the agent's release does not report them.
+    """
+
+    cpu_ns: Tally = 0
+    watched_ns: Tally = 0
+    busiest_cpu_ns: Tally = 0
+    busiest_loop_ns: Tally = 0
+    core_share_max: Share = 0.0
+    loop_lag: Histogram = EMPTY
+    hold_ups: HoldUps | None = None
+
+
+class IntervalMetrics(Metrics, frozen=True, kw_only=True):
+    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, and of the
+    operations of one stage: a leg of the load's timeline, by its number there.
+
+    An operation is of the stage in which it was due, or in a closed loop begun, and of the second in which it came to
+    its end. issued and transactions bear no time: they are what the threads' own tallies grew by, put where they were
+    read. Only their sums over a whole run mean anything; what was issued in a stage is what came to an end of it.
+
+    issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
+    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
+    an open stage that were begun only after its end. generator: of the time of these seconds that the stage had, and
+    of the last interval what it took to come to an end.
+    """
+
+    first: Tally
+    last: Tally
+    stage: Tally = 0
+    issued: Tally = 0
+    transactions: Tally = 0
+    unsent: Tally = 0
+    late: Tally = 0
+    generator: GeneratorMetrics = GeneratorMetrics()
+    pools: dict[str, PoolMetrics] = {}
+
+    @property
+    def operations(self) -> int:
+        """Operations that came to an end in these seconds."""
+        return sum(command.operations for pool in self.pools.values() for command in pool.commands.values())
+
+
+def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
+    """Every histogram in it that was filled, or that a peer made up."""
+    found = [interval.generator.loop_lag]
+    for pool in interval.pools.values():
+        found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
+        for command in pool.commands.values():
+            found += (command.service, command.response, command.failed)
+    return [histogram for histogram in found if histogram is not EMPTY]
+
+
+def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Key by key sum; keys in the order in which they first appear. At most `MAX_NAMES`, see `add_named`."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            add_named(total, name, count)
+    return total
+
+
+def add_named(counts: dict[str, int], name: str, count: int) -> None:
+    """Count something under its name, or under `OTHER` when there are `MAX_NAMES` already."""
+    name = name[:MAX_NAME_LENGTH]
+    if name not in counts and len(counts) >= MAX_NAMES - 1:
+        name = OTHER
+    counts[name] = counts.get(name, 0) + count
+
+
+def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T]) -> dict[str, T]:
+    """Merge what bears the same name; names in the order in which they first appear."""
+    groups: dict[str, list[T]] = {}
+    for part in parts:
+        for name, value in part.items():
+            groups.setdefault(name, []).append(value)
+    return {name: group[0] if len(group) == 1 else merge(group) for name, group in groups.items()}
+
+
+def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
+    """All operations of all parts."""
+    parts = list(parts)
+    return CommandMetrics(
+        ok=sum(part.ok for part in parts),
+        errors=merge_counts(part.errors for part in parts),
+        failures=merge_counts(part.failures for part in parts),
+        bytes_out=sum(part.bytes_out for part in parts),
+        bytes_in=sum(part.bytes_in for part in parts),
+        service=Histogram.merge(part.service for part in parts),
+        response=Histogram.merge(part.response for part in parts),
+        failed=Histogram.merge(part.failed for part in parts),
+    )
+
+
+def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
+    """All connection events of all parts; `how` decides how gauges merge."""
+    parts = list(parts)
+    along: Callable[[list[int]], int] = sum if how is Merge.PEERS else max
+    return ConnectionMetrics(
+        opened=sum(part.opened for part in parts),
+        failed_attempts=sum(part.failed_attempts for part in parts),
+        failed_by_cause=merge_counts(part.failed_by_cause for part in parts),
+        never_opened=merge_counts(part.never_opened for part in parts),
+        drops=merge_counts(part.drops for part in parts),
+        reconnects=sum(part.reconnects for part in parts),
+        reconnect=Histogram.merge(part.reconnect for part in parts),
+        retries=sum(part.retries for part in parts),
+        redirects=merge_counts(part.redirects for part in parts),
+        topology_refreshes=sum(part.topology_refreshes for part in parts),
+        open_peak=along([0, *(part.open_peak for part in parts)]),
+        wanted=along([0, *(part.wanted for part in parts)]),
+    )
+
+
+def merge_deliveries(parts: Iterable[DeliveryMetrics]) -> DeliveryMetrics:
+    """All messages of all parts."""
+    parts = list(parts)
+    return DeliveryMetrics(
+        expected=sum(part.expected for part in parts),
+        delivered=sum(part.delivered for part in parts),
+        foreign=sum(part.foreign for part in parts),
+        repeated=sum(part.repeated for part in parts),
+        resubscribed=sum(part.resubscribed for part in parts),
+        latency=Histogram.merge(part.latency for part in parts),
+    )
+
+
+def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
+    """All commands, waits and connection events of all parts."""
+    parts = list(parts)
+    return PoolMetrics(
+        commands=merge_named((part.commands for part in parts), merge_commands),
+        checkout_wait=Histogram.merge(part.checkout_wait for part in parts),
+        send_lag=Histogram.merge(part.send_lag for part in parts),
+        late_sends=sum(part.late_sends for part in parts),
+        connections=merge_connections((part.connections for part in parts), how),
+        deliveries=merge_deliveries(part.deliveries for part in parts),
+    )
+
+
+def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
+    """What all parts cost together. Of peers, the busiest one of each second counts."""
+    parts = list(parts)
+    along: Callable[[list[int]], int] = max if how is Merge.PEERS else sum
+    return GeneratorMetrics(
+        cpu_ns=sum(part.cpu_ns for part in parts),
+        watched_ns=along([0, *(part.watched_ns for part in parts)]),
+        busiest_cpu_ns=along([0, *(part.busiest_cpu_ns for part in parts)]),
+        busiest_loop_ns=along([0, *(part.busiest_loop_ns for part in parts)]),
+        core_share_max=max((part.core_share_max for part in parts), default=0.0),
+        loop_lag=Histogram.merge(part.loop_lag for part in parts),
+        hold_ups=merge_hold_ups((part.hold_ups for part in parts), how),
+    )
+
+
+def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | None:
+    """The hold-ups of all parts that report them; None if no part does."""
+    reported = [part for part in parts if part is not None]
+    if not reported:
+        return None
+    along: Callable[[Iterable[int]], int] = max if how is Merge.PEERS else sum
+    longest = max(reported, key=lambda part: (part.stall_max_ns, part.stall_at_ns))
+    return HoldUps(
+        allowed_ns=along(part.allowed_ns for part in reported),
+        quota_used_ns=along(part.quota_used_ns for part in reported),
+        quota_periods=along(part.quota_periods for part in reported),
+        throttled_periods=along(part.throttled_periods for part in reported),
+        throttled_ns=along(part.throttled_ns for part in reported),
+        stalled_ns=along(part.stalled_ns for part in reported),
+        stall_max_ns=longest.stall_max_ns,
+        stall_at_ns=longest.stall_at_ns,
+    )
+
+
+def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[IntervalMetrics, ...]:
+    """One interval for each stage, in their order, that spans and sums all parts of it."""
+    stages: dict[int, list[IntervalMetrics]] = {}
+    for part in parts:
+        stages.setdefault(part.stage, []).append(part)
+    return tuple(merge_intervals(group, how) for _, group in sorted(stages.items()))
+
+
+def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:
+    """One interval that spans and sums all parts. Raises ValueError when there is none, and for several stages."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("merge_intervals: expected at least one interval, got none")
+    stages = {part.stage for part in parts}
+    if len(stages) > 1:
+        raise ValueError(f"merge_intervals: expected intervals of one stage, got stages {sorted(stages)}")
+    return IntervalMetrics(
+        stage=parts[0].stage,
+        first=min(part.first for part in parts),
+        last=max(part.last for part in parts),
+        issued=sum(part.issued for part in parts),
+        transactions=sum(part.transactions for part in parts),
+        unsent=sum(part.unsent for part in parts),
+        late=sum(part.late for part in parts),
+        generator=merge_generators((part.generator for part in parts), how),
+        pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
+    )
+
+
+def size_of(interval: IntervalMetrics) -> int:
+    """How many bytes it takes on the wire."""
+    return len(msgspec.msgpack.encode(interval))
+
+
+def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
+    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. Gauges
+    and everything that is of no command are in the first ones."""
+    if size_of(interval) <= most_bytes:
+        yield interval
+        return
+    nothing = IntervalMetrics(first=interval.first, last=interval.last, stage=interval.stage)
+    piece = msgspec.structs.replace(interval, pools={})
+    size = size_of(piece)
+    for name, part in _by_command(interval.pools):
+        more = len(name) + len(msgspec.msgpack.encode(part))
+        if size + more > most_bytes and piece != nothing:
+            yield piece
+            piece, size = nothing, size_of(nothing)
+        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.NEIGHBOURS))
+        piece, size = msgspec.structs.replace(piece, pools=pools), size + more
+    yield piece
+
+
+def _by_command(pools: Mapping[str, PoolMetrics]) -> Iterator[tuple[str, PoolMetrics]]:
+    """What each pool holds beside its commands, and then each of its commands."""
+    for name, pool in pools.items():
+        yield name, msgspec.structs.replace(pool, commands={})
+        for command, metrics in pool.commands.items():
+            yield name, PoolMetrics(commands={command: metrics})

@@ -1,0 +1,70 @@
+"""Commands that a plan file gives as lists of arguments, turned into the lines of text that the schema expects.
+
+    command: SET __key__ '{"a": 1}'          split as redis-cli splits a line
+    command: [SET, __key__, '{"a": 1}']      not split: arguments are literal, except for placeholders
+
+An argument of a list is text, or bytes (`!!binary`), in which nothing is a placeholder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.commands.splitting import bytes_word, join_words
+from common.plan.loading.validation import Fault, Path
+from common.units import show
+
+
+class _Misplaced(Exception):
+    """An argument that is neither text nor bytes."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.problem)
+        self.fault = fault
+
+
+def with_lines(workload: Any) -> tuple[Any, Fault | None]:
+    """(the raw workload with a line for each list of arguments, the first argument that is not text). Anything else
+    with a wrong shape is left unchanged: the check of the shape reports it."""
+    if not isinstance(workload, dict):
+        return workload, None
+    path: Path = ("workload",)
+    try:
+        return {key: _section(value, key, (*path, key)) for key, value in workload.items()}, None
+    except _Misplaced as error:
+        return workload, error.fault
+
+
+def _section(value: Any, key: Any, path: Path) -> Any:
+    if not isinstance(value, list):
+        return value
+    if key == "setup":
+        return [_line(item, (*path, number)) for number, item in enumerate(value)]
+    if key in ("commands", "preload", "then"):
+        return [_entry(item, (*path, number)) for number, item in enumerate(value)]
+    return value
+
+
+def _entry(entry: Any, path: Path) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        key: _line(value, (*path, key)) if key == "command" else _section(value, key, (*path, key))
+        for key, value in entry.items()
+    }
+
+
+def _line(value: Any, path: Path) -> Any:
+    if not isinstance(value, list) or not value:
+        return value
+    words = [_word(argument, (*path, number)) for number, argument in enumerate(value)]
+    return join_words(words)
+
+
+def _word(argument: Any, path: Path) -> str:
+    if isinstance(argument, bytes):
+        return bytes_word(argument)
+    if isinstance(argument, str):
+        return argument
+    remedy = "put it in quotes" if isinstance(argument, int | float) else "an argument is text"
+    raise _Misplaced(Fault(path, f"expected text, got {show(argument)}; {remedy}"))

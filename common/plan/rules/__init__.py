@@ -1,0 +1,1 @@
+"""What types cannot express: whether the parts of a plan agree with each other."""

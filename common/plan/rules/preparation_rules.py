@@ -1,0 +1,106 @@
+"""What a plan does before the load: rules for its setup and its preload, and how much of it falls to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, origin, planned_commands
+from common.plan.loading.validation import Path
+from common.plan.rules.workload_rules import unfit_for_pools
+from common.plan.schema import Plan
+from common.units import show
+
+MOST_SETUP_KEYS = 1_000_000
+"""Setup is issued by the coordinator alone; more keys than that are a preload's work."""
+
+Finding = tuple[Path, str]
+
+
+def setup_known(plan: Plan) -> Iterator[Finding]:
+    """Every command of the setup can be issued, by a coordinator that draws nothing."""
+    for number, text in enumerate(plan.workload.setup):
+        path: Path = ("workload", "setup", number)
+        try:
+            template = find_command(text)
+        except ValueError as error:
+            yield path, str(error)
+            continue
+        for problem in _setup_problems(plan, template):
+            yield path, problem
+
+
+def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
+    workload = plan.workload
+    if problem := unfit_for_pools(template):
+        yield problem
+    scripts = [script.name for script in workload.scripts]
+    for script in template.scripts:
+        if script not in scripts:
+            known = ", ".join(scripts) if scripts else "none"
+            yield f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
+    for piece in map(origin, template.pieces()):
+        if not isinstance(piece, bytes | Sha) and piece is not Placeholder.KEY:
+            shown = piece.value if isinstance(piece, Placeholder) else f"__rand({piece.low},{piece.high})__"
+            yield f"expected no placeholders but __key__ and __sha(NAME)__ in setup, got {shown}; preload has them all"
+    count = int(workload.keys.maximum) - int(workload.keys.minimum) + 1
+    if template.count(Placeholder.KEY) and count > MOST_SETUP_KEYS:
+        yield (
+            f"expected at most {MOST_SETUP_KEYS} keys for a setup command that names __key__, got {count}; "
+            "use fewer keys, or preload"
+        )
+
+
+def preload_writes(plan: Plan) -> Iterator[Finding]:
+    """A preload leaves something behind, and measures nothing."""
+    for number, entry in enumerate(plan.workload.preload):
+        path: Path = ("workload", "preload", number, "command")
+        template = find_command(entry.command)
+        if template.name in COMMANDS and not COMMANDS[template.name].writes:
+            yield path, f"expected a command that writes, got {template.name}"
+        if template.count(Placeholder.MESSAGE):
+            yield path, f"expected no {Placeholder.MESSAGE.value} in preload, got {show(entry.command)}"
+
+
+def preload_fits(plan: Plan) -> Iterator[Finding]:
+    """What a preload leaves at its keys is what the mix expects there."""
+    for number, entry in enumerate(plan.workload.preload):
+        filled = _held(find_command(entry.command))
+        prefix = keys_of(plan.workload, entry).prefix
+        for planned in planned_commands(plan.workload):
+            wanted = _held(planned.template)
+            same_keys = keys_of(plan.workload, planned.command).prefix == prefix
+            if filled is not None and wanted is not None and same_keys and filled is not wanted:
+                yield (
+                    ("workload", "preload", number, "command"),
+                    f"expected a command whose keys suit the mix, got {show(entry.command)}, which leaves "
+                    f"a {filled.value} where {planned.template.name} expects a {wanted.value}; preload by another "
+                    "command, or give one of them a key_prefix",
+                )
+
+
+def _held(template: Template) -> Holds | None:
+    """What the drawn key of a command holds; None where the table does not tell, or does not mind."""
+    row = COMMANDS.get(template.name)
+    if row is None or template.parts[1:2] != (Placeholder.KEY,) or row.holds in (Holds.ANYTHING, Holds.DUMP):
+        return None
+    return row.holds
+
+
+def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
+    """How many keys of each entry of the preload fall to one of the fleet's threads."""
+    shares = []
+    for entry in plan.workload.preload:
+        keys = keys_of(plan.workload, entry)
+        size = int(keys.maximum) - int(keys.minimum) + 1
+        shares.append(size * (thread + 1) // threads - size * thread // threads)
+    return shares
+
+
+def preload_commands(plan: Plan, thread: int, threads: int) -> int:
+    """How many commands of the whole preload fall to one of the fleet's threads."""
+    shares = preload_share(plan, thread, threads)
+    return sum(keys * entry.times for keys, entry in zip(shares, plan.workload.preload, strict=True))
+
+
+PREPARATION_RULES = (setup_known, preload_writes, preload_fits)
+"""Behind those of the workload, which have found that commands are known."""

@@ -1,0 +1,75 @@
+"""What the wire driver cannot do by its nature, refused; rules of `common.plan.rules.checks`.
+
+It lends no client instances, so nobody waits for one; it issues what was drawn once, and tries nothing again; and on
+its connections nothing comes but replies. A command that blocks keeps its connection waiting, and no other one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from common.commands import is_cluster, subscribes
+from common.plan.loading.validation import Path
+from common.plan.schema import Driver, Plan, Pools, ReadFrom, Retry, RetryError, TcpPool
+
+_OF_CONNECTIONS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
+
+
+def wire_pools_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Of what is said of a pool with the wire driver."""
+    for number, group in enumerate(plan.pools):
+        if group.driver is not Driver.WIRE:
+            continue
+        if group.checkout_timeout_s != Pools().checkout_timeout_s:
+            yield (
+                ("pools", number, "checkout_timeout"),
+                "expected none with the wire driver, which keeps all connections busy and lends no client instance, "
+                f"got {group.checkout_timeout_s}",
+            )
+        if group.tcp_pool is not TcpPool.RAISING:
+            yield (
+                ("pools", number, "tcp_pool"),
+                "expected raising with the wire driver, which takes every connection once and never waits for one, "
+                f"got {group.tcp_pool.value}",
+            )
+
+
+def wire_target_fits(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Of the settings of clients that only redis-py's own calls obey."""
+    if not any(group.driver is Driver.WIRE for group in plan.pools):
+        return
+    target = plan.target
+    if others := [error for error in target.retry.errors if error not in _OF_CONNECTIONS]:
+        yield (
+            ("target", "retry", "errors"),
+            f"expected {', '.join(error.value for error in Retry().errors)} with the wire driver, which connects again "
+            f"but never issues an operation twice, got {others[0].value}",
+        )
+    if target.health_check_interval_s > 0:
+        yield (
+            ("target", "health_check_interval"),
+            "expected 0s with the wire driver, which sends nothing but the load on its connections, "
+            f"got {target.health_check_interval_s}",
+        )
+    if is_cluster(target) and target.cluster.read_from is not ReadFrom.PRIMARY:
+        yield (
+            ("target", "cluster", "read_from"),
+            "expected primary with the wire driver, which sends each command to the primary of its slot, "
+            f"got {target.cluster.read_from.value}",
+        )
+
+
+def wire_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Of the mix: nothing but commands with one reply each."""
+    if not any(group.driver is Driver.WIRE for group in plan.pools):
+        return
+    if subscribes(plan.workload):
+        yield (
+            ("workload", "commands"),
+            "expected no SUBSCRIBE with the wire driver, whose connections are for replies alone; "
+            "use --driver client or asyncio",
+        )
+
+
+WIRE_RULES = (wire_pools_fit, wire_target_fits, wire_commands_fit)
+"""For behind the rule that has found all commands to be templates."""

@@ -1,0 +1,357 @@
+"""Rules on the workload of a plan that types cannot say: commands, templates, keys, values, expiry."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+from common.commands import (
+    COMMANDS,
+    Placeholder,
+    Template,
+    blocking_timeout_s,
+    find_command,
+    is_cluster,
+    keys_of,
+    keys_per_hash_tag,
+    parse_template,
+)
+from common.plan.loading.validation import Path
+from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
+from common.units import show
+
+LARGEST_KEY = 1 << 60
+LARGEST_VALUE = 512 * 2**20
+SEAL_BYTES = 10
+"""What a value that is verified takes beside its key, see agent/worker/workload/values.py."""
+JSON_BYTES = 8
+"""Size of the JSON around the text of a value."""
+LEAST_COMPRESSIBLE_TEXT = 0.25
+"""Text has six random bits in each byte of eight."""
+
+# They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
+NOT_FOR_POOLS = frozenset(
+    {
+        *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
+        *("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"),
+        *("PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"),
+        *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
+    }
+)
+_ASKING: dict[str, tuple[str, ...]] = {"CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")}
+"""Subcommands that only read: all others change this connection, or other ones."""
+_SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
+
+Finding = tuple[Path, str]
+_Named = tuple[Path, str, Command | Preload, bool]
+
+
+def _texts(workload: Workload) -> Iterator[_Named]:
+    """(where it stands, what stands there, whose keys it has, whether it follows another) of each command."""
+    for number, entry in enumerate(workload.commands):
+        path: Path = ("workload", "commands", number)
+        yield (*path, "command"), entry.command, entry, False
+        for place, then in enumerate(entry.then):
+            yield (*path, "then", place, "command"), then.command, entry, True
+    for number, preload in enumerate(workload.preload):
+        yield ("workload", "preload", number, "command"), preload.command, preload, False
+
+
+def _templates(workload: Workload) -> Iterator[tuple[Path, Template, Command | Preload, bool]]:
+    """As `_texts`, for rules behind the one that has found them all to be templates."""
+    expiring = workload.expiry.maximum_s > 0
+    for path, text, own, follows in _texts(workload):
+        yield path, find_command(text, expiring), own, follows
+
+
+def unfit_for_pools(template: Template) -> str | None:
+    """Why a command must not run on shared connections; None if it may."""
+    if template.name not in NOT_FOR_POOLS:
+        return None
+    asking = _ASKING.get(template.name)
+    if asking is None:
+        return f"expected a command that leaves its connection as it was, got {template.name}"
+    word = template.parts[1] if len(template.parts) > 1 else None
+    subcommand = word.decode(errors="replace").upper() if isinstance(word, bytes) else None
+    if subcommand in asking:
+        return None
+    return (
+        f"expected {template.name} with one of {', '.join(asking)}, which leave all connections as they were, "
+        f"got {show(f'{template.name} {subcommand}') if subcommand else template.name}"
+    )
+
+
+def commands_known(plan: Plan) -> Iterator[Finding]:
+    """Every command is a name of the table, or a template, and leaves its connection as it was."""
+    for path, text, _, _ in _texts(plan.workload):
+        try:
+            problem = unfit_for_pools(parse_template(text)) or unfit_for_pools(find_command(text))
+        except ValueError as error:
+            problem = str(error)
+        if problem is not None:
+            yield path, problem
+
+
+def weights_draw(plan: Plan) -> Iterator[Finding]:
+    """Something can be drawn."""
+    weights = [entry.weight for entry in plan.workload.commands]
+    path = ("workload", "commands")
+    if not weights:
+        yield path, "expected at least one command, got none"
+    elif not sum(weights):
+        yield path, "expected at least one weight above zero, got 0 for all"
+    elif not math.isfinite(sum(weights)):
+        yield path, "expected weights with a finite sum"
+
+
+def placeholders_have_what_they_need(plan: Plan) -> Iterator[Finding]:
+    """Each placeholder stands where something can take its place."""
+    workload = plan.workload
+    scripts = [script.name for script in workload.scripts]
+    for path, template, own, follows in _templates(workload):
+        if template.count(Placeholder.IDS) and not follows:
+            yield path, "expected __ids__ only in `then`, after a command whose reply holds stream entries, got it here"
+        if template.count(Placeholder.CURSOR) and (template.name not in _SCANS or follows or isinstance(own, Preload)):
+            yield (
+                path,
+                f"expected __cursor__ only in {', '.join(sorted(_SCANS))} of the mix, got it in {template.name}",
+            )
+        if template.count(Placeholder.TTL) and not workload.expiry.maximum_s:
+            yield path, "expected an expiry for __ttl__ to be drawn from, got none; say --expiry 60s"
+        for script in template.scripts:
+            if script not in scripts:
+                known = ", ".join(scripts) if scripts else "none"
+                yield path, f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
+        if isinstance(own, Preload) and (template.count(Placeholder.KEY) != 1 or template.count(Placeholder.NEW_KEY)):
+            yield path, f"expected a command with one __key__, which is each key in turn, got {show(own.command)}"
+
+
+def scripts_distinct(plan: Plan) -> Iterator[Finding]:
+    """Each script has a name of its own."""
+    names = [script.name for script in plan.workload.scripts]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            path = ("workload", "scripts", number, "name")
+            yield path, f"expected a name of its own, got {show(name)} a second time"
+
+
+def blocking_ends(plan: Plan) -> Iterator[Finding]:
+    """No command waits as long as the socket does, or for ever."""
+    limit_s = plan.target.socket_timeout_s
+    for path, template, _, _ in _templates(plan.workload):
+        row = COMMANDS.get(template.name)
+        waits_s = blocking_timeout_s(template, row.timeout if row else None)
+        if waits_s is not None and not 0 < waits_s < limit_s:
+            found = "0, which is for ever" if waits_s == 0 else f"{waits_s:g}s"
+            yield (
+                path,
+                f"expected {template.name} to wait for more than 0s and less than the socket timeout of {limit_s}, "
+                f"got {found}; say a shorter timeout, or a longer --socket-timeout",
+            )
+
+
+def keys_in_range(plan: Plan) -> Iterator[Finding]:
+    """Ranges of keys hold at least one number, and the middle of a gaussian lies within."""
+    workload = plan.workload
+    yield from _range(("workload", "keys"), ("minimum", "maximum"), workload.keys, workload.keys)
+    owners: list[tuple[Path, Command | Preload]] = [
+        *((("workload", "commands", number), entry) for number, entry in enumerate(workload.commands)),
+        *((("workload", "preload", number), entry) for number, entry in enumerate(workload.preload)),
+    ]
+    for path, own in owners:
+        yield from _range(path, ("key_minimum", "key_maximum"), keys_of(workload, own), workload.keys)
+
+
+def _range(path: Path, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
+    low_key, high_key = names
+    # Who left the lower end as it is by default, or as all others have it, has said the upper one.
+    other = Keys().minimum if keys is common else common.minimum
+    if keys.minimum > keys.maximum:
+        culprit = high_key if keys.minimum == other else low_key
+        yield (*path, culprit), f"expected {low_key} <= {high_key}, got {keys.minimum} and {keys.maximum}"
+    elif keys.maximum > LARGEST_KEY:
+        yield (*path, high_key), f"expected at most 2^60, got {keys.maximum}"
+    median = keys.median if keys.distribution is Distribution.GAUSSIAN else None
+    if median is not None and not keys.minimum <= median <= keys.maximum:
+        yield ("workload", "keys", "median"), f"expected a median of {keys.minimum}..{keys.maximum}, got {median}"
+
+
+def distributions_use_what_is_said(plan: Plan) -> Iterator[Finding]:
+    """Nothing is said of a distribution by which no keys are drawn: that one was to be asked for may be forgotten."""
+    workload = plan.workload
+    drawn = {workload.keys.distribution, *(keys_of(workload, entry).distribution for entry in workload.commands)}
+    for key, fitting in _OF_DISTRIBUTIONS.items():
+        if getattr(workload.keys, key) != getattr(Keys(), key) and not drawn.intersection(fitting):
+            names = " or ".join(distribution.value for distribution in fitting)
+            found = ", ".join(sorted(distribution.value for distribution in drawn))
+            yield ("workload", "keys", key), f"expected it with a key distribution of {names} only, got {found}"
+
+
+_OF_DISTRIBUTIONS = {
+    "exponent": (Distribution.ZIPFIAN, Distribution.LATEST),
+    "median": (Distribution.GAUSSIAN,),
+    "deviation": (Distribution.GAUSSIAN,),
+    "hot_keys": (Distribution.HOTSPOT,),
+    "hot_operations": (Distribution.HOTSPOT,),
+}
+
+
+def values_make_sense(plan: Plan) -> Iterator[Finding]:
+    """Sizes can be drawn, are not too large for Redis, and not too small for what is to be verified."""
+    values = plan.workload.values
+    path: Path = ("workload", "values")
+    if values.minimum_bytes > values.maximum_bytes:
+        culprit = "maximum" if values.minimum_bytes == Values().minimum_bytes else "minimum"
+        found = f"{values.minimum_bytes} and {values.maximum_bytes}"
+        yield (*path, culprit), f"expected minimum <= maximum, got {found}"
+    if values.maximum_bytes > LARGEST_VALUE:
+        yield (*path, "maximum"), f"expected at most Redis' 512MiB, got {values.maximum_bytes}"
+    for number, entry in enumerate(values.sizes):
+        if entry.size > LARGEST_VALUE:
+            yield (*path, "sizes", number, "size"), f"expected at most Redis' 512MiB, got {entry.size}"
+    total = sum(entry.weight for entry in values.sizes)
+    if values.sizes and not (total and math.isfinite(total)):
+        yield (*path, "sizes"), f"expected weights with a finite sum above zero, got {total:g}"
+    around = JSON_BYTES if values.kind is ValueKind.JSON else 0
+    needed = around + (SEAL_BYTES + _longest_key(plan) if values.verify else 0)
+    smallest = min((entry.size for entry in values.sizes if entry.weight), default=values.minimum_bytes)
+    if smallest < needed:
+        culprit = "sizes" if values.sizes else "minimum"
+        why = "for the key and checksum that are verified" if values.verify else "for the braces of JSON"
+        yield (*path, culprit), f"expected sizes of at least {needed} bytes, {why}, got {smallest}"
+
+
+def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
+    """Values of kind text and JSON are possible with the other settings."""
+    values = plan.workload.values
+    path: Path = ("workload", "values")
+    if values.kind is ValueKind.BINARY:
+        return
+    if 0 < values.compressible < LEAST_COMPRESSIBLE_TEXT:
+        yield (
+            (*path, "compressible"),
+            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, because {values.kind.value} is that compressible "
+            f"anyway, got {values.compressible:g}",
+        )
+    for place, template, own, _ in _templates(plan.workload):
+        if template.count(Placeholder.MESSAGE):
+            yield (
+                (*path, "kind"),
+                f"expected binary where the plan has __message__, whose stamp is binary, got {values.kind.value}",
+            )
+        prefix = keys_of(plan.workload, own).prefix
+        if values.kind is ValueKind.JSON and values.verify and template.count(Placeholder.DATA) and _is_escaped(prefix):
+            yield (
+                place,
+                "expected keys without quotes, backslashes and control characters, because JSON values that are "
+                f"verified contain their key, got the prefix {show(prefix)}",
+            )
+
+
+def _is_escaped(text: str) -> bool:
+    """Whether JSON has to escape the text."""
+    return json.dumps(text, ensure_ascii=False) != f'"{text}"'
+
+
+def _longest_key(plan: Plan) -> int:
+    """How many bytes the longest key has to which values are written."""
+    per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
+    lengths = [0]
+    for _, template, own, _ in _templates(plan.workload):
+        if template.count(Placeholder.DATA, Placeholder.TEXT) and template.count(Placeholder.KEY, Placeholder.NEW_KEY):
+            keys = keys_of(plan.workload, own)
+            # New keys go on beyond the maximum: a digit more is ten times as many.
+            number = str(int(keys.maximum) * (10 if template.count(Placeholder.NEW_KEY) else 1))
+            tag = len(str(int(number) // per_hash_tag)) + 3 if per_hash_tag else 0
+            lengths.append(len(keys.prefix.encode()) + tag + len(number))
+    return max(lengths)
+
+
+def expiry_is_used(plan: Plan) -> Iterator[Finding]:
+    """A time to live is in whole seconds, and some command sets it."""
+    expiry = plan.workload.expiry
+    path = ("workload", "expiry")
+    if not expiry.maximum_s and not expiry.minimum_s:
+        return
+    for name, seconds in (("minimum", expiry.minimum_s), ("maximum", expiry.maximum_s)):
+        if seconds < 1 or not seconds.is_integer():
+            yield (*path, name), f"expected whole seconds, at least 1s, got {seconds}"
+            return
+    if expiry.minimum_s > expiry.maximum_s:
+        yield (*path, "minimum"), f"expected minimum <= maximum, got {expiry.minimum_s} and {expiry.maximum_s}"
+    if not any(template.count(Placeholder.TTL) for _, template, _, _ in _templates(plan.workload)):
+        yield path, "expected a command that sets it: SET by its name, or a template with __ttl__; got none"
+
+
+def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
+    """In a cluster, each command can be sent to one node; with hash tags, the keys of one command, and of one
+    transaction, can be drawn from one tag."""
+    workload = plan.workload
+    shared = workload.transaction > 0
+    for path, template, _, _ in _templates(workload) if is_cluster(plan.target) else ():
+        if template.name in COMMANDS and not COMMANDS[template.name].routed:
+            yield (
+                path,
+                f"expected a command that can be sent to one node of a cluster, got {template.name}; leave it out",
+            )
+        elif template.name == "CLIENT" and any(group.driver is not Driver.WIRE for group in plan.pools):
+            yield (
+                path,
+                "expected a command that redis-py can send to one node of a cluster, got CLIENT; use --driver wire",
+            )
+    if not keys_per_hash_tag(plan.target, workload):
+        if is_cluster(plan.target):
+            yield from _slots_are_kept(workload)
+        return
+    off = "or say --keys-per-hash-tag 0"
+    for path, template, own, _ in _templates(workload):
+        keys = keys_of(workload, own)
+        count, new = template.count(Placeholder.KEY), template.count(Placeholder.NEW_KEY)
+        if "{" in keys.prefix:
+            culprit = ("workload", "keys", "prefix") if own.key_prefix is None else (*path[:3], "key_prefix")
+            yield culprit, f"expected a key prefix without {{ where keys have hash tags, got {show(keys.prefix)}; {off}"
+        if new > 1 or (new and (count or shared)):
+            yield (
+                path,
+                f"expected __new_key__ as the only key where keys of one slot are wanted; leave others out, {off}",
+            )
+        if not shared or isinstance(own, Preload):
+            continue
+        if template.count(Placeholder.CURSOR) and count:
+            yield path, f"expected no __cursor__ of a key in a transaction that keeps to one slot; leave it out, {off}"
+        if count and (keys.minimum, keys.maximum) != (workload.keys.minimum, workload.keys.maximum):
+            yield (
+                path,
+                f"expected the same range of keys for all commands of a transaction that keeps to one slot, {off}",
+            )
+
+
+def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
+    """In a cluster, whoever wants no hash tags has them in prefixes, or no command that needs them."""
+    for path, template, own, _ in _templates(workload):
+        count = template.count(Placeholder.KEY, Placeholder.NEW_KEY)
+        needed = count > 1 or (count and workload.transaction and not isinstance(own, Preload))
+        if needed and "{" not in keys_of(workload, own).prefix:
+            why = f"{template.name} has {count} keys" if count > 1 else "a transaction has several keys"
+            yield (
+                path,
+                f"expected keys of one slot, because the target is a cluster and {why}, got keys without hash tags; "
+                "say --keys-per-hash-tag 100, or a key prefix with a tag such as {1}",
+            )
+
+
+WORKLOAD_RULES = (
+    commands_known,
+    weights_draw,
+    placeholders_have_what_they_need,
+    scripts_distinct,
+    keys_in_range,
+    distributions_use_what_is_said,
+    values_make_sense,
+    values_are_of_their_kind,
+    expiry_is_used,
+    blocking_ends,
+    slots_can_be_kept,
+)
+"""In the order in which people would look; all but the first may take every command for a template."""

@@ -1,0 +1,103 @@
+"""Messages that wait for the coordinator's loop: a bounded queue for each connection. Pure.
+
+A thread empties the socket into these queues, also while the loop is busy. So these queues limit the memory that peers
+can fill. An agent never comes near the limits. It sends a heartbeat each second and at most a few reports of progress,
+and no more than `agent.core.outbox.WINDOW` frames before the first of them is acknowledged; after that one `Attach`
+each second. So a loop that stalls for a minute finds some hundred small messages and 32 frames of each agent.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+
+MAX_MESSAGES, MAX_BYTES = 2_000, 64 << 20
+"""Limits of one connection of an agent."""
+MAX_UNKNOWN_MESSAGES, MAX_UNKNOWN_BYTES = 64, 4 << 20
+"""Limits of a connection whose agent is not known yet."""
+MAX_TOTAL_BYTES = 512 << 20
+"""Limit of all connections together. Beyond it, frames are discarded: agents send them again."""
+_IN_TURN = 8
+"""Messages taken from one connection before the next one has its turn."""
+_METRICS_SHARE = 4
+"""One of this many messages is a frame, even if control messages never end."""
+
+
+class Verdict(enum.Enum):
+    """What happened to a message."""
+
+    TAKEN = "taken"
+    DISCARDED = "discarded"
+    FLOOD = "flood"
+    """Too much waits on its connection, or it was cut before."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection and its waiting messages. name: of its agent, "" if not known yet. fileno: of its TCP socket, -1
+    once that is closed. address: of its peer, without the port."""
+
+    routing_id: bytes
+    fileno: int = -1
+    address: str = ""
+    name: str = ""
+    metrics: bool = False
+    is_cut: bool = False
+    messages: deque[bytes] = field(default_factory=deque)
+    size: int = 0
+
+
+class Inbox:
+    """Queues of all connections. Control messages are taken first, and connections in turn."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._control: deque[Connection] = deque()
+        self._metrics: deque[Connection] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._control or self._metrics)
+
+    def put(self, connection: Connection, data: bytes) -> Verdict:
+        """Keep a message for the loop, unless too much waits already."""
+        if connection.is_cut or self._is_full(connection, len(data)):
+            return Verdict.FLOOD
+        if connection.metrics and self.total + len(data) > MAX_TOTAL_BYTES:
+            return Verdict.DISCARDED
+        if not connection.messages:
+            (self._metrics if connection.metrics else self._control).append(connection)
+        connection.messages.append(data)
+        connection.size += len(data)
+        self.total += len(data)
+        return Verdict.TAKEN
+
+    def _is_full(self, connection: Connection, size: int) -> bool:
+        known = bool(connection.name)
+        most, most_bytes = (MAX_MESSAGES, MAX_BYTES) if known else (MAX_UNKNOWN_MESSAGES, MAX_UNKNOWN_BYTES)
+        return len(connection.messages) >= most or connection.size + size > most_bytes
+
+    def take(self, most: int) -> list[tuple[bytes, bytes]]:
+        """(routing id, data) of at most `most` messages."""
+        taken: list[tuple[bytes, bytes]] = []
+        self._take(self._control, most - most // _METRICS_SHARE if self._metrics else most, taken)
+        self._take(self._metrics, most, taken)
+        return taken
+
+    def _take(self, waiting: deque[Connection], most: int, taken: list[tuple[bytes, bytes]]) -> None:
+        while waiting and len(taken) < most:
+            connection = waiting.popleft()
+            for _ in range(min(_IN_TURN, len(connection.messages), most - len(taken))):
+                data = connection.messages.popleft()
+                connection.size -= len(data)
+                self.total -= len(data)
+                taken.append((connection.routing_id, data))
+            if connection.messages:
+                (self._metrics if connection.metrics else self._control).append(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """Cut this connection: discard its waiting messages, and all later ones."""
+        connection.is_cut = True
+        self.total -= connection.size
+        connection.size = 0
+        connection.messages.clear()

@@ -1,0 +1,166 @@
+"""What a plan's target says, as redis-py's own arguments. Shared by the clients with threads and those of asyncio."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.cluster import LoadBalancingStrategy
+from redis.driver_info import DriverInfo
+from redis.maint_notifications import MaintNotificationsConfig
+
+from common.errors import PlanError
+from common.plan import schema
+from common.plan.target_url import Address, parse_redis_url
+from common.units import printable
+
+_LARGEST_PEM_BYTES = 16 << 20
+"""The certificates that a whole system trusts are some 0.3 MB."""
+
+
+def address_of(target: schema.Target) -> Address:
+    """Where the target is; user name and password of the plan go before those of its URL. Raises PlanError."""
+    address = parse_redis_url(target.url)
+    return msgspec.structs.replace(
+        address, username=target.username or address.username, password=target.password or address.password
+    )
+
+
+def connection_arguments(target: schema.Target) -> dict[str, Any]:
+    """All that every connection to the data takes, but where it goes, its class and its retry policy.
+
+    That is user, database, protocol, name, timeouts, keepalive, health check, maintenance notifications and, except for
+    the name to ask for (see `server_name`), TLS. Raises PlanError.
+    """
+    address = address_of(target)
+    return _common(target, address) | {
+        "db": address.db,
+        "username": address.username,
+        "password": address.password,
+        **_name_arguments(target),
+        "health_check_interval": float(target.health_check_interval_s),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=_maintenance(target)),
+    }
+
+
+def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
+    """The same for connections to Sentinels, which have users of their own and no databases. Raises PlanError."""
+    return _common(target, address_of(target)) | {
+        "username": target.sentinel.username,
+        "password": target.sentinel.password,
+        **_name_arguments(target),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def place_arguments(address: Address) -> dict[str, Any]:
+    """Where a connection to a standalone server goes."""
+    if address.path is not None:
+        return {"path": address.path}
+    return {"host": address.hosts[0].name, "port": address.hosts[0].port}
+
+
+def server_name(target: schema.Target) -> str | None:
+    """The name to ask for by SNI and to expect in certificates; None for that of the host connected to."""
+    return target.tls.server_name
+
+
+def cluster_arguments(target: schema.Target) -> dict[str, Any]:
+    """What only a cluster's client takes."""
+    cluster = target.cluster
+    return {
+        "load_balancing_strategy": _STRATEGIES[cluster.read_from],
+        "reinitialize_steps": cluster.reinitialize_steps,
+        "require_full_coverage": cluster.require_full_coverage,
+        "dynamic_startup_nodes": cluster.dynamic_startup_nodes,
+    }
+
+
+# "auto" costs a round trip on every connect to a server that lacks them.
+_MAINTENANCE: dict[schema.Maintenance, Any] = {
+    schema.Maintenance.OFF: False,
+    schema.Maintenance.ON: True,
+    schema.Maintenance.AUTO: "auto",
+}
+
+
+def _maintenance(target: schema.Target) -> Any:
+    # They are pushed, which protocol 2 has not: redis-py refuses "auto" with it instead of taking it for off.
+    return False if target.protocol < 3 else _MAINTENANCE[target.maintenance]
+
+
+_STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
+    schema.ReadFrom.PRIMARY: None,
+    schema.ReadFrom.ANY: LoadBalancingStrategy.ROUND_ROBIN,
+    schema.ReadFrom.REPLICAS: LoadBalancingStrategy.ROUND_ROBIN_REPLICAS,
+    schema.ReadFrom.RANDOM: LoadBalancingStrategy.RANDOM,
+    schema.ReadFrom.RANDOM_REPLICA: LoadBalancingStrategy.RANDOM_REPLICA,
+}
+
+
+_DRIVER_INFO = DriverInfo()
+"""The name and version that redis-py sends. Made once: otherwise each connection reads the version from a file. That
+fails at the limit of open files, and redis-py then loses a place in the TCP pool."""
+
+
+def _name_arguments(target: schema.Target) -> dict[str, Any]:
+    """Arguments for CLIENT SETNAME and CLIENT SETINFO. Without a name, no CLIENT command is sent at all."""
+    if target.client_name:
+        return {"client_name": target.client_name, "driver_info": _DRIVER_INFO}
+    return {"client_name": None, "driver_info": None}
+
+
+def _common(target: schema.Target, address: Address) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "protocol": target.protocol,
+        "socket_connect_timeout": float(target.connect_timeout_s) or None,
+        "socket_timeout": float(target.socket_timeout_s) or None,
+    }
+    if address.path is None:
+        arguments |= _keepalive(target.keepalive)
+    if address.tls:
+        arguments |= _tls(target.tls)
+    return arguments
+
+
+def _keepalive(keepalive: schema.Keepalive) -> dict[str, Any]:
+    if not keepalive.enabled:
+        return {"socket_keepalive": False, "socket_keepalive_options": {}}
+    values = {
+        # What it is called where it is not TCP_KEEPIDLE.
+        "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE": int(keepalive.idle_s),
+        "TCP_KEEPINTVL": int(keepalive.interval_s),
+        "TCP_KEEPCNT": keepalive.count,
+    }
+    options = {getattr(socket, name): value for name, value in values.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": options}
+
+
+def _tls(tls: schema.Tls) -> dict[str, Any]:
+    for name in ("ca_file", "cert_file", "key_file"):
+        _check_kind(f"target.tls.{name}", getattr(tls, name))
+    return {
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.cert_file,
+        # OpenSSL looks for the key in the certificate's file where it is told no other.
+        "ssl_keyfile": tls.key_file,
+        # An empty one, or OpenSSL would ask the terminal for that of an encrypted key.
+        "ssl_password": "",
+        "ssl_cert_reqs": "none" if tls.verify is schema.Verify.NONE else "required",
+        "ssl_check_hostname": tls.verify is schema.Verify.FULL,
+    }
+
+
+def _check_kind(where: str, name: str | None) -> None:
+    """OpenSSL reads these files for each connection, and waits for a pipe for ever. Raises PlanError. Whatever else is
+    wrong with one is said when it is used."""
+    with suppress(OSError, ValueError):
+        status = Path(name or ".").stat()
+        if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_PEM_BYTES):
+            return
+        found = f"{status.st_size:,} bytes" if stat.S_ISREG(status.st_mode) else "a pipe, device or socket"
+        raise PlanError(f'{where}: expected a file in PEM, got "{printable(str(name))}", {found}')

@@ -1,0 +1,85 @@
+"""Which nodes a target has, and a client of exactly one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import redis
+
+from common.cancellation import Lifeline
+from common.plan import schema
+from common.plan.address_remap import place_text
+from common.plan.target_url import Shape
+from common.redis_client.address import address_of, connection_arguments, server_name
+from common.redis_client.clients import open_control_client
+from common.redis_client.clusters import ClusterClient
+from common.redis_client.connections import Unobserved, connection_class_of
+from common.redis_client.control_client import Questions
+from common.redis_client.retry_policy import no_retry
+from common.redis_client.sentinels import Sentinels
+
+PRIMARY, REPLICA = "primary", "replica"
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One server of a target. role: "primary" or "replica". name: as people write it, `host:port` or a path."""
+
+    host: str
+    port: int
+    role: str
+    name: str
+
+
+def nodes_of(target: schema.Target) -> tuple[Node, ...]:
+    """All servers that hold the target's data: itself; the primary that Sentinels know, and its replicas; all nodes of
+    a cluster, in which case primaries come first. A standalone server is not asked, and taken for a primary.
+
+    Raises PlanError, and what TARGET_ERRORS names.
+    """
+    address = address_of(target)
+    if address.shape is Shape.SENTINEL:
+        return _known_to_sentinels(target)
+    if address.shape is Shape.CLUSTER:
+        with open_control_client(target) as client:
+            assert isinstance(client, ClusterClient)
+            found = [_node(node.host, node.port, node.server_type) for node in client.nodes()]
+        return tuple(sorted(found, key=lambda node: (node.role, node.host, node.port)))
+    if address.path is not None:
+        return (Node("", 0, PRIMARY, address.path),)
+    return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY),)
+
+
+def open_node_client(target: schema.Target, node: Node) -> Questions:
+    """A client of one connection to exactly this node, which tries nothing twice and is never redirected; opens nothing
+    yet. Close it. Raises PlanError."""
+    address = address_of(target)
+    arguments: dict[str, Any] = {**connection_arguments(target), "retry": no_retry(), "max_connections": 1}
+    place = {"path": address.path} if address.path is not None else {"host": node.host, "port": node.port}
+    if address.tls:
+        arguments["server_name"] = server_name(target)
+    pool = redis.ConnectionPool(
+        connection_class=connection_class_of(path=address.path is not None, tls=address.tls),
+        events=Unobserved(),
+        lifeline=Lifeline(),
+        is_announced=address.shape is not Shape.STANDALONE,
+        **place,
+        **arguments,
+    )
+    client: Questions = Questions.from_pool(pool)  # type: ignore[assignment]  # typed as its base
+    return client
+
+
+def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
+    sentinels: Any = Sentinels(target, Lifeline())
+    service = address_of(target).service
+    try:
+        host, port = sentinels.discover_master(service)
+        replicas = sentinels.discover_slaves(service)
+    finally:
+        sentinels.close()
+    return (_node(host, port, PRIMARY), *(_node(host, port, REPLICA) for host, port in sorted(replicas)))
+
+
+def _node(host: str, port: int, role: str) -> Node:
+    return Node(host, int(port), role, place_text(host, int(port)))

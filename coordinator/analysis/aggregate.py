@@ -1,0 +1,293 @@
+"""A fold over the records of a run: what is known of it so far. Live views, ledger and reports read it; only
+`Aggregate.apply` changes it.
+
+A frame's intervals go two ways. Into the totals of their stage: every command of every pool, merged exactly. And into
+the seconds: counts and latencies of all commands and stages together, which keeps an hour's seconds in some ten
+megabytes. What is reported is of the stages that are measured; the audit is of everything. A second is complete
+when every agent that still takes part has said so (`MetricsFrame.through`); a late operation is added to it even then.
+
+An interval of several seconds is what an agent makes of frames that piled up while it could not send them. Its counts
+are spread evenly over its seconds, its latencies and its peak of connections stand for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import assert_never
+
+from common.errors import ProtocolError
+from common.metrics.intervals import (
+    IntervalMetrics,
+    Merge,
+    add_named,
+    merge_counts,
+    merge_intervals,
+)
+from common.plan.schema import Load
+from common.plan.timeline import timeline
+from common.protocol.messages import MetricsFrame
+from common.units import NS_PER_S
+from coordinator.analysis.tallies import AgentTally, Second, StageTally
+from coordinator.core.frame_checks import check_frame, check_sums
+from coordinator.core.records import (
+    AgentEnd,
+    AgentNoted,
+    AnyRecord,
+    CleanedUp,
+    CoordinatorFailed,
+    FrameAccepted,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    ShareTakenOver,
+    StopDecided,
+    Stopping,
+    When,
+    WorkerNoted,
+)
+
+SEALED_BEHIND = 10
+"""A second that has been complete for this many seconds keeps sums over agents only."""
+
+
+class Aggregate:
+    """All that the records so far say. Attributes are for reading. recovered: complete seconds that changed later,
+    because an agent that had been cut off reported its share."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.started: RunStarted | None = None
+        self.cleaned: CleanedUp | None = None
+        self.stops: list[StopDecided] = []
+        self.closed: RunClosed | None = None
+        self.failed: CoordinatorFailed | None = None
+        self.is_running = False
+        """A coordinator runs it at this moment. No record says so: the reader of the journal sets this."""
+        self.readings: dict[When, ServerCounted] = {}
+        self.agents: dict[str, AgentTally] = {}
+        self.takeovers: list[ShareTakenOver] = []
+        self.workers_lost: list[WorkerNoted] = []
+        self.seconds: dict[int, Second] = {}
+        self.complete_through = -1
+        self.recovered: set[int] = set()
+        self.line = timeline(Load())
+        self.stages: list[StageTally] = [StageTally()]
+        self._lagging: set[str] = set()
+        """Agents that take part and have reported no second beyond `complete_through`."""
+        self._sealed_through = -1
+
+    def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
+        """Take one record; one that is there already counts once. Results after the end of a run take the end back
+        until it is recorded again. Raises ProtocolError, and changes nothing, for one that makes no sense here.
+        checked: its frame has been checked already."""
+        self._check_order(record)
+        self.failed = None  # a record after the failure means that the run was resumed
+        match record:
+            case RunOpened() if self.opened is not None:
+                pass  # the same once more
+            case RunOpened():
+                self.opened = record
+                self.line = timeline(record.plan.load)
+                self.stages = [StageTally() for _ in self.line.legs]
+                self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
+                self._lagging = set(self.agents)
+            case RunStarted():
+                self.started = record
+            case FrameAccepted():
+                self._add_frame(record.agent_id, record.frame, checked)
+            case AgentNoted():
+                self._note(record)
+            case ShareTakenOver():
+                self._take_over(record)
+            case WorkerNoted():
+                known = {(each.agent_id, each.process) for each in self.workers_lost}
+                if (record.agent_id, record.process) not in known:
+                    self.workers_lost.append(record)
+            case ServerCounted():
+                self.readings[record.when] = record
+            case CleanedUp():
+                self.cleaned = record
+            case StopDecided():
+                if record not in self.stops:
+                    self.stops.append(record)
+            case RunClosed():
+                self.closed = record
+            case CoordinatorFailed():
+                self.failed = record
+            case _:
+                assert_never(record)
+
+    def _check_order(self, record: AnyRecord) -> None:
+        if self.opened is None and not isinstance(record, RunOpened):
+            raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
+        if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
+            raise ProtocolError(f"a second run begins in it, {record.run_id}; expected one run, {self.opened.run_id}")
+
+    @property
+    def is_complete(self) -> bool:
+        """The run has its end, and every agent has reported everything."""
+        return self.closed is not None and all(agent.finished for agent in self.agents.values())
+
+    @property
+    def load_stop(self) -> StopDecided | None:
+        """The decision that ended the load before its time; None for a load that went on as long as was planned."""
+        return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)
+
+    @property
+    def totals(self) -> IntervalMetrics:
+        """Everything that all frames counted, in all stages."""
+        return _as_one(self.stages)
+
+    @property
+    def measured(self) -> IntervalMetrics:
+        """What is reported: everything that was counted in the stages that are measured."""
+        return _as_one(self.measured_stages)
+
+    @property
+    def measured_stages(self) -> list[StageTally]:
+        """All but the warmup."""
+        return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
+
+    @property
+    def peak_open(self) -> int:
+        """Most connections open in any second, over all agents."""
+        return max((second.connections_open for second in self.seconds.values()), default=0)
+
+    @property
+    def peak_wanted(self) -> int | None:
+        """Most connections wanted in any second, over all agents; None if an agent's release does not report them."""
+        wanted = [second.connections_wanted for second in self.seconds.values()]
+        return None if None in wanted else max((count for count in wanted if count is not None), default=0)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the run: as its end says, or else as far as its seconds reach."""
+        return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
+
+    def by_second(self) -> Iterator[tuple[int, Second]]:
+        """(number, second) for every second from 0 to the last; one in which nothing happened is empty."""
+        for number in range(max(self.seconds, default=-1) + 1):
+            yield number, self.seconds.get(number) or Second()
+
+    def _agent(self, agent_id: str) -> AgentTally:
+        try:
+            return self.agents[agent_id]
+        except KeyError:
+            known = ", ".join(self.agents) or "none"
+            raise ProtocolError(f"a record of agent {agent_id!r}, but the agents of this run are: {known}") from None
+
+    def _take_over(self, record: ShareTakenOver) -> None:
+        agent_id = record.agent.agent_id
+        if agent_id not in self.agents:
+            self.takeovers.append(record)
+            # Nobody had the share in the seconds before: they are not waited for.
+            self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
+            self._has_reported(self.agents[agent_id])
+
+    def _note(self, record: AgentNoted) -> None:
+        agent = self._agent(record.agent_id)
+        if agent.finished or agent.end == record:
+            return
+        agent.end = record
+        self.closed = None
+        self._lagging.discard(record.agent_id)
+        self._settle()
+
+    def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
+        agent = self._agent(agent_id)
+        if not checked:
+            check_frame(frame, len(self.stages))
+            check_sums(frame)
+        if frame.seq < agent.next_seq:
+            return
+        self.closed = None
+        for interval in frame.intervals:
+            self._add_interval(agent, interval)
+        agent.next_seq = frame.seq + 1
+        if agent.end is not None and agent.end.state is AgentEnd.LOST:
+            agent.end = None  # it was silent for a while, and is back
+        # While this agent was cut off, these seconds became complete without its share.
+        self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
+        agent.through = max(agent.through, frame.through)
+        self._has_reported(agent)
+        self._settle()
+
+    def _has_reported(self, agent: AgentTally) -> None:
+        if agent.through > self.complete_through:
+            self._lagging.discard(agent.facts.agent_id)
+        elif agent.end is None:
+            self._lagging.add(agent.facts.agent_id)
+
+    def _add_interval(self, agent: AgentTally, interval: IntervalMetrics) -> None:
+        commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
+        ok = sum([command.ok for command in commands])
+        failed = [command for command in commands if command.errors or command.failures]
+        errors = sum(command.error_count for command in failed)
+        agent.issued += interval.issued
+        agent.counted += ok + errors
+        agent.transactions += interval.transactions
+        agent.due_known[interval.stage] += ok + errors + interval.unsent
+        for name, pool in interval.pools.items():
+            if self.line.legs[interval.stage].measured:
+                agent.measured[name] += sum([command.operations for command in pool.commands.values()])
+            for cause, count in pool.connections.never_opened.items():
+                add_named(agent.never_opened, cause, count)
+        self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
+        span = interval.last - interval.first + 1
+        is_open = self.line.legs[interval.stage].is_open
+        failures = merge_counts(command.failures for command in failed)
+        refusals = merge_counts(command.errors for command in failed)
+        for position, number in enumerate(range(interval.first, interval.last + 1)):
+            second = self.seconds.get(number) or self.seconds.setdefault(number, Second())
+            ok_here, errors_here = _part(ok, position, span), _part(errors, position, span)
+            second.operations += ok_here + errors_here
+            second.begun += _part(interval.issued, position, span)
+            second.ended_open += ok_here + errors_here if is_open else 0
+            second.ok += ok_here
+            second.errors += errors_here
+            _add_part(second.failures, failures, position, span)
+            _add_part(second.refusals, refusals, position, span)
+            second.service.add(*[command.service for command in commands])
+            second.response.add(*[command.response for command in commands])
+            second.loop_lag.add(interval.generator.loop_lag)
+            second.add_gauges(agent.facts.agent_id, agent.through, number, interval)
+
+    def _settle(self) -> None:
+        """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
+        if self._lagging:
+            return
+        running = [agent for agent in self.agents.values() if agent.end is None]
+        through = min(agent.through for agent in running) if running else max(self.seconds, default=-1)
+        for number in range(self.complete_through + 1, through + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.settle()
+        self.complete_through = max(self.complete_through, through)
+        self._lagging = {agent.facts.agent_id for agent in running if agent.through <= self.complete_through}
+        for number in range(self._sealed_through + 1, self.complete_through - SEALED_BEHIND + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.seal()
+            self._sealed_through = number
+
+
+def fold(records: Iterable[AnyRecord]) -> Aggregate:
+    """What a whole journal says. Raises ProtocolError as `apply` does."""
+    aggregate = Aggregate()
+    for record in records:
+        aggregate.apply(record)
+    return aggregate
+
+
+def _as_one(stages: list[StageTally]) -> IntervalMetrics:
+    totals = [stage.totals for stage in stages]
+    return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
+
+
+def _add_part(counts: dict[str, int], added: dict[str, int], position: int, parts: int) -> None:
+    for name, count in added.items():
+        add_named(counts, name, _part(count, position, parts))
+
+
+def _part(count: int, position: int, parts: int) -> int:
+    """The share of `count` that falls to `position` when it is dealt evenly; all shares add up to it."""
+    return count * (position + 1) // parts - count * position // parts

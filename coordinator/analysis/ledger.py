@@ -1,0 +1,225 @@
+"""The audit: what workers issued, what the coordinator counted, and what the server says it was asked to do.
+
+It audits the whole run: a warmup is in it, though in no other number of the report.
+
+    issued        operations begun, as workers counted them where they begin
+    counted       operations that came to an end, summed over all frames
+    server_calls  calls (and rejected calls) that the server's commandstats gained for the plan's commands
+
+Every operation that got a reply, good or bad, is one call: `definite`. One without a reply may have reached the server
+or not, and what the client tried again may have reached it twice: these are `uncertain`, and widen what the server may
+have counted to definite..definite + uncertain. MULTI and EXEC are held against the transactions sent in the same way.
+
+In a cluster the server's counts are sums over its nodes, and a command may be answered by several of them: each that
+says MOVED, ASK, TRYAGAIN or CLUSTERDOWN instead of doing it counts one rejected call. redis-py follows them within the
+one operation, and its connections count them as they come in; so they are part of `definite`, but for those that
+surfaced as the operation's own error, which is there already. A replica counts what it repeats after its primary, too:
+that is left out where its counters are read (`coordinator/servers/counters.py`), with MULTI and EXEC, so what remains
+is what clients sent it: reads, and whatever it refused. Of a primary that Sentinels watch, only the primary is read.
+The Sentinels themselves call PING, INFO, PUBLISH and SUBSCRIBE there, and what the plan's scripts call counts as well:
+of these commands, more than ours are taken for theirs, so that a call too many of one is not found.
+
+The counts can be compared only while each node is the process, and has the role, that it was. Where not, `note` names
+the node, and only issued and counted are held against each other.
+
+What the counts miss may be the same operations: those in flight when a worker process is killed were issued and not
+counted, and the server counted them. So of all surpluses only the largest counts, and of all shortfalls too:
+
+    surpluses    issued - counted; the server's counts above what they may be
+    shortfalls   counted - issued; the server's counts below what they may be
+    unaccounted  the largest surplus + the largest shortfall
+
+A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation. If
+agents might still write when the counters were read after the run, the server's counts are not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from common.commands import Template, plan_templates
+from common.metrics.intervals import merge_counts
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.tallies import AgentTally
+from coordinator.analysis.unassigned_shares import uncarried
+from coordinator.core.records import NodeCounted, ServerCounted, When
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """The audit of one run, see the module. server_calls is None where the server's counters cannot be compared, and
+    `note` says why. uncarried: operations that were due in a share that no agent carried, and of which no report came.
+    transactions: MULTI/EXEC pairs sent; 0 where the plan has none. For an agent that was lost, issued
+    is what its frames say, which leaves out what it began after them."""
+
+    issued: int
+    counted: int
+    server_calls: int | None
+    unaccounted: int
+    definite: int
+    uncertain: int
+    transactions: int
+    note: str | None = None
+    uncarried: int = 0
+
+
+def balance(aggregate: Aggregate) -> Ledger:
+    """The audit of everything folded so far."""
+    agents = aggregate.agents.values()
+    issued = sum(_said(agent, "issued") for agent in agents)
+    counted = sum(agent.counted for agent in agents)
+    transactions = sum(_said(agent, "transactions") for agent in agents)
+    definite, failures = _replies(aggregate)
+    retried = _retried(aggregate)
+    gained, note = _gained(aggregate.readings)
+    server_calls = None
+    surpluses, shortfalls = [issued - counted], [counted - issued]
+    if gained is not None:
+        rows = _plan_rows(aggregate, gained)
+        server_calls = sum(_calls_of(row, gained) for row in rows)
+        shared = _of_sentinels(aggregate) | _of_scripts(aggregate)
+        others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
+        expected = [(server_calls, definite, definite + failures + retried + others)]
+        for name in ("multi", "exec") if transactions else ():
+            expected.append((_calls_of(name, gained), transactions - failures, transactions + retried))
+        surpluses += [calls - highest for calls, _, highest in expected]
+        shortfalls += [lowest - calls for calls, lowest, _ in expected]
+    return Ledger(
+        issued=issued,
+        counted=counted,
+        server_calls=server_calls,
+        unaccounted=max(0, *surpluses) + max(0, *shortfalls),
+        definite=definite,
+        uncertain=failures + retried,
+        transactions=transactions,
+        note=note,
+        uncarried=sum(share.operations.total() for share in uncarried(aggregate)),
+    )
+
+
+def _said(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
+    """What the workers of an agent say; what its frames say where a worker, or the whole agent, cannot any more."""
+    from_frames: int = getattr(agent, what)
+    final = agent.end.final if agent.end else None
+    if final is None:
+        return from_frames
+    from_workers: int = getattr(final, what)
+    return max(from_workers, from_frames) if final.processes_lost else from_workers
+
+
+def _replies(aggregate: Aggregate) -> tuple[int, int]:
+    """(replies that operations got, operations that got none)."""
+    commands = [command for pool in aggregate.totals.pools.values() for command in pool.commands.values()]
+    errors = merge_counts(command.errors for command in commands)
+    redirects = merge_counts(pool.connections.redirects for pool in aggregate.totals.pools.values())
+    followed = sum(max(count - errors.get(kind, 0), 0) for kind, count in redirects.items())
+    definite = sum(command.ok for command in commands) + sum(errors.values()) + followed
+    return definite, sum(sum(command.failures.values()) for command in commands)
+
+
+def _retried(aggregate: Aggregate) -> int:
+    """Calls that may have been repeated: by a retry, which sends a whole round trip again, or by a reconnect, which
+    subscribes to all channels again."""
+    workload = aggregate.opened.plan.workload if aggregate.opened else None
+    round_trip = max(workload.pipeline, workload.transaction, 1) if workload else 1
+    pools = aggregate.totals.pools.values()
+    resubscribed = sum(pool.deliveries.resubscribed for pool in pools)
+    return round_trip * sum(pool.connections.retries for pool in pools) + resubscribed
+
+
+def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
+    """The rows of commandstats that count the plan's commands. Servers with rows for subcommands (`client|info`) count
+    the connections' own calls (`client|setinfo`) in other rows."""
+    if aggregate.opened is None:
+        return set()
+    rows = {_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}
+    return {row for row in rows if "|" not in row or row.partition("|")[0] not in rows}
+
+
+def _row(template: Template, gained: Mapping[str, int]) -> str:
+    name = template.name.lower()
+    subcommand = template.parts[1] if len(template.parts) > 1 else None
+    if isinstance(subcommand, bytes) and any(row.startswith(f"{name}|") for row in gained):
+        return f"{name}|{subcommand.decode(errors='replace').lower()}"
+    return name
+
+
+def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
+    """(calls that each command gained, None), or (None, why that cannot be told)."""
+    before, after = readings.get(When.BEFORE), readings.get(When.AFTER)
+    for when, reading in ((When.BEFORE, before), (When.AFTER, after)):
+        if reading is None:
+            return None, f"the server's counters were not read {when.value} the run"
+        if reading.error:
+            return None, f"the server's counters could not be read {when.value} the run: {reading.error}"
+    assert before is not None
+    assert after is not None
+    if after.writers:
+        return None, f"the server's counters were read while {', '.join(after.writers)} might still write"
+    then, now = _nodes(before), _nodes(after)
+    if moved := _moved(then, now):
+        return None, moved
+    gained: Counter[str] = Counter()
+    for name, node in now.items():
+        earlier = then[name].calls
+        gains = {command: calls - earlier.get(command, 0) for command, calls in node.calls.items()}
+        if any(calls < 0 for calls in gains.values()) or earlier.keys() - node.calls.keys():
+            return None, f"{_called(name)}'s counters were reset during the run (CONFIG RESETSTAT)"
+        gained.update(gains)
+    return dict(gained), None
+
+
+def _nodes(reading: ServerCounted) -> dict[str, NodeCounted]:
+    """By name; a reading of an earlier release is of one server."""
+    if not reading.nodes:
+        return {"": NodeCounted(name="", role="", run_id=reading.server_run_id, calls=reading.calls)}
+    return {node.name: node for node in reading.nodes}
+
+
+def _moved(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> str:
+    """Which node is not what it was, or "" when all are."""
+    for name in (*then, *now):
+        if name not in now or name not in then:
+            what = "left" if name in then else "joined"
+            return f"{_called(name)} {what} during the run, so there are no counters of its own to compare"
+        if then[name].run_id != now[name].run_id:
+            return f"{_called(name)} was restarted or replaced during the run, so its counters began anew"
+        if then[name].role != now[name].role:
+            return (
+                f"{_called(name)} was failed over during the run, from {then[name].role} to {now[name].role}: what it "
+                "counted for clients cannot be told from what it repeated"
+            )
+    return ""
+
+
+def _called(name: str) -> str:
+    return f"the server {name}" if name else "the server"
+
+
+_SCRIPTED = re.compile(r"""\b(?:redis|server)\.p?call\s*\(\s*["'](\w+)""")
+
+
+def _of_scripts(aggregate: Aggregate) -> set[str]:
+    """Commands that the plan's scripts and functions call by name, as commandstats spells them."""
+    if aggregate.opened is None:
+        return set()
+    workload = aggregate.opened.plan.workload
+    parts = (part for template in plan_templates(workload) for part in template.parts)
+    literals = (part.decode(errors="replace") for part in parts if isinstance(part, bytes))
+    texts = [*(script.lua for script in workload.scripts), *workload.setup, *literals]
+    return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}
+
+
+def _of_sentinels(aggregate: Aggregate) -> set[str]:
+    """Commands that others than our clients call at the target, as commandstats spells them."""
+    watched = aggregate.opened is not None and aggregate.opened.target.topology == "sentinel"
+    return {"ping", "info", "publish", "subscribe"} if watched else set()
+
+
+def _calls_of(name: str, gained: Mapping[str, int]) -> int:
+    """Calls of a command; commandstats lists one with subcommands as `config|get`."""
+    return sum(calls for row, calls in gained.items() if row == name or row.startswith(name + "|"))

@@ -1,0 +1,182 @@
+"""The rows of a run, one a second: for the live view, log lines and `timeseries.csv`. Pure.
+
+A load rarely ends with a whole second: a run by number of requests ends within one, an interrupted run does too, and
+the last replies come after the load. A row of such a partial second looks like a collapse of the target. So:
+
+- a last second that the load used for at least half is a row, with a rate per second of the time used;
+- a shorter last second is added to the row before;
+- operations that end in the first second after the load are added to the load's last row;
+- a longer drain is shown second by second, because a target that answers this late is a finding.
+
+Every operation is in exactly one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, floor
+
+from common.metrics.intervals import merge_counts
+from common.plan.timeline import Leg
+from common.units import NS_PER_S
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.backlog import Backlog
+from coordinator.analysis.tallies import Busy, Second
+
+OWN_ROW_S = 0.5
+"""A last second that the load used for less than this is added to the row before."""
+_WHOLE = 1e-6
+"""A load that ends this close to a whole second counts as ending with that second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSecond:
+    """One row: a second, or the load's last second with the seconds that were added. length_s: how long the load lasted
+    in the row, the divisor of its rate; 1 after the load. leg: in which the row begins. wanted_per_s: the mean rate
+    that the plan wants; None in a closed loop and after the load. backlog: operations that were due by the row's end,
+    but not sent; None if the load has no open loop. drains: the row lies after the load."""
+
+    number: int
+    length_s: float
+    second: Second
+    leg: Leg
+    wanted_per_s: float | None
+    backlog: int | None = None
+    drains: bool = False
+
+    @property
+    def ops_per_s(self) -> float:
+        """Operations done, per second of its length."""
+        return self.second.ok / self.length_s
+
+
+class ShownSeconds:
+    """The rows of a run so far. stopped_s: when the load was stopped early; used until its actual end is known."""
+
+    def __init__(self, run: Aggregate, stopped_s: float | None = None) -> None:
+        self._run = run
+        self._over = run.closed is not None or (bool(run.agents) and all(one.end for one in run.agents.values()))
+        self._end_s = _load_end_s(run, self._over, stopped_s)
+        known = max(run.seconds, default=-1)
+        self._last, self._folded = _last_row(self._end_s, known)
+        self.numbers = (*range(min(self._last, known) + 1), *range(self._folded + 1, known + 1))
+
+    def __iter__(self) -> Iterator[ShownSecond]:
+        return (self.row(number) for number in self.numbers)
+
+    @property
+    def complete(self) -> tuple[int, ...]:
+        """The rows for which every agent has reported its share."""
+        return tuple(number for number in self.numbers if number <= self._run.complete_through)
+
+    @property
+    def settled_through(self) -> int:
+        """Complete rows up to here do not change any more, unless an agent that was cut off reports its share. A later
+        row may still get the end of the load."""
+        through = self._run.complete_through
+        if self._over:
+            return through
+        if self._end_s is None:
+            return through - 1  # this row may be the last one: the end is not known in advance
+        return self._last - 1 if self._last <= through < self._folded else through
+
+    @property
+    def corrected(self) -> tuple[int, ...]:
+        """Rows that may have changed since they were settled: an agent that was cut off has reported its share, or the
+        load ended earlier than planned, and its end was added to a row."""
+        ending = {self._last} if self._over else set()
+        return tuple(
+            number
+            for number in self.complete
+            if number <= self.settled_through and (number in self._run.recovered or number in ending)
+        )
+
+    @property
+    def mean_ops_per_s(self) -> float:
+        """Operations done in all complete rows without the warmup, per second of the load."""
+        complete, legs = self.complete, self._run.line.legs
+        first = ceil(next((leg.begin_ns for leg in legs if leg.measured), 0) / NS_PER_S)
+        if not complete or complete[-1] < first:
+            return 0.0
+        until = min(complete[-1], self._last)
+        ends_s = self._end_s if until == self._last and self._end_s is not None else until + 1
+        known = range(first, (self._folded if complete[-1] == self._last else complete[-1]) + 1)
+        return sum(second.ok for number, second in self._run.seconds.items() if number in known) / (ends_s - first)
+
+    def row(self, number: int) -> ShownSecond:
+        """The row that begins with this second, one of `numbers`."""
+        line, is_last, drains = self._run.line, number == self._last, number > self._last
+        folded = range(number, self._folded + 1 if is_last else number + 1)
+        found = [second for each in folded if (second := self._run.seconds.get(each)) is not None]
+        length_s = self._end_s - number if is_last and self._end_s is not None else 1.0
+        begin_ns = number * NS_PER_S
+        end_ns = begin_ns + round(length_s * NS_PER_S)
+        legs = line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+        due = float(sum(leg.due(end_ns) - leg.due(begin_ns) for leg in legs))
+        return ShownSecond(
+            number=number,
+            length_s=length_s,
+            second=found[0] if len(found) == 1 else _as_one(found),
+            leg=legs[0],
+            wanted_per_s=due / length_s if all(leg.is_open for leg in legs) and not drains else None,
+            backlog=None if self._backlog is None else self._backlog.at(folded[-1], self._load_until_ns(end_ns)),
+            drains=drains,
+        )
+
+    @cached_property
+    def _backlog(self) -> Backlog | None:
+        return Backlog(self._run) if any(leg.is_open for leg in self._run.line.legs) else None
+
+    def _load_until_ns(self, end_ns: int) -> int:
+        return end_ns if self._end_s is None else min(end_ns, round(self._end_s * NS_PER_S))
+
+
+def _as_one(seconds: list[Second]) -> Second:
+    """Several seconds merged into one: counts add up, gauges of connections keep their maximum."""
+    whole = Second()
+    if any(second.sealed for second in seconds):
+        whole.sealed = max((second.sums for second in seconds), key=lambda sums: sums.open)
+    for second in seconds:
+        whole.operations += second.operations
+        whole.begun += second.begun
+        whole.ended_open += second.ended_open
+        whole.ok += second.ok
+        whole.errors += second.errors
+        whole.failures = merge_counts((whole.failures, second.failures))
+        whole.refusals = merge_counts((whole.refusals, second.refusals))
+        whole.service.add(second.service.merged)
+        whole.response.add(second.response.merged)
+        whole.loop_lag.add(second.loop_lag.merged)
+        if whole.sealed is not None:
+            continue
+        for peaks, more in ((whole.open_peaks, second.open_peaks), (whole.wanted_peaks, second.wanted_peaks)):
+            peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
+        for agent_id, busy in second.busy.items():
+            whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
+    return whole
+
+
+def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | None:
+    """When the load ended, or will end; None if that is not known."""
+    finals = [agent.end.final for agent in run.agents.values() if agent.end is not None and agent.end.final is not None]
+    if run.closed is not None:
+        end_s = run.closed.duration_s
+    elif over and finals:
+        end_s = max(final.ran_ns for final in finals) / NS_PER_S
+    elif stopped_s is not None:
+        end_s = stopped_s
+    elif run.line.end_ns is not None:
+        end_s = run.line.end_ns / NS_PER_S
+    else:
+        return None
+    end_s = float(round(end_s)) if abs(end_s - round(end_s)) < _WHOLE else end_s
+    return end_s if end_s > 0 else None
+
+
+def _last_row(end_s: float | None, known: int) -> tuple[int, int]:
+    """(the last row of the load, the last second that is added to that row). known: the last second with data."""
+    if end_s is None:
+        return known, known
+    return max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0), ceil(end_s)

@@ -1,0 +1,92 @@
+"""Whether the target was lost during a run and did not come back. Pure; decided once, at the end of the load.
+
+A target is lost if no operation succeeds from some second until the end of the load, although some are tried. This
+alone may be a hiccup right before the end, or a load with few operations. So one of these must be true as well:
+
+- The target is gone: it does not answer the coordinator after the load, but did before. In a cluster only one of many
+  nodes may be gone, so at least `ENOUGH_FAILED` operations must have failed too.
+- The loss lasted for at least `LONG_S` and a tenth of the load, and at least `ENOUGH_FAILED` operations failed in this
+  time. This finds a target that hangs, or that refuses everything (READONLY, OOM, CLUSTERDOWN, LOADING), but still
+  answers the coordinator. In a cluster whose nodes answer, only error replies count: other failures are those of a node
+  that is down, and they may hold up all workers of a small load.
+
+If nothing succeeded in the whole run, the target is lost only if it is gone; otherwise the result is invalid, see
+`coordinator.analysis.verdict`. Errors of the client's own (no free client instance or connection, a value that does not
+fit) do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from common.metrics.intervals import merge_counts
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.tallies import Second
+from coordinator.core.records import ServerCounted, When
+
+LONG_S = 3.0
+LONG_SHARE = 0.1
+ENOUGH_FAILED = 5
+OWN_ERRORS = frozenset({"CheckoutTimeout", "MaxConnectionsError", "DataMismatch"})
+"""Errors that the client or the plan causes, not the target."""
+CUT_SHORT = "CutShort"
+"""How operations end that the end of the run found waiting: evidence only where the target is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLoss:
+    """last_second: the last second with a success, -1 without any. load_s: how long the load lasted. failures,
+    refusals: errors after that second by class, without a reply and with an error reply."""
+
+    last_second: int
+    load_s: float
+    failures: dict[str, int]
+    refusals: dict[str, int]
+
+    @property
+    def sentence(self) -> str:
+        """A sentence without its full stop, for `run.reason`."""
+        counts = sorted((self.failures | self.refusals).items(), key=lambda item: -item[1])
+        kinds = ", ".join(f"{name} {count:,}" for name, count in counts[:3])
+        when = f"second {self.last_second} of {ceil(self.load_s)}"
+        if self.last_second < 0:
+            return f"the target did not answer a single operation: {kinds}"
+        if sum(self.refusals.values()) > sum(self.failures.values()):
+            return f"the target refused every operation after {when}: {kinds}"
+        return f"the target was lost in {when} and did not come back: {kinds}"
+
+
+def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> TargetLoss | None:
+    """How the target was lost, or None. after: the reading of its counters after the load."""
+    last = max((number for number, second in run.seconds.items() if second.ok), default=-1)
+    later = {number: second for number, second in run.seconds.items() if number > last}
+    before = run.readings.get(When.BEFORE)
+    gone = after is not None and after.unreachable and not (before is not None and before.unreachable)
+    is_cluster = run.opened is not None and run.opened.target.topology == "cluster"
+    if gone and not is_cluster and not _failures(later.values()) and last == max(run.seconds, default=-1):
+        # The target was lost in the last second, after a success in the same second.
+        later = {last: run.seconds[last]} if last >= 0 else {}
+    failures, refusals = _failures(later.values()), _refusals(later.values())
+    if gone:
+        lost = sum(failures.values()) >= (ENOUGH_FAILED if is_cluster else 1)
+    else:
+        within = [second for number, second in later.items() if number < load_s]
+        tried = _refusals(within) if is_cluster else _failures(within) | _refusals(within)
+        failed = sum(count for name, count in tried.items() if name != CUT_SHORT)
+        lost = last >= 0 and failed >= ENOUGH_FAILED and load_s - last - 1 >= max(LONG_S, LONG_SHARE * load_s)
+    return TargetLoss(last, load_s, failures, refusals) if lost else None
+
+
+def _failures(seconds: Iterable[Second]) -> dict[str, int]:
+    return _others(merge_counts(second.failures for second in seconds))
+
+
+def _refusals(seconds: Iterable[Second]) -> dict[str, int]:
+    return _others(merge_counts(second.refusals for second in seconds))
+
+
+def _others(counts: dict[str, int]) -> dict[str, int]:
+    """The counts without errors that say nothing about the target."""
+    return {name: count for name, count in counts.items() if name not in OWN_ERRORS and count}

@@ -1,0 +1,59 @@
+"""The state of a run whose journal has no end: what happened to its coordinator, how far the run had come, and how to
+go on. Pure.
+
+    the journal ends with          the run had come to
+    RunOpened                      the first reading of the counters: no load yet, it can only be started again
+    RunStarted, frames             the load
+    the last agent's AgentNoted    the second reading of the counters
+    ServerCounted(after)           the deletion of its keys, if the plan wants it, or else its last record
+    CleanedUp                      its last record
+
+A coordinator that still runs has the journal locked, and one that failed has written why. Otherwise the coordinator was
+killed, its machine went down, or its disk was full; the journal looks the same.
+"""
+
+from __future__ import annotations
+
+from common.plan.schema import CleanUp
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.core.records import When
+
+
+def unfinished(run: Aggregate) -> str:
+    """One sentence without its full stop; "" for a run that has ended, and for one without its first record."""
+    if run.closed is not None or run.opened is None:
+        return ""
+    where, advice = _where(run), _advice(run)
+    if run.is_running:
+        return f"the run has not ended: it is {where}"
+    if run.failed is not None:
+        return f"the coordinator failed {where}: {run.failed.reason}{advice}"
+    return (
+        f"the coordinator ended {where}; its journal gives no reason: it was killed, its machine went down, or its "
+        f"disk was full{advice}"
+    )
+
+
+def _where(run: Aggregate) -> str:
+    if run.started is None:
+        return "before the start, without any load so far"
+    pending = [agent.facts.agent_id for agent in run.agents.values() if agent.end is None]
+    if pending:
+        reached = max(run.seconds, default=None)
+        so_far = "before its agents had reported any results" if reached is None else f"reported up to second {reached}"
+        stop = f", which was being stopped ({run.load_stop.reason})" if run.load_stop else ""
+        return f"during the load ({so_far}){stop}"
+    if When.AFTER not in run.readings:
+        return "after the load, before the server's counters were read again"
+    wants_clean_up = run.opened is not None and run.opened.plan.workload.clean_up is not CleanUp.NONE
+    if wants_clean_up and run.cleaned is None:
+        return "after the load, while the plan's keys were deleted: some may be left"
+    return "after the load, before its end was recorded"
+
+
+def _advice(run: Aggregate) -> str:
+    assert run.opened is not None
+    if run.started is None:
+        return "; start the run again"
+    resume = f"coordinator start --resume {run.opened.run_id}"
+    return f"; `{resume}` collects the results that its agents kept, and ends the run"

@@ -1,0 +1,322 @@
+"""Can the numbers of a run be trusted? A list of rules, each a sentence with figures when it is broken.
+
+    trusted   nothing speaks against the numbers
+    suspect   they are exact, but may not mean what they seem to, or could not be checked in full
+    invalid   they are wrong, or there are none: exit code 7
+
+A rule looks at the evidence alone; what went wrong on the server's side (errors, slow replies) is a result, no
+reason for distrust.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from common.plan.schema import Arrivals
+from common.units import counted
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.generator import BUSY_SHARE, limit_findings
+from coordinator.analysis.ledger import Ledger
+from coordinator.analysis.leg_results import StageResult, stage_results
+from coordinator.analysis.tallies import AgentTally
+from coordinator.analysis.unassigned_shares import uncarried, uncarried_clause, uncarried_sentence
+from coordinator.analysis.unfinished_run import unfinished
+from coordinator.analysis.unopened_connections import unopened_finding
+from coordinator.analysis.unsent_causes import unsent_cause
+from coordinator.report.preparation_text import preload_finding
+
+UNSENT_SHARE = 0.001
+START_SKEW_MS = 100.0
+CLOCK_ERROR_MS = 50.0
+LOOP_LAG_MS = 1000.0
+RATE_ACHIEVED = 0.99
+_NAMED = 5
+
+
+class Level(enum.Enum):
+    """How far the numbers of a run can be trusted."""
+
+    TRUSTED = "trusted"
+    SUSPECT = "suspect"
+    INVALID = "invalid"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The worst level of all broken rules, and a sentence for each of them, the worst first."""
+
+    level: Level
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the rules look at."""
+
+    run: Aggregate
+    ledger: Ledger
+    stages: tuple[StageResult, ...]
+
+    @property
+    def measured(self) -> list[StageResult]:
+        """The stages that are reported."""
+        return [stage for stage in self.stages if stage.leg.measured]
+
+    @property
+    def agents(self) -> list[AgentTally]:
+        """Everybody who took part."""
+        return list(self.run.agents.values())
+
+    @property
+    def ok(self) -> int:
+        """Operations done, in all stages."""
+        return sum(stage.tally.ok for stage in self.stages)
+
+
+Rule = Callable[[Evidence], Iterator[str]]
+
+
+def judge(run: Aggregate, ledger: Ledger) -> Verdict:
+    """Hold every rule against a run."""
+    evidence = Evidence(run, ledger, stage_results(run, ledger))
+    findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
+    worst = Level.TRUSTED
+    for level in (Level.SUSPECT, Level.INVALID):
+        worst = level if any(found is level for found, _ in findings) else worst
+    return Verdict(level=worst, reasons=tuple(reason for _, reason in findings))
+
+
+def _nothing_done(evidence: Evidence) -> Iterator[str]:
+    ended = sum(stage.tally.operations for stage in evidence.measured)
+    if not ended:
+        yield "No operation came to an end."
+    elif not any(stage.tally.ok for stage in evidence.measured):
+        yield f"Not one operation was done: all {ended:,} ended in an error."
+
+
+def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
+    # (agent, what it reported, what its frames hold)
+    short = [
+        (agent.facts.agent_id, agent.end.final.counted, agent.counted)
+        for agent in evidence.agents
+        if agent.end and agent.end.final and agent.end.final.counted != agent.counted
+    ]
+    if not short:
+        return
+    who = (
+        f"Agent {short[0][0]}" if len(short) == 1 else f"{len(short)} agents ({_listed(name for name, _, _ in short)})"
+    )
+    reported, held = counted(sum(said for _, said, _ in short), "operation"), sum(held for _, _, held in short)
+    yield f"{who} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames hold {held:,}."
+
+
+def _never_ended(evidence: Evidence) -> Iterator[str]:
+    finals = [agent.end.final for agent in evidence.agents if agent.end and agent.end.final]
+    whole = len(finals) == len(evidence.agents) and all(final.drained and not final.processes_lost for final in finals)
+    ledger = evidence.ledger
+    if whole and ledger.issued != ledger.counted:
+        yield f"Workers began {counted(ledger.issued, 'operation')}, but {ledger.counted:,} came to an end."
+
+
+def _server_did_less(evidence: Evidence) -> Iterator[str]:
+    calls = evidence.ledger.server_calls
+    if calls is not None and calls < evidence.ok:
+        done = f"{counted(evidence.ok, 'operation')} {'was' if evidence.ok == 1 else 'were'}"
+        yield f"{done} counted as done, but the server counted only {counted(calls, 'call')}."
+
+
+def _unaccounted(evidence: Evidence) -> Iterator[str]:
+    ledger = evidence.ledger
+    if not ledger.unaccounted or ledger.server_calls is None:
+        return
+    room = f" (of which {ledger.uncertain:,} may or may not have reached it)" if ledger.uncertain else ""
+    somebody_died = any(not agent.finished for agent in evidence.agents) or bool(evidence.run.workers_lost)
+    cause = "what was lost with a process was never reported" if somebody_died else "was anybody else using it?"
+    yield (
+        f"{counted(ledger.unaccounted, 'operation')} {'is' if ledger.unaccounted == 1 else 'are'} unaccounted for: "
+        f"workers began {ledger.issued:,}{room}, the server counted "
+        f"{counted(ledger.server_calls, 'call')}; {cause}"
+    )
+
+
+def _share_uncarried(evidence: Evidence) -> Iterator[str]:
+    if sentence := uncarried_sentence(evidence.run):
+        yield sentence
+
+
+def _server_not_read(evidence: Evidence) -> Iterator[str]:
+    if evidence.ledger.note:
+        yield f"The server's own count could not be compared: {evidence.ledger.note}."
+
+
+def _never_closed(evidence: Evidence) -> Iterator[str]:
+    if why := unfinished(evidence.run):
+        yield f"{why[:1].upper()}{why[1:]}. This is what was accepted until then."
+
+
+def _agents_lost(evidence: Evidence) -> Iterator[str]:
+    lost = [agent for agent in evidence.agents if agent.end is not None and not agent.finished]
+    if lost:
+        names = _listed(agent.facts.agent_id for agent in lost)
+        kept = sum(agent.counted for agent in lost)
+        yield (
+            f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the {counted(kept, 'operation')} "
+            "reported until then count, what was done after that is unknown."
+        )
+
+
+def _workers_lost(evidence: Evidence) -> Iterator[str]:
+    noted = len(evidence.run.workers_lost)
+    said = sum(agent.end.final.processes_lost for agent in evidence.agents if agent.end and agent.end.final)
+    if lost := max(noted, said):
+        yield f"{counted(lost, 'worker process')} died during the run; operations not yet reported are lost."
+
+
+def _not_drained(evidence: Evidence) -> Iterator[str]:
+    cut = [a.facts.agent_id for a in evidence.agents if a.end and a.end.final and not a.end.final.drained]
+    if cut:
+        yield f"Workers of {_listed(cut)} were cut off while operations were in flight."
+
+
+def _generator_busy(evidence: Evidence) -> Iterator[str]:
+    yield from limit_findings(evidence.run, evidence.stages)
+
+
+def _machine_busy(evidence: Evidence) -> Iterator[str]:
+    """Agents on one machine measure the same: each machine counts once, by its busiest measurement."""
+    busy: dict[str, float] = {}
+    agents: dict[str, list[str]] = {}
+    for agent in evidence.agents:
+        percent = agent.end.host_cpu_percent_mean if agent.end else None
+        if percent is not None and percent >= 100 * BUSY_SHARE:
+            host = agent.facts.host
+            busy[host] = max(percent, busy.get(host, 0.0))
+            agents.setdefault(host, []).append(agent.facts.agent_id)
+    if not busy:
+        return
+    if len(busy) == 1:
+        [(host, percent)] = busy.items()
+        on_it = agents[host]
+        whose = f"of agent {on_it[0]}" if len(on_it) == 1 else f"{host}, of {len(on_it)} agents,"
+        found = f"The machine {whose} was {percent:.0f}% busy on all its cores"
+    else:
+        listed = _listed(f"{host} {percent:.0f}%" for host, percent in busy.items())
+        found = f"{len(busy)} machines were busy on all their cores ({listed})"
+    yield f"{found}: the generator, or what shares the machine with it, may have been the limit."
+
+
+def _loop_held_up(evidence: Evidence) -> Iterator[str]:
+    worst = max((agent.end.lag_ms_max for agent in evidence.agents if agent.end), default=0.0)
+    if worst > LOOP_LAG_MS:
+        yield f"An agent's own loop was held up for {worst:,.0f} ms: its machine was overloaded or suspended."
+
+
+def _started_apart(evidence: Evidence) -> Iterator[str]:
+    skews_ms = [abs(a.end.final.start_skew_ns) / 1e6 for a in evidence.agents if a.end and a.end.final]
+    if skews_ms and max(skews_ms) > START_SKEW_MS:
+        worst_ms = max(skews_ms)
+        yield f"An agent started {worst_ms:,.0f} ms off its first intended send time (limit {START_SKEW_MS:.0f} ms)."
+
+
+def _clocks_apart(evidence: Evidence) -> Iterator[str]:
+    errors_ms = {
+        agent.facts.agent_id: agent.end.clock_rtt_us / 2e3
+        for agent in evidence.agents
+        if agent.end and agent.end.clock_rtt_us is not None and agent.end.clock_rtt_us / 2e3 > CLOCK_ERROR_MS
+    }
+    if not errors_ms:
+        return
+    worst_ms = max(errors_ms.values())
+    if len(errors_ms) == 1:
+        found = f"The clock of agent {_listed(errors_ms)} is known to within {worst_ms:,.0f} ms only, so its seconds"
+    else:
+        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known to within {worst_ms:,.0f} ms "
+        found += "only, so their seconds"
+    yield f"{found} may be shifted against those of other agents."
+
+
+def _rate_missed(evidence: Evidence) -> Iterator[str]:
+    plan = evidence.run.opened.plan if evidence.run.opened else None
+    by_chance = plan is not None and plan.load.arrivals is Arrivals.POISSON
+    several = len(evidence.measured) > 1
+    for stage in evidence.measured:
+        # A Poisson process is off by more than four standard deviations once in 30,000 runs.
+        chance = 4 * stage.wanted**0.5 if by_chance else 1.0
+        if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
+            mean = " in the mean" if stage.leg.is_ramp else ""
+            of = f" of {stage.leg.name}" if several else ""
+            # The sentence on unsent operations names the cause already.
+            cause = "" if _many_unsent(evidence) else _cause_of_missing(evidence, stage)
+            yield (
+                f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
+                f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%}){': ' * bool(cause)}{cause}."
+            )
+
+
+def _cause_of_missing(evidence: Evidence, stage: StageResult) -> str:
+    """Why a stage missed its rate: for want of an agent, if that explains half of what is missing."""
+    number = evidence.stages.index(stage)
+    shares = [share for share in uncarried(evidence.run) if share.due[number]]
+    missed = sum(share.due[number] for share in shares)
+    if missed and 2 * missed >= stage.wanted - stage.in_time:
+        return uncarried_clause(shares)
+    return unsent_cause(evidence.run, [stage])
+
+
+def _unsent(evidence: Evidence) -> Iterator[str]:
+    if unsent := _many_unsent(evidence):
+        cause = unsent_cause(evidence.run, evidence.measured)
+        why = f": {cause}" if cause else " (see errors and response time)"
+        yield f"{unsent:,} operations were due, but were never sent{why}."
+
+
+def _many_unsent(evidence: Evidence) -> int:
+    """How many operations were never sent; 0 if they are too few to report."""
+    unsent = sum(stage.tally.unsent for stage in evidence.measured)
+    issued = sum(stage.issued for stage in evidence.measured)
+    # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
+    threads = evidence.run.opened.threads_total if evidence.run.opened else 0
+    return unsent if unsent > max(threads, UNSENT_SHARE * issued) else 0
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names and how many more there are, because a fleet may have hundreds."""
+    every = list(names)
+    more = len(every) - _NAMED
+    return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _connections_missing(evidence: Evidence) -> Iterator[str]:
+    yield from unopened_finding(evidence.run)
+
+
+def _keys_missing(evidence: Evidence) -> Iterator[str]:
+    yield from preload_finding(evidence.run)
+
+
+RULES: tuple[tuple[Level, Rule], ...] = (
+    (Level.INVALID, _nothing_done),
+    (Level.INVALID, _frames_incomplete),
+    (Level.INVALID, _never_ended),
+    (Level.INVALID, _server_did_less),
+    (Level.SUSPECT, _never_closed),
+    (Level.SUSPECT, _agents_lost),
+    (Level.SUSPECT, _share_uncarried),
+    (Level.SUSPECT, _workers_lost),
+    (Level.SUSPECT, _not_drained),
+    (Level.SUSPECT, _unaccounted),
+    (Level.SUSPECT, _server_not_read),
+    (Level.SUSPECT, _keys_missing),
+    (Level.SUSPECT, _connections_missing),
+    (Level.SUSPECT, _generator_busy),
+    (Level.SUSPECT, _machine_busy),
+    (Level.SUSPECT, _loop_held_up),
+    (Level.SUSPECT, _started_apart),
+    (Level.SUSPECT, _clocks_apart),
+    (Level.SUSPECT, _rate_missed),
+    (Level.SUSPECT, _unsent),
+)
+"""The worst first."""

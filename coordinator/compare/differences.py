@@ -1,0 +1,204 @@
+"""From the summaries of runs to what the client library costs: `build_comparison`. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from common.errors import EXIT_OK
+from common.plan.schema import Driver, Plan
+from coordinator.compare.comparison_types import (
+    COMPARISON_FORMAT,
+    ComparedLoad,
+    ComparedPools,
+    ComparedRun,
+    Comparison,
+    Cost,
+    LatencyKind,
+    LatencyPairs,
+    Pair,
+    RunLatency,
+    Spread,
+    SpreadKind,
+)
+from coordinator.compare.wire_plan import at_once
+from coordinator.core.records import Outcome
+from coordinator.report.summary_types import Quantiles, Stats, Summary
+
+QUARTILES_FROM = 4
+"""So many rounds have quartiles; of fewer, every value is within the range that is told."""
+
+Figure = Callable[[Summary], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Conducted:
+    """A run that has ended. round: counted from 1."""
+
+    round: int
+    driver: Driver
+    exit_code: int
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a comparison before its first run. plan: as the client driver runs it."""
+
+    id: str
+    started_at: str
+    plan: Plan
+    rounds_wanted: int
+
+
+def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, reason: str) -> Comparison:
+    """What the runs so far say, at least one. Only rounds count in which both drivers came to their end."""
+    first = runs[0].summary
+    kind = LatencyKind.RESPONSE if first.load.model == "open" else LatencyKind.SERVICE
+    rounds = _whole_rounds(runs)
+    return Comparison(
+        format=COMPARISON_FORMAT,
+        id=head.id,
+        started_at=head.started_at,
+        outcome=outcome,
+        reason=reason,
+        rounds_wanted=head.rounds_wanted,
+        rounds=len(rounds),
+        spread=SpreadKind.RANGE if len(rounds) < QUARTILES_FROM else SpreadKind.QUARTILES,
+        target=first.target,
+        load=ComparedLoad(
+            model=first.load.model,
+            arrivals=first.load.arrivals,
+            target_rate_per_s=first.load.target_rate_per_s,
+            wanted_rate_per_s=first.load.wanted_rate_per_s,
+            latency=kind,
+        ),
+        pools={
+            group.name: ComparedPools(
+                threads_per_pool=group.threads_per_pool,
+                client_instances_per_pool=group.client_instances_per_pool,
+                at_once_per_pool=at_once(group),
+            )
+            for group in head.plan.pools
+        },
+        totals=_cost(rounds, lambda summary: summary.totals, kind, _cpu),
+        commands=_commands(rounds, kind),
+        runs=tuple(_run(run, kind, rounds) for run in runs),
+        notes=tuple(_notes(first, rounds)),
+    )
+
+
+def _whole_rounds(runs: Sequence[Conducted]) -> list[tuple[Summary, Summary]]:
+    """The summaries of each round that both drivers ended well: client's, wire's."""
+    ended = {(run.round, run.driver): run.summary for run in runs if run.exit_code == EXIT_OK}
+    return [
+        (ended[number, Driver.CLIENT], ended[number, Driver.WIRE])
+        for number in sorted({number for number, _ in ended})
+        if (number, Driver.CLIENT) in ended and (number, Driver.WIRE) in ended
+    ]
+
+
+def _commands(rounds: Sequence[tuple[Summary, Summary]], kind: LatencyKind) -> dict[str, Cost]:
+    names = dict.fromkeys(name for pair in rounds for summary in pair for name in summary.commands)
+    costs = {name: _cost(rounds, partial(_command, name), kind) for name in names}
+    return {name: cost for name, cost in costs.items() if cost is not None}
+
+
+def _command(name: str, summary: Summary) -> Stats | None:
+    return summary.commands.get(name)
+
+
+def _cpu(summary: Summary) -> float | None:
+    return summary.generator.cpu_us_per_operation
+
+
+def _cost(
+    rounds: Sequence[tuple[Summary, Summary]],
+    of: Callable[[Summary], Stats | None],
+    kind: LatencyKind,
+    cpu: Figure = lambda _: None,
+) -> Cost | None:
+    """None where no round has it with both drivers."""
+
+    def latency(at: Callable[[Quantiles], float]) -> Pair | None:
+        return _pair(rounds, lambda summary: _of_latency(of(summary), kind, at))
+
+    ops_per_s = _pair(rounds, lambda summary: stats.ops_per_s if (stats := of(summary)) else None)
+    if ops_per_s is None:
+        return None
+    p50, p99, p99_9 = latency(lambda q: q.p50), latency(lambda q: q.p99), latency(lambda q: q.p99_9)
+    return Cost(
+        ops_per_s=ops_per_s,
+        cpu_us_per_operation=_pair(rounds, cpu),
+        latency_us=LatencyPairs(p50=p50, p99=p99, p99_9=p99_9) if p50 and p99 and p99_9 else None,
+    )
+
+
+def _of_latency(stats: Stats | None, kind: LatencyKind, at: Callable[[Quantiles], float]) -> float | None:
+    quantiles = None if stats is None else _latency(stats, kind)
+    return None if quantiles is None else at(quantiles)
+
+
+def _latency(stats: Stats, kind: LatencyKind) -> Quantiles | None:
+    """None where nothing was done: its zeros are no latencies."""
+    told = stats.latency_us.response if kind is LatencyKind.RESPONSE else stats.latency_us.service
+    return told if told is not None and told.count else None
+
+
+def _pair(rounds: Sequence[tuple[Summary, Summary]], figure: Figure) -> Pair | None:
+    """A figure over the rounds that have it with both drivers; None without any."""
+    both = [(a, b) for client, wire in rounds if (a := figure(client)) is not None and (b := figure(wire)) is not None]
+    if not both:
+        return None
+    return Pair(
+        client=spread([client for client, _ in both]),
+        wire=spread([wire for _, wire in both]),
+        difference=spread([client - wire for client, wire in both]),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and range of a few values, or their quartiles where there are enough."""
+    low, high = min(values), max(values)
+    if len(values) >= QUARTILES_FROM:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median=statistics.median(values), low=low, high=high)
+
+
+def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summary]]) -> ComparedRun:
+    summary = run.summary
+    quantiles = _latency(summary.totals, kind)
+    return ComparedRun(
+        id=summary.run.id,
+        round=run.round,
+        driver=run.driver.value,
+        counts=any(summary is other for pair in rounds for other in pair),
+        outcome=summary.run.outcome,
+        exit_code=run.exit_code,
+        ops_per_s=summary.totals.ops_per_s,
+        operations=summary.totals.operations,
+        errors=summary.totals.errors,
+        cpu_us_per_operation=summary.generator.cpu_us_per_operation,
+        latency_us=RunLatency(p50=quantiles.p50, p99=quantiles.p99, p99_9=quantiles.p99_9) if quantiles else None,
+        verdict=summary.verdict,
+    )
+
+
+def _notes(first: Summary, rounds: Sequence[tuple[Summary, Summary]]) -> list[str]:
+    notes, model = [], first.load.model
+    if model != "open":
+        notes.append(
+            f"{'In a closed loop' if model == 'closed' else 'In stages that are a closed loop'} each driver loads the "
+            "server as hard as it can, so these latencies are of different loads: compare them at the same one, with "
+            "--rate."
+        )
+    if first.target.topology == "cluster":
+        notes.append(
+            "In a cluster wire has that many operations under way at each primary, and client at all of them together: "
+            "a connection belongs to one node."
+        )
+    if any(_cpu(summary) is None for pair in rounds for summary in pair):
+        notes.append("CPU is not told of all runs: there was an agent of a release that does not measure it.")
+    return notes

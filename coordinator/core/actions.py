@@ -1,0 +1,125 @@
+"""What can happen to a run, and what to do about it: the vocabulary of `coordinator.core.run`, one frozen type each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.protocol.messages import Envelope
+from coordinator.core.records import AnyRecord, CleanedUp, Outcome, ServerCounted, When
+
+
+@dataclass(frozen=True, slots=True)
+class FromAgent:
+    """A message of an agent. routing_id: of the connection on which it came."""
+
+    routing_id: bytes
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAgentExited:
+    """An agent that we started on this host has ended. last_words: the last line it wrote."""
+
+    pid: int
+    host: str
+    exit_code: int
+    last_words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The server's own counters were read, as `ReadServer` asked."""
+
+    record: ServerCounted
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """The plan's keys were deleted, as `DeleteKeys` asked, or as far as it came."""
+
+    record: CleanedUp
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Ctrl-C or SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+
+Event = FromAgent | LocalAgentExited | Counted | Cleaned | Interrupted | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send on the connection of this routing id."""
+
+    routing_id: bytes
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """The connection of this routing id is this agent's. metrics: it is the one for frames."""
+
+    routing_id: bytes
+    agent_id: str
+    metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Append to the journal, before anything that follows is performed."""
+
+    record: AnyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ReadServer:
+    """Read the server's counters and come back with `Counted`."""
+
+    when: When
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteKeys:
+    """Delete the keys that the plan may have written, and come back with `Cleaned`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopDeleting:
+    """Delete no more keys; `Cleaned` says how far it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Show what is being waited for; total 0: nothing to count."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Show an event to the user. trouble: also with --quiet. of_agent: an agent caused it, so there may be any number
+    of them."""
+
+    text: str
+    trouble: bool = False
+    of_agent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is over. text: why, where it did not end as planned. outcome None: it never began."""
+
+    exit_code: int
+    text: str
+    outcome: Outcome | None
+
+
+Action = Send | Introduce | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End

@@ -1,0 +1,434 @@
+"""What a coordinator answers its agents. Pure: a message and the time in, actions out. Nothing here changes the phase.
+
+Agents are kept in step by comparing, at each of their heartbeats, the state they report with the phase: one that missed
+an order is told again. A frame is written to the journal before it is acknowledged, and only the one wanted next is
+accepted; the answer always names that one, so that a lost acknowledgement and a gap mend themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from common.errors import FleetError, TargetError
+from common.protocol.messages import (
+    AgentState,
+    Assignment,
+    Attach,
+    Attached,
+    Bye,
+    CoordinatorMessage,
+    Dismiss,
+    Envelope,
+    Failed,
+    FailureKind,
+    Final,
+    FinalAck,
+    FrameAck,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    MetricsFrame,
+    PoolShare,
+    Prepare,
+    Prepared,
+    Preparing,
+    Refused,
+    StandBy,
+    Start,
+    Stop,
+    Welcome,
+    WorkerLost,
+)
+from common.units import NS_PER_S, clipped, counted
+from coordinator.core.actions import Action, FromAgent, Introduce, Note, Send, Write
+from coordinator.core.frame_checks import AHEAD_S, FrameLimits
+from coordinator.core.outcome import Ending
+from coordinator.core.records import AgentEnd, FrameAccepted, WorkerNoted
+from coordinator.core.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry
+from coordinator.core.setup import Setup, negotiated, refusal
+from coordinator.core.shares import Shares
+from coordinator.core.transitions import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
+
+REPEAT_AFTER_NS = NS_PER_S
+AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
+"""States in which an agent's workers do what a run has them do, or are about to."""
+AT_REST = (AgentState.DONE, AgentState.IDLE)
+"""States in which all worker processes of an agent have ended, once its run has started."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Traffic that was set aside, for people who look for trouble. unproven: messages in the name of an agent, from a
+    connection on which it did not prove itself, or no longer speaks."""
+
+    stale: int = 0
+    unproven: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+    nonsense: int = 0
+
+
+@dataclass(slots=True)
+class RunState:
+    """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
+    is set. stopped_ns: when the load was stopped early. lost: agents that were lost at some time, or ended early; a
+    short list, where the registry may be a long one. failed: why an agent cannot prepare, and the exit code."""
+
+    setup: Setup
+    success_ns: int
+    phase: Phase = Phase.GATHERING
+    registry: Registry = field(default_factory=Registry)
+    counters: Counters = field(default_factory=Counters)
+    ending: Ending = field(default_factory=Ending)
+    shares: Shares | None = None
+    t0_ns: int | None = None
+    stopped_ns: int | None = None
+    lost: list[Member] = field(default_factory=list)
+    failed: tuple[str, int] | None = None
+
+
+class Conversation:
+    """Talks with the agents of one run, on the state that it shares with `coordinator.core.run`."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
+
+    def received(self, routing_id: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
+        """What to answer to a message, and what it changes."""
+        message = envelope.message
+        if isinstance(message, Hello):
+            return self._hello(routing_id, envelope, message, now_ns)
+        member = self._state.registry.speaker(routing_id, envelope)
+        if member is None:
+            # A stale one was welcomed by a coordinator before us; its hello comes when its link tells it to.
+            known = self._state.registry.find(envelope.incarnation) is not None
+            self._state.counters.unproven += known
+            self._state.counters.stale += not known
+            return []
+        if member.is_outcast:
+            self._state.counters.nonsense += 1
+            return []
+        if isinstance(message, Attach):
+            self._state.registry.attach(member, message, routing_id)
+            introduced = Introduce(routing_id, member.agent_id, metrics=True)
+            return [introduced, self.to(member, Attached(), metrics=True)]
+        actions = self._heard(member, now_ns)
+        if isinstance(message, Heartbeat):
+            return [*actions, *self._heartbeat(member, message, now_ns), *self._keep_in_step(member, now_ns)]
+        if isinstance(message, Bye):
+            return [*actions, *self._said_bye(member, clipped(message.reason), now_ns)]
+        if member.offered is not None and envelope.run_id == self._state.setup.run_id:
+            return [*actions, *self._offered(member, message, now_ns)]
+        if envelope.run_id != self._state.setup.run_id or not member.takes_part:
+            self._state.counters.stale += 1
+            return actions
+        match message:
+            case Preparing():
+                member.prepares(message, now_ns)
+            case Prepared():
+                member.is_prepared(message, now_ns)
+            case Failed():
+                actions += self._failed(member, message, now_ns)
+            case MetricsFrame():
+                actions += self._frame(member, message, now_ns)
+            case WorkerLost() if self._state.phase in TAKES_RESULTS:
+                actions += self._worker_lost(member, message)
+            case Final() if self._state.phase in TAKES_RESULTS:
+                actions += self._final(member, message, now_ns)
+            case WorkerLost() | Final():
+                self._state.counters.stale += 1
+        return actions
+
+    def after_end(self, event: FromAgent, exit_code: int, now_ns: int) -> list[Action]:
+        """What to answer while agents are seen off: those that do not seem to know of the end are dismissed again, and
+        those that come back with results deliver them."""
+        message = event.envelope.message
+        member = self._state.registry.speaker(event.routing_id, event.envelope)
+        if member is None:
+            return []
+        has_reported = self._state.t0_ns is None or not member.takes_part or member.final is not None
+        if isinstance(message, Attach | MetricsFrame):
+            return [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
+        member.routing_id = event.routing_id  # one that comes back says hello on another connection
+        if isinstance(message, Bye) or (isinstance(message, Heartbeat) and message.state is AgentState.IDLE):
+            member.seen_off = True
+            return []
+        actions = [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
+        has_results = not has_reported and member.final is None and member.state not in AT_WORK
+        return actions if has_results else [*actions, *self._dismiss(member, exit_code)]
+
+    def _heard(self, member: Member, now_ns: int) -> list[Action]:
+        member.heard_ns = now_ns
+        if not member.lost or member.gone:
+            return []
+        member.lost, member.returned_ns = False, now_ns
+        if member.end is AgentEnd.LOST:
+            member.end = None
+        return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)]
+
+    def _heartbeat(self, member: Member, heartbeat: Heartbeat, now_ns: int) -> list[Action]:
+        """Every answer renews the lease of an agent at work: it counts from when the agent sent this heartbeat."""
+        member.heartbeat(heartbeat, running=self._state.phase in UNDER_WAY)
+        if self._state.t0_ns is not None and member.takes_part and heartbeat.state in AT_REST:
+            member.rests(now_ns)
+        if member.revoked:
+            return []
+        member.renewed_ns = now_ns
+        return [self.to(member, HeartbeatReply(sent_ns=heartbeat.sent_ns, received_ns=now_ns, replied_ns=now_ns))]
+
+    def _hello(self, routing_id: bytes, envelope: Envelope, hello: Hello, now_ns: int) -> list[Action]:
+        incarnation = envelope.incarnation
+        reason, protocol = refusal(hello), negotiated(hello)
+        known = self._state.registry.find(incarnation) is not None
+        speaks = self._state.registry.speaker(routing_id, envelope) is not None if known else hello.proves(incarnation)
+        if reason is None and not speaks:
+            self._state.counters.unproven += 1
+            return []
+        if reason is None and not self._may_join(incarnation, now_ns):
+            reason = f"{counted(len(self._state.registry), 'agent')} have joined this run already"
+        if (known_member := self._state.registry.find(incarnation)) is not None and known_member.is_outcast:
+            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=known_member.gone))
+            return [Send(routing_id, refused)]
+        if reason is not None or protocol is None:
+            refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
+            note = f"refused an agent from {clipped(hello.host, LONGEST_HOST)}: {clipped(reason or '')}"
+            return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
+        member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
+        actions = [*self._heard(member, now_ns), Introduce(routing_id, member.agent_id)]
+        actions.append(self.to(member, Welcome(protocol=protocol, agent_id=member.agent_id)))
+        if not known:
+            stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE
+            text = f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}"
+            actions.append(Note(text + ", and stands by" * stands_by, of_agent=True))
+            actions += [self.stand_by(member)] if stands_by else []
+            if hello.run_id not in (None, self._state.setup.run_id):
+                held = clipped(hello.run_id or "", LONGEST_NAME)
+                text = f"agent {member.agent_id} still works for run {held}, and can take part when that has ended"
+                actions.append(Note(text, trouble=True, of_agent=True))
+        return [*actions, *self._keep_in_step(member, now_ns)]
+
+    def _may_join(self, incarnation: str, now_ns: int) -> bool:
+        registry = self._state.registry
+        return registry.find(incarnation) is not None or registry.has_room(self._state.setup.expected, now_ns)
+
+    def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
+        """Tell an agent again what it seems to have missed, at most once a second."""
+        if now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
+            return []
+        if not member.takes_part:
+            return self._keep_standby_in_step(member, now_ns)
+        is_over = self._state.phase in OVER_BUT_OPEN or member.revoked or member.share_lost
+        if is_over and member.state in AT_WORK and member.final is None:
+            # It was lost, and is heard again: its load must not go on while keys are counted and deleted, or another
+            # agent has its share.
+            reason = member.gone or ("its share is lost" if member.share_lost else "the run is over")
+            return self.order(member, Stop(drain=False, reason=reason), now_ns)
+        if member.end is not None:
+            return []
+        match self._state.phase, member.state:
+            case Phase.PREPARING, AgentState.IDLE:
+                member.prepared = False  # it gave its share up, perhaps without a word that reached us
+                return self.order(member, self.prepare_order(member), now_ns)
+            case Phase.PREPARING, AgentState.PREPARED if not member.prepared:
+                return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
+            case Phase.RUNNING, AgentState.PREPARED:
+                return self.order(member, self.start_order(member), now_ns)
+            case (
+                (Phase.DRAINING | Phase.COLLECTING),
+                (AgentState.PREPARING | AgentState.PREPARED | AgentState.RUNNING),
+            ):
+                return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
+            case ((Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING), AgentState.IDLE):
+                member.gone = "it gave its share up"
+                return self.lose(member, member.gone)
+        return []
+
+    def _keep_standby_in_step(self, member: Member, now_ns: int) -> list[Action]:
+        """The same for one that has no share, but may prepare one."""
+        if member.offered is None or self._state.phase is not Phase.RUNNING:
+            if member.state in (AgentState.PREPARING, AgentState.PREPARED) and self._state.phase is not Phase.GATHERING:
+                return self.order(member, Stop(drain=False, reason="the share goes to another agent"), now_ns)
+            return []
+        if member.state is AgentState.IDLE or (member.state is AgentState.PREPARED and not member.prepared):
+            member.prepared = False
+            return self.order(member, self.prepare_order(member), now_ns)
+        return []
+
+    def _offered(self, member: Member, message: object, now_ns: int) -> list[Action]:
+        """What an agent says that prepares to take a share over."""
+        match message:
+            case Preparing():
+                member.prepares(message, now_ns)
+            case Prepared():
+                member.is_prepared(message, now_ns)
+            case Failed():
+                lost, reason = member.offered_by, clipped(message.reason)
+                member.declines(now_ns)
+                text = f"agent {member.agent_id} cannot take over the share of {lost}: {reason}"
+                return [Note(text, trouble=True, of_agent=True)]
+        return []
+
+    def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
+        member.gone = f"it said goodbye: {reason}"
+        member.rests(now_ns)  # it ends its worker processes before it leaves
+        if member.end is None and member.takes_part:
+            return self.lose(member, member.gone)
+        if not member.takes_part:
+            self._state.registry.leave(member.incarnation)
+            return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
+        return []
+
+    def _failed(self, member: Member, failed: Failed, now_ns: int) -> list[Action]:
+        reason = clipped(failed.reason)
+        text = f"agent {member.agent_id} on {member.host}: {reason}"
+        if self._state.phase in UNDER_WAY:
+            member.gone = reason
+            member.rests(now_ns)  # it ends its worker processes before it says so
+            return self.lose(member, reason)
+        code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
+        self._state.failed = (text, code)
+        return []
+
+    def _frame(self, member: Member, frame: MetricsFrame, now_ns: int) -> list[Action]:
+        """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
+        learns of an acknowledgement that was lost, and of a gap."""
+        actions: list[Action] = []
+        if frame.seq == member.next_seq and self._state.phase in TAKES_RESULTS and member.final is None:
+            if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
+                return self._cast_out(member, problem)
+            member.next_seq += 1
+            actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
+            if any(c.ok for part in frame.intervals for pool in part.pools.values() for c in pool.commands.values()):
+                self._state.success_ns = now_ns
+        elif frame.seq < member.next_seq:
+            self._state.counters.duplicates += 1
+        else:
+            self._state.counters.gaps += 1
+        return [*actions, self.to(member, FrameAck(next_seq=member.next_seq), metrics=True)]
+
+    def _limits_of(self, member: Member) -> FrameLimits:
+        is_dealt = self._state.shares is not None and member.takeover is None
+        pools = self._share_of(member).pools if is_dealt else member.dealt
+        known = self._limits.get(member.incarnation)
+        if known is None or known[0] is not pools:
+            known = self._limits[member.incarnation] = pools, FrameLimits.of(self._state.setup.plan, pools)
+        return known[1]
+
+    def _elapsed_ns(self, now_ns: int) -> int | None:
+        """Since the start instant; None before it, and in a run that is resumed after a reboot of this host."""
+        elapsed_ns = now_ns - self._state.t0_ns if self._state.t0_ns is not None else -1
+        return elapsed_ns if elapsed_ns >= 0 else None
+
+    def _cast_out(self, member: Member, problem: str) -> list[Action]:
+        """An agent that sent what none of this run can is not listened to any more. Its load stops at once, or when its
+        lease is over, because nobody answers it."""
+        member.is_outcast = True
+        member.gone = f"it sent invalid data: {problem}"
+        self._state.counters.nonsense += 1
+        stop = self.to(member, Stop(drain=False, reason=member.gone))
+        return [*self.lose(member, member.gone), stop]
+
+    def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
+        if lost.process in member.workers_lost or lost.process >= member.processes:
+            self._state.counters.nonsense += lost.process >= member.processes
+            return []
+        member.workers_lost.add(lost.process)
+        reason = clipped(lost.reason) or f"worker process {lost.process} ended"
+        self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
+        noted = WorkerNoted(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
+        return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]
+
+    def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
+        """Final counts once all its frames are in the journal; until then the agent repeats it."""
+        member.rests(now_ns)
+        if member.final is None:
+            if final.next_seq != member.next_seq:
+                return []
+            elapsed_ns = self._elapsed_ns(now_ns)
+            if elapsed_ns is not None and final.ran_ns > elapsed_ns + AHEAD_S * NS_PER_S:
+                ran_s, elapsed_s = final.ran_ns / NS_PER_S, elapsed_ns / NS_PER_S
+                return self._cast_out(member, f"it ran for {ran_s:,.0f} s, but the run began {elapsed_s:,.0f} s ago")
+            if final.processes_lost > member.processes:
+                lost = counted(final.processes_lost, "worker process")
+                return self._cast_out(member, f"it lost {lost}, but has {member.processes}")
+            final = msgspec.structs.replace(final, reason=clipped(final.reason))
+            member.final, member.end, member.released = final, AgentEnd.FINISHED, True
+            stopped = self._state.stopped_ns is not None
+            if final.reason:
+                self.has_lost(member)
+            lost_before = len(member.workers_lost)
+            self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
+            return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
+        member.released = True
+        return [self.to(member, FinalAck())]
+
+    def lose(self, member: Member, why: str) -> list[Action]:
+        """An agent is not heard any more. It is written down while load may be running, and it may come back."""
+        if member.end is not None:
+            return []
+        member.lost = True
+        if not member.takes_part or self._state.phase not in UNDER_WAY:
+            return []
+        member.end = AgentEnd.LOST
+        self.has_lost(member)
+        return [
+            Write(member.noted(AgentEnd.LOST, why)),
+            Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
+        ]
+
+    def has_lost(self, member: Member) -> None:
+        """Its share may be without an agent."""
+        if all(other is not member for other in self._state.lost):
+            self._state.lost.append(member)
+
+    def revoke(self, member: Member, why: str) -> list[Action]:
+        """Give up on an agent that is heard: without answers its lease runs out, and it is fenced."""
+        member.gone, member.revoked = why, True
+        return self.lose(member, why)
+
+    # -- what agents are told
+
+    def prepare_order(self, member: Member) -> Prepare:
+        """The agent's share, or the one that it is offered."""
+        assignment = member.offered or self._share_of(member)
+        return Prepare(assignment=assignment, plan_hash=self._state.setup.plan_hash)
+
+    def _share_of(self, member: Member) -> Assignment:
+        assert self._state.shares is not None
+        return self._state.shares.assignments[member.agent_id]
+
+    def start_order(self, member: Member) -> Start:
+        """The start instant, and where a share goes on that another agent had before."""
+        assert self._state.t0_ns is not None
+        return Start(t0_ns=self._state.t0_ns, takeover=member.takeover)
+
+    def stand_by(self, member: Member) -> Send:
+        """Say that the run does not need this agent for now."""
+        return self.to(member, StandBy())
+
+    def order(self, member: Member, order: CoordinatorMessage, now_ns: int) -> list[Action]:
+        """Tell an agent what to do; it is told again when a heartbeat shows that it missed it."""
+        member.order_sent_ns = now_ns
+        return [self.to(member, order)]
+
+    def to(self, member: Member, message: CoordinatorMessage, *, metrics: bool = False) -> Send:
+        """A message to an agent, on its control connection or on its metrics connection."""
+        envelope = Envelope(run_id=self._state.setup.run_id, incarnation=member.incarnation, message=message)
+        return Send(member.metrics_id if metrics else member.routing_id, envelope)
+
+    def dismiss_all(self, exit_code: int) -> list[Action]:
+        """The run has ended: every agent may leave, also one that is written off."""
+        return [action for member in self._state.registry for action in self._dismiss(member, exit_code)]
+
+    def _dismiss(self, member: Member, exit_code: int) -> list[Action]:
+        # An acknowledgement may have been lost with an earlier connection: without it, the agent would take its results
+        # for lost.
+        acknowledged = [self.to(member, FinalAck())] if member.final is not None else []
+        return [*acknowledged, self.to(member, Dismiss(exit_code=exit_code))]
+
+    def to_all(self, message: CoordinatorMessage) -> list[Action]:
+        """A message to every agent, also to those that are written off: they may hear it all the same."""
+        return [self.to(member, message) for member in self._state.registry]

@@ -1,0 +1,154 @@
+"""Checks the frames of agents. Pure.
+
+A frame is checked against two things. When a journal is read, against what every run has (`check_frame`): the fold must
+not fail, and must not grow beyond what a run can be. Before a frame is accepted, also against this run and the agent's
+share of it (`FrameLimits`): seconds that have passed, pools of the share, commands of the plan. An agent that sends
+anything else is hostile or broken, so its later messages are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from common.commands import planned_commands
+from common.errors import ProtocolError
+from common.metrics.histogram import check_histograms
+from common.metrics.intervals import (
+    MAX_NAME_LENGTH,
+    MAX_NAMES,
+    CommandMetrics,
+    IntervalMetrics,
+    PoolMetrics,
+    histograms_of,
+)
+from common.plan.schema import Plan
+from common.plan.timeline import Timeline, timeline
+from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
+from common.units import NS_PER_S, listed, show
+
+LAST_SECOND = 100 * 86_400
+"""Latest second of a run that a frame may speak of: a hundred days."""
+MOST_VALUES = 1 << 36
+"""Most values of one kind in an interval: more than any agent measures in the five minutes that it may merge, and few
+enough that all frames a coordinator can take add up within 63 bits."""
+AHEAD_S = 60
+"""How far an agent's seconds may be ahead of our clock, and after the planned end and the drain."""
+FRAMES_AT_ONCE, FRAMES_PER_S = 1_000, 64
+"""An agent sends a frame a second, and the frames that it could not send before; with very many commands, some tens
+a second."""
+
+
+def check_frame(frame: MetricsFrame, stages: int) -> None:
+    """Raises ProtocolError for a frame that speaks of seconds which no run has, of a stage beyond this number, or of
+    more values than any agent can have measured."""
+    spans = [(interval.first, interval.last) for interval in frame.intervals]
+    for first, last in (*spans, (0, max(frame.through, 0))):
+        if not 0 <= first <= last <= LAST_SECOND:
+            raise ProtocolError(f"frame {frame.seq}: expected seconds within 0..{LAST_SECOND}, got {first}..{last}")
+    for interval in frame.intervals:
+        if interval.stage >= stages:
+            raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
+        if (most := max([histogram.count for histogram in histograms_of(interval)], default=0)) > MOST_VALUES:
+            raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
+
+
+def check_sums(frame: MetricsFrame) -> None:
+    """Raises ProtocolError for a frame whose histograms contradict themselves: those of agents are checked as they are
+    decoded, many frames at once."""
+    try:
+        check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))
+    except ValueError as error:
+        raise ProtocolError(f"frame {frame.seq}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLimits:
+    """What the frames of one agent may contain. pools, commands: their names."""
+
+    pools: frozenset[str]
+    commands: frozenset[str]
+    line: Timeline
+    drain_s: float
+
+    @classmethod
+    def of(cls, plan: Plan, dealt: Iterable[PoolShare]) -> Self:
+        """Those of an agent that was dealt these pools."""
+        return cls(
+            pools=frozenset(plan.pools[share.group].name for share in dealt),
+            commands=frozenset(planned.template.name for planned in planned_commands(plan.workload)),
+            line=timeline(plan.load),
+            drain_s=float(plan.fleet.drain_s),
+        )
+
+    def objection(self, frame: MetricsFrame, elapsed_ns: int | None) -> str:
+        """Why no agent of this run with this share sends this frame; "" if one can. elapsed_ns: since the start
+        instant, None if that is not known."""
+        try:
+            check_frame(frame, len(self.line.legs))
+        except ProtocolError as error:
+            return str(error)
+        latest, most_frames = self._latest_second(elapsed_ns), self._most_frames(elapsed_ns)
+        named = max([frame.through, *(interval.last for interval in frame.intervals)])
+        if named > latest:
+            return f"frame {frame.seq}: expected seconds up to {latest:,} by now, got {named:,}"
+        if frame.seq >= most_frames:
+            return f"frame {frame.seq}: expected at most {most_frames:,} frames by now"
+        if len(frame.intervals) > MAX_INTERVALS:
+            return f"frame {frame.seq}: expected at most {MAX_INTERVALS} intervals, got {len(frame.intervals):,}"
+        problem = next((found for interval in frame.intervals for found in self._problems(interval)), "")
+        return f"frame {frame.seq}: {problem}" if problem else ""
+
+    def _latest_second(self, elapsed_ns: int | None) -> int:
+        latest = LAST_SECOND if elapsed_ns is None else elapsed_ns // NS_PER_S + AHEAD_S
+        if self.line.end_ns is not None:
+            latest = min(latest, round(self.line.end_ns / NS_PER_S + self.drain_s) + AHEAD_S)
+        return latest
+
+    def _most_frames(self, elapsed_ns: int | None) -> int:
+        seconds = LAST_SECOND if elapsed_ns is None else elapsed_ns // NS_PER_S
+        return FRAMES_AT_ONCE + FRAMES_PER_S * seconds
+
+    def _problems(self, interval: IntervalMetrics) -> Iterator[str]:
+        if (strange := interval.pools.keys() - self.pools) or len(interval.pools) > len(self.pools):
+            yield f"expected pools of its share, {_names(self.pools)}, got {_names(strange)}"
+        if (most := max(interval.issued, interval.transactions, interval.unsent, interval.late)) > MOST_VALUES:
+            yield f"expected at most {MOST_VALUES:,} operations, got {most:,}"
+        for pool in interval.pools.values():
+            if strange := pool.commands.keys() - self.commands:
+                yield f"expected commands of the plan, {_names(self.commands)}, got {_names(strange)}"
+            yield from _problems_of_names(pool)
+            for command in pool.commands.values():
+                # Asked first, because nearly all commands have none, and frames come by the thousand.
+                if command.errors or command.failures or command.ok > MOST_VALUES:
+                    yield from _problems_of_command(command)
+
+
+def _problems_of_names(pool: PoolMetrics) -> Iterator[str]:
+    connections = pool.connections
+    for causes in (connections.failed_by_cause, connections.never_opened, connections.drops, connections.redirects):
+        if causes:
+            yield from _problems_of_classes(causes, "causes")
+
+
+def _problems_of_command(command: CommandMetrics) -> Iterator[str]:
+    if command.errors:
+        yield from _problems_of_classes(command.errors, "errors")
+    if command.failures:
+        yield from _problems_of_classes(command.failures, "errors")
+    if command.operations > MOST_VALUES:
+        yield f"expected at most {MOST_VALUES:,} operations, got {command.operations:,}"
+
+
+def _problems_of_classes(counts: Mapping[str, int], kind: str) -> Iterator[str]:
+    if len(counts) > MAX_NAMES:
+        yield f"expected at most {MAX_NAMES} kinds of {kind}, got {len(counts):,}"
+    for name in counts:
+        if len(name) > MAX_NAME_LENGTH:
+            yield f"expected names of {kind} of at most {MAX_NAME_LENGTH} characters, got {len(name):,}"
+
+
+def _names(names: Iterable[str]) -> str:
+    """The first names, for people."""
+    return listed([show(name) for name in sorted(names)], most=3)

@@ -1,0 +1,164 @@
+"""How a run begins: what it is begun with, who may take part, and what is written down of that. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from common.open_files import needed, pools_by_process, shortage_note
+from common.plan.loading.secrets import redacted
+from common.plan.plan_text import plan_hash
+from common.plan.schema import Plan
+from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
+from common.units import counted, listed
+from coordinator.core.actions import Progress
+from coordinator.core.records import RunOpened, TargetFacts
+from coordinator.core.registry import Member
+from coordinator.core.shares import Shares
+from coordinator.plan_view import connections_line
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
+    join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
+    limit."""
+
+    plan: Plan
+    run_id: str
+    started_at: str
+    target: TargetFacts
+    expected: int
+    endpoint: str
+    join: str
+    host: str = ""
+    open_files_limit: int | None = None
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """Of the plan as given."""
+        return plan_hash(self.plan)
+
+
+MOST_PROCESSES = 4096
+"""More worker processes than any machine can use: pools are dealt by them, so that their number must be bounded."""
+
+
+def negotiated(hello: Hello) -> int | None:
+    """The highest protocol version that both sides speak, or None."""
+    protocol = min(hello.protocol_max, PROTOCOL_MAX)
+    return protocol if protocol >= max(hello.protocol_min, PROTOCOL_MIN) else None
+
+
+def refusal(hello: Hello) -> str | None:
+    """Why an agent is refused, and what would help; None for one that is welcome."""
+    if negotiated(hello) is None:
+        return (
+            f"it speaks protocol {hello.protocol_min} to {hello.protocol_max} (version {hello.version[:64]}), "
+            f"this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; install the same release on both"
+        )
+    if hello.processes > MOST_PROCESSES:
+        found = counted(hello.processes, "worker process")
+        return f"it has {found}; expected at most {MOST_PROCESSES:,}, see agent join --processes"
+    return None
+
+
+def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Member]) -> str:
+    """Why a run that has waited long enough does not begin, and what would help."""
+    names = listed([member.agent_id for member in ready]) or "none"
+    fit = {member.agent_id for member in ready}
+    others = listed([member.agent_id for member in joined if member.agent_id not in fit])
+    unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
+    at_least = f", or at least {setup.plan.fleet.at_least}," if setup.plan.fleet.at_least else ""
+    return (
+        f"expected {counted(setup.expected, 'agent')}{at_least} within {setup.plan.fleet.wait_s}, "
+        f"got {len(ready)} ({names}); "
+        f"{unfit}start them with `{setup.join}`, or wait longer with --wait"
+    )
+
+
+def preparing(members: Sequence[Member]) -> Progress:
+    """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
+    prepared = sum(member.prepared for member in members)
+    shown = Progress("preparing agents (their worker processes start)", prepared, len(members))
+    for step in Step:
+        told = [member.steps[step] for member in members if step in member.steps]
+        if total := sum(progress.total for progress in told):
+            shown = Progress(step.value, sum(progress.done for progress in told), total)
+            if shown.done < total:
+                break
+    return shown
+
+
+def dealt_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+    """What there is to say once the plan is dealt to these agents."""
+    return [
+        *fewer_lines(setup, members),
+        *ceiling_lines(shares, setup.target),
+        *files_lines(setup, shares, members),
+    ]
+
+
+def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
+    """A note if the run goes on with fewer agents than it was to have."""
+    if len(members) >= setup.expected:
+        return []
+    fleet = setup.plan.fleet
+    return [
+        f"starting with {len(members)} of {counted(setup.expected, 'agent')} after {fleet.wait_s}, "
+        f"as --at-least {fleet.at_least} allows"
+    ]
+
+
+def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
+    """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
+    lines = [connections_line(group) for group in shares.plan.pools]
+    if target.topology == "cluster":
+        lines.append(
+            f"that is for each node of the cluster: {shares.connection_ceiling} x {counted(target.nodes, 'node')} "
+            f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
+            f"{ceiling_of(shares, target)}"
+        )
+    limit = target.max_clients
+    if limit is not None and shares.connection_ceiling > limit:
+        pools = [share for assignment in shares.assignments.values() for share in assignment.pools]
+        some = "it may refuse some"
+        if needed(shares.plan, pools).all_at_once > limit:
+            some = "some cannot open; raise maxclients on the server, or use fewer connections"
+        lines.append(
+            f"warning: {shares.connection_ceiling} is more than the {counted(limit, 'client')} that "
+            f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): {some}"
+        )
+    return lines
+
+
+def files_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+    """A note for each local agent whose calls may need more connections than its worker processes may open files."""
+    lines = []
+    for member in (member for member in members if member.host == setup.host):
+        pools = shares.assignments[member.agent_id].pools
+        for hand in pools_by_process(pools, member.processes)[:1]:
+            if found := shortage_note(shares.plan, hand, setup.open_files_limit, setup.target.nodes):
+                lines.append(f"note: {found}")
+    return list(dict.fromkeys(lines))
+
+
+def ceiling_of(shares: Shares, target: TargetFacts) -> int:
+    """The most TCP connections that the run can open. A cluster's client has a TCP pool for each node."""
+    return shares.connection_ceiling * target.nodes
+
+
+def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened:
+    """The first record of the run's journal."""
+    return RunOpened(
+        run_id=setup.run_id,
+        started_at=setup.started_at,
+        plan=redacted(shares.plan),
+        plan_hash=setup.plan_hash,
+        target=setup.target,
+        connection_ceiling=ceiling_of(shares, setup.target),
+        agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
+        threads_total=shares.threads_total,
+        endpoint=setup.endpoint,
+    )

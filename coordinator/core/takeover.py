@@ -1,0 +1,179 @@
+"""Gives the shares of lost agents to agents that stand by (`--on-agent-loss replace`). Pure.
+
+Theory of operation. Two agents never work on one share. So a share is free only when the agent that had it is fenced:
+it has reported its end, or its process is gone, or it was silent for longer than its worker processes go on by
+themselves (`coordinator.core.transitions`). Until then it may come back and go on; from then on it may only report.
+
+    lost      the agent is silent, gone, or has ended its load early; nothing follows before it is fenced
+    free      it is fenced; the share waits for an agent that stands by, until the load ends
+    offered   one that stands by prepares it: opens its connections, but preloads nothing, because the keys are there
+    taken     that agent is ready: the takeover is recorded, then it receives the start instant of the run, the instant
+              from which it sends, and what is left of a number of requests
+
+An agent that fails to prepare, or makes no progress for `fleet.prepare`, gives way to the next one. One that has taken
+a share over can be lost like any other. An agent that has had a share never gets another one: its frames are numbered
+through the run.
+
+Before the start nothing was sent: an agent that is lost then gives its share to one that stands by as it is, unless it
+may have preloaded part of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from common.plan.schema import OnAgentLoss
+from common.plan.timeline import timeline
+from common.protocol.messages import Assignment, TakeOver
+from common.units import NS_PER_S
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.unassigned_shares import requests_left
+from coordinator.core.actions import Action, Note, Write
+from coordinator.core.agent_loss import lost_share
+from coordinator.core.conversation import Conversation, RunState
+from coordinator.core.records import ShareTakenOver
+from coordinator.core.registry import LOST_AFTER_NS, Fence, Member
+from coordinator.core.transitions import Phase
+
+TAKE_AHEAD_NS = 600_000_000
+"""How far ahead the instant lies from which a share is taken over: time for the message and for waking the workers."""
+LOOK_EVERY_NS = NS_PER_S // 10
+
+
+class TakeOvers:
+    """Works on the state that it shares with `coordinator.core.run`; keeps the lines that it showed.
+
+    written: the records in the run's journal.
+    """
+
+    def __init__(self, state: RunState, talk: Conversation, written: Aggregate) -> None:
+        self._state, self._talk, self._written = state, talk, written
+        self._end_ns = timeline(state.setup.plan.load).end_ns
+        self._said: set[tuple[str, str]] = set()
+        self._heirs: dict[str, Member] = {}
+        self._looked_ns = 0
+
+    def advance(self, fence: Fence, now_ns: int) -> list[Action]:
+        """Offer shares that are free, and start the agents that have prepared them."""
+        if not self._is_wanted:
+            return []
+        actions: list[Action] = []
+        for member in self._state.lost:
+            if not self._is_open(member, now_ns):
+                continue
+            # A fenced agent stays fenced: its worker processes have ended, also if the agent comes back.
+            if not (member.share_lost or member.is_fenced(now_ns, fence)):
+                seconds = (member.may_write_until_ns(fence) - now_ns) / NS_PER_S
+                text = f"{member.agent_id} may still be at work; its share is free in {seconds:.0f} s at most"
+                actions += self._say(member, "lost", text)
+                continue
+            member.share_lost = True
+            actions += self._give(member, now_ns)
+        return actions
+
+    def are_pending(self, now_ns: int) -> bool:
+        """Whether a share is still to be carried on, and an agent is there that can."""
+        if not self._is_wanted:
+            return False
+        waiting = [member for member in self._state.lost if self._is_open(member, now_ns)]
+        return bool(waiting) and (bool(self._heirs) or self._standby(now_ns) is not None)
+
+    def before_start(self, lost: Member, now_ns: int) -> list[Action]:
+        """Give the share of an agent that is lost before the start to one that stands by; nothing if that cannot be."""
+        shares, standby = self._state.shares, self._standby(now_ns)
+        if self._state.phase is not Phase.PREPARING or self._state.setup.plan.workload.preload:
+            return []
+        if standby is None or shares is None:
+            return []
+        names = {lost.agent_id: standby.agent_id}
+        dealt = {names.get(name, name): share for name, share in shares.assignments.items()}
+        self._state.shares = dataclasses.replace(shares, assignments=dealt)
+        lost.takes_part = lost.prepared = False
+        standby.takes_part, standby.stirred_ns = True, now_ns
+        text = f"agent {lost.agent_id} is lost before the start; {standby.agent_id}, which stood by, gets its share"
+        order = self._talk.order(standby, self._talk.prepare_order(standby), now_ns)
+        return [Note(text, trouble=True, of_agent=True), *order]
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self._state.setup.plan.fleet.on_agent_loss is OnAgentLoss.REPLACE and self._state.phase is Phase.RUNNING
+
+    def _is_open(self, member: Member, now_ns: int) -> bool:
+        """Whether the member has lost its share, no other agent has it, and operations are left in it."""
+        if member.replaced_by or not (member.share_lost or lost_share(member)):
+            return False
+        tally, t0_ns = self._written.agents.get(member.agent_id), self._state.t0_ns
+        if tally is None or t0_ns is None or not tally.facts.pools:
+            return False
+        if self._end_ns is not None and now_ns + TAKE_AHEAD_NS >= t0_ns + self._end_ns:
+            return False
+        left = requests_left(self._written, member.agent_id)
+        return left is None or any(pool.operations for pool in left)
+
+    def _standby(self, now_ns: int) -> Member | None:
+        """The first agent that stands by and has not failed of late. Of none, it is not looked again for a while: there
+        may be many agents, and many events."""
+        if self._looked_ns <= now_ns < self._looked_ns + LOOK_EVERY_NS:
+            return None
+        standing_by = self._state.registry.standing_by(now_ns)
+        found = next((member for member in standing_by if now_ns >= member.unfit_until_ns), None)
+        self._looked_ns = now_ns if found is None else 0
+        return found
+
+    def _give(self, lost: Member, now_ns: int) -> list[Action]:
+        """Bring a share that is free one step further."""
+        heir = self._heirs.get(lost.agent_id)
+        if heir is not None and (heir.offered is None or self._state.registry.find(heir.incarnation) is not heir):
+            heir = None  # it has declined, or left
+            del self._heirs[lost.agent_id]
+        if heir is not None and (why := self._unable(heir, now_ns)):
+            heir.declines(now_ns)
+            return [Note(f"agent {heir.agent_id} cannot take over the share of {lost.agent_id}: {why}", trouble=True)]
+        if heir is None:
+            return self._offer(lost, now_ns)
+        return self._start(heir, lost, now_ns) if heir.prepared and heir.offset_ns is not None else []
+
+    def _unable(self, heir: Member, now_ns: int) -> str:
+        if now_ns - heir.heard_ns > LOST_AFTER_NS:
+            return f"no message from it for {(now_ns - heir.heard_ns) / NS_PER_S:.1f} s"
+        prepare_s = self._state.setup.plan.fleet.prepare_s
+        if not heir.prepared and now_ns - heir.stirred_ns > prepare_s.ns:
+            return f"not prepared, and without progress for {prepare_s}"
+        return ""
+
+    def _offer(self, lost: Member, now_ns: int) -> list[Action]:
+        heir = self._standby(now_ns)
+        if heir is None:
+            return self._say(lost, "free", f"no agent stands by to take over the share of {lost.agent_id}")
+        opened = self._written.opened
+        assert opened is not None
+        plan = self._state.setup.plan if self._state.shares is None else self._state.shares.plan
+        pools = self._written.agents[lost.agent_id].facts.pools
+        heir.offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
+        heir.offered_by, heir.prepared, heir.stirred_ns = lost.agent_id, False, now_ns
+        self._heirs[lost.agent_id] = heir
+        heir.steps.clear()
+        return self._talk.order(heir, self._talk.prepare_order(heir), now_ns)
+
+    def _start(self, heir: Member, lost: Member, now_ns: int) -> list[Action]:
+        t0_ns, offered = self._state.t0_ns, heir.offered
+        assert t0_ns is not None
+        assert offered is not None
+        from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
+        left = requests_left(self._written, lost.agent_id)
+        heir.takes_over(TakeOver(from_ns=from_ns, left=left), offered.pools, now_ns)
+        lost.replaced_by = heir.agent_id
+        del self._heirs[lost.agent_id]
+        record = ShareTakenOver(
+            agent=heir.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, left=left
+        )
+        text = f"agent {heir.agent_id} takes over the share of {lost.agent_id} at {from_ns / NS_PER_S:.1f} s"
+        order = self._talk.order(heir, self._talk.start_order(heir), now_ns)
+        return [Write(record), Note(text, trouble=True, of_agent=True), *order]
+
+    def _say(self, member: Member, what: str, text: str) -> list[Action]:
+        """Once for each share and step."""
+        if (member.agent_id, what) in self._said:
+            return []
+        self._said.add((member.agent_id, what))
+        return [Note(text, trouble=True, of_agent=True)]

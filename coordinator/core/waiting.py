@@ -1,0 +1,108 @@
+"""The agents that a run waits for at its end, for how long, and those that may still write to the target. Pure.
+`coordinator.core.transitions` has the rules and their reasons."""
+
+from __future__ import annotations
+
+from common.plan.timeline import timeline
+from common.protocol.messages import AgentState
+from common.units import NS_PER_S
+from coordinator.core.actions import Action, Note
+from coordinator.core.conversation import RunState
+from coordinator.core.records import AgentEnd
+from coordinator.core.registry import OVERTIME_NS, Fence, Member
+from coordinator.core.transitions import Phase
+
+AT_ONCE_NS = NS_PER_S
+"""A run that is stopped at once waits this long for agents that are heard: they cut their operations and report."""
+_WRITES = (AgentState.PREPARING, AgentState.RUNNING, AgentState.DRAINING)
+_NO_FENCE = Fence(lease_ns=0, closing_ns=0, end_ns=None)
+
+
+class Waiting:
+    """Reads the state of the run, and keeps only the last line that it showed."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._end_ns = timeline(state.setup.plan.load).end_ns
+        self._said: tuple[str, ...] = ()
+        self._ours_over_ns: int | None = None
+
+    @property
+    def planned_end_ns(self) -> int | None:
+        """When the load ends as planned, on our clock; None for a load without an end, and before the start."""
+        return None if self._end_ns is None or self._state.t0_ns is None else self._state.t0_ns + self._end_ns
+
+    @property
+    def fence(self) -> Fence:
+        """When agents of this run stop by themselves."""
+        if self._state.phase is Phase.COLLECTING:
+            return _NO_FENCE  # nothing is read or deleted that a load could still change
+        fleet = self._state.setup.plan.fleet
+        return Fence(lease_ns=fleet.lease_s.ns, closing_ns=fleet.drain_s.ns + OVERTIME_NS, end_ns=self.planned_end_ns)
+
+    def is_over(self, now_ns: int) -> bool:
+        """Whether the run waits for nobody any more."""
+        fence = self.fence
+        if not all(member.is_over(now_ns, fence) for member in self._state.registry.taking_part()):
+            self._ours_over_ns = None
+            return False
+        if self._ours_over_ns is None:
+            self._ours_over_ns = now_ns
+        return not self._others_at_work() or now_ns >= fence.passed_ns(self._ours_over_ns)
+
+    def writers(self, now_ns: int, since_ns: int | None = None) -> tuple[str, ...]:
+        """Names of agents that may write to the target now. since_ns: also those heard at work after this instant."""
+        fence = self.fence
+        ours = [
+            member.agent_id
+            for member in self._state.registry.taking_part()
+            if not member.is_fenced(now_ns, fence)
+            or (since_ns is not None and member.at_rest_ns is None and member.renewed_ns > since_ns)
+        ]
+        return (*ours, *self._others_at_work())
+
+    def is_overdue(self, member: Member, due_ns: int, now_ns: int) -> bool:
+        """Whether an agent that is heard should have ended its load long since. due_ns: when it had to begin to. One
+        that was cut off begins when it is back, once."""
+        fence = self.fence
+        begins_ns = max(due_ns, min(member.returned_ns, due_ns + fence.lease_ns + fence.closing_ns))
+        return member.end is None and now_ns > begins_ns + self._state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
+
+    def said(self, now_ns: int, *, interrupts: int) -> list[Action]:
+        """A line for the person, when only agents that are silent are waited for. interrupts: so far."""
+        members = self._state.registry.taking_part()
+        end_ns, fence = self.planned_end_ns, self.fence
+        is_due = self._state.phase is not Phase.RUNNING or end_ns is None or now_ns >= end_ns
+        awaited = [member for member in members if not member.is_over(now_ns, fence)]
+        if awaited and (not is_due or any(member.end is None and not member.lost for member in awaited)):
+            return []
+        names = tuple(member.agent_id for member in awaited) or self._others_at_work()
+        if not names or names == self._said:
+            return []
+        self._said = names
+        if self._state.phase is Phase.COLLECTING:
+            how = "interrupt"
+        else:
+            how = "interrupt again" if interrupts else "interrupt twice"
+        if not awaited:
+            at_most_s = (fence.passed_ns(now_ns) - now_ns) / NS_PER_S
+            why = "at work for another run, which the target's counters would include"
+            text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
+            return [Note(text, trouble=True)]
+        at_most_s = max(member.awaited_until_ns(fence) - now_ns for member in awaited) / NS_PER_S
+        may_write = any(not member.is_fenced(now_ns, fence) for member in awaited)
+        why = "silent, may still load the target, and has results to report" if may_write else "silent, with results"
+        if all(member.gone for member in awaited):
+            why = "may still load the target"
+        if all(member.end is AgentEnd.FINISHED for member in awaited):
+            why = "has reported, but does not know yet that its results are safe"
+        text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
+        return [Note(text, trouble=True)]
+
+    def _others_at_work(self) -> tuple[str, ...]:
+        """Agents that take no part, but still work for a run before this one."""
+        return tuple(
+            member.agent_id
+            for member in self._state.registry
+            if not member.takes_part and not member.gone and member.state in _WRITES
+        )

@@ -1,0 +1,175 @@
+"""Locks a journal, so that one coordinator at a time writes it.
+
+The lock is `flock` on the journal; the system releases it when the process ends. `flock` does not report its owner, so
+the owner writes its host and process id to `journal.lock`. A killed coordinator leaves that file behind, and a copied
+folder has one too. So the file is checked: on this machine, the process with this id and start time is the coordinator;
+without such a process, the coordinator has ended.
+
+    lock       file names a process   what happens
+    free       that runs              refused: this folder is a copy of the one that it writes to
+    free       any other, or none     locked
+    taken      that has ended         refused, without a name: the new holder has not written its own yet
+    taken      any other              refused with its name
+    no locks   that has ended         locked by the file alone
+    no locks   on another machine     refused: nobody here can tell whether it runs
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from common.errors import UsageError
+from common.file_reading import read_bounded
+from common.machine import boot_id, this_host
+from common.units import printable
+
+LOCK_SUFFIX = ".lock"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What `flock` fails with on file systems without it, such as NFS without its lock service."""
+_ATTEMPTS, _PAUSE_S = 10, 0.02
+"""`coordinator report` takes a shared lock for a moment, to find out whether a coordinator writes."""
+_LARGEST_BYTES = 4096
+_SAME_START_S = 2.0
+"""Start times of one process, as two others compute them, differ by no more: the system's clock is part of them."""
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A coordinator's process. system: boot and process namespace in which `pid` means something. started_s: of the
+    process, in seconds since 1970."""
+
+    host: str
+    pid: int
+    system: str
+    started_s: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {printable(self.host)}"
+
+    @property
+    def is_this_process(self) -> bool:
+        """Whether we are that process."""
+        return self == _this_process()
+
+    @property
+    def runs(self) -> bool | None:
+        """Whether the process still runs; None for one of another machine or container."""
+        if self.system != _system():
+            return None
+        try:
+            started_s = psutil.Process(self.pid).create_time()
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:
+            return None
+        return abs(started_s - self.started_s) < _SAME_START_S
+
+
+class Lock:
+    """The lock of a journal, from `take` to `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def take(cls, file: FileIO, journal: Path) -> Lock:
+        """Lock an open journal for as long as its file is open. Raises UsageError if another coordinator writes it,
+        and OSError."""
+        path = _beside(journal)
+        locked = _flock(file)
+        holder = _holder(path)
+        if locked is False:
+            who = f" ({holder})" if holder is not None and holder.runs is not False else ""
+            raise UsageError(f"{journal}: another coordinator{who} is running this run; stop it, or wait for its end")
+        if holder is not None and holder.runs and not holder.is_this_process:
+            raise UsageError(
+                f"{journal}: its coordinator ({holder}) still runs, and writes to the original of this copy; stop it, "
+                "or wait for its end"
+            )
+        if locked is None and holder is not None and holder.runs is None:
+            raise UsageError(
+                f"{journal}: {holder} may still be running this run, and this file system has no locks; delete "
+                f"{path} if it has ended"
+            )
+        with suppress(OSError):  # a full disk or a read-only folder costs the name, not the lock
+            _write(path, _this_process())
+        return cls(path)
+
+    def release(self) -> None:
+        """Remove our lock file; closing the journal's file releases the lock itself."""
+        with suppress(OSError):
+            if (holder := _holder(self._path)) is not None and holder.is_this_process:
+                self._path.unlink()
+
+
+def is_locked(journal: Path) -> bool:
+    """Whether a coordinator writes the journal: here, or, on file systems with shared locks, on another machine."""
+    with suppress(OSError), open(journal, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            holder = _holder(_beside(journal))
+            return error.errno in _NO_LOCKS and holder is not None and holder.runs is not False
+    return False
+
+
+def _flock(file: FileIO) -> bool | None:
+    """Whether the lock is ours; None where the file system has none."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_PAUSE_S)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+        else:
+            return True
+    return False
+
+
+def _beside(journal: Path) -> Path:
+    return journal.with_name(journal.name + LOCK_SUFFIX)
+
+
+def _holder(path: Path) -> Holder | None:
+    """Who a lock file names; None without one that can be read."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_bounded(path, _LARGEST_BYTES, wait_s=0), type=Holder)
+    return None
+
+
+def _write(path: Path, holder: Holder) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(handle, "wb") as file:
+            os.fchmod(handle, 0o600)  # whatever the umask
+            file.write(msgspec.json.encode(holder))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _this_process() -> Holder:
+    process = psutil.Process()
+    return Holder(host=this_host(), pid=process.pid, system=_system(), started_s=process.create_time())
+
+
+def _system() -> str:
+    namespace = ""
+    with suppress(OSError):  # only Linux has these
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{boot_id()} {namespace}".strip()

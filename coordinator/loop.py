@@ -1,0 +1,420 @@
+"""The coordinator's loop: brings the run everything that happens, and performs what it decides.
+
+Only what is asked of the target goes on beside the loop, in threads (its counters are read, keys are deleted): a server
+that hangs must hold up neither the agents' heartbeats nor a Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict
+
+from common.clock import monotonic_ns
+from common.errors import ProtocolError, StampedeError
+from common.line_limits import Ration
+from common.protocol import codec
+from common.protocol.listener import Listener
+from common.protocol.messages import (
+    AgentState,
+    Attach,
+    Bye,
+    CoordinatorMessage,
+    Dismiss,
+    Envelope,
+    Heartbeat,
+    MetricsFrame,
+    Stop,
+    TakeOver,
+)
+from common.protocol.transport import BROKEN_OFF, Poller
+from common.signals import Signals
+from common.units import NS_PER_S
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.unfinished_run import unfinished
+from coordinator.core.actions import (
+    Action,
+    Cleaned,
+    Counted,
+    DeleteKeys,
+    End,
+    Event,
+    FromAgent,
+    Interrupted,
+    Introduce,
+    Note,
+    Progress,
+    ReadServer,
+    Send,
+    StopDeleting,
+    Tick,
+    Write,
+)
+from coordinator.core.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, ServerCounted, When
+from coordinator.core.registry import Member, Standing
+from coordinator.core.run import AfterLoad, Run
+from coordinator.journal import Journal
+from coordinator.live.snapshot import AgentRow, build_snapshot
+from coordinator.live.view import LiveView
+from coordinator.local_agents import LocalAgents
+from coordinator.servers.cleanup import Cleaning
+
+TICK_S = 0.1
+TICK_NS = NS_PER_S // 10
+SEE_OFF_NS = 3 * NS_PER_S
+SHOW_EVERY_NS = NS_PER_S // 4
+LOOK_EVERY_NS = NS_PER_S
+
+_LONGEST_REASON = 300
+_ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
+"""States of an agent that begins no operation any more."""
+
+ReadCounts = Callable[[When], ServerCounted]
+OpenJournal = Callable[[], Journal]
+Clean = Callable[[], Cleaning]
+Explain = Callable[[Exception], tuple[int, str]]
+
+
+class Coordinator:
+    """One run from its first agent to its end. Borrows everything it uses, the journal too."""
+
+    def __init__(
+        self,
+        run: Run,
+        aggregate: Aggregate,
+        *,
+        listener: Listener,
+        signals: Signals,
+        local_agents: LocalAgents,
+        view: LiveView,
+        open_journal: OpenJournal,
+        read_counts: ReadCounts,
+        clean: Clean,
+        explain: Explain,
+    ) -> None:
+        """explain: the exit code and the message of an error; keeps the traceback of an unexpected one."""
+        self._run, self._aggregate = run, aggregate
+        self._listener = listener
+        self._signals, self._local_agents, self._view = signals, local_agents, view
+        self._open_journal, self._read_counts, self._clean = open_journal, read_counts, clean
+        self._explain = explain
+        self._journal: Journal | None = None
+        self._end: End | None = None
+        self._reading: tuple[When, Future[ServerCounted]] | None = None
+        self._cleaning: Cleaning | None = None
+        self._interrupts = 0
+        self._shown_ns = self._looked_ns = self._ticked_ns = 0
+        self._is_journal_gone = False
+        self._blind = False
+        self._refused: Counter[str] = Counter()
+        self._malformed = 0
+        self._ration = Ration("agents", monotonic_ns())
+        self._packed: tuple[MetricsFrame, bytes] | None = None
+        """The frame that is being handled, as its agent packed it."""
+
+    def serve(self) -> End:
+        """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
+        that never began; a run that began always has an end, and so a report."""
+        poller = Poller()
+        for source in (self._listener, self._signals.fileno()):
+            poller.watch(source)
+        if self._run.state.t0_ns is not None:
+            self._journal = self._open_journal()  # resumed
+        try:
+            while self._end is None:
+                poller.wait(TICK_S)
+                for event in self._events():
+                    self._handle(event)
+                if monotonic_ns() - self._ticked_ns >= TICK_NS:
+                    self._tick()
+            self._show()  # the last seconds came with the end
+            self._tell_set_aside()
+            self._see_off(poller, self._end.exit_code)
+            if self._journal is not None:
+                self._journal.sync()
+            return self._end
+        except Exception as error:
+            if self._aggregate.started is not None:
+                return self._broken_off(error, poller)
+            code = error.exit_code if isinstance(error, StampedeError) else StampedeError.exit_code
+            self._call_off(poller, code)
+            raise
+
+    def _tick(self) -> None:
+        """What looks at every agent: not with each message of a large fleet."""
+        self._ticked_ns = monotonic_ns()
+        for event in self._local_agents.exited():
+            self._handle(event)
+        self._handle(Tick())
+        if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
+            self._show()
+        self._look_for_journal()
+
+    def _broken_off(self, error: Exception, poller: Poller) -> End:
+        """The end of a run whose coordinator cannot go on, as with a full disk: accepted records are reported, agents
+        end their load, and keep what is not recorded for the coordinator that resumes the run."""
+        code, text = self._explain(error)
+        if self._aggregate.closed is not None:
+            return End(code, text, self._aggregate.closed.outcome)
+        with suppress(StampedeError):  # such as a full disk, which may be the error itself
+            self._write(CoordinatorFailed(reason=text))
+        if self._aggregate.failed is None:
+            self._aggregate.apply(CoordinatorFailed(reason=text))
+        self._stop_load(poller, text)
+        self._local_agents.let_go()
+        return End(code, unfinished(self._aggregate), Outcome.ABORTED)
+
+    def _stop_load(self, poller: Poller, why: str) -> None:
+        """Nothing of the load is recorded any more: it ends now, and not with the lease."""
+        at_work = [member for member in self._run.state.registry.taking_part() if member.final is None]
+        stop = Stop(drain=True, reason=f"the coordinator failed: {why}"[:_LONGEST_REASON])
+        for member in at_work:
+            self._send(member.routing_id, member.incarnation, stop)
+        self._until_heard(poller, at_work, stop, _ENDING)
+
+    def _call_off(self, poller: Poller, exit_code: int) -> None:
+        """A run that has not begun can never be resumed: nobody should wait for it."""
+        for member in self._run.state.registry:
+            self._send(member.routing_id, member.incarnation, Dismiss(exit_code=exit_code))
+        self._see_off(poller, exit_code)
+
+    def _send(self, routing_id: bytes, incarnation: str, message: CoordinatorMessage) -> None:
+        run_id = self._run.state.setup.run_id
+        self._perform(Send(routing_id, Envelope(run_id=run_id, incarnation=incarnation, message=message)))
+
+    def _tell_set_aside(self) -> None:
+        """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
+        counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "cut": self._listener.count_cut()}
+        counts |= {f"refused ({cause})": count for cause, count in self._refused.items()}
+        told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        if left_out := self._ration.summary():
+            self._view.note(left_out, trouble=True)
+        if told:
+            self._view.note(f"messages and peers that were set aside: {told}")
+
+    def _see_off(self, poller: Poller, exit_code: int) -> None:
+        """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
+        on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
+        comes back with results delivers them: they enter the journal, followed by the end of the run as it now is."""
+        until_ns = monotonic_ns() + SEE_OFF_NS
+        while not self._run.is_answered and monotonic_ns() < until_ns:
+            poller.wait(TICK_S)
+            for event in self._received():
+                for action in self._run.after_end(event, exit_code, monotonic_ns()):
+                    self._perform(action)
+                if self._end is not None and self._aggregate.started is not None and self._aggregate.closed is None:
+                    for action in self._run.end_again():
+                        self._perform(action)
+
+    def _until_heard(
+        self, poller: Poller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
+    ) -> None:
+        """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
+        seconds at most. One that comes back, or speaks as if it had not heard, receives the order again."""
+        waiting = {member.incarnation for member in members if not (member.gone or member.lost)}
+        until_ns = monotonic_ns() + SEE_OFF_NS
+        while waiting and monotonic_ns() < until_ns:
+            poller.wait(TICK_S)
+            for event in self._received():
+                answer = event.envelope.message
+                member = self._run.state.registry.speaker(event.routing_id, event.envelope)
+                if member is None or isinstance(answer, Attach | MetricsFrame):
+                    continue
+                member.routing_id = event.routing_id  # one that comes back says hello on another connection
+                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
+                    waiting.discard(member.incarnation)
+                elif member.incarnation in waiting:
+                    self._send(member.routing_id, member.incarnation, order)
+
+    def _events(self) -> Iterator[Event]:
+        for _ in range(self._signals.take()):
+            self._interrupts += 1
+            yield Interrupted()
+        yield from self._counted()
+        yield from self._cleaned()
+        yield from self._received()
+        yield from self._local_agents.exited()
+        refused = self._listener.count_refused()
+        for cause in refused.keys() - self._refused.keys():
+            self._view.note(f"refused a peer: {cause}", trouble=cause != BROKEN_OFF)  # a health check does that, too
+        self._refused = refused.copy()
+        for flood in self._listener.take_floods():
+            self._note(flood, trouble=True, of_agent=True)
+
+    def _counted(self) -> Iterator[Counted]:
+        if self._reading is None:
+            return
+        when, reading = self._reading
+        if reading.done():
+            self._reading = None
+            yield Counted(reading.result())
+        elif self._interrupts > 1:
+            self._reading = None
+            yield Counted(ServerCounted(when=when, error="the run was stopped before the server had answered"))
+
+    def _cleaned(self) -> Iterator[Cleaned]:
+        if self._cleaning is None:
+            return
+        record = self._cleaning.result()
+        self._view.phase(f"deleting keys: {self._cleaning.deleted:,} so far")
+        if record is not None:
+            self._cleaning = None
+            yield Cleaned(record)
+
+    def _received(self) -> Iterator[FromAgent]:
+        arrived = list(self._listener.receive())
+        letters = codec.decode_from_agents([data for _, data in arrived])
+        for (routing_id, _), letter in zip(arrived, letters, strict=True):
+            if isinstance(letter, ProtocolError):
+                self._is_malformed(letter)
+                continue
+            message = letter.envelope.message
+            if isinstance(message, MetricsFrame):
+                self._packed = (message, letter.packed)
+            yield FromAgent(routing_id, letter.envelope)
+
+    def _is_malformed(self, error: ProtocolError) -> None:
+        self._malformed += 1
+        if self._malformed == 1:
+            self._view.note(f"ignored an invalid message: {error}", trouble=True)
+
+    def _handle(self, event: Event) -> None:
+        for action in self._run.handle(event, monotonic_ns()):
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send(routing_id, envelope):
+                if routing_id:  # an agent known from the journal may not have come back yet
+                    self._listener.send(routing_id, codec.encode(envelope))
+            case Introduce(routing_id, agent_id, metrics):
+                self._listener.introduce(routing_id, agent_id, metrics=metrics)
+            case Write(record):
+                self._write(record)
+            case ReadServer(when):
+                self._reading = (when, _begin(lambda: self._counts(when)))
+            case DeleteKeys():
+                self._cleaning = self._clean()
+            case StopDeleting():
+                if self._cleaning is not None:
+                    self._cleaning.stop()
+            case Progress(text, done, total):
+                self._view.phase(text, done, total)
+            case Note(text, trouble, of_agent):
+                self._note(text, trouble, of_agent)
+            case End():
+                self._end = action
+
+    def _note(self, text: str, trouble: bool, of_agent: bool) -> None:
+        if of_agent and not self._ration.take(monotonic_ns()):
+            return
+        if left_out := self._ration.summary():
+            self._view.note(left_out, trouble=True)
+        self._view.note(text, trouble)
+
+    def _counts(self, when: When) -> ServerCounted:
+        """The server's counters, or why they could not be read: an unexpected error costs the ledger, not the run."""
+        try:
+            return self._read_counts(when)
+        except Exception as error:  # noqa: BLE001 - named in the ledger
+            return ServerCounted(when=when, error=self._explain(error)[1])
+
+    def _write(self, record: AnyRecord) -> None:
+        """The journal first: what it does not hold must not count, and must not be acknowledged."""
+        if self._journal is None:
+            self._journal = self._open_journal()
+        packed = None
+        if isinstance(record, FrameAccepted) and self._packed is not None and self._packed[0] is record.frame:
+            packed = self._packed[1]
+        self._journal.append(record, packed)
+        self._aggregate.apply(record, checked=packed is not None)
+
+    def _look_for_journal(self) -> None:
+        """Say once that the journal is no longer where it was: the run goes on, because an open file takes records."""
+        if self._journal is None or self._is_journal_gone or monotonic_ns() - self._looked_ns < LOOK_EVERY_NS:
+            return
+        self._looked_ns = monotonic_ns()
+        if not self._journal.is_in_place:
+            self._is_journal_gone = True
+            self._view.note(
+                f"{self._journal.path} was deleted or moved: the run goes on and is reported on stdout, but cannot be "
+                "resumed, and its files will be missing",
+                trouble=True,
+            )
+
+    def _show(self) -> None:
+        t0_ns = self._run.state.t0_ns
+        if t0_ns is None or self._cleaning is not None or self._blind:
+            return
+        self._shown_ns = now_ns = monotonic_ns()
+        rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
+        try:
+            stopped_ns = self._run.state.stopped_ns
+            stopped_s = None if stopped_ns is None else (stopped_ns - t0_ns) / NS_PER_S
+            standing_by = len(self._run.state.registry.standing_by(now_ns))
+            elapsed_s = (now_ns - t0_ns) / NS_PER_S
+            self._view.update(build_snapshot(self._aggregate, rows, elapsed_s, stopped_s, standing_by))
+        except Exception as error:  # noqa: BLE001 - a failed live view must not end the run
+            self._blind = True
+            self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)
+
+
+def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:
+    """Reads in a thread that ends with the process, if it must: its wait is bounded, but nobody may want to wait."""
+    reading: Future[ServerCounted] = Future()
+
+    def work() -> None:
+        try:
+            reading.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
+            reading.set_exception(error)
+
+    threading.Thread(target=work, name="server counts", daemon=True).start()
+    return reading
+
+
+def _row(member: Member, now_ns: int) -> AgentRow:
+    state = (
+        "replaced"
+        if member.replaced_by
+        else "lost"
+        if member.lost
+        else "finished"
+        if member.final
+        else member.state.value
+    )
+    return AgentRow(
+        agent_id=member.agent_id,
+        host=member.host,
+        state=state,
+        cpu_percent=member.cpu_percent,
+        heartbeat_age_s=(now_ns - member.heard_ns) / NS_PER_S,
+        offset_us=None if member.offset_ns is None else member.offset_ns / 1e3,
+        alive=not member.lost,
+    )
+
+
+def after_load(aggregate: Aggregate) -> list[AfterLoad]:
+    """What the journal of a run that is resumed has already of what follows the load."""
+    return [record for record in (aggregate.readings.get(When.AFTER), aggregate.cleaned) if record is not None]
+
+
+def standings(aggregate: Aggregate) -> list[Standing]:
+    """How the agents of a run that is resumed stand, by what its journal says."""
+    taken = {
+        record.agent.agent_id: TakeOver(from_ns=record.from_ns, left=record.left) for record in aggregate.takeovers
+    }
+    replaced = {record.replaces: record.agent.agent_id for record in aggregate.takeovers}
+    return [
+        Standing(
+            agent.facts,
+            agent.next_seq,
+            agent.end.final if agent.end is not None else None,
+            takeover=taken.get(agent_id),
+            replaced_by=replaced.get(agent_id, ""),
+        )
+        for agent_id, agent in aggregate.agents.items()
+    ]

@@ -1,0 +1,195 @@
+"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, each agent's
+share, and the settings of its clients. Pure.
+
+The shares are those of the agents that the plan expects. How many worker processes an agent brings is known only when
+it joins: one that joins from elsewhere is taken to bring one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from common.commands import is_cluster
+from common.plan.loading.secrets import redacted
+from common.plan.plan_text import plan_hash, plan_yaml
+from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
+from common.plan.timeline import Leg, operations_due, timeline
+from common.protocol.messages import PoolShare
+from common.protocol.serde import to_plain
+from common.units import NS_PER_S, counted, format_count, format_seconds
+from coordinator.core.shares import AgentCapacity, Shares, assign
+from coordinator.report.preparation_text import plan_facts as preparation_facts
+from coordinator.report.preparation_text import plan_lines
+
+_REMOTE_PROCESSES = 1
+
+ClientSettings: TypeAlias = Mapping[str, Mapping[str, str]]
+"""By pool group, name and value of what redis-py's clients are set to."""
+
+
+def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
+    """The agents that a plan counts on: local ones, then others; a single local one where it counts on none."""
+    fleet = plan.fleet
+    alone = fleet.local_agents == 0 and fleet.expect_agents == 0
+    processes = fleet.processes_per_local_agent or cores
+    local = [AgentCapacity(f"local-{number + 1}", processes) for number in range(1 if alone else fleet.local_agents)]
+    others = [AgentCapacity(f"agent-{number + 1}", _REMOTE_PROCESSES) for number in range(fleet.expect_agents)]
+    return local + others
+
+
+def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
+    """For people: a plan file, with everything else in its comments."""
+    agents = expected_agents(plan, cores)
+    shares = assign(plan, agents)
+    lines = ["", f"plan hash: {plan_hash(plan)}"]
+    lines += [connections_line(group) for group in shares.plan.pools]
+    if len(shares.plan.pools) > 1:
+        lines.append(f"connections in all: at most {shares.connection_ceiling}")
+    if is_cluster(plan.target):
+        lines.append("Connections are those to each node of the cluster: a run asks how many nodes there are.")
+    everywhere = tuple(share for assignment in shares.assignments.values() for share in assignment.pools)
+    lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
+    lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
+    lines += [_agent_line(agent, shares) for agent in agents]
+    lines += plan_lines(plan)
+    lines += fleet_lines(plan, len(agents))
+    if plan.fleet.expect_agents:
+        lines.append(
+            f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
+            "shares follow the processes that they do bring."
+        )
+    if any(not assignment.pools for assignment in shares.assignments.values()):
+        lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
+    lines += _settings_lines(client_settings)
+    return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def fleet_lines(plan: Plan, agents: int) -> list[str]:
+    """When the run starts without all of its agents, and what it does when some are lost; agents: how many it
+    expects."""
+    fleet, lines = plan.fleet, []
+    if fleet.at_least is not None and fleet.at_least < agents:
+        lines.append(
+            f"start: with {counted(agents, 'agent')}, or with at least {fleet.at_least} of them after {fleet.wait_s}"
+        )
+    tolerated = f"more than {counted(fleet.tolerate_lost, 'agent')}" if fleet.tolerate_lost else "an agent"
+    failing = f", and fails if it loses {tolerated}" if fleet.tolerate_lost else ""
+    match fleet.on_agent_loss:
+        case OnAgentLoss.CONTINUE if fleet.tolerate_lost:
+            lines.append(f"lost agents: the run goes on without them{failing}")
+        case OnAgentLoss.ABORT:
+            lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
+        case OnAgentLoss.REPLACE:
+            lines.append(f"lost agents: agents that stand by take over their shares{failing}")
+    return lines
+
+
+def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
+    """For programs: the same as plain data."""
+    agents = expected_agents(plan, cores)
+    shares = assign(plan, agents)
+    return {
+        "plan": to_plain(redacted(plan)),
+        "plan_hash": plan_hash(plan),
+        "connections": {
+            "ceiling": shares.connection_ceiling,
+            "per_node": is_cluster(plan.target),
+            "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
+        },
+        "client_settings": client_settings,
+        "preparation": preparation_facts(plan),
+        "pools_total": shares.pools_total,
+        "threads_total": shares.threads_total,
+        "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],
+        "agents": [
+            {
+                "id": agent.agent_id,
+                "processes": agent.processes,
+                "pools": [share.number for share in shares.assignments[agent.agent_id].pools],
+                "threads": _threads(shares, shares.assignments[agent.agent_id].pools),
+                "connections": _connections(shares, shares.assignments[agent.agent_id].pools),
+            }
+            for agent in agents
+        ],
+    }
+
+
+def _leg_facts(leg: Leg) -> dict[str, Any]:
+    return {
+        "name": leg.name,
+        "begin_s": leg.begin_ns / NS_PER_S,
+        "duration_s": None if leg.end_ns is None else (leg.end_ns - leg.begin_ns) / NS_PER_S,
+        "from_rate_per_s": leg.from_per_s,
+        "target_rate_per_s": leg.to_per_s,
+        "operations": operations_due(leg, leg.end_ns) if leg.is_open and leg.end_ns is not None else None,
+        "measured": leg.measured,
+    }
+
+
+def _leg_line(leg: Leg) -> str:
+    """When it begins, how long it lasts, at what rate, and what that makes."""
+    length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
+    rate = "closed loop"
+    if leg.from_per_s is not None and leg.to_per_s is not None:
+        rate = f"from {format_count(leg.from_per_s)}/s to " if leg.is_ramp else "at "
+        rate += f"{format_count(leg.to_per_s)}/s"
+        if leg.end_ns is not None:
+            rate += f", {counted(operations_due(leg, leg.end_ns), 'operation')}"
+    reported = "" if leg.measured else ", not reported"
+    return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
+
+
+def connections_line(group: Pools) -> str:
+    """The arithmetic of one group: pools x client instances x connections."""
+    return (
+        f"connections of {group.name}: {counted(group.client_pools or 0, 'client pool')} x "
+        f"{counted(group.client_instances_per_pool, 'client instance')} x "
+        f"{counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
+    )
+
+
+def _settings_lines(groups: ClientSettings) -> list[str]:
+    # Groups seldom differ: those that are alike are told once.
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, group in groups.items():
+        alike.setdefault(tuple(group.items()), []).append(name)
+    lines = []
+    for settings, of in alike.items():
+        lines += ["", f"client settings in force ({', '.join(of)}):"]
+        lines += [f"  {name}: {value}" for name, value in settings]
+    return lines
+
+
+def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
+    pools = shares.assignments[agent.agent_id].pools
+    workers = " and ".join(counted(count, noun) for noun, count in _workers(shares, pools).items())
+    return (
+        f"share of {agent.agent_id} ({counted(agent.processes, 'process')}): {counted(len(pools), 'pool')}, "
+        f"{workers}, at most {counted(_connections(shares, pools), 'connection')}"
+    )
+
+
+def _group_ceiling(group: Pools) -> int:
+    return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
+
+
+_NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
+
+
+def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:
+    """How many workers of these pools are threads, and how many are tasks: of those that the plan has."""
+    counts = {_NOUNS[group.driver]: 0 for group in shares.plan.pools}
+    for share in pools:
+        group = shares.plan.pools[share.group]
+        counts[_NOUNS[group.driver]] += group.workers_per_pool
+    return counts
+
+
+def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
+    return sum(_workers(shares, pools).values())
+
+
+def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
+    groups = (shares.plan.pools[share.group] for share in pools)
+    return sum(group.client_instances_per_pool * group.max_connections for group in groups)

@@ -1,0 +1,197 @@
+"""What is done to the data before and after the load, as plans announce it and reports tell it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from common.commands import Mixed, Piece, Placeholder, Template, find_command, keys_of
+from common.plan.schema import CleanUp as CleanUpKind
+from common.plan.schema import Keys, Plan
+from common.protocol.messages import Preloaded
+from common.units import NS_PER_S, counted
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.core.records import When
+
+
+class Preload(msgspec.Struct, frozen=True, kw_only=True):
+    """The key space as it was filled before the start. keys: each counts once for each entry of the preload;
+    expected_keys: each counts once, None where the plan does not tell. dbsize_...: what the target's primaries hold,
+    together; None where it was not told. ok: whether as many are there as should be; None where that cannot be told.
+    """
+
+    keys: int
+    commands: int
+    seconds: float
+    per_s: float
+    expected_keys: int | None
+    dbsize_before: int | None
+    dbsize_after: int | None
+    ok: bool | None
+
+
+class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of the plan that were deleted after the load. left: those that could not be; None where it is not known,
+    and error says why."""
+
+    deleted: int
+    left: int | None
+    seconds: float
+    error: str
+    deleted_earlier: int = 0
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What will be done before and after the load, for people; nothing for a plan that does nothing."""
+    workload, lines = plan.workload, []
+    if workload.flush_before:
+        lines.append("before: the target's database is emptied, if --yes-flush says so too")
+    if workload.scripts:
+        lines.append(f"before: scripts loaded: {', '.join(script.name for script in workload.scripts)}")
+    lines += [f"before: setup {text}: {counted(_setup_calls(plan, text), 'call')}" for text in workload.setup]
+    for entry in workload.preload:
+        keys = keys_of(workload, entry)
+        count = _count(keys)
+        lines.append(
+            f"before: preload {entry.command}: {counted(count, 'key')}, {keys.prefix}{keys.minimum} to "
+            f"{keys.prefix}{keys.maximum}, {counted(count * entry.times, 'command')}"
+        )
+    if workload.clean_up is not CleanUpKind.NONE:
+        lines.append("after: every key that the plan may have written is deleted")
+    return lines
+
+
+def plan_facts(plan: Plan) -> dict[str, int | bool | str | None]:
+    """The same for programs. preload_keys: each counts once, see `expected_keys`."""
+    workload = plan.workload
+    return {
+        "flush": workload.flush_before,
+        "scripts": len(workload.scripts),
+        "setup_calls": sum(_setup_calls(plan, text) for text in workload.setup),
+        "preload_keys": expected_keys(plan),
+        "preload_commands": sum(entry.times * _count(keys_of(workload, entry)) for entry in workload.preload),
+        "clean_up": workload.clean_up.value,
+    }
+
+
+def _setup_calls(plan: Plan, text: str) -> int:
+    return _count(plan.workload.keys) if find_command(text).count(Placeholder.KEY) else 1
+
+
+def _count(keys: Keys) -> int:
+    return int(keys.maximum) + 1 - int(keys.minimum)
+
+
+def expected_keys(plan: Plan) -> int | None:
+    """How many different keys the plan's preload writes: entries may share keys. None where that cannot be told from
+    the plan: only a command whose first argument is its key, and nothing else drawn, writes one for each number."""
+    spans: dict[tuple[bytes, bytes], list[tuple[int, int]]] = {}
+    for entry in plan.workload.preload:
+        keys = keys_of(plan.workload, entry)
+        around = _around_key(find_command(entry.command))
+        if around is None:
+            return None
+        before, after = around
+        spans.setdefault((before + keys.prefix.encode(), after), []).append((int(keys.minimum), int(keys.maximum)))
+    return sum(_covered(ranges) for ranges in spans.values())
+
+
+def _around_key(template: Template) -> tuple[bytes, bytes] | None:
+    """What stands before and after `__key__` in the first argument; None where that is not all there is."""
+    first = template.parts[1]
+    pieces = first.pieces if isinstance(first, Mixed) else (first,)
+    if Placeholder.KEY not in pieces:
+        return None
+    at = pieces.index(Placeholder.KEY)
+    before, after = _joined(pieces[:at]), _joined(pieces[at + 1 :])
+    return None if before is None or after is None else (before, after)
+
+
+def _joined(pieces: Sequence[Piece]) -> bytes | None:
+    literals = [piece for piece in pieces if isinstance(piece, bytes)]
+    return b"".join(literals) if len(literals) == len(pieces) else None
+
+
+def _covered(ranges: Sequence[tuple[int, int]]) -> int:
+    """How many numbers lie in at least one of these ranges, both ends included."""
+    count, next_free = 0, 0
+    for low, high in sorted(ranges):
+        count += max(0, high + 1 - max(low, next_free))
+        next_free = max(next_free, high + 1)
+    return count
+
+
+def preload_of(run: Aggregate) -> Preload | None:
+    """What was preloaded; None for a run that had nothing to."""
+    done = Preloaded.merge(agent.facts.preloaded for agent in run.agents.values())
+    if run.opened is None or done is None:
+        return None
+    expected = expected_keys(run.opened.plan)
+    reading = run.readings.get(When.BEFORE)
+    before, after = run.opened.target.keys, reading.keys if reading else None
+    seconds = done.took_ns / NS_PER_S
+    return Preload(
+        keys=done.keys,
+        commands=done.commands,
+        seconds=seconds,
+        per_s=done.commands / seconds if seconds else 0.0,
+        expected_keys=expected,
+        dbsize_before=before,
+        dbsize_after=after,
+        ok=None if before is None or after is None or expected is None else _fits(before, after, expected),
+    )
+
+
+def _fits(before: int, after: int, expected: int) -> bool:
+    """Nothing but the preload was at work: so all keys are new where there were none, and else some may not be."""
+    return after - before == expected or (before > 0 and after >= expected)
+
+
+def preload_finding(run: Aggregate) -> Iterator[str]:
+    """What speaks against the key space that was preloaded."""
+    preload = preload_of(run)
+    if preload is None or preload.ok is not False:
+        return
+    expected, before, after = preload.expected_keys, preload.dbsize_before, preload.dbsize_after
+    assert expected is not None
+    assert before is not None
+    assert after is not None
+    why = "keys were evicted, expired or deleted" if after < before + expected else "somebody else wrote keys"
+    yield (
+        f"The preload wrote {counted(expected, 'different key')}, but the target held {counted(before, 'key')} "
+        f"before it and {after:,} after it: {why}."
+    )
+
+
+def preload_text(preload: Preload) -> str:
+    """One line for people."""
+    held = "DBSIZE not told"
+    if preload.dbsize_before is not None and preload.dbsize_after is not None:
+        held = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
+    return (
+        f"{counted(preload.keys, 'key')} by {counted(preload.commands, 'command')} in {preload.seconds:.1f} s "
+        f"({preload.per_s:,.0f}/s); {held}"
+    )
+
+
+def clean_up_of(run: Aggregate) -> CleanUp | None:
+    """What was deleted; None for a run that was to leave its keys, or has not come to it."""
+    done = run.cleaned
+    if done is None:
+        return None
+    return CleanUp(
+        deleted=done.deleted,
+        left=done.left,
+        seconds=done.took_ns / NS_PER_S,
+        error=done.error,
+        deleted_earlier=done.earlier,
+    )
+
+
+def clean_up_text(done: CleanUp) -> str:
+    """One line for people."""
+    left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
+    why = f": {done.error}" if done.error else ""
+    earlier = f" ({done.deleted_earlier:,} of them before the run was resumed)" if done.deleted_earlier else ""
+    return f"{counted(done.deleted, 'key')} deleted{earlier} in {done.seconds:.1f} s, {left}{why}"

@@ -1,0 +1,410 @@
+"""The end-of-run summary for people: a row per command and the totals, as memtier_benchmark has it, and around it what
+one must know to believe them. Fits the terminal it is shown on, and needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from common.units import counted, format_seconds
+from coordinator.core.records import AgentEnd
+from coordinator.report.preparation_text import clean_up_text, preload_text
+from coordinator.report.styles import (
+    ERRORS_SHOWN_FROM,
+    LEVEL_STYLES,
+    OUTCOME_STYLES,
+    Line,
+    as_text,
+    classes,
+    facts,
+    failed_share,
+    ms,
+    short,
+)
+from coordinator.report.summary_types import Agent, Generator, PubSub, Quantiles, Stage, Stats, Summary
+from coordinator.report.table_fitting import Bar, Column, FittedTable, show
+
+_AGENTS_SHOWN = 10
+_ELSEWHERE = "summary.json"
+
+
+def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
+    """Everything, from what ran to whether it can be trusted."""
+    show(console, _head(summary), "")
+    if len(summary.stages) > 1:
+        show(console, _stages(summary), "")
+    if summary.load.model != "closed":
+        of = "Response time" if summary.load.model == "open" else "Response time at a rate"
+        title = f"{of}, from the intended send to the reply (ms)"
+        response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
+        response.caption = _missing(summary)
+        show(console, response, "")
+    service = _latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service)
+    show(console, service, "")
+    if not hide_histogram and summary.latency_bins:
+        show(console, _histogram(summary), "")
+    show(console, _agents(summary), "", _tail(summary))
+
+
+def _missing(summary: Summary) -> str:
+    """How many operations have no response time: those that waited longest are among them, so whoever reads a
+    percentile must know. "" if all have one."""
+    at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
+    unsent = sum(stage.unsent for stage in at_a_rate)
+    not_done = sum(stage.stats.errors for stage in at_a_rate)
+    intended = sum(stage.stats.operations for stage in at_a_rate) + unsent
+    if not unsent + not_done:
+        return ""
+    return (
+        f"without {unsent + not_done:,} of {counted(intended, 'intended operation')} "
+        f"({(unsent + not_done) / intended:.1%}): {unsent:,} never sent, {not_done:,} not done"
+    )
+
+
+def _head(summary: Summary) -> Table:
+    run, target = summary.run, summary.target
+    outcome = as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
+    outcome.append(f" in {run.duration_s:.1f} s", style="default")
+    outcome.append(_failed(summary), style="red")
+    if run.reason:
+        outcome.append(f": {run.reason}", style="default")
+    return facts(
+        ("Run", as_text(run.id)),
+        ("", outcome),
+        ("Target", as_text(f"{target.url} ({target.topology}, {target.server})")),
+        ("Load", as_text(_load_model(summary))),
+    )
+
+
+def _failed(summary: Summary) -> str:
+    """For the first line: how many operations failed (with their errors, unless the reason names these) or were never
+    sent."""
+    totals, unsent = summary.totals, summary.load.unsent
+    found = ""
+    if share := failed_share(totals.errors, totals.operations):
+        kinds = classes(summary.errors, most=2)
+        found = f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
+    never = unsent / (totals.operations + unsent) if unsent else 0.0
+    return f"{found}, {never:.1%} never sent" if never > ERRORS_SHOWN_FROM else found
+
+
+_SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}
+
+
+def _load_model(summary: Summary) -> str:
+    load = summary.load
+    measured = [stage for stage in summary.stages if stage.measured]
+    if len(measured) > 1:
+        how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
+        how += f", {load.arrivals} arrivals" if load.arrivals else ""
+        wanted = "" if load.wanted_rate_per_s is None else f"{_count(load.wanted_rate_per_s)}/s wanted, "
+        return f"{len(measured)} stages ({how}): {wanted}{_count(load.achieved_rate_per_s)}/s achieved, " + _never_sent(
+            summary
+        )
+    if load.wanted_rate_per_s is None:
+        workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
+        return f"closed loop: every {' and '.join(workers)} sends as soon as its last reply came"
+    stage = measured[0] if measured else None
+    ramp = ""
+    if stage is not None and stage.ramp == "linear":
+        ramp = f" (a ramp from {_count(stage.from_rate_per_s or 0.0)} to {_count(stage.target_rate_per_s or 0.0)})"
+    return (
+        f"open loop ({load.arrivals} arrivals): {_count(load.wanted_rate_per_s)}/s wanted{ramp}, "
+        f"{_count(load.achieved_rate_per_s)}/s achieved, {_never_sent(summary)}"
+    )
+
+
+def _never_sent(summary: Summary) -> str:
+    load = summary.load
+    uncarried = f", {load.uncarried:,} more due in a share without an agent" if load.uncarried else ""
+    return f"{load.unsent:,} never sent{uncarried}"
+
+
+_STAGE_COLUMNS = (
+    Column("Stage", fold=7),
+    Column("From", 9),
+    Column("Length", 8),
+    Column("Wanted/s", 2),
+    Column("Actual/s", 1),
+    Column("p50", 5),
+    Column("p99", 3),
+    Column("p99.9", 6),
+    Column("max", 4),
+    Column("Errors"),
+)
+
+
+def _stages(summary: Summary) -> FittedTable:
+    """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
+    title = "Stages (ms: response time at a rate, service time in a closed loop)"
+    table = FittedTable(title, _STAGE_COLUMNS, elsewhere=_ELSEWHERE)
+    for stage in summary.stages:
+        latency = stage.stats.latency_us.response or stage.stats.latency_us.service
+        times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
+        table.add_row(
+            stage.name,
+            _clock(stage.begin_s),
+            _clock(stage.duration_s),
+            _wanted(stage),
+            short(stage.achieved_rate_per_s),
+            *(ms(us) if latency.count else "-" for us in times_us),
+            as_text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
+            style="" if stage.measured else "dim",
+        )
+    if not all(stage.measured for stage in summary.stages):
+        table.caption = "the warmup is in no other number but the ledger's and the connections'"
+    return table
+
+
+def _wanted(stage: Stage) -> Line:
+    """The mean rate, to compare with the actual one; for a ramp also the rate at its end, on a second line."""
+    wanted = as_text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
+    if stage.ramp == "linear":
+        wanted.add_line(f"to {short(stage.target_rate_per_s or 0.0)}", style="dim")
+    return wanted
+
+
+_LATENCY_COLUMNS = (
+    Column("Type", fold=12),
+    Column("Ops/s", 1),
+    Column("Avg", 7),
+    Column("p50", 3),
+    Column("p90", 9),
+    Column("p99", 2),
+    Column("p99.9", 5),
+    Column("max", 4),
+    Column("KiB/s", 8),
+    Column("Errors"),
+)
+
+
+def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> FittedTable:
+    table = FittedTable(title, _LATENCY_COLUMNS, elsewhere=_ELSEWHERE)
+    groups = [summary.commands]
+    if len(summary.pools) > 1:
+        groups.append({f"pool {name}": stats for name, stats in summary.pools.items()})
+    for group in groups:
+        for name, stats in group.items():
+            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s))
+        table.end_section()
+    totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
+    table.add_row(*totals, style="bold")
+    return table
+
+
+def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | Line]:
+    kib = (stats.bytes_out + stats.bytes_in) / 1024
+    times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
+    return [
+        name,
+        _count(stats.ops_per_s),
+        *(ms(us) if latency.count else "-" for us in times_us),
+        _count(kib / duration_s if duration_s > 0 else 0.0),
+        as_text(f"{stats.errors:,}", style="red" if stats.errors else ""),
+    ]
+
+
+_HISTOGRAM_COLUMNS = (Column("up to ms"), Column("operations"), Column("share"), Column("", 1, bars=True))
+
+
+def _histogram(summary: Summary) -> FittedTable:
+    what = "Response" if summary.load.model == "open" else "Service"
+    table = FittedTable(f"{what} times", _HISTOGRAM_COLUMNS, rule=False)
+    most = max(bin_.count for bin_ in summary.latency_bins)
+    everything = sum(bin_.count for bin_ in summary.latency_bins)
+    for bin_ in summary.latency_bins:
+        share = f"{bin_.count / everything:.2%}"
+        table.add_row(f"{bin_.up_to_us / 1e3:,.10g}", f"{bin_.count:,}", share, Bar(bin_.count / most))
+    return table
+
+
+_AGENT_COLUMNS = (
+    Column("Agent", fold=12),
+    Column("Host", 5, fold=16),
+    Column("Procs", 7),
+    Column("State"),
+    Column("Operations", 1),
+    Column("CPU", 3),
+    Column("Busiest", 2),
+    Column("Machine", 4),
+    Column("Skew ms", 6),
+)
+
+
+_AGENT_STYLES = {AgentEnd.FINISHED: "green", AgentEnd.LOST: "red", AgentEnd.OPEN: "yellow"}
+
+
+def _agents(summary: Summary) -> FittedTable:
+    table = FittedTable("Agents", _AGENT_COLUMNS, elsewhere=_ELSEWHERE)
+    # Those that were lost come first: they must not fall to the limit.
+    for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
+        table.add_row(
+            agent.id,
+            agent.host,
+            str(agent.processes),
+            as_text(agent.state.value, style=_AGENT_STYLES[agent.state]),
+            f"{agent.operations:,}",
+            _or_dash(agent.cpu_percent_max, "{:.0f}%"),
+            _or_dash(agent.cpu_percent_busiest, "{:.0f}%"),
+            _machine(agent),
+            _or_dash(agent.start_skew_us, "{:,.3f}", 1e3),
+        )
+    notes = [
+        f"{agent.id} replaced by {agent.replaced_by} at {agent.replaced_at_s:.1f} s"
+        for agent in summary.agents
+        if agent.replaced_at_s is not None
+    ][:_AGENTS_SHOWN]
+    if quotas := [round(agent.quota_cores, 2) for agent in summary.agents if agent.quota_cores is not None]:
+        each = f"{min(quotas):g}" if min(quotas) == max(quotas) else f"{min(quotas):g} to {max(quotas):g}"
+        notes.append(f"* of a CPU quota of {each} {'core' if each == '1' else 'cores'}")
+    if len(summary.agents) > _AGENTS_SHOWN:
+        notes.append(f"and {len(summary.agents) - _AGENTS_SHOWN} more, see {_ELSEWHERE}")
+    table.caption = "\n".join(notes)
+    return table
+
+
+def _machine(agent: Agent) -> str:
+    """How busy the agent's cores were: all cores of its machine, or its CPU quota."""
+    if agent.quota_percent_mean is not None:
+        return f"{agent.quota_percent_mean:.0f}%*"
+    return _or_dash(agent.host_cpu_percent_mean, "{:.0f}%")
+
+
+def _tail(summary: Summary) -> Table:
+    verdict = as_text(summary.verdict.level.value, style=LEVEL_STYLES[summary.verdict.level])
+    for reason in summary.verdict.reasons:
+        verdict.add_line(f"- {reason}", style="default")
+    before = [("Preload", as_text(preload_text(summary.preload)))] if summary.preload else []
+    after = [("Clean-up", as_text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
+    return facts(
+        *before,
+        ("Generator", _generator(summary.generator)),
+        ("Connections", as_text(*_connections(summary))),
+        ("Checkout wait", as_text(_wait(summary.checkout_wait_us))),
+        *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
+        ("Errors", as_text(_errors(summary))),
+        ("Ledger", as_text(_ledger(summary))),
+        *after,
+        ("Verdict", verdict),
+    )
+
+
+def _generator(generator: Generator) -> Line:
+    lines = []
+    if generator.cpu_s is not None:
+        each = generator.cpu_us_per_operation
+        by_each = "" if each is None else f", {each:,.1f} us an operation"
+        lines.append(
+            f"{generator.cpu_s:,.2f} s of CPU{by_each}; the busiest process used {generator.core_share_mean:.0%} of a "
+            f"core, {generator.core_share_max:.0%} at most"
+        )
+    if (lag := generator.loop_lag_us) is not None:
+        lines.append(
+            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {ms(lag.p99)} ms (p99), "
+            f"{ms(lag.max)} ms (max)"
+        )
+    if generator.late_sends:
+        lines.append(f"{counted(generator.late_sends, 'operation')} sent more than 1 ms late")
+    if generator.throttled_periods:
+        lines.append(
+            f"throttled by a CPU quota in {generator.throttled_periods:,} of {generator.quota_periods:,} periods, "
+            f"{generator.throttled_s:,.2f} s altogether"
+        )
+    if generator.stall_max_s:
+        lines.append(
+            f"a worker process did not run for {generator.stall_max_s:.1f} s, from {generator.stall_at_s:.1f} s on"
+        )
+    return as_text(*lines or ["not known"], style="yellow" if generator.limit else "")
+
+
+def _connections(summary: Summary) -> list[str]:
+    connections = summary.connections
+    lines = [
+        f"{connections.peak_open:,} open at most, of {connections.ceiling:,} allowed; {connections.opened:,} opened, "
+        f"{counted(connections.failed_attempts, 'failed attempt')}{_by_cause(connections.failed_by_cause)}, "
+        f"{counted(connections.retries, 'retry')}",
+    ]
+    if never := sum(connections.never_opened.values()):
+        wanted = "" if connections.wanted is None else f" of {connections.wanted:,} wanted"
+        lines.append(f"{never:,}{wanted} never opened: {classes(connections.never_opened)}")
+    if connections.server_clients_before is not None and connections.server_clients_after is not None:
+        lines.append(
+            f"the server counted {counted(connections.server_clients_before, 'client')} just before the start, "
+            f"{connections.server_clients_after:,} after it"
+        )
+    if connections.drops:
+        lines.append(f"dropped: {classes(connections.drops)}")
+    if connections.reconnects:
+        took = connections.reconnect_ms
+        lines.append(
+            f"{counted(connections.reconnects, 'reconnect')} took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)"
+        )
+    if connections.redirects:
+        lines.append(f"redirected by the cluster: {classes(connections.redirects)}")
+    if connections.topology_refreshes:
+        lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
+    return lines
+
+
+def _by_cause(counts: dict[str, int]) -> str:
+    return f" ({classes(counts)})" if counts else ""
+
+
+def _wait(wait_us: Quantiles) -> str:
+    if not wait_us.count:
+        return "no checkouts"
+    return (
+        f"avg {ms(wait_us.mean)}, p50 {ms(wait_us.p50)}, p99 {ms(wait_us.p99)}, max {ms(wait_us.max)} ms "
+        f"over {counted(wait_us.count, 'checkout')}"
+    )
+
+
+def _deliveries(pubsub: PubSub) -> Line:
+    text = as_text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
+    text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
+    text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")
+    text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
+    took = pubsub.latency_us
+    if took.count:
+        text.add_line(f"latency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
+    if took.count < pubsub.delivered:
+        text.add_line(f"{took.count:,} of them timed: not those between hosts, nor a warmup's")
+    return text
+
+
+def _errors(summary: Summary) -> str:
+    if not summary.errors:
+        return "none"
+    share = summary.totals.errors / summary.totals.operations
+    failed = summary.totals.latency_us.failed
+    return f"{classes(summary.errors)} ({share:.2%} of all operations, took {ms(failed.max)} ms at most)"
+
+
+def _ledger(summary: Summary) -> str:
+    ledger = summary.ledger
+    server = "not compared" if ledger.server_calls is None else f"{ledger.server_calls:,}"
+    room = f", {ledger.uncertain:,} uncertain" if ledger.uncertain else ""
+    uncarried = f"; {ledger.uncarried:,} due in a share without an agent" if ledger.uncarried else ""
+    return (
+        f"issued {ledger.issued:,}, counted {ledger.counted:,}, server calls {server}{room}: "
+        f"{ledger.unaccounted:,} unaccounted{uncarried}"
+    )
+
+
+def _count(value: float) -> str:
+    """Whole from a thousand on: what follows the point is noise by then."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def _clock(seconds: float) -> str:
+    """A time on the run's clock in at most six characters below a hundred hours: "2.5s", "12m34s", "27h46m"."""
+    if seconds < 59.95:
+        return format_seconds(round(seconds, 1))
+    return format_seconds(float(round(seconds) if seconds < 3599.5 else round(seconds / 60) * 60))
+
+
+def _or_dash(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)

@@ -1,0 +1,1 @@
+"""Everything that is asked of the target beside the load: facts, checks, setup, counters and clean-up."""

@@ -1,0 +1,148 @@
+"""What is done to the target before any agent prepares: its data flushed, scripts loaded, setup commands issued.
+
+Once, and by the coordinator: nothing of this is load. Every wait is bounded by the target's timeouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from common.commands import (
+    Mixed,
+    Part,
+    Piece,
+    Placeholder,
+    Sha,
+    Template,
+    find_command,
+    key_text,
+    keys_per_hash_tag,
+    origin,
+    script_digest,
+)
+from common.errors import TargetError
+from common.plan.schema import Keys, Plan, Target
+from common.redis_client import TARGET_ERRORS, address_of, ending_of, error_reply, translate
+from common.units import counted, printable, show
+from coordinator.servers.facts import ask, whole
+from coordinator.servers.primaries import Primaries, Server, open_primaries
+
+BATCH = 500
+TELL_EVERY = 100_000
+
+Call = tuple[str | bytes, ...]
+Say = Callable[[str], None]
+
+
+def flush(target: Target) -> int:
+    """Empty the target's database, on every primary. Returns how many keys there were. Raises TargetError."""
+    keys = 0
+    with open_primaries(target) as primaries:
+        for server in primaries.each:
+            keys += whole(ask(server, "DBSIZE")) or 0
+            # In the background: a large database would outlast the timeout of a reply.
+            server.execute_command("FLUSHDB", "ASYNC")
+    return keys
+
+
+def set_up(plan: Plan, say: Say) -> int:
+    """Load the plan's scripts and issue its setup. Returns how many calls that took. Raises TargetError for a target
+    that cannot be reached, and for the first error reply but BUSYGROUP, which says that it was done before."""
+    workload = plan.workload
+    if not workload.scripts and not workload.setup:
+        return 0
+    calls = 0
+    with open_primaries(plan.target) as primaries:
+        for script in workload.scripts:
+            for server in primaries.each:
+                _ask_once(plan.target, server, ("SCRIPT", "LOAD", script.lua), f"script {script.name}")
+                calls += 1
+        for text in workload.setup:
+            calls += _issue(plan, text, primaries, say)
+    return calls
+
+
+def _issue(plan: Plan, text: str, primaries: Primaries, say: Say) -> int:
+    template = find_command(text)
+    made = calls_of(plan, template)
+    if not template.count(Placeholder.KEY):
+        [(call, _)] = made
+        _ask_once(plan.target, primaries.client, call, show(text))
+        return 1
+    done = 0
+    while batch := list(islice(made, BATCH)):
+        pipeline = primaries.client.pipeline(transaction=False)
+        for call, _ in batch:
+            pipeline.execute_command(*call)
+        for (_, key), reply in zip(batch, pipeline.execute(raise_on_error=False), strict=True):
+            _judge(plan.target, reply, f"{show(text)}, key {printable(key)}")
+        done += len(batch)
+        if done % TELL_EVERY == 0:
+            say(f"setup: {show(text)}: {counted(done, 'key')} so far")
+    return done
+
+
+def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
+    """(arguments, key) of every call of a setup template: one for each key of the workload's range if it names
+    `__key__`, a single one if not."""
+    workload = plan.workload
+    digests = {script.name: script_digest(script.lua).decode() for script in workload.scripts}
+    if not template.count(Placeholder.KEY):
+        yield _call(template, "", digests), ""
+        return
+    per_hash_tag = keys_per_hash_tag(plan.target, workload)
+    for number in key_numbers(workload.keys):
+        key = key_text(workload.keys.prefix, number, per_hash_tag).decode()
+        yield _call(template, key, digests), key
+
+
+def key_numbers(keys: Keys) -> range:
+    """The numbers of all keys."""
+    return range(int(keys.minimum), int(keys.maximum) + 1)
+
+
+def _call(template: Template, key: str, digests: dict[str, str]) -> Call:
+    # As text: redis-py finds out by the first words where in a cluster a command has to go.
+    return tuple(_text(b"".join(_bytes(piece, key, digests) for piece in _pieces(part))) for part in template.parts)
+
+
+def _pieces(part: Part) -> Sequence[Piece]:
+    return part.pieces if isinstance(part, Mixed) else (part,)
+
+
+def _bytes(piece: Piece, key: str, digests: dict[str, str]) -> bytes:
+    match origin(piece):
+        case bytes() as literal:
+            return literal
+        case Sha(script):
+            return digests[script].encode()
+        case Placeholder.KEY:
+            return key.encode()
+    raise AssertionError(f"the plan was checked: no {piece!r} in setup")
+
+
+def _text(argument: bytes) -> str | bytes:
+    """As text, or as bytes if it is not UTF-8."""
+    try:
+        return argument.decode()
+    except UnicodeDecodeError:
+        return argument
+
+
+def _ask_once(target: Target, server: Server, call: Call, what: str) -> None:
+    try:
+        reply = server.execute_command(*call)
+    except TARGET_ERRORS as error:
+        reply = error
+    _judge(target, reply, what)
+
+
+def _judge(target: Target, reply: object, what: str) -> None:
+    if not isinstance(reply, Exception):
+        return
+    if not ending_of(reply).replied:
+        raise translate(reply, target) from reply
+    said = error_reply(reply)
+    if not said.startswith("BUSYGROUP"):
+        raise TargetError(f"target {address_of(target)} refused the setup: {what} was answered with {said}") from reply

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import random
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.share import Share
+from common.plan.schema import Load
+from common.protocol.messages import WorkerFinal, WorkerMetrics
+from common.units import NS_PER_S, Seconds
+from tests.support.protocol import assignment, fleet_plan, interval, ready, worker_final, worker_metrics
+from tests.support.stages import stage
+
+
+def share(processes: int = 2) -> Share:
+    return Share.of(assignment(pools=processes), processes)
+
+
+def test_there_are_no_more_processes_than_pools() -> None:
+    assert len(Share.of(assignment(pools=2), 8).assignments) == 2
+
+
+def test_no_pool_needs_no_process() -> None:
+    empty = Share.of(assignment(pools=0), 8)
+    assert empty.assignments == ()
+    assert empty.all_prepared
+    assert empty.all_over
+    assert empty.final(0, "").drained
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_every_pool_is_dealt_to_exactly_one_process(pools: int, processes: int) -> None:
+    hands = [part.pools for part in Share.of(assignment(pools=pools), processes).assignments]
+    assert sorted(pool.number for hand in hands for pool in hand) == list(range(pools))
+    assert all(hands)
+    assert not hands or max(map(len, hands)) - min(map(len, hands)) <= 1
+
+
+def test_all_are_prepared_when_the_last_one_is() -> None:
+    two = share()
+    two.prepared(0, ready(3))
+    assert not two.all_prepared
+    two.prepared(1, ready(4))
+    assert two.all_prepared
+    assert (two.alive, two.connections_open) == (2, 7)
+
+
+def test_a_second_is_reported_when_every_running_process_has_completed_it() -> None:
+    two = share()
+    two.reported(0, worker_metrics(1, 5, 6))
+    assert two.take_report() is None
+    two.reported(1, worker_metrics(0, 7))
+    report = two.take_report()
+    assert report is not None
+    assert (report.through, [part.operations for part in report.intervals]) == (0, [12])
+    assert two.take_report() is None
+
+
+def test_late_operations_of_a_second_that_was_reported_follow() -> None:
+    two = share()
+    for number in range(2):
+        two.reported(number, worker_metrics(1, 1, 1))
+    two.take_report()
+    two.reported(0, WorkerMetrics(through=1, intervals=(interval(0, 3),)))
+    report = two.take_report()
+    assert report is not None
+    assert (report.through, [part.operations for part in report.intervals]) == (1, [3])
+
+
+def test_a_process_that_ended_early_does_not_hold_the_others_back() -> None:
+    two = share()
+    two.reported(0, worker_metrics(0, 1))
+    two.finished(0, worker_final(1))
+    two.reported(1, worker_metrics(3, 1, 1, 1, 1))
+    report = two.take_report()
+    assert report is not None
+    assert report.through == 3
+
+
+def test_a_process_that_died_does_not_hold_the_others_back_and_its_reports_count() -> None:
+    two = share()
+    two.reported(0, worker_metrics(5, 1, 1, 1, 1, 1, 1))
+    assert two.exited(0, -9) is not None
+    two.reported(1, worker_metrics(0, 1))
+    two.take_report()
+    assert two.exited(1, -9) is not None
+    report = two.take_report()
+    assert report is not None
+    assert (report.through, sum(part.operations for part in report.intervals)) == (5, 5)
+    final = two.final(2, "")
+    assert (final.counted, final.issued, final.processes_lost, final.drained) == (7, 7, 2, True)
+
+
+def test_a_process_is_lost_once() -> None:
+    two = share()
+    lost = two.exited(0, 3)
+    assert lost is not None
+    assert lost.reason == "worker process 0 ended with exit code 3"
+    assert two.exited(0, 3) is None
+    assert [one.process for one in two.give_up()] == [1]
+    assert two.give_up() == []
+    assert two.all_over
+
+
+def test_a_process_that_is_not_ours_is_not_lost() -> None:
+    assert share().exited(7, 1) is None
+
+
+def test_final_adds_up_what_all_processes_did_and_keeps_the_worst() -> None:
+    two = share()
+    for number, skew_ns in enumerate((500, -900)):
+        two.finished(
+            number,
+            WorkerFinal(issued=5, counted=5, transactions=2, start_skew_ns=skew_ns, ran_ns=number, drained=not number),
+        )
+    final = two.final(9, "why")
+    assert (final.next_seq, final.issued, final.transactions, final.start_skew_ns) == (9, 10, 4, -900)
+    assert (final.ran_ns, final.drained, final.reason) == (1, False, "why")
+
+
+def test_processes_are_overdue_after_the_drain_that_follows_the_planned_end() -> None:
+    plan = fleet_plan(duration_s=3.0, drain_s=4.0)
+    one = Share.of(assignment(plan), 1)
+    assert one.overdue_ns(100, 50, 7) == 100 + 7 * NS_PER_S + 7
+
+
+def test_processes_that_are_started_when_all_should_be_over_still_have_the_drain() -> None:
+    plan = fleet_plan(duration_s=3.0, drain_s=4.0)
+    one = Share.of(assignment(plan), 1)
+    assert one.overdue_ns(100, 9 * NS_PER_S, 7) == 13 * NS_PER_S + 7
+
+
+def test_without_an_end_in_time_no_process_is_overdue() -> None:
+    one = Share.of(assignment(fleet_plan(duration_s=None, requests=5)), 1)
+    assert one.overdue_ns(100, 50, 7) is None
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32))
+def test_whatever_processes_report_is_passed_on_exactly_once(processes: int, seed: int) -> None:
+    draw = random.Random(seed)
+    all_of_them = share(processes)
+    at, living = [-1] * processes, set(range(processes))
+    reported = passed_on = 0
+    throughs = [-1]
+    while living:
+        number = draw.choice(sorted(living))
+        match draw.choice(("report", "report", "report", "finish", "die")):
+            case "report":
+                at[number] += draw.randint(0, 2)
+                count = draw.randint(0, 5)
+                seconds = [draw.randint(0, max(at[number], 0)) for _ in range(draw.randint(0, 2))]
+                parts = tuple(interval(second, count) for second in seconds if second <= at[number])
+                all_of_them.reported(number, WorkerMetrics(through=at[number], intervals=parts))
+                reported += count * len(parts)
+            case "finish":
+                all_of_them.finished(number, worker_final())
+                living.discard(number)
+            case "die":
+                all_of_them.exited(number, -9)
+                living.discard(number)
+        report = all_of_them.take_report()
+        if report is not None:
+            passed_on += sum(part.operations for part in report.intervals)
+            throughs.append(report.through)
+    assert passed_on == reported == all_of_them.final(0, "").counted
+    assert throughs == sorted(throughs)
+
+
+def test_processes_add_up_by_stage() -> None:
+    two = share()
+    for number in range(2):
+        two.reported(number, WorkerMetrics(through=0, intervals=(interval(0, 1), interval(0, 2, stage=1))))
+    report = two.take_report()
+    assert report is not None
+    assert [(part.stage, part.operations) for part in report.intervals] == [(0, 2), (1, 4)]
+
+
+def test_processes_are_overdue_after_the_warmup_and_all_stages() -> None:
+    plan = fleet_plan(duration_s=None, drain_s=4.0)
+    load = Load(stages=(stage(1), stage(2, 5)), warmup_s=Seconds(3))
+    one = Share.of(assignment(msgspec.structs.replace(plan, load=load)), 1)
+    assert one.overdue_ns(NS_PER_S, 0, 2 * NS_PER_S) == (1 + 6 + 4 + 2) * NS_PER_S

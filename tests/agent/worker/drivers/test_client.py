@@ -1,0 +1,273 @@
+"""What drivers do whose workers take client instances from a pool: all of it is held against both.
+
+Not against the wire driver, which lends no client: see tests/agent/worker/drivers/wire/test_driver.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from agent.worker.metrics.recorder import NONE, WAIT_ONLY, bin_rows
+from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
+from agent.worker.pacing.pacer import UNSENT, whenever_of
+from agent.worker.pools.thread_pools import CheckoutTimeout
+from common.cancellation import CutShort
+from common.plan.schema import Driver
+from common.units import NS_PER_S
+from tests.support import stage as on_stage
+from tests.support.stage import GET, MS, SET, T0_NS
+
+NEW: dict[str, Any] = {}
+
+
+def Stage(**told: Any) -> on_stage.Stage:
+    return on_stage.Stage(**told, **NEW)
+
+
+@pytest.fixture(params=(Driver.CLIENT, Driver.ASYNCIO), ids=lambda driver: driver.value, autouse=True)
+def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEW, "driver", request.param)
+
+
+def test_an_operation_is_recorded_with_all_that_it_took() -> None:
+    stage = Stage(quota=2, operations=iter([GET, SET]), answers=[b"value", True])
+    stage.checkout_takes_ns = 3 * MS
+    assert stage.run() == [
+        [13 * MS, 0, 10 * MS, NONE, 22, 105, 3 * MS],
+        [26 * MS, 1, 10 * MS, NONE, 33, 5, 3 * MS],
+    ]
+    assert stage.calls == [[("GET", b"key")], [("SET", b"key", b"value")]]
+    assert (stage.record.issued, stage.record.unsent, stage.record.transactions) == (2, 0, 0)
+
+
+def test_nothing_begins_before_the_start() -> None:
+    stage = Stage(quota=1)
+    stage.now_ns = T0_NS - 3600 * NS_PER_S
+    assert stage.run() == [[10 * MS, 0, 10 * MS, NONE, 22, 105, 0]]
+
+
+def test_in_a_closed_loop_nothing_begins_at_or_after_the_end_and_what_began_is_finished() -> None:
+    stage = Stage(end_ns=T0_NS + 25 * MS)
+    assert [row[0] for row in stage.run()] == [10 * MS, 20 * MS, 30 * MS]
+    assert (stage.record.issued, stage.record.unsent) == (3, 0)
+    stage = Stage(end_ns=T0_NS + 20 * MS)
+    assert [row[0] for row in stage.run()] == [10 * MS, 20 * MS]
+
+
+def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then() -> None:
+    due = [T0_NS + at for at in (0, 50 * MS, 55 * MS, 60 * MS)]
+    rows = Stage(end_ns=T0_NS + NS_PER_S, due=due).run()
+    assert [(row[0] // MS, row[2] // MS, row[3] // MS) for row in rows] == [
+        (10, 10, 0),
+        (60, 10, 0),
+        (70, 10, 5),
+        (80, 10, 10),
+    ]
+
+
+def test_what_a_slow_target_kept_from_being_sent_is_counted_as_unsent() -> None:
+    due = [T0_NS + at * 10 * MS for at in range(10)]
+    stage = Stage(end_ns=T0_NS + 100 * MS, due=due, takes_ns=60 * MS)
+    assert len(stage.run()) == stage.record.issued == 2
+    assert stage.record.unsent == 8
+
+
+def test_a_long_wait_for_a_client_is_kept_even_when_it_led_to_nothing() -> None:
+    stage = Stage(end_ns=T0_NS + 10 * MS)
+    stage.checkout_takes_ns = 15 * MS
+    assert stage.run() == [[15 * MS, WAIT_ONLY, 0, NONE, 0, 0, 15 * MS]]
+    assert stage.record.issued == 0
+
+
+def test_no_wait_that_led_to_nothing_is_no_row() -> None:
+    assert Stage(end_ns=T0_NS).run() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "replied", "name", "bytes_in"),
+    [
+        (redis.ResponseError("WRONGTYPE of value"), True, "WRONGTYPE", len("-WRONGTYPE of value\r\n")),
+        (redis.ConnectionError("gone"), False, "ConnectionError", 0),
+        (redis.TimeoutError("late"), False, "TimeoutError", 0),
+        (ValueError("odd"), False, "ValueError", 0),
+    ],
+)
+def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_follows(
+    error: Exception, replied: bool, name: str, bytes_in: int
+) -> None:
+    stage = Stage(quota=3, answers=[b"value", error, b"value"])
+    rows = stage.run()
+    assert rows[1] == [20 * MS, stage.kind(0, replied, name), 10 * MS, NONE, 22, bytes_in, 0]
+    assert [rows[0][1], rows[2][1]] == [0, 0]
+    assert stage.record.issued == 3
+
+
+def test_what_fails_once_the_lifeline_is_cut_was_cut_short_but_an_error_reply_stays_one() -> None:
+    for error, replied, name in (
+        (redis.ConnectionError("we shut it down"), False, "CutShort"),
+        (redis.ResponseError("ERR no"), True, "ERR"),
+    ):
+        stage = Stage(quota=1, answers=[error])
+        stage.lifeline.cut()
+        assert [row[1] for row in stage.run()] == [stage.kind(0, replied, name)]
+
+
+def timeouts(stage: on_stage.Stage, waited_ns: int) -> Callable[[int], None]:
+    def give_up(_: int) -> None:
+        raise CheckoutTimeout(waited_ns)
+
+    stage.checkout_takes_ns = waited_ns
+    return give_up
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_operations_that_got_no_client_failed_and_took_nothing_on_the_wire(batch: int) -> None:
+    stage = Stage(quota=2 * batch, batch=batch)
+    stage.pool.before = timeouts(stage, 20 * MS)
+    kind = stage.kind(0, False, "CheckoutTimeout")
+    first = [20 * MS, kind, 20 * MS, NONE, 0, 0, 20 * MS]
+    others = [[20 * MS, kind, 20 * MS, NONE, 0, 0, NONE]] * (batch - 1)
+    rows = stage.run()
+    assert rows[:batch] == [first, *others]
+    assert len(rows) == stage.record.issued == 2 * batch
+    assert stage.calls == []
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_nobody_tries_to_get_a_client_again_after_the_end(batch: int) -> None:
+    stage = Stage(end_ns=T0_NS + 50 * MS, batch=batch)
+    stage.pool.before = timeouts(stage, 20 * MS)
+    assert len(stage.run()) == stage.record.issued == 3 * batch
+    assert stage.pool.checkouts == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_was_due_when_nobody_got_a_client_any_more_is_unsent(batch: int) -> None:
+    due = [T0_NS + at * 5 * MS for at in range(10)]
+    stage = Stage(end_ns=T0_NS + 50 * MS, batch=batch, due=due)
+    stage.pool.before = timeouts(stage, 30 * MS)
+    stage.run()
+    assert stage.record.issued == 2 * batch
+    assert stage.record.issued + stage.record.unsent == 10
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_thread_that_is_woken_by_the_end_leaves_and_says_what_it_did_not_send(batch: int) -> None:
+    def cut(checkout: int) -> None:
+        if checkout == 2:
+            raise CutShort("the run is over")
+
+    due = [T0_NS + at * MS for at in range(9)]
+    stage = Stage(
+        end_ns=T0_NS + NS_PER_S, batch=batch, due=due, answers=[[b""] * batch if batch > 1 else b""], takes_ns=NS_PER_S
+    )
+    stage.pool.before = cut
+    assert len(stage.run()) == stage.record.issued == batch
+    assert stage.record.unsent == 9 - batch
+
+
+# Batches
+
+
+def test_a_pipeline_is_one_round_trip_that_each_of_its_operations_took() -> None:
+    stage = Stage(quota=5, batch=3, operations=iter([GET, SET, GET, SET, GET]), answers=[[b"a", True, None]])
+    stage.answers = [[b"a", True, b"ccc"], [True, b""]]
+    stage.checkout_takes_ns = 2 * MS
+    assert stage.run() == [
+        [12 * MS, 0, 10 * MS, NONE, 22, 101, 2 * MS],
+        [12 * MS, 1, 10 * MS, NONE, 33, 5, NONE],
+        [12 * MS, 0, 10 * MS, NONE, 22, 103, NONE],
+        [24 * MS, 1, 10 * MS, NONE, 33, 5, 2 * MS],
+        [24 * MS, 0, 10 * MS, NONE, 22, 100, NONE],
+    ]
+    assert [len(call) for call in stage.calls] == [3, 2]
+    assert (stage.record.issued, stage.record.transactions) == (5, 0)
+
+
+def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each() -> None:
+    stage = Stage(quota=2, batch=2, transaction=True, operations=iter([GET, SET]), answers=[[b"a", True]])
+    rows = stage.run()
+    assert [row[4] for row in rows] == [22 + MULTI_EXEC_REQUEST_BYTES, 33]
+    assert [row[5] for row in rows] == [101 + QUEUED_BYTES + transaction_reply_bytes(2), 5 + QUEUED_BYTES]
+    assert (stage.record.issued, stage.record.transactions) == (2, 1)
+
+
+def test_an_error_within_a_transaction_was_queued_all_the_same_but_not_one_that_ended_it() -> None:
+    wrong = redis.ResponseError("WRONGTYPE no")
+    reply_bytes = len("-WRONGTYPE no\r\n")
+    stage = Stage(quota=2, batch=2, transaction=True, answers=[[wrong, b"a"]])
+    assert [row[5] for row in stage.run()] == [
+        reply_bytes + QUEUED_BYTES + transaction_reply_bytes(2),
+        101 + QUEUED_BYTES,
+    ]
+    stage = Stage(quota=2, batch=2, transaction=True, answers=[wrong])
+    assert [row[5] for row in stage.run()] == [reply_bytes, reply_bytes]
+
+
+def test_a_transaction_of_one_is_still_a_transaction() -> None:
+    stage = Stage(quota=2, transaction=True, answers=[[b"a"]])
+    assert len(stage.run()) == 2
+    assert stage.record.transactions == 2
+
+
+def test_in_a_batch_an_error_is_that_of_its_own_operation() -> None:
+    replies = [b"a", redis.ResponseError("WRONGTYPE no"), b"c"]
+    stage = Stage(quota=3, batch=3, answers=[replies])
+    assert [row[1] for row in stage.run()] == [0, stage.kind(0, True, "WRONGTYPE"), 0]
+
+
+def test_a_batch_that_ends_without_replies_failed_as_a_whole() -> None:
+    stage = Stage(quota=3, batch=3, operations=iter([GET, SET, GET]), answers=[redis.ConnectionError("gone")])
+    rows = stage.run()
+    assert [row[1] for row in rows] == [stage.kind(row, False, "ConnectionError") for row in (0, 1, 0)]
+    assert [row[5] for row in rows] == [0, 0, 0]
+
+
+def test_a_batch_is_sent_when_its_last_operation_is_due_and_each_lag_is_from_its_own_time() -> None:
+    due = [T0_NS + at * MS for at in (0, 10, 20, 30)]
+    stage = Stage(end_ns=T0_NS + NS_PER_S, due=due, batch=3, takes_ns=5 * MS, answers=[[b""] * 3, [b""]])
+    assert [(row[0] // MS, row[3] // MS) for row in stage.run()] == [(25, 20), (25, 10), (25, 0), (35, 0)]
+
+
+def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
+    due = [T0_NS + at * 10 * MS for at in range(6)]
+    stage = Stage(end_ns=T0_NS + 55 * MS, due=due, batch=3, takes_ns=50 * MS, answers=[[b""] * 3])
+    assert len(stage.run()) == stage.record.issued == 3
+    assert stage.record.unsent == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_row_keeps_what_its_turn_says_of_its_stage(batch: int) -> None:
+    in_third = (whenever_of(2),) * batch
+    stage = Stage(batch=batch, answers=[b"value"] if batch == 1 else [[b"value"] * 2])
+    stage.worker.pacer.turns = lambda: iter([in_third] * 3)  # type: ignore[method-assign]
+    assert [row[3] for row in stage.run()] == [whenever_of(2)] * 3 * batch
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> None:
+    due = [T0_NS + 5 * MS * number for number in range(2 * batch)]
+    stage = Stage(quota=2 * batch, batch=batch, due=due)
+    stage.pool.before = timeouts(stage, 20 * MS)
+    rows = stage.run()
+    found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
+    assert found_ns == due
+    assert bin_rows(np.array([[*row, 1] for row in rows]), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_operations_that_fail_at_once_begin_a_millisecond_apart_in_a_closed_loop(batch: int) -> None:
+    stage = Stage(quota=3 * batch, batch=batch, takes_ns=0, answers=[redis.ConnectionError("gone")])
+    assert [at_ns for at_ns, *_ in stage.run()][::batch] == [0, MS, 2 * MS]
+
+
+def test_error_replies_and_slow_failures_do_not_slow_down_a_closed_loop() -> None:
+    stage = Stage(quota=3, takes_ns=0, answers=[redis.ResponseError("WRONGTYPE of another kind")])
+    assert [at_ns for at_ns, *_ in stage.run()] == [0, 0, 0]
+    stage = Stage(quota=3, takes_ns=2 * MS, answers=[redis.TimeoutError("too late")])
+    assert [at_ns for at_ns, *_ in stage.run()] == [2 * MS, 4 * MS, 6 * MS]

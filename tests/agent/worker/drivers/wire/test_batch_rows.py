@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.drivers.wire.batch_rows import TOLD_APART, WireRecord, pack_batch
+from agent.worker.metrics.recorder import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, bin_rows, joined, pack_row
+from agent.worker.pacing.pacer import whenever_of
+from common.metrics.histogram import Ints
+
+NAMES = ("SET", "GET", "TTL")
+T0 = 10**15
+
+
+@dataclass(frozen=True)
+class Operation:
+    row: int
+    bytes_out: int
+    bytes_in: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    operations: list[Operation]
+    begin: int
+    """Within its block."""
+    ended_ns: int
+    service_ns: int
+    lag_ns: int
+    told_apart: bool
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
+    """(size of the replies of each row of the mix, batches of each block)."""
+    # One command at most has replies that differ: of several in a batch, nobody could tell whose the bytes are.
+    fixed = draw(st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=3))
+    fixed = [None if size is None and None not in fixed[:row] else size or 7 for row, size in enumerate(fixed)]
+
+    def operation() -> st.SearchStrategy[Operation]:
+        rows = st.integers(0, len(fixed) - 1)
+        return st.builds(
+            lambda row, bytes_out, bytes_in: Operation(row, bytes_out, bytes_in if fixed[row] is None else fixed[row]),
+            rows,
+            st.integers(14, 99) | st.just(1 << 29),  # a batch of the longest values has more bytes than 32 bits tell
+            st.integers(1, 1 << 29),
+        )
+
+    longest = draw(st.sampled_from([1, 9]))
+    blocks = []
+    for _ in range(draw(st.integers(1, 4))):
+        begin, batches = 0, []
+        for operations in draw(st.lists(st.lists(operation(), min_size=1, max_size=longest), min_size=1, max_size=8)):
+            timing = draw(st.tuples(st.integers(0, 10**9), st.integers(0, 10**7)))
+            lag_ns = draw(st.sampled_from([NONE, whenever_of(3), 0, 5_000, 2_000_000]))
+            batches.append(Batch(operations, begin, T0 + timing[0], timing[1], lag_ns, draw(st.booleans())))
+            begin += len(operations)
+        blocks.append(batches)
+    return fixed, blocks
+
+
+def rows_of(batch: Batch) -> bytes:
+    """One row an operation, as other drivers write them."""
+    return b"".join(
+        pack_row(batch.ended_ns, one.row, batch.service_ns, batch.lag_ns, one.bytes_out, one.bytes_in, NONE)
+        for one in batch.operations
+    )
+
+
+def add(record: WireRecord, place: int, batch: Batch) -> None:
+    count = len(batch.operations)
+    if batch.told_apart:
+        record.add(rows_of(batch))
+        record.add_batch(pack_batch(0, 0, place + batch.begin, count, TOLD_APART, 0))
+        return
+    bytes_in = sum(one.bytes_in for one in batch.operations)
+    began_ns = batch.ended_ns - batch.service_ns
+    record.add_batch(pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns))
+
+
+def column(batches: list[Batch], name: str) -> Ints:
+    return np.array([getattr(one, name) for batch in batches for one in batch.operations], dtype=np.int64)
+
+
+@given(loads(), st.randoms(use_true_random=False))
+def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
+    load: tuple[list[int | None], list[list[Batch]]], chance: Random
+) -> None:
+    fixed, blocks = load
+    record, one_by_one = WireRecord(fixed), ThreadRecord()
+    taken: list[Rows] = []
+    under_way: list[tuple[int, Batch]] = []
+    for batches in blocks:
+        place = record.begin_block(column(batches, "row"), column(batches, "bytes_out"))
+        under_way += [(place, batch) for batch in batches]
+        chance.shuffle(under_way)
+        # Some stay behind, to come to their end when many that were sent after them have.
+        for _ in range(chance.randint(0, len(under_way))):
+            begin, batch = under_way.pop()
+            add(record, begin, batch)
+            one_by_one.add(rows_of(batch))
+            if chance.random() < 0.2:
+                taken.append(record.take())
+    for begin, batch in under_way:
+        add(record, begin, batch)
+        one_by_one.add(rows_of(batch))
+    taken.append(record.take())
+    endings = Outcomes().endings
+    assert bin_rows(joined(taken), NAMES, endings) == bin_rows(one_by_one.take(), NAMES, endings)
+    assert record.take().shape == NO_ROWS.shape
+
+
+def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> None:
+    record = WireRecord([None])
+    sizes = np.full(3, 20)
+    first, second = (record.begin_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
+    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE))
+    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE))
+    record.take()
+    assert list(record._blocks) == [first]
+    record.add_batch(pack_batch(0, 0, first + 2, 1, TOLD_APART, 0))
+    assert record.take().shape == NO_ROWS.shape
+    assert not record._blocks
+
+
+def test_a_command_that_a_batch_has_none_of_makes_no_row_of_it() -> None:
+    record = WireRecord([5, None])
+    place = record.begin_block(np.array([0, 0, 1, 1]), np.array([30, 31, 20, 21]))
+    record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE))
+    record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4))
+    assert sorted(record.take().tolist()) == [[T0 + 8, 1, 7, 4, 41, 99, NONE, 2], [T0 + 9, 0, 9, NONE, 61, 10, NONE, 2]]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import Queue
+from typing import Any
+
+import pytest
+import redis
+
+from agent.worker.drivers.wire.connector import Connector
+from common.cancellation import Lifeline
+from common.clock import monotonic_ns
+from common.units import NS_PER_S
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+class Stand:
+    """A connector whose loop is the test: `turn` does what it was asked to call."""
+
+    def __init__(self) -> None:
+        self.lifeline = Lifeline()
+        self._calls: Queue[Callable[[], None]] = Queue()
+        self.connector = Connector(self.lifeline, self._calls.put)
+        self.heard: list[tuple[str, Any]] = []
+
+    def do(self, what: Callable[[], Any], pause_s: float = 0.0) -> None:
+        self.connector.do(
+            what,
+            lambda result: self.heard.append(("then", result)),
+            lambda error: self.heard.append(("otherwise", error)),
+            pause_s,
+        )
+
+    def turn(self) -> None:
+        self._calls.get(timeout=10)()
+
+    @property
+    def is_quiet(self) -> bool:
+        return self._calls.empty()
+
+
+@pytest.fixture
+def stand(_leak_check_first: None) -> Iterator[Stand]:
+    made = Stand()
+    yield made
+    made.lifeline.cut()
+    made.connector.end()
+    made.connector.end()
+    made.connector.wait(5)
+
+
+def test_it_is_done_beside_the_loop_which_is_told_the_result(stand: Stand) -> None:
+    stand.do(lambda: threading.current_thread().name)
+    stand.turn()
+    [(how, name)] = stand.heard
+    assert how == "then"
+    assert name.startswith("wire connector")
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.RedisClusterException("odd"), OSError("deaf")])
+def test_what_is_the_targets_fault_is_told_otherwise(stand: Stand, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    stand.do(fail)
+    stand.turn()
+    assert stand.heard == [("otherwise", error)]
+
+
+def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
+    def stumble() -> None:
+        raise RuntimeError("a pebble")
+
+    stand.do(stumble)
+    with pytest.raises(RuntimeError, match="a pebble"):
+        stand.turn()
+    assert stand.heard == []
+
+
+def test_what_waits_ends_with_the_lifeline_and_nobody_is_told(stand: Stand) -> None:
+    began = threading.Event()
+
+    def hang() -> None:
+        began.set()
+        stand.lifeline.wait(3600)
+
+    stand.do(hang)
+    stand.do(lambda: 1, pause_s=3600)
+    assert began.wait(10)
+    began_ns = monotonic_ns()
+    stand.lifeline.cut()
+    stand.connector.end()
+    stand.connector.wait(10)
+    assert monotonic_ns() - began_ns < 5 * NS_PER_S
+    assert stand.is_quiet
+
+
+@pytest.mark.parametrize("end", ["cut", "ended"])
+def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
+    if end == "cut":
+        stand.lifeline.cut()
+    else:
+        stand.connector.end()
+    stand.do(pytest.fail)
+    stand.connector.wait(5)
+    assert stand.is_quiet
+
+
+def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
+    class Ending(Lifeline):
+        """Has another thread end the connector in the very moment in which that looks whether it may begin."""
+
+        @property
+        def is_cut(self) -> bool:
+            ending.start()
+            ending.join(0.1)
+            return False
+
+    connector = Connector(Ending(), lambda _: None)
+    ending = threading.Thread(target=connector.end)
+    connector.do(lambda: None, lambda _: None, lambda _: None)
+    ending.join(10)
+    connector.wait(5)
+
+
+def test_a_wait_is_no_longer_than_it_may_be(stand: Stand) -> None:
+    stand.do(lambda: stand.lifeline.wait(3600))
+    stand.connector.end()
+    stand.connector.wait(0.01)
+    assert not stand.lifeline.is_cut
+
+
+def test_many_are_done_at_once(stand: Stand) -> None:
+    together = threading.Barrier(16)
+    for _ in range(16):
+        stand.do(lambda: together.wait(10))
+    for _ in range(16):
+        stand.turn()
+    assert sorted(result for _, result in stand.heard) == list(range(16))

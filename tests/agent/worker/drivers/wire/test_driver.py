@@ -1,0 +1,559 @@
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any
+
+import pytest
+import redis
+
+from agent.worker.drivers.wire.routing import AHEAD
+from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
+from agent.worker.pacing.pacer import NEVER_NS
+from common.redis_client.slots import slot_of
+from tests.support.wire import GET, MS, SET, T0_NS, WireStage, keys_of, operation, slots_of
+
+OK, QUEUED, A = b"+OK\r\n", b"+QUEUED\r\n", b"$1\r\na\r\n"
+WRONG = b"-WRONGTYPE no\r\n"
+ASKING = [b"ASKING"]
+PLAIN = pytest.mark.parametrize("is_plain", [True, False], ids=("drawn ahead", "one by one"))
+
+
+def moved(key: str, name: str, how: str = "MOVED") -> bytes:
+    return f"-{how} {slot_of(key.encode())} {name}\r\n".encode()
+
+
+# Closed loop
+
+
+@PLAIN
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_quota_is_issued_to_the_last_operation_and_then_the_connection_rests(is_plain: bool, batch: int) -> None:
+    stage = WireStage(quota=10, batch=batch, is_plain=is_plain)
+    stage.begin()
+    while not stage.worker.is_done:
+        stage.hear(A)
+    assert stage.record.issued == len(stage.sock().commands()) == stage.metrics().commands["GET"].ok == 10
+    assert stage.node().idle == [stage.channel()]
+    assert stage.record.unsent == 0
+
+
+@PLAIN
+def test_nothing_begins_at_or_after_the_end_and_what_began_is_finished(is_plain: bool) -> None:
+    stage = WireStage(end_ns=T0_NS + 25 * MS, is_plain=is_plain)
+    stage.begin()
+    for _ in range(3):
+        stage.hear(A, after_ns=10 * MS)
+    stage.check()
+    assert stage.worker.is_done
+    assert [row[0] for row in stage.rows()] == [10 * MS, 20 * MS, 30 * MS]
+    assert (stage.record.issued, stage.record.unsent) == (3, 0)
+
+
+@PLAIN
+def test_the_end_of_the_span_is_noticed_while_a_reply_is_waited_for(is_plain: bool) -> None:
+    stage = WireStage(end_ns=T0_NS + 25 * MS, is_plain=is_plain)
+    stage.begin()
+    stage.check(after_ns=30 * MS)
+    assert not stage.worker.is_done
+    stage.hear(A)
+    assert stage.worker.is_done
+    assert stage.record.issued == 1
+
+
+def test_an_end_that_moves_nearer_is_obeyed() -> None:
+    stage = WireStage()
+    stage.begin()
+    stage.span.end_at(T0_NS + 5 * MS)
+    stage.hear(A, after_ns=10 * MS)
+    stage.check()
+    assert stage.worker.is_done
+    assert stage.record.issued == 1
+
+
+def test_a_connection_that_stands_after_the_start_takes_part_at_once() -> None:
+    stage = WireStage(connections=2)
+    first, second = stage.node().channels
+    stage.to_open.remove(second)
+    stage.begin()
+    assert stage.record.issued == 1
+    stage.open(second)
+    assert stage.record.issued == 2
+    stage.hear(A, of=first)
+    stage.hear(A, of=second)
+    assert stage.metrics().commands["GET"].ok == 2
+
+
+# Open loop
+
+
+def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then() -> None:
+    due = [T0_NS + at * MS for at in (0, 50, 55, 60)]
+    stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due)
+    stage.begin()
+    assert stage.record.issued == 1
+    stage.hear(A, after_ns=10 * MS)
+    assert (stage.record.issued, stage.worker.due_ns) == (1, T0_NS + 50 * MS)
+    stage.pump(after_ns=39 * MS)
+    assert stage.record.issued == 1
+    stage.pump(after_ns=MS)
+    assert stage.record.issued == 2
+    for _ in range(3):
+        stage.hear(A, after_ns=10 * MS)
+    assert [(row[0] // MS, row[2] // MS, row[3] // MS) for row in stage.rows()] == [
+        (10, 10, 0),
+        (60, 10, 0),
+        (70, 10, 5),
+        (80, 10, 10),
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_was_due_before_the_end_and_not_sent_is_counted(batch: int) -> None:
+    due = [T0_NS + at * 10 * MS for at in range(10)]
+    stage = WireStage(end_ns=T0_NS + 100 * MS, due=due, batch=batch)
+    stage.begin()
+    stage.pump(after_ns=20 * MS)
+    assert stage.record.issued == batch
+    stage.check(after_ns=90 * MS)
+    stage.hear(A * batch)
+    assert stage.worker.is_done
+    assert stage.record.issued + stage.record.unsent == 10
+
+
+def test_a_batch_is_due_with_its_last_operation_and_each_lag_is_from_its_own_time() -> None:
+    due = [T0_NS + at * MS for at in (0, 10, 20)]
+    stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, batch=3)
+    stage.begin()
+    assert stage.worker.due_ns == due[-1]
+    stage.pump(after_ns=20 * MS)
+    stage.hear(A * 3, after_ns=5 * MS)
+    assert [(row[0] // MS, row[3] // MS) for row in stage.rows()] == [(25, 20), (25, 10), (25, 0)]
+
+
+def test_connections_that_rest_share_what_is_due() -> None:
+    due = [T0_NS + 10 * MS] * 3
+    stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, connections=4)
+    stage.begin()
+    assert stage.record.issued == 0
+    stage.pump(after_ns=10 * MS)
+    assert sorted(len(stage.sock(channel).commands()) for channel in stage.node().channels) == [0, 1, 1, 1]
+
+
+def test_nothing_is_due_as_long_as_nobody_rests() -> None:
+    stage = WireStage(due=[T0_NS, T0_NS], end_ns=T0_NS + 1000 * MS)
+    stage.begin()
+    assert stage.worker.due_ns == NEVER_NS
+
+
+def test_a_connection_that_sends_what_the_others_waited_for_leaves_them_the_next() -> None:
+    due = [T0_NS, *[T0_NS + 10 * MS] * 3]
+    stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, connections=3)
+    stage.begin()
+    assert (stage.record.issued, stage.worker.due_ns) == (1, T0_NS + 10 * MS)
+    # Its reply comes when something is due, and so it takes that; two rest, and two operations are overdue.
+    [busy] = [channel for channel in stage.node().channels if channel.is_under_way]
+    stage.hear(A, of=busy, after_ns=20 * MS)
+    assert (stage.record.issued, stage.worker.due_ns <= stage.now_ns) == (2, True)
+    stage.pump()
+    assert (stage.record.issued, stage.worker.due_ns) == (4, NEVER_NS)
+
+
+# Errors
+
+
+@PLAIN
+def test_in_a_batch_an_error_is_that_of_its_own_operation(is_plain: bool) -> None:
+    stage = WireStage(quota=3, batch=3, is_plain=is_plain)
+    stage.begin()
+    stage.hear(A + WRONG + A)
+    wrong = stage.kind(0, True, "WRONGTYPE")
+    assert [(row[1], row[5]) for row in stage.rows()] == [(0, len(A)), (wrong, len(WRONG)), (0, len(A))]
+
+
+def test_a_reply_of_which_redis_py_can_make_nothing_is_a_failure_of_its_operation_alone() -> None:
+    def choke(_: Any) -> Any:
+        raise ValueError("odd")
+
+    stage = WireStage(iter([GET, SET, GET]), quota=3, batch=3, is_plain=False, callbacks={"SET": choke})
+    stage.begin()
+    stage.hear(A + OK + A)
+    assert [row[1] for row in stage.rows()] == [0, stage.kind(1, False, "ValueError"), 0]
+    assert stage.reopening == []
+
+
+@PLAIN
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_reply_that_does_not_come_in_time_ends_the_connection(is_plain: bool, batch: int) -> None:
+    stage = WireStage(batch=batch, timeout_ns=100 * MS, is_plain=is_plain)
+    stage.begin()
+    stage.check(after_ns=100 * MS)
+    assert stage.reopening == []
+    stage.check(after_ns=MS)
+    assert stage.reopening == [stage.channel()]
+    assert [type(error) for error in stage.lost()] == [redis.TimeoutError]
+    timeout = stage.kind(0, False, "TimeoutError")
+    assert [row[1] for row in stage.rows()] == [timeout] * batch
+    stage.reopen()
+    stage.hear(A * batch)
+    assert stage.metrics().commands["GET"].ok == batch
+
+
+def test_a_reply_of_which_parts_keep_coming_is_waited_for() -> None:
+    stage = WireStage(batch=2, quota=2, timeout_ns=100 * MS)
+    stage.begin()
+    for piece in (A[:3], A[3:], A[:3], A[3:]):
+        stage.check(after_ns=90 * MS)
+        stage.hear(piece)
+    assert stage.metrics().commands["GET"].ok == 2
+
+
+def test_a_redirection_by_a_server_that_is_no_cluster_is_an_error_like_any_other() -> None:
+    stage = WireStage(quota=1)
+    stage.begin()
+    stage.hear(moved("key", "127.0.0.1:7001"))
+    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "MOVED")]
+
+
+def test_a_primary_that_became_a_replica_is_asked_for_anew() -> None:
+    stage = WireStage(is_watched=True)
+    stage.begin()
+    stage.hear(b"-READONLY You can't write against a read only replica.\r\n")
+    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "READONLY")]
+    assert stage.reopening == [stage.channel()]
+    assert stage.record.issued == 1
+
+
+# Transactions
+
+
+def test_a_transaction_is_sent_between_multi_and_exec_and_bears_their_bytes_once() -> None:
+    stage = WireStage(iter([GET, SET, GET]), quota=3, batch=2, transaction=True)
+    stage.begin()
+    assert stage.sock().commands() == [[b"MULTI"], list_of(GET), list_of(SET), [b"EXEC"]]
+    stage.hear(OK + QUEUED * 2 + b"*2\r\n" + A + OK)
+    stage.hear(OK + QUEUED + b"*1\r\n" + A)
+    rows = stage.rows()
+    assert [row[1] for row in rows] == [0, 1, 0]
+    assert [row[4] for row in rows] == [
+        GET[2] + MULTI_EXEC_REQUEST_BYTES,
+        SET[2],
+        GET[2] + MULTI_EXEC_REQUEST_BYTES,
+    ]
+    assert [row[5] for row in rows] == [
+        len(A) + QUEUED_BYTES + transaction_reply_bytes(2),
+        len(OK) + QUEUED_BYTES,
+        len(A) + QUEUED_BYTES + transaction_reply_bytes(1),
+    ]
+    assert (stage.record.issued, stage.record.transactions) == (3, 2)
+
+
+def test_a_transaction_that_is_refused_is_so_many_errors() -> None:
+    stage = WireStage(quota=2, batch=2, transaction=True)
+    stage.begin()
+    stage.hear(OK + b"-ERR wrong number of arguments\r\n" + QUEUED + b"-EXECABORT Transaction discarded\r\n")
+    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "ERR")] * 2
+
+
+def test_a_transaction_that_was_watched_in_vain_is_no_reply() -> None:
+    stage = WireStage(quota=1, batch=1, transaction=True)
+    stage.begin()
+    stage.hear(OK + QUEUED + b"_\r\n")
+    assert [row[1] for row in stage.rows()] == [stage.kind(0, False, "ConnectionError")]
+
+
+def list_of(each: Any) -> list[bytes]:
+    name, *arguments = each[1]
+    return [name.encode(), *arguments]
+
+
+# Connections that are lost
+
+
+@PLAIN
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_others_go_on_when_a_connection_is_lost(is_plain: bool, batch: int) -> None:
+    stage = WireStage(connections=3, batch=batch, is_plain=is_plain)
+    stage.begin()
+    first, second, third = stage.node().channels
+    stage.hear(b"", of=second)
+    for channel in (first, third):
+        stage.hear(A * batch, of=channel)
+    assert stage.record.issued == 5 * batch
+    metrics = stage.metrics().commands["GET"]
+    assert (metrics.ok, metrics.failures) == (2 * batch, {"ConnectionError": batch})
+    stage.reopen()
+    assert stage.record.issued == 6 * batch
+
+
+def refuse(stage: WireStage) -> None:
+    """What is to be opened anew, cannot be."""
+    [channel] = [*stage.reopening, *stage.reopening_soon, *stage.reopening_later]
+    for waiting in (stage.reopening, stage.reopening_soon, stage.reopening_later):
+        waiting.clear()
+    with stage.clock():
+        stage.worker.refused(channel, redis.ConnectionError("refused"), stage.now_ns)
+
+
+@PLAIN
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_server_that_is_gone_is_the_end_of_a_batch_a_round_and_so_of_the_quota(is_plain: bool, batch: int) -> None:
+    stage = WireStage(quota=10, batch=batch, is_plain=is_plain)
+    stage.begin()
+    stage.hear(b"")
+    refuse(stage)
+    rounds = 0
+    while not stage.worker.is_done:
+        refuse(stage)
+        rounds += 1
+        assert rounds < 20
+        # Soon: nothing else is left to be done.
+        assert stage.reopening_later == []
+    stage.check()
+    commands = stage.metrics().commands["GET"]
+    assert commands.failures == {"ConnectionError": 10}
+    assert stage.record.issued == 10
+
+
+def test_nothing_fails_by_a_connection_that_cannot_be_made_while_there_are_others() -> None:
+    stage = WireStage(connections=2, quota=4)
+    stage.begin()
+    first, second = stage.node().channels
+    stage.hear(b"", of=first)
+    refuse(stage)
+    assert stage.reopening_later == [first]
+    assert stage.record.issued == 2
+    for _ in range(3):
+        stage.hear(A, of=second)
+    commands = stage.metrics().commands["GET"]
+    assert (commands.ok, commands.failures) == (3, {"ConnectionError": 1})
+
+
+def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
+    stage = WireStage(due=[T0_NS + 50 * MS], end_ns=T0_NS + 100 * MS)
+    with stage.clock():
+        stage.worker.begin()
+        stage.worker.refused(stage.channel(), redis.ConnectionError("refused"), stage.now_ns)
+    assert stage.record.issued == 0
+    stage.now_ns += 60 * MS
+    refuse(stage)
+    assert stage.rows() == [[60 * MS, stage.kind(0, False, "ConnectionError"), 0, 10 * MS, GET[2], 0, -1, 1]]
+
+
+def test_once_the_lifeline_is_cut_what_was_under_way_was_cut_short_and_nobody_connects() -> None:
+    stage = WireStage(batch=2)
+    stage.begin()
+    stage.span.end_at(stage.now_ns)
+    stage.lifeline.cut()
+    stage.check(after_ns=MS)
+    stage.hear(b"")
+    assert stage.worker.is_done
+    assert [row[1] for row in stage.rows()] == [stage.kind(0, False, "CutShort")] * 2
+
+
+# A cluster
+
+HERE, THERE = "127.0.0.1:7000", "127.0.0.1:7001"
+SLOTS = slots_of(HERE, THERE)
+MINE, OTHERS = keys_of(SLOTS, HERE, 4), keys_of(SLOTS, THERE, 4)
+
+
+def gets(*keys: str) -> Any:
+    return (operation("GET", key) for key in keys)
+
+
+def cluster(*keys: str, **told: Any) -> WireStage:
+    return WireStage(gets(*keys), slots=SLOTS, quota=len(keys), block=max(1, len(keys)), **told)
+
+
+@PLAIN
+def test_each_node_gets_the_keys_of_its_slots(is_plain: bool) -> None:
+    stage = cluster(MINE[0], OTHERS[0], MINE[1], OTHERS[1], is_plain=is_plain)
+    stage.begin()
+    for _ in range(2):
+        for name in (HERE, THERE):
+            if stage.channel(name).is_under_way:
+                stage.hear(A, of=stage.channel(name))
+    asked = {name: stage.sock(stage.channel(name)).commands() for name in (HERE, THERE)}
+    assert stage.metrics().commands["GET"].ok == 4
+    assert {key.decode() for _, key in asked[HERE]} <= set(MINE)
+    assert {key.decode() for _, key in asked[THERE]} <= set(OTHERS)
+
+
+@PLAIN
+@pytest.mark.parametrize("how", ["MOVED", "ASK"])
+def test_a_redirection_is_followed_and_all_of_it_is_the_operations_time(is_plain: bool, how: str) -> None:
+    stage = cluster(MINE[0], is_plain=is_plain)
+    stage.begin()
+    stage.hear(moved(MINE[0], THERE, how), of=stage.channel(HERE), after_ns=10 * MS)
+    asked = stage.sock(stage.channel(THERE)).commands()
+    assert asked == [*([ASKING] if how == "ASK" else []), [b"GET", MINE[0].encode()]]
+    stage.hear((OK if how == "ASK" else b"") + A, of=stage.channel(THERE), after_ns=10 * MS)
+    assert stage.worker.is_done
+    assert stage.rows() == [[20 * MS, 0, 20 * MS, -1, operation("GET", MINE[0])[2], len(A), -1, 1]]
+    assert stage.redirects() == [how]
+    slot = slot_of(MINE[0].encode())
+    assert stage.routes._numbers is not None
+    assert stage.routes._numbers[slot] == stage.node(THERE if how == "MOVED" else HERE).number
+
+
+def test_of_a_batch_only_what_was_redirected_goes_elsewhere() -> None:
+    stage = cluster(*MINE, batch=4)
+    stage.begin()
+    stage.hear(A + moved(MINE[1], THERE) + WRONG + moved(MINE[3], THERE, "ASK"), of=stage.channel(HERE))
+    there = stage.channel(THERE)
+    stage.hear(A, of=there)
+    stage.hear(OK + A, of=there)
+    assert stage.sock(there).commands() == [[b"GET", MINE[1].encode()], ASKING, [b"GET", MINE[3].encode()]]
+    assert stage.worker.is_done
+    commands = stage.metrics().commands["GET"]
+    assert (commands.ok, commands.errors) == (3, {"WRONGTYPE": 1})
+
+
+def test_a_transaction_is_redirected_as_a_whole() -> None:
+    keys = [MINE[0]] * 2
+    stage = cluster(*keys, batch=2, transaction=True)
+    stage.begin()
+    wrong = moved(keys[0], THERE, "ASK")
+    stage.hear(OK + wrong * 2 + b"-EXECABORT Transaction discarded\r\n", of=stage.channel(HERE))
+    there = stage.channel(THERE)
+    assert stage.sock(there).commands() == [ASKING, [b"MULTI"], *([[b"GET", MINE[0].encode()]] * 2), [b"EXEC"]]
+    stage.hear(OK + OK + QUEUED * 2 + b"*2\r\n" + A + A, of=there)
+    assert stage.worker.is_done
+    assert stage.metrics().commands["GET"].ok == 2
+    assert (stage.record.issued, stage.record.transactions) == (2, 2)
+    assert stage.redirects() == ["ASK"]
+
+
+def test_nobody_is_sent_to_and_fro_for_ever() -> None:
+    stage = cluster(MINE[0])
+    stage.begin()
+    for _ in range(8):
+        for here, there in ((HERE, THERE), (THERE, HERE)):
+            stage.hear(moved(MINE[0], there), of=stage.channel(here))
+    assert not stage.worker.is_done
+    stage.hear(moved(MINE[0], THERE), of=stage.channel(HERE))
+    assert stage.worker.is_done
+    assert stage.metrics().commands["GET"].errors == {"MOVED": 1}
+
+
+@pytest.mark.parametrize("kind", ["TRYAGAIN", "CLUSTERDOWN"])
+def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: str) -> None:
+    stage = cluster(MINE[0])
+    stage.begin()
+    stage.hear(f"-{kind} not now\r\n".encode(), of=stage.channel(HERE))
+    assert stage.metrics().commands["GET"].errors == {kind: 1}
+    assert stage.redirects() == [kind]
+
+
+def test_after_so_many_moves_the_topology_is_read_anew() -> None:
+    stage = cluster(*MINE, batch=4, refresh_after=2)
+    stage.begin()
+    stage.hear(b"".join(moved(key, THERE) for key in MINE), of=stage.channel(HERE))
+    assert stage.refreshes == 2
+
+
+def test_a_redirection_to_a_node_that_nobody_knew_waits_for_its_connections() -> None:
+    new = "127.0.0.1:7009"
+    stage = cluster(MINE[0], timeout_ns=100 * MS)
+    stage.begin()
+    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
+    assert [channel.node.name for channel in stage.to_open] == [new]
+    assert not stage.worker.is_done
+    # However long that took, a reply has its time from when it was asked for.
+    stage.now_ns += 1000 * MS
+    stage.open()
+    stage.check()
+    stage.hear(A, of=stage.channel(new))
+    assert stage.worker.is_done
+    assert stage.rows()[0][:3] == [1000 * MS, 0, 1000 * MS]
+
+
+def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() -> None:
+    new = "127.0.0.1:7009"
+    stage = cluster(MINE[0])
+    stage.begin()
+    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
+    with stage.clock():
+        stage.worker.refused(stage.channel(new), redis.ConnectionError("refused"), stage.now_ns)
+    assert stage.worker.is_done
+    assert stage.metrics().commands["GET"].failures == {"ConnectionError": 1}
+
+
+def test_what_was_redirected_and_not_sent_when_the_lifeline_is_cut_was_cut_short() -> None:
+    stage = cluster(MINE[0])
+    stage.begin()
+    stage.hear(moved(MINE[0], "127.0.0.1:7009"), of=stage.channel(HERE))
+    stage.span.end_at(stage.now_ns)
+    stage.lifeline.cut()
+    stage.check(after_ns=MS)
+    assert stage.worker.is_done
+    assert stage.metrics().commands["GET"].failures == {"CutShort": 1}
+
+
+def found(stage: WireStage, *names: str) -> None:
+    with stage.clock():
+        stage.worker.found(slots_of(*names))
+
+
+def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> None:
+    stage = WireStage(gets(*MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
+    stage.begin()
+    leaving = list(stage.node(THERE).channels)
+    found(stage, HERE)
+    assert stage.record.issued == 4
+    for channel in leaving:
+        stage.hear(A, of=channel)
+    stage.check()
+    assert [channel.is_open for channel in leaving] == [False, False]
+    assert [channel.link.closed for channel in leaving] == [1, 1]  # type: ignore[attr-defined]
+    assert stage.reopening == []
+    assert sorted(map(id, stage.parked)) == sorted(map(id, leaving))
+
+
+@pytest.mark.parametrize("when", ["free", "under way"])
+def test_a_node_that_comes_back_has_all_its_connections_again(when: str) -> None:
+    stage = WireStage(gets(*MINE, *OTHERS, *MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
+    stage.begin()
+    channels = list(stage.node(THERE).channels)
+    found(stage, HERE)
+    if when == "free":
+        for channel in channels:
+            stage.hear(A, of=channel)
+    found(stage, HERE, THERE)
+    if when == "under way":
+        for channel in channels:
+            stage.hear(A, of=channel)
+    stage.check()
+    assert len(stage.reopening) + len(stage.to_open) + sum(channel.is_open for channel in channels) == 2
+    stage.open()
+    stage.reopen()
+    assert [channel.is_open for channel in stage.node(THERE).channels] == [True, True]
+
+
+def test_what_was_redirected_to_a_node_that_is_gone_goes_on() -> None:
+    new = "127.0.0.1:7009"
+    stage = cluster(MINE[0])
+    stage.begin()
+    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
+    found(stage, HERE, THERE)
+    heard = next(channel for name in (HERE, THERE) if (channel := stage.channel(name)).is_under_way)
+    stage.hear(A, of=heard)
+    assert stage.worker.is_done
+    assert stage.metrics().commands["GET"].ok == 1
+
+
+@PLAIN
+def test_who_waits_for_a_node_that_hangs_goes_on_when_it_is_known_to_be_down(is_plain: bool) -> None:
+    each = (operation("GET", key) for _ in repeat(None) for key in (MINE[0], OTHERS[0]))
+    stage = WireStage(each, slots=SLOTS, is_plain=is_plain, timeout_ns=100 * MS, block=1024)
+    stage.begin()
+    here, there = stage.channel(HERE), stage.channel(THERE)
+    # The other one hangs: what is drawn for it piles up.
+    while here.is_under_way:
+        stage.hear(A, of=here)
+        assert stage.record.issued < 3 * AHEAD
+    assert stage.worker.due_ns > stage.now_ns, "it would spin"
+    stage.check(after_ns=101 * MS)
+    stage.check(after_ns=50 * MS)
+    assert stage.reopening == [there]
+    assert here.is_under_way

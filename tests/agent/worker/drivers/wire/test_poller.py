@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from agent.worker.drivers.wire.poller import READ, WRITE, Poller, open_poller
+from common.clock import monotonic_ns
+
+LONG_NS = 10**10
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+@pytest.fixture
+def poller(_leak_check_first: None) -> Iterator[Poller]:
+    opened = open_poller()
+    yield opened
+    opened.close()
+    opened.close()
+
+
+@pytest.fixture
+def pair(_leak_check_first: None) -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
+    """What a socket is ready for."""
+    assert {fd for fd, _ in found} <= {sock.fileno()}
+    return sum(events for _, events in found)
+
+
+@pytest.mark.parametrize("is_fine", [True, False])
+def test_a_file_is_told_of_when_it_can_be_read_and_once(
+    poller: Poller, pair: tuple[socket.socket, socket.socket], is_fine: bool
+) -> None:
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    assert poller.wait(0, is_fine) == []
+    theirs.send(b"x")
+    assert told(poller.wait(LONG_NS, is_fine), ours) == READ
+    assert poller.wait(0, is_fine) == []
+    theirs.send(b"y")
+    assert told(poller.wait(LONG_NS, is_fine), ours) == READ
+    assert ours.recv(10) == b"xy"
+
+
+def test_what_lies_ready_before_a_file_is_watched_is_told_of(
+    poller: Poller, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    poller.add(ours.fileno())
+    assert told(poller.wait(LONG_NS, False), ours) == READ
+
+
+def test_a_full_socket_is_told_of_when_it_takes_more(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    sent = 0
+    with suppress(BlockingIOError):
+        while True:
+            sent += ours.send(bytes(1 << 16))
+    assert sent > 0
+    poller.watch_write(ours.fileno(), True)
+    poller.watch_write(ours.fileno(), True)
+    assert told(poller.wait(0, False), ours) & WRITE == 0
+    while sent:
+        sent -= len(theirs.recv(1 << 16))
+    assert told(poller.wait(LONG_NS, False), ours) & WRITE
+    poller.watch_write(ours.fileno(), False)
+    poller.watch_write(ours.fileno(), False)
+    theirs.send(b"x")
+    assert told(poller.wait(LONG_NS, False), ours) == READ
+
+
+def test_both_are_told_together(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    poller.add(ours.fileno())
+    poller.watch_write(ours.fileno(), True)
+    assert told(poller.wait(LONG_NS, False), ours) == READ | WRITE
+
+
+@pytest.mark.parametrize("before", [b"", b"x"])
+def test_a_hang_up_is_told_as_something_to_be_read_and_more(
+    poller: Poller, pair: tuple[socket.socket, socket.socket], before: bytes
+) -> None:
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    theirs.sendall(before)
+    theirs.close()
+    events = told(poller.wait(LONG_NS, False), ours)
+    # So whoever has read a reply knows that the end may be behind it.
+    assert events & ~WRITE != READ
+    assert ours.recv(10) == before
+
+
+def test_a_file_that_is_not_watched_any_more_is_not_told_of(
+    poller: Poller, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    poller.watch_write(ours.fileno(), True)
+    poller.remove(ours.fileno())
+    theirs.send(b"x")
+    assert poller.wait(0, False) == []
+    poller.add(ours.fileno())
+    assert told(poller.wait(LONG_NS, False), ours) == READ
+
+
+@pytest.mark.parametrize("is_fine", [True, False])
+def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: Poller, is_fine: bool) -> None:
+    began_ns = monotonic_ns()
+    assert poller.wait(2_000_000, is_fine) == []
+    assert monotonic_ns() - began_ns >= 1_900_000
+    assert poller.wait(-5, is_fine) == []
+
+
+@pytest.mark.parametrize("is_fine", [True, False])
+def test_a_wait_ends_with_what_comes_meanwhile(
+    poller: Poller, pair: tuple[socket.socket, socket.socket], is_fine: bool
+) -> None:
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    found: list[tuple[int, int]] = []
+    waiting = threading.Thread(target=lambda: found.extend(poller.wait(LONG_NS, is_fine)))
+    waiting.start()
+    theirs.send(b"x")
+    waiting.join(8)
+    assert told(found, ours) == READ
+
+
+def test_an_epoll_beyond_what_select_takes_is_waited_for_by_itself(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.worker.drivers.wire.poller._SELECTABLE", 0)
+    monkeypatch.setattr(select, "select", None)
+    poller = open_poller()
+    ours, theirs = pair
+    poller.add(ours.fileno())
+    assert poller.wait(1_000_000, True) == []
+    theirs.send(b"x")
+    assert told(poller.wait(LONG_NS, True), ours) == READ
+    poller.close()

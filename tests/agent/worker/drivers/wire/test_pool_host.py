@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from agent.worker.drivers.wire.event_loop import WireLoop
+from agent.worker.drivers.wire.pool_host import WireHost, draw_requests, record_of
+from agent.worker.pools.thread_pools import prewarm
+from agent.worker.workload.encoding.stream import PackedStream
+from agent.worker.workload.mix import Mix
+from common.cancellation import Lifeline
+from common.errors import PlanError, TargetError
+from common.plan.schema import Command, Driver, Pools, Retry, Target, Values, Workload
+from common.units import Seconds
+from tests.support.groups import ClusterGroup
+from tests.support.runs import connections, wait_until
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def mix_of(*commands: str, **workload: Any) -> Mix:
+    return Mix(Workload(commands=tuple(Command(command=command) for command in commands or ("GET",)), **workload), 1)
+
+
+@contextmanager
+def host_of(url: str, loop: WireLoop | None = None, **pools: Any) -> Iterator[WireHost]:
+    target = Target(url=url, retry=Retry(retries=0), connect_timeout_s=Seconds(1), socket_timeout_s=Seconds(1))
+    group = Pools(driver=Driver.WIRE, **pools)
+    host = WireHost(target, group, "pool 0", Lifeline(), loop or WireLoop(), mix_of())
+    try:
+        yield host
+    finally:
+        host.close()
+        host.close()
+
+
+def test_nothing_is_opened_and_nothing_runs_by_making_one(valkey: Server) -> None:
+    with host_of(valkey.url) as host:
+        assert not host.is_alive
+        assert connections(valkey.client()) == 0
+        host.cut()
+
+
+def test_each_client_instance_has_its_events_and_all_its_connections_can_be_prewarmed(valkey: Server) -> None:
+    with host_of(valkey.url, client_instances_per_pool=3, max_connections=4) as host:
+        steps: list[int] = []
+        opens = host.open(lambda: steps.append(1))
+        assert (len(opens), len(host.logs), len(steps)) == (3, 3, 1)
+        assert connections(valkey.client()) == 0
+        opened = prewarm(opens, Target(url=valkey.url), Lifeline(), lambda *_: None)
+        assert opened == 12 == connections(valkey.client())
+    wait_until(lambda: connections(valkey.client()) == 0, "none is left open")
+
+
+def test_in_a_cluster_each_primary_is_prewarmed(shared_cluster: ClusterGroup) -> None:
+    with host_of(shared_cluster.url, max_connections=2) as host:
+        opens = host.open(lambda: None)
+        assert prewarm(opens, Target(url=shared_cluster.url), Lifeline(), lambda *_: None) == 2 * 3
+        for port in shared_cluster.primaries:
+            assert connections(shared_cluster.at(port)) >= 2
+
+
+@pytest.mark.parametrize("shape", ["redis+cluster", "redis"])
+def test_a_cluster_that_cannot_be_reached_is_said_in_one_line_and_nothing_is_left(
+    refusing_url: str, shape: str
+) -> None:
+    with host_of(refusing_url.replace("redis", shape)) as host:
+        if shape == "redis":
+            host.open(lambda: None)
+            return
+        with pytest.raises(TargetError):
+            host.open(lambda: None)
+
+
+def test_what_ends_the_preparation_leaves_nothing(valkey: Server) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with host_of(valkey.url) as host, pytest.raises(KeyboardInterrupt):
+        host.open(stop)
+
+
+def test_a_url_that_is_none_is_refused_when_it_is_made() -> None:
+    with pytest.raises(PlanError), host_of("http://h"):
+        pass
+
+
+def test_hosts_that_share_a_loop_name_the_same_record_of_its_turns(valkey: Server) -> None:
+    loop = WireLoop()
+    with host_of(valkey.url, loop) as one, host_of(valkey.url, loop) as other, host_of(valkey.url) as third:
+        for host in (one, other, third):
+            host.open(lambda: None)
+        assert one.loops[0] is other.loops[0]
+        assert one.loops[0] is not third.loops[0]
+
+
+def test_requests_are_drawn_ahead_where_none_depends_on_a_reply() -> None:
+    assert isinstance(draw_requests(mix_of("SET", "GET"), 1, 0, 1), PackedStream)
+    for mix in (mix_of("SCAN __cursor__"), mix_of("SET", "GET", values=Values(verify=True))):
+        drawn = draw_requests(mix, 1, 0, 1)
+        assert not isinstance(drawn, PackedStream)
+        row, arguments, size, _ = next(drawn)
+        assert (mix.names[row], size > 0) == (arguments[0], True)
+
+
+def test_a_record_knows_which_replies_are_all_of_a_size() -> None:
+    record = record_of(mix_of("SET", "GET"))
+    assert record.issued == record.transactions == record.unsent == 0
+    assert len(record.take()) == 0

@@ -1,0 +1,263 @@
+"""What the wire driver does with operations that it cannot send: each fails or was never sent, and none is replaced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain, count, cycle
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.worker.drivers.wire.channel import Channel
+from common.plan.schema import Load
+from common.protocol.serde import from_plain
+from tests.support.wire import MS, T0_NS, WireStage, keys_of, operation, slots_of
+
+HERE, THERE = "127.0.0.1:7000", "127.0.0.1:7001"
+SLOTS = slots_of(HERE, THERE)
+GAPS = slots_of(HERE, "")
+MINE, OTHERS = keys_of(SLOTS, HERE, 1)[0], keys_of(SLOTS, THERE, 1)[0]
+A = b"$1\r\na\r\n"
+PLAIN = pytest.mark.parametrize("is_plain", [True, False], ids=("drawn ahead", "one by one"))
+
+
+def alternating() -> Any:
+    """Operations that fall to both nodes, or to one and to nobody."""
+    return (operation("GET", key) for key in cycle((MINE, OTHERS)))
+
+
+def every(ms: int, count: int) -> list[int]:
+    return [T0_NS + number * ms * MS for number in range(1, count + 1)]
+
+
+def refuse(stage: WireStage, channel: Channel) -> None:
+    """A connection cannot be made."""
+    for waiting in (stage.to_open, stage.reopening, stage.reopening_soon, stage.reopening_later):
+        if channel in waiting:
+            waiting.remove(channel)
+    with stage.clock():
+        stage.worker.refused(channel, redis.ConnectionError("refused"), stage.now_ns)
+
+
+def hear_all(stage: WireStage, *, batch: int = 1) -> None:
+    """Whoever waits for replies has them."""
+    for channel in [channel for node in stage.routes.nodes for channel in node.channels if channel.is_under_way]:
+        stage.hear(A * batch, of=channel)
+
+
+def ended(stage: WireStage) -> tuple[int, dict[str, int]]:
+    """Operations done, and failed by class."""
+    done, failures = 0, Counter[str]()
+    for command in stage.metrics().commands.values():
+        done += command.ok
+        failures.update(command.failures)
+    return done, dict(failures)
+
+
+@PLAIN
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("what", ["a node is down", "no node"])
+def test_in_an_open_loop_what_cannot_be_sent_fails_when_it_is_due(is_plain: bool, batch: int, what: str) -> None:
+    slots = SLOTS if what == "a node is down" else GAPS
+    stage = WireStage(
+        alternating(), slots=slots, due=every(1, 400), end_ns=T0_NS + 1000 * MS, batch=batch, is_plain=is_plain
+    )
+    if slots is SLOTS:
+        refuse(stage, stage.channel(THERE))
+    stage.begin()
+    for number in range(1, 401):
+        stage.pump(after_ns=MS)
+        hear_all(stage, batch=batch)
+        assert stage.record.issued == number // batch * batch
+    done, failures = ended(stage)
+    assert failures == {"ConnectionError" if slots is SLOTS else "SlotNotCoveredError": 400 - done}
+    assert abs(done - 200) <= 8 * batch
+    assert stage.rereads >= (0 if slots is SLOTS else 100)
+    assert stage.record.unsent == 0
+    assert {bytes(command[1]).decode() for command in stage.sock(stage.channel(HERE)).commands()} == {MINE}
+
+
+@PLAIN
+@pytest.mark.parametrize("what", ["a node is down", "no node"])
+def test_a_quota_counts_what_cannot_be_sent(is_plain: bool, what: str) -> None:
+    slots = SLOTS if what == "a node is down" else GAPS
+    stage = WireStage(alternating(), slots=slots, quota=300, is_plain=is_plain)
+    if slots is SLOTS:
+        refuse(stage, stage.channel(THERE))
+    stage.begin()
+    while not stage.worker.is_done:
+        hear_all(stage)
+    done, failures = ended(stage)
+    assert done + sum(failures.values()) == stage.record.issued == 300
+    assert abs(done - 150) < 10
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_in_a_closed_loop_as_much_fails_as_belongs_to_what_the_others_do(batch: int) -> None:
+    stage = WireStage(alternating(), slots=GAPS, batch=batch, connections=2, block=64)
+    stage.begin()
+    for _ in range(1000):
+        hear_all(stage, batch=batch)
+    done, failures = ended(stage)
+    assert done == 2000 * batch
+    assert abs(failures["SlotNotCoveredError"] - done) <= 64 * batch
+
+
+@PLAIN
+def test_in_a_closed_loop_without_any_node_something_fails_now_and_then(is_plain: bool) -> None:
+    stage = WireStage(alternating(), slots=SLOTS, is_plain=is_plain)
+    stage.begin()
+    hear_all(stage)
+    with stage.clock():
+        stage.worker.found([""] * len(SLOTS))
+    hear_all(stage)
+    before = stage.record.issued
+    for _ in range(10):
+        stage.check(after_ns=50 * MS)
+    assert 5 <= stage.record.issued - before <= 20
+    assert stage.rereads >= 5
+
+
+@PLAIN
+def test_operations_that_were_due_while_a_node_hangs_wait_for_it_alone_and_fail_with_it(is_plain: bool) -> None:
+    stage = WireStage(
+        alternating(), slots=SLOTS, due=every(1, 300), end_ns=T0_NS + 1000 * MS, timeout_ns=100 * MS, is_plain=is_plain
+    )
+    stage.begin()
+    here, there = stage.channel(HERE), stage.channel(THERE)
+    for _ in range(90):
+        stage.pump(after_ns=MS)
+        if here.is_under_way:
+            stage.hear(A, of=here)
+    # The others have only had their own turns.
+    assert abs(len(stage.sock(here).commands()) - 45) < 10
+    assert there.is_under_way
+    stage.check(after_ns=100 * MS)
+    stage.check()
+    hear_all(stage)
+    _, failures = ended(stage)
+    assert set(failures) == {"TimeoutError"}
+    assert failures["TimeoutError"] > 35
+    assert stage.refreshes > 0
+    # It comes back, and has its turns again.
+    stage.reopen()
+    before = len(stage.sock(there).commands())
+    for _ in range(100):
+        stage.pump(after_ns=MS)
+        hear_all(stage)
+    assert len(stage.sock(there).commands()) - before > 30
+
+
+def test_what_waits_for_a_busy_node_at_the_end_was_never_sent() -> None:
+    stage = WireStage(alternating(), slots=SLOTS, due=every(1, 100), end_ns=T0_NS + 90 * MS)
+    stage.begin()
+    here, there = stage.channel(HERE), stage.channel(THERE)
+    for _ in range(95):
+        stage.pump(after_ns=MS)
+        if here.is_under_way:
+            stage.hear(A, of=here)
+    stage.check()
+    assert not stage.worker.is_done
+    stage.hear(A, of=there)
+    assert stage.worker.is_done
+    # 89 before the end.
+    assert stage.record.issued + stage.record.unsent == 89
+    assert abs(stage.record.unsent - 44) < 10
+
+
+def test_a_server_that_cannot_be_reached_costs_what_is_due_and_no_more() -> None:
+    stage = WireStage(due=every(10, 50), end_ns=T0_NS + 1000 * MS)
+    refuse(stage, stage.channel())
+    with stage.clock():
+        stage.worker.begin()
+    for _ in range(20):
+        stage.pump(after_ns=10 * MS)
+    assert ended(stage) == (0, {"ConnectionError": 20})
+    stage.reopen()
+    for _ in range(30):
+        stage.pump(after_ns=10 * MS)
+        hear_all(stage)
+    assert ended(stage) == (30, {})
+    assert stage.record.issued == 50
+
+
+def test_a_node_that_says_that_nobody_serves_a_slot_has_the_topology_read() -> None:
+    stage = WireStage(alternating(), slots=SLOTS)
+    stage.begin()
+    stage.hear(b"-CLUSTERDOWN Hash slot not served\r\n", of=stage.channel(HERE))
+    assert stage.rereads == 1
+
+
+STEPS = st.sampled_from(["pass", "pass", "hear", "hear", "lose", "refuse", "open", "cover", "gaps", "one", "hang"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(STEPS, max_size=60),
+    is_plain=st.booleans(),
+    batch=st.integers(1, 3),
+    load=st.sampled_from(["open", "quota", "legs"]),
+)
+def test_whatever_happens_each_operation_that_was_due_is_done_or_fails_or_was_never_sent_and_is_what_was_drawn(
+    steps: list[str], is_plain: bool, batch: int, load: str
+) -> None:
+    given_load: dict[str, Any] = {"open": {"due": every(3, 120)}, "quota": {"quota": 100}, "legs": {}}[load]
+    if load == "legs":
+        stages = [{"name": "a", "duration": "0.1s", "rate": "300/s"}, {"name": "b", "duration": "0.1s"}]
+        given_load["load"] = from_plain({"stages": [*stages, {**stages[0], "name": "c"}]}, Load)
+    keys = keys_of(slots_of(*"abcdefgh"), "a", 500)
+    drawn = (operation("GET", key) for key in chain(keys, (f"more:{number}" for number in count())))
+    stage = WireStage(
+        drawn, slots=SLOTS, connections=2, batch=batch, end_ns=T0_NS + 400 * MS, is_plain=is_plain, **given_load
+    )
+    stage.begin()
+    sent: list[bytes] = []
+
+    def channels(is_open: bool) -> list[Channel]:
+        return [each for node in stage.routes.nodes for each in node.channels if each.is_open is is_open]
+
+    def note(channel: Channel) -> None:
+        sent.extend(command[1] for command in stage.sock(channel).commands())
+        stage.sock(channel).sent.clear()
+
+    for step in steps:
+        if step == "pass":
+            stage.pump(after_ns=9 * MS)
+        elif step == "hear":
+            hear_all(stage, batch=batch)
+        elif step in ("lose", "hang") and (up := channels(is_open=True)):
+            note(up[0])
+            if step == "lose":
+                stage.hear(b"", of=up[0])
+            else:
+                stage.check(after_ns=1001 * MS if up[0].is_under_way and load == "quota" else MS)
+        elif step == "refuse" and (down := [each for each in channels(is_open=False) if each not in stage.to_open]):
+            refuse(stage, down[0])
+        elif step == "open":
+            for channel in channels(is_open=False):
+                note(channel)
+            stage.open()
+            stage.reopen()
+        elif step in ("cover", "gaps", "one"):
+            with stage.clock():
+                stage.worker.found({"cover": SLOTS, "gaps": GAPS, "one": slots_of(THERE)}[step])
+        stage.check()
+    for channel in channels(is_open=False):
+        note(channel)
+    stage.reopen()
+    stage.check(after_ns=max(0, T0_NS + 500 * MS - stage.now_ns))
+    for _ in range(3):
+        hear_all(stage, batch=batch)
+    assert stage.worker.is_done
+    for channel in channels(is_open=True):
+        note(channel)
+    rows = int(stage.record.take()[:, 7].sum())
+    assert rows == stage.record.issued
+    assert len(set(sent)) == len(sent)
+    if load == "open":
+        assert rows + stage.record.unsent == 120
+    elif load == "quota":
+        assert rows <= 100

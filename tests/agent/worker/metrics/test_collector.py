@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.metrics.collector import CollectedGroup, Collector
+from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
+from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
+from agent.worker.pacing.pacer import whenever_of
+from agent.worker.pubsub.deliveries import DeliveryRecord, What, pack_delivery
+from common.metrics.intervals import IntervalMetrics
+from common.plan.schema import Load
+from common.plan.timeline import Timeline, timeline
+from common.units import NS_PER_S, PerSecond, Seconds
+from tests.support.stages import stage
+
+T0 = 10**15
+PLAIN = timeline(Load(duration_s=Seconds(3600)))
+NAMES = ("GET",)
+
+
+class Process:
+    """A worker process without threads: a test records, and collects when it likes."""
+
+    def __init__(self, threads: int = 1, line: Timeline = PLAIN) -> None:
+        self.records = [ThreadRecord() for _ in range(threads)]
+        self.log = EventLog()
+        self.deliveries = DeliveryRecord()
+        groups = [
+            CollectedGroup("one", self.records, [self.log], self.deliveries),
+            CollectedGroup("two", [], [EventLog()]),
+        ]
+        self.now_ns = T0
+        self.cpu_ns = 0
+        self.turns = LoopRecord()
+        watch = SelfWatch([self.turns], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
+        self.collector = Collector(groups, NAMES, Outcomes(), T0, line, watch)
+
+    def use(self, seconds: float, core: float) -> None:
+        """Time passes in which this share of a core is used."""
+        self.collector.look()
+        self.now_ns += round(seconds * NS_PER_S)
+        self.cpu_ns += round(seconds * core * NS_PER_S)
+        self.collector.look()
+
+    def turn(self, at_s: float, busy_ns: int) -> None:
+        self.turns.add(pack_turn(T0 + round(at_s * NS_PER_S), busy_ns))
+
+    def complete(self, at_s: float, thread: int = 0, service_ns: int = 1000) -> None:
+        record = self.records[thread]
+        record.issued += 1
+        record.add(pack_row(T0 + round(at_s * NS_PER_S), 0, service_ns, NONE, 10, 5, 0))
+
+    def deliver(self, at_s: float) -> None:
+        self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), What.DELIVERED, 5))
+
+    def send(self, due_s: float, begin_s: float, end_s: float, thread: int = 0) -> None:
+        """An operation of an open loop."""
+        due_ns, begin_ns, end_ns = (round(at_s * NS_PER_S) for at_s in (due_s, begin_s, end_s))
+        record = self.records[thread]
+        record.issued += 1
+        record.add(pack_row(T0 + end_ns, 0, end_ns - begin_ns, begin_ns - due_ns, 10, 5, 0))
+
+    def open_connection(self, at_s: float) -> None:
+        self.log.opened(T0 + round(at_s * NS_PER_S), None, self.log.number())
+
+
+def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:
+    assert all(interval.first == interval.last for interval in intervals)
+    assert all(earlier.first < later.first for earlier, later in pairwise(intervals))
+    return {interval.first: interval.operations for interval in intervals}
+
+
+def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(2.5)
+    assert counts(process.collector.collect(0)) == {0: 1}
+    assert counts(process.collector.collect(1)) == {1: 0}
+    assert counts(process.collector.collect(2)) == {2: 1}
+    assert process.collector.collect_rest(2) == (2, ())
+
+
+def test_several_seconds_may_be_reported_at_once() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(2.5)
+    assert counts(process.collector.collect(3)) == {0: 1, 1: 0, 2: 1, 3: 0}
+
+
+def test_what_completed_in_a_second_still_under_way_waits_for_its_end() -> None:
+    process = Process()
+    process.complete(0.9)
+    process.complete(1.01)
+    assert counts(process.collector.collect(0)) == {0: 1}
+    process.complete(1.5)
+    assert counts(process.collector.collect(1)) == {1: 2}
+
+
+def test_what_was_recorded_late_belongs_to_the_second_in_which_it_completed() -> None:
+    process = Process()
+    process.collector.collect(0)
+    process.complete(0.999)
+    process.complete(1.5)
+    late, fresh = process.collector.collect(1)
+    assert (late.first, late.operations, list(late.pools)) == (0, 1, ["one"])
+    assert (fresh.first, fresh.operations, list(fresh.pools)) == (1, 1, ["one", "two"])
+    assert late.pools["one"].connections.open_peak == 0
+
+
+def test_a_thread_blocked_over_several_seconds_is_counted_once_when_it_comes_back() -> None:
+    process = Process(threads=2)
+    process.records[0].issued += 1
+    for second in range(4):
+        process.complete(second + 0.5, thread=1)
+        assert counts(process.collector.collect(second)) == {second: 1}
+    process.records[0].add(pack_row(T0 + round(4.2 * NS_PER_S), 0, round(4.1 * NS_PER_S), NONE, 10, 5, 0))
+    interval, *others = process.collector.collect(4)
+    assert (interval.first, interval.operations, interval.issued, others) == (4, 1, 0, [])
+    assert process.collector.issued == process.collector.counted == 5
+
+
+def test_the_rest_reaches_to_the_last_thing_that_happened() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.complete(7.5)
+    through, intervals = process.collector.collect_rest(4)
+    assert through == 7
+    assert counts(intervals) == {second: int(second in (0, 7)) for second in range(8)}
+
+
+def test_the_rest_reaches_to_the_end_of_the_load_when_nothing_happened() -> None:
+    assert Process().collector.collect_rest(1)[0] == 1
+    assert Process().collector.collect_rest(-1) == (-1, ())
+
+
+def test_what_was_issued_is_reported_in_the_last_second_in_which_anything_began() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.collector.collect(0)
+    process.complete(1.5)
+    process.complete(2.0001)  # begun in second 1
+    _, intervals = process.collector.collect_rest(1)
+    assert {interval.first: interval.issued for interval in intervals} == {1: 2, 2: 0}
+
+
+def test_tallies_are_reported_once_even_if_nothing_else_is_left_to_say() -> None:
+    process = Process()
+    process.complete(0.5)
+    process.collector.collect(1)
+    process.records[0].unsent += 3
+    process.records[0].transactions += 2
+    through, (interval,) = process.collector.collect_rest(1)
+    assert (through, interval.first, interval.unsent, interval.transactions) == (1, 1, 3, 2)
+    assert process.collector.collect_rest(1) == (1, ())
+    assert process.collector.transactions == 2
+
+
+def test_what_came_before_the_start_belongs_to_the_first_second() -> None:
+    process = Process()
+    process.open_connection(-0.5)
+    (interval,) = process.collector.collect(0)
+    assert interval.pools["one"].connections.opened == 1
+
+
+def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
+    process = Process()
+    process.open_connection(-0.5)
+    process.open_connection(1.5)
+    peaks = [interval.pools["one"].connections.open_peak for interval in process.collector.collect(2)]
+    assert peaks == [1, 2, 2]
+
+
+def test_the_skew_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
+    process = Process()
+    process.records[0].add(pack_row(T0 + 5, WAIT_ONLY, 0, NONE, 0, 0, 5))
+    process.collector.collect(0)
+    assert process.collector.start_skew_ns == 0
+    process.complete(0.000_002, service_ns=1500)
+    process.complete(0.000_002, service_ns=1700)
+    process.collector.collect(1)
+    assert process.collector.start_skew_ns == 300
+    assert process.collector.counted == 2
+
+
+def test_an_agent_whose_first_operation_is_due_late_is_not_off_by_that() -> None:
+    process = Process(line=timeline(Load(duration_s=Seconds(3600), rate_per_s=PerSecond(2))))
+    process.send(due_s=0.5, begin_s=0.500_004, end_s=0.501)
+    process.send(due_s=1.5, begin_s=1.7, end_s=1.8)
+    process.collector.collect(1)
+    assert process.collector.start_skew_ns == 4000
+
+
+def test_a_closed_leg_that_begins_late_is_held_against_its_own_begin() -> None:
+    pause = stage(2, 0.001)
+    process = Process(line=timeline(Load(stages=(pause, stage(2)))))
+    process.records[0].add(pack_row(T0 + 2 * NS_PER_S + 30, 0, 10, whenever_of(1), 10, 5, 0))
+    process.collector.collect(2)
+    assert process.collector.start_skew_ns == 20
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 6), st.integers(0, 2)), max_size=60),
+    st.lists(st.integers(0, 5), max_size=4).map(sorted),
+)
+def test_every_operation_is_counted_once_whenever_it_is_collected(
+    completed: list[tuple[float, int]], collections: list[int]
+) -> None:
+    process = Process(threads=3)
+    seen: dict[int, int] = {}
+    parts = max(1, len(collections))
+    for number, through in enumerate(collections):
+        for at_s, thread in completed[number::parts]:
+            process.complete(at_s, thread)
+        for second, count in counts(process.collector.collect(through)).items():
+            seen[second] = seen.get(second, 0) + count
+    if not collections:
+        for at_s, thread in completed:
+            process.complete(at_s, thread)
+    for second, count in counts(process.collector.collect_rest(0)[1]).items():
+        seen[second] = seen.get(second, 0) + count
+    wanted: dict[int, int] = {}
+    for at_s, _ in completed:
+        second = round(at_s * NS_PER_S) // NS_PER_S
+        wanted[second] = wanted.get(second, 0) + 1
+    assert {second: count for second, count in seen.items() if count} == wanted
+    assert process.collector.counted == process.collector.issued == len(completed)
+
+
+def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_the_end() -> None:
+    process = Process()
+    process.deliver(0.5)
+    first = process.collector.collect(0)
+    process.deliver(0.7)
+    process.deliver(2.5)
+    through, rest = process.collector.collect_rest(1)
+    assert through == 2
+    delivered = [(one.first, one.pools["one"].deliveries.delivered) for one in (*first, *rest)]
+    assert delivered == [(0, 1), (0, 1), (1, 0), (2, 1)]
+
+
+def test_each_second_tells_what_was_used_in_it_and_the_last_one_also_what_came_after_the_load() -> None:
+    process = Process()
+    process.use(1, 0.5)
+    process.use(1.05, 1)
+    first = process.collector.collect(1)
+    process.use(0.15, 1)
+    _, rest = process.collector.collect_rest(2, T0 + round(2.1 * NS_PER_S))
+    told = [one.generator for one in (*first, *rest)]
+    assert [one.busiest_cpu_ns for one in told] == [500_000_000, 1_000_000_000, 100_000_000]
+    assert [one.watched_ns for one in told] == [NS_PER_S, NS_PER_S, 100_000_000]
+    assert [one.cpu_ns for one in told] == [500_000_000, 1_000_000_000, 200_000_000]
+    assert [one.core_share_max for one in told] == [0.5, 1.0, 0.0]
+
+
+def test_cpu_time_is_told_even_if_nothing_else_is_left_to_say() -> None:
+    process = Process()
+    process.use(1, 1)
+    process.collector.collect(0)
+    process.use(0.01, 0.5)
+    through, (interval,) = process.collector.collect_rest(0, T0 + NS_PER_S)
+    assert (through, interval.first, interval.last, interval.operations) == (0, 0, 0, 0)
+    assert (interval.generator.cpu_ns, interval.generator.watched_ns) == (5_000_000, 0)
+
+
+def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
+    process = Process()
+    process.turn(0.5, 1_000)
+    first = process.collector.collect(0)
+    process.turn(0.999, 5_000)
+    process.turn(1.5, 3_000)
+    late, second = process.collector.collect(1)
+    assert [(one.first, one.generator.busiest_loop_ns) for one in (*first, late, second)] == [
+        (0, 1_000),
+        (0, 5_000),
+        (1, 3_000),
+    ]
+    assert (late.pools, late.generator.watched_ns) == ({}, 0)
+
+
+def test_rows_are_added_up_once_there_are_many_and_count_in_their_second_all_the_same() -> None:
+    process = Process()
+    [record] = process.records
+    process.complete(0.5)
+    for _ in range(3):
+        process.collector.look()
+    assert len(record._buffer) == 7
+    for _ in range(5000):
+        process.complete(1.5)
+    process.collector.look()
+    assert len(record._buffer) == 0
+    process.complete(1.6)
+    process.collector.look()
+    assert len(record._buffer) == 7
+    assert counts(process.collector.collect(0)) == {0: 1}
+    assert counts(process.collector.collect(1)) == {1: 5001}
+
+
+# Stages
+
+STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
+
+
+def by_place(intervals: tuple[IntervalMetrics, ...]) -> dict[tuple[int, int], int]:
+    places = [(interval.first, interval.stage) for interval in intervals]
+    assert places == sorted(set(places))
+    return {(interval.first, interval.stage): interval.operations for interval in intervals}
+
+
+def test_a_second_in_which_a_stage_ends_makes_an_interval_of_each() -> None:
+    process = Process(line=STAGED)
+    process.complete(1.4)
+    process.complete(1.6)
+    process.complete(1.7, service_ns=NS_PER_S // 2)
+    assert by_place(process.collector.collect(3)) == {(0, 0): 0, (1, 0): 2, (1, 1): 1, (2, 1): 0, (2, 2): 0, (3, 2): 0}
+
+
+def test_an_operation_sent_late_is_of_the_stage_in_which_it_was_due_and_of_the_second_in_which_it_ended() -> None:
+    process = Process(line=STAGED)
+    process.send(1.4, 2.7, 2.8)
+    process.send(2.6, 2.7, 2.8)
+    found = process.collector.collect(2)
+    assert by_place(found) == {(0, 0): 0, (1, 0): 0, (1, 1): 0, (2, 0): 1, (2, 1): 0, (2, 2): 1}
+    late = next(interval for interval in found if (interval.first, interval.stage) == (2, 0))
+    assert late.pools["one"].commands["GET"].response.maximum == round(1.4 * NS_PER_S)
+    assert [interval.late for interval in found] == [0, 0, 0, 1, 0, 0]
+
+
+def test_who_waited_for_a_closed_stage_to_begin_has_no_response_time() -> None:
+    process = Process(line=STAGED)
+    process.send(1.5, 1.5001, 1.6)
+    [interval] = [part for part in process.collector.collect(1) if part.operations]
+    assert interval.stage == 1
+    pool = interval.pools["one"]
+    assert (pool.send_lag.count, pool.commands["GET"].response.count, pool.commands["GET"].ok) == (0, 0, 1)
+
+
+def test_connection_events_count_once_and_in_the_stage_in_which_they_happened() -> None:
+    process = Process(line=STAGED)
+    for at_s in (0.5, 1.4, 1.6):
+        process.open_connection(at_s)
+    process.send(1.4, 2.1, 2.2)
+    found = {(part.first, part.stage): part.pools["one"].connections for part in process.collector.collect(2)}
+    assert {place: one.opened for place, one in found.items() if one.opened} == {(0, 0): 1, (1, 0): 1, (1, 1): 1}
+    assert found[1, 0].open_peak == 2
+    assert found[1, 1].open_peak == found[2, 0].open_peak == found[2, 1].open_peak == 3
+
+
+def test_what_is_unsent_is_told_by_stage_and_once() -> None:
+    process = Process(line=STAGED)
+    process.complete(0.5)
+    process.records[0].missed.update({0: 3, 2: 4})
+    assert all(interval.unsent == 0 for interval in process.collector.collect(3))  # it is not complete yet
+    process.records[0].unsent += 7
+    process.records[0].transactions += 1
+    through, found = process.collector.collect_rest(3)
+    assert through == 3
+    assert {interval.stage: (interval.unsent, interval.transactions) for interval in found} == {0: (3, 0), 2: (4, 1)}
+    assert process.collector.collect_rest(3) == (3, ())
+
+
+def test_each_stage_has_the_cpu_time_and_the_turns_of_its_part_of_a_second() -> None:
+    process = Process(line=STAGED)
+    process.use(1.5, 0.2)
+    process.use(0.6, 0.8)
+    process.turn(1.4, 1_000)
+    process.turn(1.6, 2_000)
+    process.send(1.4, 1.7, 1.8)  # of the first stage, in a second that is of both
+    told = {(one.first, one.stage): one.generator for one in process.collector.collect(1)}
+    assert {place: one.cpu_ns for place, one in told.items()} == {
+        (0, 0): 200_000_000,
+        (1, 0): 100_000_000,
+        (1, 1): 400_000_000,
+    }
+    assert [one.busiest_loop_ns for one in told.values()] == [0, 1_000, 2_000]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2)), max_size=40),
+    st.lists(st.integers(0, 5), max_size=4).map(sorted),
+)
+def test_sums_over_stages_are_the_whole_however_late_and_however_often_it_is_collected(
+    operations: list[tuple[float, float, float]], collections: list[int]
+) -> None:
+    process = Process(line=STAGED)
+    intervals: list[IntervalMetrics] = []
+    for number, through in enumerate([*collections, None]):
+        for due_s, late_s, service_s in operations[number :: len(collections) + 1]:
+            process.send(due_s, due_s + late_s, due_s + late_s + service_s)
+        found = process.collector.collect(through) if through is not None else process.collector.collect_rest(0)[1]
+        intervals += found
+    wanted = [0, 0, 0]
+    for due_s, _, _ in operations:
+        wanted[STAGED.at(round(due_s * NS_PER_S))] += 1
+    counted = [sum(part.operations for part in intervals if part.stage == leg) for leg in range(3)]
+    assert counted == wanted
+    assert sum(part.issued for part in intervals) == process.collector.counted == len(operations)
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2), st.booleans()), max_size=40))
+def test_it_makes_no_difference_when_rows_are_added_up(operations: list[tuple[float, float, float, bool]]) -> None:
+    often, once = Process(line=STAGED), Process(line=STAGED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.worker.metrics.collector._MANY", 1)
+        for due_s, late_s, service_s, looks in operations:
+            for process in (often, once):
+                process.send(due_s, due_s + late_s, due_s + late_s + service_s)
+            if looks:
+                often.collector.look()
+    assert often.collector.collect_rest(0) == once.collector.collect_rest(0)
+    assert often.collector.start_skew_ns == once.collector.start_skew_ns

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
+from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
+from agent.worker.pubsub.pubsub_mix import PubSubPool, Subscribers
+from agent.worker.pubsub.thread_subscriber import Subscriber
+from agent.worker.run import WorkerRun
+from agent.worker.workload.values import Blank
+from common.clock import monotonic_ns
+from common.metrics.intervals import DeliveryMetrics, Merge, merge_intervals
+from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Target, Workload
+from common.pubsub_header import STAMP_BYTES, Stamp, Stamper, StampReader
+from common.units import NS_PER_S, Count, Seconds
+from tests.support.plans import plan_for
+from tests.support.runs import calls, connections, wait_until
+from tests.support.servers import Server
+from tests.support.workers import whole_of
+
+LISTENING = [driver for driver in Driver if driver is not Driver.WIRE]
+"""Drivers that may have subscribers; the plan refuses any other: tests/common/plan/rules/test_wire_rules.py."""
+
+BLANK = Blank(bytes(STAMP_BYTES) + b"padding")
+
+
+class FakeInstance:
+    """Answers every call with 2, and keeps it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.client = self
+
+    def execute(self, *arguments: Any) -> int:
+        self.calls.append(arguments)
+        return 2
+
+
+class FakeSubscriber:
+    def subscribe(self, command: str, name: bytes) -> list[Any]:
+        return [command.lower().encode(), name, 1]
+
+
+@pytest.fixture
+def instance() -> FakeInstance:
+    return FakeInstance()
+
+
+@pytest.fixture
+def record() -> DeliveryRecord:
+    return DeliveryRecord()
+
+
+@pytest.fixture
+def lent(instance: FakeInstance, record: DeliveryRecord) -> PubSubPool:
+    pool = ClientInstancePool([cast(ClientInstance, instance)], 1.0)
+    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), Stamper("run", "here", 7), record)
+    taken, wait_ns = view.checkout()
+    assert wait_ns == 0
+    return taken
+
+
+def test_a_message_is_stamped_as_it_is_published_and_its_receivers_are_expected(
+    lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
+) -> None:
+    for command in ("PUBLISH", "SPUBLISH"):
+        assert lent.execute(command, b"channel", BLANK) == 2
+    read = [StampReader("run", "here").read(message) for _, _, message in instance.calls]
+    assert [(stamp.sender, stamp.number) for stamp in read if isinstance(stamp, Stamp)] == [(7, 1), (7, 2)]
+    assert [(command, channel, len(message)) for command, channel, message in instance.calls] == [
+        ("PUBLISH", b"channel", len(BLANK)),
+        ("SPUBLISH", b"channel", len(BLANK)),
+    ]
+    assert add_up(record.take()) == DeliveryMetrics(expected=4)
+
+
+def test_a_subscribe_is_the_subscribers_and_all_else_the_instances(
+    lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
+) -> None:
+    assert lent.execute("SUBSCRIBE", b"channel") == [b"subscribe", b"channel", 1]
+    assert lent.execute("SSUBSCRIBE", b"channel") == [b"ssubscribe", b"channel", 1]
+    assert lent.execute("PUBLISH", b"channel", b"not ours") == lent.execute("GET", b"key") == 2
+    assert instance.calls == [("PUBLISH", b"channel", b"not ours"), ("GET", b"key")]
+    assert add_up(record.take()) == DeliveryMetrics()
+
+
+def test_a_publish_that_fails_expects_nothing(
+    lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> int:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(instance, "execute", fail)
+    with pytest.raises(ConnectionError, match="gone"):
+        lent.execute("PUBLISH", b"channel", BLANK)
+    assert add_up(record.take()) == DeliveryMetrics()
+
+
+def test_what_was_lent_goes_back_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
+    pool = ClientInstancePool([cast(ClientInstance, instance)], 0.01)
+    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), Stamper("run", "here", 7), record)
+    for _ in range(2):
+        taken, _ = view.checkout()
+        view.give_back(taken)
+
+
+def test_a_mix_without_subscribers_has_its_pools_as_they_are(instance: FakeInstance, record: DeliveryRecord) -> None:
+    pool = ClientInstancePool([cast(ClientInstance, instance)], 1.0)
+    subscribers = Subscribers(plan_for(Target(url="redis://x"), "PUBLISH", "GET"), "run", pytest.fail)
+    for driver in Driver:
+        assert subscribers.pool_for(0, driver, pool, record) is pool
+    assert not subscribers.is_alive
+
+
+def test_workers_share_the_client_instances_of_their_pool_evenly(record: DeliveryRecord) -> None:
+    plan = plan_for(Target(url="redis://x"), "SUBSCRIBE")
+    instances = [FakeInstance(), FakeInstance()]
+    pool = ClientInstancePool([cast(ClientInstance, each) for each in instances], 1.0)
+    subscribers = Subscribers(plan, "run", pytest.fail)
+    views = [subscribers.pool_for(number, Driver.CLIENT, pool, record) for number in range(4, 8)]
+    subscribers.close()
+    taken = [view._subscriber._lines._client for view in views]
+    assert taken == [instances[0], instances[1]] * 2
+    assert plan.pools == (Pools(),)
+
+
+def mix_of(driver: Driver, url: str, load: Load, grace_s: float = 1.0) -> Plan:
+    return Plan(
+        target=Target(url=url),
+        pools=(Pools(driver=driver, threads_per_pool=3, tasks_per_pool=3, client_instances_per_pool=2),),
+        workload=Workload(
+            commands=(Command(command="PUBLISH __key__ __message__"), Command(command="SUBSCRIBE __key__")),
+            keys=Keys(maximum=Count(20)),
+            pubsub=PubSub(channels_per_thread=4, grace_s=Seconds(grace_s)),
+        ),
+        load=load,
+    )
+
+
+def listened(run: WorkerRun) -> float:
+    """How long its subscribers went on once the worker threads had ended, in seconds."""
+    assert run.is_listening
+    began_ns = monotonic_ns()
+
+    def has_ended() -> bool:
+        run.finish_listening(monotonic_ns())
+        return not run.is_listening
+
+    wait_until(has_ended, "the subscribers end", 10)
+    assert run.crash == ""
+    return (monotonic_ns() - began_ns) / NS_PER_S
+
+
+@pytest.mark.parametrize("driver", LISTENING)
+@pytest.mark.usefixtures("no_leaks")
+def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Server, driver: Driver) -> None:
+    run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(5000)), grace_s=5)), "run")
+    run.open(lambda *_: None)
+    _, collector = run.start(monotonic_ns())
+    wait_until(lambda: not run.is_alive, "the threads end")
+    assert listened(run) < 5
+    _, intervals = collector.collect_rest(0)
+    [pool] = merge_intervals(intervals, Merge.NEIGHBOURS).pools.values()
+    told, counted = pool.deliveries, calls(valkey.client())
+    assert told.delivered == told.expected == told.latency.count > 0
+    assert told.foreign == told.repeated == told.resubscribed == told.lost == 0
+    assert {name: pool.commands[name.upper()].ok for name in ("publish", "subscribe")} == {
+        name: counted[name] for name in ("publish", "subscribe")
+    }
+    run.close()
+    wait_until(lambda: connections(valkey.client()) == 0, "all is closed", 5)
+
+
+@pytest.mark.parametrize("driver", LISTENING)
+@pytest.mark.usefixtures("no_leaks")
+def test_a_server_that_hangs_after_the_load_is_waited_for_no_longer_than_the_grace(
+    valkey: Server, driver: Driver
+) -> None:
+    run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(200)), grace_s=0.3)), "run")
+    run.open(lambda *_: None)
+    run.start(monotonic_ns())
+    wait_until(lambda: not run.is_alive, "the threads end")
+    valkey.pause()
+    assert 0.3 <= listened(run) < 2
+    run.close()
+    valkey.resume()

@@ -1,0 +1,761 @@
+from __future__ import annotations
+
+import gc
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from agent.worker import pipe
+from agent.worker.drivers.aio import TaskWorker, run_asyncio_worker
+from agent.worker.drivers.client import ThreadWorker, run_client_worker
+from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.run import WorkerRun
+from common.clock import monotonic_ns
+from common.commands import subscribes
+from common.plan import profiles
+from common.plan.rules.wire_rules import wire_commands_fit
+from common.plan.schema import (
+    Arrivals,
+    Command,
+    Connections,
+    Driver,
+    Fleet,
+    Keys,
+    Load,
+    Plan,
+    Pools,
+    Preload,
+    Retry,
+    Target,
+    Workload,
+)
+from common.protocol.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
+from common.protocol.serde import from_plain
+from common.units import NS_PER_S, Count, PerSecond, Seconds
+from coordinator.servers.setup_commands import set_up
+from tests.support.runs import wait_until
+from tests.support.servers import Server, SocketServer
+from tests.support.workers import WorkerThread
+
+pytestmark = pytest.mark.usefixtures("_one_process", "no_leaks")
+
+LATE_BY_CHANCE = 43
+"""A seed whose only operation in 0.4 s, at two a second by chance, is due after 0.3 s."""
+
+NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
+
+
+@pytest.fixture
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Worker and test share a process here: what it does to its process is undone, or not done."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    interval_s = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(interval_s)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.unfreeze()
+
+
+@pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
+def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process is the same to its agent, whichever driver it has."""
+    monkeypatch.setitem(PLANNED, "driver", request.param)
+
+
+PLANNED: dict[str, Driver] = {}
+
+
+def without_wire(because: str) -> Any:
+    """For a test in which the wire driver has no part; and why."""
+    assert because
+    drivers = [driver for driver in Driver if driver is not Driver.WIRE]
+    return pytest.mark.parametrize("_each_driver", drivers, indirect=True, ids=lambda driver: driver.value)
+
+
+def lends_clients() -> bool:
+    """Whether workers wait for client instances, so that each wait is counted."""
+    return PLANNED["driver"] is not Driver.WIRE
+
+
+@pytest.fixture
+def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
+    with WorkerThread() as running:
+        yield running
+
+
+def plan_of(url: str, *commands: str, **settings: Any) -> Plan:
+    """A plan; settings go to the section that has a field of that name."""
+    settings = {"duration_s": Seconds(0.3), "retry": Retry(retries=0), **settings}
+    if "requests" in settings:
+        del settings["duration_s"]
+    settings["driver"] = PLANNED["driver"]
+    if settings["driver"] is Driver.ASYNCIO and "threads_per_pool" in settings:
+        settings["tasks_per_pool"] = settings.pop("threads_per_pool")
+    if settings["driver"] is Driver.WIRE:
+        # It has all connections carry load; workers of others have one at a time.
+        settings.setdefault("max_connections", 1)
+
+    def section(kind: type[Any], **given: Any) -> Any:
+        mine = {name: settings.pop(name) for name in list(settings) if name in kind.__struct_fields__}
+        return kind(**given, **mine)
+
+    mix = tuple(Command(command=command) for command in commands or ("SET", "GET"))
+    plan = Plan(
+        target=section(Target, url=url),
+        pools=(section(Pools),),
+        load=section(Load),
+        workload=section(Workload, commands=mix),
+        fleet=section(Fleet),
+    )
+    assert not settings
+    return plan
+
+
+def calls_of(server: Server) -> dict[str, int]:
+    """How often the server was called, by command, since it began."""
+    told: Any = server.client(decode_responses=True).info("commandstats")
+    return {name.removeprefix("cmdstat_").upper(): row["calls"] for name, row in told.items()}
+
+
+def connections_of(server: Server) -> int:
+    """How many connections of ours the server has; they bear the plan's client name."""
+    with server.client() as asking:
+        return sum(client["name"] == "stampede" for client in asking.client_list())
+
+
+# How much
+
+
+@pytest.mark.parametrize(("rate_per_s", "most"), [(1.0, 1), (1e9, 10**9)])
+def test_a_run_by_duration_lasts_as_long_at_any_rate_and_tells_what_was_never_sent(
+    valkey: Server, worker: WorkerThread, rate_per_s: float, most: int
+) -> None:
+    reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(0.5), rate_per_s=PerSecond(rate_per_s)))
+    reported.adds_up()
+    unsent = sum(interval.unsent for metrics in reported.metrics for interval in metrics.intervals)
+    assert reported.final.ran_ns == NS_PER_S // 2
+    assert reported.final.issued + unsent == pytest.approx(max(1, most * 0.5), rel=1e-4)
+    assert reported.final.drained
+
+
+@pytest.mark.parametrize("requests", [1, 1003])
+def test_exactly_so_many_requests_are_made_as_the_plan_says(
+    valkey: Server, worker: WorkerThread, requests: int
+) -> None:
+    plan = plan_of(valkey.url, requests=Count(requests), threads_per_pool=3, client_instances_per_pool=2)
+    reported = worker.ran(plan)
+    calls = calls_of(valkey)
+    assert reported.final.issued == requests
+    assert reported.all_commands.ok == requests == calls.get("SET", 0) + calls.get("GET", 0)
+    assert reported.pool.checkout_wait.count == (requests if lends_clients() else 0)
+    assert reported.final.drained
+
+
+def test_a_run_by_duration_lasts_as_long_and_every_call_is_counted(valkey: Server, worker: WorkerThread) -> None:
+    t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.4), threads_per_pool=2), in_s=0.05)
+    reported = worker.reported()
+    ended_ns = monotonic_ns()
+    reported.adds_up()
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == calls["SET"] + calls["GET"] == reported.final.issued > 0
+    assert 0.4 * NS_PER_S <= reported.final.ran_ns <= ended_ns - t0_ns
+    assert 0 <= reported.final.start_skew_ns < reported.final.ran_ns
+    assert reported.metrics[-1].through == 0
+
+
+def test_what_the_load_cost_is_reported_with_it(valkey: Server, worker: WorkerThread) -> None:
+    reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(1.3)))
+    generator = reported.total.generator
+    # No more is watched than the load, and no less.
+    assert generator.watched_ns == reported.final.ran_ns == round(1.3 * NS_PER_S)
+    assert 0 < generator.busiest_cpu_ns <= generator.cpu_ns
+    assert generator.core_share_max > 0
+    has_loop = PLANNED["driver"] is not Driver.CLIENT
+    assert (generator.loop_lag.count > 0) is (generator.busiest_loop_ns > 0) is has_loop
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
+    valkey: Server, worker: WorkerThread, name: str
+) -> None:
+    workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
+    few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
+    workload = msgspec.structs.replace(workload, keys=few)
+    # No multiple of any batch, so that a last one is shorter.
+    plan = plan_of(valkey.url, requests=Count(1003), threads_per_pool=2)
+    plan = Plan(target=plan.target, pools=plan.pools, load=plan.load, workload=workload)
+    if subscribes(workload) and not lends_clients():
+        assert [path for path, _ in wire_commands_fit(plan)] == [("workload", "commands")]
+        return
+    # What the coordinator does before a run: groups of consumers, scripts.
+    set_up(plan, lambda _: None)
+    worker.prepare(plan)
+    preloaded = worker.hear(Prepared).preloaded
+    assert (preloaded is not None) == bool(workload.preload)
+    valkey.client().config_resetstat()
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == reported.final.issued == 1003
+    assert {command: calls.get(command, 0) for command in reported.pool.commands} == {
+        command: metrics.ok for command, metrics in reported.pool.commands.items()
+    }
+    batch = workload.transaction or 1
+    # Two threads, 502 and 501 operations; or one loop.
+    quotas = (502, 501) if lends_clients() else (1003,)
+    batches = sum(-(-quota // batch) for quota in quotas)
+    transactions = batches if workload.transaction else 0
+    assert reported.final.transactions == transactions == calls.get("MULTI", 0) == calls.get("EXEC", 0)
+    round_trips = sum(-(-quota // (workload.pipeline * batch)) for quota in quotas)
+    assert reported.pool.checkout_wait.count == (round_trips if lends_clients() else 0)
+    assert all(metrics.service.count == metrics.ok for metrics in reported.pool.commands.values())
+
+
+def bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
+    """(in, out) on the wire of the server, but for what it exchanged with the client that asks."""
+    with asking.pipeline() as at_one_moment:
+        at_one_moment.info("stats")
+        at_one_moment.client_info()
+        whole, mine = at_one_moment.execute()
+    return (
+        whole["total_net_input_bytes"] - int(mine["tot-net-in"]),
+        whole["total_net_output_bytes"] - int(mine["tot-net-out"]),
+    )
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 4}, {"transaction": 5}])
+def test_bytes_are_those_that_the_server_itself_counted(
+    valkey: Server, worker: WorkerThread, protocol: int, batch: dict[str, int]
+) -> None:
+    asking = valkey.client()
+    asking.set("text", "no list")
+    plan = plan_of(
+        valkey.url,
+        *("SET", "GET", "DEL", "LPUSH text __data__", "LRANGE nothing 0 9", "LPUSH list __data__", "LRANGE list 0 9"),
+        requests=Count(1001),
+        keys=Keys(maximum=Count(50)),
+        protocol=protocol,
+        connections=Connections.PREWARM,
+        max_connections=1,
+        **batch,
+    )
+    worker.prepare(plan)
+    worker.hear(Prepared)
+    before = bytes_of_others(asking)
+    worker.start()
+    reported = worker.reported()
+    after = bytes_of_others(asking)
+    commands = reported.all_commands
+    assert commands.errors.keys() == {"WRONGTYPE"}
+    assert (after[0] - before[0], after[1] - before[1]) == (commands.bytes_out, commands.bytes_in)
+
+
+# How it is paced
+
+
+@pytest.mark.parametrize("pipeline", [1, 3])
+def test_in_an_open_loop_every_operation_that_was_due_was_sent_or_is_counted_as_unsent(
+    valkey: Server, worker: WorkerThread, pipeline: int
+) -> None:
+    plan = plan_of(valkey.url, rate_per_s=PerSecond(400.0), threads_per_pool=2, pipeline=pipeline)
+    reported = worker.ran(plan, in_s=0.05)
+    commands = reported.all_commands
+    assert reported.final.issued + reported.total.unsent == 120
+    assert commands.ok == commands.response.count == commands.service.count == reported.pool.send_lag.count > 0
+    assert commands.response.total == commands.service.total + reported.pool.send_lag.total
+    assert commands.response.minimum >= commands.service.minimum
+
+
+def test_a_server_that_stalls_shows_in_the_response_time_of_all_that_it_delayed(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    asking = valkey.client()
+    plan = plan_of(valkey.url, rate_per_s=PerSecond(500.0), duration_s=Seconds(0.5), connections=Connections.PREWARM)
+    worker.prepare(plan)
+    worker.hear(Prepared)
+    asking.client_pause(200)
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
+    commands = reported.all_commands
+    assert reported.final.issued + reported.total.unsent == 250
+    # One operation was stuck for some 200 ms; the 100 that were due meanwhile waited for 100 ms in the mean.
+    assert commands.service.maximum > 0.1 * NS_PER_S
+    assert commands.response.total - commands.service.total > 3 * NS_PER_S
+
+
+def test_the_skew_is_the_lag_of_the_first_operation_however_late_that_is_due(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    load = {"rate_per_s": PerSecond(2), "arrivals": Arrivals.POISSON, "duration_s": Seconds(0.4)}
+    reported = worker.ran(msgspec.structs.replace(plan_of(valkey.url, "SET", **load), seed=LATE_BY_CHANCE))
+    assert reported.pool.send_lag.count == 1
+    assert reported.final.start_skew_ns == pytest.approx(reported.pool.send_lag.minimum, rel=0.002)
+
+
+def test_a_closed_loop_has_no_response_time(valkey: Server, worker: WorkerThread) -> None:
+    reported = worker.ran(plan_of(valkey.url, requests=Count(10)))
+    assert reported.all_commands.response.count == reported.pool.send_lag.count == reported.total.unsent == 0
+
+
+def test_every_second_is_reported_when_it_is_over(valkey: Server, worker: WorkerThread) -> None:
+    # A start that lies behind: three seconds are over before anything began.
+    plan = plan_of(valkey.url, duration_s=Seconds(3.6))
+    worker.began(plan, in_s=-3.4)
+    reported = worker.reported()
+    reported.adds_up()
+    assert [interval.first for interval in reported.intervals] == [0, 1, 2, 3]
+    assert [interval.operations > 0 for interval in reported.intervals] == [False, False, False, True]
+    assert [metrics.through for metrics in reported.metrics] == [2, 3]
+    assert reported.final.start_skew_ns >= 3.4 * NS_PER_S
+
+
+# Connections
+
+
+def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_last_word(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    plan = plan_of(
+        valkey.url,
+        client_pools=2,
+        client_instances_per_pool=3,
+        threads_per_pool=4,
+        max_connections=5,
+        connections=Connections.PREWARM,
+    )
+    worker.prepare(plan)
+    *progress, prepared = worker.all_until(Prepared)
+    assert prepared == Prepared(processes=1, connections_open=30)
+    assert progress
+    assert progress[-1] == Preparing(step=Step.CONNECTIONS, done=30, total=30)
+    assert connections_of(valkey) == 30
+    worker.start()
+    reported = worker.reported()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+    assert reported.pool.connections.opened == reported.pool.connections.open_peak == 30
+    assert reported.pool.connections.drops == {}
+
+
+def test_connections_are_closed_before_the_last_word(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    close, pack = WorkerRun.close, pipe.pack
+
+    def closing(run: WorkerRun) -> None:
+        close(run)
+        happened.append("closed")
+
+    def packing(message: Any) -> bytes:
+        happened.append(type(message).__name__)
+        return pack(message)
+
+    monkeypatch.setattr(WorkerRun, "close", closing)
+    monkeypatch.setattr(pipe, "pack", packing)
+    worker.ran(plan_of(valkey.url, requests=Count(10)))
+    assert "closed" in happened[: happened.index("WorkerFinal")]
+
+
+@without_wire("all its connections carry load, and none is opened because it is needed")
+def test_lazy_connections_are_opened_only_as_they_are_needed(valkey: Server, worker: WorkerThread) -> None:
+    plan = plan_of(valkey.url, requests=Count(100), client_instances_per_pool=5, threads_per_pool=1)
+    worker.prepare(plan)
+    assert worker.hear(Prepared).connections_open == 0
+    worker.start()
+    assert worker.reported().pool.connections.opened == 1
+
+
+def test_connections_that_need_more_files_than_may_be_opened_are_refused_before_the_load(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.worker.run.open_files_limit", lambda: 300)
+    worker.prepare(plan_of(valkey.url, max_connections=290, connections=Connections.PREWARM))
+    *_, failed = worker.all_until(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("a worker process may open 300 files (`ulimit -n`), but needs ")
+    assert "290 connections" in failed.reason
+    assert connections_of(valkey) == 0
+
+
+# Trouble
+
+
+def test_error_replies_are_counted_under_their_code_and_not_as_operations_done(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    valkey.client().set("text", "no list")
+    reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "EVALSHA 00 0", requests=Count(200)))
+    commands = reported.pool.commands
+    wrong = commands["LPUSH"].errors["WRONGTYPE"]
+    assert commands["LPUSH"].errors == {"WRONGTYPE": wrong}
+    assert commands["EVALSHA"].errors == {"NOSCRIPT": 200 - wrong}
+    assert (commands["LPUSH"].ok, commands["LPUSH"].service.count, commands["LPUSH"].failed.count) == (0, 0, wrong)
+    reply = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+    assert commands["LPUSH"].bytes_in == wrong * len(reply)
+
+
+@pytest.mark.parametrize("batch", [{"pipeline": 4}, {"transaction": 4}])
+def test_in_a_batch_each_reply_is_counted_for_itself(
+    valkey: Server, worker: WorkerThread, batch: dict[str, int]
+) -> None:
+    valkey.client().set("text", "no list")
+    reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "GET text", requests=Count(202), **batch))
+    assert reported.pool.commands["GET"].ok == calls_of(valkey)["GET"]
+    assert reported.pool.commands["GET"].error_count == 0
+    assert reported.pool.commands["LPUSH"].errors == {"WRONGTYPE": 202 - reported.pool.commands["GET"].ok}
+
+
+def test_a_transaction_that_is_refused_is_so_many_errors_and_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+    # GET with two arguments is refused when it is queued; EXEC then aborts all.
+    reported = worker.ran(plan_of(valkey.url, "GET a b", "GET a", requests=Count(50), transaction=5))
+    assert reported.all_commands.operations == 50
+    assert reported.all_commands.error_count > 0
+    assert set(reported.all_commands.errors) <= {"EXECABORT", "ERR"}
+
+
+def test_a_server_that_is_killed_is_so_many_failures_by_class_and_the_run_ends_in_time(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    asking = valkey.client()
+    t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.6), threads_per_pool=2))
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    valkey.kill()
+    reported = worker.reported()
+    assert monotonic_ns() - t0_ns < 5 * NS_PER_S
+    reported.adds_up()
+    assert reported.all_commands.ok > 0
+    assert reported.all_commands.failures["ConnectionError"] > 2
+    connections = reported.pool.connections
+    assert connections.failed_attempts > 0
+    assert sum(connections.drops.values()) == connections.opened == 1
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 3}, {"transaction": 3}])
+def test_a_server_that_falls_silent_does_not_hold_up_the_end(
+    valkey: Server, worker: WorkerThread, batch: dict[str, int]
+) -> None:
+    asking = valkey.client()
+    plan = plan_of(
+        valkey.url,
+        duration_s=Seconds(0.5),
+        drain_s=Seconds(0.2),
+        socket_timeout_s=Seconds(60),
+        retry=Retry(retries=5),
+        client_instances_per_pool=2,
+        threads_per_pool=4,
+        **batch,
+    )
+    t0_ns = worker.began(plan)
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    valkey.pause()
+    reported = worker.reported()
+    valkey.resume()
+    assert 0.65 * NS_PER_S < monotonic_ns() - t0_ns < 4 * NS_PER_S
+    reported.adds_up()
+    # Two threads, or both connections, were waiting for a reply; the two that waited for a client instance had begun
+    # nothing.
+    assert reported.all_commands.failures == {"CutShort": 2 * (sum(batch.values()) or 1)}
+    assert reported.pool.connections.drops == {}
+
+
+@without_wire("its plans have no checkout timeout: tests/common/plan/rules/test_wire_rules.py")
+def test_a_checkout_that_takes_too_long_is_a_failure_of_which_nothing_was_sent(
+    valkey: Server, worker: WorkerThread
+) -> None:
+    plan = plan_of(
+        valkey.url,
+        "BLPOP nothing 0.15",
+        requests=Count(6),
+        threads_per_pool=2,
+        checkout_timeout_s=Seconds(0.02),
+    )
+    reported = worker.ran(plan)
+    commands = reported.all_commands
+    timeouts = commands.failures["CheckoutTimeout"]
+    assert commands.failures == {"CheckoutTimeout": timeouts}
+    assert commands.operations == 6
+    assert commands.ok == calls_of(valkey)["BLPOP"]
+    assert commands.bytes_out == commands.ok * len(b"*3\r\n$5\r\nBLPOP\r\n$7\r\nnothing\r\n$4\r\n0.15\r\n")
+    assert commands.failed.minimum >= 0.02 * NS_PER_S
+    assert reported.pool.checkout_wait.count == 6
+    assert reported.pool.checkout_wait.maximum >= 0.02 * NS_PER_S
+
+
+@pytest.mark.parametrize("timeout_s", [0.2])
+def test_a_target_that_never_answers_is_reported_before_anything_is_opened(
+    silent_server: SocketServer, worker: WorkerThread, timeout_s: float
+) -> None:
+    worker.prepare(plan_of(silent_server.url, socket_timeout_s=Seconds(timeout_s)))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "did not answer" in failed.reason
+    assert "\n" not in failed.reason
+    assert worker.end() == 0
+
+
+def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: WorkerThread) -> None:
+    plan = Plan(
+        target=Target(url="redis://127.0.0.1:1"), workload=Workload(commands=(Command(command="GET", weight=0),))
+    )
+    worker.prepare(plan)
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("$.workload.commands: ")
+    assert worker.end() == 0
+
+
+def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stumble(*_: object) -> None:
+        raise RuntimeError("a pebble\nin the way")
+
+    async def stumble_in_a_task(*_: object) -> None:
+        stumble()
+
+    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", stumble)
+    monkeypatch.setattr("agent.worker.drivers.loop_host.run_asyncio_worker", stumble_in_a_task)
+    monkeypatch.setattr("agent.worker.drivers.wire.driver.WireWorker.begin", stumble)
+    worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert failed.reason.startswith("unexpected RuntimeError at stumble:")
+    assert failed.reason.endswith(": a pebble in the way")
+    assert worker.end() == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_when_one_thread_breaks_the_others_end_too(
+    valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = threading.Lock()
+
+    def stumble() -> bool:
+        if not first.acquire(blocking=False):
+            return False
+        raise RuntimeError("a pebble")
+
+    async def stumble_in_a_task(mine: TaskWorker) -> None:
+        if not stumble():
+            await run_asyncio_worker(mine)
+
+    def stumble_in_a_thread(mine: ThreadWorker) -> None:
+        if not stumble():
+            run_client_worker(mine)
+
+    def stumble_in_a_loop(mine: WireWorker) -> None:
+        if not stumble():
+            begin(mine)
+
+    begin = WireWorker.begin
+    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", stumble_in_a_thread)
+    monkeypatch.setattr("agent.worker.drivers.loop_host.run_asyncio_worker", stumble_in_a_task)
+    monkeypatch.setattr("agent.worker.drivers.wire.driver.WireWorker.begin", stumble_in_a_loop)
+    settings: dict[str, Any] = {"threads_per_pool": 3, "client_instances_per_pool": 3}
+    if PLANNED["driver"] is Driver.WIRE:
+        settings = {"client_pools": 3}
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), **settings))
+    assert worker.hear(Failed).reason.endswith("a pebble")
+    assert worker.end() == 1
+    for thread in threading.enumerate():
+        if thread.name.startswith(("pool ", "wire ")):
+            thread.join(5)
+            assert not thread.is_alive()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+@pytest.mark.parametrize("when", ["first", "prepared"])
+def test_what_is_no_order_is_reported_in_one_line_and_ends_the_process(
+    valkey: Server, worker: WorkerThread, when: str
+) -> None:
+    if when == "prepared":
+        worker.prepare(plan_of(valkey.url))
+        worker.hear(Prepared)
+    worker.say(b"\xc1 garbage")
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.AGENT
+    assert "expected msgpack of" in failed.reason
+    assert "\n" not in failed.reason
+    assert worker.end() is not None
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_stop_before_anything_else_is_answered_with_nothing_done(worker: WorkerThread, drain: bool) -> None:
+    worker.stop(drain=drain)
+    assert worker.receive() == NOTHING_DONE
+    assert worker.end() == 0
+
+
+def test_a_stop_instead_of_a_start_closes_what_was_opened(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, connections=Connections.PREWARM, max_connections=5))
+    worker.hear(Prepared)
+    assert connections_of(valkey) == 5
+    worker.stop()
+    assert worker.receive() == NOTHING_DONE
+    assert worker.end() == 0
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: SocketServer, worker: WorkerThread) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.worker.run.ping_target", lambda _: None)
+        plan = plan_of(
+            silent_server.url,
+            connections=Connections.PREWARM,
+            socket_timeout_s=Seconds(60),
+            retry=Retry(retries=100),
+        )
+        worker.prepare(plan)
+        assert worker.hear(Preparing).done == 0
+        worker.stop()
+        began_ns = monotonic_ns()
+        assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    assert worker.end() == 0
+
+
+MANY_KEYS: dict[str, Any] = {"preload": (Preload(),), "keys": Keys(maximum=Count(100_000_000))}
+
+
+def preloading(worker: WorkerThread, server: Server) -> int:
+    """Until it has written some keys of very many; then the server hangs. Returns when, in ns."""
+    worker.prepare(plan_of(server.url, socket_timeout_s=Seconds(60), **MANY_KEYS))
+    while not (progress := worker.hear(Preparing)).done:
+        assert (progress.step, progress.total) == (Step.PRELOAD, 100_000_000)
+    server.pause()
+    return monotonic_ns()
+
+
+def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.stop()
+    assert worker.hear(WorkerFinal) == NOTHING_DONE
+    assert worker.end() == 0
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+    began_ns = preloading(worker, valkey)
+    worker.leave()
+    assert worker.end() == 1
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    valkey.resume()
+
+
+def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: WorkerThread) -> None:
+    valkey.client().lpush("stampede:1", "x")
+    worker.prepare(plan_of(valkey.url, preload=(Preload(command="INCR"),), keys=Keys(maximum=Count(5))))
+    failed = worker.hear(Failed)
+    assert failed.kind is FailureKind.TARGET
+    assert "refused the preload: INCR stampede:1 was answered with WRONGTYPE" in failed.reason
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_a_stop_while_it_runs_ends_it_with_everything_counted(
+    valkey: Server, worker: WorkerThread, drain: bool
+) -> None:
+    asking = valkey.client()
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3))
+    wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
+    worker.stop(drain=drain)
+    reported = worker.reported()
+    reported.adds_up()
+    calls = calls_of(valkey)
+    commands = reported.all_commands
+    assert commands.ok <= calls.get("SET", 0) + calls["GET"] <= commands.operations
+    # At once: what one of the threads was waiting for is cut short.
+    assert commands.error_count == 0 if drain else commands.failures.get("CutShort", 0) <= 1
+    assert reported.final.drained
+    assert reported.final.ran_ns < 5 * NS_PER_S
+
+
+def test_a_load_whose_lease_is_not_renewed_ends_with_everything_counted(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3), lease_s=2.0)
+    worker.hear(Prepared)
+    worker.start()
+    reported = worker.reported()
+    reported.adds_up()
+    assert reported.final.fenced
+    assert reported.final.drained
+    assert reported.final.ran_ns < 5 * NS_PER_S
+    calls = calls_of(valkey)
+    assert reported.all_commands.ok == calls["SET"] + calls["GET"] == reported.final.issued > 0
+    assert worker.end() == 0
+
+
+def test_a_load_whose_lease_is_over_does_not_begin(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600)), lease_s=0.5)
+    worker.hear(Prepared)
+    over_ns = monotonic_ns() + NS_PER_S // 2
+    wait_until(lambda: monotonic_ns() > over_ns, "the lease is over")
+    worker.start()
+    assert worker.hear(WorkerFinal) == msgspec.structs.replace(NOTHING_DONE, fenced=True)
+    assert calls_of(valkey).keys().isdisjoint({"SET", "GET"})
+    assert worker.end() == 0
+
+
+def test_a_preload_whose_lease_is_not_renewed_ends(valkey: Server, worker: WorkerThread) -> None:
+    worker.prepare(plan_of(valkey.url, **MANY_KEYS), lease_s=0.5)
+    failed = worker.hear(Failed)
+    assert failed == Failed(
+        kind=FailureKind.AGENT, reason="it stopped preparing, because its agent did not renew its lease"
+    )
+    assert worker.end() == 0
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
+
+
+def test_a_stop_before_the_start_instant_ends_it_with_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+    worker.began(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=2), in_s=3600)
+    worker.stop()
+    final = worker.hear(WorkerFinal)
+    assert (final.issued, final.counted, final.ran_ns, final.start_skew_ns) == (0, 0, 0, 0)
+    assert worker.end() == 0
+
+
+def test_a_stop_without_drain_cuts_short_what_waits_for_a_reply(valkey: Server, worker: WorkerThread) -> None:
+    asking = valkey.client()
+    plan = plan_of(
+        valkey.url, "BLPOP nothing 0", duration_s=Seconds(3600), threads_per_pool=2, socket_timeout_s=Seconds(0)
+    )
+    worker.began(plan)
+    wait_until(lambda: asking.info("clients")["blocked_clients"] == 1, "the load runs")
+    worker.stop(drain=False)
+    began_ns = monotonic_ns()
+    reported = worker.reported()
+    assert monotonic_ns() - began_ns < 3 * NS_PER_S
+    reported.adds_up()
+    assert reported.all_commands.failures == {"CutShort": 1}
+
+
+@pytest.mark.parametrize("when", ["first", "prepared", "running"])
+def test_an_agent_that_is_gone_ends_the_process_and_closes_what_was_open(
+    valkey: Server, worker: WorkerThread, when: str
+) -> None:
+    if when != "first":
+        worker.prepare(
+            plan_of(valkey.url, connections=Connections.PREWARM, max_connections=3, duration_s=Seconds(3600))
+        )
+        worker.hear(Prepared)
+    if when == "running":
+        worker.start()
+        wait_until(lambda: "GET" in calls_of(valkey), "the load runs")
+    worker.leave()
+    assert worker.end() == 1
+    wait_until(lambda: connections_of(valkey) == 0, "no connection is left")

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.worker.workload import preload as module
+from agent.worker.workload.operations import Operation
+from agent.worker.workload.preload import BATCH, BATCH_BYTES, Part, parts_of, preload
+from common.clock import monotonic_ns
+from common.errors import TargetError
+from common.plan.schema import Keys, Plan, Pools, Preload, Retry, Target, Values, Workload
+from common.protocol.messages import Assignment, PoolShare, Preloaded
+from common.units import NS_PER_S, Bytes, Count, Seconds
+from tests.support.groups import ClusterGroup, SentinelGroup
+from tests.support.plans import plan_for
+from tests.support.servers import Server, SocketServer
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> None:
+    # Those that many tests share keep their own connections open.
+    if not {"shared_cluster", "shared_sentinel"} & set(request.fixturenames):
+        request.getfixturevalue("no_leaks")
+
+
+def plan_of(url: str, *entries: Preload, maximum: int = 1_000, **workload: Any) -> Plan:
+    target = Target(url=url, retry=Retry(retries=0), connect_timeout_s=Seconds(1.0), socket_timeout_s=Seconds(5.0))
+    return plan_for(target, keys=Keys(maximum=Count(maximum)), preload=entries or (Preload(),), **workload)
+
+
+def shares(plan: Plan, processes: int, threads_each: int) -> list[Assignment]:
+    """A pool for each process, with so many threads."""
+    plan = Plan(
+        target=plan.target, pools=(Pools(client_pools=processes, threads_per_pool=threads_each),),
+        workload=plan.workload,
+    )  # fmt: skip
+    return [
+        Assignment(
+            plan=plan,
+            pools=(PoolShare(group=0, number=number, first_thread=number * threads_each),),
+            threads_total=processes * threads_each,
+        )
+        for number in range(processes)
+    ]
+
+
+def fill(plan: Plan, processes: int = 2, threads_each: int = 3) -> Preloaded:
+    told = [preload(parts_of(share), plan.target, lambda *_: None) for share in shares(plan, processes, threads_each)]
+    merged = Preloaded.merge(told)
+    assert merged is not None
+    return merged
+
+
+def operations(plan: Plan, processes: int = 2, threads_each: int = 3) -> list[Operation]:
+    return [
+        operation
+        for share in shares(plan, processes, threads_each)
+        for parts in parts_of(share)
+        for part in parts
+        for operation in part.operations
+    ]
+
+
+@pytest.mark.parametrize(("processes", "threads_each"), [(1, 1), (2, 3), (1, 12), (4, 300)])
+def test_the_threads_of_a_fleet_write_each_key_once(processes: int, threads_each: int) -> None:
+    plan = plan_of("redis://127.0.0.1:1", maximum=997)
+    keys = Counter(arguments[1] for _, arguments, _, _ in operations(plan, processes, threads_each))
+    assert keys == {f"stampede:{number}".encode(): 1 for number in range(1, 998)}
+
+
+def test_a_share_that_another_agent_has_preloaded_writes_nothing() -> None:
+    [share] = shares(plan_of("redis://localhost"), 1, 2)
+    assert parts_of(share)
+    assert parts_of(msgspec.structs.replace(share, preloads=False)) == []
+
+
+def test_what_a_thread_is_said_to_write_is_what_it_writes() -> None:
+    plan = plan_of("redis://127.0.0.1:1", Preload(), Preload(times=3, key_maximum=Count(10)), maximum=101)
+    parts = [part for share in shares(plan, 3, 5) for parts in parts_of(share) for part in parts]
+    assert [part.keys * part.times for part in parts] == [len(list(part.operations)) for part in parts]
+
+
+def test_the_same_plan_writes_the_same_values() -> None:
+    plan = plan_of("redis://127.0.0.1:1", values=Values(minimum_bytes=Bytes(1), maximum_bytes=Bytes(100)))
+    assert operations(plan) == operations(plan)
+
+
+def test_every_key_is_there_afterwards_and_what_was_done_is_told(valkey: Server) -> None:
+    plan = plan_of(valkey.url, Preload(), Preload(command="LPUSH __key__ __data__", key_prefix="list:", times=3,
+                                                  key_maximum=Count(100)))  # fmt: skip
+    done = fill(plan)
+    assert (done.keys, done.commands) == (1_100, 1_300)
+    assert done.took_ns > 0
+    client = valkey.client()
+    assert client.dbsize() == 1_100
+    assert {client.llen(f"list:{number}") for number in range(1, 101)} == {3}
+    stats: Any = client.info("commandstats")
+    assert (stats["cmdstat_set"]["calls"], stats["cmdstat_lpush"]["calls"]) == (1_000, 300)
+
+
+def test_bytes_of_requests_are_those_that_were_sent(valkey: Server) -> None:
+    before: Any = valkey.client().info("stats")
+    done = fill(plan_of(valkey.url, maximum=20_000), 1, 2)
+    after: Any = valkey.client().info("stats")
+    read = after["total_net_input_bytes"] - before["total_net_input_bytes"]
+    # Beside it: two handshakes, a PING and ours.
+    assert done.bytes_out <= read <= done.bytes_out + 2_000
+
+
+def test_progress_comes_to_all_keys_and_begins_with_none(valkey: Server) -> None:
+    told: list[tuple[int, int]] = []
+    [share] = shares(plan_of(valkey.url), 1, 3)
+    preload(parts_of(share), share.plan.target, lambda done, total: told.append((done, total)))
+    assert told[0] == (0, 1_000)
+    assert told[-1] == (1_000, 1_000)
+    assert told == sorted(told)
+
+
+def test_a_single_key_that_takes_long_makes_progress_all_the_same(valkey: Server) -> None:
+    told: list[int] = []
+    [share] = shares(plan_of(valkey.url, Preload(command="RPUSH", times=60_000), maximum=1), 1, 1)
+    done = preload(parts_of(share), share.plan.target, lambda done, _: told.append(done))
+    assert done is not None
+    assert (done.keys, done.commands, told[-1]) == (1, 60_000, 60_000)
+    assert len(set(told)) > 2
+
+
+def test_a_plan_without_a_preload_asks_the_target_nothing() -> None:
+    [share] = shares(plan_for(Target(url="redis://127.0.0.1:1")), 1, 3)
+    assert preload(parts_of(share), share.plan.target, lambda *_: None) is None
+
+
+def test_an_error_reply_names_command_key_and_reply(valkey: Server) -> None:
+    valkey.client().lpush("stampede:17", "x")
+    plan = plan_of(valkey.url, Preload(command="INCR __key__"))
+    with pytest.raises(TargetError) as caught:
+        fill(plan)
+    assert str(caught.value) == (
+        f"target 127.0.0.1:{valkey.port} refused the preload: INCR stampede:17 was answered with "
+        "WRONGTYPE Operation against a key holding the wrong kind of value"
+    )
+
+
+def test_a_target_that_is_not_there_is_a_target_error(refusing_url: str) -> None:
+    with pytest.raises(TargetError, match="refused the connection"):
+        fill(plan_of(refusing_url))
+
+
+def test_what_on_progress_raises_ends_it_although_the_target_hangs(valkey: Server) -> None:
+    class Enough(Exception):
+        pass
+
+    paused_ns = 0
+
+    def on_progress(done: int, _total: int) -> None:
+        nonlocal paused_ns
+        if done:
+            valkey.pause()
+            paused_ns = monotonic_ns()
+            raise Enough
+
+    [share] = shares(plan_of(valkey.url, maximum=10_000_000), 1, 2)
+    try:
+        with pytest.raises(Enough):
+            preload(parts_of(share), share.plan.target, on_progress)
+        # Its timeout is five seconds, and nothing waits for that.
+        assert monotonic_ns() - paused_ns < 3 * NS_PER_S
+    finally:
+        valkey.resume()
+
+
+def test_a_server_that_falls_silent_is_a_target_error(silent_server: SocketServer) -> None:
+    plan = plan_of(silent_server.url)
+    target = Target(url=plan.target.url, socket_timeout_s=Seconds(0.3), retry=Retry(retries=0))
+    with pytest.raises(TargetError, match="did not answer"):
+        fill(Plan(target=target, workload=plan.workload))
+
+
+def test_a_round_trip_is_bounded_in_commands_and_bytes() -> None:
+    small = [(0, ("SET", b"k", b"v"), 10, None)] * (2 * BATCH + 1)
+    assert [len(batch) for batch, _ in module._batches(iter(small))] == [BATCH, BATCH, 1]
+    large = [(0, ("SET", b"k", b"v"), BATCH_BYTES // 2, None)] * 3
+    assert [(len(batch), size) for batch, size in module._batches(iter(large))] == [
+        (2, BATCH_BYTES), (1, BATCH_BYTES // 2),
+    ]  # fmt: skip
+
+
+def test_keys_in_parts_of_unequal_size_are_all_written_by_few_connections(valkey: Server) -> None:
+    def part(first: int, end: int) -> Part:
+        return Part(((0, ("SET", b"k%d" % number, b""), 1, None) for number in range(first, end)), end - first, 1, 1)
+
+    threads = [[part(number * 10, number * 10 + 10)] for number in range(50)] + [[part(500, 5_000)]]
+    done = preload(threads, Target(url=valkey.url), lambda *_: None)
+    assert done is not None
+    assert (done.keys, valkey.client().dbsize()) == (5_000, 5_000)
+
+
+def test_workloads_and_entries_keep_their_order_within_a_thread(valkey: Server) -> None:
+    fill(plan_of(valkey.url, Preload(), Preload(command="EXPIRE __key__ 1000")))
+    assert 0 < int(valkey.client().ttl("stampede:1000")) <= 1_000  # type: ignore[arg-type]
+    assert Workload().preload == ()
+
+
+@pytest.mark.parametrize("per_hash_tag", [None, 10])
+def test_a_cluster_is_filled_through_all_its_primaries(shared_cluster: ClusterGroup, per_hash_tag: int | None) -> None:
+    keys = Keys(maximum=Count(3_001), per_hash_tag=per_hash_tag)
+    plan = plan_for(Target(url=shared_cluster.url), keys=keys, preload=(Preload(),))
+    done = fill(plan)
+    assert (done.keys, done.commands) == (3_001, 3_001)
+    held = [shared_cluster.at(port).dbsize() for port in shared_cluster.primaries]
+    assert (sum(held), min(held) > 500) == (3_001, True)
+
+
+def test_a_cluster_whose_slots_move_is_filled_all_the_same(shared_cluster: ClusterGroup) -> None:
+    plan = plan_for(Target(url=shared_cluster.url), keys=Keys(maximum=Count(20_000)), preload=(Preload(),))
+    moved: list[int] = []
+
+    def on_progress(done: int, _total: int) -> None:
+        if done and len(moved) < 3:
+            slot = 100 + len(moved)
+            others = [port for port in shared_cluster.primaries if port != shared_cluster.owner(slot)]
+            shared_cluster.move_slot(slot, others[0])
+            moved.append(slot)
+
+    [share] = shares(plan, 1, 3)
+    preload(parts_of(share), plan.target, on_progress)
+    assert moved
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 20_000
+
+
+def test_a_primary_with_sentinels_is_filled(shared_sentinel: SentinelGroup) -> None:
+    fill(plan_for(Target(url=shared_sentinel.url), keys=Keys(maximum=Count(1_000)), preload=(Preload(),)))
+    assert shared_sentinel.at(shared_sentinel.primary).dbsize() == 1_000

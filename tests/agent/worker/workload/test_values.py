@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.worker.workload.values import Values, is_sealed, longest_value, sealed, smallest_sealed
+from common.plan import schema
+from common.plan.rules.workload_rules import SEAL_BYTES
+from common.protocol.serde import from_plain
+
+
+def values(**said: Any) -> Values:
+    return Values(from_plain(said, schema.Values), 1)
+
+
+def draw(drawn: Values, count: int) -> list[bytes]:
+    made, sizes = drawn.draw(np.random.default_rng(1), count)
+    found = list(made)
+    assert [len(value) for value in found] == sizes.tolist()
+    return found
+
+
+def test_sizes_of_a_list_are_drawn_by_their_weight() -> None:
+    sizes = [{"size": 10, "weight": 1}, {"size": 2000, "weight": 0}, {"size": 300, "weight": 3}]
+    drawn = Counter(map(len, draw(values(sizes=sizes), 20_000)))
+    assert set(drawn) == {10, 300}
+    assert abs(drawn[10] / 20_000 - 0.25) < 0.01
+
+
+def test_the_longest_value_is_that_which_can_be_drawn() -> None:
+    sizes = [{"size": 10, "weight": 1}, {"size": 2000, "weight": 0}]
+    assert longest_value(from_plain({"sizes": sizes}, schema.Values)) == 10
+    assert longest_value(from_plain({"minimum": 5, "maximum": 70}, schema.Values)) == 70
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.8, 0.95])
+def test_a_compressor_takes_away_the_share_that_was_asked_for(share: float) -> None:
+    for value in draw(values(minimum=100_000, maximum=100_000, compressible=share), 3):
+        taken = 1 - len(zlib.compress(value, 6)) / len(value)
+        assert abs(taken - share) < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 0.5, 0.8, 0.95])
+def test_of_text_a_compressor_takes_away_a_quarter_at_least(share: float) -> None:
+    for value in draw(values(minimum=100_000, maximum=100_000, compressible=share, kind="text"), 3):
+        taken = 1 - len(zlib.compress(value, 6)) / len(value)
+        assert abs(taken - max(share, 0.25)) < 0.03
+
+
+def test_text_is_of_letters_and_digits_that_json_takes_as_they_are() -> None:
+    drawn = values(minimum=1000, maximum=1000, kind="text")
+    for value in draw(drawn, 100):
+        text = value.decode("ascii")
+        assert json.loads(f'"{text}"') == text
+        assert text.isprintable()
+    assert len(set(draw(drawn, 100))) == 100
+
+
+def test_compressible_values_differ() -> None:
+    assert len(set(draw(values(minimum=300, maximum=300, compressible=0.5), 200))) > 150
+
+
+def test_what_can_be_compressed_wholly_is() -> None:
+    [value] = draw(values(minimum=1000, maximum=1000, compressible=1), 1)
+    assert value == bytes(1000)
+
+
+@given(key=st.binary(max_size=40), value=st.binary(max_size=200), other=st.binary(max_size=40))
+def test_a_sealed_value_keeps_its_size_and_is_right_for_its_key_alone(key: bytes, value: bytes, other: bytes) -> None:
+    made = sealed(value, key)
+    assert len(made) == max(len(value), smallest_sealed(len(key)))
+    assert is_sealed(made, key)
+    assert is_sealed(made, other) is (other == key or made[9:].startswith(other + b" "))
+
+
+@given(
+    key=st.binary(max_size=10),
+    value=st.binary(min_size=30, max_size=60),
+    place=st.integers(0, 29),
+    bit=st.integers(0, 7),
+)
+def test_a_bit_that_was_turned_is_seen(key: bytes, value: bytes, place: int, bit: int) -> None:
+    made = bytearray(sealed(value, key))
+    made[place] ^= 1 << bit
+    assert not is_sealed(bytes(made), key)
+
+
+def test_the_plans_check_and_the_form_agree_on_what_a_seal_takes() -> None:
+    assert smallest_sealed(7) == SEAL_BYTES + 7

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgpack
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ProtocolError
+from common.metrics.histogram import MAX_VALUE, Histogram
+from common.metrics.intervals import (
+    CommandMetrics,
+    ConnectionMetrics,
+    DeliveryMetrics,
+    GeneratorMetrics,
+    HoldUps,
+    IntervalMetrics,
+    Merge,
+    PoolMetrics,
+    merge_by_stage,
+    merge_commands,
+    merge_connections,
+    merge_counts,
+    merge_deliveries,
+    merge_generators,
+    merge_hold_ups,
+    merge_intervals,
+    merge_named,
+    merge_pools,
+    size_of,
+    split_interval,
+)
+from common.protocol.codec import pack, unpack
+from common.protocol.serde import from_plain, to_plain
+
+T = TypeVar("T")
+
+numbers = st.integers(0, 1000)
+histograms = st.lists(st.integers(0, MAX_VALUE), max_size=5).map(lambda v: Histogram.of(np.array(v, dtype=np.int64)))
+classes = st.dictionaries(st.sampled_from(["READONLY", "WRONGTYPE", "TimeoutError"]), st.integers(1, 9))
+commands = st.builds(
+    CommandMetrics,
+    ok=numbers,
+    errors=classes,
+    failures=classes,
+    bytes_out=numbers,
+    bytes_in=numbers,
+    service=histograms,
+    response=histograms,
+    failed=histograms,
+)
+connections = st.builds(
+    ConnectionMetrics,
+    opened=numbers,
+    failed_attempts=numbers,
+    failed_by_cause=classes,
+    never_opened=classes,
+    drops=classes,
+    reconnects=numbers,
+    reconnect=histograms,
+    retries=numbers,
+    open_peak=numbers,
+    wanted=numbers,
+)
+deliveries = st.builds(
+    DeliveryMetrics,
+    expected=numbers,
+    delivered=numbers,
+    foreign=numbers,
+    repeated=numbers,
+    resubscribed=numbers,
+    latency=histograms,
+)
+pools = st.builds(
+    PoolMetrics,
+    commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
+    checkout_wait=histograms,
+    send_lag=histograms,
+    late_sends=numbers,
+    connections=connections,
+    deliveries=deliveries,
+)
+hold_ups = st.builds(
+    HoldUps,
+    allowed_ns=numbers,
+    quota_used_ns=numbers,
+    quota_periods=numbers,
+    throttled_periods=numbers,
+    throttled_ns=numbers,
+    stalled_ns=numbers,
+    stall_max_ns=st.integers(0, 3),
+    stall_at_ns=numbers,
+)
+generators = st.builds(
+    GeneratorMetrics,
+    cpu_ns=numbers,
+    watched_ns=numbers,
+    busiest_cpu_ns=numbers,
+    busiest_loop_ns=numbers,
+    core_share_max=st.floats(0, 2),
+    loop_lag=histograms,
+    hold_ups=st.none() | hold_ups,
+)
+intervals = st.builds(
+    lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
+    first=st.integers(0, 100),
+    more=st.integers(0, 3),
+    issued=numbers,
+    transactions=numbers,
+    unsent=numbers,
+    late=numbers,
+    generator=generators,
+    pools=st.dictionaries(st.sampled_from(["main", "other"]), pools, max_size=2),
+)
+hows = st.sampled_from(list(Merge))
+
+
+def assert_merges_like_sums(merge: Callable[[list[T]], T], a: T, b: T, c: T) -> None:
+    assert merge([merge([a, b]), c]) == merge([a, merge([b, c])]) == merge([a, b, c])
+    assert merge([a, b]) == merge([b, a])
+    assert merge([a]) == a
+
+
+@given(commands, commands, commands)
+def test_commands_merge_in_any_order_and_grouping(a: CommandMetrics, b: CommandMetrics, c: CommandMetrics) -> None:
+    assert_merges_like_sums(merge_commands, a, b, c)
+
+
+@given(connections, connections, connections, hows)
+def test_connections_merge_in_any_order_and_grouping(
+    a: ConnectionMetrics, b: ConnectionMetrics, c: ConnectionMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_connections(parts, how), a, b, c)
+
+
+@given(deliveries, deliveries, deliveries)
+def test_deliveries_merge_in_any_order_and_grouping(a: DeliveryMetrics, b: DeliveryMetrics, c: DeliveryMetrics) -> None:
+    assert_merges_like_sums(merge_deliveries, a, b, c)
+
+
+@given(deliveries)
+def test_lost_is_what_was_expected_and_did_not_come(metrics: DeliveryMetrics) -> None:
+    assert metrics.lost == max(0, metrics.expected - metrics.delivered)
+
+
+@given(generators, generators, generators, hows)
+def test_generators_merge_in_any_order_and_grouping(
+    a: GeneratorMetrics, b: GeneratorMetrics, c: GeneratorMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_generators(parts, how), a, b, c)
+
+
+@given(pools, pools, pools, hows)
+def test_pools_merge_in_any_order_and_grouping(a: PoolMetrics, b: PoolMetrics, c: PoolMetrics, how: Merge) -> None:
+    assert_merges_like_sums(lambda parts: merge_pools(parts, how), a, b, c)
+
+
+@given(intervals, intervals, intervals, hows)
+def test_intervals_merge_in_any_order_and_grouping(
+    a: IntervalMetrics, b: IntervalMetrics, c: IntervalMetrics, how: Merge
+) -> None:
+    assert_merges_like_sums(lambda parts: merge_intervals(parts, how), a, b, c)
+
+
+@given(st.lists(intervals, min_size=1, max_size=4), hows)
+def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics], how: Merge) -> None:
+    merged = merge_intervals(parts, how)
+    assert merged.operations == sum(part.operations for part in parts)
+    assert merged.issued == sum(part.issued for part in parts)
+    assert merged.transactions == sum(part.transactions for part in parts)
+    assert merged.unsent == sum(part.unsent for part in parts)
+    assert merged.late == sum(part.late for part in parts)
+    assert (merged.first, merged.last) == (min(p.first for p in parts), max(p.last for p in parts))
+
+
+def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> None:
+    parts = [ConnectionMetrics(opened=1, open_peak=3, wanted=9), ConnectionMetrics(opened=1, open_peak=5, wanted=7)]
+    assert merge_connections(parts, Merge.PEERS) == ConnectionMetrics(opened=2, open_peak=8, wanted=16)
+    assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5, wanted=9)
+
+
+def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
+    one = ConnectionMetrics(failed_attempts=3, failed_by_cause={"maxclients": 3}, never_opened={"maxclients": 1})
+    other = ConnectionMetrics(failed_attempts=2, failed_by_cause={"timeout": 2}, never_opened={"maxclients": 4})
+    for how in Merge:
+        merged = merge_connections([one, other], how)
+        assert merged.failed_by_cause == {"maxclients": 3, "timeout": 2}
+        assert merged.never_opened == {"maxclients": 5}
+
+
+def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_add_up() -> None:
+    busy = GeneratorMetrics(cpu_ns=90, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=70, core_share_max=0.9)
+    idle = GeneratorMetrics(cpu_ns=10, watched_ns=100, busiest_cpu_ns=10, busiest_loop_ns=80, core_share_max=0.1)
+    assert merge_generators([busy, idle], Merge.PEERS) == GeneratorMetrics(
+        cpu_ns=100, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=80, core_share_max=0.9
+    )
+    assert merge_generators([busy, idle], Merge.NEIGHBOURS) == GeneratorMetrics(
+        cpu_ns=100, watched_ns=200, busiest_cpu_ns=100, busiest_loop_ns=150, core_share_max=0.9
+    )
+
+
+def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_up() -> None:
+    first = HoldUps(allowed_ns=50, quota_used_ns=50, quota_periods=10, throttled_periods=9, throttled_ns=70)
+    second = HoldUps(
+        allowed_ns=50, quota_periods=9, throttled_periods=9, stalled_ns=300, stall_max_ns=200, stall_at_ns=7
+    )
+    assert merge_hold_ups([first, None, second], Merge.PEERS) == HoldUps(
+        allowed_ns=50,
+        quota_used_ns=50,
+        quota_periods=10,
+        throttled_periods=9,
+        throttled_ns=70,
+        stalled_ns=300,
+        stall_max_ns=200,
+        stall_at_ns=7,
+    )
+    assert merge_hold_ups([first, None, second], Merge.NEIGHBOURS) == HoldUps(
+        allowed_ns=100,
+        quota_used_ns=50,
+        quota_periods=19,
+        throttled_periods=18,
+        throttled_ns=70,
+        stalled_ns=300,
+        stall_max_ns=200,
+        stall_at_ns=7,
+    )
+
+
+def test_a_release_that_tells_nothing_of_hold_ups_is_not_one_without_any() -> None:
+    assert merge_hold_ups([None, None], Merge.PEERS) is merge_hold_ups([], Merge.PEERS) is None
+    assert merge_hold_ups([None, HoldUps()], Merge.PEERS) == HoldUps()
+
+
+def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
+    command = CommandMetrics(ok=5, errors={"READONLY": 2}, failures={"TimeoutError": 1, "ConnectionError": 3})
+    assert command.error_count == 6
+    assert command.operations == 11
+
+
+def test_names_keep_the_order_in_which_they_first_came() -> None:
+    assert list(merge_counts([{"b": 1}, {"a": 1, "b": 2}])) == ["b", "a"]
+    assert merge_named([{"b": 1}, {"a": 1, "b": 2}], sum) == {"b": 3, "a": 1}
+
+
+def test_intervals_of_different_stages_never_become_one() -> None:
+    parts = [IntervalMetrics(first=0, last=0, stage=stage, unsent=stage) for stage in (2, 0, 2)]
+    with pytest.raises(ValueError, match=r"expected intervals of one stage, got stages \[0, 2\]"):
+        merge_intervals(parts, Merge.PEERS)
+    assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PEERS)] == [(0, 0), (2, 4)]
+
+
+def test_nothing_at_all_is_no_interval() -> None:
+    with pytest.raises(ValueError, match="expected at least one interval"):
+        merge_intervals([], Merge.PEERS)
+
+
+@given(intervals)
+def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
+    assert unpack(pack(interval), IntervalMetrics) == interval
+
+
+def test_a_frame_of_a_peer_that_does_not_watch_itself_is_understood_and_so_is_one_of_a_peer_that_knows_more() -> None:
+    plain = to_plain(IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics(late_sends=2)}))
+    del plain["pools"]["main"]["late_sends"]
+    older = IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics()})
+    assert from_plain(plain, IntervalMetrics) == older
+    assert from_plain(plain | {"mood": "good"}, IntervalMetrics) == older
+
+
+def in_full(value: object) -> object:
+    """Every field, as releases before this one wrote them, in frames and in journals."""
+    if isinstance(value, msgspec.Struct):
+        return {name: in_full(getattr(value, name)) for name in value.__struct_fields__}
+    return {name: in_full(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+@given(intervals)
+def test_what_did_not_happen_is_left_out_and_an_interval_with_every_field_is_understood(
+    interval: IntervalMetrics,
+) -> None:
+    full = msgpack.packb(in_full(interval), use_bin_type=True)
+    assert unpack(full, IntervalMetrics) == interval
+    assert len(pack(interval)) < len(full)
+    assert to_plain(IntervalMetrics(first=3, last=3)) == {"first": 3, "last": 3}
+
+
+@pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])
+def test_a_share_that_none_can_be_is_refused(share: float) -> None:
+    with pytest.raises(ProtocolError, match="core_share_max"):
+        unpack(pack(GeneratorMetrics(core_share_max=share)), GeneratorMetrics)
+
+
+@pytest.mark.parametrize("how", list(Merge))
+def test_redirections_and_changes_of_the_topology_add_up(how: Merge) -> None:
+    parts = [
+        ConnectionMetrics(redirects={"MOVED": 1, "ASK": 2}, topology_refreshes=3),
+        ConnectionMetrics(redirects={"MOVED": 4}, topology_refreshes=5),
+    ]
+    merged = merge_connections(parts, how)
+    assert (merged.redirects, merged.topology_refreshes) == ({"MOVED": 5, "ASK": 2}, 8)
+
+
+@given(intervals, st.sampled_from([1, 1_500, 3_000, 100_000]))
+def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
+    interval: IntervalMetrics, most: int
+) -> None:
+    parts = list(split_interval(interval, most))
+    assert merge_intervals(parts, Merge.NEIGHBOURS) == interval
+    for part in parts:
+        assert size_of(part) <= most or sum(len(pool.commands) for pool in part.pools.values()) <= 1

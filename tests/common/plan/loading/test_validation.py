@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.plan.loading.validation import default_at, find_fault, node_at, parse_path, parse_text, render
+from common.plan.schema import Plan
+from common.protocol.serde import from_plain
+
+
+def complaint(raw: Any) -> str:
+    fault = find_fault(raw)
+    assert fault is not None
+    line = f"{render(fault.path)}: {fault.problem}"
+    assert line.isprintable()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        ({"pools": [{}, {"threads_per_pool": "four"}]},
+         '$.pools[1].threads_per_pool: expected a whole number >= 1, got "four"'),
+        ({"pools": [{"threads_per_pool": 0}]}, "$.pools[0].threads_per_pool: expected a whole number >= 1, got 0"),
+        ({"pools": [{"threads_per_pool": True}]},
+         "$.pools[0].threads_per_pool: expected a whole number >= 1, got true"),
+        ({"pools": []}, "$.pools: expected a list with at least one entry, got an empty list"),
+        ({"pools": {"driver": "client"}}, "$.pools: expected a list with at least one entry, got a mapping"),
+        ({"pools": [3]}, "$.pools[0]: expected a mapping with keys such as name, driver, client_pools, got 3"),
+        ({"pools": [{"driver": "telepathy"}]},
+         '$.pools[0].driver: expected one of client, asyncio, wire, got "telepathy"'),
+        ({"pools": [{"connections": "warm"}]}, '$.pools[0].connections: expected one of lazy, prewarm, got "warm"'),
+        ({"pools": [{"name": "a b"}]},
+         '$.pools[0].name: expected a name of letters, digits, "_", "." and "-", got "a b"'),
+        ({"pools": [{"name": "a\n"}]},
+         '$.pools[0].name: expected a name of letters, digits, "_", "." and "-", got "a\\n"'),
+        ({"target": {"protocol": 4}}, "$.target.protocol: expected a whole number from 2 to 3, got 4"),
+        ({"fleet": {"per_agent": "yes"}}, '$.fleet.per_agent: expected true or false, got "yes"'),
+        ({"load": {"duration": "soon"}},
+         '$.load.duration: expected a duration such as "30s", "500ms" or "1m30s", got "soon"'),
+        ({"load": {"requests": 10**30}}, f"$.load.requests: expected a number of at most 63 bits, got {10**30}"),
+        ({"load": None}, "$.load: expected a mapping with keys such as duration, requests, rate, got nothing"),
+        ({"seed": 2**64}, f"$.seed: expected a whole number >= 0, got {2**64}"),
+        ({"workload": {"commands": [{}]}}, '$.workload.commands[0]: expected a key "command", got none'),
+        ({"workload": {"commands": [{"command": "GET", "weight": -1}]}},
+         "$.workload.commands[0].weight: expected a number >= 0, got -1"),
+        ({"workload": {"commands": [{"command": "GET", "weight": float("nan")}]}},
+         "$.workload.commands[0].weight: expected a number >= 0, got nan"),
+        ({"workload": {"keys": {"prefix": "\udcff"}}}, '$.workload.keys.prefix: expected text, got "\\udcff"'),
+        ({"pools": [{"thread_per_pool": 1}]},
+         '$.pools[0].thread_per_pool: unknown key; did you mean "threads_per_pool"?'),
+        ({"pools": [{"threads-per-pool": 1}]},
+         '$.pools[0].threads-per-pool: unknown key; did you mean "threads_per_pool"?'),
+        ({"load": {"xyz": 1}},
+         "$.load.xyz: unknown key; expected one of duration, requests, rate, arrivals, warmup, stages"),
+        ({"a\nb": 1}, "$.***: unknown key; expected one of target, pools, workload, load, fleet, seed"),
+        ({7: 1}, "$: unknown key 7; expected one of target, pools, workload, load, fleet, seed"),
+        ([], "$: expected a mapping with keys such as target, pools, workload, got an empty list"),
+        ("plan", '$: expected a mapping with keys such as target, pools, workload, got text'),
+    ],
+)  # fmt: skip
+def test_a_fault_says_where_it_is_what_was_found_and_what_would_be_right(raw: Any, line: str) -> None:
+    assert complaint(raw) == line
+
+
+def test_the_first_of_several_faults_is_named() -> None:
+    assert complaint({"load": {"rate": "x"}, "seed": "y"}).startswith("$.load.rate: ")
+
+
+def test_a_part_of_a_plan_is_checked_where_it_stands() -> None:
+    fault = find_fault({"pipeline": 0}, ("workload",))
+    assert fault is not None
+    assert render(fault.path) == "$.workload.pipeline"
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 5),
+    st.floats(-1, 5),
+    st.sampled_from(["lazy", "client", "30s", "1k", "x"]),
+)
+KEYS = {
+    "target": ["url", "password", "protocol", "socket_timeout", "client_name", "retry"],
+    "workload": ["profile", "commands", "keys", "values", "pipeline", "transaction"],
+    "load": ["duration", "requests", "rate", "arrivals"],
+    "fleet": ["per_agent", "local_agents", "wait", "processes_per_local_agent"],
+}
+GROUP = st.dictionaries(st.sampled_from(["name", "driver", "client_pools", "connections", "max_connections"]), LEAVES)
+COMMAND = st.dictionaries(st.sampled_from(["command", "weight", "key_prefix"]), LEAVES)
+SECTIONS = {name: st.dictionaries(st.sampled_from(keys), LEAVES | st.lists(COMMAND)) for name, keys in KEYS.items()}
+RAW_PLANS = st.fixed_dictionaries({}, optional={**SECTIONS, "pools": st.lists(GROUP) | LEAVES, "seed": LEAVES})
+
+
+@given(RAW_PLANS)
+def test_a_document_without_fault_is_one_that_the_schema_takes_and_one_with_a_fault_is_not(raw: Any) -> None:
+    if find_fault(raw) is None:
+        from_plain(raw, Plan)
+    else:
+        with pytest.raises(msgspec.ValidationError):
+            from_plain(raw, Plan)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("pools.*.threads_per_pool", " 4 ", 4),
+        ("pools.*.connections", "PreWarm", "prewarm"),
+        ("fleet.per_agent", "Yes", True),
+        ("fleet.per_agent", "0", False),
+        ("load.rate", "50k/s", "50k/s"),
+        ("load.requests", "10M", "10M"),
+        ("workload.keys.prefix", "4", "4"),
+        ("target.client_name", "null", "null"),
+    ],
+)
+def test_text_becomes_the_value_that_a_file_would_hold(path: str, text: str, value: object) -> None:
+    assert parse_text(text, parse_path(path)) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "problem"),
+    [
+        ("pools.*.threads_per_pool", "four", 'expected a whole number >= 1, got "four"'),
+        ("pools.*.threads_per_pool", "0", "expected a whole number >= 1, got 0"),
+        ("pools.*.threads_per_pool", "1.5", 'expected a whole number >= 1, got "1.5"'),
+        ("pools.*.connections", "Warm", 'expected one of lazy, prewarm, got "Warm"'),
+        ("fleet.per_agent", "perhaps", 'expected true or false, got "perhaps"'),
+    ],
+)
+def test_text_of_the_wrong_kind_is_refused(path: str, text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        parse_text(text, parse_path(path))
+    assert str(caught.value) == problem
+
+
+def test_a_path_that_the_schema_lacks_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        node_at(parse_path("load.speed"))
+    with pytest.raises(KeyError):
+        node_at(parse_path("seed.deeper"))
+
+
+def test_defaults_are_those_of_the_schema() -> None:
+    assert default_at(parse_path("pools.*.max_connections")) == 50
+    assert default_at(parse_path("load.duration")) is None

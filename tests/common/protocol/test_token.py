@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import base64
+import os
+import pwd
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import UsageError
+from common.protocol import token as token_module
+from common.protocol.token import (
+    agent_credentials,
+    agent_curve,
+    coordinator_credentials,
+    coordinator_curve,
+    default_token_path,
+)
+from common.protocol.token_sources import Variables
+from common.protocol.transport import new_key_pair
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    """Where a token would be."""
+    return tmp_path / "stampede" / "token"
+
+
+def key_file(token: Path) -> Path:
+    return token.with_name("token.key")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_the_token_is_looked_for_where_configuration_belongs() -> None:
+    assert default_token_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/stampede/token")
+    assert default_token_path({"XDG_CONFIG_HOME": "", "HOME": "/users/me"}) == Path("/users/me/.config/stampede/token")
+    assert default_token_path({}) == Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/stampede/token")
+
+
+def test_a_relative_place_for_configuration_is_refused() -> None:
+    with pytest.raises(UsageError, match=r'XDG_CONFIG_HOME: expected an absolute path, got "cfg"'):
+        default_token_path({"XDG_CONFIG_HOME": "cfg", "HOME": "/users/me"})
+    with pytest.raises(UsageError, match=r'no home directory .*: HOME is "me"; .*--token-file'):
+        default_token_path({"HOME": "me"})
+
+
+def test_without_a_home_the_token_goes_to_no_place_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("common.protocol.token.pwd.getpwuid", nobody)
+    with pytest.raises(UsageError, match=r"HOME is not set, and user .* has none of its own; .*--token-file"):
+        default_token_path({"HOME": ""})
+
+
+def test_a_token_that_an_editor_gave_a_byte_order_mark_is_still_one(token: Path) -> None:
+    server = coordinator_curve(token)
+    token.write_bytes(b"\xef\xbb\xbf" + token.read_bytes())
+    assert agent_curve(token).server == server.keys.public
+
+
+def test_a_first_start_makes_both_files_readable_by_their_owner_only(token: Path) -> None:
+    before = os.umask(0)
+    try:
+        coordinator_curve(token)
+    finally:
+        os.umask(before)
+    assert mode(token) == mode(key_file(token)) == 0o600
+    assert mode(token.parent) == 0o700
+    assert sorted(path.name for path in token.parent.iterdir()) == ["token", "token.key"]
+
+
+def test_both_sides_of_a_token_fit_each_other(token: Path) -> None:
+    server = coordinator_curve(token)
+    client = agent_curve(token)
+    assert client.server == server.keys.public
+    assert client.keys.public == server.admitted
+
+
+def test_the_pair_is_made_once(token: Path) -> None:
+    assert coordinator_curve(token) == coordinator_curve(token)
+
+
+def test_the_token_does_not_hold_the_coordinators_secret(token: Path) -> None:
+    server = coordinator_curve(token)
+    assert server.keys.secret.decode() not in token.read_text()
+    assert server.keys.secret.decode() in key_file(token).read_text()
+
+
+def test_a_token_that_was_deleted_is_made_again_from_its_key(token: Path) -> None:
+    coordinator_curve(token)
+    text = token.read_text()
+    token.unlink()
+    coordinator_curve(token)
+    assert token.read_text() == text
+
+
+def test_a_token_without_its_key_is_no_coordinators(token: Path) -> None:
+    coordinator_curve(token)
+    key_file(token).unlink()
+    with pytest.raises(UsageError, match=r"no token\.key beside it"):
+        coordinator_curve(token)
+    assert not key_file(token).exists()
+
+
+def test_a_token_of_another_controller_is_not_taken_for_ours(token: Path, tmp_path: Path) -> None:
+    coordinator_curve(token)
+    other = tmp_path / "other" / "token"
+    coordinator_curve(other)
+    token.write_bytes(other.read_bytes())
+    with pytest.raises(UsageError, match=r"does not belong to token\.key"):
+        coordinator_curve(token)
+
+
+def test_many_first_starts_at_once_agree_on_one_pair(token: Path) -> None:
+    together = threading.Barrier(8)
+    found, failed = [], []
+
+    def start() -> None:
+        together.wait(timeout=30)
+        try:
+            found.append(coordinator_curve(token))
+        except UsageError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert failed == []
+    assert len(found) == 8
+    assert len({server.keys.public for server in found}) == 1
+    assert agent_curve(token).server == found[0].keys.public
+    assert sorted(path.name for path in token.parent.iterdir()) == ["token", "token.key"]
+
+
+def test_a_second_first_start_that_looks_in_between_goes_on_with_the_pair_of_the_first(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def is_made_meanwhile(path: Path) -> bool:
+        there = exists(path)
+        if path == key_file(token) and not there:
+            monkeypatch.setattr(Path, "exists", exists)
+            coordinator_curve(token)  # the other one, all of it, right after we had looked
+        return there
+
+    monkeypatch.setattr(Path, "exists", is_made_meanwhile)
+    server = coordinator_curve(token)
+    assert agent_curve(token).server == server.keys.public
+
+
+@pytest.mark.parametrize("bits", [0o644, 0o604, 0o660, 0o650])
+def test_a_file_that_others_can_read_is_not_used(token: Path, bits: int) -> None:
+    coordinator_curve(token)
+    token.chmod(bits)
+    with pytest.raises(UsageError, match=f"others may read it; expected mode 0600 .chmod 600 {token}"):
+        agent_curve(token)
+    token.chmod(0o600)
+    key_file(token).chmod(bits)
+    with pytest.raises(UsageError, match="others may read it"):
+        coordinator_curve(token)
+
+
+def test_an_agent_without_a_token_is_told_where_to_get_one(token: Path) -> None:
+    with pytest.raises(UsageError, match="copy it from the coordinator's machine") as raised:
+        agent_curve(token)
+    assert "--token-file" in str(raised.value)
+    assert "--insecure" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello\n",
+        "agent-secret-key: short\n",
+        "agent-secret-key\n",
+        f"agent-secret-key: {'~' * 40}\n",
+        f"agent-secret-key: {'é' * 20}\n",
+        f"agent-secret-key: {new_key_pair().secret.decode()}\n",
+        f"agent-secret-key: {new_key_pair().secret.decode()}\ncoordinator-public-key: {'~' * 40}\n",
+        f"agent-secret-key: {new_key_pair().secret.decode()}\ncoordinator-public-key: {'#' * 40}\n",
+        f"agent-secret-key: {new_key_pair().secret.decode()}\ncoordinator-public-key: short\n",
+        "\x00" * 5000,
+    ],
+    # Keys are made anew in each process that collects tests, and all of them must find the same tests.
+    ids=range(11),
+)
+def test_a_file_that_is_no_token_is_said_to_be_none_in_one_line(token: Path, text: str) -> None:
+    coordinator_curve(token)
+    token.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        agent_curve(token)
+    assert str(token) in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+def test_a_file_that_only_a_group_of_ours_can_read_is_used(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator_curve(token)
+    group = 123_456
+    for path in (token, key_file(token)):
+        path.chmod(0o640)
+        os.chown(path, -1, group) if os.getuid() == 0 else None
+    if os.getuid() != 0:
+        group = token.stat().st_gid
+    monkeypatch.setattr(os, "getegid", lambda: group)
+    assert coordinator_curve(token).admitted == agent_curve(token).keys.public
+    monkeypatch.setattr(os, "getegid", lambda: group + 1)
+    monkeypatch.setattr(os, "getgroups", list)
+    with pytest.raises(UsageError, match="others may read it"):
+        agent_curve(token)
+
+
+def test_bytes_that_are_no_text_are_no_token(token: Path) -> None:
+    coordinator_curve(token)
+    token.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot read the token"):
+        agent_curve(token)
+
+
+def test_a_key_file_that_was_damaged_is_named(token: Path) -> None:
+    server = coordinator_curve(token)
+    rewrite(key_file(token), server.keys.secret.decode(), "gone")
+    with pytest.raises(UsageError, match='line "coordinator-secret-key"'):
+        coordinator_curve(token)
+
+
+def test_keys_are_not_shown_in_an_error(token: Path) -> None:
+    secret = coordinator_curve(token).keys.secret.decode()
+    rewrite(key_file(token), secret, secret[:-1])
+    with pytest.raises(UsageError) as raised:
+        coordinator_curve(token)
+    assert secret[:-1] not in str(raised.value)
+    assert secret not in repr(new_key_pair())
+
+
+@pytest.mark.parametrize("use", [agent_curve, coordinator_curve])
+def test_a_place_that_cannot_be_is_said_in_one_line(tmp_path: Path, use: object) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for place in (tmp_path / ("x" * 300) / "token", file / "token", tmp_path):
+        with pytest.raises(UsageError) as raised:
+            use(place)  # type: ignore[operator]
+        assert str(raised.value).isprintable()
+
+
+def test_nothing_is_left_half_written(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    coordinator_curve(token)
+    token.unlink()
+    monkeypatch.setattr(token_module.os, "replace", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        coordinator_curve(token)
+    assert [path.name for path in token.parent.iterdir()] == ["token.key"]
+    monkeypatch.setattr(token_module.os, "link", full)
+    key_file(token).unlink()
+    with pytest.raises(UsageError, match="No space left on device"):
+        coordinator_curve(token)
+    assert list(token.parent.iterdir()) == []
+
+
+def text_of(token: Path) -> str:
+    coordinator_curve(token)
+    return token.read_text()
+
+
+@pytest.mark.parametrize(
+    "pack", [str, lambda text: base64.b64encode(text.encode()).decode(), lambda text: f" {text}\r\n"]
+)
+def test_a_variable_holds_the_token_as_text_or_in_base64(token: Path, pack: Callable[[str], str]) -> None:
+    said = Variables(token=pack(text_of(token)))
+    assert agent_credentials(None, said, {}) == agent_curve(token)
+
+
+@pytest.mark.parametrize("pack", [str, lambda text: base64.encodebytes(text.encode()).decode()])
+def test_a_variable_holds_the_coordinators_key_and_no_file_is_made(
+    token: Path, tmp_path: Path, pack: Callable[[str], str]
+) -> None:
+    server = coordinator_curve(token)
+    said = Variables(key=pack(key_file(token).read_text()), token=token.read_text())
+    found = coordinator_credentials(None, said, {"XDG_CONFIG_HOME": str(tmp_path / "none")})
+    assert (found.coordinator, found.agents) == (server, agent_curve(token))
+    assert found.token == token.read_text()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_flag_goes_before_variables_and_a_token_before_nothing(token: Path, tmp_path: Path) -> None:
+    text = text_of(token)
+    other = tmp_path / "other"
+    coordinator_curve(other)
+    assert agent_credentials(other, Variables(token=text, file=str(token)), {}) == agent_curve(other)
+    assert agent_credentials(None, Variables(file=str(other)), {}) == agent_curve(other)
+    with pytest.raises(UsageError, match="STAMPEDE_TOKEN and STAMPEDE_TOKEN_FILE: expected one of them, got both"):
+        agent_credentials(None, Variables(token=text, file=str(other)), {})
+    with pytest.raises(UsageError, match="STAMPEDE_TOKEN_KEY and STAMPEDE_TOKEN_FILE: expected one of them"):
+        coordinator_credentials(None, Variables(key="x", file=str(other)), {})
+    with pytest.raises(UsageError, match="--token-file -: expected a file"):
+        coordinator_credentials(Path("-"), Variables(), {})
+
+
+def test_a_token_in_the_environment_that_is_another_coordinators_is_said_before_agents_are_refused(
+    token: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: this token does not belong to .*other"):
+        coordinator_credentials(tmp_path / "other", Variables(token=text_of(token)), {})
+
+
+def test_a_run_that_is_resumed_gets_no_new_pair_which_its_agents_do_not_have(token: Path) -> None:
+    with pytest.raises(UsageError, match=r"--resume: expected the token of this run's agents at .*, got neither"):
+        coordinator_credentials(token, Variables(), {}, resuming=True)
+    assert not token.parent.exists()
+    made = coordinator_credentials(token, Variables(), {})
+    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+    token.unlink()
+    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+
+
+def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> None:
+    text = text_of(token)
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN_KEY: expected the coordinator's key .*, got a token"):
+        coordinator_credentials(None, Variables(key=text), {})
+    with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: expected the token of agents .*, got the coord"):
+        agent_credentials(None, Variables(token=key_file(token).read_text()), {})
+
+
+def test_what_the_environment_holds_is_taken_out_of_it_and_not_shown() -> None:
+    environment = {"STAMPEDE_TOKEN": "a secret", "STAMPEDE_TOKEN_KEY": "a secret", "STAMPEDE_TOKEN_FILE": "f", "A": "b"}
+    said = Variables.taken_from(environment)
+    assert (said.token, said.key, said.file) == ("a secret", "a secret", "f")
+    assert environment == {"STAMPEDE_TOKEN_FILE": "f", "A": "b"}
+    assert "a secret" not in repr(said)

@@ -1,0 +1,364 @@
+"""The contract with redis.asyncio: which of its hooks are called, how often, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from agent.worker.metrics.connection_events import Event, EventKind, EventLog
+from common.cancellation import CutShort, Lifeline
+from common.errors import PlanError, TargetError
+from common.plan.schema import BackoffKind, Keepalive, Pools, Retry, Target, TcpPool
+from common.redis_client.async_clients import (
+    AsyncClient,
+    async_tcp_pools,
+    build_async_client,
+    close_async_client,
+    open_async_client,
+)
+from common.redis_client.async_cluster import AsyncClusterClient
+from common.redis_client.error_translation import ending_of
+from common.units import Seconds
+from tests.support.clients import NoFiles
+from tests.support.loops import OthersTurn
+from tests.support.servers import Server, SocketServer
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+QUICK = Seconds(0.2)
+Play = Callable[["Client"], Awaitable[None]]
+
+
+class Client:
+    """A client of one target, its events and its lifeline, on a loop of its own that ends with `play`."""
+
+    def __init__(self, url: str, *, pools: Pools | None = None, retry: Retry | None = None, **target: Any) -> None:
+        self.log = EventLog()
+        self.lifeline = Lifeline()
+        self.pools = pools or Pools(max_connections=2)
+        self.target = Target(
+            url=url,
+            retry=retry or Retry(retries=0, backoff=BackoffKind.NONE),
+            **{"connect_timeout_s": QUICK, "socket_timeout_s": QUICK, **target},
+        )
+        self._seen: list[Event] = []
+        self.redis: AsyncClient
+
+    @property
+    def seen(self) -> list[Event]:
+        self._seen += [event for event in self.log.take() if event[1] is not EventKind.TRIED]
+        return self._seen
+
+    @property
+    def kinds(self) -> Counter[EventKind]:
+        return Counter(kind for _, kind, *_ in self.seen)
+
+    def details(self, wanted: EventKind) -> list[int | str | None]:
+        return [detail for _, kind, detail, _ in self.seen if kind is wanted]
+
+    async def call(self, *arguments: Any) -> Any:
+        return await self.redis.execute_command(*arguments)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def play(self, play: Play) -> None:
+        async def all_of_it() -> None:
+            await open_async_client(self.redis, self.target)
+            try:
+                await play(self)
+            finally:
+                await close_async_client(self.redis)
+                await close_async_client(self.redis)
+
+        # Made without a loop, as a worker process makes it.
+        self.redis = build_async_client(self.target, self.pools, events=self.log, lifeline=self.lifeline)
+        asyncio.run(all_of_it())
+        gc.collect()  # what was left open would warn
+
+
+async def cancelled(what: Awaitable[Any], until: Callable[[], Any]) -> None:
+    """Cancel it once this is true."""
+    task = asyncio.ensure_future(what)
+    while not until():
+        await OthersTurn()
+    while not task.done():
+        # The first one may meet a step of the call that ends by itself, and then is forgotten.
+        task.cancel()
+        await OthersTurn()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture(params=[2, 3], ids=lambda protocol: f"resp{protocol}")
+def protocol(request: pytest.FixtureRequest) -> int:
+    told: int = request.param
+    return told
+
+
+def test_a_connect_is_told_once_with_its_handshake_done_and_a_close_once(valkey: Server, protocol: int) -> None:
+    async def play(client: Client) -> None:
+        for _ in range(5):
+            assert await client.call("PING") is True
+        [(_, kind, detail, _)] = client.seen
+        assert (kind, detail) == (EventKind.OPENED, None)
+        [listed] = [row for row in valkey.client().client_list() if row["name"] == "stampede"]
+        assert listed["resp"] == str(protocol)
+
+    client = Client(valkey.url, protocol=protocol)
+    client.play(play)
+    assert client.kinds == {EventKind.OPENED: 1, EventKind.CLOSED: 1}
+
+
+def test_a_client_that_was_never_used_has_nothing_to_close(refusing_url: str) -> None:
+    async def play(_: Client) -> None: ...
+
+    client = Client(refusing_url)
+    client.play(play)
+    assert client.seen == []
+
+
+def test_an_idle_connection_that_the_server_closed_is_a_drop_and_a_reconnect(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        await client.call("PING")
+        valkey.client().client_kill_filter(_type="normal", skipme=True)
+        while not client.details(EventKind.DROPPED):
+            # It may notice before or after it has sent something.
+            with suppress(redis.ConnectionError):
+                await client.call("PING")
+        await client.call("PING")
+
+    client = Client(valkey.url)
+    client.play(play)
+    assert client.details(EventKind.DROPPED) == ["closed by server"]
+    [first, second] = client.details(EventKind.OPENED)
+    assert first is None
+    assert isinstance(second, int)
+
+
+def test_a_reply_that_does_not_come_is_a_drop_by_timeout_and_no_second_one(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.TimeoutError):
+            await client.call("BLPOP", "nothing", 0)
+
+    client = Client(valkey.url)
+    client.play(play)
+    assert client.details(EventKind.DROPPED) == ["timeout"]
+    assert client.kinds[EventKind.CLOSED] == 0
+
+
+def test_each_retry_of_a_command_is_counted_once(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.TimeoutError):
+            await client.call("BLPOP", "nothing", 0)
+
+    client = Client(valkey.url, retry=Retry(retries=2, backoff=BackoffKind.NONE))
+    client.play(play)
+    assert (client.kinds[EventKind.RETRIED], client.kinds[EventKind.DROPPED]) == (2, 3)
+
+
+def test_each_failed_attempt_and_each_retry_of_a_connect_is_counted_once(refusing_url: str) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.ConnectionError):
+            await client.call("PING")
+
+    client = Client(refusing_url, retry=Retry(retries=3, backoff=BackoffKind.NONE))
+    client.play(play)
+    assert client.kinds == {EventKind.ATTEMPT_FAILED: 4, EventKind.RETRIED: 3}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["refused"] * 4
+
+
+def test_a_refused_handshake_is_a_failed_attempt_and_no_reply_to_the_operation(
+    valkey_with_password: Server, protocol: int
+) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.RedisError) as raised:
+            await client.call("GET", "key")
+        ending = ending_of(raised.value)
+        assert not ending.replied
+        assert ending.name.startswith("handshake: ")
+
+    client = Client(valkey_with_password.url, protocol=protocol)
+    client.play(play)
+    assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["authentication"]
+
+
+def test_a_server_that_has_too_many_clients_is_a_cause_of_its_own(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.ConnectionError):
+            await client.call("PING")
+
+    admin = valkey.client()
+    admin.ping()
+    admin.config_set("maxclients", 1)
+    client = Client(valkey.url)
+    client.play(play)
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["maxclients"]
+
+
+def test_a_process_without_a_file_left_is_a_cause_of_its_own(refusing_url: str, no_files_left: NoFiles) -> None:
+    async def play(client: Client) -> None:
+        with no_files_left(), pytest.raises(redis.ConnectionError):
+            await client.call("PING")
+
+    client = Client(refusing_url)
+    client.play(play)
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["ulimit -n"]
+
+
+def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: SocketServer) -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.TimeoutError):
+            await client.call("PING")
+
+    client = Client(silent_server.url)
+    client.play(play)
+    assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
+    assert client.details(EventKind.ATTEMPT_FAILED) == ["timeout"]
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey: Server, is_cut: bool) -> None:
+    async def play(client: Client) -> None:
+        asking = valkey.client()
+        await client.call("PING")
+        if is_cut:
+            client.lifeline.cut()
+        await cancelled(client.call("BLPOP", "nothing", 0), lambda: asking.info("clients")["blocked_clients"])
+        # Nobody but a cut cancels: what else did would be a loss.
+        assert client.kinds == {EventKind.OPENED: 1, EventKind.CLOSED if is_cut else EventKind.DROPPED: 1}
+        [pool] = async_tcp_pools(client.redis)
+        assert (len(pool._available_connections), len(pool._in_use_connections)) == (1, 0)
+
+    Client(valkey.url, socket_timeout_s=Seconds(30)).play(play)
+
+
+def test_nothing_connects_after_a_cut(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        client.lifeline.cut()
+        with pytest.raises(CutShort):
+            await client.call("PING")
+        assert client.seen == []
+
+    Client(valkey.url).play(play)
+
+
+def test_a_backoff_ends_when_its_task_is_cancelled_and_none_begins_after_a_cut(refusing_url: str) -> None:
+    hour = Seconds(3600)
+
+    async def play(client: Client) -> None:
+        await cancelled(client.call("PING"), lambda: client.kinds[EventKind.RETRIED])
+        client.lifeline.cut()
+        with pytest.raises(CutShort):
+            await client.call("PING")
+        assert client.kinds[EventKind.RETRIED] == 1
+
+    policy = Retry(retries=5, backoff=BackoffKind.CONSTANT, base_s=hour, cap_s=hour)
+    Client(refusing_url, retry=policy).play(play)
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_pipeline_returns_its_replies_and_errors_in_their_places(valkey: Server, transaction: bool) -> None:
+    async def play(client: Client) -> None:
+        valkey.client().set("text", "x")
+        pipeline: Any = client.redis.pipeline(transaction=transaction)
+        for arguments in (("SET", "a", "1"), ("LPUSH", "text", "y"), ("GET", "a")):
+            assert not asyncio.iscoroutine(pipeline.execute_command(*arguments))
+        done, wrong, got = await pipeline.execute(raise_on_error=False)
+        assert (done, got) == (True, b"1")
+        assert ending_of(wrong).name == "WRONGTYPE"
+
+    Client(valkey.url).play(play)
+
+
+@pytest.mark.parametrize(("kind", "error"), [(TcpPool.RAISING, "Too many"), (TcpPool.BLOCKING, "No connection")])
+def test_a_tcp_pool_that_is_used_up_raises_or_waits_as_the_plan_says(valkey: Server, kind: TcpPool, error: str) -> None:
+    async def play(client: Client) -> None:
+        [pool] = async_tcp_pools(client.redis)
+        taken = await pool.get_connection()
+        with pytest.raises(redis.ConnectionError, match=error):
+            await client.call("PING")
+        await pool.release(taken)
+        assert await client.call("PING")
+
+    pools = Pools(max_connections=1, tcp_pool=kind, tcp_pool_wait_s=Seconds(0.05))
+    Client(valkey.url, pools=pools).play(play)
+
+
+def test_a_retry_policy_is_always_passed_and_each_connection_has_its_own_state_of_it(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        [pool] = async_tcp_pools(client.redis)
+        first, second = await pool.get_connection(), await pool.get_connection()
+        assert first.retry._retries == second.retry._retries == 7
+        assert first.retry._backoff.inner is not second.retry._backoff.inner
+        assert type(first.retry._backoff) is type(second.retry._backoff)
+        for connection in (first, second):
+            await pool.release(connection)
+
+    policy = Retry(retries=7, backoff=BackoffKind.DECORRELATED_JITTER)
+    Client(valkey.url, retry=policy).play(play)
+
+
+def test_keepalive_health_check_and_name_are_the_plans(valkey: Server) -> None:
+    async def play(client: Client) -> None:
+        [pool] = async_tcp_pools(client.redis)
+        connection = await pool.get_connection()
+        assert (connection.socket_keepalive, connection.health_check_interval) == (False, 12.0)
+        await pool.release(connection)
+        assert "someone" in [row["name"] for row in valkey.client().client_list()]
+
+    settings: dict[str, Any] = {"keepalive": Keepalive(enabled=False), "health_check_interval_s": Seconds(12)}
+    Client(valkey.url, client_name="someone", **settings).play(play)
+
+
+def test_a_server_that_agrees_to_everything_is_told_from_redis() -> None:
+    async def play(client: Client) -> None:
+        with pytest.raises(redis.InvalidResponse, match="HELLO"):
+            await client.call("PING")
+
+    with SocketServer(reply=b"+OK\r\n") as server:
+        client = Client(server.url, username="somebody", password="something")
+        client.play(play)
+    assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
+
+
+# Clusters, as far as they need none
+
+
+CLUSTER_NOWHERE = "redis+cluster://127.0.0.1:1"
+
+
+def test_a_cluster_client_connects_to_nothing_until_it_is_opened_and_then_says_what_is_wrong() -> None:
+    async def play(_: Client) -> None:
+        raise AssertionError("it was opened")
+
+    client = Client(CLUSTER_NOWHERE)
+    with pytest.raises(TargetError, match=r"127\.0\.0\.1:1"):
+        client.play(play)
+    assert set(client.kinds) == {EventKind.ATTEMPT_FAILED}
+
+
+def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> None:
+    client = build_async_client(
+        Target(url=CLUSTER_NOWHERE), Pools(max_connections=3), events=EventLog(), lifeline=Lifeline()
+    )
+    assert isinstance(client, AsyncClusterClient)
+    [node] = client.nodes_manager.startup_nodes.values()
+    assert client.nodes_manager.connection_kwargs is client.connection_kwargs
+    assert node.connection_class is client.connection_kwargs["connection_class"]
+    assert node.max_connections == client.connection_kwargs["max_connections"] == 3
+    connection: Any = node.acquire_connection()
+    assert connection._events is client._events
+    assert connection in client._born
+
+
+def test_a_cluster_has_no_tcp_pools_that_wait() -> None:
+    with pytest.raises(PlanError, match="expected tcp_pool raising"):
+        build_async_client(
+            Target(url=CLUSTER_NOWHERE), Pools(tcp_pool=TcpPool.BLOCKING), events=EventLog(), lifeline=Lifeline()
+        )

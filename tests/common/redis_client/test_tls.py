@@ -1,0 +1,196 @@
+"""TLS against a server that has it: what lets us in, and one line for everything that does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.cancellation import Lifeline
+from common.errors import PlanError, TargetError
+from common.plan.schema import Pools, Target, TcpPool, Tls, Verify
+from common.redis_client import build_client, nodes_of, open_node_client, ping_target
+from common.redis_client.address import connection_arguments
+from common.units import Seconds
+from tests.support.clients import Events
+from tests.support.drivers import WRITTEN, by_asyncio, by_client, by_wire
+from tests.support.shapes import (
+    Group,
+    make_papers,
+    start_tls,
+    start_tls_cluster,
+    start_tls_sentinel,
+    start_unix,
+    tls_server,
+)
+
+Papers = dict[str, str]
+QUICK = Seconds(1.0)
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    tls_server()
+    return make_papers(tmp_path_factory.mktemp("papers"))
+
+
+def target_of(url: str, papers: Papers, protocol: int = 3, **tls: Any) -> Target:
+    tls = {name: papers.get(value, value) if isinstance(value, str) else value for name, value in tls.items()}
+    return Target(
+        url=url,
+        protocol=protocol,
+        connect_timeout_s=QUICK,
+        socket_timeout_s=QUICK,
+        tls=Tls(**{"ca_file": papers["ca"], **tls}),
+    )
+
+
+def finding(target: Target) -> str:
+    with pytest.raises(TargetError) as caught:
+        ping_target(target)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("pool", list(TcpPool))
+def test_a_server_with_a_certificate_that_we_trust_is_loaded(papers: Papers, protocol: int, pool: TcpPool) -> None:
+    events = Events()
+    with start_tls(papers) as group:
+        target = target_of(group.url, papers, protocol)
+        ping_target(target)
+        with build_client(target, Pools(tcp_pool=pool), events=events, lifeline=Lifeline()) as client:
+            assert client.execute_command("SET", "key", "value") is True
+    assert events.kinds == {"opened": 1, "closed": 1}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "tls"),
+    [
+        ("server", {"server_name": "redis.test"}),
+        ("elsewhere", {"verify": Verify.CA}),
+        ("elsewhere", {"server_name": "elsewhere.test"}),
+        ("stranger", {"ca_file": "other_ca"}),
+        ("expired", {"verify": Verify.NONE, "ca_file": None}),
+        ("stranger", {"verify": Verify.NONE}),
+    ],
+)
+def test_what_is_checked_is_what_the_plan_says(papers: Papers, certificate: str, tls: dict[str, Any]) -> None:
+    with start_tls(papers, certificate) as group:
+        ping_target(target_of(group.url, papers, **tls))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "tls", "line"),
+    [
+        ("expired", {}, "has a certificate that has expired"),
+        ("expired", {"verify": Verify.CA}, "has a certificate that has expired"),
+        ("stranger", {}, "has a certificate by no authority in "),
+        ("server", {"ca_file": None}, "has a certificate by no authority that this machine trusts"),
+        ("elsewhere", {}, "has a certificate for another name"),
+        ("server", {"server_name": "wrong.test"}, "has a certificate for another name"),
+        (
+            "server",
+            {"ca_file": "/none.pem"},
+            'target.tls.ca_file: expected a file in PEM, got "/none.pem": No',
+        ),
+        ("server", {"ca_file": "client_key"}, "target.tls.ca_file: expected certificates in PEM"),
+        ("server", {"cert_file": "/none.pem"}, "target.tls.cert_file: expected a file in PEM"),
+        ("server", {"cert_file": "/"}, "Is a directory"),
+        ("server", {"cert_file": "client", "key_file": "/none.pem"}, "target.tls.key_file: expected a file in PEM"),
+        ("server", {"cert_file": "client", "key_file": "server_key"}, "which differ"),
+        ("server", {"cert_file": "client"}, "expected a certificate and its unencrypted key"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(
+    papers: Papers, certificate: str, tls: dict[str, Any], line: str
+) -> None:
+    with start_tls(papers, certificate) as group:
+        assert line in finding(target_of(group.url, papers, **tls))
+        assert line in finding(target_of(group.url.replace("rediss:", "rediss+cluster:"), papers, **tls))
+
+
+@pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
+def test_a_file_that_is_a_pipe_a_device_or_huge_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    pipe, huge = tmp_path / "pipe", tmp_path / "huge"
+    os.mkfifo(pipe)
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)
+    for path, found in ((pipe, "a pipe"), (Path("/dev/zero"), "a pipe, device"), (huge, "1,099,511,627,776 bytes")):
+        target = Target(url="rediss://127.0.0.1:1", tls=Tls(**{name: str(path)}))
+        with pytest.raises(PlanError, match=f'target.tls.{name}: expected a file in PEM, got "{path}", {found}'):
+            connection_arguments(target)
+
+
+def test_a_server_that_wants_our_certificate_gets_it_or_says_so(papers: Papers) -> None:
+    with start_tls(papers, auth_clients="yes") as group:
+        ping_target(target_of(group.url, papers, cert_file="client", key_file="client_key"))
+        for protocol in (2, 3):
+            assert "wants a certificate of ours" in finding(target_of(group.url, papers, protocol))
+        refused = finding(target_of(group.url, papers, cert_file="stranger", key_file="stranger_key"))
+        assert "stranger.pem" in refused
+        assert "trust" in refused
+
+
+@pytest.mark.parametrize("start", [start_tls_cluster, start_tls_sentinel])
+def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_primary(
+    papers: Papers, start: Callable[[Papers], AbstractContextManager[Group]]
+) -> None:
+    with start(papers) as group:
+        target = target_of(group.url, papers)
+        ping_target(target)
+        events = Events()
+        with build_client(target, Pools(), events=events, lifeline=Lifeline()) as client:
+            assert client.execute_command("SET", "key", "value") is True
+        assert not group.sentinels or events.kinds == {"opened": 1, "closed": 1}
+        for node in nodes_of(target):
+            with open_node_client(target, node) as one:
+                assert one.get("key") == b"value"
+        assert "has a certificate by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
+        assert "has a certificate for another name" in finding(target_of(group.url, papers, server_name="wrong.test"))
+        if not group.sentinels:
+            # A cluster of one, which announces an address that is not in the certificate: the mapped one is.
+            group.nodes[0].ask("CONFIG", "SET", "cluster-announce-ip", "192.0.2.1")
+            mapped = msgspec.structs.replace(target, address_remap={"192.0.2.1": "127.0.0.1"})
+            assert [reach(mapped) for reach in (by_client, by_asyncio, by_wire)] == [WRITTEN] * 3
+
+
+def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_it(papers: Papers, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", papers["client_key"], "-out", str(locked)],
+        check=True,
+        capture_output=True,
+    )
+    with start_tls(papers) as group:
+        target = target_of(group.url, papers, cert_file="client", key_file=str(locked))
+        assert "unencrypted key" in finding(target)
+
+
+def test_a_plain_server_at_a_tls_url_and_the_other_way_round(papers: Papers) -> None:
+    with start_tls(papers) as group:
+        port = group.nodes[0].port
+        assert "speaks TLS at this port" in finding(target_of(f"rediss://127.0.0.1:{port}", papers))
+        assert "is it Redis, and not its TLS port?" in finding(Target(url=group.url.replace("rediss:", "redis:")))
+
+
+@pytest.mark.parametrize("pool", list(TcpPool))
+def test_a_socket_of_this_machine_is_loaded_and_has_no_keepalive(pool: TcpPool) -> None:
+    events = Events()
+    with start_unix() as (group, _):
+        ping_target(Target(url=group.url))
+        target = Target(url=f"{group.url}?db=3")
+        with build_client(target, Pools(tcp_pool=pool), events=events, lifeline=Lifeline()) as client:
+            assert client.execute_command("SET", "key", "value") is True
+        assert group.nodes[0].ask("INFO", "keyspace")["db3"]["keys"] == 1
+    assert events.kinds == {"opened": 1, "closed": 1}
+
+
+def test_a_socket_that_does_not_exist_is_said_as_such(tmp_path: Path) -> None:
+    assert "is no socket of this machine" in finding(Target(url=f"unix://{tmp_path}/none.sock"))

@@ -1,0 +1,307 @@
+"""Connections whose sockets somebody else drives: the contract with redis-py, on every shape of target."""
+
+from __future__ import annotations
+
+import gc
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import hiredis
+import pytest
+import redis
+from redis.exceptions import AskError, MovedError
+
+from common.cancellation import CutShort, Lifeline
+from common.plan.schema import BackoffKind, Pools, Retry, Target, Tls
+from common.redis_client import ending_of
+from common.redis_client.connections import Unobserved
+from common.redis_client.slots import slot_of
+from common.redis_client.wire_connections import (
+    ALONE,
+    PENDING,
+    SLOTS,
+    WOULD_BLOCK,
+    InstancePools,
+    Link,
+    Primaries,
+    is_push,
+    lost_by,
+    place_of,
+    redirect_of,
+    stale_by,
+    too_late,
+)
+from common.units import Seconds
+from tests.support.clients import Events, quick_target
+from tests.support.groups import ClusterGroup
+from tests.support.servers import Server, SocketServer
+from tests.support.shapes import make_papers, start_cluster, start_sentinels, start_tls, start_tls_cluster, start_unix
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+SHAPES = ("tcp", "unix", "tls", "sentinel", "cluster", "tls cluster")
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with ExitStack() as stack:
+        settings: dict[str, Any] = {}
+        if "tls" in request.param:
+            papers = make_papers(tmp_path_factory.mktemp("papers"))
+            start = start_tls_cluster if "cluster" in request.param else start_tls
+            group = stack.enter_context(start(papers))
+            settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
+        elif request.param in ("tcp", "unix"):
+            group, _ = stack.enter_context(start_unix())
+            if request.param == "tcp":
+                settings["url"] = f"redis://127.0.0.1:{group.nodes[0].port}"
+        else:
+            group = stack.enter_context(start_sentinels() if request.param == "sentinel" else start_cluster(0))
+        yield Target(**({"url": group.url, "retry": Retry(retries=0)} | settings))
+
+
+def replies(link: Link, sock: socket.socket, request: bytes, count: int = 1) -> list[Any]:
+    """The next replies; error replies that were noted come last."""
+    notes: list[Any] = []
+    reader, found = link.reader(notes), []
+    sock.send(request)
+    while len(found) < count:
+        select.select([sock], [], [], 10)
+        try:
+            reader.feed(sock.recv(65536))
+        except WOULD_BLOCK:
+            continue
+        while (reply := reader.gets()) is not PENDING:
+            found.append(reply)
+    return [*found, *notes]
+
+
+@pytest.fixture
+def pools(target: Target, _leak_check_first: None) -> Iterator[tuple[InstancePools, Events, str]]:
+    """A client instance's pools, what its connections go through, and the name of a node."""
+    events = Events()
+    with closing(Primaries(target)) as primaries:
+        name = primaries.slots()[0]
+    with closing(InstancePools(target, Pools(max_connections=2), events=events, lifeline=Lifeline())) as made:
+        yield made, events, name
+
+
+def test_a_connection_stands_with_all_of_the_handshake_and_does_not_block(
+    pools: tuple[InstancePools, Events, str],
+) -> None:
+    made, events, name = pools
+    link = Link(made.of(name))
+    sock = link.open()
+    assert sock.getblocking() is False
+    with pytest.raises(WOULD_BLOCK):
+        sock.recv(1)
+    named = b"*2\r\n$6\r\nCLIENT\r\n$7\r\nGETNAME\r\n"
+    assert replies(link, sock, PING + named, 2) == [b"PONG", b"stampede"]
+    assert events.kinds == {"opened": 1}
+    link.close()
+    link.close()
+    assert events.kinds == {"opened": 1, "closed": 1}
+    assert sock.fileno() == -1
+
+
+def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple[InstancePools, Events, str]) -> None:
+    made, events, name = pools
+    link = Link(made.of(name))
+    for error, cause in (
+        (lost_by(None), "closed by server"),
+        (lost_by(ConnectionResetError(104, "reset")), "closed by server"),
+        (too_late(), "timeout"),
+        (lost_by(redis.InvalidResponse("odd")), "InvalidResponse"),
+    ):
+        sock = link.open()
+        link.lose(error)
+        assert events["dropped"][-1] == cause
+        assert sock.fileno() == -1
+    assert replies(link, link.open(), PING) == [b"PONG"]
+    assert events.kinds == {"opened": 5, "dropped": 4}
+    # Each but the first took the place of one that was lost.
+    assert [since is None for since in events["opened"]] == [True, False, False, False, False]
+
+
+def test_all_connections_of_a_pool_can_be_had_and_no_more(pools: tuple[InstancePools, Events, str]) -> None:
+    made, _, name = pools
+    links = [Link(made.of(name)) for _ in range(3)]
+    first, second = links[0].open(), links[1].open()
+    assert first is not second
+    with pytest.raises(redis.ConnectionError):
+        links[2].open()
+    made.close()
+    assert (first.fileno(), second.fileno()) == (-1, -1)
+    made.close()
+
+
+def test_one_that_was_opened_ahead_is_taken(pools: tuple[InstancePools, Events, str]) -> None:
+    made, events, name = pools
+    pool = made.of(name)
+    pool.release(pool.get_connection())
+    link = Link(pool)
+    assert replies(link, link.open(), PING) == [b"PONG"]
+    assert events.kinds == {"opened": 1}
+
+
+def test_an_error_reply_is_redis_pys_own_and_noted(pools: tuple[InstancePools, Events, str]) -> None:
+    made, _, name = pools
+    link = Link(made.of(name))
+    found, noted = replies(link, link.open(), b"*1\r\n$5\r\nNEVER\r\n")
+    assert found is noted
+    assert isinstance(found, redis.ResponseError)
+    assert ending_of(found).name == "ERR"
+
+
+# Trouble
+
+
+def test_a_connect_is_tried_as_often_as_the_plan_says(refusing_url: str) -> None:
+    events = Events()
+    policy = Retry(retries=3, backoff=BackoffKind.CONSTANT, base_s=Seconds(0.001))
+    target = quick_target(refusing_url, retry=policy)
+    with closing(InstancePools(target, Pools(), events=events, lifeline=Lifeline())) as made:
+        link = Link(made.of(ALONE))
+        for rounds in (1, 2):
+            with pytest.raises(redis.ConnectionError):
+                link.open()
+            assert events.kinds == {"attempt failed": 4 * rounds, "retried": 3 * rounds}
+        link.close()
+
+
+def test_a_server_that_says_nothing_is_no_connection(silent_server: SocketServer) -> None:
+    events = Events()
+    target = quick_target(silent_server.url, retry=Retry(retries=0))
+    with closing(InstancePools(target, Pools(), events=events, lifeline=Lifeline())) as made:
+        with pytest.raises(redis.TimeoutError):
+            Link(made.of(ALONE)).open()
+        assert events.kinds == {"attempt failed": 1}
+
+
+def test_nobody_connects_once_the_lifeline_is_cut(valkey: Server) -> None:
+    lifeline = Lifeline()
+    with closing(InstancePools(Target(url=valkey.url), Pools(), events=Unobserved(), lifeline=lifeline)) as made:
+        link = Link(made.of(ALONE))
+        sock = link.open()
+        lifeline.cut()
+        assert sock.recv(1) == b""
+        with pytest.raises(CutShort):
+            Link(made.of(ALONE)).open()
+
+
+def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
+    lifeline, events = Lifeline(), Events()
+    with closing(InstancePools(Target(url=valkey.url), Pools(), events=events, lifeline=lifeline)) as made:
+        link = Link(made.of(ALONE))
+        link.open()
+        lifeline.cut()
+        link.lose(lost_by(None))
+    assert events.kinds == {"opened": 1, "closed": 1}
+
+
+def test_a_connection_that_is_cut_before_its_tls_handshake_is_closed(silent_server: SocketServer) -> None:
+    class Hasty(Lifeline):
+        def hold(self, sock: socket.socket) -> None:
+            self.cut()
+            super().hold(sock)
+
+    target = quick_target(silent_server.url.replace("redis", "rediss"))
+    made = InstancePools(target, Pools(), events=Unobserved(), lifeline=Hasty())
+    with closing(made), pytest.raises(CutShort):
+        Link(made.of(ALONE)).open()
+    # A socket that nobody closed warns when it is forgotten.
+    gc.collect()
+
+
+# What errors and messages are
+
+
+def parsed(text: bytes) -> Any:
+    """An error reply as the reader of a connection gives it."""
+    link = Link(redis.ConnectionPool())
+    link._connection = redis.Connection()
+    reader = link.reader([])
+    reader.feed(text)
+    return reader.gets()
+
+
+@pytest.mark.parametrize(("how", "kind"), [("MOVED", MovedError), ("ASK", AskError)])
+def test_a_redirection_tells_slot_and_node(how: str, kind: type[Exception]) -> None:
+    error = parsed(f"-{how} 3999 127.0.0.1:6381\r\n".encode())
+    assert type(error) is kind
+    assert (redirect_of(error), place_of(error)) == (how, (3999, "127.0.0.1:6381"))
+
+
+@pytest.mark.parametrize("text", ["TRYAGAIN Multiple keys", "CLUSTERDOWN The cluster is down"])
+def test_others_are_redirections_that_tell_no_node(text: str) -> None:
+    assert redirect_of(parsed(f"-{text}\r\n".encode())) == text.split()[0]
+
+
+def test_no_other_error_is_a_redirection() -> None:
+    assert redirect_of(parsed(b"-ERR MOVED is no code here\r\n")) is None
+    assert redirect_of(lost_by(None)) is None
+
+
+def test_a_replica_is_told_by_its_refusal_to_write() -> None:
+    assert stale_by(parsed(b"-READONLY You can't write against a read only replica.\r\n"))
+    assert not stale_by(parsed(b"-ERR READONLY\r\n"))
+
+
+def test_a_push_is_told_from_a_reply() -> None:
+    reader = hiredis.Reader()
+    reader.feed(b">2\r\n+a\r\n+b\r\n*2\r\n+a\r\n+b\r\n")
+    assert [is_push(reader.gets()), is_push(reader.gets())] == [True, False]
+
+
+# Who has which slots
+
+
+def test_a_target_that_is_no_cluster_has_one_node(valkey: Server) -> None:
+    with closing(Primaries(Target(url=valkey.url))) as primaries:
+        assert not primaries.is_cluster
+        assert set(primaries.slots()) == {ALONE}
+
+
+def test_each_slot_of_a_cluster_is_that_of_its_primary(shared_cluster: ClusterGroup) -> None:
+    with closing(Primaries(Target(url=shared_cluster.url))) as primaries:
+        assert primaries.is_cluster
+        found = primaries.slots()
+        assert len(found) == SLOTS
+        for node in shared_cluster.nodes:
+            for served in node.slots:
+                assert {found[slot] for slot in served} == {f"127.0.0.1:{node.port}"}
+
+
+def test_a_slot_that_has_moved_is_found_when_the_topology_is_read_anew(valkey_cluster: ClusterGroup) -> None:
+    with closing(Primaries(Target(url=valkey_cluster.url))) as primaries:
+        source, to = valkey_cluster.primaries[:2]
+        slot = next(node.slots[0][0] for node in valkey_cluster.nodes if node.port == source)
+        valkey_cluster.move_slot(slot, to)
+        assert primaries.slots()[slot] == f"127.0.0.1:{source}"
+        primaries.refresh()
+        assert primaries.slots()[slot] == f"127.0.0.1:{to}"
+
+
+def test_the_slot_of_a_command_is_that_of_its_keys(shared_cluster: ClusterGroup) -> None:
+    with closing(Primaries(Target(url=shared_cluster.url))) as primaries:
+        for arguments in (
+            ("GET", b"key"),
+            ("MSET", b"{key}a", b"1", b"{key}b", b"2"),
+            ("EVAL", b"return 1", b"1", b"key", b"x"),
+            ("XREAD", b"COUNT", b"1", b"STREAMS", b"key", b"0"),
+            ("ZUNION", b"1", b"key"),
+        ):
+            assert primaries.slot_of(arguments) == slot_of(b"key"), arguments
+        assert len({primaries.slot_of(("PING",)) for _ in range(50)}) > 1
+
+
+def test_the_slot_of_a_command_is_any_when_nobody_can_be_asked_for_its_keys(valkey_cluster: ClusterGroup) -> None:
+    with closing(Primaries(Target(url=valkey_cluster.url))) as primaries:
+        for port in valkey_cluster.ports:
+            valkey_cluster.kill(port)
+        assert primaries.slot_of(("ZUNION", b"1", b"key")) in range(SLOTS)
+        assert primaries.slot_of(("GET", b"key")) == slot_of(b"key")

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.stderr_writer import Voice, is_behind, stream_on
+
+REPORT = re.compile(r"\((1 line was|([\d,]+) lines were) not shown: stderr took no output\)\n")
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """(reader, writer)"""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def fill(fd: int) -> int:
+    """Write to a pipe until it takes nothing more; how much that was."""
+    os.set_blocking(fd, False)
+    size = 0
+    with suppress(BlockingIOError):
+        while True:
+            size += os.write(fd, b"." * 1024)
+    with suppress(BlockingIOError):
+        while True:
+            size += os.write(fd, b".")
+    os.set_blocking(fd, True)
+    return size
+
+
+def drained(fd: int, size: int) -> None:
+    while size:
+        size -= len(os.read(fd, size))
+
+
+def missed(text: str) -> int:
+    """Lines that a voice reports as not shown."""
+    return sum(int((many or "1").replace(",", "")) for _, many in REPORT.findall(text))
+
+
+def shown(text: str) -> list[str]:
+    """Lines without those reports."""
+    return REPORT.sub("", text).splitlines()
+
+
+@given(sizes=st.lists(st.integers(0, 300), max_size=30), reads=st.lists(st.integers(1, 2000), max_size=10))
+def test_every_line_is_shown_in_order_or_counted_as_missing(sizes: list[int], reads: list[int]) -> None:
+    reader, writer = os.pipe()
+    fill(writer)
+    voice = Voice(writer, most_bytes=1000)
+    lines = [f"{number}{'x' * size}" for number, size in enumerate(sizes)]
+    read = b""
+    for line in lines:
+        voice.write(f"{line}\n".encode())
+        if reads:
+            read += os.read(reader, reads.pop())
+    finished = threading.Thread(target=lambda: (voice.settle(None), os.close(writer)))
+    finished.start()
+    while part := os.read(reader, 65536):
+        read += part
+    finished.join()
+    voice.close()
+    os.close(reader)
+    text = read.decode().lstrip(".")
+    assert len(shown(text)) + missed(text) == len(lines)
+    assert shown(text) == sorted(set(lines) & set(shown(text)), key=lines.index)
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_in_its_place(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    filled = fill(writer)
+    voice = Voice(writer, most_bytes=30)
+    stream = stream_on(voice)
+    for number in range(10):
+        print(f"line {number}", file=stream)
+    assert is_behind(stream)
+    drained(reader, filled)
+    assert voice.settle(None)
+    print("again", file=stream)
+    assert voice.settle(None)
+    text = os.read(reader, 65536).decode()
+    assert text == ("line 0\nline 1\nline 2\nline 3\n(6 lines were not shown: stderr took no output)\nagain\n")
+    assert not is_behind(stream)
+    voice.close()
+
+
+def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> None:
+    ours, theirs = os.openpty()
+    termios.tcflow(theirs, termios.TCOOFF)
+    voice = Voice(theirs)
+    assert voice.write(b"a line\n") == 7
+    assert not voice.settle(0.01)
+    termios.tcflow(theirs, termios.TCOON)
+    assert voice.settle(None)
+    assert os.read(ours, 100) == b"a line\r\n"
+    voice.close()
+    for fd in (ours, theirs):
+        os.close(fd)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    full = os.open("/dev/full", os.O_WRONLY)
+    voice = Voice(full)
+    for _ in range(2):
+        voice.write(b"lost\n")
+        voice.settle(None)
+    os.dup2(writer, full)
+    voice.write(b"heard\n")
+    voice.settle(None)
+    assert os.read(reader, 100) == b"(2 lines were not shown: stderr took no output)\nheard\n"
+    voice.close()
+    os.close(full)
+
+
+def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    voice = Voice(writer)
+    assert voice.write(b"to nobody\n") == 10
+    assert voice.settle(None)
+    voice.close()
+
+
+def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    filled = fill(writer)
+    os.set_blocking(writer, False)
+    voice = Voice(writer)
+    voice.write(b"a line\n")
+    drained(reader, filled)
+    assert voice.settle(None)
+    assert os.read(reader, 100) == b"a line\n"
+    voice.close()
+
+
+def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) -> None:
+    _, writer = pipe
+    before = set(threading.enumerate())
+    voice = Voice(writer)
+    voice.write(b"a line\n")
+    [thread] = set(threading.enumerate()) - before
+    voice.close()
+    voice.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_worker_process_ends_though_nobody_reads_its_stderr(pipe: tuple[int, int]) -> None:
+    _, writer = pipe
+    fill(writer)
+    code = "from common.stderr_writer import speak_freely\nspeak_freely()\nraise ZeroDivisionError"
+    ended = subprocess.run((sys.executable, "-c", code), stderr=writer, timeout=30, check=False)
+    assert ended.returncode == 1
+
+
+def test_the_end_of_a_process_waits_for_what_it_said() -> None:
+    code = "from common.stderr_writer import speak_freely\nspeak_freely()\nraise ZeroDivisionError('why')"
+    ended = subprocess.run((sys.executable, "-c", code), capture_output=True, timeout=30, check=False)
+    assert b"ZeroDivisionError: why\n" in ended.stderr
+
+
+def test_several_threads_may_speak_at_once(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    voice = Voice(writer)
+    threads = [threading.Thread(target=voice.write, args=(f"{number}\n".encode() * 10,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert voice.settle(None)
+    lines = os.read(reader, 65536).decode().splitlines()
+    assert len(lines) == 80
+    assert len([1 for before, after in pairwise(lines) if before != after]) == 7
+    voice.close()

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ProtocolError
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import IntervalMetrics
+from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.core.frame_checks import LAST_SECOND, MOST_VALUES
+from coordinator.core.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
+from coordinator.report.summary import build_summary
+from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
+from tests.support.stages import stage
+
+STAGED = staged_plan(stage(2, 10), stage(2), warmup_s=2)
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> IntervalMetrics:
+    first = draw(st.integers(0, 6))
+    latencies = draw(st.lists(st.integers(0, 10**7), max_size=6))
+    errors = draw(st.integers(0, 5))
+    get = command(histogram(*latencies), errors={"READONLY": errors} if errors else {})
+    return interval(
+        first,
+        {"GET": get},
+        last=first + draw(st.integers(0, 3)),
+        open_peak=draw(st.integers(0, 9)),
+        stage=draw(st.integers(0, 2)),
+        unsent=draw(st.integers(0, 2)),
+    )
+
+
+frames = st.lists(st.tuples(st.sampled_from(["a1", "a2"]), st.lists(intervals(), max_size=3)), max_size=25)
+
+
+def accept_all(parts: list[tuple[str, list[IntervalMetrics]]]) -> list[AnyRecord]:
+    return [opened(STAGED), *(accepted(agent, seq, *some) for seq, (agent, some) in enumerate(parts))]
+
+
+def one_get(*latencies: int) -> dict[str, object]:
+    return {"GET": command(histogram(*latencies))}
+
+
+@given(frames)
+def test_seconds_and_totals_hold_every_operation_once(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    aggregate = fold(accept_all(parts))
+    everything = sum(one.operations for _, some in parts for one in some)
+    assert aggregate.totals.operations == everything
+    assert sum(second.operations for second in aggregate.seconds.values()) == everything
+    assert sum(second.ok + second.errors for second in aggregate.seconds.values()) == everything
+    assert sum(agent.counted for agent in aggregate.agents.values()) == everything
+
+
+@given(st.data())
+def test_a_record_that_is_there_twice_counts_once(data: st.DataObject) -> None:
+    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
+    lost = WorkerNoted(agent_id="a1", process=0, exit_code=-9)
+    cleaned = CleanedUp(deleted=5, left=0, took_ns=1)
+    *records, end = clean_run()
+    records = [*records, stop, lost, cleaned, end]
+    position = data.draw(st.integers(0, len(records) - 1))
+    later = data.draw(st.integers(position + 1, len(records)))
+    twice = [*records[:later], records[position], *records[later:]]
+    assert build_summary(fold(twice)).to_json() == build_summary(fold(records)).to_json()
+    assert fold(twice).stops == [stop]
+
+
+def test_results_after_the_end_take_it_back_until_it_is_recorded_again() -> None:
+    lost = [opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(1))), noted("a1", 0, lost=True), closed()]
+    late = [*lost, accepted("a1", 1, interval(1, one_get(2)))]
+    assert fold([*late]).closed is None
+    again = fold([*late, noted("a1", 2), closed()])
+    assert again.is_complete
+    assert again.totals.operations == 2
+    assert not fold(lost).is_complete
+
+
+@given(frames)
+def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    records = accept_all(parts)
+    watched = Aggregate()
+    for record in records:
+        watched.apply(record)
+        _ = watched.totals, [second.service.merged for _, second in watched.by_second()]
+    unwatched = fold(records)
+    assert watched.totals == unwatched.totals
+    assert [s.service.merged for _, s in watched.by_second()] == [s.service.merged for _, s in unwatched.by_second()]
+
+
+@given(frames)
+def test_the_latencies_of_all_are_merged_exactly(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+    gets = [one.pools["main"].commands["GET"] for _, some in parts for one in some]
+    aggregate = fold(accept_all(parts))
+    pool = aggregate.totals.pools.get("main")
+    found = pool.commands["GET"].service if pool else Histogram()
+    assert found == Histogram.merge(get.service for get in gets)
+
+
+@given(frames)
+def test_stages_add_up_to_the_whole_and_the_warmup_is_in_the_whole_alone(
+    parts: list[tuple[str, list[IntervalMetrics]]],
+) -> None:
+    everything = [one for _, some in parts for one in some]
+    aggregate = fold(accept_all(parts))
+    for number, found in enumerate(aggregate.stages):
+        mine = [one for one in everything if one.stage == number]
+        assert found.operations == found.totals.operations == sum(one.operations for one in mine)
+        assert found.unsent == found.totals.unsent == sum(one.unsent for one in mine)
+        assert found.ok + found.errors == found.operations
+    warmup, *measured = aggregate.stages
+    assert aggregate.totals.operations == sum(one.operations for one in everything)
+    assert aggregate.measured.operations == sum(found.operations for found in measured)
+    assert aggregate.totals.unsent == aggregate.measured.unsent + warmup.unsent
+    assert aggregate.totals.issued == sum(agent.issued for agent in aggregate.agents.values())
+
+
+def test_a_frame_of_a_stage_that_the_plan_has_not_changes_nothing() -> None:
+    aggregate = fold([opened(STAGED)])
+    with pytest.raises(ProtocolError, match=r"frame 0: expected stages within 0\.\.2, got 3"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(0, {}, stage=3)))
+    assert aggregate.totals.operations == 0
+    assert not aggregate.seconds
+
+
+def test_a_second_is_complete_when_every_agent_has_said_so() -> None:
+    aggregate = fold([opened(), accepted("a1", 0, interval(0, {})), accepted("a1", 1, interval(1, {}))])
+    assert aggregate.complete_through == -1
+    aggregate.apply(accepted("a2", 0, interval(0, {})))
+    assert aggregate.complete_through == 0
+
+
+def test_an_agent_that_was_lost_is_waited_for_no_longer() -> None:
+    aggregate = fold([opened(), accepted("a1", 0, interval(0, {}), interval(1, {}))])
+    assert aggregate.complete_through == -1
+    aggregate.apply(noted("a2", 0, lost=True))
+    assert aggregate.complete_through == 1
+
+
+def test_when_all_are_done_every_second_is_complete() -> None:
+    aggregate = fold(clean_run(seconds=3))
+    assert aggregate.complete_through == 2
+
+
+def test_a_straggler_is_added_to_its_own_second_though_that_was_complete() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(10)), interval(1, one_get(20)))])
+    assert aggregate.complete_through == 1
+    aggregate.apply(accepted("a1", 1, interval(0, one_get(30))))
+    assert aggregate.seconds[0].service.merged == histogram(10, 30)
+    assert aggregate.seconds[0].ok == 2
+    assert aggregate.complete_through == 1
+
+
+def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> None:
+    aggregate = fold(
+        [
+            opened(),
+            accepted("a1", 0, interval(0, {}, open_peak=5), interval(1, {}, open_peak=1)),
+            accepted("a2", 0, interval(0, {}, open_peak=2), interval(1, {}, open_peak=7)),
+            accepted("a1", 1, interval(1, {}, open_peak=3)),  # late words of the same second: no connections more
+        ]
+    )
+    assert [second.connections_open for _, second in aggregate.by_second()] == [7, 10]
+    assert aggregate.peak_open == 10
+
+
+def test_connections_that_are_wanted_add_up_as_those_that_are_open() -> None:
+    aggregate = fold(
+        [
+            opened(),
+            accepted("a1", 0, interval(0, {}, open_peak=5, wanted=50), interval(1, {}, open_peak=1, wanted=9)),
+            accepted("a2", 0, interval(0, {}, open_peak=2, wanted=20), interval(1, {}, open_peak=0, wanted=0)),
+            accepted("a1", 1, interval(1, {}, open_peak=0, wanted=0)),  # late words of the same second
+        ]
+    )
+    assert [second.connections_wanted for _, second in aggregate.by_second()] == [70, 9]
+    assert aggregate.peak_wanted == 70
+
+
+def test_it_is_not_known_how_many_connections_are_wanted_when_one_agent_does_not_tell() -> None:
+    told, untold = interval(0, {}, open_peak=5, wanted=50), interval(0, {}, open_peak=2, wanted=0)
+    aggregate = fold([opened(), accepted("a1", 0, told), accepted("a2", 0, untold)])
+    assert aggregate.seconds[0].connections_wanted is None
+    assert aggregate.peak_wanted is None
+
+
+def test_each_agent_has_the_causes_of_its_own_connections_that_never_opened() -> None:
+    some = interval(0, {}, never_opened={"ulimit -n": 3})
+    more = interval(1, {}, never_opened={"ulimit -n": 1, "maxclients": 2})
+    aggregate = fold([opened(), accepted("a1", 0, some, more), accepted("a2", 0, interval(0, {}))])
+    assert aggregate.agents["a1"].never_opened == {"ulimit -n": 4, "maxclients": 2}
+    assert aggregate.agents["a2"].never_opened == {}
+
+
+def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
+    aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
+    assert [second.ok for _, second in aggregate.by_second()] == [0, 0, 2, 3, 2, 3]
+    assert {second.service.merged for number, second in aggregate.by_second() if number >= 2} == {histogram(*range(10))}
+    assert aggregate.totals.pools["main"].commands["GET"].service == histogram(*range(10))
+    assert aggregate.peak_open == 4
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2), (0, 10**15)])
+def test_a_frame_of_seconds_that_cannot_be_changes_nothing(first: int, last: int) -> None:
+    aggregate = fold([opened()])
+    with pytest.raises(ProtocolError, match=rf"frame 0: expected seconds within 0\.\.{LAST_SECOND}"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(first, {}, last=last), through=1))
+    with pytest.raises(ProtocolError, match="expected seconds within"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), through=10**15))
+    assert not aggregate.seconds
+    assert aggregate.totals.operations == 0
+    assert aggregate.agents["a1"].next_seq == 0
+
+
+def test_a_frame_of_more_values_than_can_have_been_measured_changes_nothing() -> None:
+    # Two of them would overflow when they are merged.
+    count = 1 << 62
+    many = Histogram(
+        indices=(1).to_bytes(2, "little"), counts=count.to_bytes(8, "little"), count=count, minimum=1, maximum=1,
+        total=count,
+    )  # fmt: skip
+    aggregate = fold([opened()])
+    with pytest.raises(ProtocolError, match=rf"frame 0: expected at most {MOST_VALUES} values of a kind, got {count}"):
+        aggregate.apply(accepted("a1", 0, interval(0, {"GET": command(many)})))
+    assert aggregate.agents["a1"].next_seq == 0
+
+
+def test_a_frame_of_a_stranger_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="agent 'a9', but the agents of this run are: a1, a2"):
+        fold([opened(), accepted("a9", 0, interval(0, {}))])
+
+
+def test_the_frame_wanted_next_is_known_for_whoever_goes_on() -> None:
+    aggregate = fold([opened(), accepted("a1", 0), accepted("a1", 1), accepted("a2", 0)])
+    assert {name: agent.next_seq for name, agent in aggregate.agents.items()} == {"a1": 2, "a2": 1}
+
+
+def test_a_run_without_an_end_lasts_as_long_as_its_seconds() -> None:
+    records = [opened(), RunStarted(t0_ns=1)]
+    assert fold(records).duration_s == 0.0
+    records.append(accepted("a1", 0, interval(4, {})))
+    assert fold(records).duration_s == 5.0
+    assert fold([*records, closed(duration_s=4.2)]).duration_s == 4.2
+
+
+def test_memory_of_a_complete_second_is_one_histogram() -> None:
+    aggregate = fold(clean_run(seconds=2))
+    assert all(len(second.service._parts) == 1 for second in aggregate.seconds.values())
+
+
+def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing() -> None:
+    records = list(clean_run())
+    for record in records[1:]:
+        with pytest.raises(ProtocolError, match=f"the first record is {type(record).__name__}, expected RunOpened"):
+            fold([record])
+    run = fold(records)
+    run.apply(records[0])  # the same once more
+    with pytest.raises(ProtocolError, match="a second run begins in it, run-2; expected one run, run-1"):
+        run.apply(msgspec.structs.replace(opened(), run_id="run-2"))
+    assert run.totals.operations == fold(records).totals.operations == 6000

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from coordinator.analysis.aggregate import fold
+from coordinator.analysis.ledger import balance
+from coordinator.analysis.leg_results import StageResult, stage_results
+from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, staged_plan
+from tests.support.stages import stage
+
+PLAN = staged_plan(stage(1, 2), stage(2), stage(1, 4), warmup_s=1)
+
+
+def results(counts: list[int], *, issued: int, duration_s: float) -> tuple[StageResult, ...]:
+    """A run of one agent that did so much in each leg."""
+    parts = [
+        interval(number, {"GET": command(histogram(*[1000] * count))}, stage=number)
+        for number, count in enumerate(counts)
+    ]
+    note = noted("a1", sum(counts), issued=issued)
+    run = fold([opened(PLAN, ["a1"]), accepted("a1", 0, *parts), note, closed(duration_s=duration_s)])
+    return stage_results(run, balance(run))
+
+
+def test_each_leg_tells_how_long_it_lasted_what_was_wanted_and_what_was_done() -> None:
+    found = results([3, 2, 9, 4], issued=18, duration_s=5.0)
+    assert [one.duration_s for one in found] == [1.0, 1.0, 2.0, 1.0]
+    assert [one.wanted for one in found] == [2.0, 2.0, 0.0, 4.0]
+    assert [one.issued for one in found] == [3, 2, 9, 4]
+    assert [one.achieved_per_s for one in found] == [3.0, 2.0, 4.5, 4.0]
+
+
+@pytest.mark.parametrize(("duration_s", "bearer"), [(5.0, 3), (2.5, 2), (0.5, 0)])
+def test_what_never_ended_is_of_the_last_stage_that_was_reached(duration_s: float, bearer: int) -> None:
+    found = results([3, 2, 9, 4], issued=21, duration_s=duration_s)
+    assert sum(one.issued for one in found) == 21
+    assert found[bearer].issued == found[bearer].tally.operations + 3
+
+
+def test_of_a_run_that_was_cut_short_only_that_was_wanted_which_was_due_until_then() -> None:
+    found = results([3, 1, 0, 0], issued=4, duration_s=1.5)
+    assert [one.wanted for one in found] == [2.0, 1.0, 0.0, 0.0]
+    assert [one.achieved_per_s for one in found[2:]] == [0.0, 0.0]
+
+
+def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_but_for_what_threads_had_in_hand() -> None:
+    get = command(histogram(*[1000] * 10))
+
+    def in_time(late: int, pipeline: int) -> int:
+        workload = msgspec.structs.replace(PLAN.workload, pipeline=pipeline)
+        the_plan = msgspec.structs.replace(PLAN, workload=workload)
+        parts = accepted("a1", 0, interval(2, {"GET": get}, stage=1, late=late))
+        run = fold([opened(the_plan), parts, closed()])
+        found = stage_results(run, balance(run))[1]
+        assert found.achieved_per_s == found.in_time / 1.0
+        return found.in_time
+
+    # Two threads.
+    assert (in_time(7, 1), in_time(2, 1), in_time(7, 3), in_time(6, 3)) == (5, 10, 9, 10)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+
+from common.units import NS_PER_S
+from coordinator.core.outcome import Ending, duration_s
+from coordinator.core.records import AgentEnd, Outcome
+from coordinator.core.registry import Member
+from tests.support.protocol import final
+
+T0_NS = 100 * NS_PER_S
+
+
+def member(name: str, end: AgentEnd | None = AgentEnd.FINISHED, *, ran_s: float | None = 3.0) -> Member:
+    return Member(
+        agent_id=name,
+        incarnation=name,
+        routing_id=b"",
+        host="host",
+        pid=1,
+        processes=1,
+        heard_ns=T0_NS + 7 * NS_PER_S,
+        end=end,
+        final=None if ran_s is None else final(ran_ns=round(ran_s * NS_PER_S)),
+    )
+
+
+ALL = [member("a"), member("b")]
+ONE_LOST = [member("a"), member("b", AgentEnd.LOST, ran_s=None)]
+
+
+def test_a_run_that_went_as_planned_is_completed() -> None:
+    assert Ending().outcome(ALL, 0) == (Outcome.COMPLETED, "", 0)
+
+
+@pytest.mark.parametrize(("tolerate_lost", "exit_code"), [(0, 5), (1, 0), (2, 0)])
+def test_a_lost_agent_degrades_a_run_and_fails_it_beyond_tolerance(tolerate_lost: int, exit_code: int) -> None:
+    assert Ending().outcome(ONE_LOST, tolerate_lost) == (Outcome.DEGRADED, "lost b", exit_code)
+
+
+def test_an_agent_whose_part_never_ended_is_lost() -> None:
+    assert Ending().outcome([member("a", None)], 0) == (Outcome.DEGRADED, "lost a", 5)
+
+
+def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_once() -> None:
+    ending = Ending()
+    ending.trouble("a", "a worker died")
+    ending.trouble("a", "a worker died")
+    assert ending.outcome(ONE_LOST, 1) == (Outcome.DEGRADED, "lost b; a worker died", 5)
+    assert ending.outcome(ONE_LOST, 2) == (Outcome.DEGRADED, "lost b; a worker died", 0)
+    ending.trouble("b", "b ended early before it was lost")
+    assert ending.outcome(ONE_LOST, 2)[2] == 0
+
+
+def test_an_interrupt_tells_before_all_else() -> None:
+    ending = Ending(interrupted=True, aborted="the target is dead", exit_code=4)
+    assert ending.outcome(ONE_LOST, 0) == (Outcome.INTERRUPTED, "lost b", 130)
+
+
+def test_a_run_that_was_given_up_tells_why() -> None:
+    ending = Ending(aborted="the target is dead", exit_code=4)
+    assert ending.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
+
+
+LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionError 7"
+
+
+def test_a_lost_target_is_the_cause_that_the_exit_code_names_before_lost_agents() -> None:
+    assert Ending().outcome(ALL, 0, LOSS) == (Outcome.DEGRADED, LOSS, 4)
+    assert Ending().outcome(ONE_LOST, 0, LOSS) == (Outcome.DEGRADED, f"{LOSS}; lost b", 4)
+    assert Ending().outcome(ONE_LOST, 1, LOSS)[2] == 4
+
+
+def test_an_interrupted_run_against_a_lost_target_says_both() -> None:
+    assert Ending(interrupted=True).outcome(ALL, 0, LOSS) == (Outcome.INTERRUPTED, LOSS, 130)
+
+
+def test_a_run_that_was_given_up_for_its_target_says_how_that_was_lost() -> None:
+    ending = Ending(aborted="no operation succeeded for 30 s", exit_code=4)
+    assert ending.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
+
+
+def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
+    ending = Ending()
+    for number in range(10_000):
+        ending.trouble("a", f"agent a: worker process {number} died")
+    text = ending.outcome(ALL, 0)[1]
+    assert len(text) < 2000
+    assert "more" in text
+
+
+def test_a_run_lasts_until_its_last_agent_ended() -> None:
+    assert duration_s([member("a", ran_s=2.0), member("b", ran_s=3.5)], T0_NS) == 3.5
+
+
+def test_a_run_whose_agents_never_said_so_lasted_until_they_were_last_heard() -> None:
+    assert duration_s([member("a", ran_s=None)], T0_NS) == 7.0
+
+
+def test_a_run_that_never_began_lasted_no_time() -> None:
+    assert duration_s([], None) == 0.0
+    assert duration_s([member("a", ran_s=None)], T0_NS + 60 * NS_PER_S) == 0.0

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from common.plan.schema import Connections, Driver, Pools
+from common.protocol.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    Preparing,
+    Step,
+)
+from common.redaction import REDACTED
+from common.units import NS_PER_S
+from coordinator.core.actions import Progress
+from coordinator.core.records import TargetFacts
+from coordinator.core.registry import Member, Registry, capacities
+from coordinator.core.setup import (
+    MOST_PROCESSES,
+    agents_missing,
+    ceiling_lines,
+    ceiling_of,
+    files_lines,
+    negotiated,
+    opened,
+    preparing,
+    refusal,
+)
+from coordinator.core.shares import assign
+from tests.support.protocol import fleet_plan, hello, setup_for
+
+NOW_NS = 9 * NS_PER_S
+
+
+def members(*names: str) -> list[Member]:
+    registry = Registry()
+    return [registry.admit(hello(name), name, name.encode(), NOW_NS) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "protocol"),
+    [
+        (PROTOCOL_MIN, PROTOCOL_MAX, PROTOCOL_MAX),
+        (0, 99, PROTOCOL_MAX),
+        (PROTOCOL_MAX, 99, PROTOCOL_MAX),
+        (PROTOCOL_MAX + 1, 99, None),
+        (0, PROTOCOL_MIN - 1, None),
+        (99, 0, None),
+    ],
+)
+def test_the_highest_version_that_both_speak_is_taken(lowest: int, highest: int, protocol: int | None) -> None:
+    assert negotiated(hello(protocol_min=lowest, protocol_max=highest)) == protocol
+
+
+def test_an_agent_like_any_other_is_not_refused() -> None:
+    assert refusal(hello(processes=MOST_PROCESSES)) is None
+
+
+def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
+    assert refusal(hello(protocol_min=7, protocol_max=8)) == (
+        f"it speaks protocol 7 to 8 (version 0.1), this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; "
+        "install the same release on both"
+    )
+    assert refusal(hello(processes=MOST_PROCESSES + 1)) == (
+        f"it has {MOST_PROCESSES + 1:,} worker processes; expected at most {MOST_PROCESSES:,}, "
+        "see agent join --processes"
+    )
+
+
+def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise() -> None:
+    two = members("a", "b")
+    two[0].prepared = True
+    assert (preparing(two).done, preparing(two).total) == (1, 2)
+    assert preparing(two).text == "preparing agents (their worker processes start)"
+    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
+    assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
+
+
+def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
+    two = members("a", "b")
+    for member, done in zip(two, (40, 50), strict=True):
+        member.prepares(Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
+    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
+    assert preparing(two) == Progress("preloading", 90, 100)
+    # Who opens connections has done with keys, whether its last word on them was heard or not.
+    two[0].prepares(Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
+    assert preparing(two) == Progress("opening connections", 4, 10)
+
+
+def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
+    two = members("a", "b")
+    setup = setup_for(fleet_plan(), expected=3)
+    assert agents_missing(setup, two[:1], two) == (
+        "expected 3 agents within 1m, got 1 (a); b cannot take part: it is silent, or holds another run; "
+        "start them with `agent join 127.0.0.1:5555`, or wait longer with --wait"
+    )
+    assert agents_missing(setup, [], []).startswith("expected 3 agents within 1m, got 0 (none); start them")
+
+
+def test_more_connections_than_the_server_allows_are_warned_of() -> None:
+    plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
+    shares = assign(plan, capacities(members("a")))
+    target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
+    assert len(ceiling_lines(shares, target)) == 2
+    assert len(ceiling_lines(shares, msgspec.structs.replace(target, max_clients=100))) == 1
+
+
+@pytest.mark.parametrize(
+    "pools", [Pools(client_pools=2, driver=Driver.WIRE), Pools(client_pools=2, connections=Connections.PREWARM)]
+)
+def test_connections_that_are_opened_in_any_case_and_cannot_be_are_warned_of_with_the_remedy(pools: Pools) -> None:
+    shares = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
+    target = TargetFacts(url="", topology="standalone", server="", max_clients=30)
+    assert ceiling_lines(shares, target)[-1] == (
+        "warning: 100 is more than the 30 clients that the server allows (maxclients): some cannot open; raise "
+        "maxclients on the server, or use fewer connections"
+    )
+
+
+def test_calls_that_may_need_more_files_than_a_local_agent_may_open_are_noted_once() -> None:
+    pools = Pools(client_pools=4, client_instances_per_pool=50, threads_per_pool=50)
+    plan = msgspec.structs.replace(fleet_plan(), pools=(pools,))
+    two = members("a", "b")
+    shares, setup = assign(plan, capacities(two)), setup_for(plan, expected=2)
+    assert files_lines(setup, shares, two) == []
+    short = replace(setup, host=two[0].host, open_files_limit=100)
+    [line] = files_lines(short, shares, two)
+    assert line.startswith("note: a worker process may open 100 files (`ulimit -n`), but needs ")
+    assert files_lines(replace(short, host="another machine"), shares, two) == []
+    assert files_lines(replace(short, open_files_limit=1000), shares, two) == []
+
+
+def test_a_run_against_a_cluster_multiplies_its_ceiling_by_the_nodes_but_not_that_of_a_node() -> None:
+    plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
+    shares = assign(plan, capacities(members("a")))
+    target = TargetFacts(url="", topology="cluster", server="", max_clients=100, primaries=3, replicas=3)
+    [_, product] = ceiling_lines(shares, target)
+    assert product == "that is for each node of the cluster: 100 x 6 nodes (3 primaries, 3 replicas) = 600"
+    assert ceiling_of(shares, target) == 600
+    assert ceiling_of(shares, msgspec.structs.replace(target, topology="sentinel")) == 100
+    assert "a node allows" in ceiling_lines(shares, msgspec.structs.replace(target, max_clients=99))[-1]
+
+
+def test_no_password_is_written_down() -> None:
+    plan = fleet_plan()
+    plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password="hunter2"))
+    two = members("a", "b")
+    shares = assign(plan, capacities(two))
+    record = opened(setup_for(plan, 2), shares, two)
+    assert record.plan.target.password == REDACTED
+    assert [facts.agent_id for facts in record.agents] == ["a", "b"]
+    assert "hunter2" not in repr(record)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import FleetError
+from common.plan.schema import Fleet, Load, Plan, Pools
+from common.units import Count, PerSecond
+from coordinator.core.shares import AgentCapacity, assign, connection_ceiling, split
+from tests.support.stages import stage
+
+AGENTS = st.lists(st.integers(1, 8), min_size=1, max_size=6).map(
+    lambda processes: [AgentCapacity(f"a{number}", count) for number, count in enumerate(processes)]
+)
+GROUPS = st.lists(
+    st.builds(
+        Pools,
+        client_pools=st.none() | st.integers(1, 20),
+        client_instances_per_pool=st.integers(1, 4),
+        threads_per_pool=st.integers(1, 4),
+        max_connections=st.integers(1, 60),
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
+PLANS = st.builds(Plan, pools=GROUPS, fleet=st.builds(Fleet, per_agent=st.booleans()))
+
+
+@given(PLANS, AGENTS)
+def test_every_pool_is_dealt_once_and_threads_are_numbered_without_gap(plan: Plan, agents: list[AgentCapacity]) -> None:
+    shares = assign(plan, agents)
+    assert list(shares.assignments) == [agent.agent_id for agent in agents]
+    pools = sorted(
+        (share for assignment in shares.assignments.values() for share in assignment.pools),
+        key=lambda share: share.number,
+    )
+    assert [share.number for share in pools] == list(range(shares.pools_total))
+    threads = [
+        share.first_thread + thread
+        for share in pools
+        for thread in range(shares.plan.pools[share.group].threads_per_pool)
+    ]
+    assert threads == list(range(shares.threads_total))
+    for number, group in enumerate(shares.plan.pools):
+        assert group.client_pools == sum(share.group == number for share in pools)
+
+
+@given(PLANS, AGENTS)
+def test_all_are_told_the_same_and_nothing_more_is_to_be_multiplied(plan: Plan, agents: list[AgentCapacity]) -> None:
+    shares = assign(plan, agents)
+    for assignment in shares.assignments.values():
+        assert assignment.plan == shares.plan
+        assert assignment.threads_total == shares.threads_total
+    assert not shares.plan.fleet.per_agent
+    assert assign(shares.plan, agents).pools_total == shares.pools_total
+
+
+@given(PLANS, AGENTS)
+def test_the_ceiling_is_the_sum_over_all_pools_dealt(plan: Plan, agents: list[AgentCapacity]) -> None:
+    shares = assign(plan, agents)
+    dealt = [shares.plan.pools[share.group] for assignment in shares.assignments.values() for share in assignment.pools]
+    assert shares.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in dealt)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 50), min_size=1, max_size=8))
+def test_a_split_is_exact_and_every_part_its_proportion_or_one_more(count: int, weights: list[int]) -> None:
+    parts = split(count, weights, range(len(weights)))
+    assert sum(parts) == count
+    more = [part - count * weight // sum(weights) for part, weight in zip(parts, weights, strict=True)]
+    assert more == sorted(more, reverse=True)
+    assert set(more) <= {0, 1}
+
+
+def dealt(plan: Plan, *processes: int) -> list[int]:
+    agents = [AgentCapacity(str(number), count) for number, count in enumerate(processes)]
+    return [len(assignment.pools) for assignment in assign(plan, agents).assignments.values()]
+
+
+def plan_of(*client_pools: int | None, per_agent: bool = False) -> Plan:
+    groups = tuple(Pools(name=f"g{number}", client_pools=count) for number, count in enumerate(client_pools))
+    return Plan(pools=groups, fleet=Fleet(per_agent=per_agent))
+
+
+def test_pools_follow_the_worker_processes() -> None:
+    assert dealt(plan_of(8), 1, 3) == [2, 6]
+
+
+def test_what_does_not_divide_goes_to_the_first() -> None:
+    assert dealt(plan_of(5), 2, 2) == [3, 2]
+    assert dealt(plan_of(2), 1, 1, 1) == [1, 1, 0]
+
+
+def test_what_does_not_divide_of_a_second_group_goes_to_those_who_have_less() -> None:
+    assert dealt(plan_of(1, 1), 1, 1) == [1, 1]
+
+
+def test_without_a_number_of_pools_every_process_gets_one() -> None:
+    assert dealt(plan_of(None), 2, 3) == [2, 3]
+    assert dealt(plan_of(None, per_agent=True), 2, 3) == [2, 3]
+
+
+def test_per_agent_multiplies_pools_rate_and_requests() -> None:
+    plan = Plan(
+        pools=(Pools(client_pools=2),),
+        load=Load(requests=Count(100), rate_per_s=PerSecond(10)),
+        fleet=Fleet(per_agent=True),
+    )
+    shares = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 7), AgentCapacity("c", 1)])
+    assert [len(assignment.pools) for assignment in shares.assignments.values()] == [2, 2, 2]
+    assert shares.plan.load.requests == 300
+    assert shares.plan.load.rate_per_s == 30
+    assert shares.plan.pools[0].client_pools == 6
+
+
+def test_per_agent_multiplies_the_rates_of_stages() -> None:
+    plan = Plan(load=Load(stages=(stage(1, 10), stage(2), stage(3, 20))), fleet=Fleet(per_agent=True))
+    shares = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 1)])
+    assert shares.plan.load.stages == (stage(1, 20), stage(2), stage(3, 40))
+
+
+def test_the_example_of_the_requested_architecture_makes_300_connections_and_8_threads() -> None:
+    group = Pools(client_pools=2, client_instances_per_pool=3, threads_per_pool=4, max_connections=50)
+    shares = assign(Plan(pools=(group,)), [AgentCapacity("a", 1), AgentCapacity("b", 1)])
+    assert (shares.connection_ceiling, shares.threads_total) == (300, 8)
+    assert connection_ceiling(Plan(pools=(group,)), 99) == 300
+
+
+def test_the_ceiling_of_pools_without_a_number_counts_processes() -> None:
+    assert connection_ceiling(Plan(), 4) == 200
+
+
+def test_a_plan_cannot_be_dealt_to_nobody() -> None:
+    with pytest.raises(FleetError, match="expected at least one agent"):
+        assign(Plan(), [])

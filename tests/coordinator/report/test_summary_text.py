@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
+from common.plan.schema import Command, Pools, Ramp, Workload
+from common.units import NS_PER_S
+from coordinator.analysis.aggregate import fold
+from coordinator.core.records import AnyRecord, FrameAccepted, Outcome
+from coordinator.report.summary import build_summary
+from coordinator.report.summary_text import print_summary
+from tests.support.records import (
+    accepted,
+    clean_run,
+    closed,
+    command,
+    histogram,
+    interval,
+    noted,
+    opened,
+    plan,
+    staged_plan,
+    watched,
+)
+from tests.support.stages import stage
+
+
+def text(records: Iterable[AnyRecord], *, width: int = 80, hide_histogram: bool = False) -> str:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=width), build_summary(fold(records)), hide_histogram=hide_histogram)
+    return out.getvalue()
+
+
+def row(report: str, name: str) -> list[str]:
+    return next(line.split() for line in report.splitlines() if line.split()[:1] == [name])
+
+
+def failing_run(**failed: int) -> list[AnyRecord]:
+    get = command(histogram(1_234_000), failures=failed, failed=histogram(*[5 * 10**9] * sum(failed.values())))
+    frame = accepted("a1", 0, interval(0, {"GET": get}, retries=4))
+    return [opened(), frame, noted("a1", get.operations), noted("a2", 0, lost=True), closed(Outcome.DEGRADED, 1.0)]
+
+
+def test_there_is_a_row_for_each_command_and_one_for_the_totals() -> None:
+    report = text(clean_run())
+    assert [row(report, name)[1] for name in ("SET", "GET", "DEL", "Totals")] == ["800.0", "1,000", "200.0", "2,000"]
+    assert row(report, "Type") == ["Type", "Ops/s", "Avg", "p50", "p90", "p99", "p99.9", "max", "KiB/s", "Errors"]
+    assert row(report, "Totals")[-2:] == ["127.0", "0"]
+
+
+def test_the_load_model_is_always_stated() -> None:
+    assert "closed loop" in text(clean_run())
+    report = text(clean_run(plan(rate_per_s=2000.0)), width=200)
+    assert "open loop (constant arrivals): 2,000/s wanted, 2,000/s achieved, 0 never sent" in report
+    assert "Response time, from the intended send" in report
+
+
+def test_ledger_and_verdict_are_there() -> None:
+    report = text(clean_run(), width=120)
+    assert "issued 6,000, counted 6,000, server calls 6,000: 0 unaccounted" in report
+    assert row(report, "Verdict") == ["Verdict", "trusted"]
+
+
+def test_what_went_wrong_is_named() -> None:
+    report = text(failing_run(TimeoutError=2, ConnectionError=7), width=200)
+    assert "ConnectionError 7, TimeoutError 2 (90.00% of all operations, took 5,000 ms at most)" in report
+    assert "degraded in 1.0 s" in report
+    assert "4 retries" in report
+    assert row(report, "a2")[3] == "lost"
+    assert row(report, "Verdict") == ["Verdict", "suspect"]
+    assert "1 of 2 agents lost (a2)" in report
+
+
+def test_connections_that_never_opened_are_beside_those_wanted_with_their_cause() -> None:
+    causes = {"maxclients": 60, "timeout": 10}
+    part = interval(0, {"GET": command(histogram(9))}, open_peak=30, wanted=100, never_opened=causes)
+    report = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
+    assert "70 of 100 wanted never opened: maxclients 60, timeout 10" in report
+
+
+def test_failed_attempts_have_their_causes_behind_them() -> None:
+    part = interval(0, {"GET": command(histogram(9))}, failed_by_cause={"refused": 3, "timeout": 4})
+    report = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
+    assert "7 failed attempts (timeout 4, refused 3), 0 retries" in report
+    assert "never opened" not in report
+
+
+def test_an_error_rate_above_one_percent_is_in_the_first_line() -> None:
+    report = text(failing_run(TimeoutError=1, ConnectionError=7, CutShort=2), width=200)
+    assert "degraded in 1.0 s, 90.9% of operations failed (ConnectionError 7, CutShort 2 and 1 more kinds): " in report
+    few = [
+        opened(agents=["a1"]),
+        accepted("a1", 0, interval(0, {"GET": command(histogram(*[9] * 99), errors={"ERR": 1})})),
+    ]
+    assert "failed" not in text([*few, noted("a1", 100), closed()], width=200).splitlines()[1]
+
+
+def test_the_first_line_does_not_repeat_the_errors_that_the_outcome_names() -> None:
+    *records, end = failing_run(ConnectionError=7)
+    end = msgspec.structs.replace(end, reason="the target was lost: ConnectionError 7")
+    assert "degraded in 1.0 s, 87.5% of operations failed: the target was lost" in text([*records, end], width=200)
+
+
+def test_operations_that_were_never_sent_are_in_the_first_line_where_they_are_many() -> None:
+    get = command(histogram(*[1000] * 75), failures={"ConnectionError": 25})
+    records = [opened(plan(rate_per_s=200.0), ["a1"]), accepted("a1", 0, interval(0, {"GET": get}, unsent=100))]
+    report = text([*records, noted("a1", 100), closed(duration_s=1.0)], width=200)
+    assert "completed in 1.0 s, 25.0% of operations failed (ConnectionError 25), 50.0% never sent" in report
+
+
+def test_a_ramp_that_is_followed_exactly_does_not_read_as_a_miss() -> None:
+    get = {"GET": command(histogram(*[1000] * 500), response=histogram(*[1000] * 500))}
+    of_one = [opened(staged_plan(stage(1, 1000, Ramp.LINEAR)), ["a1"]), accepted("a1", 0, interval(0, get))]
+    report = text([*of_one, noted("a1", 500), closed(duration_s=1.0)], width=200)
+    assert "500.0/s wanted (a ramp from 0.0 to 1,000), 500.0/s achieved" in report
+    two = staged_plan(stage(1, 1000, Ramp.LINEAR, name="up"), stage(1, 500, name="on"))
+    frame = accepted("a1", 0, interval(0, get), interval(1, get, stage=1))
+    report = text([opened(two, ["a1"]), frame, noted("a1", 1000), closed(duration_s=2.0)], width=200)
+    assert row(report, "up")[3:5] == row(report, "on")[3:5] == ["500", "500"]
+    assert "2 stages (open loop, constant arrivals): 500.0/s wanted, 500.0/s achieved" in report
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut(width: int) -> None:
+    busy = [
+        msgspec.structs.replace(record, frame=msgspec.structs.replace(record.frame, intervals=heavy(record)))
+        if isinstance(record, FrameAccepted)
+        else record
+        for record in clean_run()
+    ]
+    report = text(busy, width=width)
+    assert max(len(line) for line in report.splitlines()) <= width
+    assert "…" not in report
+    assert "1,200,000" in report
+
+
+def heavy(record: FrameAccepted) -> tuple[object, ...]:
+    """The same second with a hundred times the operations, slow ones among them."""
+    del record
+    many = histogram(*[90_000_000_000, 150_000] * 300_000)
+    return (interval(0, {"ZRANGEBYSCORE": command(many, errors={"ERR": 99_999})}),)
+
+
+def test_the_histogram_can_be_hidden() -> None:
+    assert "Service times" in text(clean_run())
+    assert "Service times" not in text(clean_run(), hide_histogram=True)
+
+
+def test_text_of_others_is_not_taken_for_markup() -> None:
+    records = list(clean_run())
+    end = closed()
+    records[-1] = msgspec.structs.replace(end, reason="the user said [bold]stop[/nonsense]")
+    assert "the user said [bold]stop[/nonsense]" in text(records)
+
+
+def test_pools_have_rows_of_their_own_where_there_are_several() -> None:
+    first = interval(0, {"GET": command(histogram(1000))})
+    both = msgspec.structs.replace(first, pools=first.pools | {"bulk": first.pools["main"]})
+    the_plan = msgspec.structs.replace(plan(), pools=(Pools(), Pools(name="bulk")))
+    report = text([opened(the_plan, ["a1"]), accepted("a1", 0, both), noted("a1", 2), closed()])
+    assert "pool main" in report
+    assert "pool bulk" in report
+    assert "pool main" not in text(clean_run())
+
+
+def test_a_large_fleet_shows_those_in_trouble_and_says_how_many_more_there_are() -> None:
+    names = [f"a{number}" for number in range(40)]
+    report = text([opened(agents=names), *(noted(name, 0, lost=name == "a39") for name in names), closed()])
+    assert row(report, "a39")[3] == "lost"
+    assert "and 30 more" in report
+
+
+def test_an_empty_run_is_reported_too() -> None:
+    report = text([opened(), closed(Outcome.ABORTED, 0.0)])
+    assert "No operation came to an end." in report
+    assert row(report, "Totals")[1:3] == ["0.0", "-"]
+
+
+def subscribed(**counts: int) -> list[AnyRecord]:
+    the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=(Command(command="SUBSCRIBE a"),)))
+    latency = histogram(*[1_000_000] * counts.pop("timed", 0))
+    pools = {"main": PoolMetrics(deliveries=DeliveryMetrics(latency=latency, **counts))}
+    frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools=pools))
+    return [opened(the_plan), frame, closed()]
+
+
+def test_deliveries_are_told_where_somebody_subscribed() -> None:
+    assert "Deliveries" not in text(clean_run())
+    report = text(subscribed(expected=1003, delivered=1000, timed=1000))
+    assert "Deliveries    1,000 of 1,003 expected, 3 lost\n" in report
+    assert "latency avg 1.000, p50 1.000, p99 1.000, max 1.000 ms" in report
+    report = text(subscribed(expected=7, delivered=7, repeated=2, foreign=4, timed=5), width=120)
+    assert "7 of 7 expected, 0 lost, 2 sent twice, 4 of others" in report
+    assert "5 of them timed: not those between hosts, nor a warmup's" in report
+    assert "latency" not in text(subscribed()).partition("Deliveries")[2].partition("Errors")[0]
+
+
+def test_what_a_cluster_did_is_told_only_where_it_did_something() -> None:
+    assert "redirected" not in text(clean_run(), width=200)
+    get = command(histogram(1_000))
+    frame = accepted("a1", 0, interval(0, {"GET": get}, redirects={"ASK": 1, "MOVED": 2}, topology_refreshes=3))
+    records = [opened(), frame, noted("a1", 1), closed(Outcome.COMPLETED, 1.0)]
+    report = text(records, width=200)
+    assert "redirected by the cluster: MOVED 2, ASK 1" in report
+    assert "3 known changes of the topology" in report
+    connections = build_summary(fold(records)).connections
+    assert (connections.redirects, connections.topology_refreshes) == ({"ASK": 1, "MOVED": 2}, 3)
+
+
+def staged_run(stages: int = 3) -> list[AnyRecord]:
+    shapes = [stage(12_345.6, 12_340), stage(100, 1_239_000, Ramp.LINEAR, name="a-name-of-many-letters"), stage(7.25)]
+    the_plan = staged_plan(*shapes[:stages], warmup_s=2.5)
+    slow = histogram(*[99_000_000_000] * 1000)
+    get = command(slow, response=slow, errors={"READONLY": 123_456})
+    parts = [interval(number, {"GET": get}, stage=number) for number in range(stages + 1)]
+    return [opened(the_plan), accepted("a1", 0, *parts), noted("a1", 124_456 * len(parts)), closed(duration_s=13_000.0)]
+
+
+def test_stages_are_a_table_that_fits_80_columns_whatever_is_in_it() -> None:
+    report = text(staged_run())
+    assert max(map(len, report.splitlines())) <= 80
+    assert "…" not in report
+    table = report[report.index("Stages (ms") : report.index("Service time")]
+    assert row(table, "warmup")[1:5] == ["0s", "2.5s", "12.3k", "49.8k"]
+    assert "to 1.24M" in table
+    assert row(table, "Stage")[-1] == "Errors"
+    assert row(table, "warmup")[-1] == "123k"
+    assert "the warmup is in no other number" in table
+    assert "3 stages (closed and open loop, constant arrivals)" in report
+    assert "Response time at a rate" in report
+
+
+def test_a_single_stage_after_a_warmup_is_told_as_a_plain_load_is() -> None:
+    report = text(staged_run(1))
+    assert "Stages (ms" in report
+    assert "open loop (constant arrivals): 12,340/s wanted" in report
+
+
+def test_a_plain_load_has_no_table_of_stages() -> None:
+    assert "Stages" not in text(clean_run())
+
+
+def test_what_is_missing_among_response_times_is_of_those_that_had_an_intended_time() -> None:
+    closed_loop = command(histogram(*[100_000] * 90), errors={"READONLY": 10})
+    at_a_rate = command(histogram(100_000), response=histogram(100_000), errors={"READONLY": 1})
+    parts = [interval(0, {"GET": closed_loop}, stage=0), interval(1, {"GET": at_a_rate}, stage=1, unsent=2)]
+    frames = [accepted("a1", 0, *parts), noted("a1", 102)]
+    report = text([opened(staged_plan(stage(1), stage(1, 4))), *frames, closed(duration_s=2.0)])
+    assert "without 3 of 4 intended operations (75.0%): 2 never sent, 1 not done" in " ".join(report.split())
+
+
+def test_what_held_the_generator_up_is_told_and_a_quota_is_what_the_machine_was() -> None:
+    records = watched(
+        clean_run(),
+        {"a1": 0.04, "a2": 0.1},
+        hold_ups={
+            "a1": HoldUps(allowed_ns=NS_PER_S // 10, quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
+            "a2": HoldUps(stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
+        },
+    )
+    report = text(records, width=120)
+    assert "throttled by a CPU quota in 27 of 30 periods, 1.50 s altogether" in report
+    assert "a worker process did not run for 3.0 s, from 0.5 s on" in report
+    assert (row(report, "a1")[7], row(report, "a2")[7]) == ("80%*", "60%")
+    assert "* of a CPU quota of 0.1 cores" in report
+    free = text(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps()}))
+    assert "throttled" not in free
+    assert "did not run" not in free
+    assert "*" not in free
+
+
+def test_what_the_load_itself_cost_is_told_as_far_as_it_is_known() -> None:
+    assert row(text(clean_run()), "Generator") == ["Generator", "not", "known"]
+    report = text(watched(clean_run(), {"a1": 0.25, "a2": 0.5}), width=120)
+    assert (
+        "Generator     4.50 s of CPU, 750.0 us an operation; the busiest process used 50% of a core, 50% at " in report
+    )
+    assert "event loops" not in report
+    busy = watched(
+        clean_run(plan(rate_per_s=2000.0)), {"a1": 0.9, "a2": 0.9}, loop=0.6, turns_ns=[5_000_000], late_ns=[2_000_000]
+    )
+    report = text(busy, width=120)
+    assert "event loops busy 60% of the time, at a stretch 5.000 ms (p99), 5.000 ms (max)" in report
+    assert "6 operations sent more than 1 ms late" in report
+    assert max(map(len, text(busy).splitlines())) <= 80

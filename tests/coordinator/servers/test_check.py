@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from common.plan.schema import (
+    CleanUp,
+    Command,
+    Driver,
+    Fleet,
+    Keys,
+    Plan,
+    Pools,
+    Preload,
+    Script,
+    Target,
+    Then,
+    Values,
+    Workload,
+)
+from common.plan.schema.target import Tls, Verify
+from common.units import Bytes, Count
+from coordinator.core.shares import assign
+from coordinator.plan_view import expected_agents
+from coordinator.servers import check as checking
+from coordinator.servers.check import CheckLine, CheckReport, check, check_files
+from tests.support.groups import ClusterGroup, SentinelGroup
+from tests.support.plans import plan_for
+from tests.support.runs import wait_until
+from tests.support.servers import Server, closed_port
+from tests.support.shapes import make_papers, start_tls
+from tests.support.shapes import start_cluster as start_shape
+
+SMALL = Keys(maximum=Count(1000))
+NAMES = ["reachable", "server", "topology", "commands", "memory", "connections", "permissions", "clock"]
+
+
+def line(report: CheckReport, name: str) -> CheckLine:
+    [found] = [line for line in report.lines if line.name == name]
+    return found
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_fit_target_is_ok_in_every_line(valkey: Server) -> None:
+    report = check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5, keys=SMALL), 300)
+    assert [line.name for line in report.lines] == NAMES
+    assert report.ok, report
+    assert line(report, "server").text.startswith("valkey 9.")
+    assert line(report, "permissions").text == "we may call DEL, GET, SET"
+    assert "could not" not in str(report)
+
+
+def test_nothing_is_written_to_the_target(valkey: Server) -> None:
+    check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5), 1)
+    calls = valkey.client(decode_responses=True).info("commandstats")
+    assert not {"cmdstat_set", "cmdstat_del", "cmdstat_multi"} & calls.keys()
+    assert valkey.client().dbsize() == 0
+
+
+def test_one_line_that_is_not_ok_makes_the_report_not_ok() -> None:
+    good, bad = CheckLine("a", True, ""), CheckLine("b", False, "")
+    assert CheckReport((good,)).ok
+    assert not CheckReport((good, bad)).ok
+
+
+@pytest.mark.parametrize(("ceiling", "ok"), [(49, True), (50, False)])
+def test_more_connections_than_the_server_takes_are_too_many(valkey: Server, ceiling: int, ok: bool) -> None:
+    others = [valkey.client() for _ in range(2)]
+    for other in others:
+        other.ping()
+    others[0].config_set("maxclients", 51)
+    found = line(check(plan_for(Target(url=valkey.url)), ceiling), "connections")
+    assert (found.ok, "49 of 51 free" in found.text) == (ok, True)
+    assert ok or "raise maxclients" in found.text
+
+
+@pytest.mark.parametrize(("command", "ok"), [("SET", False), ("GETSET __key__ __data__", False), ("GET", True)])
+def test_a_plan_that_writes_does_not_fit_a_read_only_replica(valkey: Server, command: str, ok: bool) -> None:
+    port = closed_port()
+    valkey.client().replicaof("127.0.0.1", port)
+    found = line(check(plan_for(Target(url=valkey.url), command), 1), "topology")
+    assert found.ok == ok
+    assert ok or f"({command.split()[0]}): use its primary, 127.0.0.1:{port}" in found.text
+
+
+def test_a_replica_that_may_be_written_to_is_ok(valkey: Server) -> None:
+    valkey.client().config_set("replica-read-only", "no")
+    valkey.client().replicaof("127.0.0.1", closed_port())
+    assert line(check(plan_for(Target(url=valkey.url), "SET"), 1), "topology") == CheckLine("topology", True, "replica")
+
+
+def test_a_node_of_a_cluster_is_no_target_by_itself(shared_cluster: ClusterGroup) -> None:
+    place = f"127.0.0.1:{shared_cluster.ports[0]}"
+    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
+    assert not found.ok
+    assert found.text.endswith(f": use redis+cluster://{place}")
+
+
+def test_a_sentinel_is_no_target_by_itself(shared_sentinel: SentinelGroup) -> None:
+    place = f"127.0.0.1:{shared_sentinel.sentinels[0]}"
+    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
+    assert not found.ok
+    assert found.text.endswith(f": use redis+sentinel://{place}/SERVICE")
+
+
+def test_a_fit_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) -> None:
+    report = check(plan_for(Target(url=shared_cluster.url), "SET", "GET", transaction=5, keys=SMALL), 300)
+    assert [line.name for line in report.lines] == [*NAMES[:3], "slots", *NAMES[3:]]
+    assert report.ok, report
+    assert line(report, "topology").text == "cluster, 3 primaries, 3 replicas, 16,384 of 16,384 slots served"
+    assert "by each node" in line(report, "connections").text
+    assert "could not" not in str(report)
+
+
+def test_what_sentinels_watch_is_ok_in_every_line(shared_sentinel: SentinelGroup) -> None:
+    report = check(plan_for(Target(url=shared_sentinel.url), "SET", "GET", keys=SMALL), 300)
+    assert [line.name for line in report.lines] == NAMES
+    assert report.ok, report
+    assert line(report, "topology").text == "sentinel, 1 primary, 1 replica"
+
+
+def test_a_node_that_is_down_is_named_and_all_the_others_are_looked_at() -> None:
+    with start_shape() as cluster:
+        down = cluster.nodes[-1]
+        down.kill()
+        report = check(plan_for(Target(url=cluster.url), "SET", "GET", keys=SMALL), 300)
+    found = line(report, "nodes")
+    assert not report.ok
+    assert found.text.startswith("1 of 6 cannot be asked: target 127.0.0.1:")
+    assert f":{down.port}, as the cluster announces it, refused the connection: is it up?" in found.text
+    assert {"memory", "connections", "permissions", "clock"} <= {each.name for each in report.lines if each.ok}
+
+
+def test_the_node_that_is_tightest_is_named(shared_cluster: ClusterGroup) -> None:
+    port = shared_cluster.ports[1]
+    node = shared_cluster.at(port)
+    node.config_set("maxclients", 60)
+    node.config_set("maxmemory", "16mb")
+    try:
+        report = check(plan_for(Target(url=shared_cluster.url), "SET", keys=Keys(maximum=Count(3_000_000))), 100)
+    finally:
+        node.config_set("maxclients", 10000)
+        node.config_set("maxmemory", 0)
+    assert not line(report, "connections").ok
+    assert f"of 60 free at 127.0.0.1:{port}: raise maxclients" in line(report, "connections").text
+    assert not line(report, "memory").ok
+    assert line(report, "memory").text.startswith(f"127.0.0.1:{port}: ")
+    assert "1,000,000 keys of" in line(report, "memory").text
+
+
+def test_what_one_node_alone_forbids_is_found(shared_cluster: ClusterGroup) -> None:
+    for port in shared_cluster.ports:
+        commands = ["+@all"] if port != shared_cluster.primaries[1] else ["+@all", "-del"]
+        shared_cluster.at(port).acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
+    target = Target(url=shared_cluster.url, username="bob", password="word")
+    found = line(check(plan_for(target, "GET", "DEL", keys=SMALL), 1), "permissions")
+    assert not found.ok
+    assert "DEL: User bob has no permissions to run the 'del' command" in found.text
+
+
+def test_a_cluster_with_a_replica_that_lost_its_primary_is_not_ok(valkey_cluster: ClusterGroup) -> None:
+    replica = valkey_cluster.replicas[0]
+    valkey_cluster.at(replica).config_set("masterauth", "wrong")
+    valkey_cluster.at(replica).config_set("masteruser", "nobody")
+    [primary] = [node.primary for node in valkey_cluster.nodes if node.port == replica]
+    assert primary is not None
+    valkey_cluster.at(primary).client_kill_filter(_type="replica")
+    wait_until(lambda: not valkey_cluster.follows(replica), "the loss of its link")
+    found = line(check(plan_for(Target(url=valkey_cluster.url), "GET"), 1), "topology")
+    assert not found.ok
+    assert f"replica 127.0.0.1:{replica} has lost its primary" in found.text
+
+
+def test_slots_that_nobody_serves_are_counted(valkey_cluster: ClusterGroup) -> None:
+    primary = valkey_cluster.primaries[0]
+    for port in valkey_cluster.ports:
+        valkey_cluster.at(port).config_set("cluster-require-full-coverage", "no")
+    valkey_cluster.at(primary).execute_command("CLUSTER DELSLOTSRANGE", 0, 9)
+    found = line(check(plan_for(Target(url=valkey_cluster.url), "GET"), 1), "topology")
+    assert not found.ok
+    assert "10 slots have no node" in found.text
+
+
+def test_a_command_of_several_slots_has_a_line_of_its_own(shared_cluster: ClusterGroup) -> None:
+    found = line(check(plan_for(Target(url=shared_cluster.url), "MGET a b"), 1), "slots")
+    assert not found.ok
+    assert "MGET with the keys a, b needs 2 slots" in found.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "command", "keys", "ok"),
+    [
+        ("noeviction", "SET", 1_000_000, False),
+        ("volatile-lru", "SET", 1_000_000, False),
+        ("allkeys-lru", "SET", 1_000_000, True),
+        ("noeviction", "GET", 1_000_000, True),
+        ("noeviction", "SET", 100, True),
+    ],
+)
+def test_a_data_set_that_does_not_fit_needs_a_policy_that_makes_room(
+    valkey: Server, policy: str, command: str, keys: int, ok: bool
+) -> None:
+    valkey.client().config_set("maxmemory", "16mb", "maxmemory-policy", policy)
+    values = Values(minimum_bytes=Bytes(20), maximum_bytes=Bytes(44))
+    plan = plan_for(Target(url=valkey.url), command, keys=Keys(maximum=Count(keys)), values=values)
+    found = line(check(plan, 1), "memory")
+    assert found.ok == ok
+    assert f"of 16.0 MiB, {policy}" in found.text
+    assert ok or "1,000,000 keys of 32 bytes need 30.5 MiB and more" in found.text
+
+
+def test_what_the_acl_forbids_is_named_with_its_reason(valkey: Server) -> None:
+    commands = ["+get", "+set", "+ping", "+acl|dryrun", "+info", "+multi"]
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["stampede:*"])
+    target = Target(url=valkey.url, username="bob", password="word", client_name=None)
+    fine = line(check(plan_for(target, "GET", "SET", keys=SMALL), 1), "permissions")
+    assert fine == CheckLine("permissions", True, "we may call GET, SET")
+    found = line(check(plan_for(target, "GET", "DEL", transaction=2, keys=SMALL), 1), "permissions")
+    assert not found.ok
+    assert "DEL: User bob has no permissions to run the 'del' command" in found.text
+    assert "EXEC: User bob has no permissions to run the 'exec' command" in found.text
+    assert "MULTI" not in found.text
+    assert "GET" not in found.text
+
+
+def test_a_key_out_of_reach_is_found_by_the_prefix_of_its_command(valkey: Server) -> None:
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], categories=["+@all"], keys=["stampede:*"])
+    commands = (Command(command="SET"), Command(command="GET", key_prefix="other:"))
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(commands=commands, keys=SMALL),
+    )
+    found = line(check(plan, 1), "permissions")
+    assert "GET: User bob has no permissions to access the 'other:1' key" in found.text
+    assert "SET:" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("NOSUCH __key__", 'got "NOSUCH"'),
+        ("GET __key__ __key__", "GET takes 1 argument, got 2"),
+        ("XGROUP CREAT __key__ g 0", "did you mean CREATE?"),
+    ],
+)
+def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, command: str, finding: str) -> None:
+    report = check(plan_for(Target(url=valkey.url), command), 1)
+    found = line(report, "commands")
+    assert not found.ok
+    assert finding in found.text
+    assert line(report, "permissions").text == "could not be verified: the server does not know each command"
+
+
+def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server) -> None:
+    valkey.client().acl_setuser(
+        "bob", enabled=True, passwords=["+word"], commands=["+get", "+ping", "+acl|dryrun", "+info"], keys=["a*"]
+    )
+    then = (Then(command="SET"), Then(command="HSET x__key__ f:__rand(1,9)__ __data__"))
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(commands=(Command(command="GET", key_prefix="a", then=then),)),
+    )
+    found = line(check(plan, 1), "permissions").text
+    assert "GET:" not in found
+    assert "SET: User bob has no permissions to run the 'set' command" in found
+    assert "HSET: User bob has no permissions to run the 'hset' command" in found
+
+
+def test_a_command_of_weight_zero_is_not_asked_about(valkey: Server) -> None:
+    commands = (Command(command="GET"), Command(command="NOSUCH __key__", weight=0))
+    report = check(Plan(target=Target(url=valkey.url), workload=Workload(commands=commands)), 1)
+    assert line(report, "permissions").text == "we may call GET"
+
+
+def test_what_a_narrow_user_may_not_ask_is_said_to_be_not_verified(valkey: Server) -> None:
+    valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping", "+get"], keys=["*"])
+    report = check(plan_for(Target(url=valkey.url, username="narrow", password="word", client_name=None), "GET"), 1)
+    assert report.ok
+    unverified = {line.name for line in report.lines if "could not be verified" in line.text}
+    assert unverified == {"memory", "connections", "permissions", "clock"}
+
+
+@pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (60.0, False), (-60.0, False)])
+def test_a_clock_that_is_far_off_is_found(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+) -> None:
+    monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() - ahead_s)
+    found = line(check(plan_for(Target(url=valkey.url)), 1), "clock")
+    assert found.ok == ok
+    assert ok or ("ahead of" if ahead_s > 0 else "behind") in found.text
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_papers(tmp_path_factory.mktemp("papers"))
+
+
+@pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
+def test_tls_has_a_line_with_its_version_and_the_certificates_end(
+    papers: dict[str, str], monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+) -> None:
+    with start_tls(papers) as group:
+        plan = plan_for(Target(url=group.url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
+        monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
+        found = line(check(plan, 1), "tls")
+    assert found.ok == ok
+    assert found.text.startswith("TLSv1.3, ")
+    assert ("valid for 2 days" in found.text, "expires within a day: renew it" in found.text) == (ok, not ok)
+
+
+def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, str]) -> None:
+    with start_tls(papers, "expired") as group:
+        found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
+    assert found.ok
+    assert found.text.endswith("certificate not looked at (target.tls.verify is none)")
+
+
+def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Server) -> None:
+    commands = ["+get", "+ping", "+acl|dryrun", "+info"]
+    valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
+    plan = Plan(
+        target=Target(url=valkey.url, username="bob", password="word", client_name=None),
+        workload=Workload(
+            commands=(Command(command="GET"),),
+            keys=SMALL,
+            scripts=(Script(name="one", lua="return 1"),),
+            setup=("XGROUP CREATE __key__ g 0 MKSTREAM",),
+            preload=(Preload(command="SET"),),
+            flush_before=True,
+            clean_up=CleanUp.KEYS,
+        ),
+    )
+    found = line(check(plan, 1), "permissions").text
+    refused = ["FLUSHDB", "SCAN", "SCRIPT", "SET", "UNLINK", "XGROUP"]
+    assert [name for name in ("GET", *refused) if f"{name}: User" in found] == refused
+
+
+@pytest.mark.parametrize(
+    ("limit", "pools", "ok", "text"),
+    [
+        (None, Pools(), True, "may open any number of files (`ulimit -n`), and needs 1 connection"),
+        (1000, Pools(driver=Driver.WIRE), True, "may open 1,000 files (`ulimit -n`), and needs 50 connections"),
+        (100, Pools(driver=Driver.WIRE), False, "may open 100 files (`ulimit -n`), but needs 50 connections: raise"),
+        (
+            100,
+            Pools(client_instances_per_pool=50, threads_per_pool=50),
+            True,  # calls may need them, or not
+            "may open 100 files (`ulimit -n`), but needs 50 connections: raise `ulimit -n`",
+        ),
+    ],
+)
+def test_worker_processes_of_this_machine_must_be_able_to_open_their_connections(
+    limit: int | None, pools: Pools, ok: bool, text: str
+) -> None:
+    plan = Plan(target=Target(url="redis://127.0.0.1:1"), pools=(pools,))
+    agents = expected_agents(plan, 1)
+    [found] = check_files(assign(plan, agents), agents, limit)
+    assert (found.name, found.ok) == ("open files", ok)
+    assert text in found.text
+
+
+def test_files_of_other_machines_are_not_judged() -> None:
+    plan = Plan(target=Target(url="redis://127.0.0.1:1"), fleet=Fleet(expect_agents=2))
+    agents = expected_agents(plan, 1)
+    assert check_files(assign(plan, agents), agents, 10) == []

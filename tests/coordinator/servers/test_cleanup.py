@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import fnmatch
+import threading
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.commands import key_text
+from common.errors import TargetError
+from common.plan.schema import Command, Keys, Plan, Target, Workload
+from common.units import Count, Seconds
+from coordinator.core.records import CleanedUp
+from coordinator.servers.cleanup import Cleaning, Tally, delete_families, delete_written
+from coordinator.servers.written_keys import written
+from tests.support.groups import ClusterGroup, SentinelGroup
+from tests.support.runs import wait_until
+from tests.support.servers import Server
+
+BOUND_S = 10.0
+
+
+def plan_of(url: str, *commands: str, prefix: str = "load:", maximum: int = 100, **workload: Any) -> Plan:
+    return Plan(
+        target=Target(url=url, connect_timeout_s=Seconds(0.5), socket_timeout_s=Seconds(0.5)),
+        workload=Workload(
+            commands=tuple(Command(command=command) for command in commands or ("SET",)),
+            keys=Keys(prefix=prefix, maximum=Count(maximum)),
+            **workload,
+        ),
+    )
+
+
+def keys_in(server: Server) -> set[bytes]:
+    found: Any = server.client().keys("*")
+    return set(found)
+
+
+class FakeStore:
+    """A server of keys alone, whose SCAN may find one twice; unlinked: every key that it was told to delete."""
+
+    def __init__(self, keys: set[bytes], step: int = 3) -> None:
+        self.keys, self._step = set(keys), step
+        self._order = sorted(keys)
+        self.unlinked: list[bytes] = []
+        self._queued: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *args: Any) -> Any:
+        if args[0] == "UNLINK":
+            self._queued.append(args[1:])
+            return self
+        name, cursor, _, glob, _, _ = args
+        assert name == "SCAN"
+        pattern = glob.decode("latin-1")
+        end = int(cursor) + self._step
+        page = self._order[max(0, int(cursor) - 1) : end]
+        found = [key for key in page if key in self.keys and _matches(key.decode("latin-1"), pattern)]
+        return 0 if end >= len(self._order) else end, found
+
+    def pipeline(self, transaction: bool) -> FakeStore:
+        assert not transaction
+        self._queued = []
+        return self
+
+    def execute(self, raise_on_error: bool) -> list[Any]:
+        assert not raise_on_error
+        replies: list[Any] = []
+        for keys in self._queued:
+            self.unlinked += keys
+            replies.append(len(self.keys & set(keys)))
+            self.keys -= set(keys)
+        return replies
+
+
+def _matches(key: str, pattern: str) -> bool:
+    """Redis' globs with escapes, as Python's, which have none."""
+    python, letters = "", iter(pattern)
+    for letter in letters:
+        if letter == "\\":
+            escaped = next(letters)
+            python += f"[{escaped}]" if escaped in "*?[" else escaped
+        else:
+            python += letter
+    return fnmatch.fnmatchcase(key, python)
+
+
+prefixes = st.sampled_from(["load:", "loader:", "load", "l*d:", "l?ad:", "[l]oad:", "load:{", "\\load:", ""])
+
+
+strangers = st.one_of(
+    st.builds(lambda prefix, number: f"{prefix}{number}", prefixes, st.integers(0, 40)),
+    st.text("load:{}1*?", max_size=7),
+)
+
+
+@given(
+    prefixes,
+    st.integers(0, 30),
+    st.sets(strangers),
+    st.booleans(),
+)
+def test_the_keys_of_the_plan_go_and_no_other_does(prefix: str, maximum: int, others: set[str], alone: bool) -> None:
+    ours = {f"{prefix}{number}".encode() for number in range(maximum + 1)}
+    plan = Plan(
+        target=Target(url="redis://h"),
+        workload=Workload(
+            keys=Keys(prefix=prefix, minimum=Count(0), maximum=Count(maximum)), commands=(Command(command="SET"),)
+        ),
+    )
+    before = ours | {key.encode() for key in others}
+    store, tally = FakeStore(before), Tally()
+    delete_families([store], written(plan, lambda _: None, lambda _: False).families, tally, alone=alone)
+    assert store.keys == before - ours
+    assert (tally.deleted, tally.refused) == (len(ours), 0)
+
+
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("prefix", ["load:", "l*d:", "l[a-o]d:", "lo?d:", "l\\od:", "löd:", "{load}:", "%d:"])
+def test_a_real_server_keeps_the_neighbours(valkey: Server, prefix: str) -> None:
+    client = valkey.client()
+    neighbours = {
+        f"{prefix}abc", f"{prefix}0", f"{prefix}101", f"{prefix}007", f"{prefix}{{0}}:7", f"{prefix}7:x", f"x{prefix}7",
+        "load:7x", "loader:7", "lod:7", "lood:7", "load", "laod:7",
+    }  # fmt: skip
+    client.mset(dict.fromkeys(neighbours, "x"))
+    client.mset({f"{prefix}{number}": "x" for number in range(1, 101)})
+    tally = Tally()
+    delete_written(plan_of(valkey.url, prefix=prefix), tally)
+    assert keys_in(valkey) == {key.encode() for key in neighbours}
+    assert (tally.deleted, tally.refused) == (100, 0)
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_the_server_says_which_arguments_are_keys_and_what_writes(valkey: Server) -> None:
+    plan = plan_of(
+        valkey.url, "SADD tags __key__", "XADD events * f v", "ZRANGESTORE best scores 0 -1", "GET secret",
+        "EVAL \"return redis.call('SET', KEYS[1], '1')\" 1 made:__key__", "LMOVE from to LEFT RIGHT",
+        "PUBLISH channel x",
+    )  # fmt: skip
+    client = valkey.client()
+    for key in ("tags", "best", "scores", "made:load:7", "from", "to", "events"):
+        client.set(key, "x")
+    for key in ("load:7", "secret", "channel", "f"):
+        client.set(key, "x")
+    delete_written(plan, Tally())
+    assert keys_in(valkey) == {b"load:7", b"secret", b"channel", b"f"}
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_user_who_may_not_ask_still_cleans_up_what_has_a_drawn_key(valkey: Server) -> None:
+    client = valkey.client()
+    client.acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+scan", "+unlink", "+ping"], keys=["*"])
+    client.mset({"load:7": "x", "other": "x"})
+    plan = plan_of(valkey.url, "SET __key__ x", "HSET other f __data__")
+    narrow = Target(url=valkey.url, username="narrow", password="word", client_name=None)
+    delete_written(Plan(target=narrow, workload=plan.workload), Tally())
+    assert keys_in(valkey) == {b"other"}
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_keys_that_may_not_be_deleted_are_counted_and_the_reply_is_told(valkey: Server) -> None:
+    client = valkey.client()
+    client.acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+scan", "+ping"], keys=["*"])
+    client.set("load:7", "x")
+    plan = plan_of(valkey.url)
+    narrow = Target(url=valkey.url, username="narrow", password="word", client_name=None)
+    cleaned = result_of(Cleaning(lambda tally: delete_written(Plan(target=narrow, workload=plan.workload), tally)))
+    assert (cleaned.deleted, cleaned.left) == (0, 1)
+    assert cleaned.error.startswith("UNLINK was answered with NOPERM")
+
+
+def result_of(cleaning: Cleaning) -> CleanedUp:
+    return wait_until(cleaning.result, "an end of the clean-up", BOUND_S)  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_whole_clean_up_tells_how_many_keys_went(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally)))
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (100, 0, "")
+    assert cleaned.took_ns > 0
+
+
+def test_keys_that_a_coordinator_before_had_deleted_are_in_the_count(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
+    valkey.client().mset({f"other:{number}": "x" for number in range(5)})
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 105)))
+    assert (cleaned.deleted, cleaned.earlier, cleaned.left) == (100, 60, 0)
+    assert keys_in(valkey) == {b"other:%d" % number for number in range(5)}
+
+
+def test_keys_that_others_have_added_since_do_not_count(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 10)))
+    assert (cleaned.deleted, cleaned.earlier) == (40, 0)
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
+    valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
+    began, go_on = threading.Event(), threading.Event()
+
+    def delete(tally: Tally) -> None:
+        began.set()
+        assert go_on.wait(BOUND_S)
+        delete_written(plan_of(valkey.url), tally)
+
+    cleaning = Cleaning(delete)
+    assert began.wait(BOUND_S)
+    assert cleaning.result() is None
+    cleaning.stop()
+    go_on.set()
+    cleaned = result_of(cleaning)
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (0, None, "interrupted")
+    assert valkey.client().dbsize() == 100
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_clean_up_whose_target_hangs_is_not_waited_for_once_it_is_stopped(valkey: Server) -> None:
+    began, let_go = threading.Event(), threading.Event()
+
+    def hang(_: Tally) -> None:
+        began.set()
+        let_go.wait(BOUND_S)
+
+    cleaning = Cleaning(hang)
+    assert began.wait(BOUND_S)
+    cleaning.stop()
+    assert result_of(cleaning).error == "interrupted"
+    let_go.set()
+    cleaning._thread.join(BOUND_S)
+    assert valkey.port
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_target_that_is_gone_is_told_and_what_is_left_is_not_known(refusing_url: str) -> None:
+    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(refusing_url), tally)))
+    assert (cleaned.deleted, cleaned.left) == (0, None)
+    assert "refused the connection" in cleaned.error
+
+
+def test_an_error_that_nobody_foresaw_is_named_and_costs_no_more_than_the_clean_up() -> None:
+    def crash(tally: Tally) -> None:
+        tally.deleted = 7
+        raise ZeroDivisionError
+
+    cleaned = result_of(Cleaning(crash, lambda error: (1, f"a bug in redis-stampede: {type(error).__name__}")))
+    assert (cleaned.deleted, cleaned.left, cleaned.error) == (7, None, "a bug in redis-stampede: ZeroDivisionError")
+
+
+def test_a_clean_up_that_gets_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.servers.cleanup.HANG_NS", 0)
+    let_go = threading.Event()
+    cleaned = result_of(Cleaning(lambda _: let_go.wait(BOUND_S) and None))
+    assert (cleaned.left, cleaned.error) == (None, "the target did not answer for 0 s")
+    let_go.set()
+
+
+def test_keys_that_hold_values_are_named(valkey: Server) -> None:
+    with pytest.raises(TargetError, match="keys that SET wrote hold a value"):
+        delete_written(plan_of(valkey.url, "SET __key__:__data__ x"), Tally())
+
+
+def test_redis_py_answers_scan_as_this_stands_on(valkey: Server) -> None:
+    client: Any = redis.Redis(port=valkey.port)
+    client.set("a", 1)
+    assert client.execute_command("SCAN", 0, "MATCH", b"*", "COUNT", 10) == (0, [b"a"])
+    client.close()
+
+
+@pytest.mark.parametrize("per_hash_tag", [0, 10])
+def test_a_cluster_is_cleaned_on_all_its_primaries(shared_cluster: ClusterGroup, per_hash_tag: int) -> None:
+    client = shared_cluster.client()
+    strangers = ("load:101", "load:{x}:7", "loader:7", "load:{7}:7", "load:abc")
+    ours = [key_text("load:", number, per_hash_tag).decode() for number in range(1, 101)]
+    client.mset_nonatomic(dict.fromkeys((*strangers, *ours), "x"))
+    keys = Keys(prefix="load:", maximum=Count(100), per_hash_tag=per_hash_tag)
+    plan = Plan(target=Target(url=shared_cluster.url), workload=Workload(commands=(Command(command="SET"),), keys=keys))
+    tally = Tally()
+    delete_written(plan, tally)
+    assert (tally.deleted, tally.refused) == (100, 0)
+    assert client.exists(*strangers) == len(strangers)
+    assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == len(strangers)
+
+
+def test_of_a_primary_with_sentinels_the_primary_is_cleaned(shared_sentinel: SentinelGroup) -> None:
+    shared_sentinel.client().mset({"load:7": "x", "mine": "x"})
+    delete_written(plan_of(shared_sentinel.url), Tally())
+    assert shared_sentinel.at(shared_sentinel.primary).keys("*") == ["mine"]

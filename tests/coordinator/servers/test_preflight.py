@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from common.errors import PlanError
+from common.plan.schema import Command, Keys, Plan, Preload, Target, Workload
+from common.units import Count
+from coordinator.servers.preflight import refuse_misfits, refuse_unknown
+from tests.support.groups import ClusterGroup
+from tests.support.servers import Server
+
+
+def plan(url: str, *commands: str, per_hash_tag: int | None = None, transaction: int = 0) -> Plan:
+    return Plan(
+        target=Target(url=url),
+        workload=Workload(
+            commands=tuple(Command(command=command) for command in commands),
+            keys=Keys(maximum=Count(1000), per_hash_tag=per_hash_tag),
+            transaction=transaction,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "options"),
+    [
+        (["SET", "GET", "PING", "MSET {a}x 1 {a}y 2"], {}),
+        (["MGET __keys(10)__", "DEL __key__ __key__"], {}),
+        (["SET", "GET"], {"transaction": 5}),
+        (["SET __key__ a-__key__"], {"per_hash_tag": 0}),
+    ],
+)
+def test_commands_that_keep_to_one_slot_each_pass(
+    shared_cluster: ClusterGroup, commands: list[str], options: dict[str, int]
+) -> None:
+    refuse_misfits(plan(shared_cluster.url, *commands, **options))
+
+
+@pytest.mark.parametrize(
+    ("commands", "options", "finding"),
+    [
+        (["GET", "MGET a b c"], {}, r"MGET with the keys a, b, c needs 3 slots of the cluster, and one is allowed"),
+        (["EVAL 'return 1' 2 a b"], {}, r"EVAL with the keys a, b needs 2 slots"),
+        (["MGET a:__key__ b"], {}, r"MGET with the keys .*, b needs 2 slots"),
+        (["SET", "INCR counter"], {"transaction": 2}, r"the transaction of INCR, SET with the keys .* needs 2 slots"),
+    ],
+)
+def test_what_needs_several_slots_is_refused_in_one_line_with_a_remedy(
+    shared_cluster: ClusterGroup, commands: list[str], options: dict[str, int], finding: str
+) -> None:
+    with pytest.raises(PlanError, match=rf"^workload[^\n]*{finding}[^\n]*--keys-per-hash-tag$"):
+        refuse_misfits(plan(shared_cluster.url, *commands, **options))
+
+
+def test_keys_of_no_other_target_have_slots(valkey: Server) -> None:
+    refuse_misfits(plan(valkey.url, "MGET a b"))
+    assert "cmdstat_command|getkeys" not in valkey.client(decode_responses=True).info("commandstats")
+
+
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("NOSUCH __key__", r'commands that the target knows, got "NOSUCH", which it does not; is it spelled right'),
+        ("=NOSUCH", r'got "NOSUCH"'),
+        ("HGTE __key__ f", r'got "HGTE", .*; did you mean HGET'),
+        ("XGROUP CREAT __key__ g 0", r'a subcommand of XGROUP that the target knows, got "CREAT"; did you mean CREATE'),
+        ("memory zzz __key__", r'of MEMORY that the target knows, got "ZZZ"; it knows DOCTOR, HELP, .*, USAGE$'),
+    ],
+)
+def test_a_command_that_the_server_would_refuse_at_each_call_is_refused_once(
+    valkey: Server, command: str, finding: str
+) -> None:
+    with pytest.raises(PlanError, match=rf"^workload: expected [^\n]*{finding}"):
+        refuse_misfits(plan(valkey.url, "SET", command))
+
+
+@pytest.mark.parametrize(
+    ("command", "finding"),
+    [
+        ("GET __key__ __key__", "GET takes 1 argument, got 2"),
+        ("HSET __key__ field", "HSET takes at least 3 arguments, got 2"),
+        ("XGROUP CREATE __key__ g", "XGROUP CREATE takes at least 3 arguments, got 2"),
+        ("OBJECT ENCODING __key__ x", "OBJECT ENCODING takes 1 argument, got 2"),
+        ("=XGROUP", "XGROUP takes at least 1 argument, got 0"),
+    ],
+)
+def test_a_command_with_too_few_or_too_many_arguments_is_refused(valkey: Server, command: str, finding: str) -> None:
+    with pytest.raises(PlanError, match=f"^workload: {finding}$"):
+        refuse_misfits(plan(valkey.url, "SET", command))
+
+
+@pytest.mark.parametrize("command", ["CLIENT INFO", "client id", "memory usage __key__"])
+def test_a_subcommand_that_the_server_knows_passes(valkey: Server, command: str) -> None:
+    refuse_misfits(plan(valkey.url, command))
+
+
+def test_commands_of_setup_and_preload_are_asked_about_too(valkey: Server) -> None:
+    bare = plan(valkey.url, "GET")
+    for workload in (
+        replace(bare.workload, setup=("XGROUP CREAT __key__ g 0",)),
+        replace(bare.workload, preload=(Preload(command="XGROUP CREAT __key__ g 0"),)),
+    ):
+        with pytest.raises(PlanError, match=r"did you mean CREATE\?$"):
+            refuse_misfits(replace(bare, workload=workload))
+
+
+class _Old:
+    """A server before Redis 7, which does not list subcommands."""
+
+    def execute_command(self, *args: str) -> list[list[object]]:
+        return [[args[1].encode(), -2, [b"write"], 2, 2, 1]]
+
+
+def test_a_server_that_does_not_list_subcommands_is_taken_at_the_plans_word() -> None:
+    refuse_unknown(plan("redis://h", "XGROUP CREAT __key__ g 0"), _Old())
+
+
+def test_every_node_of_a_cluster_knows_the_same_commands(shared_cluster: ClusterGroup) -> None:
+    with pytest.raises(PlanError, match="NOSUCH"):
+        refuse_misfits(plan(shared_cluster.url, "NOSUCH a"))
+
+
+def test_commands_with_as_many_arguments_as_they_take_pass(valkey: Server) -> None:
+    refuse_misfits(plan(valkey.url, "SET", "PING", "MGET a", "=DBSIZE", "XGROUP CREATE k g 0 MKSTREAM"))
+
+
+def test_a_server_that_keeps_its_commands_to_itself_is_taken_at_the_plans_word(valkey: Server) -> None:
+    client = valkey.client()
+    client.acl_setuser("bob", enabled=True, nopass=True, commands=["+get", "+ping", "+hello", "+client"], keys=["*"])
+    try:
+        refuse_misfits(plan(valkey.url.replace("://", "://bob@"), "NOSUCH a"))
+    finally:
+        client.acl_deluser("bob")
