@@ -26,6 +26,7 @@ from common.program import explained
 from common.protocol.endpoint import Endpoint, parse_endpoint, to_bind
 from common.protocol.listener import Listener
 from common.protocol.token import Credentials, coordinator_credentials
+from common.protocol.token_sources import KEY, TOKEN_FILE
 from common.protocol.transport import Context
 from common.signals import Signals, caught_signals
 from common.units import counted
@@ -195,11 +196,7 @@ def _serve(
     endpoint: str,
     signals: Signals,
 ) -> End:
-    credentials = None
-    if not options.insecure:
-        credentials = coordinator_credentials(
-            options.token_file, options.token_variables, os.environ, resuming=place.resumed
-        )
+    credentials = _credentials(options, place)
     curve = None if credentials is None else credentials.coordinator
     local = plan.fleet.local_agents
     with ExitStack() as stack:
@@ -219,6 +216,7 @@ def _serve(
             join=_invite(plan, bound, credentials, view),
             host=this_host(),
             open_files_limit=open_files_limit(),
+            keys="" if credentials is None else credentials.fingerprint,
         )
         if place.ended:
             lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished]
@@ -251,6 +249,28 @@ def _serve(
             explain=explain,
         )
         return coordinator.serve()
+
+
+def _credentials(options: StartOptions, place: Place) -> Credentials | None:
+    """The keys that secure connections; None for --insecure. Raises UsageError for keys other than those of the run
+    that is resumed: its agents would be refused one by one, without the reason."""
+    opened = place.aggregate.opened
+    used = None if opened is None else opened.keys  # None: a new run, or a journal of an earlier release
+    resume = f"--resume {place.run_id}: its agents would be refused"
+    if options.insecure:
+        if used:
+            raise UsageError(f"{resume}: the run uses CURVE with a token, got --insecure; resume it without --insecure")
+        return None
+    if used == "":
+        raise UsageError(f"{resume}: the run was started with --insecure, got no --insecure; add it")
+    found = coordinator_credentials(options.token_file, options.token_variables, os.environ, resuming=place.resumed)
+    if used and used != found.fingerprint:
+        where = f"{found.file} and its key" if found.file is not None else KEY
+        raise UsageError(
+            f"{resume}: the run uses the keys {used}, got the keys {found.fingerprint} ({where}); name the token that "
+            f"the run was started with by --token-file or {TOKEN_FILE}, or set {KEY} to its key"
+        )
+    return found
 
 
 def _with_agents(plan: Plan, *, resuming: bool) -> Plan:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import pwd
 import re
@@ -54,6 +55,12 @@ class Credentials:
     def token(self) -> str:
         """The text of the token file."""
         return _token_text(self.agents)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this pair of keys. Made of the two public keys only, which reveal neither secret key."""
+        public = self.coordinator.keys.public + self.coordinator.admitted
+        return hashlib.sha256(b"redis-stampede keys " + public).hexdigest()[:16]
 
 
 def agent_credentials(file: Path | None, said: Variables, environment: Mapping[str, str]) -> CurveClient:

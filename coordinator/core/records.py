@@ -66,8 +66,9 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunOpened(Record, frozen=True, kw_only=True):
     """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only. endpoint: where agents reach the
-    coordinator; one that resumes this run listens there again. metrics_port: only in journals of releases that used a
-    second port for metrics."""
+    coordinator; one that resumes this run listens there again. keys: fingerprint of the keys that secure connections
+    (`Credentials.fingerprint`), "" for --insecure, None in journals of earlier releases. metrics_port: only in journals
+    of releases that used a second port for metrics."""
 
     format: int = JOURNAL_FORMAT
     run_id: str
@@ -79,6 +80,7 @@ class RunOpened(Record, frozen=True, kw_only=True):
     agents: tuple[AgentFacts, ...]
     threads_total: int
     endpoint: str = ""
+    keys: str | None = None
     metrics_port: int = 0
 
 

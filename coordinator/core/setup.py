@@ -23,7 +23,7 @@ from coordinator.plan_view import connections_line
 class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
-    limit."""
+    limit. keys: fingerprint of the keys that secure connections, "" for --insecure."""
 
     plan: Plan
     run_id: str
@@ -34,6 +34,7 @@ class Setup:
     join: str
     host: str = ""
     open_files_limit: int | None = None
+    keys: str = ""
 
     @cached_property
     def plan_hash(self) -> str:
@@ -161,4 +162,5 @@ def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened
         agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
         threads_total=shares.threads_total,
         endpoint=setup.endpoint,
+        keys=setup.keys,
     )

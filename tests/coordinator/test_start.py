@@ -13,10 +13,12 @@ from rich.console import Console
 
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.schema import CleanUp
+from common.protocol.token import coordinator_credentials
+from common.protocol.token_sources import Variables
 from common.signals import Signals
 from coordinator import start
 from coordinator.core.actions import End
-from coordinator.core.records import AgentNoted, AnyRecord, Outcome, ServerCounted, When
+from coordinator.core.records import AgentNoted, AnyRecord, Outcome, RunOpened, ServerCounted, When
 from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
@@ -82,13 +84,21 @@ class Broken:
     """A run of which all agents have ended, to be resumed: what is left is to read the counters, to delete the keys
     and to report. Each of these can be made to fail."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clean_up: CleanUp = CleanUp.NONE) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        clean_up: CleanUp = CleanUp.NONE,
+        keys: str | None = None,
+    ) -> None:
         self.patch, self.out, self.folder = monkeypatch, tmp_path, tmp_path / "r-1"
         self.plan = plan()
         workload = msgspec.structs.replace(self.plan.workload, clean_up=clean_up)
         self.plan = msgspec.structs.replace(self.plan, workload=workload)
         with new_place(tmp_path, "r-1").open_journal(self.plan) as journal:
             for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
+                if isinstance(record, RunOpened):
+                    record = msgspec.structs.replace(record, keys=keys)
                 journal.append(_ended_well(record))
         monkeypatch.setattr("coordinator.loop.SEE_OFF_NS", 0)
         monkeypatch.setattr("coordinator.core.registry.COME_BACK_NS", 0)
@@ -107,9 +117,10 @@ class Broken:
 
     def start(self, **options: object) -> int:
         """Its exit code."""
+        given = {"insecure": True} | options
         return start.start(
             self.plan,
-            StartOptions(bind="tcp://127.0.0.1:*", out=self.out, resume="r-1", insecure=True, quiet=True, **options),  # type: ignore[arg-type]
+            StartOptions(bind="tcp://127.0.0.1:*", out=self.out, resume="r-1", quiet=True, **given),  # type: ignore[arg-type]
         )
 
     @property
@@ -259,3 +270,35 @@ def test_a_journal_that_is_deleted_during_the_run_is_said_once_and_at_once(
     assert [line.partition(": ")[0] for line in said] == [f"{run.folder / JOURNAL_FILE} was deleted or moved"]
     assert run.summary["ledger"]["server_calls"] == 6000
     assert "journal: the journal was deleted or moved during the run" in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_with_the_security_that_it_was_started_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    keys = coordinator_credentials(token, Variables(), {}).fingerprint
+    assert Broken(monkeypatch, tmp_path / "secure", keys=keys).start(insecure=False, token_file=token) == EXIT_OK
+    assert Broken(monkeypatch, tmp_path / "insecure", keys="").start() == EXIT_OK
+    assert Broken(monkeypatch, tmp_path / "earlier release").start(insecure=False, token_file=token) == EXIT_OK
+
+
+@pytest.mark.parametrize(
+    ("used", "given", "error"),
+    [
+        ("f00", {}, "the run uses CURVE with a token, got --insecure; resume it without --insecure"),
+        ("", {"insecure": False}, "the run was started with --insecure, got no --insecure; add it"),
+        ("f00", {"insecure": False}, "the run uses the keys f00, got the keys {keys} ({token} and its key); name the"),
+    ],
+)
+def test_a_run_that_is_resumed_with_another_security_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, used: str, given: dict[str, object], error: str
+) -> None:
+    token = tmp_path / "token"
+    keys = coordinator_credentials(token, Variables(), {}).fingerprint
+    run = Broken(monkeypatch, tmp_path, keys=used)
+    before = (run.folder / JOURNAL_FILE).read_bytes()
+    with pytest.raises(UsageError) as raised:
+        run.start(token_file=token, **given)
+    expected = "--resume run-1: its agents would be refused: " + error.format(keys=keys, token=token)
+    assert str(raised.value).startswith(expected)
+    assert (run.folder / JOURNAL_FILE).read_bytes() == before

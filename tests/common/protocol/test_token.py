@@ -6,6 +6,7 @@ import pwd
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -346,3 +347,13 @@ def test_what_the_environment_holds_is_taken_out_of_it_and_not_shown() -> None:
     assert (said.token, said.key, said.file) == ("a secret", "a secret", "f")
     assert environment == {"STAMPEDE_TOKEN_FILE": "f", "A": "b"}
     assert "a secret" not in repr(said)
+
+
+def test_a_fingerprint_names_a_pair_of_keys_and_shows_neither(tmp_path: Path) -> None:
+    one, other = (coordinator_credentials(tmp_path / name, Variables(), {}) for name in ("one", "other"))
+    assert one.fingerprint == coordinator_credentials(tmp_path / "one", Variables(), {}).fingerprint
+    assert one.fingerprint != other.fingerprint
+    swapped = replace(one, coordinator=replace(one.coordinator, admitted=other.coordinator.admitted))
+    assert swapped.fingerprint not in (one.fingerprint, other.fingerprint)
+    for keys in (one.coordinator.keys, one.agents.keys):
+        assert one.fingerprint.encode() not in keys.secret + keys.public
