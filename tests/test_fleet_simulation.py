@@ -259,14 +259,12 @@ def check_end(world: World, run_id: str) -> None:
 
 def check(world: World) -> None:
     """All that holds whatever happened."""
-    story = [
-        (agent.incarnation, agent.core.session.state, agent.core.session.run_id, agent.exit) for agent in world.agents
-    ]
+    story = [(agent.incarnation, agent.session.state, agent.session.run_id, agent.exit) for agent in world.agents]
     assert world.rests, f"not at rest after {END_OF_TIME_S} s: {world.ends} {story}"
     for agent in world.agents:
         assert not agent.workers or all(not worker.alive for worker in agent.workers.values())
         assert agent.most_held <= WINDOW + CAPACITY
-        assert not agent.alive or agent.core.session.state is AgentState.IDLE
+        assert not agent.alive or agent.session.state is AgentState.IDLE
         if agent.exit is not None:
             assert agent.exit.code in {0, 4, 5, 143}
     assert not world.unfenced

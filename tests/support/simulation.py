@@ -205,7 +205,7 @@ class World:
         """No run goes on or is about to, and no agent has anything left of one."""
         if self.coordinators_to_come or self.coordinator is not None or len(self.agents) < self.scenario.agents:
             return False
-        return all(not agent.alive or agent.core.session.state is AgentState.IDLE for agent in self.agents)
+        return all(not agent.alive or agent.session.state is AgentState.IDLE for agent in self.agents)
 
     # -- who is there
 
@@ -709,7 +709,7 @@ class SimulatedWorker:
     def __init__(self, world: World, agent: SimulatedAgent, number: int, assignment: Assignment) -> None:
         self._world, self._agent, self.number = world, agent, number
         self._assignment = assignment
-        self._run_id = agent.core.session.run_id
+        self._run_id = agent.session.run_id
         self.alive = True
         self.is_stuck = False
         self._t0_ns = 0
@@ -810,8 +810,8 @@ class SimulatedWorker:
             self._t0_ns = order.t0_ns - self._agent.offset_ns
             self._is_started = True
             coordinator, clock = self._world.coordinator, self._agent.session._link.clock.best
-            if coordinator is not None and coordinator.core.run.state.t0_ns is not None and clock is not None:
-                error_ns = self._t0_ns - (coordinator.core.run.state.t0_ns - self._world.coordinator_offset_ns)
+            if coordinator is not None and coordinator.run.state.t0_ns is not None and clock is not None:
+                error_ns = self._t0_ns - (coordinator.run.state.t0_ns - self._world.coordinator_offset_ns)
                 self._world.starts.append((error_ns, clock.rtt_ns))
             begin_ns = self._t0_ns
             if (takeover := order.takeover) is not None:
