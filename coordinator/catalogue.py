@@ -3,63 +3,12 @@ for the profiles, which are files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from common.commands import (
-    COMMANDS,
-    PLACEHOLDERS,
-    CommandSpec,
-    Mixed,
-    Part,
-    Piece,
-    Placeholder,
-    Rand,
-    SameAs,
-    Sha,
-    Template,
-    origin,
-)
-from common.commands.splitting import bytes_word, quote_word
+from common.commands import COMMANDS, PLACEHOLDERS, CommandSpec, template_text
 from common.plan import profiles
 
-_FEWEST = 3
-"""So many keys, or pairs of key and value, in a row are written as one."""
 _WIDEST = 60
-
-
-def template_text(template: Template) -> str:
-    """A template as people write it: what `parse_template` reads back as the same."""
-    repeated = sorted({piece.place for piece in template.pieces() if isinstance(piece, SameAs)})
-    if repeated:
-        return _named_text(template, {place: f"n{number}" for number, place in enumerate(repeated, 1)})
-    words, parts = [template.name], template.parts[1:]
-    while parts:
-        keys = _repeats(parts, (Placeholder.KEY,))
-        pairs = _repeats(parts, (Placeholder.KEY, Placeholder.DATA))
-        if keys >= _FEWEST:
-            words.append(f"__keys({keys})__")
-            parts = parts[keys:]
-        elif pairs >= _FEWEST:
-            words.append(f"__pairs({pairs})__")
-            parts = parts[2 * pairs :]
-        else:
-            words.append(quote_word("".join(map(_piece, _pieces(parts[0])))))
-            parts = parts[1:]
-    return " ".join(words)
-
-
-def _named_text(template: Template, names: Mapping[int, str]) -> str:
-    """The text of a template with named placeholders. names: by the place of a placeholder's first occurrence."""
-    words, place = [template.name], 0
-    for part in template.parts[1:]:
-        word = ""
-        for piece in _pieces(part):
-            place += 1
-            name = names.get(piece.place if isinstance(piece, SameAs) else place)
-            text = _piece(piece)
-            word += text if name is None else f"{text.removesuffix('__')}:{name}__"
-        words.append(quote_word(word))
-    return " ".join(words)
 
 
 def profiles_text() -> str:
@@ -121,7 +70,7 @@ def _group_lines(group: str, rows: Sequence[CommandSpec]) -> Iterator[str]:
                 f"`{template_text(row.template)}`",
                 "writes" if row.writes else "",
                 row.summary,
-                row.holds.value,
+                row.key_type.value,
                 row.needs,
             )
             for row in rows
@@ -135,30 +84,6 @@ def _by_group() -> Iterator[tuple[str, list[CommandSpec]]]:
     for row in COMMANDS.values():
         groups.setdefault(row.group, []).append(row)
     yield from groups.items()
-
-
-def _repeats(parts: tuple[Part, ...], unit: tuple[Part, ...]) -> int:
-    """How often the parts begin with this unit."""
-    count = 0
-    while parts[count * len(unit) : (count + 1) * len(unit)] == unit:
-        count += 1
-    return count
-
-
-def _pieces(part: Part) -> tuple[Piece, ...]:
-    return part.pieces if isinstance(part, Mixed) else (part,)
-
-
-def _piece(piece: Piece) -> str:
-    match origin(piece):
-        case bytes() as literal:
-            return bytes_word(literal)
-        case Placeholder() as placeholder:
-            return placeholder.value
-        case Rand(low, high):
-            return f"__rand({low},{high})__"
-        case Sha(script):
-            return f"__sha({script})__"
 
 
 def _aligned(rows: Iterable[tuple[str, str]]) -> str:

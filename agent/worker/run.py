@@ -32,10 +32,10 @@ from agent.worker.pubsub.pubsub_mix import Subscribers
 from agent.worker.workload.operations import Mix, draw_operations
 from common.cancellation import Lifeline
 from common.clock import monotonic_ns
-from common.commands import keys_per_hash_tag
 from common.errors import FleetError
 from common.machine import open_files, open_files_limit
 from common.open_files import REMEDY, needed, shortage
+from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, TakeOver

@@ -6,15 +6,16 @@ other command, or another shape of these, is written as a template in the plan.
 
 from __future__ import annotations
 
+import difflib
 import enum
 
 import msgspec
 
-from common.commands.blocking import Timeout
 from common.commands.template import Template, parse_template
+from common.units import show
 
 
-class Holds(enum.Enum):
+class KeyType(enum.Enum):
     """What the keys of a command hold."""
 
     NOTHING = "no keys"
@@ -31,9 +32,9 @@ class Holds(enum.Enum):
     DUMP = "nothing yet"
 
 
-class Reply(enum.Enum):
-    """What a reply is, as far as somebody needs to know: the value of its key; those of its keys in their order; a
-    status ("+OK"), which redis-py does not tell from a string; anything else."""
+class ReplyKind(enum.Enum):
+    """What a reply is: the value of the key; the values of all keys, in order; a status ("+OK"), which redis-py returns
+    like a string; anything else."""
 
     VALUE = "value"
     VALUES = "values"
@@ -41,43 +42,72 @@ class Reply(enum.Enum):
     OTHER = "other"
 
 
+class TimeoutArgument(msgspec.Struct, frozen=True):
+    """Which argument of a blocking command is its timeout. place: its index (the command's name has 0), or the word
+    that precedes it. in_ms: in milliseconds, else in seconds."""
+
+    place: int | str
+    in_ms: bool = False
+
+    def seconds(self, template: Template) -> float | None:
+        """How long a call waits at most, 0 for ever; None if the template draws the timeout, or has none."""
+        arguments = template.arguments
+        index = self.place if isinstance(self.place, int) else _index_after(self.place, template)
+        if index is None or not -len(arguments) <= index < len(arguments):
+            return None
+        argument = arguments[index]
+        try:
+            number = float(argument) if isinstance(argument, bytes) else None
+        except ValueError:
+            return None  # the server will report it
+        return number / 1000 if number is not None and self.in_ms else number
+
+
+def _index_after(word: str, template: Template) -> int | None:
+    """The index after the first argument that is this word, in any case."""
+    for index, argument in enumerate(template.arguments):
+        if isinstance(argument, bytes) and argument.upper() == word.encode():
+            return index + 1
+    return None
+
+
 class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
-    group is that of Redis' own documentation; writes: it may change the data. expiring: the template in a plan with an
-    expiry. timeout: where a blocking command says how long it waits. subscribes: no request with one reply, but made by
-    the driver. needs: what has to be there before it can be issued, for people; "" for nothing. routed: redis-py's
-    cluster client can send it to one node.
+    group: as in the documentation of Redis. writes: it may change the data. expiring: the template in a plan with an
+    expiry. timeout: of a command that blocks. subscribes: it has no reply of its own; messages follow. needs: what must
+    exist before the command can be issued, as text; "" for nothing. routed: redis-py's cluster client can send it to
+    one node.
     """
 
     template: Template
     group: str
     writes: bool
     summary: str
-    holds: Holds
-    reply: Reply = Reply.OTHER
+    key_type: KeyType
+    reply: ReplyKind = ReplyKind.OTHER
     expiring: Template | None = None
-    timeout: Timeout | None = None
+    timeout: TimeoutArgument | None = None
     subscribes: bool = False
     needs: str = ""
     routed: bool = True
 
 
-_GROUPS: dict[str, Holds] = {
-    "string": Holds.STRING,
-    "generic": Holds.ANYTHING,
-    "hash": Holds.HASH,
-    "list": Holds.LIST,
-    "set": Holds.SET,
-    "sortedset": Holds.SORTED_SET,
-    "stream": Holds.STREAM,
-    "bitmap": Holds.STRING,
-    "hyperloglog": Holds.HYPERLOGLOG,
-    "geo": Holds.GEO,
-    "pubsub": Holds.NOTHING,
-    "scripting": Holds.STRING,
-    "connection": Holds.NOTHING,
-    "server": Holds.NOTHING,
+_GROUPS: dict[str, KeyType] = {
+    "string": KeyType.STRING,
+    "generic": KeyType.ANYTHING,
+    "hash": KeyType.HASH,
+    "list": KeyType.LIST,
+    "set": KeyType.SET,
+    "sortedset": KeyType.SORTED_SET,
+    "stream": KeyType.STREAM,
+    "bitmap": KeyType.STRING,
+    "hyperloglog": KeyType.HYPERLOGLOG,
+    "geo": KeyType.GEO,
+    "pubsub": KeyType.NOTHING,
+    "scripting": KeyType.STRING,
+    "connection": KeyType.NOTHING,
+    "server": KeyType.NOTHING,
 }
 """The groups in the order in which people read them, and what the keys of most of their commands hold."""
 
@@ -88,10 +118,10 @@ def _row(
     summary: str,
     *,
     writes: bool = False,
-    holds: Holds | None = None,
-    reply: Reply = Reply.OTHER,
+    key_type: KeyType | None = None,
+    reply: ReplyKind = ReplyKind.OTHER,
     expiring: str | None = None,
-    timeout: Timeout | None = None,
+    timeout: TimeoutArgument | None = None,
     subscribes: bool = False,
     needs: str = "",
     routed: bool = True,
@@ -101,7 +131,7 @@ def _row(
         group=group,
         writes=writes,
         summary=summary,
-        holds=holds or _GROUPS[group],
+        key_type=key_type or _GROUPS[group],
         reply=reply,
         expiring=parse_template(expiring) if expiring else None,
         timeout=timeout,
@@ -111,12 +141,12 @@ def _row(
     )
 
 
-_VALUE, _VALUES, _STATUS = Reply.VALUE, Reply.VALUES, Reply.STATUS
+_VALUE, _VALUES, _STATUS = ReplyKind.VALUE, ReplyKind.VALUES, ReplyKind.STATUS
 _FIELD, _MEMBER, _SCORE = "field:__rand(1,10)__", "member:__rand(1,1000)__", "__rand(1,1000000)__"
-_LAST, _FIRST, _BLOCK = Timeout(-1), Timeout(1), Timeout("BLOCK", in_ms=True)
+_LAST, _FIRST, _BLOCK = TimeoutArgument(-1), TimeoutArgument(1), TimeoutArgument("BLOCK", in_ms=True)
 _GROUP = "a consumer group: XGROUP CREATE __key__ stampede 0 MKSTREAM in setup"
 _IDS = "entries in a reply: only in `then`"
-_PLACE = "__rand(-179,179)__.__rand(0,9999)__ __rand(-84,84)__.__rand(0,9999)__"
+_COORDINATES = "__rand(-179,179)__.__rand(0,9999)__ __rand(-84,84)__.__rand(0,9999)__"
 _READS = "'return redis.call(\"GET\", KEYS[1])'"
 _WRITES = "'redis.call(\"SET\", KEYS[1], ARGV[1]) return 1'"
 
@@ -125,7 +155,7 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("SET __key__ __data__", "string", "set a key to a value", writes=True, reply=_STATUS,
          expiring="SET __key__ __data__ EX __ttl__"),
     _row("GET __key__", "string", "read a key", reply=_VALUE),
-    _row("INCR __key__", "string", "add one to a counter", writes=True, holds=Holds.NUMBER),
+    _row("INCR __key__", "string", "add one to a counter", writes=True, key_type=KeyType.NUMBER),
     _row("DEL __key__", "generic", "delete a key", writes=True),
     _row("LPUSH __key__ __data__", "list", "push a value to the head of a list", writes=True),
     _row("LPOP __key__", "list", "pop the head of a list", writes=True, reply=_VALUE),
@@ -133,15 +163,16 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("PING", "connection", "ask for a sign of life", reply=_STATUS),
 
     _row("APPEND __key__ __data__", "string", "append to a value", writes=True),
-    _row("DECR __key__", "string", "take one from a counter", writes=True, holds=Holds.NUMBER),
-    _row("DECRBY __key__ __rand(1,100)__", "string", "take a number from a counter", writes=True, holds=Holds.NUMBER),
+    _row("DECR __key__", "string", "take one from a counter", writes=True, key_type=KeyType.NUMBER),
+    _row("DECRBY __key__ __rand(1,100)__", "string", "take a number from a counter", writes=True,
+         key_type=KeyType.NUMBER),
     _row("GETDEL __key__", "string", "read a key and delete it", writes=True, reply=_VALUE),
     _row("GETEX __key__ EX 60", "string", "read a key and set its expiry", writes=True, reply=_VALUE,
          expiring="GETEX __key__ EX __ttl__"),
     _row("GETRANGE __key__ 0 9", "string", "read the first ten bytes of a value"),
     _row("GETSET __key__ __data__", "string", "set a key and read what it was", writes=True, reply=_VALUE),
-    _row("INCRBY __key__ __rand(1,100)__", "string", "add a number to a counter", writes=True, holds=Holds.NUMBER),
-    _row("INCRBYFLOAT __key__ 0.5", "string", "add a fraction to a counter", writes=True, holds=Holds.NUMBER),
+    _row("INCRBY __key__ __rand(1,100)__", "string", "add a number to a counter", writes=True, key_type=KeyType.NUMBER),
+    _row("INCRBYFLOAT __key__ 0.5", "string", "add a fraction to a counter", writes=True, key_type=KeyType.NUMBER),
     _row("LCS __keys(2)__", "string", "find the longest common subsequence of two values"),
     _row("MGET __keys(10)__", "string", "read ten keys", reply=_VALUES),
     _row("MSET __pairs(10)__", "string", "set ten keys", writes=True, reply=_STATUS),
@@ -166,12 +197,12 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("PEXPIREAT __key__ 4102444800000", "generic", "set when a key expires in milliseconds", writes=True),
     _row("PEXPIRETIME __key__", "generic", "when a key expires in milliseconds"),
     _row("PTTL __key__", "generic", "how many milliseconds a key has to live"),
-    _row("RANDOMKEY", "generic", "the name of any key", holds=Holds.NOTHING),
+    _row("RANDOMKEY", "generic", "the name of any key", key_type=KeyType.NOTHING),
     _row("RENAME __keys(2)__", "generic", "give a key another name", writes=True, reply=_STATUS,
          needs="that the key exists: an error else"),
     _row("RENAMENX __keys(2)__", "generic", "give a key a name that is free", writes=True,
          needs="that the key exists: an error else"),
-    _row("SCAN __cursor__ COUNT 100", "generic", "walk through the names of all keys", holds=Holds.NOTHING,
+    _row("SCAN __cursor__ COUNT 100", "generic", "walk through the names of all keys", key_type=KeyType.NOTHING,
          routed=False),
     _row("SORT __key__ ALPHA", "list", "read a list in order", writes=True),
     _row("SORT_RO __key__ ALPHA", "list", "read a list in order, and write nothing"),
@@ -303,7 +334,7 @@ _ROWS: tuple[CommandSpec, ...] = (
     _row("PFCOUNT __key__", "hyperloglog", "about how many values were counted"),
     _row("PFMERGE __keys(3)__", "hyperloglog", "keep the union of two counts", writes=True, reply=_STATUS),
 
-    _row(f"GEOADD __key__ {_PLACE} {_MEMBER}", "geo", "add a place", writes=True),
+    _row(f"GEOADD __key__ {_COORDINATES} {_MEMBER}", "geo", "add a place", writes=True),
     _row(f"GEODIST __key__ {_MEMBER} {_MEMBER}", "geo", "how far two places are apart"),
     _row(f"GEOHASH __key__ {_MEMBER}", "geo", "the geohash of a place"),
     _row(f"GEOPOS __key__ {_MEMBER}", "geo", "where a place is"),
@@ -339,4 +370,42 @@ _ROWS: tuple[CommandSpec, ...] = (
 COMMANDS: dict[str, CommandSpec] = {row.template.name: row for row in _ROWS}
 """Every row by its name."""
 
-GROUPS: tuple[str, ...] = tuple(_GROUPS)
+SUBSCRIBING = frozenset(name for name, row in COMMANDS.items() if row.subscribes)
+"""Commands that subscribe: each worker issues them on connections of its own, which then receive messages."""
+
+PUBLISHING = frozenset({"PUBLISH", "SPUBLISH"})
+"""Commands that publish. The reply is the number of subscribers that received the message."""
+
+_WAITING = {"WAIT": TimeoutArgument(-1, in_ms=True), "WAITAOF": TimeoutArgument(-1, in_ms=True)}
+"""Commands that block and have no row."""
+
+
+def find_command(text: str, expiring: bool = False) -> Template:
+    """The template that a plan's `command` means: a name of the table, a template, or "=NAME" for a command without
+    arguments that the table does not have.
+
+    expiring: the plan has an expiry. Raises ValueError for a single word that is not in the table, and as
+    `parse_template` does.
+    """
+    template = parse_template(text)
+    if len(template.arguments) > 1:
+        return template
+    if template.name.startswith("=") and len(template.name) > 1:
+        return parse_template(text.strip().removeprefix("="))
+    row = COMMANDS.get(template.name)
+    if row is not None:
+        return row.expiring if expiring and row.expiring else row.template
+    near = difflib.get_close_matches(template.name, COMMANDS, n=3)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"say ={template.name} if it takes no arguments"
+    raise ValueError(
+        f'expected a name of the command table, or a template such as "SET __key__ __data__", '
+        f"got {show(text)}; {remedy}"
+    )
+
+
+def blocking_timeout_s(template: Template) -> float | None:
+    """Seconds that a call of this template waits at most, 0 for ever; None if it does not block, or the template draws
+    its timeout."""
+    row = COMMANDS.get(template.name)
+    timeout = _WAITING.get(template.name) if row is None else row.timeout
+    return timeout.seconds(template) if timeout else None

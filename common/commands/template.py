@@ -1,22 +1,29 @@
-"""Templates: a command's arguments in order, each literal, drawn anew for every operation, or a mixture of the two.
+"""Command templates: the arguments of a command in order, each a literal, a placeholder, or several pieces joined.
 
-Placeholders, see PLACEHOLDERS for what each means, may stand for a whole argument or within one
-("field:__rand(1,100)__"). Those that make several arguments (`__keys(3)__`) stand for whole ones only.
+A placeholder (see `PLACEHOLDERS`) stands for a whole argument or for a part of one ("field:__rand(1,100)__"). A
+placeholder that makes several arguments (`__keys(3)__`) must be a whole word.
+
+`parse_template` reads a template from text and `template_text` writes it. `Template.render` fills one in: it is the one
+place that walks a template to produce arguments.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from typing import TypeVar
 
 import msgspec
 
-from common.commands.splitting import show_word, split_words, word_bytes
+from common.commands.splitting import bytes_word, quote_word, show_word, split_words, word_bytes
+
+T = TypeVar("T")
 
 
 class Placeholder(enum.Enum):
-    """An argument, or a piece of one, that is made anew for every operation."""
+    """A value that each operation gets anew: a whole argument, or a piece of one."""
 
     KEY = "__key__"
     DATA = "__data__"
@@ -31,40 +38,45 @@ class Placeholder(enum.Enum):
     MESSAGE = "__message__"
 
 
-class Rand(msgspec.Struct, frozen=True):
+KEY_PLACEHOLDERS = (Placeholder.KEY, Placeholder.NEW_KEY)
+
+
+class RandomInteger(msgspec.Struct, frozen=True):
     """`__rand(low,high)__`: a whole number, uniform over low..high, both included."""
 
     low: int
     high: int
 
 
-class Sha(msgspec.Struct, frozen=True):
-    """`__sha(script)__`: the SHA-1 digest of one of the plan's scripts, as EVALSHA wants it."""
+class ScriptDigest(msgspec.Struct, frozen=True):
+    """`__sha(script)__`: the SHA-1 digest of one of the plan's scripts, for EVALSHA."""
 
     script: str
 
 
-Drawn = Placeholder | Rand
+Variable = Placeholder | RandomInteger
 
 
-class SameAs(msgspec.Struct, frozen=True):
-    """A further occurrence of a named placeholder (`__seq:name__`): has the value of the first one. place: of the first
-    occurrence among all pieces of the template."""
+class Repeated(msgspec.Struct, frozen=True):
+    """A further occurrence of a named placeholder (`__seq:name__`): it has the value of the first occurrence.
 
-    piece: Drawn
-    place: int
+    first: index of the first occurrence among all pieces of the template.
+    """
+
+    piece: Variable
+    first: int
 
 
-Piece = bytes | Placeholder | Rand | Sha | SameAs
+Piece = bytes | Placeholder | RandomInteger | ScriptDigest | Repeated
 
 
-class Mixed(msgspec.Struct, frozen=True):
-    """One argument made of several pieces."""
+class Compound(msgspec.Struct, frozen=True):
+    """An argument of several pieces."""
 
     pieces: tuple[Piece, ...]
 
 
-Part = Piece | Mixed
+Argument = Piece | Compound
 
 PLACEHOLDERS: dict[str, str] = {
     "__key__": "a key, drawn from the command's keys",
@@ -110,32 +122,59 @@ _ORDINAL = re.compile(r"__rand_(?:1st|2nd|3rd|[4-9]th)__")
 
 
 class Template(msgspec.Struct, frozen=True):
-    """One command's arguments in order, its own name first. `name` is its row in reports and in commandstats."""
+    """A command's arguments in order. The first one is its name, in upper case, which is also its row in reports."""
 
     name: str
-    parts: tuple[Part, ...]
+    arguments: tuple[Argument, ...]
 
     def pieces(self) -> Iterator[Piece]:
         """Every piece of every argument, in order."""
-        for part in self.parts:
-            if isinstance(part, Mixed):
-                yield from part.pieces
-            else:
-                yield part
+        for argument in self.arguments:
+            yield from pieces_of(argument)
 
     def count(self, *wanted: Placeholder) -> int:
-        """How many of its pieces are one of these placeholders."""
+        """How many of the pieces are one of these placeholders. Repeated ones do not count."""
         return sum(piece in wanted for piece in self.pieces())
+
+    def first_with(self, *wanted: Placeholder) -> int | None:
+        """Index of the first argument that contains one of these placeholders."""
+        return next(
+            (index for index, argument in enumerate(self.arguments) if any(p in wanted for p in pieces_of(argument))),
+            None,
+        )
 
     @property
     def scripts(self) -> tuple[str, ...]:
-        """The names of the scripts whose digests it holds."""
-        return tuple(piece.script for piece in self.pieces() if isinstance(piece, Sha))
+        """Names of the scripts whose digests the template contains."""
+        return tuple(piece.script for piece in self.pieces() if isinstance(piece, ScriptDigest))
+
+    def render(self, resolve: Callable[[Variable | ScriptDigest], bytes]) -> tuple[bytes, ...]:
+        """The arguments as bytes. resolve: returns the bytes of each piece that is not a literal; called in order, and
+        for a repeated placeholder with the placeholder itself."""
+
+        def text(piece: Piece) -> bytes:
+            source = original(piece)
+            return source if isinstance(source, bytes) else resolve(source)
+
+        return self.convert(text, b"".join)
+
+    def convert(self, piece: Callable[[Piece], T], join: Callable[[tuple[T, ...]], T]) -> tuple[T, ...]:
+        """One value for each argument: what `piece` returns for its only piece, or what `join` makes of several. Pieces
+        are converted in order."""
+        return tuple(
+            join(tuple(map(piece, argument.pieces))) if isinstance(argument, Compound) else piece(argument)
+            for argument in self.arguments
+        )
 
 
-def origin(piece: Piece) -> bytes | Drawn | Sha:
-    """The piece, or for a further occurrence of a placeholder, that placeholder."""
-    return piece.piece if isinstance(piece, SameAs) else piece
+def pieces_of(argument: Argument) -> tuple[Piece, ...]:
+    """The pieces of one argument; one for an argument that is not a compound."""
+    return argument.pieces if isinstance(argument, Compound) else (argument,)
+
+
+def original(piece: Piece) -> bytes | Variable | ScriptDigest:
+    """The placeholder that a repeated one repeats; any other piece itself."""
+    return piece.piece if isinstance(piece, Repeated) else piece
 
 
 def parse_template(text: str) -> Template:
@@ -156,7 +195,7 @@ def parse_template(text: str) -> Template:
     if not name.isprintable():
         raise ValueError(f"expected the name of a command, got {show_word(words[0])}")
     parser = _Parser()
-    parts: list[Part] = [name.encode()]
+    parts: list[Argument] = [name.encode()]
     for word in words[1:]:
         parts += parser.parts(word)
     parser.check_names()
@@ -168,10 +207,10 @@ class _Parser:
 
     def __init__(self) -> None:
         self._count = 1
-        self._first: dict[str, SameAs] = {}
+        self._first: dict[str, Repeated] = {}
         self._alone: dict[str, str] = {}
 
-    def parts(self, word: str) -> list[Part]:
+    def parts(self, word: str) -> list[Argument]:
         """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
         if "__" not in word:
             self._count += 1
@@ -197,7 +236,7 @@ class _Parser:
             if piece in _WHOLE_ARGUMENT:
                 assert isinstance(piece, Placeholder)
                 raise ValueError(f"expected {piece.value} as a whole argument, got {show_word(word)}")
-        return [Mixed(tuple(pieces))]
+        return [Compound(tuple(pieces))]
 
     def check_names(self) -> None:
         """Raises ValueError for a name that is used only once: it may be a misspelt one."""
@@ -212,7 +251,7 @@ class _Parser:
         if named is None:
             return _piece(mark, word)
         piece, name = _piece(f"{named[1]}__", word), named[2]
-        if not (isinstance(piece, Rand) or (isinstance(piece, Placeholder) and piece in _NAMED)):
+        if not (isinstance(piece, RandomInteger) or (isinstance(piece, Placeholder) and piece in _NAMED)):
             raise ValueError(f"expected {named[1]}__ without a name, got {show_word(mark)}")
         first = self._first.get(name)
         if first is None:
@@ -225,8 +264,8 @@ class _Parser:
             )
         return first
 
-    def _note(self, name: str, piece: Drawn, place: int) -> Piece:
-        self._first[name] = SameAs(piece, place)
+    def _note(self, name: str, piece: Variable, place: int) -> Piece:
+        self._first[name] = Repeated(piece, place)
         return piece
 
 
@@ -250,13 +289,13 @@ def _piece(mark: str, word: str) -> Piece:
             raise ValueError(
                 f"expected __sha(NAME)__ with the name of one of the plan's scripts, got {show_word(word)}"
             )
-        return Sha(inside)
+        return ScriptDigest(inside)
     if name in ("keys", "pairs"):
         raise ValueError(f"expected __{name}(N)__ as a whole argument, got {show_word(word)}")
     raise _unknown(mark, word)
 
 
-def _rand(inside: str, word: str) -> Rand:
+def _rand(inside: str, word: str) -> RandomInteger:
     numbers = [_whole(text) for text in inside.split(",")]
     if len(numbers) != 2 or None in numbers:
         raise ValueError(f"expected __rand(A,B)__ with two whole numbers, got {show_word(word)}")
@@ -265,14 +304,14 @@ def _rand(inside: str, word: str) -> Rand:
     assert high is not None
     if not _SMALLEST <= low <= high < _LARGEST:
         raise ValueError(f"expected __rand(A,B)__ with A <= B, both within 62 bits, got {show_word(word)}")
-    return Rand(low, high)
+    return RandomInteger(low, high)
 
 
-def _repeated(word: str, name: str, inside: str) -> list[Part]:
+def _repeated(word: str, name: str, inside: str) -> list[Argument]:
     count = _whole(inside)
     if count is None or not 1 <= count <= MOST_REPEATED:
         raise ValueError(f"expected __{name}(N)__ with a number from 1 to {MOST_REPEATED}, got {show_word(word)}")
-    each: list[Part] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
+    each: list[Argument] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
     return each * count
 
 
@@ -287,3 +326,67 @@ def _unknown(found: str, word: str) -> ValueError:
         f"expected one of {', '.join(PLACEHOLDERS)}, got {show_word(found)}{within}; "
         r'text with two underscores is "_\x5f" in double quotes'
     )
+
+
+_FEWEST_REPEATS = 3
+"""`template_text` writes this many keys, or pairs of key and value, in a row as `__keys(N)__` or `__pairs(N)__`."""
+
+
+def template_text(template: Template) -> str:
+    """A template as text, which `parse_template` reads back."""
+    names = {first: f"n{number}" for number, first in enumerate(_repeated_firsts(template), 1)}
+    if names:
+        return " ".join([template.name, *map(quote_word, _named_words(template, names))])
+    words, arguments = [template.name], template.arguments[1:]
+    texts = template.convert(_piece_text, "".join)[1:]
+    index = 0
+    while index < len(arguments):
+        keys = _repeats(arguments[index:], (Placeholder.KEY,))
+        pairs = _repeats(arguments[index:], (Placeholder.KEY, Placeholder.DATA))
+        if keys >= _FEWEST_REPEATS:
+            words.append(f"__keys({keys})__")
+            index += keys
+        elif pairs >= _FEWEST_REPEATS:
+            words.append(f"__pairs({pairs})__")
+            index += 2 * pairs
+        else:
+            words.append(quote_word(texts[index]))
+            index += 1
+    return " ".join(words)
+
+
+def _repeated_firsts(template: Template) -> list[int]:
+    return sorted({piece.first for piece in template.pieces() if isinstance(piece, Repeated)})
+
+
+def _named_words(template: Template, names: Mapping[int, str]) -> tuple[str, ...]:
+    """The words after the command's name. names: of placeholders that repeat, by the index of the first occurrence."""
+    indexes = count()
+
+    def text(piece: Piece) -> str:
+        index = next(indexes)
+        name = names.get(piece.first if isinstance(piece, Repeated) else index)
+        plain = _piece_text(piece)
+        return plain if name is None else f"{plain.removesuffix('__')}:{name}__"
+
+    return template.convert(text, "".join)[1:]
+
+
+def _piece_text(piece: Piece) -> str:
+    match original(piece):
+        case bytes() as literal:
+            return bytes_word(literal)
+        case Placeholder() as placeholder:
+            return placeholder.value
+        case RandomInteger(low, high):
+            return f"__rand({low},{high})__"
+        case ScriptDigest(script):
+            return f"__sha({script})__"
+
+
+def _repeats(arguments: tuple[Argument, ...], unit: tuple[Argument, ...]) -> int:
+    """How often the arguments begin with this unit."""
+    times = 0
+    while arguments[times * len(unit) : (times + 1) * len(unit)] == unit:
+        times += 1
+    return times

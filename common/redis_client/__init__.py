@@ -37,6 +37,7 @@ from common.redis_client.error_translation import error_reply as error_reply
 from common.redis_client.error_translation import gave_no_answer as gave_no_answer
 from common.redis_client.error_translation import translate as translate
 from common.redis_client.error_translation import translated as translated
+from common.redis_client.slots import SLOTS as SLOTS
 from common.redis_client.slots import slot_of as slot_of
 from common.redis_client.tls import TlsFacts as TlsFacts
 from common.redis_client.tls import tls_facts as tls_facts

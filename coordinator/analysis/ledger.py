@@ -42,8 +42,9 @@ from typing import Literal
 
 import msgspec
 
-from common.commands import Template, plan_templates
+from common.commands import Template
 from common.metrics.intervals import merge_counts
+from common.plan.planned_commands import plan_templates
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import uncarried
@@ -142,7 +143,7 @@ def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
 
 def _row(template: Template, gained: Mapping[str, int]) -> str:
     name = template.name.lower()
-    subcommand = template.parts[1] if len(template.parts) > 1 else None
+    subcommand = template.arguments[1] if len(template.arguments) > 1 else None
     if isinstance(subcommand, bytes) and any(row.startswith(f"{name}|") for row in gained):
         return f"{name}|{subcommand.decode(errors='replace').lower()}"
     return name
@@ -208,7 +209,7 @@ def _of_scripts(aggregate: Aggregate) -> set[str]:
     if aggregate.opened is None:
         return set()
     workload = aggregate.opened.plan.workload
-    parts = (part for template in plan_templates(workload) for part in template.parts)
+    parts = (part for template in plan_templates(workload) for part in template.arguments)
     literals = (part.decode(errors="replace") for part in parts if isinstance(part, bytes))
     texts = [*(script.lua for script in workload.scripts), *workload.setup, *literals]
     return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}

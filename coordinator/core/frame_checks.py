@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from common.commands import planned_commands
 from common.errors import ProtocolError
 from common.metrics.histogram import check_histograms
 from common.metrics.intervals import (
@@ -23,6 +22,7 @@ from common.metrics.intervals import (
     PoolMetrics,
     histograms_of,
 )
+from common.plan.planned_commands import planned_commands
 from common.plan.schema import Plan
 from common.plan.timeline import Timeline, timeline
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from common.plan.schema import Target
-from common.redis_client import open_control_client
+from common.redis_client import SLOTS, open_control_client
 from coordinator.embedded.servers import HOST, Layout, Part
 
 SERVICE = "stampede"
@@ -21,7 +21,6 @@ NODE_TIMEOUT_MS = 2000
 DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 3000
 
-_SLOTS = 16384
 _SHARDS = 3
 _QUORUM = 2
 _SENTINELS = 3
@@ -94,7 +93,7 @@ class _Cluster:
                 # Nodes that start with the same epoch have to find out first whose claim to a slot goes before.
                 ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number < _SHARDS:
-                    first, end = (_SLOTS * shard // _SHARDS for shard in (number, number + 1))
+                    first, end = (SLOTS * shard // _SHARDS for shard in (number, number + 1))
                     ask("CLUSTER ADDSLOTSRANGE", first, end - 1)
         for number, port in enumerate(nodes):
             with _asking(port) as ask:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from common.commands import Mixed, Piece, Placeholder, Template, find_command, keys_of
+from common.commands import Piece, Placeholder, Template, find_command, pieces_of
+from common.plan.planned_commands import keys_of
 from common.plan.schema import CleanUp as CleanUpKind
 from common.plan.schema import Keys, Plan
 from common.protocol.messages import Preloaded
@@ -99,8 +100,7 @@ def expected_keys(plan: Plan) -> int | None:
 
 def _around_key(template: Template) -> tuple[bytes, bytes] | None:
     """What stands before and after `__key__` in the first argument; None where that is not all there is."""
-    first = template.parts[1]
-    pieces = first.pieces if isinstance(first, Mixed) else (first,)
+    pieces = pieces_of(template.arguments[1])
     if Placeholder.KEY not in pieces:
         return None
     at = pieces.index(Placeholder.KEY)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from common.commands import subscribes
 from common.errors import UsageError
 from common.metrics.histogram import Histogram, bucket_bounds
 from common.metrics.intervals import (
@@ -16,6 +15,7 @@ from common.metrics.intervals import (
     merge_counts,
     merge_deliveries,
 )
+from common.plan.planned_commands import subscribes
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.protocol.serde import to_plain

@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from common.commands import COMMANDS, is_cluster, plan_templates, preparing_calls, sample_calls
+from common.commands import COMMANDS
 from common.errors import PlanError, TargetError
 from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
 from common.plan.schema import Plan
 from common.plan.target_url import Shape
 from common.plan.value_sizes import mean_size
 from common.redis_client import (
     PRIMARY,
+    SLOTS,
     TARGET_ERRORS,
     Node,
     TlsFacts,
@@ -45,11 +47,11 @@ from coordinator.servers.facts import (
     server_name,
     topology,
     whole,
+    write_commands,
 )
 from coordinator.servers.preflight import refuse_slots_of, refuse_unknown
 
 CLOCK_TOLERANCE_S = 5.0
-SLOTS = 16384
 DAY_S = 86_400
 
 
@@ -184,8 +186,8 @@ def _writing(client: Asked, plan: Plan) -> frozenset[str]:
     names = {template.name for template in plan_templates(plan.workload)}
     writing = {name for name in names if name in COMMANDS and COMMANDS[name].writes}
     if unknown := names - COMMANDS.keys():
-        listed = ask(client, "COMMAND LIST", "FILTERBY", "ACLCAT", "write") or ()
-        writing |= unknown & {name.decode().upper() for name in listed}
+        listed = write_commands(client) or frozenset()
+        writing |= {name for name in unknown if name.lower() in listed}
     return frozenset(writing)
 
 
@@ -193,7 +195,7 @@ def _refused(client: Asked, plan: Plan, unknown: str) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
     if ask(client, "ACL DRYRUN", user, "PING") is None:
         return None
-    calls = [*sample_calls(plan.target, plan.workload), *preparing_calls(plan.target, plan.workload)]
+    calls = [*sample_calls(plan.target, plan.workload), *sample_calls_around_load(plan.target, plan.workload)]
     if plan.workload.transaction:
         calls += [("MULTI", (b"MULTI",)), ("EXEC", (b"EXEC",))]
     # A mix may name a command more than once.
@@ -367,7 +369,7 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
         return CheckLine("permissions", True, "could not be verified: the server does not know each command")
     if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
-        names |= {name for name, _ in preparing_calls(plan.target, plan.workload)}
+        names |= {name for name, _ in sample_calls_around_load(plan.target, plan.workload)}
         return CheckLine("permissions", True, f"we may call {_list(names)}")
     remedy = "permit it with ACL SETUSER, use another user, or change the plan's commands or key prefix"
     return CheckLine("permissions", False, f"{'; '.join(refused)}: {remedy}")

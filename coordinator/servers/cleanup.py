@@ -17,7 +17,7 @@ from common.program import explained
 from common.redis_client import ending_of, error_reply
 from common.units import NS_PER_S, show
 from coordinator.core.records import CleanedUp
-from coordinator.servers.facts import ask, keys_in
+from coordinator.servers.facts import ask, keys_in, write_commands
 from coordinator.servers.primaries import Server, open_primaries
 from coordinator.servers.written_keys import Family, Writes, written
 
@@ -122,13 +122,9 @@ def _key_places(server: Server, tells_keys: bool, arguments: tuple[bytes, ...]) 
 
 
 def _writes(server: Server) -> Writes:
-    """Which commands change data, as the server sees it; all of them where it does not tell."""
-    listed = ask(server, "COMMAND LIST", "FILTERBY", "ACLCAT", "write")
-    if listed is None:
-        return lambda _: True
-    # One with subcommands is listed as "xgroup|create".
-    names = frozenset(name.decode().partition("|")[0].upper() for name in listed)
-    return names.__contains__
+    """Tells whether a command may change data; True for every command if the server does not say."""
+    listed = write_commands(server)
+    return lambda name: listed is None or name.lower() in listed
 
 
 def delete_families(servers: Iterable[Server], families: Sequence[Family], tally: Tally, *, alone: bool) -> None:

@@ -18,7 +18,7 @@ from common.plan.target_url import Shape
 from common.redis_client import PRIMARY, Node, address_of, gave_no_answer, nodes_of, translated
 from common.units import show
 from coordinator.core.records import NodeCounted, ServerCounted, When
-from coordinator.servers.facts import Asked, ask, asking, dictionary, keys_in, whole
+from coordinator.servers.facts import Asked, asking, dictionary, keys_in, whole, write_commands
 
 # What a primary passes on besides commands that write.
 _PASSED_ON = frozenset({"multi", "exec", "publish", "spublish", "ping", "select", "replconf"})
@@ -53,7 +53,7 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None
     """(its counters, its connected clients, its keys)."""
     with asking(target, node) as client:
         # Before the counters, as what is asked counts, too.
-        repeated = frozenset[str]() if node.role == PRIMARY else _writing(client) | _PASSED_ON
+        repeated = frozenset[str]() if node.role == PRIMARY else _replicated(client)
         keys = keys_in(client)
         # One section a time: servers before Redis 7 know only one in a call.
         server, clients, stats = (
@@ -76,9 +76,10 @@ def _count(row: dict[str, Any], field: str) -> int:
     return count
 
 
-def _writing(client: Asked) -> frozenset[str]:
-    """Lower-case names of the commands that change data, as the node says; by our own table where it does not."""
-    told: Any = ask(client, "COMMAND LIST", "FILTERBY", "ACLCAT", "write")
-    if told is None:
-        return frozenset(name.lower() for name, row in COMMANDS.items() if row.writes)
-    return frozenset((name.decode() if isinstance(name, bytes) else str(name)).lower() for name in told)
+def _replicated(client: Asked) -> frozenset[str]:
+    """Lower-case names of the commands that a replica repeats after its primary: those that write, by our own table
+    where the server does not tell, and a few others."""
+    writing = write_commands(client)
+    if writing is None:
+        writing = frozenset(name.lower() for name, row in COMMANDS.items() if row.writes)
+    return writing | _PASSED_ON

@@ -181,6 +181,16 @@ def dictionary(reply: Any) -> dict[str, Any]:
     return reply if isinstance(reply, dict) else {}
 
 
+def write_commands(client: Asked) -> frozenset[str] | None:
+    """Lower-case names of all commands that may change data, as the server lists them; None where it does not tell. A
+    command with subcommands is in it twice: as "xgroup", and as "xgroup|create"."""
+    listed = ask(client, "COMMAND LIST", "FILTERBY", "ACLCAT", "write")
+    if listed is None:
+        return None
+    names = {(name.decode() if isinstance(name, bytes) else str(name)).lower() for name in listed}
+    return frozenset(names | {name.partition("|")[0] for name in names})
+
+
 def whole(value: object) -> int | None:
     """A whole number that the server told, or None for anything else."""
     text = str(value) if isinstance(value, int | str | bytes) else ""

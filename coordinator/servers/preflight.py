@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from common.commands import COMMANDS, is_cluster, planned_preparations, sample_calls
+from common.commands import COMMANDS
 from common.errors import PlanError
+from common.plan.planned_commands import is_cluster, sample_calls, sample_setup_calls
 from common.plan.schema import Plan
 from common.redis_client import nodes_of, slot_of, translated
 from common.units import show
@@ -41,7 +42,7 @@ def refuse_misfits(plan: Plan) -> None:
 def refuse_unknown(plan: Plan, client: Asked) -> None:
     """Raises PlanError for the first command or subcommand that this node does not know, or whose number of arguments
     is wrong."""
-    calls = chain(sample_calls(plan.target, plan.workload), planned_preparations(plan.target, plan.workload))
+    calls = chain(sample_calls(plan.target, plan.workload), sample_setup_calls(plan.target, plan.workload))
     for name, call in calls:
         told = ask(client, "COMMAND INFO", name)
         if not isinstance(told, list) or len(told) != 1:

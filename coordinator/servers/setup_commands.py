@@ -5,23 +5,12 @@ Once, and by the coordinator: nothing of this is load. Every wait is bounded by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 
-from common.commands import (
-    Mixed,
-    Part,
-    Piece,
-    Placeholder,
-    Sha,
-    Template,
-    find_command,
-    key_text,
-    keys_per_hash_tag,
-    origin,
-    script_digest,
-)
+from common.commands import Placeholder, ScriptDigest, Template, Variable, find_command
 from common.errors import TargetError
+from common.plan.planned_commands import key_text, keys_per_hash_tag, script_digests
 from common.plan.schema import Keys, Plan, Target
 from common.redis_client import TARGET_ERRORS, address_of, ending_of, error_reply, translate
 from common.units import counted, printable, show
@@ -84,17 +73,17 @@ def _issue(plan: Plan, text: str, primaries: Primaries, say: Say) -> int:
 
 
 def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
-    """(arguments, key) of every call of a setup template: one for each key of the workload's range if it names
-    `__key__`, a single one if not."""
+    """(arguments, key) of every call of a setup template: one for each key of the workload's range if the template has
+    `__key__`, else a single one."""
     workload = plan.workload
-    digests = {script.name: script_digest(script.lua).decode() for script in workload.scripts}
+    digests = script_digests(workload)
     if not template.count(Placeholder.KEY):
-        yield _call(template, "", digests), ""
+        yield _call(template, b"", digests), ""
         return
     per_hash_tag = keys_per_hash_tag(plan.target, workload)
     for number in key_numbers(workload.keys):
-        key = key_text(workload.keys.prefix, number, per_hash_tag).decode()
-        yield _call(template, key, digests), key
+        key = key_text(workload.keys.prefix, number, per_hash_tag)
+        yield _call(template, key, digests), key.decode()
 
 
 def key_numbers(keys: Keys) -> range:
@@ -102,24 +91,15 @@ def key_numbers(keys: Keys) -> range:
     return range(int(keys.minimum), int(keys.maximum) + 1)
 
 
-def _call(template: Template, key: str, digests: dict[str, str]) -> Call:
-    # As text: redis-py finds out by the first words where in a cluster a command has to go.
-    return tuple(_text(b"".join(_bytes(piece, key, digests) for piece in _pieces(part))) for part in template.parts)
+def _call(template: Template, key: bytes, digests: dict[str, bytes]) -> Call:
+    def resolve(piece: Variable | ScriptDigest) -> bytes:
+        if isinstance(piece, ScriptDigest):
+            return digests[piece.script]
+        assert piece is Placeholder.KEY, f"the rules of the plan allow no {piece} in setup"
+        return key
 
-
-def _pieces(part: Part) -> Sequence[Piece]:
-    return part.pieces if isinstance(part, Mixed) else (part,)
-
-
-def _bytes(piece: Piece, key: str, digests: dict[str, str]) -> bytes:
-    match origin(piece):
-        case bytes() as literal:
-            return literal
-        case Sha(script):
-            return digests[script].encode()
-        case Placeholder.KEY:
-            return key.encode()
-    raise AssertionError(f"the plan was checked: no {piece!r} in setup")
+    # As text: redis-py looks at the first words to find a command's node in a cluster.
+    return tuple(map(_text, template.render(resolve)))
 
 
 def _text(argument: bytes) -> str | bytes:

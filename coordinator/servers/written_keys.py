@@ -8,29 +8,27 @@ user:k9, and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 
 import msgspec
 
 from common.commands import (
     COMMANDS,
-    Mixed,
-    Part,
-    Piece,
+    KEY_PLACEHOLDERS,
+    Argument,
     Placeholder,
-    Rand,
-    SameAs,
-    Sha,
+    RandomInteger,
+    Repeated,
+    ScriptDigest,
     Template,
+    Variable,
     find_command,
-    keys_of,
-    keys_per_hash_tag,
-    origin,
-    planned_commands,
-    script_digest,
+    original,
+    pieces_of,
 )
+from common.plan.planned_commands import keys_of, keys_per_hash_tag, planned_commands, script_digests
 from common.plan.schema import Keys, Plan
 
 _GLOB_SPECIAL = re.compile(rb"([\\*?\[\]^-])")
@@ -100,14 +98,14 @@ def issued_commands(plan: Plan) -> Iterator[Issued]:
 def written(plan: Plan, places: KeyPlaces, writes: Writes) -> Written:
     """Each family once, in the order in which the plan comes to them. Raises ValueError as `find_command` does."""
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
-    digests = {script.name: script_digest(script.lua) for script in plan.workload.scripts}
+    digests = script_digests(plan.workload)
     families: dict[Family, None] = {}
     untold: dict[str, None] = {}
     for issued in issued_commands(plan):
         if not _may_write(issued.template.name, writes):
             continue
-        for part, begin in _key_parts(issued.template, places, digests):
-            family = _family(part, begin, issued.keys, per_hash_tag)
+        for argument, begin in _key_arguments(issued.template, places, digests):
+            family = _family(argument, begin, issued.keys, per_hash_tag)
             if family is None:
                 untold[issued.template.name] = None
             else:
@@ -121,21 +119,40 @@ def _may_write(name: str, writes: Writes) -> bool:
     return COMMANDS[name].writes if name in COMMANDS else writes(name)
 
 
-def _key_parts(template: Template, places: KeyPlaces, digests: dict[str, bytes]) -> list[tuple[Part, int]]:
-    """The arguments that are keys, each with the place of its first piece. If the command's keys are not known,
-    arguments with a key placeholder count as keys."""
-    arguments = tuple(_sample(part, index, digests) for index, part in enumerate(template.parts))
-    keys = places(arguments)
-    begins = accumulate((len(_pieces(part)) for part in template.parts), initial=0)
-    rows = list(zip(template.parts, begins, arguments, strict=False))[1:]
+def _key_arguments(template: Template, places: KeyPlaces, digests: Mapping[str, bytes]) -> list[tuple[Argument, int]]:
+    """The arguments that are keys, each with the index of its first piece among all pieces. If the command's keys are
+    not known, arguments with a key placeholder count as keys."""
+    begins = accumulate((len(pieces_of(argument)) for argument in template.arguments), initial=0)
+    samples = template.render(_Samples(digests))
+    keys = places(samples)
+    rows = list(zip(template.arguments, begins, samples, strict=False))[1:]
     if keys is None:
-        return [
-            (part, begin) for part, begin, _ in rows if any(origin(piece) in _DRAWN_KEYS for piece in _pieces(part))
-        ]
-    return [(part, begin) for part, begin, argument in rows if argument in keys]
+        return [(argument, begin) for argument, begin, _ in rows if _has_key(argument)]
+    return [(argument, begin) for argument, begin, sample in rows if sample in keys]
 
 
-_DRAWN_KEYS = (Placeholder.KEY, Placeholder.NEW_KEY)
+def _has_key(argument: Argument) -> bool:
+    return any(original(piece) in KEY_PLACEHOLDERS for piece in pieces_of(argument))
+
+
+class _Samples:
+    """Sample values for a template's pieces; every key is a different one."""
+
+    def __init__(self, digests: Mapping[str, bytes]) -> None:
+        self._digests = digests
+        self._keys = count()
+
+    def __call__(self, piece: Variable | ScriptDigest) -> bytes:
+        match piece:
+            case ScriptDigest(script):
+                return self._digests.get(script, b"")
+            case RandomInteger(low):
+                return b"%d" % low
+            case Placeholder.KEY | Placeholder.NEW_KEY:
+                return b"key %d" % next(self._keys)
+        return _SAMPLES.get(piece, b"1")
+
+
 _SAMPLES: dict[Placeholder, bytes] = {
     Placeholder.DATA: b"value",
     Placeholder.TEXT: b"text",
@@ -143,29 +160,6 @@ _SAMPLES: dict[Placeholder, bytes] = {
     Placeholder.CURSOR: b"0",
     Placeholder.IDS: b"0-1",
 }
-
-
-def _sample(part: Part, index: int, digests: dict[str, bytes]) -> bytes:
-    """An argument as it may be drawn; no two keys of a command are alike."""
-    return b"".join(_sample_piece(piece, index, digests) for piece in _pieces(part))
-
-
-def _sample_piece(piece: Piece, index: int, digests: dict[str, bytes]) -> bytes:
-    match origin(piece):
-        case bytes() as literal:
-            return literal
-        case Sha(script):
-            return digests.get(script, b"")
-        case Rand(low):
-            return b"%d" % low
-        case Placeholder.KEY | Placeholder.NEW_KEY:
-            return b"a key as argument %d" % index
-        case other:
-            return _SAMPLES.get(other, b"1")
-
-
-def _pieces(part: Part) -> tuple[Piece, ...]:
-    return part.pieces if isinstance(part, Mixed) else (part,)
 
 
 _COUNTED: dict[Placeholder, bytes] = {
@@ -177,22 +171,22 @@ _COUNTED: dict[Placeholder, bytes] = {
 """How the pieces of a key look that are numbers without a range. Values and the like can look like anything."""
 
 
-def _family(part: Part, begin: int, keys: Keys, per_hash_tag: int) -> Family | None:
+def _family(argument: Argument, begin: int, keys: Keys, per_hash_tag: int) -> Family | None:
     """The keys that an argument can be; None if they cannot be told from other keys. begin: the place of the argument's
     first piece among all pieces of the template."""
     form, glob, is_open = b"", b"", False
     bounds: list[tuple[int, int | None]] = []
-    pieces = _pieces(part)
-    repeated = {piece.place - begin for piece in pieces if isinstance(piece, SameAs)}
+    pieces = pieces_of(argument)
+    repeated = {piece.first - begin for piece in pieces if isinstance(piece, Repeated)}
     for place, piece in enumerate(pieces):
         literal, number = b"", b""
-        if isinstance(piece, SameAs) and piece.place >= begin:
-            form += b"(?P=a%d)" % (piece.place - begin)
+        if isinstance(piece, Repeated) and piece.first >= begin:
+            form += b"(?P=a%d)" % (piece.first - begin)
             continue
-        match origin(piece):
+        match original(piece):
             case bytes() as text:
                 literal = text
-            case Rand(low, high):
+            case RandomInteger(low, high):
                 number = rb"(?P<n%d>-?%b)" % (place, _NUMBER)
                 bounds.append((low, high))
             case (Placeholder.KEY | Placeholder.NEW_KEY) as drawn:

@@ -12,8 +12,8 @@ from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from common.cancellation import Lifeline
-from common.commands import is_cluster
 from common.metrics.intervals import DeliveryMetrics, merge_deliveries
+from common.plan.planned_commands import is_cluster
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.pubsub_header import STAMP_BYTES, Stamper, StampReader
 from common.redis_client import build_client

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from common.commands import COMMANDS, Reply, Template
+from common.commands import COMMANDS, ReplyKind, Template
 from common.metrics.histogram import Ints
 
 Measure = Callable[[Any], int]
@@ -100,7 +100,7 @@ def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Mea
     callbacks: redis-py's own response callbacks; they tell which commands' True was a 1 and which one's an OK.
     """
     row = COMMANDS.get(name)
-    is_status = row is not None and row.reply is Reply.STATUS
+    is_status = row is not None and row.reply is ReplyKind.STATUS
     if is_status:
         true_bytes = len(b"+PONG\r\n") if name == "PING" else _OK_BYTES
     else:
@@ -113,13 +113,13 @@ def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Mea
 def raw_measure(name: str, protocol: int) -> Measure:
     """The same of this command's replies as they came, before redis-py makes anything of them."""
     row = COMMANDS.get(name)
-    return _plain_measure(protocol, _RAW_BOOL_BYTES, row is not None and row.reply is Reply.STATUS)
+    return _plain_measure(protocol, _RAW_BOOL_BYTES, row is not None and row.reply is ReplyKind.STATUS)
 
 
 def fixed_reply_bytes(template: Template) -> int | None:
     """The size of a command's replies where every one that is no error is the same status; None for any other."""
     row = COMMANDS.get(template.name)
-    if row is None or row.reply is not Reply.STATUS or template not in (row.template, row.expiring):
+    if row is None or row.reply is not ReplyKind.STATUS or template not in (row.template, row.expiring):
         return None
     if template.name == "TYPE":
         return None

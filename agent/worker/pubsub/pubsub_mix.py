@@ -14,8 +14,9 @@ from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from agent.worker.workload.values import Blank
 from common.clock import monotonic_ns
-from common.commands import SUBSCRIBING, subscribes
+from common.commands import SUBSCRIBING
 from common.machine import boot_id
+from common.plan.planned_commands import subscribes
 from common.plan.schema import Driver, Plan
 from common.pubsub_header import Stamper, StampReader
 from common.units import NS_PER_S

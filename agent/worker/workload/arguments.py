@@ -16,7 +16,7 @@ import numpy as np
 from agent.worker.metrics.wire_sizes import array_header_bytes, bulk_bytes, decimal_digits
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.values import JSON_BEGIN, JSON_END, Blank, Values, sealed, slices
-from common.commands import Mixed, Part, Piece, Placeholder, Rand, SameAs, Sha, Template
+from common.commands import Argument, Compound, Piece, Placeholder, RandomInteger, Repeated, ScriptDigest, Template
 from common.metrics.histogram import Ints
 
 T = TypeVar("T")
@@ -249,26 +249,26 @@ class _Maker:
         self._owner: Column | None = None
         self._made: list[Column] = []
 
-    def column(self, part: Part) -> Column:
-        if isinstance(part, Mixed):
+    def column(self, part: Argument) -> Column:
+        if isinstance(part, Compound):
             return Joined(tuple(self._piece(piece) for piece in part.pieces))
         return self._piece(part)
 
     def _piece(self, piece: Piece) -> Column:
         # Minus 1: a template's first piece is the name of the command, which has no column.
-        made = self._made[piece.place - 1] if isinstance(piece, SameAs) else self._new(piece)
+        made = self._made[piece.first - 1] if isinstance(piece, Repeated) else self._new(piece)
         self._made.append(made)
         if isinstance(made, Key | NewKey):
             self._owner = made
         return made
 
-    def _new(self, piece: bytes | Placeholder | Rand | Sha) -> Column:
+    def _new(self, piece: bytes | Placeholder | RandomInteger | ScriptDigest) -> Column:
         supplies = self._supplies
         if isinstance(piece, bytes):
             return Literal(piece)
-        if isinstance(piece, Rand):
+        if isinstance(piece, RandomInteger):
             return Whole(piece.low, piece.high)
-        if isinstance(piece, Sha):
+        if isinstance(piece, ScriptDigest):
             return Literal(supplies.scripts[piece.script])
         index = self._seen[piece]
         self._seen[piece] += 1
@@ -296,7 +296,7 @@ class _Maker:
 def columns_of(template: Template, supplies: Supplies) -> list[Column]:
     """The columns of a template's arguments after its name. A value belongs to the last key before it."""
     maker = _Maker(supplies)
-    return [maker.column(part) for part in template.parts[1:]]
+    return [maker.column(part) for part in template.arguments[1:]]
 
 
 class Filler:

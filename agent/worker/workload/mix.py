@@ -9,8 +9,9 @@ from agent.worker.metrics.wire_sizes import fixed_reply_bytes
 from agent.worker.workload.arguments import Late, Supplies
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.values import Values, longest_value
-from common.commands import Placeholder, Template, keys_of, plan_templates, planned_commands, script_digest
+from common.commands import Placeholder, Template
 from common.errors import PlanError
+from common.plan.planned_commands import keys_of, plan_templates, planned_commands, script_digests
 from common.plan.schema import Keys, When, Workload
 
 _HANDFUL = 64
@@ -63,7 +64,7 @@ class Mix:
         self.names = tuple(rows)
         self.values = Values(workload.values, seed)
         self.ttl_s = (int(workload.expiry.minimum_s), int(workload.expiry.maximum_s))
-        self.scripts = {script.name: script_digest(script.lua) for script in workload.scripts}
+        self.scripts = script_digests(workload)
         # Each thread holds so many values: few of them where they are large.
         self.handful = max(1, min(_HANDFUL, _HANDFUL_BYTES // max(1, longest_value(workload.values))))
         self.is_late = any(command.is_late or command.then for command in self.commands)

@@ -18,9 +18,9 @@ from agent.worker.workload.preload_operations import preload_operations
 from agent.worker.workload.values import Values
 from common.cancellation import Lifeline
 from common.clock import monotonic_ns
-from common.commands import Mixed, Placeholder, find_command, keys_per_hash_tag
-from common.commands import Part as TemplatePart
+from common.commands import Argument, Compound, Placeholder, find_command
 from common.errors import TargetError
+from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.rules.preparation_rules import preload_share
 from common.plan.schema import Pools, Preload, Target
 from common.protocol.messages import Assignment, Preloaded
@@ -100,13 +100,13 @@ def parts_of(assignment: Assignment) -> list[list[Part]]:
 
 def _key_at(entry: Preload) -> int:
     """Which argument of the command is its key, or has it within; a name of the table has it in the same place."""
-    parts = find_command(entry.command).parts
+    parts = find_command(entry.command).arguments
     return next(at for at, part in enumerate(parts) if _holds_key(part))
 
 
-def _holds_key(part: TemplatePart) -> bool:
+def _holds_key(part: Argument) -> bool:
     """Whether this argument of a template is its key, or has it within."""
-    return Placeholder.KEY in (part.pieces if isinstance(part, Mixed) else (part,))
+    return Placeholder.KEY in (part.pieces if isinstance(part, Compound) else (part,))
 
 
 def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnProgress) -> Preloaded | None:

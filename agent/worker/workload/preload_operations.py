@@ -12,7 +12,8 @@ from agent.worker.workload.reply_effects import Operation
 from agent.worker.workload.sampling import seed_sequence
 from agent.worker.workload.sequences import SEQUENCE, Counters
 from agent.worker.workload.values import Values
-from common.commands import find_command, keys_of, script_digest
+from common.commands import find_command
+from common.plan.planned_commands import keys_of, script_digests
 from common.plan.schema import Preload, Workload
 
 _BLOCK = 512
@@ -43,7 +44,7 @@ def preload_operations(
         ttl_s=(int(workload.expiry.minimum_s), int(workload.expiry.maximum_s)),
         thread=thread,
         threads=threads,
-        scripts={script.name: script_digest(script.lua) for script in workload.scripts},
+        scripts=script_digests(workload),
     )
     filler, counters = Filler(template, supplies), Counters()
     generator = np.random.default_rng(seed_sequence(seed, thread, 3))

@@ -14,7 +14,7 @@ from agent.worker.workload.arguments import Arguments, Filler, Rows, Supplies
 from agent.worker.workload.distributions import Numbers
 from agent.worker.workload.sequences import SEQUENCE, Counters
 from agent.worker.workload.values import is_sealed
-from common.commands import COMMANDS, Placeholder, Reply, Template
+from common.commands import COMMANDS, Placeholder, ReplyKind, Template
 from common.plan.schema import When
 from common.redis_client import Ending
 
@@ -63,12 +63,12 @@ def verifier_of(template: Template) -> Callable[[Arguments], Follow] | None:
     """What makes, of a call's arguments, the function that verifies its reply; None for commands whose reply is not the
     value of a key. Keys have to be arguments of their own."""
     row = COMMANDS.get(template.name)
-    places = [index for index, part in enumerate(template.parts) if part is Placeholder.KEY]
+    places = [index for index, part in enumerate(template.arguments) if part is Placeholder.KEY]
     if row is None or not places:
         return None
-    if row.reply is Reply.VALUE and places[0] == 1:
+    if row.reply is ReplyKind.VALUE and places[0] == 1:
         return lambda arguments: partial(_verify_value, arguments[1])
-    if row.reply is Reply.VALUES and places == list(range(1, len(template.parts))):
+    if row.reply is ReplyKind.VALUES and places == list(range(1, len(template.arguments))):
         return lambda arguments: partial(_verify_values, arguments[1:])
     return None
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from common.commands import is_cluster
 from common.errors import PlanError
 from common.plan.address_remap import AddressMap
 from common.plan.loading.layers import Place, nowhere
 from common.plan.loading.validation import Path
+from common.plan.planned_commands import is_cluster
 from common.plan.rules.preparation_rules import PREPARATION_RULES
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
 from common.plan.rules.wire_rules import WIRE_RULES

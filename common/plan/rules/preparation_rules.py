@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import COMMANDS, Holds, Placeholder, Sha, Template, find_command, keys_of, origin, planned_commands
+from common.commands import COMMANDS, KeyType, Placeholder, ScriptDigest, Template, find_command, original
 from common.plan.loading.validation import Path
+from common.plan.planned_commands import keys_of, planned_commands
 from common.plan.rules.workload_rules import unfit_for_pools
 from common.plan.schema import Plan
 from common.units import show
@@ -38,8 +39,8 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
         if script not in scripts:
             known = ", ".join(scripts) if scripts else "none"
             yield f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
-    for piece in map(origin, template.pieces()):
-        if not isinstance(piece, bytes | Sha) and piece is not Placeholder.KEY:
+    for piece in map(original, template.pieces()):
+        if not isinstance(piece, bytes | ScriptDigest) and piece is not Placeholder.KEY:
             shown = piece.value if isinstance(piece, Placeholder) else f"__rand({piece.low},{piece.high})__"
             yield f"expected no placeholders but __key__ and __sha(NAME)__ in setup, got {shown}; preload has them all"
     count = int(workload.keys.maximum) - int(workload.keys.minimum) + 1
@@ -78,12 +79,12 @@ def preload_fits(plan: Plan) -> Iterator[Finding]:
                 )
 
 
-def _held(template: Template) -> Holds | None:
+def _held(template: Template) -> KeyType | None:
     """What the drawn key of a command holds; None where the table does not tell, or does not mind."""
     row = COMMANDS.get(template.name)
-    if row is None or template.parts[1:2] != (Placeholder.KEY,) or row.holds in (Holds.ANYTHING, Holds.DUMP):
+    if row is None or template.arguments[1:2] != (Placeholder.KEY,) or row.key_type in (KeyType.ANYTHING, KeyType.DUMP):
         return None
-    return row.holds
+    return row.key_type
 
 
 def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command, is_cluster, subscribes
+from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command
 from common.plan.loading.validation import Path
+from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan
 from common.pubsub_header import STAMP_BYTES
 
@@ -18,11 +19,11 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
     for number, entry in enumerate(plan.workload.commands):
         path: Path = ("workload", "commands", number, "command")
         template = find_command(entry.command)
-        has_message = Placeholder.MESSAGE in template.parts
-        publishes = template.name in PUBLISHING and len(template.parts) == 3
-        if template.name in SUBSCRIBING and len(template.parts) != 2:
-            yield path, f"expected one channel for each {template.name}, got {len(template.parts) - 1}"
-        if has_message and not (publishes and template.parts[2] is Placeholder.MESSAGE):
+        has_message = Placeholder.MESSAGE in template.arguments
+        publishes = template.name in PUBLISHING and len(template.arguments) == 3
+        if template.name in SUBSCRIBING and len(template.arguments) != 2:
+            yield path, f"expected one channel for each {template.name}, got {len(template.arguments) - 1}"
+        if has_message and not (publishes and template.arguments[2] is Placeholder.MESSAGE):
             yield path, "expected __message__ as the message of PUBLISH or SPUBLISH, got it elsewhere; say __data__"
         if is_cluster(plan.target) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
             yield (
@@ -49,7 +50,7 @@ def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[Path, str]]:
     ]
     for path, text in aside:
         template = find_command(text)
-        if template.name in SUBSCRIBING or Placeholder.MESSAGE in template.parts:
+        if template.name in SUBSCRIBING or Placeholder.MESSAGE in template.arguments:
             yield path, f"expected {template.name} as a command of the mix alone, with a weight of its own, got it here"
 
 

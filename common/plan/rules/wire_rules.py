@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.commands import is_cluster, subscribes
 from common.plan.loading.validation import Path
+from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan, Pools, ReadFrom, Retry, RetryError, TcpPool
 
 _OF_CONNECTIONS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})

@@ -6,18 +6,9 @@ import json
 import math
 from collections.abc import Iterator
 
-from common.commands import (
-    COMMANDS,
-    Placeholder,
-    Template,
-    blocking_timeout_s,
-    find_command,
-    is_cluster,
-    keys_of,
-    keys_per_hash_tag,
-    parse_template,
-)
+from common.commands import COMMANDS, Placeholder, Template, blocking_timeout_s, find_command, parse_template
 from common.plan.loading.validation import Path
+from common.plan.planned_commands import is_cluster, keys_of, keys_per_hash_tag
 from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
 from common.units import show
 
@@ -72,7 +63,7 @@ def unfit_for_pools(template: Template) -> str | None:
     asking = _ASKING.get(template.name)
     if asking is None:
         return f"expected a command that leaves its connection as it was, got {template.name}"
-    word = template.parts[1] if len(template.parts) > 1 else None
+    word = template.arguments[1] if len(template.arguments) > 1 else None
     subcommand = word.decode(errors="replace").upper() if isinstance(word, bytes) else None
     if subcommand in asking:
         return None
@@ -140,8 +131,7 @@ def blocking_ends(plan: Plan) -> Iterator[Finding]:
     """No command waits as long as the socket does, or for ever."""
     limit_s = plan.target.socket_timeout_s
     for path, template, _, _ in _templates(plan.workload):
-        row = COMMANDS.get(template.name)
-        waits_s = blocking_timeout_s(template, row.timeout if row else None)
+        waits_s = blocking_timeout_s(template)
         if waits_s is not None and not 0 < waits_s < limit_s:
             found = "0, which is for ever" if waits_s == 0 else f"{waits_s:g}s"
             yield (

@@ -18,8 +18,8 @@ from agent.worker.drivers.client import ThreadWorker, run_client_worker
 from agent.worker.drivers.wire.driver import WireWorker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.commands import subscribes
 from common.plan import profiles
+from common.plan.planned_commands import subscribes
 from common.plan.rules.wire_rules import wire_commands_fit
 from common.plan.schema import (
     Arrivals,

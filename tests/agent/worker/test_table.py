@@ -12,7 +12,8 @@ import redis
 
 from agent.worker.metrics.wire_sizes import reply_measure, request_bytes
 from agent.worker.workload.operations import Mix, Operation, draw_operations
-from common.commands import COMMANDS, Holds, Placeholder, keys_per_hash_tag
+from common.commands import COMMANDS, KeyType, Placeholder
+from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Target, Workload
 from common.protocol.serde import from_plain
 from coordinator.embedded import HOST
@@ -47,7 +48,7 @@ def server() -> Iterator[Server]:
         yield started
 
 
-def fill(client: redis.Redis, holds: Holds) -> None:
+def fill(client: redis.Redis, holds: KeyType) -> None:
     """Each key of the range holds something of this kind, whole numbers and fractions among it."""
     client.flushall()
     client.function_load(FUNCTION, replace=True)
@@ -55,33 +56,33 @@ def fill(client: redis.Redis, holds: Holds) -> None:
     for number in range(1, KEYS + 1):
         key = f"stampede:{number}"
         match holds:
-            case Holds.STRING | Holds.ANYTHING:
+            case KeyType.STRING | KeyType.ANYTHING:
                 client.set(key, "x" * 40 * number, ex=1000)
-            case Holds.NUMBER:
+            case KeyType.NUMBER:
                 client.set(key, "10.25" if number == 3 else "41")
-            case Holds.HASH:
+            case KeyType.HASH:
                 client.hset(key, mapping={f"field:{field}": "v" * field for field in range(1, 11)})
-            case Holds.LIST:
+            case KeyType.LIST:
                 client.rpush(key, *(f"value {place}" for place in range(12)), "pivot")
-            case Holds.SET:
+            case KeyType.SET:
                 client.sadd(key, *(f"member:{member}" for member in range(1, 1001, number)))
-            case Holds.SORTED_SET:
+            case KeyType.SORTED_SET:
                 scores = (1, 2.5, 0.1, 1e-7, 123456.789, 1e21, 17, 3e9)
                 client.zadd(key, {f"member:{member}": scores[member % 8] for member in range(1, 1001, number)})
-            case Holds.STREAM:
+            case KeyType.STREAM:
                 client.xgroup_create(key, "stampede", "0", mkstream=True)
                 for entry in range(12):
                     client.xadd(key, {"data": "x" * entry, **{f"field {place}": place for place in range(5)}})
                 if number > 1:
                     client.xreadgroup("stampede", "worker:9", {key: ">"}, count=5)
-            case Holds.HYPERLOGLOG:
+            case KeyType.HYPERLOGLOG:
                 client.pfadd(key, *range(100 * number))
-            case Holds.GEO:
+            case KeyType.GEO:
                 places = ((13.361389, 38.115556), (15.087269, 37.502669), (-0.127, 51.507))
                 for member in range(1, 1001, number):
                     longitude, latitude = places[member % 3]
                     client.geoadd(key, (longitude, latitude, f"member:{member}"))
-            case Holds.NOTHING:
+            case KeyType.NOTHING:
                 client.set(key, "x")
 
 
@@ -96,29 +97,29 @@ def operations(command: str, name: str) -> Iterator[Operation]:
         "keys": {"maximum": KEYS, "distribution": "sequential"},
         "scripts": [{"name": "main", "lua": LUA}],
     }
-    if COMMANDS[name].holds is Holds.NUMBER:
+    if COMMANDS[name].key_type is KeyType.NUMBER:
         raw["keys"]["maximum"] = 2 if name != "INCRBYFLOAT" else 3
     return draw_operations(Mix(from_plain(raw, Workload), 1), 1, 0)
 
 
-OTHERS: list[tuple[Holds, str]] = [
-    (Holds.STREAM, "XAUTOCLAIM __key__ stampede worker:1 0 0 COUNT 3"),
-    (Holds.STREAM, "XREADGROUP GROUP stampede worker:9 STREAMS __keys(3)__ 0 0 0"),
-    (Holds.STREAM, "XREAD STREAMS __keys(2)__ 0 0"),
-    (Holds.STREAM, "XRANGE __key__ - +"),
-    (Holds.SORTED_SET, "ZRANGE __key__ 0 -1 WITHSCORES"),
-    (Holds.SORTED_SET, "ZSCORE __key__ member:__rand(1,8)__"),
-    (Holds.HASH, "HRANDFIELD __key__ -5 WITHVALUES"),
-    (Holds.HASH, "HGETALL __key__"),
-    (Holds.LIST, "LPOP __key__ 2"),
-    (Holds.LIST, "LRANGE __key__ 0 -1"),
-    (Holds.SET, "SPOP __key__ 2"),
-    (Holds.SET, "SRANDMEMBER __key__ -5"),
-    (Holds.STRING, "SET __key__ x NX"),
-    (Holds.STRING, "SET __key__ x XX"),
-    (Holds.NUMBER, "INCRBYFLOAT __key__ 0.1"),
-    (Holds.GEO, "GEODIST __key__ member:2 member:3 km"),
-    (Holds.STRING, "EVAL 'return {1,{2,\"a\"},false,ARGV[1]}' 1 __key__ __data__"),
+OTHERS: list[tuple[KeyType, str]] = [
+    (KeyType.STREAM, "XAUTOCLAIM __key__ stampede worker:1 0 0 COUNT 3"),
+    (KeyType.STREAM, "XREADGROUP GROUP stampede worker:9 STREAMS __keys(3)__ 0 0 0"),
+    (KeyType.STREAM, "XREAD STREAMS __keys(2)__ 0 0"),
+    (KeyType.STREAM, "XRANGE __key__ - +"),
+    (KeyType.SORTED_SET, "ZRANGE __key__ 0 -1 WITHSCORES"),
+    (KeyType.SORTED_SET, "ZSCORE __key__ member:__rand(1,8)__"),
+    (KeyType.HASH, "HRANDFIELD __key__ -5 WITHVALUES"),
+    (KeyType.HASH, "HGETALL __key__"),
+    (KeyType.LIST, "LPOP __key__ 2"),
+    (KeyType.LIST, "LRANGE __key__ 0 -1"),
+    (KeyType.SET, "SPOP __key__ 2"),
+    (KeyType.SET, "SRANDMEMBER __key__ -5"),
+    (KeyType.STRING, "SET __key__ x NX"),
+    (KeyType.STRING, "SET __key__ x XX"),
+    (KeyType.NUMBER, "INCRBYFLOAT __key__ 0.1"),
+    (KeyType.GEO, "GEODIST __key__ member:2 member:3 km"),
+    (KeyType.STRING, "EVAL 'return {1,{2,\"a\"},false,ARGV[1]}' 1 __key__ __data__"),
 ]
 """Other shapes of commands of the table."""
 
@@ -136,11 +137,11 @@ def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
         for name, row in COMMANDS.items():
             if row.subscribes or (name in NOT_WITHOUT_DATA and not with_data):
                 continue  # see tests/agent/worker/pubsub/test_thread_subscriber.py
-            fill(meter.watch, row.holds if with_data else Holds.DUMP)
+            fill(meter.watch, row.key_type if with_data else KeyType.DUMP)
             if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
                 for number in range(1, KEYS + 1):
                     meter.watch.zunionstore(f"stampede:{number}", {f"stampede:{number}": 0})
-            if not with_data and row.holds is Holds.STREAM:
+            if not with_data and row.key_type is KeyType.STREAM:
                 for number in range(1, KEYS + 1):
                     meter.watch.xgroup_create(f"stampede:{number}", "stampede", "0", mkstream=True)
             found += meter.differences(operations(IMPATIENT.get(name, name), name))
@@ -148,7 +149,7 @@ def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
 
 
 class Meter:
-    """Holds what operations take on the wire against what the server counts, on a connection of its own."""
+    """KeyType what operations take on the wire against what the server counts, on a connection of its own."""
 
     def __init__(self, server: Server, protocol: int) -> None:
         self.watch = server.client()
@@ -206,7 +207,7 @@ def test_doubles_are_measured_as_the_server_writes_them(server: Server, protocol
     numbers += [0.0, -0.0, 1e15, 1e16, 1e17, 1e21, 1e22, 5e-324, 1.7e308, float("inf"), float("-inf"), 0.1 + 0.2]
     numbers += [base * 10.0**power for base in (1, 1.5, 123456) for power in range(-12, 24)]
     with Meter(server, protocol) as meter:
-        fill(meter.watch, Holds.NOTHING)
+        fill(meter.watch, KeyType.NOTHING)
         meter.watch.zadd("z", {str(place): number for place, number in enumerate(numbers)})
         differences = [
             found

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.commands import COMMANDS, Holds, Placeholder, find_command
+from common.commands import COMMANDS, KeyType, Placeholder, find_command
 from common.errors import PlanError
 from common.plan import profiles
 from common.plan.loading.sources import load_plan
@@ -66,14 +66,14 @@ def test_a_profile_may_be_meant_for_a_driver_which_a_flag_overrules() -> None:
 def test_commands_of_different_types_never_share_keys(name: str) -> None:
     workload = profiles.load(name).workload
     own = workload.get("keys", {}).get("prefix", "stampede:")
-    kinds: dict[str, set[Holds]] = {}
+    kinds: dict[str, set[KeyType]] = {}
     for entry in workload["commands"]:
         for said in (entry, *entry.get("then", ())):
             template = find_command(said["command"])
             row = COMMANDS[template.name]
             # Others have a key of their own, as a literal.
-            if row.holds is not Holds.ANYTHING and template.parts[1:2] == (Placeholder.KEY,):
-                kinds.setdefault(entry.get("key_prefix", own), set()).add(row.holds)
+            if row.key_type is not KeyType.ANYTHING and template.arguments[1:2] == (Placeholder.KEY,):
+                kinds.setdefault(entry.get("key_prefix", own), set()).add(row.key_type)
     assert all(len(held) == 1 for held in kinds.values())
 
 

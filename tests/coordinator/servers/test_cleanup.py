@@ -9,8 +9,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.commands import key_text
 from common.errors import TargetError
+from common.plan.planned_commands import key_text
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count, Seconds
 from coordinator.core.records import CleanedUp

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from common.commands import script_digest
 from common.errors import TargetError
+from common.plan.planned_commands import script_digests
 from common.plan.schema import Keys, Plan, Script, Target
 from common.units import Count, Seconds
 from coordinator.servers.setup_commands import BATCH, flush, set_up
@@ -69,7 +69,7 @@ def test_a_plan_without_setup_asks_the_target_nothing(refusing_url: str) -> None
 def test_scripts_are_there_afterwards(valkey: Server) -> None:
     plan = plan_of(valkey.url, scripts=(Script(name="read", lua=LUA), Script(name="one", lua="return 1")))
     assert done(plan) == (2, [])
-    digests = [script_digest(script.lua).decode() for script in plan.workload.scripts]
+    digests = [digest.decode() for digest in script_digests(plan.workload).values()]
     assert valkey.client().script_exists(*digests) == [True, True]
 
 
@@ -144,7 +144,7 @@ def test_a_cluster_is_flushed_and_set_up_on_all_its_primaries(shared_cluster: Cl
     assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 0
     assert done(plan) == (3 + 2 * BATCH + 1 + 2, [])
     for port in shared_cluster.primaries:
-        assert shared_cluster.at(port).script_exists(script_digest(LUA).decode()) == [True]
+        assert shared_cluster.at(port).script_exists(*script_digests(plan.workload).values()) == [True]
         assert len(shared_cluster.at(port).function_list()) == 1
         assert shared_cluster.at(port).dbsize() > 300
         shared_cluster.at(port).function_flush()

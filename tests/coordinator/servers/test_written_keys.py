@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.commands import key_text
+from common.plan.planned_commands import key_text
 from common.plan.schema import Command, Keys, Plan, Preload, Target, Then, Workload
 from common.units import Count
 from coordinator.servers.written_keys import Family, KeyPlaces, Written, written

@@ -27,8 +27,7 @@ from agent.worker.workload.encoding.pieces import (
     lengths_of,
     write_pieces,
 )
-from common.commands import COMMANDS, Mixed, Placeholder, Template
-from common.commands import Part as TemplatePart
+from common.commands import COMMANDS, Argument, Compound, Placeholder, Template
 from common.metrics.histogram import Ints
 from common.redis_client import slot_of
 
@@ -189,14 +188,14 @@ class Requests:
 
 def _first_key(template: Template) -> int | None:
     """Which argument is the first key: one with a key in it, or else the one that is a key in the command table."""
-    place = next((place for place, part in enumerate(template.parts[1:]) if _holds_key(part)), None)
+    place = next((place for place, part in enumerate(template.arguments[1:]) if _holds_key(part)), None)
     if place is None and (row := COMMANDS.get(template.name)):
-        place = next((place for place, part in enumerate(row.template.parts[1:]) if _holds_key(part)), None)
-    return None if place is None or place >= len(template.parts) - 1 else place
+        place = next((place for place, part in enumerate(row.template.arguments[1:]) if _holds_key(part)), None)
+    return None if place is None or place >= len(template.arguments) - 1 else place
 
 
-def _holds_key(part: TemplatePart) -> bool:
-    return any(piece in _KEYS for piece in (part.pieces if isinstance(part, Mixed) else (part,)))
+def _holds_key(part: Argument) -> bool:
+    return any(piece in _KEYS for piece in (part.pieces if isinstance(part, Compound) else (part,)))
 
 
 def _texts_of(pieces: list[Piece], count: int) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from agent.worker.workload.encoding.pieces import Buffer
 from agent.worker.workload.encoding.request_template import Made, Requests
 from agent.worker.workload.mix import Mix, supplies_of
 from agent.worker.workload.sampling import Block, Drawing, seed_sequence
-from common.commands import Placeholder, Template, origin
+from common.commands import Placeholder, Template, original
 from common.metrics.histogram import Ints
 
 _BLOCK = 4096
@@ -137,13 +137,15 @@ def _block_of(mix: Mix) -> int:
     each_bytes = [_bytes_of(command.template, mix.values.mean_bytes) for command in mix.commands]
     mean_bytes = np.average(each_bytes, weights=[command.weight for command in mix.commands])
     # Each argument costs so much a block that there should be some requests for it, unless they take too much memory.
-    least = min(max(len(command.template.parts) for command in mix.commands) // _PARTS, int(_MOST_BYTES / mean_bytes))
+    least = min(
+        max(len(command.template.arguments) for command in mix.commands) // _PARTS, int(_MOST_BYTES / mean_bytes)
+    )
     return max(1, least, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
 
 
 def _bytes_of(template: Template, value_bytes: float) -> float:
     """About how many bytes a request takes."""
     return sum(
-        len(piece) if isinstance(piece, bytes) else value_bytes if origin(piece) in _VALUES else _TEXT_BYTES
+        len(piece) if isinstance(piece, bytes) else value_bytes if original(piece) in _VALUES else _TEXT_BYTES
         for piece in template.pieces()
-    ) + _ARGUMENT_BYTES * len(template.parts)
+    ) + _ARGUMENT_BYTES * len(template.arguments)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.worker.workload.keys import Keyspace
-from common.commands import key_text
+from common.plan.planned_commands import key_text
 from common.redis_client import slot_of
 
 

@@ -24,7 +24,7 @@ def load(tmp_path: Path, workload: str, name: str = "plan.yaml") -> Plan:
 
 
 def parts(text: str) -> tuple[object, ...]:
-    return find_command(text).parts
+    return find_command(text).arguments
 
 
 def test_a_command_of_a_plan_file_may_be_a_list_of_arguments_that_nothing_splits(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_bytes_of_a_template_are_the_same_in_every_form_of_a_plan(tmp_path: Path
     )
     flag = FLAGS["--command"].parse('SET k:__key__ "\\x00\udcff\\"\'\\\\é"')
     for command in (yaml_plan.workload.commands[0].command, json_plan.workload.commands[0].command, flag):
-        assert parse_template(command).parts[2] == BYTES
+        assert parse_template(command).arguments[2] == BYTES
 
 
 def test_bytes_of_a_template_survive_the_printed_plan_and_the_wire(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import redis
 
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.commands import COMMANDS, Holds, Placeholder
+from common.commands import COMMANDS, KeyType, Placeholder
 from common.metrics.intervals import Merge, merge_commands, merge_intervals
 from common.plan.schema import Plan
 from common.protocol.serde import from_plain
@@ -45,7 +45,7 @@ def plan_of(server: Server, command: str, name: str, protocol: int, batch: dict[
     if COMMANDS[name].template.count(Placeholder.IDS):
         entry = {"command": "XRANGE", "then": [entry]}
     maximum = KEYS
-    if COMMANDS[name].holds is Holds.NUMBER and name != "INCRBYFLOAT":
+    if COMMANDS[name].key_type is KeyType.NUMBER and name != "INCRBYFLOAT":
         maximum = 2
     raw: dict[str, Any] = {
         "target": {"url": server.url, "protocol": protocol},
@@ -91,7 +91,7 @@ def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
     # There are many runs: each is to notice soon that it is over.
     monkeypatch.setattr("agent.worker.drivers.wire.event_loop._NAP_NS", 1_000_000)
     asking, found = server.client(), []
-    rows = [(name, IMPATIENT.get(name, name), row.holds) for name, row in COMMANDS.items() if not row.subscribes]
+    rows = [(name, IMPATIENT.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes]
     rows += [(command.split()[0], command, holds) for holds, command in OTHERS]
     for name, command, holds in rows:
         fill(asking, holds)

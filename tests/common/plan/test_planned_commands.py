@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.commands import COMMANDS, PUBLISHING, SUBSCRIBING, Placeholder, subscribes
+from common.plan.planned_commands import subscribes
 from common.plan.schema import Command, Workload
 
 
@@ -19,10 +19,3 @@ from common.plan.schema import Command, Workload
 def test_a_mix_has_subscribers_if_it_draws_any(command: str, weight: float, has_subscribers: bool) -> None:
     commands = (Command(command="GET"), Command(command=command, weight=weight))
     assert subscribes(Workload(commands=commands)) is has_subscribers
-
-
-def test_each_kind_of_publishing_has_its_kind_of_subscribing_and_sends_what_is_timed() -> None:
-    assert {name.removesuffix("SUBSCRIBE") for name in SUBSCRIBING} == {
-        name.removesuffix("PUBLISH") for name in PUBLISHING
-    }
-    assert all(COMMANDS[name].template.parts[-1] is Placeholder.MESSAGE for name in PUBLISHING)
