@@ -451,6 +451,20 @@ def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, on
     assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_agents_of_a_killed_coordinator_serve_the_next_run_and_lose_nothing_of_the_first(seed: int) -> None:
+    killed = Fault(Kind.REPLACED, at_s=8.0, seconds=2.0)
+    collected = Fault(Kind.COLLECTED, at_s=55.0)
+    world = played(Scenario(seed=seed, duration_s=20.0, lease_s=6.0, faults=(killed, collected)))
+    check(world)
+    first, second = (fold(records) for records in world.journals.values())
+    assert second.closed is not None
+    assert (second.closed.outcome, second.closed.reason) == (Outcome.COMPLETED, "")
+    assert second.totals.operations == world.done["run-2"]
+    assert first.is_complete
+    assert first.totals.operations == world.done["run-1"] > 0
+
+
 # -- shares of lost agents that others take over
 
 losses = st.builds(

@@ -83,10 +83,11 @@ class MetricsLink:
         self.attached = self.proved = True
         return is_news
 
-    def unreachable(self, now_ns: int) -> str:
-        """What keeps the link from getting through, if it should have by now; else ""."""
+    def unreachable(self, endpoint: str, now_ns: int) -> str:
+        """Why no frame would ever arrive, if the link should have got through by now; else ""."""
         overdue = self._wanted_ns is not None and now_ns - self._wanted_ns > PROVE_WITHIN_NS
-        return self._cause if overdue and not self.proved else ""
+        there = f"its metrics connection to {endpoint} does not get through ({self._cause})"
+        return f"{there}, although its control connection does" if overdue and not self.proved else ""
 
 
 class Link:
@@ -145,6 +146,13 @@ class Link:
         if refused and self._examinations and not self.obstacle:
             return "the coordinator refuses our token; copy its token file here (--token-file)"
         return ""
+
+    def waited_in_vain(self, wait_ns: int | None, now_ns: int) -> str:
+        """That no coordinator answered for this long, and why; "" if one did, or may still. wait_ns: None for ever."""
+        if wait_ns is None or self.silent_ns(now_ns) <= wait_ns:
+            return ""
+        why = f": {self.obstacle}" if self.obstacle else ""
+        return f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s{why}"
 
     def heard(self, now_ns: int) -> None:
         """A message of the coordinator has come."""

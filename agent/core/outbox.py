@@ -101,11 +101,14 @@ class Outbox:
             self.next_seq += 1
         self._resend_from += 1
 
-    def acknowledge(self, next_seq: int) -> None:
-        """The coordinator holds every frame before `next_seq`; more than was ever sent is not believed."""
+    def acknowledge(self, next_seq: int) -> bool:
+        """The coordinator holds every frame before `next_seq`; more than was ever sent is not believed. Returns whether
+        that is news."""
+        before = len(self._sealed)
         while self._sealed and self._sealed[0].seq < min(next_seq, self.next_seq):
             self._sealed.popleft()
             self._resend_from = max(0, self._resend_from - 1)
+        return len(self._sealed) != before
 
     def rewind(self) -> None:
         """The link was lost: everything sealed and not acknowledged is to be sent again."""

@@ -28,13 +28,13 @@ from agent.core.actions import (
     WorkerExited,
 )
 from agent.core.assignment_checks import misfit, odd_start
+from agent.core.kept_results import KeptResults, KeptRun
 from agent.core.lease import Lease
 from agent.core.link import Link, MetricsLink, introduction
 from agent.core.outbox import Outbox
-from agent.core.share import Share
+from agent.core.share import PreparationReports, Share
 from agent.core.transitions import TRANSITIONS, Trigger
 from common.errors import FleetError, TargetError
-from common.line_limits import Ration
 from common.protocol.messages import (
     HOLD_LEASES,
     AgentMessage,
@@ -55,7 +55,6 @@ from common.protocol.messages import (
     Refused,
     StandBy,
     Start,
-    Step,
     Stop,
     Welcome,
     WorkerFinal,
@@ -71,14 +70,14 @@ GOODBYE_NS = 10 * NS_PER_S
 OVERTIME_NS = 10 * NS_PER_S
 """How long after its drain deadline a worker process is given before it is killed."""
 TERMINATED_EXIT_CODE = 143
-SAY_EVERY_NS = 5 * NS_PER_S
 _CLOSED = "its coordinator has closed the run"
 _FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
 """States in which an agent without a coordinator must not go on for ever."""
 
 
 class Session:
-    """The state of one agent: its link, its run, its clock. `outbox` is there for the loop to pump."""
+    """The state of one agent: its link, its run, its clock. `outbox` is there for the loop to pump. kept: results of
+    earlier runs."""
 
     def __init__(self, identity: Identity, now_ns: int) -> None:
         self.identity = identity
@@ -87,6 +86,7 @@ class Session:
         self.outbox = Outbox()
         self.ignored = 0
         self._share = Share()
+        self.kept = KeptResults()
         self._link = Link(now_ns)
         self._metrics = MetricsLink()
         self._lease = Lease(now_ns)
@@ -95,8 +95,7 @@ class Session:
         self._frames_moved_ns = now_ns
         self._kill_due_ns: int | None = None
         self._leave_due_ns: int | None = None
-        self._say_due_ns = now_ns
-        self._reports = Ration("the preparation", now_ns)
+        self._reports = PreparationReports(now_ns)
         self._spoiled: tuple[str, Failed] | None = None
         self._reason = ""
         self._exit_code = 0
@@ -118,6 +117,8 @@ class Session:
                 text = "lost the coordinator; trying to reach it again"
                 if self.state is AgentState.IDLE:
                     text = "the coordinator is gone; waiting for the next one"
+                elif self.state is AgentState.DONE:
+                    text += f", and {self._as_kept().described(now_ns)}"
                 return [Say(text)] if self._link.went_down() else []
             case LinkRefused():
                 self._link.refused(now_ns)
@@ -134,8 +135,7 @@ class Session:
             case WorkerExited(process, exit_code):
                 return self._worker_exited(process, exit_code, now_ns)
             case SpawnFailed(reason):
-                failed = Failed(kind=FailureKind.AGENT, reason=reason)
-                return self._broken(failed) if self._moves(Trigger.BROKEN) else []
+                return self._broken(_at_fault(reason)) if self._moves(Trigger.BROKEN) else []
             case Terminated():
                 return self._terminated(now_ns)
             case Tick():
@@ -151,7 +151,9 @@ class Session:
     def _hello(self, now_ns: int) -> list[Action]:
         if not self._link.hello_is_due(now_ns):
             return []
-        return self._send(introduction(self.identity, self._link.connection, self.state, self.run_id, self.outbox))
+        kept = self.kept.newest if self.state is AgentState.IDLE else None  # perhaps its coordinator is back
+        held = (AgentState.DONE, kept.run_id, kept.outbox) if kept else (self.state, self.run_id, self.outbox)
+        return self._send(introduction(self.identity, self._link.connection, *held))
 
     def _attach(self, now_ns: int) -> list[Action]:
         if not self._metrics.attach_is_due(now_ns):
@@ -199,18 +201,15 @@ class Session:
                 return self._dismissed(envelope.run_id, now_ns)
             case Prepare():
                 return self._prepare(envelope.run_id, message, now_ns)
-        if not is_of_our_run:
-            self.ignored += 1
-            return []
         match message:
+            case _ if not is_of_our_run:
+                pass
             case Start():
                 return self._start(message, now_ns)
             case Stop():
                 return self._stop(drain=message.drain, reason=clipped(message.reason), now_ns=now_ns)
             case FrameAck():
-                before = self.outbox.first_unacknowledged
-                self.outbox.acknowledge(message.next_seq)
-                if self.outbox.first_unacknowledged != before:
+                if self.outbox.acknowledge(message.next_seq):
                     self._frames_moved_ns = now_ns
                 return []
             case FinalAck():
@@ -234,31 +233,46 @@ class Session:
             return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code)]
         # The coordinator leaves its sockets open until it has heard that we know.
         self._link.hasten_heartbeat(now_ns)
-        if self.state is AgentState.IDLE:
-            return [*actions, Say("waiting for the next run")]
-        return actions
+        return [*actions, Say("waiting for the next run")] if self.state is AgentState.IDLE else actions
 
     def _closed(self, now_ns: int) -> list[Action]:
         """The coordinator ended the run without our last results. The load stops at once, because keys may have been
-        counted and deleted; the results are kept for a coordinator that resumes the run, until another run needs us."""
+        counted and deleted; the results are kept for a coordinator that resumes the run."""
         if self._is_closed:
             return []
         self._is_closed = True
         if self._terminations:
-            return self._leave_closed()
-        text = f"the coordinator closed run {self.run_id} without the last results of this agent; keeping them for "
-        text += f"{HOLD_LEASES * self._share.lease_ns / NS_PER_S:g} s: `coordinator start --resume {self.run_id}`"
-        return [Say(f"{text} collects them"), *self._stop(drain=False, reason=_CLOSED, now_ns=now_ns)]
+            return self._leave_kept(self.run_id)
+        text = f"its coordinator closed the run without them; {self._as_kept().described(now_ns)}"
+        return [Say(text), *self._stop(drain=False, reason=_CLOSED, now_ns=now_ns)]
 
-    def _leave_closed(self) -> list[Action]:
-        text = f"left with results of run {self.run_id} that no coordinator took: the run is closed"
+    def _leave_kept(self, run_ids: str) -> list[Action]:
+        text = f"left with results that no coordinator took, of run {run_ids}"
         return [KillWorkers(), *self._send(Bye(reason="terminated")), Exit(FleetError.exit_code, text)]
 
-    @property
-    def _shown_state(self) -> AgentState:
-        """The run that Hello names. Results of a closed run do not keep the agent from serving another one."""
-        is_free = self._is_closed and self.state is AgentState.DONE and self._link.coordinator != self.run_id
-        return AgentState.IDLE if is_free else self.state
+    def _as_kept(self) -> KeptRun:
+        """The run as it is kept. Its time begins when its coordinator was last heard, or when the load ended."""
+        until_ns = max(self._lease.heard_ns, self._done_ns) + HOLD_LEASES * self._share.lease_ns
+        return KeptRun(self.run_id, self.outbox, self._share, self._reason, until_ns)
+
+    def _change_run(self, now_ns: int) -> list[Action]:
+        """Set results aside, or take them up, as the run of the coordinator that answers wants it."""
+        actions: list[Action] = [Say(text) for text in self.kept.given_up(now_ns)]
+        is_other = self._link.welcome is not None and self._link.coordinator != self.run_id
+        if not is_other or self.identity.once or self._terminations:
+            return actions
+        if self._moves(Trigger.SET_ASIDE):
+            kept = self._as_kept()
+            self.kept.set_aside(kept)
+            self._clear()
+            return [*actions, Say(f"another run's coordinator answers; {kept.described(now_ns)}")]
+        if self.state is AgentState.IDLE and (found := self.kept.take_up(self._link.coordinator)) is not None:
+            self._moves(Trigger.TAKE_UP)
+            self.run_id, self.outbox, self._share, self._reason = found.run_id, found.outbox, found.share, found.reason
+            self._lease.heard_ns = self._done_ns = now_ns
+            self._metrics.is_doubtful(now_ns)  # frames follow once the coordinator has answered there
+            return [*actions, Say(f"the coordinator of run {self.run_id} is back: delivering its results")]
+        return actions
 
     def _prepare(self, run_id: str, message: Prepare, now_ns: int) -> list[Action]:
         if run_id == self.run_id:
@@ -267,14 +281,11 @@ class Session:
             return self._send(self._spoiled[1], run_id)
         # Checked in every state: a share that is impossible does not become possible by waiting.
         if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
-            return self._refused(Failed(kind=FailureKind.AGENT, reason=clipped(found)), run_id)
-        given_up: list[Action] = []
-        if self._is_closed and self._moves(Trigger.RELEASE):
-            given_up = self._forget(f"run {run_id} needs this agent, and nobody came back for its results")
+            refused = _at_fault(found := clipped(found))
+            return [Say(f"cannot take part in run {clipped(run_id)}: {found}"), *self._send(refused, run_id)]
         if not self._moves(Trigger.PREPARE):
             held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
-            reason = f"{held}; resume that run, or restart the agent"
-            return self._send(Failed(kind=FailureKind.AGENT, reason=reason), run_id)
+            return self._send(_at_fault(f"{held}; resume that run, or restart the agent"), run_id)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._kill_due_ns = None
         self._metrics.is_needed(now_ns)
@@ -282,11 +293,8 @@ class Session:
         self._lease.begins(self._share.lease_ns, now_ns)
         spawned = (Spawn(run_id, self._share.assignments), self._lease.pass_on(now_ns))
         said = self._share.described(self.identity.capacity.open_files)
-        actions: list[Action] = [*given_up, *map(Say, said), *spawned]
+        actions: list[Action] = [*map(Say, said), *spawned]
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
-
-    def _refused(self, failed: Failed, run_id: str) -> list[Action]:
-        return [Say(f"cannot take part in run {clipped(run_id)}: {failed.reason}"), *self._send(failed, run_id)]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
         t0_ns = self._link.clock.to_local_ns(message.t0_ns)
@@ -295,7 +303,7 @@ class Session:
             return []
         if found := odd_start(t0_ns, message.takeover, now_ns):
             self._moves(Trigger.BROKEN)
-            return self._broken(Failed(kind=FailureKind.AGENT, reason=found))
+            return self._broken(_at_fault(found))
         self._moves(Trigger.START)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
@@ -303,7 +311,7 @@ class Session:
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
         if self._moves(Trigger.ABANDON):
-            self._spoil(Failed(kind=FailureKind.AGENT, reason=f"it gave its share up in the preload: {reason}"))
+            self._spoil(_at_fault(f"it gave its share up in the preload: {reason}"))
             return [KillWorkers(), *self._forget(reason)]
         if self._moves(Trigger.STOP):
             self._reason = reason
@@ -320,10 +328,15 @@ class Session:
 
     def _forget(self, why: str) -> list[Action]:
         text = f"run {self.run_id} is over for this agent: {why}"
-        self.run_id, self.outbox, self._share, self._kill_due_ns, self._is_closed = "", Outbox(), Share(), None, False
+        self._clear()
         return [Say(text)]
 
+    def _clear(self) -> None:
+        self.run_id, self.outbox, self._share, self._kill_due_ns, self._is_closed = "", Outbox(), Share(), None, False
+
     def _maybe_leave(self) -> list[Action]:
+        if self._terminations and self.kept:
+            return self._leave_kept(str(self.kept))
         why = "terminated" if self._terminations else "served" if self.identity.once else ""
         return [*self._send(Bye(reason=why)), Exit(self._exit_code)] if why else []
 
@@ -361,7 +374,7 @@ class Session:
         if lost is None:
             return []
         if self._moves(Trigger.BROKEN):
-            return self._broken(Failed(kind=FailureKind.AGENT, reason=lost.reason))
+            return self._broken(_at_fault(lost.reason))
         self._collect(now_ns)
         return [Say(lost.reason), *self._send(lost), *self._maybe_over(now_ns)]
 
@@ -381,16 +394,9 @@ class Session:
         return self._prepared() if ready and self._moves(Trigger.READY) else []
 
     def _progress(self, now_ns: int) -> list[Action]:
-        """The coordinator is told of each step; the person at the terminal now and then."""
         progress = self._share.progress()
-        if progress.done < progress.total and not self._reports.take(now_ns):
-            return []  # the next one is not far: each of many worker processes has ten a second
-        actions = self._send(progress)
-        due = now_ns >= self._say_due_ns or progress.done == progress.total
-        if progress.step is Step.PRELOAD and progress.total and due:
-            self._say_due_ns = now_ns + SAY_EVERY_NS
-            actions.append(Say(f"{progress.step.value} {progress.done:,} of {progress.total:,}"))
-        return actions
+        is_due, line = self._reports.take(progress, now_ns)
+        return [*(self._send(progress) if is_due else []), *([Say(line)] if line else [])]
 
     def _prepared(self) -> list[Action]:
         share = self._share
@@ -409,7 +415,8 @@ class Session:
         if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
             return []
         self._kill_due_ns, self._done_ns = None, now_ns
-        return self._final()
+        is_alone = self._link.welcome is None
+        return [*self._final(), *([Say(self._as_kept().described(now_ns))] if is_alone else [])]
 
     def _final(self) -> list[Action]:
         """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
@@ -421,8 +428,8 @@ class Session:
 
     def _terminated(self, now_ns: int) -> list[Action]:
         self._terminations += 1
-        if self._is_closed:
-            return self._leave_closed()
+        if self._is_closed or (self.kept and self.state is AgentState.IDLE):
+            return self._leave_kept(self.run_id or str(self.kept))
         if self._terminations > 1:
             text = f"left at once: what no coordinator has of run {self.run_id} is lost"
             return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE, text)]
@@ -437,18 +444,20 @@ class Session:
 
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
         self._lease.ticks(tick.suspended_ns, now_ns)
-        actions = [*self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
+        actions = [*self._change_run(now_ns), *self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
         actions += self._lease.pass_on_news(now_ns) if self.state in _FENCED else []
         if not self._link.heartbeat_is_due(now_ns):
             return actions
         held, alive = len(self.outbox), self._share.alive
-        actions += self._send(self._link.heartbeat(tick, self._shown_state, held, alive, now_ns))
+        actions += self._send(self._link.heartbeat(tick, self.state, held, alive, now_ns))
         return [*actions, *self._final()] if self.state is AgentState.DONE else actions
 
     def _overdue(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
         if self.state is AgentState.IDLE:
-            return self._waited_in_vain(now_ns)
+            # Kept results have a bound of their own.
+            why = "" if self.kept else self._link.hopeless or self._link.waited_in_vain(self.identity.wait_ns, now_ns)
+            return [Exit(FleetError.exit_code, why)] if why else []
         if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
             text = "left without word from the coordinator: its last results may be missing"
             return [KillWorkers(), Exit(FleetError.exit_code, text)]
@@ -456,35 +465,18 @@ class Session:
             self._kill_due_ns = None
             return self._give_up(now_ns)
         # Only the coordinator of the run that is held counts here: another one may be answering us by now.
-        if cause := self._unreachable(now_ns):
+        prepares = self.state is AgentState.PREPARING and self._link.welcome is not None
+        if prepares and (cause := self._metrics.unreachable(self.identity.endpoint, now_ns)):
             self._moves(Trigger.BROKEN)
-            return self._broken(Failed(kind=FailureKind.AGENT, reason=cause))
+            return self._broken(_at_fault(cause))
         if self.state in _FENCED and (reason := self._lease.expired(now_ns)):
             return self._stop(drain=True, reason=reason, now_ns=now_ns)
-        kept_ns = now_ns - max(self._lease.heard_ns, self._done_ns)
-        if kept_ns > HOLD_LEASES * self._share.lease_ns and self._moves(Trigger.RELEASE):
+        if now_ns > self._as_kept().until_ns and self._moves(Trigger.RELEASE):
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
         if self.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
             self._metrics.is_doubtful(now_ns)
             return self._attach(now_ns)
-        return []
-
-    def _unreachable(self, now_ns: int) -> str:
-        """Why no frame of a run that is prepared would ever arrive; "" if one would, or nobody knows."""
-        if self.state is not AgentState.PREPARING or self._link.welcome is None:
-            return ""
-        cause = self._metrics.unreachable(now_ns)
-        there = f"its metrics connection to {self.identity.endpoint}"
-        return f"{there} does not get through ({cause}), although its control connection does" if cause else ""
-
-    def _waited_in_vain(self, now_ns: int) -> list[Action]:
-        wait_ns = self.identity.wait_ns
-        if hopeless := self._link.hopeless:
-            return [Exit(FleetError.exit_code, hopeless)]
-        if wait_ns is not None and self._link.silent_ns(now_ns) > wait_ns:
-            why = f": {self._link.obstacle}" if self._link.obstacle else ""
-            return [Exit(FleetError.exit_code, f"no coordinator answered for {wait_ns / NS_PER_S:.0f} s{why}")]
         return []
 
     def _give_up(self, now_ns: int) -> list[Action]:
@@ -498,3 +490,7 @@ class Session:
         if following is not None:
             self.state = following
         return following is not None
+
+
+def _at_fault(reason: str) -> Failed:
+    return Failed(kind=FailureKind.AGENT, reason=reason)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from common.line_limits import Ration
 from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
 from common.open_files import pools_by_process, shortage_note
 from common.plan.rules.preparation_rules import preload_commands
@@ -22,7 +23,27 @@ from common.protocol.messages import (
     WorkerLost,
     WorkerMetrics,
 )
-from common.units import counted
+from common.units import NS_PER_S, counted
+
+SAY_EVERY_NS = 5 * NS_PER_S
+
+
+class PreparationReports:
+    """How often progress is reported: each step to the coordinator, a line now and then to the person."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._reports = Ration("the preparation", now_ns)
+        self._say_due_ns = now_ns
+
+    def take(self, progress: Preparing, now_ns: int) -> tuple[bool, str]:
+        """(whether the coordinator is told, the line for the person or "")."""
+        is_done = progress.done == progress.total
+        if progress.done < progress.total and not self._reports.take(now_ns):
+            return False, ""  # the next one is not far: each of many worker processes has ten a second
+        if progress.step is not Step.PRELOAD or not progress.total or not (now_ns >= self._say_due_ns or is_done):
+            return True, ""
+        self._say_due_ns = now_ns + SAY_EVERY_NS
+        return True, f"{progress.step.value} {progress.done:,} of {progress.total:,}"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ the agent is not welcome yet, the agent says hello once a second; once welcome, 
 moves through the states below (`agent.core.session`). Once `RUNNING`, no message is needed to get to `DONE`: workers
 end by themselves. `Final` is repeated until it is acknowledged. A coordinator that closes the run before it has
 acknowledged everything stops the load (STOP), and the results are kept: until a coordinator resumes the run and takes
-them, another run needs the agent, or nobody has come for a long time (RELEASE).
+them, or nobody has come for a long time (RELEASE). If the coordinator of another run answers in the meantime, the
+results are set aside (`agent.core.kept_results`), and the agent is free for that run.
 
     state       trigger      next        what happens
     IDLE        PREPARE      PREPARING   worker processes are forked
@@ -16,6 +17,8 @@ them, another run needs the agent, or nobody has come for a long time (RELEASE).
     RUNNING     STOP         DRAINING    workers are told to drain
     RUNNING     WORKERS_OVER DONE        final is sent                           (also from DRAINING)
     DONE        RELEASE      IDLE        the run is forgotten
+    DONE        SET_ASIDE    IDLE        another coordinator answers; the results are kept
+    IDLE        TAKE_UP      DONE        the coordinator of a run with kept results answers; final is sent
 
 A message that repeats what is already so (a second prepare, a second start) finds no row here, and changes nothing: the
 coordinator repeats itself after a lost link.
@@ -39,6 +42,8 @@ class Trigger(enum.Enum):
     STOP = "stop"
     WORKERS_OVER = "workers over"
     RELEASE = "release"
+    SET_ASIDE = "set aside"
+    TAKE_UP = "take up"
 
 
 TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
@@ -53,4 +58,6 @@ TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
     (AgentState.RUNNING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DRAINING, Trigger.WORKERS_OVER): AgentState.DONE,
     (AgentState.DONE, Trigger.RELEASE): AgentState.IDLE,
+    (AgentState.DONE, Trigger.SET_ASIDE): AgentState.IDLE,
+    (AgentState.IDLE, Trigger.TAKE_UP): AgentState.DONE,
 }

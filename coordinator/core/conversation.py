@@ -207,6 +207,9 @@ class Conversation:
             if hello.run_id not in (None, self._state.setup.run_id):
                 held = clipped(hello.run_id or "", LONGEST_NAME)
                 text = f"agent {member.agent_id} still works for run {held}, and can take part when that has ended"
+                if hello.state is AgentState.DONE:
+                    text = f"agent {member.agent_id} keeps results of run {held}: "
+                    text += f"`coordinator start --resume {held}` collects them"
                 actions.append(Note(text, trouble=True, of_agent=True))
         return [*actions, *self._keep_in_step(member, now_ns)]
 

@@ -205,7 +205,10 @@ class World:
         """No run goes on or is about to, and no agent has anything left of one."""
         if self.coordinators_to_come or self.coordinator is not None or len(self.agents) < self.scenario.agents:
             return False
-        return all(not agent.alive or agent.session.state is AgentState.IDLE for agent in self.agents)
+        return all(
+            not agent.alive or (agent.session.state is AgentState.IDLE and not agent.session.kept)
+            for agent in self.agents
+        )
 
     # -- who is there
 

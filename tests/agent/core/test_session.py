@@ -27,6 +27,7 @@ from agent.core.actions import (
     WorkerExited,
 )
 from agent.core.assignment_checks import Capacity
+from agent.core.kept_results import MOST_RUNS
 from agent.core.link import PROVE_WITHIN_NS
 from agent.core.outbox import CAPACITY, WINDOW
 from agent.core.session import GOODBYE_NS, OVERTIME_NS
@@ -142,6 +143,13 @@ def pull(bench: AgentBench, trigger: Trigger) -> None:
                 bench.worker(number, worker_final())
         case Trigger.RELEASE:
             bench.hears(FinalAck())
+        case Trigger.SET_ASIDE:
+            bench.welcomed(OTHER_RUN_ID)
+        case Trigger.TAKE_UP:
+            if bench.state is AgentState.IDLE:
+                bench.done()
+                bench.welcomed(OTHER_RUN_ID)
+            bench.welcomed()
 
 
 @pytest.mark.parametrize(("state", "trigger"), TRANSITIONS, ids=lambda value: value.name)
@@ -897,14 +905,121 @@ def test_the_coordinator_of_another_run_does_not_keep_the_lease(state: AgentStat
     assert bench.state is not state
 
 
-def test_a_finished_run_is_not_held_for_ever_while_another_coordinator_is_there() -> None:
+def test_results_that_are_set_aside_are_given_up_when_nobody_comes_back_for_them() -> None:
     bench = bench_in(AgentState.DONE)
     bench.do(LinkDown())
     bench.welcomed(OTHER_RUN_ID)
-    bench.passes(HOLD_LEASES * LEASE_S - 1.0, hearing=OTHER_RUN_ID, every_s=0.5)
-    assert bench.state is AgentState.DONE
-    bench.passes(3.0, hearing=OTHER_RUN_ID)
     assert bench.state is AgentState.IDLE
+    bench.passes(HOLD_LEASES * LEASE_S - 1.0, hearing=OTHER_RUN_ID, every_s=0.5)
+    assert len(bench.session.kept) == 1
+    assert texts(bench.passes(3.0, hearing=OTHER_RUN_ID)) == [
+        "nobody came back for the results of run run-1: they are lost"
+    ]
+    assert not bench.session.kept
+
+
+def test_an_agent_whose_coordinator_was_killed_serves_another_run_and_then_delivers_what_it_kept() -> None:
+    bench = AgentBench()
+    bench.done()
+    [lost] = texts(bench.do(LinkDown()))
+    assert lost.endswith("keeping the results of run run-1 for 300 s: `coordinator start --resume run-1` collects them")
+    actions = bench.welcomed(OTHER_RUN_ID)
+    assert {hello.run_id for hello in said(actions, Hello)} == {RUN_ID}
+    assert any(text.startswith("another run's coordinator answers; keeping") for text in texts(actions))
+    assert not bench.pump()  # they are none of its business
+    actions = bench.hears(PREPARE, run_id=OTHER_RUN_ID)
+    assert of_kind(actions, Spawn)
+    assert not said(bench.hears(Stop(drain=True, reason="enough"), OTHER_RUN_ID), Final)
+    assert (bench.state, len(bench.session.kept)) == (AgentState.IDLE, 1)
+    bench.do(LinkDown())
+    bench.passes(100.0, every_s=0.5)
+    [hello] = said(bench.do(LinkUp()), Hello)
+    assert (hello.state, hello.run_id, hello.frames_held) == (AgentState.DONE, RUN_ID, 1)
+    bench.welcomed()
+    assert (bench.state, bench.session.run_id) == (AgentState.DONE, RUN_ID)
+    bench.hears(Attached())
+    assert [frame.seq for frame in bench.pump()] == [0]
+    [final] = {each.issued: each for each in said(bench.passes(1.2, hearing=RUN_ID), Final)}.values()
+    assert (final.issued, final.next_seq) == (10, 1)
+    bench.hears(FinalAck())
+    assert (bench.state, len(bench.session.kept)) == (AgentState.IDLE, 0)
+
+
+def test_results_of_several_runs_are_kept_each_for_its_own_coordinator() -> None:
+    bench = bench_in(AgentState.DONE)
+    bench.welcomed(OTHER_RUN_ID)
+    bench.hears(PREPARE, run_id=OTHER_RUN_ID)
+    for number in range(2):
+        bench.worker(number, ready())
+    bench.hears(Start(t0_ns=bench.now_ns), OTHER_RUN_ID)
+    for number in range(2):
+        bench.worker(number, worker_final(7))
+    bench.welcomed("run-3")
+    assert str(bench.session.kept) == f"{RUN_ID}, {OTHER_RUN_ID}"
+    bench.welcomed()
+    assert (bench.session.run_id, str(bench.session.kept)) == (RUN_ID, OTHER_RUN_ID)
+    bench.welcomed(OTHER_RUN_ID)  # before the first one has taken everything
+    assert (bench.session.run_id, str(bench.session.kept)) == (OTHER_RUN_ID, RUN_ID)
+
+
+def test_the_results_of_so_many_runs_are_kept_and_no_more() -> None:
+    bench = AgentBench()
+    for number in range(MOST_RUNS + 2):
+        run_id = f"run-{number}"
+        bench.welcomed(run_id)
+        bench.hears(PREPARE, run_id=run_id)
+        for process in range(2):
+            bench.worker(process, ready())
+        bench.hears(Start(t0_ns=bench.now_ns), run_id)
+        for process in range(2):
+            bench.worker(process, worker_final())
+    bench.welcomed("run-last")
+    assert str(bench.session.kept) == ", ".join(f"run-{number}" for number in range(2, MOST_RUNS + 2))
+
+
+def test_an_agent_for_one_run_keeps_its_results_and_serves_no_other_run() -> None:
+    bench = AgentBench(once=True)
+    bench.done()
+    bench.welcomed(OTHER_RUN_ID)
+    assert bench.state is AgentState.DONE
+    [failed] = said(bench.hears(PREPARE, run_id=OTHER_RUN_ID), Failed)
+    assert "resume that run" in failed.reason
+
+
+def test_an_agent_that_keeps_results_does_not_leave_because_no_coordinator_answers() -> None:
+    bench = AgentBench(wait_ns=5 * NS_PER_S)
+    bench.done()
+    bench.welcomed(OTHER_RUN_ID)
+    bench.do(LinkDown())
+    assert not exits(bench.passes(20.0, every_s=0.5))
+    assert exits(bench.passes(HOLD_LEASES * LEASE_S, every_s=0.5))[:1] == [5]
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_an_agent_that_leaves_with_kept_results_names_their_run(works: bool) -> None:
+    bench = bench_in(AgentState.DONE)
+    bench.welcomed(OTHER_RUN_ID)
+    if works:
+        bench.hears(PREPARE, run_id=OTHER_RUN_ID)
+        for number in range(2):
+            bench.worker(number, ready())
+        bench.hears(Start(t0_ns=bench.now_ns), OTHER_RUN_ID)
+    actions = bench.do(Terminated())
+    if works:
+        for number in range(2):
+            bench.worker(number, worker_final())
+        actions = bench.hears(FinalAck(), OTHER_RUN_ID)
+    [leaving] = of_kind(actions, Exit)
+    assert (leaving.code, leaving.text) == (5, "left with results that no coordinator took, of run run-1")
+
+
+def test_an_agent_that_ends_its_load_without_a_coordinator_says_how_long_it_keeps_the_results() -> None:
+    bench = bench_in(AgentState.RUNNING)
+    bench.do(LinkDown())
+    for number in range(2):
+        bench.worker(number, worker_metrics(0))
+    said_now = [text for number in range(2) for text in texts(bench.worker(number, worker_final()))]
+    assert said_now == ["keeping the results of run run-1 for 300 s: `coordinator start --resume run-1` collects them"]
 
 
 def test_a_finished_run_is_given_up_when_nobody_comes_back_for_it() -> None:
@@ -940,7 +1055,8 @@ def closed(**identity: object) -> AgentBench:
     bench = AgentBench(**identity)  # type: ignore[arg-type]
     bench.done()
     [text] = texts(bench.hears(Dismiss(exit_code=5)))
-    assert text.endswith("keeping them for 300 s: `coordinator start --resume run-1` collects them")
+    kept = "keeping the results of run run-1 for 300 s: `coordinator start --resume run-1` collects them"
+    assert text == f"its coordinator closed the run without them; {kept}"
     bench.do(LinkDown())
     return bench
 
@@ -967,8 +1083,7 @@ def test_results_of_a_closed_run_do_not_keep_an_agent_from_the_next_run() -> Non
     assert {beat.state for beat in beats} == {AgentState.IDLE}
     actions = bench.hears(PREPARE, run_id=OTHER_RUN_ID)
     assert of_kind(actions, Spawn)
-    assert any("run-2 needs this agent, and nobody came back for its results" in text for text in texts(actions))
-    assert bench.session.run_id == OTHER_RUN_ID
+    assert (bench.session.run_id, len(bench.session.kept)) == (OTHER_RUN_ID, 1)
 
 
 def test_results_of_a_closed_run_are_kept_no_longer_than_it_is_useful() -> None:
