@@ -198,7 +198,7 @@ class Session:
             case StandBy():
                 return [Say("standing by: the run has its agents, and may need this one later")]
             case Dismiss():
-                return self._dismissed(envelope.run_id, now_ns)
+                return self._dismissed(message, envelope.run_id, now_ns)
             case Prepare():
                 return self._prepare(envelope.run_id, message, now_ns)
         match message:
@@ -223,14 +223,15 @@ class Session:
         said = [Say(f"joined as {clipped(welcome.agent_id)}")] if is_news else []
         return [ConnectMetrics(), *self._attach(now_ns), *said]
 
-    def _dismissed(self, run_id: str, now_ns: int) -> list[Action]:
+    def _dismissed(self, dismiss: Dismiss, run_id: str, now_ns: int) -> list[Action]:
         actions: list[Action] = []
+        over = f"run {clipped(run_id)} is over (exit code {dismiss.exit_code}), and this agent had no share of it"
         if self._moves(Trigger.ABANDON):
             actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
         elif run_id == self.run_id and self.state is not AgentState.IDLE:
             actions = self._closed(now_ns)
         if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
-            return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code)]
+            return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code, "" if actions else over)]
         # The coordinator leaves its sockets open until it has heard that we know.
         self._link.hasten_heartbeat(now_ns)
         return [*actions, Say("waiting for the next run")] if self.state is AgentState.IDLE else actions

@@ -1129,10 +1129,20 @@ def test_an_agent_for_one_run_leaves_after_it() -> None:
     assert exits(actions) == [0]
 
 
-def test_an_agent_for_one_run_that_was_not_needed_leaves_too() -> None:
+def test_an_agent_for_one_run_that_was_not_needed_leaves_with_that_run_and_says_so() -> None:
     bench = AgentBench(once=True)
     bench.welcomed()
-    assert exits(bench.hears(Dismiss(exit_code=0))) == [0]
+    bench.hears(StandBy())
+    [leaving] = of_kind(bench.hears(Dismiss(exit_code=5)), Exit)
+    assert leaving == Exit(0, "run run-1 is over (exit code 5), and this agent had no share of it")
+
+
+def test_an_agent_for_one_run_whose_share_was_called_off_says_that_once() -> None:
+    bench = AgentBench(once=True)
+    bench.prepared()
+    actions = bench.hears(Dismiss(exit_code=5))
+    assert texts(actions) == ["run run-1 is over for this agent: the coordinator called the run off"]
+    assert of_kind(actions, Exit) == [Exit(0)]
 
 
 # -- SIGTERM
