@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import multiprocess
+from multiprocess import resource_tracker
 from multiprocess.connection import Connection, wait
 
 from common.clock import monotonic_ns
@@ -57,6 +58,17 @@ def _in_existing_directory() -> Iterator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Block SIGINT, also in the process that is started: a Ctrl-C reaches it before it can ignore the signal."""
+    resource_tracker.ensure_running()  # or it would be started inside, and that ends with SIGINT unblocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Child:
@@ -91,7 +103,7 @@ class Nursery:
         ours, theirs = self._context.Pipe(duplex=True)
         with ours, theirs:
             self._process = self._context.Process(target=_nurse, args=(theirs,), name="nursery")
-            with _in_existing_directory():
+            with _in_existing_directory(), _no_interrupt():
                 self._process.start()
             self._control = socket.socket(fileno=os.dup(ours.fileno()))
             self._control.setblocking(False)
@@ -192,6 +204,7 @@ def _nurse(connection: Connection) -> None:
     # A Ctrl-C of the terminal, or a service manager, reaches the whole group: the agent drains first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     import agent.worker.process  # noqa: F401  # with all that it needs
 
     gc.collect()

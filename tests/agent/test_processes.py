@@ -368,3 +368,25 @@ def test_an_agent_that_is_killed_before_it_has_read_who_was_born_leaves_no_trace
     killed = subprocess.run([sys.executable, "-c", _DIES_WITH_NEWS_UNREAD], capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert killed.stderr == ""  # it is at its end once all that it started has ended
+
+
+_INTERRUPTED_AS_IT_STARTS = """
+import os, signal
+from agent.fork_server import Nursery
+
+signal.signal(signal.SIGINT, lambda *_: None)
+nursery = Nursery()
+nursery.start()
+os.killpg(0, signal.SIGINT)
+child = nursery.fork()
+while child.pid is None and child.exit_code is None:
+    nursery.listen(10)
+print("born" if child.pid else "not born")
+nursery.close()
+"""
+
+
+def test_ctrl_c_in_a_terminal_does_not_end_the_process_that_forks_while_that_starts() -> None:
+    command = [sys.executable, "-c", _INTERRUPTED_AS_IT_STARTS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (ended.stdout, ended.stderr) == ("born\n", "")

@@ -323,7 +323,7 @@ def test_an_agent_that_holds_another_run_is_not_dealt_a_share_until_it_is_free()
     bench = RunBench()
     actions = bench.hello("web1", state=AgentState.DONE, run_id="another")
     assert not said(actions, Prepare)
-    assert any("still works for run another" in note.text for note in of_kind(actions, Note))
+    assert any("keeps results of run another" in note.text for note in of_kind(actions, Note))
     assert said(bench.beat("web1", AgentState.IDLE), Prepare)
 
 
