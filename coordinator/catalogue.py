@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.commands import COMMANDS, PLACEHOLDERS, CommandSpec, template_text
-from common.plan import profiles
+from common.plan.loading import profiles
 
 _WIDEST = 60
 

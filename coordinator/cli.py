@@ -12,7 +12,7 @@ import click
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, TargetError, UsageError
 from common.machine import open_files_limit, raise_open_files_limit, usable_cores
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.loading.sources import load_plan
 from common.plan.rules.checks import Purpose
 from common.plan.schema import Plan

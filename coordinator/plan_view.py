@@ -16,7 +16,7 @@ from common.plan.planned_commands import is_cluster
 from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
 from common.plan.timeline import Leg, operations_due, timeline
 from common.protocol.messages import PoolShare
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 from common.units import NS_PER_S, counted, format_count, format_seconds
 from coordinator.core.shares import AgentCapacity, Shares, assign
 from coordinator.report.preparation_text import plan_facts as preparation_facts
@@ -90,7 +90,7 @@ def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     return {
-        "plan": to_plain(redacted(plan)),
+        "plan": to_builtins(redacted(plan)),
         "plan_hash": plan_hash(plan),
         "connections": {
             "ceiling": shares.connection_ceiling,

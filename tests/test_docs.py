@@ -15,7 +15,7 @@ import pytest
 
 from agent.cli import cli as agent_cli
 from common import errors
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.setting import ENVIRONMENT_PREFIX
 from common.plan.settings import SETTINGS
 from common.protocol.messages import AgentState

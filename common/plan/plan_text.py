@@ -11,13 +11,13 @@ import yaml
 
 from common.plan.loading.secrets import redacted
 from common.plan.schema import Plan, Sentinel
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 from common.units import Bytes, PerSecond, Seconds
 
 
 def plan_hash(plan: Plan) -> str:
     """SHA-256, in hexadecimal, of the redacted plan as JSON without spaces and with sorted keys."""
-    canonical = json.dumps(to_plain(redacted(plan)), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(to_builtins(redacted(plan)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -49,5 +49,5 @@ def _sections(value: Any) -> Any:
         return [_sections(item) for item in value]
     if isinstance(value, Seconds | PerSecond | Bytes):
         text = str(value)
-        return text if type(value).parse(text) == value else to_plain(value)
-    return to_plain(value)
+        return text if type(value).parse(text) == value else to_builtins(value)
+    return to_builtins(value)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.plan.loading.validation import FALSE, TRUE, Path, default_at, parse_path, parse_text
+from common.plan.key_path import KeyPath
 from common.plan.schema import Ramp, RetryError
+from common.plan.validation import FALSE, TRUE, default_at, parse_path, parse_text
 from common.units import Bytes, PerSecond, Seconds, show
 
 ENVIRONMENT_PREFIX = "STAMPEDE_"
 
-Leaves = dict[Path, Any]
+Leaves = dict[KeyPath, Any]
 
 
 class Fallback(list[Any]):

@@ -11,8 +11,8 @@ from typing import Any
 
 from common.commands.splitting import as_text
 from common.errors import PlanError
-from common.plan.address_remap import parse_remap
-from common.plan.loading.validation import Path
+from common.plan.address_map import parse_address_map
+from common.plan.key_path import KeyPath
 from common.plan.setting import (
     Fallback,
     Leaves,
@@ -29,11 +29,11 @@ from common.plan.setting import (
 )
 from common.units import Bytes, Seconds
 
-COMMANDS: Path = ("workload", "commands")
-SMALLEST: Path = ("workload", "values", "minimum")
-LARGEST: Path = ("workload", "values", "maximum")
-SOONEST: Path = ("workload", "expiry", "minimum")
-LATEST: Path = ("workload", "expiry", "maximum")
+COMMANDS: KeyPath = ("workload", "commands")
+SMALLEST: KeyPath = ("workload", "values", "minimum")
+LARGEST: KeyPath = ("workload", "values", "maximum")
+SOONEST: KeyPath = ("workload", "expiry", "minimum")
+LATEST: KeyPath = ("workload", "expiry", "maximum")
 
 _POOLS = "Pools (given here, they hold for every pool group of the plan)"
 _TARGET, _CLIENT, _MIX, _DATA, _LOAD, _FLEET = "Target", "Client", "Workload", "Keys and values", "Load", "Fleet"
@@ -96,7 +96,7 @@ STAGE = Setting(
     help='a stage of the load, such as "30s@10k/s" or "1m@50k/s:linear"; may be repeated',
 )  # fmt: skip
 ADDRESS_REMAP = Setting(
-    group=_TARGET, flag="--address-remap", metavar="FROM=TO", repeatable=True, parser=parse_remap,
+    group=_TARGET, flag="--address-remap", metavar="FROM=TO", repeatable=True, parser=parse_address_map,
     spread=lambda maps: {("target", "address_remap", key): to for rules in maps for key, to in rules.items()},
     help="reach the server that a cluster or Sentinel announces as FROM at TO; each HOST:PORT or HOST; may be repeated",
 )  # fmt: skip
@@ -274,13 +274,13 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 
-def leaves(said: Said, name: Callable[[Setting], str]) -> tuple[Leaves, dict[Path, str]]:
+def leaves(said: Said, name: Callable[[Setting], str]) -> tuple[Leaves, dict[KeyPath, str]]:
     """What settings say, as leaves of a plan, and by which name each leaf was said.
 
     Raises PlanError where two of them contradict each other.
     """
     values: Leaves = {}
-    names: dict[Path, str] = {}
+    names: dict[KeyPath, str] = {}
     for setting, value in said.items():
         for path, leaf in setting.leaves(value).items():
             if path in values:

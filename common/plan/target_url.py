@@ -27,7 +27,7 @@ DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
 
-class Shape(enum.Enum):
+class TargetKind(enum.Enum):
     """What a client has to find before it can talk: one server, the primary that Sentinels know, a cluster's nodes."""
 
     STANDALONE = "standalone"
@@ -35,20 +35,20 @@ class Shape(enum.Enum):
     CLUSTER = "cluster"
 
 
-_SCHEMES: dict[str, tuple[Shape, bool]] = {
-    "redis": (Shape.STANDALONE, False),
-    "rediss": (Shape.STANDALONE, True),
-    "unix": (Shape.STANDALONE, False),
-    "redis+sentinel": (Shape.SENTINEL, False),
-    "rediss+sentinel": (Shape.SENTINEL, True),
-    "redis+cluster": (Shape.CLUSTER, False),
-    "rediss+cluster": (Shape.CLUSTER, True),
+_SCHEMES: dict[str, tuple[TargetKind, bool]] = {
+    "redis": (TargetKind.STANDALONE, False),
+    "rediss": (TargetKind.STANDALONE, True),
+    "unix": (TargetKind.STANDALONE, False),
+    "redis+sentinel": (TargetKind.SENTINEL, False),
+    "rediss+sentinel": (TargetKind.SENTINEL, True),
+    "redis+cluster": (TargetKind.CLUSTER, False),
+    "rediss+cluster": (TargetKind.CLUSTER, True),
 }
 _FORMS = {
     "unix": "unix://[username[:password]@]/path/to.sock[?db=N]",
-    Shape.STANDALONE: "{scheme}://[username[:password]@]host[:port][/db]",
-    Shape.SENTINEL: "{scheme}://[username[:password]@]host[:port],.../service[/db]",
-    Shape.CLUSTER: "{scheme}://[username[:password]@]host[:port],...[/db]",
+    TargetKind.STANDALONE: "{scheme}://[username[:password]@]host[:port][/db]",
+    TargetKind.SENTINEL: "{scheme}://[username[:password]@]host[:port],.../service[/db]",
+    TargetKind.CLUSTER: "{scheme}://[username[:password]@]host[:port],...[/db]",
 }
 
 
@@ -75,7 +75,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     service: the name by which Sentinels know their primary.
     """
 
-    shape: Shape = Shape.STANDALONE
+    kind: TargetKind = TargetKind.STANDALONE
     tls: bool = False
     hosts: tuple[Host, ...] = ()
     path: str | None = None
@@ -93,15 +93,15 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         if self.path is not None:
             return self.path
         hosts = ",".join(map(str, self.hosts))
-        named = {Shape.SENTINEL: f"{self.service} of Sentinels {hosts}", Shape.CLUSTER: f"cluster {hosts}"}
-        return named.get(self.shape, hosts)
+        named = {TargetKind.SENTINEL: f"{self.service} of Sentinels {hosts}", TargetKind.CLUSTER: f"cluster {hosts}"}
+        return named.get(self.kind, hosts)
 
     @property
     def scheme(self) -> str:
         """The scheme of its URL."""
         if self.path is not None:
             return "unix"
-        return next(scheme for scheme, what in _SCHEMES.items() if what == (self.shape, self.tls))
+        return next(scheme for scheme, what in _SCHEMES.items() if what == (self.kind, self.tls))
 
     @property
     def url(self) -> str:
@@ -111,7 +111,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         parts = [",".join(host.in_url for host in self.hosts)]
         if self.service is not None:
             parts.append(quote(self.service, safe=""))
-        if self.shape is not Shape.CLUSTER or self.db:
+        if self.kind is not TargetKind.CLUSTER or self.db:
             parts.append(str(self.db))
         return f"{self.scheme}://{'/'.join(parts)}"
 
@@ -209,23 +209,23 @@ def _socket(url: str, rest: str) -> Address:
 
 
 def _hosts(url: str, scheme: str, rest: str) -> Address:
-    shape, tls = _SCHEMES[scheme]
+    kind, tls = _SCHEMES[scheme]
     authority, path = _split(rest)
     credentials, _, listed = authority.rpartition("@")
-    default_port = DEFAULT_SENTINEL_PORT if shape is Shape.SENTINEL else DEFAULT_PORT
-    texts = listed.split(",") if shape is not Shape.STANDALONE else [listed]
+    default_port = DEFAULT_SENTINEL_PORT if kind is TargetKind.SENTINEL else DEFAULT_PORT
+    texts = listed.split(",") if kind is not TargetKind.STANDALONE else [listed]
     hosts = tuple(_host(url, text, default_port) for text in texts)
     if re.search(r"[?#]", path):
         raise _refused(url, "options after ? or # belong into the plan's target")
     service = None
-    if shape is Shape.SENTINEL:
+    if kind is TargetKind.SENTINEL:
         encoded, _, path = path.partition("/")
         service = unquote(encoded)
         if not service:
             raise _refused(url, "it names no service, by which the Sentinels know their primary")
     username, password = _credentials(credentials)
     return Address(
-        shape=shape,
+        kind=kind,
         tls=tls,
         hosts=hosts,
         service=service,
@@ -250,13 +250,13 @@ _HOST = re.compile(
 
 def _host(url: str, text: str, default_port: int) -> Host:
     try:
-        name, port = parse_place(text)
+        name, port = parse_host_port(text)
     except ValueError as error:
         raise _refused(url, str(error)) from error
     return Host(name, port or default_port)
 
 
-def parse_place(text: str) -> tuple[str, int | None]:
+def parse_host_port(text: str) -> tuple[str, int | None]:
     """(host, port) of `host:port`, or (host, None) of `host`. Raises ValueError, which quotes nothing of the text."""
     found = _HOST.fullmatch(text)
     port = found["port"] if found else None

@@ -39,7 +39,7 @@ from common.protocol.messages import (
     WorkerMessage,
     WorkerOrder,
 )
-from common.protocol.serde import parse_quantity, to_plain
+from common.serde import parse_quantity, to_builtins
 from common.units import printable
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ _MOST_CONTAINERS = 1 << 16
 
 def pack(value: Any) -> bytes:
     """Any of our types as msgpack."""
-    return msgpack.packb(to_plain(value), use_bin_type=True)  # type: ignore[no-any-return]
+    return msgpack.packb(to_builtins(value), use_bin_type=True)  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
@@ -81,7 +81,7 @@ def packed_map(texts: Mapping[str, str], name: str, packed: bytes) -> bytes:
 
 def encode(envelope: Envelope, protocol: int = PROTOCOL_MAX) -> bytes:
     """An envelope as one message part."""
-    message = to_plain(envelope.message)
+    message = to_builtins(envelope.message)
     return msgpack.packb(  # type: ignore[no-any-return]
         [protocol, envelope.run_id, envelope.incarnation, message], use_bin_type=True
     )

@@ -15,7 +15,7 @@ import redis
 from redis.exceptions import AskError
 from redis.utils import str_if_bytes
 
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.redis_client.slots import SLOTS
 
 
@@ -62,7 +62,7 @@ class Announced:
         if percent and host.lower().startswith("fe80:") and "%" not in host:
             # Nodes cannot announce a zone: it is the name of an interface of this machine.
             host = f"{host}%{zone}"
-        return self._remap.reached(host, port)
+        return self._remap.resolve(host, port)
 
 
 def _ip_beside(node: Sequence[Any]) -> str | None:

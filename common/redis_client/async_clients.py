@@ -20,8 +20,8 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 
 from common.cancellation import Lifeline
 from common.plan import schema
-from common.plan.address_remap import AddressMap
-from common.plan.target_url import Address, Host, Shape
+from common.plan.address_map import AddressMap
+from common.plan.target_url import Address, Host, TargetKind
 from common.redis_client.address import address_of, sentinel_arguments, server_name
 from common.redis_client.async_cluster import AsyncClusterClient, NodePool, build_async_cluster
 from common.redis_client.async_connections import (
@@ -94,7 +94,7 @@ class _Sentinels(Sentinel):
 
     async def discover_master(self, service_name: str) -> Any:
         try:
-            return self._remap.reached(*await super().discover_master(service_name))
+            return self._remap.resolve(*await super().discover_master(service_name))
         except MasterNotFoundError as error:
             # Whether the service is known at all was looked at before the run, by clients that can tell.
             raise PrimaryUnknown(str(error), knows_service=True, refusal=None) from error
@@ -133,7 +133,7 @@ class _PrimaryClient(redis.asyncio.Redis):
 
 
 def _connection_class(address: Address) -> type[AsyncObserved]:
-    if address.shape is Shape.SENTINEL:
+    if address.kind is TargetKind.SENTINEL:
         return AsyncObservedSentinelTls if address.tls else AsyncObservedSentinel
     if address.path is not None:
         return AsyncObservedUnix

@@ -36,7 +36,7 @@ from common.cancellation import Lifeline
 from common.clock import monotonic_ns
 from common.errors import PlanError
 from common.plan import schema
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.redis_client.async_connections import AsyncObservedNode, AsyncObservedNodeTls
 from common.redis_client.async_retry_policy import observed_async_retry

@@ -14,7 +14,7 @@ from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from common.cancellation import Lifeline
 from common.clock import monotonic_ns
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
 from common.redis_client.announced_addresses import Announced
 from common.redis_client.connection_causes import attempt_cause, drop_cause

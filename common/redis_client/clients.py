@@ -12,7 +12,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from common.cancellation import Lifeline
 from common.plan import schema
-from common.plan.target_url import Address, Shape
+from common.plan.target_url import Address, TargetKind
 from common.redis_client.address import address_of, connection_arguments, place_arguments, server_name
 from common.redis_client.clusters import ClusterClient, node_arguments, open_cluster
 from common.redis_client.connections import (
@@ -32,7 +32,7 @@ Client: TypeAlias = redis.Redis | ClusterClient
 
 def connects_when_built(target: schema.Target) -> bool:
     """Whether `build_client` is a call of the target: a cluster's client reads the topology first. Raises PlanError."""
-    return address_of(target).shape is Shape.CLUSTER
+    return address_of(target).kind is TargetKind.CLUSTER
 
 
 def build_client(target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline) -> Client:
@@ -94,7 +94,7 @@ def _ping(target: schema.Target) -> None:
 def _count_databases(target: schema.Target) -> int | None:
     """How many databases the target has; None if it does not answer CONFIG GET."""
     address = address_of(target)
-    name = "cluster-databases" if address.shape is Shape.CLUSTER else "databases"
+    name = "cluster-databases" if address.kind is TargetKind.CLUSTER else "databases"
     first = msgspec.structs.replace(target, url=msgspec.structs.replace(address, db=0).url)
     try:
         with open_control_client(first) as client:
@@ -152,14 +152,14 @@ def assemble(
         "connection_class": kit.connection_class(address),
         "events": events,
         "lifeline": lifeline,
-        "is_announced": address.shape is Shape.SENTINEL,
+        "is_announced": address.kind is TargetKind.SENTINEL,
         **connection_arguments(target),
         **pool_arguments,
     }
     if address.tls:
         arguments["server_name"] = server_name(target)
     is_blocking = "timeout" in pool_arguments
-    if address.shape is Shape.SENTINEL:
+    if address.kind is TargetKind.SENTINEL:
         kind = kit.blocking_sentinel_pool if is_blocking else kit.sentinel_pool
         return kit.primary_client.from_pool(kind(address.service, kit.sentinels(target, lifeline), **arguments))
     pool = kit.blocking_pool if is_blocking else kit.pool
@@ -183,7 +183,7 @@ def _node_pool_arguments(pools: schema.Pools) -> dict[str, Any]:
 
 
 def _connection_class(address: Address) -> type[Observed]:
-    if address.shape is Shape.SENTINEL:
+    if address.kind is TargetKind.SENTINEL:
         return sentinel_connection_class_of(tls=address.tls)
     return connection_class_of(path=address.path is not None, tls=address.tls)
 

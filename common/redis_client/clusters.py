@@ -28,7 +28,7 @@ from redis.exceptions import SlotNotCoveredError
 from common.cancellation import Lifeline
 from common.clock import monotonic_ns
 from common.plan import schema
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.redis_client.connections import ConnectionEvents, ObservedNode, ObservedNodeTls
 from common.redis_client.retry_policy import cluster_errors_of, observed_retry

@@ -16,7 +16,7 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 
 from common.cancellation import CutShort, Lifeline
 from common.clock import monotonic_ns
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
 from common.redis_client.announced_addresses import Announced
 from common.redis_client.connection_causes import attempt_cause, drop_cause

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from common.cancellation import Lifeline
 from common.plan import schema
-from common.plan.target_url import Shape
+from common.plan.target_url import TargetKind
 from common.redis_client.address import address_of, cluster_arguments
 from common.redis_client.async_clients import build_async_client
 from common.redis_client.async_cluster import AsyncClusterClient
@@ -39,7 +39,7 @@ def _of_threads(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
         name, pool = redis.Redis.__name__, client.connection_pool
     connection = pool.make_connection()
     facts = {"client": name, **_pool(pool), **_connection(connection)}
-    if address_of(target).shape is Shape.CLUSTER:
+    if address_of(target).kind is TargetKind.CLUSTER:
         facts |= _retry(observed_retry(target.retry, events, lifeline)) | _cluster(target)
     else:
         facts |= _retry(connection.retry)
@@ -65,7 +65,7 @@ def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
 
 def _of_wire(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     instance = InstancePools(target, pools, events=Unobserved(), lifeline=Lifeline())
-    is_cluster = address_of(target).shape is Shape.CLUSTER
+    is_cluster = address_of(target).kind is TargetKind.CLUSTER
     pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else ALONE)
     connection = pool.make_connection()
     facts = {

@@ -13,8 +13,8 @@ import redis
 from common.errors import TargetError
 from common.metrics.intervals import MAXCLIENTS
 from common.plan import schema
-from common.plan.address_remap import AddressMap
-from common.plan.target_url import Host, Shape
+from common.plan.address_map import AddressMap
+from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of
 from common.redis_client.announced_addresses import NoSlots
 from common.redis_client.connection_causes import is_maxclients, os_error_of
@@ -35,7 +35,7 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
     except TARGET_ERRORS as error:
         raise translate(error, target, node) from error
     except STUMBLES as error:
-        shape = Shape.STANDALONE if node else address_of(target).shape
+        shape = TargetKind.STANDALONE if node else address_of(target).kind
         raise TargetError(f"target {node or address_of(target)} {nonsense(error, _TOPOLOGY[shape])}") from error
 
 
@@ -62,9 +62,9 @@ def gave_no_answer(error: TargetError) -> bool:
 
 
 _TOPOLOGY = {
-    Shape.STANDALONE: "",
-    Shape.SENTINEL: "SENTINEL (or a command of the run)",
-    Shape.CLUSTER: "CLUSTER SLOTS (or a command of the run)",
+    TargetKind.STANDALONE: "",
+    TargetKind.SENTINEL: "SENTINEL (or a command of the run)",
+    TargetKind.CLUSTER: "CLUSTER SLOTS (or a command of the run)",
 }
 """Questions that redis-py asks by itself, and whose answers it interprets."""
 
@@ -79,7 +79,7 @@ def _finding(error: Exception, target: schema.Target) -> str:
     if isinstance(error, PrimaryUnknown):
         return _sentinel_finding(error, target)
     finding = _finding_of_one(error, target)
-    whose = "has a primary that " if address_of(target).shape is Shape.SENTINEL else ""
+    whose = "has a primary that " if address_of(target).kind is TargetKind.SENTINEL else ""
     return finding if _NO_SENTINELS in finding else whose + finding
 
 
@@ -128,7 +128,7 @@ def _announced_finding(error: Exception, target: schema.Target, node: str) -> st
     """The message if a server with an announced address (not one of the plan) cannot be reached; "" for other errors.
     It continues a line that begins with the name of the node, or of the target."""
     announced, address = _announced(error), address_of(target)
-    if announced is None or (address.shape is Shape.CLUSTER and announced in address.hosts):
+    if announced is None or (address.kind is TargetKind.CLUSTER and announced in address.hosts):
         return ""
     cause = os_error_of(error)
     if isinstance(error, redis.TimeoutError | TimeoutError):
@@ -141,8 +141,8 @@ def _announced_finding(error: Exception, target: schema.Target, node: str) -> st
         what = f"cannot be reached ({cause.strerror}): is it up?"
     else:
         return ""
-    who = "the cluster announces" if address.shape is Shape.CLUSTER else "Sentinels announce"
-    if AddressMap(target.address_remap).leads_to(announced.name, announced.port):
+    who = "the cluster announces" if address.kind is TargetKind.CLUSTER else "Sentinels announce"
+    if AddressMap(target.address_remap).maps_to(announced.name, announced.port):
         mapped = "target.address_remap maps"
         place = f", to which {mapped} what {who}," if node else f" has a server that {mapped} to {announced}, which"
         return f"{place} {what} Or correct the map"
@@ -210,7 +210,7 @@ def _database_finding(error: Exception, target: schema.Target) -> str:
     if any(_ONE_DATABASE in str(each).lower() for each in _chain(error)):
         return "has database 0 only, as clusters do before Valkey 9: leave the database out of target.url"
     found: int | None = next(filter(None, (getattr(each, "databases", None) for each in _chain(error))), None)
-    setting = "cluster-databases" if address_of(target).shape is Shape.CLUSTER else "databases"
+    setting = "cluster-databases" if address_of(target).kind is TargetKind.CLUSTER else "databases"
     has = "database 0 only" if found == 1 else f"databases 0 to {found - 1} only" if found else "fewer databases"
     return f"has {has}, and no {address_of(target).db}: correct target.url, or raise its setting `{setting}`"
 

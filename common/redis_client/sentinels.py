@@ -9,7 +9,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from common.cancellation import Lifeline
 from common.plan import schema
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
 from common.redis_client.address import address_of, sentinel_arguments, server_name
 from common.redis_client.connections import ObservedTcp, ObservedTls, Unobserved
@@ -54,7 +54,7 @@ class Sentinels(Sentinel):
 
     def discover_master(self, service_name: str) -> Any:
         try:
-            return self._remap.reached(*super().discover_master(service_name))  # type: ignore[no-untyped-call]
+            return self._remap.resolve(*super().discover_master(service_name))  # type: ignore[no-untyped-call]
         except MasterNotFoundError as error:
             knows = any(service_name in sentinel.known for sentinel in self.sentinels)
             refusals = [sentinel.refusal for sentinel in self.sentinels if sentinel.refusal is not None]
@@ -62,7 +62,7 @@ class Sentinels(Sentinel):
 
     def discover_slaves(self, service_name: str) -> Any:
         found: Any = super().discover_slaves(service_name)  # type: ignore[no-untyped-call]
-        return [self._remap.reached(*place) for place in found]
+        return [self._remap.resolve(*place) for place in found]
 
 
 def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> _Asked:

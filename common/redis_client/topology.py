@@ -9,8 +9,7 @@ import redis
 
 from common.cancellation import Lifeline
 from common.plan import schema
-from common.plan.address_remap import place_text
-from common.plan.target_url import Shape
+from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of, connection_arguments, server_name
 from common.redis_client.clients import open_control_client
 from common.redis_client.clusters import ClusterClient
@@ -38,9 +37,9 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     Raises PlanError, and what TARGET_ERRORS names.
     """
     address = address_of(target)
-    if address.shape is Shape.SENTINEL:
+    if address.kind is TargetKind.SENTINEL:
         return _known_to_sentinels(target)
-    if address.shape is Shape.CLUSTER:
+    if address.kind is TargetKind.CLUSTER:
         with open_control_client(target) as client:
             assert isinstance(client, ClusterClient)
             found = [_node(node.host, node.port, node.server_type) for node in client.nodes()]
@@ -62,7 +61,7 @@ def open_node_client(target: schema.Target, node: Node) -> Questions:
         connection_class=connection_class_of(path=address.path is not None, tls=address.tls),
         events=Unobserved(),
         lifeline=Lifeline(),
-        is_announced=address.shape is not Shape.STANDALONE,
+        is_announced=address.kind is not TargetKind.STANDALONE,
         **place,
         **arguments,
     )
@@ -82,4 +81,4 @@ def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
 
 
 def _node(host: str, port: int, role: str) -> Node:
-    return Node(host, int(port), role, place_text(host, int(port)))
+    return Node(host, int(port), role, str(Host(host, int(port))))

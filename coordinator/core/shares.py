@@ -15,7 +15,7 @@ import msgspec
 from common.errors import FleetError
 from common.plan.schema import Plan, Pools
 from common.protocol.messages import MAX_MESSAGE_BYTES, Assignment, PoolShare
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 from common.units import Count, PerSecond, counted
 
 _ENVELOPE_BYTES = 1024
@@ -66,7 +66,7 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> Shares:
 def oversized(shares: Shares) -> str:
     """Why a share cannot be sent to its agent; "" if all can."""
     agent_id, largest = max(shares.assignments.items(), key=lambda item: len(item[1].pools))
-    size = len(msgspec.msgpack.encode(to_plain(largest))) + _ENVELOPE_BYTES
+    size = len(msgspec.msgpack.encode(to_builtins(largest))) + _ENVELOPE_BYTES
     if size <= MAX_MESSAGE_BYTES:
         return ""
     return (

@@ -18,7 +18,7 @@ from common.metrics.intervals import (
 from common.plan.planned_commands import subscribes
 from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import (
@@ -81,7 +81,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         format=SUMMARY_FORMAT,
         run=_run(aggregate, opened),
         target=msgspec.convert(opened.target, Target, from_attributes=True),
-        plan=to_plain(opened.plan),
+        plan=to_builtins(opened.plan),
         load=_load(measured, totals, arrivals, duration_s, _uncarried(aggregate)),
         generator=_generator(aggregate, stages),
         stages=tuple(_stage(stage, arrivals) for stage in stages),

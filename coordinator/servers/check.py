@@ -18,7 +18,7 @@ from common.errors import PlanError, TargetError
 from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
 from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
 from common.plan.schema import Plan
-from common.plan.target_url import Shape
+from common.plan.target_url import TargetKind
 from common.plan.value_sizes import mean_size
 from common.redis_client import (
     PRIMARY,
@@ -240,7 +240,7 @@ def _judge_server(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
 
 def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     first = told[0]
-    if address_of(plan.target).shape is Shape.STANDALONE:
+    if address_of(plan.target).kind is TargetKind.STANDALONE:
         found = misaddressed(plan.target, first.topology)
         if not found and first.topology == "replica" and first.writing and _is_on(first.replication, "slave_read_only"):
             primary = f"{first.replication.get('master_host')}:{first.replication.get('master_port')}"
@@ -248,7 +248,7 @@ def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
         return CheckLine("topology", not found, found or first.topology)
     primaries = [node for node in told if node.node.role == PRIMARY]
     replicas = [node for node in told if node.node.role != PRIMARY]
-    found = f"{address_of(plan.target).shape.value}, {counted(len(primaries), 'primary')}, "
+    found = f"{address_of(plan.target).kind.value}, {counted(len(primaries), 'primary')}, "
     found += counted(len(replicas), "replica")
     problem = _broken_cluster(told) or _broken_link(replicas)
     return CheckLine("topology", not problem, f"{found}; {problem}" if problem else found + _served(told))

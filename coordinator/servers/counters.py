@@ -14,7 +14,7 @@ from common.commands import COMMANDS
 from common.errors import TargetError
 from common.metrics.intervals import merge_counts
 from common.plan.schema import Target
-from common.plan.target_url import Shape
+from common.plan.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, gave_no_answer, nodes_of, translated
 from common.units import show
 from coordinator.core.records import NodeCounted, ServerCounted, When
@@ -29,7 +29,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
     try:
         with translated(target):
             nodes = nodes_of(target)
-        if address_of(target).shape is Shape.SENTINEL:
+        if address_of(target).kind is TargetKind.SENTINEL:
             nodes = tuple(node for node in nodes if node.role == PRIMARY)
         readings = [_read_node(target, node) for node in nodes]
     except TargetError as error:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Target
-from common.plan.target_url import Shape, redact_url
+from common.plan.target_url import TargetKind, redact_url
 from common.redis_client import (
     PRIMARY,
     TARGET_ERRORS,
@@ -64,10 +64,10 @@ def probe(target: Target) -> TargetFacts:
     keys = [node.keys for node in primaries]
     if problem := misaddressed(target, told[0].topology):
         raise TargetError(f"target {address_of(target)} {problem}")
-    shape = address_of(target).shape
+    kind = address_of(target).kind
     return TargetFacts(
         url=redact_url(target.url),
-        topology=told[0].topology if shape is Shape.STANDALONE else shape.value,
+        topology=told[0].topology if kind is TargetKind.STANDALONE else kind.value,
         server=", ".join(sorted({node.server for node in told})),
         max_clients=min(limits, default=None),
         ping_us=max(node.ping_us for node in primaries),
@@ -112,7 +112,7 @@ def asking(target: Target, node: Node) -> Iterator[Any]:
 def misaddressed(target: Target, found: str) -> str:
     """What is wrong with a URL of one server where another kind was found, and what would be right; "" when nothing."""
     address = address_of(target)
-    if address.shape is not Shape.STANDALONE:
+    if address.kind is not TargetKind.STANDALONE:
         return ""
     scheme, hosts = "rediss" if address.tls else "redis", ",".join(map(str, address.hosts)) or "HOST:PORT"
     return {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from common.commands import COMMANDS, PLACEHOLDERS, parse_template
-from common.plan import profiles
+from common.plan.loading import profiles
 from coordinator.catalogue import commands_text, page, profiles_text, template_text
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from common.errors import FleetError, InvalidResultError, PlanError, TargetError, ThresholdError, UsageError
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.schema import Plan
 from common.plan.settings import SETTINGS
 from coordinator import cli

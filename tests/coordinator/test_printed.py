@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from agent.cli import cli as agent_cli
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.schema import CleanUp, Driver, Load, Plan, Preload, Ramp
 from common.units import Count, Seconds
 from coordinator import catalogue

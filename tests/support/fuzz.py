@@ -53,8 +53,8 @@ from common.protocol.messages import (
     WorkerLost,
     incarnation_of,
 )
-from common.protocol.serde import to_plain
 from common.protocol.token import agent_curve, coordinator_curve
+from common.serde import to_builtins
 from common.units import NS_PER_S
 from tests.support.commands import CommandLine, Running
 from tests.support.mutations import Mutator, enveloped
@@ -313,7 +313,7 @@ class FalseCoordinator:
             return draw.choice(self._seen)
         plain = mutator.message(CoordinatorMessage)
         if plain["type"] == Refused.__name__:
-            plain = to_plain(HeartbeatReply(sent_ns=1, received_ns=2**62, replied_ns=-(2**62)))
+            plain = to_builtins(HeartbeatReply(sent_ns=1, received_ns=2**62, replied_ns=-(2**62)))
         if how < 0.4:
             plain = mutator.mutated(plain)
         run_id = draw.choice(("run-1", "run-1", "run-2", "", "\x1b[2J../x", "r" * 200))

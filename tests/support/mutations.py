@@ -16,7 +16,7 @@ import numpy as np
 
 from common.metrics.histogram import MAX_VALUE, Histogram
 from common.protocol.messages import MAX_MESSAGE_BYTES
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 
 NUMBERS = (0, 1, 2, 3, 63, 512, 10**6, 2**31, 2**53, 2**62, 2**63 - 1, 2**64 - 1, -1, -(2**63), 8_639_999)
 FLOATS = (0.0, 1.5, -1.0, 1e300, float("inf"), float("-inf"), float("nan"))
@@ -102,7 +102,7 @@ class Mutator:
             case msgspec.inspect.UnionType(types):
                 return self._value(draw.choice(types))
             case msgspec.inspect.StructType(cls) if cls is Histogram:
-                return to_plain(self._histogram())
+                return to_builtins(self._histogram())
             case msgspec.inspect.StructType(_, fields, tag=tag, tag_field=tag_field):
                 given = {field.encode_name: self._value(field.type) for field in fields if self._is_given(field)}
                 return {tag_field: tag, **given} if tag_field else given

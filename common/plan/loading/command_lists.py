@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from common.commands.splitting import bytes_word, join_words
-from common.plan.loading.validation import Fault, Path
+from common.plan.key_path import KeyPath
+from common.plan.validation import Fault
 from common.units import show
 
 
@@ -28,14 +29,14 @@ def with_lines(workload: Any) -> tuple[Any, Fault | None]:
     with a wrong shape is left unchanged: the check of the shape reports it."""
     if not isinstance(workload, dict):
         return workload, None
-    path: Path = ("workload",)
+    path: KeyPath = ("workload",)
     try:
         return {key: _section(value, key, (*path, key)) for key, value in workload.items()}, None
     except _Misplaced as error:
         return workload, error.fault
 
 
-def _section(value: Any, key: Any, path: Path) -> Any:
+def _section(value: Any, key: Any, path: KeyPath) -> Any:
     if not isinstance(value, list):
         return value
     if key == "setup":
@@ -45,7 +46,7 @@ def _section(value: Any, key: Any, path: Path) -> Any:
     return value
 
 
-def _entry(entry: Any, path: Path) -> Any:
+def _entry(entry: Any, path: KeyPath) -> Any:
     if not isinstance(entry, dict):
         return entry
     return {
@@ -54,14 +55,14 @@ def _entry(entry: Any, path: Path) -> Any:
     }
 
 
-def _line(value: Any, path: Path) -> Any:
+def _line(value: Any, path: KeyPath) -> Any:
     if not isinstance(value, list) or not value:
         return value
     words = [_word(argument, (*path, number)) for number, argument in enumerate(value)]
     return join_words(words)
 
 
-def _word(argument: Any, path: Path) -> str:
+def _word(argument: Any, path: KeyPath) -> str:
     if isinstance(argument, bytes):
         return bytes_word(argument)
     if isinstance(argument, str):

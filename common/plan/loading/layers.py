@@ -7,20 +7,17 @@ between alternatives: `requests` on the command line replaces the file's `durati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.plan.loading.validation import EVERY, Path, render
+from common.plan.key_path import EVERY, KeyPath, Where, in_plan, render
 from common.plan.setting import Fallback
 from common.plan.settings import COMMANDS
 
-Place = Callable[[Path], str]
-"""Names the place of a path, as an error message begins with it."""
+PROFILE: KeyPath = ("workload", "profile")
 
-PROFILE: Path = ("workload", "profile")
-
-_ALTERNATIVES: tuple[frozenset[Path], ...] = (
+_ALTERNATIVES: tuple[frozenset[KeyPath], ...] = (
     frozenset({("target", "url"), ("target", "embedded")}),
     frozenset({("target", "password"), ("target", "password_env"), ("target", "password_file")}),
     frozenset(("target", "sentinel", way) for way in ("password", "password_env", "password_file")),
@@ -34,8 +31,8 @@ _POOL_GROUP = 2
 class Layer:
     """What one source says. A document lists pool groups (0: none); others speak of every group, as `*`."""
 
-    leaves: Mapping[Path, Any]
-    place: Place
+    leaves: Mapping[KeyPath, Any]
+    place: Where
     is_document: bool = False
     pool_groups: int = 0
 
@@ -44,12 +41,12 @@ class Layer:
 class Overlay:
     """Leaves of all layers as one, and the place of each. whole: the place of what nobody said."""
 
-    leaves: Mapping[Path, Any]
-    places: Mapping[Path, Place]
+    leaves: Mapping[KeyPath, Any]
+    places: Mapping[KeyPath, Where]
     pool_groups: int
-    whole: Place
+    whole: Where
 
-    def where(self, path: Path) -> str:
+    def where(self, path: KeyPath) -> str:
         """The place that said what is at a path, or said what it lies in; else the path in the plan as a whole."""
         for end in range(len(path), 0, -1):
             place = self.places.get(path[:end])
@@ -70,7 +67,7 @@ class Overlay:
         return {str(key): value for key, value in nested.items()}
 
 
-def document_layer(raw: Mapping[str, Any], place: Place) -> Layer:
+def document_layer(raw: Mapping[str, Any], place: Where) -> Layer:
     """A layer of a whole document that has the plan's shape."""
     groups = raw.get("pools", ())
     leaves = _flatten({key: value for key, value in raw.items() if key != "pools"}, ())
@@ -79,10 +76,10 @@ def document_layer(raw: Mapping[str, Any], place: Place) -> Layer:
     return Layer(leaves, place, is_document=True, pool_groups=len(groups))
 
 
-def named_layer(leaves: Mapping[Path, Any], names: Mapping[Path, str]) -> Layer:
+def named_layer(leaves: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) -> Layer:
     """A layer of single settings, each known by a name of its own: flags, or variables of the environment."""
 
-    def place(path: Path) -> str:
+    def place(path: KeyPath) -> str:
         return next((names[found] for found in _own_paths(path) if found in names), render(path))
 
     return Layer(leaves, place)
@@ -92,8 +89,8 @@ def overlay(layers: Sequence[Layer]) -> Overlay:
     """All layers as one, later over earlier."""
     document = next((layer for layer in layers if layer.is_document), None)
     groups = (document and document.pool_groups) or 1
-    merged: dict[Path, Any] = {}
-    places: dict[Path, Place] = {}
+    merged: dict[KeyPath, Any] = {}
+    places: dict[KeyPath, Where] = {}
     for layer in layers:
         leaves = _for_each_group(layer.leaves, groups)
         for path in _replaced(leaves):
@@ -101,7 +98,7 @@ def overlay(layers: Sequence[Layer]) -> Overlay:
         leaves = _without_fallbacks(leaves, merged)
         merged |= leaves
         places |= dict.fromkeys(leaves, layer.place)
-    return Overlay(merged, places, groups, document.place if document else nowhere)
+    return Overlay(merged, places, groups, document.place if document else in_plan)
 
 
 def beneath(upper: Overlay, lower: Layer) -> Overlay:
@@ -117,17 +114,12 @@ def beneath(upper: Overlay, lower: Layer) -> Overlay:
     )
 
 
-def nowhere(path: Path) -> str:
-    """The place of what came from no file and no flag."""
-    return f"plan: {render(path)}"
-
-
-def _without_fallbacks(leaves: Mapping[Path, Any], below: Mapping[Path, Any]) -> dict[Path, Any]:
+def _without_fallbacks(leaves: Mapping[KeyPath, Any], below: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
     return {path: value for path, value in leaves.items() if not (isinstance(value, Fallback) and below.get(path))}
 
 
-def _flatten(raw: Mapping[str, Any], path: Path) -> dict[Path, Any]:
-    leaves: dict[Path, Any] = {}
+def _flatten(raw: Mapping[str, Any], path: KeyPath) -> dict[KeyPath, Any]:
+    leaves: dict[KeyPath, Any] = {}
     for key, value in raw.items():
         if isinstance(value, dict):
             leaves |= _flatten(value, (*path, key))
@@ -136,8 +128,8 @@ def _flatten(raw: Mapping[str, Any], path: Path) -> dict[Path, Any]:
     return leaves
 
 
-def _for_each_group(leaves: Mapping[Path, Any], groups: int) -> dict[Path, Any]:
-    spread: dict[Path, Any] = {}
+def _for_each_group(leaves: Mapping[KeyPath, Any], groups: int) -> dict[KeyPath, Any]:
+    spread: dict[KeyPath, Any] = {}
     for path, value in leaves.items():
         if path[:_POOL_GROUP] == ("pools", EVERY):
             spread |= {("pools", number, *path[_POOL_GROUP:]): value for number in range(groups)}
@@ -146,14 +138,14 @@ def _for_each_group(leaves: Mapping[Path, Any], groups: int) -> dict[Path, Any]:
     return spread
 
 
-def _replaced(leaves: Mapping[Path, Any]) -> set[Path]:
+def _replaced(leaves: Mapping[KeyPath, Any]) -> set[KeyPath]:
     """What of the layers below these leaves stand for."""
     said = {path for path, value in leaves.items() if value is not None}
-    replaced: set[Path] = set().union(*(group for group in _ALTERNATIVES if group & said))
+    replaced: set[KeyPath] = set().union(*(group for group in _ALTERNATIVES if group & said))
     return replaced | {COMMANDS} if PROFILE in said else replaced
 
 
-def _own_paths(path: Path) -> list[Path]:
+def _own_paths(path: KeyPath) -> list[KeyPath]:
     """The paths under which a named layer may know what is at `path`: itself, what it lies in, the same of `*`."""
     every = ("pools", EVERY, *path[_POOL_GROUP:]) if path[:1] == ("pools",) else path
     return [candidate[:end] for candidate in (path, every) for end in range(len(candidate), 0, -1)]

@@ -14,23 +14,22 @@ from pathlib import Path
 import msgspec
 
 from common.errors import PlanError
+from common.plan.key_path import KeyPath, Where, in_plan
 from common.plan.loading.files import read_small_file
-from common.plan.loading.layers import Place, nowhere
-from common.plan.loading.validation import Path as Steps
-from common.plan.loading.validation import is_utf8
 from common.plan.schema import Plan, Sentinel, Target
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD, URL
 from common.plan.target_url import Address, parse_redis_url
+from common.plan.validation import is_utf8
 from common.redaction import REDACTED
 from common.units import show
 
 _WAYS = ("password", "password_env", "password_file")
-_TARGET: Steps = ("target",)
-_SENTINEL: Steps = ("target", "sentinel")
+_TARGET: KeyPath = ("target",)
+_SENTINEL: KeyPath = ("target", "sentinel")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
-def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Place = nowhere) -> Plan:
+def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_plan) -> Plan:
     """The plan with its passwords found and its URL free of credentials.
 
     Raises PlanError where the URL is not one, or a password is given twice or cannot be found.
@@ -75,7 +74,7 @@ def _hidden(password: str | None) -> str | None:
     return None if password is None else REDACTED
 
 
-def _address(target: Target, where: Place) -> Address | None:
+def _address(target: Target, where: Where) -> Address | None:
     if not target.url:
         return None
     try:
@@ -90,7 +89,7 @@ def _bare_url(url: str, address: Address | None) -> str:
     return address.url
 
 
-def _username(target: Target, address: Address | None, where: Place) -> str | None:
+def _username(target: Target, address: Address | None, where: Where) -> str | None:
     in_url = address.username if address else None
     if in_url is not None and target.username not in (None, in_url):
         raise PlanError(
@@ -100,7 +99,7 @@ def _username(target: Target, address: Address | None, where: Place) -> str | No
 
 
 def _password(
-    section: Target | Sentinel, path: Steps, in_url: str | None, environ: Mapping[str, str], where: Place
+    section: Target | Sentinel, path: KeyPath, in_url: str | None, environ: Mapping[str, str], where: Where
 ) -> str | None:
     """The password of a section of the plan, or of its URL."""
     given = [way for way in _WAYS if getattr(section, way) is not None]

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import PlanError
-from common.plan import profiles
+from common.plan.key_path import KeyPath, Where, render
+from common.plan.loading import profiles
 from common.plan.loading.command_lists import with_lines
 from common.plan.loading.files import read_small_file
-from common.plan.loading.layers import PROFILE, Layer, Overlay, Place, beneath, document_layer, named_layer, overlay
+from common.plan.loading.layers import PROFILE, Layer, Overlay, beneath, document_layer, named_layer, overlay
 from common.plan.loading.parsing import parse_document
 from common.plan.loading.secrets import resolve_secrets
-from common.plan.loading.validation import Path as KeyPath
-from common.plan.loading.validation import find_fault, render
 from common.plan.rules.checks import Purpose, check_plan
 from common.plan.schema import Plan
 from common.plan.setting import ENVIRONMENT_PREFIX, Leaves, Setting
 from common.plan.settings import COMMANDS, PASSWORD, SENTINEL_PASSWORD, SETTINGS, leaves
 from common.plan.target_url import redact_url
+from common.plan.validation import find_fault
 from common.plan.value_sizes import parse_sizes
-from common.protocol.serde import from_plain
 from common.redaction import hide_userinfo, hide_values, password_candidates
+from common.serde import from_builtins
 from common.units import show
 
 SIZES: KeyPath = ("workload", "values", "sizes")
@@ -59,7 +59,7 @@ def load_plan(
             layers.append(_beside(text_layer(data, str(file)), file.parent))
         layers.append(flags_layer(flags))
         whole = _with_sizes(_with_profile(overlay(layers)))
-        plan = from_plain(whole.raw(), Plan)
+        plan = from_builtins(whole.raw(), Plan)
         check_plan(plan, whole.where, purpose)
         return resolve_secrets(plan, environ, whole.where)
     except PlanError as error:
@@ -112,7 +112,7 @@ def flags_layer(flags: Mapping[Setting, Any]) -> Layer:
     return named_layer(*leaves(flags, lambda setting: setting.flag))
 
 
-def _in_document(name: str) -> Place:
+def _in_document(name: str) -> Where:
     return lambda path: f"{name}: {render(path)}"
 
 
@@ -153,7 +153,7 @@ def _with_profile(said: Overlay) -> Overlay:
     return Overlay({**expanded.leaves, PROFILE: label}, expanded.places, expanded.pool_groups, expanded.whole)
 
 
-def _in_profile(name: str) -> Place:
+def _in_profile(name: str) -> Where:
     return lambda path: f"profile {name}: {render(path[1:])}"
 
 

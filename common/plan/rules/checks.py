@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from common.errors import PlanError
-from common.plan.address_remap import AddressMap
-from common.plan.loading.layers import Place, nowhere
-from common.plan.loading.validation import Path
+from common.plan.address_map import AddressMap
+from common.plan.key_path import KeyPath, Where, in_plan
 from common.plan.planned_commands import is_cluster
 from common.plan.rules.preparation_rules import PREPARATION_RULES
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
 from common.plan.rules.wire_rules import WIRE_RULES
 from common.plan.rules.workload_rules import WORKLOAD_RULES
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
-from common.plan.target_url import Address, Shape, parse_redis_url
+from common.plan.target_url import Address, TargetKind, parse_redis_url
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.units import Seconds, show
 
@@ -33,7 +32,7 @@ MAX_BATCH = 100_000
 """A batch is made whole before it is sent, and its replies are read whole."""
 MIN_LEASE_S = 2.0
 
-Finding = tuple[Path, str]
+Finding = tuple[KeyPath, str]
 Rule = Callable[[Plan], Iterator[Finding]]
 
 
@@ -44,7 +43,7 @@ class Purpose(enum.Enum):
     TARGET = "target"
 
 
-def check_plan(plan: Plan, where: Place = nowhere, purpose: Purpose = Purpose.RUN) -> None:
+def check_plan(plan: Plan, where: Where = in_plan, purpose: Purpose = Purpose.RUN) -> None:
     """Raises PlanError for the first thing in the plan that makes no sense, at the place that said it."""
     for rule in (*RULES, *_FOR[purpose]):
         for path, problem in rule(plan):
@@ -62,7 +61,7 @@ def _target_named(plan: Plan) -> Iterator[Finding]:
 
 
 def _times_above_zero(plan: Plan) -> Iterator[Finding]:
-    times: list[tuple[Path, Seconds | None]] = [
+    times: list[tuple[KeyPath, Seconds | None]] = [
         (("target", "connect_timeout"), plan.target.connect_timeout_s),
         (("target", "socket_timeout"), plan.target.socket_timeout_s),
         (("load", "duration"), plan.load.duration_s),
@@ -82,24 +81,24 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _shape_fits(plan: Plan) -> Iterator[Finding]:
-    """What is said of TLS, Sentinels, a cluster or a socket belongs to a target of that shape."""
+def _sections_fit(plan: Plan) -> Iterator[Finding]:
+    """What is said of TLS, Sentinels, a cluster or a socket belongs to a target of that kind."""
     target = plan.target
     address = _address(plan)
     if target.url and address is None:
         return
-    shape = address.shape.value if address else target.embedded.value if target.embedded else ""
+    kind = address.kind.value if address else target.embedded.value if target.embedded else ""
     sections: list[tuple[str, Section, bool, str]] = [
         ("tls", target.tls, address is not None and address.tls, "rediss"),
-        ("sentinel", target.sentinel, shape == Shape.SENTINEL.value, "redis+sentinel"),
-        ("cluster", target.cluster, shape == Shape.CLUSTER.value, "redis+cluster"),
+        ("sentinel", target.sentinel, kind == TargetKind.SENTINEL.value, "redis+sentinel"),
+        ("cluster", target.cluster, kind == TargetKind.CLUSTER.value, "redis+cluster"),
     ]
     for name, section, fits, scheme in sections:
         for key in () if fits else _said_keys(section):
             yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_what_target(plan)}"
     for announced, reached in target.address_remap.items():
         path = ("target", "address_remap", announced)
-        if shape not in (Shape.SENTINEL.value, Shape.CLUSTER.value):
+        if kind not in (TargetKind.SENTINEL.value, TargetKind.CLUSTER.value):
             wanted = "expected it with a target of redis+cluster:// or redis+sentinel:// only, which announce addresses"
             yield path, f"{wanted}, got {_what_target(plan)}"
         try:
@@ -283,7 +282,7 @@ def _can_be_asked(plan: Plan) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _target_named,
-    _shape_fits,
+    _sections_fit,
     _pools_distinct,
     _pools_bearable,
     _fleet_bearable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.commands import COMMANDS, KeyType, Placeholder, ScriptDigest, Template, find_command, original
-from common.plan.loading.validation import Path
+from common.plan.key_path import KeyPath
 from common.plan.planned_commands import keys_of, planned_commands
 from common.plan.rules.workload_rules import unfit_for_pools
 from common.plan.schema import Plan
@@ -14,13 +14,13 @@ from common.units import show
 MOST_SETUP_KEYS = 1_000_000
 """Setup is issued by the coordinator alone; more keys than that are a preload's work."""
 
-Finding = tuple[Path, str]
+Finding = tuple[KeyPath, str]
 
 
 def setup_known(plan: Plan) -> Iterator[Finding]:
     """Every command of the setup can be issued, by a coordinator that draws nothing."""
     for number, text in enumerate(plan.workload.setup):
-        path: Path = ("workload", "setup", number)
+        path: KeyPath = ("workload", "setup", number)
         try:
             template = find_command(text)
         except ValueError as error:
@@ -54,7 +54,7 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
 def preload_writes(plan: Plan) -> Iterator[Finding]:
     """A preload leaves something behind, and measures nothing."""
     for number, entry in enumerate(plan.workload.preload):
-        path: Path = ("workload", "preload", number, "command")
+        path: KeyPath = ("workload", "preload", number, "command")
         template = find_command(entry.command)
         if template.name in COMMANDS and not COMMANDS[template.name].writes:
             yield path, f"expected a command that writes, got {template.name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command
-from common.plan.loading.validation import Path
+from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan
 from common.pubsub_header import STAMP_BYTES
@@ -13,11 +13,11 @@ from common.pubsub_header import STAMP_BYTES
 _SHARDED = {"SUBSCRIBE": "SSUBSCRIBE", "PUBLISH": "SPUBLISH"}
 
 
-def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Of each command by itself."""
     has_subscribers = subscribes(plan.workload)
     for number, entry in enumerate(plan.workload.commands):
-        path: Path = ("workload", "commands", number, "command")
+        path: KeyPath = ("workload", "commands", number, "command")
         template = find_command(entry.command)
         has_message = Placeholder.MESSAGE in template.arguments
         publishes = template.name in PUBLISHING and len(template.arguments) == 3
@@ -37,10 +37,10 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
                 yield place, f"expected at least {STAMP_BYTES} bytes, which a message's stamp takes, got {size}"
 
 
-def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[Path, str]]:
+def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Nobody subscribes, or sends what is timed, beside the mix."""
     workload = plan.workload
-    aside: list[tuple[Path, str]] = [
+    aside: list[tuple[KeyPath, str]] = [
         *(
             (("workload", "commands", number, "then", place, "command"), then.command)
             for number, entry in enumerate(workload.commands)
@@ -54,7 +54,7 @@ def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[Path, str]]:
             yield path, f"expected {template.name} as a command of the mix alone, with a weight of its own, got it here"
 
 
-def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
+def subscribers_have_room(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Of batches, drivers, connections and times, in a mix with subscribers."""
     workload = plan.workload
     if not subscribes(workload):
@@ -78,7 +78,7 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[Path, str]]:
         )
 
 
-def _sizes(plan: Plan) -> dict[Path, int]:
+def _sizes(plan: Plan) -> dict[KeyPath, int]:
     values = plan.workload.values
     if values.sizes:
         return {

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.plan.loading.validation import Path
+from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan, Pools, ReadFrom, Retry, RetryError, TcpPool
 
 _OF_CONNECTIONS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
 
 
-def wire_pools_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+def wire_pools_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Of what is said of a pool with the wire driver."""
     for number, group in enumerate(plan.pools):
         if group.driver is not Driver.WIRE:
@@ -34,7 +34,7 @@ def wire_pools_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
             )
 
 
-def wire_target_fits(plan: Plan) -> Iterator[tuple[Path, str]]:
+def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Of the settings of clients that only redis-py's own calls obey."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return
@@ -59,7 +59,7 @@ def wire_target_fits(plan: Plan) -> Iterator[tuple[Path, str]]:
         )
 
 
-def wire_commands_fit(plan: Plan) -> Iterator[tuple[Path, str]]:
+def wire_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     """Of the mix: nothing but commands with one reply each."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 from common.commands import COMMANDS, Placeholder, Template, blocking_timeout_s, find_command, parse_template
-from common.plan.loading.validation import Path
+from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, keys_of, keys_per_hash_tag
 from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
 from common.units import show
@@ -34,14 +34,14 @@ _ASKING: dict[str, tuple[str, ...]] = {"CLIENT": ("GETNAME", "GETREDIR", "HELP",
 """Subcommands that only read: all others change this connection, or other ones."""
 _SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
 
-Finding = tuple[Path, str]
-_Named = tuple[Path, str, Command | Preload, bool]
+Finding = tuple[KeyPath, str]
+_Named = tuple[KeyPath, str, Command | Preload, bool]
 
 
 def _texts(workload: Workload) -> Iterator[_Named]:
     """(where it stands, what stands there, whose keys it has, whether it follows another) of each command."""
     for number, entry in enumerate(workload.commands):
-        path: Path = ("workload", "commands", number)
+        path: KeyPath = ("workload", "commands", number)
         yield (*path, "command"), entry.command, entry, False
         for place, then in enumerate(entry.then):
             yield (*path, "then", place, "command"), then.command, entry, True
@@ -49,7 +49,7 @@ def _texts(workload: Workload) -> Iterator[_Named]:
         yield ("workload", "preload", number, "command"), preload.command, preload, False
 
 
-def _templates(workload: Workload) -> Iterator[tuple[Path, Template, Command | Preload, bool]]:
+def _templates(workload: Workload) -> Iterator[tuple[KeyPath, Template, Command | Preload, bool]]:
     """As `_texts`, for rules behind the one that has found them all to be templates."""
     expiring = workload.expiry.maximum_s > 0
     for path, text, own, follows in _texts(workload):
@@ -145,7 +145,7 @@ def keys_in_range(plan: Plan) -> Iterator[Finding]:
     """Ranges of keys hold at least one number, and the middle of a gaussian lies within."""
     workload = plan.workload
     yield from _range(("workload", "keys"), ("minimum", "maximum"), workload.keys, workload.keys)
-    owners: list[tuple[Path, Command | Preload]] = [
+    owners: list[tuple[KeyPath, Command | Preload]] = [
         *((("workload", "commands", number), entry) for number, entry in enumerate(workload.commands)),
         *((("workload", "preload", number), entry) for number, entry in enumerate(workload.preload)),
     ]
@@ -153,7 +153,7 @@ def keys_in_range(plan: Plan) -> Iterator[Finding]:
         yield from _range(path, ("key_minimum", "key_maximum"), keys_of(workload, own), workload.keys)
 
 
-def _range(path: Path, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
+def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
     low_key, high_key = names
     # Who left the lower end as it is by default, or as all others have it, has said the upper one.
     other = Keys().minimum if keys is common else common.minimum
@@ -190,7 +190,7 @@ _OF_DISTRIBUTIONS = {
 def values_make_sense(plan: Plan) -> Iterator[Finding]:
     """Sizes can be drawn, are not too large for Redis, and not too small for what is to be verified."""
     values = plan.workload.values
-    path: Path = ("workload", "values")
+    path: KeyPath = ("workload", "values")
     if values.minimum_bytes > values.maximum_bytes:
         culprit = "maximum" if values.minimum_bytes == Values().minimum_bytes else "minimum"
         found = f"{values.minimum_bytes} and {values.maximum_bytes}"
@@ -215,7 +215,7 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
 def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
     """Values of kind text and JSON are possible with the other settings."""
     values = plan.workload.values
-    path: Path = ("workload", "values")
+    path: KeyPath = ("workload", "values")
     if values.kind is ValueKind.BINARY:
         return
     if 0 < values.compressible < LEAST_COMPRESSIBLE_TEXT:

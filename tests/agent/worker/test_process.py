@@ -18,7 +18,7 @@ from agent.worker.drivers.client import ThreadWorker, run_client_worker
 from agent.worker.drivers.wire.driver import WireWorker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.planned_commands import subscribes
 from common.plan.rules.wire_rules import wire_commands_fit
 from common.plan.schema import (
@@ -37,7 +37,7 @@ from common.plan.schema import (
     Workload,
 )
 from common.protocol.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.servers.setup_commands import set_up
 from tests.support.runs import wait_until
@@ -186,7 +186,7 @@ def test_what_the_load_cost_is_reported_with_it(valkey: Server, worker: WorkerTh
 def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     valkey: Server, worker: WorkerThread, name: str
 ) -> None:
-    workload = from_plain({"workload": profiles.load(name).workload}, Plan).workload
+    workload = from_builtins({"workload": profiles.load(name).workload}, Plan).workload
     few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
     workload = msgspec.structs.replace(workload, keys=few)
     # No multiple of any batch, so that a last one is shorter.

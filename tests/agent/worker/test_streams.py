@@ -18,12 +18,12 @@ from agent.worker.workload.operations import Mix, Operation, draw_operations
 from agent.worker.workload.reply_effects import MISMATCH, entry_ids, is_miss
 from agent.worker.workload.values import is_sealed
 from common.plan.schema import Workload
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 
 def workload(*commands: str | dict[str, Any], **others: Any) -> Workload:
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return from_plain({"commands": listed, **others}, Workload)
+    return from_builtins({"commands": listed, **others}, Workload)
 
 
 def stream(

@@ -15,7 +15,7 @@ from agent.worker.workload.operations import Mix, Operation, draw_operations
 from common.commands import COMMANDS, KeyType, Placeholder
 from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Target, Workload
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 from coordinator.embedded import HOST
 from tests.support.servers import Server, start_server
 from tests.support.shapes import start_cluster
@@ -99,7 +99,7 @@ def operations(command: str, name: str) -> Iterator[Operation]:
     }
     if COMMANDS[name].key_type is KeyType.NUMBER:
         raw["keys"]["maximum"] = 2 if name != "INCRBYFLOAT" else 3
-    return draw_operations(Mix(from_plain(raw, Workload), 1), 1, 0)
+    return draw_operations(Mix(from_builtins(raw, Workload), 1), 1, 0)
 
 
 OTHERS: list[tuple[KeyType, str]] = [
@@ -230,7 +230,7 @@ def test_in_a_cluster_no_row_leaves_its_slot_and_each_goes_to_one_node() -> None
             if row.subscribes or not row.routed:
                 continue
             entry: dict[str, Any] = {"command": IMPATIENT.get(name, name)}
-            workload = from_plain({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
+            workload = from_builtins({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
             per_hash_tag = keys_per_hash_tag(target, workload)
             if row.template.count(Placeholder.IDS):
                 continue  # of one key

@@ -35,7 +35,7 @@ from common.metrics.intervals import (
     split_interval,
 )
 from common.protocol.codec import pack, unpack
-from common.protocol.serde import from_plain, to_plain
+from common.serde import from_builtins, to_builtins
 
 T = TypeVar("T")
 
@@ -264,11 +264,11 @@ def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
 
 
 def test_a_frame_of_a_peer_that_does_not_watch_itself_is_understood_and_so_is_one_of_a_peer_that_knows_more() -> None:
-    plain = to_plain(IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics(late_sends=2)}))
+    plain = to_builtins(IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics(late_sends=2)}))
     del plain["pools"]["main"]["late_sends"]
     older = IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics()})
-    assert from_plain(plain, IntervalMetrics) == older
-    assert from_plain(plain | {"mood": "good"}, IntervalMetrics) == older
+    assert from_builtins(plain, IntervalMetrics) == older
+    assert from_builtins(plain | {"mood": "good"}, IntervalMetrics) == older
 
 
 def in_full(value: object) -> object:
@@ -285,7 +285,7 @@ def test_what_did_not_happen_is_left_out_and_an_interval_with_every_field_is_und
     full = msgpack.packb(in_full(interval), use_bin_type=True)
     assert unpack(full, IntervalMetrics) == interval
     assert len(pack(interval)) < len(full)
-    assert to_plain(IntervalMetrics(first=3, last=3)) == {"first": 3, "last": 3}
+    assert to_builtins(IntervalMetrics(first=3, last=3)) == {"first": 3, "last": 3}
 
 
 @pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])

@@ -25,7 +25,7 @@ from common.plan.schema import (
     Values,
     Workload,
 )
-from common.protocol.serde import from_plain, to_plain
+from common.serde import from_builtins, to_builtins
 from common.units import Bytes, Count, PerSecond, Seconds
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -75,19 +75,19 @@ PLANS = st.builds(
 @given(PLANS)
 def test_the_yaml_of_any_plan_is_a_plan_file_that_says_the_same(plan: Plan) -> None:
     layer = text_layer(plan_yaml(plan).encode(), "plan.yaml")
-    assert from_plain(overlay([layer]).raw(), Plan) == plan
+    assert from_builtins(overlay([layer]).raw(), Plan) == plan
 
 
 @given(PLANS)
 def test_the_hash_of_a_plan_is_that_of_its_copy_and_no_others(plan: Plan) -> None:
-    assert plan_hash(plan) == plan_hash(from_plain(to_plain(plan), Plan))
+    assert plan_hash(plan) == plan_hash(from_builtins(to_builtins(plan), Plan))
     other = msgspec.structs.replace(plan, seed=plan.seed // 2 + 1 if plan.seed != 1 else 0)
     assert (plan_hash(plan) == plan_hash(other)) == (plan == other)
 
 
 def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
     ran = Plan(target=Target(url="redis://127.0.0.1:40001", embedded=Embedded.STANDALONE))
-    again = from_plain(overlay([text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw(), Plan)
+    again = from_builtins(overlay([text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw(), Plan)
     assert (again.target.url, again.target.embedded) == ("", Embedded.STANDALONE)
 
 
@@ -95,7 +95,7 @@ def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
 @given(TEXT)
 def test_any_text_survives_the_yaml(prefix: str) -> None:
     plan = Plan(workload=Workload(keys=Keys(prefix=prefix)))
-    assert from_plain(overlay([text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw(), Plan) == plan
+    assert from_builtins(overlay([text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw(), Plan) == plan
 
 
 def test_neither_yaml_nor_hash_know_the_password() -> None:

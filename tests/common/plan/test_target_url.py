@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import PlanError
-from common.plan.target_url import Address, Host, Shape, parse_redis_url, redact_url
+from common.plan.target_url import Address, Host, TargetKind, parse_redis_url, redact_url
 
 SECRET = "SeCrEt-never-shown"
 
@@ -40,22 +40,22 @@ TWO = (Host("a", 1), Host("::1", 6379))
         (
             "rediss+sentinel://[fe80::1%25a],[fe80::2%b]:1/x",
             Address(
-                shape=Shape.SENTINEL, tls=True, hosts=(Host("fe80::1%a", 26379), Host("fe80::2%b", 1)), service="x"
+                kind=TargetKind.SENTINEL, tls=True, hosts=(Host("fe80::1%a", 26379), Host("fe80::2%b", 1)), service="x"
             ),
         ),
-        ("redis+cluster://[fe80::1%25a]:1/3", Address(shape=Shape.CLUSTER, hosts=(Host("fe80::1%a", 1),), db=3)),
+        ("redis+cluster://[fe80::1%25a]:1/3", Address(kind=TargetKind.CLUSTER, hosts=(Host("fe80::1%a", 1),), db=3)),
         (" redis://host ", Address(hosts=ONE)),
         ("rediss://host", Address(hosts=ONE, tls=True)),
         ("unix:///run/a%20b.sock", Address(path="/run/a b.sock")),
         ("unix://bob:pw@/run/x.sock?db=3", Address(path="/run/x.sock", username="bob", password="pw", db=3)),
         (
             "redis+sentinel://a,b:1/mymaster",
-            Address(shape=Shape.SENTINEL, hosts=(Host("a", 26379), Host("b", 1)), service="mymaster"),
+            Address(kind=TargetKind.SENTINEL, hosts=(Host("a", 26379), Host("b", 1)), service="mymaster"),
         ),
         (
             "rediss+sentinel://bob:pw@a/my%2Fown/2",
             Address(
-                shape=Shape.SENTINEL,
+                kind=TargetKind.SENTINEL,
                 tls=True,
                 hosts=(Host("a", 26379),),
                 service="my/own",
@@ -64,8 +64,8 @@ TWO = (Host("a", 1), Host("::1", 6379))
                 password="pw",
             ),
         ),
-        ("redis+cluster://a:1,[::1]", Address(shape=Shape.CLUSTER, hosts=TWO)),
-        ("rediss+cluster://:pw@a:1,[::1]/0", Address(shape=Shape.CLUSTER, tls=True, hosts=TWO, password="pw")),
+        ("redis+cluster://a:1,[::1]", Address(kind=TargetKind.CLUSTER, hosts=TWO)),
+        ("rediss+cluster://:pw@a:1,[::1]/0", Address(kind=TargetKind.CLUSTER, tls=True, hosts=TWO, password="pw")),
         ("127.0.0.1:6380", Address(hosts=(Host("127.0.0.1", 6380),))),
         ("localhost", Address(hosts=(Host("localhost"),))),
         ("localhost/3", Address(hosts=(Host("localhost"),), db=3)),
@@ -92,7 +92,7 @@ def test_percent_encoded_credentials_come_back_as_they_were(username: str, passw
     | st.builds(Address, path=words.map(lambda text: f"/{text}"), db=st.integers(0, 99))
     | st.builds(
         Address,
-        shape=st.just(Shape.SENTINEL),
+        kind=st.just(TargetKind.SENTINEL),
         tls=st.booleans(),
         hosts=st.lists(ends, min_size=1, max_size=4).map(tuple),
         service=words,
@@ -100,7 +100,7 @@ def test_percent_encoded_credentials_come_back_as_they_were(username: str, passw
     )
     | st.builds(
         Address,
-        shape=st.just(Shape.CLUSTER),
+        kind=st.just(TargetKind.CLUSTER),
         tls=st.booleans(),
         hosts=st.lists(ends, min_size=1, max_size=4).map(tuple),
         db=st.integers(0, 99),

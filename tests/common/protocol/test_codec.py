@@ -41,7 +41,7 @@ from common.protocol.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.protocol.serde import to_plain
+from common.serde import to_builtins
 from tests.support.protocol import (
     final,
     fleet_plan,
@@ -170,7 +170,7 @@ def forged(message: Any, **fields: Any) -> bytes:
 
 
 FRAME = MetricsFrame(seq=0, through=0, intervals=(interval(0, 1),))
-INTERVAL = to_plain(interval(0, 1))
+INTERVAL = to_builtins(interval(0, 1))
 GET = INTERVAL["pools"]["main"]["commands"]["GET"]
 
 
@@ -357,7 +357,7 @@ plain = st.recursive(
 def test_no_field_that_was_replaced_does_more_harm_than_to_be_refused(
     data: st.DataObject, message: Any, value: Any
 ) -> None:
-    fields = [*to_plain(message)]
+    fields = [*to_builtins(message)]
     field = data.draw(st.sampled_from(fields))
     refusal_of(codec.decode_from_agent, forged(message, **{field: value}))
 

@@ -16,7 +16,7 @@ from redis.exceptions import AskError, MovedError
 
 from common.cancellation import Lifeline
 from common.errors import TargetError
-from common.plan.address_remap import AddressMap
+from common.plan.address_map import AddressMap
 from common.plan.schema import Pools, Target
 from common.plan.target_url import Host
 from common.redis_client import build_client, nodes_of, ping_target, slot_of, translate

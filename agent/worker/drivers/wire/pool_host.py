@@ -29,7 +29,7 @@ from agent.worker.workload.operations import Operation, draw_operations
 from common.cancellation import Lifeline
 from common.clock import monotonic_ns
 from common.plan.schema import Maintenance, Pools, Target
-from common.plan.target_url import Shape
+from common.plan.target_url import TargetKind
 from common.redis_client import Client, address_of, translated
 from common.redis_client.connection_causes import attempt_cause
 from common.redis_client.slots import Rereading
@@ -137,7 +137,7 @@ class WireHost:
             reread=self._reread,
             is_plain=self._mix.is_plain and not self._is_pushed_to,
             is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
-            is_watched=address_of(self._target).shape is Shape.SENTINEL,
+            is_watched=address_of(self._target).kind is TargetKind.SENTINEL,
             is_shared=is_cluster and worker.pacer.steady_turns is not None,
             timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,

@@ -13,7 +13,7 @@ from agent.worker.pacing.pacer import quota_of
 from agent.worker.workload.distributions import Latest, Numbers, numbers_of, part_of
 from common.metrics.histogram import Ints
 from common.plan.schema import Distribution, Keys
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 from tests.support.statistics import fits, rank_cells, zipf_shares
 
 MANY = 200_000
@@ -21,7 +21,7 @@ EACH = [(number, number) for number in range(1, 101)]
 
 
 def numbers(kind: str, thread: int = 0, threads: int = 1, **keys: Any) -> Numbers:
-    return numbers_of(from_plain({"distribution": kind, **keys}, Keys), thread, threads)
+    return numbers_of(from_builtins({"distribution": kind, **keys}, Keys), thread, threads)
 
 
 def draw(drawn: Numbers, count: int = MANY, seed: int = 7) -> Ints:

@@ -14,14 +14,14 @@ from agent.worker.workload.operations import Mix, Operation, draw_operations
 from agent.worker.workload.values import Blank, is_sealed
 from common.errors import PlanError
 from common.plan.schema import Workload
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 SOME = 5000  # more than one block
 
 
 def mix(*commands: str | dict[str, Any], seed: int = 1, **workload: Any) -> Mix:
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return Mix(from_plain({"commands": listed, **workload}, Workload), seed)
+    return Mix(from_builtins({"commands": listed, **workload}, Workload), seed)
 
 
 def some(mixed: Mix, seed: int = 1, thread: int = 0, count: int = SOME) -> list[Operation]:

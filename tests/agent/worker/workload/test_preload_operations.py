@@ -12,15 +12,15 @@ from agent.worker.workload.operations import Operation
 from agent.worker.workload.preload_operations import preload_operations
 from agent.worker.workload.values import is_sealed
 from common.plan.schema import Preload, Workload
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 
 def operations(
     entry: dict[str, Any], thread: int = 0, threads: int = 1, tag: int = 0, **workload: Any
 ) -> list[Operation]:
     made = preload_operations(
-        from_plain({"commands": [{"command": "GET"}], **workload}, Workload),
-        from_plain(entry, Preload),
+        from_builtins({"commands": [{"command": "GET"}], **workload}, Workload),
+        from_builtins(entry, Preload),
         thread,
         threads,
         seed=1,

@@ -8,12 +8,12 @@ import pytest
 from agent.worker.workload.mix import Mix
 from agent.worker.workload.sampling import Drawing
 from common.plan.schema import Workload
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 
 def drawing(*commands: str, tag: int = 0, **workload: Any) -> Drawing:
     raw = {"commands": [{"command": command} for command in commands], **workload}
-    return Drawing(Mix(from_plain(raw, Workload), 1, tag), 1, 0, 1)
+    return Drawing(Mix(from_builtins(raw, Workload), 1, tag), 1, 0, 1)
 
 
 def test_every_operation_of_a_block_belongs_to_one_command() -> None:

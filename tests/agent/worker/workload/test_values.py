@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from agent.worker.workload.values import Values, is_sealed, longest_value, sealed, smallest_sealed
 from common.plan import schema
 from common.plan.rules.workload_rules import SEAL_BYTES
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 
 def values(**said: Any) -> Values:
-    return Values(from_plain(said, schema.Values), 1)
+    return Values(from_builtins(said, schema.Values), 1)
 
 
 def draw(drawn: Values, count: int) -> list[bytes]:
@@ -36,8 +36,8 @@ def test_sizes_of_a_list_are_drawn_by_their_weight() -> None:
 
 def test_the_longest_value_is_that_which_can_be_drawn() -> None:
     sizes = [{"size": 10, "weight": 1}, {"size": 2000, "weight": 0}]
-    assert longest_value(from_plain({"sizes": sizes}, schema.Values)) == 10
-    assert longest_value(from_plain({"minimum": 5, "maximum": 70}, schema.Values)) == 70
+    assert longest_value(from_builtins({"sizes": sizes}, schema.Values)) == 10
+    assert longest_value(from_builtins({"minimum": 5, "maximum": 70}, schema.Values)) == 70
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.8, 0.95])

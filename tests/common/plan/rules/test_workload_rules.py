@@ -7,7 +7,7 @@ import pytest
 from common.errors import PlanError
 from common.plan.rules.checks import check_plan
 from common.plan.schema import Plan
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 
 CLUSTER = {"target": {"url": "redis+cluster://127.0.0.1:7000"}}
 
@@ -16,7 +16,7 @@ def refusal(workload: dict[str, Any], **sections: Any) -> str | None:
     raw = {"target": {"url": "redis://127.0.0.1"}, "load": {"duration": 1}, **sections}
     raw["workload"] = {"commands": [{"command": "GET"}], **workload}
     try:
-        check_plan(from_plain(raw, Plan))
+        check_plan(from_builtins(raw, Plan))
     except PlanError as error:
         return str(error).removeprefix("plan: $.workload.")
     return None

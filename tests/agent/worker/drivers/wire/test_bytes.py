@@ -13,7 +13,7 @@ from common.clock import monotonic_ns
 from common.commands import COMMANDS, KeyType, Placeholder
 from common.metrics.intervals import Merge, merge_commands, merge_intervals
 from common.plan.schema import Plan
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 from tests.agent.worker.test_table import IMPATIENT, KEYS, LUA, OTHERS, fill
 from tests.support.runs import wait_until
 from tests.support.servers import Server, start_server
@@ -59,7 +59,7 @@ def plan_of(server: Server, command: str, name: str, protocol: int, batch: dict[
         },
         "load": {"requests": OPERATIONS},
     }
-    return from_plain(raw, Plan)
+    return from_builtins(raw, Plan)
 
 
 def difference(asking: redis.Redis, plan: Plan) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.channel import Channel
 from common.plan.schema import Load
-from common.protocol.serde import from_plain
+from common.serde import from_builtins
 from tests.support.wire import MS, T0_NS, WireStage, keys_of, operation, slots_of
 
 HERE, THERE = "127.0.0.1:7000", "127.0.0.1:7001"
@@ -207,7 +207,7 @@ def test_whatever_happens_each_operation_that_was_due_is_done_or_fails_or_was_ne
     given_load: dict[str, Any] = {"open": {"due": every(3, 120)}, "quota": {"quota": 100}, "legs": {}}[load]
     if load == "legs":
         stages = [{"name": "a", "duration": "0.1s", "rate": "300/s"}, {"name": "b", "duration": "0.1s"}]
-        given_load["load"] = from_plain({"stages": [*stages, {**stages[0], "name": "c"}]}, Load)
+        given_load["load"] = from_builtins({"stages": [*stages, {**stages[0], "name": "c"}]}, Load)
     keys = keys_of(slots_of(*"abcdefgh"), "a", 500)
     drawn = (operation("GET", key) for key in chain(keys, (f"more:{number}" for number in count())))
     stage = WireStage(

@@ -14,8 +14,8 @@ from agent.worker.workload.encoding.stream import Packed, draw_packed
 from agent.worker.workload.mix import Mix
 from agent.worker.workload.operations import draw_operations
 from common.plan.schema import Workload
-from common.protocol.serde import from_plain
 from common.redis_client import slot_of
+from common.serde import from_builtins
 
 PACKER = HiredisRespSerializer()
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
@@ -23,7 +23,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
 
 def mix(*commands: str | dict[str, Any], tag: int = 0, **workload: Any) -> Mix:
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return Mix(from_plain({"commands": listed, **workload}, Workload), 1, tag)
+    return Mix(from_builtins({"commands": listed, **workload}, Workload), 1, tag)
 
 
 WORDS = st.sampled_from(

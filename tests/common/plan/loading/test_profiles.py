@@ -6,7 +6,7 @@ import pytest
 
 from common.commands import COMMANDS, KeyType, Placeholder, find_command
 from common.errors import PlanError
-from common.plan import profiles
+from common.plan.loading import profiles
 from common.plan.loading.sources import load_plan
 from common.plan.schema import Driver
 from common.plan.settings import SETTINGS

@@ -13,13 +13,13 @@ T = TypeVar("T")
 _QUANTITIES = (Seconds, PerSecond, Bytes, Count)
 
 
-def to_plain(value: Any) -> Any:
+def to_builtins(value: Any) -> Any:
     """Any of our types as plain lists, maps, numbers, text and bytes; quantities as numbers."""
     return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain_quantity)
 
 
-def from_plain(plain: Any, kind: type[T]) -> T:
-    """Inverse of `to_plain`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
+def from_builtins(plain: Any, kind: type[T]) -> T:
+    """Inverse of `to_builtins`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
     return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=parse_quantity)
 
 

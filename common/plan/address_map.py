@@ -9,10 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
-from common.plan.target_url import Host, parse_place, redact_url
+from common.plan.target_url import parse_host_port, redact_url
 from common.units import show
 
-_Place = tuple[str, int | None]
+_Address = tuple[str, int | None]
 
 
 class AddressMap:
@@ -21,18 +21,18 @@ class AddressMap:
     def __init__(self, rules: Mapping[str, str]) -> None:
         self._rules = {_place(announced): _place(reached) for announced, reached in rules.items()}
 
-    def reached(self, host: str, port: int) -> tuple[str, int]:
+    def resolve(self, host: str, port: int) -> tuple[str, int]:
         """Where clients reach the server that is announced at this address."""
         name = host.lower()
         to_host, to_port = self._rules.get((name, port)) or self._rules.get((name, None)) or (host, port)
         return to_host, to_port or port
 
-    def leads_to(self, host: str, port: int) -> bool:
+    def maps_to(self, host: str, port: int) -> bool:
         """Whether a rule maps to this address."""
         return any(place in ((host, port), (host, None)) for place in self._rules.values())
 
 
-def parse_remap(text: str) -> dict[str, str]:
+def parse_address_map(text: str) -> dict[str, str]:
     """`"10.0.0.1:6379=127.0.0.1:7000"` -> {"10.0.0.1:6379": "127.0.0.1:7000"}; separated by commas. Raises
     ValueError."""
     rules = {}
@@ -45,17 +45,12 @@ def parse_remap(text: str) -> dict[str, str]:
     return rules
 
 
-def _place(text: str) -> _Place:
+def _place(text: str) -> _Address:
     try:
         return str(ipaddress.IPv6Address(text)), None
     except ValueError:
         pass
     try:
-        return parse_place(text)
+        return parse_host_port(text)
     except ValueError as error:
         raise ValueError(f'expected HOST:PORT or HOST such as "10.0.0.1:6379", got {show(redact_url(text))}') from error
-
-
-def place_text(host: str, port: int) -> str:
-    """An address as people write it."""
-    return str(Host(host, port))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import PlanError
-from common.plan.address_remap import AddressMap, parse_remap
+from common.plan.address_map import AddressMap, parse_address_map
 from common.plan.loading.sources import load_plan
 from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
@@ -34,24 +34,24 @@ def test_an_announced_address_is_reached_where_the_rules_say(
     rules: dict[str, str], announced: tuple[str, int], reached: tuple[str, int]
 ) -> None:
     found = AddressMap(rules)
-    assert found.reached(*announced) == reached
-    assert found.leads_to(*reached) == (announced != reached)
+    assert found.resolve(*announced) == reached
+    assert found.maps_to(*reached) == (announced != reached)
 
 
 def test_a_flag_says_one_rule_or_several() -> None:
-    assert parse_remap("10.0.0.1:6379=127.0.0.1:7000") == {"10.0.0.1:6379": "127.0.0.1:7000"}
-    assert parse_remap("a=b, c:1=d:2") == {"a": "b", "c:1": "d:2"}
+    assert parse_address_map("10.0.0.1:6379=127.0.0.1:7000") == {"10.0.0.1:6379": "127.0.0.1:7000"}
+    assert parse_address_map("a=b, c:1=d:2") == {"a": "b", "c:1": "d:2"}
 
 
 @pytest.mark.parametrize("text", ["", "a", "=b", "a=", "a:b=c", "a=c:70000", "a=b,", "a=redis://:never-shown@h"])
 def test_what_is_no_rule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected (FROM=TO|HOST:PORT or HOST) such as ") as caught:
-        parse_remap(text)
+        parse_address_map(text)
     assert "never-shown" not in str(caught.value)
 
 
 def plan_of(path: Path, *flags: str, **environ: str) -> Plan:
-    return load_plan(path, {ADDRESS_REMAP: tuple(map(parse_remap, flags))} if flags else {}, environ)
+    return load_plan(path, {ADDRESS_REMAP: tuple(map(parse_address_map, flags))} if flags else {}, environ)
 
 
 @pytest.fixture

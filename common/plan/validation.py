@@ -1,7 +1,6 @@
 """The schema, read as data: what is wrong with a raw document, where, and what would be right.
 
 msgspec checks the same types when the plan is made; this walk exists because its messages do not show what was found.
-A path is a tuple of keys and list positions; `render` writes it as `$.pools[1].threads_per_pool`.
 """
 
 from __future__ import annotations
@@ -16,14 +15,10 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
+from common.plan.key_path import KeyPath, render
 from common.plan.schema import Plan
 from common.redaction import REDACTED, SECRET_KEYS
 from common.units import show
-
-Path = tuple[str | int, ...]
-
-EVERY = "*"
-"""Stands in a path for every position of a list."""
 
 # What travels as msgpack has at most 64 bits, and one of them is the sign.
 LARGEST = 2**63 - 1
@@ -37,26 +32,21 @@ _WHOLE = re.compile(r"[+-]?\d{1,30}")
 class Fault:
     """What is wrong at `path`; `problem` is the end of a line, such as `expected a list, got 3`."""
 
-    path: Path
+    path: KeyPath
     problem: str
 
 
-def render(path: Path) -> str:
-    """`("pools", 1, "name")` -> `$.pools[1].name`."""
-    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-
-
-def parse_path(text: str) -> Path:
+def parse_path(text: str) -> KeyPath:
     """`"pools.*.name"` -> `("pools", "*", "name")`."""
     return tuple(text.split("."))
 
 
-def find_fault(raw: Any, path: Path = ()) -> Fault | None:
+def find_fault(raw: Any, path: KeyPath = ()) -> Fault | None:
     """The first thing wrong with the raw part of a plan that stands at `path`, or None."""
     return _fault(raw, node_at(path), path)
 
 
-def node_at(path: Path) -> inspect.Type:
+def node_at(path: KeyPath) -> inspect.Type:
     """The schema's type at a path, `X | None` stripped to X. Raises KeyError for a path that the schema lacks."""
     node = _schema()
     for part in path:
@@ -78,7 +68,7 @@ def _schema() -> inspect.Type:
     return inspect.type_info(Plan)
 
 
-def default_at(path: Path) -> Any:
+def default_at(path: KeyPath) -> Any:
     """The schema's default at a path, as the typed value; None where there is none."""
     node = node_at(path[:-1])
     if not isinstance(node, inspect.StructType):
@@ -87,7 +77,7 @@ def default_at(path: Path) -> Any:
     return None if default is NODEFAULT else default
 
 
-def parse_text(text: str, path: Path) -> Any:
+def parse_text(text: str, path: KeyPath) -> Any:
     """A flag's or a variable's text as the raw value that a plan file would hold at `path`. Raises ValueError."""
     node = node_at(path)
     value: Any = text
@@ -135,7 +125,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
+def _fault(raw: Any, node: inspect.Type, path: KeyPath) -> Fault | None:
     if isinstance(node, inspect.UnionType):
         if raw is None:
             return None
@@ -152,7 +142,7 @@ def _fault(raw: Any, node: inspect.Type, path: Path) -> Fault | None:
     return None if problem is None else Fault(path, problem)
 
 
-def _struct_fault(raw: Any, node: inspect.StructType, path: Path) -> Fault | None:
+def _struct_fault(raw: Any, node: inspect.StructType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
         # What stands in the place of a target may be a password, or a pair without its colon.
         may_be_secret = path[:1] in ((), ("target",))
@@ -168,7 +158,7 @@ def _struct_fault(raw: Any, node: inspect.StructType, path: Path) -> Fault | Non
     return None if missing is None else Fault(path, f'expected a key "{missing}", got none')
 
 
-def _unknown_key(key: Any, known: Iterable[str], path: Path) -> Fault:
+def _unknown_key(key: Any, known: Iterable[str], path: KeyPath) -> Fault:
     if not isinstance(key, str):
         return Fault(path, f"unknown key {show(key)}; expected {_one_of(known)}")
     near = closest(key, known)
@@ -178,7 +168,7 @@ def _unknown_key(key: Any, known: Iterable[str], path: Path) -> Fault:
     return Fault((*path, shown), f"unknown key; {remedy}")
 
 
-def _list_fault(raw: Any, node: inspect.VarTupleType, path: Path) -> Fault | None:
+def _list_fault(raw: Any, node: inspect.VarTupleType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, list | tuple) or (node.min_length and len(raw) < node.min_length):
         wanted = "a list with at least one entry" if node.min_length else "a list"
         return Fault(path, f"expected {wanted}, got {show(raw)}")
@@ -186,7 +176,7 @@ def _list_fault(raw: Any, node: inspect.VarTupleType, path: Path) -> Fault | Non
     return next((fault for fault in faults if fault is not None), None)
 
 
-def _mapping_fault(raw: Any, node: inspect.DictType, path: Path) -> Fault | None:
+def _mapping_fault(raw: Any, node: inspect.DictType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
         return Fault(path, f"expected {expected(node)}, got {show(raw)}")
     for key, value in raw.items():

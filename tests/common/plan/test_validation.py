@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.plan.loading.validation import default_at, find_fault, node_at, parse_path, parse_text, render
 from common.plan.schema import Plan
-from common.protocol.serde import from_plain
+from common.plan.validation import default_at, find_fault, node_at, parse_path, parse_text, render
+from common.serde import from_builtins
 
 
 def complaint(raw: Any) -> str:
@@ -99,10 +99,10 @@ RAW_PLANS = st.fixed_dictionaries({}, optional={**SECTIONS, "pools": st.lists(GR
 @given(RAW_PLANS)
 def test_a_document_without_fault_is_one_that_the_schema_takes_and_one_with_a_fault_is_not(raw: Any) -> None:
     if find_fault(raw) is None:
-        from_plain(raw, Plan)
+        from_builtins(raw, Plan)
     else:
         with pytest.raises(msgspec.ValidationError):
-            from_plain(raw, Plan)
+            from_builtins(raw, Plan)
 
 
 @pytest.mark.parametrize(
