@@ -99,12 +99,12 @@ def join(
     # Imported here: worker processes import this module too, and need none of it.
     from agent.fork_server import Nursery
     from common.protocol.endpoint import ANY_HOST, parse_endpoint
-    from common.protocol.token_sources import Variables
+    from common.protocol.token_sources import TokenVariables
 
     coordinator = parse_endpoint(endpoint)
     if coordinator.host == ANY_HOST or coordinator.port is None:
         raise UsageError(f"expected the host and port of a coordinator, such as 10.0.0.5:5555, got {show(endpoint)}")
-    variables = Variables.taken_from(os.environ)
+    variables = TokenVariables.taken_from(os.environ)
     raise_open_files_limit()
     # From here on both import, each on a core of its own; and without the variables that hold a token.
     with Nursery() as nursery:

@@ -32,7 +32,7 @@ from multiprocess.connection import Connection, wait
 
 from common.clock import monotonic_ns
 from common.program import directory_is_gone
-from common.stderr_writer import speak_freely
+from common.stderr_writer import write_stderr_by_thread
 from common.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Nursery:
 
 def _work(connection: Connection) -> None:
     """A worker process."""
-    speak_freely()  # a traceback or a warning must not block the load
+    write_stderr_by_thread()  # a traceback or a warning must not block the load
     from agent.worker.process import run_worker
 
     run_worker(connection)

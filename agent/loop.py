@@ -40,11 +40,11 @@ from agent.processes import Processes
 from agent.usage import Usage
 from common.clock import Suspension, monotonic_ns
 from common.errors import ProtocolError
-from common.line_limits import Ration
+from common.line_limits import LineLimit
 from common.protocol import codec
 from common.protocol.endpoint import Endpoint
 from common.protocol.messages import Assignment, Envelope
-from common.protocol.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, Poller
+from common.protocol.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, SocketPoller
 from common.signals import caught_signals
 from common.units import counted
 
@@ -75,7 +75,7 @@ class Agent:
         self._usage = Usage()
         self._suspension = Suspension()
         self._exit: Exit | None = None
-        self._ration = Ration("the coordinator", monotonic_ns())
+        self._ration = LineLimit("the coordinator", monotonic_ns())
 
     def run(self) -> Exit:
         """Serve until told to leave; the exit that the session decided on."""
@@ -104,7 +104,7 @@ class Agent:
             return self._exit
 
     def _wait(self) -> None:
-        poller = Poller()
+        poller = SocketPoller()
         poller.watch(self._control)
         if self._metrics is not None:
             poller.watch(self._metrics)

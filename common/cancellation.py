@@ -1,4 +1,4 @@
-"""What everything that waits for the target hangs on, so that one cut ends all of it at once."""
+"""One switch that ends all waiting for the target: blocked sockets, retry backoffs and further connects."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from contextlib import suppress
 
 
 class CutShort(Exception):
-    """The run's end came while somebody was connecting, waiting for a reply, to try again, or for a client."""
+    """The run was cancelled during a connect, a reply, a backoff or a wait for a client."""
 
 
-class Lifeline:
-    """Cutting it ends, at once and for good, what hangs on it: blocked sockets, backoffs, further connects.
+class Cancellation:
+    """Cancelling ends everything that waits with this object, at once and for good. Thread-safe.
 
-    So neither a server that hangs nor a long retry policy can hold up the end of a run. Thread-safe.
+    So neither a server that hangs nor a long retry policy can delay the end of a run.
     """
 
     def __init__(self) -> None:
-        self._cut = threading.Event()
+        self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     @property
-    def is_cut(self) -> bool:
-        """Whether it was cut."""
-        return self._cut.is_set()
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
 
-    def cut(self) -> None:
-        """End everything. Threads blocked in a socket or a backoff come out with an error."""
+    def cancel(self) -> None:
+        """Wake every thread that is blocked in a watched socket or in `wait`: it gets an error. Idempotent."""
         with self._lock:
-            self._cut.set()
+            self._cancelled.set()
             sockets = list(self._sockets)
         for sock in sockets:
             with suppress(OSError):  # closed already, or never connected
                 sock.shutdown(socket.SHUT_RDWR)
 
     def check(self) -> None:
-        """Raises CutShort once it was cut."""
-        if self._cut.is_set():
+        """Raises CutShort after cancellation."""
+        if self._cancelled.is_set():
             raise CutShort("the run is over")
 
-    def hold(self, sock: socket.socket) -> None:
-        """From now on cutting shuts this socket down. Raises CutShort when it is too late."""
+    def watch(self, sock: socket.socket) -> None:
+        """Shut this socket down when cancelled. Raises CutShort if that has happened already."""
         with self._lock:
             self._sockets.add(sock)
         self.check()
 
     def wait(self, seconds: float) -> None:
-        """Sleep. Raises CutShort as soon as it is cut."""
+        """Sleep. Raises CutShort as soon as it is cancelled."""
         if seconds > 0:
-            self._cut.wait(seconds)
+            self._cancelled.wait(seconds)
         self.check()

@@ -9,7 +9,7 @@ LINES_AT_ONCE = 200
 LINES_PER_S = 5
 
 
-class Ration:
+class LineLimit:
     """A limit of lines: `LINES_AT_ONCE`, then `LINES_PER_S`. `missed` counts the lines beyond the limit."""
 
     def __init__(self, whom: str, now_ns: int) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from common.errors import EXIT_INTERRUPTED, StampedeError, UsageError
 from common.redaction import hide_userinfo
-from common.stderr_writer import PATIENCE_S, Voice, stream_on
+from common.stderr_writer import PATIENCE_S, StderrWriter, text_stream
 from common.units import printable
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -222,10 +222,10 @@ def _safe_streams() -> Iterator[None]:
         with suppress(OSError, ValueError):
             stream.flush()
     closed = {fd: _closed(fd) for fd in (_STDIN, _STDOUT, _STDERR)}
-    voice = Voice(_STDERR)
+    voice = StderrWriter(_STDERR)
     try:
         sys.stdout = _result_stream(before[0], closed[_STDOUT], voice)
-        sys.stderr = stream_on(voice, _encoding(before[1]))
+        sys.stderr = text_stream(voice, _encoding(before[1]))
         yield
         with suppress(KeyboardInterrupt):
             sys.stdout.flush()
@@ -251,7 +251,7 @@ def _closed(fd: int) -> OSError | None:
     return None
 
 
-def _result_stream(before: object, error: OSError | None, voice: Voice) -> io.TextIOWrapper:
+def _result_stream(before: object, error: OSError | None, voice: StderrWriter) -> io.TextIOWrapper:
     """stdout. What was said on stderr comes before it; if both are one terminal or pipe, however long that takes."""
     patience_s = None if _are_one() else PATIENCE_S
     waits = True

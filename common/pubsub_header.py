@@ -1,10 +1,11 @@
-"""What a pub/sub message of ours carries, so that whoever receives it knows whose it is, and how long it took.
+"""The header of our pub/sub messages: who sent the message, and when.
 
     run 8 bytes | boot 8 | sender 4 | number 4 | sent_ns 8 | padding up to the plan's value size
 
-run: a digest of the run's id; other runs' messages are foreign. boot: a digest of the sending host's boot, because
+run: a digest of the run id; messages of other runs are foreign. boot: a digest of the sender's boot id, because
 monotonic clocks can be compared within one boot of one host only. sender: the worker's number in the fleet. number:
-counts the sender's messages from 1, by which one that a retry sent twice is told. sent_ns: the sender's clock.
+counts the sender's messages from 1; a message that a retry sent twice has the same number or a lower one. sent_ns: the
+sender's clock.
 """
 
 from __future__ import annotations
@@ -13,56 +14,56 @@ import struct
 from dataclasses import dataclass
 from hashlib import blake2b
 
-STAMP_BYTES = 32
-"""No message of ours is shorter."""
+HEADER_BYTES = 32
+"""Also the least size of our messages."""
 
-_FORM = struct.Struct("<8s8sIIQ")
+_LAYOUT = struct.Struct("<8s8sIIQ")
 _NUMBERS = 1 << 32
-assert _FORM.size == STAMP_BYTES
+assert _LAYOUT.size == HEADER_BYTES
 
 
 def is_after(number: int, last: int) -> bool:
-    """Whether a sender's message of this number came after the one of number `last`; numbers begin anew at 2**32."""
+    """Whether a sender used `number` after `last`. Numbers wrap around at 2**32."""
     return 0 < (number - last) % _NUMBERS < _NUMBERS // 2
 
 
-def _tag(name: str) -> bytes:
+def _digest(name: str) -> bytes:
     return blake2b(name.encode(), digest_size=8).digest()
 
 
-class Stamper:
-    """Stamps the messages of one sender, whose number lies in 0..2**32 - 1."""
+class HeaderWriter:
+    """Adds headers to the messages of one sender. sender: 0 to 2**32 - 1."""
 
     def __init__(self, run_id: str, boot_id: str, sender: int) -> None:
-        self._run, self._boot, self._sender = _tag(run_id), _tag(boot_id), sender
+        self._run, self._boot, self._sender = _digest(run_id), _digest(boot_id), sender
         self._number = 0
 
-    def stamp(self, blank: bytes, sent_ns: int) -> bytes:
-        """A message of the length of `blank`, of which it keeps what lies behind the stamp; STAMP_BYTES at least."""
+    def write(self, message: bytes, sent_ns: int) -> bytes:
+        """The message with a header in place of its first HEADER_BYTES. A shorter message becomes that long."""
         self._number = (self._number + 1) % _NUMBERS
-        return _FORM.pack(self._run, self._boot, self._sender, self._number, sent_ns) + blank[STAMP_BYTES:]
+        return _LAYOUT.pack(self._run, self._boot, self._sender, self._number, sent_ns) + message[HEADER_BYTES:]
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a message of our run says. sent_ns: by our own clock; None when its sender's cannot be compared to it."""
+class MessageHeader:
+    """The header of a message of our run. sent_ns: None if the sender's clock cannot be compared with ours."""
 
     sender: int
     number: int
     sent_ns: int | None
 
 
-class StampReader:
-    """Reads the messages of one run on one host."""
+class HeaderReader:
+    """Reads the headers of one run's messages on one host."""
 
     def __init__(self, run_id: str, boot_id: str) -> None:
-        self._run, self._boot = _tag(run_id), _tag(boot_id)
+        self._run, self._boot = _digest(run_id), _digest(boot_id)
 
-    def read(self, message: bytes) -> Stamp | None:
-        """None for a message that is not of this run."""
-        if len(message) < STAMP_BYTES:
+    def read(self, message: bytes) -> MessageHeader | None:
+        """The header; None for a message that is not of this run."""
+        if len(message) < HEADER_BYTES:
             return None
-        run, boot, sender, number, sent_ns = _FORM.unpack_from(message)
+        run, boot, sender, number, sent_ns = _LAYOUT.unpack_from(message)
         if run != self._run:
             return None
-        return Stamp(sender, number, sent_ns if boot == self._boot else None)
+        return MessageHeader(sender, number, sent_ns if boot == self._boot else None)

@@ -28,7 +28,7 @@ _PIECE_BYTES = 4096
 """Size of one write. Small, so that progress of a slow reader is visible."""
 
 
-class Voice(io.BufferedIOBase):
+class StderrWriter(io.BufferedIOBase):
     """A file descriptor that a thread writes to. `write` never raises and never waits."""
 
     def __init__(self, fd: int, most_bytes: int = MOST_BYTES) -> None:
@@ -155,21 +155,21 @@ class Voice(io.BufferedIOBase):
         return True
 
 
-def stream_on(voice: Voice, encoding: str | None = None) -> io.TextIOWrapper:
+def text_stream(voice: StderrWriter, encoding: str | None = None) -> io.TextIOWrapper:
     """A text stream that speaks with a voice, line by line."""
     return io.TextIOWrapper(voice, encoding=encoding or "utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def is_behind(stream: object) -> bool:
-    """Whether earlier output of a stream still waits to be written; only possible for a stream on a `Voice`."""
+    """Whether earlier output of a stream still waits to be written; only possible for a stream on a `StderrWriter`."""
     voice = getattr(stream, "buffer", None)
-    return isinstance(voice, Voice) and voice.is_behind
+    return isinstance(voice, StderrWriter) and voice.is_behind
 
 
-def speak_freely() -> None:
+def write_stderr_by_thread() -> None:
     """From now on this process does not wait for its stderr, except for at most a second at its end."""
-    voice = Voice(_STDERR)
-    sys.stderr = stream_on(voice)
+    voice = StderrWriter(_STDERR)
+    sys.stderr = text_stream(voice)
     atexit.register(voice.settle, PATIENCE_S)
 
 

@@ -19,7 +19,7 @@ from common.plan.schema import Plan
 from common.plan.setting import Setting
 from common.plan.settings import SETTINGS
 from common.program import complain, failed, run_program
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from common.units import printable, show
 from common.version import RELEASE, about
 from coordinator.core.shares import assign
@@ -174,7 +174,7 @@ def start(
     raise_open_files_limit()
     options = StartOptions(
         bind=bind, out=out, json=as_json, insecure=insecure, token_file=token_file, resume=resume, quiet=quiet,
-        hide_histogram=hide_histogram, yes_flush=yes_flush, token_variables=Variables.taken_from(os.environ),
+        hide_histogram=hide_histogram, yes_flush=yes_flush, token_variables=TokenVariables.taken_from(os.environ),
     )  # fmt: skip
     return compare(plan, options, rounds or DEFAULT_ROUNDS) if compare_drivers else start_run(plan, options)
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.line_limits import Ration
+from common.line_limits import LineLimit
 from common.protocol import codec
 from common.protocol.listener import Listener
 from common.protocol.messages import (
@@ -30,7 +30,7 @@ from common.protocol.messages import (
     Stop,
     TakeOver,
 )
-from common.protocol.transport import BROKEN_OFF, Poller
+from common.protocol.transport import BROKEN_OFF, SocketPoller
 from common.signals import Signals
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
@@ -111,14 +111,14 @@ class Coordinator:
         self._blind = False
         self._refused: Counter[str] = Counter()
         self._malformed = 0
-        self._ration = Ration("agents", monotonic_ns())
+        self._ration = LineLimit("agents", monotonic_ns())
         self._packed: tuple[MetricsFrame, bytes] | None = None
         """The frame that is being handled, as its agent packed it."""
 
     def serve(self) -> End:
         """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
         that never began; a run that began always has an end, and so a report."""
-        poller = Poller()
+        poller = SocketPoller()
         for source in (self._listener, self._signals.fileno()):
             poller.watch(source)
         if self._run.state.t0_ns is not None:
@@ -153,7 +153,7 @@ class Coordinator:
             self._show()
         self._look_for_journal()
 
-    def _broken_off(self, error: Exception, poller: Poller) -> End:
+    def _broken_off(self, error: Exception, poller: SocketPoller) -> End:
         """The end of a run whose coordinator cannot go on, as with a full disk: accepted records are reported, agents
         end their load, and keep what is not recorded for the coordinator that resumes the run."""
         code, text = self._explain(error)
@@ -167,7 +167,7 @@ class Coordinator:
         self._local_agents.let_go()
         return End(code, unfinished(self._aggregate), Outcome.ABORTED)
 
-    def _stop_load(self, poller: Poller, why: str) -> None:
+    def _stop_load(self, poller: SocketPoller, why: str) -> None:
         """Nothing of the load is recorded any more: it ends now, and not with the lease."""
         at_work = [member for member in self._run.state.registry.taking_part() if member.final is None]
         stop = Stop(drain=True, reason=f"the coordinator failed: {why}"[:_LONGEST_REASON])
@@ -175,7 +175,7 @@ class Coordinator:
             self._send(member.routing_id, member.incarnation, stop)
         self._until_heard(poller, at_work, stop, _ENDING)
 
-    def _call_off(self, poller: Poller, exit_code: int) -> None:
+    def _call_off(self, poller: SocketPoller, exit_code: int) -> None:
         """A run that has not begun can never be resumed: nobody should wait for it."""
         for member in self._run.state.registry:
             self._send(member.routing_id, member.incarnation, Dismiss(exit_code=exit_code))
@@ -195,7 +195,7 @@ class Coordinator:
         if told:
             self._view.note(f"messages and peers that were set aside: {told}")
 
-    def _see_off(self, poller: Poller, exit_code: int) -> None:
+    def _see_off(self, poller: SocketPoller, exit_code: int) -> None:
         """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
         on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
         comes back with results delivers them: they enter the journal, followed by the end of the run as it now is."""
@@ -210,7 +210,7 @@ class Coordinator:
                         self._perform(action)
 
     def _until_heard(
-        self, poller: Poller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
+        self, poller: SocketPoller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
     ) -> None:
         """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
         seconds at most. One that comes back, or speaks as if it had not heard, receives the order again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
 """Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""
@@ -29,7 +29,7 @@ class StartOptions:
     quiet: bool = False
     hide_histogram: bool = False
     yes_flush: bool = False
-    token_variables: Variables = field(default_factory=Variables)
+    token_variables: TokenVariables = field(default_factory=TokenVariables)
 
     @property
     def silent(self) -> bool:

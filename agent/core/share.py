@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from common.line_limits import Ration
+from common.line_limits import LineLimit
 from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
 from common.open_files import pools_by_process, shortage_note
 from common.plan.rules.preparation_rules import preload_commands
@@ -32,7 +32,7 @@ class PreparationReports:
     """How often progress is reported: each step to the coordinator, a line now and then to the person."""
 
     def __init__(self, now_ns: int) -> None:
-        self._reports = Ration("the preparation", now_ns)
+        self._reports = LineLimit("the preparation", now_ns)
         self._say_due_ns = now_ns
 
     def take(self, progress: Preparing, now_ns: int) -> tuple[bool, str]:

@@ -26,11 +26,11 @@ from agent.worker.metrics.recorder import Outcomes, Record, ThreadRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
-from agent.worker.pools.thread_pools import Opens, prewarm
+from agent.worker.pools.thread_pools import Prewarmable, prewarm
 from agent.worker.pubsub.deliveries import DeliveryRecord
 from agent.worker.pubsub.pubsub_mix import Subscribers
 from agent.worker.workload.operations import Mix, draw_operations
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.errors import FleetError
 from common.machine import open_files, open_files_limit
@@ -44,10 +44,10 @@ from common.redis_client import ping_target
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a driver is made of. host: of (target, pools, name, lifeline). draw: what a worker issues, of (mix, seed,
+    """The parts of a driver. host: of (target, pools, name, cancellation). draw: what a worker issues, of (mix, seed,
     worker, workers). record: where it leaves what it did."""
 
-    host: Callable[[Target, Pools, str, Lifeline], Host]
+    host: Callable[[Target, Pools, str, Cancellation], Host]
     draw: Callable[[Mix, int, int, int], Any]
     record: Callable[[Mix], Record]
 
@@ -98,7 +98,7 @@ class WorkerRun:
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)
-        self._lifeline = Lifeline()
+        self._cancellation = Cancellation()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._kinds = _kinds(self._mix)
@@ -115,7 +115,7 @@ class WorkerRun:
     def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
         pools, seed, threads = group.pools, self._plan.seed, self._threads_total
         kind = self._kinds[pools.driver]
-        host = kind.host(self._plan.target, pools, f"pool {number}", self._lifeline)
+        host = kind.host(self._plan.target, pools, f"pool {number}", self._cancellation)
         seats = [
             _Seat(
                 thread,
@@ -139,14 +139,14 @@ class WorkerRun:
         from the start, and every error of on_progress (see `prewarm`).
         """
         ping_target(self._plan.target)
-        wanted: list[Opens] = []
+        wanted: list[Prewarmable] = []
         for group in self._groups.values():
             for host, _ in group.hosted:
                 instances = host.open(lambda: on_progress(0, 0))
                 if group.pools.connections is Connections.PREWARM:
                     wanted += instances
         self._refuse_shortage_of_files()
-        return prewarm(wanted, self._plan.target, self._lifeline, on_progress)
+        return prewarm(wanted, self._plan.target, self._cancellation, on_progress)
 
     def _refuse_shortage_of_files(self) -> None:
         """Fail before the load: during it, the connections that opened would carry all of the load."""
@@ -214,7 +214,7 @@ class WorkerRun:
             operations=seat.operations,
             record=seat.record,
             outcomes=self._outcomes,
-            lifeline=self._lifeline,
+            cancellation=self._cancellation,
             measures=measures,
             batch=batch,
             transaction=workload.transaction > 0,
@@ -273,7 +273,7 @@ class WorkerRun:
 
     def cut(self) -> None:
         """End whatever any worker is waiting for, now. The span must have ended before. Idempotent."""
-        self._lifeline.cut()
+        self._cancellation.cancel()
         self._subscribers.cut()
         for host in self._hosts:
             host.cut()

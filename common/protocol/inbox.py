@@ -24,7 +24,7 @@ _METRICS_SHARE = 4
 """One of this many messages is a frame, even if control messages never end."""
 
 
-class Verdict(enum.Enum):
+class PutResult(enum.Enum):
     """What happened to a message."""
 
     TAKEN = "taken"
@@ -59,18 +59,18 @@ class Inbox:
     def __bool__(self) -> bool:
         return bool(self._control or self._metrics)
 
-    def put(self, connection: Connection, data: bytes) -> Verdict:
+    def put(self, connection: Connection, data: bytes) -> PutResult:
         """Keep a message for the loop, unless too much waits already."""
         if connection.is_cut or self._is_full(connection, len(data)):
-            return Verdict.FLOOD
+            return PutResult.FLOOD
         if connection.metrics and self.total + len(data) > MAX_TOTAL_BYTES:
-            return Verdict.DISCARDED
+            return PutResult.DISCARDED
         if not connection.messages:
             (self._metrics if connection.metrics else self._control).append(connection)
         connection.messages.append(data)
         connection.size += len(data)
         self.total += len(data)
-        return Verdict.TAKEN
+        return PutResult.TAKEN
 
     def _is_full(self, connection: Connection, size: int) -> bool:
         known = bool(connection.name)

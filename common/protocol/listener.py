@@ -31,7 +31,7 @@ from zmq.utils import z85
 from common.clock import monotonic_ns
 from common.errors import UsageError
 from common.machine import open_files_limit
-from common.protocol.inbox import Connection, Inbox, Verdict
+from common.protocol.inbox import Connection, Inbox, PutResult
 from common.protocol.peer_connections import Peers, Penalties
 from common.protocol.transport import (
     BROKEN_OFF,
@@ -321,7 +321,7 @@ class _Reader:
         flooded = set()
         with self._lock:
             for connection, data in batch:
-                if self._inbox.put(connection, data) is Verdict.FLOOD and not connection.is_cut:
+                if self._inbox.put(connection, data) is PutResult.FLOOD and not connection.is_cut:
                     flooded.add(connection)
         for connection in flooded:
             self._cut(connection, "more messages than an agent sends")

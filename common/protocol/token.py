@@ -6,8 +6,8 @@ taken over can join a run, but cannot pose as the coordinator.
 
 Both are usually files in one folder, `token` and `token.key`, readable by their owner only. The first coordinator
 creates the key file; the token is derived from the key. Without files, both texts may be environment variables (see
-`Variables`), and agents may read the token from stdin. Variables and stdin may also have the file's text in base64: one
-line without characters that a shell interprets.
+`TokenVariables`), and agents may read the token from stdin. Variables and stdin may also have the file's text in
+base64: one line without characters that a shell interprets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UsageError
-from common.protocol.token_sources import KEY, TOKEN, TOKEN_FILE, Variables, read_secret_file, read_secret_stdin
+from common.protocol.token_sources import KEY, TOKEN, TOKEN_FILE, TokenVariables, read_secret_file, read_secret_stdin
 from common.protocol.transport import CurveClient, CurveServer, KeyPair, key_pair_of, new_key_pair
 from common.units import show
 
@@ -63,7 +63,7 @@ class Credentials:
         return hashlib.sha256(b"redis-stampede keys " + public).hexdigest()[:16]
 
 
-def agent_credentials(file: Path | None, said: Variables, environment: Mapping[str, str]) -> CurveClient:
+def agent_credentials(file: Path | None, said: TokenVariables, environment: Mapping[str, str]) -> CurveClient:
     """An agent's side. file: from the command line, "-" for stdin. Raises UsageError if there is no token."""
     if file == _STDIN:
         return _agent_curve(read_secret_stdin(_THE_TOKEN), "stdin")
@@ -75,7 +75,7 @@ def agent_credentials(file: Path | None, said: Variables, environment: Mapping[s
 
 
 def coordinator_credentials(
-    file: Path | None, said: Variables, environment: Mapping[str, str], *, resuming: bool = False
+    file: Path | None, said: TokenVariables, environment: Mapping[str, str], *, resuming: bool = False
 ) -> Credentials:
     """The coordinator's side; makes both files at first use. file: from the command line. resuming: agents have the
     token of this run already, so that a new pair would keep them out. Raises UsageError."""
@@ -104,7 +104,7 @@ def coordinator_credentials(
     return found
 
 
-def _path(said: Variables, environment: Mapping[str, str]) -> Path:
+def _path(said: TokenVariables, environment: Mapping[str, str]) -> Path:
     return Path(said.file) if said.file else default_token_path(environment)
 
 

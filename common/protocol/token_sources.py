@@ -21,7 +21,7 @@ _ROOT_GROUP = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Variables:
+class TokenVariables:
     """What the environment says of the token. token, key: texts of the two files; file: where the token is."""
 
     token: str = field(default="", repr=False)

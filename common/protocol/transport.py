@@ -2,7 +2,7 @@
 and `common.protocol.listener`, the coordinator's end, import zmq.
 
 The coordinator binds one ROUTER, an agent connects two DEALERs to it, for control and for metrics: a heartbeat never
-waits behind metrics, and a firewall needs one rule. Nothing blocks here except `Poller.wait`. Sending never waits
+waits behind metrics, and a firewall needs one rule. Nothing blocks here except `SocketPoller.wait`. Sending never waits
 either: it says whether the message was taken. A message that was taken can still be lost with its connection, so every
 sender above repeats itself until it is answered.
 
@@ -345,7 +345,7 @@ class HasFileno(Protocol):
         """Readable when there is something to do."""
 
 
-class Poller:
+class SocketPoller:
     """Waits for both ends of the fleet's connections and for plain file descriptors alike."""
 
     def __init__(self) -> None:

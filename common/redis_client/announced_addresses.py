@@ -23,7 +23,7 @@ class NoSlots(redis.RedisError):
     """A cluster node reports a topology in which no node serves slots."""
 
 
-class Announced:
+class AnnouncedAddresses:
     """Corrects the addresses that one node announces. asked: the host at which clients reach that node."""
 
     def __init__(self, asked: str, remap: AddressMap) -> None:

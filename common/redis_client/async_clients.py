@@ -18,7 +18,7 @@ import redis.asyncio
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Address, Host, TargetKind
@@ -43,15 +43,15 @@ AsyncConnection: TypeAlias = AbstractConnection
 
 
 def build_async_client(
-    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
 ) -> AsyncClient:
     """A client with a TCP pool of its own (one for each node of a cluster) and the plan's retry policy. Opens nothing
     yet, and needs no loop for that. Raises PlanError."""
     if connects_when_built(target):
-        return build_async_cluster(target, pools, events=events, lifeline=lifeline)
-    retry = observed_async_retry(target.retry, events, lifeline)
+        return build_async_cluster(target, pools, events=events, cancellation=cancellation)
+    retry = observed_async_retry(target.retry, events, cancellation)
     client: redis.asyncio.Redis = assemble(
-        _KIT, target, {"retry": retry, **pool_arguments(pools)}, events=events, lifeline=lifeline
+        _KIT, target, {"retry": retry, **pool_arguments(pools)}, events=events, cancellation=cancellation
     )
     return client
 
@@ -87,10 +87,10 @@ class _Sentinels(Sentinel):
     """redis-py's Sentinel client on connections of our own: nothing is tried twice, and addresses are those that the
     plan maps the announced ones to."""
 
-    def __init__(self, target: schema.Target, lifeline: Lifeline) -> None:
+    def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
         self._remap = AddressMap(target.address_remap)
-        self.sentinels: Any = [_sentinel(target, host, lifeline) for host in address_of(target).hosts]
+        self.sentinels: Any = [_sentinel(target, host, cancellation) for host in address_of(target).hosts]
 
     async def discover_master(self, service_name: str) -> Any:
         try:
@@ -100,7 +100,7 @@ class _Sentinels(Sentinel):
             raise PrimaryUnknown(str(error), knows_service=True, refusal=None) from error
 
 
-def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> Any:
+def _sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> Any:
     arguments = sentinel_arguments(target)
     if address_of(target).tls:
         arguments |= {"connection_class": AsyncObservedTls, "server_name": server_name(target)}
@@ -113,7 +113,7 @@ def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> Any:
         port=host.port,
         retry=no_async_retry(),
         events=Unobserved(),
-        lifeline=lifeline,
+        cancellation=cancellation,
         **arguments,
     )
     return redis.asyncio.Redis.from_pool(pool)

@@ -32,7 +32,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.event import AsyncAfterSlotsCacheRefreshEvent, AsyncEventListenerInterface, EventDispatcher
 from redis.exceptions import SlotNotCoveredError
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.errors import PlanError
 from common.plan import schema
@@ -63,15 +63,19 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     """redis.asyncio's cluster client, observed. To be made by `build_async_cluster`, and opened before it is used."""
 
     def __init__(
-        self, target: schema.Target, max_connections: int, *, events: ConnectionEvents, lifeline: Lifeline
+        self, target: schema.Target, max_connections: int, *, events: ConnectionEvents, cancellation: Cancellation
     ) -> None:
         self._events = events
-        self._lifeline = lifeline
+        self._cancellation = cancellation
         self._refreshes = _Refreshes(events, self._leave_first_nodes)
         self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
         listeners: list[Any] = [self._refreshes]
         address, arguments = address_of(target), connection_arguments(target)
-        more: dict[str, Any] = {"events": events, "lifeline": lifeline, "remap": AddressMap(target.address_remap)}
+        more: dict[str, Any] = {
+            "events": events,
+            "cancellation": cancellation,
+            "remap": AddressMap(target.address_remap),
+        }
         # redis-py refuses a database for clusters, which have databases only since Valkey 9.
         more["db"] = arguments.pop("db")
         if address.tls:
@@ -81,7 +85,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         super().__init__(
             startup_nodes=[ClusterNode(host.name, host.port) for host in address.hosts],
             max_connections=max_connections,
-            retry=observed_async_retry(target.retry, events, lifeline),
+            retry=observed_async_retry(target.retry, events, cancellation),
             event_dispatcher=EventDispatcher({AsyncAfterSlotsCacheRefreshEvent: listeners}),
             ssl=address.tls,
             **cluster_arguments(target),
@@ -128,7 +132,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             await self.initialize()
         except redis.RedisClusterException:
             # That no node could be used is what redis-py makes of a cut, too.
-            self._lifeline.check()
+            self._cancellation.check()
             raise
         self._refreshes.is_awake = True
 
@@ -147,7 +151,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     async def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:
         await super()._record_error_metric(error, *args, **kwargs)
         if kwargs.get("retry_attempts") and kwargs.get("is_internal", True):
-            self._lifeline.check()
+            self._cancellation.check()
             self._events.retried(monotonic_ns())
 
 
@@ -199,7 +203,7 @@ class NodePool:
 
 
 def build_async_cluster(
-    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
 ) -> AsyncClusterClient:
     """A cluster's client. Connects to nothing yet. Raises PlanError."""
     if pools.tcp_pool is schema.TcpPool.BLOCKING:
@@ -208,7 +212,7 @@ def build_async_cluster(
             "pools, got blocking"
         )
     kind = _client_class(cluster_errors_of(target.retry))
-    return kind(target, pools.max_connections, events=events, lifeline=lifeline)
+    return kind(target, pools.max_connections, events=events, cancellation=cancellation)
 
 
 @functools.cache

@@ -12,20 +12,20 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDoma
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
-from common.redis_client.announced_addresses import Announced
+from common.redis_client.announced_addresses import AnnouncedAddresses
 from common.redis_client.connection_causes import attempt_cause, drop_cause
-from common.redis_client.connections import REDIRECTS, ConnectionEvents, wary_handshake
+from common.redis_client.connections import REDIRECTS, ConnectionEvents, checked_handshake
 
 
 class AsyncWary(AbstractConnection):
     """A connection whose handshake may meet any kind of server."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        with wary_handshake(self):
+        with checked_handshake(self):
             await super().on_connect_check_health(check_health=check_health)
 
 
@@ -45,14 +45,14 @@ class AsyncNamed(SSLConnection):
 
 
 class AsyncObserved(AsyncWary):
-    """Tells of its life. What it waits for ends when its task is cancelled; nothing begins once the lifeline is cut."""
+    """Tells of its life. What it waits for ends when its task is cancelled; nothing begins after cancellation."""
 
     def __init__(
-        self, *, events: ConnectionEvents, lifeline: Lifeline, is_announced: bool = False, **arguments: Any
+        self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
     ) -> None:
         self._events = events
         self._which = events.number()
-        self._lifeline = lifeline
+        self._cancellation = cancellation
         self._is_announced = is_announced
         self._is_up = False
         self._has_socket = False
@@ -72,7 +72,7 @@ class AsyncObserved(AsyncWary):
         if self.is_connected:
             return
         # Here, because redis-py would make a ConnectionError of it, and try again, if `_connect` raised it.
-        self._lifeline.check()
+        self._cancellation.check()
         self._has_socket = False
         self._events.tried(monotonic_ns(), self._which)
         try:
@@ -81,7 +81,7 @@ class AsyncObserved(AsyncWary):
             if self._is_announced:
                 error.announced = Host(self.host, self.port)  # type: ignore[attr-defined]
             if self._has_socket:
-                if not self._lifeline.is_cut:
+                if not self._cancellation.is_cancelled:
                     self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
                 # It may reach the caller of a command, who must not take it for a reply to that.
                 error.in_handshake = True  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ class AsyncObserved(AsyncWary):
             self._is_up = False
             error = sys.exc_info()[1]
             is_renewed = self._should_reconnect and not isinstance(error, _LOST)
-            if error is None or self._lifeline.is_cut or is_renewed:
+            if error is None or self._cancellation.is_cancelled or is_renewed:
                 self._events.closed(monotonic_ns(), self._which)
             else:
                 self._lost_ns = monotonic_ns()
@@ -141,9 +141,9 @@ class AsyncWithRedirects(AsyncObserved):
         self._asking_for_slots = self.pack_command("CLUSTER SLOTS")
 
     @property
-    def announced(self) -> Announced:
+    def announced(self) -> AnnouncedAddresses:
         """Corrects the addresses that this node announces."""
-        return Announced(self.host, self._remap)
+        return AnnouncedAddresses(self.host, self._remap)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         await super().send_packed_command(command, check_health)

@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.redis_client.connections import ConnectionEvents
 from common.redis_client.retry_policy import ObservedBackoff, backoff_of, errors_of
@@ -20,10 +20,10 @@ class _CountedBackoff(ObservedBackoff):
         return seconds
 
 
-def observed_async_retry(policy: schema.Retry, events: ConnectionEvents, lifeline: Lifeline) -> Retry:
-    """redis.asyncio's retry object of this policy, which tells of each retry and hangs on the lifeline."""
+def observed_async_retry(policy: schema.Retry, events: ConnectionEvents, cancellation: Cancellation) -> Retry:
+    """redis.asyncio's retry object of this policy, which tells of each retry and ends when the run is cancelled."""
     errors: Any = errors_of(policy)  # TimeoutError of Python's own among them, which its type does not foresee
-    return Retry(_CountedBackoff(backoff_of(policy), events, lifeline), policy.retries, errors)
+    return Retry(_CountedBackoff(backoff_of(policy), events, cancellation), policy.retries, errors)
 
 
 def no_async_retry() -> Retry:

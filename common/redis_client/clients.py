@@ -10,7 +10,7 @@ import msgspec
 import redis
 from redis.sentinel import SentinelConnectionPool
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.target_url import Address, TargetKind
 from common.redis_client.address import address_of, connection_arguments, place_arguments, server_name
@@ -22,7 +22,7 @@ from common.redis_client.connections import (
     connection_class_of,
     sentinel_connection_class_of,
 )
-from common.redis_client.control_client import Questions, understood
+from common.redis_client.control_client import ControlClient, checked_replies
 from common.redis_client.error_translation import TARGET_ERRORS, lacks_database, translated
 from common.redis_client.retry_policy import no_retry, observed_retry
 from common.redis_client.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
@@ -35,17 +35,19 @@ def connects_when_built(target: schema.Target) -> bool:
     return address_of(target).kind is TargetKind.CLUSTER
 
 
-def build_client(target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline) -> Client:
+def build_client(
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
+) -> Client:
     """A client with a TCP pool of its own (one for each node of a cluster) and the plan's retry policy.
 
     Opens nothing yet, but for a cluster (see `connects_when_built`). Raises PlanError; for a cluster also TargetError,
-    and CutShort once the lifeline is cut.
+    and CutShort after cancellation.
     """
     if connects_when_built(target):
         with translated(target):
-            return open_cluster(target, _node_pool_arguments(pools), events=events, lifeline=lifeline)
-    arguments = {"retry": observed_retry(target.retry, events, lifeline), **pool_arguments(pools)}
-    client: Client = assemble(_KIT, target, arguments, events=events, lifeline=lifeline)
+            return open_cluster(target, _node_pool_arguments(pools), events=events, cancellation=cancellation)
+    arguments = {"retry": observed_retry(target.retry, events, cancellation), **pool_arguments(pools)}
+    client: Client = assemble(_KIT, target, arguments, events=events, cancellation=cancellation)
     return client
 
 
@@ -53,14 +55,16 @@ def open_control_client(target: schema.Target) -> Client:
     """A client of one connection (to each node of a cluster) that tries nothing twice, with the target's timeouts; for
     questions to the target beside the load. The connection opens with the first call, but for a cluster, whose topology
     is read at once; close the client to close it. Raises PlanError; for a cluster also what TARGET_ERRORS names."""
-    lifeline, one = Lifeline(), {"max_connections": 1}
+    cancellation, one = Cancellation(), {"max_connections": 1}
     if connects_when_built(target):
         # When redis-py makes one, it asks a primary of its own choice for its commands: another one, if that is down.
         patient = msgspec.structs.replace(target, retry=_UNTIL_MADE)
-        cluster = open_cluster(patient, one, events=Unobserved(), lifeline=lifeline)
+        cluster = open_cluster(patient, one, events=Unobserved(), cancellation=cancellation)
         cluster.retry.update_retries(0)
         return cluster
-    client: Client = assemble(_ASKING_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), lifeline=lifeline)
+    client: Client = assemble(
+        _ASKING_KIT, target, {"retry": no_retry(), **one}, events=Unobserved(), cancellation=cancellation
+    )
     return client
 
 
@@ -85,7 +89,7 @@ def _ping(target: schema.Target) -> None:
     with open_control_client(target) as client:
         if isinstance(client, ClusterClient):
             return
-        with understood(address_of(target), client):
+        with checked_replies(address_of(target), client):
             reply = client.execute_command("PING")
         if reply is not True:
             raise redis.InvalidResponse(f"PING was answered with {reply!r:.40}")
@@ -117,13 +121,13 @@ def count_nodes(client: Client) -> int:
 
 
 def node_pool(
-    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline, **place: Any
+    target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation, **place: Any
 ) -> redis.ConnectionPool:
     """A pool as a cluster's client makes one for each node, connected to nothing. place: host and port, and what else
     is of this node's connections alone. Raises PlanError."""
     arguments = _node_pool_arguments(pools)
     kind: Any = arguments.pop("connection_pool_class", redis.ConnectionPool)
-    pool: redis.ConnectionPool = kind(**node_arguments(target, events, lifeline), **arguments, **place)
+    pool: redis.ConnectionPool = kind(**node_arguments(target, events, cancellation), **arguments, **place)
     return pool
 
 
@@ -138,20 +142,25 @@ class Kit:
     blocking_pool: Any
     sentinel_pool: Any
     blocking_sentinel_pool: Any
-    sentinels: Callable[[schema.Target, Lifeline], Any]
+    sentinels: Callable[[schema.Target, Cancellation], Any]
     client: Any
     primary_client: Any
 
 
 def assemble(
-    kit: Kit, target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
+    kit: Kit,
+    target: schema.Target,
+    pool_arguments: dict[str, Any],
+    *,
+    events: ConnectionEvents,
+    cancellation: Cancellation,
 ) -> Any:
     """A client of the kit's kind for a target that is no cluster. Opens nothing. Raises PlanError."""
     address = address_of(target)
     arguments = {
         "connection_class": kit.connection_class(address),
         "events": events,
-        "lifeline": lifeline,
+        "cancellation": cancellation,
         "is_announced": address.kind is TargetKind.SENTINEL,
         **connection_arguments(target),
         **pool_arguments,
@@ -161,7 +170,7 @@ def assemble(
     is_blocking = "timeout" in pool_arguments
     if address.kind is TargetKind.SENTINEL:
         kind = kit.blocking_sentinel_pool if is_blocking else kit.sentinel_pool
-        return kit.primary_client.from_pool(kind(address.service, kit.sentinels(target, lifeline), **arguments))
+        return kit.primary_client.from_pool(kind(address.service, kit.sentinels(target, cancellation), **arguments))
     pool = kit.blocking_pool if is_blocking else kit.pool
     return kit.client.from_pool(pool(**place_arguments(address), **arguments))
 
@@ -198,4 +207,4 @@ _KIT = Kit(
     client=redis.Redis,
     primary_client=PrimaryClient,
 )
-_ASKING_KIT = replace(_KIT, client=Questions)
+_ASKING_KIT = replace(_KIT, client=ControlClient)

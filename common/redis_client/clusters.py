@@ -25,7 +25,7 @@ from redis.cluster import ClusterNode, ClusterPipeline
 from redis.event import AfterSlotsCacheRefreshEvent, EventDispatcher, EventListenerInterface
 from redis.exceptions import SlotNotCoveredError
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan import schema
 from common.plan.address_map import AddressMap
@@ -51,10 +51,15 @@ class ClusterClient(redis.RedisCluster):
     """redis-py's cluster client, observed. To be made by `open_cluster`."""
 
     def __init__(
-        self, target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
+        self,
+        target: schema.Target,
+        pool_arguments: dict[str, Any],
+        *,
+        events: ConnectionEvents,
+        cancellation: Cancellation,
     ) -> None:
         self._events = events
-        self._lifeline = lifeline
+        self._cancellation = cancellation
         refreshes = _Refreshes(events)
         first, *others = address_of(target).hosts
         # redis-py adds the URL's node to this very list.
@@ -64,11 +69,11 @@ class ClusterClient(redis.RedisCluster):
                 # A URL of any other scheme would bring a connection class of redis-py's own.
                 url=f"redis://{first.in_url}",
                 startup_nodes=self._first_nodes,
-                retry=observed_retry(target.retry, events, lifeline),
+                retry=observed_retry(target.retry, events, cancellation),
                 event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: [refreshes]}),
                 **pool_arguments,
                 **cluster_arguments(target),
-                **node_arguments(target, events, lifeline),
+                **node_arguments(target, events, cancellation),
             )
         except BaseException:
             self._disconnect(self._first_nodes)
@@ -134,20 +139,20 @@ class ClusterClient(redis.RedisCluster):
             self._told_again()
 
     def _told_again(self) -> None:
-        self._lifeline.check()
+        self._cancellation.check()
         self._events.retried(monotonic_ns())
 
 
 def open_cluster(
-    target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, lifeline: Lifeline
+    target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, cancellation: Cancellation
 ) -> ClusterClient:
     """A cluster's client. Connects and reads the topology: raises what TARGET_ERRORS names, and CutShort."""
     kind = _client_class(cluster_errors_of(target.retry))
     try:
-        return kind(target, pool_arguments, events=events, lifeline=lifeline)
+        return kind(target, pool_arguments, events=events, cancellation=cancellation)
     except redis.RedisClusterException:
         # That no node could be used is what redis-py makes of a cut, too.
-        lifeline.check()
+        cancellation.check()
         raise
 
 
@@ -158,13 +163,13 @@ def _client_class(errors: tuple[type[Exception], ...]) -> type[ClusterClient]:
 
 
 def _connection_class(
-    target: schema.Target, events: ConnectionEvents, lifeline: Lifeline
+    target: schema.Target, events: ConnectionEvents, cancellation: Cancellation
 ) -> type[ObservedNode | ObservedNodeTls]:
     """The class of one client's connections, bound to whom it tells and to all that redis-py would not hand on."""
     is_tls = address_of(target).tls
     base: Any = ObservedNodeTls if is_tls else ObservedNode
     bound: dict[str, Any] = {name: connection_arguments(target)[name] for name in _OF_THE_CLASS}
-    bound |= {"events": events, "lifeline": lifeline, "remap": AddressMap(target.address_remap)}
+    bound |= {"events": events, "cancellation": cancellation, "remap": AddressMap(target.address_remap)}
     if is_tls:
         bound["server_name"] = server_name(target)
 
@@ -181,7 +186,7 @@ _OF_THE_CLASS = ("health_check_interval", "db")
 _LOST = (redis.ConnectionError, redis.TimeoutError)
 
 
-def node_arguments(target: schema.Target, events: ConnectionEvents, lifeline: Lifeline) -> dict[str, Any]:
+def node_arguments(target: schema.Target, events: ConnectionEvents, cancellation: Cancellation) -> dict[str, Any]:
     """What every pool of every node takes, but for the node's place."""
     told = {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
-    return {**told, "connection_class": _connection_class(target, events, lifeline)}
+    return {**told, "connection_class": _connection_class(target, events, cancellation)}

@@ -1,4 +1,4 @@
-"""redis-py's connections, observed: each tells of its life and hangs on a lifeline, at no cost per operation."""
+"""redis-py's connections, observed: each tells of its life and can be cancelled, at no cost per operation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from redis.connection import AbstractConnection, SSLConnection, UnixDomainSocket
 from redis.exceptions import AskError, ClusterDownError, TryAgainError
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
-from common.redis_client.announced_addresses import Announced
+from common.redis_client.announced_addresses import AnnouncedAddresses
 from common.redis_client.connection_causes import attempt_cause, drop_cause
 
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
@@ -74,7 +74,7 @@ class Unobserved:
 
 
 @contextmanager
-def wary_handshake(connection: Any) -> Iterator[None]:
+def checked_handshake(connection: Any) -> Iterator[None]:
     """A handshake with a server that may be of any kind. An error of redis-py gets `handshake_step`: the command that
     failed, such as ("CLIENT", "SETNAME")."""
     sent: list[tuple[str, ...]] = [("", "")]
@@ -102,7 +102,7 @@ class Wary(AbstractConnection):
     """A redis-py connection whose handshake may meet any kind of server."""
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
-        with wary_handshake(self):
+        with checked_handshake(self):
             super().on_connect_check_health(check_health=check_health)
 
 
@@ -123,15 +123,15 @@ class Named(SSLConnection):
 
 
 class Observed(Wary):
-    """Reports its events, and ends when its lifeline is cut. is_announced: a cluster or Sentinels announced its
+    """Reports its events, and ends when the run is cancelled. is_announced: a cluster or Sentinels announced its
     address; it is not in the plan."""
 
     def __init__(
-        self, *, events: ConnectionEvents, lifeline: Lifeline, is_announced: bool = False, **arguments: Any
+        self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
     ) -> None:
         self._events = events
         self._which = events.number()
-        self._lifeline = lifeline
+        self._cancellation = cancellation
         self._is_announced = is_announced
         self._is_up = False
         self._has_socket = False
@@ -139,14 +139,14 @@ class Observed(Wary):
         super().__init__(**arguments)
 
     def _connect(self) -> socket.socket:
-        self._lifeline.check()
+        self._cancellation.check()
         try:
             sock: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
         except OSError as error:
             self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
             raise
         try:
-            self._lifeline.hold(sock)
+            self._cancellation.watch(sock)
         except CutShort:
             sock.close()
             raise
@@ -165,7 +165,7 @@ class Observed(Wary):
             if self._is_announced:
                 error.announced = Host(self.host, self.port)  # type: ignore[attr-defined]
             if self._has_socket:
-                if not self._lifeline.is_cut:
+                if not self._cancellation.is_cancelled:
                     self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._which)
                 # It may reach the caller of a command, who must not take it for a reply to that.
                 error.in_handshake = True  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ class Observed(Wary):
         if self._is_up:
             self._is_up = False
             error = sys.exc_info()[1]
-            if error is None or self._lifeline.is_cut or not self._is_of_ours(error):
+            if error is None or self._cancellation.is_cancelled or not self._is_of_ours(error):
                 self._events.closed(monotonic_ns(), self._which)
             else:
                 self._lost_ns = monotonic_ns()
@@ -205,15 +205,15 @@ class Observed(Wary):
 
 
 class Held(Named):
-    """A TLS connection whose handshake hangs on the lifeline, too."""
+    """A TLS connection whose handshake ends when the run is cancelled, too."""
 
-    _lifeline: Lifeline
+    _cancellation: Cancellation
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
         # Python's ssl takes the socket away from us for as long as the handshake lasts; its twin ends with it.
         with sock.dup() as twin:
             try:
-                self._lifeline.hold(twin)
+                self._cancellation.watch(twin)
             except CutShort:
                 # redis-py closes it only where the target is at fault.
                 sock.close()
@@ -251,9 +251,9 @@ class WithRedirects(Observed):
         self._asking_for_slots: Any = self.pack_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
 
     @property
-    def announced(self) -> Announced:
+    def announced(self) -> AnnouncedAddresses:
         """Corrects the addresses that this node announces."""
-        return Announced(self.host, self._remap)
+        return AnnouncedAddresses(self.host, self._remap)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ ValueError also covers an overlong integer, which Python refuses to print."""
 _NOTHING = object()
 
 
-class Questions(redis.Redis):
+class ControlClient(redis.Redis):
     """redis-py's client of one server. question: the last command; answer: its reply as it was read, before redis-py
     converts it."""
 
@@ -48,7 +48,7 @@ _CONTAINERS = frozenset({"INFO", "CONFIG", "SENTINEL", "SCRIPT", "FUNCTION"})
 class _Overheard:
     """A connection that stores its replies in the client."""
 
-    def __init__(self, connection: Any, client: Questions) -> None:
+    def __init__(self, connection: Any, client: ControlClient) -> None:
         self._connection, self._client = connection, client
 
     def read_response(self, **options: Any) -> Any:
@@ -57,9 +57,9 @@ class _Overheard:
 
 
 @contextmanager
-def understood(name: object, client: Any = None) -> Iterator[None]:
+def checked_replies(name: object, client: Any = None) -> Iterator[None]:
     """Turns errors from an answer that makes no sense (`STUMBLES`) into TargetError with the server, the question and
-    the answer. name: of the server. client: the one that asks; only for a Questions client the question is known."""
+    the answer. name: of the server. client: the one that asks; only a ControlClient knows its question."""
     try:
         yield
     except STUMBLES as error:

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.target_url import TargetKind
 from common.redis_client.address import address_of, cluster_arguments
@@ -18,10 +18,10 @@ from common.redis_client.clients import build_client, connects_when_built, node_
 from common.redis_client.clusters import ClusterClient
 from common.redis_client.connections import Unobserved
 from common.redis_client.retry_policy import cluster_errors_of, observed_retry
-from common.redis_client.wire_connections import ALONE, InstancePools
+from common.redis_client.wire_connections import SINGLE_NODE, InstancePools
 
 
-def settings_in_force(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
+def effective_client_settings(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
     """(name, value) of every setting of the clients that can change how they behave, as redis-py has them; connects to
     nothing. Of a cluster: what its client gives to the pools of its nodes. Raises PlanError."""
     facts = _OF_DRIVER[pools.driver](target, pools)
@@ -29,25 +29,25 @@ def settings_in_force(target: schema.Target, pools: schema.Pools) -> list[tuple[
 
 
 def _of_threads(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
-    lifeline, events = Lifeline(), Unobserved()
+    cancellation, events = Cancellation(), Unobserved()
     pool: Any
     if connects_when_built(target):
-        name, pool = redis.RedisCluster.__name__, node_pool(target, pools, events=events, lifeline=lifeline)
+        name, pool = redis.RedisCluster.__name__, node_pool(target, pools, events=events, cancellation=cancellation)
     else:
-        client = build_client(target, pools, events=events, lifeline=lifeline)
+        client = build_client(target, pools, events=events, cancellation=cancellation)
         assert not isinstance(client, ClusterClient)
         name, pool = redis.Redis.__name__, client.connection_pool
     connection = pool.make_connection()
     facts = {"client": name, **_pool(pool), **_connection(connection)}
     if address_of(target).kind is TargetKind.CLUSTER:
-        facts |= _retry(observed_retry(target.retry, events, lifeline)) | _cluster(target)
+        facts |= _retry(observed_retry(target.retry, events, cancellation)) | _cluster(target)
     else:
         facts |= _retry(connection.retry)
     return facts
 
 
 def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
-    client = build_async_client(target, pools, events=Unobserved(), lifeline=Lifeline())
+    client = build_async_client(target, pools, events=Unobserved(), cancellation=Cancellation())
     if not isinstance(client, AsyncClusterClient):
         pool: Any = client.connection_pool
         connection = pool.make_connection()
@@ -64,9 +64,9 @@ def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
 
 
 def _of_wire(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
-    instance = InstancePools(target, pools, events=Unobserved(), lifeline=Lifeline())
+    instance = InstancePools(target, pools, events=Unobserved(), cancellation=Cancellation())
     is_cluster = address_of(target).kind is TargetKind.CLUSTER
-    pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else ALONE)
+    pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else SINGLE_NODE)
     connection = pool.make_connection()
     facts = {
         "client": "none: its connections are driven without it",

@@ -48,7 +48,7 @@ def translate(error: Exception, target: schema.Target, node: str = "") -> Target
     return TargetError(f"target {address_of(target)} {_finding(error, target)}")
 
 
-def gave_no_answer(error: TargetError) -> bool:
+def got_no_reply(error: TargetError) -> bool:
     """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time. An
     error reply counts as an answer."""
     inner: BaseException | None = error.__cause__
@@ -66,7 +66,7 @@ _TOPOLOGY = {
     TargetKind.SENTINEL: "SENTINEL (or a command of the run)",
     TargetKind.CLUSTER: "CLUSTER SLOTS (or a command of the run)",
 }
-"""Questions that redis-py asks by itself, and whose answers it interprets."""
+"""Commands that redis-py sends by itself, and whose replies it interprets."""
 
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
@@ -296,7 +296,7 @@ def _one_line(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Failure:
     """How an operation that was not done came to its end. replied: with an error reply, whose code is `name`; else
     `name` is the error's class. bytes_in: size of the error reply on the wire, 0 without one."""
 
@@ -305,20 +305,20 @@ class Ending:
     bytes_in: int
 
 
-def ending_of(error: BaseException) -> Ending:
-    """The Ending that an error means, raised by a client or found among a pipeline's replies."""
+def failure_of(error: BaseException) -> Failure:
+    """The Failure that an error means, raised by a client or found among a pipeline's replies."""
     text = str(error.args[0]) if error.args else ""
     code = getattr(error, "status_code", None)
     if getattr(error, "in_handshake", False):
         name = MAXCLIENTS if is_maxclients(error) else code or type(error).__name__
-        return Ending(False, f"handshake: {name}", 0)
+        return Failure(False, f"handshake: {name}", 0)
     if code:
         # The parser cuts the code off the text of those errors that have a class of their own.
-        return Ending(True, code, len(f"-{code} {text}\r\n".encode()))
+        return Failure(True, code, len(f"-{code} {text}\r\n".encode()))
     if isinstance(error, redis.ResponseError):
         first = text.partition(" ")[0]
-        return Ending(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
-    return Ending(False, type(error).__name__, 0)
+        return Failure(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
+    return Failure(False, type(error).__name__, 0)
 
 
 def error_reply(error: Exception) -> str:

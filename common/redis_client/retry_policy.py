@@ -20,7 +20,7 @@ from redis.backoff import (
 from redis.exceptions import ClusterDownError, MasterDownError, SlotNotCoveredError, TryAgainError
 from redis.retry import Retry
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan import schema
 from common.redis_client.connections import ConnectionEvents
@@ -63,9 +63,9 @@ def cluster_errors_of(policy: schema.Retry) -> tuple[type[Exception], ...]:
     return tuple(dict.fromkeys((*errors_of(policy), *_OF_CLUSTERS)))
 
 
-def observed_retry(policy: schema.Retry, events: ConnectionEvents, lifeline: Lifeline) -> Retry:
-    """redis-py's retry object of this policy, which tells of each retry and hangs on the lifeline."""
-    return Retry(ObservedBackoff(backoff_of(policy), events, lifeline), policy.retries, errors_of(policy))
+def observed_retry(policy: schema.Retry, events: ConnectionEvents, cancellation: Cancellation) -> Retry:
+    """redis-py's retry object of this policy, which tells of each retry and ends when the run is cancelled."""
+    return Retry(ObservedBackoff(backoff_of(policy), events, cancellation), policy.retries, errors_of(policy))
 
 
 def no_retry() -> Retry:
@@ -76,23 +76,23 @@ def no_retry() -> Retry:
 class ObservedBackoff(AbstractBackoff):
     """Counts retries, and waits by itself instead of letting redis-py sleep, so that the wait can be cut short."""
 
-    def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, lifeline: Lifeline) -> None:
+    def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, cancellation: Cancellation) -> None:
         self.inner = inner
         self._events = events
-        self._lifeline = lifeline
+        self._cancellation = cancellation
         # redis-py resets it twice in every call, and so it is the inner one's own: no call of ours in between.
         self.reset = inner.reset  # type: ignore[method-assign]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
-        # Each connection gets a copy of its Retry: state of the policy is its own, events and lifeline are shared.
-        return type(self)(copy.deepcopy(self.inner, memo), self._events, self._lifeline)
+        # Each connection gets a copy of its Retry: state of the policy is its own, events and cancellation are shared.
+        return type(self)(copy.deepcopy(self.inner, memo), self._events, self._cancellation)
 
     def compute(self, failures: int) -> float:
-        self._lifeline.check()
+        self._cancellation.check()
         self._events.retried(monotonic_ns())
         return self._pause(self.inner.compute(failures))
 
     def _pause(self, seconds: float) -> float:
         """Wait. Returns for how long redis-py is still to wait, in seconds."""
-        self._lifeline.wait(seconds)
+        self._cancellation.wait(seconds)
         return 0.0

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
@@ -44,13 +44,13 @@ class _Asked(redis.Redis):
 
 
 class Sentinels(Sentinel):
-    """redis-py's Sentinel client on connections of our own: nothing is tried twice, all of it hangs on the lifeline,
-    it is told apart why there is no primary, and addresses are those that the plan maps the announced ones to."""
+    """redis-py's Sentinel client on our connections: no retries, cancellable, with mapped addresses. Its errors say why
+    there is no primary (`PrimaryUnknown`)."""
 
-    def __init__(self, target: schema.Target, lifeline: Lifeline) -> None:
+    def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
         self._remap = AddressMap(target.address_remap)
-        self.sentinels: Any = [_sentinel(target, host, lifeline) for host in address_of(target).hosts]
+        self.sentinels: Any = [_sentinel(target, host, cancellation) for host in address_of(target).hosts]
 
     def discover_master(self, service_name: str) -> Any:
         try:
@@ -65,7 +65,7 @@ class Sentinels(Sentinel):
         return [self._remap.resolve(*place) for place in found]
 
 
-def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> _Asked:
+def _sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> _Asked:
     arguments = sentinel_arguments(target)
     if address_of(target).tls:
         arguments |= {"connection_class": ObservedTls, "server_name": server_name(target)}
@@ -78,7 +78,7 @@ def _sentinel(target: schema.Target, host: Host, lifeline: Lifeline) -> _Asked:
         port=host.port,
         retry=no_retry(),
         events=Unobserved(),
-        lifeline=lifeline,
+        cancellation=cancellation,
         **arguments,
     )
     return _Asked.from_pool(pool)  # type: ignore[return-value]

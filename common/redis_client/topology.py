@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import redis
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of, connection_arguments, server_name
 from common.redis_client.clients import open_control_client
 from common.redis_client.clusters import ClusterClient
 from common.redis_client.connections import Unobserved, connection_class_of
-from common.redis_client.control_client import Questions
+from common.redis_client.control_client import ControlClient
 from common.redis_client.retry_policy import no_retry
 from common.redis_client.sentinels import Sentinels
 
@@ -49,7 +49,7 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY),)
 
 
-def open_node_client(target: schema.Target, node: Node) -> Questions:
+def open_node_client(target: schema.Target, node: Node) -> ControlClient:
     """A client of one connection to exactly this node, which tries nothing twice and is never redirected; opens nothing
     yet. Close it. Raises PlanError."""
     address = address_of(target)
@@ -60,17 +60,17 @@ def open_node_client(target: schema.Target, node: Node) -> Questions:
     pool = redis.ConnectionPool(
         connection_class=connection_class_of(path=address.path is not None, tls=address.tls),
         events=Unobserved(),
-        lifeline=Lifeline(),
+        cancellation=Cancellation(),
         is_announced=address.kind is not TargetKind.STANDALONE,
         **place,
         **arguments,
     )
-    client: Questions = Questions.from_pool(pool)  # type: ignore[assignment]  # typed as its base
+    client: ControlClient = ControlClient.from_pool(pool)  # type: ignore[assignment]  # typed as its base
     return client
 
 
 def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
-    sentinels: Any = Sentinels(target, Lifeline())
+    sentinels: Any = Sentinels(target, Cancellation())
     service = address_of(target).service
     try:
         host, port = sentinels.discover_master(service)

@@ -17,7 +17,7 @@ import hiredis
 import redis
 from redis.exceptions import AskError, SlotNotCoveredError
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan import schema
 from common.redis_client.clients import (
     Client,
@@ -33,7 +33,7 @@ from common.redis_client.error_translation import TARGET_ERRORS
 from common.redis_client.retry_policy import observed_retry
 from common.redis_client.slots import SLOTS as SLOTS
 
-ALONE = ""
+SINGLE_NODE = ""
 """The name of the one node of a target that is no cluster."""
 
 WOULD_BLOCK: tuple[type[OSError], ...] = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -46,7 +46,7 @@ ASKING = b"*1\r\n$6\r\nASKING\r\n"
 """Sent before a command that was redirected by ASK."""
 
 
-class Link:
+class WireConnection:
     """One connection of a TCP pool. `open` may block, and is for one thread at a time; the rest does not."""
 
     def __init__(self, pool: redis.ConnectionPool) -> None:
@@ -104,7 +104,7 @@ def is_push(reply: object) -> bool:
     return isinstance(reply, hiredis.PushNotification)
 
 
-def lost_by(error: Exception | None) -> Exception:
+def socket_failure(error: Exception | None) -> Exception:
     """What redis-py raises for an error of a socket; None: the server closed the connection."""
     if error is None:
         return redis.ConnectionError("Connection closed by server.")
@@ -115,28 +115,28 @@ def lost_by(error: Exception | None) -> Exception:
     return lost
 
 
-def too_late() -> Exception:
+def reply_timeout() -> Exception:
     """What redis-py raises where no reply came in time."""
     return redis.TimeoutError("Timeout reading from socket")
 
 
-def not_covered() -> Exception:
+def slot_not_covered() -> Exception:
     """The error that redis-py raises for a slot that no node serves."""
     return SlotNotCoveredError("a slot is not covered by the cluster")
 
 
-def redirect_of(error: Exception) -> str | None:
+def redirect_kind(error: Exception) -> str | None:
     """Which of REDIRECTS an error reply is; None for any other."""
     code = getattr(error, "status_code", None)
     return code if code in REDIRECTS else None
 
 
-def stale_by(error: Exception) -> bool:
+def is_read_only(error: Exception) -> bool:
     """Whether an error reply says that the server is no primary."""
     return isinstance(error, redis.ReadOnlyError)
 
 
-def place_of(error: Any) -> tuple[int, str]:
+def redirect_target(error: Any) -> tuple[int, str]:
     """(slot, node as `host:port`) that a MOVED or an ASK tells of."""
     return error.slot_id, f"{error.host}:{error.port}"
 
@@ -145,19 +145,19 @@ class InstancePools:
     """The TCP pools of one client instance: one for each node of a cluster, made as nodes are found; else its one."""
 
     def __init__(
-        self, target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, lifeline: Lifeline
+        self, target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
     ) -> None:
         """Opens no connection. Raises PlanError."""
-        self._make = partial(node_pool, target, pools, events=events, lifeline=lifeline)
-        self._retry = partial(observed_retry, target.retry, events, lifeline)
+        self._make = partial(node_pool, target, pools, events=events, cancellation=cancellation)
+        self._retry = partial(observed_retry, target.retry, events, cancellation)
         self._pools: dict[str, redis.ConnectionPool] = {}
         self._client: Client | None = None
         if not connects_when_built(target):
-            self._client = build_client(target, pools, events=events, lifeline=lifeline)
-            self._pools[ALONE] = tcp_pools(self._client)[0]
+            self._client = build_client(target, pools, events=events, cancellation=cancellation)
+            self._pools[SINGLE_NODE] = tcp_pools(self._client)[0]
 
     def of(self, node: str) -> redis.ConnectionPool:
-        """The pool of the node of this name, ALONE for what is no cluster."""
+        """The pool of the node of this name, SINGLE_NODE for what is no cluster."""
         if node not in self._pools:
             host, _, port = node.rpartition(":")
             # A cluster's client of redis-py would try nothing twice here, but turn to another node.
@@ -173,7 +173,7 @@ class InstancePools:
             self._client.close()
 
 
-class Primaries:
+class SlotMap:
     """Which node has which slots, as redis-py reads it; of a target that is no cluster: one node that has all.
 
     client: beside the load; its connections carry none of it.
@@ -187,7 +187,7 @@ class Primaries:
     def slots(self) -> list[str]:
         """The node of each slot by its name, "" for a slot that nobody serves."""
         if not self.is_cluster:
-            return [ALONE] * SLOTS
+            return [SINGLE_NODE] * SLOTS
         client: Any = self.client
         found: dict[int, list[Any]] = dict(client.nodes_manager.slots_cache)
         return [found[slot][0].name if found.get(slot) else "" for slot in range(SLOTS)]

@@ -27,7 +27,7 @@ from common.redis_client import (
     Node,
     TlsFacts,
     address_of,
-    ending_of,
+    failure_of,
     nodes_of,
     ping_target,
     tls_facts,
@@ -208,7 +208,7 @@ def _reason(client: Asked, user: str, arguments: tuple[bytes, ...], unknown: str
     try:
         reply = client.execute_command("ACL DRYRUN", user, *arguments)
     except TARGET_ERRORS as error:
-        if ending_of(error).replied:  # no such command, or not with these arguments
+        if failure_of(error).replied:  # no such command, or not with these arguments
             return "" if unknown else " ".join(str(error).split())
         raise
     return "" if reply == b"OK" else reply.decode(errors="replace")

@@ -14,7 +14,7 @@ from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Plan
 from common.program import explained
-from common.redis_client import ending_of, error_reply
+from common.redis_client import error_reply, failure_of
 from common.units import NS_PER_S, show
 from coordinator.core.records import CleanedUp
 from coordinator.servers.facts import ask, keys_in, write_commands
@@ -157,7 +157,7 @@ def _unlink(server: Server, keys: Sequence[bytes], tally: Tally, *, alone: bool)
             tally.deleted += reply
         elif not isinstance(reply, Exception):
             raise TargetError(f"UNLINK was answered with {show(reply)}, expected a number of keys")
-        elif ending_of(reply).replied:
+        elif failure_of(reply).replied:
             tally.refused += 1 if alone else len(keys)
             tally.refusal = tally.refusal or f"UNLINK was answered with {error_reply(reply)}"
         else:

@@ -15,7 +15,7 @@ from common.errors import TargetError
 from common.metrics.intervals import merge_counts
 from common.plan.schema import Target
 from common.plan.target_url import TargetKind
-from common.redis_client import PRIMARY, Node, address_of, gave_no_answer, nodes_of, translated
+from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
 from common.units import show
 from coordinator.core.records import NodeCounted, ServerCounted, When
 from coordinator.servers.facts import Asked, asking, dictionary, keys_in, whole, write_commands
@@ -33,7 +33,7 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
             nodes = tuple(node for node in nodes if node.role == PRIMARY)
         readings = [_read_node(target, node) for node in nodes]
     except TargetError as error:
-        return ServerCounted(when=when, error=str(error), unreachable=gave_no_answer(error))
+        return ServerCounted(when=when, error=str(error), unreachable=got_no_reply(error))
     counted = tuple(reading[0] for reading in readings)
     # Asking alone is a call, so no calls at all means no counters.
     silent = [node.name for node in counted if not node.calls]

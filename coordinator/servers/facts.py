@@ -21,12 +21,12 @@ from common.redis_client import (
     TARGET_ERRORS,
     Node,
     address_of,
-    ending_of,
+    checked_replies,
+    failure_of,
     nodes_of,
     open_node_client,
     ping_target,
     translated,
-    understood,
 )
 from coordinator.core.records import TargetFacts
 
@@ -105,7 +105,7 @@ def _told_by(target: Target, node: Node) -> _Told:
 @contextmanager
 def asking(target: Target, node: Node) -> Iterator[Any]:
     """A `redis.Redis` of exactly this node. What it does wrong is a TargetError that names it, not the whole target."""
-    with translated(target, node.name), open_node_client(target, node) as client, understood(node.name, client):
+    with translated(target, node.name), open_node_client(target, node) as client, checked_replies(node.name, client):
         yield client
 
 
@@ -126,7 +126,7 @@ def ask(client: Asked, *command: str | bytes) -> Any:
     try:
         return client.execute_command(*command)
     except TARGET_ERRORS as error:
-        if ending_of(error).replied:
+        if failure_of(error).replied:
             return None
         raise
 

@@ -12,7 +12,7 @@ from common.commands import Placeholder, ScriptDigest, Template, Variable, find_
 from common.errors import TargetError
 from common.plan.planned_commands import key_text, keys_per_hash_tag, script_digests
 from common.plan.schema import Keys, Plan, Target
-from common.redis_client import TARGET_ERRORS, address_of, ending_of, error_reply, translate
+from common.redis_client import TARGET_ERRORS, address_of, error_reply, failure_of, translate
 from common.units import counted, printable, show
 from coordinator.servers.facts import ask, whole
 from coordinator.servers.primaries import Primaries, Server, open_primaries
@@ -121,7 +121,7 @@ def _ask_once(target: Target, server: Server, call: Call, what: str) -> None:
 def _judge(target: Target, reply: object, what: str) -> None:
     if not isinstance(reply, Exception):
         return
-    if not ending_of(reply).replied:
+    if not failure_of(reply).replied:
         raise translate(reply, target) from reply
     said = error_reply(reply)
     if not said.startswith("BUSYGROUP"):

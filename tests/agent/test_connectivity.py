@@ -25,7 +25,7 @@ from common.clock import monotonic_ns
 from common.protocol.endpoint import Endpoint, parse_endpoint
 from common.protocol.listener import Listener
 from common.protocol.token import coordinator_credentials
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from common.protocol.transport import Context
 from tests.support.runs import HOST, wait_until
 
@@ -63,7 +63,7 @@ def server(*, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -
 
 @pytest.mark.parametrize("secured", [True, False])
 def test_a_coordinator_is_told_from_one_that_secures_its_links_otherwise(tmp_path: Path, secured: bool) -> None:
-    curve = coordinator_credentials(tmp_path / "token", Variables(), {}).coordinator if secured else None
+    curve = coordinator_credentials(tmp_path / "token", TokenVariables(), {}).coordinator if secured else None
     with Context() as context, Listener(context, f"tcp://{HOST}:*", curve) as listener:
         address = parse_endpoint(listener.endpoint)
         assert examine(address, curve=secured) == Reached(address)

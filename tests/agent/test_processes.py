@@ -31,7 +31,7 @@ from common.protocol.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.stderr_writer import Voice
+from common.stderr_writer import StderrWriter
 from common.units import NS_PER_S, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -350,7 +350,7 @@ def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.Monke
     monkeypatch.setattr("agent.worker.process.run_worker", lambda _: spoken.append(sys.stderr.buffer))
     _work(None)  # type: ignore[arg-type]
     [voice] = spoken
-    assert isinstance(voice, Voice)
+    assert isinstance(voice, StderrWriter)
 
 
 _DIES_WITH_NEWS_UNREAD = """

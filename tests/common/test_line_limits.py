@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-from common.line_limits import LINES_AT_ONCE, LINES_PER_S, Ration
+from common.line_limits import LINES_AT_ONCE, LINES_PER_S, LineLimit
 from common.units import NS_PER_S
 
 
-def taken(ration: Ration, now_ns: int, asked: int) -> int:
+def taken(ration: LineLimit, now_ns: int, asked: int) -> int:
     return sum(ration.take(now_ns) for _ in range(asked))
 
 
 def test_many_lines_may_come_at_once_and_then_a_few_a_second() -> None:
-    ration = Ration("agents", 0)
+    ration = LineLimit("agents", 0)
     assert taken(ration, 0, 10_000) == LINES_AT_ONCE
     assert taken(ration, NS_PER_S, 10_000) == LINES_PER_S
     assert taken(ration, 100_000 * NS_PER_S, 10_000) == LINES_AT_ONCE
 
 
 def test_what_was_left_out_is_said_in_one_line_and_once() -> None:
-    ration = Ration("agents", 0)
+    ration = LineLimit("agents", 0)
     assert ration.summary() == ""
     taken(ration, 0, LINES_AT_ONCE + 1234)
     assert ration.summary() == "1,234 more lines about agents left out"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.pubsub_header import STAMP_BYTES, Stamp, Stamper, StampReader, is_after
+from common.pubsub_header import HEADER_BYTES, HeaderReader, HeaderWriter, MessageHeader, is_after
 
 names = st.text(max_size=40)
 
@@ -12,39 +12,39 @@ names = st.text(max_size=40)
     run=names,
     boot=names,
     sender=st.integers(0, 2**32 - 1),
-    blanks=st.lists(st.binary(min_size=STAMP_BYTES, max_size=100), min_size=1, max_size=5),
+    blanks=st.lists(st.binary(min_size=HEADER_BYTES, max_size=100), min_size=1, max_size=5),
     sent_ns=st.integers(0, 2**63 - 1),
 )
 def test_whoever_receives_a_message_reads_what_its_sender_wrote_and_its_size_stays_as_planned(
     run: str, boot: str, sender: int, blanks: list[bytes], sent_ns: int
 ) -> None:
-    stamper, reader = Stamper(run, boot, sender), StampReader(run, boot)
+    writer, reader = HeaderWriter(run, boot, sender), HeaderReader(run, boot)
     for number, blank in enumerate(blanks, start=1):
-        message = stamper.stamp(blank, sent_ns)
+        message = writer.write(blank, sent_ns)
         assert len(message) == len(blank)
-        assert message[STAMP_BYTES:] == blank[STAMP_BYTES:]
-        assert reader.read(message) == Stamp(sender, number, sent_ns)
+        assert message[HEADER_BYTES:] == blank[HEADER_BYTES:]
+        assert reader.read(message) == MessageHeader(sender, number, sent_ns)
 
 
 @given(ours=names, theirs=names)
 def test_a_message_of_another_run_is_foreign(ours: str, theirs: str) -> None:
-    message = Stamper(theirs, "host", 0).stamp(bytes(STAMP_BYTES), 1)
-    assert (StampReader(ours, "host").read(message) is None) == (ours != theirs)
+    message = HeaderWriter(theirs, "host", 0).write(bytes(HEADER_BYTES), 1)
+    assert (HeaderReader(ours, "host").read(message) is None) == (ours != theirs)
 
 
 @given(ours=names, theirs=names)
 def test_a_message_of_another_host_says_no_time(ours: str, theirs: str) -> None:
-    read = StampReader("run", ours).read(Stamper("run", theirs, 3).stamp(bytes(STAMP_BYTES), 7))
-    assert read == Stamp(3, 1, 7 if ours == theirs else None)
+    read = HeaderReader("run", ours).read(HeaderWriter("run", theirs, 3).write(bytes(HEADER_BYTES), 7))
+    assert read == MessageHeader(3, 1, 7 if ours == theirs else None)
 
 
 @given(st.binary(max_size=100))
 def test_what_anybody_else_publishes_is_foreign(message: bytes) -> None:
-    assert StampReader("run", "host").read(message) is None
+    assert HeaderReader("run", "host").read(message) is None
 
 
-def test_a_blank_that_is_too_short_grows_to_the_stamp() -> None:
-    assert len(Stamper("run", "host", 0).stamp(b"", 1)) == STAMP_BYTES
+def test_a_blank_that_is_too_short_grows_to_the_write_header() -> None:
+    assert len(HeaderWriter("run", "host", 0).write(b"", 1)) == HEADER_BYTES
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))

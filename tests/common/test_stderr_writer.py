@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.stderr_writer import Voice, is_behind, stream_on
+from common.stderr_writer import StderrWriter, is_behind, text_stream
 
 REPORT = re.compile(r"\((1 line was|([\d,]+) lines were) not shown: stderr took no output\)\n")
 
@@ -63,7 +63,7 @@ def shown(text: str) -> list[str]:
 def test_every_line_is_shown_in_order_or_counted_as_missing(sizes: list[int], reads: list[int]) -> None:
     reader, writer = os.pipe()
     fill(writer)
-    voice = Voice(writer, most_bytes=1000)
+    voice = StderrWriter(writer, most_bytes=1000)
     lines = [f"{number}{'x' * size}" for number, size in enumerate(sizes)]
     read = b""
     for line in lines:
@@ -87,8 +87,8 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_i
 ) -> None:
     reader, writer = pipe
     filled = fill(writer)
-    voice = Voice(writer, most_bytes=30)
-    stream = stream_on(voice)
+    voice = StderrWriter(writer, most_bytes=30)
+    stream = text_stream(voice)
     for number in range(10):
         print(f"line {number}", file=stream)
     assert is_behind(stream)
@@ -105,7 +105,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_i
 def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> None:
     ours, theirs = os.openpty()
     termios.tcflow(theirs, termios.TCOOFF)
-    voice = Voice(theirs)
+    voice = StderrWriter(theirs)
     assert voice.write(b"a line\n") == 7
     assert not voice.settle(0.01)
     termios.tcflow(theirs, termios.TCOON)
@@ -120,7 +120,7 @@ def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> No
 def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     full = os.open("/dev/full", os.O_WRONLY)
-    voice = Voice(full)
+    voice = StderrWriter(full)
     for _ in range(2):
         voice.write(b"lost\n")
         voice.settle(None)
@@ -135,7 +135,7 @@ def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tupl
 def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.close(reader)
-    voice = Voice(writer)
+    voice = StderrWriter(writer)
     assert voice.write(b"to nobody\n") == 10
     assert voice.settle(None)
     voice.close()
@@ -145,7 +145,7 @@ def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: t
     reader, writer = pipe
     filled = fill(writer)
     os.set_blocking(writer, False)
-    voice = Voice(writer)
+    voice = StderrWriter(writer)
     voice.write(b"a line\n")
     drained(reader, filled)
     assert voice.settle(None)
@@ -156,7 +156,7 @@ def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: t
 def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     before = set(threading.enumerate())
-    voice = Voice(writer)
+    voice = StderrWriter(writer)
     voice.write(b"a line\n")
     [thread] = set(threading.enumerate()) - before
     voice.close()
@@ -168,20 +168,20 @@ def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) 
 def test_a_worker_process_ends_though_nobody_reads_its_stderr(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     fill(writer)
-    code = "from common.stderr_writer import speak_freely\nspeak_freely()\nraise ZeroDivisionError"
+    code = "from common.stderr_writer import write_stderr_by_thread\nwrite_stderr_by_thread()\nraise ZeroDivisionError"
     ended = subprocess.run((sys.executable, "-c", code), stderr=writer, timeout=30, check=False)
     assert ended.returncode == 1
 
 
 def test_the_end_of_a_process_waits_for_what_it_said() -> None:
-    code = "from common.stderr_writer import speak_freely\nspeak_freely()\nraise ZeroDivisionError('why')"
+    code = "from common import stderr_writer\nstderr_writer.write_stderr_by_thread()\nraise ZeroDivisionError('why')"
     ended = subprocess.run((sys.executable, "-c", code), capture_output=True, timeout=30, check=False)
     assert b"ZeroDivisionError: why\n" in ended.stderr
 
 
 def test_several_threads_may_speak_at_once(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    voice = Voice(writer)
+    voice = StderrWriter(writer)
     threads = [threading.Thread(target=voice.write, args=(f"{number}\n".encode() * 10,)) for number in range(8)]
     for thread in threads:
         thread.start()

@@ -7,7 +7,7 @@ import pytest
 
 from common.protocol.endpoint import Endpoint, parse_endpoint
 from common.protocol.token import Credentials, coordinator_credentials
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from coordinator import join_command as invitation_module
 from coordinator.join_command import in_container, invitation, join_command, loopback_note, reachable_at
 
@@ -17,7 +17,7 @@ HERE = Endpoint("127.0.0.1", 5555)
 
 @pytest.fixture
 def credentials(tmp_path: Path) -> Credentials:
-    return coordinator_credentials(tmp_path / "a token", Variables(), {})
+    return coordinator_credentials(tmp_path / "a token", TokenVariables(), {})
 
 
 def test_a_wildcard_is_said_as_the_address_on_the_way_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.schema import CleanUp
 from common.protocol.token import coordinator_credentials
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from common.signals import Signals
 from coordinator import start
 from coordinator.core.actions import End
@@ -276,7 +276,7 @@ def test_a_run_is_resumed_with_the_security_that_it_was_started_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
-    keys = coordinator_credentials(token, Variables(), {}).fingerprint
+    keys = coordinator_credentials(token, TokenVariables(), {}).fingerprint
     assert Broken(monkeypatch, tmp_path / "secure", keys=keys).start(insecure=False, token_file=token) == EXIT_OK
     assert Broken(monkeypatch, tmp_path / "insecure", keys="").start() == EXIT_OK
     assert Broken(monkeypatch, tmp_path / "earlier release").start(insecure=False, token_file=token) == EXIT_OK
@@ -294,7 +294,7 @@ def test_a_run_that_is_resumed_with_another_security_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, used: str, given: dict[str, object], error: str
 ) -> None:
     token = tmp_path / "token"
-    keys = coordinator_credentials(token, Variables(), {}).fingerprint
+    keys = coordinator_credentials(token, TokenVariables(), {}).fingerprint
     run = Broken(monkeypatch, tmp_path, keys=used)
     before = (run.folder / JOURNAL_FILE).read_bytes()
     with pytest.raises(UsageError) as raised:

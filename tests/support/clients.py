@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import Client, build_client
 from common.units import Seconds
@@ -82,12 +82,12 @@ def quick_target(url: str, **settings: Any) -> Target:
 
 
 def quick_client(
-    url: str, events: Events, lifeline: Lifeline | None = None, max_connections: int = 2, **retry: Any
+    url: str, events: Events, cancellation: Cancellation | None = None, max_connections: int = 2, **retry: Any
 ) -> Client:
     policy = Retry(**{"retries": 0, "backoff": BackoffKind.NONE, **retry})
     return build_client(
         quick_target(url, retry=policy),
         Pools(max_connections=max_connections),
         events=events,
-        lifeline=lifeline or Lifeline(),
+        cancellation=cancellation or Cancellation(),
     )

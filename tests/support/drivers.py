@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan.schema import Pools, Target
 from common.redis_client import PRIMARY, ConnectionEvents, build_client, nodes_of, open_node_client, slot_of
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
 from common.redis_client.connections import Unobserved
-from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstancePools, Link, Primaries
+from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstancePools, SlotMap, WireConnection
 
 KEYS = tuple(f"key:{number}" for number in range(12))
 """Of all three primaries of a cluster."""
@@ -23,7 +23,7 @@ Reach = Callable[[Target], list[Any]]
 
 def by_client(target: Target, events: ConnectionEvents | None = None) -> list[Any]:
     """Set each of KEYS to its own name and read it, by redis-py. Returns what was read."""
-    with build_client(target, Pools(), events=events or Unobserved(), lifeline=Lifeline()) as client:
+    with build_client(target, Pools(), events=events or Unobserved(), cancellation=Cancellation()) as client:
         return [client.execute_command("SET", key, key) and client.execute_command("GET", key) for key in KEYS]
 
 
@@ -31,7 +31,7 @@ def by_asyncio(target: Target, events: ConnectionEvents | None = None) -> list[A
     """The same by redis.asyncio."""
 
     async def play() -> list[Any]:
-        client = build_async_client(target, Pools(), events=events or Unobserved(), lifeline=Lifeline())
+        client = build_async_client(target, Pools(), events=events or Unobserved(), cancellation=Cancellation())
         try:
             await open_async_client(client, target)
             for key in KEYS:
@@ -46,12 +46,14 @@ def by_asyncio(target: Target, events: ConnectionEvents | None = None) -> list[A
 def by_wire(target: Target, events: ConnectionEvents | None = None) -> list[Any]:
     """The same over connections as the wire driver opens them."""
     with (
-        closing(Primaries(target)) as primaries,
-        closing(InstancePools(target, Pools(), events=events or Unobserved(), lifeline=Lifeline())) as pools,
+        closing(SlotMap(target)) as primaries,
+        closing(InstancePools(target, Pools(), events=events or Unobserved(), cancellation=Cancellation())) as pools,
     ):
-        nodes, links, found = primaries.slots(), dict[str, Link](), []
+        nodes, links, found = primaries.slots(), dict[str, WireConnection](), []
         for key in KEYS:
-            link = links.setdefault(nodes[slot_of(key.encode())], Link(pools.of(nodes[slot_of(key.encode())])))
+            link = links.setdefault(
+                nodes[slot_of(key.encode())], WireConnection(pools.of(nodes[slot_of(key.encode())]))
+            )
             written, read = ask_link(link, ["SET", key, key], ["GET", key])
             found.append(written and read)
         return found
@@ -67,7 +69,7 @@ def by_coordinator(target: Target) -> list[Any]:
     return [key.encode() for key in KEYS][: sum(sizes)]
 
 
-def ask_link(link: Link, *commands: list[str]) -> list[Any]:
+def ask_link(link: WireConnection, *commands: list[str]) -> list[Any]:
     """The replies to commands on a connection whose socket is ours."""
     sock, notes = link.open(), list[Any]()
     reader, replies = link.reader(notes), list[Any]()

@@ -17,7 +17,7 @@ from common.clock import monotonic_ns
 from common.protocol import codec
 from common.protocol.messages import AgentMessage, AgentState, Envelope, incarnation_of
 from common.protocol.token import agent_curve
-from common.protocol.transport import Context, CurveClient, Dialer, LinkEvent, Poller
+from common.protocol.transport import Context, CurveClient, Dialer, LinkEvent, SocketPoller
 from common.units import NS_PER_S
 from tests.support.protocol import heartbeat, hello
 
@@ -37,7 +37,7 @@ def flood(endpoint: str, token: Path, go: Path, name: str) -> None:
 
 def visit(context: Context, endpoint: str, curve: CurveClient, name: str) -> None:
     """Connect, flood, and leave in the middle of it."""
-    poller, is_up = Poller(), False
+    poller, is_up = SocketPoller(), False
     leave_ns = monotonic_ns() + VISIT_NS
     secret = f"the secret of {name}"
     beat = encoded(secret, heartbeat(AgentState.IDLE))

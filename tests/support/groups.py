@@ -13,7 +13,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from common.plan.schema import Embedded
-from common.redis_client import ending_of
+from common.redis_client import failure_of
 from coordinator.embedded import HOST, EmbeddedServer, open_embedded
 from coordinator.embedded.layouts import SERVICE
 from tests.support.runs import wait_until
@@ -245,7 +245,7 @@ class SentinelGroup(Group):
         try:
             return bool(self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", SERVICE))
         except redis.ResponseError as error:
-            if ending_of(error).name != "NOGOODSLAVE":
+            if failure_of(error).name != "NOGOODSLAVE":
                 raise
             return False
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from common.protocol.listener import Listener
-from common.protocol.transport import Context, CurveClient, CurveServer, Dialer, LinkEvent, Poller, new_key_pair
+from common.protocol.transport import Context, CurveClient, CurveServer, Dialer, LinkEvent, SocketPoller, new_key_pair
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Bench:
 
     def __init__(self, stack: ExitStack, curve: CurveServer | None, endpoint: str = "") -> None:
         self._stack = stack
-        self._poller = Poller()
+        self._poller = SocketPoller()
         self._there = stack.enter_context(Context())
         self._here = stack.enter_context(Context())
         self.listener = stack.enter_context(Listener(self._there, endpoint or ANYWHERE, curve))

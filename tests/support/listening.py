@@ -11,11 +11,11 @@ from agent.worker.metrics.connection_events import EventKind, EventLog
 from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.metrics.intervals import DeliveryMetrics, merge_deliveries
 from common.plan.planned_commands import is_cluster
 from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.pubsub_header import STAMP_BYTES, Stamper, StampReader
+from common.pubsub_header import HEADER_BYTES, HeaderReader, HeaderWriter
 from common.redis_client import build_client
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
 from tests.support.runs import wait_until
@@ -32,10 +32,10 @@ class Listening:
         self._target = Target(url=url, retry=retry)
         self._settings = (most, timeout_s)
         self._sharded = "S" if is_cluster(self._target) else ""
-        self._stamper = Stamper("run", "here", 1)
+        self._writer = HeaderWriter("run", "here", 1)
         self.record = DeliveryRecord()
         self.log = EventLog()
-        self.lifeline = Lifeline()
+        self.cancellation = Cancellation()
         self.complaints: list[Any] = []
         self._taken: list[DeliveryMetrics] = []
         self._build()
@@ -44,7 +44,7 @@ class Listening:
         raise NotImplementedError
 
     def _made(self, kind: Any, client: Any) -> Any:
-        reader = StampReader("run", "here")
+        reader = HeaderReader("run", "here")
         return kind("subscriber", client, *self._settings, reader, self.record, self.complaints.append)
 
     def subscribe(self, *names: bytes) -> list[list[Any]]:
@@ -53,7 +53,7 @@ class Listening:
 
     def publish(self, name: bytes) -> int:
         """By the subscriber's own client, one message of the run; to how many."""
-        message = self._stamper.stamp(bytes(STAMP_BYTES), 1)
+        message = self._writer.write(bytes(HEADER_BYTES), 1)
         receivers: int = self._result(self._client.execute_command, f"{self._sharded}PUBLISH", name, message)
         return receivers
 
@@ -76,7 +76,7 @@ class Listening:
 
     def close(self) -> None:
         """Cut it off, if it has not come to its end. Nothing has gone wrong, and nothing is left."""
-        self.lifeline.cut()
+        self.cancellation.cancel()
         self.subscriber.cut()
         self.ends()
         self.subscriber.close()
@@ -93,7 +93,7 @@ class OnThread(Listening):
     """Of a worker thread."""
 
     def _build(self) -> None:
-        self._client = build_client(self._target, Pools(), events=self.log, lifeline=self.lifeline)
+        self._client = build_client(self._target, Pools(), events=self.log, cancellation=self.cancellation)
         self.subscriber = self._made(Subscriber, self._client)
 
     def _close_client(self) -> None:
@@ -108,7 +108,7 @@ class OnLoop(Listening):
         self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._client = build_async_client(self._target, Pools(), events=self.log, lifeline=self.lifeline)
+        self._client = build_async_client(self._target, Pools(), events=self.log, cancellation=self.cancellation)
         self._result(open_async_client, self._client, self._target)
         self.subscriber = self._made(AsyncSubscriber, self._client)
 

@@ -15,9 +15,9 @@ from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.workload.operations import Operation
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan.schema import Driver
-from common.redis_client import Ending
+from common.redis_client import Failure
 from common.units import NS_PER_S
 
 T0_NS = 10**15
@@ -56,7 +56,7 @@ class Stage:
         self.checkout_takes_ns = 0
         self.record = ThreadRecord()
         self.outcomes = Outcomes()
-        self.lifeline = Lifeline()
+        self.cancellation = Cancellation()
         self.client = FakeAsyncClient(self) if self.is_async else FakeClient(self)
         self.pool = FakeAsyncPool(self) if self.is_async else FakePool(self)
         span = Span(T0_NS, end_ns, lambda: self.now_ns, self.sleep)
@@ -68,7 +68,7 @@ class Stage:
             operations=operations or repeat(GET),
             record=self.record,
             outcomes=self.outcomes,
-            lifeline=self.lifeline,
+            cancellation=self.cancellation,
             measures=MEASURES,
             batch=batch,
             transaction=transaction,
@@ -92,13 +92,13 @@ class Stage:
         return answer
 
     def kind(self, row: int, replied: bool, name: str) -> int:
-        return row + len(MEASURES) * self.outcomes.number(Ending(replied, name, 0))
+        return row + len(MEASURES) * self.outcomes.number(Failure(replied, name, 0))
 
     def run(self) -> list[list[int]]:
         """The rows that it recorded; times from T0."""
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("client_driver", "asyncio_driver", "accounting"):
-                patch.setattr(f"agent.worker.{module}.monotonic_ns", lambda: self.now_ns)
+            for module in ("client", "aio", "accounting"):
+                patch.setattr(f"agent.worker.drivers.{module}.monotonic_ns", lambda: self.now_ns)
             patch.setattr("agent.worker.drivers.aio.sleep", self.sleep_in_a_task)
             if self.is_async:
                 asyncio.run(run_asyncio_worker(self.worker))

@@ -30,14 +30,14 @@ from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
 from agent.worker.workload.encoding.stream import Packed, PackedStream
 from agent.worker.workload.operations import Operation
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.commands import COMMANDS
 from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
-from common.redis_client import Ending
+from common.redis_client import Failure
 from common.redis_client.slots import slot_of
-from common.redis_client.wire_connections import ALONE, SLOTS, Link
+from common.redis_client.wire_connections import SINGLE_NODE, SLOTS, WireConnection
 
 T0_NS = 10**15
 MS = 1_000_000
@@ -131,7 +131,7 @@ class FakePoller:
     def close(self) -> None: ...
 
 
-class FakeLink(Link):
+class FakeLink(WireConnection):
     """A connection whose socket the stage makes; with redis-py's own parser of errors. lost: what ended it so far."""
 
     def __init__(self, stage: WireStage) -> None:
@@ -214,7 +214,7 @@ class WireStage:
     ) -> None:
         self.now_ns = T0_NS
         self.connections, self._is_pushed_to = connections, is_pushed_to
-        self.lifeline, self.outcomes, self.events = Lifeline(), Outcomes(), EventLog()
+        self.cancellation, self.outcomes, self.events = Cancellation(), Outcomes(), EventLog()
         self.span = Span(T0_NS, end_ns, lambda: self.now_ns, lambda _: None)
         self.poller = FakePoller()
         self.record = WireRecord([fixed_reply_bytes(COMMANDS[name].template) for name in NAMES])
@@ -241,7 +241,7 @@ class WireStage:
             operations=made,
             record=self.record,
             outcomes=self.outcomes,
-            lifeline=self.lifeline,
+            cancellation=self.cancellation,
             measures=[reply_measure(name, PROTOCOL, callbacks) for name in NAMES],
             batch=batch,
             transaction=transaction,
@@ -301,10 +301,10 @@ class WireStage:
     def _reread(self) -> None:
         self.rereads += 1
 
-    def node(self, name: str = ALONE) -> Node:
+    def node(self, name: str = SINGLE_NODE) -> Node:
         return self.routes.node(name)
 
-    def channel(self, name: str = ALONE, number: int = 0) -> Channel:
+    def channel(self, name: str = SINGLE_NODE, number: int = 0) -> Channel:
         return self.node(name).channels[number]
 
     def sock(self, channel: Channel | None = None) -> FakeSocket:
@@ -374,7 +374,7 @@ class WireStage:
             self.worker.pump()
 
     def kind(self, row: int, replied: bool, name: str) -> int:
-        return row + len(NAMES) * self.outcomes.number(Ending(replied, name, 0))
+        return row + len(NAMES) * self.outcomes.number(Failure(replied, name, 0))
 
     def rows(self) -> list[list[int]]:
         """What it recorded since the last call, each operation or batch of one command in a row; times from T0."""

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from common.protocol.token import coordinator_credentials
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from tests.support.runs import Fleet, Outcome, calls
 from tests.support.servers import Server
 
@@ -162,7 +162,7 @@ def test_a_password_reaches_the_agents_but_nothing_that_is_written_or_said(
 
 
 def test_a_token_in_the_environment_needs_no_file_and_goes_no_further(fleet: Fleet) -> None:
-    keys = coordinator_credentials(fleet.token, Variables(), {})
+    keys = coordinator_credentials(fleet.token, TokenVariables(), {})
     key = fleet.token.with_name("token.key").read_text()
     fleet.token.unlink()
     fleet.token.with_name("token.key").unlink()

@@ -14,9 +14,9 @@ from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYT
 from agent.worker.pacing.pacer import Pacer, Span, Turn, lag_of_unsent
 from agent.worker.pools.thread_pools import CheckoutTimeout
 from agent.worker.workload.operations import Operation
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
-from common.redis_client import Ending, ending_of
+from common.redis_client import Failure, failure_of
 
 P = TypeVar("P")
 
@@ -32,7 +32,7 @@ class Worker(Generic[P]):
 
     pool: where its driver finds client instances. rows: how many rows the mix has. measures: by row, what a reply takes
     on the wire. batch: operations a round trip. transaction: each batch is a MULTI/EXEC. Span, pool, outcomes and
-    lifeline are shared with other workers.
+    cancellation are shared with other workers.
     """
 
     span: Span
@@ -41,7 +41,7 @@ class Worker(Generic[P]):
     operations: Iterator[Operation]
     record: Record
     outcomes: Outcomes
-    lifeline: Lifeline
+    cancellation: Cancellation
     measures: Sequence[Measure]
     batch: int
     transaction: bool
@@ -68,8 +68,8 @@ def record_batch(
             row, bytes_in = undone(worker, row, reply)
         else:
             bytes_in = worker.measures[row](reply)
-            if follow is not None and (ending := follow(reply)) is not None:
-                row += len(worker.measures) * worker.outcomes.number(ending)
+            if follow is not None and (failure := follow(reply)) is not None:
+                row += len(worker.measures) * worker.outcomes.number(failure)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         bytes_in += queued + extra_in
         rows.append(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out + extra_out, bytes_in, wait_ns))
@@ -79,11 +79,11 @@ def record_batch(
 
 def undone(worker: Worker[Any], row: int, error: BaseException) -> tuple[int, int]:
     """(kind, bytes in) of an operation of this row that this error ended."""
-    ending = ending_of(error)
-    if not ending.replied and worker.lifeline.is_cut:
+    failure = failure_of(error)
+    if not failure.replied and worker.cancellation.is_cancelled:
         # A socket that we shut down looks to redis-py like one that the server closed.
-        ending = Ending(False, CutShort.__name__, 0)
-    return row + len(worker.measures) * worker.outcomes.number(ending), ending.bytes_in
+        failure = Failure(False, CutShort.__name__, 0)
+    return row + len(worker.measures) * worker.outcomes.number(failure), failure.bytes_in
 
 
 def count_timeout(worker: Worker[Any], turn: Turn, rows: Sequence[int], timeout: CheckoutTimeout) -> int:
@@ -91,7 +91,7 @@ def count_timeout(worker: Worker[Any], turn: Turn, rows: Sequence[int], timeout:
     record = worker.record
     record.issued += len(rows)
     end_ns = monotonic_ns()
-    outcome = len(worker.measures) * worker.outcomes.number(Ending(False, CheckoutTimeout.__name__, 0))
+    outcome = len(worker.measures) * worker.outcomes.number(Failure(False, CheckoutTimeout.__name__, 0))
     wait_ns = timeout.waited_ns
     for due_ns, row in zip(turn, rows, strict=True):
         lag_ns = lag_of_unsent(due_ns, end_ns - timeout.waited_ns)

@@ -54,7 +54,7 @@ async def _yield_to_others(span: Span, due_ns: int, begin_ns: int) -> None:
 
 def _end_if_cut(worker: TaskWorker, now_ns: int) -> None:
     # Calls fail at once then, without a turn for anybody else: whoever went on would have the loop for himself.
-    if worker.lifeline.is_cut:
+    if worker.cancellation.is_cancelled:
         worker.span.end_at(now_ns)
 
 
@@ -102,8 +102,8 @@ async def _run_singles(worker: TaskWorker) -> None:
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
-            if follow is not None and (ending := follow(reply)) is not None:
-                row += len(measures) * worker.outcomes.number(ending)
+            if follow is not None and (failure := follow(reply)) is not None:
+                row += len(measures) * worker.outcomes.number(failure)
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))

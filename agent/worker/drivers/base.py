@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from agent.worker.drivers.accounting import Worker
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.pools.thread_pools import Opens
+from agent.worker.pools.thread_pools import Prewarmable
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Host(Protocol):
     def is_alive(self) -> bool:
         """Whether any worker still runs."""
 
-    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
         """Make what is still to be made (clients of a cluster, which read its topology). Returns the client instances,
         for connections that are to be prewarmed. To be called once, before the start.
 
@@ -66,7 +66,7 @@ class Host(Protocol):
         """Start the workers; they wait for the start of the span by themselves. To be called once."""
 
     def cut(self) -> None:
-        """End whatever any worker is waiting for; the lifeline has been cut. Idempotent."""
+        """End whatever any worker is waiting for; the run has been cancelled. Idempotent."""
 
     def close(self) -> None:
         """Close all client instances, and whatever was made to have them. Idempotent."""

@@ -68,8 +68,8 @@ def _run_singles(worker: ThreadWorker) -> None:
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
-            if follow is not None and (ending := follow(reply)) is not None:
-                row += len(measures) * worker.outcomes.number(ending)
+            if follow is not None and (failure := follow(reply)) is not None:
+                row += len(measures) * worker.outcomes.number(failure)
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))

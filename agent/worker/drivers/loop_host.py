@@ -14,9 +14,9 @@ from agent.worker.drivers.aio import run_asyncio_worker, until
 from agent.worker.drivers.base import Job
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
-from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool, AsyncKeep, opening_gate
-from agent.worker.pools.thread_pools import Keep, Opens
-from common.cancellation import Lifeline
+from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool, AsyncRelease, prewarm_semaphore
+from agent.worker.pools.thread_pools import Prewarmable, Release
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Target
 from common.redis_client.async_clients import AsyncClient, count_async_nodes
@@ -35,10 +35,10 @@ class LoopHost:
     Everything of the loop happens on its thread; from outside it is only asked for.
     """
 
-    def __init__(self, target: Target, pools: Pools, name: str, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, name: str, cancellation: Cancellation) -> None:
         """Raises PlanError."""
         self.pool = AsyncClientInstancePool(
-            [AsyncClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
+            [AsyncClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
         self._turns = LoopRecord()
@@ -69,13 +69,13 @@ class LoopHost:
     def is_alive(self) -> bool:
         return self._running > 0 and self._thread.is_alive()
 
-    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
         self._thread.start()
         loop = self._started.result()
         for instance in self.pool.instances:
             asyncio.run_coroutine_threadsafe(instance.open(), loop).result()
             between()
-        gate = opening_gate()
+        gate = prewarm_semaphore()
         return [_Opening(loop, instance, gate) for instance in self.pool.instances]
 
     def start(self, jobs: Iterable[Job]) -> None:
@@ -150,13 +150,13 @@ class _Opening:
         self._instance = instance
         self._gate = gate
 
-    def open_all(self, _: Executor, /) -> list[Future[Keep]]:
+    def open_all(self, _: Executor, /) -> list[Future[Release]]:
         return [
             asyncio.run_coroutine_threadsafe(self._opened(one), self._loop)
             for one in self._instance.open_all(self._gate)
         ]
 
-    async def _opened(self, one: Coroutine[Any, Any, AsyncKeep]) -> Keep:
+    async def _opened(self, one: Coroutine[Any, Any, AsyncRelease]) -> Release:
         keep = await one
         return lambda: asyncio.run_coroutine_threadsafe(keep(), self._loop).result()
 

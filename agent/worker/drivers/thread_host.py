@@ -9,8 +9,8 @@ from agent.worker.drivers.base import Job
 from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool, Opens
-from common.cancellation import Lifeline
+from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool, Prewarmable
+from common.cancellation import Cancellation
 from common.plan.schema import Pools, Target
 from common.redis_client import Client
 from common.redis_client.clients import count_nodes
@@ -19,10 +19,10 @@ from common.redis_client.clients import count_nodes
 class ThreadHost:
     """Workers are threads, their clients `redis.Redis`."""
 
-    def __init__(self, target: Target, pools: Pools, _: str, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, _: str, cancellation: Cancellation) -> None:
         """Raises PlanError."""
         self.pool = ClientInstancePool(
-            [ClientInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)],
+            [ClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
             pools.checkout_timeout_s,
         )
         self._threads: list[threading.Thread] = []
@@ -47,7 +47,7 @@ class ThreadHost:
     def is_alive(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
         for instance in self.pool.instances:
             instance.open()
             between()
@@ -65,7 +65,7 @@ class ThreadHost:
                 job.worker.span.wait_until(job.worker.span.end_ns)
 
     def cut(self) -> None:
-        # What waits for the target ends with the lifeline.
+        # What waits for the target ends when the run is cancelled.
         self.pool.abort()
 
     def close(self) -> None:

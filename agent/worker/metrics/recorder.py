@@ -33,7 +33,7 @@ from common.metrics.intervals import (
     merge_named,
 )
 from common.plan.timeline import MAX_LEGS, Timeline
-from common.redis_client import Ending
+from common.redis_client import Failure
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -70,13 +70,13 @@ class Outcomes:
         self.endings: list[tuple[bool, str]] = [DONE]
         """By number: (was there a reply, code or class)."""
 
-    def number(self, ending: Ending) -> int:
+    def number(self, failure: Failure) -> int:
         """The number of this way to end, a new one for a new way."""
-        key = (ending.replied, ending.name[:MAX_NAME_LENGTH])
+        key = (failure.replied, failure.name[:MAX_NAME_LENGTH])
         with self._lock:
             number = self._numbers.get(key)
             if number is None and len(self.endings) >= MAX_NAMES:
-                key = (ending.replied, OTHER)
+                key = (failure.replied, OTHER)
                 number = self._numbers.get(key)
             if number is None:
                 number = self._numbers[key] = len(self.endings)
@@ -256,9 +256,9 @@ class _KindSums:
         self.count = self.bytes_out = self.bytes_in = 0
         self.service, self.response = RunningHistogram(), RunningHistogram()
 
-    def metrics(self, ending: tuple[bool, str]) -> CommandMetrics:
-        replied, name = ending
-        done = ending == DONE
+    def metrics(self, outcome: tuple[bool, str]) -> CommandMetrics:
+        replied, name = outcome
+        done = outcome == DONE
         return CommandMetrics(
             ok=self.count if done else 0,
             errors={name: self.count} if replied and not done else {},

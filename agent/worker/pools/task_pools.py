@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.pools.thread_pools import CheckoutTimeout
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Pools, Target
 from common.redis_client.async_clients import (
@@ -24,7 +24,7 @@ from common.redis_client.async_clients import (
     open_async_client,
 )
 
-AsyncKeep: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
+AsyncRelease: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 """Leaves a connection that was opened ahead open in its TCP pool."""
 
 _OPENING_AT_ONCE = 8
@@ -34,12 +34,12 @@ class AsyncClientInstance:
     """One client of redis.asyncio with TCP pools of its own, its retry policy and its event counters. One task at a
     time has it. Made anywhere; opened, used and closed on one event loop."""
 
-    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
         """Opens no connection. Raises PlanError."""
         self.events = EventLog()
         self._target = target
         self._max_connections = pools.max_connections
-        self.client: AsyncClient = build_async_client(target, pools, events=self.events, lifeline=lifeline)
+        self.client: AsyncClient = build_async_client(target, pools, events=self.events, cancellation=cancellation)
         # Bound once: it is called for every operation.
         self.execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
@@ -47,7 +47,7 @@ class AsyncClientInstance:
         """Make sure that the client can be used. Raises TargetError where that takes a call of the target."""
         await open_async_client(self.client, self._target)
 
-    def open_all(self, gate: asyncio.Semaphore) -> list[Coroutine[Any, Any, AsyncKeep]]:
+    def open_all(self, gate: asyncio.Semaphore) -> list[Coroutine[Any, Any, AsyncRelease]]:
         """What opens every connection that its TCP pools can have, one each. Each is taken until the coroutine function
         is called that it returns. gate: how many open at once."""
         pools = async_tcp_pools(self.client)
@@ -58,7 +58,7 @@ class AsyncClientInstance:
         await close_async_client(self.client)
 
 
-async def _open_one(pool: Any, gate: asyncio.Semaphore) -> AsyncKeep:
+async def _open_one(pool: Any, gate: asyncio.Semaphore) -> AsyncRelease:
     async with gate:
         return partial(pool.release, await pool.get_connection())
 
@@ -142,6 +142,6 @@ class AsyncClientInstancePool:
             await instance.close()
 
 
-def opening_gate() -> asyncio.Semaphore:
+def prewarm_semaphore() -> asyncio.Semaphore:
     """How many connections of one pool are opened at once when it is prewarmed."""
     return asyncio.Semaphore(_OPENING_AT_ONCE)

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from agent.worker.metrics.connection_events import EventLog
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Pools, Target
 from common.redis_client import Client, build_client, connects_when_built, tcp_pools, translated
 
-Keep: TypeAlias = Callable[[], object]
+Release: TypeAlias = Callable[[], object]
 """Leaves a connection that was opened ahead open in its TCP pool."""
 
 _PREWARM_THREADS = 8
@@ -38,11 +38,11 @@ class ClientInstance:
     client: Client
     execute: Callable[..., Any]
 
-    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
         """Opens no connection. Raises PlanError."""
         self.events = EventLog()
         self.max_connections = pools.max_connections
-        self._build = partial(build_client, target, pools, events=self.events, lifeline=lifeline)
+        self._build = partial(build_client, target, pools, events=self.events, cancellation=cancellation)
         self._is_built = False
         if not connects_when_built(target):
             self.open()
@@ -55,8 +55,8 @@ class ClientInstance:
             self.execute = self.client.execute_command
             self._is_built = True
 
-    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
-        """Begin to open every connection that its TCP pools can have (see `Opens`)."""
+    def open_all(self, executor: Executor, /) -> list[Future[Release]]:
+        """Begin to open every connection that its TCP pools can have (see `Prewarmable`)."""
         pools = tcp_pools(self.client)
         return [executor.submit(open_one, pool) for pool in pools for _ in range(self.max_connections)]
 
@@ -66,7 +66,7 @@ class ClientInstance:
             self.client.close()
 
 
-def open_one(pool: Any) -> Keep:
+def open_one(pool: Any) -> Release:
     """Open a connection of a TCP pool, and take it until what is returned is called."""
     return partial(pool.release, pool.get_connection())
 
@@ -164,25 +164,25 @@ class ClientInstancePool:
             instance.close()
 
 
-class Opens(Protocol):
+class Prewarmable(Protocol):
     """A client instance, of whatever driver, whose connections can be opened ahead."""
 
-    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
+    def open_all(self, executor: Executor, /) -> list[Future[Release]]:
         """Begin to open every connection that its TCP pools can have, with these threads if it needs any. Each is taken
         until the function is called that its future brings, which leaves it open in its pool."""
 
 
 def prewarm(
-    instances: Iterable[Opens],
+    instances: Iterable[Prewarmable],
     target: Target,
-    lifeline: Lifeline,
+    cancellation: Cancellation,
     on_progress: Callable[[int, int], None],
 ) -> int:
     """Open every TCP connection of these instances, to each node of a cluster, and leave all of them open in their TCP
     pools. Returns how many.
 
     on_progress: told how many are open, of how many, some ten times a second; what it raises ends the prewarming.
-    Raises TargetError with the first connection that cannot be opened; the lifeline is cut then.
+    Raises TargetError with the first connection that cannot be opened; the run is cancelled then.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
         opening = [future for instance in instances for future in instance.open_all(executor)]
@@ -202,7 +202,7 @@ def prewarm(
                 on_progress(len(opening) - len(pending), len(opening))
         except BaseException:
             # Whoever is still connecting must not keep the executor, and so the failure, waiting.
-            lifeline.cut()
+            cancellation.cancel()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
     for future in opening:

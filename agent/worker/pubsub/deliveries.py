@@ -19,7 +19,7 @@ from agent.worker.metrics.recorder import distinct, take_rows
 from common.metrics.histogram import Histogram, Ints
 from common.metrics.intervals import DeliveryMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
-from common.pubsub_header import StampReader, is_after
+from common.pubsub_header import HeaderReader, is_after
 from common.units import NS_PER_S
 
 DeliveryRows: TypeAlias = NDArray[np.int64]
@@ -54,10 +54,10 @@ class DeliveryRecord:
         return take_rows(self._buffer, 3)
 
 
-class Arrivals:
+class DeliveryClassifier:
     """Tells what each message that one subscriber receives is. For one thread alone."""
 
-    def __init__(self, reader: StampReader, record: DeliveryRecord) -> None:
+    def __init__(self, reader: HeaderReader, record: DeliveryRecord) -> None:
         self._read = reader.read
         self._add = record.add
         self._last: dict[tuple[int, int], int] = {}
@@ -65,17 +65,17 @@ class Arrivals:
     def arrived(self, line: int, message: bytes, at_ns: int) -> None:
         """A message came on connection number `line`. Each connection gets one sender's messages in the order of their
         numbers, so one whose number is not above the last was sent twice, by a retry."""
-        stamp = self._read(message)
-        if stamp is None:
+        header = self._read(message)
+        if header is None:
             self._add(pack_delivery(at_ns, What.FOREIGN, 1))
             return
-        key = (line, stamp.sender)
+        key = (line, header.sender)
         last = self._last.get(key)
-        if last is not None and not is_after(stamp.number, last):
+        if last is not None and not is_after(header.number, last):
             self._add(pack_delivery(at_ns, What.REPEATED, 1))
             return
-        self._last[key] = stamp.number
-        latency_ns = UNTIMED if stamp.sent_ns is None else at_ns - stamp.sent_ns
+        self._last[key] = header.number
+        latency_ns = UNTIMED if header.sent_ns is None else at_ns - header.sent_ns
         self._add(pack_delivery(at_ns, What.DELIVERED, latency_ns))
 
 

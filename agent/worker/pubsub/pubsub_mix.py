@@ -1,6 +1,6 @@
 """A mix with subscribers: its workers' view of their pools, and the subscriptions that they hold.
 
-The hot path knows nothing of it: such a worker is given a pool whose instances stamp a message as it is published, and
+The hot path knows nothing of it: such a worker is given a pool whose instances header a message as it is published, and
 hand a SUBSCRIBE to the worker's own subscriber. Workers of all other mixes have their pools as they are.
 """
 
@@ -18,7 +18,7 @@ from common.commands import SUBSCRIBING
 from common.machine import boot_id
 from common.plan.planned_commands import subscribes
 from common.plan.schema import Driver, Plan
-from common.pubsub_header import Stamper, StampReader
+from common.pubsub_header import HeaderReader, HeaderWriter
 from common.units import NS_PER_S
 
 _CLOSE_NS = 1 * NS_PER_S
@@ -28,10 +28,10 @@ _CLOSE_NS = 1 * NS_PER_S
 class _View:
     """What one worker has in the place of its pool, and of each instance that this lends. For that worker alone."""
 
-    def __init__(self, pool: Any, subscriber: Any, stamper: Stamper, record: DeliveryRecord) -> None:
+    def __init__(self, pool: Any, subscriber: Any, writer: HeaderWriter, record: DeliveryRecord) -> None:
         self._pool = pool
         self._subscriber = subscriber
-        self._stamp = stamper.stamp
+        self._write_header = writer.write
         self._add = record.add
         self._lent: Any
 
@@ -53,7 +53,7 @@ class PubSubPool(_View):
         last = arguments[-1]
         if type(last) is Blank:
             sent_ns = monotonic_ns()
-            receivers = self._lent.execute(*arguments[:-1], self._stamp(last, sent_ns))
+            receivers = self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
             self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
             return receivers
         if arguments[0] in SUBSCRIBING:
@@ -81,7 +81,7 @@ class AsyncPubSubPool(_View):
         last = arguments[-1]
         if type(last) is Blank:
             sent_ns = monotonic_ns()
-            receivers = await self._lent.execute(*arguments[:-1], self._stamp(last, sent_ns))
+            receivers = await self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
             self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
             return receivers
         if arguments[0] in SUBSCRIBING:
@@ -122,12 +122,12 @@ class Subscribers:
             pool.instances[number % len(pool.instances)].client,
             self._plan.workload.pubsub.channels_per_thread,
             float(self._plan.target.socket_timeout_s) or None,
-            StampReader(self._run_id, self._boot_id),
+            HeaderReader(self._run_id, self._boot_id),
             record,
             self._crash,
         )
         self._all.append(subscriber)
-        return view(pool, subscriber, Stamper(self._run_id, self._boot_id, number), record)
+        return view(pool, subscriber, HeaderWriter(self._run_id, self._boot_id, number), record)
 
     def finish(self, now_ns: int) -> int:
         """All workers have ended: have what is under way read. Returns until when that may take, the same whenever it
@@ -144,7 +144,7 @@ class Subscribers:
         return any(subscriber.is_alive for subscriber in self._all)
 
     def cut(self) -> None:
-        """Have none wait for anything; the lifeline has been cut. Idempotent."""
+        """Have none wait for anything; the run has been cancelled. Idempotent."""
         for subscriber in self._all:
             subscriber.cut()
 

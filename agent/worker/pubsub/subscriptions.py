@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from agent.worker.pubsub.deliveries import Arrivals, DeliveryRecord, What, pack_delivery
+from agent.worker.pubsub.deliveries import DeliveryClassifier, DeliveryRecord, What, pack_delivery
 from common.cancellation import CutShort
 from common.clock import monotonic_ns
-from common.pubsub_header import StampReader
-from common.redis_client import TARGET_ERRORS, ending_of
+from common.pubsub_header import HeaderReader
+from common.redis_client import TARGET_ERRORS, failure_of
 from common.redis_client.pubsub import MESSAGE, Channel, Received
 
 AT_MOST = 256
@@ -23,7 +23,7 @@ _MOVES = 5
 """How often a cluster may send one subscription to another node."""
 
 
-class Order:
+class SubscribeRequest:
     """A worker waits for one channel's confirmation. Once it is woken, `reply` or `error` is there."""
 
     def __init__(self, channel: Channel) -> None:
@@ -78,16 +78,16 @@ class Places(Protocol[L_co]):
 class Subscriptions(Generic[L]):
     """The channels of one worker, `most` at a time. One thread, or one event loop, alone uses it."""
 
-    def __init__(self, most: int, places: Places[L], reader: StampReader, record: DeliveryRecord) -> None:
+    def __init__(self, most: int, places: Places[L], reader: HeaderReader, record: DeliveryRecord) -> None:
         self._most = most
         self._places = places
         self._record = record
-        self._arrivals = Arrivals(reader, record)
+        self._arrivals = DeliveryClassifier(reader, record)
         self._held: dict[Channel, L] = {}
         """In the order in which they were asked for."""
-        self._pending: Order | None = None
+        self._pending: SubscribeRequest | None = None
 
-    def begin(self, order: Order) -> None:
+    def begin(self, order: SubscribeRequest) -> None:
         """Ask for a channel. Whoever gave the order before has waited for it as long as it would."""
         self._pending = order
         self._try()
@@ -139,13 +139,13 @@ class Subscriptions(Generic[L]):
         # Only a command that we sent is answered with an error, and one is under way at most. After any other error the
         # connection will be opened anew, and all its channels with it.
         if self._pending is not None and self._held.get(self._pending.channel) in (line, None):
-            if ending_of(error).replied and has_moved and self._pending.moves_left:
+            if failure_of(error).replied and has_moved and self._pending.moves_left:
                 self._pending.moves_left -= 1
                 if (before := self._held.pop(self._pending.channel, None)) is not None:
                     before.forget(self._pending.channel)
                 self._try()
                 return
-            if ending_of(error).replied:
+            if failure_of(error).replied:
                 self.refused(self._pending.channel, error)
             else:
                 self.end_pending(error)

@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.pubsub.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import Order, Subscriptions, over
+from agent.worker.pubsub.subscriptions import SubscribeRequest, Subscriptions, over
 from common.cancellation import CutShort
-from common.pubsub_header import StampReader
+from common.pubsub_header import HeaderReader
 from common.redis_client.async_clients import AsyncClient
 from common.redis_client.async_pubsub import AsyncLine, AsyncLines
 from common.redis_client.pubsub import Channel, Received
@@ -22,7 +22,7 @@ from common.redis_client.pubsub import Channel, Received
 _PATIENCE_S = 0.05
 
 
-class _Order(Order):
+class _Order(SubscribeRequest):
     """For a task."""
 
     def __init__(self, channel: Channel) -> None:
@@ -46,7 +46,7 @@ class AsyncSubscriber:
         client: AsyncClient,
         most: int,
         timeout_s: float | None,
-        reader: StampReader,
+        reader: HeaderReader,
         record: DeliveryRecord,
         crash: Callable[[Exception], None],
     ) -> None:

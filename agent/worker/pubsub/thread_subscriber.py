@@ -5,7 +5,7 @@ it to subscribe, and waits for the server's confirmation.
 
 Order of shutdown, once no worker asks any more: all channels are given up, and what comes before the server's
 confirmation of that is still read; so nothing that the server handed out is left behind. Then the connections are
-closed, and the thread ends. A connection that is lost then, or a cut of the lifeline, ends it too: so it never outlasts
+closed, and the thread ends. A connection that is lost then, or a cancellation, ends it too: so it never outlasts
 what it waits for.
 """
 
@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.pubsub.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import AT_MOST, Order, Subscriptions, over
+from agent.worker.pubsub.subscriptions import AT_MOST, SubscribeRequest, Subscriptions, over
 from common.cancellation import CutShort
-from common.pubsub_header import StampReader
+from common.pubsub_header import HeaderReader
 from common.redis_client import TARGET_ERRORS, Client
 from common.redis_client.pubsub import Channel, Line, Lines
 
@@ -30,7 +30,7 @@ _AGAIN_MS = 100
 """A connection that could not be opened again is tried once more after so long."""
 
 
-class _Order(Order):
+class _Order(SubscribeRequest):
     """For a thread. `ready` is locked until it is woken."""
 
     def __init__(self, channel: Channel) -> None:
@@ -55,7 +55,7 @@ class Subscriber:
         client: Client,
         most: int,
         timeout_s: float | None,
-        reader: StampReader,
+        reader: HeaderReader,
         record: DeliveryRecord,
         crash: Callable[[Exception], None],
     ) -> None:
@@ -97,7 +97,7 @@ class Subscriber:
         self._wake()
 
     def cut(self) -> None:
-        """Have it end now: what it waits for ended with the lifeline. Idempotent."""
+        """Have it end now: what it waits for ended when the run was cancelled. Idempotent."""
         self.finish()
 
     @property

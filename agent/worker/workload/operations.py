@@ -24,7 +24,7 @@ from agent.worker.workload.reply_effects import Operation as Operation
 from agent.worker.workload.sampling import BLOCK, Drawing, Draws, seed_sequence
 from common.commands import Placeholder
 from common.metrics.histogram import Ints
-from common.redis_client import Ending
+from common.redis_client import Failure
 
 _Filled: TypeAlias = tuple[Iterator[Arguments], Ints, Iterator[bytes]]
 """What was drawn for one command: arguments, sizes of requests, and the key that each operation's followers are on."""
@@ -145,7 +145,7 @@ class _Stream:
             follow = partial(self._follow, source, key, arguments) if source.is_followed else None
             yield source.row, arguments, size, follow
 
-    def _follow(self, source: _Source, key: bytes, arguments: Arguments, reply: Any) -> Ending | None:
+    def _follow(self, source: _Source, key: bytes, arguments: Arguments, reply: Any) -> Failure | None:
         """What this reply to this call leads to."""
         if source.cursor is not None:
             key = source.cursor.key

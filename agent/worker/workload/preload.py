@@ -16,7 +16,7 @@ from agent.worker.metrics.connection_events import EventLog
 from agent.worker.workload.operations import Operation
 from agent.worker.workload.preload_operations import preload_operations
 from agent.worker.workload.values import Values
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.commands import Argument, Compound, Placeholder, find_command
 from common.errors import TargetError
@@ -28,8 +28,8 @@ from common.redis_client import (
     Client,
     address_of,
     build_client,
-    ending_of,
     error_reply,
+    failure_of,
     ping_target,
     translate,
     translated,
@@ -121,15 +121,15 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
     began_ns = monotonic_ns()
     on_progress(0, total)
     ping_target(target)
-    lifeline = Lifeline()
+    cancellation = Cancellation()
     waiting = deque(threads)
     lanes = [_Lane() for _ in range(min(LANES, len(threads)))]
     # Twice as many as there are lanes: a cluster's client asks again on another connection what was redirected.
     pools = Pools(max_connections=2 * len(lanes))
-    client = build_client(target, pools, events=EventLog(), lifeline=lifeline)
+    client = build_client(target, pools, events=EventLog(), cancellation=cancellation)
     try:
         with ThreadPoolExecutor(len(lanes), thread_name_prefix="preload") as executor:
-            pending = {executor.submit(_fill, lane, waiting, client, target, lifeline) for lane in lanes}
+            pending = {executor.submit(_fill, lane, waiting, client, target, cancellation) for lane in lanes}
             try:
                 while pending:
                     done, pending = wait(pending, timeout=PROGRESS_S, return_when=FIRST_EXCEPTION)
@@ -138,7 +138,7 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
                     on_progress(sum(lane.commands for lane in lanes), total)
             except BaseException:
                 # Whoever waits for the target must not keep the executor, and so the failure, waiting.
-                lifeline.cut()
+                cancellation.cancel()
                 raise
     finally:
         client.close()
@@ -150,7 +150,9 @@ def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnPr
     )
 
 
-def _fill(lane: _Lane, waiting: deque[Sequence[Part]], client: Client, target: Target, lifeline: Lifeline) -> None:
+def _fill(
+    lane: _Lane, waiting: deque[Sequence[Part]], client: Client, target: Target, cancellation: Cancellation
+) -> None:
     """Take the next thread's parts until none is left."""
     with translated(target):
         while waiting:
@@ -159,13 +161,13 @@ def _fill(lane: _Lane, waiting: deque[Sequence[Part]], client: Client, target: T
             except IndexError:  # another lane was quicker
                 return
             for part in parts:
-                _fill_part(lane, part, client, target, lifeline)
+                _fill_part(lane, part, client, target, cancellation)
 
 
-def _fill_part(lane: _Lane, part: Part, client: Client, target: Target, lifeline: Lifeline) -> None:
+def _fill_part(lane: _Lane, part: Part, client: Client, target: Target, cancellation: Cancellation) -> None:
     before, commands = lane.keys, 0
     for batch, request_bytes in _batches(part.operations):
-        lifeline.check()
+        cancellation.check()
         pipeline = client.pipeline(transaction=False)
         for arguments in batch:
             pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
@@ -193,7 +195,7 @@ def _batches(operations: Iterator[Operation]) -> Iterator[tuple[list[tuple[str |
 
 
 def _trouble(arguments: Sequence[str | bytes], error: Exception, part: Part, target: Target) -> TargetError:
-    if not ending_of(error).replied:
+    if not failure_of(error).replied:
         return translate(error, target)
     key = arguments[part.key_at]
     shown = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key

@@ -16,9 +16,9 @@ from agent.worker.workload.sequences import SEQUENCE, Counters
 from agent.worker.workload.values import is_sealed
 from common.commands import COMMANDS, Placeholder, ReplyKind, Template
 from common.plan.schema import When
-from common.redis_client import Ending
+from common.redis_client import Failure
 
-Follow: TypeAlias = Callable[[Any], Ending | None]
+Follow: TypeAlias = Callable[[Any], Failure | None]
 """What a reply leads to: told each reply that is no error, before the next operation of its thread is drawn. Returns
 how the operation ended after all when the reply is not what it should be."""
 
@@ -26,7 +26,7 @@ Operation: TypeAlias = tuple[int, Arguments, int, Follow | None]
 """(row, arguments, request bytes, follow). row: index into `Mix.names`. arguments: the command's name first, as
 text."""
 
-MISMATCH = Ending(replied=True, name="DataMismatch", bytes_in=0)
+MISMATCH = Failure(replied=True, name="DataMismatch", bytes_in=0)
 """A value that is not what was written to its key: another one's, cut short or damaged."""
 
 _START = b"0"
@@ -73,13 +73,13 @@ def verifier_of(template: Template) -> Callable[[Arguments], Follow] | None:
     return None
 
 
-def _verify_value(key: str | bytes, reply: Any) -> Ending | None:
+def _verify_value(key: str | bytes, reply: Any) -> Failure | None:
     """The reply is a value of this key, or several of them, or nothing."""
     values = reply if isinstance(reply, list | tuple) else (reply,)
     return None if all(is_sealed(value, key) for value in values if isinstance(value, bytes)) else MISMATCH
 
 
-def _verify_values(keys: Sequence[str | bytes], reply: Any) -> Ending | None:
+def _verify_values(keys: Sequence[str | bytes], reply: Any) -> Failure | None:
     """The reply holds a value, or nothing, for each of these keys."""
     if not isinstance(reply, list | tuple) or len(reply) != len(keys):
         return MISMATCH

@@ -8,7 +8,7 @@ from common.commands import PUBLISHING, SUBSCRIBING, Placeholder, find_command
 from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan
-from common.pubsub_header import STAMP_BYTES
+from common.pubsub_header import HEADER_BYTES
 
 _SHARDED = {"SUBSCRIBE": "SSUBSCRIBE", "PUBLISH": "SPUBLISH"}
 
@@ -33,8 +33,8 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
             )
         sizes = _sizes(plan) if has_subscribers and has_message else {}
         for place, size in sizes.items():
-            if size < STAMP_BYTES:
-                yield place, f"expected at least {STAMP_BYTES} bytes, which a message's stamp takes, got {size}"
+            if size < HEADER_BYTES:
+                yield place, f"expected at least {HEADER_BYTES} bytes, the size of a message's header, got {size}"
 
 
 def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[KeyPath, str]]:

@@ -228,7 +228,7 @@ def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
         if template.count(Placeholder.MESSAGE):
             yield (
                 (*path, "kind"),
-                f"expected binary where the plan has __message__, whose stamp is binary, got {values.kind.value}",
+                f"expected binary where the plan has __message__, whose header is binary, got {values.kind.value}",
             )
         prefix = keys_of(plan.workload, own).prefix
         if values.kind is ValueKind.JSON and values.verify and template.count(Placeholder.DATA) and _is_escaped(prefix):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.protocol import inbox as module
-from common.protocol.inbox import MAX_MESSAGES, MAX_UNKNOWN_BYTES, MAX_UNKNOWN_MESSAGES, Connection, Inbox, Verdict
+from common.protocol.inbox import MAX_MESSAGES, MAX_UNKNOWN_BYTES, MAX_UNKNOWN_MESSAGES, Connection, Inbox, PutResult
 
 
 def control(name: str) -> Connection:
@@ -23,7 +23,7 @@ def filled(*connections: Connection, each: int = 1) -> Inbox:
     inbox = Inbox()
     for connection in connections:
         for number in range(each):
-            assert inbox.put(connection, b"%d" % number) is Verdict.TAKEN
+            assert inbox.put(connection, b"%d" % number) is PutResult.TAKEN
     return inbox
 
 
@@ -58,25 +58,25 @@ def test_metrics_have_their_turn_although_control_messages_never_end() -> None:
 def test_more_may_wait_on_a_connection_once_it_is_known_whose_it_is() -> None:
     unknown = Connection(b"?")
     inbox = filled(unknown, each=MAX_UNKNOWN_MESSAGES)
-    assert inbox.put(unknown, b"one more") is Verdict.FLOOD
+    assert inbox.put(unknown, b"one more") is PutResult.FLOOD
     unknown.name = "web1"
-    assert inbox.put(unknown, b"one more") is Verdict.TAKEN
+    assert inbox.put(unknown, b"one more") is PutResult.TAKEN
     agent = control("web2")
     inbox = filled(agent, each=MAX_MESSAGES)
-    assert inbox.put(agent, b"one more") is Verdict.FLOOD
+    assert inbox.put(agent, b"one more") is PutResult.FLOOD
 
 
 def test_a_few_large_messages_of_a_peer_that_nobody_knows_are_too_much_too() -> None:
     inbox, unknown = Inbox(), Connection(b"?")
-    assert inbox.put(unknown, bytes(MAX_UNKNOWN_BYTES)) is Verdict.TAKEN
-    assert inbox.put(unknown, b"x") is Verdict.FLOOD
+    assert inbox.put(unknown, bytes(MAX_UNKNOWN_BYTES)) is PutResult.TAKEN
+    assert inbox.put(unknown, b"x") is PutResult.FLOOD
 
 
 def test_what_waits_on_a_connection_that_is_cut_is_gone_and_nothing_follows() -> None:
     loud, other = control("loud"), control("other")
     inbox = filled(loud, other, each=5)
     inbox.drop(loud)
-    assert inbox.put(loud, b"late") is Verdict.FLOOD
+    assert inbox.put(loud, b"late") is PutResult.FLOOD
     assert speakers(inbox.take(100)) == [b"other"] * 5
     assert inbox.total == 0
 
@@ -84,11 +84,11 @@ def test_what_waits_on_a_connection_that_is_cut_is_gone_and_nothing_follows() ->
 def test_frames_are_discarded_before_all_connections_together_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 10)
     inbox = Inbox()
-    assert inbox.put(metrics("a"), bytes(6)) is Verdict.TAKEN
-    assert inbox.put(metrics("b"), bytes(6)) is Verdict.DISCARDED
-    assert inbox.put(control("a"), bytes(6)) is Verdict.TAKEN
+    assert inbox.put(metrics("a"), bytes(6)) is PutResult.TAKEN
+    assert inbox.put(metrics("b"), bytes(6)) is PutResult.DISCARDED
+    assert inbox.put(control("a"), bytes(6)) is PutResult.TAKEN
     inbox.take(10)
-    assert inbox.put(metrics("b"), bytes(6)) is Verdict.TAKEN
+    assert inbox.put(metrics("b"), bytes(6)) is PutResult.TAKEN
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 9)), max_size=60), st.integers(1, 20))
@@ -100,7 +100,7 @@ def test_whatever_is_put_is_taken_once_and_in_order(put: list[tuple[int, bool, i
         connection = connections[which]
         for part in range(count):
             data = b"%d %d" % (number, part)
-            assert inbox.put(connection, data) is Verdict.TAKEN
+            assert inbox.put(connection, data) is PutResult.TAKEN
             expected[connection.routing_id].append(data)
         for routing_id, data in inbox.take(most) if takes else []:
             taken[routing_id].append(data)

@@ -13,7 +13,7 @@ from common.protocol import listener as module
 from common.protocol import transport
 from common.protocol.inbox import MAX_UNKNOWN_MESSAGES
 from common.protocol.listener import Listener, shut_down
-from common.protocol.transport import Context, CurveServer, LinkEvent, Poller
+from common.protocol.transport import Context, CurveServer, LinkEvent, SocketPoller
 from tests.support.links import ANYWHERE, CLIENT, PATIENCE_S, SERVER, Bench
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -97,7 +97,7 @@ def test_a_peer_that_floods_is_cut_and_named_and_others_are_heard(stack: ExitSta
         bench.until_up(dialer)
     agent.send(b"first")
     bench.until(lambda: bench.heard == [b"first"])
-    poller = Poller()  # nobody takes what has come
+    poller = SocketPoller()  # nobody takes what has come
     poller.watch(flooder)
     while LinkEvent.DOWN not in list(flooder.link_events()):
         while flooder.send(b"flood"):

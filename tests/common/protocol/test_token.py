@@ -20,7 +20,7 @@ from common.protocol.token import (
     coordinator_curve,
     default_token_path,
 )
-from common.protocol.token_sources import Variables
+from common.protocol.token_sources import TokenVariables
 from common.protocol.transport import new_key_pair
 
 
@@ -286,7 +286,7 @@ def text_of(token: Path) -> str:
     "pack", [str, lambda text: base64.b64encode(text.encode()).decode(), lambda text: f" {text}\r\n"]
 )
 def test_a_variable_holds_the_token_as_text_or_in_base64(token: Path, pack: Callable[[str], str]) -> None:
-    said = Variables(token=pack(text_of(token)))
+    said = TokenVariables(token=pack(text_of(token)))
     assert agent_credentials(None, said, {}) == agent_curve(token)
 
 
@@ -295,7 +295,7 @@ def test_a_variable_holds_the_coordinators_key_and_no_file_is_made(
     token: Path, tmp_path: Path, pack: Callable[[str], str]
 ) -> None:
     server = coordinator_curve(token)
-    said = Variables(key=pack(key_file(token).read_text()), token=token.read_text())
+    said = TokenVariables(key=pack(key_file(token).read_text()), token=token.read_text())
     found = coordinator_credentials(None, said, {"XDG_CONFIG_HOME": str(tmp_path / "none")})
     assert (found.coordinator, found.agents) == (server, agent_curve(token))
     assert found.token == token.read_text()
@@ -306,52 +306,52 @@ def test_a_flag_goes_before_variables_and_a_token_before_nothing(token: Path, tm
     text = text_of(token)
     other = tmp_path / "other"
     coordinator_curve(other)
-    assert agent_credentials(other, Variables(token=text, file=str(token)), {}) == agent_curve(other)
-    assert agent_credentials(None, Variables(file=str(other)), {}) == agent_curve(other)
+    assert agent_credentials(other, TokenVariables(token=text, file=str(token)), {}) == agent_curve(other)
+    assert agent_credentials(None, TokenVariables(file=str(other)), {}) == agent_curve(other)
     with pytest.raises(UsageError, match="STAMPEDE_TOKEN and STAMPEDE_TOKEN_FILE: expected one of them, got both"):
-        agent_credentials(None, Variables(token=text, file=str(other)), {})
+        agent_credentials(None, TokenVariables(token=text, file=str(other)), {})
     with pytest.raises(UsageError, match="STAMPEDE_TOKEN_KEY and STAMPEDE_TOKEN_FILE: expected one of them"):
-        coordinator_credentials(None, Variables(key="x", file=str(other)), {})
+        coordinator_credentials(None, TokenVariables(key="x", file=str(other)), {})
     with pytest.raises(UsageError, match="--token-file -: expected a file"):
-        coordinator_credentials(Path("-"), Variables(), {})
+        coordinator_credentials(Path("-"), TokenVariables(), {})
 
 
 def test_a_token_in_the_environment_that_is_another_coordinators_is_said_before_agents_are_refused(
     token: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: this token does not belong to .*other"):
-        coordinator_credentials(tmp_path / "other", Variables(token=text_of(token)), {})
+        coordinator_credentials(tmp_path / "other", TokenVariables(token=text_of(token)), {})
 
 
 def test_a_run_that_is_resumed_gets_no_new_pair_which_its_agents_do_not_have(token: Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: expected the token of this run's agents at .*, got neither"):
-        coordinator_credentials(token, Variables(), {}, resuming=True)
+        coordinator_credentials(token, TokenVariables(), {}, resuming=True)
     assert not token.parent.exists()
-    made = coordinator_credentials(token, Variables(), {})
-    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+    made = coordinator_credentials(token, TokenVariables(), {})
+    assert coordinator_credentials(token, TokenVariables(), {}, resuming=True) == made
     token.unlink()
-    assert coordinator_credentials(token, Variables(), {}, resuming=True) == made
+    assert coordinator_credentials(token, TokenVariables(), {}, resuming=True) == made
 
 
 def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> None:
     text = text_of(token)
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN_KEY: expected the coordinator's key .*, got a token"):
-        coordinator_credentials(None, Variables(key=text), {})
+        coordinator_credentials(None, TokenVariables(key=text), {})
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: expected the token of agents .*, got the coord"):
-        agent_credentials(None, Variables(token=key_file(token).read_text()), {})
+        agent_credentials(None, TokenVariables(token=key_file(token).read_text()), {})
 
 
 def test_what_the_environment_holds_is_taken_out_of_it_and_not_shown() -> None:
     environment = {"STAMPEDE_TOKEN": "a secret", "STAMPEDE_TOKEN_KEY": "a secret", "STAMPEDE_TOKEN_FILE": "f", "A": "b"}
-    said = Variables.taken_from(environment)
+    said = TokenVariables.taken_from(environment)
     assert (said.token, said.key, said.file) == ("a secret", "a secret", "f")
     assert environment == {"STAMPEDE_TOKEN_FILE": "f", "A": "b"}
     assert "a secret" not in repr(said)
 
 
 def test_a_fingerprint_names_a_pair_of_keys_and_shows_neither(tmp_path: Path) -> None:
-    one, other = (coordinator_credentials(tmp_path / name, Variables(), {}) for name in ("one", "other"))
-    assert one.fingerprint == coordinator_credentials(tmp_path / "one", Variables(), {}).fingerprint
+    one, other = (coordinator_credentials(tmp_path / name, TokenVariables(), {}) for name in ("one", "other"))
+    assert one.fingerprint == coordinator_credentials(tmp_path / "one", TokenVariables(), {}).fingerprint
     assert one.fingerprint != other.fingerprint
     swapped = replace(one, coordinator=replace(one.coordinator, admitted=other.coordinator.admitted))
     assert swapped.fingerprint not in (one.fingerprint, other.fingerprint)

@@ -14,16 +14,16 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.errors import TargetError
 from common.plan.address_map import AddressMap
 from common.plan.schema import Pools, Target
 from common.plan.target_url import Host
 from common.redis_client import build_client, nodes_of, ping_target, slot_of, translate
-from common.redis_client.announced_addresses import Announced, NoSlots
+from common.redis_client.announced_addresses import AnnouncedAddresses, NoSlots
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
 from common.redis_client.connections import Unobserved
-from common.redis_client.wire_connections import InstancePools, Link
+from common.redis_client.wire_connections import InstancePools, WireConnection
 from coordinator.servers.facts import probe
 from tests.support.clients import Events, quick_target
 from tests.support.drivers import EVERY_WAY, KEYS, WRITTEN, Reach, ask_link, by_asyncio, by_client, by_wire
@@ -61,7 +61,7 @@ ID = b"0" * 40
     ],
 )
 def test_a_node_is_where_clients_reach_it(node: list[Any], place: list[Any]) -> None:
-    announced = Announced("asked", AddressMap({"10.0.0.3": "mapped"}))
+    announced = AnnouncedAddresses("asked", AddressMap({"10.0.0.3": "mapped"}))
     row = [0, 100, node, node]
     [[first, last, primary, replica]] = announced.topology([row])
     assert (first, last, primary[:2], replica[:2]) == (0, 100, place, place)
@@ -69,7 +69,7 @@ def test_a_node_is_where_clients_reach_it(node: list[Any], place: list[Any]) -> 
 
 
 def test_a_link_local_address_has_the_zone_of_the_node_that_told_it() -> None:
-    [[_, _, one, other]] = Announced("fe80::1%eth0", AddressMap({})).topology(
+    [[_, _, one, other]] = AnnouncedAddresses("fe80::1%eth0", AddressMap({})).topology(
         [[0, 1, [b"fe80::2", 1], [b"fd00::2", 1]]]
     )
     assert (one[0], other[0]) == ("fe80::2%eth0", "fd00::2")
@@ -90,7 +90,7 @@ def test_a_redirection_leads_to_where_clients_reach_the_node(
     kind: type[AskError], text: str, place: tuple[str, int]
 ) -> None:
     error = kind(text)
-    Announced("asked", AddressMap({"10.0.0.1:7001": "mapped:17001"})).correct(error)
+    AnnouncedAddresses("asked", AddressMap({"10.0.0.1:7001": "mapped:17001"})).correct(error)
     assert (error.host, error.port) == error.node_addr == place
     assert (error.slot_id, error.args) == (3999, (text,))
 
@@ -98,7 +98,7 @@ def test_a_redirection_leads_to_where_clients_reach_the_node(
 @pytest.mark.parametrize("reply", [[], [[0, 100]], [[0, 100], [200, 300]]])
 def test_a_topology_without_slots_or_nodes_is_told_from_others(reply: Any) -> None:
     with pytest.raises(NoSlots):
-        Announced("asked", AddressMap({})).topology(reply)
+        AnnouncedAddresses("asked", AddressMap({})).topology(reply)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_topology_without_slots_or_nodes_is_told_from_others(reply: Any) -> No
 )  # fmt: skip
 def test_what_is_no_topology_is_refused(reply: Any) -> None:
     with pytest.raises(redis.InvalidResponse, match="CLUSTER SLOTS"):
-        Announced("asked", AddressMap({})).topology(reply)
+        AnnouncedAddresses("asked", AddressMap({})).topology(reply)
 
 
 # A real cluster
@@ -195,7 +195,7 @@ def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, a
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
 
     events = Events()
-    with build_client(announcing, Pools(), events=events, lifeline=Lifeline()) as client:
+    with build_client(announcing, Pools(), events=events, cancellation=Cancellation()) as client:
         client.execute_command("GET", key)
         move(other)
         assert client.execute_command("GET", key) is None
@@ -206,7 +206,7 @@ def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, a
 
     async def play() -> None:
         events = Events()
-        client = build_async_client(announcing, Pools(), events=events, lifeline=Lifeline())
+        client = build_async_client(announcing, Pools(), events=events, cancellation=Cancellation())
         try:
             await open_async_client(client, announcing)
             await client.execute_command("GET", key)
@@ -217,9 +217,9 @@ def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, a
             await close_async_client(client)
 
     asyncio.run(play())
-    pools = InstancePools(announcing, Pools(), events=Unobserved(), lifeline=Lifeline())
+    pools = InstancePools(announcing, Pools(), events=Unobserved(), cancellation=Cancellation())
     try:
-        [error] = ask_link(Link(pools.of(f"127.0.0.1:{other.port}")), ["GET", key])
+        [error] = ask_link(WireConnection(pools.of(f"127.0.0.1:{other.port}")), ["GET", key])
         assert isinstance(error, MovedError)
         assert (error.host, error.port) == ("127.0.0.1", owner.port)
     finally:

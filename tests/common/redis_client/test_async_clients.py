@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from agent.worker.metrics.connection_events import Event, EventKind, EventLog
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.errors import PlanError, TargetError
 from common.plan.schema import BackoffKind, Keepalive, Pools, Retry, Target, TcpPool
 from common.redis_client.async_clients import (
@@ -24,7 +24,7 @@ from common.redis_client.async_clients import (
     open_async_client,
 )
 from common.redis_client.async_cluster import AsyncClusterClient
-from common.redis_client.error_translation import ending_of
+from common.redis_client.error_translation import failure_of
 from common.units import Seconds
 from tests.support.clients import NoFiles
 from tests.support.loops import OthersTurn
@@ -37,11 +37,11 @@ Play = Callable[["Client"], Awaitable[None]]
 
 
 class Client:
-    """A client of one target, its events and its lifeline, on a loop of its own that ends with `play`."""
+    """A client of one target, its events and its cancellation, on a loop of its own that ends with `play`."""
 
     def __init__(self, url: str, *, pools: Pools | None = None, retry: Retry | None = None, **target: Any) -> None:
         self.log = EventLog()
-        self.lifeline = Lifeline()
+        self.cancellation = Cancellation()
         self.pools = pools or Pools(max_connections=2)
         self.target = Target(
             url=url,
@@ -76,7 +76,7 @@ class Client:
                 await close_async_client(self.redis)
 
         # Made without a loop, as a worker process makes it.
-        self.redis = build_async_client(self.target, self.pools, events=self.log, lifeline=self.lifeline)
+        self.redis = build_async_client(self.target, self.pools, events=self.log, cancellation=self.cancellation)
         asyncio.run(all_of_it())
         gc.collect()  # what was left open would warn
 
@@ -178,9 +178,9 @@ def test_a_refused_handshake_is_a_failed_attempt_and_no_reply_to_the_operation(
     async def play(client: Client) -> None:
         with pytest.raises(redis.RedisError) as raised:
             await client.call("GET", "key")
-        ending = ending_of(raised.value)
-        assert not ending.replied
-        assert ending.name.startswith("handshake: ")
+        failure = failure_of(raised.value)
+        assert not failure.replied
+        assert failure.name.startswith("handshake: ")
 
     client = Client(valkey_with_password.url, protocol=protocol)
     client.play(play)
@@ -228,7 +228,7 @@ def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey
         asking = valkey.client()
         await client.call("PING")
         if is_cut:
-            client.lifeline.cut()
+            client.cancellation.cancel()
         await cancelled(client.call("BLPOP", "nothing", 0), lambda: asking.info("clients")["blocked_clients"])
         # Nobody but a cut cancels: what else did would be a loss.
         assert client.kinds == {EventKind.OPENED: 1, EventKind.CLOSED if is_cut else EventKind.DROPPED: 1}
@@ -240,7 +240,7 @@ def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey
 
 def test_nothing_connects_after_a_cut(valkey: Server) -> None:
     async def play(client: Client) -> None:
-        client.lifeline.cut()
+        client.cancellation.cancel()
         with pytest.raises(CutShort):
             await client.call("PING")
         assert client.seen == []
@@ -253,7 +253,7 @@ def test_a_backoff_ends_when_its_task_is_cancelled_and_none_begins_after_a_cut(r
 
     async def play(client: Client) -> None:
         await cancelled(client.call("PING"), lambda: client.kinds[EventKind.RETRIED])
-        client.lifeline.cut()
+        client.cancellation.cancel()
         with pytest.raises(CutShort):
             await client.call("PING")
         assert client.kinds[EventKind.RETRIED] == 1
@@ -271,7 +271,7 @@ def test_a_pipeline_returns_its_replies_and_errors_in_their_places(valkey: Serve
             assert not asyncio.iscoroutine(pipeline.execute_command(*arguments))
         done, wrong, got = await pipeline.execute(raise_on_error=False)
         assert (done, got) == (True, b"1")
-        assert ending_of(wrong).name == "WRONGTYPE"
+        assert failure_of(wrong).name == "WRONGTYPE"
 
     Client(valkey.url).play(play)
 
@@ -345,7 +345,7 @@ def test_a_cluster_client_connects_to_nothing_until_it_is_opened_and_then_says_w
 
 def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> None:
     client = build_async_client(
-        Target(url=CLUSTER_NOWHERE), Pools(max_connections=3), events=EventLog(), lifeline=Lifeline()
+        Target(url=CLUSTER_NOWHERE), Pools(max_connections=3), events=EventLog(), cancellation=Cancellation()
     )
     assert isinstance(client, AsyncClusterClient)
     [node] = client.nodes_manager.startup_nodes.values()
@@ -360,5 +360,8 @@ def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> 
 def test_a_cluster_has_no_tcp_pools_that_wait() -> None:
     with pytest.raises(PlanError, match="expected tcp_pool raising"):
         build_async_client(
-            Target(url=CLUSTER_NOWHERE), Pools(tcp_pool=TcpPool.BLOCKING), events=EventLog(), lifeline=Lifeline()
+            Target(url=CLUSTER_NOWHERE),
+            Pools(tcp_pool=TcpPool.BLOCKING),
+            events=EventLog(),
+            cancellation=Cancellation(),
         )

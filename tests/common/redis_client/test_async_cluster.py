@@ -10,7 +10,7 @@ import pytest
 import redis
 from redis.cluster import key_slot
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Cluster, Pools, Retry, Target
 from common.redis_client.async_cluster import AsyncClusterClient, build_async_cluster
@@ -31,7 +31,7 @@ def test_a_node_has_no_more_connections_than_the_plan_allows_not_even_the_one_th
 ) -> None:
     target = Target(url=cluster.url, cluster=Cluster(dynamic_startup_nodes=dynamic))
     events = Events()
-    client = build_async_cluster(target, Pools(max_connections=1), events=events, lifeline=Lifeline())
+    client = build_async_cluster(target, Pools(max_connections=1), events=events, cancellation=Cancellation())
 
     async def call_every_node_and_count(client: AsyncClusterClient) -> list[int]:
         for number in range(60):
@@ -56,7 +56,7 @@ def test_a_slot_without_a_node_is_an_error_until_it_is_back_and_then_used_again(
     key = "{down}"
     slot = key_slot(key.encode())
     target = Target(url=cluster.url, retry=Retry(retries=0))
-    client = build_async_cluster(target, Pools(), events=Events(), lifeline=Lifeline())
+    client = build_async_cluster(target, Pools(), events=Events(), cancellation=Cancellation())
 
     async def set_it() -> bool:
         if kind == "command":

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from agent.worker.metrics.connection_events import EventKind, EventLog
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client.async_clients import build_async_client, close_async_client
 from common.redis_client.async_pubsub import AsyncLine, AsyncLines
@@ -34,8 +34,10 @@ class Watched:
 
     def __init__(self, target: Target) -> None:
         self.log = EventLog()
-        self.lifeline = Lifeline()
-        self.client = build_async_client(target, Pools(max_connections=2), events=self.log, lifeline=self.lifeline)
+        self.cancellation = Cancellation()
+        self.client = build_async_client(
+            target, Pools(max_connections=2), events=self.log, cancellation=self.cancellation
+        )
         self.replays: list[int] = []
         self.errors: list[Exception] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -287,7 +289,7 @@ def test_a_cut_lets_nothing_connect_anew(target: Target, valkey: Server) -> None
     async def body(watched: Watched) -> None:
         watched.line.subscribe(A)
         await watched.came(1)
-        watched.lifeline.cut()
+        watched.cancellation.cancel()
         valkey.client().client_kill_filter(_type="pubsub")
         with pytest.raises(CutShort):
             await watched.ended()

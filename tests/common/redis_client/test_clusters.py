@@ -10,13 +10,13 @@ import redis
 from redis.cluster import LoadBalancingStrategy, key_slot
 from redis.exceptions import ClusterError
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.errors import TargetError
 from common.plan.schema import Cluster, Pools, ReadFrom, Retry, RetryError, Target, TcpPool
 from common.redis_client import (
     Client,
     build_client,
-    ending_of,
+    failure_of,
     nodes_of,
     open_control_client,
     open_node_client,
@@ -40,11 +40,13 @@ def target_of(cluster: Group, /, **settings: Any) -> Target:
     return Target(url=cluster.url, **{"socket_timeout_s": Seconds(2.0), "retry": ONCE, **settings})
 
 
-def client_of(cluster: Group, events: Events, lifeline: Lifeline | None = None, /, **settings: Any) -> Client:
+def client_of(cluster: Group, events: Events, cancellation: Cancellation | None = None, /, **settings: Any) -> Client:
     pools = Pools(
         max_connections=settings.pop("max_connections", 3), tcp_pool=settings.pop("tcp_pool", TcpPool.RAISING)
     )
-    return build_client(target_of(cluster, **settings), pools, events=events, lifeline=lifeline or Lifeline())
+    return build_client(
+        target_of(cluster, **settings), pools, events=events, cancellation=cancellation or Cancellation()
+    )
 
 
 def owner_and_other(cluster: Group, key: str) -> tuple[Node, Node]:
@@ -175,7 +177,7 @@ def test_a_slot_that_is_moving_asks_and_tries_again_and_each_is_a_rejected_call(
             with pytest.raises(ClusterError, match="TTL exhausted") as caught:
                 client.execute_command("MGET", here, there)
             # redis-py gives up after 16, and says nothing of the server's.
-            assert ending_of(caught.value).name == "ClusterError"
+            assert failure_of(caught.value).name == "ClusterError"
             assert events["redirected"] == ["ASK", *["TRYAGAIN"] * 16]
             assert rejected(owner, "mget") - before[1] == 16
         finally:
@@ -195,7 +197,7 @@ def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: 
         try:
             with pytest.raises(redis.exceptions.ClusterDownError) as caught:
                 client.execute_command("GET", key)
-            assert (ending_of(caught.value).replied, ending_of(caught.value).name) == (True, "CLUSTERDOWN")
+            assert (failure_of(caught.value).replied, failure_of(caught.value).name) == (True, "CLUSTERDOWN")
             assert events["redirected"] == ["CLUSTERDOWN"]
             # redis-py closes connections then, to make new ones; none was lost.
             assert events["dropped"] == []
@@ -243,7 +245,7 @@ def test_an_error_reply_of_a_node_is_named_by_its_code(cluster: Group, arguments
             client.set("text", "abc")
         with pytest.raises(redis.ResponseError) as caught:
             client.execute_command(*arguments)
-    assert (ending_of(caught.value).replied, ending_of(caught.value).name) == (True, code)
+    assert (failure_of(caught.value).replied, failure_of(caught.value).name) == (True, code)
 
 
 def test_a_pipeline_tells_of_redirections_too(cluster: Group) -> None:
@@ -326,15 +328,15 @@ def test_an_error_that_the_plan_does_not_name_is_not_repeated(cluster: Group) ->
 
 
 def test_nothing_is_made_after_a_cut_and_nothing_repeated(cluster: Group) -> None:
-    events, lifeline = Events(), Lifeline()
-    with client_of(cluster, events, lifeline, retry=Retry(retries=9)) as client:
+    events, cancellation = Events(), Cancellation()
+    with client_of(cluster, events, cancellation, retry=Retry(retries=9)) as client:
         client.execute_command("GET", "x")
-        lifeline.cut()
+        cancellation.cancel()
         with pytest.raises((CutShort, redis.RedisError, redis.RedisClusterException)):
             client.execute_command("GET", "x")
         assert len(events["retried"]) <= 1
     with pytest.raises(CutShort):
-        client_of(cluster, events, lifeline)
+        client_of(cluster, events, cancellation)
 
 
 def test_all_nodes_are_named_with_their_roles_and_each_can_be_asked_alone(cluster: Group) -> None:
@@ -365,7 +367,7 @@ def test_a_cluster_with_a_node_down_can_be_used_still() -> None:
         ping_target(target)
         with open_control_client(target) as control:
             assert control.retry.get_retries() == 0
-        with build_client(target, Pools(), events=Events(), lifeline=Lifeline()) as client:
+        with build_client(target, Pools(), events=Events(), cancellation=Cancellation()) as client:
             assert len(tcp_pools(client)) == 3
 
 
@@ -375,4 +377,4 @@ def test_a_cluster_whose_nodes_are_all_down_is_said_as_such() -> None:
     with pytest.raises(TargetError, match=line):
         ping_target(target)
     with pytest.raises(TargetError, match=line):
-        build_client(target, Pools(), events=Events(), lifeline=Lifeline())
+        build_client(target, Pools(), events=Events(), cancellation=Cancellation())

@@ -11,16 +11,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RedisRetry
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import BackoffKind, Pools, Target
 from common.redis_client import (
     TARGET_ERRORS,
-    Ending,
+    Failure,
     address_of,
     build_client,
-    ending_of,
+    failure_of,
     open_control_client,
     ping_target,
     translated,
@@ -139,7 +139,7 @@ def test_no_representation_of_what_holds_the_password_shows_it(valkey_with_passw
     secret = valkey_with_password.password
     assert secret is not None
     target = quick_target(valkey_with_password.url, password=secret)
-    client = build_client(target, Pools(max_connections=1), events=Events(), lifeline=Lifeline())
+    client = build_client(target, Pools(max_connections=1), events=Events(), cancellation=Cancellation())
     with client, open_control_client(target) as control:
         client.ping()
         connection = client.connection_pool.get_connection()
@@ -183,33 +183,36 @@ def test_an_error_reply_is_named_by_its_code_and_measured_to_the_byte(
     client.set("text", "abc")
     with pytest.raises(redis.ResponseError) as caught:
         client.execute_command(*arguments)
-    ending = ending_of(caught.value)
-    assert (ending.replied, ending.name) == (True, code)
+    failure = failure_of(caught.value)
+    assert (failure.replied, failure.name) == (True, code)
     with socket.create_connection(("127.0.0.1", valkey.port), timeout=5.0) as raw:
         raw.sendall(client.connection_pool.make_connection().pack_command(*arguments)[0])
-        assert ending.bytes_in == len(raw.recv(65536))
+        assert failure.bytes_in == len(raw.recv(65536))
 
 
 def test_a_read_only_server_is_named_by_its_code() -> None:
     error = redis.ReadOnlyError("You can't write against a read only replica.", status_code="READONLY")
     text = b"-READONLY You can't write against a read only replica.\r\n"
-    assert ending_of(error) == Ending(True, "READONLY", len(text))
+    assert failure_of(error) == Failure(True, "READONLY", len(text))
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("x"), redis.TimeoutError("x"), ValueError("x")])
 def test_what_ended_without_a_reply_is_named_by_its_class(error: Exception) -> None:
-    assert ending_of(error) == Ending(False, type(error).__name__, 0)
+    assert failure_of(error) == Failure(False, type(error).__name__, 0)
 
 
 def test_a_refused_handshake_is_no_reply_to_the_operation_that_wanted_the_connection(valkey: Server) -> None:
     admin = valkey.client()
     admin.ping()
     admin.config_set("maxclients", 1)
-    with quick_client(valkey.url, Events(), Lifeline(), retries=0) as client, pytest.raises(redis.RedisError) as caught:
+    with (
+        quick_client(valkey.url, Events(), Cancellation(), retries=0) as client,
+        pytest.raises(redis.RedisError) as caught,
+    ):
         client.execute_command("GET", "key")
-    ending = ending_of(caught.value)
-    assert (ending.replied, ending.bytes_in) == (False, 0)
-    assert ending.name == "handshake: maxclients"
+    failure = failure_of(caught.value)
+    assert (failure.replied, failure.bytes_in) == (False, 0)
+    assert failure.name == "handshake: maxclients"
 
 
 # The contract with redis-py
@@ -396,12 +399,12 @@ def test_the_client_name_and_the_driver_are_told_to_the_server(valkey: Server) -
 
 
 def test_a_cut_ends_a_long_backoff_at_once(refusing_url: str) -> None:
-    events, lifeline = Events(), Lifeline()
+    events, cancellation = Events(), Cancellation()
     raised: list[BaseException] = []
 
     def ping() -> None:
         with quick_client(
-            refusing_url, events, lifeline, retries=9, backoff=BackoffKind.CONSTANT, base_s=Seconds(600.0)
+            refusing_url, events, cancellation, retries=9, backoff=BackoffKind.CONSTANT, base_s=Seconds(600.0)
         ) as client:
             try:
                 client.ping()
@@ -411,19 +414,19 @@ def test_a_cut_ends_a_long_backoff_at_once(refusing_url: str) -> None:
     thread = threading.Thread(target=ping)
     thread.start()
     assert events.first_retry.wait(10.0)
-    lifeline.cut()
+    cancellation.cancel()
     thread.join(10.0)
     assert not thread.is_alive()
     assert len(raised) == 1
 
 
 def test_a_cut_ends_a_wait_for_a_reply_at_once_and_is_no_drop(valkey: Server) -> None:
-    events, lifeline = Events(), Lifeline()
+    events, cancellation = Events(), Cancellation()
     client = build_client(
         Target(url=valkey.url, socket_timeout_s=Seconds(600.0)),
         Pools(max_connections=1),
         events=events,
-        lifeline=lifeline,
+        cancellation=cancellation,
     )
     client.ping()
     valkey.pause()
@@ -436,7 +439,7 @@ def test_a_cut_ends_a_wait_for_a_reply_at_once_and_is_no_drop(valkey: Server) ->
 
     thread = threading.Thread(target=get)
     thread.start()
-    lifeline.cut()
+    cancellation.cancel()
     thread.join(10.0)
     assert ended.is_set()
     valkey.resume()
@@ -445,9 +448,9 @@ def test_a_cut_ends_a_wait_for_a_reply_at_once_and_is_no_drop(valkey: Server) ->
 
 
 def test_nothing_connects_after_a_cut(valkey: Server) -> None:
-    events, lifeline = Events(), Lifeline()
-    lifeline.cut()
-    with quick_client(valkey.url, events, lifeline) as client, pytest.raises(CutShort):
+    events, cancellation = Events(), Cancellation()
+    cancellation.cancel()
+    with quick_client(valkey.url, events, cancellation) as client, pytest.raises(CutShort):
         client.ping()
     assert events.seen == []
 

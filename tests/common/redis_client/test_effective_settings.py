@@ -21,7 +21,7 @@ from common.plan.schema import (
     Tls,
     Verify,
 )
-from common.redis_client import settings_in_force
+from common.redis_client import effective_client_settings
 from common.units import Seconds
 
 SHAPES = {
@@ -36,7 +36,7 @@ SHAPES = {
 
 
 def settings(url: str = "redis://h", pools: Pools | None = None, **target: Any) -> dict[str, str]:
-    return dict(settings_in_force(Target(url=url, **target), pools or Pools()))
+    return dict(effective_client_settings(Target(url=url, **target), pools or Pools()))
 
 
 @pytest.mark.parametrize("url", SHAPES)

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from agent.worker.metrics.connection_events import EventKind, EventLog
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import Client, build_client
 from common.redis_client.pubsub import MESSAGE, Channel, Line, Lines, Received
@@ -52,7 +52,7 @@ class Watched:
 def watched(valkey: Server, request: pytest.FixtureRequest) -> Iterator[Watched]:
     log = EventLog()
     target = Target(url=valkey.url, protocol=request.param, retry=QUICK)
-    client = build_client(target, Pools(max_connections=2), events=log, lifeline=Lifeline())
+    client = build_client(target, Pools(max_connections=2), events=log, cancellation=Cancellation())
     watched = Watched(client, log)
     yield watched
     watched.line.close()
@@ -155,12 +155,12 @@ def test_a_message_of_many_pieces_is_one(watched: Watched, valkey: Server) -> No
 
 
 def test_a_cut_ends_what_would_connect_anew(valkey: Server) -> None:
-    lifeline = Lifeline()
-    client = build_client(Target(url=valkey.url), Pools(), events=EventLog(), lifeline=lifeline)
+    cancellation = Cancellation()
+    client = build_client(Target(url=valkey.url), Pools(), events=EventLog(), cancellation=cancellation)
     watched = Watched(client, EventLog())
     watched.line.subscribe(A)
     watched.received(lambda found: len(found) == 1)
-    lifeline.cut()
+    cancellation.cancel()
     with pytest.raises(CutShort):
         watched.received(lambda _: False)
     watched.line.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.errors import TargetError
 from common.plan.schema import Pools, Sentinel, Target, TcpPool
 from common.redis_client import build_client, nodes_of, open_control_client, open_node_client, ping_target
@@ -46,7 +46,9 @@ def test_the_primary_is_loaded_and_only_its_connections_are_told(group: Group, p
     events = Events()
     target = target_of(group, protocol=protocol)
     ping_target(target)
-    with build_client(target, Pools(max_connections=2, tcp_pool=pool), events=events, lifeline=Lifeline()) as client:
+    with build_client(
+        target, Pools(max_connections=2, tcp_pool=pool), events=events, cancellation=Cancellation()
+    ) as client:
         assert events.seen == []
         assert client.execute_command("SET", "key", "value") is True
         [tcp_pool] = tcp_pools(client)
@@ -56,7 +58,7 @@ def test_the_primary_is_loaded_and_only_its_connections_are_told(group: Group, p
 
 def test_a_blocking_pool_waits_as_long_as_the_plan_says(group: Group) -> None:
     pools = Pools(max_connections=1, tcp_pool=TcpPool.BLOCKING, tcp_pool_wait_s=Seconds(0.05))
-    with build_client(target_of(group), pools, events=Events(), lifeline=Lifeline()) as client:
+    with build_client(target_of(group), pools, events=Events(), cancellation=Cancellation()) as client:
         [pool] = tcp_pools(client)
         held = pool.get_connection()
         with pytest.raises(Exception, match="No connection available"):
@@ -67,9 +69,12 @@ def test_a_blocking_pool_waits_as_long_as_the_plan_says(group: Group) -> None:
 
 
 def test_nothing_is_asked_after_a_cut(group: Group) -> None:
-    lifeline, events = Lifeline(), Events()
-    lifeline.cut()
-    with build_client(target_of(group), Pools(), events=events, lifeline=lifeline) as client, pytest.raises(CutShort):
+    cancellation, events = Cancellation(), Events()
+    cancellation.cancel()
+    with (
+        build_client(target_of(group), Pools(), events=events, cancellation=cancellation) as client,
+        pytest.raises(CutShort),
+    ):
         client.execute_command("PING")
     assert events.seen == []
 
@@ -131,7 +136,7 @@ def test_a_primary_that_is_gone_is_said_and_its_successor_found() -> None:
         target = Target(url=group.url)
         old, new = group.nodes
         events = Events()
-        with build_client(target, Pools(), events=events, lifeline=Lifeline()) as client:
+        with build_client(target, Pools(), events=events, cancellation=Cancellation()) as client:
             assert client.execute_command("SET", "key", "value") is True
             old.kill()
             assert f"has a server that Sentinels announce at 127.0.0.1:{old.port}, which refused" in finding(target)

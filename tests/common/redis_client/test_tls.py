@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.errors import PlanError, TargetError
 from common.plan.schema import Pools, Target, TcpPool, Tls, Verify
 from common.redis_client import build_client, nodes_of, open_node_client, ping_target
@@ -65,7 +65,7 @@ def test_a_server_with_a_certificate_that_we_trust_is_loaded(papers: Papers, pro
     with start_tls(papers) as group:
         target = target_of(group.url, papers, protocol)
         ping_target(target)
-        with build_client(target, Pools(tcp_pool=pool), events=events, lifeline=Lifeline()) as client:
+        with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
             assert client.execute_command("SET", "key", "value") is True
     assert events.kinds == {"opened": 1, "closed": 1}
 
@@ -146,7 +146,7 @@ def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_pr
         target = target_of(group.url, papers)
         ping_target(target)
         events = Events()
-        with build_client(target, Pools(), events=events, lifeline=Lifeline()) as client:
+        with build_client(target, Pools(), events=events, cancellation=Cancellation()) as client:
             assert client.execute_command("SET", "key", "value") is True
         assert not group.sentinels or events.kinds == {"opened": 1, "closed": 1}
         for node in nodes_of(target):
@@ -186,7 +186,7 @@ def test_a_socket_of_this_machine_is_loaded_and_has_no_keepalive(pool: TcpPool) 
     with start_unix() as (group, _):
         ping_target(Target(url=group.url))
         target = Target(url=f"{group.url}?db=3")
-        with build_client(target, Pools(tcp_pool=pool), events=events, lifeline=Lifeline()) as client:
+        with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
             assert client.execute_command("SET", "key", "value") is True
         assert group.nodes[0].ask("INFO", "keyspace")["db3"]["keys"] == 1
     assert events.kinds == {"opened": 1, "closed": 1}

@@ -14,25 +14,25 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target, Tls
-from common.redis_client import ending_of
+from common.redis_client import failure_of
 from common.redis_client.connections import Unobserved
 from common.redis_client.slots import slot_of
 from common.redis_client.wire_connections import (
-    ALONE,
     PENDING,
+    SINGLE_NODE,
     SLOTS,
     WOULD_BLOCK,
     InstancePools,
-    Link,
-    Primaries,
+    SlotMap,
+    WireConnection,
     is_push,
-    lost_by,
-    place_of,
-    redirect_of,
-    stale_by,
-    too_late,
+    is_read_only,
+    redirect_kind,
+    redirect_target,
+    reply_timeout,
+    socket_failure,
 )
 from common.units import Seconds
 from tests.support.clients import Events, quick_target
@@ -64,7 +64,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield Target(**({"url": group.url, "retry": Retry(retries=0)} | settings))
 
 
-def replies(link: Link, sock: socket.socket, request: bytes, count: int = 1) -> list[Any]:
+def replies(link: WireConnection, sock: socket.socket, request: bytes, count: int = 1) -> list[Any]:
     """The next replies; error replies that were noted come last."""
     notes: list[Any] = []
     reader, found = link.reader(notes), []
@@ -84,9 +84,9 @@ def replies(link: Link, sock: socket.socket, request: bytes, count: int = 1) -> 
 def pools(target: Target, _leak_check_first: None) -> Iterator[tuple[InstancePools, Events, str]]:
     """A client instance's pools, what its connections go through, and the name of a node."""
     events = Events()
-    with closing(Primaries(target)) as primaries:
+    with closing(SlotMap(target)) as primaries:
         name = primaries.slots()[0]
-    with closing(InstancePools(target, Pools(max_connections=2), events=events, lifeline=Lifeline())) as made:
+    with closing(InstancePools(target, Pools(max_connections=2), events=events, cancellation=Cancellation())) as made:
         yield made, events, name
 
 
@@ -94,7 +94,7 @@ def test_a_connection_stands_with_all_of_the_handshake_and_does_not_block(
     pools: tuple[InstancePools, Events, str],
 ) -> None:
     made, events, name = pools
-    link = Link(made.of(name))
+    link = WireConnection(made.of(name))
     sock = link.open()
     assert sock.getblocking() is False
     with pytest.raises(WOULD_BLOCK):
@@ -110,12 +110,12 @@ def test_a_connection_stands_with_all_of_the_handshake_and_does_not_block(
 
 def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple[InstancePools, Events, str]) -> None:
     made, events, name = pools
-    link = Link(made.of(name))
+    link = WireConnection(made.of(name))
     for error, cause in (
-        (lost_by(None), "closed by server"),
-        (lost_by(ConnectionResetError(104, "reset")), "closed by server"),
-        (too_late(), "timeout"),
-        (lost_by(redis.InvalidResponse("odd")), "InvalidResponse"),
+        (socket_failure(None), "closed by server"),
+        (socket_failure(ConnectionResetError(104, "reset")), "closed by server"),
+        (reply_timeout(), "timeout"),
+        (socket_failure(redis.InvalidResponse("odd")), "InvalidResponse"),
     ):
         sock = link.open()
         link.lose(error)
@@ -129,7 +129,7 @@ def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple
 
 def test_all_connections_of_a_pool_can_be_had_and_no_more(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
-    links = [Link(made.of(name)) for _ in range(3)]
+    links = [WireConnection(made.of(name)) for _ in range(3)]
     first, second = links[0].open(), links[1].open()
     assert first is not second
     with pytest.raises(redis.ConnectionError):
@@ -143,18 +143,18 @@ def test_one_that_was_opened_ahead_is_taken(pools: tuple[InstancePools, Events, 
     made, events, name = pools
     pool = made.of(name)
     pool.release(pool.get_connection())
-    link = Link(pool)
+    link = WireConnection(pool)
     assert replies(link, link.open(), PING) == [b"PONG"]
     assert events.kinds == {"opened": 1}
 
 
 def test_an_error_reply_is_redis_pys_own_and_noted(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
-    link = Link(made.of(name))
+    link = WireConnection(made.of(name))
     found, noted = replies(link, link.open(), b"*1\r\n$5\r\nNEVER\r\n")
     assert found is noted
     assert isinstance(found, redis.ResponseError)
-    assert ending_of(found).name == "ERR"
+    assert failure_of(found).name == "ERR"
 
 
 # Trouble
@@ -164,8 +164,8 @@ def test_a_connect_is_tried_as_often_as_the_plan_says(refusing_url: str) -> None
     events = Events()
     policy = Retry(retries=3, backoff=BackoffKind.CONSTANT, base_s=Seconds(0.001))
     target = quick_target(refusing_url, retry=policy)
-    with closing(InstancePools(target, Pools(), events=events, lifeline=Lifeline())) as made:
-        link = Link(made.of(ALONE))
+    with closing(InstancePools(target, Pools(), events=events, cancellation=Cancellation())) as made:
+        link = WireConnection(made.of(SINGLE_NODE))
         for rounds in (1, 2):
             with pytest.raises(redis.ConnectionError):
                 link.open()
@@ -176,43 +176,45 @@ def test_a_connect_is_tried_as_often_as_the_plan_says(refusing_url: str) -> None
 def test_a_server_that_says_nothing_is_no_connection(silent_server: SocketServer) -> None:
     events = Events()
     target = quick_target(silent_server.url, retry=Retry(retries=0))
-    with closing(InstancePools(target, Pools(), events=events, lifeline=Lifeline())) as made:
+    with closing(InstancePools(target, Pools(), events=events, cancellation=Cancellation())) as made:
         with pytest.raises(redis.TimeoutError):
-            Link(made.of(ALONE)).open()
+            WireConnection(made.of(SINGLE_NODE)).open()
         assert events.kinds == {"attempt failed": 1}
 
 
-def test_nobody_connects_once_the_lifeline_is_cut(valkey: Server) -> None:
-    lifeline = Lifeline()
-    with closing(InstancePools(Target(url=valkey.url), Pools(), events=Unobserved(), lifeline=lifeline)) as made:
-        link = Link(made.of(ALONE))
+def test_nobody_connects_after_cancellation(valkey: Server) -> None:
+    cancellation = Cancellation()
+    with closing(
+        InstancePools(Target(url=valkey.url), Pools(), events=Unobserved(), cancellation=cancellation)
+    ) as made:
+        link = WireConnection(made.of(SINGLE_NODE))
         sock = link.open()
-        lifeline.cut()
+        cancellation.cancel()
         assert sock.recv(1) == b""
         with pytest.raises(CutShort):
-            Link(made.of(ALONE)).open()
+            WireConnection(made.of(SINGLE_NODE)).open()
 
 
 def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
-    lifeline, events = Lifeline(), Events()
-    with closing(InstancePools(Target(url=valkey.url), Pools(), events=events, lifeline=lifeline)) as made:
-        link = Link(made.of(ALONE))
+    cancellation, events = Cancellation(), Events()
+    with closing(InstancePools(Target(url=valkey.url), Pools(), events=events, cancellation=cancellation)) as made:
+        link = WireConnection(made.of(SINGLE_NODE))
         link.open()
-        lifeline.cut()
-        link.lose(lost_by(None))
+        cancellation.cancel()
+        link.lose(socket_failure(None))
     assert events.kinds == {"opened": 1, "closed": 1}
 
 
 def test_a_connection_that_is_cut_before_its_tls_handshake_is_closed(silent_server: SocketServer) -> None:
-    class Hasty(Lifeline):
-        def hold(self, sock: socket.socket) -> None:
-            self.cut()
-            super().hold(sock)
+    class Hasty(Cancellation):
+        def watch(self, sock: socket.socket) -> None:
+            self.cancel()
+            super().watch(sock)
 
     target = quick_target(silent_server.url.replace("redis", "rediss"))
-    made = InstancePools(target, Pools(), events=Unobserved(), lifeline=Hasty())
+    made = InstancePools(target, Pools(), events=Unobserved(), cancellation=Hasty())
     with closing(made), pytest.raises(CutShort):
-        Link(made.of(ALONE)).open()
+        WireConnection(made.of(SINGLE_NODE)).open()
     # A socket that nobody closed warns when it is forgotten.
     gc.collect()
 
@@ -222,7 +224,7 @@ def test_a_connection_that_is_cut_before_its_tls_handshake_is_closed(silent_serv
 
 def parsed(text: bytes) -> Any:
     """An error reply as the reader of a connection gives it."""
-    link = Link(redis.ConnectionPool())
+    link = WireConnection(redis.ConnectionPool())
     link._connection = redis.Connection()
     reader = link.reader([])
     reader.feed(text)
@@ -233,22 +235,22 @@ def parsed(text: bytes) -> Any:
 def test_a_redirection_tells_slot_and_node(how: str, kind: type[Exception]) -> None:
     error = parsed(f"-{how} 3999 127.0.0.1:6381\r\n".encode())
     assert type(error) is kind
-    assert (redirect_of(error), place_of(error)) == (how, (3999, "127.0.0.1:6381"))
+    assert (redirect_kind(error), redirect_target(error)) == (how, (3999, "127.0.0.1:6381"))
 
 
 @pytest.mark.parametrize("text", ["TRYAGAIN Multiple keys", "CLUSTERDOWN The cluster is down"])
 def test_others_are_redirections_that_tell_no_node(text: str) -> None:
-    assert redirect_of(parsed(f"-{text}\r\n".encode())) == text.split()[0]
+    assert redirect_kind(parsed(f"-{text}\r\n".encode())) == text.split()[0]
 
 
 def test_no_other_error_is_a_redirection() -> None:
-    assert redirect_of(parsed(b"-ERR MOVED is no code here\r\n")) is None
-    assert redirect_of(lost_by(None)) is None
+    assert redirect_kind(parsed(b"-ERR MOVED is no code here\r\n")) is None
+    assert redirect_kind(socket_failure(None)) is None
 
 
 def test_a_replica_is_told_by_its_refusal_to_write() -> None:
-    assert stale_by(parsed(b"-READONLY You can't write against a read only replica.\r\n"))
-    assert not stale_by(parsed(b"-ERR READONLY\r\n"))
+    assert is_read_only(parsed(b"-READONLY You can't write against a read only replica.\r\n"))
+    assert not is_read_only(parsed(b"-ERR READONLY\r\n"))
 
 
 def test_a_push_is_told_from_a_reply() -> None:
@@ -261,13 +263,13 @@ def test_a_push_is_told_from_a_reply() -> None:
 
 
 def test_a_target_that_is_no_cluster_has_one_node(valkey: Server) -> None:
-    with closing(Primaries(Target(url=valkey.url))) as primaries:
+    with closing(SlotMap(Target(url=valkey.url))) as primaries:
         assert not primaries.is_cluster
-        assert set(primaries.slots()) == {ALONE}
+        assert set(primaries.slots()) == {SINGLE_NODE}
 
 
 def test_each_slot_of_a_cluster_is_that_of_its_primary(shared_cluster: ClusterGroup) -> None:
-    with closing(Primaries(Target(url=shared_cluster.url))) as primaries:
+    with closing(SlotMap(Target(url=shared_cluster.url))) as primaries:
         assert primaries.is_cluster
         found = primaries.slots()
         assert len(found) == SLOTS
@@ -277,7 +279,7 @@ def test_each_slot_of_a_cluster_is_that_of_its_primary(shared_cluster: ClusterGr
 
 
 def test_a_slot_that_has_moved_is_found_when_the_topology_is_read_anew(valkey_cluster: ClusterGroup) -> None:
-    with closing(Primaries(Target(url=valkey_cluster.url))) as primaries:
+    with closing(SlotMap(Target(url=valkey_cluster.url))) as primaries:
         source, to = valkey_cluster.primaries[:2]
         slot = next(node.slots[0][0] for node in valkey_cluster.nodes if node.port == source)
         valkey_cluster.move_slot(slot, to)
@@ -287,7 +289,7 @@ def test_a_slot_that_has_moved_is_found_when_the_topology_is_read_anew(valkey_cl
 
 
 def test_the_slot_of_a_command_is_that_of_its_keys(shared_cluster: ClusterGroup) -> None:
-    with closing(Primaries(Target(url=shared_cluster.url))) as primaries:
+    with closing(SlotMap(Target(url=shared_cluster.url))) as primaries:
         for arguments in (
             ("GET", b"key"),
             ("MSET", b"{key}a", b"1", b"{key}b", b"2"),
@@ -300,7 +302,7 @@ def test_the_slot_of_a_command_is_that_of_its_keys(shared_cluster: ClusterGroup)
 
 
 def test_the_slot_of_a_command_is_any_when_nobody_can_be_asked_for_its_keys(valkey_cluster: ClusterGroup) -> None:
-    with closing(Primaries(Target(url=valkey_cluster.url))) as primaries:
+    with closing(SlotMap(Target(url=valkey_cluster.url))) as primaries:
         for port in valkey_cluster.ports:
             valkey_cluster.kill(port)
         assert primaries.slot_of(("ZUNION", b"1", b"key")) in range(SLOTS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.plan.schema import Target
 from common.redis_client import nodes_of, ping_target, translate
 from common.redis_client.async_connections import AsyncObservedTls
@@ -60,7 +60,7 @@ def test_a_cluster_that_announces_no_address_is_reached_by_one_with_a_zone(host:
 
 
 def test_the_zone_is_no_part_of_the_name_in_a_certificate() -> None:
-    asked: dict[str, Any] = {"events": Unobserved(), "lifeline": Lifeline(), "port": 1}
+    asked: dict[str, Any] = {"events": Unobserved(), "cancellation": Cancellation(), "port": 1}
     for host, server_name, name in (
         ("fe80::1%lo", None, "fe80::1"),
         ("fe80::1%lo", "redis.test", "redis.test"),

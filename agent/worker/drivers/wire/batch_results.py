@@ -13,7 +13,7 @@ from agent.worker.drivers.wire.request_source import Block
 from agent.worker.metrics.recorder import NONE, PACKED, pack_row
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, Measure, transaction_reply_bytes
 from agent.worker.workload.operations import Operation
-from common.redis_client import ending_of
+from common.redis_client import failure_of
 
 
 class Replies:
@@ -31,7 +31,7 @@ class Replies:
 
     def size(self, row: int, reply: Any) -> int:
         """Bytes of a raw reply."""
-        return ending_of(reply).bytes_in if isinstance(reply, Exception) else self._raw[row](reply)
+        return failure_of(reply).bytes_in if isinstance(reply, Exception) else self._raw[row](reply)
 
 
 def unwrapped(replies: Sequence[Any]) -> tuple[list[Any], bool]:
@@ -80,8 +80,8 @@ def settled(
             try:
                 reply = replies.made(row, raw)
                 bytes_in = worker.measures[row](reply)
-                if follow is not None and (ending := follow(reply)) is not None:
-                    kind += len(worker.measures) * worker.outcomes.number(ending)
+                if follow is not None and (failure := follow(reply)) is not None:
+                    kind += len(worker.measures) * worker.outcomes.number(failure)
             except Exception as error:  # noqa: BLE001 - redis-py's caller would have had it instead of a reply
                 kind, bytes_in = undone(worker, row, error)
         if alone_bytes is not None:

@@ -16,7 +16,7 @@ from agent.worker.drivers.wire.poller import READ, WRITE, Files
 from agent.worker.drivers.wire.request_source import Batch, Block
 from agent.worker.pacing.pacer import Turn
 from common.clock import monotonic_ns
-from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, Link, is_push, lost_by
+from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_failure
 
 if TYPE_CHECKING:
     from agent.worker.drivers.wire.driver import WireWorker
@@ -67,7 +67,7 @@ class Channel:
         *("_place", "_count", "_lag_ns", "_unsent", "_replies", "_wanted"),
     )
 
-    def __init__(self, worker: WireWorker, node: Node, link: Link, *, is_pushed_to: bool) -> None:
+    def __init__(self, worker: WireWorker, node: Node, link: WireConnection, *, is_pushed_to: bool) -> None:
         """is_pushed_to: messages may come that are no replies."""
         self._worker, self.node, self.link = worker, node, link
         self.is_pushed_to = is_pushed_to
@@ -189,7 +189,7 @@ class Channel:
         except WOULD_BLOCK:
             pass
         except OSError as error:
-            self._worker.lost(self, lost_by(error))
+            self._worker.lost(self, socket_failure(error))
             return
         self._unsent = unsent
         if self._is_writing is not bool(self._unsent):
@@ -274,7 +274,7 @@ class Channel:
     def _received(self, size: int, replies: Any, ended_ns: int) -> None:
         """Something has come: what replies it completed, or PENDING."""
         if not size:
-            self._worker.lost(self, lost_by(None))
+            self._worker.lost(self, socket_failure(None))
         elif self.is_simple and replies is not PENDING and not self.notes and self.block is not None:
             add, began_ns = self._worker.record.add_batch, self.begun_ns
             add(pack_batch(ended_ns, began_ns, self._place, self._count, size, self._lag_ns))
@@ -286,7 +286,7 @@ class Channel:
         """Reading came to nothing: for now, or for good. The poller may have told of a connection that was closed
         since, in the same turn."""
         if self.is_open and not isinstance(error, WOULD_BLOCK):
-            self._worker.lost(self, lost_by(error))
+            self._worker.lost(self, socket_failure(error))
 
     def _take_part(self, size: int, replies: Any, ended_ns: int) -> None:
         """A part of the replies has come, or what takes a closer look."""
@@ -296,7 +296,7 @@ class Channel:
             if self.block is not None:
                 self.notes.append((ended_ns, self.got_bytes + size))
         elif self.block is None:
-            worker.lost(self, lost_by(ConnectionError("a reply came to no request")))
+            worker.lost(self, socket_failure(ConnectionError("a reply came to no request")))
         else:
             worker.settle(self, self.block, replies, self.got_bytes + size, ended_ns)
             if self.is_open:

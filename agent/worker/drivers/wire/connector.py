@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.redis_client import TARGET_ERRORS
 
 T = TypeVar("T")
@@ -19,10 +19,10 @@ _THREADS = 16
 
 
 class Connector:
-    """Threads that do what blocks. They end with the lifeline, or with what they wait for, when its timeout is over."""
+    """Threads for blocking calls. They end when the run is cancelled, or with their call's timeout."""
 
-    def __init__(self, lifeline: Lifeline, call: Call, threads: int = _THREADS) -> None:
-        self._lifeline, self._call = lifeline, call
+    def __init__(self, cancellation: Cancellation, call: Call, threads: int = _THREADS) -> None:
+        self._cancellation, self._call = cancellation, call
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wire connector")
         # Of closing against `do`: the loop may want something done in the very moment in which it is over.
         self._lock = threading.Lock()
@@ -37,9 +37,9 @@ class Connector:
         pause_s: float = 0.0,
     ) -> None:
         """Do it on a thread, after a pause; then have the loop call `then` with its result, or `otherwise` with what
-        it raised of TARGET_ERRORS. Once the lifeline is cut, nothing is done, and nobody is called."""
+        it raised of TARGET_ERRORS. After cancellation, nothing is done, and nobody is called."""
         with self._lock:
-            if self._is_over or self._lifeline.is_cut:
+            if self._is_over or self._cancellation.is_cancelled:
                 return
             future = self._executor.submit(self._do, what, then, otherwise, pause_s)
             self._under_way.add(future)
@@ -49,7 +49,7 @@ class Connector:
         self, what: Callable[[], T], then: Callable[[T], None], otherwise: Callable[[Exception], None], pause_s: float
     ) -> None:
         try:
-            self._lifeline.wait(pause_s)
+            self._cancellation.wait(pause_s)
             result = what()
         except CutShort:
             return

@@ -29,7 +29,7 @@ from agent.worker.pacing.pacer import NEVER_NS, WHENEVER, Turn
 from agent.worker.workload.operations import Operation
 from common.cancellation import CutShort
 from common.clock import MonotonicNs, monotonic_ns
-from common.redis_client.wire_connections import lost_by, stale_by, too_late
+from common.redis_client.wire_connections import is_read_only, reply_timeout, socket_failure
 
 _AT_ONCE = 64
 """Most turns that are dealt, or fail, in one go: in between, the loop must look after its connections."""
@@ -289,11 +289,11 @@ class WireWorker:
         if self._has_begun and now_ns >= self.span.end_ns:
             self._end(self._held or ())
         for node in self._routes.nodes:
-            if self._worker.lifeline.is_cut:
+            if self._worker.cancellation.is_cancelled:
                 self._fail_detours(node, CutShort("the run is over"))
             for channel in tuple(node.channels):
                 if channel.is_under_way and now_ns - channel.heard_ns > self._means.timeout_ns:
-                    self.lost(channel, error := too_late())
+                    self.lost(channel, error := reply_timeout())
                     if not node.is_up:
                         self._fails(node, error)
                         if self._routes.is_cluster:
@@ -342,7 +342,7 @@ class WireWorker:
         """A connection could not be made, with all retries that the plan has. As long as its node has no other one,
         that is the end of an operation, as it would be of a call of redis-py's client."""
         node = channel.node
-        if self._worker.lifeline.is_cut:
+        if self._worker.cancellation.is_cancelled:
             return
         if self._routes.is_cluster:
             self._means.refresh()
@@ -451,7 +451,7 @@ class WireWorker:
             ends = ends_of(sizes, marks, ended_ns)
         is_alone = count == 1 and not (self.is_transaction or channel.skip or channel.is_pushed_to)
         told = list(zip(turn, operations, replies, ends, strict=True))
-        if errors and self._routes.is_cluster and not self._worker.lifeline.is_cut:
+        if errors and self._routes.is_cluster and not self._worker.cancellation.is_cancelled:
             told = self._redirects.followed(channel, block, told)
         if told:
             alone_bytes = got_bytes if is_alone else None
@@ -460,9 +460,9 @@ class WireWorker:
             )
             self._leave(block, len(told))
         channel.freed()
-        if self._means.is_watched and any(stale_by(error) for error in errors):
+        if self._means.is_watched and any(is_read_only(error) for error in errors):
             # As redis-py does, so that Sentinels are asked again: what it leads to is no primary any more.
-            self.lost(channel, lost_by(ConnectionError("the server has become a replica")))
+            self.lost(channel, socket_failure(ConnectionError("the server has become a replica")))
 
     def _leave(self, block: Block, count: int) -> None:
         """Note that `count` operations of a block have rows of their own."""

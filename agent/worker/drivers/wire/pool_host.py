@@ -22,18 +22,18 @@ from agent.worker.metrics.connection_events import EventLog, next_number
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
-from agent.worker.pools.thread_pools import Keep, Opens, open_one
+from agent.worker.pools.thread_pools import Prewarmable, Release, open_one
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import Mix
 from agent.worker.workload.operations import Operation, draw_operations
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Maintenance, Pools, Target
 from common.plan.target_url import TargetKind
 from common.redis_client import Client, address_of, translated
 from common.redis_client.connection_causes import attempt_cause
 from common.redis_client.slots import Rereading
-from common.redis_client.wire_connections import InstancePools, Link, Primaries
+from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
 
 _REST_S = 0.02
 """Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
@@ -44,16 +44,16 @@ _GRACE_S = 1.0
 class WireInstance:
     """One client instance: its TCP pools, one for each node, and its events."""
 
-    def __init__(self, target: Target, pools: Pools, lifeline: Lifeline) -> None:
+    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
         """Opens no connection. Raises PlanError."""
         # Count links: redis-py's pool hands a connection that failed to any link that tries next.
         self.events = EventLog(of_links=True)
-        self.pools = InstancePools(target, pools, events=self.events, lifeline=lifeline)
+        self.pools = InstancePools(target, pools, events=self.events, cancellation=cancellation)
         self.max_connections = pools.max_connections
         self.nodes: list[str] = []
 
-    def open_all(self, executor: Executor, /) -> list[Future[Keep]]:
-        """See `Opens`; of the nodes that are known."""
+    def open_all(self, executor: Executor, /) -> list[Future[Release]]:
+        """See `Prewarmable`; of the nodes that are known."""
         each = [self.pools.of(node) for node in self.nodes]
         return [executor.submit(open_one, pool) for pool in each for _ in range(self.max_connections)]
 
@@ -61,16 +61,18 @@ class WireInstance:
 class WireHost:
     """See `agent.worker.drivers.base.Host`. One worker, on a loop that it shares with those of other pools."""
 
-    def __init__(self, target: Target, pools: Pools, _: str, lifeline: Lifeline, loop: WireLoop, mix: Mix) -> None:
+    def __init__(
+        self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: Mix
+    ) -> None:
         """Raises PlanError."""
-        self._target, self._mix, self._lifeline, self._loop = target, mix, lifeline, loop
-        self._instances = [WireInstance(target, pools, lifeline) for _ in range(pools.client_instances_per_pool)]
+        self._target, self._mix, self._cancellation, self._loop = target, mix, cancellation, loop
+        self._instances = [WireInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
         self._is_pushed_to = target.maintenance is not Maintenance.OFF
-        self._connector = Connector(lifeline, loop.call)
+        self._connector = Connector(cancellation, loop.call)
         # A separate thread for the topology, because a node that hangs may block all other threads for long.
-        self._reader = Connector(lifeline, loop.call, threads=1)
+        self._reader = Connector(cancellation, loop.call, threads=1)
         self._worker: WireWorker | None = None
-        self._primaries: Primaries | None = None
+        self._primaries: SlotMap | None = None
         self._is_refreshing = False
         self._links: dict[Channel, tuple[EventLog, int]] = {}
         self._rereading = Rereading()
@@ -100,10 +102,10 @@ class WireHost:
     def is_alive(self) -> bool:
         return self._worker is not None and self._loop.is_working(self._worker)
 
-    def open(self, between: Callable[[], object]) -> Sequence[Opens]:
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
         self._loop.open()
         with translated(self._target):
-            self._primaries = Primaries(self._target)
+            self._primaries = SlotMap(self._target)
         between()
         for instance in self._instances:
             instance.nodes = sorted(set(self._primaries.slots()) - {""}) if self._primaries.is_cluster else [""]
@@ -163,7 +165,7 @@ class WireHost:
         for instance in self._instances:
             pool = instance.pools.of(node.name)
             for _ in range(instance.max_connections):
-                channel = Channel(self._worker, node, Link(pool), is_pushed_to=self._is_pushed_to)
+                channel = Channel(self._worker, node, WireConnection(pool), is_pushed_to=self._is_pushed_to)
                 self._links[channel] = (instance.events, next_number())
                 node.channels.append(channel)
                 self._open(channel)
@@ -228,7 +230,7 @@ class WireHost:
         self._is_refreshing = False
 
     def cut(self) -> None:
-        # What waits for the target ends with the lifeline.
+        # What waits for the target ends when the run is cancelled.
         self._connector.end()
         self._reader.end()
 
@@ -238,7 +240,7 @@ class WireHost:
         self._reader.end()
         self._connector.end()
         self._connector.wait(_GRACE_S)
-        self._lifeline.cut()
+        self._cancellation.cancel()
         self._connector.wait(_GRACE_S)
         self._reader.wait(_GRACE_S)
         self._loop.close()

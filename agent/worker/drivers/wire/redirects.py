@@ -11,7 +11,7 @@ from agent.worker.drivers.wire.routing import Detour, Node, Routes
 from agent.worker.drivers.wire.worker_context import Means
 from agent.worker.pacing.pacer import Turn
 from common.clock import MonotonicNs
-from common.redis_client.wire_connections import place_of, redirect_of
+from common.redis_client.wire_connections import redirect_kind, redirect_target
 
 _MOST_HOPS = 16
 """As many redirections as redis-py follows of one command."""
@@ -31,7 +31,7 @@ class Redirects:
     def followed(self, channel: Channel, block: Block, told: list[Any]) -> list[Any]:
         """Send on what a node would not do. told: (intended time, operation, reply or error, when it came) of each.
         Returns those that came to their end."""
-        kinds = [redirect_of(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in told]
+        kinds = [redirect_kind(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in told]
         # Of a transaction, all have the one error.
         for kind in kinds[: 1 if self._is_transaction else len(kinds)]:
             if kind is not None:
@@ -52,8 +52,8 @@ class Redirects:
         return [each for kind, each in zip(kinds, told, strict=True) if kind not in _FOLLOWED]
 
     def _send_on(self, channel: Channel, block: Block, begin: int, end: int, turn: Turn, error: Any) -> None:
-        slot, name = place_of(error)
-        is_asking = redirect_of(error) == "ASK"
+        slot, name = redirect_target(error)
+        is_asking = redirect_kind(error) == "ASK"
         node = self._routes.node(name)
         node.detours.append(Detour(block, begin, end, turn, channel.begun_ns, channel.hops + 1, is_asking))
         node.mark()

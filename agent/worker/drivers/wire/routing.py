@@ -31,7 +31,7 @@ from agent.worker.drivers.wire.channel import Channel
 from agent.worker.drivers.wire.request_source import NOBODY, Batch, Block, Feed, Source
 from agent.worker.pacing.pacer import Turn
 from common.metrics.histogram import Ints
-from common.redis_client.wire_connections import ALONE, not_covered
+from common.redis_client.wire_connections import SINGLE_NODE, slot_not_covered
 
 AHEAD = 8192
 """Requests that may lie ready for one node before others have to wait for it."""
@@ -133,7 +133,7 @@ class Routes:
         # The slots of the last call; None if they have changed since.
         self._slots: Sequence[str] | None = None
         self.nodes: list[Node] = []
-        self.nowhere = Node("", NOBODY, error=not_covered())
+        self.nowhere = Node("", NOBODY, error=slot_not_covered())
         self.failing: list[Node] = []
         """Those with an `error` that have requests."""
         # `nowhere` is last, so that NOBODY (-1) is its index.
@@ -151,7 +151,7 @@ class Routes:
     def begin(self, slots: Sequence[str] | None) -> None:
         """Tell of the nodes that there are. slots: as for `update`; None where the target is no cluster."""
         if slots is None:
-            self.node(ALONE)
+            self.node(SINGLE_NODE)
         else:
             self.update(slots)
 

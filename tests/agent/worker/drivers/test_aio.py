@@ -33,7 +33,7 @@ def task(**told: Any) -> Stage:
 def test_what_a_cancellation_ends_was_begun_and_is_counted_once_as_cut_short(batch: int) -> None:
     due = [T0_NS + at * MS for at in range(9)]
     stage = task(end_ns=T0_NS + NS_PER_S, batch=batch, due=due, takes_ns=NS_PER_S, answers=[CancelledError()])
-    stage.lifeline.cut()
+    stage.cancellation.cancel()
     rows = stage.run()
     assert [row[1] for row in rows] == [stage.kind(0, False, "CutShort")] * batch
     assert stage.record.issued == batch
@@ -43,7 +43,7 @@ def test_what_a_cancellation_ends_was_begun_and_is_counted_once_as_cut_short(bat
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_task_begins_nothing_more_once_the_run_is_cut_even_where_the_span_has_no_end(batch: int) -> None:
     stage = task(batch=batch, answers=[CancelledError()])
-    stage.lifeline.cut()
+    stage.cancellation.cancel()
     assert len(stage.run()) == stage.record.issued == batch
 
 

@@ -107,13 +107,13 @@ def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_fol
     assert stage.record.issued == 3
 
 
-def test_what_fails_once_the_lifeline_is_cut_was_cut_short_but_an_error_reply_stays_one() -> None:
+def test_what_fails_after_cancellation_was_cut_short_but_an_error_reply_stays_one() -> None:
     for error, replied, name in (
         (redis.ConnectionError("we shut it down"), False, "CutShort"),
         (redis.ResponseError("ERR no"), True, "ERR"),
     ):
         stage = Stage(quota=1, answers=[error])
-        stage.lifeline.cut()
+        stage.cancellation.cancel()
         assert [row[1] for row in stage.run()] == [stage.kind(0, replied, name)]
 
 

@@ -19,10 +19,10 @@ from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pools.thread_pools import prewarm
 from agent.worker.workload.operations import Operation
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Driver, Pools, Retry, Target
-from common.redis_client import Ending
+from common.redis_client import Failure
 from common.units import Seconds
 from tests.support.loops import OthersTurn
 from tests.support.runs import wait_until
@@ -48,8 +48,8 @@ class Hosted:
     """A host and what its workers need. ended: how many workers have, `what` they raised."""
 
     def __init__(self, target: Target, operation: Operation = GET, *, tasks: int = 1, **pools: Any) -> None:
-        self.lifeline = Lifeline()
-        self.host = LoopHost(target, Pools(driver=Driver.ASYNCIO, **pools), "pool 7", self.lifeline)
+        self.cancellation = Cancellation()
+        self.host = LoopHost(target, Pools(driver=Driver.ASYNCIO, **pools), "pool 7", self.cancellation)
         self.span = Span(monotonic_ns(), NEVER_NS)
         self.outcomes = Outcomes()
         self.ended: list[Exception | None] = []
@@ -64,7 +64,7 @@ class Hosted:
             operations=repeat(operation),
             record=record,
             outcomes=self.outcomes,
-            lifeline=self.lifeline,
+            cancellation=self.cancellation,
             measures=[lambda _: 5],
             batch=1,
             transaction=False,
@@ -82,7 +82,7 @@ class Hosted:
 
     def cut(self) -> None:
         self.span.end_at(monotonic_ns())
-        self.lifeline.cut()
+        self.cancellation.cancel()
         self.host.cut()
 
     @property
@@ -91,7 +91,7 @@ class Hosted:
 
     @property
     def is_cut_short(self) -> int:
-        return self.outcomes.number(Ending(False, "CutShort", 0))
+        return self.outcomes.number(Failure(False, "CutShort", 0))
 
 
 def test_a_host_that_was_never_opened_has_nothing_to_close() -> None:
@@ -173,7 +173,7 @@ def test_closing_ends_tasks_that_nobody_has_cut_and_connections_that_are_still_t
     [opens] = hosted.host.open(quiet)
     hosted.host.start(hosted.jobs)
     futures = opens.open_all(None)  # type: ignore[arg-type]
-    hosted.lifeline.cut()
+    hosted.cancellation.cancel()
     hosted.host.close()
     assert not hosted.host.is_alive
     assert all(future.done() for future in futures)
@@ -185,7 +185,7 @@ def test_prewarming_opens_every_connection_and_leaves_them_to_the_pool(valkey: S
     hosted = Hosted(Target(url=valkey.url), client_instances_per_pool=3, max_connections=7)
     told: list[tuple[int, int]] = []
     instances = hosted.host.open(quiet)
-    opened = prewarm(instances, Target(url=valkey.url), hosted.lifeline, lambda *args: told.append(args))
+    opened = prewarm(instances, Target(url=valkey.url), hosted.cancellation, lambda *args: told.append(args))
     assert (opened, told[-1]) == (21, (21, 21))
     assert len(asking.client_list()) == 1 + 21
     hosted.host.start(hosted.jobs)

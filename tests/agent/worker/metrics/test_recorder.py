@@ -27,13 +27,13 @@ from agent.worker.pacing.pacer import lag_of_unsent, whenever_of
 from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
-from common.redis_client import Ending
+from common.redis_client import Failure
 from common.units import NS_PER_S
 from tests.support.stages import stage
 
 NAMES = ("SET", "GET")
-READONLY = Ending(True, "READONLY", 10)
-LOST = Ending(False, "ConnectionError", 0)
+READONLY = Failure(True, "READONLY", 10)
+LOST = Failure(False, "ConnectionError", 0)
 
 
 def rows_of(*rows: tuple[int, int, int, int, int, int, int]) -> Rows:
@@ -113,14 +113,14 @@ def test_a_row_belongs_to_the_second_in_which_it_completed() -> None:
 
 def test_each_way_to_end_has_one_number_and_zero_is_done() -> None:
     outcomes = Outcomes()
-    numbers = [outcomes.number(ending) for ending in (READONLY, LOST, READONLY, Ending(True, "READONLY", 99))]
+    numbers = [outcomes.number(failure) for failure in (READONLY, LOST, READONLY, Failure(True, "READONLY", 99))]
     assert numbers == [1, 2, 1, 1]
     assert outcomes.endings[1:] == [(True, "READONLY"), (False, "ConnectionError")]
 
 
 def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
     outcomes = Outcomes()
-    readonly, lost = (len(NAMES) * outcomes.number(ending) for ending in (READONLY, LOST))
+    readonly, lost = (len(NAMES) * outcomes.number(failure) for failure in (READONLY, LOST))
     metrics = bin_rows(
         rows_of(
             (1, 0, 100, NONE, 60, 5, 0),

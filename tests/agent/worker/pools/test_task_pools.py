@@ -6,7 +6,7 @@ import pytest
 
 from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool
 from agent.worker.pools.thread_pools import CheckoutTimeout
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Pools, Target
 from tests.support.loops import OthersTurn, begun
@@ -15,9 +15,9 @@ NOWHERE = Target(url="redis://127.0.0.1:1")
 
 
 def pool_of(count: int, timeout_s: float = 10.0, now: MonotonicNs = monotonic_ns) -> AsyncClientInstancePool:
-    lifeline = Lifeline()
+    cancellation = Cancellation()
     return AsyncClientInstancePool(
-        [AsyncClientInstance(NOWHERE, Pools(), lifeline) for _ in range(count)], timeout_s, now
+        [AsyncClientInstance(NOWHERE, Pools(), cancellation) for _ in range(count)], timeout_s, now
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.worker.pools.thread_pools import CheckoutTimeout, ClientInstance, ClientInstancePool, prewarm
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Pools, Retry, Target
@@ -20,8 +20,8 @@ NOWHERE = Target(url="redis://127.0.0.1:1")
 
 
 def instances(count: int, target: Target = NOWHERE, max_connections: int = 1) -> list[ClientInstance]:
-    lifeline = Lifeline()
-    return [ClientInstance(target, Pools(max_connections=max_connections), lifeline) for _ in range(count)]
+    cancellation = Cancellation()
+    return [ClientInstance(target, Pools(max_connections=max_connections), cancellation) for _ in range(count)]
 
 
 def pool_of(count: int, timeout_s: float = 10.0, now: MonotonicNs = monotonic_ns) -> ClientInstancePool:
@@ -213,10 +213,10 @@ def test_prewarming_opens_every_connection_of_every_instance_as_the_server_itsel
     asking = valkey.client()
     asking.ping()
     target = Target(url=valkey.url)
-    lifeline = Lifeline()
-    wanted = [ClientInstance(target, Pools(max_connections=7), lifeline) for _ in range(3)]
+    cancellation = Cancellation()
+    wanted = [ClientInstance(target, Pools(max_connections=7), cancellation) for _ in range(3)]
     told: list[tuple[int, int]] = []
-    assert prewarm(wanted, target, lifeline, lambda done, total: told.append((done, total))) == 21
+    assert prewarm(wanted, target, cancellation, lambda done, total: told.append((done, total))) == 21
     assert len(asking.client_list()) == 1 + 21
     assert told[-1] == (21, 21)
     assert told == sorted(told)
@@ -238,7 +238,7 @@ def test_prewarming_opens_every_connection_of_every_instance_as_the_server_itsel
 
 def test_prewarming_nothing_is_done_at_once() -> None:
     told: list[tuple[int, int]] = []
-    assert prewarm([], NOWHERE, Lifeline(), lambda done, total: told.append((done, total))) == 0
+    assert prewarm([], NOWHERE, Cancellation(), lambda done, total: told.append((done, total))) == 0
     assert told == []
 
 
@@ -247,13 +247,13 @@ def test_prewarming_more_than_the_server_takes_fails_in_one_line_and_leaves_noth
     asking = valkey.client()
     asking.config_set("maxclients", 10)
     target = Target(url=valkey.url, retry=Retry(retries=0))
-    lifeline = Lifeline()
-    wanted = [ClientInstance(target, Pools(max_connections=10), lifeline) for _ in range(2)]
+    cancellation = Cancellation()
+    wanted = [ClientInstance(target, Pools(max_connections=10), cancellation) for _ in range(2)]
     with pytest.raises(TargetError, match="max number of clients reached") as raised:
-        prewarm(wanted, target, lifeline, lambda *_: None)
+        prewarm(wanted, target, cancellation, lambda *_: None)
     assert "\n" not in str(raised.value)
     assert str(raised.value).endswith(" of 20 connections were open)")
-    assert lifeline.is_cut
+    assert cancellation.is_cancelled
     wait_until(lambda: len(asking.client_list()) == 1, "the server has seen all connections closed")
     for instance in wanted:
         instance.close()
@@ -264,7 +264,7 @@ def test_prewarming_a_target_that_refuses_fails_soon_although_retries_are_allowe
     retry = Retry(retries=2, base_s=Seconds(0.001), cap_s=Seconds(0.002))
     target = Target(url=refusing_url, retry=retry)
     with pytest.raises(TargetError, match="refused the connection"):
-        prewarm(instances(2, target, 50), target, Lifeline(), lambda *_: None)
+        prewarm(instances(2, target, 50), target, Cancellation(), lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -277,9 +277,9 @@ def test_whatever_the_progress_raises_ends_the_prewarming(valkey: Server) -> Non
 
     asking = valkey.client()
     target = Target(url=valkey.url)
-    lifeline = Lifeline()
-    wanted = [ClientInstance(target, Pools(max_connections=5), lifeline)]
+    cancellation = Cancellation()
+    wanted = [ClientInstance(target, Pools(max_connections=5), cancellation)]
     with pytest.raises(Stopped):
-        prewarm(wanted, target, lifeline, stop)
+        prewarm(wanted, target, cancellation, stop)
     wait_until(lambda: len(asking.client_list()) == 1, "the server has seen all connections closed")
     wanted[0].close()

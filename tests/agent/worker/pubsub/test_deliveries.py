@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from agent.worker.pubsub.deliveries import (
     UNTIMED,
-    Arrivals,
     CollectedDeliveries,
+    DeliveryClassifier,
     DeliveryRecord,
     What,
     add_up,
@@ -17,12 +17,12 @@ from common.metrics.histogram import Histogram
 from common.metrics.intervals import DeliveryMetrics, merge_deliveries
 from common.plan.schema import Load
 from common.plan.timeline import timeline
-from common.pubsub_header import STAMP_BYTES, Stamper, StampReader
+from common.pubsub_header import HEADER_BYTES, HeaderReader, HeaderWriter
 from common.units import NS_PER_S
 from tests.support.stages import stage
 
 T0 = 10**15
-BLANK = bytes(STAMP_BYTES)
+BLANK = bytes(HEADER_BYTES)
 STAGED = timeline(Load(stages=(stage(1.5), stage(1))))
 
 rows = st.tuples(
@@ -41,7 +41,7 @@ def place(at_ns: int, what: What, value: int) -> tuple[int, int]:
 def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
     """What messages are, each with the connection on which it came, at 100 ns."""
     record = DeliveryRecord()
-    arrivals = Arrivals(StampReader("run", "here"), record)
+    arrivals = DeliveryClassifier(HeaderReader("run", "here"), record)
     for line, message in messages:
         arrivals.arrived(line, message, 100)
     return add_up(record.take())
@@ -69,34 +69,34 @@ def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
     assert merge_deliveries(released) == everything
 
 
-def test_a_message_of_this_run_is_delivered_and_its_time_is_from_its_stamp_to_its_arrival() -> None:
-    metrics = arrived((0, Stamper("run", "here", 1).stamp(BLANK, 40)))
+def test_a_message_of_this_run_is_delivered_and_its_time_is_from_its_sending_to_its_arrival() -> None:
+    metrics = arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 40)))
     assert metrics == DeliveryMetrics(delivered=1, latency=Histogram.of(np.array([60])))
 
 
 def test_a_message_of_another_host_is_delivered_but_not_timed() -> None:
-    assert arrived((0, Stamper("run", "there", 1).stamp(BLANK, 40))) == DeliveryMetrics(delivered=1)
+    assert arrived((0, HeaderWriter("run", "there", 1).write(BLANK, 40))) == DeliveryMetrics(delivered=1)
 
 
 def test_a_time_below_zero_is_of_a_clock_that_is_not_ours() -> None:
-    assert arrived((0, Stamper("run", "here", 1).stamp(BLANK, 101))) == DeliveryMetrics(delivered=1)
+    assert arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 101))) == DeliveryMetrics(delivered=1)
     record = DeliveryRecord()
     record.add(pack_delivery(T0, What.DELIVERED, UNTIMED))
     assert add_up(record.take()) == DeliveryMetrics(delivered=1)
 
 
 def test_messages_of_others_are_counted_apart() -> None:
-    assert arrived((0, b"hello"), (0, Stamper("other", "here", 1).stamp(BLANK, 1))) == DeliveryMetrics(foreign=2)
+    assert arrived((0, b"hello"), (0, HeaderWriter("other", "here", 1).write(BLANK, 1))) == DeliveryMetrics(foreign=2)
 
 
 def test_a_message_that_a_retry_sent_twice_is_delivered_once_on_each_connection() -> None:
-    stamper = Stamper("run", "there", 1)
-    first, second = stamper.stamp(BLANK, 1), stamper.stamp(BLANK, 1)
+    writer = HeaderWriter("run", "there", 1)
+    first, second = writer.write(BLANK, 1), writer.write(BLANK, 1)
     metrics = arrived((0, first), (1, first), (0, first), (0, second), (1, second), (1, second))
     assert metrics == DeliveryMetrics(delivered=4, repeated=2)
 
 
 def test_messages_of_several_senders_do_not_disturb_each_other() -> None:
-    one, other = Stamper("run", "there", 1), Stamper("run", "there", 2)
-    sent = [one.stamp(BLANK, 1), one.stamp(BLANK, 1), other.stamp(BLANK, 1)]
+    one, other = HeaderWriter("run", "there", 1), HeaderWriter("run", "there", 2)
+    sent = [one.write(BLANK, 1), one.write(BLANK, 1), other.write(BLANK, 1)]
     assert arrived(*((0, message) for message in sent)) == DeliveryMetrics(delivered=3)

@@ -13,7 +13,7 @@ from agent.worker.workload.values import Blank
 from common.clock import monotonic_ns
 from common.metrics.intervals import DeliveryMetrics, Merge, merge_intervals
 from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Target, Workload
-from common.pubsub_header import STAMP_BYTES, Stamp, Stamper, StampReader
+from common.pubsub_header import HEADER_BYTES, HeaderReader, HeaderWriter, MessageHeader
 from common.units import NS_PER_S, Count, Seconds
 from tests.support.plans import plan_for
 from tests.support.runs import calls, connections, wait_until
@@ -23,7 +23,7 @@ from tests.support.workers import whole_of
 LISTENING = [driver for driver in Driver if driver is not Driver.WIRE]
 """Drivers that may have subscribers; the plan refuses any other: tests/common/plan/rules/test_wire_rules.py."""
 
-BLANK = Blank(bytes(STAMP_BYTES) + b"padding")
+BLANK = Blank(bytes(HEADER_BYTES) + b"padding")
 
 
 class FakeInstance:
@@ -56,19 +56,19 @@ def record() -> DeliveryRecord:
 @pytest.fixture
 def lent(instance: FakeInstance, record: DeliveryRecord) -> PubSubPool:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 1.0)
-    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), Stamper("run", "here", 7), record)
+    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), HeaderWriter("run", "here", 7), record)
     taken, wait_ns = view.checkout()
     assert wait_ns == 0
     return taken
 
 
-def test_a_message_is_stamped_as_it_is_published_and_its_receivers_are_expected(
+def test_a_message_gets_a_header_as_it_is_published_and_its_receivers_are_expected(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
 ) -> None:
     for command in ("PUBLISH", "SPUBLISH"):
         assert lent.execute(command, b"channel", BLANK) == 2
-    read = [StampReader("run", "here").read(message) for _, _, message in instance.calls]
-    assert [(stamp.sender, stamp.number) for stamp in read if isinstance(stamp, Stamp)] == [(7, 1), (7, 2)]
+    read = [HeaderReader("run", "here").read(message) for _, _, message in instance.calls]
+    assert [(header.sender, header.number) for header in read if isinstance(header, MessageHeader)] == [(7, 1), (7, 2)]
     assert [(command, channel, len(message)) for command, channel, message in instance.calls] == [
         ("PUBLISH", b"channel", len(BLANK)),
         ("SPUBLISH", b"channel", len(BLANK)),
@@ -100,7 +100,7 @@ def test_a_publish_that_fails_expects_nothing(
 
 def test_what_was_lent_goes_back_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 0.01)
-    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), Stamper("run", "here", 7), record)
+    view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), HeaderWriter("run", "here", 7), record)
     for _ in range(2):
         taken, _ = view.checkout()
         view.give_back(taken)

@@ -9,7 +9,7 @@ import redis
 from agent.worker.metrics.connection_events import EventKind
 from agent.worker.metrics.wire_sizes import reply_measure
 from common.cancellation import CutShort
-from common.pubsub_header import STAMP_BYTES, Stamper
+from common.pubsub_header import HEADER_BYTES, HeaderWriter
 from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import calls, connections, wait_until
 from tests.support.servers import Server, start_server
@@ -32,8 +32,8 @@ def listening(listen: type[Listening], valkey: Server) -> Iterator[Listening]:
 
 def publisher(server: Server, name: bytes = b"a") -> Callable[[], int]:
     """Publishes one message of the run each time it is called; returns how many got it."""
-    stamper, client = Stamper("run", "here", 1), server.client()
-    return lambda: client.execute_command("PUBLISH", name, stamper.stamp(bytes(STAMP_BYTES), 1))
+    writer, client = HeaderWriter("run", "here", 1), server.client()
+    return lambda: client.execute_command("PUBLISH", name, writer.write(bytes(HEADER_BYTES), 1))
 
 
 def test_a_subscription_is_done_when_the_server_has_confirmed_it(listening: Listening, valkey: Server) -> None:
@@ -148,7 +148,7 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(listen: type[Listening], val
     waiting = threading.Thread(target=wait)
     waiting.start()
     wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "somebody waits", 5)
-    listening.lifeline.cut()
+    listening.cancellation.cancel()
     listening.subscriber.cut()
     waiting.join(5)
     listening.ends()
@@ -177,6 +177,6 @@ def test_a_server_that_comes_back_later_than_the_retries_last_has_its_channels_a
     with start_server(port=valkey.port) as again:
         wait_until(lambda: again.client().pubsub_channels() == [b"a"], "its return", 5)
         assert listening.subscribe(b"c") == [[b"subscribe", b"c", 2]]
-        listening.lifeline.cut()
+        listening.cancellation.cancel()
         listening.subscriber.cut()
         listening.ends()

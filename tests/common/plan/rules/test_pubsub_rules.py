@@ -52,7 +52,7 @@ def sizes(smallest: int) -> Values:
         (plan_of(PUBLISH, SUBSCRIBE, values=sizes(31)), "$.workload.values.minimum: expected at least 32 bytes"),
         (
             plan_of(PUBLISH, SUBSCRIBE, values=Values(sizes=(SizeWeight(size=Bytes(64)), SizeWeight(size=Bytes(3))))),
-            "$.workload.values.sizes[1].size: expected at least 32 bytes, which a message's stamp takes, got 3",
+            "$.workload.values.sizes[1].size: expected at least 32 bytes, the size of a message's header, got 3",
         ),
         (plan_of(SUBSCRIBE, target=CLUSTER), "expected SSUBSCRIBE in a cluster, as profile pubsub_sharded"),
         (plan_of(PUBLISH, target=CLUSTER), "expected SPUBLISH in a cluster"),

@@ -80,7 +80,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("PUBLISH"), "values": {"kind": "json"}},
-            "values.kind: expected binary where the plan has __message__, whose stamp is binary, got json",
+            "values.kind: expected binary where the plan has __message__, whose header is binary, got json",
         ),
         (
             {

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from agent.worker.drivers.wire.connector import Connector
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
 
@@ -20,9 +20,9 @@ class Stand:
     """A connector whose loop is the test: `turn` does what it was asked to call."""
 
     def __init__(self) -> None:
-        self.lifeline = Lifeline()
+        self.cancellation = Cancellation()
         self._calls: Queue[Callable[[], None]] = Queue()
-        self.connector = Connector(self.lifeline, self._calls.put)
+        self.connector = Connector(self.cancellation, self._calls.put)
         self.heard: list[tuple[str, Any]] = []
 
     def do(self, what: Callable[[], Any], pause_s: float = 0.0) -> None:
@@ -45,7 +45,7 @@ class Stand:
 def stand(_leak_check_first: None) -> Iterator[Stand]:
     made = Stand()
     yield made
-    made.lifeline.cut()
+    made.cancellation.cancel()
     made.connector.end()
     made.connector.end()
     made.connector.wait(5)
@@ -79,18 +79,18 @@ def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
     assert stand.heard == []
 
 
-def test_what_waits_ends_with_the_lifeline_and_nobody_is_told(stand: Stand) -> None:
+def test_what_waits_ends_with_the_cancellation_and_nobody_is_told(stand: Stand) -> None:
     began = threading.Event()
 
     def hang() -> None:
         began.set()
-        stand.lifeline.wait(3600)
+        stand.cancellation.wait(3600)
 
     stand.do(hang)
     stand.do(lambda: 1, pause_s=3600)
     assert began.wait(10)
     began_ns = monotonic_ns()
-    stand.lifeline.cut()
+    stand.cancellation.cancel()
     stand.connector.end()
     stand.connector.wait(10)
     assert monotonic_ns() - began_ns < 5 * NS_PER_S
@@ -100,7 +100,7 @@ def test_what_waits_ends_with_the_lifeline_and_nobody_is_told(stand: Stand) -> N
 @pytest.mark.parametrize("end", ["cut", "ended"])
 def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
     if end == "cut":
-        stand.lifeline.cut()
+        stand.cancellation.cancel()
     else:
         stand.connector.end()
     stand.do(pytest.fail)
@@ -109,16 +109,16 @@ def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
 
 
 def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
-    class Ending(Lifeline):
+    class Racing(Cancellation):
         """Has another thread end the connector in the very moment in which that looks whether it may begin."""
 
         @property
-        def is_cut(self) -> bool:
+        def is_cancelled(self) -> bool:
             ending.start()
             ending.join(0.1)
             return False
 
-    connector = Connector(Ending(), lambda _: None)
+    connector = Connector(Racing(), lambda _: None)
     ending = threading.Thread(target=connector.end)
     connector.do(lambda: None, lambda _: None, lambda _: None)
     ending.join(10)
@@ -126,10 +126,10 @@ def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
 
 
 def test_a_wait_is_no_longer_than_it_may_be(stand: Stand) -> None:
-    stand.do(lambda: stand.lifeline.wait(3600))
+    stand.do(lambda: stand.cancellation.wait(3600))
     stand.connector.end()
     stand.connector.wait(0.01)
-    assert not stand.lifeline.is_cut
+    assert not stand.cancellation.is_cancelled
 
 
 def test_many_are_done_at_once(stand: Stand) -> None:

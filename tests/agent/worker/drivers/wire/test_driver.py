@@ -339,11 +339,11 @@ def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
     assert stage.rows() == [[60 * MS, stage.kind(0, False, "ConnectionError"), 0, 10 * MS, GET[2], 0, -1, 1]]
 
 
-def test_once_the_lifeline_is_cut_what_was_under_way_was_cut_short_and_nobody_connects() -> None:
+def test_after_cancellation_what_was_under_way_was_cut_short_and_nobody_connects() -> None:
     stage = WireStage(batch=2)
     stage.begin()
     stage.span.end_at(stage.now_ns)
-    stage.lifeline.cut()
+    stage.cancellation.cancel()
     stage.check(after_ns=MS)
     stage.hear(b"")
     assert stage.worker.is_done
@@ -479,12 +479,12 @@ def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() ->
     assert stage.metrics().commands["GET"].failures == {"ConnectionError": 1}
 
 
-def test_what_was_redirected_and_not_sent_when_the_lifeline_is_cut_was_cut_short() -> None:
+def test_what_was_redirected_and_not_sent_at_cancellation_was_cut_short() -> None:
     stage = cluster(MINE[0])
     stage.begin()
     stage.hear(moved(MINE[0], "127.0.0.1:7009"), of=stage.channel(HERE))
     stage.span.end_at(stage.now_ns)
-    stage.lifeline.cut()
+    stage.cancellation.cancel()
     stage.check(after_ns=MS)
     assert stage.worker.is_done
     assert stage.metrics().commands["GET"].failures == {"CutShort": 1}

@@ -11,7 +11,7 @@ from agent.worker.drivers.wire.pool_host import WireHost, draw_requests, record_
 from agent.worker.pools.thread_pools import prewarm
 from agent.worker.workload.encoding.stream import PackedStream
 from agent.worker.workload.mix import Mix
-from common.cancellation import Lifeline
+from common.cancellation import Cancellation
 from common.errors import PlanError, TargetError
 from common.plan.schema import Command, Driver, Pools, Retry, Target, Values, Workload
 from common.units import Seconds
@@ -30,7 +30,7 @@ def mix_of(*commands: str, **workload: Any) -> Mix:
 def host_of(url: str, loop: WireLoop | None = None, **pools: Any) -> Iterator[WireHost]:
     target = Target(url=url, retry=Retry(retries=0), connect_timeout_s=Seconds(1), socket_timeout_s=Seconds(1))
     group = Pools(driver=Driver.WIRE, **pools)
-    host = WireHost(target, group, "pool 0", Lifeline(), loop or WireLoop(), mix_of())
+    host = WireHost(target, group, "pool 0", Cancellation(), loop or WireLoop(), mix_of())
     try:
         yield host
     finally:
@@ -51,7 +51,7 @@ def test_each_client_instance_has_its_events_and_all_its_connections_can_be_prew
         opens = host.open(lambda: steps.append(1))
         assert (len(opens), len(host.logs), len(steps)) == (3, 3, 1)
         assert connections(valkey.client()) == 0
-        opened = prewarm(opens, Target(url=valkey.url), Lifeline(), lambda *_: None)
+        opened = prewarm(opens, Target(url=valkey.url), Cancellation(), lambda *_: None)
         assert opened == 12 == connections(valkey.client())
     wait_until(lambda: connections(valkey.client()) == 0, "none is left open")
 
@@ -59,7 +59,7 @@ def test_each_client_instance_has_its_events_and_all_its_connections_can_be_prew
 def test_in_a_cluster_each_primary_is_prewarmed(shared_cluster: ClusterGroup) -> None:
     with host_of(shared_cluster.url, max_connections=2) as host:
         opens = host.open(lambda: None)
-        assert prewarm(opens, Target(url=shared_cluster.url), Lifeline(), lambda *_: None) == 2 * 3
+        assert prewarm(opens, Target(url=shared_cluster.url), Cancellation(), lambda *_: None) == 2 * 3
         for port in shared_cluster.primaries:
             assert connections(shared_cluster.at(port)) >= 2
 

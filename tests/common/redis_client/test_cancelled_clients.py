@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from common.cancellation import CutShort, Lifeline
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Retry, Sentinel, Target
 from common.redis_client import TARGET_ERRORS, build_client, open_control_client
@@ -23,14 +23,14 @@ LONG = Seconds(600.0)
 
 
 @pytest.fixture
-def waiting_for() -> Iterator[Callable[[str, Lifeline, threading.Event], threading.Thread]]:
+def waiting_for() -> Iterator[Callable[[str, Cancellation, threading.Event], threading.Thread]]:
     threads: list[threading.Thread] = []
 
-    def start(url: str, lifeline: Lifeline, ended: threading.Event) -> threading.Thread:
+    def start(url: str, cancellation: Cancellation, ended: threading.Event) -> threading.Thread:
         def ask() -> None:
             target = Target(url=url, socket_timeout_s=LONG, connect_timeout_s=LONG, retry=Retry(retries=9))
             try:
-                with build_client(target, Pools(), events=Events(), lifeline=lifeline) as client:
+                with build_client(target, Pools(), events=Events(), cancellation=cancellation) as client:
                     client.execute_command("GET", "key")
             except (CutShort, *TARGET_ERRORS):
                 ended.set()
@@ -47,16 +47,16 @@ def waiting_for() -> Iterator[Callable[[str, Lifeline, threading.Event], threadi
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel"])
 def test_a_cut_ends_a_wait_for_a_server_that_says_nothing_at_once(
-    scheme: str, waiting_for: Callable[[str, Lifeline, threading.Event], threading.Thread]
+    scheme: str, waiting_for: Callable[[str, Cancellation, threading.Event], threading.Thread]
 ) -> None:
-    lifeline, ended = Lifeline(), threading.Event()
+    cancellation, ended = Cancellation(), threading.Event()
     with SocketServer() as server:
         path = "/mymaster" if "sentinel" in scheme else ""
-        thread = waiting_for(f"{scheme}://127.0.0.1:{server.port}{path}", lifeline, ended)
+        thread = waiting_for(f"{scheme}://127.0.0.1:{server.port}{path}", cancellation, ended)
         server.asked.wait(10.0)
         assert thread.is_alive()
         began_ns = monotonic_ns()
-        lifeline.cut()
+        cancellation.cancel()
         thread.join(10.0)
         assert ended.is_set()
         assert monotonic_ns() - began_ns < 5 * NS_PER_S
@@ -75,7 +75,7 @@ def test_no_representation_of_what_holds_a_password_shows_it() -> None:
             sentinel = Sentinel(password=WATCH) if "sentinel" in url else Sentinel()
             target = Target(url=url, password=SECRET, sentinel=sentinel)
             with (
-                build_client(target, Pools(), events=Events(), lifeline=Lifeline()) as client,
+                build_client(target, Pools(), events=Events(), cancellation=Cancellation()) as client,
                 open_control_client(target) as control,
             ):
                 client.execute_command("SET", "key", "value")
