@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
@@ -96,7 +97,7 @@ def join(
     It may be started before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
     and says goodbye; a second one leaves at once.
     """
-    # Imported here: worker processes import this module too, and need none of it.
+    # Imported here: a nursery that is spawned imports this module too, and needs none of it.
     from agent.fork_server import Nursery
     from common.protocol.endpoint import ANY_HOST, parse_endpoint
     from common.protocol.token_sources import TokenVariables
@@ -106,14 +107,20 @@ def join(
         raise UsageError(f"expected the host and port of a coordinator, such as 10.0.0.5:5555, got {show(endpoint)}")
     variables = TokenVariables.taken_from(os.environ)
     raise_open_files_limit()
-    # From here on both import, each on a core of its own; and without the variables that hold a token.
+    gc.disable()  # imports leave nothing to collect
     with Nursery() as nursery:
-        nursery.start()
+        if variables.token or variables.key:
+            nursery.start()  # not as a copy, whose /proc/PID/environ would show them; it imports beside us
+        else:
+            from agent.worker.process import run_worker  # noqa: F401  # for the worker processes
         from agent.core.actions import Identity
         from agent.core.assignment_checks import Capacity
         from agent.loop import Agent
         from common.protocol.token import agent_credentials
 
+        gc.freeze()  # what was imported stays to the end, and its memory shared
+        gc.enable()
+        nursery.start(copied=True)  # before anything is opened
         curve = None if insecure else agent_credentials(token_file, variables, os.environ)
         identity = Identity(
             name=name,

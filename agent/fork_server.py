@@ -1,9 +1,9 @@
 """The process that worker processes are forked from. The only place that imports multiprocess.
 
-Imports take a worker process most of a second of CPU time, and the agent can afford that once: it spawns one process,
-which imports everything and then forks, in milliseconds, a worker process whenever the agent asks. That process has no
-thread, no connection and nothing of the agent's memory, so nothing is copied that a fork would break. It is started
-while the agent itself still imports, and waits for the next run with its memory shared among all that it forks.
+Imports take half a second of CPU time, so they happen once: `agent join` imports all that it and its worker processes
+need, and then copies itself. The copy is the nursery. It forks a worker process, in milliseconds, whenever the agent
+asks. The copy is made while the agent has no thread, no socket and no ZeroMQ context, so nothing is copied that a fork
+would break. A nursery that replaces one that was killed is spawned instead, and imports again.
 
     agent -> nursery: a byte, and with it the worker's end of a new pipe
     nursery -> agent: (pid, BORN) for each, in their order, 0 for one that is not wanted any more; (pid, exit code)
@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ _NEWS = struct.Struct("=qq")
 _BORN = 1 << 40
 _UNKNOWN_EXIT = 255
 _JOIN_S = 5.0
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -61,10 +63,9 @@ def _in_existing_directory() -> Iterator[None]:
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Block SIGINT, also in the process that is started: a Ctrl-C reaches it before it can ignore the signal."""
-    resource_tracker.ensure_running()  # or it would be started inside, and that ends with SIGINT unblocked
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Block them, also in the process that is started: a Ctrl-C reaches it before it can ignore the signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
         yield
     finally:
@@ -90,27 +91,36 @@ class Nursery:
     """The agent's end. Closed by `close`."""
 
     def __init__(self) -> None:
-        self._context = multiprocess.get_context("spawn")
         self._process: BaseProcess | None = None
         self._control: socket.socket | None = None
         self._unborn: deque[Child] = deque()
         self._children: dict[int, Child] = {}
 
-    def start(self) -> None:
-        """Start it, unless it runs. It imports while we go on."""
+    def start(self, *, copied: bool = False) -> None:
+        """Start it, unless it runs. copied: as a copy of this process, with all that it has imported; only for a
+        process that never had a ZeroMQ context. If it has other threads, or without `copied`, the nursery is a new
+        interpreter, which imports while we go on."""
         if self._control is not None:
             return
-        ours, theirs = self._context.Pipe(duplex=True)
-        with ours, theirs:
-            self._process = self._context.Process(target=_nurse, args=(theirs,), name="nursery")
-            with _in_existing_directory(), _no_interrupt():
+        is_copy = copied and threading.active_count() == 1
+        context = multiprocess.get_context("fork" if is_copy else "spawn")
+        ours, theirs = context.Pipe(duplex=True)
+        with ours, theirs, _in_existing_directory():
+            if not is_copy:
+                resource_tracker.ensure_running()  # or it would be started below, and that ends with SIGINT unblocked
+            with _signals_held_back():
+                self._process = (
+                    context.Process(target=_nurse_copy, args=(theirs, ours), name="nursery")
+                    if is_copy
+                    else context.Process(target=_nurse, args=(theirs,), name="nursery")
+                )
                 self._process.start()
-            self._control = socket.socket(fileno=os.dup(ours.fileno()))
-            self._control.setblocking(False)
+                self._control = socket.socket(fileno=os.dup(ours.fileno()))
+                self._control.setblocking(False)
 
     def fork(self) -> Child:
         """A new worker process, which is born as soon as the nursery is ready; what is sent to it until then waits."""
-        ours, theirs = self._context.Pipe(duplex=True)
+        ours, theirs = multiprocess.Pipe(duplex=True)
         child = Child(ours)
         with theirs:
             self.start()
@@ -199,12 +209,18 @@ def _work(connection: Connection) -> None:
     run_worker(connection)
 
 
+def _nurse_copy(connection: Connection, agents_end: Connection) -> None:
+    """The process itself, as a copy of the agent."""
+    agents_end.close()  # or its end would not be seen
+    _nurse(connection)
+
+
 def _nurse(connection: Connection) -> None:
     """The process itself."""
     # A Ctrl-C of the terminal, or a service manager, reaches the whole group: the agent drains first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
     import agent.worker.process  # noqa: F401  # with all that it needs
 
     gc.collect()

@@ -110,7 +110,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in family_of(pid):
         with contextlib.suppress(psutil.Error):
-            if child.ppid() != pid and "spawn_main" in " ".join(child.cmdline()):  # its own child forks them
+            if child.ppid() != pid:  # its own child forks them
                 found.append(child)
     return found
 
@@ -138,7 +138,8 @@ def local_agents_of(pid: int) -> list[int]:
     for child in family_of(pid):
         with contextlib.suppress(psutil.Error):
             words = child.cmdline()
-            if "agent.cli" in words and "--name" in words:
+            # An agent's own processes are copies of it, with its command line.
+            if child.ppid() == pid and "agent.cli" in words and "--name" in words:
                 found[words[words.index("--name") + 1]] = child.pid
     return [found[name] for name in sorted(found)]
 

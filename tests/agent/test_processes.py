@@ -213,12 +213,16 @@ def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Hear
 
 AGENT = """
 import sys
+import agent.worker.process
+from agent.fork_server import Nursery
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
 from common.protocol.codec import unpack
 from common.protocol.messages import Assignment
 
-processes = Processes()
+nursery = Nursery()
+nursery.start(copied=True)
+processes = Processes(nursery)
 processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
 processes.renew(boottime_ns() + 3600 * 10**9)
 known = []
@@ -248,6 +252,7 @@ def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Serv
         assert worker.is_running()
         family = psutil.Process(agent.pid).children(recursive=True)
         assert worker in family
+        assert [process.cmdline() for process in family] == [command] * 2  # it and its nursery: copies of the agent
         agent.kill()
     asking = valkey.client()
     wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
@@ -312,7 +317,35 @@ def test_processes_that_are_closed_while_their_nursery_still_imports_leave_nothi
         processes.spawn("run", dealt(plan_of("redis://127.0.0.1:1")))
 
 
-def test_an_agent_imports_no_client_library_of_the_load() -> None:
+_IS_IT_A_COPY = """
+import os, signal, sys, threading
+import psutil
+from agent.fork_server import Nursery
+
+if sys.argv[1] == "another":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+with Nursery() as nursery:
+    nursery.start(copied=True)
+    child = nursery.fork()
+    while child.pid is None:
+        nursery.listen(10)
+    [nurse] = [each for each in psutil.Process().children() if psutil.Process(child.pid) in each.children()]
+    nurse.send_signal(signal.SIGINT)
+    again = nursery.fork()
+    while again.pid is None:
+        nursery.listen(10)
+    print(nurse.cmdline() == psutil.Process().cmdline(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+@pytest.mark.parametrize(("threads", "is_copy"), [("one", True), ("another", False)])
+def test_only_an_agent_without_other_threads_is_copied(threads: str, is_copy: bool) -> None:
+    command = [sys.executable, "-c", _IS_IT_A_COPY, threads]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == f"{is_copy} set()\n"
+
+
+def test_the_loop_of_an_agent_imports_no_client_library_of_the_load() -> None:
     loaded = "import agent.loop, sys; print([name for name in ('redis', 'hiredis') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == "[]\n"

@@ -56,18 +56,13 @@ def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypa
         assert wait_until(lambda: [*listener.receive()], "the agent says hello")
 
 
-def spawned_by(agent: psutil.Process) -> list[psutil.Process]:
-    """Processes that the agent spawned; multiprocess has one of its own beside them."""
-    return [child for child in agent.children() if "spawn_main" in " ".join(child.cmdline())]
-
-
 def test_processes_of_an_agent_that_are_stopped_end_with_it() -> None:
     before = {child.pid for child in psutil.Process().children()}
     with LocalAgents() as agents:
         agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [agent] = [child for child in psutil.Process().children() if child.pid not in before]
         # The process that worker processes are forked from, in the process group of all of them.
-        [child] = wait_until(lambda: spawned_by(agent), "the agent has started it")
+        [child] = wait_until(agent.children, "the agent has started it")
         child.send_signal(signal.SIGSTOP)
         agent.kill()
         [exited] = wait_until(lambda: list(agents.exited()), "the agent has ended")

@@ -150,7 +150,7 @@ def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in agent.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending at this moment
-            if child.ppid() != agent.pid and "spawn_main" in " ".join(child.cmdline()):
+            if child.ppid() != agent.pid:
                 found.append(child)
     return found
 
