@@ -1,4 +1,4 @@
-"""README.md and ARCHITECTURE.md held against the code: what they name exists, and what exists they name."""
+"""The documentation held against the code and against itself: what it names exists, and its tables are up to date."""
 
 from __future__ import annotations
 
@@ -10,52 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import msgspec
 import pytest
+import yaml
 
 from agent.cli import cli as agent_cli
 from common import errors
-from common.plan.loading import profiles
 from common.plan.setting import ENVIRONMENT_PREFIX
 from common.plan.settings import SETTINGS
 from common.protocol.messages import AgentState
-from coordinator.analysis.ledger import Ledger
-from coordinator.analysis.verdict import Verdict
-from coordinator.catalogue import page
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.core.transitions import Phase
 from coordinator.journal_lock import LOCK_SUFFIX
-from coordinator.report import summary_types as shapes
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
-from coordinator.report.preparation_text import CleanUp, Preload
+from scripts.reference.meanings import VARIABLES
+from scripts.reference.pages import stale
 
 ROOT = Path(__file__).parent.parent
-TEXTS = {
-    name: (ROOT / name).read_text() for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
-}
-README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 GROUPS = {"coordinator": coordinator_cli, "agent": agent_cli}
-AGENT_VARIABLES = {"STAMPEDE_AGENT_PROCESSES", "STAMPEDE_TOKEN", "STAMPEDE_TOKEN_FILE", "STAMPEDE_TOKEN_KEY"}
+FLAGS_OF_OTHERS = {"--cpus", "--quick", "--seconds", "--serve", "--strict", "--timeout", "--write"}
+"""Flags of scripts and of other programs that pages name beside ours."""
 
-Table = list[list[str]]
-
-
-def section(text: str, title: str) -> str:
-    """What stands under a heading, up to the next one of any level; code blocks hold no lines that look like one."""
-    [found] = re.findall(rf"^##+ {re.escape(title)}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-def tables(text: str) -> list[Table]:
-    """The cells of every table in a text, without its head."""
-    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    return [[re.split(r"(?<!\\) *\| *", line)[1:-1] for line in table.splitlines()[2:]] for table in found]
-
-
-def quoted(text: str) -> list[str]:
-    """What stands between backticks."""
-    return re.findall(r"`([^`]+)`", text)
+WITH_FOREIGN_FLAGS = ("docs/comparison.md", "docs/tutorials/", "CHANGELOG.md", "CONTRIBUTING.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -64,51 +44,60 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
-    """Every command line of ours that a text shows, as words."""
+    """Every command line of ours that a text shows, as words, without redirections."""
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(re.split(r" [<>|] ", line)[0], comments=True)
             if words and words[0] in GROUPS:
                 yield words
 
 
-def keys_of(kind: type) -> list[str]:
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
+def anchors(text: str) -> set[str]:
+    """The names of the headings of a page, as links say them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
 
 
-def exit_codes(error: type[errors.StampedeError]) -> set[int]:
-    return {error.exit_code}.union(*map(exit_codes, error.__subclasses__()))
+def links(text: str) -> list[str]:
+    """The targets of links and pictures within the repository."""
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
 
 
-def test_the_architecture_names_every_phase_and_every_state() -> None:
-    names = [name for name in quoted(section(ARCHITECTURE, "The two state machines")) if name.isupper()]
-    assert names == [place.name for machine in (Phase, AgentState) for place in machine]
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
+        monkeypatch.delenv(variable)
+
+
+def test_generated_tables_follow_the_code() -> None:
+    pages = [str(page.relative_to(ROOT)) for page in stale()]
+    assert pages == [], f"run scripts/docs --write, and commit {', '.join(pages)}"
+
+
+def test_the_pages_of_the_site_are_those_of_its_menu() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    named = [page for section in menu for pages in section.values() for page in pages]
+    assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in PAGES)
+
+
+@pytest.mark.parametrize(("document", "longest"), [("README.md", 150), ("ARCHITECTURE.md", 200)])
+def test_what_is_read_first_is_short(document: str, longest: int) -> None:
+    assert len(TEXTS[document].splitlines()) <= longest
 
 
 @pytest.mark.parametrize("document", list(TEXTS))
-def test_every_file_that_a_document_names_exists(document: str) -> None:
-    text = TEXTS[document]
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    files = re.findall(r"(?<![\w/.])(?:\./)?((?:scripts|tests|\.ci|common|agent|coordinator)/[\w./]*\w)", text)
-    assert [name for name in {*links, *files} if not (ROOT / name).exists()] == []
-
-
-@pytest.mark.parametrize(
-    ("number", "command"),
-    [(0, coordinator_cli.commands["start"]), (1, agent_cli.commands["join"])],
-    ids=("coordinator start", "agent join"),
-)
-def test_every_flag_of_the_tables_has_the_alias_and_the_default_that_they_say(
-    number: int, command: click.Command
-) -> None:
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    known = {flag: option for option in options for flag in option.opts}
-    for flag, alias, _, default in tables(section(README, "Flags"))[number]:
-        option = known[quoted(flag)[0].split()[0]]
-        record = option.get_help_record(click.Context(command))
-        assert record is not None
-        assert set(quoted(alias)) == set(option.opts) - {quoted(flag)[0].split()[0]}
-        assert [default] == (re.findall(r"\[default: (.*?)\]", record[1]) or [""])
+def test_every_link_and_every_file_that_a_document_names_exists(document: str) -> None:
+    folder, broken = (ROOT / document).parent, []
+    for link in links(TEXTS[document]):
+        path, _, anchor = link.partition("#")
+        target = (folder / path).resolve() if path else ROOT / document
+        known = anchors(target.read_text(encoding="utf-8")) if anchor and target.suffix == ".md" else {anchor}
+        if not target.exists() or anchor not in known:
+            broken.append(link)
+    files = re.findall(
+        r"(?<![\w/.])(?:\./)?((?:scripts|tests|\.ci|common|agent|coordinator)/[\w./]*\w)", TEXTS[document]
+    )
+    assert broken + [name for name in files if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("document", list(TEXTS))
@@ -117,25 +106,47 @@ def test_every_command_line_of_a_document_is_understood(document: str) -> None:
         GROUPS[program].commands[name].make_context(name, arguments).close()
 
 
-def test_the_readme_shows_command_lines() -> None:
-    shown = {(program, name) for program, name, *_ in command_lines(README)}
-    assert shown >= {("coordinator", "start"), ("coordinator", "plan"), ("coordinator", "check"), ("agent", "join")}
+def test_documents_show_the_commands_of_both_programs() -> None:
+    shown = {(program, name) for text in TEXTS.values() for program, name, *_ in command_lines(text)}
+    assert shown == {(program, name) for program, group in GROUPS.items() for name in group.commands}
 
 
-def test_every_variable_that_the_readme_names_is_read() -> None:
-    variables = set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]*[A-Z]", README))
-    assert variables - AGENT_VARIABLES - {setting.variable for setting in SETTINGS} == set()
+@pytest.mark.parametrize("document", [name for name in TEXTS if not name.startswith(WITH_FOREIGN_FLAGS)])
+def test_every_flag_that_a_document_names_exists(document: str) -> None:
+    known = {
+        flag
+        for group in GROUPS.values()
+        for command in group.commands.values()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for flag in parameter.opts
+    }
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", TEXTS[document]))
+    assert named - known - FLAGS_OF_OTHERS - {"--help", "--version"} == set()
 
 
-def test_the_plan_file_of_the_readme_and_the_flags_beside_it_say_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_every_variable_that_a_document_names_is_read() -> None:
+    named = {name for text in TEXTS.values() for name in re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]*[A-Z]", text)}
+    assert named - VARIABLES.keys() - {setting.variable for setting in SETTINGS} == set()
+
+
+@pytest.mark.parametrize("document", [name for name in TEXTS if not name.startswith("docs/reference/")])
+@pytest.mark.usefixtures("no_variables")
+def test_every_plan_that_a_document_shows_is_valid(document: str, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(TEXTS[document], "yaml")):
+        plan = tmp_path / f"{number}.yaml"
+        plan.write_text(block)
+        assert main(["plan", str(plan), "--url", "redis://127.0.0.1:6379", "--duration", "1s"]) == errors.EXIT_OK
+
+
+@pytest.mark.usefixtures("no_variables")
+def test_the_plan_file_of_the_quickstart_and_the_flags_beside_it_say_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)]:
-        monkeypatch.delenv(variable)
-    chapter = section(README, "A plan file, and the same as flags")
-    [text] = blocks(chapter, "yaml")
-    (tmp_path / "plan.yaml").write_text(text)
-    *_, [_, _, *flags] = command_lines(chapter)
+    text = TEXTS["docs/quickstart.md"]
+    [plan] = blocks(text, "yaml")
+    (tmp_path / "plan.yaml").write_text(plan)
+    [flags] = [words[2:] for words in command_lines(text) if "--client-instances-per-pool" in words]
     facts = []
     for arguments in ([str(tmp_path / "plan.yaml")], flags):
         assert main(["plan", "--json", *arguments]) == errors.EXIT_OK
@@ -144,51 +155,24 @@ def test_the_plan_file_of_the_readme_and_the_flags_beside_it_say_the_same(
     assert facts[0]["connections"]["ceiling"] == 300
 
 
-def test_the_table_of_profiles_is_complete() -> None:
-    [table] = tables(section(README, "Workloads"))
-    assert sorted(quoted(name)[0] for name, _ in table) == profiles.names()
+def test_the_architecture_names_every_phase_and_every_state() -> None:
+    [section] = re.findall(r"^## The state machines\n(.*?)^## ", TEXTS["ARCHITECTURE.md"], re.MULTILINE | re.DOTALL)
+    assert re.findall(r"`([A-Z]+)`", section) == [place.name for machine in (Phase, AgentState) for place in machine]
 
 
-def test_the_page_of_workloads_is_what_the_coordinator_prints() -> None:
-    assert (ROOT / "WORKLOADS.md").read_text() == page()
+def test_the_report_page_names_the_files_that_a_run_leaves() -> None:
+    named = re.findall(r"^\| `([\w.]+)` \|", TEXTS["docs/report.md"], re.MULTILINE)
+    assert named == [JOURNAL_FILE, JOURNAL_FILE + LOCK_SUFFIX, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE]
 
 
-def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
-    [table] = tables(section(README, "Exit codes"))
-    assert {int(code) for code, _ in table} == {errors.EXIT_OK, errors.EXIT_INTERRUPTED} | exit_codes(
-        errors.StampedeError
+def test_the_glossary_names_classes_that_exist_and_no_word_twice() -> None:
+    rows = re.findall(r"^\| ([\w -]+) \| .* \| (.*) \|$", TEXTS["docs/glossary.md"], re.MULTILINE)
+    words, names = [word for word, _ in rows], re.findall(r"`([A-Z]\w+)`", " ".join(name for _, name in rows))
+    code = "\n".join(
+        path.read_text() for side in ("common", "agent", "coordinator") for path in ROOT.glob(f"{side}/**/*.py")
     )
-
-
-def test_the_table_of_files_names_what_a_run_leaves() -> None:
-    files, _ = tables(section(README, "What a run leaves"))
-    expected = [JOURNAL_FILE, JOURNAL_FILE + LOCK_SUFFIX, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE]
-    assert [quoted(name)[0] for name, _ in files] == expected
-
-
-def test_the_table_of_the_summary_has_all_keys_in_order() -> None:
-    kinds: dict[str, type] = {
-        "run": shapes.Run,
-        "target": shapes.Target,
-        "load": shapes.Load,
-        "generator": shapes.Generator,
-        "stages": shapes.Stage,
-        "agents": shapes.Agent,
-        "totals": shapes.Stats,
-        "checkout_wait_us": shapes.Quantiles,
-        "connections": shapes.Connections,
-        "pubsub": shapes.PubSub,
-        "ledger": Ledger,
-        "preload": Preload,
-        "clean_up": CleanUp,
-        "verdict": Verdict,
-        "latency_bins": shapes.Bin,
-    }
-    _, table = tables(section(README, "What a run leaves"))
-    assert [quoted(key)[0] for key, _, _ in table] == keys_of(shapes.Summary)
-    assert {quoted(key)[0]: quoted(keys) for key, keys, _ in table if keys} == {
-        key: keys_of(kind) for key, kind in kinds.items()
-    }
+    assert len(words) == len(set(words))
+    assert [name for name in names if not re.search(rf"^class {name}\b", code, re.MULTILINE)] == []
 
 
 def test_the_changelog_speaks_of_the_version_at_hand() -> None:
