@@ -54,7 +54,7 @@ from coordinator.core.actions import (
     Write,
 )
 from coordinator.core.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, ServerCounted, When
-from coordinator.core.registry import Member, Standing
+from coordinator.core.registry import LARGE_FLEET, Member, Standing
 from coordinator.core.run import AfterLoad, Run
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
@@ -66,6 +66,8 @@ TICK_S = 0.1
 TICK_NS = NS_PER_S // 10
 SEE_OFF_NS = 3 * NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
+SHOW_LARGE_EVERY_NS = NS_PER_S
+"""A large fleet is shown less often: each time, all agents are looked at."""
 LOOK_EVERY_NS = NS_PER_S
 
 _LONGEST_REASON = 300
@@ -149,7 +151,8 @@ class Coordinator:
         for event in self._local_agents.exited():
             self._handle(event)
         self._handle(Tick())
-        if monotonic_ns() - self._shown_ns >= SHOW_EVERY_NS:
+        is_large = len(self._run.state.registry) > LARGE_FLEET
+        if monotonic_ns() - self._shown_ns >= (SHOW_LARGE_EVERY_NS if is_large else SHOW_EVERY_NS):
             self._show()
         self._look_for_journal()
 

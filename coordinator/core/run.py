@@ -404,8 +404,7 @@ class Run:
         return []
 
     def _give_up_overdue(self, why: str, due_ns: int, now_ns: int) -> list[Action]:
-        members = self.state.registry.taking_part()
-        late = [member for member in members if self._waiting.is_overdue(member, due_ns, now_ns)]
+        late = self._waiting.overdue(due_ns, now_ns)
         return [action for member in late for action in self._talk.revoke(member, why)]
 
     def _lose_all(self, why: str) -> list[Action]:

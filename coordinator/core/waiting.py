@@ -61,20 +61,29 @@ class Waiting:
         ]
         return (*ours, *self._others_at_work())
 
-    def is_overdue(self, member: Member, due_ns: int, now_ns: int) -> bool:
-        """Whether an agent that is heard should have ended its load long since. due_ns: when it had to begin to. One
+    def overdue(self, due_ns: int, now_ns: int) -> list[Member]:
+        """Agents that are heard, and should have ended their load long since. due_ns: when they had to begin to. One
         that was cut off begins when it is back, once."""
+        closing_ns = self._state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
+        if now_ns <= due_ns + closing_ns:
+            return []
         fence = self.fence
-        begins_ns = max(due_ns, min(member.returned_ns, due_ns + fence.lease_ns + fence.closing_ns))
-        return member.end is None and now_ns > begins_ns + self._state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
+        latest_ns = due_ns + fence.lease_ns + fence.closing_ns
+        return [
+            member
+            for member in self._state.registry.taking_part()
+            if member.end is None and now_ns > max(due_ns, min(member.returned_ns, latest_ns)) + closing_ns
+        ]
 
     def said(self, now_ns: int, *, interrupts: int) -> list[Action]:
         """A line for the person, when only agents that are silent are waited for. interrupts: so far."""
         members = self._state.registry.taking_part()
         end_ns, fence = self.planned_end_ns, self.fence
         is_due = self._state.phase is not Phase.RUNNING or end_ns is None or now_ns >= end_ns
+        if not is_due and any(not member.is_over(now_ns, fence) for member in members):
+            return []
         awaited = [member for member in members if not member.is_over(now_ns, fence)]
-        if awaited and (not is_due or any(member.end is None and not member.lost for member in awaited)):
+        if any(member.end is None and not member.lost for member in awaited):
             return []
         names = tuple(member.agent_id for member in awaited) or self._others_at_work()
         if not names or names == self._said:
