@@ -47,7 +47,7 @@ from common.protocol.transport import (
 from common.units import NS_PER_S
 
 _BACKLOG = 1024  # connections that the kernel completes before we accept them; a large fleet joins at once
-_PING_MS = 5000  # for each connection: agents ping every second, and reconnect; ours only free dead connections
+_PING_MS = 5000  # for each connection: agents ping more often, and reconnect; ours only free dead connections
 _KERNEL_BYTES = 256 << 10  # per connection; after a cut, the thread must still read what the kernel has
 _TAKE_AT_MOST = 256  # messages that the loop takes in one go, so that it comes to its other work
 _READ_AT_MOST = 512  # messages, and events, that the thread reads in one go

@@ -32,7 +32,7 @@ HANDSHAKE_S = 5.0
 """A peer that has not completed the handshake after this time is cut."""
 _MAX_WIRE_BYTES = MAX_MESSAGE_BYTES + 1024  # CURVE adds some bytes to each message
 _LINGER_MS = 1000  # long enough for a goodbye to leave, short enough for nobody to wait for it
-_HEARTBEAT_MS = 1000  # ZMTP pings, so that a link that died silently is noticed and connected anew
+_HEARTBEAT_MS = 2000  # ZMTP pings, so that a link that died silently is noticed and connected anew
 _HEARTBEAT_TIMEOUT_MS = 5000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 1000
