@@ -202,7 +202,9 @@ class Agent:
 
     def _pump_frames(self) -> None:
         outbox = self._session.outbox
-        while self._metrics is not None and self._session.attached and (frame := outbox.next_frame()) is not None:
+        if self._metrics is None or not self._session.may_send_frames(monotonic_ns()):
+            return
+        while (frame := outbox.next_frame()) is not None:
             envelope = Envelope(
                 run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
             )

@@ -109,6 +109,7 @@ def scenarios(
         once=st.booleans(),
         loss=st.sampled_from([0.0, loss]),
         repeats=st.sampled_from([0.0, 0.1]),
+        slow=st.booleans(),
         faults=st.lists(what_goes_wrong, max_size=most).map(tuple),
     )
     return st.builds(lambda fleet, load: replace(fleet, **load), fleets, loads)

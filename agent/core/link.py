@@ -3,14 +3,24 @@ how the agent introduces itself. Pure: the time is an argument."""
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from agent.core.actions import Identity, Tick
 from agent.core.outbox import Outbox
 from common.clock import ClockSync, clock_sample
-from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, AgentState, Heartbeat, HeartbeatReply, Hello, Welcome
+from common.protocol.messages import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    AgentState,
+    Heartbeat,
+    HeartbeatReply,
+    Hello,
+    Pace,
+    Welcome,
+)
 from common.units import NS_PER_S
 
 HELLO_EVERY_NS = NS_PER_S
-HEARTBEAT_EVERY_NS = NS_PER_S
 FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
 FIRST_HEARTBEATS = 8
 """A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
@@ -92,12 +102,15 @@ class MetricsLink:
 
 class Link:
     """The control link. `up` is what ZeroMQ says; `welcome` is the coordinator's answer to hello, None before it, and
-    `coordinator` the run that it was welcome to. connection: how many there were."""
+    `coordinator` the run that it was welcome to. connection: how many there were. pace: how often the coordinator wants
+    to hear what."""
 
     def __init__(self, now_ns: int) -> None:
         self.up = False
         self.connection = 0
         self.welcome: Welcome | None = None
+        self.pace = Pace()
+        self._phase_ns = 0
         self.clock = ClockSync()
         self.coordinator = ""
         self._heard_ns = now_ns
@@ -166,7 +179,8 @@ class Link:
         """Hello was answered by the coordinator of this run; whether that is news."""
         if self.welcome == welcome and self.coordinator == run_id:
             return False
-        self.welcome, self.coordinator = welcome, run_id
+        self.welcome, self.coordinator, self.pace = welcome, run_id, welcome.pace
+        self._phase_ns = crc32(welcome.agent_id.encode()) % (self.pace.frame_s * NS_PER_S)
         self.clock = ClockSync()  # another coordinator may have answered, with another clock
         self._heartbeat_due_ns = now_ns
         return True
@@ -187,20 +201,34 @@ class Link:
         self._hello_due_ns = now_ns + HELLO_EVERY_NS
         return True
 
-    def heartbeat_is_due(self, now_ns: int) -> bool:
-        """Whether to send a heartbeat now; then the next one is due a second later, sooner just after the welcome."""
+    def heartbeat_is_due(self, now_ns: int, *, runs: bool = False) -> bool:
+        """Whether to send a heartbeat now; then the next one is due a second later, sooner just after the welcome, and
+        while the agent runs as the coordinator's pace says."""
         if self.welcome is None or now_ns < self._heartbeat_due_ns:
             return False
         quick = self.clock.count < FIRST_HEARTBEATS
-        self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else HEARTBEAT_EVERY_NS)
+        usual_ns = (self.pace.heartbeat_s if runs else 1) * NS_PER_S
+        self._heartbeat_due_ns = now_ns + (FIRST_HEARTBEATS_EVERY_NS if quick else usual_ns)
         return True
+
+    @property
+    def turn_ns(self) -> int:
+        """How long an agent waits with its last frame: the load of all ends at once, and up to a second is enough to
+        spread the frames of a large fleet."""
+        return 0 if self.pace.frame_s == 1 else self._phase_ns // self.pace.frame_s
+
+    def reporting_period(self, now_ns: int) -> int | None:
+        """The number of the present reporting period; None if frames are sent as soon as a second is complete. Periods
+        of different agents begin at different times, so that their frames do not all come at once."""
+        period_ns = self.pace.frame_s * NS_PER_S
+        return None if self.pace.frame_s == 1 else (now_ns + self._phase_ns) // period_ns
 
     def hasten_heartbeat(self, now_ns: int) -> None:
         """The next heartbeat is due now."""
         self._heartbeat_due_ns = now_ns
 
     def heartbeat(self, tick: Tick, state: AgentState, frames_held: int, alive: int, now_ns: int) -> Heartbeat:
-        """What the coordinator is told each second. alive: worker processes."""
+        """What the coordinator is told with each heartbeat. alive: worker processes."""
         best = self.clock.best
         return Heartbeat(
             sent_ns=now_ns,

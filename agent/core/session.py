@@ -141,10 +141,10 @@ class Session:
             case Tick():
                 return self._tick(event, now_ns)
 
-    @property
-    def attached(self) -> bool:
-        """Whether frames may be sent: the coordinator knows whose metrics connection this is."""
-        return self._metrics.attached
+    def may_send_frames(self, now_ns: int) -> bool:
+        """Whether the coordinator knows whose metrics connection this is, and it is our turn when the load is over."""
+        waits = self.state is AgentState.DONE and now_ns < self._done_ns + self._link.turn_ns
+        return self._metrics.attached and not waits
 
     # -- the links
 
@@ -405,7 +405,7 @@ class Session:
         return self._send(message)
 
     def _collect(self, now_ns: int) -> None:
-        report = self._share.take_report()
+        report = self._share.take_report(self._link.reporting_period(now_ns))
         if report is None:
             return
         if not len(self.outbox):
@@ -421,9 +421,7 @@ class Session:
 
     def _final(self) -> list[Action]:
         """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
-        if not self.outbox.all_sealed:
-            return []
-        return self._send(self._share.final(self.outbox.next_seq, self._reason))
+        return self._send(self._share.final(self.outbox.next_seq, self._reason)) if self.outbox.all_sealed else []
 
     # -- time, and signals
 
@@ -447,7 +445,8 @@ class Session:
         self._lease.ticks(tick.suspended_ns, now_ns)
         actions = [*self._change_run(now_ns), *self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
         actions += self._lease.pass_on_news(now_ns) if self.state in _FENCED else []
-        if not self._link.heartbeat_is_due(now_ns):
+        self._collect(now_ns)
+        if not self._link.heartbeat_is_due(now_ns, runs=self.state is AgentState.RUNNING):
             return actions
         held, alive = len(self.outbox), self._share.alive
         actions += self._send(self._link.heartbeat(tick, self.state, held, alive, now_ns))
@@ -475,7 +474,7 @@ class Session:
         if now_ns > self._as_kept().until_ns and self._moves(Trigger.RELEASE):
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
-        if self.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
+        if self._metrics.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
             self._metrics.is_doubtful(now_ns)
             return self._attach(now_ns)
         return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from common.line_limits import LineLimit
-from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
+from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
 from common.open_files import pools_by_process, shortage_note
 from common.plan.rules.preparation_rules import preload_commands
 from common.plan.timeline import timeline
@@ -84,6 +84,7 @@ class Share:
     _processes: list[_Process] = field(default_factory=list)
     _unsent: list[IntervalMetrics] = field(default_factory=list)
     _through: int = -1
+    _period: int | None = None
 
     @classmethod
     def of(cls, assignment: Assignment, processes: int) -> Share:
@@ -201,8 +202,13 @@ class Share:
         reason = f"worker process {process} {how}" + (f": {state.reason}" if state.reason else "")
         return WorkerLost(process=process, exit_code=exit_code, reason=reason)
 
-    def take_report(self) -> Report | None:
-        """What may be sent now: seconds that every process has completed, and all late additions to them."""
+    def take_report(self, period: int | None = None) -> Report | None:
+        """What may be sent now: seconds that every process has completed, and all late additions to them. period: the
+        number of the present reporting period: there is a report when the next period begins, and when all is over;
+        None: as soon as a second is complete."""
+        if period is not None and not self.all_over and (self._period is None or period == self._period):
+            self._period = period
+            return None
         running = [process.through for process in self._processes if not process.over]
         known = [process.through for process in self._processes] + [part.last for part in self._unsent]
         through = min(running) if running else max(known, default=-1)
@@ -211,8 +217,9 @@ class Share:
         if not ready and through == self._through:
             return None
         self._unsent = [part for part in self._unsent if part.last > through]
-        self._through = through
-        return Report(through, tuple(_merge_same_seconds(ready)))
+        self._through, self._period = through, period
+        seconds = _merge_same_seconds(ready)
+        return Report(through, tuple(seconds) if period is None else joined_seconds(seconds))
 
     def final(self, next_seq: int, reason: str) -> Final:
         """What all processes together did; those lost count with what they had reported."""

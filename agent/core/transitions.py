@@ -1,9 +1,9 @@
 """Where an agent's part of a run can go.
 
 Theory of operation. Two things go on side by side. The link comes and goes (`agent.core.link`): whenever it is up and
-the agent is not welcome yet, the agent says hello once a second; once welcome, a heartbeat leaves every second. The run
-moves through the states below (`agent.core.session`). Once `RUNNING`, no message is needed to get to `DONE`: workers
-end by themselves. `Final` is repeated until it is acknowledged. A coordinator that closes the run before it has
+the agent is not welcome yet, the agent says hello once a second; once welcome, a heartbeat leaves every second or two.
+The run moves through the states below (`agent.core.session`). Once `RUNNING`, no message is needed to get to `DONE`:
+workers end by themselves. `Final` is repeated until it is acknowledged. A coordinator that closes the run before it has
 acknowledged everything stops the load (STOP), and the results are kept: until a coordinator resumes the run and takes
 them, or nobody has come for a long time (RELEASE). If the coordinator of another run answers in the meantime, the
 results are set aside (`agent.core.kept_results`), and the agent is free for that run.

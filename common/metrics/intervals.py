@@ -200,6 +200,51 @@ class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
     hold_ups: HoldUps | None = None
 
 
+class SecondMetrics(Metrics, frozen=True, kw_only=True):
+    """One second of an interval of several: all its pools and commands as one. Fields as in `CommandMetrics`,
+    `ConnectionMetrics` (gauges of all pools, added) and `GeneratorMetrics`."""
+
+    number: Tally
+    issued: Tally = 0
+    ok: Tally = 0
+    errors: dict[str, Tally] = {}
+    failures: dict[str, Tally] = {}
+    service: Histogram = EMPTY
+    response: Histogram = EMPTY
+    open_peak: Tally = 0
+    wanted: Tally = 0
+    watched_ns: Tally = 0
+    busiest_cpu_ns: Tally = 0
+    busiest_loop_ns: Tally = 0
+    loop_lag: Histogram = EMPTY
+
+    @property
+    def error_count(self) -> int:
+        """Operations that were not done."""
+        return sum(self.errors.values()) + sum(self.failures.values())
+
+    @classmethod
+    def of(cls, interval: IntervalMetrics) -> SecondMetrics:
+        """What an interval of one second has, without its commands."""
+        pools, generator = interval.pools.values(), interval.generator
+        commands = [command for pool in pools for command in pool.commands.values()]
+        return cls(
+            number=interval.first,
+            issued=interval.issued,
+            ok=sum(command.ok for command in commands),
+            errors=merge_counts(command.errors for command in commands),
+            failures=merge_counts(command.failures for command in commands),
+            service=Histogram.merge(command.service for command in commands),
+            response=Histogram.merge(command.response for command in commands),
+            open_peak=sum(pool.connections.open_peak for pool in pools),
+            wanted=sum(pool.connections.wanted for pool in pools),
+            watched_ns=generator.watched_ns,
+            busiest_cpu_ns=generator.busiest_cpu_ns,
+            busiest_loop_ns=generator.busiest_loop_ns,
+            loop_lag=generator.loop_lag,
+        )
+
+
 class IntervalMetrics(Metrics, frozen=True, kw_only=True):
     """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, and of the
     operations of one stage: a leg of the load's timeline, by its number there.
@@ -211,7 +256,8 @@ class IntervalMetrics(Metrics, frozen=True, kw_only=True):
     issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
     transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
     an open stage that were begun only after its end. generator: of the time of these seconds that the stage had, and
-    of the last interval what it took to come to an end.
+    of the last interval what it took to come to an end. seconds: of several seconds, each one; empty if its agent could
+    not send them for so long that only the sum is left.
     """
 
     first: Tally
@@ -223,6 +269,7 @@ class IntervalMetrics(Metrics, frozen=True, kw_only=True):
     late: Tally = 0
     generator: GeneratorMetrics = GeneratorMetrics()
     pools: dict[str, PoolMetrics] = {}
+    seconds: tuple[SecondMetrics, ...] = ()
 
     @property
     def operations(self) -> int:
@@ -237,6 +284,8 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
         found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
         for command in pool.commands.values():
             found += (command.service, command.response, command.failed)
+    for second in interval.seconds:
+        found += (second.service, second.response, second.loop_lag)
     return [histogram for histogram in found if histogram is not EMPTY]
 
 
@@ -369,8 +418,19 @@ def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[Interv
     return tuple(merge_intervals(group, how) for _, group in sorted(stages.items()))
 
 
+def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, ...]:
+    """One interval for each stage, that keeps what each of its seconds had. parts: of one second each."""
+    joined = []
+    for stage in merge_by_stage(parts := list(parts), Merge.NEIGHBOURS):
+        of_stage = [part for part in parts if part.stage == stage.stage]
+        seconds = tuple(map(SecondMetrics.of, of_stage)) if len(of_stage) > 1 else ()
+        joined.append(msgspec.structs.replace(stage, seconds=seconds))
+    return tuple(joined)
+
+
 def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:
-    """One interval that spans and sums all parts. Raises ValueError when there is none, and for several stages."""
+    """One interval that spans and sums all parts, without `seconds`. Raises ValueError when there is no part, and for
+    several stages."""
     parts = list(parts)
     if not parts:
         raise ValueError("merge_intervals: expected at least one interval, got none")
@@ -397,10 +457,11 @@ def size_of(interval: IntervalMetrics) -> int:
 
 def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
     """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. Gauges
-    and everything that is of no command are in the first ones."""
+    and everything that is of no command are in the first ones. What each second had is given up."""
     if size_of(interval) <= most_bytes:
         yield interval
         return
+    interval = msgspec.structs.replace(interval, seconds=())
     nothing = IntervalMetrics(first=interval.first, last=interval.last, stage=interval.stage)
     piece = msgspec.structs.replace(interval, pools={})
     size = size_of(piece)

@@ -30,8 +30,8 @@ from msgspec import Meta
 from common.metrics.intervals import IntervalMetrics, Tally
 from common.plan.schema import Plan
 
-PROTOCOL_MIN = 4
-PROTOCOL_MAX = 4
+PROTOCOL_MIN = 5
+PROTOCOL_MAX = 5
 
 LONGEST_SECRET = 128
 
@@ -185,11 +185,20 @@ class Hello(Proof, frozen=True, kw_only=True):
     frames_held: Tally = 0
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often an agent that runs reports. frame_s: seconds in a frame; with 1, each second is sent as soon as it is
+    complete. heartbeat_s: seconds from one heartbeat to the next."""
+
+    frame_s: Annotated[int, Meta(ge=1, le=10)] = 1
+    heartbeat_s: Annotated[int, Meta(ge=1, le=2)] = 1
+
+
 class Welcome(Message, frozen=True, kw_only=True):
     """The agent is admitted; it opens its metrics connection."""
 
     protocol: int
     agent_id: str
+    pace: Pace = Pace()
 
 
 class Attach(Proof, frozen=True, kw_only=True):
@@ -308,7 +317,8 @@ class Stop(Message, frozen=True, kw_only=True):
 
 class MetricsFrame(Message, frozen=True, kw_only=True):
     """One agent's metrics since the frame before. seq counts from 0 per incarnation and run, without gaps. Mostly one
-    interval; a second when an operation was recorded late; a merged one when frames piled up unacknowledged.
+    interval, of as many seconds as `Pace.frame_s` says; a second one when an operation was recorded late; a merged one
+    when frames piled up unacknowledged.
     through: the last second of the run that this agent has now reported completely (-1: none yet)."""
 
     seq: Tally

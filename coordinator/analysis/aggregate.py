@@ -20,14 +20,13 @@ from common.metrics.intervals import (
     IntervalMetrics,
     Merge,
     add_named,
-    merge_counts,
     merge_intervals,
 )
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
-from coordinator.analysis.tallies import AgentTally, Second, StageTally
+from coordinator.analysis.tallies import AgentTally, Second, SecondPart, StageTally, spread
 from coordinator.core.frame_checks import check_frame, check_sums
 from coordinator.core.records import (
     AgentEnd,
@@ -234,24 +233,10 @@ class Aggregate:
             for cause, count in pool.connections.never_opened.items():
                 add_named(agent.never_opened, cause, count)
         self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
-        span = interval.last - interval.first + 1
         is_open = self.line.legs[interval.stage].is_open
-        failures = merge_counts(command.failures for command in failed)
-        refusals = merge_counts(command.errors for command in failed)
-        for position, number in enumerate(range(interval.first, interval.last + 1)):
-            second = self.seconds.get(number) or self.seconds.setdefault(number, Second())
-            ok_here, errors_here = _part(ok, position, span), _part(errors, position, span)
-            second.operations += ok_here + errors_here
-            second.begun += _part(interval.issued, position, span)
-            second.ended_open += ok_here + errors_here if is_open else 0
-            second.ok += ok_here
-            second.errors += errors_here
-            _add_part(second.failures, failures, position, span)
-            _add_part(second.refusals, refusals, position, span)
-            second.service.add(*[command.service for command in commands])
-            second.response.add(*[command.response for command in commands])
-            second.loop_lag.add(interval.generator.loop_lag)
-            second.add_gauges(agent.facts.agent_id, agent.through, number, interval)
+        for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread(interval):
+            second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
+            second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
 
     def _settle(self) -> None:
         """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
@@ -281,13 +266,3 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
 def _as_one(stages: list[StageTally]) -> IntervalMetrics:
     totals = [stage.totals for stage in stages]
     return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
-
-
-def _add_part(counts: dict[str, int], added: dict[str, int], position: int, parts: int) -> None:
-    for name, count in added.items():
-        add_named(counts, name, _part(count, position, parts))
-
-
-def _part(count: int, position: int, parts: int) -> int:
-    """The share of `count` that falls to `position` when it is dealt evenly; all shares add up to it."""
-    return count * (position + 1) // parts - count * position // parts

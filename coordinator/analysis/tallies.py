@@ -8,7 +8,9 @@ gauges would take more memory than everything else.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +20,9 @@ from common.metrics.intervals import (
     HoldUps,
     IntervalMetrics,
     Merge,
+    SecondMetrics,
+    add_named,
+    merge_counts,
     merge_hold_ups,
     merge_intervals,
 )
@@ -109,6 +114,79 @@ class Sealed:
     core_share: float | None = None
 
 
+class SecondPart(NamedTuple):
+    """What one agent had in one second, all pools and commands together. Fields as in `SecondMetrics`; refusals: errors
+    by code, errors: operations that were not done. service, response: histograms that add up to those of the second."""
+
+    number: int
+    issued: int
+    ok: int
+    errors: int
+    failures: Mapping[str, int]
+    refusals: Mapping[str, int]
+    service: Sequence[Histogram]
+    response: Sequence[Histogram]
+    loop_lag: Histogram
+    open_peak: int
+    wanted: int
+    watched_ns: int
+    busiest_cpu_ns: int
+    busiest_loop_ns: int
+
+    @classmethod
+    def of(cls, second: SecondMetrics) -> SecondPart:
+        """As its agent reported it."""
+        return cls(
+            second.number,
+            second.issued,
+            second.ok,
+            second.error_count,
+            second.failures,
+            second.errors,
+            (second.service,),
+            (second.response,),
+            second.loop_lag,
+            second.open_peak,
+            second.wanted,
+            second.watched_ns,
+            second.busiest_cpu_ns,
+            second.busiest_loop_ns,
+        )
+
+
+def spread(interval: IntervalMetrics) -> Iterator[SecondPart]:
+    """The seconds of an interval that does not have them apart: counts evenly, everything else in each."""
+    pools, generator = interval.pools.values(), interval.generator
+    commands = [command for pool in pools for command in pool.commands.values()]
+    failed = [command for command in commands if command.errors or command.failures]
+    ok, errors = sum([command.ok for command in commands]), sum([command.error_count for command in failed])
+    failures = merge_counts([command.failures for command in failed])
+    refusals = merge_counts([command.errors for command in failed])
+    span = interval.last - interval.first + 1
+    for position, number in enumerate(range(interval.first, interval.last + 1)):
+        yield SecondPart(
+            number,
+            _part(interval.issued, position, span),
+            _part(ok, position, span),
+            _part(errors, position, span),
+            {name: _part(count, position, span) for name, count in failures.items()},
+            {name: _part(count, position, span) for name, count in refusals.items()},
+            [command.service for command in commands],
+            [command.response for command in commands],
+            generator.loop_lag,
+            sum([pool.connections.open_peak for pool in pools]),
+            sum([pool.connections.wanted for pool in pools]),
+            generator.watched_ns,
+            generator.busiest_cpu_ns,
+            generator.busiest_loop_ns,
+        )
+
+
+def _part(count: int, position: int, parts: int) -> int:
+    """The share of `count` that falls to `position` when it is dealt evenly; all shares add up to it."""
+    return count * (position + 1) // parts - count * position // parts
+
+
 @dataclass(slots=True)
 class Second:
     """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
@@ -163,15 +241,24 @@ class Second:
         self.response.settle()
         self.loop_lag.settle()
 
-    def add_gauges(self, agent_id: str, through: int, number: int, interval: IntervalMetrics) -> None:
-        """Take the gauges of an agent that has reported `through`. number: of this second."""
-        if self.sealed is not None and number <= through and agent_id not in self.open_peaks:
-            return  # they are among the sums: what was late has no more of them
-        peak = sum([pool.connections.open_peak for pool in interval.pools.values()])
-        wanted = sum([pool.connections.wanted for pool in interval.pools.values()])
-        self.open_peaks[agent_id] = max(self.open_peaks.get(agent_id, 0), peak)
-        self.wanted_peaks[agent_id] = max(self.wanted_peaks.get(agent_id, 0), wanted)
-        _add_busy(self.busy, agent_id, interval.generator)
+    def add(self, agent_id: str, through: int, part: SecondPart, *, is_open: bool) -> None:
+        """Take what an agent had in this second, and has reported before up to `through`. is_open: in an open loop."""
+        self.operations += part.ok + part.errors
+        self.begun += part.issued
+        self.ended_open += part.ok + part.errors if is_open else 0
+        self.ok += part.ok
+        self.errors += part.errors
+        for counts, more in ((self.failures, part.failures), (self.refusals, part.refusals)):
+            for name, count in more.items():
+                add_named(counts, name, count)
+        self.service.add(*part.service)
+        self.response.add(*part.response)
+        self.loop_lag.add(part.loop_lag)
+        if self.sealed is not None and part.number <= through and agent_id not in self.open_peaks:
+            return  # its gauges are among the sums: what was late has no more of them
+        self.open_peaks[agent_id] = max(self.open_peaks.get(agent_id, 0), part.open_peak)
+        self.wanted_peaks[agent_id] = max(self.wanted_peaks.get(agent_id, 0), part.wanted)
+        self.busy.setdefault(agent_id, Busy()).add(part.watched_ns, part.busiest_cpu_ns, part.busiest_loop_ns)
 
     @property
     def sums(self) -> Sealed:

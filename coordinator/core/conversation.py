@@ -198,7 +198,8 @@ class Conversation:
             return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
         member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
         actions = [*self._heard(member, now_ns), Introduce(routing_id, member.agent_id)]
-        actions.append(self.to(member, Welcome(protocol=protocol, agent_id=member.agent_id)))
+        welcome = Welcome(protocol=protocol, agent_id=member.agent_id, pace=self._state.setup.pace)
+        actions.append(self.to(member, welcome))
         if not known:
             stands_by = self._state.phase is not Phase.GATHERING and hello.state is AgentState.IDLE
             text = f"agent {member.agent_id} joined from {member.host} with {counted(member.processes, 'process')}"

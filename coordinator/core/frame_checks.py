@@ -50,8 +50,24 @@ def check_frame(frame: MetricsFrame, stages: int) -> None:
     for interval in frame.intervals:
         if interval.stage >= stages:
             raise ProtocolError(f"frame {frame.seq}: expected stages within 0..{stages - 1}, got {interval.stage}")
+        if problem := _problem_of_seconds(interval):
+            raise ProtocolError(f"frame {frame.seq}: {problem}")
         if (most := max([histogram.count for histogram in histograms_of(interval)], default=0)) > MOST_VALUES:
             raise ProtocolError(f"frame {frame.seq}: expected at most {MOST_VALUES} values of a kind, got {most}")
+
+
+def _problem_of_seconds(interval: IntervalMetrics) -> str:
+    """Why the seconds of an interval are not what the interval is the sum of; "" if they are."""
+    if not (seconds := interval.seconds):
+        return ""
+    numbers = [second.number for second in seconds]
+    if len(seconds) > MAX_INTERVALS or not interval.first <= min(numbers) <= max(numbers) <= interval.last:
+        return f"expected at most {MAX_INTERVALS} seconds within {interval.first}..{interval.last}"
+    if (ended := sum([second.ok + second.error_count for second in seconds])) != interval.operations:
+        return f"expected seconds with {interval.operations:,} operations, got {ended:,}"
+    if (issued := sum([second.issued for second in seconds])) != interval.issued:
+        return f"expected seconds with {interval.issued:,} operations issued, got {issued:,}"
+    return ""
 
 
 def check_sums(frame: MetricsFrame) -> None:
@@ -115,6 +131,10 @@ class FrameLimits:
             yield f"expected pools of its share, {_names(self.pools)}, got {_names(strange)}"
         if (most := max(interval.issued, interval.transactions, interval.unsent, interval.late)) > MOST_VALUES:
             yield f"expected at most {MOST_VALUES:,} operations, got {most:,}"
+        for second in interval.seconds:
+            for counts in (second.errors, second.failures):
+                if counts:
+                    yield from _problems_of_classes(counts, "errors")
         for pool in interval.pools.values():
             if strange := pool.commands.keys() - self.commands:
                 yield f"expected commands of the plan, {_names(self.commands)}, got {_names(strange)}"

@@ -34,7 +34,7 @@ from coordinator.core.records import AgentEnd, AgentFacts, AgentNoted
 from coordinator.core.shares import AgentCapacity
 
 LOST_AFTER_NS = 4 * NS_PER_S
-"""An agent sends a heartbeat every second; so much silence means that it, or the way to it, is gone."""
+"""An agent sends a heartbeat every second or two; so much silence means that it, or the way to it, is gone."""
 FRESH_NS = 5 * NS_PER_S // 2
 """One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
 LONGEST_NAME, LONGEST_HOST = 64, 255

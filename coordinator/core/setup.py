@@ -10,20 +10,26 @@ from common.open_files import needed, pools_by_process, shortage_note
 from common.plan.loading.secrets import redacted
 from common.plan.plan_text import plan_hash
 from common.plan.schema import Plan
-from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Step
-from common.units import counted, listed
+from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, Step
+from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
 from coordinator.core.records import RunOpened, TargetFacts
 from coordinator.core.registry import Member
 from coordinator.core.shares import Shares
 from coordinator.plan_view import connections_line
 
+SLOWEST_FRAME_S = 4
+"""Most seconds that an agent reports at once: a killed agent loses them, and the live view is late by as much."""
+SLOW_HEARTBEAT_LEASE_NS = 10 * NS_PER_S
+"""With a shorter lease, heartbeats come each second whatever the size of the fleet."""
+
 
 @dataclass(frozen=True)
 class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
-    limit. keys: fingerprint of the keys that secure connections, "" for --insecure."""
+    limit. keys: fingerprint of the keys that secure connections, "" for --insecure.
+    agents_each_second: how many agents may report each second; in a larger fleet, frames have more seconds."""
 
     plan: Plan
     run_id: str
@@ -35,11 +41,19 @@ class Setup:
     host: str = ""
     open_files_limit: int | None = None
     keys: str = ""
+    agents_each_second: int = 250
 
     @cached_property
     def plan_hash(self) -> str:
         """Of the plan as given."""
         return plan_hash(self.plan)
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How often agents report: in a large fleet more seldom, because each message costs CPU time."""
+        frame_s = min(SLOWEST_FRAME_S, -(-self.expected // self.agents_each_second))
+        slow = frame_s > 1 and self.plan.fleet.lease_s.ns >= SLOW_HEARTBEAT_LEASE_NS
+        return Pace(frame_s=max(1, frame_s), heartbeat_s=2 if slow else 1)
 
 
 MOST_PROCESSES = 4096

@@ -1,11 +1,11 @@
 """The section `fleet`: what a coordinator costs by the number of its agents. Not run unless it is named.
 
 A `coordinator start` as people run it, with a journal and live lines, and simulated agents in processes of their own
-(`scripts.benchmark.simulators`): real sockets, CURVE, the real session, a frame of ten commands a second each, and no
-load. CPU is that of the coordinator's process, ZeroMQ's I/O threads included, from two seconds after the start instant
-until the last frame is acknowledged, divided by the seconds that were reported: a coordinator that falls behind does
-not look cheaper for it. CPU time hardly depends on what else the machine does; the latencies do, because the
-simulators share its cores.
+(`scripts.benchmark.simulators`): real sockets, CURVE, the real session, ten commands a second each, frames as often as
+the coordinator says, and no load. CPU is that of the coordinator's process, ZeroMQ's I/O threads included, from two
+seconds after the start instant until the last frame is acknowledged, divided by the seconds that were reported: a
+coordinator that falls behind does not look cheaper for it. CPU time hardly depends on what else the machine does; the
+latencies do, because the simulators share its cores.
 """
 
 from __future__ import annotations

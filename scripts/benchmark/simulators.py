@@ -70,7 +70,9 @@ OPERATIONS = 300
 """Of each command in each second."""
 _SHAPES = 8
 """Different intervals that agents take turns with: latencies cost more to make up than to report."""
-_TICK_NS = NS_PER_S // 10
+_TICK_NS = NS_PER_S // 4
+_LOOK_NS = NS_PER_S // 100
+"""How often the loop looks for agents that want to be pumped although nothing has come."""
 _SLACK_NS = NS_PER_S // 20
 _CONTROL_EVENTS: dict[LinkEvent, Event] = {
     LinkEvent.UP: LinkUp(),
@@ -144,7 +146,7 @@ class SimulatedAgent:
         self.left: Exit | None = None
         self.due_ns = 0
         self._context, self._endpoint, self._curve = context, endpoint, curve
-        self._shape, self._tally = shapes[number % len(shapes)], tally
+        self._number, self._shapes, self._tally = number, shapes, tally
         self._session = Session(identity, monotonic_ns())
         self._links = ExitStack()
         self._control = self._links.enter_context(Dialer(context, endpoint, curve))
@@ -154,6 +156,7 @@ class SimulatedAgent:
         self._t0_ns = 0
         self._sent_ns: dict[int, int] = {}
         self._acknowledged = 0
+        self.has_new_link = True
 
     def filenos(self) -> list[int]:
         """What to poll."""
@@ -215,6 +218,7 @@ class SimulatedAgent:
                         link.send(codec.encode(envelope))
                 case ConnectMetrics() if self._metrics is None:
                     self._metrics = self._links.enter_context(Dialer(self._context, self._endpoint, self._curve))
+                    self.has_new_link = True
                 case Spawn(_, assignments):
                     self._end_ns = timeline(assignments[0].plan.load).end_ns
                     self._tally.prepared_ns.append(monotonic_ns())
@@ -234,7 +238,8 @@ class SimulatedAgent:
         self._t0_ns = t0_ns
         seconds = (self._end_ns or 0) // NS_PER_S
         for second in range(seconds):
-            interval = msgspec.structs.replace(self._shape, first=second, last=second)
+            shape = self._shapes[(self._number + second) % len(self._shapes)]
+            interval = msgspec.structs.replace(shape, first=second, last=second)
             at_ns = t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
             self._reports.append((at_ns, WorkerMetrics(through=second, intervals=(interval,))))
         self._reports.append((t0_ns + seconds * NS_PER_S + 2 * _SLACK_NS, self._final(seconds)))
@@ -246,14 +251,16 @@ class SimulatedAgent:
         self._reports.append((now_ns, self._final(max(0, now_ns - self._t0_ns - _SLACK_NS) // NS_PER_S)))
 
     def _final(self, seconds: int) -> WorkerFinal:
-        done = seconds * self._shape.issued
+        done = seconds * self._shapes[0].issued
         return WorkerFinal(
             issued=done, counted=done, transactions=0, start_skew_ns=0, ran_ns=seconds * NS_PER_S, drained=True
         )
 
     def _pump_frames(self) -> None:
         outbox = self._session.outbox
-        while self._metrics is not None and self._session.attached and (frame := outbox.next_frame()) is not None:
+        if self._metrics is None or not self._session.may_send_frames(monotonic_ns()):
+            return
+        while (frame := outbox.next_frame()) is not None:
             envelope = Envelope(
                 run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
             )
@@ -284,19 +291,22 @@ def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> Tally:
         poller = select.epoll()
         stack.callback(poller.close)
         by_fileno: dict[int, SimulatedAgent] = {}
+        look_ns = 0
         while agents:
-            for agent in agents:
-                for fileno in agent.filenos():
-                    if fileno not in by_fileno:
-                        by_fileno[fileno] = agent
-                        poller.register(fileno, select.EPOLLIN)
-            wait_ns = max(0, min(agent.next_ns() for agent in agents) - monotonic_ns())
-            ready = {by_fileno[fileno] for fileno, _ in poller.poll(min(wait_ns, _TICK_NS) / NS_PER_S)}
+            ready = {by_fileno[fileno] for fileno, _ in poller.poll(_LOOK_NS / NS_PER_S)}
             now_ns = monotonic_ns()
-            ready |= {agent for agent in agents if agent.next_ns() <= now_ns}
+            if now_ns >= look_ns:
+                ready |= {agent for agent in agents if agent.next_ns() <= now_ns}
+                look_ns = now_ns + _LOOK_NS
             for agent in ready:
                 agent.pump(now_ns)
-            for agent in [agent for agent in agents if agent.left is not None]:
+                if agent.has_new_link:
+                    agent.has_new_link = False
+                    for fileno in agent.filenos():
+                        if fileno not in by_fileno:
+                            by_fileno[fileno] = agent
+                            poller.register(fileno, select.EPOLLIN)
+            for agent in [agent for agent in ready if agent.left is not None]:
                 agents.remove(agent)
                 for fileno in agent.filenos():
                     poller.unregister(fileno)

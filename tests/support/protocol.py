@@ -226,7 +226,7 @@ class AgentBench:
     def pump(self) -> list[MetricsFrame]:
         """What the metrics link takes now."""
         frames: list[MetricsFrame] = []
-        while self.session.attached and (frame := self.session.outbox.next_frame()) is not None:
+        while self.session.may_send_frames(self.now_ns) and (frame := self.session.outbox.next_frame()) is not None:
             self.session.outbox.sent(frame)
             frames.append(frame)
         return frames

@@ -14,7 +14,7 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -103,7 +103,7 @@ class Scenario:
     """What a fleet lives through. expected: agents the run waits for, at_least: those that are enough in the end; the
     others stand by. requests: operations of each pool instead of a duration; dead: none of them succeeds. preloads:
     workers fill the key space first. cleans: keys are deleted at the end. loss, repeats: shares of messages lost and
-    delivered twice."""
+    delivered twice. slow: agents report as those of a large fleet, several seconds at once."""
 
     seed: int = 0
     agents: int = 2
@@ -122,6 +122,7 @@ class Scenario:
     once: bool = False
     loss: float = 0.0
     repeats: float = 0.0
+    slow: bool = False
     faults: tuple[Fault, ...] = ()
 
 
@@ -351,6 +352,8 @@ class SimulatedCoordinator:
             ),
         )
         setup = setup_for(plan, scenario.expected, run_id)
+        if scenario.slow:
+            setup = replace(setup, agents_each_second=1)
         self.records = world.journals.setdefault(run_id, [])
         self.aggregate: Aggregate = fold(self.records)
         self.run = Run(setup, self.clock_ns, self.aggregate)
@@ -605,7 +608,9 @@ class SimulatedAgent:
         return True
 
     def _pump(self) -> None:
-        while self.alive and self.session.attached and (frame := self.session.outbox.next_frame()) is not None:
+        if not self.alive or not self.session.may_send_frames(self.clock_ns):
+            return
+        while (frame := self.session.outbox.next_frame()) is not None:
             envelope = Envelope(run_id=self.session.run_id, incarnation=self.incarnation, message=frame)
             if not self._send("metrics", envelope):
                 return

@@ -35,6 +35,7 @@ from agent.core.transitions import TRANSITIONS, Trigger
 from common.plan.schema import Pools, Preload
 from common.protocol.messages import (
     HOLD_LEASES,
+    PROTOCOL_MAX,
     AgentState,
     Assignment,
     Attach,
@@ -50,6 +51,8 @@ from common.protocol.messages import (
     Heartbeat,
     HeartbeatReply,
     Hello,
+    MetricsFrame,
+    Pace,
     PoolLeft,
     Preloaded,
     Prepare,
@@ -61,6 +64,7 @@ from common.protocol.messages import (
     Step,
     Stop,
     TakeOver,
+    Welcome,
     WorkerLost,
     WorkerStart,
     WorkerStop,
@@ -1309,7 +1313,7 @@ def test_an_attached_of_the_coordinator_before_proves_nothing() -> None:
     bench.welcomed(attached=False)
     bench.do(MetricsLinkUp())
     bench.hears(Attached(), OTHER_RUN_ID)
-    assert not bench.session.attached
+    assert not bench.session.may_send_frames(bench.now_ns)
 
 
 # -- orders that make no sense
@@ -1399,3 +1403,66 @@ def test_an_agent_of_many_worker_processes_reports_its_progress_in_bounded_numbe
     assert sum(map(len, told)) < 300
     last = [said(bench.worker(number, opening(100, 100)), Preparing) for number in range(64)]
     assert last[-1] == [opening(6_400, 6_400)]
+
+
+# -- the pace of a large fleet
+
+
+def in_a_large_fleet() -> AgentBench:
+    """Running, and told to report every four seconds, with a heartbeat every two."""
+    bench = AgentBench()
+    bench.welcomed()
+    pace = Pace(frame_s=4, heartbeat_s=2)
+    bench.hears(Welcome(protocol=PROTOCOL_MAX, agent_id="web1", pace=pace))
+    bench.hears(Attached())
+    bench.passes(1.0, hearing=RUN_ID)
+    bench.hears(Prepare(assignment=assignment(fleet_plan(duration_s=3600.0), 1), plan_hash="hash"))
+    bench.worker(0, ready())
+    bench.hears(Start(t0_ns=bench.now_ns))
+    return bench
+
+
+def test_an_agent_of_a_large_fleet_sends_several_seconds_in_one_frame() -> None:
+    bench = in_a_large_fleet()
+    frames: list[MetricsFrame] = []
+    for second in range(20):
+        bench.passes(1.0, hearing=RUN_ID)
+        bench.worker(0, worker_metrics(second, 3))
+        frames += bench.pump()
+        bench.hears(FrameAck(next_seq=len(frames)))
+    assert len(frames) in (4, 5)
+    wholes = [whole for frame in frames for whole in frame.intervals]
+    told = [number for whole in wholes for number in range(whole.first, whole.last + 1)]
+    assert told == list(range(frames[-1].through + 1))
+    assert sum(whole.operations for whole in wholes) == 3 * len(told)
+    assert all(second.ok == 3 for whole in wholes for second in whole.seconds)
+    assert len(wholes[-1].seconds) == 4
+
+
+def test_a_frame_leaves_when_its_period_is_over_and_not_with_the_next_second() -> None:
+    bench = in_a_large_fleet()
+    bench.worker(0, worker_metrics(0, 3))
+    for _ in range(50):
+        bench.passes(0.1, hearing=RUN_ID)
+        if frames := bench.pump():
+            break
+    assert [frame.through for frame in frames] == [0]
+
+
+def test_an_agent_of_a_large_fleet_sends_fewer_heartbeats_while_it_runs_and_keeps_its_lease() -> None:
+    bench = in_a_large_fleet()
+    bench.passes(2.0, hearing=RUN_ID)
+    assert len(said(bench.passes(40.0, hearing=RUN_ID), Heartbeat)) in (19, 20, 21)
+    assert bench.state is AgentState.RUNNING
+
+
+def test_the_last_frames_of_a_large_fleet_are_spread_over_a_second() -> None:
+    bench = in_a_large_fleet()
+    bench.worker(0, worker_metrics(0, 3))
+    actions = bench.worker(0, worker_final(3))
+    assert bench.state is AgentState.DONE
+    assert not bench.pump()
+    assert not said(actions, Final)
+    bench.passes(1.0, hearing=RUN_ID)
+    assert [frame.through for frame in bench.pump()] == [0]
+    assert said(bench.passes(1.0, hearing=RUN_ID), Final)

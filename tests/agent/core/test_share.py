@@ -182,3 +182,53 @@ def test_processes_are_overdue_after_the_warmup_and_all_stages() -> None:
     load = Load(stages=(stage(1), stage(2, 5)), warmup_s=Seconds(3))
     one = Share.of(assignment(msgspec.structs.replace(plan, load=load)), 1)
     assert one.overdue_ns(NS_PER_S, 0, 2 * NS_PER_S) == (1 + 6 + 4 + 2) * NS_PER_S
+
+
+def test_the_seconds_of_a_period_are_reported_at_once_and_each_keeps_what_it_had() -> None:
+    two = share()
+    assert two.take_report(7) is None
+    for number in range(2):
+        two.reported(number, worker_metrics(3, 1, 2, 3, 4))
+    assert two.take_report(7) is None
+    report = two.take_report(8)
+    assert report is not None
+    [whole] = report.intervals
+    assert (report.through, whole.first, whole.last, whole.operations) == (3, 0, 3, 20)
+    assert [(second.number, second.ok, second.issued) for second in whole.seconds] == [
+        (0, 2, 2),
+        (1, 4, 4),
+        (2, 6, 6),
+        (3, 8, 8),
+    ]
+    assert two.take_report(9) is None
+
+
+def test_a_period_in_which_no_second_was_complete_ends_with_the_first_one_that_is() -> None:
+    two = share()
+    assert two.take_report(7) is None
+    assert two.take_report(8) is None
+    two.reported(0, worker_metrics(0, 5))
+    two.reported(1, worker_metrics(0, 5))
+    assert two.take_report(8) is not None
+
+
+def test_when_all_is_over_nothing_waits_for_the_next_period() -> None:
+    two = share()
+    assert two.take_report(7) is None
+    for number in range(2):
+        two.reported(number, worker_metrics(0, 5))
+        two.finished(number, worker_final(5))
+    report = two.take_report(7)
+    assert report is not None
+    assert sum(part.operations for part in report.intervals) == 10
+
+
+def test_seconds_of_a_period_are_kept_apart_by_stage() -> None:
+    one = share(1)
+    one.take_report(7)
+    parts = (interval(0, 1), interval(1, 2), interval(1, 3, stage=1), interval(2, 4, stage=1), interval(3, 5, stage=2))
+    one.reported(0, WorkerMetrics(through=3, intervals=parts))
+    report = one.take_report(8)
+    assert report is not None
+    told = [(part.stage, part.first, part.last, [second.ok for second in part.seconds]) for part in report.intervals]
+    assert told == [(0, 0, 1, [1, 2]), (1, 1, 2, [3, 4]), (2, 3, 3, [])]

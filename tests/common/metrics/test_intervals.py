@@ -21,6 +21,8 @@ from common.metrics.intervals import (
     IntervalMetrics,
     Merge,
     PoolMetrics,
+    SecondMetrics,
+    joined_seconds,
     merge_by_stage,
     merge_commands,
     merge_connections,
@@ -312,3 +314,29 @@ def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
     assert merge_intervals(parts, Merge.NEIGHBOURS) == interval
     for part in parts:
         assert size_of(part) <= most or sum(len(pool.commands) for pool in part.pools.values()) <= 1
+
+
+@given(st.lists(intervals, min_size=2, max_size=5))
+def test_seconds_that_are_joined_lose_nothing_but_the_commands_of_each(parts: list[IntervalMetrics]) -> None:
+    apart = [
+        msgspec.structs.replace(part, first=number, last=number, stage=0, seconds=())
+        for number, part in enumerate(parts)
+    ]
+    [joined] = joined_seconds(apart)
+    assert msgspec.structs.replace(joined, seconds=()) == merge_intervals(apart, Merge.NEIGHBOURS)
+    assert [second.number for second in joined.seconds] == list(range(len(parts)))
+    for second, part in zip(joined.seconds, apart, strict=True):
+        commands = [command for pool in part.pools.values() for command in pool.commands.values()]
+        assert second.ok + second.error_count == part.operations
+        assert second.issued == part.issued
+        assert second.service == Histogram.merge(command.service for command in commands)
+        assert second.response == Histogram.merge(command.response for command in commands)
+    assert unpack(pack(joined), IntervalMetrics) == joined
+
+
+def test_an_interval_that_is_split_gives_up_what_each_second_had() -> None:
+    seconds = (SecondMetrics(number=0, ok=1), SecondMetrics(number=1, ok=1))
+    pools = {"main": PoolMetrics(commands={name: CommandMetrics(ok=1) for name in ("GET", "SET")})}
+    parts = list(split_interval(IntervalMetrics(first=0, last=1, pools=pools, seconds=seconds), 1))
+    assert len(parts) > 1
+    assert not any(part.seconds for part in parts)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.errors import ProtocolError
 from common.metrics.histogram import Histogram
-from common.metrics.intervals import IntervalMetrics
+from common.metrics.intervals import IntervalMetrics, joined_seconds
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.core.frame_checks import LAST_SECOND, MOST_VALUES
 from coordinator.core.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
@@ -261,3 +261,33 @@ def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing(
     with pytest.raises(ProtocolError, match="a second run begins in it, run-2; expected one run, run-1"):
         run.apply(msgspec.structs.replace(opened(), run_id="run-2"))
     assert run.totals.operations == fold(records).totals.operations == 6000
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 10**7), max_size=6),
+            st.dictionaries(st.sampled_from(["READONLY", "MOVED"]), st.integers(1, 5)),
+            st.integers(0, 9),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_seconds_that_come_in_one_frame_count_as_those_that_come_one_by_one(
+    drawn: list[tuple[list[int], dict[str, int], int]],
+) -> None:
+    apart = [
+        interval(number, {"GET": command(histogram(*latencies), errors=errors)}, open_peak=peak)
+        for number, (latencies, errors, peak) in enumerate(drawn)
+    ]
+    one_by_one = fold([opened(agents=["a1"]), *(accepted("a1", seq, part) for seq, part in enumerate(apart))])
+    at_once = fold([opened(agents=["a1"]), accepted("a1", 0, *joined_seconds(apart))])
+    assert at_once.totals == one_by_one.totals
+    assert at_once.complete_through == one_by_one.complete_through
+    for (_, left), (_, right) in zip(at_once.by_second(), one_by_one.by_second(), strict=True):
+        assert (left.ok, left.errors, left.begun) == (right.ok, right.errors, right.begun)
+        assert left.refusals == right.refusals
+        assert left.service.merged == right.service.merged
+        assert left.connections_open == right.connections_open
+        assert left.busy == right.busy

@@ -11,6 +11,8 @@ from common.metrics.intervals import (
     ConnectionMetrics,
     IntervalMetrics,
     PoolMetrics,
+    SecondMetrics,
+    joined_seconds,
 )
 from common.plan.schema import Command, Pools, Then, Workload
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame
@@ -41,6 +43,11 @@ def objection(*intervals: IntervalMetrics, seq: int = 0, through: int = 0, elaps
     return LIMITS.objection(frame, elapsed_ns)
 
 
+def with_seconds(*seconds: SecondMetrics) -> IntervalMetrics:
+    """An interval of the seconds 0 and 1, with two operations, and what it says each second had."""
+    return msgspec.structs.replace(interval(0, 2, last=1), seconds=seconds)
+
+
 def counts(names: int) -> dict[str, int]:
     return {f"ERROR{number}": 1 for number in range(names)}
 
@@ -52,6 +59,7 @@ def counts(names: int) -> dict[str, int]:
         [interval(0)],
         [interval(0, last=20 + AHEAD_S)],
         [interval(0)] * MAX_INTERVALS,
+        list(joined_seconds([interval(number, number, failed=1) for number in range(4)])),
         [of_command(CommandMetrics(ok=MOST_VALUES), name) for name in ("GET", "SET", "DEL")],
         [of_command(CommandMetrics(errors=counts(MAX_NAMES), failures=counts(MAX_NAMES)))],
         [of_command(CommandMetrics(errors={"E" * MAX_NAME_LENGTH: 1}))],
@@ -85,6 +93,15 @@ def test_what_an_agent_with_this_share_can_send_is_taken(intervals: list[Interva
         ),
         (msgspec.structs.replace(interval(0), issued=MOST_VALUES + 1), "expected at most 68,719,476,736 operations"),
         (of_command(CommandMetrics(service=TOO_MANY)), "expected at most 68719476736 values of a kind"),
+        (with_seconds(SecondMetrics(number=2, ok=2, issued=2)), "seconds within 0..1"),
+        (with_seconds(SecondMetrics(number=0, ok=3, issued=2)), "expected seconds with 2 operations, got 3"),
+        (with_seconds(SecondMetrics(number=0, ok=2, issued=3)), "expected seconds with 2 operations issued, got 3"),
+        (with_seconds(*[SecondMetrics(number=0)] * (MAX_INTERVALS + 1)), "expected at most 512 seconds"),
+        (
+            with_seconds(SecondMetrics(number=0, ok=2, issued=2, service=TOO_MANY)),
+            "expected at most 68719476736 values of a kind",
+        ),
+        (with_seconds(SecondMetrics(number=0, failures={"E" * 65: 2}, issued=2)), "names of errors of at most 64"),
     ],
 )
 def test_what_no_agent_with_this_share_can_send_is_named(part: IntervalMetrics, problem: str) -> None:

@@ -9,6 +9,7 @@ from common.plan.schema import Connections, Driver, Pools
 from common.protocol.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
+    Pace,
     Preparing,
     Step,
 )
@@ -152,3 +153,13 @@ def test_no_password_is_written_down() -> None:
     assert record.plan.target.password == REDACTED
     assert [facts.agent_id for facts in record.agents] == ["a", "b"]
     assert "hunter2" not in repr(record)
+
+
+@pytest.mark.parametrize(
+    ("agents", "lease_s", "frame_s", "heartbeat_s"),
+    [(1, 30.0, 1, 1), (250, 30.0, 1, 1), (251, 30.0, 2, 2), (251, 9.0, 2, 1), (1000, 30.0, 4, 2), (9000, 30.0, 4, 2)],
+)
+def test_agents_of_a_large_fleet_report_more_seldom(
+    agents: int, lease_s: float, frame_s: int, heartbeat_s: int
+) -> None:
+    assert setup_for(fleet_plan(lease_s=lease_s), agents).pace == Pace(frame_s=frame_s, heartbeat_s=heartbeat_s)
