@@ -14,20 +14,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agent.worker.drivers.accounting import Worker
-from agent.worker.drivers.base import Host, Job
-from agent.worker.drivers.loop_host import LoopHost
-from agent.worker.drivers.thread_host import ThreadHost
+from agent.worker.drivers.aio import TaskPoolRunner
+from agent.worker.drivers.base import Job, PoolRunner, WorkerContext
+from agent.worker.drivers.client import ThreadPoolRunner
 from agent.worker.drivers.wire.event_loop import WireLoop
-from agent.worker.drivers.wire.pool_host import WireHost, draw_requests, record_of
+from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
 from agent.worker.metrics.collector import CollectedGroup, Collector
+from agent.worker.metrics.deliveries import DeliveryRecord
 from agent.worker.metrics.process_usage import SelfWatch
 from agent.worker.metrics.recorder import Outcomes, Record, ThreadRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
 from agent.worker.pools.thread_pools import Prewarmable, prewarm
-from agent.worker.pubsub.deliveries import DeliveryRecord
 from agent.worker.pubsub.pubsub_mix import Subscribers
 from agent.worker.workload.operations import Mix, draw_operations
 from common.cancellation import Cancellation
@@ -47,7 +46,7 @@ class _Kind:
     """The parts of a driver. host: of (target, pools, name, cancellation). draw: what a worker issues, of (mix, seed,
     worker, workers). record: where it leaves what it did."""
 
-    host: Callable[[Target, Pools, str, Cancellation], Host]
+    host: Callable[[Target, Pools, str, Cancellation], PoolRunner]
     draw: Callable[[Mix, int, int, int], Any]
     record: Callable[[Mix], Record]
 
@@ -56,9 +55,9 @@ def _kinds(mix: Mix) -> dict[Driver, _Kind]:
     """Those of one process."""
     loop = WireLoop()
     return {
-        Driver.CLIENT: _Kind(ThreadHost, draw_operations, lambda _: ThreadRecord()),
-        Driver.ASYNCIO: _Kind(LoopHost, draw_operations, lambda _: ThreadRecord()),
-        Driver.WIRE: _Kind(partial(WireHost, loop=loop, mix=mix), draw_requests, record_of),
+        Driver.CLIENT: _Kind(ThreadPoolRunner, draw_operations, lambda _: ThreadRecord()),
+        Driver.ASYNCIO: _Kind(TaskPoolRunner, draw_operations, lambda _: ThreadRecord()),
+        Driver.WIRE: _Kind(partial(WirePoolRunner, loop=loop, mix=mix), draw_requests, record_of),
     }
 
 
@@ -79,7 +78,7 @@ class _Group:
 
     pools: Pools
     deliveries: DeliveryRecord = field(default_factory=DeliveryRecord)
-    hosted: list[tuple[Host, list[_Seat]]] = field(default_factory=list)
+    hosted: list[tuple[PoolRunner, list[_Seat]]] = field(default_factory=list)
 
     @property
     def records(self) -> list[Record]:
@@ -128,7 +127,7 @@ class WorkerRun:
         group.hosted.append((host, seats))
 
     @property
-    def _hosts(self) -> list[Host]:
+    def _hosts(self) -> list[PoolRunner]:
         return [host for group in self._groups.values() for host, _ in group.hosted]
 
     def open(self, on_progress: Callable[[int, int], None]) -> int:
@@ -207,7 +206,7 @@ class WorkerRun:
     def _job(self, seat: _Seat, pool: Any, span: Span, measures: list[Measure], quota: int | None) -> Job:
         workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
-        worker = Worker(
+        context = WorkerContext(
             span=span,
             pacer=self._pacer(seat, span, batch, quota),
             pool=pool,
@@ -220,7 +219,7 @@ class WorkerRun:
             transaction=workload.transaction > 0,
         )
         # A schedule may be over before the run is: the run lasts as long as was said all the same.
-        return Job(seat.name, worker, self._line.end_ns is not None, self._watched(seat.number))
+        return Job(seat.name, context, self._line.end_ns is not None, self._watched(seat.number))
 
     def _pacer(self, seat: _Seat, span: Span, batch: int, quota: int | None) -> Pacer:
         load, seed, thread, threads = self._plan.load, self._plan.seed, seat.number, self._threads_total

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from agent.worker.metrics.connection_events import EventKind, EventLog
-from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
+from agent.worker.metrics.deliveries import DeliveryRecord, add_up
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from common.cancellation import Cancellation

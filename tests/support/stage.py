@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.worker.drivers.accounting import Worker
 from agent.worker.drivers.aio import run_asyncio_worker
+from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
@@ -61,7 +61,7 @@ class Stage:
         self.pool = FakeAsyncPool(self) if self.is_async else FakePool(self)
         span = Span(T0_NS, end_ns, lambda: self.now_ns, self.sleep)
         schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
-        self.worker: Worker[Any] = Worker(
+        self.worker: WorkerContext[Any] = WorkerContext(
             span=span,
             pacer=Pacer(span, batch=batch, quota=quota, schedule=schedule),
             pool=self.pool,
@@ -97,7 +97,7 @@ class Stage:
     def run(self) -> list[list[int]]:
         """The rows that it recorded; times from T0."""
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("client", "aio", "accounting"):
+            for module in ("client", "aio", "result_rows"):
                 patch.setattr(f"agent.worker.drivers.{module}.monotonic_ns", lambda: self.now_ns)
             patch.setattr("agent.worker.drivers.aio.sleep", self.sleep_in_a_task)
             if self.is_async:

@@ -14,15 +14,14 @@ import pytest
 import redis
 from redis._parsers import _HiredisParser
 
-from agent.worker.drivers.accounting import Worker
-from agent.worker.drivers.wire.batch_results import Replies
-from agent.worker.drivers.wire.batch_rows import WireRecord
-from agent.worker.drivers.wire.channel import Channel
-from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.drivers.base import WorkerContext
+from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.poller import READ, WRITE
-from agent.worker.drivers.wire.request_source import BlockSource, OperationSource, packed_block
-from agent.worker.drivers.wire.routing import Node, Routes
-from agent.worker.drivers.wire.worker_context import Means
+from agent.worker.drivers.wire.replies import ReplyParser
+from agent.worker.drivers.wire.requests import OperationRequestSource, PackedRequestSource, packed_block
+from agent.worker.drivers.wire.routing import PoolServices, RequestRouter, TargetNode
+from agent.worker.drivers.wire.rows import WireRecord
+from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventKind, EventLog
 from agent.worker.metrics.recorder import Outcomes, bin_rows
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
@@ -204,16 +203,16 @@ class WireStage:
         connections: int = 1,
         slots: Sequence[str] | None = None,
         is_plain: bool = True,
-        is_fixed: bool = True,
-        is_pushed_to: bool = False,
-        is_watched: bool = False,
+        has_known_sizes: bool = True,
+        has_pushes: bool = False,
+        is_sentinel: bool = False,
         timeout_ns: int = 1000 * MS,
         refresh_after: int = 0,
         block: int = 8,
         callbacks: dict[str, Any] | None = None,
     ) -> None:
         self.now_ns = T0_NS
-        self.connections, self._is_pushed_to = connections, is_pushed_to
+        self.connections, self._is_pushed_to = connections, has_pushes
         self.cancellation, self.outcomes, self.events = Cancellation(), Outcomes(), EventLog()
         self.span = Span(T0_NS, end_ns, lambda: self.now_ns, lambda _: None)
         self.poller = FakePoller()
@@ -234,7 +233,7 @@ class WireStage:
                 now=lambda: self.now_ns,
             )
         callbacks = redis.Redis().response_callbacks | (callbacks or {})
-        worker: Worker[Any] = Worker(
+        worker: WorkerContext[Any] = WorkerContext(
             span=self.span,
             pacer=pacer,
             pool=None,
@@ -246,13 +245,13 @@ class WireStage:
             batch=batch,
             transaction=transaction,
         )
-        source: BlockSource | OperationSource
+        source: PackedRequestSource | OperationRequestSource
         if is_plain:
-            source = BlockSource(cast(PackedStream, Dealt(made, block)))
+            source = PackedRequestSource(cast(PackedStream, Dealt(made, block)))
         else:
-            source = OperationSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
+            source = OperationRequestSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
         self.fed = 0
-        self.routes = Routes(
+        self.router = RequestRouter(
             source,
             self.record,
             self._give_connections,
@@ -261,36 +260,36 @@ class WireStage:
             batch,
             pacer.steady_turns,
         )
-        self.reopening: list[Channel] = []
-        self.parked: list[Channel] = []
-        self.reopening_later: list[Channel] = []
-        self.reopening_soon: list[Channel] = []
-        self.refreshes = self.rereads = 0
-        means = Means(
-            replies=Replies(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
+        self.reopening: list[BatchConnection] = []
+        self.parked: list[BatchConnection] = []
+        self.reopening_later: list[BatchConnection] = []
+        self.reopening_soon: list[BatchConnection] = []
+        self.refreshes = self.uncovered_refreshes = 0
+        services = PoolServices(
+            replies=ReplyParser(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
             events=self.events,
             reopen=self.reopening.append,
             reopen_later=self.reopening_later.append,
             reopen_soon=self.reopening_soon.append,
             refresh=self._refresh,
             parked=self.parked.append,
-            reread=self._reread,
-            is_plain=is_plain and not is_pushed_to,
-            is_fixed=is_fixed,
-            is_watched=is_watched,
-            is_shared=slots is not None and pacer.steady_turns is not None,
+            refresh_uncovered=self._refresh_uncovered,
+            ignores_replies=is_plain and not has_pushes,
+            has_known_sizes=has_known_sizes,
+            is_sentinel=is_sentinel,
+            has_shared_quota=slots is not None and pacer.steady_turns is not None,
             timeout_ns=timeout_ns,
             refresh_after=refresh_after,
         )
-        self.worker = WireWorker(worker, self.routes, means, lambda: self.now_ns)
-        self.to_open: list[Channel] = []
-        self.routes.begin(slots)
+        self.worker = WireWorker(worker, self.router, services, lambda: self.now_ns)
+        self.to_open: list[BatchConnection] = []
+        self.router.begin(slots)
 
-    def _give_connections(self, node: Node) -> None:
+    def _give_connections(self, node: TargetNode) -> None:
         for _ in range(self.connections):
-            channel = Channel(self.worker, node, FakeLink(self), is_pushed_to=self._is_pushed_to)
-            node.channels.append(channel)
-            self.to_open.append(channel)
+            connection = BatchConnection(self.worker, node, FakeLink(self), has_pushes=self._is_pushed_to)
+            node.connections.append(connection)
+            self.to_open.append(connection)
 
     def _fed(self) -> None:
         self.fed += 1
@@ -298,34 +297,34 @@ class WireStage:
     def _refresh(self) -> None:
         self.refreshes += 1
 
-    def _reread(self) -> None:
-        self.rereads += 1
+    def _refresh_uncovered(self) -> None:
+        self.uncovered_refreshes += 1
 
-    def node(self, name: str = SINGLE_NODE) -> Node:
-        return self.routes.node(name)
+    def node(self, name: str = SINGLE_NODE) -> TargetNode:
+        return self.router.node(name)
 
-    def channel(self, name: str = SINGLE_NODE, number: int = 0) -> Channel:
-        return self.node(name).channels[number]
+    def connection(self, name: str = SINGLE_NODE, number: int = 0) -> BatchConnection:
+        return self.node(name).connections[number]
 
-    def sock(self, channel: Channel | None = None) -> FakeSocket:
-        link: Any = (channel or self.channel()).link
+    def sock(self, connection: BatchConnection | None = None) -> FakeSocket:
+        link: Any = (connection or self.connection()).link
         sock: FakeSocket = link.sock
         return sock
 
-    def lost(self, channel: Channel | None = None) -> list[Exception]:
+    def lost(self, connection: BatchConnection | None = None) -> list[Exception]:
         """What ended a connection, each time."""
-        link: Any = (channel or self.channel()).link
+        link: Any = (connection or self.connection()).link
         lost: list[Exception] = link.lost
         return lost
 
-    def open(self, *channels: Channel) -> None:
+    def open(self, *connections: BatchConnection) -> None:
         """These connections stand; without any, all that were not opened yet."""
-        for channel in channels or tuple(self.to_open):
+        for connection in connections or tuple(self.to_open):
             with self.clock():
-                channel.opened(channel.link.open(), self.poller)
-                self.worker.opened(channel)
-            if channel in self.to_open:
-                self.to_open.remove(channel)
+                connection.opened(connection.link.open(), self.poller)
+                self.worker.opened(connection)
+            if connection in self.to_open:
+                self.to_open.remove(connection)
 
     def reopen(self) -> None:
         """What is to be opened anew, stands again."""
@@ -346,22 +345,22 @@ class WireStage:
     @contextmanager
     def clock(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.worker.drivers.wire.channel.monotonic_ns", lambda: self.now_ns)
+            patch.setattr("agent.worker.drivers.wire.connection.monotonic_ns", lambda: self.now_ns)
             yield
 
-    def hear(self, *pieces: bytes | Exception, of: Channel | None = None, after_ns: int = 0) -> None:
+    def hear(self, *pieces: bytes | Exception, of: BatchConnection | None = None, after_ns: int = 0) -> None:
         """These pieces come on a connection, a read each, so long after each other."""
-        channel = of or self.channel()
-        sock = self.sock(channel)
+        connection = of or self.connection()
+        sock = self.sock(connection)
         for piece in pieces:
             self.now_ns += after_ns
             sock.incoming.append(piece)
             with self.clock():
-                channel.on_ready(READ)
+                connection.on_ready(READ)
 
-    def writable(self, channel: Channel | None = None) -> None:
+    def writable(self, connection: BatchConnection | None = None) -> None:
         with self.clock():
-            (channel or self.channel()).on_ready(WRITE)
+            (connection or self.connection()).on_ready(WRITE)
 
     def check(self, after_ns: int = 0) -> None:
         self.now_ns += after_ns

@@ -1,45 +1,225 @@
 """The `asyncio` driver: a worker task checks out a client instance, operates through redis.asyncio, and returns it.
 
-It measures what the `client` driver measures, on an event loop: service time runs from the call to the moment in which
-its task goes on, so it holds what the loop did for other tasks in between, as an application would see it.
+It measures what the `client` driver measures, on an event loop: service time runs from the call until its task
+continues. So it includes what the loop did for other tasks in between, as an application would see it.
 
-All workers of a pool are tasks of one loop. What ends them before their time is a cancellation, which only ever means
-that the run is over: it ends a call, a connect and a backoff alike.
+All workers of a pool are tasks of one event loop, on a thread of its own from `open` to `close`. Only a cancellation
+ends a task before its time, and it always means that the run is over: it ends calls, connects and backoffs alike.
+
+`_run_singles` and `_run_batches` are written a second time in `client`, for speed: a change here belongs there too.
 """
 
 from __future__ import annotations
 
+import asyncio
+import select
+import selectors
+import threading
 from asyncio import CancelledError, sleep
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor, Future
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from agent.worker.drivers.accounting import FAILED_PACE_NS, Worker, count_timeout, leave, record_batch, undone
+from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
+from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
 from agent.worker.metrics.recorder import pack_row
 from agent.worker.pacing.pacer import Span
-from agent.worker.pools.task_pools import AsyncClientInstancePool
-from agent.worker.pools.thread_pools import CheckoutTimeout
-from common.cancellation import CutShort
+from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool, AsyncRelease, prewarm_semaphore
+from agent.worker.pools.thread_pools import CheckoutTimeout, Prewarmable, Release
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
+from common.plan.schema import Pools, Target
+from common.redis_client.async_clients import AsyncClient, count_async_nodes
 from common.units import NS_PER_S
 
-TaskWorker: TypeAlias = Worker[AsyncClientInstancePool]
+TaskContext: TypeAlias = WorkerContext[AsyncClientInstancePool]
+
+_PRECISE_BELOW_S = 0.1
+_CLOSE_GRACE_S = 2.0
+_CANCEL_AGAIN_S = 0.05
+_wait = selectors.DefaultSelector.select  # bound once: it is called for every turn of the loop
+_SELECTABLE = 1024
+"""select(2) takes file descriptors below this."""
 
 
-async def run_asyncio_worker(worker: TaskWorker) -> None:
-    """Work from the start of the span until its end, until the quota is used up, or until the run is cut short."""
+class TaskPoolRunner:
+    """See `PoolRunner`. Workers are tasks of one event loop, their clients `redis.asyncio.Redis`.
+
+    All that touches the loop happens on its thread; other threads only ask for it.
+    """
+
+    def __init__(self, target: Target, pools: Pools, name: str, cancellation: Cancellation) -> None:
+        """Raises PlanError."""
+        self.pool = AsyncClientInstancePool(
+            [AsyncClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
+            pools.checkout_timeout_s,
+        )
+        self._turns = LoopRecord()
+        self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._started: Future[asyncio.AbstractEventLoop] = Future()
+        self._over = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running = 0
+
+    @property
+    def logs(self) -> Sequence[EventLog]:
+        return [instance.events for instance in self.pool.instances]
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        return [self._turns]
+
+    @property
+    def client(self) -> AsyncClient:
+        return self.pool.instances[0].client
+
+    @property
+    def nodes(self) -> int:
+        return count_async_nodes(self.client)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._running > 0 and self._thread.is_alive()
+
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
+        self._thread.start()
+        loop = self._started.result()
+        for instance in self.pool.instances:
+            asyncio.run_coroutine_threadsafe(instance.open(), loop).result()
+            between()
+        gate = prewarm_semaphore()
+        return [_OpensOnLoop(loop, instance, gate) for instance in self.pool.instances]
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        self._running = len(jobs)
+        self._started.result().call_soon_threadsafe(self._start, jobs)
+
+    def _start(self, jobs: list[Job]) -> None:
+        self._tasks = [asyncio.create_task(self._work(job), name=job.name) for job in jobs]
+        for task in self._tasks:
+            # A callback, because a task that is cancelled at once never begins `_work`.
+            task.add_done_callback(self._one_ended)
+
+    def _one_ended(self, _: asyncio.Task[None]) -> None:
+        self._running -= 1
+
+    async def _work(self, job: Job) -> None:
+        span = job.context.span
+        with job.watched:
+            await run_asyncio_worker(job.context)
+            if job.stays:
+                await until(span, span.end_ns)
+
+    def cut(self) -> None:
+        self._call(self._cut)
+
+    def _cut(self) -> None:
+        self.pool.abort()
+        for task in (running := [task for task in self._tasks if not task.done()]):
+            task.cancel()
+        if running:
+            # A cancellation can get lost in redis-py, when it meets a step that ends at the same moment.
+            asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._cut)
+
+    def close(self) -> None:
+        self._call(self._over.set)
+        if self._thread.ident is not None:
+            self._thread.join(self._close_within_s)
+
+    def _call(self, what: Callable[[], object]) -> None:
+        if self._thread.is_alive():
+            try:
+                self._started.result().call_soon_threadsafe(what)
+            except RuntimeError:  # the loop was closed at this moment
+                return
+
+    def _live(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: precise_loop(self._turns)) as runner:
+                self._started.set_result(runner.get_loop())
+                runner.run(self._until_over())
+        except Exception as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+                return
+            raise
+
+    async def _until_over(self) -> None:
+        await self._over.wait()
+        # Workers that ignored their cancellation, and connections that are still being prewarmed.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=_CANCEL_AGAIN_S)
+        await self.pool.close()
+
+
+class _OpensOnLoop:
+    """Prewarmable the connections of one client instance from outside its loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, instance: AsyncClientInstance, gate: asyncio.Semaphore) -> None:
+        self._loop = loop
+        self._instance = instance
+        self._gate = gate
+
+    def open_all(self, _: Executor, /) -> list[Future[Release]]:
+        return [
+            asyncio.run_coroutine_threadsafe(self._opened(one), self._loop)
+            for one in self._instance.open_all(self._gate)
+        ]
+
+    async def _opened(self, one: Coroutine[Any, Any, AsyncRelease]) -> Release:
+        keep = await one
+        return lambda: asyncio.run_coroutine_threadsafe(keep(), self._loop).result()
+
+
+class _PreciseSelector(selectors.DefaultSelector):
+    """Waits precisely, and records how long the loop is busy between two waits. epoll alone rounds up to whole
+    milliseconds: 0.5 ms late on average."""
+
+    def __init__(self, turns: LoopRecord) -> None:
+        super().__init__()
+        self._add_turn = turns.add
+        self._woke_ns = monotonic_ns()
+        self._is_selectable = self.fileno() < _SELECTABLE
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        called_ns = monotonic_ns()
+        self._add_turn(pack_turn(called_ns, called_ns - self._woke_ns))
+        if timeout and 0 < timeout < _PRECISE_BELOW_S and self._is_selectable:
+            # select can wait for an epoll, as for any file. Long waits (timeouts of redis-py) need no precision.
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        ready = _wait(self, timeout)
+        self._woke_ns = monotonic_ns()
+        return ready
+
+
+def precise_loop(turns: LoopRecord) -> asyncio.AbstractEventLoop:
+    """A loop that wakes its tasks exactly when they are due. turns: records how long each turn of the loop takes."""
+    return asyncio.SelectorEventLoop(_PreciseSelector(turns))
+
+
+async def run_asyncio_worker(context: TaskContext) -> None:
+    """Work from the begin of the span until its end, until the quota is used up, or until the run is cut short."""
     try:
-        await until(worker.span, worker.span.begin_ns)
+        await until(context.span, context.span.begin_ns)
     except CancelledError:
-        worker.record.unsent += worker.pacer.unsent(())
+        context.record.unsent += context.pacer.unsent(())
         return
-    if worker.batch == 1 and not worker.transaction:
-        await _run_singles(worker)
+    if context.batch == 1 and not context.transaction:
+        await _run_singles(context)
     else:
-        await _run_batches(worker)
+        await _run_batches(context)
 
 
 async def until(span: Span, due_ns: int) -> None:
-    """Let others work until then, or until the end if that comes first."""
+    """Sleep until then, or until the end if that comes first."""
     while (nap_ns := span.nap_ns(due_ns)) > 0:
         await sleep(nap_ns / NS_PER_S)
 
@@ -52,20 +232,20 @@ async def _yield_to_others(span: Span, due_ns: int, begin_ns: int) -> None:
         await until(span, begin_ns + FAILED_PACE_NS)
 
 
-def _end_if_cut(worker: TaskWorker, now_ns: int) -> None:
-    # Calls fail at once then, without a turn for anybody else: whoever went on would have the loop for himself.
-    if worker.cancellation.is_cancelled:
-        worker.span.end_at(now_ns)
+def _end_if_cut(context: TaskContext, now_ns: int) -> None:
+    # Calls then fail at once, without yielding to the loop: a worker that continued would block it.
+    if context.cancellation.is_cancelled:
+        context.span.end_at(now_ns)
 
 
-async def _run_singles(worker: TaskWorker) -> None:
+async def _run_singles(context: TaskContext) -> None:
     # The hot path, hence the local names.
-    span, record, measures = worker.span, worker.record, worker.measures
-    take, checkout, give_back = worker.pool.take, worker.pool.checkout, worker.pool.give_back
+    span, record, measures = context.span, context.record, context.measures
+    take, checkout, give_back = context.pool.take, context.pool.checkout, context.pool.give_back
     add, now = record.add, monotonic_ns
     begin_ns = end_ns = now()
     has_failed = False
-    for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
+    for turn, (row, arguments, bytes_out, follow) in zip(context.pacer.turns(), context.operations, strict=False):
         (due_ns,) = turn
         try:
             if due_ns > end_ns:
@@ -78,78 +258,79 @@ async def _run_singles(worker: TaskWorker) -> None:
             else:
                 instance, wait_ns = await checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, turn, (row,), timeout)
+            end_ns = record_checkout_timeout(context, turn, (row,), timeout)
             if end_ns >= span.end_ns:
-                record.unsent += worker.pacer.unsent(())
+                record.unsent += context.pacer.unsent(())
                 return
             continue
         except (CutShort, CancelledError):
-            record.unsent += worker.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn)
             return
         begin_ns = now()
         if begin_ns >= span.end_ns:
             give_back(instance)
-            leave(worker, turn, wait_ns)
+            record_unsent(context, turn, wait_ns)
             return
         record.issued += 1
         try:
             reply = await instance.execute(*arguments)
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how this operation ended
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - the operation ends with whatever a client raises
             end_ns = now()
-            row, bytes_in = undone(worker, row, error)
+            row, bytes_in = failed_kind(context, row, error)
             has_failed = not bytes_in
-            _end_if_cut(worker, end_ns)
+            _end_if_cut(context, end_ns)
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
             if follow is not None and (failure := follow(reply)) is not None:
-                row += len(measures) * worker.outcomes.number(failure)
+                row += len(measures) * context.outcomes.number(failure)
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
 
 
-async def _run_batches(worker: TaskWorker) -> None:
-    span, record, now = worker.span, worker.record, monotonic_ns
+async def _run_batches(context: TaskContext) -> None:
+    span, record, now = context.span, context.record, monotonic_ns
     begin_ns = end_ns = now()
     has_failed = False
-    for turn in worker.pacer.turns():
-        operations = list(islice(worker.operations, len(turn)))
+    for turn in context.pacer.turns():
+        operations = list(islice(context.operations, len(turn)))
         try:
             if turn[-1] > end_ns:
                 await until(span, turn[-1])
             elif has_failed:
                 await _yield_to_others(span, turn[-1], begin_ns)
             has_failed = False
-            instance, wait_ns = await worker.pool.checkout()
+            instance, wait_ns = await context.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, turn, [row for row, _, _, _ in operations], timeout)
+            end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
-                record.unsent += worker.pacer.unsent(())
+                record.unsent += context.pacer.unsent(())
                 return
             continue
         except (CutShort, CancelledError):
-            record.unsent += worker.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn)
             return
-        pipeline = instance.client.pipeline(transaction=worker.transaction)
+        pipeline = instance.client.pipeline(transaction=context.transaction)
         for _, arguments, _, _ in operations:
-            # It is put in line: nothing to await.
+            # It only queues the command: nothing to await.
             pipeline.execute_command(*arguments)
         begin_ns = now()
         if begin_ns >= span.end_ns:
-            worker.pool.give_back(instance)
-            leave(worker, turn, wait_ns)
+            context.pool.give_back(instance)
+            record_unsent(context, turn, wait_ns)
             return
         record.issued += len(turn)
-        record.transactions += worker.transaction
-        executed = worker.transaction
+        record.transactions += context.transaction
+        executed = len(turn) if context.transaction else 0
         try:
             replies = await pipeline.execute(raise_on_error=False)
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever it is, it is how these operations ended
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - so the operations end
             replies = [error] * len(turn)
-            executed = False
+            executed = 0
             has_failed = True
-            _end_if_cut(worker, now())
+            _end_if_cut(context, now())
         end_ns = now()
-        worker.pool.give_back(instance)
-        record_batch(worker, turn, operations, replies, executed, (begin_ns, end_ns, wait_ns))
+        context.pool.give_back(instance)
+        results = zip(turn, operations, replies, [end_ns] * len(turn), strict=True)
+        record.add(result_rows(context, results, begin_ns, executed=executed, wait_ns=wait_ns))

@@ -1,34 +1,68 @@
-"""What a driver has to bring: a host for its pools and workers. All else of a run is the same for all drivers.
+"""What every driver provides: a runner for each client instance pool. All else of a run is the same for all drivers.
 
-A host is one client instance pool with its workers in this process. Nothing is opened, and nothing runs, by making one.
+Making a runner opens nothing and starts nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from agent.worker.drivers.accounting import Worker
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
+from agent.worker.metrics.recorder import Outcomes, Record
+from agent.worker.metrics.wire_sizes import Measure
+from agent.worker.pacing.pacer import Pacer, Span
 from agent.worker.pools.thread_pools import Prewarmable
+from agent.worker.workload.operations import Operation
+from common.cancellation import Cancellation
+
+P = TypeVar("P")
+
+FAILED_PACE_NS = 1_000_000
+"""Least time between the starts of a worker's operations while they fail without a reply, in a closed loop. Calls that
+fail at once never wait for the network: without this pause, a few failing workers would take the whole interpreter, and
+the other workers would starve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext(Generic[P]):
+    """All that one worker thread, task or loop works with.
+
+    pool: where its driver finds client instances. measures: by row of the mix, the bytes of a reply. batch: operations
+    of a round trip. transaction: each batch is a MULTI/EXEC. Workers share span, pool, outcomes and cancellation.
+    """
+
+    span: Span
+    pacer: Pacer
+    pool: P
+    operations: Iterator[Operation]
+    record: Record
+    outcomes: Outcomes
+    cancellation: Cancellation
+    measures: Sequence[Measure]
+    batch: int
+    transaction: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one worker is to do. stays: to the end of the span, also when its work is done before. watched: around all
-    that it does; takes note of its end, and of what it raises."""
+    """The task of one worker.
+
+    stays: until the end of the span, even if its operations are used up before. watched: entered around everything that
+    the worker does; notes its end and its errors.
+    """
 
     name: str
-    worker: Worker[Any]
+    context: WorkerContext[Any]
     stays: bool
     watched: AbstractContextManager[None]
 
 
-class Host(Protocol):
-    """One client instance pool of this process, with its workers."""
+class PoolRunner(Protocol):
+    """Runs the workers of one client instance pool of this process."""
 
     @property
     def pool(self) -> Any:
@@ -36,16 +70,16 @@ class Host(Protocol):
 
     @property
     def logs(self) -> Sequence[EventLog]:
-        """Where each client instance's connection events are found."""
+        """The connection events of each client instance."""
 
     @property
     def loops(self) -> Sequence[LoopRecord]:
-        """What the event loops of its workers leave behind, of each one that it has a part in: hosts that share a loop
-        name the same record. Empty for threads. To be asked once, after `open`."""
+        """The records of the event loops that the workers run on; runners that share a loop return the same record.
+        Empty for threads. Ask once, after `open`."""
 
     @property
     def client(self) -> Any:
-        """One of the clients: all of a plan are alike."""
+        """Any client: all clients of a plan are alike."""
 
     @property
     def nodes(self) -> int:
@@ -56,17 +90,17 @@ class Host(Protocol):
         """Whether any worker still runs."""
 
     def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
-        """Make what is still to be made (clients of a cluster, which read its topology). Returns the client instances,
-        for connections that are to be prewarmed. To be called once, before the start.
+        """Build the clients that connect when they are built: a cluster's read its topology. Call it once, before the
+        start. Returns the client instances, whose connections may be prewarmed.
 
-        between: called after each step; what it raises ends it. Raises TargetError.
+        between: called after each step; its errors end `open`. Raises TargetError.
         """
 
     def start(self, jobs: Iterable[Job]) -> None:
-        """Start the workers; they wait for the start of the span by themselves. To be called once."""
+        """Start the workers; each waits for the begin of the span. Call it once."""
 
     def cut(self) -> None:
-        """End whatever any worker is waiting for; the run has been cancelled. Idempotent."""
+        """End whatever any worker waits for, after the cancellation of the run. Idempotent."""
 
     def close(self) -> None:
-        """Close all client instances, and whatever was made to have them. Idempotent."""
+        """Close all client instances, and all that was opened for them. Idempotent."""

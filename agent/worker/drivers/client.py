@@ -1,41 +1,108 @@
 """The `client` driver: a worker thread checks out a client instance, operates through redis-py, and returns it.
 
-What is measured is what an application of redis-py would see: one call of its client, with all the retries and
-reconnects inside. Service time runs from the call to its return; for a pipeline or a transaction it is the round trip
-of the whole batch, which each of its operations took.
+It measures what an application of redis-py would see: one call of its client, with all retries and reconnects inside.
+Service time runs from the call to its return; every operation of a pipeline or a transaction has the round trip of the
+whole batch.
+
+`_run_singles` and `_run_batches` are written a second time in `aio`, for speed: a change here belongs there too.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from agent.worker.drivers.accounting import FAILED_PACE_NS, Worker, count_timeout, leave, record_batch, undone
+from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
+from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.recorder import pack_row
-from agent.worker.pools.thread_pools import CheckoutTimeout, ClientInstancePool
-from common.cancellation import CutShort
+from agent.worker.pools.thread_pools import CheckoutTimeout, ClientInstance, ClientInstancePool, Prewarmable
+from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
+from common.plan.schema import Pools, Target
+from common.redis_client import Client
+from common.redis_client.clients import count_nodes
 
-ThreadWorker: TypeAlias = Worker[ClientInstancePool]
+ThreadContext: TypeAlias = WorkerContext[ClientInstancePool]
 
 
-def run_client_worker(worker: ThreadWorker) -> None:
-    """Work from the start of the span until its end, or until the quota is used up."""
-    worker.span.wait_until(worker.span.begin_ns)
-    if worker.batch == 1 and not worker.transaction:
-        _run_singles(worker)
+class ThreadPoolRunner:
+    """See `PoolRunner`. Workers are threads, their clients `redis.Redis`."""
+
+    def __init__(self, target: Target, pools: Pools, _: str, cancellation: Cancellation) -> None:
+        """Raises PlanError."""
+        self.pool = ClientInstancePool(
+            [ClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
+            pools.checkout_timeout_s,
+        )
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def logs(self) -> Sequence[EventLog]:
+        return [instance.events for instance in self.pool.instances]
+
+    @property
+    def loops(self) -> Sequence[LoopRecord]:
+        return ()
+
+    @property
+    def client(self) -> Client:
+        return self.pool.instances[0].client
+
+    @property
+    def nodes(self) -> int:
+        return count_nodes(self.client)
+
+    @property
+    def is_alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
+        for instance in self.pool.instances:
+            instance.open()
+            between()
+        return self.pool.instances
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        self._threads = [threading.Thread(target=self._work, args=(job,), name=job.name, daemon=True) for job in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, job: Job) -> None:
+        span = job.context.span
+        with job.watched:
+            run_client_worker(job.context)
+            if job.stays:
+                span.wait_until(span.end_ns)
+
+    def cut(self) -> None:
+        # Waits for the target end with the cancellation of the run.
+        self.pool.abort()
+
+    def close(self) -> None:
+        self.pool.close()
+
+
+def run_client_worker(context: ThreadContext) -> None:
+    """Work from the begin of the span until its end, or until the quota is used up."""
+    context.span.wait_until(context.span.begin_ns)
+    if context.batch == 1 and not context.transaction:
+        _run_singles(context)
     else:
-        _run_batches(worker)
+        _run_batches(context)
 
 
-def _run_singles(worker: ThreadWorker) -> None:
-    # The hot path: what it does beside the call must stay within a few microseconds, hence the local names.
-    span, record, measures = worker.span, worker.record, worker.measures
-    checkout, give_back = worker.pool.checkout, worker.pool.give_back
+def _run_singles(context: ThreadContext) -> None:
+    # The hot path, hence the local names: all that it does beside the call must stay within a few microseconds.
+    span, record, measures = context.span, context.record, context.measures
+    checkout, give_back = context.pool.checkout, context.pool.give_back
     add, now = record.add, monotonic_ns
     begin_ns = end_ns = now()
     has_failed = False
-    for turn, (row, arguments, bytes_out, follow) in zip(worker.pacer.turns(), worker.operations, strict=False):
+    for turn, (row, arguments, bytes_out, follow) in zip(context.pacer.turns(), context.operations, strict=False):
         (due_ns,) = turn
         if due_ns > end_ns:
             span.wait_until(due_ns)
@@ -45,75 +112,76 @@ def _run_singles(worker: ThreadWorker) -> None:
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, turn, (row,), timeout)
+            end_ns = record_checkout_timeout(context, turn, (row,), timeout)
             if end_ns >= span.end_ns:
-                record.unsent += worker.pacer.unsent(())
+                record.unsent += context.pacer.unsent(())
                 return
             continue
         except CutShort:
-            record.unsent += worker.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn)
             return
         begin_ns = now()
         if begin_ns >= span.end_ns:
-            worker.pool.give_back(instance)
-            leave(worker, turn, wait_ns)
+            context.pool.give_back(instance)
+            record_unsent(context, turn, wait_ns)
             return
         record.issued += 1
         try:
             reply = instance.execute(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is how this operation ended
+        except Exception as error:  # noqa: BLE001 - the operation ends with whatever a client raises
             end_ns = now()
-            row, bytes_in = undone(worker, row, error)
+            row, bytes_in = failed_kind(context, row, error)
             has_failed = due_ns < 0 and not bytes_in
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
             if follow is not None and (failure := follow(reply)) is not None:
-                row += len(measures) * worker.outcomes.number(failure)
+                row += len(measures) * context.outcomes.number(failure)
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
         add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
 
 
-def _run_batches(worker: ThreadWorker) -> None:
-    span, record, now = worker.span, worker.record, monotonic_ns
+def _run_batches(context: ThreadContext) -> None:
+    span, record, now = context.span, context.record, monotonic_ns
     begin_ns = end_ns = now()
     has_failed = False
-    for turn in worker.pacer.turns():
-        operations = list(islice(worker.operations, len(turn)))
+    for turn in context.pacer.turns():
+        operations = list(islice(context.operations, len(turn)))
         if turn[-1] > end_ns:
             span.wait_until(turn[-1])
         elif has_failed:
             has_failed = False
             span.wait_until(begin_ns + FAILED_PACE_NS)
         try:
-            instance, wait_ns = worker.pool.checkout()
+            instance, wait_ns = context.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = count_timeout(worker, turn, [row for row, _, _, _ in operations], timeout)
+            end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
-                record.unsent += worker.pacer.unsent(())
+                record.unsent += context.pacer.unsent(())
                 return
             continue
         except CutShort:
-            record.unsent += worker.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn)
             return
-        pipeline = instance.client.pipeline(transaction=worker.transaction)
+        pipeline = instance.client.pipeline(transaction=context.transaction)
         for _, arguments, _, _ in operations:
             pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
         begin_ns = now()
         if begin_ns >= span.end_ns:
-            worker.pool.give_back(instance)
-            leave(worker, turn, wait_ns)
+            context.pool.give_back(instance)
+            record_unsent(context, turn, wait_ns)
             return
         record.issued += len(turn)
-        record.transactions += worker.transaction
-        executed = worker.transaction
+        record.transactions += context.transaction
+        executed = len(turn) if context.transaction else 0
         try:
             replies = pipeline.execute(raise_on_error=False)
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is how these operations ended
+        except Exception as error:  # noqa: BLE001 - the operations end with whatever a client raises
             replies = [error] * len(turn)
-            executed = False
+            executed = 0
             has_failed = turn[-1] < 0
         end_ns = now()
-        worker.pool.give_back(instance)
-        record_batch(worker, turn, operations, replies, executed, (begin_ns, end_ns, wait_ns))
+        context.pool.give_back(instance)
+        results = zip(turn, operations, replies, [end_ns] * len(turn), strict=True)
+        record.add(result_rows(context, results, begin_ns, executed=executed, wait_ns=wait_ns))

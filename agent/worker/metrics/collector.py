@@ -16,9 +16,9 @@ from operator import itemgetter
 import msgspec
 
 from agent.worker.metrics.connection_events import ConnectionFold, Event, EventLog
+from agent.worker.metrics.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.metrics.process_usage import SelfWatch
 from agent.worker.metrics.recorder import NOTHING_BEGUN, Outcomes, Place, Record, Sums, by_place, joined
-from agent.worker.pubsub.deliveries import CollectedDeliveries, DeliveryRecord
 from common.metrics.intervals import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S

@@ -1,7 +1,7 @@
 """What threads did, per second of the run: raw rows on the hot path, histograms off it.
 
 Each thread owns one buffer and appends one row of seven 64-bit numbers per operation: no lock, nothing shared, no
-objects that the garbage collector would have to walk. (The wire driver's record is one a batch, see `wire.record`.)
+objects that the garbage collector would have to walk. (The wire driver's record is one row a batch, see `wire.rows`.)
 The collector cuts off what a buffer holds (one step under the interpreter's own lock, as the append is) and adds it up
 with numpy, some thousand rows at a time: so what it works on stays in the cache, and no thread waits for long. A row
 belongs to the second in which its operation completed, whenever it is found: one that is found late makes a straggler,

@@ -21,8 +21,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.workload.distributions import deal
-from agent.worker.workload.sampling import seed_sequence
+from agent.worker.division import divide, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import Ints
 from common.plan.schema import Arrivals, Load
@@ -115,7 +114,7 @@ def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
 
     Quotas of all threads add up to `requests` exactly.
     """
-    return None if requests is None else deal(requests, thread, threads)[1]
+    return None if requests is None else divide(requests, thread, threads)[1]
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:

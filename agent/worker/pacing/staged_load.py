@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from agent.worker.division import seed_sequence
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Schedule, Span, Turn, whenever_of
-from agent.worker.workload.sampling import seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
 from common.plan.timeline import Floats, Leg, Timeline

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agent.worker.pubsub.deliveries import DeliveryRecord, What, pack_delivery
+from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from agent.worker.workload.values import Blank

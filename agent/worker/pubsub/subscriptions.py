@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from agent.worker.pubsub.deliveries import DeliveryClassifier, DeliveryRecord, What, pack_delivery
+from agent.worker.metrics.deliveries import DeliveryClassifier, DeliveryRecord, What, pack_delivery
 from common.cancellation import CutShort
 from common.clock import monotonic_ns
 from common.pubsub_header import HeaderReader

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from agent.worker.pubsub.deliveries import DeliveryRecord
+from agent.worker.metrics.deliveries import DeliveryRecord
 from agent.worker.pubsub.subscriptions import AT_MOST, SubscribeRequest, Subscriptions, over
 from common.cancellation import CutShort
 from common.pubsub_header import HeaderReader

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from agent.worker.division import divide
 from common.metrics.histogram import Ints
 from common.plan.schema import Distribution, Keys
 
@@ -205,13 +206,5 @@ def part_of(minimum: int, maximum: int, thread: int, threads: int) -> tuple[int,
     if size < threads:
         number = minimum + thread % size
         return number, number
-    before, count = deal(size, thread, threads)
+    before, count = divide(size, thread, threads)
     return minimum + before, minimum + before + count - 1
-
-
-def deal(total: int, thread: int, threads: int) -> tuple[int, int]:
-    """(how many all earlier threads get, how many this thread gets) if `total` is dealt over `threads`: all get the
-    same number, and the first ones get one of the rest each. Requests and keys are dealt in the same way, so that a
-    thread with as many requests as keys uses each key once."""
-    share, rest = divmod(total, threads)
-    return thread * share + min(thread, rest), share + (thread < rest)

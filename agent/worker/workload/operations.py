@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from agent.worker.division import seed_sequence
 from agent.worker.metrics.wire_sizes import request_bytes
 from agent.worker.workload.arguments import Arguments, Filler, Rows, Supplies
 from agent.worker.workload.mix import CompiledCommand, supplies_of
 from agent.worker.workload.mix import Mix as Mix
 from agent.worker.workload.reply_effects import Cursor, FollowUp, is_miss, verifier_of, wanted
 from agent.worker.workload.reply_effects import Operation as Operation
-from agent.worker.workload.sampling import BLOCK, Drawing, Draws, seed_sequence
+from agent.worker.workload.sampling import BLOCK, Drawing, Draws
 from common.commands import Placeholder
 from common.metrics.histogram import Ints
 from common.redis_client import Failure

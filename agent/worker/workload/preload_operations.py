@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from agent.worker.division import seed_sequence
 from agent.worker.workload.arguments import Filler, Rows, Supplies
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.reply_effects import Operation
-from agent.worker.workload.sampling import seed_sequence
 from agent.worker.workload.sequences import SEQUENCE, Counters
 from agent.worker.workload.values import Values
 from common.commands import find_command

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.worker.division import seed_sequence
 from agent.worker.workload.arguments import Rows
 from agent.worker.workload.distributions import numbers_of
 from agent.worker.workload.mix import CompiledCommand, Mix
@@ -24,12 +25,6 @@ that the blocks of a process' threads drive each other out of the processor's ca
 
 
 _NONE = np.empty((1, 0), dtype=np.int64)
-
-
-def seed_sequence(seed: int, thread: int, purpose: int) -> np.random.SeedSequence:
-    """The root of one thread's draws for one purpose (0: operations, 1: arrivals, 2: what follows replies, 3: what is
-    done before the run, 4: where requests without keys go), independent of all others."""
-    return np.random.SeedSequence(seed, spawn_key=(thread, purpose))
 
 
 class Draws:

@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from agent.worker import pipe
-from agent.worker.drivers.aio import TaskWorker, run_asyncio_worker
-from agent.worker.drivers.client import ThreadWorker, run_client_worker
-from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.drivers.aio import TaskContext, run_asyncio_worker
+from agent.worker.drivers.client import ThreadContext, run_client_worker
+from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.run import WorkerRun
 from common.clock import monotonic_ns
 from common.plan.loading import profiles
@@ -525,9 +525,9 @@ def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
     async def stumble_in_a_task(*_: object) -> None:
         stumble()
 
-    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", stumble)
-    monkeypatch.setattr("agent.worker.drivers.loop_host.run_asyncio_worker", stumble_in_a_task)
-    monkeypatch.setattr("agent.worker.drivers.wire.driver.WireWorker.begin", stumble)
+    monkeypatch.setattr("agent.worker.drivers.client.run_client_worker", stumble)
+    monkeypatch.setattr("agent.worker.drivers.aio.run_asyncio_worker", stumble_in_a_task)
+    monkeypatch.setattr("agent.worker.drivers.wire.worker.WireWorker.begin", stumble)
     worker.began(plan_of(valkey.url, threads_per_pool=3, duration_s=Seconds(60)))
     failed = worker.hear(Failed)
     assert failed.kind is FailureKind.AGENT
@@ -547,11 +547,11 @@ def test_when_one_thread_breaks_the_others_end_too(
             return False
         raise RuntimeError("a pebble")
 
-    async def stumble_in_a_task(mine: TaskWorker) -> None:
+    async def stumble_in_a_task(mine: TaskContext) -> None:
         if not stumble():
             await run_asyncio_worker(mine)
 
-    def stumble_in_a_thread(mine: ThreadWorker) -> None:
+    def stumble_in_a_thread(mine: ThreadContext) -> None:
         if not stumble():
             run_client_worker(mine)
 
@@ -560,9 +560,9 @@ def test_when_one_thread_breaks_the_others_end_too(
             begin(mine)
 
     begin = WireWorker.begin
-    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", stumble_in_a_thread)
-    monkeypatch.setattr("agent.worker.drivers.loop_host.run_asyncio_worker", stumble_in_a_task)
-    monkeypatch.setattr("agent.worker.drivers.wire.driver.WireWorker.begin", stumble_in_a_loop)
+    monkeypatch.setattr("agent.worker.drivers.client.run_client_worker", stumble_in_a_thread)
+    monkeypatch.setattr("agent.worker.drivers.aio.run_asyncio_worker", stumble_in_a_task)
+    monkeypatch.setattr("agent.worker.drivers.wire.worker.WireWorker.begin", stumble_in_a_loop)
     settings: dict[str, Any] = {"threads_per_pool": 3, "client_instances_per_pool": 3}
     if PLANNED["driver"] is Driver.WIRE:
         settings = {"client_pools": 3}

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.worker.drivers.client import ThreadWorker
+from agent.worker.drivers.client import ThreadContext
 from agent.worker.metrics.collector import Collector
 from agent.worker.pacing.pacer import Span
 from agent.worker.run import WorkerRun, describe
@@ -231,7 +231,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
 ) -> None:
     woken, release = threading.Event(), threading.Event()
 
-    def cling(worker: ThreadWorker) -> None:
+    def cling(worker: ThreadContext) -> None:
         try:
             instance, _ = worker.pool.checkout()
         except CutShort:
@@ -240,7 +240,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
         release.wait(10)
         worker.pool.give_back(instance)
 
-    monkeypatch.setattr("agent.worker.drivers.thread_host.run_client_worker", cling)
+    monkeypatch.setattr("agent.worker.drivers.client.run_client_worker", cling)
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
     span, collector = started(run)
     span.end_at(monotonic_ns())

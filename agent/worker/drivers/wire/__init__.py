@@ -1,15 +1,14 @@
-"""The `wire` driver: RESP at wire speed over the connections that redis-py has opened.
+"""The `wire` driver: RESP at wire speed over connections that redis-py has opened.
 
-loop       one event loop for all wire pools of a process
-poller     epoll or kqueue
-connector  connections opened beside the loop
-channel    one connection: a batch out, its replies in
-driver     a pool's worker: which connection issues what, and when
-source     requests, drawn ahead or one by one
-means      what such a worker works with
-routes     which node of a cluster has which slots
-redirects  what nodes of a cluster send elsewhere
-settling   what became of each operation of a batch
-record     what was done, a row a batch
-host       all of it, as a driver's host
+From the bottom to the top; each module imports only those above it:
+
+poller       epoll or kqueue
+rows         the record of a worker, one packed row a batch
+requests     requests in blocks, queues of them, and batches
+connection   a node's connections: a batch out, its replies in
+replies      raw replies that must be looked at one by one
+routing      which node gets which requests; redirections
+worker       a pool's worker: which connection issues what, and when
+event_loop   one loop for all workers of a process, and threads for calls that block
+pool_runner  all of it, as the runner of a pool
 """

@@ -1,8 +1,8 @@
-"""One event loop for all wire workers of a process, on a thread of its own.
+"""One event loop for all wire workers of a process, on a thread of its own; and threads for calls that block.
 
-A turn: wait until a connection can be read or written or an operation is due; have each such connection do what it can;
-then what other threads asked for; then what is due. Whatever comes meanwhile waits until the turn is over, so how long
-turns take is noted: it is what the loop adds to the times that it measures.
+A turn of the loop: wait until a connection can be read or written, or an operation is due; let each ready connection do
+what it can; then do what other threads asked for; then what is due. Everything that comes meanwhile waits until the
+turn is over. So the loop records how long each turn takes: that much it may add to the times that it measures.
 """
 
 from __future__ import annotations
@@ -11,50 +11,60 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from typing import TypeVar
 
 from agent.worker.drivers.base import Job
-from agent.worker.drivers.wire.channel import Channel
-from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.poller import Poller, open_poller
+from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
+from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
+from common.redis_client import TARGET_ERRORS
 
-_NAP_NS = 50_000_000
+T = TypeVar("T")
+
+Call = Callable[[Callable[[], None]], None]
+"""Makes the loop call a function, from any thread."""
+
+_CHECK_EVERY_NS = 50_000_000
 _CLOSE_WITHIN_S = 5.0
+_THREADS = 16
 
 
-class _Seat:
-    """A worker on the loop, and what watches it."""
+class _RunningJob:
+    """A worker on the loop, with its job."""
 
     def __init__(self, worker: WireWorker, job: Job) -> None:
-        self.worker, self.job = worker, job
+        self.worker, self.span, self.stays = worker, job.context.span, job.stays
         self.watched = ExitStack()
         self.watched.enter_context(job.watched)
         self.is_over = False
 
     def end(self) -> None:
-        """All that it was to do is done."""
+        """The worker has done its job."""
         self.is_over = True
         self.watched.close()
 
 
 class WireLoop:
-    """Runs from the first `start` to `close`. Everything but these, `open` and `call` is for its own thread."""
+    """Runs from the first `start` to `close`. Other threads may only call these two, `open` and `call`."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
         self.turns = LoopRecord()
         self._thread = threading.Thread(target=self._live, name="wire loop", daemon=True)
         self._calls: deque[Callable[[], None]] = deque()
-        self._seats: list[_Seat] = []
-        self._channels: dict[int, Callable[[int], None]] = {}
+        self._jobs: list[_RunningJob] = []
+        self._handlers: dict[int, Callable[[int], None]] = {}
         self._is_over = False
         self._check_ns = 0
         self._is_open = False
 
     def open(self) -> None:
-        """Make ready what `call` and `start` need. Idempotent."""
+        """Open what `call` and `start` need. Idempotent."""
         if self._is_open:
             return
         self._is_open = True
@@ -65,28 +75,27 @@ class WireLoop:
         self._poller.add(self._wake.fileno())
 
     def start(self, worker: WireWorker, job: Job) -> None:
-        """Have a worker do its job, from the start of its span."""
-        seat = _Seat(worker, job)
-        self._seats.append(seat)
-        if self._thread.ident is None:  # one that has ended already told why, and takes nobody in any more
+        """Let a worker do its job, from the begin of its span."""
+        self._jobs.append(_RunningJob(worker, job))
+        if self._thread.ident is None:  # a thread that has ended already has reported its error
             self._thread.start()
 
     def is_working(self, worker: WireWorker) -> bool:
         """Whether this worker's job is not over."""
-        return self._thread.is_alive() and any(seat.worker is worker and not seat.is_over for seat in self._seats)
+        return self._thread.is_alive() and any(each.worker is worker and not each.is_over for each in self._jobs)
 
     def call(self, what: Callable[[], None]) -> None:
-        """Have the loop call this soon. From any thread."""
+        """Call this on the loop's thread soon. From any thread."""
         self._calls.append(what)
         try:
             self._waker.send(b"!")
-        except OSError:  # full, so it will wake; or closed, so nothing matters any more
+        except OSError:  # full: the loop will wake anyway; or closed: nothing matters any more
             return
 
-    # What connections take for their poller.
+    # For connections, in the place of a poller.
 
     def add(self, fd: int) -> None:
-        """See `Files`; `watch` says for whom."""
+        """See `Files`; `watch` sets the handler."""
         self._poller.add(fd)
 
     def watch_write(self, fd: int, wanted: bool) -> None:
@@ -95,15 +104,15 @@ class WireLoop:
 
     def remove(self, fd: int) -> None:
         """See `Files`."""
-        self._channels.pop(fd, None)
+        self._handlers.pop(fd, None)
         self._poller.remove(fd)
 
-    def watch(self, channel: Channel) -> None:
-        """A connection was added, and is to be told."""
-        self._channels[channel.fd] = channel.on_ready
+    def watch(self, connection: BatchConnection) -> None:
+        """Call the connection's `on_ready`; it was added before."""
+        self._handlers[connection.fd] = connection.on_ready
 
     def close(self) -> None:
-        """End it, whatever it does. Idempotent."""
+        """End the loop, whatever it does. Idempotent."""
         self._is_over = True
         if self._thread.is_alive():
             self.call(lambda: None)
@@ -116,61 +125,123 @@ class WireLoop:
     def _live(self) -> None:
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - the last stop: said in one line by those who watch the workers
-            for seat in self._seats:
-                if not seat.is_over:
-                    seat.is_over = True
-                    seat.watched.__exit__(type(error), error, error.__traceback__)
+        except Exception as error:  # noqa: BLE001 - the last resort: `watched` reports it for each job
+            for job in self._jobs:
+                if not job.is_over:
+                    job.is_over = True
+                    job.watched.__exit__(type(error), error, error.__traceback__)
 
     def _run(self) -> None:
-        now, wait, channels, calls = self._now, self._poller.wait, self._channels, self._calls
-        nobody: Callable[[int], None] = self._wakened
-        next_ns, is_fine, at_ns, add_turn = now(), False, now(), self.turns.add
+        now, wait, handlers, calls = self._now, self._poller.wait, self._handlers, self._calls
+        no_handler: Callable[[int], None] = self._woken
+        next_ns, is_precise, at_ns, add_turn = now(), False, now(), self.turns.add
         while not self._is_over:
-            ready = wait(next_ns - at_ns, is_fine)
+            ready = wait(next_ns - at_ns, is_precise)
             woken_ns = now()
             for fd, events in ready:
-                channels.get(fd, nobody)(events)
+                handlers.get(fd, no_handler)(events)
             if calls:
                 while calls:
                     calls.popleft()()
                 next_ns = 0
             at_ns = now()
-            if is_fine or at_ns >= next_ns:
-                next_ns, is_fine = self._tend(at_ns)
+            if is_precise or at_ns >= next_ns:
+                next_ns, is_precise = self._tend(at_ns)
                 at_ns = now()
             add_turn(pack_turn(at_ns, at_ns - woken_ns))
 
     def _tend(self, at_ns: int) -> tuple[int, bool]:
-        """What is not of a single connection. Returns when to do so again, and whether that has to be exact: in that
-        case, also after anything has happened, because it may be due earlier then."""
-        is_fine = False
-        next_ns = at_ns + _NAP_NS
-        for seat in self._seats:
-            worker, span = seat.worker, seat.job.worker.span
+        """Do what is due. Returns (when to call it again, whether that time must be met precisely). If so, it must also
+        be called after any event, because something may be due earlier then."""
+        is_precise = False
+        next_ns = at_ns + _CHECK_EVERY_NS
+        for job in self._jobs:
+            worker, span = job.worker, job.span
             if not worker.has_begun:
                 if at_ns < (begin_ns := min(span.begin_ns, span.end_ns)):
-                    next_ns, is_fine = min(next_ns, begin_ns), True
+                    next_ns, is_precise = min(next_ns, begin_ns), True
                     continue
                 worker.begin()
             elif worker.due_ns <= at_ns:
                 worker.pump()
             if worker.is_timed:
-                next_ns, is_fine = min(next_ns, worker.due_ns), True
+                next_ns, is_precise = min(next_ns, worker.due_ns), True
         if at_ns >= self._check_ns:
             self._check(at_ns)
-            self._check_ns = at_ns + _NAP_NS
-        return next_ns, is_fine
+            self._check_ns = at_ns + _CHECK_EVERY_NS
+        return next_ns, is_precise
 
     def _check(self, at_ns: int) -> None:
-        for seat in self._seats:
-            if not seat.is_over:
-                seat.worker.check(at_ns)
-                if seat.worker.is_done and (not seat.job.stays or at_ns >= seat.job.worker.span.end_ns):
-                    seat.end()
+        for job in self._jobs:
+            if not job.is_over:
+                job.worker.check(at_ns)
+                if job.worker.is_done and (not job.stays or at_ns >= job.span.end_ns):
+                    job.end()
 
-    def _wakened(self, _: int) -> None:
+    def _woken(self, _: int) -> None:
         try:
             self._wake.recv(4096)
         except BlockingIOError:
             return
+
+
+class BlockingCalls:
+    """Threads for calls that block, such as connects; the loop gets the results.
+
+    Each call ends with the cancellation of the run, or with its own timeout.
+    """
+
+    def __init__(self, cancellation: Cancellation, call: Call, threads: int = _THREADS) -> None:
+        self._cancellation, self._call = cancellation, call
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wire connector")
+        # `end` against `do`: the loop may ask for a call at the moment when everything ends.
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._in_flight: set[Future[None]] = set()
+
+    def do(
+        self,
+        what: Callable[[], T],
+        then: Callable[[T], None],
+        otherwise: Callable[[Exception], None],
+        pause_s: float = 0.0,
+    ) -> None:
+        """Call `what` on a thread, after a pause; then `then` with its result on the loop, or `otherwise` with its
+        error if that is one of TARGET_ERRORS. After the cancellation, nothing is called."""
+        with self._lock:
+            if self._is_over or self._cancellation.is_cancelled:
+                return
+            future = self._executor.submit(self._do, what, then, otherwise, pause_s)
+            self._in_flight.add(future)
+        future.add_done_callback(self._in_flight.discard)
+
+    def _do(
+        self, what: Callable[[], T], then: Callable[[T], None], otherwise: Callable[[Exception], None], pause_s: float
+    ) -> None:
+        try:
+            self._cancellation.wait(pause_s)
+            result = what()
+        except CutShort:
+            return
+        except TARGET_ERRORS as error:
+            failure: Exception = error
+            self._call(lambda: otherwise(failure))
+        except Exception as error:  # noqa: BLE001 - a defect: the loop raises it, as an error of its own
+            defect = error
+            self._call(lambda: _raise(defect))
+        else:
+            self._call(lambda: then(result))
+
+    def end(self) -> None:
+        """Begin no more calls. Idempotent."""
+        with self._lock:
+            self._is_over = True
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until no call is in flight, at most this long."""
+        wait(tuple(self._in_flight), timeout_s)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -1,147 +1,90 @@
-"""Which connections and which requests belong to which node.
+"""Which node gets which requests.
 
 A target that is no cluster has one node, which gets all requests. In a cluster each request goes to the node of its
-slot: requests are drawn over the whole key space, as the plan says, and dealt to the nodes. Every drawn request is
-issued, also if its node goes down:
+slot: requests are drawn over the whole key space, as the plan says, and divided among the nodes. Every drawn request is
+issued, even if its node goes down:
 
 - Requests for a node that cannot be reached fail, and so do requests for slots that no node serves. The latter belong
-  to a node of their own, `nowhere`. Both fail in proportion to the requests that other nodes send.
+  to a node of their own, `uncovered`. Both fail in proportion to the requests that other nodes send.
 - No node may be far ahead of another: if requests for one node pile up, the other nodes wait. They do not wait for a
   node that is known to be down.
-- Requests for a node that has lost its slots go to the node that has most of these slots now. That node redirects those
-  for other slots.
+- Requests for a node that has lost its slots go to the node that has most of these slots now. That node redirects
+  requests for other slots.
 
 In an open loop each due turn goes to the node of the next request. A busy node queues the turn until one of its
 connections is idle, so that a slow node does not delay other nodes.
 
-Pure but for the drawing: nodes and their slots are told, nobody is asked.
+Pure except for random numbers: the router is given nodes and slots, and asks no server.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice, repeat
+from typing import Any
 
 import numpy as np
 
-from agent.worker.drivers.wire.batch_rows import WireRecord
-from agent.worker.drivers.wire.channel import Channel
-from agent.worker.drivers.wire.request_source import NOBODY, Batch, Block, Feed, Source
-from agent.worker.pacing.pacer import Turn
+from agent.worker.drivers.result_rows import Result
+from agent.worker.drivers.wire.connection import BatchConnection, RedirectedBatch, TargetNode
+from agent.worker.drivers.wire.replies import ReplyParser
+from agent.worker.drivers.wire.requests import NO_NODE, Batch, RequestSource
+from agent.worker.drivers.wire.rows import WireRecord
+from agent.worker.pacing.pacer import WHENEVER, Turn
+from common.clock import MonotonicNs
 from common.metrics.histogram import Ints
-from common.redis_client.wire_connections import SINGLE_NODE, slot_not_covered
+from common.redis_client import ConnectionEvents
+from common.redis_client.wire_connections import SINGLE_NODE, redirect_kind, redirect_target, slot_not_covered
 
 AHEAD = 8192
-"""Requests that may lie ready for one node before others have to wait for it."""
-_DRAWS = 64
-"""Blocks drawn in one go for a node that few requests fall to."""
+"""How many requests may be queued for one node before the other nodes wait for it."""
+_MAX_DRAWS = 64
+"""Blocks drawn at a time for a node that gets few requests."""
 _SHORT_ROUND = 32
-"""Batches of a steady load that are sent in one go before failing nodes fail their share."""
+"""Batches of a steady load that are sent before failing nodes fail their share."""
+
+_MAX_HOPS = 16
+"""redis-py follows this many redirections of one command."""
+_FOLLOWED = ("MOVED", "ASK")
 
 
-@dataclass(frozen=True, slots=True)
-class Detour:
-    """Requests that a node sent elsewhere; as a batch of their own, begun when they were first sent. asking: by ASK."""
-
-    block: Block
-    begin: int
-    end: int
-    turn: Turn
-    begun_ns: int
-    hops: int
-    asking: bool
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """One server. idle: its connections that are open and rest. parked: those given up because it was gone. detours:
-    requests that others sent here. next_batch: its next batch in a steady load, None where there is none for now, or no
-    more at all. dealt: turns that wait for one of its connections. error: why its requests fail, while they do.
-    drawn: how many requests it had when some were last drawn."""
-
-    name: str
-    number: int
-    feed: Feed = field(default_factory=Feed)
-    channels: list[Channel] = field(default_factory=list)
-    idle: list[Channel] = field(default_factory=list)
-    parked: list[Channel] = field(default_factory=list)
-    detours: deque[Detour] = field(default_factory=deque)
-    dealt: deque[Turn] = field(default_factory=deque)
-    dealt_operations: int = 0
-    error: Exception | None = None
-    drawn: int = 0
-    is_gone: bool = False
-    is_special: bool = False
-    next_batch: Callable[[], Batch | None] = lambda: None
-
-    def mark(self) -> None:
-        """Note whether its connections have anything to do but its own requests."""
-        self.is_special = bool(self.detours or self.dealt) or any(channel.is_closing for channel in self.channels)
-
-    def keep(self, turn: Turn) -> None:
-        """Queue a turn until a connection is idle."""
-        self.dealt.append(turn)
-        self.dealt_operations += len(turn)
-
-    def take_turn(self) -> Turn:
-        """The turn that has waited longest."""
-        turn = self.dealt.popleft()
-        self.dealt_operations -= len(turn)
-        return turn
-
-    @property
-    def undealt(self) -> int:
-        """How many of its requests have no turn yet."""
-        return self.feed.backlog - self.dealt_operations
-
-    def lead(self, other: Node) -> int:
-        """How many more of its requests are left than the other node has, in proportion to the drawn requests."""
-        left = self.drawn * other.feed.backlog // other.drawn if other.drawn else 0
-        return self.feed.backlog - left
-
-    @property
-    def is_up(self) -> bool:
-        """Whether any of its connections is open."""
-        return any(channel.is_open for channel in self.channels)
-
-
-class Routes:
+class RequestRouter:
     """The nodes of one worker's target, and the requests that wait for each."""
 
     def __init__(
         self,
-        source: Source,
+        source: RequestSource,
         record: WireRecord,
-        add_node: Callable[[Node], None],
-        fed: Callable[[], None],
-        fail: Callable[[Node, int], None],
+        add_node: Callable[[TargetNode], None],
+        on_requests: Callable[[], None],
+        fail_batches: Callable[[TargetNode, int], None],
         batch: int,
         batches: int | None = None,
     ) -> None:
-        """add_node: told of each node that is new, to give it connections. fed: told when some that had nothing to send
-        may have. fail: makes that many batches of a steady load fail, for a node with an `error`. batch: operations of
-        each batch of a steady load; batches: how many of them there are, None for no end (of several nodes, it has
-        none)."""
-        self._source, self._record, self._add_node, self._fed, self._fail = source, record, add_node, fed, fail
+        """add_node: gives a new node its connections. on_requests: called when nodes that had to wait may send again.
+        fail_batches: fails this many batches of a steady load for a node with an `error`. batch: operations of each
+        batch of a steady load. batches: how many there are, None for no limit (with several nodes there is none)."""
+        self._source, self._record, self._add_node = source, record, add_node
+        self._on_requests, self._fail_batches = on_requests, fail_batches
         self._batch = batch
         self._batches = batches
-        self._starved: set[str] = set()
-        self._by_name: dict[str, Node] = {}
+        self._waiting: set[str] = set()
+        self._by_name: dict[str, TargetNode] = {}
         self._numbers: Ints | None = None
-        # The slots of the last call; None if they have changed since.
+        # The slots of the last `update_slots`; None if they have changed since.
         self._slots: Sequence[str] | None = None
-        self.nodes: list[Node] = []
-        self.nowhere = Node("", NOBODY, error=slot_not_covered())
-        self.failing: list[Node] = []
-        """Those with an `error` that have requests."""
-        # `nowhere` is last, so that NOBODY (-1) is its index.
-        self._places = [self.nowhere]
-        self._due: Node | None = None
+        self.steady_turn: Turn = (WHENEVER,) * batch
+        self.nodes: list[TargetNode] = []
+        self.uncovered = TargetNode("", NO_NODE, error=slot_not_covered())
+        self.failing: list[TargetNode] = []
+        """Nodes with an `error` that get requests."""
+        # `uncovered` is last, so that NO_NODE (-1) is its index.
+        self._places = [self.uncovered]
+        self._next_node: TargetNode | None = None
         self._order: Iterator[int] = iter(())
-        # Of its own for each worker: with the same one, all workers would turn to the same node at the same time.
-        self._chance = np.random.default_rng()
+        # Seeded differently in each worker: else all workers would turn to the same node at the same time.
+        self._random = np.random.default_rng()
 
     @property
     def is_cluster(self) -> bool:
@@ -149,28 +92,30 @@ class Routes:
         return self._numbers is not None
 
     def begin(self, slots: Sequence[str] | None) -> None:
-        """Tell of the nodes that there are. slots: as for `update`; None where the target is no cluster."""
+        """Add the first nodes. slots: as for `update_slots`; None if the target is no cluster."""
         if slots is None:
             self.node(SINGLE_NODE)
         else:
-            self.update(slots)
+            self.update_slots(slots)
 
-    def prepare(self) -> None:
-        """Draw what each node is to begin with, ahead of the start: the first block takes longest."""
+    def prefetch(self) -> None:
+        """Draw the first requests of each node before the start: the first block takes longest."""
         for node in self.nodes:
-            self.more(node, self._batch)
+            self.ensure(node, self._batch)
 
-    def update(self, slots: Sequence[str]) -> bool:
-        """In a cluster: the name of the node of each slot, "" for none. Returns whether anything has changed. A node
-        without slots is gone; what waits for it goes to the node that has most of its slots now, and what others sent
-        there is left to them."""
+    def update_slots(self, slots: Sequence[str]) -> bool:
+        """Set the node of each slot of a cluster. slots: node names, "" for none. Returns whether anything has changed.
+
+        A node without slots is gone: its requests go to the node that has most of its slots now. Batches that were
+        redirected to it stay with it.
+        """
         if slots == self._slots:
             return False
         self._slots = slots
         names = sorted(set(slots) - {""})
         for name in names:
             self.node(name).is_gone = False
-        numbers = np.array([self._by_name[name].number if name else NOBODY for name in slots], dtype=np.int64)
+        numbers = np.array([self._by_name[name].number if name else NO_NODE for name in slots], dtype=np.int64)
         before = numbers if self._numbers is None else self._numbers
         has_changed = self._numbers is None or bool((numbers != before).any())
         self._numbers = numbers
@@ -178,168 +123,279 @@ class Routes:
             if node.name not in names and not node.is_gone:
                 node.is_gone, node.error = True, None
                 self._hand_over(node, before)
-                for channel in node.channels:
-                    channel.is_closing = True
-                node.mark()
+                for connection in node.connections:
+                    connection.is_closing = True
+                node.update_special_work()
         if has_changed:
-            self._hand_over(self.nowhere, before)
-            self._find_failing()
+            self._hand_over(self.uncovered, before)
+            self._update_failing()
         return has_changed
 
-    def _hand_over(self, node: Node, before: Ints) -> None:
-        """Move the requests of a node to the one that has most of its slots now. before: the node of each slot
-        before."""
+    def _hand_over(self, node: TargetNode, before: Ints) -> None:
+        """Move a node's requests to the node that has most of its slots now. before: the node numbers of all slots
+        before the change."""
         assert self._numbers is not None
         heirs = self._numbers[before == node.number]
-        heir = self._places[int(np.bincount(heirs + 1).argmax()) - 1] if heirs.size else self.nowhere
+        heir = self._places[int(np.bincount(heirs + 1).argmax()) - 1] if heirs.size else self.uncovered
         if heir is node:
             return
-        self.recall()
-        for block in node.feed.hand_over(self._record):
-            heir.feed.append(block)
-        while node.dealt:
-            heir.keep(node.take_turn())
-        heir.mark()
-        self._forget_order()
+        self.take_back()
+        for block in node.requests.remove_all(self._record):
+            heir.requests.append(block)
+        while node.turns:
+            heir.push_turn(node.pop_turn())
+        heir.update_special_work()
+        self._next_node, self._order = None, iter(())
 
-    def recall(self, last: Node | None = None) -> None:
-        """A steady load is over, or has changed: put unsent requests back into the feeds. last: the node whose last
+    def take_back(self, last: TargetNode | None = None) -> None:
+        """The steady load has ended or changed: put its unsent requests back into the queues. last: the node whose last
         batch was taken, but not sent."""
         for node in self.nodes:
-            node.feed.recall(self._batch, 1 if node is last else 0)
+            node.requests.take_back(self._batch, 1 if node is last else 0)
 
-    def fails(self, node: Node, error: Exception) -> None:
-        """Requests for this node fail from now on, with this error."""
+    def set_error(self, node: TargetNode, error: Exception) -> None:
+        """From now on requests for this node fail with this error."""
         node.error = error
-        self.recall()
-        self._find_failing()
+        self.take_back()
+        self._update_failing()
 
-    def works(self, node: Node) -> None:
-        """Requests for this node are sent from now on."""
+    def clear_error(self, node: TargetNode) -> None:
+        """From now on requests for this node are sent."""
         if node.error is not None:
             node.error = None
-            self._find_failing()
+            self._update_failing()
 
-    def _find_failing(self) -> None:
+    def _update_failing(self) -> None:
         self.failing = [node for node in self._places if node.error is not None and not node.is_gone]
-        if not self.nowhere.feed.backlog and not (self._numbers is not None and (self._numbers == NOBODY).any()):
-            self.failing.remove(self.nowhere)
-        self._note_drawn()
+        has_uncovered = self._numbers is not None and bool((self._numbers == NO_NODE).any())
+        if not self.uncovered.requests.backlog and not has_uncovered:
+            self.failing.remove(self.uncovered)
+        self._update_drawn()
 
-    def moved(self, slot: int, name: str) -> bool:
-        """One slot is another node's now. Returns whether that is news."""
+    def slot_moved(self, slot: int, name: str) -> None:
+        """The slot belongs to the node of this name now."""
         assert self._numbers is not None
         node = self.node(name)
-        if self._numbers[slot] == node.number:
-            return False
-        self._numbers[slot] = node.number
-        self._slots = None
-        node.is_gone = False
-        return True
+        if self._numbers[slot] != node.number:
+            self._numbers[slot] = node.number
+            self._slots = None
+            node.is_gone = False
 
-    def node(self, name: str) -> Node:
-        """The node of this name, a new one where it was not known."""
+    def node(self, name: str) -> TargetNode:
+        """The node of this name; a new node if the name is new."""
         if name not in self._by_name:
-            node = self._by_name[name] = Node(name, len(self.nodes))
-            node.next_batch = self._batches_of(node)
+            node = self._by_name[name] = TargetNode(name, len(self.nodes))
+            node.next_batch = self._steady_batches(node)
             self.nodes.append(node)
             self._places.insert(node.number, node)
             self._add_node(node)
         return self._by_name[name]
 
-    def more(self, node: Node, count: int) -> bool:
-        """Have so many requests lie ready for a node. Returns whether they do: they do not where others have to catch
-        up before more may be drawn, and where no slot is the node's."""
-        feed = node.feed
-        if feed.block.count - feed.at >= count:
+    def ensure(self, node: TargetNode, count: int) -> bool:
+        """Make the node's next `count` requests ready. Returns False if other nodes must catch up before more requests
+        may be drawn, and if no slot belongs to the node."""
+        requests = node.requests
+        if requests.block.count - requests.position >= count:
             return True
-        for _ in range(_DRAWS):
-            if feed.advance(count, self._record):
-                if self._starved:
-                    self._starved.clear()
-                    self._fed()
+        for _ in range(_MAX_DRAWS):
+            if requests.advance(count, self._record):
+                if self._waiting:
+                    self._waiting.clear()
+                    self._on_requests()
                 return True
             if self._numbers is not None and not self._may_draw(node, count):
                 break
             self._draw(count)
-        self._starved.add(node.name)
+        self._waiting.add(node.name)
         return False
 
     def _draw(self, count: int) -> None:
         for number, block in self._source.draw(count, self._numbers):
-            self._places[number].feed.append(block)
+            self._places[number].requests.append(block)
         if self.failing:
-            self._note_drawn()
+            self._update_drawn()
 
-    def _note_drawn(self) -> None:
+    def _update_drawn(self) -> None:
         for place in self._places:
-            place.drawn = place.feed.backlog
+            place.drawn = place.requests.backlog
 
-    def due(self, count: int) -> Node | None:
-        """The node for the next turn, of `count` operations: the same node until `dealt` is called. It is drawn at
+    def _may_draw(self, node: TargetNode, count: int) -> bool:
+        limit = max(AHEAD, 2 * count)
+        if any(other.requests.backlog > limit for other in self.nodes if other is not node and other.error is None):
+            return False
+        return self._numbers is not None and node.number in self._numbers
+
+    def next_node(self, count: int) -> TargetNode | None:
+        """The node for the next turn, of `count` operations: the same node until `assigned` is called. The choice is
         random, in proportion to the requests without a turn. None if one draw of requests does not fill a turn."""
-        if self._due is not None and self._due.undealt >= count:
-            return self._due
-        for _ in range(_DRAWS):
+        if self._next_node is not None and self._next_node.without_turn >= count:
+            return self._next_node
+        for _ in range(_MAX_DRAWS):
             for number in self._order:
                 place = self._places[number]
-                if place.undealt >= count:
-                    self._due = place
+                if place.without_turn >= count:
+                    self._next_node = place
                     return place
-            turns = [place.undealt // count for place in self._places]
+            turns = [place.without_turn // count for place in self._places]
             if not any(turns):
                 self._draw(count)
-                turns = [place.undealt // count for place in self._places]
+                turns = [place.without_turn // count for place in self._places]
             self._order = iter(self._shuffled(turns))
         return None
 
-    def dealt(self) -> None:
-        """The node that `due` returned has got its turn."""
-        self._due = None
+    def assigned(self) -> None:
+        """The node that `next_node` returned has got its turn."""
+        self._next_node = None
 
     def _shuffled(self, turns: Sequence[int]) -> list[int]:
         if sum(turns) == 1:
             return [turns.index(1)]
-        shuffled: list[int] = self._chance.permutation(np.repeat(np.arange(len(turns)), turns)).tolist()
+        shuffled: list[int] = self._random.permutation(np.repeat(np.arange(len(turns)), turns)).tolist()
         return shuffled
 
-    def _forget_order(self) -> None:
-        self._due, self._order = None, iter(())
-
-    def behind(self, node: Node, count: int) -> Node | None:
-        """In a closed loop: a failing node of which `count` requests must fail before `node` sends `count` more; or
-        None."""
-        return next((place for place in self.failing if place is not node and place.lead(node) >= count), None)
+    def must_fail_first(self, node: TargetNode, count: int) -> TargetNode | None:
+        """In a closed loop: a failing node of which `count` requests must fail before `node` sends `count` more."""
+        places = (place for place in self.failing if place is not node and place.backlog_over(node) >= count)
+        return next(places, None)
 
     @property
-    def has_starved(self) -> bool:
-        """Whether there was nothing for some node because others have to catch up."""
-        return bool(self._starved)
+    def is_any_waiting(self) -> bool:
+        """Whether any node has no requests until other nodes have caught up."""
+        return bool(self._waiting)
 
-    def is_starved(self, node: Node) -> bool:
-        """Whether there was nothing for it because others have to catch up."""
-        return node.name in self._starved
+    def is_waiting(self, node: TargetNode) -> bool:
+        """Whether the node has no requests until other nodes have caught up."""
+        return node.name in self._waiting
 
-    def _batches_of(self, node: Node) -> Callable[[], Batch | None]:
-        """See `Node.next_batch`. One call of an iterator of C: it is made for each batch."""
+    def _steady_batches(self, node: TargetNode) -> Callable[[], Batch | None]:
+        """See `TargetNode.next_batch`. An iterator written in C: it is called for each batch."""
         return chain(islice(chain.from_iterable(self._rounds(node)), self._batches), repeat(None)).__next__
 
-    def _rounds(self, node: Node) -> Iterator[Iterable[Batch | None]]:
+    def _rounds(self, node: TargetNode) -> Iterator[Iterable[Batch | None]]:
         while True:
             if self.failing:
-                self._fail_behind(node)
-            if not self.more(node, self._batch):
+                self._fail_share(node)
+            if not self.ensure(node, self._batch):
                 yield (None,)
             else:
-                yield node.feed.batches(self._batch, _SHORT_ROUND if self.failing else None)
+                yield node.requests.batches(self.steady_turn, _SHORT_ROUND if self.failing else None)
 
-    def _fail_behind(self, node: Node) -> None:
+    def _fail_share(self, node: TargetNode) -> None:
+        """Fail the batches of failing nodes that are in proportion to what `node` has sent."""
         for place in self.failing:
-            if place is not node and (batches := place.lead(node) // self._batch) > 0:
-                self._fail(place, batches)
+            if place is not node and (batches := place.backlog_over(node) // self._batch) > 0:
+                self._fail_batches(place, batches)
 
-    def _may_draw(self, node: Node, count: int) -> bool:
-        limit = max(AHEAD, 2 * count)
-        if any(other.feed.backlog > limit for other in self.nodes if other is not node and other.error is None):
-            return False
-        return self._numbers is not None and node.number in self._numbers
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolServices:
+    """What the pool provides to its worker beside the `WorkerContext`.
+
+    reopen: connects again, and then calls `opened` or `refused`; `reopen_later` after a pause, `reopen_soon` after a
+    short pause, for when no node can be reached. refresh: reads the topology again; `refresh_uncovered` at most a few
+    times a second, for slots that no node serves. parked: called for a connection whose node has left; `reopen` opens
+    it when the node is back. ignores_replies: successful replies are only counted. has_known_sizes: the bytes of a
+    batch tell the bytes of each command. is_sentinel: Sentinels name the primary. has_shared_quota: several nodes share
+    one quota. timeout_ns: the longest wait for a reply. refresh_after: refresh after this many MOVED, 0 for never.
+    """
+
+    replies: ReplyParser
+    events: ConnectionEvents
+    reopen: Callable[[BatchConnection], None]
+    reopen_later: Callable[[BatchConnection], None]
+    reopen_soon: Callable[[BatchConnection], None]
+    refresh: Callable[[], None]
+    refresh_uncovered: Callable[[], None]
+    parked: Callable[[BatchConnection], None]
+    ignores_replies: bool
+    has_known_sizes: bool
+    is_sentinel: bool
+    has_shared_quota: bool
+    timeout_ns: int
+    refresh_after: int = 0
+
+
+class RedirectFollower:
+    """Follows MOVED and ASK as redis-py does, and keeps the topology up to date. One for each worker."""
+
+    def __init__(
+        self,
+        router: RequestRouter,
+        services: PoolServices,
+        is_transaction: bool,
+        issue: Callable[[BatchConnection], None],
+        now: MonotonicNs,
+    ) -> None:
+        """issue: makes an idle connection send what is next."""
+        self._router, self._services, self._issue, self._now = router, services, issue, now
+        self._is_transaction = is_transaction
+        self._moved = 0
+
+    def follow(self, connection: BatchConnection, batch: Batch, results: list[Result]) -> list[Result]:
+        """Send on what a node has redirected. Returns the results that are final."""
+        kinds = [redirect_kind(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in results]
+        # All operations of a transaction have the same error.
+        for kind in kinds[: 1 if self._is_transaction else len(kinds)]:
+            if kind is not None:
+                self._services.events.redirected(self._now(), kind)
+            if kind == "CLUSTERDOWN":
+                self._services.refresh_uncovered()
+        if connection.hops >= _MAX_HOPS:
+            return results
+        if self._is_transaction:
+            if kinds[0] not in _FOLLOWED:
+                return results
+            self._send_on(connection, batch, results[0][2])
+            return []
+        first, _, block, _ = batch
+        for index, (kind, (due_ns, _, reply, _)) in enumerate(zip(kinds, results, strict=True), first - block.first):
+            if kind in _FOLLOWED:
+                self._send_on(connection, block.batch(index, (due_ns,)), reply)
+        return [each for kind, each in zip(kinds, results, strict=True) if kind not in _FOLLOWED]
+
+    def _send_on(self, connection: BatchConnection, batch: Batch, error: Any) -> None:
+        slot, name = redirect_target(error)
+        is_asking = redirect_kind(error) == "ASK"
+        node = self._router.node(name)
+        node.redirected.append(RedirectedBatch(batch, connection.begun_ns, connection.hops + 1, is_asking))
+        node.update_special_work()
+        self._unpark(node)
+        if not is_asking:
+            self._router.slot_moved(slot, name)
+            self._moved += 1
+            if self._services.refresh_after and self._moved % self._services.refresh_after == 0:
+                self._services.refresh()
+        if node.idle:
+            self._issue(node.idle.pop())
+
+    def send(self, connection: BatchConnection) -> None:
+        """Send the oldest batch that was redirected to this connection's node."""
+        redirected = connection.node.redirected.popleft()
+        connection.hops, connection.skip = redirected.hops, int(redirected.is_asking)
+        connection.send(redirected.batch, redirected.begun_ns)
+        if connection.batch is not None:
+            # The timeout counts from now on, not from when the batch was first sent. The mark also makes the worker
+            # look at each reply: the one to ASKING comes first.
+            connection.notes.append((self._now(), 0))
+        connection.node.update_special_work()
+
+    def update_topology(self, slots: Sequence[str]) -> None:
+        """The topology was read again."""
+        if self._router.update_slots(slots):
+            self._services.events.topology_refreshed(self._now())
+        present = [node for node in self._router.nodes if not node.is_gone]
+        for node in present:
+            self._unpark(node)
+        # Batches that were redirected to a node that is gone go to any other node, which redirects them again.
+        for node in self._router.nodes:
+            while node.is_gone and node.redirected and present:
+                present[0].redirected.append(node.redirected.popleft())
+                present[0].update_special_work()
+
+    def _unpark(self, node: TargetNode) -> None:
+        """Open the connections of a node that may have been gone."""
+        node.is_gone = False
+        while node.parked:
+            connection = node.parked.pop()
+            node.connections.append(connection)
+            self._services.reopen(connection)

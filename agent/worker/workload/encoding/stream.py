@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.worker.division import seed_sequence
 from agent.worker.workload.encoding.key_slots import SLOTS
 from agent.worker.workload.encoding.pieces import Buffer
 from agent.worker.workload.encoding.request_template import Made, Requests
 from agent.worker.workload.mix import Mix, supplies_of
-from agent.worker.workload.sampling import Block, Drawing, seed_sequence
+from agent.worker.workload.sampling import Block, Drawing
 from common.commands import Placeholder, Template, original
 from common.metrics.histogram import Ints
 

@@ -1,6 +1,6 @@
 """What drivers do whose workers take client instances from a pool: all of it is held against both.
 
-Not against the wire driver, which lends no client: see tests/agent/worker/drivers/wire/test_driver.py.
+Not against the wire driver, which lends no client: see tests/agent/worker/drivers/wire/test_worker.py.
 """
 
 from __future__ import annotations

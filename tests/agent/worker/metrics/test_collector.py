@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
 from agent.worker.metrics.process_usage import SelfWatch
 from agent.worker.metrics.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
 from agent.worker.pacing.pacer import whenever_of
-from agent.worker.pubsub.deliveries import DeliveryRecord, What, pack_delivery
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline

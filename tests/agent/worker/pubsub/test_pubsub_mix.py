@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
+from agent.worker.metrics.deliveries import DeliveryRecord, add_up
 from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
-from agent.worker.pubsub.deliveries import DeliveryRecord, add_up
 from agent.worker.pubsub.pubsub_mix import PubSubPool, Subscribers
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from agent.worker.run import WorkerRun

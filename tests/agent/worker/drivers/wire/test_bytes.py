@@ -89,7 +89,7 @@ def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
     server: Server, protocol: int, batch: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There are many runs: each is to notice soon that it is over.
-    monkeypatch.setattr("agent.worker.drivers.wire.event_loop._NAP_NS", 1_000_000)
+    monkeypatch.setattr("agent.worker.drivers.wire.event_loop._CHECK_EVERY_NS", 1_000_000)
     asking, found = server.client(), []
     rows = [(name, IMPATIENT.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes]
     rows += [(command.split()[0], command, holds) for holds, command in OTHERS]

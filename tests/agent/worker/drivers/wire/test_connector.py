@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from agent.worker.drivers.wire.connector import Connector
+from agent.worker.drivers.wire.event_loop import BlockingCalls
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
@@ -22,7 +22,7 @@ class Stand:
     def __init__(self) -> None:
         self.cancellation = Cancellation()
         self._calls: Queue[Callable[[], None]] = Queue()
-        self.connector = Connector(self.cancellation, self._calls.put)
+        self.connector = BlockingCalls(self.cancellation, self._calls.put)
         self.heard: list[tuple[str, Any]] = []
 
     def do(self, what: Callable[[], Any], pause_s: float = 0.0) -> None:
@@ -79,7 +79,7 @@ def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
     assert stand.heard == []
 
 
-def test_what_waits_ends_with_the_cancellation_and_nobody_is_told(stand: Stand) -> None:
+def test_what_waits_ends_with_the_lifeline_and_nobody_is_told(stand: Stand) -> None:
     began = threading.Event()
 
     def hang() -> None:
@@ -109,19 +109,19 @@ def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
 
 
 def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
-    class Racing(Cancellation):
+    class Failure(Cancellation):
         """Has another thread end the connector in the very moment in which that looks whether it may begin."""
 
         @property
         def is_cancelled(self) -> bool:
-            ending.start()
-            ending.join(0.1)
+            failure.start()
+            failure.join(0.1)
             return False
 
-    connector = Connector(Racing(), lambda _: None)
-    ending = threading.Thread(target=connector.end)
+    connector = BlockingCalls(Failure(), lambda _: None)
+    failure = threading.Thread(target=connector.end)
     connector.do(lambda: None, lambda _: None, lambda _: None)
-    ending.join(10)
+    failure.join(10)
     connector.wait(5)
 
 

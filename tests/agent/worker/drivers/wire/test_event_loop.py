@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from agent.worker.drivers.base import Job
-from agent.worker.drivers.wire.channel import Channel
-from agent.worker.drivers.wire.driver import WireWorker
+from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.event_loop import WireLoop
 from agent.worker.drivers.wire.poller import READ
+from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.pacing.pacer import NEVER_NS, Span
 from common.clock import monotonic_ns
 from tests.support.runs import wait_until
@@ -120,14 +120,14 @@ def test_a_worker_begins_with_its_span_and_not_before(loop: WireLoop) -> None:
     job = job_of(Watch(), in_ns=30 * MS)
     start(loop, worker, job)
     wait_until(lambda: worker.has_begun, "it begins")
-    assert worker.began_ns >= job.worker.span.t0_ns
+    assert worker.began_ns >= job.context.span.t0_ns
 
 
 def test_a_worker_that_waits_for_its_span_is_told_of_an_end_that_comes_before(loop: WireLoop) -> None:
     worker, watch = FakeWorker(is_done=True), Watch()
     job = job_of(watch, in_ns=3600 * 1000 * MS)
     started = start(loop, worker, job)
-    job.worker.span.end_at(monotonic_ns())
+    job.context.span.end_at(monotonic_ns())
     wait_until(lambda: not loop.is_working(started), "it ends")
     assert watch.ended == [""]
 
@@ -147,7 +147,7 @@ def test_a_worker_ends_when_its_work_is_done_or_stays_to_the_end(loop: WireLoop,
     job = job_of(watch, end_ns=150 * MS, stays=stays)
     started = start(loop, worker, job)
     wait_until(lambda: not loop.is_working(started), "it ends")
-    assert (monotonic_ns() >= job.worker.span.end_ns) or not stays
+    assert (monotonic_ns() >= job.context.span.end_ns) or not stays
     assert watch.ended == [""]
 
 
@@ -183,11 +183,11 @@ def test_a_connection_is_told_what_it_is_ready_for_until_it_is_removed(loop: Wir
     ours, theirs = socket.socketpair()
     with ours, theirs:
         heard: list[int] = []
-        channel = SimpleNamespace(fd=ours.fileno(), on_ready=heard.append)
+        connection = SimpleNamespace(fd=ours.fileno(), on_ready=heard.append)
 
         def watch() -> None:
             loop.add(ours.fileno())
-            loop.watch(cast(Channel, channel))
+            loop.watch(cast(BatchConnection, connection))
 
         start(loop, FakeWorker(), job_of(Watch()))
         loop.call(watch)

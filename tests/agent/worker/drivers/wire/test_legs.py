@@ -33,7 +33,7 @@ def test_each_operation_belongs_to_the_leg_in_which_it_began(batch: int) -> None
     stage.begin()
     while not stage.worker.is_done:
         stage.pump()
-        if stage.channel().is_under_way:
+        if stage.connection().batch is not None:
             # So the last one of each closed leg ends in the next one.
             stage.hear(OK * batch, after_ns=60 * MS)
         else:
@@ -53,7 +53,7 @@ def test_a_warmup_before_a_number_of_requests_is_not_counted_among_them() -> Non
     stage.begin()
     while not stage.worker.is_done:
         stage.pump()
-        if stage.channel().is_under_way:
+        if stage.connection().batch is not None:
             stage.hear(OK, after_ns=100 * MS)
         stage.check()
     assert legs(stage, load) == [0] * 10 + [1] * 7
@@ -63,9 +63,9 @@ def test_a_closed_leg_deals_its_turns_without_being_asked_for_each() -> None:
     stage = WireStage(load=CLOSED_OPEN_CLOSED, block=30)
     stage.begin()
     stage.hear(OK, after_ns=MS)
-    assert stage.channel().batch is not None
-    assert stage.worker.whenever == whenever_of(0)
-    assert stage.worker.until_ns == T0_NS + NS_PER_S
+    assert stage.connection().is_steady
+    assert stage.router.steady_turn == (whenever_of(0),)
+    assert stage.worker.steady_until_ns == T0_NS + NS_PER_S
 
 
 def test_an_end_that_moves_into_a_closed_leg_is_obeyed() -> None:

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.worker.drivers.wire.batch_rows import WireRecord
-from agent.worker.drivers.wire.request_source import BlockSource
-from agent.worker.drivers.wire.routing import AHEAD, Node, Routes
+from agent.worker.drivers.wire.requests import PackedRequestSource
+from agent.worker.drivers.wire.routing import AHEAD, RequestRouter, TargetNode
+from agent.worker.drivers.wire.rows import WireRecord
+from agent.worker.pacing.pacer import WHENEVER
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import Mix
 from agent.worker.workload.operations import draw_operations
 from common.plan.schema import Workload
 from common.redis_client.slots import slot_of
 from common.serde import from_builtins
-from tests.agent.worker.drivers.wire.test_request_source import keys
+from tests.agent.worker.drivers.wire.test_requests import keys
 from tests.support.wire import Dealt, operation, slots_of
 
 NAMES = ("a:1", "b:1", "c:1")
@@ -32,7 +33,7 @@ class Up:
 
 
 class World:
-    """Routes whose nodes are all up, and what was asked of it."""
+    """RequestRouter whose nodes are all up, and what was asked of it."""
 
     def __init__(
         self,
@@ -47,39 +48,38 @@ class World:
         self.batch = batch
         self.failed: list[int] = []
         drawn = operations or (operation("GET", f"key:{number}") for number in count())
-        source = BlockSource(stream or cast(PackedStream, Dealt(drawn, block)))
-        self.routes = Routes(source, WireRecord([None, 5]), self.add, self.feed, self.fail, batch, batches)
+        source = PackedRequestSource(stream or cast(PackedStream, Dealt(drawn, block)))
+        self.router = RequestRouter(source, WireRecord([None, 5]), self.add, self.feed, self.fail, batch, batches)
 
-    def add(self, node: Node) -> None:
-        node.channels.append(cast(Any, Up()))
+    def add(self, node: TargetNode) -> None:
+        node.connections.append(cast(Any, Up()))
         self.added.append(node.name)
 
     def feed(self) -> None:
         self.fed += 1
 
-    def fail(self, node: Node, count: int) -> None:
+    def fail(self, node: TargetNode, count: int) -> None:
         for _ in range(count):
             self.failed += self.took_of(node, self.batch) or []
 
     def took(self, name: str, wanted: int = 1) -> list[int] | None:
         """The keys of the next requests of a node; None where there are none for now."""
-        node = self.routes.node(name)
-        if not self.routes.more(node, wanted):
+        node = self.router.node(name)
+        if not self.router.ensure(node, wanted):
             return None
         return self.took_of(node, wanted)
 
-    def took_of(self, node: Node, wanted: int) -> list[int]:
+    def took_of(self, node: TargetNode, wanted: int) -> list[int]:
         """The same, of those that lie ready."""
-        assert node.feed.advance(wanted, self.routes._record)
-        block, begin, end = node.feed.take(wanted)
-        return keys(block.payload[block.offsets[begin] : block.offsets[end]])
+        assert node.requests.advance(wanted, self.router._record)
+        return keys(node.requests.take((WHENEVER,) * wanted)[1])
 
 
 def test_a_target_that_is_no_cluster_has_one_node_to_which_all_goes() -> None:
     world = World()
-    world.routes.begin(None)
-    assert not world.routes.is_cluster
-    assert (world.added, [node.name for node in world.routes.nodes]) == ([""], [""])
+    world.router.begin(None)
+    assert not world.router.is_cluster
+    assert (world.added, [node.name for node in world.router.nodes]) == ([""], [""])
     assert [world.took("", 5), world.took("", 3)] == [[0, 1, 2, 3, 4], [5, 6, 7]]
 
 
@@ -87,7 +87,7 @@ def test_a_target_that_is_no_cluster_has_one_node_to_which_all_goes() -> None:
 @given(turns=st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 9)), max_size=60))
 def test_each_node_gets_the_requests_of_its_slots_all_of_them_in_the_order_drawn(turns: list[tuple[str, int]]) -> None:
     world = World()
-    world.routes.begin(SLOTS)
+    world.router.begin(SLOTS)
     assert world.added == sorted(NAMES)
     found: dict[str, list[int]] = {name: [] for name in NAMES}
     for name, wanted in turns:
@@ -102,13 +102,13 @@ def test_all_nodes_together_issue_what_the_plan_draws_however_quick_each_is(spee
     raw = {"commands": [{"command": "GET"}], "keys": {"maximum": 5000, "distribution": "zipfian"}}
     mix = Mix(from_builtins(raw, Workload), 7)
     world = World(stream=draw_packed(mix, 7, 0, block=1024))
-    world.routes.begin(SLOTS)
+    world.router.begin(SLOTS)
     found: Counter[int] = Counter()
     for _ in range(4000):
         for name, speed in zip(NAMES, speeds, strict=True):
             for _ in range(speed):
                 found.update(world.took(name) or ())
-    backlog = sum(node.feed.backlog for node in world.routes.nodes)
+    backlog = sum(node.requests.backlog for node in world.router.nodes)
     assert backlog <= len(NAMES) * (AHEAD + 1024)
     stream = draw_operations(mix, 7, 0, block=1024)
     drawn = Counter(int(cast(bytes, next(stream)[1][1]).split(b":")[1]) for _ in range(found.total() + backlog))
@@ -124,26 +124,26 @@ def test_nobody_draws_while_another_one_has_much_left() -> None:
     others = next(f"key:{n}" for n in count() if SLOTS[slot_of(b"key:%d" % n)] == there)
     drawn = (operation("GET", mine if number % 64 == 0 else others) for number in count())
     world = World(drawn, block=1024)
-    world.routes.begin(SLOTS)
+    world.router.begin(SLOTS)
     issued = 0
     while world.took(here) is not None:
         issued += 1
     assert issued * 63 <= AHEAD + 2 * 1024
-    assert world.routes.is_starved(world.routes.node(here))
-    assert world.routes.node(there).feed.backlog <= AHEAD + 1024
+    assert world.router.is_waiting(world.router.node(here))
+    assert world.router.node(there).requests.backlog <= AHEAD + 1024
     assert world.fed == 0
     # The other one catches up, and the first is told.
     while not world.fed:
         assert world.took(there) is not None
-    while world.routes.node(there).feed.backlog > AHEAD // 2:
+    while world.router.node(there).requests.backlog > AHEAD // 2:
         world.took(there)
     assert world.took(here) is not None
-    assert not world.routes.has_starved
+    assert not world.router.is_any_waiting
 
 
 def steadily(world: World, name: str, count: int) -> list[int]:
     """The keys of so many batches of a node's steady load."""
-    batches = [world.routes.node(name).next_batch() for _ in range(count)]
+    batches = [world.router.node(name).next_batch() for _ in range(count)]
     return [key for batch in batches if batch is not None for key in keys(batch[1])]
 
 
@@ -153,16 +153,16 @@ def test_in_a_steady_load_nobody_waits_for_what_cannot_be_sent_and_it_fails_in_p
     slots: list[str], batch: int
 ) -> None:
     world = World(block=1024, batch=batch)
-    world.routes.begin(slots)
+    world.router.begin(slots)
     if slots is SLOTS:
-        world.routes.fails(world.routes.node("c:1"), ConnectionError("refused"))
+        world.router.set_error(world.router.node("c:1"), ConnectionError("refused"))
     sent: list[int] = []
     for _ in range(3 * AHEAD // 2 // batch):
         sent += [*steadily(world, "a:1", 1), *steadily(world, "b:1", 1)]
         # As much as two short rounds, and by chance.
         assert abs(len(world.failed) - len(sent) / 2) < 100 + 64 * batch + 2 * len(sent) ** 0.5
-    world.routes.recall()
-    left = sum(place.feed.backlog for place in (*world.routes.nodes, world.routes.nowhere))
+    world.router.take_back()
+    left = sum(place.requests.backlog for place in (*world.router.nodes, world.router.uncovered))
     assert (len(sent) + len(world.failed) + left) % 1024 == 0
     assert left < 2 * 1024
     assert len({*sent, *world.failed}) == len(sent) + len(world.failed)
@@ -171,14 +171,14 @@ def test_in_a_steady_load_nobody_waits_for_what_cannot_be_sent_and_it_fails_in_p
 
 def test_a_node_that_can_be_reached_again_has_its_requests_sent() -> None:
     world = World(block=1024)
-    world.routes.begin(SLOTS)
-    node = world.routes.node("c:1")
-    world.routes.fails(node, ConnectionError("refused"))
+    world.router.begin(SLOTS)
+    node = world.router.node("c:1")
+    world.router.set_error(node, ConnectionError("refused"))
     steadily(world, "a:1", 2000)
     failed = len(world.failed)
     assert failed > 1000
-    world.routes.works(node)
-    assert world.routes.failing == []
+    world.router.clear_error(node)
+    assert world.router.failing == []
     steadily(world, "a:1", 1000)
     assert len(world.failed) == failed
     assert world.took("c:1") is not None
@@ -191,27 +191,32 @@ def test_a_node_that_can_be_reached_again_has_its_requests_sent() -> None:
 )
 def test_what_was_drawn_is_sent_or_fails_or_is_left_and_nothing_else_is(batch: int, steps: list[str]) -> None:
     world = World(block=64, batch=batch)
-    routes, done = world.routes, list[int]()
-    routes.begin(SLOTS)
+    router, done = world.router, list[int]()
+    router.begin(SLOTS)
     for step in steps:
         if step in ("up", "down"):
-            (routes.works if step == "up" else lambda node: routes.fails(node, ConnectionError()))(routes.nodes[0])
+            (router.clear_error if step == "up" else lambda node: router.set_error(node, ConnectionError()))(
+                router.nodes[0]
+            )
         elif step in ("lose", "cover", "end"):
-            routes.update({"lose": slots_of("a:1", "", "c:1"), "cover": SLOTS, "end": slots_of("b:1")}[step])
+            router.update_slots({"lose": slots_of("a:1", "", "c:1"), "cover": SLOTS, "end": slots_of("b:1")}[step])
         elif step == "closed":
             for name in NAMES:
-                if routes.node(name).error is None:
+                if router.node(name).error is None:
                     done += steadily(world, name, 20)
         else:
-            routes.recall()
+            router.take_back()
             for _ in range(50):
-                place = routes.due(batch)
+                place = router.next_node(batch)
                 if place is not None:
-                    routes.dealt()
+                    router.assigned()
                     done += world.took_of(place, batch)
-    routes.recall()
+    router.take_back()
     left = [
-        key for place in routes._places for block in place.feed.hand_over(routes._record) for key in keys(block.payload)
+        key
+        for place in router._places
+        for block in place.requests.remove_all(router._record)
+        for key in keys(block.payload)
     ]
     assert sorted([*done, *world.failed, *left]) == list(range(len(done) + len(world.failed) + len(left)))
 
@@ -220,12 +225,12 @@ def test_workers_do_not_turn_to_the_same_nodes_at_the_same_time() -> None:
     orders = []
     for _ in range(2):
         world = World(block=1024)
-        world.routes.begin(SLOTS)
+        world.router.begin(SLOTS)
         order = []
         for _ in range(300):
-            place = world.routes.due(1)
+            place = world.router.next_node(1)
             assert place is not None
-            world.routes.dealt()
+            world.router.assigned()
             world.took_of(place, 1)
             order.append(place.name)
         orders.append(order)
@@ -236,14 +241,14 @@ def test_workers_do_not_turn_to_the_same_nodes_at_the_same_time() -> None:
 def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() -> None:
     slots = slots_of("a:1", "a:1", "b:1", "")
     world = World(block=1024)
-    world.routes.begin(slots)
+    world.router.begin(slots)
     found: Counter[str] = Counter()
     for number in range(1, 3001):
-        place = world.routes.due(1)
-        assert place is world.routes.due(1)
+        place = world.router.next_node(1)
+        assert place is world.router.next_node(1)
         assert place is not None
-        world.routes.dealt()
-        found["" if place is world.routes.nowhere else place.name] += 1
+        world.router.assigned()
+        found["" if place is world.router.uncovered else place.name] += 1
         (key,) = world.took_of(place, 1)
         assert slots[slot_of(b"key:%d" % key)] == place.name
         # From the first ones on: nobody's turns come in one go.
@@ -254,33 +259,31 @@ def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() ->
 
 def test_a_node_without_slots_gets_nothing() -> None:
     world = World()
-    world.routes.begin(slots_of("a:1"))
-    world.routes.node("b:1")
+    world.router.begin(slots_of("a:1"))
+    world.router.node("b:1")
     assert world.took("b:1") is None
     assert world.took("a:1") is not None
 
 
 def test_requests_for_slots_that_no_node_serves_are_kept() -> None:
     world = World()
-    world.routes.begin(slots_of("a:1", ""))
+    world.router.begin(slots_of("a:1", ""))
     taken = world.took("a:1", 20)
     assert taken is not None
     assert all(slot_of(b"key:%d" % number) % 2 == 0 for number in taken)
     assert world.added == ["a:1"]
-    kept = world.took_of(world.routes.nowhere, world.routes.nowhere.feed.backlog)
-    assert sorted([*taken, *kept, *world.took_of(world.routes.node("a:1"), world.routes.node("a:1").feed.backlog)]) == [
-        *range(64)
-    ]
-    assert world.routes.failing == [world.routes.nowhere]
+    kept = world.took_of(world.router.uncovered, world.router.uncovered.requests.backlog)
+    node = world.router.node("a:1")
+    assert sorted([*taken, *kept, *world.took_of(node, node.requests.backlog)]) == [*range(64)]
+    assert world.router.failing == [world.router.uncovered]
 
 
 def test_requests_that_are_drawn_after_a_slot_has_moved_go_to_its_new_node() -> None:
     world = World((operation("GET", "key:5") for _ in repeat(None)), block=4)
-    world.routes.begin(slots_of("a:1"))
+    world.router.begin(slots_of("a:1"))
     slot = slot_of(b"key:5")
     assert world.took("a:1") == [5]
-    assert world.routes.moved(slot, "b:1")
-    assert not world.routes.moved(slot, "b:1")
+    world.router.slot_moved(slot, "b:1")
     assert world.added == ["a:1", "b:1"]
     for _ in range(3):
         assert world.took("a:1") == [5]
@@ -289,45 +292,45 @@ def test_requests_that_are_drawn_after_a_slot_has_moved_go_to_its_new_node() -> 
 
 def test_an_update_tells_whether_anything_has_changed() -> None:
     world = World()
-    world.routes.begin(SLOTS)
-    assert not world.routes.update(SLOTS)
-    assert world.routes.update(slots_of(*NAMES[:2]))
-    assert world.routes.update(SLOTS)
+    world.router.begin(SLOTS)
+    assert not world.router.update_slots(SLOTS)
+    assert world.router.update_slots(slots_of(*NAMES[:2]))
+    assert world.router.update_slots(SLOTS)
     assert world.added == sorted(NAMES)
 
 
 def test_what_waits_for_a_node_that_loses_all_its_slots_goes_to_the_one_that_has_most_of_them() -> None:
     world = World()
-    world.routes.begin(SLOTS)
+    world.router.begin(SLOTS)
     world.took(NAMES[0])
-    leaving, heir = (world.routes.node(name) for name in NAMES[1:])
-    waiting, had = leaving.feed.backlog, heir.feed.backlog
-    leaving.keep((5,))
+    leaving, heir = (world.router.node(name) for name in NAMES[1:])
+    waiting, had = leaving.requests.backlog, heir.requests.backlog
+    leaving.push_turn((5,))
     assert waiting > 0
-    world.routes.update(slots_of(NAMES[0], NAMES[2], NAMES[2]))
-    assert (leaving.is_gone, leaving.is_special, leaving.feed.backlog) == (True, True, 0)
-    assert [channel.is_closing for channel in leaving.channels] == [True]
-    assert (heir.feed.backlog, heir.take_turn()) == (had + waiting, (5,))
-    world.routes.update(SLOTS)
+    world.router.update_slots(slots_of(NAMES[0], NAMES[2], NAMES[2]))
+    assert (leaving.is_gone, leaving.has_special_work, leaving.requests.backlog) == (True, True, 0)
+    assert [connection.is_closing for connection in leaving.connections] == [True]
+    assert (heir.requests.backlog, heir.pop_turn()) == (had + waiting, (5,))
+    world.router.update_slots(SLOTS)
     assert not leaving.is_gone
 
 
 def test_requests_for_slots_that_are_served_again_go_to_who_serves_them() -> None:
     world = World()
-    world.routes.begin(slots_of("a:1", ""))
+    world.router.begin(slots_of("a:1", ""))
     world.took("a:1")
-    kept = world.routes.nowhere.feed.backlog
+    kept = world.router.uncovered.requests.backlog
     assert kept > 0
-    world.routes.update(slots_of("a:1", "b:1"))
-    assert (world.routes.nowhere.feed.backlog, world.routes.node("b:1").feed.backlog) == (0, kept)
-    assert world.routes.failing == []
+    world.router.update_slots(slots_of("a:1", "b:1"))
+    assert (world.router.uncovered.requests.backlog, world.router.node("b:1").requests.backlog) == (0, kept)
+    assert world.router.failing == []
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(1, 10), (3, 4), (8, 1)])
 def test_a_steady_load_has_so_many_batches_and_then_no_more(batch: int, batches: int) -> None:
     world = World(block=5, batch=batch, batches=batches)
-    world.routes.begin(None)
-    node = world.routes.node("")
+    world.router.begin(None)
+    node = world.router.node("")
     found = [each for each in (node.next_batch() for _ in range(batches + 5)) if each is not None]
     assert [key for each in found for key in keys(each[1])] == list(range(batch * batches))
     assert node.next_batch() is None
@@ -337,11 +340,11 @@ def test_a_steady_load_of_a_node_that_waits_for_others_goes_on_when_these_have_c
     here, there = NAMES[:2]
     slots = slots_of(here, there)
     world = World(block=1024)
-    world.routes.begin(slots)
-    first, other = world.routes.node(here), world.routes.node(there)
+    world.router.begin(slots)
+    first, other = world.router.node(here), world.router.node(there)
     while first.next_batch() is not None:
         pass
-    assert world.routes.is_starved(first)
+    assert world.router.is_waiting(first)
     for _ in range(AHEAD):
         assert other.next_batch() is not None
     assert world.fed
@@ -350,12 +353,12 @@ def test_a_steady_load_of_a_node_that_waits_for_others_goes_on_when_these_have_c
 
 def test_marks_say_whether_connections_have_anything_else_to_do() -> None:
     world = World()
-    world.routes.begin(None)
-    node = world.routes.node("")
-    node.mark()
-    assert not node.is_special
-    node.channels[0].is_closing = True
-    node.mark()
-    assert node.is_special
+    world.router.begin(None)
+    node = world.router.node("")
+    node.update_special_work()
+    assert not node.has_special_work
+    node.connections[0].is_closing = True
+    node.update_special_work()
+    assert node.has_special_work
     assert node.is_up
-    assert np.array([each.is_up for each in world.routes.nodes]).all()
+    assert np.array([each.is_up for each in world.router.nodes]).all()

@@ -11,7 +11,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.worker.drivers.wire.channel import Channel
+from agent.worker.drivers.wire.connection import BatchConnection
 from common.plan.schema import Load
 from common.serde import from_builtins
 from tests.support.wire import MS, T0_NS, WireStage, keys_of, operation, slots_of
@@ -33,19 +33,21 @@ def every(ms: int, count: int) -> list[int]:
     return [T0_NS + number * ms * MS for number in range(1, count + 1)]
 
 
-def refuse(stage: WireStage, channel: Channel) -> None:
+def refuse(stage: WireStage, connection: BatchConnection) -> None:
     """A connection cannot be made."""
     for waiting in (stage.to_open, stage.reopening, stage.reopening_soon, stage.reopening_later):
-        if channel in waiting:
-            waiting.remove(channel)
+        if connection in waiting:
+            waiting.remove(connection)
     with stage.clock():
-        stage.worker.refused(channel, redis.ConnectionError("refused"), stage.now_ns)
+        stage.worker.refused(connection, redis.ConnectionError("refused"), stage.now_ns)
 
 
 def hear_all(stage: WireStage, *, batch: int = 1) -> None:
     """Whoever waits for replies has them."""
-    for channel in [channel for node in stage.routes.nodes for channel in node.channels if channel.is_under_way]:
-        stage.hear(A * batch, of=channel)
+    for connection in [
+        connection for node in stage.router.nodes for connection in node.connections if connection.batch is not None
+    ]:
+        stage.hear(A * batch, of=connection)
 
 
 def ended(stage: WireStage) -> tuple[int, dict[str, int]]:
@@ -66,7 +68,7 @@ def test_in_an_open_loop_what_cannot_be_sent_fails_when_it_is_due(is_plain: bool
         alternating(), slots=slots, due=every(1, 400), end_ns=T0_NS + 1000 * MS, batch=batch, is_plain=is_plain
     )
     if slots is SLOTS:
-        refuse(stage, stage.channel(THERE))
+        refuse(stage, stage.connection(THERE))
     stage.begin()
     for number in range(1, 401):
         stage.pump(after_ns=MS)
@@ -75,9 +77,9 @@ def test_in_an_open_loop_what_cannot_be_sent_fails_when_it_is_due(is_plain: bool
     done, failures = ended(stage)
     assert failures == {"ConnectionError" if slots is SLOTS else "SlotNotCoveredError": 400 - done}
     assert abs(done - 200) <= 8 * batch
-    assert stage.rereads >= (0 if slots is SLOTS else 100)
+    assert stage.uncovered_refreshes >= (0 if slots is SLOTS else 100)
     assert stage.record.unsent == 0
-    assert {bytes(command[1]).decode() for command in stage.sock(stage.channel(HERE)).commands()} == {MINE}
+    assert {bytes(command[1]).decode() for command in stage.sock(stage.connection(HERE)).commands()} == {MINE}
 
 
 @PLAIN
@@ -86,7 +88,7 @@ def test_a_quota_counts_what_cannot_be_sent(is_plain: bool, what: str) -> None:
     slots = SLOTS if what == "a node is down" else GAPS
     stage = WireStage(alternating(), slots=slots, quota=300, is_plain=is_plain)
     if slots is SLOTS:
-        refuse(stage, stage.channel(THERE))
+        refuse(stage, stage.connection(THERE))
     stage.begin()
     while not stage.worker.is_done:
         hear_all(stage)
@@ -112,13 +114,13 @@ def test_in_a_closed_loop_without_any_node_something_fails_now_and_then(is_plain
     stage.begin()
     hear_all(stage)
     with stage.clock():
-        stage.worker.found([""] * len(SLOTS))
+        stage.worker.update_topology([""] * len(SLOTS))
     hear_all(stage)
     before = stage.record.issued
     for _ in range(10):
         stage.check(after_ns=50 * MS)
     assert 5 <= stage.record.issued - before <= 20
-    assert stage.rereads >= 5
+    assert stage.uncovered_refreshes >= 5
 
 
 @PLAIN
@@ -127,14 +129,14 @@ def test_operations_that_were_due_while_a_node_hangs_wait_for_it_alone_and_fail_
         alternating(), slots=SLOTS, due=every(1, 300), end_ns=T0_NS + 1000 * MS, timeout_ns=100 * MS, is_plain=is_plain
     )
     stage.begin()
-    here, there = stage.channel(HERE), stage.channel(THERE)
+    here, there = stage.connection(HERE), stage.connection(THERE)
     for _ in range(90):
         stage.pump(after_ns=MS)
-        if here.is_under_way:
+        if here.batch is not None:
             stage.hear(A, of=here)
     # The others have only had their own turns.
     assert abs(len(stage.sock(here).commands()) - 45) < 10
-    assert there.is_under_way
+    assert there.batch is not None
     stage.check(after_ns=100 * MS)
     stage.check()
     hear_all(stage)
@@ -154,10 +156,10 @@ def test_operations_that_were_due_while_a_node_hangs_wait_for_it_alone_and_fail_
 def test_what_waits_for_a_busy_node_at_the_end_was_never_sent() -> None:
     stage = WireStage(alternating(), slots=SLOTS, due=every(1, 100), end_ns=T0_NS + 90 * MS)
     stage.begin()
-    here, there = stage.channel(HERE), stage.channel(THERE)
+    here, there = stage.connection(HERE), stage.connection(THERE)
     for _ in range(95):
         stage.pump(after_ns=MS)
-        if here.is_under_way:
+        if here.batch is not None:
             stage.hear(A, of=here)
     stage.check()
     assert not stage.worker.is_done
@@ -170,7 +172,7 @@ def test_what_waits_for_a_busy_node_at_the_end_was_never_sent() -> None:
 
 def test_a_server_that_cannot_be_reached_costs_what_is_due_and_no_more() -> None:
     stage = WireStage(due=every(10, 50), end_ns=T0_NS + 1000 * MS)
-    refuse(stage, stage.channel())
+    refuse(stage, stage.connection())
     with stage.clock():
         stage.worker.begin()
     for _ in range(20):
@@ -187,8 +189,8 @@ def test_a_server_that_cannot_be_reached_costs_what_is_due_and_no_more() -> None
 def test_a_node_that_says_that_nobody_serves_a_slot_has_the_topology_read() -> None:
     stage = WireStage(alternating(), slots=SLOTS)
     stage.begin()
-    stage.hear(b"-CLUSTERDOWN Hash slot not served\r\n", of=stage.channel(HERE))
-    assert stage.rereads == 1
+    stage.hear(b"-CLUSTERDOWN Hash slot not served\r\n", of=stage.connection(HERE))
+    assert stage.uncovered_refreshes == 1
 
 
 STEPS = st.sampled_from(["pass", "pass", "hear", "hear", "lose", "refuse", "open", "cover", "gaps", "one", "hang"])
@@ -216,44 +218,44 @@ def test_whatever_happens_each_operation_that_was_due_is_done_or_fails_or_was_ne
     stage.begin()
     sent: list[bytes] = []
 
-    def channels(is_open: bool) -> list[Channel]:
-        return [each for node in stage.routes.nodes for each in node.channels if each.is_open is is_open]
+    def connections(is_open: bool) -> list[BatchConnection]:
+        return [each for node in stage.router.nodes for each in node.connections if each.is_open is is_open]
 
-    def note(channel: Channel) -> None:
-        sent.extend(command[1] for command in stage.sock(channel).commands())
-        stage.sock(channel).sent.clear()
+    def note(connection: BatchConnection) -> None:
+        sent.extend(command[1] for command in stage.sock(connection).commands())
+        stage.sock(connection).sent.clear()
 
     for step in steps:
         if step == "pass":
             stage.pump(after_ns=9 * MS)
         elif step == "hear":
             hear_all(stage, batch=batch)
-        elif step in ("lose", "hang") and (up := channels(is_open=True)):
+        elif step in ("lose", "hang") and (up := connections(is_open=True)):
             note(up[0])
             if step == "lose":
                 stage.hear(b"", of=up[0])
             else:
-                stage.check(after_ns=1001 * MS if up[0].is_under_way and load == "quota" else MS)
-        elif step == "refuse" and (down := [each for each in channels(is_open=False) if each not in stage.to_open]):
+                stage.check(after_ns=1001 * MS if up[0].batch is not None and load == "quota" else MS)
+        elif step == "refuse" and (down := [each for each in connections(is_open=False) if each not in stage.to_open]):
             refuse(stage, down[0])
         elif step == "open":
-            for channel in channels(is_open=False):
-                note(channel)
+            for connection in connections(is_open=False):
+                note(connection)
             stage.open()
             stage.reopen()
         elif step in ("cover", "gaps", "one"):
             with stage.clock():
-                stage.worker.found({"cover": SLOTS, "gaps": GAPS, "one": slots_of(THERE)}[step])
+                stage.worker.update_topology({"cover": SLOTS, "gaps": GAPS, "one": slots_of(THERE)}[step])
         stage.check()
-    for channel in channels(is_open=False):
-        note(channel)
+    for connection in connections(is_open=False):
+        note(connection)
     stage.reopen()
     stage.check(after_ns=max(0, T0_NS + 500 * MS - stage.now_ns))
     for _ in range(3):
         hear_all(stage, batch=batch)
     assert stage.worker.is_done
-    for channel in channels(is_open=True):
-        note(channel)
+    for connection in connections(is_open=True):
+        note(connection)
     rows = int(stage.record.take()[:, 7].sum())
     assert rows == stage.record.issued
     assert len(set(sent)) == len(sent)

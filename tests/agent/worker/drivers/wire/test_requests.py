@@ -8,16 +8,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.drivers.wire.batch_rows import TOLD_APART, WireRecord
-from agent.worker.drivers.wire.request_source import (
+from agent.worker.drivers.wire.requests import (
+    NO_NODE,
     NO_REQUESTS,
-    NOBODY,
-    Block,
-    BlockSource,
-    Feed,
-    OperationSource,
+    OperationRequestSource,
+    PackedRequestSource,
+    RequestBlock,
+    RequestQueue,
     packed_block,
 )
+from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord
+from agent.worker.pacing.pacer import WHENEVER, Turn
 from agent.worker.workload.encoding.stream import PackedStream
 from common.redis_client.slots import slot_of
 from common.redis_client.wire_connections import SLOTS
@@ -37,7 +38,7 @@ def keys(payload: bytes) -> list[int]:
     return [int(command[1].split(b":")[1]) for command in iter(reader.gets, False)]
 
 
-def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[Block]:
+def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[RequestBlock]:
     """Blocks of so many requests each, one following the other."""
     drawn = gets()
     blocks = [packed_block(list(islice(drawn, size))) for size in sizes]
@@ -46,19 +47,22 @@ def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[Block]
     return blocks
 
 
-def taken(feed: Feed, record: WireRecord, counts: list[int], *, in_batches: bool) -> list[int]:
-    """All that a feed has, in batches of so many."""
+def turn_of(count: int) -> Turn:
+    return (WHENEVER,) * count
+
+
+def taken(queue: RequestQueue, record: WireRecord, counts: list[int], *, in_batches: bool) -> list[int]:
+    """All that a queue has, in batches of so many."""
     found: list[int] = []
     for wanted in counts:
-        if not feed.advance(wanted, record):
+        if not queue.advance(wanted, record):
             break
         if in_batches:
-            for batch in feed.batches(wanted):
+            for batch in queue.batches(turn_of(wanted)):
                 assert len(keys(batch[1])) == wanted
                 found += keys(batch[1])
         else:
-            block, begin, end = feed.take(wanted)
-            found += keys(block.payload[block.offsets[begin] : block.offsets[end]])
+            found += keys(queue.take(turn_of(wanted))[1])
     return found
 
 
@@ -66,22 +70,22 @@ def taken(feed: Feed, record: WireRecord, counts: list[int], *, in_batches: bool
 def test_requests_of_blocks_are_taken_once_and_in_order_however_many_at_a_time(
     sizes: list[int], wanted: list[int], with_operations: bool
 ) -> None:
-    feed, record = Feed(), WireRecord([None, 5])
+    queue, record = RequestQueue(), WireRecord([None, 5])
     for block in blocks_of(sizes, with_operations=with_operations):
-        feed.append(block)
-    found = taken(feed, record, wanted, in_batches=False)
+        queue.append(block)
+    found = taken(queue, record, wanted, in_batches=False)
     assert found == list(range(len(found)))
-    assert feed.backlog == sum(sizes) - len(found)
+    assert queue.backlog == sum(sizes) - len(found)
 
 
 @given(sizes=Sizes, batch=st.integers(1, 9))
 def test_batches_of_a_steady_load_are_all_that_there_is_but_for_a_rest(sizes: list[int], batch: int) -> None:
-    feed, record = Feed(), WireRecord([None, 5])
+    queue, record = RequestQueue(), WireRecord([None, 5])
     for block in blocks_of(sizes):
-        feed.append(block)
-    found = taken(feed, record, [batch] * 100, in_batches=True)
+        queue.append(block)
+    found = taken(queue, record, [batch] * 100, in_batches=True)
     assert found == list(range(sum(sizes) // batch * batch))
-    assert feed.backlog == sum(sizes) % batch
+    assert queue.backlog == sum(sizes) % batch
 
 
 @given(sizes=Sizes, wanted=st.lists(st.integers(1, 9), min_size=1, max_size=9), clears=st.booleans())
@@ -89,42 +93,37 @@ def test_the_record_hears_of_each_request_of_a_block_that_it_knows(
     sizes: list[int], wanted: list[int], clears: bool
 ) -> None:
     told: list[tuple[int, int]] = []
-
-    class Told(WireRecord):
-        __slots__ = ()
-
-    record = Told([None, 5])
-    feed = Feed()
+    queue, record = RequestQueue(), WireRecord([None, 5])
     for block in blocks_of(sizes):
-        feed.append(block)
+        queue.append(block)
     for number in wanted:
-        if feed.advance(number, record):
-            block, begin, end = feed.take(number)
-            told.append((block.place + begin, end - begin))
+        if queue.advance(number, record):
+            told.append((queue.take(turn_of(number))[0], number))
     if clears:
-        taken_so_far = sum(sizes) - feed.backlog
-        left_over = [key for block in feed.hand_over(record) for key in keys(block.payload)]
+        taken_so_far = sum(sizes) - queue.backlog
+        left_over = [key for block in queue.remove_all(record) for key in keys(block.payload)]
         assert left_over == list(range(taken_so_far, sum(sizes)))
-        assert (feed.backlog, feed.block) == (0, NO_REQUESTS)
+        assert (queue.backlog, queue.block) == (0, NO_REQUESTS)
     left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 6)
-    assert (left[:, 4] == TOLD_APART).all()
+    assert (left[:, 4] == RECORDED_SEPARATELY).all()
     heard = sorted([*told, *((place, many) for _, _, place, many, _, _ in left.tolist())])
     reached = 0
     for place, many in heard:
         assert place == reached
         reached += many
-    assert reached == record._next - (0 if clears else feed.block.count - feed.at)
+    assert reached == record._next - (0 if clears else queue.block.count - queue.position)
 
 
 def test_operations_of_a_part_of_a_block_are_those_of_its_requests() -> None:
     block = packed_block([GET, SET, GET])
-    assert block.operations_of(1, 3) == [SET, GET]
+    batch = block.batch(1, turn_of(2))
+    assert block.operations_of(batch) == [SET, GET]
     block.operations = None
-    assert block.operations_of(1, 3) == [(1, (), SET[2], None), (0, (), GET[2], None)]
+    assert block.operations_of(batch) == [(1, (), SET[2], None), (0, (), GET[2], None)]
 
 
 def test_a_block_source_draws_until_there_are_enough() -> None:
-    source = BlockSource(cast(PackedStream, Dealt(gets(), 4)))
+    source = PackedRequestSource(cast(PackedStream, Dealt(gets(), 4)))
     blocks = list(source.draw(9, None))
     assert [(node, block.count) for node, block in blocks] == [(0, 4)] * 3
     assert [key for _, block in blocks for key in keys(block.payload)] == list(range(12))
@@ -135,14 +134,14 @@ def test_each_request_goes_to_the_node_of_its_slot_and_to_nobody_where_none_has_
     owners: list[int], wanted: int
 ) -> None:
     nodes = np.array([owners[slot % len(owners)] for slot in range(SLOTS)])
-    source = BlockSource(cast(PackedStream, Dealt(gets(), 4)))
+    source = PackedRequestSource(cast(PackedStream, Dealt(gets(), 4)))
     by_node: dict[int, list[int]] = {}
     for node, block in source.draw(wanted, nodes):
         by_node.setdefault(node, []).extend(keys(block.payload))
     drawn = range(-(-wanted // 4) * 4)
     owner = {number: int(nodes[slot_of(b"key:%d" % number)]) for number in drawn}
     assert by_node == {
-        node: mine for node in (NOBODY, 0, 1, 2) if (mine := [number for number in drawn if owner[number] == node])
+        node: mine for node in (NO_NODE, 0, 1, 2) if (mine := [number for number in drawn if owner[number] == node])
     }
 
 
@@ -154,7 +153,7 @@ def test_operations_one_by_one_are_made_only_when_they_are_wanted() -> None:
             made.append(number)
             yield operation("GET", f"key:{number}")
 
-    source = OperationSource(drawn(), lambda call: slot_of(cast(bytes, call[1])), 1)
+    source = OperationRequestSource(drawn(), lambda call: slot_of(cast(bytes, call[1])), 1)
     [(node, block)] = source.draw(3, None)
     assert (node, keys(block.payload), made) == (0, [0, 1, 2], [0, 1, 2])
     nodes = np.arange(SLOTS) % 2
@@ -164,7 +163,7 @@ def test_operations_one_by_one_are_made_only_when_they_are_wanted() -> None:
 
 
 def test_operations_that_stay_together_go_to_the_node_of_the_first() -> None:
-    source = OperationSource(gets(), lambda call: slot_of(cast(bytes, call[1])), 3)
+    source = OperationRequestSource(gets(), lambda call: slot_of(cast(bytes, call[1])), 3)
     [(node, block)] = source.draw(3, np.arange(SLOTS) % 2)
     assert (node, keys(block.payload)) == (slot_of(b"key:0") % 2, [0, 1, 2])
     assert [each[1] for each in block.operations or ()] == [("GET", b"key:%d" % number) for number in range(3)]

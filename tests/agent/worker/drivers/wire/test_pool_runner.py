@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.worker.drivers.wire.event_loop import WireLoop
-from agent.worker.drivers.wire.pool_host import WireHost, draw_requests, record_of
+from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
 from agent.worker.pools.thread_pools import prewarm
 from agent.worker.workload.encoding.stream import PackedStream
 from agent.worker.workload.mix import Mix
@@ -27,10 +27,10 @@ def mix_of(*commands: str, **workload: Any) -> Mix:
 
 
 @contextmanager
-def host_of(url: str, loop: WireLoop | None = None, **pools: Any) -> Iterator[WireHost]:
+def host_of(url: str, loop: WireLoop | None = None, **pools: Any) -> Iterator[WirePoolRunner]:
     target = Target(url=url, retry=Retry(retries=0), connect_timeout_s=Seconds(1), socket_timeout_s=Seconds(1))
     group = Pools(driver=Driver.WIRE, **pools)
-    host = WireHost(target, group, "pool 0", Cancellation(), loop or WireLoop(), mix_of())
+    host = WirePoolRunner(target, group, "pool 0", Cancellation(), loop or WireLoop(), mix_of())
     try:
         yield host
     finally:

@@ -1,4 +1,4 @@
-"""One pool of the wire driver: client instances whose connections all carry load, on the loop of the process."""
+"""Runs one pool of the wire driver: all connections of its client instances carry load, on the loop of the process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any
 
-from agent.worker.drivers.accounting import Worker
-from agent.worker.drivers.base import Job
-from agent.worker.drivers.wire.batch_results import Replies
-from agent.worker.drivers.wire.batch_rows import WireRecord
-from agent.worker.drivers.wire.channel import Channel
-from agent.worker.drivers.wire.connector import Connector
-from agent.worker.drivers.wire.driver import WireWorker
-from agent.worker.drivers.wire.event_loop import WireLoop
-from agent.worker.drivers.wire.request_source import BlockSource, OperationSource, Source
-from agent.worker.drivers.wire.routing import Node, Routes
-from agent.worker.drivers.wire.worker_context import Means
+from agent.worker.drivers.base import Job, WorkerContext
+from agent.worker.drivers.wire.connection import BatchConnection, TargetNode
+from agent.worker.drivers.wire.event_loop import BlockingCalls, WireLoop
+from agent.worker.drivers.wire.replies import ReplyParser
+from agent.worker.drivers.wire.requests import OperationRequestSource, PackedRequestSource, RequestSource
+from agent.worker.drivers.wire.routing import PoolServices, RequestRouter
+from agent.worker.drivers.wire.rows import WireRecord
+from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventLog, next_number
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
@@ -35,31 +32,31 @@ from common.redis_client.connection_causes import attempt_cause
 from common.redis_client.slots import Rereading
 from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
 
-_REST_S = 0.02
-"""Between two rounds of the policy's attempts to connect, at the least: with no retries, a round takes no time."""
+_SHORT_PAUSE_S = 0.02
+"""Least time between two rounds of attempts to connect: without retries a round takes no time."""
 _GRACE_S = 1.0
-"""For connections that are being opened when all is over: to stand, and then to be cut short."""
+"""For connects in flight at the end: so long to succeed, and as long again to be cut short."""
 
 
 class WireInstance:
     """One client instance: its TCP pools, one for each node, and its events."""
 
     def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
-        """Opens no connection. Raises PlanError."""
-        # Count links: redis-py's pool hands a connection that failed to any link that tries next.
+        """Prewarmable no connection. Raises PlanError."""
+        # Count links: redis-py's pool gives a connection that failed to any link that tries next.
         self.events = EventLog(of_links=True)
         self.pools = InstancePools(target, pools, events=self.events, cancellation=cancellation)
         self.max_connections = pools.max_connections
         self.nodes: list[str] = []
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """See `Prewarmable`; of the nodes that are known."""
+        """See `Prewarmable`; for the nodes that are known."""
         each = [self.pools.of(node) for node in self.nodes]
         return [executor.submit(open_one, pool) for pool in each for _ in range(self.max_connections)]
 
 
-class WireHost:
-    """See `agent.worker.drivers.base.Host`. One worker, on a loop that it shares with those of other pools."""
+class WirePoolRunner:
+    """See `PoolRunner`. One worker, on a loop that all pools of the process share."""
 
     def __init__(
         self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: Mix
@@ -67,18 +64,18 @@ class WireHost:
         """Raises PlanError."""
         self._target, self._mix, self._cancellation, self._loop = target, mix, cancellation, loop
         self._instances = [WireInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
-        self._is_pushed_to = target.maintenance is not Maintenance.OFF
-        self._connector = Connector(cancellation, loop.call)
-        # A separate thread for the topology, because a node that hangs may block all other threads for long.
-        self._reader = Connector(cancellation, loop.call, threads=1)
+        self._has_pushes = target.maintenance is not Maintenance.OFF
+        self._connector = BlockingCalls(cancellation, loop.call)
+        # A separate thread for the topology: a node that hangs may block all threads of the connector for long.
+        self._topology_reader = BlockingCalls(cancellation, loop.call, threads=1)
         self._worker: WireWorker | None = None
         self._primaries: SlotMap | None = None
         self._is_refreshing = False
-        self._links: dict[Channel, tuple[EventLog, int]] = {}
+        self._links: dict[BatchConnection, tuple[EventLog, int]] = {}
         self._rereading = Rereading()
 
     @property
-    def pool(self) -> WireHost:
+    def pool(self) -> WirePoolRunner:
         return self
 
     @property
@@ -114,96 +111,98 @@ class WireHost:
     def start(self, jobs: Iterable[Job]) -> None:
         (job,) = jobs
         assert self._primaries is not None
-        worker = job.worker
+        context = job.context
         protocol, names = self._target.protocol, self._mix.names
-        replies = Replies(names, self._primaries.client.response_callbacks, [raw_measure(n, protocol) for n in names])
-        record: WireRecord = worker.record  # type: ignore[assignment]
+        replies = ReplyParser(
+            names, self._primaries.client.response_callbacks, [raw_measure(n, protocol) for n in names]
+        )
+        record: WireRecord = context.record  # type: ignore[assignment]
         is_cluster = self._primaries.is_cluster
-        routes = Routes(
-            self._source(worker),
+        router = RequestRouter(
+            self._source(context),
             record,
             self._give_connections,
             lambda: self._loop.call(self._pump),
             self._fail_batches,
-            worker.batch,
-            worker.pacer.steady_turns,
+            context.batch,
+            context.pacer.steady_turns,
         )
-        means = Means(
+        services = PoolServices(
             replies=replies,
             events=self._instances[0].events,
             reopen=self._open,
-            reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _REST_S)),
-            reopen_soon=partial(self._open, pause_s=_REST_S),
+            reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _SHORT_PAUSE_S)),
+            reopen_soon=partial(self._open, pause_s=_SHORT_PAUSE_S),
             refresh=self._refresh,
+            refresh_uncovered=self._refresh_uncovered,
             parked=self._parked,
-            reread=self._reread,
-            is_plain=self._mix.is_plain and not self._is_pushed_to,
-            is_fixed=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
-            is_watched=address_of(self._target).kind is TargetKind.SENTINEL,
-            is_shared=is_cluster and worker.pacer.steady_turns is not None,
+            ignores_replies=self._mix.is_plain and not self._has_pushes,
+            has_known_sizes=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
+            is_sentinel=address_of(self._target).kind is TargetKind.SENTINEL,
+            has_shared_quota=is_cluster and context.pacer.steady_turns is not None,
             timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
         )
-        self._worker = WireWorker(worker, routes, means)
-        # Its channels are made on the loop's thread, as all of it.
-        self._loop.call(partial(routes.begin, self._primaries.slots() if is_cluster else None))
+        self._worker = WireWorker(context, router, services)
+        # Connections are made on the loop's thread: everything of the worker happens there.
+        self._loop.call(partial(router.begin, self._primaries.slots() if is_cluster else None))
         if self._mix.is_plain:
-            self._loop.call(routes.prepare)
+            self._loop.call(router.prefetch)
         self._loop.start(self._worker, job)
 
-    def _source(self, worker: Worker[Any]) -> Source:
+    def _source(self, context: WorkerContext[Any]) -> RequestSource:
         assert self._primaries is not None
-        operations: Any = worker.operations
+        operations: Any = context.operations
         if isinstance(operations, PackedStream):
-            return BlockSource(operations)
-        return OperationSource(operations, self._primaries.slot_of, worker.batch if worker.transaction else 1)
+            return PackedRequestSource(operations)
+        return OperationRequestSource(operations, self._primaries.slot_of, context.batch if context.transaction else 1)
 
-    # On the loop's thread: connections, and what is to be known of a cluster.
+    # On the loop's thread: connections and the topology.
 
-    def _give_connections(self, node: Node) -> None:
+    def _give_connections(self, node: TargetNode) -> None:
         assert self._worker is not None
         for instance in self._instances:
             pool = instance.pools.of(node.name)
             for _ in range(instance.max_connections):
-                channel = Channel(self._worker, node, WireConnection(pool), is_pushed_to=self._is_pushed_to)
-                self._links[channel] = (instance.events, next_number())
-                node.channels.append(channel)
-                self._open(channel)
+                connection = BatchConnection(self._worker, node, WireConnection(pool), has_pushes=self._has_pushes)
+                self._links[connection] = (instance.events, next_number())
+                node.connections.append(connection)
+                self._open(connection)
 
-    def _open(self, channel: Channel, pause_s: float = 0.0) -> None:
+    def _open(self, connection: BatchConnection, pause_s: float = 0.0) -> None:
         began_ns = monotonic_ns()
-        log, number = self._links[channel]
+        log, number = self._links[connection]
         log.link_wanted(began_ns, number)
-        refused = partial(self._refused, channel, began_ns)
-        self._connector.do(channel.link.open, partial(self._opened, channel), refused, pause_s)
+        refused = partial(self._refused, connection, began_ns)
+        self._connector.do(connection.link.open, partial(self._opened, connection), refused, pause_s)
 
-    def _parked(self, channel: Channel) -> None:
-        log, number = self._links[channel]
+    def _parked(self, connection: BatchConnection) -> None:
+        log, number = self._links[connection]
         log.link_unwanted(monotonic_ns(), number)
 
-    def _opened(self, channel: Channel, sock: Any) -> None:
+    def _opened(self, connection: BatchConnection, sock: Any) -> None:
         assert self._worker is not None
-        log, number = self._links[channel]
+        log, number = self._links[connection]
         log.link_opened(monotonic_ns(), number)
-        channel.opened(sock, self._loop)
-        self._loop.watch(channel)
-        self._worker.opened(channel)
+        connection.opened(sock, self._loop)
+        self._loop.watch(connection)
+        self._worker.opened(connection)
 
-    def _refused(self, channel: Channel, began_ns: int, error: Exception) -> None:
+    def _refused(self, connection: BatchConnection, began_ns: int, error: Exception) -> None:
         assert self._worker is not None
-        log, number = self._links[channel]
+        log, number = self._links[connection]
         log.link_failed(monotonic_ns(), attempt_cause(error), number)
-        self._worker.refused(channel, error, began_ns)
+        self._worker.refused(connection, error, began_ns)
 
     def _pump(self) -> None:
         assert self._worker is not None
         self._worker.pump()
 
-    def _fail_batches(self, node: Node, count: int) -> None:
+    def _fail_batches(self, node: TargetNode, count: int) -> None:
         assert self._worker is not None
         self._worker.fail_batches(node, count)
 
-    def _reread(self) -> None:
+    def _refresh_uncovered(self) -> None:
         if self._rereading.is_due():
             self._refresh()
 
@@ -218,31 +217,31 @@ class WireHost:
             primaries.refresh()
             return primaries.slots()
 
-        self._reader.do(read, self._refreshed, self._not_refreshed, _REST_S)
+        self._topology_reader.do(read, self._refreshed, self._not_refreshed, _SHORT_PAUSE_S)
 
     def _refreshed(self, slots: Sequence[str]) -> None:
         assert self._worker is not None
         self._is_refreshing = False
-        self._worker.found(slots)
+        self._worker.update_topology(slots)
 
     def _not_refreshed(self, _: Exception) -> None:
-        # Whoever found it to be needed will find so again.
+        # The next operation that needs it asks again.
         self._is_refreshing = False
 
     def cut(self) -> None:
-        # What waits for the target ends when the run is cancelled.
+        # Calls in flight end with the cancellation of the run.
         self._connector.end()
-        self._reader.end()
+        self._topology_reader.end()
 
     def close(self) -> None:
-        # Connections that are still being opened when all is done are wanted no more: each is closed before the pools
-        # are, because these would not find it.
-        self._reader.end()
+        # No more connects. Those in flight end before the pools are closed: a pool would not find a connection that
+        # opens later.
+        self._topology_reader.end()
         self._connector.end()
         self._connector.wait(_GRACE_S)
         self._cancellation.cancel()
         self._connector.wait(_GRACE_S)
-        self._reader.wait(_GRACE_S)
+        self._topology_reader.wait(_GRACE_S)
         self._loop.close()
         for instance in self._instances:
             instance.pools.close()
@@ -251,10 +250,10 @@ class WireHost:
 
 
 def draw_requests(mix: Mix, seed: int, worker: int, workers: int) -> PackedStream | Iterator[Operation]:
-    """What a worker of this driver issues: requests drawn and packed ahead, where none depends on a reply."""
+    """The operations of a worker: drawn and packed ahead if none depends on a reply, else one by one."""
     return draw_packed(mix, seed, worker, workers) if mix.is_plain else draw_operations(mix, seed, worker, workers)
 
 
 def record_of(mix: Mix) -> WireRecord:
-    """Where a worker leaves what it did."""
+    """The record of a worker."""
     return WireRecord(mix.fixed_reply_bytes)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.poller import READ, WRITE
-from agent.worker.drivers.wire.request_source import Block, packed_block
+from agent.worker.drivers.wire.requests import RequestBlock, packed_block
 from tests.support.wire import GET, MS, NAMES, SET, FakeSocket, WireStage, operation
 
 OK = b"+OK\r\n"
@@ -62,7 +62,7 @@ def test_however_replies_are_cut_the_same_is_counted(
     cuts=st.sets(st.integers(1, 300)),
 )
 def test_each_reply_of_a_batch_has_the_time_at_which_its_last_byte_was_read(sizes: list[int], cuts: set[int]) -> None:
-    stage = WireStage(batch=len(sizes), quota=len(sizes), is_fixed=True)
+    stage = WireStage(batch=len(sizes), quota=len(sizes), has_known_sizes=True)
     answers = [b"$%d\r\n%s\r\n" % (size, b"x" * size) for size in sizes]
     whole = b"".join(answers)
     ends = [0, *sorted(at for at in cuts if at < len(whole)), len(whole)]
@@ -79,8 +79,8 @@ def test_each_reply_of_a_batch_has_the_time_at_which_its_last_byte_was_read(size
 def test_what_a_socket_does_not_take_at_once_is_sent_in_order_as_it_takes_more(rooms: list[int], batch: int) -> None:
     stage = WireStage((operation("GET", f"key {number}") for number in range(9)), batch=batch, quota=9)
     sock = FakeSocket()
-    stage.channel().link.open = lambda: sock  # type: ignore[method-assign]
-    stage.channel().link.sock = sock  # type: ignore[attr-defined]
+    stage.connection().link.open = lambda: sock  # type: ignore[method-assign]
+    stage.connection().link.sock = sock  # type: ignore[attr-defined]
     wanted = b"".join(b"*2\r\n$3\r\nGET\r\n$5\r\nkey %d\r\n" % number for number in range(9))
     left = iter(rooms)
     sock.room = next(left, 10**9)
@@ -134,7 +134,7 @@ def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
     sock.room = 10**9
     sock.incoming.append(A)
     with stage.clock():
-        stage.channel().on_ready(READ | WRITE)
+        stage.connection().on_ready(READ | WRITE)
     stage.hear(A)
     assert (stage.metrics().commands["GET"].ok, sock.commands()) == (2, [[b"GET", b"key"]] * 2)
 
@@ -155,8 +155,8 @@ def test_a_connection_that_breaks_is_lost_once_and_what_was_under_way_failed(mom
     if moment in ("read", "end"):
         stage.hear(broken if moment == "read" else b"")
     assert stage.rows() == [[MS, stage.kind(0, False, "ConnectionError"), 0, -1, GET[2], 0, -1, 1]] * 2
-    assert stage.reopening == [stage.channel()]
-    assert [type(error) for error in stage.channel().link.lost] == [redis.ConnectionError]  # type: ignore[attr-defined]
+    assert stage.reopening == [stage.connection()]
+    assert [type(error) for error in stage.connection().link.lost] == [redis.ConnectionError]  # type: ignore[attr-defined]
     assert stage.poller.files == {}
 
 
@@ -164,12 +164,12 @@ def test_a_connection_that_was_lost_earlier_in_the_same_turn_is_not_lost_again()
     # The poller told of both at once; the first one's reply made the other send, which failed.
     stage = WireStage()
     stage.begin()
-    channel = stage.channel()
+    connection = stage.connection()
     stage.hear(b"")
     for events in (READ, READ | 16, WRITE, READ | WRITE):
         with stage.clock():
-            channel.on_ready(events)
-    assert stage.reopening == [channel]
+            connection.on_ready(events)
+    assert stage.reopening == [connection]
     assert len(stage.lost()) == 1
 
 
@@ -180,8 +180,8 @@ def test_a_hang_up_is_found_behind_whatever_came_before(is_plain: bool, before: 
     stage.begin()
     stage.sock().incoming.extend([*before, b""])
     with stage.clock():
-        stage.channel().on_ready(READ | 16)
-    assert stage.reopening == [stage.channel()]
+        stage.connection().on_ready(READ | 16)
+    assert stage.reopening == [stage.connection()]
     assert stage.record.issued == 1 + bool(before)
     assert stage.metrics().commands["GET"].ok == bool(before)
 
@@ -191,44 +191,44 @@ def test_what_is_no_reply_ends_the_connection() -> None:
     stage.begin()
     stage.hear(b"HTTP/1.1 400 Bad Request\r\n")
     assert stage.rows()[0][1] == stage.kind(0, False, "InvalidResponse")
-    assert stage.reopening == [stage.channel()]
+    assert stage.reopening == [stage.connection()]
 
 
-@pytest.mark.parametrize("is_pushed_to", [False, True])
-def test_a_reply_to_no_request_ends_the_connection(is_pushed_to: bool) -> None:
-    stage = WireStage(quota=1, is_pushed_to=is_pushed_to)
+@pytest.mark.parametrize("has_pushes", [False, True])
+def test_a_reply_to_no_request_ends_the_connection(has_pushes: bool) -> None:
+    stage = WireStage(quota=1, has_pushes=has_pushes)
     stage.begin()
     stage.hear(A)
     stage.hear(b"-ERR timeout\r\n")
-    assert stage.reopening == [stage.channel()]
+    assert stage.reopening == [stage.connection()]
     assert "to no request" in str(stage.lost()[0])
     assert stage.metrics().commands["GET"].operations == 1
 
 
 def test_messages_between_replies_are_redis_pys() -> None:
-    stage = WireStage(quota=4, batch=2, is_pushed_to=True)
+    stage = WireStage(quota=4, batch=2, has_pushes=True)
     push = b">2\r\n$6\r\nMOVING\r\n:1\r\n"
     stage.begin()
     stage.hear(push, push + A, push + A + push)
     stage.hear(push, A + A)
-    told = stage.channel().link.told  # type: ignore[attr-defined]
+    told = stage.connection().link.told  # type: ignore[attr-defined]
     assert [list(message) for message in told] == [[b"MOVING", 1]] * 5
     assert stage.metrics().commands["GET"].ok == 4
 
 
 def test_a_connection_that_a_message_wants_anew_is_closed_when_its_batch_is_over() -> None:
-    stage = WireStage(is_pushed_to=True)
+    stage = WireStage(has_pushes=True)
     stage.begin()
-    channel = stage.channel()
-    channel.link.is_unwanted = True  # type: ignore[attr-defined]
+    connection = stage.connection()
+    connection.link.is_unwanted = True  # type: ignore[attr-defined]
     stage.hear(b">2\r\n$6\r\nMOVING\r\n:1\r\n")
-    assert (channel.is_closing, channel.is_open) == (True, True)
+    assert (connection.is_closing, connection.is_open) == (True, True)
     stage.hear(A)
-    assert (channel.is_open, channel.link.closed, channel.link.lost) == (False, 1, [])  # type: ignore[attr-defined]
-    assert stage.reopening == [channel]
+    assert (connection.is_open, connection.link.closed, connection.link.lost) == (False, 1, [])  # type: ignore[attr-defined]
+    assert stage.reopening == [connection]
     stage.reopen()
     assert stage.sock().commands() == [[b"GET", b"key"]]
-    assert not channel.is_closing
+    assert not connection.is_closing
 
 
 @pytest.mark.parametrize("is_plain", [True, False])
@@ -239,7 +239,7 @@ def test_a_socket_is_read_until_the_reply_is_complete_because_the_poller_tells_o
     stage.begin()
     stage.sock().incoming.extend(pieces)
     with stage.clock():
-        stage.channel().on_ready(READ)
+        stage.connection().on_ready(READ)
     assert stage.metrics().commands["GET"].ok == 1
 
 
@@ -279,5 +279,5 @@ def test_a_closed_connection_holds_nothing_of_what_was_under_way() -> None:
 
 
 def test_the_place_of_a_block_is_of_its_first_request() -> None:
-    block: Block = packed_block([GET, SET])
+    block: RequestBlock = packed_block([GET, SET])
     assert (block.count, block.offsets, NAMES[block.rows[1]]) == (2, [0, GET[2], GET[2] + SET[2]], "SET")

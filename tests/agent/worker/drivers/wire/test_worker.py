@@ -33,7 +33,7 @@ def test_a_quota_is_issued_to_the_last_operation_and_then_the_connection_rests(i
     while not stage.worker.is_done:
         stage.hear(A)
     assert stage.record.issued == len(stage.sock().commands()) == stage.metrics().commands["GET"].ok == 10
-    assert stage.node().idle == [stage.channel()]
+    assert stage.node().idle == [stage.connection()]
     assert stage.record.unsent == 0
 
 
@@ -72,7 +72,7 @@ def test_an_end_that_moves_nearer_is_obeyed() -> None:
 
 def test_a_connection_that_stands_after_the_start_takes_part_at_once() -> None:
     stage = WireStage(connections=2)
-    first, second = stage.node().channels
+    first, second = stage.node().connections
     stage.to_open.remove(second)
     stage.begin()
     assert stage.record.issued == 1
@@ -136,7 +136,7 @@ def test_connections_that_rest_share_what_is_due() -> None:
     stage.begin()
     assert stage.record.issued == 0
     stage.pump(after_ns=10 * MS)
-    assert sorted(len(stage.sock(channel).commands()) for channel in stage.node().channels) == [0, 1, 1, 1]
+    assert sorted(len(stage.sock(connection).commands()) for connection in stage.node().connections) == [0, 1, 1, 1]
 
 
 def test_nothing_is_due_as_long_as_nobody_rests() -> None:
@@ -151,7 +151,7 @@ def test_a_connection_that_sends_what_the_others_waited_for_leaves_them_the_next
     stage.begin()
     assert (stage.record.issued, stage.worker.due_ns) == (1, T0_NS + 10 * MS)
     # Its reply comes when something is due, and so it takes that; two rest, and two operations are overdue.
-    [busy] = [channel for channel in stage.node().channels if channel.is_under_way]
+    [busy] = [connection for connection in stage.node().connections if connection.batch is not None]
     stage.hear(A, of=busy, after_ns=20 * MS)
     assert (stage.record.issued, stage.worker.due_ns <= stage.now_ns) == (2, True)
     stage.pump()
@@ -189,7 +189,7 @@ def test_a_reply_that_does_not_come_in_time_ends_the_connection(is_plain: bool, 
     stage.check(after_ns=100 * MS)
     assert stage.reopening == []
     stage.check(after_ns=MS)
-    assert stage.reopening == [stage.channel()]
+    assert stage.reopening == [stage.connection()]
     assert [type(error) for error in stage.lost()] == [redis.TimeoutError]
     timeout = stage.kind(0, False, "TimeoutError")
     assert [row[1] for row in stage.rows()] == [timeout] * batch
@@ -215,11 +215,11 @@ def test_a_redirection_by_a_server_that_is_no_cluster_is_an_error_like_any_other
 
 
 def test_a_primary_that_became_a_replica_is_asked_for_anew() -> None:
-    stage = WireStage(is_watched=True)
+    stage = WireStage(is_sentinel=True)
     stage.begin()
     stage.hear(b"-READONLY You can't write against a read only replica.\r\n")
     assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "READONLY")]
-    assert stage.reopening == [stage.channel()]
+    assert stage.reopening == [stage.connection()]
     assert stage.record.issued == 1
 
 
@@ -274,10 +274,10 @@ def list_of(each: Any) -> list[bytes]:
 def test_the_others_go_on_when_a_connection_is_lost(is_plain: bool, batch: int) -> None:
     stage = WireStage(connections=3, batch=batch, is_plain=is_plain)
     stage.begin()
-    first, second, third = stage.node().channels
+    first, second, third = stage.node().connections
     stage.hear(b"", of=second)
-    for channel in (first, third):
-        stage.hear(A * batch, of=channel)
+    for connection in (first, third):
+        stage.hear(A * batch, of=connection)
     assert stage.record.issued == 5 * batch
     metrics = stage.metrics().commands["GET"]
     assert (metrics.ok, metrics.failures) == (2 * batch, {"ConnectionError": batch})
@@ -287,11 +287,11 @@ def test_the_others_go_on_when_a_connection_is_lost(is_plain: bool, batch: int) 
 
 def refuse(stage: WireStage) -> None:
     """What is to be opened anew, cannot be."""
-    [channel] = [*stage.reopening, *stage.reopening_soon, *stage.reopening_later]
+    [connection] = [*stage.reopening, *stage.reopening_soon, *stage.reopening_later]
     for waiting in (stage.reopening, stage.reopening_soon, stage.reopening_later):
         waiting.clear()
     with stage.clock():
-        stage.worker.refused(channel, redis.ConnectionError("refused"), stage.now_ns)
+        stage.worker.refused(connection, redis.ConnectionError("refused"), stage.now_ns)
 
 
 @PLAIN
@@ -317,7 +317,7 @@ def test_a_server_that_is_gone_is_the_end_of_a_batch_a_round_and_so_of_the_quota
 def test_nothing_fails_by_a_connection_that_cannot_be_made_while_there_are_others() -> None:
     stage = WireStage(connections=2, quota=4)
     stage.begin()
-    first, second = stage.node().channels
+    first, second = stage.node().connections
     stage.hear(b"", of=first)
     refuse(stage)
     assert stage.reopening_later == [first]
@@ -332,7 +332,7 @@ def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
     stage = WireStage(due=[T0_NS + 50 * MS], end_ns=T0_NS + 100 * MS)
     with stage.clock():
         stage.worker.begin()
-        stage.worker.refused(stage.channel(), redis.ConnectionError("refused"), stage.now_ns)
+        stage.worker.refused(stage.connection(), redis.ConnectionError("refused"), stage.now_ns)
     assert stage.record.issued == 0
     stage.now_ns += 60 * MS
     refuse(stage)
@@ -371,9 +371,9 @@ def test_each_node_gets_the_keys_of_its_slots(is_plain: bool) -> None:
     stage.begin()
     for _ in range(2):
         for name in (HERE, THERE):
-            if stage.channel(name).is_under_way:
-                stage.hear(A, of=stage.channel(name))
-    asked = {name: stage.sock(stage.channel(name)).commands() for name in (HERE, THERE)}
+            if stage.connection(name).batch is not None:
+                stage.hear(A, of=stage.connection(name))
+    asked = {name: stage.sock(stage.connection(name)).commands() for name in (HERE, THERE)}
     assert stage.metrics().commands["GET"].ok == 4
     assert {key.decode() for _, key in asked[HERE]} <= set(MINE)
     assert {key.decode() for _, key in asked[THERE]} <= set(OTHERS)
@@ -384,23 +384,23 @@ def test_each_node_gets_the_keys_of_its_slots(is_plain: bool) -> None:
 def test_a_redirection_is_followed_and_all_of_it_is_the_operations_time(is_plain: bool, how: str) -> None:
     stage = cluster(MINE[0], is_plain=is_plain)
     stage.begin()
-    stage.hear(moved(MINE[0], THERE, how), of=stage.channel(HERE), after_ns=10 * MS)
-    asked = stage.sock(stage.channel(THERE)).commands()
+    stage.hear(moved(MINE[0], THERE, how), of=stage.connection(HERE), after_ns=10 * MS)
+    asked = stage.sock(stage.connection(THERE)).commands()
     assert asked == [*([ASKING] if how == "ASK" else []), [b"GET", MINE[0].encode()]]
-    stage.hear((OK if how == "ASK" else b"") + A, of=stage.channel(THERE), after_ns=10 * MS)
+    stage.hear((OK if how == "ASK" else b"") + A, of=stage.connection(THERE), after_ns=10 * MS)
     assert stage.worker.is_done
     assert stage.rows() == [[20 * MS, 0, 20 * MS, -1, operation("GET", MINE[0])[2], len(A), -1, 1]]
     assert stage.redirects() == [how]
     slot = slot_of(MINE[0].encode())
-    assert stage.routes._numbers is not None
-    assert stage.routes._numbers[slot] == stage.node(THERE if how == "MOVED" else HERE).number
+    assert stage.router._numbers is not None
+    assert stage.router._numbers[slot] == stage.node(THERE if how == "MOVED" else HERE).number
 
 
 def test_of_a_batch_only_what_was_redirected_goes_elsewhere() -> None:
     stage = cluster(*MINE, batch=4)
     stage.begin()
-    stage.hear(A + moved(MINE[1], THERE) + WRONG + moved(MINE[3], THERE, "ASK"), of=stage.channel(HERE))
-    there = stage.channel(THERE)
+    stage.hear(A + moved(MINE[1], THERE) + WRONG + moved(MINE[3], THERE, "ASK"), of=stage.connection(HERE))
+    there = stage.connection(THERE)
     stage.hear(A, of=there)
     stage.hear(OK + A, of=there)
     assert stage.sock(there).commands() == [[b"GET", MINE[1].encode()], ASKING, [b"GET", MINE[3].encode()]]
@@ -414,8 +414,8 @@ def test_a_transaction_is_redirected_as_a_whole() -> None:
     stage = cluster(*keys, batch=2, transaction=True)
     stage.begin()
     wrong = moved(keys[0], THERE, "ASK")
-    stage.hear(OK + wrong * 2 + b"-EXECABORT Transaction discarded\r\n", of=stage.channel(HERE))
-    there = stage.channel(THERE)
+    stage.hear(OK + wrong * 2 + b"-EXECABORT Transaction discarded\r\n", of=stage.connection(HERE))
+    there = stage.connection(THERE)
     assert stage.sock(there).commands() == [ASKING, [b"MULTI"], *([[b"GET", MINE[0].encode()]] * 2), [b"EXEC"]]
     stage.hear(OK + OK + QUEUED * 2 + b"*2\r\n" + A + A, of=there)
     assert stage.worker.is_done
@@ -429,9 +429,9 @@ def test_nobody_is_sent_to_and_fro_for_ever() -> None:
     stage.begin()
     for _ in range(8):
         for here, there in ((HERE, THERE), (THERE, HERE)):
-            stage.hear(moved(MINE[0], there), of=stage.channel(here))
+            stage.hear(moved(MINE[0], there), of=stage.connection(here))
     assert not stage.worker.is_done
-    stage.hear(moved(MINE[0], THERE), of=stage.channel(HERE))
+    stage.hear(moved(MINE[0], THERE), of=stage.connection(HERE))
     assert stage.worker.is_done
     assert stage.metrics().commands["GET"].errors == {"MOVED": 1}
 
@@ -440,7 +440,7 @@ def test_nobody_is_sent_to_and_fro_for_ever() -> None:
 def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: str) -> None:
     stage = cluster(MINE[0])
     stage.begin()
-    stage.hear(f"-{kind} not now\r\n".encode(), of=stage.channel(HERE))
+    stage.hear(f"-{kind} not now\r\n".encode(), of=stage.connection(HERE))
     assert stage.metrics().commands["GET"].errors == {kind: 1}
     assert stage.redirects() == [kind]
 
@@ -448,7 +448,7 @@ def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: 
 def test_after_so_many_moves_the_topology_is_read_anew() -> None:
     stage = cluster(*MINE, batch=4, refresh_after=2)
     stage.begin()
-    stage.hear(b"".join(moved(key, THERE) for key in MINE), of=stage.channel(HERE))
+    stage.hear(b"".join(moved(key, THERE) for key in MINE), of=stage.connection(HERE))
     assert stage.refreshes == 2
 
 
@@ -456,14 +456,14 @@ def test_a_redirection_to_a_node_that_nobody_knew_waits_for_its_connections() ->
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0], timeout_ns=100 * MS)
     stage.begin()
-    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
-    assert [channel.node.name for channel in stage.to_open] == [new]
+    stage.hear(moved(MINE[0], new), of=stage.connection(HERE))
+    assert [connection.node.name for connection in stage.to_open] == [new]
     assert not stage.worker.is_done
     # However long that took, a reply has its time from when it was asked for.
     stage.now_ns += 1000 * MS
     stage.open()
     stage.check()
-    stage.hear(A, of=stage.channel(new))
+    stage.hear(A, of=stage.connection(new))
     assert stage.worker.is_done
     assert stage.rows()[0][:3] == [1000 * MS, 0, 1000 * MS]
 
@@ -472,9 +472,9 @@ def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() ->
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0])
     stage.begin()
-    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
+    stage.hear(moved(MINE[0], new), of=stage.connection(HERE))
     with stage.clock():
-        stage.worker.refused(stage.channel(new), redis.ConnectionError("refused"), stage.now_ns)
+        stage.worker.refused(stage.connection(new), redis.ConnectionError("refused"), stage.now_ns)
     assert stage.worker.is_done
     assert stage.metrics().commands["GET"].failures == {"ConnectionError": 1}
 
@@ -482,7 +482,7 @@ def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() ->
 def test_what_was_redirected_and_not_sent_at_cancellation_was_cut_short() -> None:
     stage = cluster(MINE[0])
     stage.begin()
-    stage.hear(moved(MINE[0], "127.0.0.1:7009"), of=stage.channel(HERE))
+    stage.hear(moved(MINE[0], "127.0.0.1:7009"), of=stage.connection(HERE))
     stage.span.end_at(stage.now_ns)
     stage.cancellation.cancel()
     stage.check(after_ns=MS)
@@ -492,20 +492,20 @@ def test_what_was_redirected_and_not_sent_at_cancellation_was_cut_short() -> Non
 
 def found(stage: WireStage, *names: str) -> None:
     with stage.clock():
-        stage.worker.found(slots_of(*names))
+        stage.worker.update_topology(slots_of(*names))
 
 
 def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> None:
     stage = WireStage(gets(*MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
     stage.begin()
-    leaving = list(stage.node(THERE).channels)
+    leaving = list(stage.node(THERE).connections)
     found(stage, HERE)
     assert stage.record.issued == 4
-    for channel in leaving:
-        stage.hear(A, of=channel)
+    for connection in leaving:
+        stage.hear(A, of=connection)
     stage.check()
-    assert [channel.is_open for channel in leaving] == [False, False]
-    assert [channel.link.closed for channel in leaving] == [1, 1]  # type: ignore[attr-defined]
+    assert [connection.is_open for connection in leaving] == [False, False]
+    assert [connection.link.closed for connection in leaving] == [1, 1]  # type: ignore[attr-defined]
     assert stage.reopening == []
     assert sorted(map(id, stage.parked)) == sorted(map(id, leaving))
 
@@ -514,29 +514,29 @@ def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> N
 def test_a_node_that_comes_back_has_all_its_connections_again(when: str) -> None:
     stage = WireStage(gets(*MINE, *OTHERS, *MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
     stage.begin()
-    channels = list(stage.node(THERE).channels)
+    connections = list(stage.node(THERE).connections)
     found(stage, HERE)
     if when == "free":
-        for channel in channels:
-            stage.hear(A, of=channel)
+        for connection in connections:
+            stage.hear(A, of=connection)
     found(stage, HERE, THERE)
     if when == "under way":
-        for channel in channels:
-            stage.hear(A, of=channel)
+        for connection in connections:
+            stage.hear(A, of=connection)
     stage.check()
-    assert len(stage.reopening) + len(stage.to_open) + sum(channel.is_open for channel in channels) == 2
+    assert len(stage.reopening) + len(stage.to_open) + sum(connection.is_open for connection in connections) == 2
     stage.open()
     stage.reopen()
-    assert [channel.is_open for channel in stage.node(THERE).channels] == [True, True]
+    assert [connection.is_open for connection in stage.node(THERE).connections] == [True, True]
 
 
 def test_what_was_redirected_to_a_node_that_is_gone_goes_on() -> None:
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0])
     stage.begin()
-    stage.hear(moved(MINE[0], new), of=stage.channel(HERE))
+    stage.hear(moved(MINE[0], new), of=stage.connection(HERE))
     found(stage, HERE, THERE)
-    heard = next(channel for name in (HERE, THERE) if (channel := stage.channel(name)).is_under_way)
+    heard = next(connection for name in (HERE, THERE) if (connection := stage.connection(name)).batch is not None)
     stage.hear(A, of=heard)
     assert stage.worker.is_done
     assert stage.metrics().commands["GET"].ok == 1
@@ -547,13 +547,13 @@ def test_who_waits_for_a_node_that_hangs_goes_on_when_it_is_known_to_be_down(is_
     each = (operation("GET", key) for _ in repeat(None) for key in (MINE[0], OTHERS[0]))
     stage = WireStage(each, slots=SLOTS, is_plain=is_plain, timeout_ns=100 * MS, block=1024)
     stage.begin()
-    here, there = stage.channel(HERE), stage.channel(THERE)
+    here, there = stage.connection(HERE), stage.connection(THERE)
     # The other one hangs: what is drawn for it piles up.
-    while here.is_under_way:
+    while here.batch is not None:
         stage.hear(A, of=here)
         assert stage.record.issued < 3 * AHEAD
     assert stage.worker.due_ns > stage.now_ns, "it would spin"
     stage.check(after_ns=101 * MS)
     stage.check(after_ns=50 * MS)
     assert stage.reopening == [there]
-    assert here.is_under_way
+    assert here.batch is not None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ExecAbortError
 
-from agent.worker.drivers.wire.batch_results import Replies, ends_of, unwrapped
+from agent.worker.drivers.wire.replies import ReplyParser, ends_of, unwrap_transaction
 from agent.worker.metrics.wire_sizes import raw_measure
 
 ERROR, ABORT = redis.ResponseError("ERR no"), ExecAbortError("EXECABORT discarded")
@@ -35,7 +35,7 @@ def test_without_marks_all_end_with_the_last_read() -> None:
 
 
 def test_replies_of_a_transaction_are_those_of_exec() -> None:
-    assert unwrapped([b"OK", b"QUEUED", b"QUEUED", [b"a", ERROR]]) == ([b"a", ERROR], True)
+    assert unwrap_transaction([b"OK", b"QUEUED", b"QUEUED", [b"a", ERROR]]) == ([b"a", ERROR], True)
 
 
 @pytest.mark.parametrize(
@@ -47,23 +47,24 @@ def test_replies_of_a_transaction_are_those_of_exec() -> None:
     ],
 )
 def test_a_transaction_that_was_not_carried_out_failed_by_its_first_error(replies: list[Any], error: Any) -> None:
-    assert unwrapped(replies) == ([error, error], False)
+    assert unwrap_transaction(replies) == ([error, error], False)
 
 
 def test_an_exec_that_is_answered_with_nothing_is_an_error() -> None:
-    found, executed = unwrapped([b"OK", b"QUEUED", None])
+    found, executed = unwrap_transaction([b"OK", b"QUEUED", None])
     assert not executed
     assert [type(error) for error in found] == [ConnectionError]
 
 
 def test_a_raw_reply_becomes_what_redis_py_makes_of_it_and_keeps_its_size() -> None:
-    replies = Replies(("GET", "TTL"), {"TTL": lambda reply: reply + 1}, [raw_measure("GET", 3), raw_measure("TTL", 3)])
-    assert (replies.made(0, b"a"), replies.made(1, 3)) == (b"a", 4)
-    assert (replies.size(0, b"abc"), replies.size(1, 3)) == (len(b"$3\r\nabc\r\n"), len(b":3\r\n"))
-    assert replies.size(0, redis.ResponseError("WRONGTYPE no")) == len(b"-WRONGTYPE no\r\n")
+    measures = [raw_measure("GET", 3), raw_measure("TTL", 3)]
+    parser = ReplyParser(("GET", "TTL"), {"TTL": lambda reply: reply + 1}, measures)
+    assert (parser.parse(0, b"a"), parser.parse(1, 3)) == (b"a", 4)
+    assert (parser.raw_bytes(0, b"abc"), parser.raw_bytes(1, 3)) == (len(b"$3\r\nabc\r\n"), len(b":3\r\n"))
+    assert parser.raw_bytes(0, redis.ResponseError("WRONGTYPE no")) == len(b"-WRONGTYPE no\r\n")
 
 
-def test_what_redis_py_raises_over_a_reply_is_its_callers() -> None:
-    replies = Replies(("GET",), {"GET": int}, [raw_measure("GET", 3)])
-    with pytest.raises(ValueError, match="invalid literal"):
-        replies.made(0, b"x")
+def test_an_error_that_redis_py_raises_over_a_reply_takes_its_place() -> None:
+    parser = ReplyParser(("GET",), {"GET": int}, [raw_measure("GET", 3)])
+    assert type(parser.parse(0, b"x")) is ValueError
+    assert parser.parse(0, ERROR) is ERROR

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.worker.drivers.accounting import Worker
-from agent.worker.drivers.aio import TaskWorker
-from agent.worker.drivers.base import Job
-from agent.worker.drivers.loop_host import LoopHost, fine_loop
+from agent.worker.drivers.aio import TaskContext, TaskPoolRunner, precise_loop
+from agent.worker.drivers.base import Job, WorkerContext
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
@@ -41,7 +39,7 @@ def quiet(*_: int) -> None:
 
 def plain_loop() -> asyncio.AbstractEventLoop:
     """A loop that nobody watches."""
-    return fine_loop(LoopRecord())
+    return precise_loop(LoopRecord())
 
 
 class Hosted:
@@ -49,7 +47,7 @@ class Hosted:
 
     def __init__(self, target: Target, operation: Operation = GET, *, tasks: int = 1, **pools: Any) -> None:
         self.cancellation = Cancellation()
-        self.host = LoopHost(target, Pools(driver=Driver.ASYNCIO, **pools), "pool 7", self.cancellation)
+        self.host = TaskPoolRunner(target, Pools(driver=Driver.ASYNCIO, **pools), "pool 7", self.cancellation)
         self.span = Span(monotonic_ns(), NEVER_NS)
         self.outcomes = Outcomes()
         self.ended: list[Exception | None] = []
@@ -57,7 +55,7 @@ class Hosted:
         self.jobs = [self._job(record, operation) for record in self.records]
 
     def _job(self, record: ThreadRecord, operation: Operation) -> Job:
-        worker: TaskWorker = Worker(
+        worker: TaskContext = WorkerContext(
             span=self.span,
             pacer=Pacer(self.span, batch=1, quota=None, schedule=None),
             pool=self.host.pool,
@@ -150,14 +148,14 @@ def test_a_cut_ends_a_connect_and_a_long_backoff(silent_server: SocketServer, re
 def test_a_cancellation_that_is_lost_on_its_way_is_repeated(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[str] = []
 
-    async def stubborn(_: TaskWorker) -> None:
+    async def stubborn(_: TaskContext) -> None:
         while len(lost) < 3:
             try:
                 await asyncio.get_running_loop().create_future()
             except asyncio.CancelledError:
                 lost.append("again")
 
-    monkeypatch.setattr("agent.worker.drivers.loop_host.run_asyncio_worker", stubborn)
+    monkeypatch.setattr("agent.worker.drivers.aio.run_asyncio_worker", stubborn)
     hosted = Hosted(Target(url=valkey.url))
     hosted.host.open(quiet)
     hosted.host.start(hosted.jobs)
@@ -202,7 +200,7 @@ def test_a_loop_that_cannot_be_made_is_told_to_who_wanted_it(monkeypatch: pytest
     def fail(_: LoopRecord) -> asyncio.AbstractEventLoop:
         raise OSError("too many files")
 
-    monkeypatch.setattr("agent.worker.drivers.loop_host.fine_loop", fail)
+    monkeypatch.setattr("agent.worker.drivers.aio.precise_loop", fail)
     host = Hosted(NOWHERE).host
     with pytest.raises(OSError, match="too many files"):
         host.open(quiet)
@@ -226,7 +224,7 @@ def test_the_loop_waits_for_what_is_due_soon_as_long_as_it_takes_and_not_for_who
 
     with asyncio.Runner(loop_factory=plain_loop) as runner:
         runner.run(wait(0))
-        monkeypatch.setattr("agent.worker.drivers.loop_host.select.select", select_at_once)
+        monkeypatch.setattr("agent.worker.drivers.aio.select.select", select_at_once)
         runner.run(wait(0.0011))
     # Our select came back at once, and so was asked again and again, for less and less.
     assert 0.0001 < waited_s[0] <= 0.0011
@@ -266,10 +264,10 @@ def test_a_turn_is_as_long_as_its_callbacks_take_and_no_wait_is_in_any(monkeypat
         work(500_000)
         return []
 
-    monkeypatch.setattr("agent.worker.drivers.loop_host.monotonic_ns", lambda: passed_ns[0])
-    monkeypatch.setattr("agent.worker.drivers.loop_host._wait", wait)
+    monkeypatch.setattr("agent.worker.drivers.aio.monotonic_ns", lambda: passed_ns[0])
+    monkeypatch.setattr("agent.worker.drivers.aio._wait", wait)
     turns = LoopRecord()
-    with closing(fine_loop(turns)) as loop:
+    with closing(precise_loop(turns)) as loop:
         loop.call_soon(work, 3_000)
         loop.call_soon(loop.call_soon, work, 4_000)
         loop.call_soon(loop.call_soon, loop.call_soon, loop.stop)

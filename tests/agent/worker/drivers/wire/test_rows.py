@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.drivers.wire.batch_rows import TOLD_APART, WireRecord, pack_batch
+from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
 from agent.worker.metrics.recorder import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, bin_rows, joined, pack_row
 from agent.worker.pacing.pacer import whenever_of
 from common.metrics.histogram import Ints
@@ -75,7 +75,7 @@ def add(record: WireRecord, place: int, batch: Batch) -> None:
     count = len(batch.operations)
     if batch.told_apart:
         record.add(rows_of(batch))
-        record.add_batch(pack_batch(0, 0, place + batch.begin, count, TOLD_APART, 0))
+        record.add_batch(pack_batch(0, 0, place + batch.begin, count, RECORDED_SEPARATELY, 0))
         return
     bytes_in = sum(one.bytes_in for one in batch.operations)
     began_ns = batch.ended_ns - batch.service_ns
@@ -95,7 +95,7 @@ def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
     taken: list[Rows] = []
     under_way: list[tuple[int, Batch]] = []
     for batches in blocks:
-        place = record.begin_block(column(batches, "row"), column(batches, "bytes_out"))
+        place = record.add_block(column(batches, "row"), column(batches, "bytes_out"))
         under_way += [(place, batch) for batch in batches]
         chance.shuffle(under_way)
         # Some stay behind, to come to their end when many that were sent after them have.
@@ -117,19 +117,19 @@ def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
 def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> None:
     record = WireRecord([None])
     sizes = np.full(3, 20)
-    first, second = (record.begin_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
+    first, second = (record.add_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
     record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE))
     record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE))
     record.take()
     assert list(record._blocks) == [first]
-    record.add_batch(pack_batch(0, 0, first + 2, 1, TOLD_APART, 0))
+    record.add_batch(pack_batch(0, 0, first + 2, 1, RECORDED_SEPARATELY, 0))
     assert record.take().shape == NO_ROWS.shape
     assert not record._blocks
 
 
 def test_a_command_that_a_batch_has_none_of_makes_no_row_of_it() -> None:
     record = WireRecord([5, None])
-    place = record.begin_block(np.array([0, 0, 1, 1]), np.array([30, 31, 20, 21]))
+    place = record.add_block(np.array([0, 0, 1, 1]), np.array([30, 31, 20, 21]))
     record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE))
     record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4))
     assert sorted(record.take().tolist()) == [[T0 + 8, 1, 7, 4, 41, 99, NONE, 2], [T0 + 9, 0, 9, NONE, 61, 10, NONE, 2]]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.pubsub.deliveries import (
+from agent.worker.metrics.deliveries import (
     UNTIMED,
     CollectedDeliveries,
     DeliveryClassifier,

@@ -1,0 +1,96 @@
+"""How the results of operations become rows, the same for every driver.
+
+Every operation is counted exactly once: done, ended by an error reply, or ended without a reply. The loops for single
+operations in `client` and `aio` write their rows themselves, for speed; so does the fast path of the wire driver. All
+other rows of operations are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from agent.worker.drivers.base import WorkerContext
+from agent.worker.metrics.recorder import NONE, WAIT_ONLY, pack_row
+from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
+from agent.worker.pacing.pacer import Turn, lag_of_unsent
+from agent.worker.pools.thread_pools import CheckoutTimeout
+from agent.worker.workload.operations import Operation
+from common.cancellation import CutShort
+from common.clock import monotonic_ns
+from common.redis_client import Failure, failure_of
+
+Result: TypeAlias = tuple[int, Operation, Any, int]
+"""(intended send time, operation, reply or error, when it came)."""
+
+
+def result_rows(
+    context: WorkerContext[Any],
+    results: Iterable[Result],
+    begun_ns: int,
+    *,
+    executed: int = 0,
+    wait_ns: int = NONE,
+    bytes_in: int | None = None,
+    parse: Callable[[int, Any], Any] | None = None,
+) -> bytes:
+    """Packed rows of operations that were sent together and have ended.
+
+    executed: how many replies EXEC brought; 0 without a transaction, and for one that was not executed. wait_ns: how
+    long the batch waited for its client instance. bytes_in: of the replies, if known; else measured. parse: turns the
+    raw reply to a row's command into a reply or an error.
+    """
+    measures = context.measures
+    # MULTI and EXEC belong to the whole batch: its first operation has their bytes.
+    extra_out = MULTI_EXEC_REQUEST_BYTES if context.transaction else 0
+    extra_in = transaction_reply_bytes(executed) if executed else 0
+    queued = QUEUED_BYTES if executed else 0
+    rows = []
+    for due_ns, (row, _, bytes_out, follow), reply, ended_ns in results:
+        if parse is not None:
+            reply = parse(row, reply)
+        kind = row
+        if isinstance(reply, BaseException):
+            kind, size = failed_kind(context, row, reply)
+        else:
+            size = measures[row](reply)
+            if follow is not None and (failure := follow(reply)) is not None:
+                kind += len(measures) * context.outcomes.number(failure)
+        size = size + queued + extra_in if bytes_in is None else bytes_in
+        lag_ns = begun_ns - due_ns if due_ns >= 0 else due_ns
+        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, bytes_out + extra_out, size, wait_ns))
+        wait_ns, extra_out, extra_in = NONE, 0, 0
+    return b"".join(rows)
+
+
+def failed_kind(context: WorkerContext[Any], row: int, error: BaseException) -> tuple[int, int]:
+    """(kind, bytes in) of an operation of this row of the mix that ended with this error."""
+    failure = failure_of(error)
+    if not failure.replied and context.cancellation.is_cancelled:
+        # redis-py cannot tell a socket that we shut down from one that the server closed.
+        failure = Failure(False, CutShort.__name__, 0)
+    return row + len(context.measures) * context.outcomes.number(failure), failure.bytes_in
+
+
+def record_checkout_timeout(
+    context: WorkerContext[Any], turn: Turn, rows: Sequence[int], timeout: CheckoutTimeout
+) -> int:
+    """Count operations that got no client instance: begun and failed, but never sent. Returns the time, in ns."""
+    record = context.record
+    record.issued += len(rows)
+    end_ns = monotonic_ns()
+    outcome = len(context.measures) * context.outcomes.number(Failure(False, CheckoutTimeout.__name__, 0))
+    wait_ns = timeout.waited_ns
+    for due_ns, row in zip(turn, rows, strict=True):
+        lag_ns = lag_of_unsent(due_ns, end_ns - timeout.waited_ns)
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, 0, 0, wait_ns))
+        wait_ns = NONE
+    return end_ns
+
+
+def record_unsent(context: WorkerContext[Any], turn: Turn, wait_ns: int) -> None:
+    """Count a turn whose operations could not begin before the end. The wait for a client instance is kept: else the
+    longest waits would be missing."""
+    context.record.unsent += context.pacer.unsent(turn)
+    if wait_ns:
+        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, 0, 0, wait_ns))

@@ -1,0 +1,400 @@
+"""A node's connections under load: on each one, a batch of requests goes out, its replies come in, and the next batch
+goes out.
+
+This is the hot path. Replies to a batch of several requests are read as one array: the parser is given the array's
+header before the replies come. So a batch costs one call of the parser, however many replies it has. In a steady load
+(every batch alike, see `WireWorker`), one function made for the connection does all that happens to a batch whose
+replies come at once and without an error. The methods do everything else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from agent.worker.drivers.wire.poller import READ, WRITE, Files
+from agent.worker.drivers.wire.requests import Batch, RequestQueue
+from agent.worker.drivers.wire.rows import WireRecord, pack_batch
+from agent.worker.pacing.pacer import Turn
+from common.clock import monotonic_ns
+from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_failure
+
+_BUFFER = bytearray(1 << 17)
+"""The buffer for all reads of a process: each read is parsed at once, and there is one loop."""
+
+_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
+
+_TABLE_SIZE = 4096
+
+
+def _whole_replies() -> list[tuple[bytes, ...]]:
+    """By the size of a read: the beginnings that make it one whole reply. A bulk string begins with its length, so a
+    read of the right size that begins like this is one bulk string, and nothing else."""
+    heads: list[tuple[bytes, ...]] = [()] * _TABLE_SIZE
+    for length in range(_TABLE_SIZE):
+        head = b"$%d\r\n" % length
+        if (size := len(head) + length + 2) < _TABLE_SIZE:
+            heads[size] = (head,)
+    for reply in (b"+OK\r\n", b"$-1\r\n", b"_\r\n"):
+        heads[len(reply)] += (reply,)
+    return heads
+
+
+_WHOLE_REPLIES = _whole_replies()
+
+ReadMark: TypeAlias = tuple[int, int]
+"""(when a read ended, how many bytes of replies had come by then)."""
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its worker.
+
+    batch_size: requests of each batch of a steady load. ignores_replies: successful replies are only counted.
+    has_known_sizes: the bytes of a batch tell the bytes of each command. can_be_steady: the load may be steady, now or
+    later; then it is so until `steady_until_ns`.
+    """
+
+    record: WireRecord
+    batch_size: int
+    is_transaction: bool
+    ignores_replies: bool
+    has_known_sizes: bool
+    can_be_steady: bool
+    steady_until_ns: int
+
+    def issue(self, connection: BatchConnection, /) -> None:
+        """The batch is over: send the next one."""
+
+    def leave_steady_load(self, connection: BatchConnection, /) -> None:
+        """The next batch of the steady load is missing, or may not be sent any more."""
+
+    def settle(self, connection: BatchConnection, batch: Batch, replies: Any, bytes_in: int, ended_ns: int, /) -> None:
+        """All replies of a batch are here, and must be looked at one by one."""
+
+    def lost(self, connection: BatchConnection, error: Exception, /) -> None:
+        """The connection is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectedBatch:
+    """A batch that another node redirected. begun_ns: when it was first sent. hops: how often it was redirected.
+    is_asking: by ASK."""
+
+    batch: Batch
+    begun_ns: int
+    hops: int
+    is_asking: bool
+
+
+@dataclass(slots=True, eq=False)
+class TargetNode:
+    """One server, with its connections and the requests that wait for it.
+
+    idle: open connections without a batch. parked: connections given up because the node left the cluster. turns: due
+    turns that wait for an idle connection. redirected: batches that other nodes redirected here. next_batch: takes the
+    next batch of a steady load; None if there is none now, or none at all. error: why requests fail, while they do.
+    drawn: the backlog when requests were last drawn. has_special_work: its connections have more to do than the next
+    batch of the steady load.
+    """
+
+    name: str
+    number: int
+    requests: RequestQueue = field(default_factory=RequestQueue)
+    connections: list[BatchConnection] = field(default_factory=list)
+    idle: list[BatchConnection] = field(default_factory=list)
+    parked: list[BatchConnection] = field(default_factory=list)
+    turns: deque[Turn] = field(default_factory=deque)
+    waiting_operations: int = 0
+    redirected: deque[RedirectedBatch] = field(default_factory=deque)
+    next_batch: Callable[[], Batch | None] = lambda: None
+    error: Exception | None = None
+    drawn: int = 0
+    is_gone: bool = False
+    has_special_work: bool = False
+
+    def update_special_work(self) -> None:
+        """Call it after a change of `redirected`, `turns` or `is_closing`."""
+        self.has_special_work = bool(self.redirected or self.turns) or any(each.is_closing for each in self.connections)
+
+    def push_turn(self, turn: Turn) -> None:
+        """Queue a turn until a connection is idle."""
+        self.turns.append(turn)
+        self.waiting_operations += len(turn)
+
+    def pop_turn(self) -> Turn:
+        """The turn that has waited longest."""
+        turn = self.turns.popleft()
+        self.waiting_operations -= len(turn)
+        return turn
+
+    @property
+    def without_turn(self) -> int:
+        """How many requests have no turn yet."""
+        return self.requests.backlog - self.waiting_operations
+
+    def backlog_over(self, other: TargetNode) -> int:
+        """How many more requests this node has left than the other one, in proportion to the drawn requests."""
+        expected = self.drawn * other.requests.backlog // other.drawn if other.drawn else 0
+        return self.requests.backlog - expected
+
+    @property
+    def is_up(self) -> bool:
+        """Whether any connection is open."""
+        return any(connection.is_open for connection in self.connections)
+
+
+class BatchConnection:
+    """A connection of one worker to one node, with at most one batch in flight.
+
+    batch: in flight. begun_ns: when it was first sent. is_steady: it belongs to a steady load. on_ready: for the poller
+    to call. notes: why replies need a closer look: error replies, and a mark for each read but the last one. hops: how
+    often the batch was redirected. skip: how many replies come before those of the batch.
+    """
+
+    # Slots: faster access; the object has more attributes than CPython inlines.
+    __slots__ = (
+        *("batch", "begun_ns", "is_steady", "notes", "hops", "skip"),
+        *("_owner", "node", "link", "has_pushes", "is_open", "is_closing", "on_ready"),
+        *("_sock", "_fd", "_poller", "_recv", "_send", "_feed", "_get", "_gets", "_is_writing"),
+        *("_unsent", "_replies", "_wanted"),
+    )
+
+    def __init__(self, owner: ConnectionOwner, node: TargetNode, link: WireConnection, *, has_pushes: bool) -> None:
+        """has_pushes: the server may send messages that are no replies."""
+        self._owner, self.node, self.link = owner, node, link
+        self.has_pushes = has_pushes
+        self.is_open = self.is_closing = False
+        self.batch: Batch | None = None
+        self.is_steady = False
+        self.on_ready: Callable[[int], None] = self._on_ready
+        self.begun_ns = self.hops = self.skip = 0
+        self.notes: list[Exception | ReadMark] = []
+        self._is_writing = False
+        self._unsent: bytes | memoryview = b""
+        self._replies: list[Any] = []
+        self._wanted = 0
+
+    def opened(self, sock: Any, poller: Files) -> None:
+        """The connection is open."""
+        self._sock, self._fd, self._poller = sock, sock.fileno(), poller
+        self._recv, self._send = sock.recv_into, sock.send
+        self.notes.clear()
+        reader = self.link.reader(self.notes)
+        self._feed, self._get = reader.feed, reader.gets
+        self._gets = self._gets_each if self.has_pushes else reader.gets
+        self._is_writing = False
+        self.on_ready = self._fast_path() if self._owner.can_be_steady else self._on_ready
+        poller.add(self._fd)
+        self.is_open = True
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor, while it is open."""
+        return int(self._fd)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may send."""
+        return self.is_open and self.batch is None
+
+    @property
+    def marks(self) -> list[ReadMark]:
+        """One for each read of the replies but the last."""
+        return [note for note in self.notes if isinstance(note, tuple)]
+
+    @property
+    def errors(self) -> list[Exception]:
+        """The error replies to the batch so far."""
+        return [note for note in self.notes if not isinstance(note, tuple)]
+
+    @property
+    def got_bytes(self) -> int:
+        """How many bytes of replies came in all reads but the last one."""
+        return max((size for _, size in self.marks), default=0)
+
+    @property
+    def heard_ns(self) -> int:
+        """When the batch was sent, or when the last part of its replies came."""
+        return max((at_ns for at_ns, _ in self.marks), default=self.begun_ns)
+
+    def send(self, batch: Batch, begun_ns: int, *, is_steady: bool = False) -> None:
+        """Send a batch."""
+        self.batch, self.begun_ns, self.is_steady = batch, begun_ns, is_steady
+        _, payload, _, turn = batch
+        count = len(turn)
+        if self._owner.is_transaction:
+            payload, count = b"".join((_MULTI, payload, _EXEC)), count + 2
+        if self.skip:
+            payload, count = ASKING + payload, count + 1
+        if self.has_pushes:
+            self._wanted = count
+        elif count > 1:
+            self._feed(_array_header(count))
+        self._unsent = payload
+        self._write()
+
+    def _write(self) -> None:
+        """Send what is unsent, as far as the socket takes it. With TLS a call takes only a part, and the poller reports
+        only a socket that was full before."""
+        unsent = self._unsent
+        try:
+            if (sent := self._send(unsent)) == len(unsent):
+                unsent = b""
+            else:
+                unsent = memoryview(unsent)[sent:]
+                while unsent:
+                    unsent = unsent[self._send(unsent) :]
+        except WOULD_BLOCK:
+            pass
+        except OSError as error:
+            self._owner.lost(self, socket_failure(error))
+            return
+        self._unsent = unsent
+        if self._is_writing is not bool(self._unsent):
+            self._is_writing = not self._is_writing
+            self._poller.watch_write(self._fd, self._is_writing)
+
+    def _fast_path(self) -> Callable[[int], None]:
+        """`_on_ready` and all that follows, for a steady load; it leaves everything unusual to the methods.
+
+        Written a second time for speed: local names instead of attributes, and no avoidable call."""
+        owner, node = self._owner, self.node
+        record, count, add = owner.record, owner.batch_size, owner.record.add_batch
+        recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
+        next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE_REPLIES
+        # The beginning of one reply may say everything; several replies need the parser.
+        largest = _TABLE_SIZE if count == 1 else 0
+        header = _array_header(count) if count > 1 else b""
+
+        def on_ready(events: int) -> None:
+            if events != READ:
+                self._on_ready(events)
+                return
+            try:
+                size = recv(_BUFFER)
+                ended_ns = monotonic_ns()
+                is_steady = self.is_steady
+                if size < largest and is_steady and begins(whole[size]):
+                    replies = None
+                else:
+                    feed(_BUFFER, 0, size)
+                    replies = gets()
+            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser
+                self._on_error(error)
+                return
+            batch = self.batch
+            if replies is PENDING or notes or not is_steady or batch is None:
+                self._received(size, replies, ended_ns)
+                if replies is PENDING:
+                    self._read(to_the_end=False)
+                return
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, batch[3][0]))
+            if node.has_special_work:
+                owner.issue(self)
+                return
+            self.batch = batch = next_batch()
+            self.begun_ns = begun_ns = monotonic_ns()
+            if batch is None or begun_ns >= owner.steady_until_ns:
+                owner.leave_steady_load(self)
+                return
+            record.issued += count
+            if header:
+                feed(header)
+            try:
+                sent = send(batch[1])
+            except OSError:
+                sent = 0
+            if sent != len(batch[1]):
+                self._unsent = batch[1][sent:]
+                self._write()
+
+        return on_ready
+
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE and self.is_open:
+            self._write()
+        if events & ~WRITE:
+            # More than readable: the end of the stream, maybe behind a reply.
+            self._read(to_the_end=events & ~WRITE != READ)
+
+    def _read(self, to_the_end: bool) -> None:
+        while self.is_open:
+            try:
+                size = self._recv(_BUFFER)
+                ended_ns = monotonic_ns()
+                self._feed(_BUFFER, 0, size)
+                replies = self._gets()
+            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
+                self._on_error(error)
+                return
+            self._received(size, replies, ended_ns)
+            if replies is not PENDING and not to_the_end:
+                return
+
+    def _received(self, size: int, replies: Any, ended_ns: int) -> None:
+        """A read ended. replies: what it completed, or PENDING."""
+        owner, batch = self._owner, self.batch
+        if not size:
+            owner.lost(self, socket_failure(None))
+        elif replies is PENDING:
+            if batch is not None:
+                self.notes.append((ended_ns, self.got_bytes + size))
+        elif batch is None:
+            owner.lost(self, socket_failure(ConnectionError("a reply came to no request")))
+        elif not self.notes and owner.ignores_replies and self._has_one_row(batch[3]):
+            number, _, _, turn = batch
+            lag_ns = self.begun_ns - turn[0] if turn[0] >= 0 else turn[0]
+            owner.record.add_batch(pack_batch(ended_ns, self.begun_ns, number, len(turn), size, lag_ns))
+            owner.issue(self)
+        else:
+            owner.settle(self, batch, replies, self.got_bytes + size, ended_ns)
+            if self.is_open:
+                owner.issue(self)
+
+    def _has_one_row(self, turn: Turn) -> bool:
+        """Whether one row can say everything about a batch without errors."""
+        return len(turn) == 1 or (turn[0] < 0 and self._owner.has_known_sizes)
+
+    def _on_error(self, error: Exception) -> None:
+        """Reading failed: for now, or for good. The poller may report a connection that was closed earlier in the same
+        turn of the loop."""
+        if self.is_open and not isinstance(error, WOULD_BLOCK):
+            self._owner.lost(self, socket_failure(error))
+
+    def _gets_each(self) -> Any:
+        """The replies one by one; hands on the pushed messages between them."""
+        while self.batch is None or len(self._replies) < self._wanted:
+            reply = self._get()
+            if reply is PENDING:
+                return PENDING
+            if is_push(reply):
+                self.link.pushed(reply)
+                self.is_closing = self.is_closing or self.link.wants_reconnect
+            elif self.batch is None:
+                return reply
+            else:
+                self._replies.append(reply)
+        replies, self._replies = self._replies, []
+        return replies if self._wanted > 1 else replies[0]
+
+    def clear(self) -> None:
+        """The batch is over."""
+        self.batch = None
+        self.is_steady = False
+        self.hops = self.skip = 0
+        self.notes.clear()
+
+    def stop(self) -> None:
+        """Call it before the connection is closed."""
+        if self.is_open:
+            self.is_open = self._is_writing = False
+            self._unsent = b""
+            self._replies = []
+            self._poller.remove(self._fd)
+
+
+def _array_header(count: int) -> bytes:
+    """Turns the next `count` replies into one array."""
+    return b"*%d\r\n" % count

@@ -1,0 +1,245 @@
+"""Requests of the wire driver: packed in blocks, queued for a node, and taken in batches.
+
+A block has requests in the order of issue, packed one after the other, so that any batch is one slice of the payload.
+The next requests of a node are in the current block of its queue, from `position` on. If fewer than a batch are left
+there, these and the first requests of the next block become a new block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, repeat
+from typing import Protocol, TypeAlias
+
+import hiredis
+import numpy as np
+
+from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
+from agent.worker.pacing.pacer import Turn
+from agent.worker.workload.encoding.stream import Packed, PackedStream
+from agent.worker.workload.operations import Operation
+from common.metrics.histogram import Ints
+
+_pack: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+UNNUMBERED = -1
+"""`RequestBlock.first` of a block that no record knows."""
+
+NO_NODE = -1
+"""The node number of slots that no node serves."""
+
+
+class RequestBlock:
+    """Packed requests.
+
+    first: the number of the first request in the worker's record. offsets: where each request begins in the payload,
+    and the end. rows, sizes: the row of the mix and the bytes of each request. operations: the requests before packing
+    if replies must be looked at one by one, else None.
+    """
+
+    __slots__ = ("count", "first", "offsets", "operations", "payload", "rows", "sizes")
+
+    def __init__(
+        self, payload: bytes, offsets: list[int], rows: Ints, sizes: Ints, operations: Sequence[Operation] | None = None
+    ) -> None:
+        self.payload = payload
+        self.offsets = offsets
+        self.rows, self.sizes = rows, sizes
+        self.operations = operations
+        self.count = len(offsets) - 1
+        self.first = UNNUMBERED
+
+    def batch(self, begin: int, turn: Turn) -> Batch:
+        """The requests from index `begin` on, one for each operation of the turn."""
+        payload = self.payload[self.offsets[begin] : self.offsets[begin + len(turn)]]
+        return self.first + begin, payload, self, turn
+
+    def operations_of(self, batch: Batch) -> Sequence[Operation]:
+        """The operations of a batch; without arguments if the block does not have them."""
+        first, _, _, turn = batch
+        begin = first - self.first
+        end = begin + len(turn)
+        if self.operations is not None:
+            return self.operations[begin:end]
+        rows, sizes = self.rows[begin:end].tolist(), self.sizes[begin:end].tolist()
+        return [(row, (), size, None) for row, size in zip(rows, sizes, strict=True)]
+
+
+Batch: TypeAlias = tuple[int, bytes, RequestBlock, Turn]
+"""Requests that are sent together: (number of the first one in the record, payload, their block, intended times).
+
+A plain tuple, because `zip` makes one for each batch of a steady load without running Python code.
+"""
+
+NO_REQUESTS = RequestBlock(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+class RequestQueue:
+    """The next requests of one node: those of `block` from `position` on, then those of the queued blocks."""
+
+    __slots__ = ("_blocks", "_numbers", "_queued", "_skipped", "block", "position")
+
+    def __init__(self) -> None:
+        self.block, self.position = NO_REQUESTS, 0
+        self._blocks: deque[RequestBlock] = deque()
+        self._queued = 0
+        # How many requests of the first queued block are taken.
+        self._skipped = 0
+        # Numbers of the batches that `batches` has yet to yield.
+        self._numbers: Iterator[int] = iter(())
+
+    @property
+    def backlog(self) -> int:
+        """How many requests are left."""
+        return self.block.count - self.position + self._queued
+
+    def append(self, block: RequestBlock) -> None:
+        """Add a block at the end."""
+        self._blocks.append(block)
+        self._queued += block.count
+
+    def advance(self, count: int, record: WireRecord) -> bool:
+        """Make the next `count` requests lie in `block`. Returns False if fewer are left."""
+        while self.block.count - self.position < count:
+            if self.backlog < count:
+                return False
+            if self.position < self.block.count:
+                self._begin(self._bridge(count), 0, record)
+            else:
+                following, skipped = self._blocks.popleft(), self._skipped
+                self._skipped = 0
+                self._begin(following, skipped, record)
+                self._queued -= following.count - skipped
+        return True
+
+    def _bridge(self, count: int) -> RequestBlock:
+        """A block of `count` requests: the rest of the current block and the first requests of the next ones."""
+        parts = [(self.block, self.position, self.block.count)]
+        wanted = count - (self.block.count - self.position)
+        self._queued -= wanted
+        while wanted:
+            front, begin = self._blocks[0], self._skipped
+            end = min(front.count, begin + wanted)
+            parts.append((front, begin, end))
+            wanted -= end - begin
+            self._skipped = end
+            if end == front.count:
+                self._blocks.popleft()
+                self._skipped = 0
+        return _joined(parts)
+
+    def _begin(self, block: RequestBlock, position: int, record: WireRecord) -> None:
+        self._give_up_rest(record)
+        if block.operations is None:
+            block.first = record.add_block(block.rows, block.sizes)
+            if position:
+                record.add_batch(pack_batch(0, 0, block.first, position, RECORDED_SEPARATELY, 0))
+        self.block, self.position = block, position
+
+    def take(self, turn: Turn) -> Batch:
+        """The next batch, which must lie in `block`: see `advance`."""
+        begin = self.position
+        self.position = begin + len(turn)
+        return self.block.batch(begin, turn)
+
+    def batches(self, turn: Turn, most: int | None = None) -> Iterator[Batch]:
+        """Take the rest of `block` in batches of this turn; requests that do not fill a batch stay. most: limits the
+        number of batches."""
+        block, begin, count = self.block, self.position, len(turn)
+        whole = (block.count - begin) // count
+        end = self.position = begin + (whole if most is None else min(whole, most)) * count
+        cuts = block.offsets[begin : end + 1 : count]
+        payloads = map(block.payload.__getitem__, map(slice, cuts, cuts[1:]))
+        self._numbers = iter(range(block.first + begin, block.first + end, count))
+        return zip(self._numbers, payloads, repeat(block), repeat(turn))
+
+    def take_back(self, count: int, taken: int) -> None:
+        """Put back what `batches` has yet to yield, and the last `taken` batches that it yielded, of `count` requests
+        each."""
+        self.position -= count * (len(list(self._numbers)) + taken)
+
+    def remove_all(self, record: WireRecord) -> list[RequestBlock]:
+        """Remove all requests, for the queue of another node."""
+        parts = [(self.block, self.position)] if self.position < self.block.count else []
+        parts += zip(self._blocks, chain([self._skipped], repeat(0)), strict=False)
+        self._give_up_rest(record)
+        self.block, self.position = NO_REQUESTS, 0
+        self._blocks.clear()
+        self._queued = self._skipped = 0
+        return [_joined([(block, begin, block.count)]) if begin else block for block, begin in parts]
+
+    def _give_up_rest(self, record: WireRecord) -> None:
+        """The rest of `block` is issued from another block: its numbers stay unused."""
+        rest = self.block.count - self.position
+        if rest and self.block.first != UNNUMBERED:
+            record.add_batch(pack_batch(0, 0, self.block.first + self.position, rest, RECORDED_SEPARATELY, 0))
+
+
+def _joined(parts: Sequence[tuple[RequestBlock, int, int]]) -> RequestBlock:
+    """One block from parts of several. parts: (block, begin, end)."""
+    payload = b"".join([block.payload[block.offsets[begin] : block.offsets[end]] for block, begin, end in parts])
+    rows = np.concatenate([block.rows[begin:end] for block, begin, end in parts])
+    sizes = np.concatenate([block.sizes[begin:end] for block, begin, end in parts])
+    # The blocks come from one source: all have operations, or none has.
+    operations = [each for block, begin, end in parts for each in (block.operations or ())[begin:end]]
+    return RequestBlock(payload, [0, *np.cumsum(sizes).tolist()], rows, sizes, operations or None)
+
+
+class RequestSource(Protocol):
+    """Draws all requests of one worker."""
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, RequestBlock]]:
+        """The next requests, at least `count` over all nodes, as (node number, block).
+
+        nodes: by slot, the number of its node or NO_NODE. None: there is one node, number 0.
+        """
+
+
+class PackedRequestSource:
+    """Requests that depend on no reply: drawn and packed ahead."""
+
+    def __init__(self, stream: PackedStream) -> None:
+        self._stream = stream
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, RequestBlock]]:
+        """See `RequestSource`."""
+        drawn = 0
+        while drawn < count:
+            each: list[Packed] = [self._stream.block()] if nodes is None else self._stream.blocks(nodes)
+            for packed in each:
+                drawn += len(packed.rows)
+                yield packed.node, RequestBlock(packed.payload, packed.offsets, packed.rows, packed.sizes)
+
+
+class SlotOf(Protocol):
+    """Returns the slot of a command's keys."""
+
+    def __call__(self, arguments: Sequence[str | bytes], /) -> int: ...
+
+
+class OperationRequestSource:
+    """Requests whose arguments depend on replies, or whose replies matter: made when they are about to be issued."""
+
+    def __init__(self, operations: Iterator[Operation], slot_of: SlotOf, batch: int) -> None:
+        """batch: how many operations must go to one node together; 1 if each may go alone."""
+        self._operations, self._slot_of, self._batch = operations, slot_of, batch
+
+    def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, RequestBlock]]:
+        """See `RequestSource`."""
+        if nodes is None:
+            yield 0, packed_block(list(islice(self._operations, count)))
+            return
+        for _ in range(0, count, self._batch):
+            operations = list(islice(self._operations, self._batch))
+            yield int(nodes[self._slot_of(operations[0][1])]), packed_block(operations)
+
+
+def packed_block(operations: Sequence[Operation]) -> RequestBlock:
+    """A block of these operations."""
+    requests = [_pack(arguments) for _, arguments, _, _ in operations]
+    offsets = [0]
+    for request in requests:
+        offsets.append(offsets[-1] + len(request))
+    rows = np.array([row for row, _, _, _ in operations], dtype=np.int64)
+    return RequestBlock(b"".join(requests), offsets, rows, np.diff(np.array(offsets)), operations)

@@ -1,0 +1,147 @@
+"""The record of a wire worker: one packed row a batch on the hot path, rows of operations made from it later.
+
+A batch is consecutive requests of one block (`agent.worker.drivers.wire.requests`). The block knows the command and the
+size of each request. So the loop only notes where the batch begins, when it was sent and answered, and how many bytes
+came back. The collector's thread turns this into one row for each command of each batch (see `recorder.Rows`): the
+operations of a batch were sent together, and read together.
+
+Where one row cannot say everything (an error, a reply that matters, intended send times that differ), the worker writes
+a row for each operation, as other drivers do. The batch then leaves a row here that says so.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from agent.worker.metrics.recorder import NONE, Rows, joined, rows_of_packed, take_rows
+from common.metrics.histogram import Ints
+
+pack_batch: Callable[[int, int, int, int, int, int], bytes] = struct.Struct("=6q").pack
+"""ended_ns, began_ns, number of its first request, how many requests, bytes_in, lag_ns.
+
+bytes_in is RECORDED_SEPARATELY for requests that have rows of their own, or that are never issued from this block.
+"""
+
+_COLUMNS = 6
+
+RECORDED_SEPARATELY = -1
+
+_COUNT_SHIFT = 40
+_ONE_OPERATION = 1 << _COUNT_SHIFT
+"""One operation in a sum that has bytes in its low bits: the bytes of a batch stay below 1 TiB."""
+
+_PADDING: Ints = np.zeros(1, dtype=np.int64)
+
+
+class WireRecord:
+    """What one worker of the wire driver did. Only the loop writes; the collector takes. See `Record`."""
+
+    __slots__ = ("_batches", "_blocks", "_fixed_bytes", "_next", "_operations", "_rows", "_variable",
+                 "add", "add_batch", "issued", "missed", "transactions", "unsent")  # fmt: skip
+
+    def __init__(self, fixed_bytes: Sequence[int | None]) -> None:
+        """fixed_bytes: by row of the mix, the size of every reply, or None if sizes differ. With more than one None, a
+        batch of several operations must be RECORDED_SEPARATELY."""
+        self._rows = len(fixed_bytes)
+        self._fixed_bytes: Ints = np.array([[size or 0] for size in fixed_bytes], dtype=np.int64)
+        others = [row for row, size in enumerate(fixed_bytes) if size is None]
+        self._variable = others[0] if others else 0
+        self._batches, self._operations = array("q"), array("q")
+        self.add_batch = self._batches.frombytes
+        self.add: Callable[[bytes], None] = self._operations.frombytes
+        self._blocks: dict[int, _RecordedBlock] = {}
+        self._next = 0
+        self.issued = 0
+        self.transactions = 0
+        self.unsent = 0
+        self.missed: Counter[int] = Counter()
+
+    def add_block(self, rows: Ints, sizes: Ints) -> int:
+        """Add a block of requests: the row of the mix and the bytes of each. Returns the number of the first one."""
+        first = self._next
+        self._blocks[first] = _RecordedBlock(rows, sizes)
+        self._next += len(rows)
+        return first
+
+    def take(self) -> Rows:
+        """All rows since the last call."""
+        operations = rows_of_packed(self._operations)
+        batches = take_rows(self._batches, _COLUMNS)
+        if not len(batches):
+            return operations
+        return joined([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
+
+    def _rows_of_batches(self, batches: Ints) -> Rows:
+        """batches: shape (6, n), in the order of `pack_batch`."""
+        positions, blocks = self._find(batches[2], batches[3])
+        is_here = batches[4] != RECORDED_SEPARATELY
+        if not is_here.all():
+            batches, positions = batches.compress(is_here, axis=1), positions[is_here]
+        # `reduceat` takes a border behind the last block, if a batch ends there.
+        kinds = np.concatenate([*(block.rows for block in blocks), _PADDING])
+        sizes = np.concatenate([*(block.sizes for block in blocks), _PADDING])
+        if (batches[3] == 1).all():
+            return _rows_of(batches, kinds[positions], sizes[positions], batches[4], batches[3])
+        return self._by_command(batches, positions, kinds, sizes)
+
+    def _find(self, firsts: Ints, counts: Ints) -> tuple[Ints, list[_RecordedBlock]]:
+        """(the position of each batch in the joined blocks, the blocks to join). Forgets a block once all its requests
+        are found."""
+        begins = np.array(list(self._blocks), dtype=np.int64)
+        which = np.searchsorted(begins, firsts, side="right") - 1
+        found = np.bincount(which, counts).astype(np.int64)
+        used = np.flatnonzero(found)
+        blocks = []
+        shifts = np.zeros(len(found), dtype=np.int64)
+        length = 0
+        for number, begin in zip(used.tolist(), begins[used].tolist(), strict=True):
+            block = self._blocks[begin]
+            blocks.append(block)
+            shifts[number] = length - begin
+            length += len(block.rows)
+            block.unrecorded -= int(found[number])
+            if not block.unrecorded:
+                del self._blocks[begin]
+        return firsts + shifts[which], blocks
+
+    def _by_command(self, batches: Ints, positions: Ints, kinds: Ints, sizes: Ints) -> Rows:
+        """One row for each command of each batch."""
+        # Sorted, because `reduceat` also adds up what lies between the end of a batch and the begin of the next one.
+        order = np.argsort(positions)
+        batches, positions = batches.take(order, axis=1), positions[order]
+        borders = np.column_stack([positions, positions + batches[3]]).ravel()
+        # One sum has both the number of operations and their bytes.
+        ones = sizes + _ONE_OPERATION
+        both = np.stack([np.add.reduceat(ones * (kinds == row), borders)[::2] for row in range(self._rows)])
+        counts, bytes_out = both >> _COUNT_SHIFT, both & (_ONE_OPERATION - 1)
+        bytes_in = counts * self._fixed_bytes
+        # The remaining bytes are replies of the one command whose replies differ in size.
+        bytes_in[self._variable] += batches[4] - bytes_in.sum(axis=0)
+        rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, counts)
+        has_any = rows[:, 7] > 0
+        return rows if has_any.all() else rows.T.take(np.flatnonzero(has_any), axis=1).T
+
+
+class _RecordedBlock:
+    """A block of requests. unrecorded: how many requests no row has covered so far."""
+
+    __slots__ = ("rows", "sizes", "unrecorded")
+
+    def __init__(self, rows: Ints, sizes: Ints) -> None:
+        self.rows, self.sizes = rows, sizes
+        self.unrecorded = len(rows)
+
+
+def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, counts: Ints) -> Rows:
+    """counts: shape (..., n); the other arrays broadcast to it."""
+    ended_ns, began_ns, _, _, _, lag_ns = batches
+    columns = np.empty((8, *counts.shape), dtype=np.int64)
+    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, bytes_out, bytes_in, NONE, counts)
+    for column, values in zip(columns, each, strict=True):
+        column[...] = values
+    return columns.reshape(8, -1).T
