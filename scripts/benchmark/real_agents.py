@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import IO
 
 import psutil
@@ -34,6 +35,8 @@ _LOAD_S = 5
 _JOIN = ("join", "--once")
 _PATIENCE_S, _PATIENCE_FOR_EACH_S = 60, 5
 """An agent takes half a second of CPU time to get ready; a busy machine, ten times as long."""
+_SAMPLED = 8
+"""Agents whose CPU time and memory are read: to read those of all would take longer than the run."""
 _STEPS = {"imported": "agent: joining ", "joined": "agent: joined as ", "ordered": "agent: preparing "}
 _RUNNING = "agent: running"
 
@@ -42,7 +45,7 @@ _RUNNING = "agent: running"
 class Launch:
     """Seconds since the agents were launched. imported, joined, ordered: when the last agent had imported everything,
     was welcome, had its share. decided: when all were prepared, and the coordinator set the start instant. started:
-    that instant. cpu_s: of all processes of the agents, until they ran. pss_bytes: their memory by then."""
+    that instant. cpu_s: of all processes of an agent, until it ran. pss_bytes: their memory by then."""
 
     agents: int
     imported_s: float
@@ -120,8 +123,7 @@ def real_section(ground: Ground) -> Findings:
             f"{agents} agents, in seconds after they were launched: the last had imported everything at "
             f"{launch.imported_s:.1f}, joined at {launch.joined_s:.1f}, and had its share at {launch.ordered_s:.1f};",
             f"all were prepared at {launch.decided_s:.1f}, and the run started at {launch.started_s:.1f};",
-            f"each had used {launch.cpu_s / agents:.2f} s of CPU time by then, "
-            f"and {launch.pss_bytes / agents / 1e6:.0f} MB",
+            f"each had used {launch.cpu_s:.2f} s of CPU time by then, and {launch.pss_bytes / 1e6:.0f} MB",
         ],
         {**asdict(launch), "hello_to_start_s": launch.waited_s},
         [
@@ -156,7 +158,7 @@ def launched(url: str, agents: int) -> Launch:
                 raise BenchError(_how_far(fleet, "an agent ended before the start"))
             if monotonic_ns() - began_ns > patience_s * NS_PER_S:
                 raise BenchError(_how_far(fleet, f"not all ran within {patience_s} s"))
-        usages = [agent.usage() for agent in fleet]
+        usages = [agent.usage() for agent in fleet[:_SAMPLED]]
         try:
             coordinator.summary(_LOAD_S + patience_s)
         except BenchError as error:
@@ -171,8 +173,8 @@ def launched(url: str, agents: int) -> Launch:
         ordered_s=last_s["ordered"],
         decided_s=(started.t0_ns - START_AHEAD_NS - began_ns) / NS_PER_S,
         started_s=(started.t0_ns - began_ns) / NS_PER_S,
-        cpu_s=sum(cpu_s for cpu_s, _ in usages),
-        pss_bytes=sum(pss_bytes for _, pss_bytes in usages),
+        cpu_s=fmean(cpu_s for cpu_s, _ in usages),
+        pss_bytes=round(fmean(pss_bytes for _, pss_bytes in usages)),
     )
 
 
