@@ -1,9 +1,10 @@
 """Shares of the load while no agent had them: since when, until when, and how many operations were due. Pure.
 
 An agent carries its share until it is lost or ends early; another one may take the share over some time later
-(`ShareTakenOver`). What was due in the share until then, less what the lost agent reported, was never sent, or was sent
-and never reported: nobody can tell these two apart. With a number of requests nothing is due at a time, and what is
-left of the share goes to the next agent: here counts only what is left in the end.
+(`ShareTakenOver`), or nobody does until the planned end, or until the coordinator decides to stop the load. What was
+due in the share until then, less what the lost agent reported, was never sent, or was sent and never reported: nobody
+can tell these two apart. With a number of requests nothing is due at a time, and what is left of the share goes to the
+next agent: here counts only what is left in the end.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _NAMED = 3
 @dataclass(frozen=True, slots=True)
 class Uncarried:
     """A share without an agent. agent_id: who had it last. from_s, until_s: since the agent's last report, until
-    another one took the share over, or the load ended. successor: who took it over, "" for nobody. operations: those
-    due and not reported, by leg. due: those that the schedule has in that time, by leg; with a number of requests they
-    come late, but are not missing."""
+    another one took the share over, or the load ended or was to end. successor: who took it over, "" for nobody.
+    operations: those due and not reported, by leg. due: those that the schedule has in that time, by leg; with a number
+    of requests they come late, but are not missing. outlasts: the load was to go on after the last agent had ended."""
 
     agent_id: str
     from_s: float
@@ -38,6 +39,7 @@ class Uncarried:
     successor: str
     operations: Counter[int]
     due: Counter[int]
+    outlasts: bool = False
 
     @property
     def sentence(self) -> str:
@@ -45,7 +47,8 @@ class Uncarried:
         begin, end = f"{self.from_s:.1f} s", f"{self.until_s:.1f} s"
         if begin == end and not self.successor:
             return f"no agent carried the share of {self.agent_id} from {begin} on"
-        why = f"when {self.successor} took it over" if self.successor else "the end of the load"
+        end_of_load = "the planned end of the load" if self.outlasts else "the end of the load"
+        why = f"when {self.successor} took it over" if self.successor else end_of_load
         return f"no agent carried the share of {self.agent_id} from {begin} to {end} ({why})"
 
 
@@ -105,7 +108,8 @@ def uncarried(run: Aggregate) -> tuple[Uncarried, ...]:
         from_ns = min(round(from_s * NS_PER_S), until_ns)
         name = "" if successor is None else successor.agent.agent_id
         due = _due_in_share(run, agent, (from_ns, until_ns))
-        found.append(Uncarried(agent_id, from_ns / NS_PER_S, until_ns / NS_PER_S, name, +operations, +due))
+        outlasts = until_ns > round(run.duration_s * NS_PER_S)
+        found.append(Uncarried(agent_id, from_ns / NS_PER_S, until_ns / NS_PER_S, name, +operations, +due, outlasts))
     return tuple(each for each in found if each.operations or each.successor)
 
 
@@ -127,11 +131,15 @@ def uncarried_sentence(run: Aggregate) -> str:
 
 
 def _load_end_ns(run: Aggregate) -> int:
-    """When the load ended, after the start, as far as it is known."""
+    """When the load ended or was to end, after the start. A run whose agents are all lost, or end by themselves, ends
+    with the last one, but operations were due until the planned end. In a run without an end, only what is known so far
+    counts."""
     assert run.started is not None
-    ends_ns = [round(run.duration_s * NS_PER_S)]
+    ends_ns = []
     if run.line.end_ns is not None:
         ends_ns.append(run.line.end_ns)
+    if run.line.end_ns is None or run.closed is None:
+        ends_ns.append(round(run.duration_s * NS_PER_S))
     if (stop := run.load_stop) is not None:
         ends_ns.append(max(0, stop.at_ns - run.started.t0_ns))
     return min(ends_ns)

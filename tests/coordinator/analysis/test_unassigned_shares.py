@@ -83,6 +83,48 @@ def test_a_share_whose_agent_was_lost_is_missing_until_the_end_of_the_load() -> 
     )
 
 
+def all_lost(*more: AnyRecord) -> Aggregate:
+    """Both agents are lost after three seconds of ten, and nobody is heard after four."""
+    records: list[AnyRecord] = [opened(planned(OPEN)), RunStarted(t0_ns=T0_NS)]
+    for name in ("a1", "a2"):
+        records += [accepted(name, second, interval(second, done(50))) for second in range(3)]  # type: ignore[arg-type]
+        records.append(noted(name, 0, lost=True))
+    return fold([*records, *more, closed(Outcome.DEGRADED, duration_s=4.0)])
+
+
+def test_when_all_agents_are_lost_everything_is_missing_until_the_planned_end() -> None:
+    run = all_lost()
+    assert [(share.from_s, share.until_s, share.operations) for share in uncarried(run)] == 2 * [(3.0, 10.0, {0: 350})]
+    assert run.totals.operations + balance(run).uncarried == 1000
+    assert build_summary(run).load.uncarried == 700
+    assert uncarried_sentence(run) == (
+        "700 operations were due and were never sent, or never reported: no agent carried the share of a1 from 3.0 s "
+        "to 10.0 s (the planned end of the load); no agent carried the share of a2 from 3.0 s to 10.0 s (the planned "
+        "end of the load)."
+    )
+
+
+def test_when_all_agents_are_lost_nothing_is_missing_after_the_load_was_stopped() -> None:
+    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 6 * NS_PER_S)
+    run = all_lost(stop)
+    assert {share.until_s for share in uncarried(run)} == {6.0}
+    assert balance(run).uncarried == 300
+
+
+def test_when_all_agents_end_by_themselves_everything_is_missing_until_the_planned_end() -> None:
+    records: list[AnyRecord] = [opened(planned(OPEN), agents=("a1",)), RunStarted(t0_ns=T0_NS)]
+    records += [accepted("a1", second, interval(second, done(100))) for second in range(3)]  # type: ignore[arg-type]
+    note = noted("a1", 300, ran_ns=3 * NS_PER_S)
+    run = fold([*records, note, closed(Outcome.DEGRADED, duration_s=3.0)])
+    assert balance(run).uncarried == 700
+
+
+def test_while_a_run_has_no_end_only_what_was_due_so_far_is_missing() -> None:
+    records = load_of(OPEN)[:-1]
+    run = fold([*records[:6], noted("a2", 0, lost=True)])
+    assert [share.until_s for share in uncarried(run)] == [4.0]
+
+
 def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
