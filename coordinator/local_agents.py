@@ -63,6 +63,11 @@ class LocalAgents:
                 with suppress(OSError), process.stdin as stdin:  # if it has died, `exited` reports it
                     stdin.write(token.encode())
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """Of all that run."""
+        return frozenset(process.pid for process in self._processes)
+
     def exited(self) -> Iterator[LocalAgentExited]:
         """Those that have ended since the last call. Worker processes that are left are killed: one that is stopped
         does not notice that its agent is gone, and might go on with its load at any time."""

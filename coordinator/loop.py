@@ -418,6 +418,7 @@ def standings(aggregate: Aggregate) -> list[Standing]:
             agent.end.final if agent.end is not None else None,
             takeover=taken.get(agent_id),
             replaced_by=replaced.get(agent_id, ""),
+            left=agent.end.reason or "it left" if agent.end is not None and agent.left else "",
         )
         for agent_id, agent in aggregate.agents.items()
     ]

@@ -121,7 +121,7 @@ def place_to_resume(run: str, out: Path) -> Place:
             raise UsageError(f"{journal.path}: {error}") from error
         if aggregate.opened is None or aggregate.started is None:
             raise UsageError(f"--resume {run}: that run never began; start the run again")
-        if aggregate.is_complete:
+        if not aggregate.may_go_on:
             complete_run_files(journal.path, aggregate)  # its coordinator may have been killed before it had
             raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
         undo.pop_all()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -219,7 +219,7 @@ def _serve(
             keys="" if credentials is None else credentials.fingerprint,
         )
         if place.ended:
-            lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished]
+            lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished and not agent.left]
             view.note(f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait", trouble=True)
         elif stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
@@ -237,7 +237,7 @@ def _serve(
         read = place.aggregate.readings.get(When.AFTER)  # by a coordinator that then began to delete
         explain = partial(explained, file=place.folder / ERROR_FILE)
         coordinator = Coordinator(
-            _run(setup, place),
+            _run(replace(setup, local_pids=agents.pids), place),
             place.aggregate,
             listener=listener,
             signals=signals,

@@ -129,6 +129,11 @@ class Aggregate:
         return self.closed is not None and all(agent.finished for agent in self.agents.values())
 
     @property
+    def may_go_on(self) -> bool:
+        """The run has no end, or agents may still have results of it."""
+        return self.closed is None or any(not agent.finished and not agent.left for agent in self.agents.values())
+
+    @property
     def load_stop(self) -> StopDecided | None:
         """The decision that ended the load before its time; None for a load that went on as long as was planned."""
         return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)

@@ -334,6 +334,11 @@ class AgentTally:
     end: AgentNoted | None = None
 
     @property
+    def left(self) -> bool:
+        """It has reported all that it ever will, although it did not come to its end."""
+        return self.end is not None and self.end.left
+
+    @property
     def finished(self) -> bool:
         """It came to its end and said what it did."""
         return self.end is not None and self.end.state is AgentEnd.FINISHED

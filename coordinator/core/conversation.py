@@ -246,7 +246,7 @@ class Conversation:
             ):
                 return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
             case ((Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING), AgentState.IDLE):
-                member.gone = "it gave its share up"
+                member.leaves("it gave its share up", now_ns)
                 return self.lose(member, member.gone)
         return []
 
@@ -276,8 +276,7 @@ class Conversation:
         return []
 
     def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
-        member.gone = f"it said goodbye: {reason}"
-        member.rests(now_ns)  # it ends its worker processes before it leaves
+        member.leaves(f"it said goodbye: {reason}", now_ns)  # it ends its worker processes before
         if member.end is None and member.takes_part:
             return self.lose(member, member.gone)
         if not member.takes_part:
@@ -289,8 +288,7 @@ class Conversation:
         reason = clipped(failed.reason)
         text = f"agent {member.agent_id} on {member.host}: {reason}"
         if self._state.phase in UNDER_WAY:
-            member.gone = reason
-            member.rests(now_ns)  # it ends its worker processes before it says so
+            member.leaves(reason, now_ns)  # it ends its worker processes before it says so
             return self.lose(member, reason)
         code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
         self._state.failed = (text, code)

@@ -119,7 +119,8 @@ class AgentEnd(enum.Enum):
 
 
 class AgentNoted(Record, frozen=True, kw_only=True):
-    """An agent's part is over. final is None for one that was lost. The rest is from its heartbeats."""
+    """An agent's part is over. final is None for one that was lost. left: its process has ended or forgotten the
+    run, so that no results will come. The rest is from its heartbeats."""
 
     agent_id: str
     state: AgentEnd
@@ -131,6 +132,7 @@ class AgentNoted(Record, frozen=True, kw_only=True):
     cpu_percent_busiest: float
     host_cpu_percent_mean: float | None = None
     lag_ms_max: float
+    left: bool = False
 
 
 class WorkerNoted(Record, frozen=True, kw_only=True):

@@ -71,13 +71,15 @@ class Fence:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """An agent of a run that is resumed, as the journal left it. final: None unless its part had ended. takeover: where
-    its share went on that another agent had before. replaced_by: which agent took its share over, "" for none."""
+    its share went on that another agent had before. replaced_by: which agent took its share over, "" for none.
+    left: why no results will come from it, "" if they may."""
 
     facts: AgentFacts
     next_seq: int
     final: Final | None
     takeover: TakeOver | None = None
     replaced_by: str = ""
+    left: str = ""
 
 
 @dataclass(slots=True)
@@ -87,10 +89,10 @@ class Member:
     routing_id, metrics_id: of the newest connections on which the agent proved itself, for control and for metrics; b""
     for none. connection, metrics_connection: what the agent counts them as. next_seq: of the frame wanted next. end:
     how its part of the run ended, None while it goes on. released: the coordinator has confirmed its results. gone:
-    nothing more is expected from it, and why. is_outcast: it sent what no agent of the run can, so that nothing counts
-    that it says. dealt: its pools, as the journal of a run that is resumed has them. workers_lost: numbers of its
-    worker processes that died. steps: how far its preparation is; stirred_ns: when that last changed. preloaded: what
-    it wrote before the start.
+    nothing more is expected from it, and why. has_left: its process has ended, or has forgotten the run. is_outcast: it
+    sent what no agent of the run can, so that nothing counts that it says. dealt: its pools, as the journal of a run
+    that is resumed has them. workers_lost: numbers of its worker processes that died. steps: how far its preparation
+    is; stirred_ns: when that last changed. preloaded: what it wrote before the start.
 
     renewed_ns: no heartbeat that we answered left the agent later than this, so its lease counts from here at the
     latest. at_rest_ns: since when its worker processes are known to have ended, None while they may write. returned_ns:
@@ -125,6 +127,7 @@ class Member:
     released: bool = False
     lost: bool = False
     gone: str = ""
+    has_left: bool = False
     is_outcast: bool = False
     dealt: tuple[PoolShare, ...] = ()
     workers_lost: set[int] = field(default_factory=set)
@@ -193,6 +196,11 @@ class Member:
         """Whether it was heard lately enough to be dealt a share."""
         return now_ns - self.heard_ns <= FRESH_NS
 
+    def leaves(self, why: str, now_ns: int) -> None:
+        """No more results will come, and its worker processes have ended or end now."""
+        self.gone, self.has_left = why, True
+        self.rests(now_ns)
+
     def rests(self, now_ns: int) -> None:
         """Its worker processes have ended: it writes nothing to the target any more."""
         if self.at_rest_ns is None:
@@ -248,6 +256,7 @@ class Member:
                 self.host_cpu_percent_sum / self.host_cpu_percents if self.host_cpu_percents else None
             ),
             lag_ms_max=self.lag_ms_max,
+            left=self.has_left,
         )
 
 
@@ -315,7 +324,10 @@ class Registry:
             processes=facts.processes,
             heard_ns=now_ns,
             renewed_ns=now_ns,
-            at_rest_ns=now_ns if standing.final is not None or standing.replaced_by else None,
+            at_rest_ns=now_ns if standing.final is not None or standing.replaced_by or standing.left else None,
+            gone=standing.left,
+            has_left=bool(standing.left),
+            lost=bool(standing.left),
             takeover=standing.takeover,
             replaced_by=standing.replaced_by,
             share_lost=bool(standing.replaced_by),
@@ -325,7 +337,7 @@ class Registry:
             prepared=True,
             next_seq=standing.next_seq,
             final=standing.final,
-            end=None if standing.final is None else AgentEnd.FINISHED,
+            end=AgentEnd.FINISHED if standing.final is not None else AgentEnd.LOST if standing.left else None,
         )
         self._members[facts.incarnation] = member
         return member

@@ -155,8 +155,9 @@ class Run:
         stopped = run.state.stopped_ns is not None
         for standing in agents:
             member = run.state.registry.readmit(standing, now_ns)
-            if standing.final is not None:
+            if standing.left or standing.final is not None:
                 run._talk.has_lost(member)
+            if standing.final is not None:
                 run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
         run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
         if ended:
@@ -197,8 +198,7 @@ class Run:
                     self.state.registry.leave(member.incarnation)
                 return []  # others came first, and it was not needed
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code)
-        member.gone = how
-        member.rests(now_ns)  # its worker processes were killed with it
+        member.leaves(how, now_ns)  # its worker processes were killed with it
         return self._talk.lose(member, how) if member.end is None else []
 
     # -- phases
@@ -455,9 +455,9 @@ class Run:
         return [*closed, *self._talk.dismiss_all(exit_code), End(exit_code, text, outcome)]
 
     def _closed(self) -> list[Action]:
-        actions = self.end_again()
+        actions = [*self._waiting.ended_with_us(self._written), *self.end_again()]
         members = [member for member in self.state.registry.taking_part() if member.final is None]
-        kept = ", ".join(member.agent_id for member in members if not (member.gone and member.at_rest_ns is not None))
+        kept = ", ".join(member.agent_id for member in members if not member.has_left)
         if kept:
             keep_s = HOLD_LEASES * self.state.setup.plan.fleet.lease_s.ns / NS_PER_S
             collects = f"`coordinator start --resume {self.state.setup.run_id}` collects them"

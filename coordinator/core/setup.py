@@ -29,7 +29,8 @@ class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
     limit. keys: fingerprint of the keys that secure connections, "" for --insecure.
-    agents_each_second: how many agents may report each second; in a larger fleet, frames have more seconds."""
+    agents_each_second: how many agents may report each second; in a larger fleet, frames have more seconds. local_pids:
+    of agents that end with this coordinator."""
 
     plan: Plan
     run_id: str
@@ -42,6 +43,7 @@ class Setup:
     open_files_limit: int | None = None
     keys: str = ""
     agents_each_second: int = 250
+    local_pids: frozenset[int] = frozenset()
 
     @cached_property
     def plan_hash(self) -> str:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from common.plan.timeline import timeline
 from common.protocol.messages import AgentState
 from common.units import NS_PER_S
-from coordinator.core.actions import Action, Note
+from coordinator.analysis.aggregate import Aggregate
+from coordinator.core.actions import Action, Note, Write
 from coordinator.core.conversation import RunState
 from coordinator.core.records import AgentEnd
 from coordinator.core.registry import OVERTIME_NS, Fence, Member
@@ -107,6 +108,22 @@ class Waiting:
             why = "has reported, but does not know yet that its results are safe"
         text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
         return [Note(text, trouble=True)]
+
+    def ended_with_us(self, written: Aggregate) -> list[Action]:
+        """Local agents end with this coordinator: what one has not reported at the end of the run is lost."""
+        setup = self._state.setup
+        actions: list[Action] = []
+        for member in self._state.registry.taking_part():
+            is_local = member.host == setup.host and member.pid in setup.local_pids
+            if member.final is not None or member.has_left or not is_local:
+                continue
+            member.leaves("it ended with its coordinator", member.heard_ns)
+            member.end, member.lost = AgentEnd.LOST, True
+            through = written.agents[member.agent_id].through
+            after = f" after second {through}" if through >= 0 else ""
+            text = f"the results of {member.agent_id}{after} are lost: a local agent ends with its coordinator"
+            actions += [Write(member.noted(AgentEnd.LOST, member.gone)), Note(text, trouble=True, of_agent=True)]
+        return actions
 
     def _others_at_work(self) -> tuple[str, ...]:
         """Agents that take no part, but still work for a run before this one."""

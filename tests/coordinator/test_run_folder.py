@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common.errors import UsageError
@@ -75,6 +76,15 @@ def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None
         ((opened(),), "that run never began; start the run again"),
         (
             (opened(agents=["a1"]), RunStarted(t0_ns=5), noted("a1", 0), closed()),
+            "that run has ended; see `coordinator",
+        ),
+        (
+            (
+                opened(agents=["a1"]),
+                RunStarted(t0_ns=5),
+                msgspec.structs.replace(noted("a1", 0, lost=True), left=True),
+                closed(),
+            ),
             "that run has ended; see `coordinator",
         ),
     ],

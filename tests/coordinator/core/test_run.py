@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -34,6 +35,7 @@ from common.protocol.messages import (
 from common.units import NS_PER_S, Seconds
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import (
+    Action,
     Cleaned,
     Counted,
     DeleteKeys,
@@ -1066,6 +1068,76 @@ def test_an_ended_run_that_is_interrupted_while_it_collects_ends_as_it_had() -> 
 
 def test_an_agent_that_has_nothing_of_an_ended_run_is_not_waited_for() -> None:
     assert of_kind(resumed(None, is_ended=True).hello("web1"), End)
+
+
+def stopped_at_once_with_a_silent_local_agent() -> tuple[RunBench, list[Action]]:
+    """web1 is a local agent, web2 is not; both are silent since second 1."""
+    written = Aggregate()
+    setup = replace(setup_for(fleet_plan(), 2), host="web1.example", local_pids=frozenset({4711}))
+    bench = RunBench(run=Run(setup, 5_000 * NS_PER_S, written), written=written)
+    bench.running("web1", "web2")
+    bench.passes(2.0, "web1", "web2")
+    for name in ("web1", "web2"):
+        for second in range(2):
+            bench.frame(name, second)
+    bench.passes(5.0)
+    for _ in range(2):
+        bench.do(Interrupted())
+    actions = bench.passes(2.0)
+    return bench, [*actions, *bench.do(counted(When.AFTER))]
+
+
+def test_what_a_silent_local_agent_has_not_reported_is_lost_and_that_is_said() -> None:
+    _, actions = stopped_at_once_with_a_silent_local_agent()
+    notes = [note.text for note in of_kind(actions, Note) if "results of" in note.text]
+    assert notes == [
+        "the results of web1 after second 1 are lost: a local agent ends with its coordinator",
+        "no results of web2: while it runs, `coordinator start --resume run-1` collects them (for 300 s)",
+    ]
+    assert ended(actions) == End(130, "lost web1, web2", Outcome.INTERRUPTED)
+
+
+def test_an_ended_run_does_not_wait_for_a_local_agent_that_ended_with_its_coordinator() -> None:
+    bench, _ = stopped_at_once_with_a_silent_local_agent()
+    journal = bench.written
+    assert journal is not None
+    assert journal.started is not None
+    assert {name: agent.left for name, agent in journal.agents.items()} == {"web1": True, "web2": False}
+    assert journal.may_go_on
+    later_ns = bench.now_ns + 60 * NS_PER_S
+    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), later_ns, written=journal, ended=True)
+    again = RunBench(run=run, written=journal)
+    again.now_ns = later_ns
+    again.hello("web2", state=AgentState.DONE, run_id=RUN_ID)
+    again.frame("web2", 2)
+    actions = again.says("web2", final(3))
+    assert ended(actions).text == "lost web1"
+    assert not any("results of" in note.text for note in of_kind(actions, Note))
+    assert not journal.may_go_on
+
+
+def test_a_run_whose_coordinator_was_killed_does_not_wait_for_an_agent_whose_process_had_ended() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    bench.do(LocalAgentExited(4711, "web1.example", -9))
+    journal = bench.written
+    assert journal is not None
+    assert journal.started is not None
+    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), bench.now_ns, written=journal)
+    again = RunBench(run=run, written=journal)
+    assert of_kind(again.do(Tick()), ReadServer) == [ReadServer(When.AFTER)]
+
+
+def test_an_agent_that_is_done_when_a_run_is_stopped_at_once_may_still_have_results() -> None:
+    bench = RunBench()
+    bench.running("web1")
+    for _ in range(2):
+        bench.do(Interrupted())
+    bench.beat("web1", AgentState.DONE)
+    actions = [*bench.passes(2.0, "web1"), *bench.do(counted(When.AFTER))]
+    assert any(note.text.startswith("no results of web1: while it runs,") for note in of_kind(actions, Note))
+    assert bench.written is not None
+    assert bench.written.may_go_on
 
 
 def test_an_agent_that_still_works_for_an_ended_run_is_stopped() -> None:
