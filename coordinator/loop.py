@@ -401,8 +401,10 @@ def _row(member: Member, now_ns: int) -> AgentRow:
 
 
 def after_load(aggregate: Aggregate) -> list[AfterLoad]:
-    """What the journal of a run that is resumed has already of what follows the load."""
-    return [record for record in (aggregate.readings.get(When.AFTER), aggregate.cleaned) if record is not None]
+    """What the journal of a run that is resumed has already of what follows the load. Keys that an ended run left are
+    still to be deleted."""
+    cleaned = None if aggregate.closed is not None and aggregate.left_keys else aggregate.cleaned
+    return [record for record in (aggregate.readings.get(When.AFTER), cleaned) if record is not None]
 
 
 def standings(aggregate: Aggregate) -> list[Standing]:

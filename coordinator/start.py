@@ -50,7 +50,7 @@ from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report.summary_types import Summary
 from coordinator.run_folder import Place, new_id, new_place, place_to_resume
-from coordinator.servers.cleanup import Cleaning, delete_written
+from coordinator.servers.cleanup import Cleaning, Tally, delete_written
 from coordinator.servers.counters import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.preflight import refuse_misfits
@@ -220,7 +220,9 @@ def _serve(
         )
         if place.ended:
             lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished and not agent.left]
-            view.note(f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait", trouble=True)
+            if lost:
+                text = f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait"
+                view.note(text, trouble=True)
         elif stop := place.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
@@ -234,7 +236,7 @@ def _serve(
                 wait_s=float(plan.fleet.wait_s),
                 withheld=secret_variables(plan.target),
             )
-        read = place.aggregate.readings.get(When.AFTER)  # by a coordinator that then began to delete
+        delete = _deletion(plan, place.aggregate)
         explain = partial(explained, file=place.folder / ERROR_FILE)
         coordinator = Coordinator(
             _run(replace(setup, local_pids=agents.pids), place),
@@ -245,7 +247,7 @@ def _serve(
             view=view,
             open_journal=lambda: place.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
-            clean=lambda: Cleaning(lambda tally: delete_written(plan, tally, read.keys if read else None), explain),
+            clean=lambda: Cleaning(delete, explain),
             explain=explain,
         )
         return coordinator.serve()
@@ -307,6 +309,19 @@ def _invite(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: 
             view.note(note)
         view.note(invitation(bound, where, credentials, contained=in_container(os.environ)))
     return join_command(where, credentials)
+
+
+def _deletion(plan: Plan, known: Aggregate) -> Callable[[Tally], None]:
+    """Deletes the plan's keys after the run. known: what is in the journal when this coordinator begins; one before it
+    may have deleted some keys already."""
+    before = known.cleaned.deleted if known.cleaned is not None else 0
+    read = known.readings.get(When.AFTER) if known.cleaned is None else None
+
+    def delete(tally: Tally) -> None:
+        tally.earlier = before
+        delete_written(plan, tally, read.keys if read is not None else None)
+
+    return delete
 
 
 def _run(setup: Setup, place: Place) -> Run:

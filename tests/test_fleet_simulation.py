@@ -139,7 +139,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert kinds.count(RunOpened) == 1
     assert kinds.count(RunStarted) <= 1
     first_end = kinds.index(RunClosed) if RunClosed in kinds else len(kinds)
-    assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentNoted, WorkerNoted}
+    assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentNoted, WorkerNoted, CleanedUp, StopDecided}
     if RunStarted in kinds:
         load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, ShareTakenOver, StopDecided) for kind in kinds]
         assert not any(load[: kinds.index(RunStarted)])
@@ -164,7 +164,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
             assert counted <= reported[incarnation]
     check_target(world, run_id, records)
     check_requests(world, records)
-    cleaned = kinds.count(CleanedUp)
+    cleaned = kinds[:first_end].count(CleanedUp)
     if world.scenario.cleans and RunClosed in kinds and RunStarted in kinds:
         # Once, when all else is known; though it may have been begun before by a coordinator that was killed.
         assert cleaned == 1

@@ -130,8 +130,14 @@ class Aggregate:
 
     @property
     def may_go_on(self) -> bool:
-        """The run has no end, or agents may still have results of it."""
-        return self.closed is None or any(not agent.finished and not agent.left for agent in self.agents.values())
+        """The run has no end, or agents may still have results of it, or keys are left that it was to delete."""
+        may_report = any(not agent.finished and not agent.left for agent in self.agents.values())
+        return self.closed is None or may_report or self.left_keys
+
+    @property
+    def left_keys(self) -> bool:
+        """Keys that the plan has deleted after the run were left, or may have been."""
+        return self.cleaned is not None and self.cleaned.left != 0
 
     @property
     def load_stop(self) -> StopDecided | None:

@@ -74,7 +74,8 @@ class Counters:
 class RunState:
     """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
     is set. stopped_ns: when the load was stopped early. lost: agents that were lost at some time, or ended early; a
-    short list, where the registry may be a long one. failed: why an agent cannot prepare, and the exit code."""
+    short list, where the registry may be a long one. deletes_again: the run has ended before, and left keys that are to
+    be deleted. failed: why an agent cannot prepare, and the exit code."""
 
     setup: Setup
     success_ns: int
@@ -86,6 +87,7 @@ class RunState:
     t0_ns: int | None = None
     stopped_ns: int | None = None
     lost: list[Member] = field(default_factory=list)
+    deletes_again: bool = False
     failed: tuple[str, int] | None = None
 
 

@@ -11,7 +11,7 @@ import msgspec
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.plan.schema import CleanUp
 from common.plan.timeline import timeline
-from common.protocol.messages import HOLD_LEASES, AgentState, Envelope, Heartbeat, MetricsFrame, Stop
+from common.protocol.messages import AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.units import NS_PER_S, listed
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.target_loss import target_loss
@@ -158,10 +158,13 @@ class Run:
             if standing.left or standing.final is not None:
                 run._talk.has_lost(member)
             if standing.final is not None:
+                member.released = ended
                 run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
         run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
         if ended:
             run.state.phase = Phase.COLLECTING
+            run._leaves_keys = run._is_at_once = False
+            run.state.deletes_again = setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after
         return run
 
     def after_end(self, event: Event, exit_code: int, now_ns: int) -> list[Action]:
@@ -288,7 +291,8 @@ class Run:
         why = "the run was stopped at once" if self._is_at_once else "interrupted"
         if not self._leaves_keys:
             why = f"{', '.join(self._writers)} might still write to the target"
-        skipped = CleanedUp(deleted=0, left=None, took_ns=0, error=why)
+        before = self._written.cleaned.deleted if self._written.cleaned else 0
+        skipped = CleanedUp(deleted=before, earlier=before, left=None, took_ns=0, error=why)
         return [Write(skipped), *self._closed()]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
@@ -299,6 +303,8 @@ class Run:
             actions = self._lose_all("the run was stopped at once")
         self._writers = self._waiting.writers(now_ns)
         collected = self.state.phase is Phase.COLLECTING
+        if collected and self.state.deletes_again:
+            return [*actions, *self._settled(now_ns)]
         self._moves(Trigger.ALL_OVER, now_ns)
         if collected:
             return [*actions, *self._closed()]
@@ -421,7 +427,7 @@ class Run:
             self._leaves_keys = True
             return [self._decided(Stopping.CLEAN_UP, "interrupted", EXIT_OK, now_ns), StopDeleting()]
         if self.state.phase is Phase.COLLECTING:
-            self._at_once_due_ns = now_ns
+            self._at_once_due_ns, self._leaves_keys = now_ns, True
             return []
         self.state.ending.interrupted = True
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
@@ -456,14 +462,8 @@ class Run:
 
     def _closed(self) -> list[Action]:
         actions = [*self._waiting.ended_with_us(self._written), *self.end_again()]
-        members = [member for member in self.state.registry.taking_part() if member.final is None]
-        kept = ", ".join(member.agent_id for member in members if not member.has_left)
-        if kept:
-            keep_s = HOLD_LEASES * self.state.setup.plan.fleet.lease_s.ns / NS_PER_S
-            collects = f"`coordinator start --resume {self.state.setup.run_id}` collects them"
-            text = f"no results of {kept}: while it runs, {collects} (for {keep_s:g} s)"
-            actions.insert(-1, Note(text, trouble=True))
-        return [*actions[:-1], *self._talk.dismiss_all(self._exit_code), actions[-1]]
+        dismissed = self._talk.dismiss_all(self._exit_code)
+        return [*actions[:-1], *self._waiting.kept_elsewhere(), *dismissed, actions[-1]]
 
     def end_again(self) -> list[Action]:
         """The end of the run as it is now: the records of it, and `End`."""

@@ -15,6 +15,7 @@ is acknowledged.
     SETTLING    CLEAN       CLEANING    the plan's keys are deleted, where it says so
     CLEANING    CLEANED     CLOSED      as from SETTLING
     COLLECTING  ALL_OVER    CLOSED      as from SETTLING; an ended run that is resumed begins here
+    COLLECTING  CLEAN       CLEANING    the plan's keys are deleted, if the run ended with keys left
     any of the first three   GIVE_UP    CLOSED   agents are dismissed; nothing was written, or an aborted run
 
 When a run is over. Counters are read and keys are deleted only when no agent may write any more, and the end is written
@@ -87,6 +88,7 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.SETTLING, Trigger.CLEAN): Phase.CLEANING,
     (Phase.CLEANING, Trigger.CLEANED): Phase.CLOSED,
     (Phase.COLLECTING, Trigger.ALL_OVER): Phase.CLOSED,
+    (Phase.COLLECTING, Trigger.CLEAN): Phase.CLEANING,
     (Phase.GATHERING, Trigger.GIVE_UP): Phase.CLOSED,
     (Phase.PREPARING, Trigger.GIVE_UP): Phase.CLOSED,
     (Phase.COUNTING, Trigger.GIVE_UP): Phase.CLOSED,

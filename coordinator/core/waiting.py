@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from common.plan.timeline import timeline
-from common.protocol.messages import AgentState
+from common.protocol.messages import HOLD_LEASES, AgentState
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import Action, Note, Write
@@ -36,7 +36,7 @@ class Waiting:
     @property
     def fence(self) -> Fence:
         """When agents of this run stop by themselves."""
-        if self._state.phase is Phase.COLLECTING:
+        if self._state.phase is Phase.COLLECTING and not self._state.deletes_again:
             return _NO_FENCE  # nothing is read or deleted that a load could still change
         fleet = self._state.setup.plan.fleet
         return Fence(lease_ns=fleet.lease_s.ns, closing_ns=fleet.drain_s.ns + OVERTIME_NS, end_ns=self.planned_end_ns)
@@ -124,6 +124,16 @@ class Waiting:
             text = f"the results of {member.agent_id}{after} are lost: a local agent ends with its coordinator"
             actions += [Write(member.noted(AgentEnd.LOST, member.gone)), Note(text, trouble=True, of_agent=True)]
         return actions
+
+    def kept_elsewhere(self) -> list[Action]:
+        """A line on agents that may keep results which this run ends without."""
+        members = [member for member in self._state.registry.taking_part() if member.final is None]
+        kept = ", ".join(member.agent_id for member in members if not member.has_left)
+        if not kept:
+            return []
+        keep_s = HOLD_LEASES * self._state.setup.plan.fleet.lease_s.ns / NS_PER_S
+        collects = f"`coordinator start --resume {self._state.setup.run_id}` collects them"
+        return [Note(f"no results of {kept}: while it runs, {collects} (for {keep_s:g} s)", trouble=True)]
 
     def _others_at_work(self) -> tuple[str, ...]:
         """Agents that take no part, but still work for a run before this one."""

@@ -189,9 +189,10 @@ def clean_up_of(run: Aggregate) -> CleanUp | None:
     )
 
 
-def clean_up_text(done: CleanUp) -> str:
-    """One line for people."""
+def clean_up_text(done: CleanUp, run_id: str = "") -> str:
+    """One line for people. run_id: of a run that has ended, which may be resumed to delete what is left."""
     left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""
+    hint = f"; `coordinator start --resume {run_id}` deletes the rest" if run_id and done.left != 0 else ""
     earlier = f" ({done.deleted_earlier:,} of them before the run was resumed)" if done.deleted_earlier else ""
-    return f"{counted(done.deleted, 'key')} deleted{earlier} in {done.seconds:.1f} s, {left}{why}"
+    return f"{counted(done.deleted, 'key')} deleted{earlier} in {done.seconds:.1f} s, {left}{why}{hint}"

@@ -278,7 +278,7 @@ def _tail(summary: Summary) -> Table:
     for reason in summary.verdict.reasons:
         verdict.add_line(f"- {reason}", style="default")
     before = [("Preload", as_text(preload_text(summary.preload)))] if summary.preload else []
-    after = [("Clean-up", as_text(clean_up_text(summary.clean_up)))] if summary.clean_up else []
+    after = [("Clean-up", as_text(clean_up_text(summary.clean_up, summary.run.id)))] if summary.clean_up else []
     return facts(
         *before,
         ("Generator", _generator(summary.generator)),

@@ -18,12 +18,13 @@ from common.protocol.token_sources import TokenVariables
 from common.signals import Signals
 from coordinator import start
 from coordinator.core.actions import End
-from coordinator.core.records import AgentNoted, AnyRecord, Outcome, RunOpened, ServerCounted, When
+from coordinator.core.records import AgentNoted, AnyRecord, CleanedUp, Outcome, RunOpened, ServerCounted, When
 from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
 from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import Place, new_place
+from coordinator.servers.cleanup import Tally
 from coordinator.start import Ended, conduct
 from tests.support.records import clean_run, closed, opened, plan, reading
 
@@ -302,3 +303,26 @@ def test_a_run_that_is_resumed_with_another_security_is_refused_in_one_line(
     expected = "--resume run-1: its agents would be refused: " + error.format(keys=keys, token=token)
     assert str(raised.value).startswith(expected)
     assert (run.folder / JOURNAL_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [None, 12])
+def test_keys_that_an_ended_run_left_are_deleted_when_it_is_resumed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left: int | None
+) -> None:
+    run = Broken(monkeypatch, tmp_path, CleanUp.KEYS)
+    with Journal.reopen(run.folder / JOURNAL_FILE) as journal:
+        journal.append(reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
+        journal.append(CleanedUp(deleted=30, left=left, took_ns=1, error="interrupted"))
+        journal.append(closed())
+
+    def delete(_plan: object, tally: Tally, keys_before: int | None) -> None:
+        assert keys_before is None  # the journal has how many were deleted before
+        tally.deleted += 12
+
+    monkeypatch.setattr(start, "delete_written", delete)
+    assert run.start() == EXIT_OK
+    clean_up = run.summary["clean_up"]
+    assert (clean_up["deleted"], clean_up["deleted_earlier"], clean_up["left"], clean_up["error"]) == (42, 30, 0, "")
+    assert run.summary["run"]["outcome"] == "completed"
+    with pytest.raises(UsageError, match="that run has ended"):
+        run.start()

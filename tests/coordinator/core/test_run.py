@@ -77,7 +77,7 @@ from coordinator.core.run import (
 )
 from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS
-from coordinator.loop import standings
+from coordinator.loop import after_load, standings
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -121,7 +121,7 @@ DELETED = CleanedUp(deleted=5, left=0, took_ns=1)
 def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
     """A run of two agents that has come to this phase. cleans: its plan's keys are to be deleted at the end."""
     if phase is Phase.COLLECTING:
-        bench = resumed(None, None, is_ended=True)
+        bench = resumed(None, None, is_ended=True, plan=CLEANS if cleans else None)
         for name in BOTH:
             bench.hello(name, state=AgentState.DONE, run_id=RUN_ID)
         return bench
@@ -168,6 +168,8 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
             actions += bench.do(counted(when))
         case Trigger.CLEAN:
             actions += bench.do(counted(When.AFTER))
+            if bench.run.state.phase is Phase.COLLECTING and bench.run.state.deletes_again:
+                actions += pull(bench, Trigger.ALL_OVER)
         case Trigger.CLEANED:
             actions += bench.do(Cleaned(DELETED))
         case Trigger.STOP | Trigger.GIVE_UP:
@@ -1042,7 +1044,7 @@ def test_an_agent_that_comes_back_at_work_after_the_end_is_dismissed() -> None:
 
 
 def test_an_ended_run_collects_what_its_agents_kept_and_ends_again() -> None:
-    bench = resumed(final(), None, is_ended=True, plan=CLEANS)
+    bench = resumed(final(), None, is_ended=True, plan=CLEANS, after=[READ, DELETED])
     bench.hello("web2", state=AgentState.DONE, run_id=RUN_ID)
     bench.hello("web1")
     assert written(bench.frame("web2", 0))
@@ -1375,6 +1377,40 @@ def test_a_run_resumed_after_its_deletion_does_not_delete_again() -> None:
     assert (of_kind(actions, ReadServer), of_kind(actions, DeleteKeys)) == ([], [])
     assert [type(record) for record in written(actions)] == [RunClosed]
     assert ended(actions).outcome is Outcome.COMPLETED
+
+
+def test_an_ended_run_that_left_keys_deletes_them_when_it_is_resumed() -> None:
+    bench = resumed(final(), is_ended=True, plan=CLEANS, after=[READ], stops=[INTERRUPT, LEFT_KEYS])
+    actions = bench.do(Tick())
+    assert (of_kind(actions, ReadServer), of_kind(actions, DeleteKeys)) == ([], [DeleteKeys()])
+    actions = bench.do(Cleaned(DELETED))
+    assert [type(record) for record in written(actions)] == [CleanedUp, RunClosed]
+    assert ended(actions).outcome is Outcome.INTERRUPTED
+
+
+def test_the_keys_of_an_ended_run_are_deleted_when_no_agent_may_write_any_more() -> None:
+    bench = resumed(None, is_ended=True, plan=CLEANS, after=[READ], t0_ns=10**6 * NS_PER_S)
+    assert not of_kind(bench.passes(DRAIN_S + RESERVE_S), DeleteKeys)
+    assert of_kind(bench.passes(LEASE_S + 2 * COME_BACK_S), DeleteKeys)
+
+
+def test_the_keys_of_an_ended_run_stay_when_the_wait_for_its_agents_is_interrupted() -> None:
+    bench = resumed(None, is_ended=True, plan=CLEANS, after=[READ])
+    assert bench.run._written is not None
+    bench.run._written.cleaned = CleanedUp(deleted=7, left=None, took_ns=1, error="interrupted")
+    [cleaned] = [record for record in written(bench.do(Interrupted())) if isinstance(record, CleanedUp)]
+    assert (cleaned.deleted, cleaned.earlier, cleaned.left, cleaned.error) == (7, 7, None, "interrupted")
+
+
+@pytest.mark.parametrize("left", [None, 0, 3])
+def test_only_an_ended_run_that_left_keys_is_to_delete_again(left: int | None) -> None:
+    deleted = CleanedUp(deleted=5, left=left, took_ns=1, error="" if left == 0 else "interrupted")
+    aggregate = Aggregate()
+    aggregate.cleaned = deleted
+    assert after_load(aggregate) == [deleted]
+    aggregate.closed = RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=1.0)
+    assert after_load(aggregate) == ([deleted] if left == 0 else [])
+    assert aggregate.may_go_on is (left != 0)
 
 
 def test_a_run_that_deletes_nothing_is_counted_again_when_it_is_resumed() -> None:

@@ -152,6 +152,8 @@ def test_a_clean_up_says_what_is_left_and_why() -> None:
     cut = clean_up_of(run(0, 100, CleanedUp(deleted=5, left=None, took_ns=0, error="interrupted")))
     assert cut is not None
     assert clean_up_text(cut) == "5 keys deleted in 0.0 s, how many are left is not known: interrupted"
+    assert clean_up_text(cut, "r-1").endswith(": interrupted; `coordinator start --resume r-1` deletes the rest")
+    assert clean_up_text(done, "r-1").endswith(", 0 left")
 
 
 def test_a_plan_announces_what_will_be_done() -> None:
