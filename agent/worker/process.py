@@ -24,7 +24,7 @@ from agent.worker.metrics.collector import Collector
 from agent.worker.pacing.pacer import Span
 from agent.worker.pipe import AgentGone, Pipe
 from agent.worker.run import WorkerRun, describe
-from agent.worker.workload.preload import parts_of, preload
+from agent.worker.workload.preload import preload, preload_tasks
 from common.clock import monotonic_ns
 from common.errors import FleetError, StampedeError, TargetError
 from common.machine import raise_open_files_limit
@@ -140,7 +140,7 @@ def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
             raise FleetError("it stopped preparing, because its agent did not renew its lease")
 
     # Before connections are opened that would lie idle meanwhile.
-    preloaded = preload(parts_of(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
+    preloaded = preload(preload_tasks(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
     connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
     # What is alive now stays so to the end: without it a full collection, a pause for every thread, has little to do.
     gc.collect()

@@ -28,7 +28,8 @@ from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
 from agent.worker.pools.thread_pools import Prewarmable, prewarm
 from agent.worker.pubsub.pubsub_mix import Subscribers
-from agent.worker.workload.operations import Mix, draw_operations
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.operations import draw_operations
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.errors import FleetError
@@ -47,11 +48,11 @@ class _Kind:
     worker, workers). record: where it leaves what it did."""
 
     host: Callable[[Target, Pools, str, Cancellation], PoolRunner]
-    draw: Callable[[Mix, int, int, int], Any]
-    record: Callable[[Mix], Record]
+    draw: Callable[[CommandMix, int, int, int], Any]
+    record: Callable[[CommandMix], Record]
 
 
-def _kinds(mix: Mix) -> dict[Driver, _Kind]:
+def _kinds(mix: CommandMix) -> dict[Driver, _Kind]:
     """Those of one process."""
     loop = WireLoop()
     return {
@@ -99,7 +100,7 @@ class WorkerRun:
         self._line = timeline(self._plan.load)
         self._cancellation = Cancellation()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
-        self._mix = Mix(self._plan.workload, self._plan.seed, per_hash_tag)
+        self._mix = CommandMix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._kinds = _kinds(self._mix)
         self._outcomes = Outcomes()
         self._shares = assignment.pools

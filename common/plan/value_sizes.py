@@ -1,4 +1,4 @@
-"""Sizes of values: on average, and files of them, a line for each size with its weight behind it."""
+"""Sizes of values: constants and means, and files with a size and its weight on each line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from common.errors import PlanError
 from common.plan.schema import Values
 from common.units import Bytes, show
 
+JSON_PREFIX, JSON_SUFFIX = b'{"v":"', b'"}'
+"""What stands around the text of a JSON value."""
+JSON_BYTES = len(JSON_PREFIX) + len(JSON_SUFFIX)
+CHECKSUM_BYTES = 10
+"""What a verified value needs in addition to its key: a checksum of 8 hexadecimal digits, and two blanks."""
+TEXT_BITS = 6
+"""Random bits in each byte of a text value."""
 
-def mean_size(values: Values) -> float:
-    """How many bytes a value has on average."""
+
+def mean_value_bytes(values: Values) -> float:
+    """The mean size of a value in bytes."""
     total = sum(entry.weight for entry in values.sizes)
     if total:
         return sum(entry.size * entry.weight for entry in values.sizes) / total
     return (values.minimum_bytes + values.maximum_bytes) / 2
+
+
+def largest_value(values: Values) -> int:
+    """The size in bytes of the largest value that can be drawn."""
+    return max((int(entry.size) for entry in values.sizes if entry.weight > 0), default=int(values.maximum_bytes))
 
 
 _LINE = 'expected a size and its weight such as "1KiB 30"'

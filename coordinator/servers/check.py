@@ -19,7 +19,7 @@ from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, sho
 from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
 from common.plan.schema import Plan
 from common.plan.target_url import TargetKind
-from common.plan.value_sizes import mean_size
+from common.plan.value_sizes import mean_value_bytes
 from common.redis_client import (
     PRIMARY,
     SLOTS,
@@ -330,7 +330,7 @@ def _judge_memory_of(plan: Plan, told: _Told, shards: int) -> CheckLine:
     policy = str(told.memory.get("maxmemory_policy", "noeviction"))
     found = f"{_mebibytes(used)} used of {_mebibytes(limit)}, {policy}"
     keys, values = plan.workload.keys, plan.workload.values
-    count, size = -(-(keys.maximum - keys.minimum + 1) // shards), mean_size(values)
+    count, size = -(-(keys.maximum - keys.minimum + 1) // shards), mean_value_bytes(values)
     # The other policies spare keys without a time to live.
     makes_room = policy.startswith(("allkeys-", "volatile-") if plan.workload.expiry.maximum_s else "allkeys-")
     if makes_room or not told.writing or used + count * size < limit:

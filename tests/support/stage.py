@@ -14,7 +14,7 @@ from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
-from agent.worker.workload.operations import Operation
+from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.plan.schema import Driver
 from common.redis_client import Failure

@@ -27,8 +27,8 @@ from agent.worker.metrics.recorder import Outcomes, bin_rows
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
-from agent.worker.workload.encoding.stream import Packed, PackedStream
-from agent.worker.workload.operations import Operation
+from agent.worker.workload.encoding.stream import PackedBlock, PackedStream
+from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.commands import COMMANDS
 from common.metrics.intervals import PoolMetrics
@@ -169,18 +169,18 @@ class Dealt:
     def __init__(self, operations: Iterable[Operation], size: int = 8) -> None:
         self._operations, self._size = chain(operations, repeat(GET)), size
 
-    def block(self) -> Packed:
+    def block(self) -> PackedBlock:
         return self._packed(list(islice(self._operations, self._size)), 0)
 
-    def blocks(self, nodes: Any) -> list[Packed]:
+    def blocks(self, nodes: Any) -> list[PackedBlock]:
         by_node: dict[int, list[Operation]] = {}
         for each in islice(self._operations, self._size):
             by_node.setdefault(int(nodes[slot_of(each[1][1])]), []).append(each)  # type: ignore[arg-type]
         return [self._packed(each, node) for node, each in by_node.items()]
 
-    def _packed(self, operations: list[Operation], node: int) -> Packed:
+    def _packed(self, operations: list[Operation], node: int) -> PackedBlock:
         block = packed_block(operations)
-        return Packed(block.payload, block.offsets, block.rows, block.sizes, node)
+        return PackedBlock(block.payload, block.offsets, block.rows, block.sizes, node)
 
 
 class WireStage:

@@ -16,7 +16,7 @@ from agent.worker.metrics.recorder import Outcomes, Record
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
 from agent.worker.pools.thread_pools import Prewarmable
-from agent.worker.workload.operations import Operation
+from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 
 P = TypeVar("P")

@@ -21,10 +21,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.division import divide, seed_sequence
+from agent.worker.seeds import Purpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import Ints
 from common.plan.schema import Arrivals, Load
+from common.plan.schema.workload import deal
 from common.plan.timeline import MAX_LEGS
 from common.units import NS_PER_S
 
@@ -114,7 +115,7 @@ def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
 
     Quotas of all threads add up to `requests` exactly.
     """
-    return None if requests is None else divide(requests, thread, threads)[1]
+    return None if requests is None else len(deal(requests, thread, threads))
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:
@@ -152,7 +153,7 @@ def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, fr
     if load.rate_per_s is None:
         return None
     if load.arrivals is Arrivals.POISSON:
-        generator = np.random.default_rng(seed_sequence(seed, thread, 1))
+        generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.ARRIVALS))
         return poisson_schedule(t0_ns, load.rate_per_s, threads, generator, from_ns)
     return constant_schedule(t0_ns, load.rate_per_s, thread, threads, from_ns)
 

@@ -12,7 +12,7 @@ from typing import Any
 from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
-from agent.worker.workload.values import Blank
+from agent.worker.workload.values import MessageBody
 from common.clock import monotonic_ns
 from common.commands import SUBSCRIBING
 from common.machine import boot_id
@@ -51,7 +51,7 @@ class PubSubPool(_View):
     def execute(self, *arguments: Any) -> Any:
         """As an instance's own. A PUBLISH bears the time at which it begins, and tells how many will receive it."""
         last = arguments[-1]
-        if type(last) is Blank:
+        if type(last) is MessageBody:
             sent_ns = monotonic_ns()
             receivers = self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
             self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
@@ -79,7 +79,7 @@ class AsyncPubSubPool(_View):
     async def execute(self, *arguments: Any) -> Any:
         """As that of a thread's."""
         last = arguments[-1]
-        if type(last) is Blank:
+        if type(last) is MessageBody:
             sent_ns = monotonic_ns()
             receivers = await self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
             self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))

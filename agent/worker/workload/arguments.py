@@ -1,7 +1,9 @@
-"""Where the arguments of a command come from: one column for each, filled for many operations at once.
+"""Where the arguments of a command come from: a source for each argument, which makes those of many operations at once.
 
-A column gives its arguments as an iterator, which makes each when it is asked for it, and their lengths at once. What
-can be known only when an operation is about to be issued (how far a SCAN has come) is *late*: it has no lengths.
+A source returns its arguments as an iterator, which makes them lazily, and their lengths as an array. *Deferred*
+arguments are known only when their operation is about to be issued (the cursor of a SCAN); they have no length yet.
+
+One class for each kind of argument; `encoding.request_packer` packs the same sources as RESP.
 """
 
 from __future__ import annotations
@@ -15,315 +17,350 @@ import numpy as np
 
 from agent.worker.metrics.wire_sizes import array_header_bytes, bulk_bytes, decimal_digits
 from agent.worker.workload.keys import Keyspace
-from agent.worker.workload.values import JSON_BEGIN, JSON_END, Blank, Values, sealed, slices
-from common.commands import Argument, Compound, Piece, Placeholder, RandomInteger, Repeated, ScriptDigest, Template
+from agent.worker.workload.values import MessageBody, ValueGenerator, slices_of, with_checksum
+from common.commands import Piece, Placeholder, RandomInteger, Repeated, ScriptDigest, Template
 from common.metrics.histogram import Ints
+from common.plan.value_sizes import CHECKSUM_BYTES, JSON_PREFIX, JSON_SUFFIX
 
 T = TypeVar("T")
 Arguments: TypeAlias = tuple[str | bytes, ...]
-Late: TypeAlias = Callable[[], bytes]
-"""Makes one argument at the moment at which its operation is about to be issued."""
+"""The arguments of one operation: the command's name as text, then bytes."""
+DeferredArgument: TypeAlias = Callable[[], bytes]
+"""Makes one argument when its operation is about to be issued."""
 
 
 @dataclass(frozen=True, slots=True)
-class Supplies:
-    """What the arguments of one command are made from. thread, threads: among all of the fleet. ttl_s: the lowest and
-    the highest time to live. scripts: digests by name. late: what is made at the last moment. hold: told each first
-    key that is drawn, and says which one it is to be."""
+class ArgumentContext:
+    """What the arguments of one command are made from, in one worker.
+
+    ttl_s: the lowest and the highest time to live. thread: the worker's number among the `threads` of the fleet.
+    scripts: digests by name. choose_key: given each first key that is drawn, returns the key to use.
+    """
 
     keyspace: Keyspace
-    values: Values
+    values: ValueGenerator
     ttl_s: tuple[int, int]
     thread: int
     threads: int
     scripts: Mapping[str, bytes]
-    late: Mapping[Placeholder, Late] = field(default_factory=dict)
-    hold: Callable[[bytes], bytes] | None = None
+    deferred: Mapping[Placeholder, DeferredArgument] = field(default_factory=dict)
+    choose_key: Callable[[bytes], bytes] | None = None
 
-    def new_numbers(self, made: Ints) -> Ints:
-        """The numbers of new keys of this thread, for how many it had made before each; nobody else makes them."""
+    def new_key_numbers(self, made: Ints) -> Ints:
+        """Numbers of new keys, which no other worker makes. made: how many this worker made before each."""
         return self.keyspace.maximum + 1 + made * self.threads + self.thread
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CommandNumbers:
     """The numbers that `count` operations of one command are made from.
 
-    keys: shape (count, keys of the command). rand_ints: shape (count, `__rand_int__`s). made: how many new keys the
-    thread had made before each operation, and sequence: how many numbers it had taken; shape (count,).
+    keys: shape (count, keys of the command). rand_ints: shape (count, `__rand_int__`s of the command). new_keys: how
+    many new keys the worker made before each operation; sequence: how many `__seq__` it used; shape (count,).
     """
 
     generator: np.random.Generator
     count: int
     keys: Ints
     rand_ints: Ints
-    made: Ints
+    new_keys: Ints
     sequence: Ints
 
 
-Filled: TypeAlias = tuple[Iterator[bytes], Ints | int]
+@dataclass(frozen=True, slots=True)
+class PlaceholderCounts:
+    """How many of each numbered placeholder a template has."""
+
+    keys: int
+    rand_ints: int
+    new_keys: int
+    sequences: int
+
+    @classmethod
+    def of(cls, template: Template) -> PlaceholderCounts:
+        """The counts of one template."""
+        numbered = (Placeholder.KEY, Placeholder.RAND_INT, Placeholder.NEW_KEY, Placeholder.SEQ)
+        return cls(*map(template.count, numbered))
 
 
-class Column(Protocol):
-    """One argument of a command, or a piece of one."""
+Generated: TypeAlias = tuple[Iterator[bytes], Ints | int]
+"""(one argument for each operation, their lengths: shape (count,), or one for all; 0 for what is deferred)."""
 
-    def fill(self, rows: Rows) -> Filled:
-        """An argument for each operation, and their lengths: shape (count,), or one for all; 0 for what is late."""
+
+class ArgumentSource(Protocol):
+    """Makes one argument of a command, or a piece of one."""
+
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """The argument of each operation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
+class LiteralSource:
+    """The same text for every operation."""
+
     text: bytes
 
-    def fill(self, rows: Rows) -> Filled:
-        return repeat(self.text, rows.count), len(self.text)
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        return repeat(self.text, numbers.count), len(self.text)
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    supplies: Supplies
+class KeySource:
+    """`__key__`. index: among the command's keys."""
+
+    context: ArgumentContext
     index: int
 
-    def numbers(self, rows: Rows) -> Ints:
-        return rows.keys[:, self.index]
+    def numbers(self, numbers: CommandNumbers) -> Ints:
+        """The keys' numbers."""
+        return numbers.keys[:, self.index]
 
-    def fill(self, rows: Rows) -> Filled:
-        numbers = self.numbers(rows)
-        keyspace, hold = self.supplies.keyspace, self.supplies.hold
-        texts = keyspace.texts(numbers)
-        return map(hold, texts) if hold and self.index == 0 else texts, keyspace.lengths(numbers)
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        drawn = self.numbers(numbers)
+        keyspace, choose = self.context.keyspace, self.context.choose_key
+        texts = keyspace.texts(drawn)
+        return map(choose, texts) if choose and self.index == 0 else texts, keyspace.lengths(drawn)
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
-    supplies: Supplies
+class NewKeySource:
+    """`__new_key__`. index: among the command's new keys."""
+
+    context: ArgumentContext
     index: int
 
-    def numbers(self, rows: Rows) -> Ints:
-        return self.supplies.new_numbers(rows.made + self.index)
+    def numbers(self, numbers: CommandNumbers) -> Ints:
+        """The keys' numbers."""
+        return self.context.new_key_numbers(numbers.new_keys + self.index)
 
-    def fill(self, rows: Rows) -> Filled:
-        numbers = self.numbers(rows)
-        return self.supplies.keyspace.texts(numbers), self.supplies.keyspace.lengths(numbers)
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        drawn = self.numbers(numbers)
+        return self.context.keyspace.texts(drawn), self.context.keyspace.lengths(drawn)
 
 
-class _Once(Generic[T]):
-    """The last draw of a placeholder that a command has at several places: the first place draws, the others get the
-    same values for the same rows."""
+class _SharedDraw(Generic[T]):
+    """The draw of a named placeholder: its first place draws, and its other places get the same values."""
 
-    __slots__ = ("_drawn", "_rows")
+    __slots__ = ("_drawn", "_numbers")
 
     def __init__(self) -> None:
-        self._rows: Rows | None = None
+        self._numbers: CommandNumbers | None = None
         self._drawn: T | None = None
 
-    def of(self, rows: Rows, draw: Callable[[], T]) -> T:
-        if self._drawn is None or rows is not self._rows:
-            self._rows, self._drawn = rows, draw()
+    def of(self, numbers: CommandNumbers, draw: Callable[[], T]) -> T:
+        if self._drawn is None or numbers is not self._numbers:
+            self._numbers, self._drawn = numbers, draw()
         return self._drawn
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """A value. owner: the column of its key, for values that are verified. is_text: `__text__`, which is text even if
-    the plan's values are of another kind."""
+class ValueSource:
+    """`__data__` and `__text__`. key: the source of the value's key, for values that are verified. is_text: of
+    `__text__`, which is text even if the plan's values are of another kind."""
 
-    values: Values
-    owner: Column | None
+    values: ValueGenerator
+    key: ArgumentSource | None
     is_text: bool
-    once: _Once[tuple[Ints, Ints]] = field(default_factory=_Once)
+    shared: _SharedDraw[tuple[Ints, Ints]] = field(default_factory=_SharedDraw)
 
     @property
-    def source(self) -> bytes:
-        """What values are cut from."""
+    def bytes_to_slice(self) -> bytes:
+        """The buffer that the values are slices of."""
         return self.values.text if self.is_text else self.values.source
 
     @property
     def around(self) -> tuple[bytes, bytes]:
-        """The bytes before and after the slice that is cut."""
-        return (JSON_BEGIN, JSON_END) if self.values.is_json and not self.is_text else (b"", b"")
+        """The constant bytes before and after each slice."""
+        return (JSON_PREFIX, JSON_SUFFIX) if self.values.is_json and not self.is_text else (b"", b"")
 
     @property
     def around_bytes(self) -> int:
         """The size of both together."""
         return sum(map(len, self.around))
 
-    def cuts(self, rows: Rows) -> tuple[Ints, Ints]:
-        """For each value, where its slice begins in the source, and the size of the slice."""
-        starts, sizes = self.once.of(rows, lambda: self.values.cuts(rows.generator, rows.count))
+    def slices(self, numbers: CommandNumbers) -> tuple[Ints, Ints]:
+        """(where each value's slice begins in `bytes_to_slice`, the slice's size)."""
+        starts, sizes = self.shared.of(numbers, lambda: self.values.draw_slices(numbers.generator, numbers.count))
         return starts, sizes - self.around_bytes if self.around_bytes else sizes
 
-    def fill(self, rows: Rows) -> Filled:
-        starts, sizes = self.cuts(rows)
-        values = slices(self.source, starts, sizes)
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        starts, sizes = self.slices(numbers)
+        values = slices_of(self.bytes_to_slice, starts, sizes)
         if self.values.verify:
-            keys: Iterator[bytes] = repeat(b"", rows.count)
-            lengths: Ints | int = 0
-            if self.owner is not None:
-                keys, lengths = self.owner.fill(rows)
-            values, sizes = map(sealed, values, keys), np.maximum(sizes, lengths + 10)
+            keys: Iterator[bytes] = repeat(b"", numbers.count)
+            key_bytes: Ints | int = 0
+            if self.key is not None:
+                keys, key_bytes = self.key.generate(numbers)
+            values, sizes = map(with_checksum, values, keys), np.maximum(sizes, key_bytes + CHECKSUM_BYTES)
         if not self.around_bytes:
             return values, sizes
-        before, behind = self.around
-        return (before + value + behind for value in values), sizes + self.around_bytes
+        before, after = self.around
+        return (before + value + after for value in values), sizes + self.around_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Message:
-    """Not late: it is stamped by whoever issues it, in its place."""
+class _MessageSource:
+    """`__message__`. Not deferred: whoever publishes it puts the header into the body."""
 
-    values: Values
+    values: ValueGenerator
 
-    def fill(self, rows: Rows) -> Filled:
-        values, sizes = self.values.draw(rows.generator, rows.count)
-        return map(Blank, values), sizes
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        values, sizes = self.values.draw(numbers.generator, numbers.count)
+        return map(MessageBody, values), sizes
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number, uniform over low..high."""
+class IntegerSource:
+    """`__rand(low,high)__` and `__ttl__`: a whole number, uniform over low..high, both included."""
 
     low: int
     high: int
-    once: _Once[Ints] = field(default_factory=_Once)
+    shared: _SharedDraw[Ints] = field(default_factory=_SharedDraw)
 
-    def numbers(self, rows: Rows) -> Ints:
-        return self.once.of(rows, lambda: rows.generator.integers(self.low, self.high + 1, rows.count))
+    def numbers(self, numbers: CommandNumbers) -> Ints:
+        """The numbers drawn."""
+        return self.shared.of(numbers, lambda: numbers.generator.integers(self.low, self.high + 1, numbers.count))
 
-    def fill(self, rows: Rows) -> Filled:
-        return _decimals(self.numbers(rows))
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        return _decimals(self.numbers(numbers))
 
 
 @dataclass(frozen=True, slots=True)
-class RandInt:
+class RandIntSource:
+    """`__rand_int__`. index: among those of the command."""
+
     index: int
     least_digits: ClassVar[int] = 12
 
-    def numbers(self, rows: Rows) -> Ints:
-        return rows.rand_ints[:, self.index]
+    def numbers(self, numbers: CommandNumbers) -> Ints:
+        """The numbers drawn."""
+        return numbers.rand_ints[:, self.index]
 
-    def fill(self, rows: Rows) -> Filled:
-        numbers = self.numbers(rows)
-        return map(b"%012d".__mod__, numbers.tolist()), np.maximum(decimal_digits(numbers), self.least_digits)
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        drawn = self.numbers(numbers)
+        return map(b"%012d".__mod__, drawn.tolist()), np.maximum(decimal_digits(drawn), self.least_digits)
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class SequenceSource:
+    """`__seq__`. index: among those of the command."""
+
     index: int
 
-    def numbers(self, rows: Rows) -> Ints:
-        return rows.sequence + self.index + 1
+    def numbers(self, numbers: CommandNumbers) -> Ints:
+        """The sequence numbers, from 1."""
+        return numbers.sequence + self.index + 1
 
-    def fill(self, rows: Rows) -> Filled:
-        return _decimals(self.numbers(rows))
-
-
-@dataclass(frozen=True, slots=True)
-class _Late:
-    make: Late
-
-    def fill(self, rows: Rows) -> Filled:
-        return (self.make() for _ in range(rows.count)), 0
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        return _decimals(self.numbers(numbers))
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    pieces: tuple[Column, ...]
+class _DeferredSource:
+    make: DeferredArgument
 
-    def fill(self, rows: Rows) -> Filled:
-        filled = [piece.fill(rows) for piece in self.pieces]
-        lengths: Ints | int = sum((length for _, length in filled), 0)
-        return map(b"".join, zip(*(texts for texts, _ in filled), strict=True)), lengths
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        return (self.make() for _ in range(numbers.count)), 0
 
 
-def _decimals(numbers: Ints) -> Filled:
+@dataclass(frozen=True, slots=True)
+class JoinedSource:
+    """An argument of several pieces."""
+
+    pieces: tuple[ArgumentSource, ...]
+
+    def generate(self, numbers: CommandNumbers) -> Generated:
+        """As `ArgumentSource.generate`."""
+        generated = [piece.generate(numbers) for piece in self.pieces]
+        lengths: Ints | int = sum((length for _, length in generated), 0)
+        return map(b"".join, zip(*(texts for texts, _ in generated), strict=True)), lengths
+
+
+def _decimals(numbers: Ints) -> Generated:
     return map(b"%d".__mod__, numbers.tolist()), decimal_digits(np.abs(numbers)) + (numbers < 0)
 
 
-class _Maker:
-    """Makes the columns of one template, in order: the n-th key is the n-th placeholder of its kind."""
+def argument_sources(template: Template, context: ArgumentContext) -> list[ArgumentSource]:
+    """The sources of a template's arguments after its name. A value belongs to the last key before it."""
+    return list(template.convert(_SourceFactory(context).source, JoinedSource)[1:])
 
-    def __init__(self, supplies: Supplies) -> None:
-        self._supplies = supplies
+
+class _SourceFactory:
+    """Makes the sources of one template's pieces, in order: the n-th key is the n-th placeholder of its kind."""
+
+    def __init__(self, context: ArgumentContext) -> None:
+        self._context = context
         self._seen = dict.fromkeys(Placeholder, 0)
-        self._owner: Column | None = None
-        self._made: list[Column] = []
+        self._key: ArgumentSource | None = None
+        self._made: list[ArgumentSource] = []
 
-    def column(self, part: Argument) -> Column:
-        if isinstance(part, Compound):
-            return Joined(tuple(self._piece(piece) for piece in part.pieces))
-        return self._piece(part)
+    def source(self, piece: Piece) -> ArgumentSource:
+        source = self._made[piece.first] if isinstance(piece, Repeated) else self._new(piece)
+        self._made.append(source)
+        if isinstance(source, KeySource | NewKeySource):
+            self._key = source
+        return source
 
-    def _piece(self, piece: Piece) -> Column:
-        # Minus 1: a template's first piece is the name of the command, which has no column.
-        made = self._made[piece.first - 1] if isinstance(piece, Repeated) else self._new(piece)
-        self._made.append(made)
-        if isinstance(made, Key | NewKey):
-            self._owner = made
-        return made
-
-    def _new(self, piece: bytes | Placeholder | RandomInteger | ScriptDigest) -> Column:
-        supplies = self._supplies
+    def _new(self, piece: bytes | Placeholder | RandomInteger | ScriptDigest) -> ArgumentSource:
+        context = self._context
         if isinstance(piece, bytes):
-            return Literal(piece)
+            return LiteralSource(piece)
         if isinstance(piece, RandomInteger):
-            return Whole(piece.low, piece.high)
+            return IntegerSource(piece.low, piece.high)
         if isinstance(piece, ScriptDigest):
-            return Literal(supplies.scripts[piece.script])
+            return LiteralSource(context.scripts[piece.script])
         index = self._seen[piece]
         self._seen[piece] += 1
         match piece:
             case Placeholder.KEY:
-                return Key(supplies, index)
+                return KeySource(context, index)
             case Placeholder.NEW_KEY:
-                return NewKey(supplies, index)
+                return NewKeySource(context, index)
             case Placeholder.DATA | Placeholder.TEXT:
-                return Data(supplies.values, self._owner, is_text=piece is Placeholder.TEXT)
+                return ValueSource(context.values, self._key, is_text=piece is Placeholder.TEXT)
             case Placeholder.MESSAGE:
-                return _Message(supplies.values)
+                return _MessageSource(context.values)
             case Placeholder.RAND_INT:
-                return RandInt(index)
+                return RandIntSource(index)
             case Placeholder.TTL:
-                return Whole(*supplies.ttl_s)
+                return IntegerSource(*context.ttl_s)
             case Placeholder.THREAD:
-                return Literal(b"%d" % supplies.thread)
+                return LiteralSource(b"%d" % context.thread)
             case Placeholder.SEQ:
-                return Sequence(index)
+                return SequenceSource(index)
             case _:
-                return _Late(supplies.late[piece])
+                return _DeferredSource(context.deferred[piece])
 
 
-def columns_of(template: Template, supplies: Supplies) -> list[Column]:
-    """The columns of a template's arguments after its name. A value belongs to the last key before it."""
-    maker = _Maker(supplies)
-    return [maker.column(part) for part in template.arguments[1:]]
+class CommandBuilder:
+    """Makes the arguments of one template in one worker, for redis-py."""
 
-
-class Filler:
-    """One template of one thread: turns numbers into arguments."""
-
-    def __init__(self, template: Template, supplies: Supplies) -> None:
-        self.keys, self.rand_ints, self.new_keys, self.sequences = (
-            template.count(placeholder)
-            for placeholder in (Placeholder.KEY, Placeholder.RAND_INT, Placeholder.NEW_KEY, Placeholder.SEQ)
-        )
-        # redis-py finds its response callbacks by the name as text.
-        self._sources: list[str | bytes | Column] = [template.name]
-        for column in columns_of(template, supplies):
-            self._sources.append(column.text if isinstance(column, Literal) else column)
+    def __init__(self, template: Template, context: ArgumentContext) -> None:
+        self.counts = PlaceholderCounts.of(template)
+        # The name as text: redis-py looks up its response callbacks by it.
+        self._sources: list[str | bytes | ArgumentSource] = [template.name]
+        for source in argument_sources(template, context):
+            self._sources.append(source.text if isinstance(source, LiteralSource) else source)
         literals = [len(source) for source in self._sources if isinstance(source, str | bytes)]
         self._fixed_bytes = array_header_bytes(len(self._sources)) + int(bulk_bytes(np.array(literals)).sum())
 
-    def fill(self, rows: Rows) -> tuple[Iterator[Arguments], Ints]:
-        """`rows.count` operations: their arguments, made as they are asked for, and sizes of their requests, shape
-        (count,); these leave out what is late."""
+    def build(self, numbers: CommandNumbers) -> tuple[Iterator[Arguments], Ints]:
+        """(the arguments of `numbers.count` operations, made lazily; the sizes of their requests in bytes, shape
+        (count,), without deferred arguments)."""
         columns: list[Iterator[str | bytes]] = []
-        sizes = np.full(rows.count, self._fixed_bytes)
+        sizes = np.full(numbers.count, self._fixed_bytes)
         for source in self._sources:
             if isinstance(source, str | bytes):
-                columns.append(repeat(source, rows.count))
+                columns.append(repeat(source, numbers.count))
                 continue
-            arguments, lengths = source.fill(rows)
+            arguments, lengths = source.generate(numbers)
             sizes += bulk_bytes(np.asarray(lengths))
             columns.append(arguments)
         return zip(*columns, strict=True), sizes

@@ -1,7 +1,7 @@
 """How key numbers are drawn from their range, thousands at a time.
 
-Each distribution is a function of uniform draws of the thread's generator, and of nothing else but, for those that go
-through the range in order, of how far the thread has come. So a stream of operations is the same for the same seed.
+A distribution depends on the random numbers of the worker's generator alone; those that go through the range in order
+also remember their position. So the same seed draws the same operations.
 """
 
 from __future__ import annotations
@@ -11,58 +11,57 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from agent.worker.division import divide
 from common.metrics.histogram import Ints
 from common.plan.schema import Distribution, Keys
 
 Floats = npt.NDArray[np.float64]
 
 
-class Numbers(Protocol):
-    """Key numbers of one command and one thread."""
+class KeyDistribution(Protocol):
+    """Draws key numbers of one command in one worker."""
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:
-        """`count` numbers in the order in which they are used. newest: by number, the largest key number there is by
-        then; only `latest` looks at it, and None means the end of the range."""
+        """`count` numbers in the order of their operations. newest: for each one, the largest key number that exists by
+        then; None: the end of the range. Only `Latest` uses it."""
 
 
 class Uniform:
-    """Every number of minimum..maximum alike."""
+    """Every number of minimum..maximum with the same probability."""
 
     def __init__(self, minimum: int, maximum: int) -> None:
         self._minimum, self._end = minimum, maximum + 1
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         return generator.integers(self._minimum, self._end, count)
 
 
 class Sequential:
-    """minimum..maximum in order, from the beginning again after the end."""
+    """minimum..maximum in order, again and again."""
 
     def __init__(self, minimum: int, maximum: int) -> None:
         self._minimum, self._size = minimum, maximum - minimum + 1
         self._next = 0
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         numbers = self._minimum + (np.arange(count, dtype=np.int64) + self._next) % self._size
         self._next = (self._next + count) % self._size
         return numbers
 
 
 class Gaussian:
-    """The normal distribution, rounded to whole numbers; what lies outside minimum..maximum is drawn anew."""
+    """The normal distribution, rounded to whole numbers; numbers outside minimum..maximum are drawn again."""
 
     def __init__(self, minimum: int, maximum: int, median: float, deviation: float) -> None:
-        """The median is counted from the minimum, and lies within the range, so that drawing anew comes to an end."""
-        # All the reckoning is counted so, because doubles do not tell large numbers apart.
+        """median: counted from the minimum. It must lie within the range, so that drawing again comes to an end."""
+        # Everything is counted from the minimum, because doubles do not distinguish neighbouring large numbers.
         self._minimum, self._last = minimum, maximum - minimum
         self._low, self._high = -0.5, self._last + 0.5
         self._median, self._deviation = median, deviation
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         found = np.empty(count)
         done = 0
         while done < count:
@@ -72,28 +71,29 @@ class Gaussian:
         return self._minimum + np.clip(np.rint(found).astype(np.int64), 0, self._last)
 
     def _some(self, generator: np.random.Generator, count: int) -> Floats:
-        """At most `count` numbers of the range, out of as many tries."""
+        """At most `count` numbers of the range: those of `count` tries that hit it."""
         if self._deviation < self._high - self._low:
             tries = generator.normal(self._median, self._deviation, count)
             return tries[(self._low <= tries) & (tries < self._high)]
-        # So wide that nearly all tries would miss: even ones, kept as often as the curve is high. Three of five are.
+        # The curve is so wide that nearly all tries would miss the range. Draw uniformly instead, and keep each number
+        # with the probability that is the curve's height there: three of five are kept.
         tries = generator.uniform(self._low, self._high, count)
         return tries[generator.random(count) < np.exp(-0.5 * ((tries - self._median) / self._deviation) ** 2)]
 
 
-class Ranks:
-    """Ranks 1..n, rank k with a probability in proportion to 1 / k ** exponent, for an n as large as one likes.
+class ZipfRanks:
+    """Ranks 1..n; the probability of rank k is proportional to 1 / k ** exponent. n may be of any size.
 
     Rejection-inversion: W. Hörmann, G. Derflinger, "Rejection-inversion to generate variates from monotone discrete
-    distributions", ACM Transactions on Modeling and Computer Simulation 6 (1996), 169-184. A point is drawn under the
-    integral of x ** -exponent by inversion, rounded to the nearest rank, and rejected where the integral over that
-    rank's unit is more than the rank's share; that is so for few. There is no table, and nothing depends on n but the
-    ends of the integral, so n may differ from draw to draw.
+    distributions", ACM Transactions on Modeling and Computer Simulation 6 (1996), 169-184. A point under the curve
+    x ** -exponent is drawn by inversion of its integral, rounded to the nearest rank, and rejected where the integral
+    over the rank's unit exceeds the rank's weight, which is rare. There is no table, and only the end of the integral
+    depends on n, so n may differ from draw to draw.
     """
 
     def __init__(self, exponent: float) -> None:
         self._exponent = exponent
-        # Points so little to the left of their rank are never rejected.
+        # Points at most this far to the left of their rank are never rejected.
         self._sure = 2.0 - float(self._inverse(self._integral(np.array(2.5)) - self._height(np.array(2.0))))
         self._first = float(self._integral(np.array(1.5))) - 1.0
 
@@ -106,7 +106,7 @@ class Ranks:
             last = lasts[open_]
             points = last + generator.random(open_.size) * (self._first - last)
             x = self._inverse(points)
-            # Rounding errors may leave the range.
+            # A rounding error may lead out of the range.
             nearest = np.minimum(np.maximum(np.floor(x + 0.5), 1.0), sizes[open_])
             taken = (nearest - x <= self._sure) | (points >= self._integral(nearest + 0.5) - self._height(nearest))
             ranks[open_[taken]] = nearest[taken].astype(np.int64)
@@ -117,7 +117,7 @@ class Ranks:
         return np.asarray(np.exp(-self._exponent * np.log(x)))
 
     def _integral(self, x: Floats) -> Floats:
-        """The integral of x ** -exponent from 1, exact also near an exponent of 1, where it turns into a logarithm."""
+        """The integral of x ** -exponent from 1. Exact near an exponent of 1 too, where it becomes a logarithm."""
         log = np.log(x)
         return np.asarray(_ratio(np.expm1, (1.0 - self._exponent) * log) * log)
 
@@ -128,40 +128,40 @@ class Ranks:
 
 
 def _ratio(function: np.ufunc, x: Floats) -> Floats:
-    """function(x) / x for a function that is nearly x near 0, and 1 at 0."""
+    """function(x) / x, and 1 at 0, for a function that approaches x near 0."""
     tiny = np.abs(x) < 1e-300
     safe = np.where(tiny, 1.0, x)
     return np.where(tiny, 1.0, function(safe) / safe)
 
 
 class Zipfian:
-    """The n-th number of the range with a probability in proportion to 1 / n ** exponent."""
+    """The probability of the n-th number of the range is proportional to 1 / n ** exponent."""
 
     def __init__(self, minimum: int, maximum: int, exponent: float) -> None:
         self._minimum, self._size = minimum, maximum - minimum + 1
-        self._ranks = Ranks(exponent)
+        self._ranks = ZipfRanks(exponent)
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         return self._minimum - 1 + self._ranks.draw(generator, np.full(count, self._size, dtype=np.int64))
 
 
 class Latest:
-    """Zipfian, counted back from the newest key, which is the most likely one."""
+    """Zipfian, counted back from the newest key, which is the most likely."""
 
     def __init__(self, minimum: int, maximum: int, exponent: float) -> None:
         self._minimum, self._maximum = minimum, maximum
-        self._ranks = Ranks(exponent)
+        self._ranks = ZipfRanks(exponent)
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         ends = np.full(count, self._maximum, dtype=np.int64) if newest is None else newest
         return ends + 1 - self._ranks.draw(generator, ends - self._minimum + 1)
 
 
 class Hotspot:
-    """`hot_operations` of the draws among the first `hot_keys` of the range, at least one number; the rest among the
-    others. Either alike."""
+    """`hot_operations` of all draws are among the first `hot_keys` of the range (one number at least), the rest among
+    the others; both uniformly. Both are shares from 0 to 1."""
 
     def __init__(self, minimum: int, maximum: int, hot_keys: float, hot_operations: float) -> None:
         size = maximum - minimum + 1
@@ -170,7 +170,7 @@ class Hotspot:
         self._hot_operations = hot_operations
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:  # noqa: ARG002
-        """As `Numbers.draw`."""
+        """As `KeyDistribution.draw`."""
         hot = generator.integers(self._minimum, self._cold, count)
         if self._cold == self._end:
             return hot
@@ -178,14 +178,16 @@ class Hotspot:
         return np.where(generator.random(count) < self._hot_operations, hot, cold)
 
 
-def numbers_of(keys: Keys, thread: int, threads: int) -> Numbers:
-    """The numbers that thread number `thread` of `threads` in the fleet draws."""
+def key_distribution(keys: Keys, thread: int, threads: int) -> KeyDistribution:
+    """The distribution of one worker's keys. thread: the worker's number among the `threads` of the fleet."""
     low, high = int(keys.minimum), int(keys.maximum)
     match keys.distribution:
         case Distribution.SEQUENTIAL:
             return Sequential(low, high)
         case Distribution.PARALLEL:
-            return Sequential(*part_of(low, high, thread, threads))
+            # With more workers than keys, several workers use the same key.
+            part = keys.part(thread, threads) if len(keys.numbers) >= threads else (low + thread % len(keys.numbers),)
+            return Sequential(part[0], part[-1])
         case Distribution.GAUSSIAN:
             median = (high - low) / 2 if keys.median is None else float(int(keys.median) - low)
             return Gaussian(low, high, median, (high - low) / 6 if keys.deviation is None else keys.deviation)
@@ -197,14 +199,3 @@ def numbers_of(keys: Keys, thread: int, threads: int) -> Numbers:
             return Hotspot(low, high, keys.hot_keys, keys.hot_operations)
         case _:
             return Uniform(low, high)
-
-
-def part_of(minimum: int, maximum: int, thread: int, threads: int) -> tuple[int, int]:
-    """The first and the last number of a thread's part of minimum..maximum. Parts are adjacent, and as long as the
-    thread's share of `size` requests. With more threads than numbers, several threads have the same part."""
-    size = maximum - minimum + 1
-    if size < threads:
-        number = minimum + thread % size
-        return number, number
-    before, count = divide(size, thread, threads)
-    return minimum + before, minimum + before + count - 1

@@ -1,7 +1,7 @@
-"""Keys written before the start: each worker process fills its threads' parts of the key space, in pipelines.
+"""Preload: each worker process writes its workers' parts of the key space before the start, in pipelines.
 
-It has a client of its own, so that nothing of it shows in what the run's clients count, and that it is the same for
-every driver. Nothing of it is in the ledger: the server's counters are read when it is over.
+It uses a client of its own, so that the run's clients count nothing of the preload and all drivers preload in the same
+way. The ledger does not count it either: the server's counters are read after it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.workload.operations import Operation
-from agent.worker.workload.preload_operations import preload_operations
-from agent.worker.workload.values import Values
+from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.workload.arguments import ArgumentContext, CommandBuilder, CommandNumbers
+from agent.worker.workload.keys import Keyspace
+from agent.worker.workload.reply_effects import Operation
+from agent.worker.workload.sampling import SEQUENCE, WorkerCounters
+from agent.worker.workload.values import ValueGenerator
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
-from common.commands import Argument, Compound, Placeholder, find_command
+from common.commands import Placeholder, find_command
 from common.errors import TargetError
-from common.plan.planned_commands import keys_per_hash_tag
-from common.plan.rules.preparation_rules import preload_share
-from common.plan.schema import Pools, Preload, Target
+from common.plan.planned_commands import keys_of, keys_per_hash_tag, script_digests
+from common.plan.schema import Plan, Pools, Preload, Target, Workload
 from common.protocol.messages import Assignment, Preloaded
 from common.redis_client import (
     Client,
@@ -36,152 +40,185 @@ from common.redis_client import (
 )
 from common.units import printable
 
-LANES = 4
-"""Connections that one process fills over. More would wait for each other: what a request costs is mostly Python's."""
+CONNECTIONS = 4
+"""How many connections one process uses. With more, they would wait for Python's lock, which a request mostly needs."""
 BATCH = 100
 BATCH_BYTES = 1 << 20
 PROGRESS_S = 0.1
+_BLOCK_KEYS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one worker thread has to write for one entry of the preload. keys: how many. key_at: which of the arguments
-    is the key, to name it when something is wrong."""
+class PreloadTask:
+    """What one worker has to write for one entry of the preload. keys: how many. key_index: which argument is the key,
+    to name it in an error."""
 
     operations: Iterator[Operation]
     keys: int
     times: int
-    key_at: int
+    key_index: int
 
 
 OnProgress: TypeAlias = Callable[[int, int], None]
-"""Told commands that were answered, of how many, some ten times a second; what it raises ends the preload."""
+"""Called about ten times a second with (commands answered, commands in all). An exception from it ends the preload."""
 
 
 @dataclass(slots=True)
-class _Lane:
-    """One connection's work, and what it has done so far. Another thread reads it meanwhile."""
+class _Progress:
+    """What one connection has done so far. Another thread reads it meanwhile."""
 
     keys: int = 0
     commands: int = 0
     bytes_out: int = 0
 
 
-def parts_of(assignment: Assignment) -> list[list[Part]]:
-    """What each worker thread of an assignment has to write, an item a thread."""
+def preload_tasks(assignment: Assignment) -> list[list[PreloadTask]]:
+    """The tasks of each worker of an assignment."""
     plan = assignment.plan
     if not plan.workload.preload or not assignment.preloads:
         return []
+    values = ValueGenerator(plan.workload.values, plan.seed)
+    return [_tasks_of(plan, thread, assignment.threads_total, values) for thread in assignment.threads]
+
+
+def _tasks_of(plan: Plan, thread: int, threads: int, values: ValueGenerator) -> list[PreloadTask]:
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
-    values = Values(plan.workload.values, plan.seed)
     return [
-        [
-            Part(
-                operations=preload_operations(
-                    plan.workload,
-                    entry,
-                    thread,
-                    assignment.threads_total,
-                    seed=plan.seed,
-                    per_hash_tag=per_hash_tag,
-                    values=values,
-                ),
-                keys=keys,
-                times=entry.times,
-                key_at=_key_at(entry),
-            )
-            for entry, keys in zip(
-                plan.workload.preload, preload_share(plan, thread, assignment.threads_total), strict=True
-            )
-        ]
-        for thread in assignment.threads
+        PreloadTask(
+            operations=preload_operations(
+                plan.workload, entry, thread, threads, seed=plan.seed, per_hash_tag=per_hash_tag, values=values
+            ),
+            keys=len(keys_of(plan.workload, entry).part(thread, threads)),
+            times=entry.times,
+            key_index=find_command(entry.command).first_with(Placeholder.KEY) or 0,
+        )
+        for entry in plan.workload.preload
     ]
 
 
-def _key_at(entry: Preload) -> int:
-    """Which argument of the command is its key, or has it within; a name of the table has it in the same place."""
-    parts = find_command(entry.command).arguments
-    return next(at for at, part in enumerate(parts) if _holds_key(part))
+def preload_operations(
+    workload: Workload,
+    entry: Preload,
+    thread: int,
+    threads: int,
+    *,
+    seed: int,
+    per_hash_tag: int = 0,
+    values: ValueGenerator | None = None,
+) -> Iterator[Operation]:
+    """The operations of one entry in one worker: each key of its part in order, `times` times in a row. They write what
+    the mix would write: the same form of keys, values and times to live.
+
+    values: those of the workload, if they exist already, so that their buffer is made only once. The plan's rules allow
+    one `__key__` in the entry's template, no `__new_key__` and nothing deferred. The row of each operation is 0.
+    """
+    template = find_command(entry.command, workload.expiry.maximum_s > 0)
+    keys = keys_of(workload, entry)
+    context = ArgumentContext(
+        keyspace=Keyspace(keys.prefix, int(keys.minimum), int(keys.maximum), per_hash_tag),
+        values=values or ValueGenerator(workload.values, seed),
+        ttl_s=(int(workload.expiry.minimum_s), int(workload.expiry.maximum_s)),
+        thread=thread,
+        threads=threads,
+        scripts=script_digests(workload),
+    )
+    builder, counters = CommandBuilder(template, context), WorkerCounters()
+    generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.PRELOAD))
+    part = keys.part(thread, threads)
+    for first in range(part.start, part.stop, _BLOCK_KEYS):
+        drawn = np.repeat(np.arange(first, min(first + _BLOCK_KEYS, part.stop), dtype=np.int64), entry.times)
+        numbers = CommandNumbers(
+            generator=generator,
+            count=drawn.size,
+            keys=drawn[:, None],
+            rand_ints=np.repeat(drawn[:, None], builder.counts.rand_ints, axis=1),
+            new_keys=np.zeros(drawn.size, dtype=np.int64),
+            sequence=counters.take(SEQUENCE, np.full(drawn.size, builder.counts.sequences)),
+        )
+        built, sizes = builder.build(numbers)
+        for arguments, request_bytes in zip(built, sizes.tolist(), strict=True):
+            yield 0, arguments, request_bytes, None
 
 
-def _holds_key(part: Argument) -> bool:
-    """Whether this argument of a template is its key, or has it within."""
-    return Placeholder.KEY in (part.pieces if isinstance(part, Compound) else (part,))
+def preload(workers: Sequence[Sequence[PreloadTask]], target: Target, on_progress: OnProgress) -> Preloaded | None:
+    """Write everything: the tasks of each worker, in order. None if there is nothing to write.
 
-
-def preload(threads: Sequence[Sequence[Part]], target: Target, on_progress: OnProgress) -> Preloaded | None:
-    """Write everything: one item a worker thread, its parts in order. None when there is nothing to write.
-
-    Raises TargetError when the target cannot be reached, or answers with an error; then, and when on_progress raises,
+    Raises TargetError when the target cannot be reached, or answers with an error. Then, and when on_progress raises,
     everything under way is cut short.
     """
-    total = sum(part.keys * part.times for parts in threads for part in parts)
+    total = sum(task.keys * task.times for tasks in workers for task in tasks)
     if not total:
         return None
     began_ns = monotonic_ns()
     on_progress(0, total)
     ping_target(target)
     cancellation = Cancellation()
-    waiting = deque(threads)
-    lanes = [_Lane() for _ in range(min(LANES, len(threads)))]
-    # Twice as many as there are lanes: a cluster's client asks again on another connection what was redirected.
-    pools = Pools(max_connections=2 * len(lanes))
+    waiting = deque(workers)
+    connections = [_Progress() for _ in range(min(CONNECTIONS, len(workers)))]
+    # Twice the connections: a cluster's client repeats a redirected command on another connection.
+    pools = Pools(max_connections=2 * len(connections))
     client = build_client(target, pools, events=EventLog(), cancellation=cancellation)
     try:
-        with ThreadPoolExecutor(len(lanes), thread_name_prefix="preload") as executor:
-            pending = {executor.submit(_fill, lane, waiting, client, target, cancellation) for lane in lanes}
+        with ThreadPoolExecutor(len(connections), thread_name_prefix="preload") as executor:
+            pending = {
+                executor.submit(_run, progress, waiting, client, target, cancellation) for progress in connections
+            }
             try:
                 while pending:
                     done, pending = wait(pending, timeout=PROGRESS_S, return_when=FIRST_EXCEPTION)
                     for future in done:
                         future.result()
-                    on_progress(sum(lane.commands for lane in lanes), total)
+                    on_progress(sum(progress.commands for progress in connections), total)
             except BaseException:
-                # Whoever waits for the target must not keep the executor, and so the failure, waiting.
+                # A thread that waits for the target would keep the executor, and so the failure, waiting.
                 cancellation.cancel()
                 raise
     finally:
         client.close()
     return Preloaded(
-        keys=sum(lane.keys for lane in lanes),
-        commands=sum(lane.commands for lane in lanes),
-        bytes_out=sum(lane.bytes_out for lane in lanes),
+        keys=sum(progress.keys for progress in connections),
+        commands=sum(progress.commands for progress in connections),
+        bytes_out=sum(progress.bytes_out for progress in connections),
         took_ns=monotonic_ns() - began_ns,
     )
 
 
-def _fill(
-    lane: _Lane, waiting: deque[Sequence[Part]], client: Client, target: Target, cancellation: Cancellation
+def _run(
+    progress: _Progress,
+    waiting: deque[Sequence[PreloadTask]],
+    client: Client,
+    target: Target,
+    cancellation: Cancellation,
 ) -> None:
-    """Take the next thread's parts until none is left."""
+    """Take the next worker's tasks until none is left."""
     with translated(target):
         while waiting:
             try:
-                parts = waiting.popleft()
-            except IndexError:  # another lane was quicker
+                tasks = waiting.popleft()
+            except IndexError:  # another connection was quicker
                 return
-            for part in parts:
-                _fill_part(lane, part, client, target, cancellation)
+            for task in tasks:
+                _write(progress, task, client, target, cancellation)
 
 
-def _fill_part(lane: _Lane, part: Part, client: Client, target: Target, cancellation: Cancellation) -> None:
-    before, commands = lane.keys, 0
-    for batch, request_bytes in _batches(part.operations):
+def _write(progress: _Progress, task: PreloadTask, client: Client, target: Target, cancellation: Cancellation) -> None:
+    keys_before, commands = progress.keys, 0
+    for batch, request_bytes in _batches(task.operations):
         cancellation.check()
         pipeline = client.pipeline(transaction=False)
         for arguments in batch:
             pipeline.execute_command(*arguments)  # type: ignore[no-untyped-call]
         for arguments, reply in zip(batch, pipeline.execute(raise_on_error=False), strict=True):
             if isinstance(reply, Exception):
-                raise _trouble(arguments, reply, part, target)
+                raise _target_error(arguments, reply, task, target)
         commands += len(batch)
-        lane.commands += len(batch)
-        lane.bytes_out += request_bytes
-        lane.keys = before + commands // part.times
+        progress.commands += len(batch)
+        progress.bytes_out += request_bytes
+        progress.keys = keys_before + commands // task.times
 
 
 def _batches(operations: Iterator[Operation]) -> Iterator[tuple[list[tuple[str | bytes, ...]], int]]:
-    """(the arguments of a round trip's commands, their bytes); one trip is bounded in both."""
+    """(the arguments of the commands of one round trip, their bytes). Limited in both."""
     batch: list[tuple[str | bytes, ...]] = []
     size = 0
     for _, arguments, request_bytes, _ in operations:
@@ -194,10 +231,10 @@ def _batches(operations: Iterator[Operation]) -> Iterator[tuple[list[tuple[str |
         yield batch, size
 
 
-def _trouble(arguments: Sequence[str | bytes], error: Exception, part: Part, target: Target) -> TargetError:
+def _target_error(arguments: Sequence[str | bytes], error: Exception, task: PreloadTask, target: Target) -> TargetError:
     if not failure_of(error).replied:
         return translate(error, target)
-    key = arguments[part.key_at]
+    key = arguments[task.key_index]
     shown = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
     return TargetError(
         f"target {address_of(target)} refused the preload: {arguments[0]!s} {printable(shown)} was answered with "

@@ -1,4 +1,4 @@
-"""What a reply leads to: a cursor that moves on, a value that is verified, commands that follow."""
+"""What follows from a reply: a cursor moves on, a value is verified, further commands are issued."""
 
 from __future__ import annotations
 
@@ -10,60 +10,59 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.worker.metrics.wire_sizes import request_bytes
-from agent.worker.workload.arguments import Arguments, Filler, Rows, Supplies
-from agent.worker.workload.distributions import Numbers
-from agent.worker.workload.sequences import SEQUENCE, Counters
-from agent.worker.workload.values import is_sealed
+from agent.worker.workload.arguments import ArgumentContext, Arguments, CommandBuilder, CommandNumbers
+from agent.worker.workload.distributions import KeyDistribution
+from agent.worker.workload.sampling import SEQUENCE, WorkerCounters
+from agent.worker.workload.values import is_intact
 from common.commands import COMMANDS, Placeholder, ReplyKind, Template
 from common.plan.schema import When
 from common.redis_client import Failure
 
-Follow: TypeAlias = Callable[[Any], Failure | None]
-"""What a reply leads to: told each reply that is no error, before the next operation of its thread is drawn. Returns
-how the operation ended after all when the reply is not what it should be."""
+OnReply: TypeAlias = Callable[[Any], Failure | None]
+"""Called with each reply that is no error, before the worker's next operation is drawn. Returns how the operation ended
+if the reply is not what it should be, else None."""
 
-Operation: TypeAlias = tuple[int, Arguments, int, Follow | None]
-"""(row, arguments, request bytes, follow). row: index into `Mix.names`. arguments: the command's name first, as
-text."""
+Operation: TypeAlias = tuple[int, Arguments, int, OnReply | None]
+"""(row, arguments, request bytes, on_reply). row: index into `CommandMix.names`."""
 
 MISMATCH = Failure(replied=True, name="DataMismatch", bytes_in=0)
-"""A value that is not what was written to its key: another one's, cut short or damaged."""
+"""The reply is not the value that was written to its key: it belongs to another key, or is cut short or damaged."""
 
 _START = b"0"
 _IDS = b"__ids__"
-_FEW = 64
-"""Arguments of following commands drawn at a time, where nothing about them depends on what they follow."""
+_BUILT_AT_A_TIME = 64
+"""Follow-up commands whose arguments are made together, if they do not depend on the reply."""
 
 
-class Cursor:
-    """How far one SCAN, HSCAN, SSCAN or ZSCAN of a thread has come. As long as it is under way, it keeps its key."""
+class ScanCursor:
+    """The cursor of a worker's SCAN, HSCAN, SSCAN or ZSCAN. A scan keeps its key until it has come to the end."""
 
     def __init__(self) -> None:
-        self._at = _START
+        self._position = _START
         self.key = b""
 
-    def at(self) -> bytes:
-        """The cursor to ask with."""
-        return self._at
+    def position(self) -> bytes:
+        """The cursor of the next call."""
+        return self._position
 
-    def hold(self, drawn: bytes) -> bytes:
-        """The key to ask for, given the one that was drawn."""
-        if self._at == _START:
+    def choose_key(self, drawn: bytes) -> bytes:
+        """The key of the next call: the drawn one at the start of a scan, else the scan's own."""
+        if self._position == _START:
             self.key = drawn
         return self.key
 
     def advance(self, reply: Any) -> None:
-        """On to where the reply says; its first part does, whatever redis-py made of it."""
+        """Take the new position from a reply: its first item."""
         if isinstance(reply, list | tuple) and reply:
             found = reply[0]
-            self._at = found if isinstance(found, bytes) else str(found).encode()
+            self._position = found if isinstance(found, bytes) else str(found).encode()
 
 
-def verifier_of(template: Template) -> Callable[[Arguments], Follow] | None:
-    """What makes, of a call's arguments, the function that verifies its reply; None for commands whose reply is not the
-    value of a key. Keys have to be arguments of their own."""
+def verifier_of(template: Template) -> Callable[[Arguments], OnReply] | None:
+    """A function from a call's arguments to the function that verifies its reply; None for commands whose reply is not
+    the value of a key, or whose keys are only parts of arguments."""
     row = COMMANDS.get(template.name)
-    places = [index for index, part in enumerate(template.arguments) if part is Placeholder.KEY]
+    places = [index for index, argument in enumerate(template.arguments) if argument is Placeholder.KEY]
     if row is None or not places:
         return None
     if row.reply is ReplyKind.VALUE and places[0] == 1:
@@ -74,42 +73,43 @@ def verifier_of(template: Template) -> Callable[[Arguments], Follow] | None:
 
 
 def _verify_value(key: str | bytes, reply: Any) -> Failure | None:
-    """The reply is a value of this key, or several of them, or nothing."""
+    """The reply must be a value of this key, or several of them, or nothing."""
     values = reply if isinstance(reply, list | tuple) else (reply,)
-    return None if all(is_sealed(value, key) for value in values if isinstance(value, bytes)) else MISMATCH
+    return None if all(is_intact(value, key) for value in values if isinstance(value, bytes)) else MISMATCH
 
 
 def _verify_values(keys: Sequence[str | bytes], reply: Any) -> Failure | None:
-    """The reply holds a value, or nothing, for each of these keys."""
+    """The reply must have a value, or nothing, for each of these keys."""
     if not isinstance(reply, list | tuple) or len(reply) != len(keys):
         return MISMATCH
     pairs = zip(reply, keys, strict=True)
-    return None if all(value is None or is_sealed(value, key) for value, key in pairs) else MISMATCH
+    return None if all(value is None or is_intact(value, key) for value, key in pairs) else MISMATCH
 
 
 def is_miss(reply: Any) -> bool:
-    """Whether a reply holds nothing: nil, empty, 0, or a list of nils."""
-    return not reply or (isinstance(reply, list | tuple) and all(part is None for part in reply))
+    """Whether a reply has no data: nil, empty, 0, or a list of nils."""
+    return not reply or (isinstance(reply, list | tuple) and all(item is None for item in reply))
 
 
-def wanted(when: When, miss: bool) -> bool:
-    """Whether a command is to follow such a reply."""
+def follows_reply(when: When, miss: bool) -> bool:
+    """Whether a follow-up command is issued after such a reply."""
     return when is When.ALWAYS or (when is When.MISS) is miss
 
 
 def entry_ids(name: str, reply: Any) -> list[bytes]:
-    """The ids of the stream entries in the reply to the command of this name, in their order."""
+    """Ids of the stream entries in a reply, in order. name: of the command that it answers."""
     if name == "XADD":
         return [reply] if isinstance(reply, bytes) else []
     if name in ("XREAD", "XREADGROUP"):
-        return [entry for entries in _of_streams(reply) for entry in _ids(entries)]
+        return [entry for entries in _stream_entries(reply) for entry in _ids(entries)]
     if name == "XAUTOCLAIM":
         return list(_ids(reply[1])) if isinstance(reply, list | tuple) and len(reply) > 1 else []
     return list(_ids(reply))
 
 
-def _of_streams(reply: Any) -> Iterator[Any]:
-    """The entries of each stream: redis-py gives pairs of name and entries, or a mapping of them to such lists."""
+def _stream_entries(reply: Any) -> Iterator[Any]:
+    """The entries of each stream. redis-py returns pairs of a name and entries, or a mapping of names to lists of entry
+    lists."""
     if isinstance(reply, dict):
         for lists in reply.values():
             yield from lists
@@ -125,11 +125,11 @@ def _ids(entries: Any) -> Iterator[bytes]:
             yield found
 
 
-class FollowUp:
-    """A command of one thread that follows another one, on the same key.
+class FollowUpCommand:
+    """A command that follows the reply of another one in the same worker, on the same key.
 
-    supplies: as those of the command before. Of several `__key__`s the first is that key; the others are drawn as ever,
-    or with hash tags from the key's own.
+    context: that of the first command. If the template has several `__key__`, the first is that key; the others are
+    drawn as usual, or with hash tags within the key's tag.
     """
 
     def __init__(
@@ -137,52 +137,53 @@ class FollowUp:
         row: int,
         when: When,
         template: Template,
-        supplies: Supplies,
-        numbers: Numbers,
+        context: ArgumentContext,
+        distribution: KeyDistribution,
         generator: np.random.Generator,
-        counters: Counters,
+        counters: WorkerCounters,
     ) -> None:
         self.row, self.when = row, when
         self._key = b""
-        self._verifier = verifier_of(template) if supplies.values.verify else None
-        self._wants_ids = template.count(Placeholder.IDS) > 0
-        late = {**supplies.late, Placeholder.IDS: lambda: _IDS}
-        self._keyspace = supplies.keyspace
-        self._filler = Filler(template, replace(supplies, late=late, hold=lambda _: self._key))
-        self._numbers, self._generator, self._counters = numbers, generator, counters
-        filler = self._filler
-        alone = filler.new_keys or filler.sequences or (filler.keys > 1 and self._keyspace.per_hash_tag)
-        self._at_a_time = 1 if alone else _FEW
-        self._drawn: Iterator[Arguments] = iter(())
+        self._verifier = verifier_of(template) if context.values.verify else None
+        self._needs_ids = template.count(Placeholder.IDS) > 0
+        deferred = {**context.deferred, Placeholder.IDS: lambda: _IDS}
+        self._keyspace = context.keyspace
+        self._builder = CommandBuilder(template, replace(context, deferred=deferred, choose_key=lambda _: self._key))
+        self._distribution, self._generator, self._counters = distribution, generator, counters
+        counts = self._builder.counts
+        one_by_one = counts.new_keys or counts.sequences or (counts.keys > 1 and self._keyspace.per_hash_tag)
+        self._at_a_time = 1 if one_by_one else _BUILT_AT_A_TIME
+        self._built: Iterator[Arguments] = iter(())
 
-    def make(self, key: bytes, name: str, reply: Any) -> Operation | None:
-        """The operation that follows this reply of the command `name` on this key; None when it names entries of the
-        reply and there are none."""
-        ids = entry_ids(name, reply) if self._wants_ids else []
-        if self._wants_ids and not ids:
+    def operation(self, key: bytes, name: str, reply: Any) -> Operation | None:
+        """The operation that follows this reply. name: of the command that was answered. None if the template needs
+        ids of stream entries and the reply has none."""
+        ids = entry_ids(name, reply) if self._needs_ids else []
+        if self._needs_ids and not ids:
             return None
         self._key = key
-        arguments = next(self._drawn, None)
+        arguments = next(self._built, None)
         if arguments is None:
-            self._drawn = self._draw(self._at_a_time)
-            arguments = next(self._drawn)
+            self._built = self._build(self._at_a_time)
+            arguments = next(self._built)
         if ids:
-            arguments = tuple(part for argument in arguments for part in (ids if argument is _IDS else (argument,)))
-        follow = self._verifier(arguments) if self._verifier else None
-        return self.row, arguments, request_bytes(arguments), follow
+            arguments = tuple(item for argument in arguments for item in (ids if argument is _IDS else (argument,)))
+        on_reply = self._verifier(arguments) if self._verifier else None
+        return self.row, arguments, request_bytes(arguments), on_reply
 
-    def _draw(self, count: int) -> Iterator[Arguments]:
-        filler, generator, keyspace = self._filler, self._generator, self._keyspace
-        if filler.keys > 1 and keyspace.per_hash_tag:
-            keys = keyspace.siblings(generator, np.array([keyspace.number(self._key)]), filler.keys)
+    def _build(self, count: int) -> Iterator[Arguments]:
+        counts, generator, keyspace = self._builder.counts, self._generator, self._keyspace
+        if counts.keys > 1 and keyspace.per_hash_tag:
+            keys = keyspace.siblings(generator, np.array([keyspace.number(self._key)]), counts.keys)
         else:
-            keys = self._numbers.draw(generator, count * filler.keys).reshape(count, filler.keys)
-        rows = Rows(
+            keys = self._distribution.draw(generator, count * counts.keys).reshape(count, counts.keys)
+        rand_ints = self._distribution.draw(generator, count * counts.rand_ints).reshape(count, counts.rand_ints)
+        numbers = CommandNumbers(
             generator=generator,
             count=count,
             keys=keys,
-            rand_ints=self._numbers.draw(generator, count * filler.rand_ints).reshape(count, filler.rand_ints),
-            made=self._counters.take(keyspace.name, np.full(count, filler.new_keys)),
-            sequence=self._counters.take(SEQUENCE, np.full(count, filler.sequences)),
+            rand_ints=rand_ints,
+            new_keys=self._counters.take(keyspace.name, np.full(count, counts.new_keys)),
+            sequence=self._counters.take(SEQUENCE, np.full(count, counts.sequences)),
         )
-        return filler.fill(rows)[0]
+        return self._builder.build(numbers)[0]

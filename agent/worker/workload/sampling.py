@@ -1,134 +1,151 @@
-"""The numbers of one thread's operations, drawn in blocks: which command each is, and all that its arguments need.
+"""The numbers of one worker's operations, drawn in blocks: the command of each operation, and what its arguments need.
 
-What is made of them (arguments for a client library, or requests for the wire) is another module's business, so that
-both issue the same operations.
+Arguments for redis-py (`operations`) and requests for the wire driver (`encoding`) are both made from these numbers, so
+all drivers issue the same operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.division import seed_sequence
-from agent.worker.workload.arguments import Rows
-from agent.worker.workload.distributions import numbers_of
-from agent.worker.workload.mix import CompiledCommand, Mix
-from agent.worker.workload.sequences import SEQUENCE, Counters
-from common.commands import Placeholder
+from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.workload.arguments import CommandNumbers, PlaceholderCounts
+from agent.worker.workload.distributions import key_distribution
+from agent.worker.workload.mix import CommandMix, MixCommand
 from common.metrics.histogram import Ints
 
-BLOCK = 512
-"""Operations drawn at a time: enough that what numpy costs to begin, with cold caches, is little for each; not so many
-that the blocks of a process' threads drive each other out of the processor's cache."""
+BLOCK_OPERATIONS = 512
+"""Operations drawn at a time. More would save numpy's cost per call, but the blocks of all threads would no longer fit
+into the processor's cache."""
 
+SEQUENCE = "__seq__"
 
 _NONE = np.empty((1, 0), dtype=np.int64)
 
 
-class Draws:
-    """The numbers of one entry of the mix in one thread."""
+class WorkerCounters:
+    """Numbers that one worker counts up by itself: of the new keys of each keyspace, and of `__seq__`."""
 
-    def __init__(self, command: CompiledCommand, thread: int, threads: int) -> None:
+    def __init__(self) -> None:
+        self._next: dict[Hashable, int] = {}
+
+    def take(self, counter: Hashable, uses: Ints) -> Ints:
+        """What the counter is before each operation. uses: how many numbers each operation takes; shape (n,)."""
+        begin = self._next.get(counter, 0)
+        ends = begin + np.cumsum(uses)
+        self._next[counter] = int(ends[-1]) if ends.size else begin
+        return ends - uses
+
+
+class CommandSampler:
+    """Draws the numbers of one command of the mix in one worker."""
+
+    def __init__(self, command: MixCommand, thread: int, threads: int) -> None:
         self.keyspace = command.keyspace
-        self.numbers = numbers_of(command.keys, thread, threads)
-        self.keys, self.rand_ints, self.new_keys, self.sequences = (
-            command.template.count(placeholder)
-            for placeholder in (Placeholder.KEY, Placeholder.RAND_INT, Placeholder.NEW_KEY, Placeholder.SEQ)
-        )
+        self.distribution = key_distribution(command.keys, thread, threads)
+        self.counts = PlaceholderCounts.of(command.template)
 
     def draw_keys(self, generator: np.random.Generator, count: int, newest: Ints | None) -> Ints:
-        """Key numbers of `count` operations: all of them, or with hash tags the first of each; shape (count, n)."""
-        each = min(self.keys, 1) if self.keyspace.per_hash_tag else self.keys
+        """Key numbers of `count` operations: all keys, or with hash tags the first key of each; shape (count, n)."""
+        each = min(self.counts.keys, 1) if self.keyspace.per_hash_tag else self.counts.keys
         if newest is not None:
             newest = np.repeat(newest, each)
-        return self.numbers.draw(generator, count * each, newest).reshape(count, each)
+        return self.distribution.draw(generator, count * each, newest).reshape(count, each)
 
-    def rows(self, generator: np.random.Generator, keys: Ints, made: Ints, sequence: Ints) -> Rows:
-        """What `draw_keys` drew, completed."""
+    def complete(self, generator: np.random.Generator, keys: Ints, new_keys: Ints, sequence: Ints) -> CommandNumbers:
+        """All numbers of the operations that `draw_keys` drew the keys of."""
         count = len(keys)
-        if self.keyspace.per_hash_tag and self.keys > 1:
-            keys = self.keyspace.siblings(generator, keys[:, 0], self.keys)
-        rand_ints = _NONE.repeat(count, axis=0)
-        if self.rand_ints:
-            rand_ints = self.numbers.draw(generator, count * self.rand_ints).reshape(count, self.rand_ints)
-        return Rows(generator, count, keys, rand_ints, made, sequence)
+        if self.keyspace.per_hash_tag and self.counts.keys > 1:
+            keys = self.keyspace.siblings(generator, keys[:, 0], self.counts.keys)
+        rand_ints, each = _NONE.repeat(count, axis=0), self.counts.rand_ints
+        if each:
+            rand_ints = self.distribution.draw(generator, count * each).reshape(count, each)
+        return CommandNumbers(generator, count, keys, rand_ints, new_keys, sequence)
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Some operations in order. picks: which command of the mix each is, shape (count,). places: of each command, where
-    its operations are. rows: of each command, what they are made of; the arguments of one draw from the generator too,
-    so they have to be filled before the next is asked for."""
+class SampledBlock:
+    """Operations in order.
 
-    picks: Ints
-    places: list[Ints]
-    rows: Iterator[Rows]
+    commands: for each operation, the index of its command in the mix; shape (count,). positions: for each command, the
+    indices of its operations. numbers: for each command, what its operations are made from. Making them draws from the
+    same generator, so make the arguments of one command before taking the next from the iterator.
+    """
+
+    commands: Ints
+    positions: list[Ints]
+    numbers: Iterator[CommandNumbers]
 
 
-class Drawing:
-    """All that one thread draws its operations' numbers from."""
+class OperationSampler:
+    """Draws the numbers of all operations of one worker."""
 
-    def __init__(self, mix: Mix, seed: int, thread: int, threads: int) -> None:
-        self.counters = Counters()
-        self.draws = [Draws(command, thread, threads) for command in mix.commands]
-        self._batch, self._threads = mix.batch_of_one_tag, threads
-        self._generator = np.random.default_rng(seed_sequence(seed, thread, 0))
+    def __init__(self, mix: CommandMix, seed: int, thread: int, threads: int) -> None:
+        self.counters = WorkerCounters()
+        self.commands = [CommandSampler(command, thread, threads) for command in mix.commands]
+        self._batch, self._threads = mix.batch_in_one_slot, threads
+        self._generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.OPERATIONS))
         edges = np.cumsum([command.weight for command in mix.commands])
         self._edges = edges / edges[-1]
         self._uses = self._counter_uses()
 
-    def whole(self, count: int) -> int:
-        """At least `count` operations, and no part of a batch that keeps to one slot."""
+    def whole_batches(self, count: int) -> int:
+        """The smallest number of operations, at least `count`, that splits no batch which keeps to one slot."""
         return self._batch * -(-count // self._batch) if self._batch else count
 
     def _counter_uses(self) -> dict[object, Ints]:
-        """By counter, how often an operation of each command takes its next number; shape (commands,)."""
-        names = {draws.keyspace.name for draws in self.draws}
+        """By counter, how many of its numbers an operation of each command takes; shape (commands,)."""
+        names = {command.keyspace.name for command in self.commands}
         uses: dict[object, Ints] = {
-            name: np.array([draws.new_keys * (draws.keyspace.name == name) for draws in self.draws]) for name in names
+            name: np.array([each.counts.new_keys * (each.keyspace.name == name) for each in self.commands])
+            for name in names
         }
-        uses[SEQUENCE] = np.array([draws.sequences for draws in self.draws])
+        uses[SEQUENCE] = np.array([command.counts.sequences for command in self.commands])
         return {name: each for name, each in uses.items() if each.any()}
 
-    def block(self, count: int, tag: int | None = None) -> Block:
+    def block(self, count: int, tag: int | None = None) -> SampledBlock:
         """The next `count` operations.
 
-        tag: the hash tag of the batch, where one of its operations has already been issued.
+        tag: the hash tag of the batch, if one of its operations has already been issued.
         """
         generator = self._generator
-        picks = np.searchsorted(self._edges, generator.random(count), side="right")
-        places = [np.flatnonzero(picks == number) for number in range(len(self.draws))]
-        taken = {name: self.counters.take(name, uses[picks]) for name, uses in self._uses.items()}
+        commands = np.searchsorted(self._edges, generator.random(count), side="right")
+        positions = [np.flatnonzero(commands == number) for number in range(len(self.commands))]
+        taken = {name: self.counters.take(name, uses[commands]) for name, uses in self._uses.items()}
         keys = []
-        for draws, place in zip(self.draws, places, strict=True):
-            made = taken.get(draws.keyspace.name)
-            newest = None if made is None else draws.keyspace.maximum + made[place] * self._threads
-            keys.append(draws.draw_keys(generator, place.size, newest))
+        for command, own in zip(self.commands, positions, strict=True):
+            made = taken.get(command.keyspace.name)
+            newest = None if made is None else command.keyspace.maximum + made[own] * self._threads
+            keys.append(command.draw_keys(generator, own.size, newest))
         if self._batch:
-            self._share_tags(places, keys, count, tag)
-        return Block(picks, places, self._rows(places, keys, taken))
+            self._share_tags(positions, keys, count, tag)
+        return SampledBlock(commands, positions, self._complete(positions, keys, taken))
 
-    def _rows(self, places: list[Ints], keys: list[Ints], taken: dict[object, Ints]) -> Iterator[Rows]:
-        for draws, place, drawn in zip(self.draws, places, keys, strict=True):
-            none = np.zeros(place.size, dtype=np.int64)
-            made, sequence = (taken[name][place] if name in taken else none for name in (draws.keyspace.name, SEQUENCE))
-            yield draws.rows(self._generator, drawn, made, sequence)
+    def _complete(self, positions: list[Ints], keys: list[Ints], taken: dict[object, Ints]) -> Iterator[CommandNumbers]:
+        for command, own, drawn in zip(self.commands, positions, keys, strict=True):
+            none = np.zeros(own.size, dtype=np.int64)
+            new_keys, sequence = (
+                taken[name][own] if name in taken else none for name in (command.keyspace.name, SEQUENCE)
+            )
+            yield command.complete(self._generator, drawn, new_keys, sequence)
 
-    def _share_tags(self, places: list[Ints], keys: list[Ints], count: int, tag: int | None) -> None:
-        """Draw anew, within the tag of the first key of its batch, each key that has another tag. Changes `keys`."""
+    def _share_tags(self, positions: list[Ints], keys: list[Ints], count: int, tag: int | None) -> None:
+        """Give all operations of a batch the tag of its first key: draw other keys again, within that tag. Changes
+        `keys`."""
         batch = self._batch
         tags = np.full(-(-count // batch) * batch, -1, dtype=np.int64)
-        for draws, place, drawn in zip(self.draws, places, keys, strict=True):
+        for command, own, drawn in zip(self.commands, positions, keys, strict=True):
             if drawn.shape[1]:
-                tags[place] = drawn[:, 0] // draws.keyspace.per_hash_tag
+                tags[own] = drawn[:, 0] // command.keyspace.per_hash_tag
         batches = tags.reshape(-1, batch)
         shared = batches[np.arange(len(batches)), np.argmax(batches >= 0, axis=1)]
         if tag is not None:
             shared = np.full(len(batches), tag, dtype=np.int64)
-        for draws, place, drawn in zip(self.draws, places, keys, strict=True):
+        for command, own, drawn in zip(self.commands, positions, keys, strict=True):
             if drawn.shape[1]:
-                wished = shared[place // batch]
-                other = tags[place] != wished
-                drawn[other, 0] = draws.keyspace.within(self._generator, wished[other])
+                wanted = shared[own // batch]
+                other = tags[own] != wanted
+                drawn[other, 0] = command.keyspace.within(self._generator, wanted[other])

@@ -87,20 +87,11 @@ def _held(template: Template) -> KeyType | None:
     return row.key_type
 
 
-def preload_share(plan: Plan, thread: int, threads: int) -> list[int]:
-    """How many keys of each entry of the preload fall to one of the fleet's threads."""
-    shares = []
-    for entry in plan.workload.preload:
-        keys = keys_of(plan.workload, entry)
-        size = int(keys.maximum) - int(keys.minimum) + 1
-        shares.append(size * (thread + 1) // threads - size * thread // threads)
-    return shares
-
-
 def preload_commands(plan: Plan, thread: int, threads: int) -> int:
-    """How many commands of the whole preload fall to one of the fleet's threads."""
-    shares = preload_share(plan, thread, threads)
-    return sum(keys * entry.times for keys, entry in zip(shares, plan.workload.preload, strict=True))
+    """How many commands of the whole preload one of the fleet's worker threads issues."""
+    return sum(
+        len(keys_of(plan.workload, entry).part(thread, threads)) * entry.times for entry in plan.workload.preload
+    )
 
 
 PREPARATION_RULES = (setup_known, preload_writes, preload_fits)

@@ -10,16 +10,12 @@ from common.commands import COMMANDS, Placeholder, Template, blocking_timeout_s,
 from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, keys_of, keys_per_hash_tag
 from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
+from common.plan.value_sizes import CHECKSUM_BYTES, JSON_BYTES, TEXT_BITS
 from common.units import show
 
 LARGEST_KEY = 1 << 60
 LARGEST_VALUE = 512 * 2**20
-SEAL_BYTES = 10
-"""What a value that is verified takes beside its key, see agent/worker/workload/values.py."""
-JSON_BYTES = 8
-"""Size of the JSON around the text of a value."""
-LEAST_COMPRESSIBLE_TEXT = 0.25
-"""Text has six random bits in each byte of eight."""
+LEAST_COMPRESSIBLE_TEXT = 1 - TEXT_BITS / 8
 
 # They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
 NOT_FOR_POOLS = frozenset(
@@ -204,7 +200,7 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
     if values.sizes and not (total and math.isfinite(total)):
         yield (*path, "sizes"), f"expected weights with a finite sum above zero, got {total:g}"
     around = JSON_BYTES if values.kind is ValueKind.JSON else 0
-    needed = around + (SEAL_BYTES + _longest_key(plan) if values.verify else 0)
+    needed = around + (CHECKSUM_BYTES + _longest_key(plan) if values.verify else 0)
     smallest = min((entry.size for entry in values.sizes if entry.weight), default=values.minimum_bytes)
     if smallest < needed:
         culprit = "sizes" if values.sizes else "minimum"

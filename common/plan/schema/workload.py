@@ -73,6 +73,17 @@ class Command(Section, frozen=True, kw_only=True):
     then: tuple[Then, ...] = ()
 
 
+def deal(total: int, thread: int, threads: int) -> range:
+    """The part of 0..total-1 that belongs to one of the fleet's worker threads. Parts are adjacent and of the same
+    size, but for one number more in the first ones.
+
+    Keys and operations are dealt in the same way, so a thread with as many operations as keys uses each key once.
+    """
+    each, rest = divmod(total, threads)
+    begin = thread * each + min(thread, rest)
+    return range(begin, begin + each + (thread < rest))
+
+
 class Keys(Section, frozen=True, kw_only=True):
     """Keys are `prefix` followed by a whole number drawn from minimum..maximum, both included.
 
@@ -91,6 +102,16 @@ class Keys(Section, frozen=True, kw_only=True):
     hot_keys: Share = 0.2
     hot_operations: Share = 0.8
     per_hash_tag: NotNegative | None = None
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of all keys."""
+        return range(int(self.minimum), int(self.maximum) + 1)
+
+    def part(self, thread: int, threads: int) -> range:
+        """The numbers that belong to one of the fleet's worker threads, if each number belongs to one of them."""
+        own = deal(len(self.numbers), thread, threads)
+        return self.numbers[own.start : own.stop]
 
 
 class SizeWeight(Section, frozen=True, kw_only=True):

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from agent.worker.metrics.wire_sizes import request_bytes
-from agent.worker.workload.operations import Mix, Operation, draw_operations
-from agent.worker.workload.reply_effects import MISMATCH, entry_ids, is_miss
-from agent.worker.workload.values import is_sealed
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.operations import draw_operations
+from agent.worker.workload.reply_effects import MISMATCH, Operation, entry_ids, is_miss
+from agent.worker.workload.values import is_intact
 from common.plan.schema import Workload
 from common.serde import from_builtins
 
@@ -29,7 +30,7 @@ def workload(*commands: str | dict[str, Any], **others: Any) -> Workload:
 def stream(
     *commands: str | dict[str, Any], tag: int = 0, thread: int = 0, threads: int = 1, **others: Any
 ) -> Iterator[Operation]:
-    return draw_operations(Mix(workload(*commands, **others), 1, tag), 1, thread, threads)
+    return draw_operations(CommandMix(workload(*commands, **others), 1, tag), 1, thread, threads)
 
 
 def some(operations: Iterator[Operation], count: int = 2000) -> list[tuple[str | bytes, ...]]:
@@ -135,7 +136,7 @@ def test_what_follows_comes_next_on_the_same_key_when_the_reply_says_so() -> Non
 
 
 def test_what_follows_has_rows_of_its_own_and_fresh_values() -> None:
-    mixed = Mix(workload(CACHE_ASIDE), 1)
+    mixed = CommandMix(workload(CACHE_ASIDE), 1)
     assert mixed.names == ("GET", "SET", "EXPIRE")
     operations = draw_operations(mixed, 1, 0)
     values = set()
@@ -222,10 +223,10 @@ def test_a_value_that_is_not_its_keys_is_a_mismatch_and_none_is_not() -> None:
         arguments = operation[1]
         assert operation[2] == request_bytes(arguments)
         if arguments[0] == "MSET":
-            assert is_sealed(arguments[2], arguments[1])  # type: ignore[arg-type]
-            assert is_sealed(arguments[4], arguments[3])  # type: ignore[arg-type]
+            assert is_intact(arguments[2], arguments[1])  # type: ignore[arg-type]
+            assert is_intact(arguments[4], arguments[3])  # type: ignore[arg-type]
         else:
-            assert is_sealed(arguments[-1] if arguments[0] == "SETEX" else arguments[2], arguments[1])  # type: ignore[arg-type]
+            assert is_intact(arguments[-1] if arguments[0] == "SETEX" else arguments[2], arguments[1])  # type: ignore[arg-type]
     keys = {"prefix": "k", "maximum": 1}
     [written] = some(stream("SET", values=values, keys=keys), 1)
     value = written[2]

@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from agent.worker.metrics.wire_sizes import reply_measure, request_bytes
-from agent.worker.workload.operations import Mix, Operation, draw_operations
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.operations import draw_operations
+from agent.worker.workload.reply_effects import Operation
 from common.commands import COMMANDS, KeyType, Placeholder
 from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Target, Workload
@@ -99,7 +101,7 @@ def operations(command: str, name: str) -> Iterator[Operation]:
     }
     if COMMANDS[name].key_type is KeyType.NUMBER:
         raw["keys"]["maximum"] = 2 if name != "INCRBYFLOAT" else 3
-    return draw_operations(Mix(from_builtins(raw, Workload), 1), 1, 0)
+    return draw_operations(CommandMix(from_builtins(raw, Workload), 1), 1, 0)
 
 
 OTHERS: list[tuple[KeyType, str]] = [
@@ -235,7 +237,7 @@ def test_in_a_cluster_no_row_leaves_its_slot_and_each_goes_to_one_node() -> None
             if row.template.count(Placeholder.IDS):
                 continue  # of one key
             before = cluster.calls(name.lower())
-            for _, arguments, _, _ in islice(draw_operations(Mix(workload, 1, per_hash_tag), 1, 0), 3):
+            for _, arguments, _, _ in islice(draw_operations(CommandMix(workload, 1, per_hash_tag), 1, 0), 3):
                 try:
                     client.execute_command(*arguments)
                 except redis.ResponseError as error:

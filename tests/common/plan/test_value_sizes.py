@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import PlanError
 from common.plan.schema import Values
-from common.plan.value_sizes import mean_size, parse_sizes
+from common.plan.value_sizes import mean_value_bytes, parse_sizes
 from common.serde import from_builtins
 
 
@@ -36,5 +36,5 @@ def test_what_is_wrong_in_a_line_is_named_with_its_number(text: bytes, line: str
 
 
 def test_the_mean_of_sizes_is_weighted() -> None:
-    assert mean_size(from_builtins({"minimum": 10, "maximum": 20}, Values)) == 15
-    assert mean_size(from_builtins({"sizes": [{"size": 10, "weight": 3}, {"size": 50}]}, Values)) == 20
+    assert mean_value_bytes(from_builtins({"minimum": 10, "maximum": 20}, Values)) == 15
+    assert mean_value_bytes(from_builtins({"sizes": [{"size": 10, "weight": 3}, {"size": 50}]}, Values)) == 20

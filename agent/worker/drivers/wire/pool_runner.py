@@ -21,8 +21,9 @@ from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
 from agent.worker.pools.thread_pools import Prewarmable, Release, open_one
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
-from agent.worker.workload.mix import Mix
-from agent.worker.workload.operations import Operation, draw_operations
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.operations import draw_operations
+from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Maintenance, Pools, Target
@@ -59,7 +60,7 @@ class WirePoolRunner:
     """See `PoolRunner`. One worker, on a loop that all pools of the process share."""
 
     def __init__(
-        self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: Mix
+        self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: CommandMix
     ) -> None:
         """Raises PlanError."""
         self._target, self._mix, self._cancellation, self._loop = target, mix, cancellation, loop
@@ -136,7 +137,7 @@ class WirePoolRunner:
             refresh=self._refresh,
             refresh_uncovered=self._refresh_uncovered,
             parked=self._parked,
-            ignores_replies=self._mix.is_plain and not self._has_pushes,
+            ignores_replies=self._mix.ignores_replies and not self._has_pushes,
             has_known_sizes=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
             is_sentinel=address_of(self._target).kind is TargetKind.SENTINEL,
             has_shared_quota=is_cluster and context.pacer.steady_turns is not None,
@@ -146,7 +147,7 @@ class WirePoolRunner:
         self._worker = WireWorker(context, router, services)
         # Connections are made on the loop's thread: everything of the worker happens there.
         self._loop.call(partial(router.begin, self._primaries.slots() if is_cluster else None))
-        if self._mix.is_plain:
+        if self._mix.ignores_replies:
             self._loop.call(router.prefetch)
         self._loop.start(self._worker, job)
 
@@ -249,11 +250,12 @@ class WirePoolRunner:
             self._primaries.close()
 
 
-def draw_requests(mix: Mix, seed: int, worker: int, workers: int) -> PackedStream | Iterator[Operation]:
+def draw_requests(mix: CommandMix, seed: int, worker: int, workers: int) -> PackedStream | Iterator[Operation]:
     """The operations of a worker: drawn and packed ahead if none depends on a reply, else one by one."""
-    return draw_packed(mix, seed, worker, workers) if mix.is_plain else draw_operations(mix, seed, worker, workers)
+    draw = draw_packed if mix.ignores_replies else draw_operations
+    return draw(mix, seed, worker, workers)
 
 
-def record_of(mix: Mix) -> WireRecord:
+def record_of(mix: CommandMix) -> WireRecord:
     """The record of a worker."""
     return WireRecord(mix.fixed_reply_bytes)

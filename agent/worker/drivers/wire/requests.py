@@ -17,8 +17,8 @@ import numpy as np
 
 from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
 from agent.worker.pacing.pacer import Turn
-from agent.worker.workload.encoding.stream import Packed, PackedStream
-from agent.worker.workload.operations import Operation
+from agent.worker.workload.encoding.stream import PackedBlock, PackedStream
+from agent.worker.workload.reply_effects import Operation
 from common.metrics.histogram import Ints
 
 _pack: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -206,7 +206,7 @@ class PackedRequestSource:
         """See `RequestSource`."""
         drawn = 0
         while drawn < count:
-            each: list[Packed] = [self._stream.block()] if nodes is None else self._stream.blocks(nodes)
+            each: list[PackedBlock] = [self._stream.block()] if nodes is None else self._stream.blocks(nodes)
             for packed in each:
                 drawn += len(packed.rows)
                 yield packed.node, RequestBlock(packed.payload, packed.offsets, packed.rows, packed.sizes)

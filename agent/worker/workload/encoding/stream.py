@@ -1,8 +1,8 @@
-"""The stream of operations of one thread as requests ready for the wire, block by block.
+"""One worker's stream of operations as RESP requests, block by block, for the wire driver.
 
-They are the operations that `draw_operations` draws with the same seed, thread and block, for mixes in which none
-depends on a reply. In a cluster each block is split by the nodes that the slots of its requests belong to, after it was
-drawn: so the plan's distribution holds over the whole key space, whoever owns it.
+The operations are those of `draw_operations` with the same seed, thread and block size, for mixes in which none depends
+on a reply. In a cluster, each block is drawn first and then split by the nodes of its requests' slots: so keys follow
+the plan's distribution over the whole key space, whichever node has them.
 """
 
 from __future__ import annotations
@@ -11,33 +11,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.division import seed_sequence
-from agent.worker.workload.encoding.key_slots import SLOTS
-from agent.worker.workload.encoding.pieces import Buffer
-from agent.worker.workload.encoding.request_template import Made, Requests
-from agent.worker.workload.mix import Mix, supplies_of
-from agent.worker.workload.sampling import Block, Drawing
+from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.workload.encoding.request_packer import PreparedRequests, RequestPacker
+from agent.worker.workload.encoding.segments import Buffer
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.sampling import OperationSampler, SampledBlock
 from common.commands import Placeholder, Template, original
 from common.metrics.histogram import Ints
+from common.redis_client import SLOTS
 
-_BLOCK = 4096
+_BLOCK_OPERATIONS = 4096
 _BLOCK_BYTES = 512 * 1024
-"""As many operations as are about so many bytes, so that a block stays in the processor's cache."""
-_MOST_BYTES = 8 << 20
-_PARTS = 100
-"""One request more in a block for so many arguments of one."""
+"""A block has about this size at most, so that it stays in the processor's cache."""
+_LARGEST_BLOCK_BYTES = 8 << 20
+_ARGUMENTS_PER_OPERATION = 100
+"""A command with many arguments gets blocks of at least one operation for each of this many."""
 _VALUES = (Placeholder.DATA, Placeholder.TEXT, Placeholder.MESSAGE)
-_TEXT_BYTES = 16
-"""About what a key or a number takes."""
+_VARIABLE_BYTES = 16
+"""Estimated size of a key or a number."""
 _ARGUMENT_BYTES = 6
-"""About what an argument takes beside itself."""
+"""Estimated size of an argument's RESP header."""
 
 
 @dataclass(slots=True)
-class Packed:
-    """A block of requests. payload: all of them, one behind the other, as RESP arrays of bulk strings. offsets: where
-    each begins in it, and at last its length; count + 1 of them. rows: index into `Mix.names`, shape (count,). sizes:
-    bytes of each request, shape (count,). node: which node of the cluster they belong to; 0 where nothing was split."""
+class PackedBlock:
+    """Consecutive requests for one node.
+
+    payload: all requests, as RESP arrays of bulk strings. offsets: where each begins in the payload, and at last the
+    payload's length; count + 1 of them. rows: index into `CommandMix.names`, shape (count,). sizes: bytes of each
+    request, shape (count,). node: number of the node in the cluster; 0 if the block was not split.
+    """
 
     payload: bytes
     offsets: list[int]
@@ -46,107 +49,109 @@ class Packed:
     node: int
 
 
-def draw_packed(mix: Mix, seed: int, thread: int, threads: int = 1, *, block: int | None = None) -> PackedStream:
-    """The requests of thread number `thread` of the `threads` of the fleet, drawn `block` at a time; without it as many
-    as are quick. The mix holds nothing that depends on replies: nothing late, nothing to be verified."""
-    assert not mix.is_late, "expected a mix in which no operation depends on a reply"
+def draw_packed(mix: CommandMix, seed: int, thread: int, threads: int = 1, *, block: int | None = None) -> PackedStream:
+    """The requests of one worker. thread: its number among the `threads` of the fleet. block: operations drawn at a
+    time; None: as many as are fastest. The mix must not depend on replies, nor verify values."""
+    assert not mix.depends_on_replies, "expected a mix in which no operation depends on a reply"
     assert not mix.values.verify, "expected values that are not verified"
-    return PackedStream(mix, seed, thread, threads, block or _block_of(mix))
+    return PackedStream(mix, seed, thread, threads, block or _block_operations(mix))
 
 
 class PackedStream:
-    """The endless stream of one thread's requests."""
+    """The endless stream of one worker's requests."""
 
-    def __init__(self, mix: Mix, seed: int, thread: int, threads: int, block: int) -> None:
-        self._drawing = Drawing(mix, seed, thread, threads)
-        self._count = self._drawing.whole(block)
-        self._batch = mix.batch_of_one_tag or 1
-        self._aside = np.random.default_rng(seed_sequence(seed, thread, 4))
+    def __init__(self, mix: CommandMix, seed: int, thread: int, threads: int, block: int) -> None:
+        self._sampler = OperationSampler(mix, seed, thread, threads)
+        self._count = self._sampler.whole_batches(block)
+        self._batch = mix.batch_in_one_slot or 1
+        self._keyless = np.random.default_rng(seed_sequence(seed, thread, Purpose.KEYLESS_NODES))
         self._rows = np.array([command.row for command in mix.commands])
-        self._requests = [
-            Requests(command.template, supplies_of(mix, command, thread, threads)) for command in mix.commands
+        self._packers = [
+            RequestPacker(command.template, mix.context(command, thread, threads)) for command in mix.commands
         ]
         self._buffer: Buffer = np.empty(0, dtype=np.uint8)
 
-    def block(self) -> Packed:
+    def block(self) -> PackedBlock:
         """The next block."""
-        block, made = self._draw()
-        sizes = _in_order(block, [each.sizes for each in made])
+        block, prepared = self._prepare()
+        sizes = _in_order(block, [each.sizes for each in prepared])
         ends = np.cumsum(sizes)
-        payload = self._write(block, made, ends, int(ends[-1])).tobytes()
-        return Packed(payload, [0, *ends.tolist()], self._rows[block.picks], sizes, 0)
+        payload = self._write(block, prepared, ends, int(ends[-1])).tobytes()
+        return PackedBlock(payload, [0, *ends.tolist()], self._rows[block.commands], sizes, 0)
 
-    def blocks(self, node_of_slot: Ints) -> list[Packed]:
-        """The next block, split by the node that each request belongs to: that of the slot of its first key, or of any
-        slot if it has none. Batches that keep to one slot stay whole. node_of_slot: shape (16384,), -1 where no node is
-        known. Nodes without a request are left out."""
-        block, made = self._draw()
-        sizes = _in_order(block, [each.sizes for each in made])
-        # Numbers of 16 bits are sorted without comparing them, in their order of drawing.
-        nodes = node_of_slot.astype(np.int16).take(self._slots(block, made))
+    def blocks(self, node_of_slot: Ints) -> list[PackedBlock]:
+        """The next block, split by node: that of the slot of a request's first key, or of a random slot for a request
+        without keys. Batches that keep to one slot stay whole.
+
+        node_of_slot: the node of each slot, -1 where none is known; shape (SLOTS,). Returns no block for a node
+        without requests.
+        """
+        block, prepared = self._prepare()
+        sizes = _in_order(block, [each.sizes for each in prepared])
+        # numpy sorts 16-bit numbers by radix sort, without comparisons, and keeps the order of equal ones.
+        nodes = node_of_slot.astype(np.int16).take(self._slots(block, prepared))
         order = np.argsort(nodes, kind="stable")
-        nodes, sizes, rows = nodes.take(order), sizes.take(order), self._rows.take(block.picks.take(order))
-        ends = np.cumsum(sizes)
-        places = np.empty_like(ends)
-        places[order] = ends
-        buffer = self._write(block, made, places, int(ends[-1]))
+        nodes, sizes, rows = nodes.take(order), sizes.take(order), self._rows.take(block.commands.take(order))
+        sorted_ends = np.cumsum(sizes)
+        ends = np.empty_like(sorted_ends)
+        ends[order] = sorted_ends
+        buffer = self._write(block, prepared, ends, int(sorted_ends[-1]))
         firsts = np.flatnonzero(np.diff(nodes, prepend=-2)).tolist()
-        found = []
+        packed = []
         for first, end in zip(firsts, [*firsts[1:], nodes.size], strict=True):
-            begin, part = int(ends[first - 1]) if first else 0, slice(first, end)
-            offsets = [0, *(ends[part] - begin).tolist()]
+            begin, part = int(sorted_ends[first - 1]) if first else 0, slice(first, end)
+            offsets = [0, *(sorted_ends[part] - begin).tolist()]
             payload = buffer[begin : begin + offsets[-1]].tobytes()
-            found.append(Packed(payload, offsets, rows[part], sizes[part], int(nodes[first])))
-        return found
+            packed.append(PackedBlock(payload, offsets, rows[part], sizes[part], int(nodes[first])))
+        return packed
 
-    def _draw(self) -> tuple[Block, list[Made]]:
-        block = self._drawing.block(self._count)
-        return block, [requests.draw(rows) for requests, rows in zip(self._requests, block.rows, strict=True)]
+    def _prepare(self) -> tuple[SampledBlock, list[PreparedRequests]]:
+        block = self._sampler.block(self._count)
+        return block, [packer.prepare(numbers) for packer, numbers in zip(self._packers, block.numbers, strict=True)]
 
-    def _write(self, block: Block, made: list[Made], ends: Ints, size: int) -> Buffer:
-        """All requests where they belong; valid until the next block."""
+    def _write(self, block: SampledBlock, prepared: list[PreparedRequests], ends: Ints, size: int) -> Buffer:
+        """Write each request so that it ends at `ends`. The result is valid until the next block."""
         if self._buffer.size < size:
             self._buffer = np.empty(size + size // 8, dtype=np.uint8)
-        for place, each in zip(block.places, made, strict=True):
-            each.write(self._buffer, ends[place])
+        for positions, requests in zip(block.positions, prepared, strict=True):
+            requests.write(self._buffer, ends[positions])
         return self._buffer[:size]
 
-    def _slots(self, block: Block, made: list[Made]) -> Ints:
-        """The slot of each request's node; in a batch all have that of the first that has a key."""
-        slots = _in_order(block, [each.slots() for each in made])
+    def _slots(self, block: SampledBlock, prepared: list[PreparedRequests]) -> Ints:
+        """The slot that each request goes to; in a batch, that of the first request with a key."""
+        slots = _in_order(block, [each.slots() for each in prepared])
         if self._batch > 1:
             batches = slots.reshape(-1, self._batch)
             firsts = np.argmax(batches >= 0, axis=1)
             slots = batches[np.arange(len(batches)), firsts]
-        (anywhere,) = np.nonzero(slots < 0)
-        if anywhere.size:
-            slots[anywhere] = self._aside.integers(0, SLOTS, anywhere.size)
+        (keyless,) = np.nonzero(slots < 0)
+        if keyless.size:
+            slots[keyless] = self._keyless.integers(0, SLOTS, keyless.size)
         return np.repeat(slots, self._batch) if self._batch > 1 else slots
 
 
-def _in_order(block: Block, each: list[Ints | None]) -> Ints:
-    """What each command has of its operations, in the order of all; -1 for None."""
-    found = np.full(block.picks.size, -1, dtype=np.int64)
-    for place, numbers in zip(block.places, each, strict=True):
+def _in_order(block: SampledBlock, by_command: list[Ints | None]) -> Ints:
+    """One number for each operation of the block, from the numbers of each command's operations; -1 for None."""
+    ordered = np.full(block.commands.size, -1, dtype=np.int64)
+    for positions, numbers in zip(block.positions, by_command, strict=True):
         if numbers is not None:
-            found[place] = numbers
-    return found
+            ordered[positions] = numbers
+    return ordered
 
 
-def _block_of(mix: Mix) -> int:
-    """Operations of a block."""
-    each_bytes = [_bytes_of(command.template, mix.values.mean_bytes) for command in mix.commands]
-    mean_bytes = np.average(each_bytes, weights=[command.weight for command in mix.commands])
-    # Each argument costs so much a block that there should be some requests for it, unless they take too much memory.
-    least = min(
-        max(len(command.template.arguments) for command in mix.commands) // _PARTS, int(_MOST_BYTES / mean_bytes)
-    )
-    return max(1, least, min(_BLOCK, int(_BLOCK_BYTES / mean_bytes)))
+def _block_operations(mix: CommandMix) -> int:
+    """How many operations a block should have."""
+    sizes = [_estimated_bytes(command.template, mix.mean_value_bytes) for command in mix.commands]
+    mean_bytes = np.average(sizes, weights=[command.weight for command in mix.commands])
+    # Each argument has a fixed cost per block, so a block should have several operations for it, if memory permits.
+    most_arguments = max(len(command.template.arguments) for command in mix.commands)
+    least = min(most_arguments // _ARGUMENTS_PER_OPERATION, int(_LARGEST_BLOCK_BYTES / mean_bytes))
+    return max(1, least, min(_BLOCK_OPERATIONS, int(_BLOCK_BYTES / mean_bytes)))
 
 
-def _bytes_of(template: Template, value_bytes: float) -> float:
-    """About how many bytes a request takes."""
+def _estimated_bytes(template: Template, value_bytes: float) -> float:
+    """About how many bytes a request has."""
     return sum(
-        len(piece) if isinstance(piece, bytes) else value_bytes if original(piece) in _VALUES else _TEXT_BYTES
+        len(piece) if isinstance(piece, bytes) else value_bytes if original(piece) in _VALUES else _VARIABLE_BYTES
         for piece in template.pieces()
     ) + _ARGUMENT_BYTES * len(template.arguments)

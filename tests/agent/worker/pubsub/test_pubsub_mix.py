@@ -9,7 +9,7 @@ from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
 from agent.worker.pubsub.pubsub_mix import PubSubPool, Subscribers
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from agent.worker.run import WorkerRun
-from agent.worker.workload.values import Blank
+from agent.worker.workload.values import MessageBody
 from common.clock import monotonic_ns
 from common.metrics.intervals import DeliveryMetrics, Merge, merge_intervals
 from common.plan.schema import Command, Driver, Keys, Load, Plan, Pools, PubSub, Target, Workload
@@ -23,7 +23,7 @@ from tests.support.workers import whole_of
 LISTENING = [driver for driver in Driver if driver is not Driver.WIRE]
 """Drivers that may have subscribers; the plan refuses any other: tests/common/plan/rules/test_wire_rules.py."""
 
-BLANK = Blank(bytes(HEADER_BYTES) + b"padding")
+BLANK = MessageBody(bytes(HEADER_BYTES) + b"padding")
 
 
 class FakeInstance:

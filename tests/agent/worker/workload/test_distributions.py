@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.pacing.pacer import quota_of
-from agent.worker.workload.distributions import Latest, Numbers, numbers_of, part_of
+from agent.worker.workload.distributions import KeyDistribution, Latest, key_distribution
 from common.metrics.histogram import Ints
 from common.plan.schema import Distribution, Keys
 from common.serde import from_builtins
@@ -20,11 +20,11 @@ MANY = 200_000
 EACH = [(number, number) for number in range(1, 101)]
 
 
-def numbers(kind: str, thread: int = 0, threads: int = 1, **keys: Any) -> Numbers:
-    return numbers_of(from_builtins({"distribution": kind, **keys}, Keys), thread, threads)
+def numbers(kind: str, thread: int = 0, threads: int = 1, **keys: Any) -> KeyDistribution:
+    return key_distribution(from_builtins({"distribution": kind, **keys}, Keys), thread, threads)
 
 
-def draw(drawn: Numbers, count: int = MANY, seed: int = 7) -> Ints:
+def draw(drawn: KeyDistribution, count: int = MANY, seed: int = 7) -> Ints:
     return drawn.draw(np.random.default_rng(seed), count)
 
 
@@ -52,13 +52,14 @@ def test_sequential_goes_through_the_range_in_order_and_over_again() -> None:
 @given(low=st.integers(0, 10**9), size=st.integers(1, 50), threads=st.integers(1, 50))
 def test_parallel_gives_each_worker_a_part_of_its_own_in_order(low: int, size: int, threads: int) -> None:
     high = low + size - 1
-    parts = [part_of(low, high, thread, threads) for thread in range(threads)]
+    keys = from_builtins({"minimum": low, "maximum": high}, Keys)
+    parts = [keys.part(thread, threads) for thread in range(threads)]
+    assert [number for part in parts for number in part] == list(range(low, high + 1))
+    own = parts[threads // 2]
+    drawn = draw(numbers("parallel", threads // 2, threads, minimum=low, maximum=high), len(own) + 1).tolist()
     if size >= threads:
-        assert [number for first, last in parts for number in range(first, last + 1)] == list(range(low, high + 1))
-    assert all(low <= first <= last <= high for first, last in parts)
-    first, last = parts[threads // 2]
-    drawn = numbers("parallel", threads // 2, threads, minimum=low, maximum=high)
-    assert draw(drawn, last - first + 2).tolist() == [*range(first, last + 1), first]
+        assert drawn == [*own, own[0]]
+    assert all(low <= number <= high for number in drawn)
 
 
 @given(size=st.integers(1, 300), threads=st.integers(1, 40))

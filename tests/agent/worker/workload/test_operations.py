@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
-from agent.worker.workload.operations import Mix, Operation, draw_operations
-from agent.worker.workload.values import Blank, is_sealed
+from agent.worker.workload.mix import CommandMix
+from agent.worker.workload.operations import draw_operations
+from agent.worker.workload.reply_effects import Operation
+from agent.worker.workload.values import MessageBody, is_intact
 from common.errors import PlanError
 from common.plan.schema import Workload
 from common.serde import from_builtins
@@ -19,12 +21,12 @@ from common.serde import from_builtins
 SOME = 5000  # more than one block
 
 
-def mix(*commands: str | dict[str, Any], seed: int = 1, **workload: Any) -> Mix:
+def mix(*commands: str | dict[str, Any], seed: int = 1, **workload: Any) -> CommandMix:
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return Mix(from_builtins({"commands": listed, **workload}, Workload), seed)
+    return CommandMix(from_builtins({"commands": listed, **workload}, Workload), seed)
 
 
-def some(mixed: Mix, seed: int = 1, thread: int = 0, count: int = SOME) -> list[Operation]:
+def some(mixed: CommandMix, seed: int = 1, thread: int = 0, count: int = SOME) -> list[Operation]:
     return list(islice(draw_operations(mixed, seed, thread), count))
 
 
@@ -129,7 +131,7 @@ def test_a_message_is_drawn_as_a_blank_of_the_plans_size_for_whoever_stamps_it()
     mixed = mix("PUBLISH __key__ __message__", values={"minimum": 40, "maximum": 60})
     operations = some(mixed, count=300)
     blanks = [arguments[2] for _, arguments, _, _ in operations]
-    assert all(type(blank) is Blank for blank in blanks)
+    assert all(type(blank) is MessageBody for blank in blanks)
     assert {len(blank) for blank in blanks} == set(range(40, 61))
     packer = HiredisRespSerializer()
     for _, arguments, request_bytes, _ in operations:
@@ -171,7 +173,7 @@ def test_values_of_json_are_documents_of_exactly_their_size(template: str, verif
     assert {len(document) for document in documents} == set(range(40, 51))
     assert all(list(json.loads(document)) == ["v"] for document in documents)
     if verify:
-        assert all(is_sealed(arguments[2], arguments[1]) for arguments in calls)
+        assert all(is_intact(arguments[2], arguments[1]) for arguments in calls)
 
 
 def test_the_smallest_json_has_empty_text() -> None:

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from agent.worker.workload import preload as module
-from agent.worker.workload.operations import Operation
-from agent.worker.workload.preload import BATCH, BATCH_BYTES, Part, parts_of, preload
+from agent.worker.workload.preload import BATCH, BATCH_BYTES, PreloadTask, preload, preload_tasks
+from agent.worker.workload.reply_effects import Operation
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Keys, Plan, Pools, Preload, Retry, Target, Values, Workload
@@ -48,7 +48,9 @@ def shares(plan: Plan, processes: int, threads_each: int) -> list[Assignment]:
 
 
 def fill(plan: Plan, processes: int = 2, threads_each: int = 3) -> Preloaded:
-    told = [preload(parts_of(share), plan.target, lambda *_: None) for share in shares(plan, processes, threads_each)]
+    told = [
+        preload(preload_tasks(share), plan.target, lambda *_: None) for share in shares(plan, processes, threads_each)
+    ]
     merged = Preloaded.merge(told)
     assert merged is not None
     return merged
@@ -58,7 +60,7 @@ def operations(plan: Plan, processes: int = 2, threads_each: int = 3) -> list[Op
     return [
         operation
         for share in shares(plan, processes, threads_each)
-        for parts in parts_of(share)
+        for parts in preload_tasks(share)
         for part in parts
         for operation in part.operations
     ]
@@ -73,13 +75,13 @@ def test_the_threads_of_a_fleet_write_each_key_once(processes: int, threads_each
 
 def test_a_share_that_another_agent_has_preloaded_writes_nothing() -> None:
     [share] = shares(plan_of("redis://localhost"), 1, 2)
-    assert parts_of(share)
-    assert parts_of(msgspec.structs.replace(share, preloads=False)) == []
+    assert preload_tasks(share)
+    assert preload_tasks(msgspec.structs.replace(share, preloads=False)) == []
 
 
 def test_what_a_thread_is_said_to_write_is_what_it_writes() -> None:
     plan = plan_of("redis://127.0.0.1:1", Preload(), Preload(times=3, key_maximum=Count(10)), maximum=101)
-    parts = [part for share in shares(plan, 3, 5) for parts in parts_of(share) for part in parts]
+    parts = [part for share in shares(plan, 3, 5) for parts in preload_tasks(share) for part in parts]
     assert [part.keys * part.times for part in parts] == [len(list(part.operations)) for part in parts]
 
 
@@ -113,7 +115,7 @@ def test_bytes_of_requests_are_those_that_were_sent(valkey: Server) -> None:
 def test_progress_comes_to_all_keys_and_begins_with_none(valkey: Server) -> None:
     told: list[tuple[int, int]] = []
     [share] = shares(plan_of(valkey.url), 1, 3)
-    preload(parts_of(share), share.plan.target, lambda done, total: told.append((done, total)))
+    preload(preload_tasks(share), share.plan.target, lambda done, total: told.append((done, total)))
     assert told[0] == (0, 1_000)
     assert told[-1] == (1_000, 1_000)
     assert told == sorted(told)
@@ -122,7 +124,7 @@ def test_progress_comes_to_all_keys_and_begins_with_none(valkey: Server) -> None
 def test_a_single_key_that_takes_long_makes_progress_all_the_same(valkey: Server) -> None:
     told: list[int] = []
     [share] = shares(plan_of(valkey.url, Preload(command="RPUSH", times=60_000), maximum=1), 1, 1)
-    done = preload(parts_of(share), share.plan.target, lambda done, _: told.append(done))
+    done = preload(preload_tasks(share), share.plan.target, lambda done, _: told.append(done))
     assert done is not None
     assert (done.keys, done.commands, told[-1]) == (1, 60_000, 60_000)
     assert len(set(told)) > 2
@@ -130,7 +132,7 @@ def test_a_single_key_that_takes_long_makes_progress_all_the_same(valkey: Server
 
 def test_a_plan_without_a_preload_asks_the_target_nothing() -> None:
     [share] = shares(plan_for(Target(url="redis://127.0.0.1:1")), 1, 3)
-    assert preload(parts_of(share), share.plan.target, lambda *_: None) is None
+    assert preload(preload_tasks(share), share.plan.target, lambda *_: None) is None
 
 
 def test_an_error_reply_names_command_key_and_reply(valkey: Server) -> None:
@@ -165,7 +167,7 @@ def test_what_on_progress_raises_ends_it_although_the_target_hangs(valkey: Serve
     [share] = shares(plan_of(valkey.url, maximum=10_000_000), 1, 2)
     try:
         with pytest.raises(Enough):
-            preload(parts_of(share), share.plan.target, on_progress)
+            preload(preload_tasks(share), share.plan.target, on_progress)
         # Its timeout is five seconds, and nothing waits for that.
         assert monotonic_ns() - paused_ns < 3 * NS_PER_S
     finally:
@@ -189,8 +191,10 @@ def test_a_round_trip_is_bounded_in_commands_and_bytes() -> None:
 
 
 def test_keys_in_parts_of_unequal_size_are_all_written_by_few_connections(valkey: Server) -> None:
-    def part(first: int, end: int) -> Part:
-        return Part(((0, ("SET", b"k%d" % number, b""), 1, None) for number in range(first, end)), end - first, 1, 1)
+    def part(first: int, end: int) -> PreloadTask:
+        return PreloadTask(
+            ((0, ("SET", b"k%d" % number, b""), 1, None) for number in range(first, end)), end - first, 1, 1
+        )
 
     threads = [[part(number * 10, number * 10 + 10)] for number in range(50)] + [[part(500, 5_000)]]
     done = preload(threads, Target(url=valkey.url), lambda *_: None)
@@ -226,7 +230,7 @@ def test_a_cluster_whose_slots_move_is_filled_all_the_same(shared_cluster: Clust
             moved.append(slot)
 
     [share] = shares(plan, 1, 3)
-    preload(parts_of(share), plan.target, on_progress)
+    preload(preload_tasks(share), plan.target, on_progress)
     assert moved
     assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 20_000
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.metrics.wire_sizes import request_bytes
-from agent.worker.workload.operations import Operation
-from agent.worker.workload.preload_operations import preload_operations
-from agent.worker.workload.values import is_sealed
+from agent.worker.workload.preload import preload_operations
+from agent.worker.workload.reply_effects import Operation
+from agent.worker.workload.values import is_intact
 from common.plan.schema import Preload, Workload
 from common.serde import from_builtins
 
@@ -52,7 +52,7 @@ def test_what_is_written_is_what_the_mix_would_write(tag: int) -> None:
         assert isinstance(arguments[2], bytes)
         assert arguments[1].startswith(b"stampede:{" if tag else b"stampede:")
         assert 60 <= len(arguments[2]) <= 90
-        assert is_sealed(arguments[2], arguments[1])
+        assert is_intact(arguments[2], arguments[1])
         assert (size, follow) == (request_bytes(arguments), None)
 
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.workload.values import Values, is_sealed, longest_value, sealed, smallest_sealed
-from common.plan import schema
-from common.plan.rules.workload_rules import SEAL_BYTES
+from agent.worker.workload.values import ValueGenerator, is_intact, with_checksum
+from common.plan.schema import Values
+from common.plan.value_sizes import CHECKSUM_BYTES, largest_value
 from common.serde import from_builtins
 
 
-def values(**said: Any) -> Values:
-    return Values(from_builtins(said, schema.Values), 1)
+def values(**said: Any) -> ValueGenerator:
+    return ValueGenerator(from_builtins(said, Values), 1)
 
 
-def draw(drawn: Values, count: int) -> list[bytes]:
+def draw(drawn: ValueGenerator, count: int) -> list[bytes]:
     made, sizes = drawn.draw(np.random.default_rng(1), count)
     found = list(made)
     assert [len(value) for value in found] == sizes.tolist()
@@ -36,8 +36,8 @@ def test_sizes_of_a_list_are_drawn_by_their_weight() -> None:
 
 def test_the_longest_value_is_that_which_can_be_drawn() -> None:
     sizes = [{"size": 10, "weight": 1}, {"size": 2000, "weight": 0}]
-    assert longest_value(from_builtins({"sizes": sizes}, schema.Values)) == 10
-    assert longest_value(from_builtins({"minimum": 5, "maximum": 70}, schema.Values)) == 70
+    assert largest_value(from_builtins({"sizes": sizes}, Values)) == 10
+    assert largest_value(from_builtins({"minimum": 5, "maximum": 70}, Values)) == 70
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.8, 0.95])
@@ -74,10 +74,10 @@ def test_what_can_be_compressed_wholly_is() -> None:
 
 @given(key=st.binary(max_size=40), value=st.binary(max_size=200), other=st.binary(max_size=40))
 def test_a_sealed_value_keeps_its_size_and_is_right_for_its_key_alone(key: bytes, value: bytes, other: bytes) -> None:
-    made = sealed(value, key)
-    assert len(made) == max(len(value), smallest_sealed(len(key)))
-    assert is_sealed(made, key)
-    assert is_sealed(made, other) is (other == key or made[9:].startswith(other + b" "))
+    made = with_checksum(value, key)
+    assert len(made) == max(len(value), CHECKSUM_BYTES + len(key))
+    assert is_intact(made, key)
+    assert is_intact(made, other) is (other == key or made[9:].startswith(other + b" "))
 
 
 @given(
@@ -87,10 +87,6 @@ def test_a_sealed_value_keeps_its_size_and_is_right_for_its_key_alone(key: bytes
     bit=st.integers(0, 7),
 )
 def test_a_bit_that_was_turned_is_seen(key: bytes, value: bytes, place: int, bit: int) -> None:
-    made = bytearray(sealed(value, key))
+    made = bytearray(with_checksum(value, key))
     made[place] ^= 1 << bit
-    assert not is_sealed(bytes(made), key)
-
-
-def test_the_plans_check_and_the_form_agree_on_what_a_seal_takes() -> None:
-    assert smallest_sealed(7) == SEAL_BYTES + 7
+    assert not is_intact(bytes(made), key)

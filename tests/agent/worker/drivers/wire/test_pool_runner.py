@@ -10,7 +10,7 @@ from agent.worker.drivers.wire.event_loop import WireLoop
 from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
 from agent.worker.pools.thread_pools import prewarm
 from agent.worker.workload.encoding.stream import PackedStream
-from agent.worker.workload.mix import Mix
+from agent.worker.workload.mix import CommandMix
 from common.cancellation import Cancellation
 from common.errors import PlanError, TargetError
 from common.plan.schema import Command, Driver, Pools, Retry, Target, Values, Workload
@@ -22,8 +22,10 @@ from tests.support.servers import Server
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-def mix_of(*commands: str, **workload: Any) -> Mix:
-    return Mix(Workload(commands=tuple(Command(command=command) for command in commands or ("GET",)), **workload), 1)
+def mix_of(*commands: str, **workload: Any) -> CommandMix:
+    return CommandMix(
+        Workload(commands=tuple(Command(command=command) for command in commands or ("GET",)), **workload), 1
+    )
 
 
 @contextmanager

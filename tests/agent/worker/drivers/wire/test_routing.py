@@ -14,7 +14,7 @@ from agent.worker.drivers.wire.routing import AHEAD, RequestRouter, TargetNode
 from agent.worker.drivers.wire.rows import WireRecord
 from agent.worker.pacing.pacer import WHENEVER
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
-from agent.worker.workload.mix import Mix
+from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
 from common.plan.schema import Workload
 from common.redis_client.slots import slot_of
@@ -100,7 +100,7 @@ def test_each_node_gets_the_requests_of_its_slots_all_of_them_in_the_order_drawn
 @pytest.mark.parametrize("speeds", [(1, 1, 1), (50, 1, 1), (1, 2, 9)], ids=str)
 def test_all_nodes_together_issue_what_the_plan_draws_however_quick_each_is(speeds: tuple[int, ...]) -> None:
     raw = {"commands": [{"command": "GET"}], "keys": {"maximum": 5000, "distribution": "zipfian"}}
-    mix = Mix(from_builtins(raw, Workload), 7)
+    mix = CommandMix(from_builtins(raw, Workload), 7)
     world = World(stream=draw_packed(mix, 7, 0, block=1024))
     world.router.begin(SLOTS)
     found: Counter[int] = Counter()

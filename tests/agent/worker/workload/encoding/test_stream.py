@@ -9,21 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
-from agent.worker.workload.encoding.key_slots import SLOTS
-from agent.worker.workload.encoding.stream import Packed, draw_packed
-from agent.worker.workload.mix import Mix
+from agent.worker.workload.encoding.stream import PackedBlock, draw_packed
+from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
 from common.plan.schema import Workload
-from common.redis_client import slot_of
+from common.redis_client import SLOTS, slot_of
 from common.serde import from_builtins
 
 PACKER = HiredisRespSerializer()
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
 
 
-def mix(*commands: str | dict[str, Any], tag: int = 0, **workload: Any) -> Mix:
+def mix(*commands: str | dict[str, Any], tag: int = 0, **workload: Any) -> CommandMix:
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return Mix(from_builtins({"commands": listed, **workload}, Workload), 1, tag)
+    return CommandMix(from_builtins({"commands": listed, **workload}, Workload), 1, tag)
 
 
 WORDS = st.sampled_from(
@@ -113,7 +112,7 @@ MIXES = st.builds(
 )  # fmt: skip
 
 
-def requests(packed: Packed) -> list[bytes]:
+def requests(packed: PackedBlock) -> list[bytes]:
     """The requests of a block, which is right in itself."""
     assert packed.offsets[0] == 0
     assert packed.offsets[-1] == len(packed.payload)
@@ -122,7 +121,9 @@ def requests(packed: Packed) -> list[bytes]:
     return [packed.payload[begin:end] for begin, end in zip(packed.offsets, packed.offsets[1:], strict=False)]
 
 
-def drawn(mixed: Mix, count: int, *, block: int, thread: int = 0, threads: int = 1) -> list[tuple[int, Any, bytes]]:
+def drawn(
+    mixed: CommandMix, count: int, *, block: int, thread: int = 0, threads: int = 1
+) -> list[tuple[int, Any, bytes]]:
     """Row, arguments and request of the operations that client libraries are given."""
     operations = islice(draw_operations(mixed, 5, thread, threads, block=block), count)
     return [(row, arguments, b"".join(PACKER.pack(*arguments))) for row, arguments, _, _ in operations]
@@ -131,7 +132,7 @@ def drawn(mixed: Mix, count: int, *, block: int, thread: int = 0, threads: int =
 @given(mixed=MIXES, block=st.integers(1, 80), threads=st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
 def test_requests_are_those_of_the_operations_that_client_libraries_are_given(
-    mixed: Mix, block: int, threads: int
+    mixed: CommandMix, block: int, threads: int
 ) -> None:
     stream = draw_packed(mixed, 5, threads - 1, threads, block=block)
     blocks = [stream.block() for _ in range(3)]
