@@ -153,11 +153,11 @@ class Nursery:
             self._gone()
         for pid, what in _NEWS.iter_unpack(news):
             if what == _BORN:
-                self._born(self._unborn.popleft(), pid)
+                self._made_connections(self._unborn.popleft(), pid)
             elif (ended := self._children.pop(pid, None)) is not None:
                 ended.exit_code = what
 
-    def _born(self, child: Child, pid: int) -> None:
+    def _made_connections(self, child: Child, pid: int) -> None:
         if pid:
             child.pid = pid
             self._children[pid] = child

@@ -26,7 +26,7 @@ from agent.worker.metrics.recorder import Outcomes, Record, ThreadRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
-from agent.worker.pools.thread_pools import Prewarmable, prewarm
+from agent.worker.pools.prewarm import Prewarmable, prewarm
 from agent.worker.pubsub.pubsub_mix import Subscribers
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 from common.redis_client.address import address_of as address_of
 from common.redis_client.address import connection_arguments as connection_arguments
+from common.redis_client.client_assembly import connects_when_built as connects_when_built
 from common.redis_client.clients import Client as Client
 from common.redis_client.clients import build_client as build_client
-from common.redis_client.clients import connects_when_built as connects_when_built
 from common.redis_client.clients import open_control_client as open_control_client
 from common.redis_client.clients import ping_target as ping_target
 from common.redis_client.clients import tcp_pools as tcp_pools
-from common.redis_client.connections import REDIRECTS as REDIRECTS
-from common.redis_client.connections import ConnectionEvents as ConnectionEvents
+from common.redis_client.cluster_topology import SLOTS as SLOTS
+from common.redis_client.cluster_topology import slot_of as slot_of
+from common.redis_client.connection_tracking import REDIRECTS as REDIRECTS
+from common.redis_client.connection_tracking import ConnectionEvents as ConnectionEvents
 from common.redis_client.control_client import checked_replies as checked_replies
 from common.redis_client.effective_settings import effective_client_settings as effective_client_settings
 from common.redis_client.error_translation import TARGET_ERRORS as TARGET_ERRORS
@@ -37,8 +39,6 @@ from common.redis_client.error_translation import failure_of as failure_of
 from common.redis_client.error_translation import got_no_reply as got_no_reply
 from common.redis_client.error_translation import translate as translate
 from common.redis_client.error_translation import translated as translated
-from common.redis_client.slots import SLOTS as SLOTS
-from common.redis_client.slots import slot_of as slot_of
 from common.redis_client.tls import TlsFacts as TlsFacts
 from common.redis_client.tls import tls_facts as tls_facts
 from common.redis_client.topology import PRIMARY as PRIMARY

@@ -1,20 +1,19 @@
-"""A cluster's client of redis.asyncio, with observed connections on every node.
+"""A cluster client for asyncio: redis.asyncio's, with observed connections to every node.
 
-Facts about redis-py's asyncio cluster client that this stands on:
-- making it connects to nothing; `initialize` reads the topology;
+Facts about redis-py's asyncio cluster client that this relies on:
+- to make one connects to nothing; `initialize` reads the topology;
 - each node has its own connections, made of `connection_class` with `connection_kwargs`; nodes found later take both
   from the one dictionary that the client and its nodes manager share;
-- it repeats a command at once, without any backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after it
-  has read the topology again; before each repetition it calls `_record_error_metric`;
-- of a pipeline it repeats one by one, by `execute_command`, what was redirected, and nothing that lost its connection;
-- a transaction puts each of its commands in line by a coroutine, for which redis-py's own `execute_command` starts a
-  thread with a loop of its own every time;
-- the nodes of the URL are asked for the topology by connections of their own, beside those of the same nodes that do
-  commands, and keep them open;
-- it closes nothing while it means to read the topology again, and forgets nodes that have left;
+- it repeats a command at once, without backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after reading
+  the topology; before each repetition it calls `_record_error_metric`;
+- a pipeline repeats commands that were redirected one by one, by `execute_command`, and none that lost its connection;
+- a transaction queues its commands by a coroutine; redis-py's own `execute_command` starts a thread with a new loop for
+  each of them;
+- to read the topology, it opens further connections to the URL's nodes, and keeps them open;
+- it closes nothing while the topology is due to be read again, and forgets nodes that have left;
 - for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology: slots
   that come back would stay unknown until some other error. This client reads the topology and raises
-  SlotNotCoveredError, so what redis-py repeats finds a slot that is back.
+  SlotNotCoveredError, so redis-py's repetition finds a slot that is back.
 """
 
 from __future__ import annotations
@@ -33,43 +32,36 @@ from redis.event import AsyncAfterSlotsCacheRefreshEvent, AsyncEventListenerInte
 from redis.exceptions import SlotNotCoveredError
 
 from common.cancellation import Cancellation
-from common.clock import monotonic_ns
 from common.errors import PlanError
 from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.redis_client.async_connections import AsyncObservedNode, AsyncObservedNodeTls
-from common.redis_client.async_retry_policy import observed_async_retry
-from common.redis_client.connections import ConnectionEvents
-from common.redis_client.retry_policy import cluster_errors_of
-from common.redis_client.slots import Rereading
+from common.redis_client.connection_tracking import ClusterTracker, ConnectionEvents
+from common.redis_client.retry_policy import cluster_errors_of, observed_async_retry
 
 
-class _Refreshes(AsyncEventListenerInterface):
-    """Tells of changes of the topology, but not of the first reading; after each one, calls `tidy_up`."""
-
-    def __init__(self, events: ConnectionEvents, tidy_up: Callable[[], Awaitable[None]]) -> None:
-        self._events = events
-        self._tidy_up = tidy_up
-        self.is_awake = False
+class _AsyncTopologyListener(AsyncEventListenerInterface):
+    def __init__(self, tracker: ClusterTracker, after: Callable[[], Awaitable[None]]) -> None:
+        """after: called whenever the topology was read."""
+        self._tracker = tracker
+        self._after = after
 
     async def listen(self, event: object) -> None:  # noqa: ARG002 - the interface is redis-py's
-        if self.is_awake:
-            self._events.topology_refreshed(monotonic_ns())
-        await self._tidy_up()
+        self._tracker.topology_read()
+        await self._after()
 
 
 class AsyncClusterClient(redis.asyncio.RedisCluster):
-    """redis.asyncio's cluster client, observed. To be made by `build_async_cluster`, and opened before it is used."""
+    """redis.asyncio's cluster client, observed. Made by `build_async_cluster`; call `open` before use."""
 
     def __init__(
         self, target: schema.Target, max_connections: int, *, events: ConnectionEvents, cancellation: Cancellation
     ) -> None:
-        self._events = events
         self._cancellation = cancellation
-        self._refreshes = _Refreshes(events, self._leave_first_nodes)
-        self._born: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
-        listeners: list[Any] = [self._refreshes]
+        self._tracker = ClusterTracker(events, cancellation)
+        self._made_connections: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
+        listeners: list[Any] = [_AsyncTopologyListener(self._tracker, self._close_first_nodes)]
         address, arguments = address_of(target), connection_arguments(target)
         more: dict[str, Any] = {
             "events": events,
@@ -92,12 +84,11 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             **arguments,
         )
         base: type[AbstractConnection] = AsyncObservedNodeTls if address.tls else AsyncObservedNode
-        make: Any = functools.partial(self._bear, base)
+        make: Any = functools.partial(self._make_connection, base)
         self.connection_kwargs.update(more, connection_class=make)
         for node in self.startup_nodes:
             node.connection_class = make
             node.connection_kwargs.update(more)
-        self._rereading = Rereading()
 
     async def _determine_nodes(self, command: str, *args: Any, **kwargs: Any) -> list[ClusterNode]:
         # Of commands and of pipelines.
@@ -107,20 +98,20 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             raise await self._not_covered() from error
 
     async def _not_covered(self) -> SlotNotCoveredError:
-        """The error for a slot without a node. Reads the topology first, if `Rereading` says that it is due."""
-        if self._rereading.is_due():
+        """The error for a slot without a node. Reads the topology first, but not too often."""
+        if self._tracker.should_refresh():
             # If no node answers either, report the slot, not this error.
             with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                 await self.nodes_manager.initialize()
         return SlotNotCoveredError("a slot is not covered by the cluster")
 
-    def _bear(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
+    def _make_connection(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
         connection = base(**arguments)
-        self._born.add(connection)
+        self._made_connections.add(connection)
         return connection
 
-    async def _leave_first_nodes(self) -> None:
-        """Close what only the topology was read by, so that no node has more connections than the plan allows."""
+    async def _close_first_nodes(self) -> None:
+        """Close connections that only read the topology, so that no node has more than the plan allows."""
         manager = self.nodes_manager
         for name, node in list(manager.startup_nodes.items()):
             if manager.nodes_cache.get(name) is not node:
@@ -131,43 +122,42 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         try:
             await self.initialize()
         except redis.RedisClusterException:
-            # That no node could be used is what redis-py makes of a cut, too.
+            # redis-py reports a cancellation as a cluster without a usable node.
             self._cancellation.check()
             raise
-        self._refreshes.is_awake = True
+        self._tracker.has_topology = True
 
     async def close_all(self) -> None:
-        """Close every connection, also of nodes that redis-py has forgotten. For the very end: redis-py itself calls
-        `aclose` in the middle of its work."""
+        """Close every connection, also of nodes that redis-py has forgotten. Idempotent. Not `aclose`, which redis-py
+        itself calls before it reads the topology again."""
         await self.aclose()
-        for connection in list(self._born):
+        for connection in list(self._made_connections):
             await connection.disconnect()
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
-        """A pipeline of redis-py's, or a transaction."""
+        """redis-py's pipeline, or a transaction."""
         pipeline = super().pipeline(transaction, shard_hint)
         return _Transaction(pipeline) if transaction else pipeline  # type: ignore[return-value]
 
     async def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:
         await super()._record_error_metric(error, *args, **kwargs)
-        if kwargs.get("retry_attempts") and kwargs.get("is_internal", True):
-            self._cancellation.check()
-            self._events.retried(monotonic_ns())
+        self._tracker.error_recorded(kwargs)
 
 
 class _Transaction:
-    """A transaction of redis-py's whose commands are put in line on the loop that they belong to."""
+    """redis-py's transaction, whose commands are queued on the loop of its client."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self._commands: list[tuple[Any, ...]] = []
 
     def execute_command(self, *arguments: Any) -> None:
-        """Put it in line."""
+        """Queue a command."""
         self._commands.append(arguments)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Read the topology first if that is due: redis-py's pipelines do, its transactions do not."""
+        """The replies to all commands. Reads the topology first if it is outdated: redis-py's pipelines do, its
+        transactions do not."""
         client = self._pipeline.cluster_client
         if client._initialize:
             await client.initialize()
@@ -182,13 +172,13 @@ class _Transaction:
 
 
 class NodePool:
-    """The connections of one node, to be had as those of a TCP pool are."""
+    """The connections of one node, with the interface of a TCP pool."""
 
     def __init__(self, node: ClusterNode) -> None:
         self._node = node
 
     async def get_connection(self) -> AbstractConnection:
-        """One more, open, and taken until it is released."""
+        """An open connection. Release it."""
         connection = self._node.acquire_connection()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -198,14 +188,14 @@ class NodePool:
         return connection
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Leave it open."""
+        """Return a connection; it stays open."""
         self._node.release(connection)  # type: ignore[arg-type]
 
 
 def build_async_cluster(
     target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
 ) -> AsyncClusterClient:
-    """A cluster's client. Connects to nothing yet. Raises PlanError."""
+    """A cluster client. Connects to nothing yet. Raises PlanError."""
     if pools.tcp_pool is schema.TcpPool.BLOCKING:
         raise PlanError(
             f"pools {pools.name}: expected tcp_pool raising for redis.asyncio and a cluster, whose nodes have no other "
@@ -217,5 +207,5 @@ def build_async_cluster(
 
 @functools.cache
 def _client_class(errors: tuple[type[Exception], ...]) -> type[AsyncClusterClient]:
-    # redis-py looks for it at the class, so that each policy needs one.
+    # redis-py reads the errors from the class, so each policy needs a class.
     return type("AsyncClusterClient", (AsyncClusterClient,), {"ERRORS_ALLOW_RETRY": errors})

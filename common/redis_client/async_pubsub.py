@@ -1,10 +1,10 @@
-"""Subscriptions on the connections of a client of redis.asyncio; each connection is owned by one task that runs it.
+"""Subscriptions on the connections of an asyncio client: the twin of `pubsub`. One task runs each connection.
 
-Facts about redis.asyncio that this stands on, held by tests/common/redis_client/test_async_pubsub.py:
-- a PubSub takes one connection from a TCP pool with its first command, and gives it back closed when it is closed;
-- reading that is cancelled loses nothing of what has come, and leaves the connection open if it is told so;
-- a connection that is opened anew subscribes to all its channels in `on_connect`, and forgets which of them were being
-  given up.
+Facts about redis.asyncio that this relies on, held by tests/common/redis_client/test_async_pubsub.py:
+- a PubSub takes one connection from a TCP pool with its first command, and returns it closed when it is closed itself;
+- a cancelled read loses nothing that has arrived, and leaves the connection open if asked to;
+- a reopened connection subscribes to all its channels in `on_connect`, and forgets which of them were being
+  unsubscribed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
@@ -21,124 +21,132 @@ from redis.asyncio.client import PubSub
 
 from common.redis_client.async_clients import AsyncClient
 from common.redis_client.async_cluster import AsyncClusterClient, NodePool
+from common.redis_client.cluster_topology import by_slot
 from common.redis_client.error_translation import TARGET_ERRORS
-from common.redis_client.pubsub import MESSAGE, SHARDED, Channel, Received, by_slot, received_of, subscribed_by
+from common.redis_client.pubsub import (
+    MESSAGE,
+    SHARDED,
+    Channel,
+    ConnectionsByNode,
+    Received,
+    WantedChannels,
+    count_resubscribe_commands,
+    received_of,
+)
 
-_AGAIN_S = 0.1
-"""A connection that could not be opened again is tried once more after so long."""
+_RECONNECT_S = 0.1
+"""Pause before a lost connection is tried again."""
 
-_TURN = 256
-"""Replies read in a row, before others have their turn."""
+_BATCH = 256
+"""Replies read in a row before other tasks have their turn."""
 
 
-class _PubSub(PubSub):
-    """redis-py's, which tells when it has subscribed anew, and by how many commands."""
+class _AsyncResubscribingPubSub(PubSub):
+    """redis.asyncio's PubSub. on_resubscribe: called after a reconnect, with the number of commands that it took."""
 
     connection: Any
 
-    def __init__(self, pool: Any, encoder: Any, on_replay: Callable[[int], None]) -> None:
+    def __init__(self, pool: Any, encoder: Any, on_resubscribe: Callable[[int], None]) -> None:
         super().__init__(pool, encoder=encoder)
-        self._on_replay = on_replay
+        self._on_resubscribe = on_resubscribe
 
     async def on_connect(self, connection: Any) -> None:
-        commands = bool(self.channels) + len(by_slot(self.shard_channels))
+        commands = count_resubscribe_commands(self)
         await super().on_connect(connection)
-        self._on_replay(commands)
+        self._on_resubscribe(commands)
 
     async def _resubscribe_shard_channels(self) -> None:
-        # A cluster's node refuses a command with channels of several slots; redis-py's cluster client does the same.
+        # A cluster node refuses a command with channels of several slots; redis-py's cluster client does the same.
         for channels in by_slot(self.shard_channels).values():
             await self.ssubscribe(*channels)
 
     async def read(self) -> Any:
-        """The next reply, whenever it comes. May be cancelled: then the next call has it. Never connects."""
+        """The next reply, whenever it comes. If this is cancelled, the next call returns it. Never connects."""
         reply = await self.connection.read_response(timeout=math.inf, disconnect_on_error=False, push_request=True)
         if reply is None:
-            raise redis.TimeoutError("the connection timed out")  # by TCP: redis-py makes nothing of it
+            raise redis.TimeoutError("the connection timed out")  # TCP's own timeout: redis-py returns None
         return reply
 
     async def recover(self, error: Exception) -> None:
-        """Do what the retry policy says of an error that `read` raised: connect anew, or raise it."""
+        """Apply the retry policy to an error that `read` raised: reconnect, or raise it."""
         errors = [error]
 
-        async def again() -> None:
+        async def raise_once() -> None:
             if errors:
                 raise errors.pop()
 
         connection = self.connection
         lost = connection._reader
         try:
-            await self._execute(connection, again)  # type: ignore[no-untyped-call]
+            await self._execute(connection, raise_once)  # type: ignore[no-untyped-call]
         except (redis.ConnectionError, redis.TimeoutError):
-            if connection._reader is lost:  # the policy has no say in it
+            if connection._reader is lost:  # the policy does not cover this error
                 await connection.disconnect(nowait=True)
             raise
 
 
-class Owner(Protocol):
-    """Hears of all that happens on a line, as it happens."""
+class SubscriptionHandler(Protocol):
+    """Receives everything that happens on a subscribed connection."""
 
-    def received(self, line: AsyncLine, received: Received) -> None:
-        """Something came."""
+    def received(self, connection: AsyncSubscribedConnection, received: Received) -> None:
+        """A reply has come."""
 
-    def refused(self, line: AsyncLine, channel: Channel, error: Exception) -> None:
+    def refused(self, connection: AsyncSubscribedConnection, channel: Channel, error: Exception) -> None:
         """A channel could not be asked for."""
 
-    async def failed(self, line: AsyncLine, error: Exception) -> None:
+    async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:
         """Reading met an error, which may be the reply to a subscription."""
 
-    def replayed(self, commands: int) -> None:
-        """After a reconnect, so many commands subscribed to all channels anew."""
+    def resubscribed(self, commands: int) -> None:
+        """After a reconnect, this many commands subscribed to all channels again."""
 
 
-class AsyncLine:
-    """The subscriptions of one connection. What is asked of it is done, in turn, by the one task that runs `run`."""
+class AsyncSubscribedConnection:
+    """The subscriptions of one connection. Its requests are queued for the task that runs `run`."""
 
-    def __init__(self, number: int, pool: Any, encoder: Any, owner: Owner) -> None:
-        """Opens nothing."""
+    def __init__(self, number: int, pool: Any, encoder: Any, handler: SubscriptionHandler) -> None:
+        """Opens nothing. number: among the connections of its client."""
         self.number = number
-        self._owner = owner
-        self._pubsub: Any = _PubSub(pool, encoder, self._replayed)
-        self._wanted: set[Channel] = set()
+        self._handler = handler
+        self._pubsub: Any = _AsyncResubscribingPubSub(pool, encoder, self._resubscribed)
+        self._wanted = WantedChannels(self._pubsub)
         self._unsent: deque[tuple[bool, Channel]] = deque()
-        """(whether it is to be given up, the channel)."""
+        """(whether to unsubscribe, channel)."""
         self._is_ending = False
-        self._nap: asyncio.Timeout | None = None
+        self._wait: asyncio.Timeout | None = None
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel; the confirmation will be among what is received."""
+        """Ask for a channel. Its confirmation is among the replies."""
         self._wanted.add(channel)
         self._send(False, channel)
 
     def unsubscribe(self, channel: Channel) -> None:
         """Give up a channel."""
-        self._wanted.discard(channel)
+        self._wanted.remove(channel)
         self._send(True, channel)
 
     def forget(self, channel: Channel) -> None:
         """The server refused this channel, or took it away: do not ask for it again after a reconnect."""
-        self._wanted.discard(channel)
-        command, name = channel
-        (self._pubsub.shard_channels if command == SHARDED else self._pubsub.channels).pop(name, None)
+        self._wanted.forget(channel)
 
     def end(self) -> None:
-        """Have `run` give up all channels, and return once the server has confirmed that. Idempotent."""
+        """Make `run` give up all channels, and return when the server has confirmed that. Idempotent."""
         self._is_ending = True
         self._wake()
 
     async def run(self) -> None:
-        """Send what is asked, receive what comes, connect anew where the connection was lost. Ends when it was told to,
-        and when it is cancelled; the connection is closed then. Raises CutShort, and what never should happen."""
+        """Send requests, receive replies, and reopen a lost connection, until `end` or until the task is cancelled.
+        Closes the connection at the end. Raises CutShort, and errors that are not the target's."""
         try:
             while not self._is_done():
                 try:
-                    await self._go_on()
+                    await self._step()
                 except TARGET_ERRORS as error:
-                    await self._owner.failed(self, error)
+                    await self._handler.failed(self, error)
         finally:
             await self._pubsub.aclose()
 
-    async def _go_on(self) -> None:
+    async def _step(self) -> None:
         while self._unsent:
             await self._send_one(*self._unsent.popleft())
         if self._is_connected:
@@ -149,14 +157,14 @@ class AsyncLine:
                 await self._pubsub.recover(error)
         elif not self._is_ending:
             async with self._until_woken():
-                await asyncio.sleep(_AGAIN_S if self._is_lost else math.inf)
+                await asyncio.sleep(_RECONNECT_S if self._is_lost else math.inf)
             if self._is_lost and not self._unsent:
                 await self._pubsub.connect()
 
     def _is_done(self) -> bool:
         if not self._is_ending:
             return False
-        for channel in list(self._wanted):
+        for channel in self._wanted:
             self.unsubscribe(channel)
         return not self._unsent and not (self._pubsub.subscribed and self._is_connected)
 
@@ -169,100 +177,83 @@ class AsyncLine:
     def _is_lost(self) -> bool:
         return bool(self._wanted) and self._pubsub.connection is not None
 
-    def _send(self, is_given_up: bool, channel: Channel) -> None:
-        self._unsent.append((is_given_up, channel))
+    def _send(self, is_unsubscribe: bool, channel: Channel) -> None:
+        self._unsent.append((is_unsubscribe, channel))
         self._wake()
 
-    async def _send_one(self, is_given_up: bool, channel: Channel) -> None:
+    async def _send_one(self, is_unsubscribe: bool, channel: Channel) -> None:
         command, name = channel
         pubsub = self._pubsub
-        if not is_given_up:
+        if not is_unsubscribe:
             if channel not in self._wanted:
-                return  # it belongs elsewhere by now
+                return  # it belongs to another node by now
             try:
                 await (pubsub.ssubscribe if command == SHARDED else pubsub.subscribe)(name)
             except TARGET_ERRORS as error:
-                self._owner.refused(self, channel, error)
+                self._handler.refused(self, channel, error)
         elif not self._is_connected:
             self.forget(channel)
         else:
-            with suppress(*TARGET_ERRORS):  # it does not come back with the connection
+            with suppress(*TARGET_ERRORS):  # a reconnect does not bring it back
                 await (pubsub.sunsubscribe if command == SHARDED else pubsub.unsubscribe)(name)
 
     async def _receive(self) -> None:
         pubsub = self._pubsub
         while True:
-            for _ in range(_TURN):
+            for _ in range(_BATCH):
                 reply = await pubsub.read()
                 received = received_of(reply)
                 if received is None or received[0] is not MESSAGE:
                     await pubsub.handle_message(reply)
                 if received is not None:
-                    self._owner.received(self, received)
+                    self._handler.received(self, received)
                 if self._is_ending and not pubsub.subscribed:
                     return
             await asyncio.sleep(0)
 
     @asynccontextmanager
     async def _until_woken(self) -> AsyncIterator[None]:
-        # Redis-py reads no other way with a timeout of its own; nothing that has come is lost by it.
+        # A timeout is the one way to interrupt a read of redis-py without losing a reply.
         try:
-            async with asyncio.timeout(None) as self._nap:
+            async with asyncio.timeout(None) as self._wait:
                 try:
                     yield
                 finally:
-                    self._nap = None
+                    self._wait = None
         except TimeoutError:
             return
 
     def _wake(self) -> None:
-        if self._nap is not None:
-            nap, self._nap = self._nap, None
-            nap.reschedule(asyncio.get_running_loop().time())
+        if self._wait is not None:
+            wait, self._wait = self._wait, None
+            wait.reschedule(asyncio.get_running_loop().time())
 
-    def _replayed(self, commands: int) -> None:
-        self._owner.replayed(commands)
-        for channel in subscribed_by(self._pubsub) - self._wanted:
+    def _resubscribed(self, commands: int) -> None:
+        self._handler.resubscribed(commands)
+        for channel in self._wanted.surplus():
             self.unsubscribe(channel)
 
 
-class AsyncLines:
-    """The connections of one client that have subscriptions: one, or one for each node of a cluster that has a channel
-    of ours."""
+class AsyncSubscribedConnections(ConnectionsByNode[AsyncSubscribedConnection]):
+    """All subscribed connections of one client, for one event loop."""
 
-    def __init__(self, client: AsyncClient, owner: Owner, start: Callable[[AsyncLine], None]) -> None:
-        """Opens nothing. start: has a new line run."""
-        self._client = client
-        self._owner = owner
-        self._start = start
-        self._lines: dict[str, AsyncLine] = {}
+    def __init__(
+        self, client: AsyncClient, handler: SubscriptionHandler, start: Callable[[AsyncSubscribedConnection], None]
+    ) -> None:
+        """Opens nothing. start: called with each new connection, to have a task run it."""
+        self._cluster: Any = client if isinstance(client, AsyncClusterClient) else None
 
-    def of(self, channel: Channel) -> AsyncLine:
-        """The connection to which a channel belongs. Raises what redis-py does for a slot that no node has."""
-        name, pool = self._place_of(channel)
-        line = self._lines.get(name)
-        if line is None:
-            line = self._lines[name] = AsyncLine(len(self._lines), pool, self._encoder(), self._owner)
-            self._start(line)
-        return line
+        def make(number: int, pool: Any) -> AsyncSubscribedConnection:
+            encoder = client.encoder if isinstance(client, AsyncClusterClient) else pool.get_encoder()
+            connection = AsyncSubscribedConnection(number, pool, encoder, handler)
+            start(connection)
+            return connection
 
-    def _encoder(self) -> Any:
-        client: Any = self._client
-        return client.encoder if isinstance(client, AsyncClusterClient) else client.connection_pool.get_encoder()
-
-    def _place_of(self, channel: Channel) -> tuple[str, Any]:
-        client: Any = self._client
-        if not isinstance(client, AsyncClusterClient):
-            return "", client.connection_pool
-        node: Any = client.get_node_from_key(channel[1])  # type: ignore[arg-type]
-        return node.name, NodePool(node)
+        super().__init__(client, None if self._cluster is None else NodePool, make)
 
     async def redirected(self, error: Exception) -> bool:
-        """Whether an error says which node has the slot now; from now on its channels belong there."""
-        if not isinstance(self._client, AsyncClusterClient) or type(error) is not redis.exceptions.MovedError:
+        """Whether an error says which node has the slot now. Then `of` returns that node's connection."""
+        if not self.is_moved(error):
             return False
-        await self._client.nodes_manager.move_slot(error)
+        await self._cluster.nodes_manager.move_slot(error)
         return True
-
-    def __iter__(self) -> Iterator[AsyncLine]:
-        return iter(list(self._lines.values()))

@@ -1,17 +1,17 @@
-"""A cluster's client: redis-py's, with observed connections on every node.
+"""A cluster client for threads: redis-py's, with observed connections to every node.
 
-Facts about redis-py's cluster client that this stands on:
-- it reads the topology in its constructor, so making one is a call of the target;
-- it takes a connection class, and a pool class, only where it is made of a URL, and hands its pools nothing that it
-  does not know: so each client has a connection class of its own, which knows whom to tell;
-- its nodes' clients try nothing twice; it repeats a command by itself, at once and without any backoff, on errors of
-  exactly the classes in `ERRORS_ALLOW_RETRY`, after it has read the topology again; before each repetition it calls
+Facts about redis-py's cluster client that this relies on:
+- its constructor reads the topology, so to make one is a call of the target;
+- it takes a connection class and a pool class only if it is made from a URL, and passes its pools only arguments that
+  it knows: so each client has a connection class of its own, bound to its events;
+- the clients of its nodes do not retry; the cluster client itself repeats a command, at once and without backoff, on
+  errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after reading the topology; before each repetition it calls
   `_record_error_metric`;
-- a pipeline repeats one by one, by `parent_execute_command`, what was redirected or lost its connection;
-- a transaction is repeated by the policy's `Retry`, backoff included;
+- a pipeline repeats commands that were redirected or lost their connection one by one, by `parent_execute_command`;
+- a transaction is repeated by the policy's `Retry`, with backoff;
 - a command, pipeline or transaction for a slot without a node ends with SlotNotCoveredError before anything is sent,
   and redis-py does not read the topology then: slots that come back would stay unknown until some other error. So this
-  client reads the topology at that error, and what redis-py repeats finds a slot that is back.
+  client reads the topology at that error, and redis-py's repetition finds a slot that is back.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from redis.event import AfterSlotsCacheRefreshEvent, EventDispatcher, EventListe
 from redis.exceptions import SlotNotCoveredError
 
 from common.cancellation import Cancellation
-from common.clock import monotonic_ns
 from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
-from common.redis_client.connections import ConnectionEvents, ObservedNode, ObservedNodeTls
+from common.redis_client.connection_tracking import ClusterTracker, ConnectionEvents
+from common.redis_client.connections import ObservedNode, ObservedNodeTls
 from common.redis_client.retry_policy import cluster_errors_of, observed_retry
-from common.redis_client.slots import Rereading
+
+# Arguments that redis-py's cluster client does not pass to its connections, or refuses (clusters have databases only
+# since Valkey 9).
+_OF_THE_CLASS = ("health_check_interval", "db")
+
+_LOST = (redis.ConnectionError, redis.TimeoutError)
 
 
-class _Refreshes(EventListenerInterface):
-    """Tells of changes of the topology, but not of the first reading."""
-
-    def __init__(self, events: ConnectionEvents) -> None:
-        self._events = events
-        self.is_awake = False
+class _TopologyListener(EventListenerInterface):
+    def __init__(self, tracker: ClusterTracker) -> None:
+        self._tracker = tracker
 
     def listen(self, event: object) -> None:  # noqa: ARG002 - the interface is redis-py's
-        if self.is_awake:
-            self._events.topology_refreshed(monotonic_ns())
+        self._tracker.topology_read()
 
 
 class ClusterClient(redis.RedisCluster):
-    """redis-py's cluster client, observed. To be made by `open_cluster`."""
+    """redis-py's cluster client, observed. Made by `open_cluster`."""
 
     def __init__(
         self,
@@ -58,19 +59,18 @@ class ClusterClient(redis.RedisCluster):
         events: ConnectionEvents,
         cancellation: Cancellation,
     ) -> None:
-        self._events = events
-        self._cancellation = cancellation
-        refreshes = _Refreshes(events)
+        self._tracker = ClusterTracker(events, cancellation)
         first, *others = address_of(target).hosts
         # redis-py adds the URL's node to this very list.
         self._first_nodes = [ClusterNode(host.name, host.port) for host in others]  # type: ignore[no-untyped-call]
+        listeners: list[Any] = [_TopologyListener(self._tracker)]
         try:
             super().__init__(
                 # A URL of any other scheme would bring a connection class of redis-py's own.
                 url=f"redis://{first.in_url}",
                 startup_nodes=self._first_nodes,
                 retry=observed_retry(target.retry, events, cancellation),
-                event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: [refreshes]}),
+                event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: listeners}),
                 **pool_arguments,
                 **cluster_arguments(target),
                 **node_arguments(target, events, cancellation),
@@ -78,8 +78,7 @@ class ClusterClient(redis.RedisCluster):
         except BaseException:
             self._disconnect(self._first_nodes)
             raise
-        refreshes.is_awake = True
-        self._rereading = Rereading()
+        self._tracker.has_topology = True
         manager: Any = self.nodes_manager
         self._look_up = manager.get_node_from_slot
         # Replaced in the manager, because pipelines and transactions ask only the manager.
@@ -87,7 +86,7 @@ class ClusterClient(redis.RedisCluster):
 
     @property
     def response_callbacks(self) -> dict[str, Any]:
-        """redis-py's own callbacks by command, as `redis.Redis` has them."""
+        """redis-py's callbacks by command, as `redis.Redis` has them."""
         node: Any = self.get_redis_connection(self.get_default_node())  # type: ignore[no-untyped-call]
         return {**node.response_callbacks, **self.cluster_response_callbacks}
 
@@ -95,7 +94,7 @@ class ClusterClient(redis.RedisCluster):
         try:
             node: ClusterNode = self._look_up(slot, *args, **kwargs)
         except SlotNotCoveredError:
-            if self._rereading.is_due():
+            if self._tracker.should_refresh():
                 # If no node answers either, report the slot, not this error.
                 with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                     self.nodes_manager.initialize()
@@ -107,21 +106,21 @@ class ClusterClient(redis.RedisCluster):
         return list(self.get_nodes())  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
-        """A pipeline of redis-py's. It is a client of its own, so what it repeats must be made to be told."""
+        """redis-py's pipeline. It is a client of its own, so it needs the same reporting of repeated commands."""
         pipeline: Any = super().pipeline(transaction, shard_hint)  # type: ignore[no-untyped-call]
         pipeline._record_error_metric = self._record_error_metric
         commands, repeat = pipeline._execution_strategy, pipeline.parent_execute_command
 
         def observed_repeat(*args: Any, **options: Any) -> Any:
             if any(isinstance(each.result, _LOST) and each.args == args for each in commands.command_queue):
-                self._told_again()
+                self._tracker.repeating()
             return repeat(*args, **options)
 
         pipeline.parent_execute_command = observed_repeat
         return pipeline  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close all connections. redis-py leaves those of pools that it was told the class of."""
+        """Close all connections; redis-py does not close those of pools whose class it was given. Idempotent."""
         super().close()
         nodes = getattr(self, "nodes_manager", None)
         if nodes is not None:
@@ -135,37 +134,32 @@ class ClusterClient(redis.RedisCluster):
 
     def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:
         super()._record_error_metric(error, *args, **kwargs)
-        if kwargs.get("retry_attempts") and kwargs.get("is_internal", True):
-            self._told_again()
-
-    def _told_again(self) -> None:
-        self._cancellation.check()
-        self._events.retried(monotonic_ns())
+        self._tracker.error_recorded(kwargs)
 
 
 def open_cluster(
     target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, cancellation: Cancellation
 ) -> ClusterClient:
-    """A cluster's client. Connects and reads the topology: raises what TARGET_ERRORS names, and CutShort."""
+    """A cluster client. Connects and reads the topology: raises what TARGET_ERRORS names, and CutShort."""
     kind = _client_class(cluster_errors_of(target.retry))
     try:
         return kind(target, pool_arguments, events=events, cancellation=cancellation)
     except redis.RedisClusterException:
-        # That no node could be used is what redis-py makes of a cut, too.
+        # redis-py reports a cancellation as a cluster without a usable node.
         cancellation.check()
         raise
 
 
 @functools.cache
 def _client_class(errors: tuple[type[Exception], ...]) -> type[ClusterClient]:
-    # redis-py looks for it at the class, so that each policy needs one.
+    # redis-py reads the errors from the class, so each policy needs a class.
     return type("ClusterClient", (ClusterClient,), {"ERRORS_ALLOW_RETRY": errors})
 
 
 def _connection_class(
     target: schema.Target, events: ConnectionEvents, cancellation: Cancellation
 ) -> type[ObservedNode | ObservedNodeTls]:
-    """The class of one client's connections, bound to whom it tells and to all that redis-py would not hand on."""
+    """The class of one client's connections, bound to the arguments that redis-py would not pass on."""
     is_tls = address_of(target).tls
     base: Any = ObservedNodeTls if is_tls else ObservedNode
     bound: dict[str, Any] = {name: connection_arguments(target)[name] for name in _OF_THE_CLASS}
@@ -179,14 +173,7 @@ def _connection_class(
     return type(base.__name__, (base,), {"__init__": init})
 
 
-# Arguments that redis-py's cluster client does not pass on to its connections, or refuses (clusters have databases only
-# since Valkey 9).
-_OF_THE_CLASS = ("health_check_interval", "db")
-
-_LOST = (redis.ConnectionError, redis.TimeoutError)
-
-
 def node_arguments(target: schema.Target, events: ConnectionEvents, cancellation: Cancellation) -> dict[str, Any]:
-    """What every pool of every node takes, but for the node's place."""
-    told = {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
-    return {**told, "connection_class": _connection_class(target, events, cancellation)}
+    """Arguments of every node's pool, except for host and port."""
+    passed = {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
+    return {**passed, "connection_class": _connection_class(target, events, cancellation)}

@@ -16,9 +16,9 @@ from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of
-from common.redis_client.announced_addresses import NoSlots
+from common.redis_client.cluster_topology import NoSlots
 from common.redis_client.connection_causes import is_maxclients, os_error_of
-from common.redis_client.control_client import STUMBLES, nonsense
+from common.redis_client.control_client import BAD_REPLY_ERRORS, bad_reply_finding
 from common.redis_client.sentinels import PrimaryUnknown
 from common.redis_client.tls import tls_finding
 
@@ -34,9 +34,9 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
         yield
     except TARGET_ERRORS as error:
         raise translate(error, target, node) from error
-    except STUMBLES as error:
-        shape = TargetKind.STANDALONE if node else address_of(target).kind
-        raise TargetError(f"target {node or address_of(target)} {nonsense(error, _TOPOLOGY[shape])}") from error
+    except BAD_REPLY_ERRORS as error:
+        kind = TargetKind.STANDALONE if node else address_of(target).kind
+        raise TargetError(f"target {node or address_of(target)} {bad_reply_finding(error, _TOPOLOGY[kind])}") from error
 
 
 def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
@@ -98,7 +98,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         return finding
     if finding := _handshake_finding(error, target):
         return finding
-    asked = f" (asked {error.question})" if hasattr(error, "question") else ""
+    asked = f" (asked {error.command})" if hasattr(error, "command") else ""
     if isinstance(error, redis.TimeoutError | TimeoutError):
         redis_there = f"a Redis{_TLS_TOO if address_of(target).tls else ''}"
         return f"did not answer ({_waited(target)}): is it up, reachable from here, and {redis_there}?{asked}"
@@ -159,7 +159,7 @@ _UNREACHED = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, 
 
 def _announced(error: BaseException | None) -> Host | None:
     """The address of the connection that failed with this error, if it was an announced one."""
-    return next((each.announced for each in _chain(error) if hasattr(each, "announced")), None)
+    return next((each.announced_address for each in _chain(error) if hasattr(each, "announced_address")), None)
 
 
 def _handshake_finding(error: Exception, target: schema.Target) -> str:

@@ -1,38 +1,38 @@
-"""Subscriptions on the connections of a client: what redis-py's PubSub does, for a thread that waits by itself.
+"""Subscriptions on the connections of a client: redis-py's PubSub, for a thread that polls by itself.
 
-Facts about redis-py that this stands on, held by tests/common/redis_client/test_pubsub.py:
-- a PubSub takes one connection from a TCP pool with its first command, and gives it back closed when it is closed;
-- a connection that is lost while reading is opened again by the retry policy; then `on_connect` subscribes to all its
-  channels anew, in one command, and forgets which of them were being given up;
-- `parse_response` with a timeout waits no longer for a reply to begin, and no longer for it to go on.
+`WantedChannels` and `SubscribedConnections` decide for this and for the asyncio twin, `async_pubsub`.
+
+Facts about redis-py that this relies on, held by tests/common/redis_client/test_pubsub.py:
+- a PubSub takes one connection from a TCP pool with its first command, and returns it closed when it is closed itself;
+- a connection that is lost while reading is reopened by the retry policy; then `on_connect` subscribes to all channels
+  in one command, and forgets which of them were being unsubscribed;
+- `parse_response` with a timeout waits that long for a reply to begin, and again for it to go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import redis
 from redis.client import PubSub
-from redis.cluster import ClusterNode
-from redis.crc import key_slot
 
 from common.redis_client.clients import Client
+from common.redis_client.cluster_topology import by_slot
 from common.redis_client.clusters import ClusterClient
 from common.redis_client.error_translation import TARGET_ERRORS
 
 Channel: TypeAlias = tuple[str, bytes]
-"""(the command that subscribes to it, SUBSCRIBE or SSUBSCRIBE; its name)."""
+"""(command that subscribes to it: SUBSCRIBE or SSUBSCRIBE, name)."""
 
 Received: TypeAlias = tuple[str, Channel, Any]
-"""(kind, channel, what). kind: MESSAGE, or the word of a confirmation; what: the message, or to how many channels the
+"""(kind, channel, value). kind: MESSAGE, or the word of a confirmation; value: the message, or to how many channels the
 connection is subscribed now."""
 
 MESSAGE = "message"
 
 SUBSCRIBE, SHARDED = "SUBSCRIBE", "SSUBSCRIBE"
 _READ_S = 5.0
-
 
 _KINDS: dict[bytes, tuple[str, str]] = {
     b"message": (MESSAGE, SUBSCRIBE),
@@ -45,7 +45,7 @@ _KINDS: dict[bytes, tuple[str, str]] = {
 
 
 def received_of(reply: Any) -> Received | None:
-    """What a reply says; None of one that is about no channel of ours, such as that to a PING."""
+    """The meaning of a reply; None for one that is about no channel of ours, such as the reply to a PING."""
     kind = _KINDS.get(reply[0])
     if kind is None:
         return None
@@ -53,55 +53,120 @@ def received_of(reply: Any) -> Received | None:
     return word, (command, reply[1]), reply[2]
 
 
-def by_slot(channels: Iterable[bytes]) -> dict[int, list[bytes]]:
-    """Names of sharded channels by the slot that they are in."""
-    slots: dict[int, list[bytes]] = {}
-    for channel in channels:
-        slots.setdefault(key_slot(channel), []).append(channel)
-    return slots
+class WantedChannels:
+    """The channels that one connection should have. redis-py's PubSub, of either kind, has a record of its own, from
+    which it subscribes again after a reconnect."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self._wanted: set[Channel] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def __contains__(self, channel: Channel) -> bool:
+        return channel in self._wanted
+
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(list(self._wanted))
+
+    def add(self, channel: Channel) -> None:
+        """The connection should have this channel."""
+        self._wanted.add(channel)
+
+    def remove(self, channel: Channel) -> None:
+        """The connection should not have this channel any more."""
+        self._wanted.discard(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """Remove a channel that the connection does not have, so that no reconnect subscribes to it."""
+        self._wanted.discard(channel)
+        command, name = channel
+        (self._pubsub.shard_channels if command == SHARDED else self._pubsub.channels).pop(name, None)
+
+    def surplus(self) -> set[Channel]:
+        """Channels to unsubscribe after a reconnect: redis-py subscribed to them again."""
+        pubsub = self._pubsub
+        has = {(SUBSCRIBE, name) for name in pubsub.channels} | {(SHARDED, name) for name in pubsub.shard_channels}
+        return has - self._wanted
 
 
-def subscribed_by(pubsub: Any) -> set[Channel]:
-    """All channels of a PubSub of redis-py's, of whatever driver."""
-    return {(SUBSCRIBE, name) for name in pubsub.channels} | {(SHARDED, name) for name in pubsub.shard_channels}
+def count_resubscribe_commands(pubsub: Any) -> int:
+    """How many commands a PubSub sends to subscribe to all its channels again."""
+    return bool(pubsub.channels) + len(by_slot(pubsub.shard_channels))
 
 
-class _PubSub(PubSub):
-    """redis-py's, which tells when it has subscribed anew, and by how many commands."""
+C = TypeVar("C")
 
-    def __init__(self, pool: redis.ConnectionPool, on_replay: Callable[[int], None]) -> None:
+
+class ConnectionsByNode(Generic[C]):
+    """The connections of one client that have subscriptions: one, or one for each node of a cluster with a channel of
+    ours. make: a connection, of (number, pool)."""
+
+    def __init__(self, client: Any, node_pool: Callable[[Any], Any] | None, make: Callable[[int, Any], C]) -> None:
+        """Opens nothing. node_pool: the TCP pool of a node of a cluster; None for a client of one server."""
+        self._client = client
+        self._node_pool = node_pool
+        self._make = make
+        self._connections: dict[str, C] = {}
+
+    def of(self, channel: Channel) -> C:
+        """The connection that a channel belongs to. Raises redis-py's error for a slot without a node."""
+        client = self._client
+        node = None if self._node_pool is None else client.get_node_from_key(channel[1])
+        name = "" if node is None else node.name
+        connection = self._connections.get(name)
+        if connection is None:
+            pool = client.connection_pool if self._node_pool is None else self._node_pool(node)
+            connection = self._connections[name] = self._make(len(self._connections), pool)
+        return connection
+
+    def is_moved(self, error: Exception) -> bool:
+        """Whether an error says that a slot of this cluster has moved."""
+        return self._node_pool is not None and type(error) is redis.exceptions.MovedError
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(list(self._connections.values()))
+
+
+class _ResubscribingPubSub(PubSub):
+    """redis-py's PubSub. on_resubscribe: called after a reconnect, with the number of commands that it took."""
+
+    def __init__(self, pool: redis.ConnectionPool, on_resubscribe: Callable[[int], None]) -> None:
         super().__init__(pool)
-        self._on_replay = on_replay
+        self._on_resubscribe = on_resubscribe
 
     def on_connect(self, connection: Any) -> None:
-        commands = bool(self.channels) + len(by_slot(self.shard_channels))
+        commands = count_resubscribe_commands(self)
         super().on_connect(connection)
-        self._on_replay(commands)
+        self._on_resubscribe(commands)
 
     def _resubscribe_shard_channels(self) -> None:
-        # A cluster's node refuses a command with channels of several slots; redis-py's cluster client does the same.
+        # A cluster node refuses a command with channels of several slots; redis-py's cluster client does the same.
         for channels in by_slot(self.shard_channels).values():
             self.ssubscribe(*channels)
 
 
-class Line:
-    """The subscriptions of one connection. One thread alone uses it. Its methods raise what redis-py does."""
+class SubscribedConnection:
+    """The subscriptions of one connection, for one thread. Its methods raise redis-py's errors."""
 
-    def __init__(self, pool: redis.ConnectionPool, on_replay: Callable[[int], None]) -> None:
-        """Opens nothing. on_replay: told, after a reconnect, how many commands subscribed to all channels anew."""
-        self._on_replay = on_replay
-        self._pubsub = _PubSub(pool, self._replayed)
-        self._wanted: set[Channel] = set()
+    def __init__(self, number: int, pool: redis.ConnectionPool, on_resubscribe: Callable[[int], None]) -> None:
+        """Opens nothing. number: among the connections of its client. on_resubscribe: called after a reconnect, with
+        the number of commands that subscribed to all channels again."""
+        self.number = number
+        self._on_resubscribe = on_resubscribe
+        self._pubsub = _ResubscribingPubSub(pool, self._resubscribed)
+        self._wanted = WantedChannels(self._pubsub)
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel; the confirmation will be among what is received."""
+        """Ask for a channel. Its confirmation is among the replies."""
         self._wanted.add(channel)
         command, name = channel
         (self._pubsub.ssubscribe if command == SHARDED else self._pubsub.subscribe)(name)
 
     def unsubscribe(self, channel: Channel) -> None:
         """Give up a channel; without a connection, at once."""
-        self._wanted.discard(channel)
+        self._wanted.remove(channel)
         if self.fileno() < 0:
             self.forget(channel)
             return
@@ -110,18 +175,16 @@ class Line:
 
     def unsubscribe_all(self) -> None:
         """Give up all channels."""
-        for channel in list(self._wanted):
+        for channel in self._wanted:
             self.unsubscribe(channel)
 
     def forget(self, channel: Channel) -> None:
         """The server refused this channel, or took it away: do not ask for it again after a reconnect."""
-        self._wanted.discard(channel)
-        command, name = channel
-        (self._pubsub.shard_channels if command == SHARDED else self._pubsub.channels).pop(name, None)
+        self._wanted.forget(channel)
 
-    def _replayed(self, commands: int) -> None:
-        self._on_replay(commands)
-        for channel in subscribed_by(self._pubsub) - self._wanted:
+    def _resubscribed(self, commands: int) -> None:
+        self._on_resubscribe(commands)
+        for channel in self._wanted.surplus():
             self.unsubscribe(channel)
 
     @property
@@ -131,20 +194,20 @@ class Line:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has channels but no connection: then `receive` tries to open it anew."""
+        """Whether it has channels but no connection: then `receive` tries to reopen it."""
         return bool(self._wanted) and self.fileno() < 0
 
     def fileno(self) -> int:
-        """What to poll; -1 while there is no connection."""
+        """To poll; -1 while there is no connection."""
         connection = self._pubsub.connection
         sock = connection and connection._sock
         return sock.fileno() if sock else -1
 
     def receive(self, at_most: int) -> Iterator[Received]:
-        """What has come, up to so many replies, without waiting for more. Connects anew where a connection was lost."""
+        """Replies that have arrived, up to `at_most`, without waiting for more. Reopens a lost connection."""
         pubsub = self._pubsub
         for _ in range(at_most):
-            if not self._has_something():
+            if not self._can_read():
                 return
             reply = pubsub.parse_response(block=False, timeout=_READ_S)  # type: ignore[no-untyped-call]
             if reply is None:
@@ -155,51 +218,39 @@ class Line:
             if received is not None:
                 yield received
 
-    def _has_something(self) -> bool:
+    def _can_read(self) -> bool:
         connection: Any = self._pubsub.connection
         if self.fileno() < 0:
             return connection is not None and self.is_lost
         try:
             return bool(connection.can_read(0))
         except TARGET_ERRORS:
-            return True  # reading meets the same error, and connects anew
+            return True  # reading meets the same error, and reopens the connection
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self._pubsub.close()
 
 
-class Lines:
-    """The connections of one client that have subscriptions: one, or one for each node of a cluster that has a channel
-    of ours. One thread alone uses them."""
+class SubscribedConnections(ConnectionsByNode[SubscribedConnection]):
+    """All subscribed connections of one client, for one thread."""
 
-    def __init__(self, client: Client, on_replay: Callable[[int], None]) -> None:
-        """Opens nothing. on_replay: as that of a `Line`."""
-        self._client = client
-        self._on_replay = on_replay
-        self._lines: dict[str, Line] = {}
+    def __init__(self, client: Client, on_resubscribe: Callable[[int], None]) -> None:
+        """Opens nothing. on_resubscribe: see `SubscribedConnection`."""
+        self._cluster: Any = client if isinstance(client, ClusterClient) else None
 
-    def of(self, channel: Channel) -> Line:
-        """The connection to which a channel belongs. Raises what redis-py does for a slot that no node has."""
-        name, pool = self._place_of(channel)
-        line = self._lines.get(name)
-        if line is None:
-            line = self._lines[name] = Line(pool, self._on_replay)
-        return line
+        def node_pool(node: Any) -> redis.ConnectionPool:
+            pool: redis.ConnectionPool = self._cluster.get_redis_connection(node).connection_pool
+            return pool
 
-    def _place_of(self, channel: Channel) -> tuple[str, redis.ConnectionPool]:
-        client = self._client
-        if not isinstance(client, ClusterClient):
-            return "", client.connection_pool
-        node: ClusterNode = client.get_node_from_key(channel[1])  # type: ignore[no-untyped-call]
-        return node.name, client.get_redis_connection(node).connection_pool
+        def make(number: int, pool: redis.ConnectionPool) -> SubscribedConnection:
+            return SubscribedConnection(number, pool, on_resubscribe)
+
+        super().__init__(client, None if self._cluster is None else node_pool, make)
 
     def redirected(self, error: Exception) -> bool:
-        """Whether an error says which node has the slot now; from now on its channels belong there."""
-        if not isinstance(self._client, ClusterClient) or type(error) is not redis.exceptions.MovedError:
+        """Whether an error says which node has the slot now. Then `of` returns that node's connection."""
+        if not self.is_moved(error):
             return False
-        self._client.nodes_manager.move_slot(error)
+        self._cluster.nodes_manager.move_slot(error)
         return True
-
-    def __iter__(self) -> Iterator[Line]:
-        return iter(list(self._lines.values()))

@@ -1,4 +1,4 @@
-"""The plan's retry policy as redis-py's: how often, after how long, and on which errors."""
+"""The plan's retry policy as redis-py's, for threads and asyncio: how often, after how long, and on which errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+import redis.asyncio.retry
 from redis.backoff import (
     AbstractBackoff,
     ConstantBackoff,
@@ -23,7 +24,7 @@ from redis.retry import Retry
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan import schema
-from common.redis_client.connections import ConnectionEvents
+from common.redis_client.connection_tracking import ConnectionEvents
 
 _BACKOFFS: dict[schema.BackoffKind, Callable[[float, float], AbstractBackoff]] = {
     schema.BackoffKind.NONE: lambda _base, _cap: NoBackoff(),
@@ -44,47 +45,60 @@ _ERRORS: dict[schema.RetryError, tuple[type[Exception], ...]] = {
     schema.RetryError.CLUSTER_DOWN: (ClusterDownError,),
     schema.RetryError.MASTER_DOWN: (MasterDownError,),
 }
-# A cluster client of redis-py always tries again on these, having read the topology anew.
+# redis-py's cluster clients always retry on these, after reading the topology.
 _OF_CLUSTERS: tuple[type[Exception], ...] = (ClusterDownError, SlotNotCoveredError)
 
 
-def backoff_of(policy: schema.Retry) -> AbstractBackoff:
-    """redis-py's backoff of this policy, unobserved."""
-    return _BACKOFFS[policy.backoff](float(policy.base_s), float(policy.cap_s))
-
-
 def errors_of(policy: schema.Retry) -> tuple[type[Exception], ...]:
-    """Classes of errors that are tried again on."""
+    """Classes of errors on which the policy retries."""
     return tuple(dict.fromkeys(kind for error in policy.errors for kind in _ERRORS[error]))
 
 
 def cluster_errors_of(policy: schema.Retry) -> tuple[type[Exception], ...]:
-    """The same for a cluster's client, which compares the class itself and no parent of it."""
+    """The same for a cluster client, which compares the exact class."""
     return tuple(dict.fromkeys((*errors_of(policy), *_OF_CLUSTERS)))
 
 
 def observed_retry(policy: schema.Retry, events: ConnectionEvents, cancellation: Cancellation) -> Retry:
-    """redis-py's retry object of this policy, which tells of each retry and ends when the run is cancelled."""
-    return Retry(ObservedBackoff(backoff_of(policy), events, cancellation), policy.retries, errors_of(policy))
+    """redis-py's Retry for threads. It reports each retry, and ends when the run is cancelled."""
+    return Retry(ObservedBackoff(_backoff_of(policy), events, cancellation), policy.retries, errors_of(policy))
+
+
+def observed_async_retry(
+    policy: schema.Retry, events: ConnectionEvents, cancellation: Cancellation
+) -> redis.asyncio.retry.Retry:
+    """redis.asyncio's Retry, the twin of `observed_retry`."""
+    errors: Any = errors_of(policy)  # Python's own TimeoutError is missing in redis-py's type
+    backoff = AsyncObservedBackoff(_backoff_of(policy), events, cancellation)
+    return redis.asyncio.retry.Retry(backoff, policy.retries, errors)
 
 
 def no_retry() -> Retry:
-    """One that tries nothing twice. Never left out: redis.Redis() without one has ten."""
+    """A Retry without retries. Always pass one: redis.Redis() retries ten times by default."""
     return Retry(NoBackoff(), 0)
 
 
+def no_async_retry() -> redis.asyncio.retry.Retry:
+    """The twin of `no_retry`."""
+    return redis.asyncio.retry.Retry(NoBackoff(), 0)
+
+
+def _backoff_of(policy: schema.Retry) -> AbstractBackoff:
+    return _BACKOFFS[policy.backoff](float(policy.base_s), float(policy.cap_s))
+
+
 class ObservedBackoff(AbstractBackoff):
-    """Counts retries, and waits by itself instead of letting redis-py sleep, so that the wait can be cut short."""
+    """Reports retries, and waits by itself instead of letting redis-py sleep, so that cancellation ends the wait."""
 
     def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, cancellation: Cancellation) -> None:
         self.inner = inner
         self._events = events
         self._cancellation = cancellation
-        # redis-py resets it twice in every call, and so it is the inner one's own: no call of ours in between.
+        # redis-py calls `reset` twice for every command, so it calls the inner one's directly.
         self.reset = inner.reset  # type: ignore[method-assign]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
-        # Each connection gets a copy of its Retry: state of the policy is its own, events and cancellation are shared.
+        # Each connection gets a copy of its Retry: with a state of its own, but the same events and cancellation.
         return type(self)(copy.deepcopy(self.inner, memo), self._events, self._cancellation)
 
     def compute(self, failures: int) -> float:
@@ -93,6 +107,13 @@ class ObservedBackoff(AbstractBackoff):
         return self._pause(self.inner.compute(failures))
 
     def _pause(self, seconds: float) -> float:
-        """Wait. Returns for how long redis-py is still to wait, in seconds."""
+        """Wait. Returns how long redis-py still has to wait, in seconds."""
         self._cancellation.wait(seconds)
         return 0.0
+
+
+class AsyncObservedBackoff(ObservedBackoff):
+    """Leaves the wait to redis-py: it is asyncio's, and ends when its task is cancelled."""
+
+    def _pause(self, seconds: float) -> float:
+        return seconds

@@ -1,10 +1,13 @@
-"""The primary that Sentinels know: redis-py's Sentinel client, with connections and users of our own."""
+"""Finds the primary that Sentinels know: redis-py's Sentinel clients for threads and for asyncio, with connections of
+our own. Each twin has `sentinels`, `discover_master` and a pool whose connections go to the primary."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import redis
+import redis.asyncio
+import redis.asyncio.sentinel
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from common.cancellation import Cancellation
@@ -12,13 +15,15 @@ from common.plan import schema
 from common.plan.address_map import AddressMap
 from common.plan.target_url import Host
 from common.redis_client.address import address_of, sentinel_arguments, server_name
-from common.redis_client.connections import ObservedTcp, ObservedTls, Unobserved
-from common.redis_client.retry_policy import no_retry
+from common.redis_client.async_connections import async_connection_class_of
+from common.redis_client.connection_tracking import Unobserved
+from common.redis_client.connections import connection_class_of
+from common.redis_client.retry_policy import no_async_retry, no_retry
 
 
 class PrimaryUnknown(MasterNotFoundError):
-    """No Sentinel named a primary that can be used. knows_service: one of them has heard of the service. refusal: why
-    the last of those that gave no answer did not; None where all did."""
+    """No Sentinel named a usable primary. knows_service: one of them knows the service. refusal: the error of the last
+    Sentinel that gave no answer; None if all answered."""
 
     def __init__(self, text: str, knows_service: bool, refusal: Exception | None) -> None:
         super().__init__(text)
@@ -26,8 +31,8 @@ class PrimaryUnknown(MasterNotFoundError):
         self.refusal = refusal
 
 
-class _Asked(redis.Redis):
-    """A client of one Sentinel, which remembers how it last answered."""
+class _SentinelClient(redis.Redis):
+    """A client of one Sentinel. known: the services of its last answer; refusal: the error if there was no answer."""
 
     known: frozenset[str] = frozenset()
     refusal: Exception | None = None
@@ -44,8 +49,8 @@ class _Asked(redis.Redis):
 
 
 class Sentinels(Sentinel):
-    """redis-py's Sentinel client on our connections: no retries, cancellable, with mapped addresses. Its errors say why
-    there is no primary (`PrimaryUnknown`)."""
+    """The Sentinels of a target: no retries, cancellable, with mapped addresses. Its errors say why there is no primary
+    (`PrimaryUnknown`)."""
 
     def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
@@ -65,34 +70,73 @@ class Sentinels(Sentinel):
         return [self._remap.resolve(*place) for place in found]
 
 
-def _sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> _Asked:
-    arguments = sentinel_arguments(target)
-    if address_of(target).tls:
-        arguments |= {"connection_class": ObservedTls, "server_name": server_name(target)}
-    else:
-        arguments |= {"connection_class": ObservedTcp}
-    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        max_connections=1,
-        timeout=float(target.connect_timeout_s) + float(target.socket_timeout_s),
-        host=host.name,
-        port=host.port,
-        retry=no_retry(),
-        events=Unobserved(),
-        cancellation=cancellation,
-        **arguments,
-    )
-    return _Asked.from_pool(pool)  # type: ignore[return-value]
+class AsyncSentinels(redis.asyncio.sentinel.Sentinel):
+    """The twin of `Sentinels`, for the load only: the checks before a run find out why there is no primary."""
+
+    def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
+        super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
+        self._remap = AddressMap(target.address_remap)
+        self.sentinels: Any = [_async_sentinel(target, host, cancellation) for host in address_of(target).hosts]
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return self._remap.resolve(*await super().discover_master(service_name))
+        except redis.asyncio.sentinel.MasterNotFoundError as error:
+            raise PrimaryUnknown(str(error), knows_service=True, refusal=None) from error
 
 
 class BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
-    """redis-py has no such class, but its two bear to be put together: one finds the server, the other waits."""
+    """redis-py has no such class: its one base finds the primary, the other waits for a free connection."""
+
+
+class AsyncBlockingSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """The twin of `BlockingSentinelPool`."""
 
 
 class PrimaryClient(redis.Redis):
-    """A client of the primary; closing it closes what it asks Sentinels by, too."""
+    """A client of the primary. Closing it also closes the connections to Sentinels."""
 
     def close(self) -> None:
         super().close()
         pool = getattr(self, "connection_pool", None)
         if isinstance(pool, SentinelConnectionPool):
             pool.sentinel_manager.close()
+
+
+class AsyncPrimaryClient(redis.asyncio.Redis):
+    """The twin of `PrimaryClient`."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        await pool.sentinel_manager.aclose()
+
+
+def _sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> _SentinelClient:
+    connection_class = connection_class_of(path=False, tls=address_of(target).tls)
+    arguments = _pool_arguments(target, host, cancellation)
+    pool: Any = redis.BlockingConnectionPool(connection_class=connection_class, retry=no_retry(), **arguments)  # type: ignore[no-untyped-call]
+    return _SentinelClient.from_pool(pool)  # type: ignore[return-value]
+
+
+def _async_sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> redis.asyncio.Redis:
+    connection_class: Any = async_connection_class_of(path=False, tls=address_of(target).tls)
+    arguments = _pool_arguments(target, host, cancellation)
+    pool = redis.asyncio.BlockingConnectionPool(connection_class=connection_class, retry=no_async_retry(), **arguments)
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _pool_arguments(target: schema.Target, host: Host, cancellation: Cancellation) -> dict[str, Any]:
+    """Arguments of a TCP pool of one connection to one Sentinel."""
+    arguments = sentinel_arguments(target)
+    if address_of(target).tls:
+        arguments["server_name"] = server_name(target)
+    return {
+        "max_connections": 1,
+        "timeout": float(target.connect_timeout_s) + float(target.socket_timeout_s),
+        "host": host.name,
+        "port": host.port,
+        "events": Unobserved(),
+        "cancellation": cancellation,
+        **arguments,
+    }

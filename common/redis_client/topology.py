@@ -13,7 +13,8 @@ from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of, connection_arguments, server_name
 from common.redis_client.clients import open_control_client
 from common.redis_client.clusters import ClusterClient
-from common.redis_client.connections import Unobserved, connection_class_of
+from common.redis_client.connection_tracking import Unobserved
+from common.redis_client.connections import connection_class_of
 from common.redis_client.control_client import ControlClient
 from common.redis_client.retry_policy import no_retry
 from common.redis_client.sentinels import Sentinels

@@ -1,7 +1,7 @@
-"""redis-py's connections, lent for good to somebody who reads and writes their sockets himself.
+"""redis-py's connections for the wire driver, which reads and writes their sockets itself.
 
-Connecting, the handshake and closing stay redis-py's: so authentication, TLS, protocol, client name, database,
-Sentinels, retries and backoff of a connect are the very same code as everywhere else.
+redis-py still connects, does the handshake and closes. So authentication, TLS, protocol, client name, database,
+Sentinels and the retries of a connect are the same as for the other drivers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,45 +19,41 @@ from redis.exceptions import AskError, SlotNotCoveredError
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.redis_client.clients import (
-    Client,
-    build_client,
-    connects_when_built,
-    node_pool,
-    open_control_client,
-    tcp_pools,
-)
+from common.redis_client.client_assembly import connects_when_built
+from common.redis_client.clients import Client, build_client, node_pool, open_control_client, tcp_pools
+from common.redis_client.cluster_topology import SLOTS as SLOTS
 from common.redis_client.clusters import ClusterClient
-from common.redis_client.connections import REDIRECTS, ConnectionEvents, Observed, WithRedirects
+from common.redis_client.connection_tracking import REDIRECTS, ConnectionEvents
+from common.redis_client.connections import Observed, ObservedClusterNode
 from common.redis_client.error_translation import TARGET_ERRORS
 from common.redis_client.retry_policy import observed_retry
-from common.redis_client.slots import SLOTS as SLOTS
 
 SINGLE_NODE = ""
-"""The name of the one node of a target that is no cluster."""
+"""The node name of a target that is not a cluster."""
 
 WOULD_BLOCK: tuple[type[OSError], ...] = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""What a socket raises that has nothing to read, or takes nothing more, right now."""
+"""Errors of a non-blocking socket that has nothing to read, or accepts no more data now."""
 
 PENDING = object()
-"""What a reader returns as long as a reply is not complete."""
+"""What a reader returns while a reply is not complete."""
 
 ASKING = b"*1\r\n$6\r\nASKING\r\n"
 """Sent before a command that was redirected by ASK."""
 
+pack_command: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+"""A command as RESP."""
+
 
 class WireConnection:
-    """One connection of a TCP pool. `open` may block, and is for one thread at a time; the rest does not."""
+    """One connection of a TCP pool. Only `open` may block; it is for one thread at a time."""
 
     def __init__(self, pool: redis.ConnectionPool) -> None:
         self._pool = pool
         self._connection: Any = None
 
     def open(self) -> socket.socket:
-        """Connect, with the handshake and the retries of the plan. Returns the socket, which does not block.
-
-        Raises what TARGET_ERRORS names, and CutShort.
-        """
+        """Connect, with handshake and the plan's retries. Returns the socket, which is non-blocking. Raises what
+        TARGET_ERRORS names, and CutShort."""
         if self._connection is None:
             self._connection = self._pool.get_connection()
         else:
@@ -66,46 +62,46 @@ class WireConnection:
         sock.setblocking(False)
         return sock
 
-    def reader(self, notes: list[Any]) -> Any:
-        """A parser of what comes on this connection, as redis-py sets it up. Each error reply that it meets, it adds to
-        `notes`, also one within another reply. Returns PENDING where a reply is not complete."""
+    def reader(self, errors: list[Any]) -> Any:
+        """A parser of this connection's replies, configured as redis-py's. It returns PENDING while a reply is not
+        complete. errors: it appends each error reply that it meets, also one within another reply."""
 
-        def noted(message: str) -> Exception:
+        def parse_error(message: str) -> Exception:
             error: Exception = self._connection._parser.parse_error(message)
-            if isinstance(error, AskError) and isinstance(self._connection, WithRedirects):
-                self._connection.announced.correct(error)
-            notes.append(error)
+            if isinstance(error, AskError) and isinstance(self._connection, ObservedClusterNode):
+                self._connection.addresses.correct(error)
+            errors.append(error)
             return error
 
-        return hiredis.Reader(protocolError=redis.InvalidResponse, replyError=noted, notEnoughData=PENDING)
+        return hiredis.Reader(protocolError=redis.InvalidResponse, replyError=parse_error, notEnoughData=PENDING)
 
     def pushed(self, message: object) -> None:
-        """Hand redis-py a message that is no reply: a maintenance notification."""
+        """Pass a push message to redis-py: it handles maintenance notifications."""
         self._connection._parser.handle_push_response(message)
 
     @property
     def wants_reconnect(self) -> bool:
-        """Whether a notification told redis-py that this connection is to be made anew."""
+        """Whether redis-py wants to reopen this connection, after a notification."""
         return bool(self._connection.should_reconnect())
 
-    def lose(self, error: Exception) -> None:
-        """The connection turned out to be lost: this error says how. It is told as what redis-py itself finds."""
+    def drop(self, error: Exception) -> None:
+        """Close the connection because it was lost with this error. Counts as a loss that redis-py found."""
         connection: Observed = self._connection
-        connection.lose(error)
+        connection.drop(error)
 
     def close(self) -> None:
-        """Close the connection, on purpose. Idempotent."""
+        """Close the connection. Idempotent."""
         if self._connection is not None:
             self._connection.disconnect()
 
 
 def is_push(reply: object) -> bool:
-    """Whether what a reader returned is no reply, but a message that came by itself."""
+    """Whether a reader has returned a push message instead of a reply."""
     return isinstance(reply, hiredis.PushNotification)
 
 
 def socket_failure(error: Exception | None) -> Exception:
-    """What redis-py raises for an error of a socket; None: the server closed the connection."""
+    """The error that redis-py raises for an error of a socket. error: None if the server closed the connection."""
     if error is None:
         return redis.ConnectionError("Connection closed by server.")
     if isinstance(error, redis.RedisError):
@@ -116,7 +112,7 @@ def socket_failure(error: Exception | None) -> Exception:
 
 
 def reply_timeout() -> Exception:
-    """What redis-py raises where no reply came in time."""
+    """The error that redis-py raises if no reply comes in time."""
     return redis.TimeoutError("Timeout reading from socket")
 
 
@@ -126,23 +122,24 @@ def slot_not_covered() -> Exception:
 
 
 def redirect_kind(error: Exception) -> str | None:
-    """Which of REDIRECTS an error reply is; None for any other."""
+    """The one of REDIRECTS that an error reply is; None for other errors."""
     code = getattr(error, "status_code", None)
     return code if code in REDIRECTS else None
 
 
 def is_read_only(error: Exception) -> bool:
-    """Whether an error reply says that the server is no primary."""
+    """Whether an error reply says that the server is not a primary."""
     return isinstance(error, redis.ReadOnlyError)
 
 
 def redirect_target(error: Any) -> tuple[int, str]:
-    """(slot, node as `host:port`) that a MOVED or an ASK tells of."""
+    """(slot, node as `host:port`) of a MOVED or an ASK."""
     return error.slot_id, f"{error.host}:{error.port}"
 
 
 class InstancePools:
-    """The TCP pools of one client instance: one for each node of a cluster, made as nodes are found; else its one."""
+    """The TCP pools of one client instance: one for each node of a cluster, made when the node is first used; otherwise
+    one."""
 
     def __init__(
         self, target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
@@ -157,10 +154,10 @@ class InstancePools:
             self._pools[SINGLE_NODE] = tcp_pools(self._client)[0]
 
     def of(self, node: str) -> redis.ConnectionPool:
-        """The pool of the node of this name, SINGLE_NODE for what is no cluster."""
+        """The pool of a node. node: its name, SINGLE_NODE if the target is not a cluster."""
         if node not in self._pools:
             host, _, port = node.rpartition(":")
-            # A cluster's client of redis-py would try nothing twice here, but turn to another node.
+            # redis-py's cluster client would not retry a connect here, but ask another node.
             self._pools[node] = self._make(host=host, port=int(port), retry=self._retry())
         return self._pools[node]
 
@@ -169,23 +166,21 @@ class InstancePools:
         for pool in self._pools.values():
             pool.disconnect()
         if self._client is not None:
-            # It also has what asks Sentinels.
+            # It also has the connections to Sentinels.
             self._client.close()
 
 
 class SlotMap:
-    """Which node has which slots, as redis-py reads it; of a target that is no cluster: one node that has all.
-
-    client: beside the load; its connections carry none of it.
-    """
+    """Which node has which slots, as redis-py's client reads it. A target that is not a cluster is one node with all
+    slots. client: a control client, beside the load."""
 
     def __init__(self, target: schema.Target) -> None:
-        """A cluster's connects, and reads the topology. Raises what TARGET_ERRORS names, and PlanError."""
+        """Connects to a cluster, and reads its topology. Raises what TARGET_ERRORS names, and PlanError."""
         self.client: Client = open_control_client(target)
         self.is_cluster = isinstance(self.client, ClusterClient)
 
     def slots(self) -> list[str]:
-        """The node of each slot by its name, "" for a slot that nobody serves."""
+        """The name of the node of each slot; "" for a slot without a node."""
         if not self.is_cluster:
             return [SINGLE_NODE] * SLOTS
         client: Any = self.client
@@ -193,13 +188,13 @@ class SlotMap:
         return [found[slot][0].name if found.get(slot) else "" for slot in range(SLOTS)]
 
     def refresh(self) -> None:
-        """Read the topology anew. Blocks. Raises what TARGET_ERRORS names."""
+        """Read the topology again. Blocks. Raises what TARGET_ERRORS names."""
         client: Any = self.client
         client.nodes_manager.initialize()
 
     def slot_of(self, arguments: Sequence[str | bytes]) -> int:
-        """The slot of a command of a cluster, which its keys tell; one by chance for a command without keys, and where
-        redis-py has to ask a node for them that does not answer: whoever gets it will say whose it is."""
+        """The slot of a command, from its keys. A random slot for a command without keys, and if redis-py has to ask a
+        node for them that does not answer: the node of that slot will redirect the command."""
         client: Any = self.client
         try:
             slot = client.determine_slot(*arguments)

@@ -35,7 +35,7 @@ from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.redis_client import Failure
-from common.redis_client.slots import slot_of
+from common.redis_client.cluster_topology import slot_of
 from common.redis_client.wire_connections import SINGLE_NODE, SLOTS, WireConnection
 
 T0_NS = 10**15
@@ -154,7 +154,7 @@ class FakeLink(WireConnection):
     def wants_reconnect(self) -> bool:
         return self.is_unwanted
 
-    def lose(self, error: Exception) -> None:
+    def drop(self, error: Exception) -> None:
         self.lost.append(error)
         self.sock.is_closed = True
 

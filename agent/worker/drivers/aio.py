@@ -27,8 +27,9 @@ from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
 from agent.worker.metrics.recorder import pack_row
 from agent.worker.pacing.pacer import Span
-from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool, AsyncRelease, prewarm_semaphore
-from agent.worker.pools.thread_pools import CheckoutTimeout, Prewarmable, Release
+from agent.worker.pools.instance_queue import CheckoutTimeout
+from agent.worker.pools.prewarm import AsyncRelease, Prewarmable, Release, prewarm_semaphore
+from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool
 from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Target

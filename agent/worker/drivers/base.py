@@ -15,7 +15,7 @@ from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.recorder import Outcomes, Record
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
-from agent.worker.pools.thread_pools import Prewarmable
+from agent.worker.pools.prewarm import Prewarmable
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 

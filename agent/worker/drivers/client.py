@@ -19,7 +19,9 @@ from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeou
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.recorder import pack_row
-from agent.worker.pools.thread_pools import CheckoutTimeout, ClientInstance, ClientInstancePool, Prewarmable
+from agent.worker.pools.instance_queue import CheckoutTimeout
+from agent.worker.pools.prewarm import Prewarmable
+from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
 from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Target

@@ -14,7 +14,7 @@ from agent.worker.drivers.base import WorkerContext
 from agent.worker.metrics.recorder import NONE, WAIT_ONLY, pack_row
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import Turn, lag_of_unsent
-from agent.worker.pools.thread_pools import CheckoutTimeout
+from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import CutShort
 from common.clock import monotonic_ns

@@ -1,39 +1,25 @@
-"""Client instances, and the pools that lend them to worker threads."""
+"""Client instances of redis-py, and the pools that lend them to worker threads."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from agent.worker.metrics.connection_events import EventLog
-from common.cancellation import Cancellation, CutShort
+from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over
+from agent.worker.pools.prewarm import Release, open_one
+from common.cancellation import Cancellation
 from common.clock import MonotonicNs, monotonic_ns
-from common.errors import TargetError
 from common.plan.schema import Pools, Target
-from common.redis_client import Client, build_client, connects_when_built, tcp_pools, translated
-
-Release: TypeAlias = Callable[[], object]
-"""Leaves a connection that was opened ahead open in its TCP pool."""
-
-_PREWARM_THREADS = 8
-_PROGRESS_S = 0.1
-
-
-class CheckoutTimeout(Exception):
-    """No client instance came free in time. waited_ns: how long the thread had waited."""
-
-    def __init__(self, waited_ns: int) -> None:
-        super().__init__(f"no client instance came free in {waited_ns} ns")
-        self.waited_ns = waited_ns
+from common.redis_client import Client, build_client, connects_when_built, tcp_pools
 
 
 class ClientInstance:
-    """One client of redis-py with TCP pools of its own, its retry policy and its event counters. One thread at a time
-    has it. `client` and `execute` are there from the beginning, but for a cluster's, which `open` makes."""
+    """One client of redis-py with its own TCP pools, retry policy and event counters. One thread uses it at a time.
+    `client` and `execute` exist from the beginning; for a cluster, `open` makes them."""
 
     client: Client
     execute: Callable[..., Any]
@@ -48,7 +34,7 @@ class ClientInstance:
             self.open()
 
     def open(self) -> None:
-        """Make sure that the client is there. Raises TargetError where that takes a call of the target."""
+        """Make the client, unless it exists. Raises TargetError if that calls the target."""
         if not self._is_built:
             self.client = self._build()
             # Bound once: it is called for every operation.
@@ -56,23 +42,18 @@ class ClientInstance:
             self._is_built = True
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """Begin to open every connection that its TCP pools can have (see `Prewarmable`)."""
+        """See `Prewarmable`."""
         pools = tcp_pools(self.client)
         return [executor.submit(open_one, pool) for pool in pools for _ in range(self.max_connections)]
 
     def close(self) -> None:
-        """Close all its connections. Idempotent."""
+        """Close all connections. Idempotent."""
         if self._is_built:
             self.client.close()
 
 
-def open_one(pool: Any) -> Release:
-    """Open a connection of a TCP pool, and take it until what is returned is called."""
-    return partial(pool.release, pool.get_connection())
-
-
-class _Waiter:
-    """A thread in line. `ready` is locked until it is served; `instance` stays None when the pool is aborted."""
+class _ThreadWaiter:
+    """A thread in line. `ready` is locked until it is served; `instance` stays None if the pool is aborted."""
 
     __slots__ = ("instance", "is_served", "ready")
 
@@ -88,31 +69,25 @@ class _Waiter:
         self.ready.release()
 
 
-class ClientInstancePool:
-    """Lends client instances: the one last returned is the first lent, so that as few as possible are kept busy.
-
-    Threads that find it empty stand in line. A returned instance goes straight to the one that has waited longest, so
-    nobody who comes later can get ahead of it.
-    """
+class ClientInstancePool(InstanceQueue[ClientInstance]):
+    """Lends client instances to threads. `checkout` and `give_back` run for every operation: so they repeat what
+    `InstanceQueue` does between acquiring and releasing the lock, without a call."""
 
     def __init__(
         self, instances: Iterable[ClientInstance], checkout_timeout_s: float, now: MonotonicNs = monotonic_ns
     ) -> None:
-        self.instances = tuple(instances)
+        super().__init__(instances)
         self._timeout_s = checkout_timeout_s
         self._now = now
         self._lock = threading.Lock()
         self._acquire, self._release = self._lock.acquire, self._lock.release
-        self._free = list(reversed(self.instances))
-        self._waiters: deque[_Waiter] = deque()
-        self._is_aborted = False
 
     def checkout(self) -> tuple[ClientInstance, int]:
-        """An instance, and how long this thread waited for it in ns: 0 when one was free at once.
+        """An instance, and how long this thread waited for it in ns; 0 if one was free.
 
-        Raises CheckoutTimeout when none came free in time, CutShort when the pool was aborted.
+        Raises CheckoutTimeout if none came free in time, CutShort if the pool was aborted.
         """
-        # Not `with`, here and in `give_back`: it is twice the cost, and nothing in between can raise.
+        # Not `with`, here and in `give_back`: it costs twice as much, and nothing in between can raise.
         self._acquire()
         if self._free:
             instance = self._free.pop()
@@ -122,14 +97,12 @@ class ClientInstancePool:
         with self._lock:
             if self._free:
                 return self._free.pop(), 0
-            if self._is_aborted:
-                raise CutShort("the run is over")
-            waiter = _Waiter()
-            self._waiters.append(waiter)
+            waiter = _ThreadWaiter()
+            self._enqueue(waiter)
         return self._wait(waiter)
 
     def give_back(self, instance: ClientInstance) -> None:
-        """Return what `checkout` lent."""
+        """Return a lent instance."""
         self._acquire()
         if self._waiters:
             self._waiters.popleft().serve(instance)
@@ -137,74 +110,26 @@ class ClientInstancePool:
             self._free.append(instance)
         self._release()
 
-    def _wait(self, waiter: _Waiter) -> tuple[ClientInstance, int]:
+    def _wait(self, waiter: _ThreadWaiter) -> tuple[ClientInstance, int]:
         began_ns = self._now()
         waiter.ready.acquire(timeout=self._timeout_s)
         waited_ns = self._now() - began_ns
         with self._lock:
-            # Served after the time was up, but before we took the lock: then it is ours all the same.
+            # It may have been served after the timeout, but before we took the lock: then the instance is ours.
             if not waiter.is_served:
                 self._waiters.remove(waiter)
                 raise CheckoutTimeout(waited_ns)
         if waiter.instance is None:
-            raise CutShort("the run is over")
+            raise run_over()
         return waiter.instance, waited_ns
 
     def abort(self) -> None:
-        """Wake all who wait, and let nobody wait from now on. Idempotent."""
+        """Wake all threads in line, and let nobody wait from now on. Idempotent."""
         with self._lock:
-            self._is_aborted = True
-            while self._waiters:
-                self._waiters.popleft().serve(None)
+            super().abort()
 
     def close(self) -> None:
-        """Close all instances. Idempotent; for when no thread uses them any more."""
+        """Close all instances. Idempotent; when no thread uses them any more."""
         self.abort()
         for instance in self.instances:
             instance.close()
-
-
-class Prewarmable(Protocol):
-    """A client instance, of whatever driver, whose connections can be opened ahead."""
-
-    def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """Begin to open every connection that its TCP pools can have, with these threads if it needs any. Each is taken
-        until the function is called that its future brings, which leaves it open in its pool."""
-
-
-def prewarm(
-    instances: Iterable[Prewarmable],
-    target: Target,
-    cancellation: Cancellation,
-    on_progress: Callable[[int, int], None],
-) -> int:
-    """Open every TCP connection of these instances, to each node of a cluster, and leave all of them open in their TCP
-    pools. Returns how many.
-
-    on_progress: told how many are open, of how many, some ten times a second; what it raises ends the prewarming.
-    Raises TargetError with the first connection that cannot be opened; the run is cancelled then.
-    """
-    with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
-        opening = [future for instance in instances for future in instance.open_all(executor)]
-        pending = set(opening)
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=_PROGRESS_S, return_when=FIRST_EXCEPTION)
-                try:
-                    with translated(target):
-                        for future in done:
-                            future.result()
-                except TargetError as error:
-                    opened = sum(
-                        future.done() and not future.cancelled() and not future.exception() for future in opening
-                    )
-                    raise TargetError(f"{error} ({opened:,} of {len(opening):,} connections were open)") from error
-                on_progress(len(opening) - len(pending), len(opening))
-        except BaseException:
-            # Whoever is still connecting must not keep the executor, and so the failure, waiting.
-            cancellation.cancel()
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    for future in opening:
-        future.result()()
-    return len(opening)

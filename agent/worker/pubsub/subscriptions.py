@@ -1,6 +1,6 @@
-"""Which channels one worker holds and on which connections, and what comes on them: the same for every driver.
+"""The channels of one worker, the connections that have them, and what arrives on these. The same for both drivers.
 
-Nothing here waits or connects. Whoever owns the connections tells what came on them, and what went wrong with them.
+No I/O: the owner of the connections (`thread_subscriber` or `task_subscriber`) reports replies and errors.
 """
 
 from __future__ import annotations
@@ -17,42 +17,47 @@ from common.redis_client import TARGET_ERRORS, failure_of
 from common.redis_client.pubsub import MESSAGE, Channel, Received
 
 AT_MOST = 256
-"""Messages read in a row from one connection, before others and the worker have their turn."""
+"""Replies read in a row from one connection, before other connections and requests have their turn."""
 
-_MOVES = 5
-"""How often a cluster may send one subscription to another node."""
+_MAX_REDIRECTS = 5
+"""How often a cluster may redirect one subscription."""
 
 
 class SubscribeRequest:
-    """A worker waits for one channel's confirmation. Once it is woken, `reply` or `error` is there."""
+    """A worker waits for the confirmation of one channel. After `wake`, `reply` or `error` is set."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.moves_left = _MOVES
+        self.redirects_left = _MAX_REDIRECTS
         self.reply: list[Any] = []
         self.error: Exception | None = None
 
     def end(self, error: Exception | None = None) -> None:
-        """There is nothing more to wait for."""
+        """The request is over. error: None if it was confirmed."""
         self.error = error
         self.wake()
 
     def wake(self) -> None:
-        """Have the worker go on."""
+        """Wake the worker."""
         raise NotImplementedError
 
-    def outcome(self) -> list[Any]:
-        """The server's confirmation: [word, channel, number of channels]. Raises why there is none."""
+    def result(self) -> list[Any]:
+        """The server's confirmation: [word, channel, number of channels]. Raises the error instead if there is one."""
         if self.error is not None:
             raise self.error
         return self.reply
 
 
-class Connected(Protocol):
-    """A connection with subscriptions: raises what redis-py does, or tells later, by `Subscriptions.refused`."""
+class ChannelConnection(Protocol):
+    """A connection with subscriptions. Its methods raise redis-py's errors, or report them later to
+    `Subscriptions.refused`."""
+
+    @property
+    def number(self) -> int:
+        """Among the connections of its client."""
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel; the confirmation will be among what comes."""
+        """Ask for a channel. Its confirmation is among the replies."""
 
     def unsubscribe(self, channel: Channel) -> None:
         """Give up a channel."""
@@ -61,35 +66,37 @@ class Connected(Protocol):
         """Do not ask for this channel again after a reconnect."""
 
 
-L = TypeVar("L", bound=Connected)
-L_co = TypeVar("L_co", bound=Connected, covariant=True)
+C = TypeVar("C", bound=ChannelConnection)
+C_co = TypeVar("C_co", bound=ChannelConnection, covariant=True)
 
 
-class Places(Protocol[L_co]):
+class ChannelConnections(Protocol[C_co]):
     """The connections of one client that have subscriptions."""
 
-    def of(self, channel: Channel) -> L_co:
-        """The one to which a channel belongs. Raises what redis-py does for a slot that no node has."""
+    def of(self, channel: Channel) -> C_co:
+        """The connection that a channel belongs to. Raises redis-py's error for a slot without a node."""
 
-    def __iter__(self) -> Iterator[L_co]:
+    def __iter__(self) -> Iterator[C_co]:
         """All of them."""
 
 
-class Subscriptions(Generic[L]):
-    """The channels of one worker, `most` at a time. One thread, or one event loop, alone uses it."""
+class Subscriptions(Generic[C]):
+    """The channels of one worker, `most` at a time. For one thread or one event loop."""
 
-    def __init__(self, most: int, places: Places[L], reader: HeaderReader, record: DeliveryRecord) -> None:
+    def __init__(
+        self, most: int, connections: ChannelConnections[C], reader: HeaderReader, record: DeliveryRecord
+    ) -> None:
         self._most = most
-        self._places = places
+        self._connections = connections
         self._record = record
-        self._arrivals = DeliveryClassifier(reader, record)
-        self._held: dict[Channel, L] = {}
-        """In the order in which they were asked for."""
+        self._deliveries = DeliveryClassifier(reader, record)
+        self._subscribed: dict[Channel, C] = {}
+        """Oldest first."""
         self._pending: SubscribeRequest | None = None
 
-    def begin(self, order: SubscribeRequest) -> None:
-        """Ask for a channel. Whoever gave the order before has waited for it as long as it would."""
-        self._pending = order
+    def begin(self, request: SubscribeRequest) -> None:
+        """Ask for a channel. The worker no longer waits for its request before."""
+        self._pending = request
         self._try()
 
     def _try(self) -> None:
@@ -101,47 +108,47 @@ class Subscriptions(Generic[L]):
             self.refused(channel, error)
 
     def _subscribe(self, channel: Channel) -> None:
-        line = self._places.of(channel)
-        before = self._held.pop(channel, None)
-        if before is not None and before is not line:
-            self._give_up(before, channel)  # its slot has moved
-        if before is None and len(self._held) >= self._most:
-            oldest = next(iter(self._held))
-            self._give_up(self._held.pop(oldest), oldest)
-        self._held[channel] = line
-        line.subscribe(channel)
+        connection = self._connections.of(channel)
+        before = self._subscribed.pop(channel, None)
+        if before is not None and before is not connection:
+            self._unsubscribe(before, channel)  # its slot has moved
+        if before is None and len(self._subscribed) >= self._most:
+            oldest = next(iter(self._subscribed))
+            self._unsubscribe(self._subscribed.pop(oldest), oldest)
+        self._subscribed[channel] = connection
+        connection.subscribe(channel)
 
-    def _give_up(self, line: L, channel: Channel) -> None:
-        with suppress(*TARGET_ERRORS):  # it does not come back with the connection
-            line.unsubscribe(channel)
+    def _unsubscribe(self, connection: C, channel: Channel) -> None:
+        with suppress(*TARGET_ERRORS):  # a reconnect does not bring it back
+            connection.unsubscribe(channel)
 
     def refused(self, channel: Channel, error: Exception) -> None:
         """A channel could not be asked for."""
-        if (line := self._held.pop(channel, None)) is not None:
-            line.forget(channel)
+        if (connection := self._subscribed.pop(channel, None)) is not None:
+            connection.forget(channel)
         if self._pending is not None and self._pending.channel == channel:
             self.end_pending(error)
 
-    def received(self, number: int, line: L, received: Received) -> None:
-        """Something came on the connection of this number."""
-        kind, channel, what = received
+    def received(self, connection: C, received: Received) -> None:
+        """A reply has come on a connection."""
+        kind, channel, value = received
         if kind is MESSAGE:
-            self._arrivals.arrived(number, what, monotonic_ns())
-        elif kind == "sunsubscribe" and self._held.get(channel) is line:
+            self._deliveries.arrived(connection.number, value, monotonic_ns())
+        elif kind == "sunsubscribe" and self._subscribed.get(channel) is connection:
             # We did not ask for it: the slot has moved.
-            self._follow(channel, line)
+            self._move(channel, connection)
         elif self._pending is not None and self._pending.channel == channel and kind == channel[0].lower():
-            self._pending.reply = [kind.encode(), channel[1], what]
+            self._pending.reply = [kind.encode(), channel[1], value]
             self.end_pending(None)
 
-    def failed(self, line: L, error: Exception, has_moved: bool) -> None:
-        """Reading from a connection failed. has_moved: the error told where a channel belongs, which is known now."""
-        # Only a command that we sent is answered with an error, and one is under way at most. After any other error the
-        # connection will be opened anew, and all its channels with it.
-        if self._pending is not None and self._held.get(self._pending.channel) in (line, None):
-            if failure_of(error).replied and has_moved and self._pending.moves_left:
-                self._pending.moves_left -= 1
-                if (before := self._held.pop(self._pending.channel, None)) is not None:
+    def failed(self, connection: C, error: Exception, is_redirected: bool) -> None:
+        """Reading from a connection failed. is_redirected: the error named the channel's node, which `of` now knows."""
+        # Only a command that we sent is answered with an error, and at most one is under way. After any other error the
+        # connection is reopened with all its channels.
+        if self._pending is not None and self._subscribed.get(self._pending.channel) in (connection, None):
+            if failure_of(error).replied and is_redirected and self._pending.redirects_left:
+                self._pending.redirects_left -= 1
+                if (before := self._subscribed.pop(self._pending.channel, None)) is not None:
                     before.forget(self._pending.channel)
                 self._try()
                 return
@@ -149,34 +156,39 @@ class Subscriptions(Generic[L]):
                 self.refused(self._pending.channel, error)
             else:
                 self.end_pending(error)
-        for channel in [channel for channel, holder in self._held.items() if holder is line]:
-            with suppress(*TARGET_ERRORS):  # no node has its slot at the moment
-                if self._places.of(channel) is not line:
-                    self._follow(channel, line)
+        for channel in [channel for channel, its in self._subscribed.items() if its is connection]:
+            with suppress(*TARGET_ERRORS):  # no node has its slot now
+                if self._connections.of(channel) is not connection:
+                    self._move(channel, connection)
 
-    def _follow(self, channel: Channel, line: L) -> None:
-        """Subscribe to a channel that this connection cannot have any more where it belongs now, as far as we know."""
-        del self._held[channel]
-        line.forget(channel)
-        with suppress(*TARGET_ERRORS):  # whoever wants it has to ask for it again
-            new = self._places.of(channel)
-            if new is not line:
-                self._held[channel] = new
+    def _move(self, channel: Channel, connection: C) -> None:
+        """Move a channel from this connection, which lost it, to the connection that it belongs to now."""
+        del self._subscribed[channel]
+        connection.forget(channel)
+        with suppress(*TARGET_ERRORS):  # then the worker has to ask for it again
+            new = self._connections.of(channel)
+            if new is not connection:
+                self._subscribed[channel] = new
                 new.subscribe(channel)
-                self.replayed(1)
+                self.resubscribed(1)
 
     def end_pending(self, error: Exception | None) -> None:
-        """Have whoever waits go on, if anybody does."""
+        """End the pending request, if there is one."""
         if self._pending is not None:
-            order, self._pending = self._pending, None
-            order.end(error)
+            request, self._pending = self._pending, None
+            request.end(error)
 
-    def replayed(self, commands: int) -> None:
-        """So many commands asked anew for what a lost connection had."""
+    def resubscribed(self, commands: int) -> None:
+        """Record that a connection subscribed to its channels again, by this many commands."""
         if commands:
             self._record.add(pack_delivery(monotonic_ns(), What.RESUBSCRIBED, commands))
 
 
-def over() -> CutShort:
-    """Why nobody waits any more."""
+def run_over() -> CutShort:
+    """The error of requests at the end of the run."""
     return CutShort("the run is over")
+
+
+def not_confirmed(timeout_s: float | None) -> TimeoutError:
+    """The error of a request without a confirmation in time."""
+    return TimeoutError(f"no confirmation of a subscription in {timeout_s} s")

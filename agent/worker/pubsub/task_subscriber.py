@@ -1,7 +1,7 @@
-"""A worker task's subscriptions, and the tasks that read what comes on them, one for each connection.
+"""A worker task's subscriptions, and the tasks that read them: one for each connection.
 
-All of it happens on the event loop of the worker's pool; from outside of that it is only asked for. The end is as that
-of `agent.worker.pubsub.thread_subscriber`, but that a cut cancels what it finds.
+Everything runs on the event loop of the worker's pool; other threads only call `finish`, `cut` and `close`. The order
+of shutdown is that of `agent.worker.pubsub.thread_subscriber`, except that a cut cancels the tasks.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.metrics.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import SubscribeRequest, Subscriptions, over
+from agent.worker.pubsub.subscriptions import SubscribeRequest, Subscriptions, not_confirmed, run_over
 from common.cancellation import CutShort
 from common.pubsub_header import HeaderReader
 from common.redis_client.async_clients import AsyncClient
-from common.redis_client.async_pubsub import AsyncLine, AsyncLines
+from common.redis_client.async_pubsub import AsyncSubscribedConnection, AsyncSubscribedConnections
 from common.redis_client.pubsub import Channel, Received
 
-_PATIENCE_S = 0.05
+_CANCEL_AGAIN_S = 0.05
 
 
-class _Order(SubscribeRequest):
-    """For a task."""
-
+class _TaskRequest(SubscribeRequest):
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
         self.ready = asyncio.Event()
@@ -36,8 +34,8 @@ class _Order(SubscribeRequest):
 class AsyncSubscriber:
     """The subscriptions of one worker task, `most` at a time. Its own tasks start with the first one.
 
-    timeout_s: how long the worker waits for a confirmation; None: for ever. crash: told of what ends a task and never
-    should.
+    timeout_s: how long the worker waits for a confirmation; None: without a limit. crash: called with an unexpected
+    error that ended a task.
     """
 
     def __init__(
@@ -54,38 +52,40 @@ class AsyncSubscriber:
         self._name = name
         self._timeout_s = timeout_s
         self._crash = crash
-        self._lines = AsyncLines(client, self, self._start)
-        self._subscriptions: Subscriptions[AsyncLine] = Subscriptions(most, self._lines, reader, record)
+        self._connections = AsyncSubscribedConnections(client, self, self._start)
+        self._subscriptions: Subscriptions[AsyncSubscribedConnection] = Subscriptions(
+            most, self._connections, reader, record
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_over = False
-        self._again: asyncio.TimerHandle | None = None
+        self._cancel_again: asyncio.TimerHandle | None = None
 
     async def subscribe(self, command: str, name: bytes) -> list[Any]:
         """The server's confirmation: [word, channel, number of channels].
 
-        Raises what redis-py does, TimeoutError without a confirmation in time, CutShort when the run is over.
+        Raises redis-py's errors, TimeoutError without a confirmation in time, CutShort at the end of the run.
         """
         if self._is_over:
-            raise over()
+            raise run_over()
         self._loop = asyncio.get_running_loop()
-        order = _Order((command, name))
-        self._subscriptions.begin(order)
+        request = _TaskRequest((command, name))
+        self._subscriptions.begin(request)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await order.ready.wait()
+                await request.ready.wait()
         except TimeoutError:
-            raise TimeoutError(f"no confirmation of a subscription in {self._timeout_s} s") from None
-        return order.outcome()
+            raise not_confirmed(self._timeout_s) from None
+        return request.result()
 
     def finish(self) -> None:
-        """Have what is left read, and all tasks end. Idempotent; from any thread, when nobody subscribes any more."""
-        self._ask(self._finish)
+        """Read what is left, and end all tasks. Idempotent; from any thread, when nobody subscribes any more."""
+        self._call(self._finish)
 
     def cut(self) -> None:
-        """Have all tasks end now. Idempotent; from any thread."""
+        """End all tasks now. Idempotent; from any thread."""
         self._is_over = True
-        self._ask(self._cut)
+        self._call(self._cut)
 
     @property
     def is_alive(self) -> bool:
@@ -93,61 +93,63 @@ class AsyncSubscriber:
         return bool(self._tasks)
 
     def close(self, _: float = 0.0) -> None:
-        """For when it was told to finish: what clings to its work then is cut off. Idempotent."""
+        """Cut the tasks that `finish` has not ended by now. Idempotent."""
         self.cut()
 
-    def _ask(self, what: Callable[[], None]) -> None:
+    def _call(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed, and all its tasks with it
-                self._loop.call_soon_threadsafe(what)
+                self._loop.call_soon_threadsafe(function)
 
     def _finish(self) -> None:
         self._is_over = True
-        for line in self._lines:
-            line.end()
+        for connection in self._connections:
+            connection.end()
 
     def _cut(self) -> None:
         for task in self._tasks:
             task.cancel()
-        if self._again is not None:
-            self._again.cancel()
+        if self._cancel_again is not None:
+            self._cancel_again.cancel()
         if self._tasks:
-            # On its way through redis-py a cancellation may meet a step that ends by itself, and then is forgotten.
-            self._again = asyncio.get_running_loop().call_later(_PATIENCE_S, self._cut)
+            # A cancellation is lost if it arrives in redis-py as the awaited step ends.
+            self._cancel_again = asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._cut)
 
-    def _start(self, line: AsyncLine) -> None:
-        task = asyncio.create_task(self._run(line), name=self._name)
+    def _start(self, connection: AsyncSubscribedConnection) -> None:
+        task = asyncio.create_task(self._run(connection), name=self._name)
         self._tasks.add(task)
-        # Not at the end of `_run`, which a task that is cancelled at once never begins.
+        # Not at the end of `_run`: a task that is cancelled at once never begins it.
         task.add_done_callback(self._ended)
         if self._is_over:
-            line.end()
+            connection.end()
 
-    async def _run(self, line: AsyncLine) -> None:
+    async def _run(self, connection: AsyncSubscribedConnection) -> None:
         try:
-            await line.run()
+            await connection.run()
         except CutShort:
             pass
-        except Exception as error:  # noqa: BLE001 - the last stop of a task: said in one line, by the process
+        except Exception as error:  # noqa: BLE001 - the process reports it in one line
             self._crash(error)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._is_over = True
         self._tasks.remove(task)
-        self._subscriptions.end_pending(over())
+        self._subscriptions.end_pending(run_over())
 
-    def received(self, line: AsyncLine, received: Received) -> None:
-        """Of a line: something came."""
-        self._subscriptions.received(line.number, line, received)
+    # `SubscriptionHandler` of the connections.
 
-    def refused(self, _: AsyncLine, channel: Channel, error: Exception) -> None:
-        """Of a line: a channel could not be asked for."""
+    def received(self, connection: AsyncSubscribedConnection, received: Received) -> None:
+        """A reply has come on a connection."""
+        self._subscriptions.received(connection, received)
+
+    def refused(self, _: AsyncSubscribedConnection, channel: Channel, error: Exception) -> None:
+        """A channel could not be asked for."""
         self._subscriptions.refused(channel, error)
 
-    async def failed(self, line: AsyncLine, error: Exception) -> None:
-        """Of a line: reading met an error."""
-        self._subscriptions.failed(line, error, await self._lines.redirected(error))
+    async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:
+        """Reading met an error."""
+        self._subscriptions.failed(connection, error, await self._connections.redirected(error))
 
-    def replayed(self, commands: int) -> None:
-        """Of a line: so many commands subscribed anew."""
-        self._subscriptions.replayed(commands)
+    def resubscribed(self, commands: int) -> None:
+        """A connection subscribed to its channels again, by this many commands."""
+        self._subscriptions.resubscribed(commands)

@@ -1,12 +1,11 @@
-"""A worker's subscriptions, and the thread that reads what comes on them as soon as it comes.
+"""A worker's subscriptions, and the thread that reads their messages as soon as they arrive.
 
-The thread owns the connections alone: redis-py's PubSub is for one thread, and connects anew by itself. The worker asks
-it to subscribe, and waits for the server's confirmation.
+Only this thread uses the connections: redis-py's PubSub is for one thread, and reconnects by itself. The worker asks it
+to subscribe, and waits for the server's confirmation.
 
-Order of shutdown, once no worker asks any more: all channels are given up, and what comes before the server's
-confirmation of that is still read; so nothing that the server handed out is left behind. Then the connections are
-closed, and the thread ends. A connection that is lost then, or a cancellation, ends it too: so it never outlasts
-what it waits for.
+Order of shutdown, once no worker subscribes any more: the thread unsubscribes from all channels and reads what comes
+before the server's confirmations, so it misses no message that the server sent. Then it closes the connections and
+ends. If a connection is lost meanwhile, or the run is cancelled, it ends too.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.metrics.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import AT_MOST, SubscribeRequest, Subscriptions, over
+from agent.worker.pubsub.subscriptions import AT_MOST, SubscribeRequest, Subscriptions, not_confirmed, run_over
 from common.cancellation import CutShort
 from common.pubsub_header import HeaderReader
 from common.redis_client import TARGET_ERRORS, Client
-from common.redis_client.pubsub import Channel, Line, Lines
+from common.redis_client.pubsub import Channel, SubscribedConnection, SubscribedConnections
 
-_AGAIN_MS = 100
-"""A connection that could not be opened again is tried once more after so long."""
+_RECONNECT_MS = 100
+"""Pause before a lost connection is tried again."""
 
 
-class _Order(SubscribeRequest):
-    """For a thread. `ready` is locked until it is woken."""
+class _ThreadRequest(SubscribeRequest):
+    """`ready` is locked until `wake`."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
@@ -45,8 +44,8 @@ class _Order(SubscribeRequest):
 class Subscriber:
     """The subscriptions of one worker, `most` at a time. Its thread starts with the first one.
 
-    timeout_s: how long the worker waits for a confirmation; None: for ever. crash: told of what ends the thread and
-    never should.
+    timeout_s: how long the worker waits for a confirmation; None: without a limit. crash: called with an unexpected
+    error that ended the thread.
     """
 
     def __init__(
@@ -62,42 +61,44 @@ class Subscriber:
         """Opens no connection."""
         self._timeout_s = timeout_s
         self._crash = crash
-        self._lines = Lines(client, self._replayed)
-        self._subscriptions: Subscriptions[Line] = Subscriptions(most, self._lines, reader, record)
+        self._connections = SubscribedConnections(client, self._resubscribed)
+        self._subscriptions: Subscriptions[SubscribedConnection] = Subscriptions(
+            most, self._connections, reader, record
+        )
         self._lock = threading.Lock()
-        self._orders: deque[_Order] = deque()
+        self._requests: deque[_ThreadRequest] = deque()
         self._is_closing = False
         self._is_over = False
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        self._wake_sender.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._is_started = False
 
     def subscribe(self, command: str, name: bytes) -> list[Any]:
         """The server's confirmation: [word, channel, number of channels].
 
-        Raises what redis-py does, TimeoutError without a confirmation in time, CutShort when the run is over.
+        Raises redis-py's errors, TimeoutError without a confirmation in time, CutShort at the end of the run.
         """
-        order = _Order((command, name))
+        request = _ThreadRequest((command, name))
         with self._lock:
             if self._is_over:
-                raise over()
+                raise run_over()
             if not self._is_started:
                 self._is_started = True
                 self._thread.start()
-            self._orders.append(order)
+            self._requests.append(request)
         self._wake()
-        if not order.ready.acquire(timeout=-1 if self._timeout_s is None else self._timeout_s):
-            raise TimeoutError(f"no confirmation of a subscription in {self._timeout_s} s")
-        return order.outcome()
+        if not request.ready.acquire(timeout=-1 if self._timeout_s is None else self._timeout_s):
+            raise not_confirmed(self._timeout_s)
+        return request.result()
 
     def finish(self) -> None:
-        """Have the thread read what is left, and end. Idempotent; for when nobody subscribes any more."""
+        """Make the thread read what is left, and end. Idempotent; when nobody subscribes any more."""
         self._is_closing = True
         self._wake()
 
     def cut(self) -> None:
-        """Have it end now: what it waits for ended when the run was cancelled. Idempotent."""
+        """End the thread now; cancelling the run has ended its waits. Idempotent."""
         self.finish()
 
     @property
@@ -106,81 +107,81 @@ class Subscriber:
         return self._thread.is_alive()
 
     def close(self, within_s: float = 1.0) -> None:
-        """Give its own sockets back. Idempotent; for when its thread was told to finish, for which it waits so long,
-        or was never started."""
+        """Wait up to `within_s` for the thread, and close its wake-up sockets. Idempotent; call `finish` before if the
+        thread was started."""
         with self._lock:
             self._is_over = True
         if self._is_started:
             self._thread.join(max(0.0, within_s))
-        self._ours.close()
-        self._theirs.close()
+        self._wake_sender.close()
+        self._wake_receiver.close()
 
     def _wake(self) -> None:
-        with suppress(OSError):  # it has been woken often enough, or needs it no more
-            self._ours.send(b"\0")
+        with suppress(OSError):  # it has enough wake-ups waiting, or is closed
+            self._wake_sender.send(b"\0")
 
     def _run(self) -> None:
         try:
             self._listen()
         except CutShort:
             pass
-        except Exception as error:  # noqa: BLE001 - the last stop of a thread: said in one line, by the process
+        except Exception as error:  # noqa: BLE001 - the process reports it in one line
             self._crash(error)
         finally:
             with self._lock:
                 self._is_over = True
-            self._subscriptions.end_pending(over())
-            for order in self._orders:
-                order.end(over())
-            for line in self._lines:
+            self._subscriptions.end_pending(run_over())
+            for request in self._requests:
+                request.end(run_over())
+            for connection in self._connections:
                 with suppress(*TARGET_ERRORS):
-                    line.close()
+                    connection.close()
 
     def _listen(self) -> None:
         poll = select.poll()
-        wake = self._theirs.fileno()
+        wake = self._wake_receiver.fileno()
         poll.register(wake, select.POLLIN)
         polled: set[int] = set()
-        is_more = False
+        has_more = False
         while not self._is_done():
-            filenos = {line.fileno() for line in self._lines}
+            filenos = {connection.fileno() for connection in self._connections}
             for fileno in polled - filenos:
                 poll.unregister(fileno)
             for fileno in filenos - polled - {-1}:
                 poll.register(fileno, select.POLLIN)
             polled = filenos - {-1}
-            is_lost = any(line.is_lost for line in self._lines)
-            ready = poll.poll(0 if is_more else _AGAIN_MS if is_lost else None)
+            is_lost = any(connection.is_lost for connection in self._connections)
+            ready = poll.poll(0 if has_more else _RECONNECT_MS if is_lost else None)
             if any(fileno == wake for fileno, _ in ready):
-                self._theirs.recv(4096)
-                self._take_orders()
-            is_more = self._read_all()
+                self._wake_receiver.recv(4096)
+                self._take_requests()
+            has_more = self._read_all()
 
     def _is_done(self) -> bool:
         if not self._is_closing:
             return False
-        for line in self._lines:
-            with suppress(*TARGET_ERRORS):  # then nothing more will come on it
-                line.unsubscribe_all()
-        return not any(line.is_subscribed for line in self._lines)
+        for connection in self._connections:
+            with suppress(*TARGET_ERRORS):  # then it receives nothing more
+                connection.unsubscribe_all()
+        return not any(connection.is_subscribed for connection in self._connections)
 
-    def _take_orders(self) -> None:
-        while self._orders:
-            self._subscriptions.begin(self._orders.popleft())
+    def _take_requests(self) -> None:
+        while self._requests:
+            self._subscriptions.begin(self._requests.popleft())
 
     def _read_all(self) -> bool:
-        """Whether there may be more to read, of which no poll would tell."""
-        is_more = False
-        for number, line in enumerate(self._lines):
+        """Whether a connection may have more replies in its buffer, which no poll reports."""
+        has_more = False
+        for connection in self._connections:
             count = 0
             try:
-                for received in line.receive(AT_MOST):
+                for received in connection.receive(AT_MOST):
                     count += 1
-                    self._subscriptions.received(number, line, received)
+                    self._subscriptions.received(connection, received)
             except TARGET_ERRORS as error:
-                self._subscriptions.failed(line, error, self._lines.redirected(error))
-            is_more = is_more or count == AT_MOST
-        return is_more
+                self._subscriptions.failed(connection, error, self._connections.redirected(error))
+            has_more = has_more or count == AT_MOST
+        return has_more
 
-    def _replayed(self, commands: int) -> None:
-        self._subscriptions.replayed(commands)
+    def _resubscribed(self, commands: int) -> None:
+        self._subscriptions.resubscribed(commands)

@@ -353,8 +353,8 @@ def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> 
     assert node.connection_class is client.connection_kwargs["connection_class"]
     assert node.max_connections == client.connection_kwargs["max_connections"] == 3
     connection: Any = node.acquire_connection()
-    assert connection._events is client._events
-    assert connection in client._born
+    assert connection._tracker._events is client._tracker._events
+    assert connection in client._made_connections
 
 
 def test_a_cluster_has_no_tcp_pools_that_wait() -> None:

@@ -14,7 +14,7 @@ from agent.worker.metrics.connection_events import EventKind, EventLog
 from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client.async_clients import build_async_client, close_async_client
-from common.redis_client.async_pubsub import AsyncLine, AsyncLines
+from common.redis_client.async_pubsub import AsyncSubscribedConnection, AsyncSubscribedConnections
 from common.redis_client.pubsub import MESSAGE, Channel, Received
 from tests.support.loops import OthersTurn
 from tests.support.runs import calls, connections, wait_until
@@ -43,26 +43,26 @@ class Watched:
         self.tasks: list[asyncio.Task[None]] = []
         self._found: list[Received] = []
         self._came = asyncio.Event()
-        self.lines = AsyncLines(self.client, self, self._start)
+        self.lines = AsyncSubscribedConnections(self.client, self, self._start)
         self.line = self.lines.of(A)
 
-    def _start(self, line: AsyncLine) -> None:
+    def _start(self, line: AsyncSubscribedConnection) -> None:
         self.tasks.append(asyncio.create_task(line.run()))
 
-    def received(self, _: AsyncLine, received: Received) -> None:
+    def received(self, _: AsyncSubscribedConnection, received: Received) -> None:
         self._found.append(received)
         self._came.set()
 
-    def refused(self, _: AsyncLine, channel: Channel, error: Exception) -> None:
+    def refused(self, _: AsyncSubscribedConnection, channel: Channel, error: Exception) -> None:
         self.line.forget(channel)
         self.errors.append(error)
         self._came.set()
 
-    async def failed(self, _: AsyncLine, error: Exception) -> None:
+    async def failed(self, _: AsyncSubscribedConnection, error: Exception) -> None:
         self.errors.append(error)
         self._came.set()
 
-    def replayed(self, commands: int) -> None:
+    def resubscribed(self, commands: int) -> None:
         self.replays.append(commands)
 
     async def until(self, enough: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from agent.worker.metrics.connection_events import EventKind, EventLog
 from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import Client, build_client
-from common.redis_client.pubsub import MESSAGE, Channel, Line, Lines, Received
+from common.redis_client.pubsub import MESSAGE, Channel, Received, SubscribedConnection, SubscribedConnections
 from tests.support.runs import calls, connections, wait_until
 from tests.support.servers import Server
 
@@ -30,7 +30,7 @@ class Watched:
     def __init__(self, client: Client, log: EventLog) -> None:
         self.client, self.log = client, log
         self.replays: list[int] = []
-        self.lines = Lines(client, self.replays.append)
+        self.lines = SubscribedConnections(client, self.replays.append)
         self.line = self.lines.of(A)
 
     def received(self, enough: Callable[[list[Received]], bool]) -> list[Received]:
@@ -170,4 +170,4 @@ def test_a_cut_ends_what_would_connect_anew(valkey: Server) -> None:
 def test_there_is_one_connection_for_all_channels_of_a_server(watched: Watched) -> None:
     assert watched.lines.of(B) is watched.lines.of(SHARDED) is watched.line
     assert list(watched.lines) == [watched.line]
-    assert isinstance(watched.line, Line)
+    assert isinstance(watched.line, SubscribedConnection)

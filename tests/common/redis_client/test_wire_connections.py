@@ -17,8 +17,8 @@ from redis.exceptions import AskError, MovedError
 from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target, Tls
 from common.redis_client import failure_of
-from common.redis_client.connections import Unobserved
-from common.redis_client.slots import slot_of
+from common.redis_client.cluster_topology import slot_of
+from common.redis_client.connection_tracking import Unobserved
 from common.redis_client.wire_connections import (
     PENDING,
     SINGLE_NODE,
@@ -118,7 +118,7 @@ def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple
         (socket_failure(redis.InvalidResponse("odd")), "InvalidResponse"),
     ):
         sock = link.open()
-        link.lose(error)
+        link.drop(error)
         assert events["dropped"][-1] == cause
         assert sock.fileno() == -1
     assert replies(link, link.open(), PING) == [b"PONG"]
@@ -201,7 +201,7 @@ def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
         link = WireConnection(made.of(SINGLE_NODE))
         link.open()
         cancellation.cancel()
-        link.lose(socket_failure(None))
+        link.drop(socket_failure(None))
     assert events.kinds == {"opened": 1, "closed": 1}
 
 

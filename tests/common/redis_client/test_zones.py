@@ -14,7 +14,7 @@ from common.cancellation import Cancellation
 from common.plan.schema import Target
 from common.redis_client import nodes_of, ping_target, translate
 from common.redis_client.async_connections import AsyncObservedTls
-from common.redis_client.connections import Unobserved
+from common.redis_client.connection_tracking import Unobserved
 from tests.support.drivers import EVERY_WAY, WRITTEN
 from tests.support.servers import closed_port
 from tests.support.shapes import Group, start_standalone, until

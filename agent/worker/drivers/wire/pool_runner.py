@@ -19,7 +19,7 @@ from agent.worker.metrics.connection_events import EventLog, next_number
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
-from agent.worker.pools.thread_pools import Prewarmable, Release, open_one
+from agent.worker.pools.prewarm import Prewarmable, Release, open_one
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
@@ -29,8 +29,8 @@ from common.clock import monotonic_ns
 from common.plan.schema import Maintenance, Pools, Target
 from common.plan.target_url import TargetKind
 from common.redis_client import Client, address_of, translated
+from common.redis_client.cluster_topology import RefreshLimit
 from common.redis_client.connection_causes import attempt_cause
-from common.redis_client.slots import Rereading
 from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
 
 _SHORT_PAUSE_S = 0.02
@@ -73,7 +73,7 @@ class WirePoolRunner:
         self._primaries: SlotMap | None = None
         self._is_refreshing = False
         self._links: dict[BatchConnection, tuple[EventLog, int]] = {}
-        self._rereading = Rereading()
+        self._refresh_limit = RefreshLimit()
 
     @property
     def pool(self) -> WirePoolRunner:
@@ -204,7 +204,7 @@ class WirePoolRunner:
         self._worker.fail_batches(node, count)
 
     def _refresh_uncovered(self) -> None:
-        if self._rereading.is_due():
+        if self._refresh_limit.is_due():
             self._refresh()
 
     def _refresh(self) -> None:

@@ -8,11 +8,10 @@ there, these and the first requests of the next block become a new block.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Protocol, TypeAlias
 
-import hiredis
 import numpy as np
 
 from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
@@ -20,8 +19,7 @@ from agent.worker.pacing.pacer import Turn
 from agent.worker.workload.encoding.stream import PackedBlock, PackedStream
 from agent.worker.workload.reply_effects import Operation
 from common.metrics.histogram import Ints
-
-_pack: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+from common.redis_client.wire_connections import pack_command
 
 UNNUMBERED = -1
 """`RequestBlock.first` of a block that no record knows."""
@@ -237,7 +235,7 @@ class OperationRequestSource:
 
 def packed_block(operations: Sequence[Operation]) -> RequestBlock:
     """A block of these operations."""
-    requests = [_pack(arguments) for _, arguments, _, _ in operations]
+    requests = [pack_command(arguments) for _, arguments, _, _ in operations]
     offsets = [0]
     for request in requests:
         offsets.append(offsets[-1] + len(request))

@@ -319,7 +319,7 @@ class WireWorker:
     def lost(self, connection: BatchConnection, error: Exception) -> None:
         """A connection is lost, and its batch has failed."""
         connection.stop()
-        connection.link.lose(error)
+        connection.link.drop(error)
         if connection in connection.node.idle:
             connection.node.idle.remove(connection)
         if (batch := connection.batch) is not None:

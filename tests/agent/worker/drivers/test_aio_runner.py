@@ -15,7 +15,7 @@ from agent.worker.drivers.base import Job, WorkerContext
 from agent.worker.metrics.loop_usage import LoopRecord
 from agent.worker.metrics.recorder import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
-from agent.worker.pools.thread_pools import prewarm
+from agent.worker.pools.prewarm import prewarm
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns

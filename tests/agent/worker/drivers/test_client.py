@@ -15,7 +15,7 @@ import redis
 from agent.worker.metrics.recorder import NONE, WAIT_ONLY, bin_rows
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import UNSENT, whenever_of
-from agent.worker.pools.thread_pools import CheckoutTimeout
+from agent.worker.pools.instance_queue import CheckoutTimeout
 from common.cancellation import CutShort
 from common.plan.schema import Driver
 from common.units import NS_PER_S

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstancePool
-from agent.worker.pools.thread_pools import CheckoutTimeout
 from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Pools, Target

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.worker.pools.thread_pools import CheckoutTimeout, ClientInstance, ClientInstancePool, prewarm
+from agent.worker.pools.instance_queue import CheckoutTimeout
+from agent.worker.pools.prewarm import prewarm
+from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
 from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.errors import TargetError

@@ -121,7 +121,7 @@ def test_workers_share_the_client_instances_of_their_pool_evenly(record: Deliver
     subscribers = Subscribers(plan, "run", pytest.fail)
     views = [subscribers.pool_for(number, Driver.CLIENT, pool, record) for number in range(4, 8)]
     subscribers.close()
-    taken = [view._subscriber._lines._client for view in views]
+    taken = [view._subscriber._connections._client for view in views]
     assert taken == [instances[0], instances[1]] * 2
     assert plan.pools == (Pools(),)
 

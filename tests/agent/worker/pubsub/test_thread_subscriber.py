@@ -71,7 +71,7 @@ def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: List
 def test_all_that_the_server_handed_out_is_read_before_the_end(
     listening: Listening, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_held, arrivals = threading.Event(), listening.subscriber._subscriptions._arrivals
+    is_held, arrivals = threading.Event(), listening.subscriber._subscriptions._deliveries
     arrived = arrivals.arrived
 
     def held(line: int, message: bytes, at_ns: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.worker.drivers.wire.event_loop import WireLoop
 from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
-from agent.worker.pools.thread_pools import prewarm
+from agent.worker.pools.prewarm import prewarm
 from agent.worker.workload.encoding.stream import PackedStream
 from agent.worker.workload.mix import CommandMix
 from common.cancellation import Cancellation

@@ -1,4 +1,4 @@
-"""Addresses that servers announce: none, such that clients cannot use, and such that the plan maps."""
+"""Slots, and the addresses that servers announce: none, unusable ones, and ones that the plan maps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from common.plan.address_map import AddressMap
 from common.plan.schema import Pools, Target
 from common.plan.target_url import Host
 from common.redis_client import build_client, nodes_of, ping_target, slot_of, translate
-from common.redis_client.announced_addresses import AnnouncedAddresses, NoSlots
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
-from common.redis_client.connections import Unobserved
+from common.redis_client.cluster_topology import AnnouncedAddresses, NoSlots, RefreshLimit
+from common.redis_client.connection_tracking import Unobserved
 from common.redis_client.wire_connections import InstancePools, WireConnection
+from common.units import NS_PER_S
 from coordinator.servers.facts import probe
 from tests.support.clients import Events, quick_target
 from tests.support.drivers import EVERY_WAY, KEYS, WRITTEN, Reach, ask_link, by_asyncio, by_client, by_wire
+from tests.support.groups import ClusterGroup
 from tests.support.servers import closed_port
 from tests.support.shapes import (
     SERVICE,
@@ -291,7 +293,31 @@ def test_what_is_announced_and_not_reached_is_said_as_such_for_every_cause(
 ) -> None:
     error: Any = cause if isinstance(cause, redis.TimeoutError) else redis.ConnectionError("Error connecting")
     error.__cause__ = None if error is cause else cause
-    error.announced = Host("192.0.2.1", 7000)
+    error.announced_address = Host("192.0.2.1", 7000)
     text = str(translate(error, quick_target(url)))
     assert re.search(rf"announces? at 192\.0\.2\.1:7000, which {what}", text)
     assert "say --address-remap 192.0.2.1:7000=HOST:PORT" in text
+
+
+def test_keys_with_one_hash_tag_share_a_slot() -> None:
+    assert slot_of(b"{user}:a") == slot_of(b"user") == slot_of(b"b{user}c{d}")
+
+
+@pytest.mark.parametrize("key", [b"a", b"{a}b", b"{}a", b"a{", b"{{a}}", b"\xff\x00", b""])
+def test_a_slot_is_what_the_server_says_it_is(shared_cluster: ClusterGroup, key: bytes) -> None:
+    assert slot_of(key) == shared_cluster.at(shared_cluster.ports[0]).execute_command("CLUSTER KEYSLOT", key)
+
+
+def test_a_topology_without_a_slot_is_read_less_and_less_often_and_soon_when_another_slot_is_lost_later() -> None:
+    now_ns = 0
+    limit = RefreshLimit(lambda: now_ns)
+    read_ms = []
+    for ms in range(0, 20_000, 10):
+        now_ns = ms * NS_PER_S // 1000
+        if limit.is_due():
+            read_ms.append(ms)
+    assert read_ms == [0, 250, 750, 1750, 3750, 7750, 11_750, 15_750, 19_750]
+    now_ns += 60 * NS_PER_S
+    assert limit.is_due()
+    now_ns += NS_PER_S // 4
+    assert limit.is_due()
