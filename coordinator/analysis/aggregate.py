@@ -2,8 +2,8 @@
 `Aggregate.apply` changes it.
 
 A frame's intervals go two ways. Into the totals of their stage: every command of every pool, merged exactly. And into
-the seconds: counts and latencies of all commands and stages together, which keeps an hour's seconds in some ten
-megabytes. What is reported is of the stages that are measured; the audit is of everything. A second is complete
+the seconds: counts and latencies of all commands and stages together, compressed, so that an hour's seconds take some
+tens of megabytes. What is reported is of the stages that are measured; the audit is of everything. A second is complete
 when every agent that still takes part has said so (`MetricsFrame.through`); a late operation is added to it even then.
 
 An interval of several seconds is what an agent makes of frames that piled up while it could not send them. Its counts
@@ -47,7 +47,7 @@ from coordinator.core.records import (
 )
 
 SEALED_BEHIND = 10
-"""A second that has been complete for this many seconds keeps sums over agents only."""
+"""A second that has been complete for this many seconds keeps sums over agents only, and compressed histograms."""
 
 
 class Aggregate:

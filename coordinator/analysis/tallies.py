@@ -26,6 +26,7 @@ from common.metrics.intervals import (
     merge_hold_ups,
     merge_intervals,
 )
+from coordinator.analysis.compact_histogram import CompactHistogram
 from coordinator.core.records import AgentEnd, AgentFacts, AgentNoted
 
 _MERGE_AT_ONCE = 256
@@ -40,10 +41,11 @@ _NOTHING = IntervalMetrics(first=0, last=0)
 class Pile:
     """Histograms on their way to becoming one; adding costs nothing, the merge happens when somebody looks."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_compact", "_parts")
 
     def __init__(self) -> None:
         self._parts: list[Histogram] = []
+        self._compact: CompactHistogram | None = None
 
     def add(self, *histograms: Histogram) -> None:
         """Add to the sum."""
@@ -54,6 +56,9 @@ class Pile:
     @property
     def merged(self) -> Histogram:
         """The histogram of all values so far."""
+        if self._compact is not None:
+            self.compress()
+            return self._compact.expand()
         self.settle()
         return self._parts[0] if self._parts else EMPTY
 
@@ -61,6 +66,13 @@ class Pile:
         """Merge what was added."""
         if len(self._parts) > 1:
             self._parts = [Histogram.merge(self._parts)]
+
+    def compress(self) -> None:
+        """Merge everything, and keep it in a fraction of the memory: reading it costs more from now on."""
+        if self._parts:
+            before = [] if self._compact is None else [self._compact.expand()]
+            self._compact = CompactHistogram.of(Histogram.merge([*before, *self._parts]))
+            self._parts = []
 
 
 @dataclass(slots=True)
@@ -266,9 +278,11 @@ class Second:
         return Sealed(self.agents, self.connections_open, self.connections_wanted, self.core_share)
 
     def seal(self) -> None:
-        """Keep sums over agents only: a large fleet's gauges take more memory than everything else of a second."""
+        """Keep sums over agents only, and compress the histograms: then an hour takes tens of megabytes."""
         self.sealed = self.sums
         self.open_peaks, self.wanted_peaks, self.busy = {}, {}, {}
+        for pile in (self.service, self.response, self.loop_lag):
+            pile.compress()
 
 
 @dataclass(slots=True)

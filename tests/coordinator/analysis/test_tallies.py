@@ -39,7 +39,10 @@ def a_run(of_agents: list[list[tuple[int, int]]], cut_off: int) -> list[AnyRecor
 
 def gauges(run: Aggregate) -> list[tuple[object, ...]]:
     return [
-        (second.agents, second.connections_open, second.connections_wanted, second.core_share, second.ok)
+        (
+            *(second.agents, second.connections_open, second.connections_wanted, second.core_share, second.ok),
+            *(second.service.merged, second.response.merged, second.loop_lag.merged),
+        )
         for _, second in run.by_second()
     ]
 
