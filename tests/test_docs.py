@@ -15,6 +15,8 @@ import yaml
 
 from agent.cli import cli as agent_cli
 from common import errors
+from common.commands import COMMANDS
+from common.plan.loading import profiles
 from common.plan.setting import ENVIRONMENT_PREFIX
 from common.plan.settings import SETTINGS
 from common.protocol.messages import AgentState
@@ -173,6 +175,11 @@ def test_the_glossary_names_classes_that_exist_and_no_word_twice() -> None:
     )
     assert len(words) == len(set(words))
     assert [name for name in names if not re.search(rf"^class {name}\b", code, re.MULTILINE)] == []
+
+
+def test_the_readme_counts_commands_and_profiles() -> None:
+    [counts] = re.findall(r"(\d+) commands by name .*; (\d+) profiles", TEXTS["README.md"])
+    assert tuple(map(int, counts)) == (len(COMMANDS), len(profiles.names()))
 
 
 def test_the_changelog_speaks_of_the_version_at_hand() -> None:
