@@ -7,7 +7,7 @@ import enum
 from numpy.random import SeedSequence
 
 
-class Purpose(enum.IntEnum):
+class SeedPurpose(enum.IntEnum):
     """What a stream of random numbers is drawn for."""
 
     OPERATIONS = 0
@@ -17,6 +17,6 @@ class Purpose(enum.IntEnum):
     KEYLESS_NODES = 4
 
 
-def seed_sequence(seed: int, thread: int, purpose: Purpose) -> SeedSequence:
+def seed_sequence(seed: int, thread: int, purpose: SeedPurpose) -> SeedSequence:
     """The seed of one purpose in one worker. thread: its number in the fleet."""
     return SeedSequence(seed, spawn_key=(thread, int(purpose)))

@@ -4,11 +4,11 @@ r"""Split a line into the arguments of a command, and join them again, by the ru
     "in quotes"       with the escapes \n \r \t \b \a \\ \" \' and \xHH (any byte)
     'in quotes'       literal, except for \', which is a quote
 
-A closing quote ends the argument. Two forms that redis-cli changes silently are refused: a quote within an unquoted
-argument, as in {"a":1}, and any other escape in double quotes.
+A closing quote ends the argument. Two forms that redis-cli would change silently are refused: a quote within an
+unquoted argument, such as {"a":1}, and any other escape in double quotes.
 
-A word is text. A byte that is written as an escape, or that comes from the command line and is not UTF-8, is one code
-point: 0xDC00 plus the byte, as in `surrogateescape`. Such a byte is never part of a placeholder.
+A word is text. A byte is one code point, 0xDC00 plus the byte, as with `surrogateescape`, if it is written as an escape
+or comes from the command line and is not UTF-8. Such a byte is never part of a placeholder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 from common.units import show
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "a": "\a", "\\": "\\", '"': '"', "'": "'"}
-_WRITTEN = {mark: f"\\{letter}" for letter, mark in _ESCAPES.items() if letter != "'"}
+_ESCAPED = {mark: f"\\{letter}" for letter, mark in _ESCAPES.items() if letter != "'"}
 _BLANK = " \t\n\v\f\r"
 _ENDS_UNQUOTED = " \t\n\r"
 _BYTE = 0xDC00
@@ -28,7 +28,7 @@ _SAFE = re.compile(r"""[^\s"'\x00-\x1f\x7f\ud800-\udfff]+""")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a line. Raises ValueError for a quote without an end or in a wrong place."""
+    """The words of a line. Raises ValueError for a quote that does not end or is misplaced."""
     words: list[str] = []
     at = 0
     while True:
@@ -51,7 +51,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> tuple[str, int]:
-    """(the text in the quotes that open at `begin`, the position after the closing quote)."""
+    """(the text between the quotes from `begin` on, the position after the closing quote)."""
     quote, at = text[begin], begin + 1
     letters: list[str] = []
     while at < len(text):
@@ -70,7 +70,7 @@ def _quoted(text: str, begin: int) -> tuple[str, int]:
 
 
 def _escape(text: str, at: int) -> tuple[str, int]:
-    """(the character of the escape at this backslash, the number of characters after the backslash)."""
+    """(the character that the escape at this backslash stands for, the number of characters after the backslash)."""
     if found := _HEX.match(text, at + 1):
         return chr(_BYTE + int(found[1], 16)), 3
     letter = text[at + 1 : at + 2]
@@ -89,7 +89,7 @@ def _inner_quote(word: str) -> str:
 
 
 def word_bytes(word: str) -> bytes:
-    """The bytes that a word stands for."""
+    """The bytes of a word."""
     if word.isascii():
         return word.encode()
     parts = re.split(f"({_RAW_BYTE.pattern})", word)
@@ -99,37 +99,36 @@ def word_bytes(word: str) -> bytes:
 
 
 def bytes_word(data: bytes) -> str:
-    """The word for literal bytes: no part of it is a placeholder."""
-    # Two underscores in a row may begin a placeholder: the first one is written as a byte.
+    """The word for literal bytes, without placeholders."""
+    # Two underscores may begin a placeholder, so the first one becomes a byte.
     return re.sub("_(?=_)", "\udc5f", data.decode(errors="surrogateescape"))
 
 
 def quote_word(word: str) -> str:
-    """A word as `split_words` reads it back, with quotes only if it needs them."""
+    """A word in the form that `split_words` reads back; in quotes only if necessary."""
     if _SAFE.fullmatch(word):
         return word
     if "'" not in word and not word.endswith("\\") and word.isprintable():
         return f"'{word}'"
-    return f'"{"".join(map(_written, word))}"'
+    return f'"{"".join(map(_escaped, word))}"'
 
 
-def _written(letter: str) -> str:
+def _escaped(letter: str) -> str:
     if _RAW_BYTE.fullmatch(letter):
         return f"\\x{ord(letter) - _BYTE:02x}"
-    return _WRITTEN.get(letter) or (f"\\x{ord(letter):02x}" if letter < " " or letter == "\x7f" else letter)
+    return _ESCAPED.get(letter) or (f"\\x{ord(letter):02x}" if letter < " " or letter == "\x7f" else letter)
 
 
 def show_word(word: str) -> str:
-    """A word as a message quotes it: a byte is the escape that stands for it."""
-    return show(_RAW_BYTE.sub(lambda byte: _written(byte[0]), word))
+    """A word in quotes, for a message; bytes as escapes."""
+    return show(_RAW_BYTE.sub(lambda byte: _escaped(byte[0]), word))
 
 
 def join_words(words: list[str]) -> str:
-    """The line that `split_words` splits into these words."""
+    """A line that `split_words` splits into these words."""
     return " ".join(map(quote_word, words))
 
 
 def as_text(line: str) -> str:
-    """A template from the command line as UTF-8 text: other bytes become escapes. Raises ValueError as `split_words`
-    does."""
+    """A line from the command line as UTF-8 text; other bytes become escapes. Raises ValueError as `split_words`."""
     return join_words(split_words(line)) if _RAW_BYTE.search(line) else line

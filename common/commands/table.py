@@ -1,7 +1,7 @@
-"""The command table: what is known of a command by its name.
+"""The command table: the commands that a plan may use by name, and what is known of them.
 
-Each row has a template of its own, made so that commands of a group fit each other: what HSET writes, HGET reads. Any
-other command, or another shape of these, is written as a template in the plan.
+The templates of a group fit each other: HGET reads the fields that HSET writes. A plan gives any other command, or
+another form of these, as a template.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from common.units import show
 
 
 class KeyType(enum.Enum):
-    """What the keys of a command hold."""
+    """What a command expects at its keys, or leaves there."""
 
     NOTHING = "no keys"
     ANYTHING = "anything"
@@ -109,7 +109,7 @@ _GROUPS: dict[str, KeyType] = {
     "connection": KeyType.NOTHING,
     "server": KeyType.NOTHING,
 }
-"""The groups in the order in which people read them, and what the keys of most of their commands hold."""
+"""The type of the keys of most commands in each group."""
 
 
 def _row(
@@ -151,7 +151,7 @@ _READS = "'return redis.call(\"GET\", KEYS[1])'"
 _WRITES = "'redis.call(\"SET\", KEYS[1], ARGV[1]) return 1'"
 
 _ROWS: tuple[CommandSpec, ...] = (
-    # The eight that most mixes are made of come first.
+    # The eight most common commands come first.
     _row("SET __key__ __data__", "string", "set a key to a value", writes=True, reply=_STATUS,
          expiring="SET __key__ __data__ EX __ttl__"),
     _row("GET __key__", "string", "read a key", reply=_VALUE),
@@ -368,7 +368,7 @@ _ROWS: tuple[CommandSpec, ...] = (
 )  # fmt: skip
 
 COMMANDS: dict[str, CommandSpec] = {row.template.name: row for row in _ROWS}
-"""Every row by its name."""
+"""Every row by the name of its command."""
 
 SUBSCRIBING = frozenset(name for name, row in COMMANDS.items() if row.subscribes)
 """Commands that subscribe: each worker issues them on connections of its own, which then receive messages."""

@@ -82,27 +82,27 @@ PLACEHOLDERS: dict[str, str] = {
     "__key__": "a key, drawn from the command's keys",
     "__keys(N)__": "N arguments `__key__`",
     "__pairs(N)__": "N times `__key__ __data__`",
-    "__new_key__": "a key beyond the largest number that no other worker makes",
+    "__new_key__": "a key beyond the largest number, which no other worker makes",
     "__data__": "a value",
-    "__text__": "a value of letters, digits, - and _, which may stand within JSON",
+    "__text__": "a value of letters, digits, - and _, which JSON takes as it is",
     "__rand(A,B)__": "a whole number, uniform over A..B, both included",
-    "__rand_int__": "a number drawn as those of keys are, in 12 digits",
-    "__rand_1st__": "the same, with one number for all its places in a command; also `__rand_2nd__` to `__rand_9th__`",
-    "__ttl__": "a time to live in whole seconds, drawn as the plan's expiry says",
+    "__rand_int__": "a number drawn like those of keys, in 12 digits",
+    "__rand_1st__": "the same number at all its places in a command; also `__rand_2nd__` to `__rand_9th__`",
+    "__ttl__": "a time to live in whole seconds, drawn from the plan's expiry",
     "__thread__": "the number of the worker in the fleet",
-    "__seq__": "1, 2, 3... of each worker",
-    "__cursor__": "where the last SCAN, HSCAN, SSCAN or ZSCAN of this worker left off; 0 at first and after the end",
-    "__ids__": "in `then`: the ids of the stream entries in the reply, each an argument",
+    "__seq__": "1, 2, 3..., counted by each worker",
+    "__cursor__": "the cursor of the worker's last SCAN, HSCAN, SSCAN or ZSCAN; 0 at first and after the end",
+    "__ids__": "in `then`: the ids of the stream entries in the reply, one argument each",
     "__sha(NAME)__": "the digest of one of the plan's scripts",
     "__message__": "a message whose delivery is measured",
-    "__seq:NAME__": "any drawn placeholder, with a name: drawn once per command, with the same value at all its places",
+    "__seq:NAME__": "any drawn placeholder with a name: the same value at all its places in a command",
 }
-"""Every placeholder, and what it stands for: for people."""
+"""Every placeholder, and what it stands for, as text."""
 
 MOST_REPEATED = 10_000
 _SMALLEST, _LARGEST = -(1 << 62), 1 << 62
 _WHOLE_ARGUMENT = frozenset({Placeholder.IDS, Placeholder.MESSAGE})
-_PLAIN = {placeholder.value: placeholder for placeholder in Placeholder}
+_BY_TEXT = {placeholder.value: placeholder for placeholder in Placeholder}
 _NAMED = (
     Placeholder.KEY,
     Placeholder.NEW_KEY,
@@ -112,7 +112,7 @@ _NAMED = (
     Placeholder.TTL,
     Placeholder.SEQ,
 )
-# Anything between double underscores is meant as a placeholder; a name in parentheses may hold single underscores.
+# Anything between double underscores is meant as a placeholder; a name may have single underscores.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_))*"
 _MARK = re.compile(rf"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?(?::{_NAME})?__")
 _CALL = re.compile(r"__([a-z]+)\(([^()]*)\)__")
@@ -180,8 +180,7 @@ def original(piece: Piece) -> bytes | Variable | ScriptDigest:
 def parse_template(text: str) -> Template:
     """A template from text, split as redis-cli splits a line (see `common.commands.splitting`).
 
-    Raises ValueError when there is no command in it, a quote does not end, or a placeholder is not known or does not
-    stand where it can.
+    Raises ValueError if the text has no command, a quote does not end, or a placeholder is unknown or misplaced.
     """
     try:
         words = split_words(text)
@@ -195,41 +194,41 @@ def parse_template(text: str) -> Template:
     if not name.isprintable():
         raise ValueError(f"expected the name of a command, got {show_word(words[0])}")
     parser = _Parser()
-    parts: list[Argument] = [name.encode()]
+    arguments: list[Argument] = [name.encode()]
     for word in words[1:]:
-        parts += parser.parts(word)
+        arguments += parser.arguments(word)
     parser.check_names()
-    return Template(name, tuple(parts))
+    return Template(name, tuple(arguments))
 
 
 class _Parser:
-    """Parses the words of one template in order, and remembers its named placeholders."""
+    """Parses the words of one template in order. Remembers the first occurrence of each named placeholder."""
 
     def __init__(self) -> None:
-        self._count = 1
+        self._pieces = 1  # the command's name
         self._first: dict[str, Repeated] = {}
-        self._alone: dict[str, str] = {}
+        self._used_once: dict[str, str] = {}
 
-    def parts(self, word: str) -> list[Argument]:
-        """What one word stands for: several arguments for a repeated placeholder, one for everything else."""
+    def arguments(self, word: str) -> list[Argument]:
+        """The arguments that one word stands for: several for `__keys(N)__` and `__pairs(N)__`, else one."""
         if "__" not in word:
-            self._count += 1
+            self._pieces += 1
             return [word_bytes(word)]
         call = _CALL.fullmatch(word)
         if call and call[1] in ("keys", "pairs"):
             repeated = _repeated(word, call[1], call[2])
-            self._count += len(repeated)
+            self._pieces += len(repeated)
             return repeated
         pieces: list[Piece] = []
         at = 0
         for mark in _MARK.finditer(word):
             if literal := word[at : mark.start()]:
                 pieces.append(_literal(literal, word))
-            pieces.append(self._drawn(mark[0], word, self._count + len(pieces)))
+            pieces.append(self._placeholder(mark[0], word, self._pieces + len(pieces)))
             at = mark.end()
         if literal := word[at:]:
             pieces.append(_literal(literal, word))
-        self._count += len(pieces)
+        self._pieces += len(pieces)
         if len(pieces) == 1:
             return [pieces[0]]
         for piece in pieces:
@@ -239,14 +238,14 @@ class _Parser:
         return [Compound(tuple(pieces))]
 
     def check_names(self) -> None:
-        """Raises ValueError for a name that is used only once: it may be a misspelt one."""
-        for name, mark in self._alone.items():
+        """Raises ValueError for a name that is used only once: it may be misspelt."""
+        for name, mark in self._used_once.items():
             raise ValueError(f'expected {mark} at several places of the command, got it at one; leave out ":{name}"')
 
-    def _drawn(self, mark: str, word: str, place: int) -> Piece:
-        """The piece for a placeholder. place: among all pieces of the template."""
+    def _placeholder(self, mark: str, word: str, index: int) -> Piece:
+        """The piece for a placeholder. index: among all pieces of the template."""
         if _ORDINAL.fullmatch(mark):
-            return self._first.get(mark) or self._note(mark, Placeholder.RAND_INT, place)
+            return self._first.get(mark) or self._remember(mark, Placeholder.RAND_INT, index)
         named = _WITH_NAME.fullmatch(mark)
         if named is None:
             return _piece(mark, word)
@@ -255,17 +254,17 @@ class _Parser:
             raise ValueError(f"expected {named[1]}__ without a name, got {show_word(mark)}")
         first = self._first.get(name)
         if first is None:
-            self._alone[name] = mark
-            return self._note(name, piece, place)
-        self._alone.pop(name, None)
+            self._used_once[name] = mark
+            return self._remember(name, piece, index)
+        self._used_once.pop(name, None)
         if first.piece != piece:
             raise ValueError(
                 f"expected one placeholder for the name {name} in a command, got another one in {show_word(mark)}"
             )
         return first
 
-    def _note(self, name: str, piece: Variable, place: int) -> Piece:
-        self._first[name] = Repeated(piece, place)
+    def _remember(self, name: str, piece: Variable, index: int) -> Piece:
+        self._first[name] = Repeated(piece, index)
         return piece
 
 
@@ -276,8 +275,8 @@ def _literal(text: str, word: str) -> bytes:
 
 
 def _piece(mark: str, word: str) -> Piece:
-    if mark in _PLAIN:
-        return _PLAIN[mark]
+    if mark in _BY_TEXT:
+        return _BY_TEXT[mark]
     call = _CALL.fullmatch(mark)
     if call is None:
         raise _unknown(mark, word)
@@ -308,11 +307,11 @@ def _rand(inside: str, word: str) -> RandomInteger:
 
 
 def _repeated(word: str, name: str, inside: str) -> list[Argument]:
-    count = _whole(inside)
-    if count is None or not 1 <= count <= MOST_REPEATED:
+    times = _whole(inside)
+    if times is None or not 1 <= times <= MOST_REPEATED:
         raise ValueError(f"expected __{name}(N)__ with a number from 1 to {MOST_REPEATED}, got {show_word(word)}")
-    each: list[Argument] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
-    return each * count
+    unit: list[Argument] = [Placeholder.KEY] if name == "keys" else [Placeholder.KEY, Placeholder.DATA]
+    return unit * times
 
 
 def _whole(text: str) -> int | None:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import Ints
 from common.plan.schema import Arrivals, Load
@@ -153,7 +153,7 @@ def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, fr
     if load.rate_per_s is None:
         return None
     if load.arrivals is Arrivals.POISSON:
-        generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.ARRIVALS))
+        generator = np.random.default_rng(seed_sequence(seed, thread, SeedPurpose.ARRIVALS))
         return poisson_schedule(t0_ns, load.rate_per_s, threads, generator, from_ns)
     return constant_schedule(t0_ns, load.rate_per_s, thread, threads, from_ns)
 

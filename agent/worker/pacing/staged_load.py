@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Schedule, Span, Turn, whenever_of
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
 from common.plan.timeline import Floats, Leg, Timeline
@@ -35,7 +35,7 @@ None for a closed leg."""
 
 def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: int, from_ns: int = 0) -> Schedules:
     """What thread number `thread` of the fleet's `threads` is to send, from `from_ns` after the start on."""
-    seeds = seed_sequence(seed, thread, Purpose.ARRIVALS).spawn(len(line.legs))
+    seeds = seed_sequence(seed, thread, SeedPurpose.ARRIVALS).spawn(len(line.legs))
     by_chance = load.arrivals is Arrivals.POISSON
     return tuple(
         None

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.worker.metrics.wire_sizes import request_bytes
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import ArgumentContext, Arguments, CommandBuilder, CommandNumbers
 from agent.worker.workload.mix import CommandMix, MixCommand
 from agent.worker.workload.reply_effects import (
@@ -81,7 +81,7 @@ class _OperationStream:
         self._sampler = OperationSampler(mix, seed, thread, threads)
         self._pending: deque[tuple[Operation, bytes]] = deque()
         """Operations that follow a reply, each with its key."""
-        follow_ups = np.random.default_rng(seed_sequence(seed, thread, Purpose.FOLLOW_UPS))
+        follow_ups = np.random.default_rng(seed_sequence(seed, thread, SeedPurpose.FOLLOW_UPS))
         self._commands: list[_CommandStream] = []
         for command, sampler in zip(mix.commands, self._sampler.commands, strict=True):
             cursor = ScanCursor() if command.template.count(Placeholder.CURSOR) else None

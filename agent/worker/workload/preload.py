@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import ArgumentContext, CommandBuilder, CommandNumbers
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.reply_effects import Operation
@@ -123,7 +123,7 @@ def preload_operations(
         scripts=script_digests(workload),
     )
     builder, counters = CommandBuilder(template, context), WorkerCounters()
-    generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.PRELOAD))
+    generator = np.random.default_rng(seed_sequence(seed, thread, SeedPurpose.PRELOAD))
     part = keys.part(thread, threads)
     for first in range(part.start, part.stop, _BLOCK_KEYS):
         drawn = np.repeat(np.arange(first, min(first + _BLOCK_KEYS, part.stop), dtype=np.int64), entry.times)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import CommandNumbers, PlaceholderCounts
 from agent.worker.workload.distributions import key_distribution
 from agent.worker.workload.mix import CommandMix, MixCommand
@@ -87,7 +87,7 @@ class OperationSampler:
         self.counters = WorkerCounters()
         self.commands = [CommandSampler(command, thread, threads) for command in mix.commands]
         self._batch, self._threads = mix.batch_in_one_slot, threads
-        self._generator = np.random.default_rng(seed_sequence(seed, thread, Purpose.OPERATIONS))
+        self._generator = np.random.default_rng(seed_sequence(seed, thread, SeedPurpose.OPERATIONS))
         edges = np.cumsum([command.weight for command in mix.commands])
         self._edges = edges / edges[-1]
         self._uses = self._counter_uses()

@@ -1,4 +1,4 @@
-"""Whether a plan's publishers and subscribers can do what it says; rules of `common.plan.rules.checks`."""
+"""Rules on publishers and subscribers in a plan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARDED = {"SUBSCRIBE": "SSUBSCRIBE", "PUBLISH": "SPUBLISH"}
 
 
 def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Of each command by itself."""
+    """Each command that publishes or subscribes can do so."""
     has_subscribers = subscribes(plan.workload)
     for number, entry in enumerate(plan.workload.commands):
         path: KeyPath = ("workload", "commands", number, "command")
@@ -24,12 +24,12 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
         if template.name in SUBSCRIBING and len(template.arguments) != 2:
             yield path, f"expected one channel for each {template.name}, got {len(template.arguments) - 1}"
         if has_message and not (publishes and template.arguments[2] is Placeholder.MESSAGE):
-            yield path, "expected __message__ as the message of PUBLISH or SPUBLISH, got it elsewhere; say __data__"
+            yield path, "expected __message__ as the message of PUBLISH or SPUBLISH, got it elsewhere; use __data__"
         if is_cluster(plan.target) and template.name in _SHARDED and (has_message or template.name in SUBSCRIBING):
             yield (
                 path,
-                f"expected {_SHARDED[template.name]} in a cluster, as profile pubsub_sharded has it, because what "
-                f"PUBLISH delivers there cannot be counted, got {template.name}",
+                f"expected {_SHARDED[template.name]} in a cluster, as in profile pubsub_sharded, because deliveries of "
+                f"PUBLISH cannot be counted there, got {template.name}",
             )
         sizes = _sizes(plan) if has_subscribers and has_message else {}
         for place, size in sizes.items():
@@ -38,30 +38,33 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Nobody subscribes, or sends what is timed, beside the mix."""
+    """Only commands of the mix subscribe, or publish a message whose delivery is measured."""
     workload = plan.workload
-    aside: list[tuple[KeyPath, str]] = [
+    others: list[tuple[KeyPath, str]] = [
         *(
-            (("workload", "commands", number, "then", place, "command"), then.command)
+            (("workload", "commands", number, "then", index, "command"), then.command)
             for number, entry in enumerate(workload.commands)
-            for place, then in enumerate(entry.then)
+            for index, then in enumerate(entry.then)
         ),
         *((("workload", "setup", number), command) for number, command in enumerate(workload.setup)),
     ]
-    for path, text in aside:
+    for path, text in others:
         template = find_command(text)
         if template.name in SUBSCRIBING or Placeholder.MESSAGE in template.arguments:
-            yield path, f"expected {template.name} as a command of the mix alone, with a weight of its own, got it here"
+            yield path, f"expected {template.name} only as a command of the mix, with a weight of its own, got it here"
 
 
 def subscribers_have_room(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Of batches, drivers, connections and times, in a mix with subscribers."""
+    """In a mix with subscribers: no batches, enough connections, and time for the last messages."""
     workload = plan.workload
     if not subscribes(workload):
         return
     for name, size, least in (("pipeline", workload.pipeline, 1), ("transaction", workload.transaction, 0)):
         if size > least:
-            yield ("workload", name), f"expected {least} in a mix with SUBSCRIBE, which goes by itself, got {size}"
+            yield (
+                ("workload", name),
+                f"expected {least} in a mix with SUBSCRIBE, which cannot be part of a batch, got {size}",
+            )
     for number, pools in enumerate(plan.pools):
         subscribers = -(-pools.workers_per_pool // pools.client_instances_per_pool)
         workers = "tasks" if pools.driver is Driver.ASYNCIO else "threads"
@@ -74,11 +77,13 @@ def subscribers_have_room(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     if workload.pubsub.grace_s > plan.fleet.drain_s:
         yield (
             ("workload", "pubsub", "grace"),
-            f"expected at most fleet.drain, {plan.fleet.drain_s}, which ends it all, got {workload.pubsub.grace_s}",
+            f"expected at most fleet.drain, {plan.fleet.drain_s}, after which all workers end, "
+            f"got {workload.pubsub.grace_s}",
         )
 
 
 def _sizes(plan: Plan) -> dict[KeyPath, int]:
+    """Value sizes by the path of the setting."""
     values = plan.workload.values
     if values.sizes:
         return {
@@ -88,4 +93,4 @@ def _sizes(plan: Plan) -> dict[KeyPath, int]:
 
 
 PUBSUB_RULES = (pubsub_commands_fit, pubsub_is_in_the_mix, subscribers_have_room)
-"""For behind the rule that has found all commands to be templates."""
+"""Must run after `commands_known`, which guarantees that all commands parse."""

@@ -1,7 +1,7 @@
-"""What the wire driver cannot do by its nature, refused; rules of `common.plan.rules.checks`.
+"""Rules on what the wire driver cannot do.
 
-It lends no client instances, so nobody waits for one; it issues what was drawn once, and tries nothing again; and on
-its connections nothing comes but replies. A command that blocks keeps its connection waiting, and no other one.
+The wire driver has no client instances, so no worker waits for one. It issues each operation once and never repeats it.
+Its connections receive replies only. A command that blocks keeps only its own connection waiting.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from common.plan.key_path import KeyPath
 from common.plan.planned_commands import is_cluster, subscribes
 from common.plan.schema import Driver, Plan, Pools, ReadFrom, Retry, RetryError, TcpPool
 
-_OF_CONNECTIONS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
+_CONNECTION_ERRORS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
 
 
 def wire_pools_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Of what is said of a pool with the wire driver."""
+    """Settings of pools that the wire driver cannot follow."""
     for number, group in enumerate(plan.pools):
         if group.driver is not Driver.WIRE:
             continue
         if group.checkout_timeout_s != Pools().checkout_timeout_s:
             yield (
                 ("pools", number, "checkout_timeout"),
-                "expected none with the wire driver, which keeps all connections busy and lends no client instance, "
+                "expected none with the wire driver, which has no client instances to check out, "
                 f"got {group.checkout_timeout_s}",
             )
         if group.tcp_pool is not TcpPool.RAISING:
@@ -35,14 +35,14 @@ def wire_pools_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Of the settings of clients that only redis-py's own calls obey."""
+    """Settings of the target that only redis-py's own calls follow."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return
     target = plan.target
-    if others := [error for error in target.retry.errors if error not in _OF_CONNECTIONS]:
+    if others := [error for error in target.retry.errors if error not in _CONNECTION_ERRORS]:
         yield (
             ("target", "retry", "errors"),
-            f"expected {', '.join(error.value for error in Retry().errors)} with the wire driver, which connects again "
+            f"expected {', '.join(error.value for error in Retry().errors)} with the wire driver, which reconnects "
             f"but never issues an operation twice, got {others[0].value}",
         )
     if target.health_check_interval_s > 0:
@@ -60,16 +60,16 @@ def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def wire_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Of the mix: nothing but commands with one reply each."""
+    """Each command of the mix has one reply."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return
     if subscribes(plan.workload):
         yield (
             ("workload", "commands"),
-            "expected no SUBSCRIBE with the wire driver, whose connections are for replies alone; "
+            "expected no SUBSCRIBE with the wire driver, whose connections receive only replies; "
             "use --driver client or asyncio",
         )
 
 
 WIRE_RULES = (wire_pools_fit, wire_target_fits, wire_commands_fit)
-"""For behind the rule that has found all commands to be templates."""
+"""Must run after `commands_known`, which guarantees that all commands parse."""

@@ -1,4 +1,4 @@
-"""Rules on the workload of a plan that types cannot say: commands, templates, keys, values, expiry."""
+"""Rules on the workload of a plan beyond its types: commands, templates, keys, values, expiry."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from common.units import show
 LARGEST_KEY = 1 << 60
 LARGEST_VALUE = 512 * 2**20
 LEAST_COMPRESSIBLE_TEXT = 1 - TEXT_BITS / 8
+"""A compressor takes this share of text away in any case."""
 
-# They change what the connection is for whoever borrows it next, or answer in a way that no reply ends.
 NOT_FOR_POOLS = frozenset(
     {
         *("AUTH", "HELLO", "SELECT", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"),
@@ -26,51 +26,53 @@ NOT_FOR_POOLS = frozenset(
         *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
     }
 )
-_ASKING: dict[str, tuple[str, ...]] = {"CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")}
-"""Subcommands that only read: all others change this connection, or other ones."""
+"""Commands that change the connection for its next user, or whose answer no single reply ends."""
+_READ_ONLY_SUBCOMMANDS: dict[str, tuple[str, ...]] = {
+    "CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")
+}
+"""Subcommands that only read; all others change this connection, or other ones."""
 _SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
 
 Finding = tuple[KeyPath, str]
-_Named = tuple[KeyPath, str, Command | Preload, bool]
 
 
-def _texts(workload: Workload) -> Iterator[_Named]:
-    """(where it stands, what stands there, whose keys it has, whether it follows another) of each command."""
+def _texts(workload: Workload) -> Iterator[tuple[KeyPath, str, Command | Preload, bool]]:
+    """For each command: (its path, its text, the entry whose keys it uses, whether it follows a reply)."""
     for number, entry in enumerate(workload.commands):
         path: KeyPath = ("workload", "commands", number)
         yield (*path, "command"), entry.command, entry, False
-        for place, then in enumerate(entry.then):
-            yield (*path, "then", place, "command"), then.command, entry, True
+        for index, then in enumerate(entry.then):
+            yield (*path, "then", index, "command"), then.command, entry, True
     for number, preload in enumerate(workload.preload):
         yield ("workload", "preload", number, "command"), preload.command, preload, False
 
 
 def _templates(workload: Workload) -> Iterator[tuple[KeyPath, Template, Command | Preload, bool]]:
-    """As `_texts`, for rules behind the one that has found them all to be templates."""
+    """Like `_texts`, with templates. Rules that use it run after `commands_known`, which guarantees that all parse."""
     expiring = workload.expiry.maximum_s > 0
     for path, text, own, follows in _texts(workload):
         yield path, find_command(text, expiring), own, follows
 
 
 def unfit_for_pools(template: Template) -> str | None:
-    """Why a command must not run on shared connections; None if it may."""
+    """Why a command must not use pooled connections; None if it may."""
     if template.name not in NOT_FOR_POOLS:
         return None
-    asking = _ASKING.get(template.name)
-    if asking is None:
-        return f"expected a command that leaves its connection as it was, got {template.name}"
+    allowed = _READ_ONLY_SUBCOMMANDS.get(template.name)
+    if allowed is None:
+        return f"expected a command that leaves its connection unchanged, got {template.name}"
     word = template.arguments[1] if len(template.arguments) > 1 else None
     subcommand = word.decode(errors="replace").upper() if isinstance(word, bytes) else None
-    if subcommand in asking:
+    if subcommand in allowed:
         return None
     return (
-        f"expected {template.name} with one of {', '.join(asking)}, which leave all connections as they were, "
+        f"expected {template.name} with one of {', '.join(allowed)}, which change no connection, "
         f"got {show(f'{template.name} {subcommand}') if subcommand else template.name}"
     )
 
 
 def commands_known(plan: Plan) -> Iterator[Finding]:
-    """Every command is a name of the table, or a template, and leaves its connection as it was."""
+    """Each command is a name of the table or a template, and leaves its connection unchanged."""
     for path, text, _, _ in _texts(plan.workload):
         try:
             problem = unfit_for_pools(parse_template(text)) or unfit_for_pools(find_command(text))
@@ -81,7 +83,7 @@ def commands_known(plan: Plan) -> Iterator[Finding]:
 
 
 def weights_draw(plan: Plan) -> Iterator[Finding]:
-    """Something can be drawn."""
+    """The weights are such that a command can be drawn."""
     weights = [entry.weight for entry in plan.workload.commands]
     path = ("workload", "commands")
     if not weights:
@@ -93,29 +95,29 @@ def weights_draw(plan: Plan) -> Iterator[Finding]:
 
 
 def placeholders_have_what_they_need(plan: Plan) -> Iterator[Finding]:
-    """Each placeholder stands where something can take its place."""
+    """Each placeholder stands where it can be filled in."""
     workload = plan.workload
     scripts = [script.name for script in workload.scripts]
     for path, template, own, follows in _templates(workload):
         if template.count(Placeholder.IDS) and not follows:
-            yield path, "expected __ids__ only in `then`, after a command whose reply holds stream entries, got it here"
+            yield path, "expected __ids__ only in `then`, after a command whose reply has stream entries, got it here"
         if template.count(Placeholder.CURSOR) and (template.name not in _SCANS or follows or isinstance(own, Preload)):
             yield (
                 path,
                 f"expected __cursor__ only in {', '.join(sorted(_SCANS))} of the mix, got it in {template.name}",
             )
         if template.count(Placeholder.TTL) and not workload.expiry.maximum_s:
-            yield path, "expected an expiry for __ttl__ to be drawn from, got none; say --expiry 60s"
+            yield path, "expected an expiry for __ttl__, got none; set one, such as --expiry 60s"
         for script in template.scripts:
             if script not in scripts:
                 known = ", ".join(scripts) if scripts else "none"
                 yield path, f"expected __sha(NAME)__ of a script of the plan ({known}), got {show(script)}"
         if isinstance(own, Preload) and (template.count(Placeholder.KEY) != 1 or template.count(Placeholder.NEW_KEY)):
-            yield path, f"expected a command with one __key__, which is each key in turn, got {show(own.command)}"
+            yield path, f"expected a command with one __key__, to be issued for each key, got {show(own.command)}"
 
 
 def scripts_distinct(plan: Plan) -> Iterator[Finding]:
-    """Each script has a name of its own."""
+    """Script names are unique."""
     names = [script.name for script in plan.workload.scripts]
     for number, name in enumerate(names):
         if name in names[:number]:
@@ -124,21 +126,21 @@ def scripts_distinct(plan: Plan) -> Iterator[Finding]:
 
 
 def blocking_ends(plan: Plan) -> Iterator[Finding]:
-    """No command waits as long as the socket does, or for ever."""
+    """No command blocks for ever, or for as long as the socket timeout."""
     limit_s = plan.target.socket_timeout_s
     for path, template, _, _ in _templates(plan.workload):
         waits_s = blocking_timeout_s(template)
         if waits_s is not None and not 0 < waits_s < limit_s:
-            found = "0, which is for ever" if waits_s == 0 else f"{waits_s:g}s"
+            found = "0, which waits for ever" if waits_s == 0 else f"{waits_s:g}s"
             yield (
                 path,
                 f"expected {template.name} to wait for more than 0s and less than the socket timeout of {limit_s}, "
-                f"got {found}; say a shorter timeout, or a longer --socket-timeout",
+                f"got {found}; set a shorter timeout, or a longer --socket-timeout",
             )
 
 
 def keys_in_range(plan: Plan) -> Iterator[Finding]:
-    """Ranges of keys hold at least one number, and the middle of a gaussian lies within."""
+    """Key ranges have at least one number, and the median of a gaussian lies within."""
     workload = plan.workload
     yield from _range(("workload", "keys"), ("minimum", "maximum"), workload.keys, workload.keys)
     owners: list[tuple[KeyPath, Command | Preload]] = [
@@ -151,7 +153,7 @@ def keys_in_range(plan: Plan) -> Iterator[Finding]:
 
 def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
     low_key, high_key = names
-    # Who left the lower end as it is by default, or as all others have it, has said the upper one.
+    # If the lower end is the default one, or that of all other commands, the plan has set the upper end.
     other = Keys().minimum if keys is common else common.minimum
     if keys.minimum > keys.maximum:
         culprit = high_key if keys.minimum == other else low_key
@@ -163,18 +165,18 @@ def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> I
         yield ("workload", "keys", "median"), f"expected a median of {keys.minimum}..{keys.maximum}, got {median}"
 
 
-def distributions_use_what_is_said(plan: Plan) -> Iterator[Finding]:
-    """Nothing is said of a distribution by which no keys are drawn: that one was to be asked for may be forgotten."""
+def distribution_settings_are_used(plan: Plan) -> Iterator[Finding]:
+    """The plan has no settings of a distribution that it does not use: it may have forgotten to choose it."""
     workload = plan.workload
     drawn = {workload.keys.distribution, *(keys_of(workload, entry).distribution for entry in workload.commands)}
-    for key, fitting in _OF_DISTRIBUTIONS.items():
+    for key, fitting in _SETTINGS_OF_DISTRIBUTIONS.items():
         if getattr(workload.keys, key) != getattr(Keys(), key) and not drawn.intersection(fitting):
             names = " or ".join(distribution.value for distribution in fitting)
             found = ", ".join(sorted(distribution.value for distribution in drawn))
-            yield ("workload", "keys", key), f"expected it with a key distribution of {names} only, got {found}"
+            yield ("workload", "keys", key), f"expected only with key distribution {names}, got {found}"
 
 
-_OF_DISTRIBUTIONS = {
+_SETTINGS_OF_DISTRIBUTIONS = {
     "exponent": (Distribution.ZIPFIAN, Distribution.LATEST),
     "median": (Distribution.GAUSSIAN,),
     "deviation": (Distribution.GAUSSIAN,),
@@ -184,7 +186,7 @@ _OF_DISTRIBUTIONS = {
 
 
 def values_make_sense(plan: Plan) -> Iterator[Finding]:
-    """Sizes can be drawn, are not too large for Redis, and not too small for what is to be verified."""
+    """Sizes can be drawn, are not too large for Redis, and not too small for the checksum or JSON."""
     values = plan.workload.values
     path: KeyPath = ("workload", "values")
     if values.minimum_bytes > values.maximum_bytes:
@@ -204,12 +206,12 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
     smallest = min((entry.size for entry in values.sizes if entry.weight), default=values.minimum_bytes)
     if smallest < needed:
         culprit = "sizes" if values.sizes else "minimum"
-        why = "for the key and checksum that are verified" if values.verify else "for the braces of JSON"
-        yield (*path, culprit), f"expected sizes of at least {needed} bytes, {why}, got {smallest}"
+        why = "verified values contain their key and a checksum" if values.verify else "JSON values contain braces"
+        yield (*path, culprit), f"expected sizes of at least {needed} bytes, because {why}, got {smallest}"
 
 
 def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
-    """Values of kind text and JSON are possible with the other settings."""
+    """Values of kind text and json go together with the other settings."""
     values = plan.workload.values
     path: KeyPath = ("workload", "values")
     if values.kind is ValueKind.BINARY:
@@ -217,8 +219,8 @@ def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
     if 0 < values.compressible < LEAST_COMPRESSIBLE_TEXT:
         yield (
             (*path, "compressible"),
-            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, because {values.kind.value} is that compressible "
-            f"anyway, got {values.compressible:g}",
+            f"expected 0, or at least {LEAST_COMPRESSIBLE_TEXT}, the least for values of {values.kind.value}, "
+            f"got {values.compressible:g}",
         )
     for place, template, own, _ in _templates(plan.workload):
         if template.count(Placeholder.MESSAGE):
@@ -241,13 +243,13 @@ def _is_escaped(text: str) -> bool:
 
 
 def _longest_key(plan: Plan) -> int:
-    """How many bytes the longest key has to which values are written."""
+    """Length in bytes of the longest key that a value is written to."""
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
     lengths = [0]
     for _, template, own, _ in _templates(plan.workload):
         if template.count(Placeholder.DATA, Placeholder.TEXT) and template.count(Placeholder.KEY, Placeholder.NEW_KEY):
             keys = keys_of(plan.workload, own)
-            # New keys go on beyond the maximum: a digit more is ten times as many.
+            # New keys continue beyond the maximum; one more digit allows for ten times as many keys.
             number = str(int(keys.maximum) * (10 if template.count(Placeholder.NEW_KEY) else 1))
             tag = len(str(int(number) // per_hash_tag)) + 3 if per_hash_tag else 0
             lengths.append(len(keys.prefix.encode()) + tag + len(number))
@@ -255,7 +257,7 @@ def _longest_key(plan: Plan) -> int:
 
 
 def expiry_is_used(plan: Plan) -> Iterator[Finding]:
-    """A time to live is in whole seconds, and some command sets it."""
+    """A time to live is in whole seconds, and a command sets it."""
     expiry = plan.workload.expiry
     path = ("workload", "expiry")
     if not expiry.maximum_s and not expiry.minimum_s:
@@ -267,12 +269,12 @@ def expiry_is_used(plan: Plan) -> Iterator[Finding]:
     if expiry.minimum_s > expiry.maximum_s:
         yield (*path, "minimum"), f"expected minimum <= maximum, got {expiry.minimum_s} and {expiry.maximum_s}"
     if not any(template.count(Placeholder.TTL) for _, template, _, _ in _templates(plan.workload)):
-        yield path, "expected a command that sets it: SET by its name, or a template with __ttl__; got none"
+        yield path, "expected a command that sets it: SET, or a template with __ttl__; got none"
 
 
 def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
-    """In a cluster, each command can be sent to one node; with hash tags, the keys of one command, and of one
-    transaction, can be drawn from one tag."""
+    """In a cluster, each command goes to one node. With hash tags, the keys of a command, and of a transaction, can be
+    drawn from one tag."""
     workload = plan.workload
     shared = workload.transaction > 0
     for path, template, _, _ in _templates(workload) if is_cluster(plan.target) else ():
@@ -290,7 +292,7 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
         if is_cluster(plan.target):
             yield from _slots_are_kept(workload)
         return
-    off = "or say --keys-per-hash-tag 0"
+    off = "or use --keys-per-hash-tag 0"
     for path, template, own, _ in _templates(workload):
         keys = keys_of(workload, own)
         count, new = template.count(Placeholder.KEY), template.count(Placeholder.NEW_KEY)
@@ -300,21 +302,26 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
         if new > 1 or (new and (count or shared)):
             yield (
                 path,
-                f"expected __new_key__ as the only key where keys of one slot are wanted; leave others out, {off}",
+                "expected __new_key__ as the only key, because all keys must share a slot; leave the others out, "
+                f"{off}",
             )
         if not shared or isinstance(own, Preload):
             continue
         if template.count(Placeholder.CURSOR) and count:
-            yield path, f"expected no __cursor__ of a key in a transaction that keeps to one slot; leave it out, {off}"
+            yield (
+                path,
+                f"expected no __cursor__ of a key in a transaction, whose keys must share a slot; leave it out, {off}",
+            )
         if count and (keys.minimum, keys.maximum) != (workload.keys.minimum, workload.keys.maximum):
             yield (
                 path,
-                f"expected the same range of keys for all commands of a transaction that keeps to one slot, {off}",
+                "expected the same range of keys for all commands of a transaction, because they must share a slot, "
+                f"{off}",
             )
 
 
 def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
-    """In a cluster, whoever wants no hash tags has them in prefixes, or no command that needs them."""
+    """In a cluster without hash tags by number, key prefixes have a tag wherever commands need keys of one slot."""
     for path, template, own, _ in _templates(workload):
         count = template.count(Placeholder.KEY, Placeholder.NEW_KEY)
         needed = count > 1 or (count and workload.transaction and not isinstance(own, Preload))
@@ -323,7 +330,7 @@ def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
             yield (
                 path,
                 f"expected keys of one slot, because the target is a cluster and {why}, got keys without hash tags; "
-                "say --keys-per-hash-tag 100, or a key prefix with a tag such as {1}",
+                "use --keys-per-hash-tag 100, or a key prefix with a tag such as {1}",
             )
 
 
@@ -333,11 +340,11 @@ WORKLOAD_RULES = (
     placeholders_have_what_they_need,
     scripts_distinct,
     keys_in_range,
-    distributions_use_what_is_said,
+    distribution_settings_are_used,
     values_make_sense,
     values_are_of_their_kind,
     expiry_is_used,
     blocking_ends,
     slots_can_be_kept,
 )
-"""In the order in which people would look; all but the first may take every command for a template."""
+"""In the order in which a reader would look. All but the first rely on `commands_known`."""

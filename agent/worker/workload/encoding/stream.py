@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.seeds import Purpose, seed_sequence
+from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.encoding.request_packer import PreparedRequests, RequestPacker
 from agent.worker.workload.encoding.segments import Buffer
 from agent.worker.workload.mix import CommandMix
@@ -64,7 +64,7 @@ class PackedStream:
         self._sampler = OperationSampler(mix, seed, thread, threads)
         self._count = self._sampler.whole_batches(block)
         self._batch = mix.batch_in_one_slot or 1
-        self._keyless = np.random.default_rng(seed_sequence(seed, thread, Purpose.KEYLESS_NODES))
+        self._keyless = np.random.default_rng(seed_sequence(seed, thread, SeedPurpose.KEYLESS_NODES))
         self._rows = np.array([command.row for command in mix.commands])
         self._packers = [
             RequestPacker(command.template, mix.context(command, thread, threads)) for command in mix.commands

@@ -46,7 +46,7 @@ def test_a_built_in_profile_is_one_for_a_cluster_too(name: str) -> None:
 
 def test_of_publishers_and_subscribers_a_cluster_has_a_profile_of_its_own() -> None:
     flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "pubsub_heavy"}
-    with pytest.raises(PlanError, match=r"expected SPUBLISH in a cluster.*as profile pubsub_sharded has it"):
+    with pytest.raises(PlanError, match=r"expected SPUBLISH in a cluster.*as in profile pubsub_sharded"):
         load_plan(None, flags, {})
 
 

@@ -380,7 +380,7 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"command": ["GET"], "command_ratio": ["1", "2"]},
          "--command-ratio: expected one for each --command or none, got 2 for 1"),
         ({"command_ratio": ["1"]}, "--command-ratio: expected one for each --command or none, got 1 for 0"),
-        ({"command": ["SELECT 1"]}, "--command: expected a command that leaves its connection as it was, got SELECT"),
+        ({"command": ["SELECT 1"]}, "--command: expected a command that leaves its connection unchanged, got SELECT"),
         ({"command": ["SET '"]}, '--command: expected a command such as "SET __key__ __data__", got'),
         ({"transaction": "5", "pipeline": "10"}, "--transaction: expected either a pipeline or a transaction, got"),
         ({"profile": "transaction_heavy", "pipeline": "10"}, "profile transaction_heavy: $.transaction: expected eith"),

@@ -30,7 +30,7 @@ def problem(**workload: Any) -> str | None:
     [
         ("NOSUCH", "expected a name of the command table, or a template"),
         ("SET 'k", "expected a command such as"),
-        ("SELECT 3", "expected a command that leaves its connection as it was, got SELECT"),
+        ("SELECT 3", "expected a command that leaves its connection unchanged, got SELECT"),
         ("SET __key__ __data__", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __data__"),
         ("SET k:__rand(1,5)__ x", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __rand(1,5)__"),
         ("EVALSHA __sha(two)__ 0", 'expected __sha(NAME)__ of a script of the plan (one), got "two"'),
@@ -47,7 +47,7 @@ def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: st
     [
         (Preload(command="NOSUCH"), "command: expected a name of the command table, or a template"),
         (Preload(command="GET"), "command: expected a command that writes, got GET"),
-        (Preload(command="SET k v"), "command: expected a command with one __key__, which is each key in turn"),
+        (Preload(command="SET k v"), "command: expected a command with one __key__, to be issued for each key"),
         (Preload(command="CLIENT SETNAME __key__"), "command: expected CLIENT with one of GETNAME, GETREDIR, "),
         (Preload(command="SET __key__ __ids__"), "command: expected __ids__ only in `then`"),
         (Preload(command="SET __key__ __message__"), "command: expected no __message__ in preload"),

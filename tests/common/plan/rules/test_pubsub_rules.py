@@ -54,9 +54,9 @@ def sizes(smallest: int) -> Values:
             plan_of(PUBLISH, SUBSCRIBE, values=Values(sizes=(SizeWeight(size=Bytes(64)), SizeWeight(size=Bytes(3))))),
             "$.workload.values.sizes[1].size: expected at least 32 bytes, the size of a message's header, got 3",
         ),
-        (plan_of(SUBSCRIBE, target=CLUSTER), "expected SSUBSCRIBE in a cluster, as profile pubsub_sharded"),
+        (plan_of(SUBSCRIBE, target=CLUSTER), "expected SSUBSCRIBE in a cluster, as in profile pubsub_sharded"),
         (plan_of(PUBLISH, target=CLUSTER), "expected SPUBLISH in a cluster"),
-        (plan_of("PSUBSCRIBE a*"), "expected a command that leaves its connection as it was, got PSUBSCRIBE"),
+        (plan_of("PSUBSCRIBE a*"), "expected a command that leaves its connection unchanged, got PSUBSCRIBE"),
         (
             plan_of(SUBSCRIBE, pools=Pools(driver=Driver.ASYNCIO, tasks_per_pool=3, max_connections=3)),
             "$.pools[0].max_connections: expected at least 4, because 3 tasks keep a connection of each client",
@@ -67,7 +67,7 @@ def sizes(smallest: int) -> Values:
         ),
         (
             plan_of(SUBSCRIBE, pubsub=PubSub(grace_s=Seconds(11))),
-            "$.workload.pubsub.grace: expected at most fleet.drain, 10s, which ends it all, got 11s",
+            "$.workload.pubsub.grace: expected at most fleet.drain, 10s, after which all workers end, got 11s",
         ),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_plan_whose_publishers_or_subscribers_cannot_work_is_refused(plan: Pla
         plan_of(SUBSCRIBE, pools=Pools(threads_per_pool=7, client_instances_per_pool=2, max_connections=5)),
     ],
 )
-def test_all_others_are_not(plan: Plan) -> None:
+def test_a_plan_whose_publishers_and_subscribers_can_work_is_accepted(plan: Plan) -> None:
     check_plan(plan)
 
 
@@ -101,25 +101,25 @@ GET = (Command(command="GET"),)
     [
         (
             Workload(commands=(Command(command="GET __key__", then=(Then(command=SUBSCRIBE),)),)),
-            "commands[0].then[0].command: expected SUBSCRIBE as a command of the mix alone",
+            "commands[0].then[0].command: expected SUBSCRIBE only as a command of the mix",
         ),
         (
             Workload(commands=(Command(command="GET __key__", then=(Then(command=PUBLISH),)),)),
-            "commands[0].then[0].command: expected PUBLISH as a command of the mix alone",
+            "commands[0].then[0].command: expected PUBLISH only as a command of the mix",
         ),
-        (Workload(commands=GET, setup=("SUBSCRIBE a",)), "setup[0]: expected SUBSCRIBE as a command of the mix alone"),
+        (Workload(commands=GET, setup=("SUBSCRIBE a",)), "setup[0]: expected SUBSCRIBE only as a command of the mix"),
         (Workload(commands=GET, setup=("PUBLISH a __message__",)), "setup[0]: expected no placeholders but"),
         (Workload(commands=GET, preload=(Preload(command=SUBSCRIBE),)), "preload[0].command: expected a command that"),
         (Workload(commands=GET, preload=(Preload(command=PUBLISH),)), "preload[0].command: expected a command that"),
     ],
 )
-def test_nobody_subscribes_or_sends_what_is_timed_beside_the_mix(workload: Workload, refusal: str) -> None:
+def test_only_commands_of_the_mix_subscribe_or_publish_messages(workload: Workload, refusal: str) -> None:
     with pytest.raises(PlanError) as caught:
         check_plan(msgspec.structs.replace(plan_of("GET"), workload=workload))
     assert f"$.workload.{refusal}" in str(caught.value)
 
 
-def test_the_drain_bounds_the_grace() -> None:
+def test_the_grace_must_not_exceed_the_drain() -> None:
     plan = plan_of(SUBSCRIBE, pubsub=PubSub(grace_s=Seconds(5)))
     check_plan(plan)
     with pytest.raises(PlanError, match=r"expected at most fleet\.drain, 1s"):

@@ -36,8 +36,8 @@ def plan_of(*commands: str, driver: Driver = Driver.WIRE, pools: dict[str, Any] 
 REFUSED = [
     (
         {"pools": {"checkout_timeout_s": Seconds(1)}},
-        "$.pools[0].checkout_timeout: expected none with the wire driver, which keeps all connections busy and lends "
-        "no client instance, got 1",
+        "$.pools[0].checkout_timeout: expected none with the wire driver, which has no client instances to check "
+        "out, got 1",
     ),
     (
         {"pools": {"tcp_pool": TcpPool.BLOCKING}},
@@ -46,7 +46,7 @@ REFUSED = [
     ),
     (
         {"retry": Retry(errors=(RetryError.CONNECTION, RetryError.READ_ONLY))},
-        "$.target.retry.errors: expected ConnectionError, TimeoutError with the wire driver, which connects again but "
+        "$.target.retry.errors: expected ConnectionError, TimeoutError with the wire driver, which reconnects but "
         "never issues an operation twice, got ReadOnlyError",
     ),
     (
@@ -63,27 +63,25 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
-    ("told", "refusal"), REFUSED, ids=lambda value: "" if isinstance(value, str) else next(iter(value))
+    ("settings", "refusal"), REFUSED, ids=lambda value: "" if isinstance(value, str) else next(iter(value))
 )
-def test_what_only_redis_pys_own_calls_obey_is_refused_with_the_wire_driver_alone(
-    told: dict[str, Any], refusal: str
+def test_settings_that_only_redis_py_follows_are_refused_for_the_wire_driver_only(
+    settings: dict[str, Any], refusal: str
 ) -> None:
     with pytest.raises(PlanError) as refused:
-        check_plan(plan_of(**told))
+        check_plan(plan_of(**settings))
     assert refusal in str(refused.value)
-    check_plan(plan_of(driver=Driver.CLIENT, **told))
+    check_plan(plan_of(driver=Driver.CLIENT, **settings))
 
 
 @pytest.mark.parametrize("command", ["SUBSCRIBE __key__", "SSUBSCRIBE a"])
 def test_subscribers_are_refused(command: str) -> None:
-    with pytest.raises(
-        PlanError, match="expected no SUBSCRIBE with the wire driver, whose connections are for replies"
-    ):
+    with pytest.raises(PlanError, match="expected no SUBSCRIBE with the wire driver, whose connections receive only"):
         check_plan(plan_of("PUBLISH a b", command))
 
 
 @pytest.mark.parametrize(
-    "told",
+    "settings",
     [
         {},
         {"retry": Retry(retries=0)},
@@ -96,15 +94,15 @@ def test_subscribers_are_refused(command: str) -> None:
     ],
     ids=str,
 )
-def test_all_else_of_a_plan_holds(told: dict[str, Any]) -> None:
-    check_plan(plan_of("SET", "GET", **told))
+def test_a_plan_with_other_settings_is_accepted(settings: dict[str, Any]) -> None:
+    check_plan(plan_of("SET", "GET", **settings))
 
 
-def test_a_command_that_blocks_keeps_but_its_own_connection_waiting() -> None:
+def test_a_command_that_blocks_is_accepted() -> None:
     check_plan(plan_of("SET a b", "BLPOP __key__ 1"))
 
 
-def test_one_pool_with_the_wire_driver_is_enough_to_be_refused() -> None:
+def test_a_single_pool_with_the_wire_driver_is_refused() -> None:
     plan = plan_of(driver=Driver.CLIENT, health_check_interval_s=Seconds(3))
     check_plan(plan)
     mixed = msgspec.structs.replace(plan, pools=(*plan.pools, Pools(name="other", driver=Driver.WIRE)))

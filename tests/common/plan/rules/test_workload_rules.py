@@ -41,22 +41,22 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ({"preload": [{"command": "SETT"}]}, "preload[0].command: expected a name of the command table"),
         (
             {"commands": commands("SELECT 1")},
-            "commands[0].command: expected a command that leaves its connection as it was, got SELECT",
+            "commands[0].command: expected a command that leaves its connection unchanged, got SELECT",
         ),
         (
             {"commands": commands(" multi")},
-            "commands[0].command: expected a command that leaves its connection as it was, got MULTI",
+            "commands[0].command: expected a command that leaves its connection unchanged, got MULTI",
         ),
         (
             {"commands": commands({"command": "GET", "then": [{"command": "multi x"}]})},
-            "commands[0].then[0].command: expected a command that leaves its connection as it was, got MULTI",
+            "commands[0].then[0].command: expected a command that leaves its connection unchanged, got MULTI",
         ),
-        ({"commands": commands("=SELECT")}, "commands[0].command: expected a command that leaves its connection as it"),
+        ({"commands": commands("=SELECT")}, "commands[0].command: expected a command that leaves its connection"),
         *(
             (
                 {"commands": commands(text)},
                 "commands[0].command: expected CLIENT with one of GETNAME, GETREDIR, HELP, ID, INFO, LIST, "
-                f"TRACKINGINFO, which leave all connections as they were, got {found}",
+                f"TRACKINGINFO, which change no connection, got {found}",
             )
             for text, found in (
                 ("CLIENT", "CLIENT"),
@@ -68,15 +68,15 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 7, "maximum": 7, "kind": "json"}},
-            "values.minimum: expected sizes of at least 8 bytes, for the braces of JSON, got 7",
+            "values.minimum: expected sizes of at least 8 bytes, because JSON values contain braces, got 7",
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 30, "maximum": 40, "kind": "json", "verify": True}},
-            "values.minimum: expected sizes of at least 34 bytes, for the key and checksum that are verified, got 30B",
+            "values.minimum: expected sizes of at least 34 bytes, because verified values contain their key",
         ),
         (
             {"commands": commands("SET"), "values": {"kind": "text", "compressible": 0.1}},
-            "values.compressible: expected 0, or at least 0.25, because text is that compressible anyway, got 0.1",
+            "values.compressible: expected 0, or at least 0.25, the least for values of text, got 0.1",
         ),
         (
             {"commands": commands("PUBLISH"), "values": {"kind": "json"}},
@@ -111,16 +111,16 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("SETEX __key__ __ttl__ x")},
-            "commands[0].command: expected an expiry for __ttl__ to be drawn from, got none; say --expiry 60s",
+            "commands[0].command: expected an expiry for __ttl__, got none; set one, such as --expiry 60s",
         ),
         (
             {"preload": [{"command": "MSET"}]},
-            'preload[0].command: expected a command with one __key__, which is each key in turn, got "MSET"',
+            'preload[0].command: expected a command with one __key__, to be issued for each key, got "MSET"',
         ),
         (
             {"commands": commands("BLPOP __key__ 0")},
             "commands[0].command: expected BLPOP to wait for more than 0s and less than the socket timeout of 5s, got "
-            "0, which is for ever; say a shorter timeout, or a longer --socket-timeout",
+            "0, which waits for ever; set a shorter timeout, or a longer --socket-timeout",
         ),
         (
             {"commands": commands("xread count 1 block 5000 streams __key__ 0")},
@@ -145,15 +145,15 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"keys": {"exponent": 1.2}},
-            "keys.exponent: expected it with a key distribution of zipfian or latest only, got uniform",
+            "keys.exponent: expected only with key distribution zipfian or latest, got uniform",
         ),
         (
             {"keys": {"median": 5}, "commands": commands({"command": "GET", "key_distribution": "hotspot"})},
-            "keys.median: expected it with a key distribution of gaussian only, got hotspot, uniform",
+            "keys.median: expected only with key distribution gaussian, got hotspot, uniform",
         ),
-        ({"keys": {"deviation": 5, "distribution": "latest"}}, "keys.deviation: expected it with a key distribution"),
-        ({"keys": {"hot_keys": 0.5}}, "keys.hot_keys: expected it with a key distribution of hotspot only"),
-        ({"keys": {"hot_operations": 0.5}}, "keys.hot_operations: expected it with a key distribution of hotspot"),
+        ({"keys": {"deviation": 5, "distribution": "latest"}}, "keys.deviation: expected only with key distribution"),
+        ({"keys": {"hot_keys": 0.5}}, "keys.hot_keys: expected only with key distribution hotspot"),
+        ({"keys": {"hot_operations": 0.5}}, "keys.hot_operations: expected only with key distribution hotspot"),
         ({"pipeline": 100_001}, "pipeline: expected at most 100000 commands a round trip, got 100001"),
         ({"transaction": 10**9}, "transaction: expected at most 100000 commands a round trip, got 1000000000"),
         ({"values": {"minimum": 9, "maximum": 2}}, "values.minimum: expected minimum <= maximum, got 9B and 2B"),
@@ -165,7 +165,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (
             {"commands": commands("SET"), "values": {"minimum": 20, "maximum": 99, "verify": True}},
-            "values.minimum: expected sizes of at least 26 bytes, for the key and checksum that are verified, got 20B",
+            "values.minimum: expected sizes of at least 26 bytes, because verified values contain their key",
         ),
         (
             {"commands": commands("SET __new_key__ __data__"), "values": {"verify": True, "sizes": [{"size": 5}]}},
@@ -176,11 +176,11 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ({"commands": commands("SET"), "expiry": {"minimum": 9, "maximum": 3}}, "expiry.minimum: expected minimum <="),
         (
             {"expiry": {"minimum": 9, "maximum": 9}},
-            "expiry: expected a command that sets it: SET by its name, or a template with __ttl__; got none",
+            "expiry: expected a command that sets it: SET, or a template with __ttl__; got none",
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_workload_is_named_with_its_place(workload: dict[str, Any], line: str) -> None:
+def test_a_workload_is_refused_with_the_path_and_the_reason(workload: dict[str, Any], line: str) -> None:
     found = refusal(workload)
     assert found is not None
     assert found.isprintable()
@@ -200,7 +200,7 @@ def test_what_is_wrong_with_a_workload_is_named_with_its_place(workload: dict[st
         ),
         (
             {"commands": commands("MSET __key__ 1 __new_key__ 2")},
-            "commands[0].command: expected __new_key__ as the only key where keys of one slot are wanted",
+            "commands[0].command: expected __new_key__ as the only key, because all keys must share a slot",
         ),
         ({"commands": commands("SET __new_key__ 1"), "transaction": 2}, "commands[0].command: expected __new_key__ as"),
         ({"commands": commands("HSCAN"), "transaction": 2}, "commands[0].command: expected no __cursor__ of a key"),
@@ -210,12 +210,12 @@ def test_what_is_wrong_with_a_workload_is_named_with_its_place(workload: dict[st
         ),
     ],
 )
-def test_in_a_cluster_what_cannot_keep_to_one_slot_is_refused(workload: dict[str, Any], line: str) -> None:
+def test_in_a_cluster_commands_that_cannot_keep_to_one_slot_are_refused(workload: dict[str, Any], line: str) -> None:
     found = refusal(workload, **CLUSTER)
     assert found is not None
     assert found.isprintable()
     assert found.startswith(line)
-    assert found.endswith("or say --keys-per-hash-tag 0")
+    assert found.endswith("or use --keys-per-hash-tag 0")
     assert refusal(workload) is None
 
 
@@ -229,7 +229,7 @@ def test_in_a_cluster_keys_of_several_slots_are_refused(workload: dict[str, Any]
     assert refusal({**workload, "keys": {"per_hash_tag": 0}}) is None
 
 
-def test_in_a_cluster_what_goes_to_no_node_in_particular_is_refused() -> None:
+def test_in_a_cluster_commands_for_no_node_in_particular_are_refused() -> None:
     found = refusal({"commands": commands("GET", "SCAN")}, **CLUSTER)
     assert found == (
         "commands[1].command: expected a command that can be sent to one node of a cluster, got SCAN; leave it out"
@@ -243,7 +243,7 @@ def test_in_a_cluster_what_goes_to_no_node_in_particular_is_refused() -> None:
     assert refusal({"commands": commands("CLIENT INFO")}, pools=[{"driver": "wire"}], **CLUSTER) is None
 
 
-def test_what_makes_sense_is_not_refused() -> None:
+def test_other_workloads_are_accepted() -> None:
     assert refusal({"commands": commands("SET"), "expiry": {"minimum": 1, "maximum": 60}}) is None
     assert refusal({"commands": commands("SET"), "values": {"minimum": 26, "maximum": 26, "verify": True}}) is None
     assert (
@@ -256,11 +256,11 @@ def test_what_makes_sense_is_not_refused() -> None:
     assert refusal({"keys": {"distribution": "gaussian", "median": 3}}) is None
 
 
-def test_what_one_command_draws_by_may_be_said_for_all() -> None:
+def test_a_setting_of_the_distribution_of_one_command_may_stand_at_the_workload() -> None:
     one = commands("SET", {"command": "GET", "key_distribution": "zipfian"})
     assert refusal({"keys": {"exponent": 1.2}, "commands": one}) is None
 
 
 @pytest.mark.parametrize("text", ["CLIENT INFO", "client list TYPE normal", "CLIENT ID", "CONFIG GET maxclients"])
-def test_a_command_that_only_asks_is_allowed_in_mix_and_setup(text: str) -> None:
+def test_a_command_that_only_reads_is_accepted_in_mix_and_setup(text: str) -> None:
     assert refusal({"commands": commands(text), "setup": [text]}) is None
