@@ -10,58 +10,26 @@ from pathlib import Path
 
 import click
 
-from common.cgroup import CpuGroups
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
-from common.machine import (
-    memory_bytes,
-    open_files_limit,
-    raise_open_files_limit,
-    this_host,
-    threads_limit,
-    usable_cores,
-)
-from common.program import complain, failed, run_program
+from common.command_line import ParsedType, run_commands, version_option, whole_number
+from common.entry import interruptible_imports
+from common.errors import UsageError
+from common.program import run_program
 from common.units import Seconds, counted, printable, show
-from common.version import RELEASE, about
 
 PROGRAM = "agent"
 
 
-class _Duration(click.ParamType[Seconds]):
-    """A quantity as the plan reads it."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Seconds:
-        try:
-            return value if isinstance(value, Seconds) else Seconds.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _Processes(click.ParamType[int]):
-    """A number of worker processes."""
-
-    name = "N"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        if not (text.isascii() and text.isdigit() and int(text) > 0):
-            self.fail(f'expected a whole number >= 1, got "{text}"', param, ctx)
-        return int(text)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(RELEASE, "-V", "--version", message=about(PROGRAM))
+@version_option(PROGRAM)
 def cli() -> None:
-    """Generate load as one machine of a fleet; `coordinator start` says what."""
+    """Generate load as one machine of a fleet; `coordinator start` says which load."""
 
 
 @cli.command()
 @click.argument("endpoint", metavar="ENDPOINT")
 @click.option(
     "--processes",
-    type=_Processes(),
+    type=whole_number(at_least=1),
     default=None,
     envvar="STAMPEDE_AGENT_PROCESSES",
     help="Worker processes.  [default: one per usable core]",
@@ -79,7 +47,10 @@ def cli() -> None:
 )
 @click.option("--once", is_flag=True, help="Leave after one run instead of waiting for the next.")
 @click.option(
-    "--wait", type=_Duration(), default=None, help="Exit if no coordinator answers for this long.  [default: never]"
+    "--wait",
+    type=ParsedType("duration", Seconds.parse),
+    default=None,
+    help="Exit if no coordinator answers for this long.  [default: never]",
 )
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def join(
@@ -97,10 +68,21 @@ def join(
     It may be started before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
     and says goodbye; a second one leaves at once.
     """
-    # Imported here: a nursery that is spawned imports this module too, and needs none of it.
-    from agent.fork_server import Nursery
-    from common.protocol.endpoint import ANY_HOST, parse_endpoint
-    from common.protocol.token_sources import TokenVariables
+    # Here, for a fast --help; and a spawned fork server imports this module, too, and needs none of these.
+    with interruptible_imports():
+        from agent.fork_server import Nursery
+        from common.cgroup import CpuGroups
+        from common.machine import (
+            memory_bytes,
+            open_files_limit,
+            raise_open_files_limit,
+            this_host,
+            threads_limit,
+            usable_cores,
+        )
+        from common.protocol.endpoint import ANY_HOST, parse_endpoint
+        from common.protocol.token_sources import TokenVariables
+        from common.version import RELEASE
 
     coordinator = parse_endpoint(endpoint)
     if coordinator.host == ANY_HOST or coordinator.port is None:
@@ -156,32 +138,7 @@ def _tell(text: str) -> None:
 
 def main() -> int:
     """Entry point of the `agent` command. Returns an exit code of `common.errors`."""
-    return run_program(PROGRAM, _main)
-
-
-def _main() -> int:
-    try:
-        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        code = done.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = error.exit_code
-    except click.ClickException as error:
-        complain(PROGRAM, _one_line(error))
-        code = UsageError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the outermost door: no traceback goes to the terminal
-        code = failed(PROGRAM, error)
-    return code if isinstance(code, int) else EXIT_OK
-
-
-def _one_line(error: click.ClickException) -> str:
-    if isinstance(error, click.BadParameter) and error.message and error.param is not None:
-        return f"{error.param.opts[0]}: {error.message}"
-    message = error.format_message()
-    return message[:1].lower() + message[1:]
+    return run_program(PROGRAM, lambda: run_commands(cli, PROGRAM, None))
 
 
 if __name__ == "__main__":

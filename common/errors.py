@@ -1,16 +1,7 @@
-"""Every error this program raises on purpose, and the exit code that each one means.
+"""Every error that the programs raise on purpose, with its exit code.
 
-    StampedeError                 1   something of ours went wrong (a bug, unless a subclass says otherwise)
-    ├── UsageError                2   a flag, an address or a file that cannot be used as given
-    ├── PlanError                 3   the plan is not valid
-    ├── TargetError               4   the target cannot be reached, refused us, or was lost during the run
-    ├── FleetError                5   agents missing, lost beyond tolerance, or refused
-    │   └── ProtocolError         5   a peer sent what the fleet protocol does not allow
-    ├── ThresholdError            6   a threshold of the plan was not met
-    └── InvalidResultError        7   the run ended, but its numbers cannot be trusted
-
-130 (interrupted) is not an error: the report is written all the same.
-Messages are one line: what was found, where, and what would be right.
+The docstring of each class is its text in the reference of exit codes. 130 (interrupted) is not an error: the report is
+written all the same. Messages are one line: what was found, where, and what would be right.
 """
 
 from __future__ import annotations
@@ -22,7 +13,10 @@ EXIT_INTERRUPTED = 130
 
 
 class StampedeError(Exception):
-    """Root of the tree. `exit_code` is what the process returns when this reaches the command line."""
+    """A bug in redis-stampede. Please report it, with the traceback in the file that the message names.
+
+    Its subclasses are errors with other causes. `exit_code` is what the process returns.
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -34,13 +28,13 @@ class UsageError(StampedeError):
 
 
 class PlanError(StampedeError):
-    """The plan is not valid: `where` (file or flag), `path` inside it, what was found and what would be accepted."""
+    """The plan is not valid."""
 
     exit_code = 3
 
 
 class TargetError(StampedeError):
-    """The target cannot be reached, does not speak RESP, or refused us."""
+    """The target cannot be reached, does not speak RESP, refused us, or was lost during the run."""
 
     exit_code = 4
 

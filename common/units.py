@@ -1,8 +1,8 @@
-"""Human quantities and numbers: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576.
+"""Quantities as people write them: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576; and text for people.
 
-Each quantity is a type of its own, so that a plan's field says its unit by its type and both the plan
-decoder and the command line parse it the same way. Parsing raises ValueError with a message that says
-what was found and what would be right.
+Each quantity is a type of its own: the type of a plan's field says its unit, and plan files and the command line parse
+it in the same way. Parsing raises ValueError that says what was found and what would be right; `form` describes the
+accepted texts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Self
+from typing import ClassVar, Self
 
 NS_PER_S = 1_000_000_000
 
-# Fractions, so that "29ms" is the very float that 0.029 is.
+# Exact, so that "29ms" is the same float as 0.029.
 _SECONDS_PER_UNIT = {
     "ns": Fraction(1, 10**9), "us": Fraction(1, 10**6), "ms": Fraction(1, 10**3),
     "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600), "d": Fraction(86400),
@@ -37,17 +37,18 @@ _COUNT = re.compile(_NUMBER + r"\s*([kmg]?)", re.IGNORECASE)
 class Seconds(float):
     """A length of time in seconds; text such as "500ms", "30s", "1m30s", "2h"."""
 
+    form: ClassVar[str] = 'a duration such as "30s", "500ms" or "1m30s"'
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """Seconds from a number of seconds or a text with units. Raises ValueError."""
-        wanted = 'expected a duration such as "30s", "500ms" or "1m30s"'
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         if isinstance(value, int | float):
-            return cls._checked(_as_float(value), value, wanted)
+            return cls._checked(_as_float(value), value)
         text = value.strip()
         try:
-            return cls._checked(float(text), value, wanted)
+            return cls._checked(float(text), value)
         except ValueError:
             pass
         position = 0
@@ -55,18 +56,18 @@ class Seconds(float):
         while position < len(text):
             match = _DURATION_PART.match(text, position)
             if match is None:
-                raise ValueError(f"{wanted}, got {show(value)}")
+                raise _refused(cls.form, value)
             unit = match[2].lower().replace("µ", "u")
             total += Fraction(match[1].replace("_", "")) * _SECONDS_PER_UNIT[unit]
             position = match.end()
         if not text:
-            raise ValueError(f"{wanted}, got {show(value)}")
-        return cls._checked(float(total), value, wanted)
+            raise _refused(cls.form, value)
+        return cls._checked(float(total), value)
 
     @classmethod
-    def _checked(cls, seconds: float, found: object, wanted: str) -> Self:
+    def _checked(cls, seconds: float, found: object) -> Self:
         if not math.isfinite(seconds) or seconds < 0:
-            raise ValueError(f"{wanted}, got {show(found)}")
+            raise _refused(cls.form, found)
         return cls(seconds)
 
     @property
@@ -83,23 +84,24 @@ class Seconds(float):
 class PerSecond(float):
     """A rate in events per second; text such as "50k/s", "2000", "600/m"."""
 
+    form: ClassVar[str] = 'a rate above zero such as "50k/s" or 2000'
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """Events per second from a number or a text with units. Raises ValueError."""
-        wanted = 'expected a rate above zero such as "50k/s" or 2000'
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         if isinstance(value, int | float):
             per_second = _as_float(value)
         else:
             match = _RATE.fullmatch(value.strip())
             if match is None:
-                raise ValueError(f"{wanted}, got {show(value)}")
+                raise _refused(cls.form, value)
             per_minute = bool(match[3]) and match[3].lower().startswith("m")
             exact = Fraction(match[1].replace("_", "")) * _FACTORS[match[2].lower()] / (60 if per_minute else 1)
             per_second = float(exact)
         if not math.isfinite(per_second) or per_second <= 0:
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         return cls(per_second)
 
     def __str__(self) -> str:
@@ -109,23 +111,24 @@ class PerSecond(float):
 
 
 class Bytes(int):
-    """A size in bytes; text such as "100", "1KiB", "4kB". A bare k, m or g is binary, as redis.conf's kb."""
+    """A size in bytes; text such as "100", "1KiB", "4kB". A bare k, m or g is binary, as kb is in redis.conf."""
+
+    form: ClassVar[str] = 'a size such as 100, "1KiB" or "4MB"'
 
     @classmethod
     def parse(cls, value: object) -> Self:
         """Whole bytes from a number or a text with units. Raises ValueError."""
-        wanted = 'expected a size such as 100, "1KiB" or "4MB"'
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         if isinstance(value, int):
             size = Fraction(value)
         else:
             match = _SIZE.fullmatch(value.strip())
             if match is None or match[2].lower() not in _BYTES_PER_UNIT:
-                raise ValueError(f"{wanted}, got {show(value)}")
+                raise _refused(cls.form, value)
             size = Fraction(match[1].replace("_", "")) * _BYTES_PER_UNIT[match[2].lower()]
         if size < 0 or size.denominator != 1:
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         return cls(int(size))
 
     def __str__(self) -> str:
@@ -137,21 +140,22 @@ class Bytes(int):
 class Count(int):
     """A whole number; text such as "1000000", "1_000_000", "10M", "250k" (decimal)."""
 
+    form: ClassVar[str] = 'a whole number such as 1000000, "250k" or "10M"'
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """A whole number >= 0 from a number or a text with a factor. Raises ValueError."""
-        wanted = 'expected a whole number such as 1000000, "250k" or "10M"'
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         if isinstance(value, int):
             number = Fraction(value)
         else:
             match = _COUNT.fullmatch(value.strip())
             if match is None:
-                raise ValueError(f"{wanted}, got {show(value)}")
+                raise _refused(cls.form, value)
             number = Fraction(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
         if number < 0 or number.denominator != 1:
-            raise ValueError(f"{wanted}, got {show(value)}")
+            raise _refused(cls.form, value)
         return cls(int(number))
 
     def __str__(self) -> str:
@@ -160,11 +164,15 @@ class Count(int):
     __repr__ = __str__
 
 
-def show(value: object) -> str:
-    """A found value as an error message quotes it: one line, text in double quotes, nothing longer than 60 characters.
+def _refused(form: str, found: object) -> ValueError:
+    return ValueError(f"expected {form}, got {show(found)}")
 
-    Lists and mappings are named only: aliases make a small YAML file hold a huge one. So are numbers of many digits,
-    which Python refuses to print.
+
+def show(value: object) -> str:
+    """A found value as an error message quotes it: one line, text in double quotes, at most 60 characters.
+
+    Lists and mappings are only named: with YAML aliases a small file can stand for a huge list. Very long numbers are
+    only named, too: Python refuses to print them.
     """
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
@@ -181,15 +189,14 @@ def show(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text on one line: what moves a terminal's cursor, or cannot be encoded, is written as Python escapes it."""
+    """Text on one line. Characters that move a terminal's cursor or cannot be encoded are escaped as in Python."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def printable_json(text: str) -> str:
-    """JSON that means the same and moves no terminal's cursor: letters that cannot be printed are written as \\uXXXX.
-    Line breaks and blanks between values stay."""
+    """The same JSON for a terminal: characters that cannot be printed are written as \\uXXXX, except line breaks."""
     return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
 
 
@@ -204,7 +211,7 @@ def clipped(text: str, longest: int = 1000) -> str:
 
 
 def _ten_digits(value: float) -> str:
-    """A number without an exponent, which no quantity is written with."""
+    """A number without an exponent: quantities are not parsed with one."""
     text = f"{value:.10g}"
     return f"{value:.12f}".rstrip("0").rstrip(".") if "e" in text else text
 
@@ -231,10 +238,11 @@ def counted(number: int, noun: str) -> str:
 
 
 MOST_LISTED = 8
+"""Names that a message lists before it counts the others."""
 
 
 def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
-    """`["a", "b"]` -> "a, b"; of more than `most` names, the first ones and the number of others."""
+    """`["a", "b"]` -> "a, b"; after the first `most` names only the number of others: "a, b and 7 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -1,119 +1,93 @@
-"""`coordinator`: the commands that people type. Options of the plan come from the table in `common.plan.settings`."""
+"""`coordinator`: the commands that people type. The flags of the plan come from the schema, see `common.plan.settings`.
+
+`--help` imports little: each command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, TargetError, UsageError
-from common.machine import open_files_limit, raise_open_files_limit, usable_cores
-from common.plan.loading import profiles
-from common.plan.loading.sources import load_plan
-from common.plan.rules.checks import Purpose
-from common.plan.schema import Plan
-from common.plan.setting import Setting
-from common.plan.settings import SETTINGS
-from common.program import complain, failed, run_program
-from common.protocol.token_sources import TokenVariables
-from common.units import printable, show
-from common.version import RELEASE, about
-from coordinator.core.shares import assign
+from common.command_line import ParsedType, run_commands, version_option, whole_number
+from common.entry import interruptible_imports
+from common.errors import EXIT_OK, TargetError, UsageError
+from common.program import complain, run_program
+from common.units import printable
 from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
-from coordinator.plan_view import expected_agents, plan_facts, plan_text
+
+if TYPE_CHECKING:
+    from common.plan.rules.checks import Purpose
+    from common.plan.schema import Plan
+    from common.plan.settings import Setting
 
 PROGRAM = "coordinator"
+_FLAG_COLUMN = 34
+"""Widest column of flags in help texts."""
+
+
+class PlanOption(click.Option):
+    """The flag of a setting of the plan."""
+
+    def __init__(self, setting: Setting) -> None:
+        attributes: dict[str, Any] = {"is_flag": True}
+        if not setting.option.is_switch:
+            attributes = {
+                "metavar": setting.metavar,
+                "type": ParsedType(setting.metavar, setting.parse),
+                "multiple": setting.option.repeatable,
+            }
+        if setting.option.alone is not None:
+            attributes |= {"is_flag": False, "flag_value": setting.option.alone}
+        names = [*setting.flags, _parameter_name(setting)]
+        default = f"  [default: {setting.default_text}]" if setting.default_text else ""
+        super().__init__(names, default=None, help=setting.help + default, **attributes)
+        self.setting = setting
+
+
+@cache
+def _plan_options() -> tuple[PlanOption, ...]:
+    from common.plan.settings import SETTINGS
+
+    return tuple(PlanOption(setting) for setting in SETTINGS if setting.flag)
 
 
 def _parameter_name(setting: Setting) -> str:
     return setting.variable.lower()
 
 
-def _help_text(setting: Setting) -> str:
-    default = setting.default
-    if default in (None, "") or setting.is_switch:
-        return setting.help
-    return f"{setting.help}  [default: {_said(default)}]"
-
-
-def _said(default: Any) -> str:
-    """A default as people would say it."""
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if isinstance(default, tuple):
-        return ",".join(map(_said, default))
-    return f"{default:g}" if type(default) is float else str(getattr(default, "value", default))
-
-
-class SettingType(click.ParamType[Any]):
-    """A setting's own parser, as click wants it."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.name = setting.metavar
-        self._setting = setting
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The raw value that a plan file would hold; a usage error for text that the setting does not accept."""
-        try:
-            return self._setting.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class RoundsType(click.ParamType[int]):
-    """How many rounds a comparison has."""
-
-    name = "N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """A whole number; a usage error for too few."""
-        text = str(value)
-        if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) >= FEWEST_ROUNDS):
-            self.fail(f"expected a whole number >= {FEWEST_ROUNDS}, got {show(text)}", param, ctx)
-        return int(text)
-
-
-class PlanOption(click.Option):
-    """An option that stands for one row of the settings."""
-
-    def __init__(self, setting: Setting) -> None:
-        flags = [alias for alias in (setting.flag, *setting.aliases) if alias]
-        shape: dict[str, Any] = {"is_flag": True} if setting.is_switch else {"metavar": setting.metavar}
-        if setting.alone is not None:
-            shape |= {"is_flag": False, "flag_value": setting.alone}
-        if not setting.is_switch:
-            shape |= {"type": SettingType(setting), "multiple": setting.repeatable}
-        super().__init__([*flags, _parameter_name(setting)], default=None, help=_help_text(setting), **shape)
-        self.group = setting.group
-
-
 class PlanCommand(click.Command):
-    """A command that takes a plan: the PLAN argument, its own options, and every flag of the plan by heading."""
+    """A command that takes a plan: the argument PLAN, its own options, and every flag of the plan by heading."""
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         plan_file = click.Argument(["plan_file"], metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
-        self.params = [plan_file, *self.params, *(PlanOption(setting) for setting in SETTINGS if setting.flag)]
+        self.params.insert(0, plan_file)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own parameters, then those of the plan, which take a moment to import."""
+        return [*super().get_params(ctx), *_plan_options()]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Options of the command itself first, then the plan's by what they concern."""
+        """The command's own options first, then the plan's by heading."""
         rows: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
-                rows.setdefault(getattr(parameter, "group", "Options"), []).append(record)
-        for heading, records in rows.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records, col_max=34)
+            row = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if row is not None:
+                heading = parameter.setting.heading if isinstance(parameter, PlanOption) else "Options"
+                rows.setdefault(heading, []).append(row)
+        for heading, section in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(section, col_max=_FLAG_COLUMN)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(RELEASE, "-V", "--version", message=about(PROGRAM))
+@version_option(PROGRAM)
 def cli() -> None:
     """Load a Redis from many processes and machines at once, and report what it did."""
 
@@ -138,7 +112,7 @@ def cli() -> None:
 @click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
 @click.option(
     "--rounds",
-    type=RoundsType(),
+    type=whole_number(FEWEST_ROUNDS),
     help=f"how often each driver runs, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
 )
 @click.option(
@@ -158,10 +132,13 @@ def start(
 
     Flags go over the plan file, the file over STAMPEDE_... variables, those over the profile.
     """
-    from coordinator.compare.command import compare
-    from coordinator.report.files import PLAN_FILE
-    from coordinator.report.run_lookup import find_journal
-    from coordinator.start import start as start_run
+    with interruptible_imports():
+        from common.machine import raise_open_files_limit
+        from common.protocol.token_sources import TokenVariables
+        from coordinator.compare.command import compare
+        from coordinator.report.files import PLAN_FILE
+        from coordinator.report.run_lookup import find_journal
+        from coordinator.start import start as start_run
 
     if rounds is not None and not compare_drivers:
         raise UsageError("--rounds: expected --compare-drivers too, whose rounds they are")
@@ -186,19 +163,26 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 
     What is printed is a plan file again: the arithmetic stands in its comments.
     """
-    from coordinator.client_settings import client_settings
+    with interruptible_imports():
+        from common.machine import usable_cores
+        from coordinator.plan_view import plan_as_data, plan_as_text
 
     plan = _load(plan_file, flags)
-    cores, settings = usable_cores(), client_settings(plan)
-    text = json.dumps(plan_facts(plan, cores, settings), indent=2) if as_json else plan_text(plan, cores, settings)
+    view = plan, usable_cores(), client_settings(plan)
+    text = json.dumps(plan_as_data(*view), indent=2) if as_json else plan_as_text(*view)
     click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 @cli.command(cls=PlanCommand)
 def check(plan_file: Path | None, **flags: Any) -> int:
     """Can the target be reached, what is it, and may we do what the plan needs?"""
-    from coordinator.servers.check import check as check_target
-    from coordinator.servers.check import check_files
+    with interruptible_imports():
+        from common.machine import open_files_limit, raise_open_files_limit, usable_cores
+        from common.plan.rules.checks import Purpose
+        from coordinator.core.shares import assign
+        from coordinator.plan_view import expected_agents
+        from coordinator.servers.check import check as check_target
+        from coordinator.servers.check import check_files
 
     plan = _load(plan_file, flags, Purpose.TARGET)
     raise_open_files_limit()
@@ -216,7 +200,9 @@ def check(plan_file: Path | None, **flags: Any) -> int:
 @click.option("--markdown", "what", flag_value="markdown", help="all of it as a page: WORKLOADS.md")
 def show_profiles(name: str | None, what: str | None) -> None:
     """List the built-in workloads, or print one."""
-    from coordinator import catalogue
+    with interruptible_imports():
+        from common.plan.loading import profiles
+        from coordinator import catalogue
 
     if name is not None and what is not None:
         raise UsageError(f"profiles {name}: expected either a name or --{what}, got both")
@@ -240,7 +226,8 @@ def show_profiles(name: str | None, what: str | None) -> None:
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution")
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     """Print the report of a run or a comparison again. RUN: an id, the beginning of one, a path, or `latest`."""
-    from coordinator.report.saved import render
+    with interruptible_imports():
+        from coordinator.report.saved import render
 
     # The text has colours only if stdout shows them: click must not remove them.
     text = render(run, out, form, hide_histogram, note=lambda line: complain(PROGRAM, line))
@@ -249,50 +236,40 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of the command line given, or of this process's own. Every error is one line on stderr."""
-    return run_program(PROGRAM, lambda: _main(None)) if arguments is None else _main(arguments)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    try:
-        code = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return UsageError.exit_code
-    except click.ClickException as error:
-        complain(PROGRAM, _one_line(error))
-        return UsageError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the outermost door: no traceback goes to the terminal
-        return failed(PROGRAM, error)
-    return code if isinstance(code, int) else EXIT_OK
+    if arguments is not None:
+        return run_commands(cli, PROGRAM, arguments)
+    return run_program(PROGRAM, lambda: run_commands(cli, PROGRAM, None))
 
 
 def _refuse_another_plan(plan_file: Path | None, flags: Mapping[str, Any]) -> None:
-    """A run that is resumed goes on as it was planned; only where its passwords are may be said anew."""
-    said = [str(plan_file)] if plan_file is not None else []
-    said += [
-        setting.flag
-        for setting in _given(flags)
-        if setting.flag and not setting.path.startswith(("target.password", "target.sentinel.password"))
-    ]
-    if said:
-        raise UsageError(
-            f"--resume: expected nothing of the plan beside it, which is that of the run, got {', '.join(said)}"
-        )
+    """A resumed run keeps its plan; only the sources of its passwords may be given again."""
+    from common.redaction import SECRET_KEYS
+
+    given = [str(plan_file)] if plan_file is not None else []
+    given += [setting.flag for setting in _given(flags) if setting.path[-1] not in SECRET_KEYS]
+    if given:
+        raise UsageError(f"--resume: expected no plan and no flags of one, the run has its own; got {', '.join(given)}")
+
+
+def client_settings(plan: Plan) -> dict[str, dict[str, str]]:
+    """What redis-py makes of a plan's settings: name to value, by pool group. Connects to nothing. Empty for an
+    embedded server: its clients need its address."""
+    with interruptible_imports():
+        from common.redis_client import effective_client_settings
+
+    groups = plan.pools if plan.target.url else ()
+    return {group.name: dict(effective_client_settings(plan.target, group)) for group in groups}
 
 
 def _given(flags: Mapping[str, Any]) -> dict[Setting, Any]:
-    given = {setting: flags.get(_parameter_name(setting)) for setting in SETTINGS}
+    """The settings of the plan that the command line gives, and their parsed values."""
+    given = {option.setting: flags.get(_parameter_name(option.setting)) for option in _plan_options()}
     return {setting: value for setting, value in given.items() if value is not None and value != ()}
 
 
-def _load(plan_file: Path | None, flags: Mapping[str, Any], purpose: Purpose = Purpose.RUN) -> Plan:
-    return load_plan(plan_file, _given(flags), os.environ, purpose)
+def _load(plan_file: Path | None, flags: Mapping[str, Any], purpose: Purpose | None = None) -> Plan:
+    with interruptible_imports():
+        from common.plan.loading.sources import load_plan
+        from common.plan.rules.checks import Purpose
 
-
-def _one_line(error: click.ClickException) -> str:
-    if isinstance(error, click.BadParameter) and error.message and error.param is not None:
-        return f"{error.param.opts[0]}: {error.message}"
-    message = error.format_message()
-    return message[:1].lower() + message[1:]
+    return load_plan(plan_file, _given(flags), os.environ, purpose or Purpose.RUN)

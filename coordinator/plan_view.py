@@ -38,7 +38,7 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
     return local + others
 
 
-def plan_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
+def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     """For people: a plan file, with everything else in its comments."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
@@ -85,7 +85,7 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
     return lines
 
 
-def plan_facts(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
+def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
     """For programs: the same as plain data."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)

@@ -17,8 +17,7 @@ from agent.cli import cli as agent_cli
 from common import errors
 from common.commands import COMMANDS
 from common.plan.loading import profiles
-from common.plan.setting import ENVIRONMENT_PREFIX
-from common.plan.settings import SETTINGS
+from common.plan.settings import ENVIRONMENT_PREFIX, SETTINGS
 from common.protocol.messages import AgentState
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
@@ -119,7 +118,7 @@ def test_every_flag_that_a_document_names_exists(document: str) -> None:
         flag
         for group in GROUPS.values()
         for command in group.commands.values()
-        for parameter in command.params
+        for parameter in command.get_params(click.Context(command))
         if isinstance(parameter, click.Option)
         for flag in parameter.opts
     }

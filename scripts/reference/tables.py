@@ -15,8 +15,10 @@ from common import errors
 from common.commands import COMMANDS, PLACEHOLDERS, template_text
 from common.plan.loading import profiles
 from common.plan.schema import Plan
-from common.plan.settings import SETTINGS
+from common.plan.settings import SETTINGS, PlanField, plan_fields
+from common.plan.validation import value_type
 from common.units import Bytes, Count, PerSecond, Seconds
+from coordinator.cli import PlanOption
 from coordinator.cli import cli as coordinator_cli
 from coordinator.report.summary_types import Summary
 from scripts.reference.meanings import EXIT_CODES, SUMMARY, VARIABLES
@@ -34,9 +36,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _options(command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            yield getattr(parameter, "group", ""), parameter
+    """(heading, option) of each flag; no heading for the command's own."""
+    for parameter in command.get_params(click.Context(command)):
+        if isinstance(parameter, click.Option) and "--help" not in parameter.opts:
+            yield parameter.setting.heading if isinstance(parameter, PlanOption) else "", parameter
 
 
 def _option_row(option: click.Option, command: click.Command) -> tuple[str, str, str]:
@@ -97,9 +100,7 @@ def variables() -> list[str]:
 
 def _kind(node: inspect.Type) -> str:
     """What a plan file may say at a place, for people."""
-    match node:
-        case inspect.UnionType(types):
-            return " or ".join(_kind(part) for part in types if not isinstance(part, inspect.NoneType))
+    match value_type(node):
         case inspect.EnumType(cls):
             return ", ".join(f"`{member.value}`" for member in cls)
         case inspect.StructType(cls):
@@ -128,45 +129,38 @@ def _bounds(low: float | None, high: float | None) -> str:
 
 def _structs(node: inspect.Type, seen: dict[type, inspect.StructType]) -> dict[type, inspect.StructType]:
     """The sections below a place, in the order in which they are first named."""
-    match node:
-        case inspect.StructType(cls, fields) if cls not in seen:
-            seen[cls] = node
+    match value_type(node):
+        case inspect.StructType(cls, fields) as struct if cls not in seen:
+            seen[cls] = struct
             for field in fields:
                 _structs(field.type, seen)
-        case inspect.UnionType(types):
-            for part in types:
-                _structs(part, seen)
         case inspect.VarTupleType(item_type):
             _structs(item_type, seen)
-        case inspect.DictType(value_type=value_type):
-            _structs(value_type, seen)
+        case inspect.DictType(value_type=values):
+            _structs(values, seen)
     return seen
 
 
 def _paths(node: inspect.Type, path: str, found: dict[type, str]) -> dict[type, str]:
     """The key under which each section first stands, such as `pools[]`."""
-    match node:
+    match value_type(node):
         case inspect.StructType(cls, fields) if cls not in found:
             found[cls] = path
             for field in fields:
                 _paths(field.type, f"{path}.{field.encode_name}".lstrip("."), found)
-        case inspect.UnionType(types):
-            for part in types:
-                _paths(part, path, found)
         case inspect.VarTupleType(item_type):
             _paths(item_type, f"{path}[]", found)
     return found
 
 
-def _default(field: inspect.Field) -> str:
-    if field.required:
+def _default(field: PlanField) -> str:
+    if field.is_required:
         return "required"
-    default = field.default if field.default is not msgspec.NODEFAULT else None
-    if default is None or isinstance(default, msgspec.Struct):
-        return ""
-    if isinstance(default, tuple):
-        return ", ".join(f"`{_value(item)}`" for item in default if not isinstance(item, msgspec.Struct))
-    return f"`{_value(default)}`" if default != "" else ""
+    if isinstance(field.default, tuple):
+        return ", ".join(f"`{_value(item)}`" for item in field.default if not isinstance(item, msgspec.Struct))
+    if field.default is None:
+        return "".join(setting.option.default for setting in field.settings)
+    return f"`{_value(field.default)}`" if field.default != "" and not isinstance(field.default, msgspec.Struct) else ""
 
 
 def _value(value: Any) -> str:
@@ -179,16 +173,15 @@ def plan_keys() -> list[str]:
     """Every section of a plan file with its keys."""
     root = inspect.type_info(Plan)
     paths = _paths(root, "", {})
-    settings = {setting.path.replace(".*", "[]"): setting for setting in SETTINGS if setting.path}
+    fields = {".".join(map(str, field.path)).replace(".*", "[]"): field for field in plan_fields()}
     lines: list[str] = []
     for kind, node in _structs(root, {}).items():
         path = paths[kind]
         rows = []
-        for field in node.fields:
-            setting = settings.get(f"{path}.{field.encode_name}".lstrip("."))
-            meaning = _sentence(_DEFAULT.sub("", setting.help)) if setting else ""
-            flag = f"`{setting.flag}`" if setting and setting.flag else ""
-            rows.append((f"`{field.encode_name}`", _kind(field.type), _default(field), flag, meaning))
+        for key in (each.encode_name for each in node.fields):
+            field = fields[f"{path}.{key}".lstrip(".")]
+            flags = ", ".join(f"`{setting.flag}`" for setting in field.settings if setting.flag)
+            rows.append((f"`{key}`", _kind(field.type), _default(field), flags, field.help))
         lines += [f"### {kind.__name__}", ""]
         lines += [f"At `{path}`." if path else "The whole file.", ""]
         lines += [*_prose(kind), "", *_table(("key", "value", "default", "flag", "meaning"), rows), ""]

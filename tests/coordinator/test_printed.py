@@ -17,13 +17,13 @@ from common.units import Count, Seconds
 from coordinator import catalogue
 from coordinator.analysis.aggregate import fold
 from coordinator.cli import cli as coordinator_cli
-from coordinator.client_settings import client_settings
+from coordinator.cli import client_settings
 from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.differences import build_comparison
 from coordinator.core.records import AnyRecord, Outcome
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import PlainView, TerminalView
-from coordinator.plan_view import plan_text
+from coordinator.plan_view import plan_as_text
 from coordinator.report.saved import FORMATS
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
@@ -101,7 +101,7 @@ def plan_of_everything() -> Plan:
 
 
 def plan_printed(the_plan: Plan) -> str:
-    return plan_text(the_plan, 1, client_settings(the_plan))
+    return plan_as_text(the_plan, 1, client_settings(the_plan))
 
 
 def comparison() -> str:

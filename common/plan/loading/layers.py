@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.plan.key_path import EVERY, KeyPath, Where, in_plan, render
-from common.plan.setting import Fallback
+from common.plan.schema.short_forms import FallbackList
 from common.plan.settings import COMMANDS
 
 PROFILE: KeyPath = ("workload", "profile")
@@ -115,7 +115,7 @@ def beneath(upper: Overlay, lower: Layer) -> Overlay:
 
 
 def _without_fallbacks(leaves: Mapping[KeyPath, Any], below: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
-    return {path: value for path, value in leaves.items() if not (isinstance(value, Fallback) and below.get(path))}
+    return {path: value for path, value in leaves.items() if not (isinstance(value, FallbackList) and below.get(path))}
 
 
 def _flatten(raw: Mapping[str, Any], path: KeyPath) -> dict[KeyPath, Any]:

@@ -16,7 +16,6 @@ from common.plan.loading.parsing import parse_document
 from common.plan.validation import find_fault
 from common.units import show
 
-DEFAULT = "basic_rw"
 _FOLDER = "common.plan.profiles"
 _OWN_KEYS = ("description", "driver")
 _SUFFIXES = (".yaml", ".yml", ".json")

@@ -23,8 +23,16 @@ from common.plan.loading.parsing import parse_document
 from common.plan.loading.secrets import resolve_secrets
 from common.plan.rules.checks import Purpose, check_plan
 from common.plan.schema import Plan
-from common.plan.setting import ENVIRONMENT_PREFIX, Leaves, Setting
-from common.plan.settings import COMMANDS, PASSWORD, SENTINEL_PASSWORD, SETTINGS, leaves
+from common.plan.schema.workload import DEFAULT_PROFILE
+from common.plan.settings import (
+    COMMANDS,
+    ENVIRONMENT_PREFIX,
+    PASSWORD,
+    SENTINEL_PASSWORD,
+    SETTINGS,
+    Setting,
+    values_by_path,
+)
 from common.plan.target_url import redact_url
 from common.plan.validation import find_fault
 from common.plan.value_sizes import parse_sizes
@@ -97,19 +105,19 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         setting = _VARIABLES.get(variable)
         if setting is None:
             _refuse_slip(variable, environ)
-        if setting is None or not (text or setting.takes_empty):
+        if setting is None or not (text or setting.option.takes_empty):
             continue
         try:
             value = setting.parse(text)
         except ValueError as error:
             raise PlanError(f"{variable}: {error}") from error
-        said[setting] = (value,) if setting.repeatable else value
-    return named_layer(*leaves(said, lambda setting: setting.variable))
+        said[setting] = (value,) if setting.option.repeatable else value
+    return named_layer(*values_by_path(said, lambda setting: setting.variable))
 
 
 def flags_layer(flags: Mapping[Setting, Any]) -> Layer:
     """The layer of the command line. Raises PlanError for flags that contradict each other."""
-    return named_layer(*leaves(flags, lambda setting: setting.flag))
+    return named_layer(*values_by_path(flags, lambda setting: setting.flag))
 
 
 def _in_document(name: str) -> Where:
@@ -139,13 +147,15 @@ def _with_profile(said: Overlay) -> Overlay:
     if name is None:
         if said.leaves.get(COMMANDS) is not None:
             return said
-        name = profiles.DEFAULT
+        name = DEFAULT_PROFILE
     profile = profiles.load(name, said.where(PROFILE))
     layer = document_layer({"workload": profile.workload}, _in_profile(name))
     if profiles.is_file(name):
         layer = _beside(layer, Path(name).parent)
     if profile.driver is not None:
-        drivers: Leaves = {("pools", number, "driver"): profile.driver for number in range(said.pool_groups)}
+        drivers: dict[KeyPath, Any] = {
+            ("pools", number, "driver"): profile.driver for number in range(said.pool_groups)
+        }
         layer = replace(layer, leaves={**layer.leaves, **drivers})
     # A profile out of a file is not named in the plan: all that it says is, and the file need not be there next time.
     label = None if profiles.is_file(name) else name

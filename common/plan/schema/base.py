@@ -1,10 +1,21 @@
-"""What all parts of the schema are made of."""
+"""What every section of the schema is made of: sections, constrained types, and how a field is declared.
+
+A field of the plan is declared once:
+
+    threads_per_pool: Annotated[AtLeastOne, setting("--threads-per-pool", help="worker threads of each pool")] = 1
+
+The flag, its environment variable, help texts, error messages and the reference pages all come from that line. A field
+without a flag of its own has `described("...")` instead. `common.plan.settings` finds the settings in the schema.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -14,6 +25,69 @@ Weight = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 NameOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
 
+TARGET = "Target"
+CLIENT = "Client"
+POOLS = "Pools (given here, they hold for every pool group of the plan)"
+WORKLOAD = "Workload"
+DATA = "Keys and values"
+LOAD = "Load"
+FLEET = "Fleet"
+HEADINGS = (TARGET, POOLS, CLIENT, WORKLOAD, DATA, LOAD, FLEET)
+"""The headings under which `--help` lists the plan's flags, in that order."""
+
+_KEY = "declaration"
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the plan: immutable, and no key in it that it does not know."""
+    """A part of the plan: immutable; unknown keys are refused. heading: where `--help` lists its fields' flags."""
+
+    heading: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Option:
+    """A flag of the command line that sets a field, and the environment variable of the same name.
+
+    flag: "" for a field that only a variable sets. variable: "" for the name that follows from the flag.
+    help: "" for the field's own. default: how help describes a default that the schema does not have. metavar: "" for
+    the one that follows from the field's type. alone: the value of the flag when it is given without one. is_switch:
+    the flag never takes a value. repeatable: may be given several times. takes_empty: an empty variable is a value;
+    for other options it counts as not set. parse: from text to what a plan file would hold; None: as the type says.
+    """
+
+    flag: str = ""
+    aliases: tuple[str, ...] = ()
+    variable: str = ""
+    help: str = ""
+    default: str = ""
+    metavar: str = ""
+    heading: str = ""
+    alone: str | None = None
+    is_switch: bool = False
+    repeatable: bool = False
+    takes_empty: bool = False
+    parse: Callable[[str], Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a field of the schema means, and the options that set it."""
+
+    help: str
+    options: tuple[Option, ...] = ()
+
+
+def described(help: str, *options: Option) -> Meta:
+    """Declare a field that has no flag of its own name, or more than one option."""
+    return Meta(extra={_KEY: Declaration(help=help, options=options)})
+
+
+def setting(*flags: str, help: str, **option: Any) -> Meta:
+    """Declare a field with one option. flags: the flag, then its aliases; option: see `Option`."""
+    flag, *aliases = flags or ("",)
+    return described(help, Option(flag=flag, aliases=tuple(aliases), help=help, **option))
+
+
+def declaration_of(kind: msgspec.inspect.Type) -> Declaration | None:
+    """The declaration of a field, from its type in the inspected schema; None for a field that is not declared."""
+    return (kind.extra or {}).get(_KEY) if isinstance(kind, msgspec.inspect.Metadata) else None

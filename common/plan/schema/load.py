@@ -1,12 +1,14 @@
-"""How much is issued, and when."""
+"""How much load, and when."""
 
 from __future__ import annotations
 
 import enum
+from typing import Annotated, ClassVar
 
 from msgspec import field
 
-from common.plan.schema.base import Name, Section
+from common.plan.schema.base import LOAD, Name, Option, Section, described, setting
+from common.plan.schema.short_forms import stage
 from common.units import Count, PerSecond, Seconds
 
 
@@ -18,29 +20,56 @@ class Arrivals(enum.Enum):
 
 
 class Ramp(enum.Enum):
-    """How a stage comes from the rate before it to its own: at once, or evenly over its whole length."""
+    """How a stage reaches its rate from the rate before it: at once, or evenly over the stage."""
 
     STEP = "step"
     LINEAR = "linear"
 
 
 class Stage(Section, frozen=True, kw_only=True):
-    """A part of the load with numbers of its own in the report. rate unset: closed loop. A linear ramp begins at the
-    rate at which the stage before ended, 0 for the first."""
+    """A part of the load with figures of its own in the report. A linear ramp begins at the rate at which the stage
+    before ended, 0 for the first stage."""
 
-    name: Name | None = None
-    duration_s: Seconds = field(name="duration")
-    rate_per_s: PerSecond | None = field(default=None, name="rate")
-    ramp: Ramp = Ramp.STEP
+    name: Annotated[Name | None, described("name in the report; its number without one")] = None
+    duration_s: Annotated[Seconds, described("how long")] = field(name="duration")
+    rate_per_s: Annotated[PerSecond | None, described("rate of an open loop; closed loop without it")] = field(
+        default=None, name="rate"
+    )
+    ramp: Annotated[Ramp, described("whether the rate applies at once or is reached evenly at the end")] = Ramp.STEP
 
 
 class Load(Section, frozen=True, kw_only=True):
-    """How much: for `duration`, or exactly `requests` operations; as fast as replies come, or at `rate`; or `stages`,
-    one after the other, instead of all these. warmup: before that, at the same load, and not reported."""
+    """How much: for `duration`, or exactly `requests` operations; in a closed loop, or at `rate`. `stages`, one after
+    the other, take the place of all these."""
 
-    duration_s: Seconds | None = field(default=None, name="duration")
-    requests: Count | None = None
-    rate_per_s: PerSecond | None = field(default=None, name="rate")
-    arrivals: Arrivals = Arrivals.CONSTANT
-    warmup_s: Seconds = field(default=Seconds(0), name="warmup")
-    stages: tuple[Stage, ...] = ()
+    heading: ClassVar[str] = LOAD
+
+    duration_s: Annotated[Seconds | None, setting("--duration", "--test-time", help="how long, such as 30s or 2m")] = (
+        field(default=None, name="duration")
+    )
+    requests: Annotated[Count | None, setting("--requests", "-n", help="how many operations, fleet-wide and exact")] = (
+        None
+    )
+    rate_per_s: Annotated[
+        PerSecond | None,
+        setting("--rate", help="open loop at this rate of the whole fleet, such as 50k/s; closed loop without it"),
+    ] = field(default=None, name="rate")
+    arrivals: Annotated[Arrivals, setting("--arrivals", help="spacing of an open loop's intended send times")] = (
+        Arrivals.CONSTANT
+    )
+    warmup_s: Annotated[
+        Seconds, setting("--warmup", help="the same load for this long before the measurement, not reported")
+    ] = field(default=Seconds(0), name="warmup")
+    stages: Annotated[
+        tuple[Stage, ...],
+        described(
+            "the stages of the load, in order",
+            Option(
+                flag="--stage",
+                metavar="[NAME=]TIME[@RATE[:linear]]",
+                repeatable=True,
+                parse=stage,
+                help='a stage of the load, such as "30s@10k/s" or "1m@50k/s:linear"; may be repeated',
+            ),
+        ),
+    ] = ()

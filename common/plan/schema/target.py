@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import AtLeastOne, NameOrNone, NotNegative, Section
+from common.plan.address_map import parse_address_map
+from common.plan.schema.base import CLIENT, TARGET, AtLeastOne, NameOrNone, NotNegative, Section, described, setting
+from common.plan.schema.short_forms import listed
 from common.redaction import REDACTED
 from common.units import Seconds
 
@@ -24,7 +26,7 @@ class BackoffKind(enum.Enum):
 
 
 class RetryError(enum.Enum):
-    """Errors of redis-py that a retry policy may be told to try again on, by their class."""
+    """Errors of redis-py after which a retry policy can try again, by their class."""
 
     CONNECTION = "ConnectionError"
     TIMEOUT = "TimeoutError"
@@ -36,8 +38,8 @@ class RetryError(enum.Enum):
 
 
 class Embedded(enum.Enum):
-    """Servers of our own on loopback, for trying things out: one; six as a cluster, three primaries with a replica
-    each; or a primary and a replica watched by three Sentinels."""
+    """Servers that the coordinator starts on loopback, for a first try: one server; a cluster of three primaries with
+    a replica each; or a primary and a replica that three Sentinels watch."""
 
     STANDALONE = "standalone"
     CLUSTER = "cluster"
@@ -45,7 +47,7 @@ class Embedded(enum.Enum):
 
 
 class Verify(enum.Enum):
-    """What is checked of the server's certificate: who signed it and for which name; who signed it; nothing."""
+    """What is checked of the server's certificate: its signer and its name; its signer; nothing."""
 
     FULL = "full"
     CA = "ca"
@@ -53,7 +55,7 @@ class Verify(enum.Enum):
 
 
 class Maintenance(enum.Enum):
-    """Maintenance notifications of redis-py: off; wanted, so that a server without them is an error; or taken where the
+    """Maintenance notifications of redis-py. OFF: none. ON: a server without them is an error. AUTO: used where the
     server has them."""
 
     OFF = "off"
@@ -62,8 +64,8 @@ class Maintenance(enum.Enum):
 
 
 class ReadFrom(enum.Enum):
-    """Where a cluster client sends commands that only read: to the primary of the slot; to its nodes in turn; to its
-    replicas in turn; to any of them by chance; to any replica by chance."""
+    """Which nodes of a cluster get commands that only read: the primary of the slot; all nodes of the slot in turn; its
+    replicas in turn; any node at random; any replica at random."""
 
     PRIMARY = "primary"
     ANY = "any"
@@ -73,43 +75,97 @@ class ReadFrom(enum.Enum):
 
 
 class Retry(Section, frozen=True, kw_only=True):
-    """redis-py's retry policy, always passed explicitly. `retries` 0 means that nothing is tried again."""
+    """redis-py's retry policy, always passed explicitly."""
 
-    retries: NotNegative = 3
-    backoff: BackoffKind = BackoffKind.FULL_JITTER
-    base_s: Seconds = field(default=Seconds(0.008), name="base")
-    cap_s: Seconds = field(default=Seconds(0.512), name="cap")
-    errors: Annotated[tuple[RetryError, ...], Meta(min_length=1)] = (RetryError.CONNECTION, RetryError.TIMEOUT)
+    heading: ClassVar[str] = CLIENT
+
+    retries: Annotated[NotNegative, setting("--retries", help="how often a failed call is repeated; 0 for never")] = 3
+    backoff: Annotated[
+        BackoffKind, setting("--retry-backoff", metavar="KIND", help="growth of the wait between retries: {choices}")
+    ] = BackoffKind.FULL_JITTER
+    base_s: Annotated[Seconds, setting("--retry-base", help="first backoff")] = field(
+        default=Seconds(0.008), name="base"
+    )
+    cap_s: Annotated[Seconds, setting("--retry-cap", help="longest backoff")] = field(
+        default=Seconds(0.512), name="cap"
+    )
+    errors: Annotated[
+        tuple[RetryError, ...],
+        Meta(min_length=1),
+        setting("--retry-on", metavar="ERROR,...", parse=listed, help="errors of redis-py to try again on"),
+    ] = (RetryError.CONNECTION, RetryError.TIMEOUT)
 
 
 class Keepalive(Section, frozen=True, kw_only=True):
-    """TCP keepalive: first probe after `idle` without traffic, then one each `interval`, `count` of them in vain end
-    the connection. Whole seconds, because the sockets' options are."""
+    """TCP keepalive. Times are whole seconds, as the socket options are."""
 
-    enabled: bool = True
-    idle_s: Seconds = field(default=Seconds(30), name="idle")
-    interval_s: Seconds = field(default=Seconds(5), name="interval")
-    count: AtLeastOne = 3
+    heading: ClassVar[str] = CLIENT
+
+    enabled: Annotated[bool, setting("--keepalive", help="TCP keepalive")] = True
+    idle_s: Annotated[Seconds, setting("--keepalive-idle", help="silence before the first keepalive probe")] = field(
+        default=Seconds(30), name="idle"
+    )
+    interval_s: Annotated[Seconds, setting("--keepalive-interval", help="time between two probes")] = field(
+        default=Seconds(5), name="interval"
+    )
+    count: Annotated[
+        AtLeastOne, setting("--keepalive-count", help="unanswered probes after which the connection is closed")
+    ] = 3
 
 
 class Tls(Section, frozen=True, kw_only=True):
-    """TLS of `rediss` URLs. Files are PEM, and must be on every machine that connects. ca_file unset: the machine's own
-    authorities. server_name: asked for (SNI) and expected in the certificate, instead of the URL's host."""
+    """TLS of `rediss` URLs. Files are PEM, and must exist on every machine that connects."""
 
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    server_name: str | None = None
-    verify: Verify = Verify.FULL
+    heading: ClassVar[str] = TARGET
+
+    ca_file: Annotated[
+        str | None,
+        setting(
+            "--tls-ca-file", metavar="FILE", help="PEM file of the authorities to trust, instead of the machine's own"
+        ),
+    ] = None
+    cert_file: Annotated[
+        str | None, setting("--tls-cert-file", metavar="FILE", help="PEM file of the client certificate")
+    ] = None
+    key_file: Annotated[
+        str | None,
+        setting("--tls-key-file", metavar="FILE", help="PEM file of the certificate's key, if it is a file of its own"),
+    ] = None
+    server_name: Annotated[
+        str | None,
+        setting(
+            "--tls-server-name",
+            metavar="NAME",
+            help="name to ask for (SNI) and to expect in the server's certificate, instead of the URL's host",
+        ),
+    ] = None
+    verify: Annotated[
+        Verify,
+        setting("--tls-verify", help="what to check of the server's certificate: signer and name, signer, or nothing"),
+    ] = Verify.FULL
 
 
 class Sentinel(Section, frozen=True, kw_only=True):
-    """Who we are to the Sentinels, which have users and passwords of their own."""
+    """User and password for the Sentinels, which do not use those of the servers."""
 
-    username: str | None = None
-    password: str | None = None
-    password_env: str | None = None
-    password_file: str | None = None
+    heading: ClassVar[str] = TARGET
+
+    username: Annotated[
+        str | None, setting("--sentinel-username", metavar="NAME", help="ACL user of the Sentinels")
+    ] = None
+    password: Annotated[
+        str | None, setting(variable="STAMPEDE_SENTINEL_PASSWORD", help="the Sentinels' password; there is no flag")
+    ] = None
+    password_env: Annotated[
+        str | None,
+        setting(
+            "--sentinel-password-env", metavar="NAME", help="environment variable that holds the Sentinels' password"
+        ),
+    ] = None
+    password_file: Annotated[
+        str | None,
+        setting("--sentinel-password-file", metavar="FILE", help="file that holds the Sentinels' password"),
+    ] = None
 
     def __repr__(self) -> str:
         """Never shows the password."""
@@ -117,43 +173,110 @@ class Sentinel(Section, frozen=True, kw_only=True):
 
 
 class Cluster(Section, frozen=True, kw_only=True):
-    """redis-py's cluster client. reinitialize_steps: redirections after which the whole topology is read anew; 0 for
-    never. require_full_coverage: refuse a cluster that does not serve every slot. dynamic_startup_nodes: the nodes
-    found take the place of those of the URL."""
+    """Settings of redis-py's cluster client."""
 
-    read_from: ReadFrom = ReadFrom.PRIMARY
-    reinitialize_steps: NotNegative = 5
-    require_full_coverage: bool = False
-    dynamic_startup_nodes: bool = True
+    heading: ClassVar[str] = CLIENT
+
+    read_from: Annotated[ReadFrom, setting("--read-from", help="nodes of a cluster that answer reads")] = (
+        ReadFrom.PRIMARY
+    )
+    reinitialize_steps: Annotated[
+        NotNegative,
+        setting(
+            "--reinitialize-steps", help="redirections after which a cluster's topology is read again; 0 for never"
+        ),
+    ] = 5
+    require_full_coverage: Annotated[
+        bool,
+        setting("--require-full-coverage", is_switch=True, help="refuse a cluster that does not serve every slot"),
+    ] = False
+    dynamic_startup_nodes: Annotated[
+        bool, setting("--dynamic-startup-nodes", help="forget the URL's nodes of a cluster once others are known")
+    ] = True
 
 
 class Target(Section, frozen=True, kw_only=True):
-    """What is loaded. `url` never holds a password once the plan is resolved: that is in `password`.
+    """What is loaded. In a resolved plan `url` has no password: it is in `password`."""
 
-    client_name: "" or null sends no CLIENT command, for proxies without it.
-    address_remap: announced address -> address at which clients reach that server, each `host:port` or `host`; for
-    clusters and Sentinels behind NAT, which announce addresses that clients cannot use.
-    health_check_interval: a connection idle for longer is asked with PING before it is used; 0 for never.
-    """
+    heading: ClassVar[str] = TARGET
 
-    url: str = ""
-    embedded: Embedded | None = None
-    username: str | None = None
-    password: str | None = None
-    password_env: str | None = None
-    password_file: str | None = None
-    address_remap: dict[str, str] = field(default_factory=dict)
-    protocol: Annotated[int, Meta(ge=2, le=3)] = 3
-    client_name: NameOrNone | None = "stampede"
-    connect_timeout_s: Seconds = field(default=Seconds(5.0), name="connect_timeout")
-    socket_timeout_s: Seconds = field(default=Seconds(5.0), name="socket_timeout")
-    health_check_interval_s: Seconds = field(default=Seconds(0.0), name="health_check_interval")
-    maintenance: Maintenance = Maintenance.OFF
-    retry: Retry = Retry()
-    keepalive: Keepalive = Keepalive()
-    tls: Tls = Tls()
-    sentinel: Sentinel = Sentinel()
-    cluster: Cluster = Cluster()
+    url: Annotated[
+        str,
+        setting(
+            "--url", "-u", metavar="URL", help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        ),
+    ] = ""
+    embedded: Annotated[
+        Embedded | None,
+        setting(
+            "--embedded-server", alone="standalone", help="start Valkey servers on loopback for this run and load them"
+        ),
+    ] = None
+    username: Annotated[str | None, setting("--username", metavar="NAME", help="ACL user")] = None
+    password: Annotated[
+        str | None, setting(variable="STAMPEDE_PASSWORD", help="the password itself; there is no flag")
+    ] = None
+    password_env: Annotated[
+        str | None, setting("--password-env", metavar="NAME", help="environment variable that holds the password")
+    ] = None
+    password_file: Annotated[
+        str | None, setting("--password-file", metavar="FILE", help="file that holds the password, on one line")
+    ] = None
+    address_remap: Annotated[
+        dict[str, str],
+        setting(
+            "--address-remap",
+            metavar="FROM=TO",
+            repeatable=True,
+            parse=parse_address_map,
+            help="reach the server that a cluster or Sentinel announces as FROM at TO, for servers behind NAT; each "
+            "HOST:PORT or HOST; may be repeated",
+        ),
+    ] = field(default_factory=dict)
+    protocol: Annotated[
+        int,
+        Meta(ge=2, le=3),
+        setting(
+            "--protocol", heading=CLIENT, metavar="2|3", help="RESP version; 2 for servers and proxies without HELLO"
+        ),
+    ] = 3
+    client_name: Annotated[
+        NameOrNone | None,
+        setting(
+            "--client-name",
+            heading=CLIENT,
+            metavar="NAME",
+            takes_empty=True,
+            help='name that CLIENT LIST shows; "" sends no CLIENT command, for proxies without it',
+        ),
+    ] = "stampede"
+    connect_timeout_s: Annotated[
+        Seconds, setting("--connect-timeout", heading=CLIENT, help="longest wait for a TCP connection")
+    ] = field(default=Seconds(5.0), name="connect_timeout")
+    socket_timeout_s: Annotated[
+        Seconds, setting("--socket-timeout", heading=CLIENT, help="longest wait for a reply")
+    ] = field(default=Seconds(5.0), name="socket_timeout")
+    health_check_interval_s: Annotated[
+        Seconds,
+        setting(
+            "--health-check-interval",
+            heading=CLIENT,
+            help="PING a connection before use if it was idle for longer; 0 for never",
+        ),
+    ] = field(default=Seconds(0.0), name="health_check_interval")
+    maintenance: Annotated[
+        Maintenance,
+        setting(
+            "--maintenance",
+            heading=CLIENT,
+            help="maintenance notifications: none, required, or where the server has them",
+        ),
+    ] = Maintenance.OFF
+    retry: Annotated[Retry, described("when and how often failed calls are repeated")] = Retry()
+    keepalive: Annotated[Keepalive, described("TCP keepalive of the connections")] = Keepalive()
+    tls: Annotated[Tls, described("TLS, for targets of rediss://")] = Tls()
+    sentinel: Annotated[Sentinel, described("user and password for the Sentinels")] = Sentinel()
+    cluster: Annotated[Cluster, described("cluster clients")] = Cluster()
 
     def __repr__(self) -> str:
         """Never shows the password: plans end up in logs."""

@@ -1,18 +1,42 @@
-"""What is issued: commands, keys and values, and what is done before and after."""
+"""What is issued: commands, keys and values, and the data before and after the load."""
 
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import AtLeastOne, Name, NotNegative, Section, Share, Weight
+from common.commands.splitting import as_text
+from common.plan.schema.base import (
+    DATA,
+    WORKLOAD,
+    AtLeastOne,
+    Name,
+    NotNegative,
+    Option,
+    Section,
+    Share,
+    Weight,
+    described,
+    setting,
+)
+from common.plan.schema.short_forms import (
+    both_ends,
+    preload_switch,
+    set_get_ratio,
+    size_range,
+    time_range,
+    weighted_sizes,
+)
 from common.units import Bytes, Count, Seconds
+
+DEFAULT_PROFILE = "basic_rw"
+"""The built-in workload of a plan that names neither a profile nor commands."""
 
 
 class When(enum.Enum):
-    """Whether a following command is issued: after any reply; after one that held something; after one that did not."""
+    """Which replies a following command is issued after: all; those with a value; those without one."""
 
     ALWAYS = "always"
     HIT = "hit"
@@ -22,9 +46,9 @@ class When(enum.Enum):
 class Distribution(enum.Enum):
     """How key numbers are drawn from their range.
 
-    sequential: each worker thread in order through the whole range. parallel: each in order through a part of its
-    own. zipfian: the n-th number with a probability in proportion to 1 / n ** exponent. latest: zipfian, counted back
-    from the newest key. hotspot: `hot_operations` of the draws among the first `hot_keys` of the range.
+    SEQUENTIAL: each worker thread goes through the whole range in order. PARALLEL: each goes in order through a part of
+    its own. ZIPFIAN: number n with a probability proportional to 1 / n ** exponent. LATEST: zipfian, counted back
+    from the newest key. HOTSPOT: `hot_operations` of the draws are among the first `hot_keys` of the range.
     """
 
     UNIFORM = "uniform"
@@ -44,7 +68,7 @@ class CleanUp(enum.Enum):
 
 
 class ValueKind(enum.Enum):
-    """What the bytes of values are: any; letters, digits, "-" and "_"; a JSON document of one field of such text."""
+    """The bytes of values: any bytes; letters, digits, "-" and "_"; a JSON object with one field of such text."""
 
     BINARY = "binary"
     TEXT = "text"
@@ -54,23 +78,46 @@ class ValueKind(enum.Enum):
 class Then(Section, frozen=True, kw_only=True):
     """A command that follows another one, on the same key. `__ids__` in it are the stream entries of the reply."""
 
-    command: str
-    when: When = When.ALWAYS
+    command: Annotated[str, described('a command of the table, or a template such as "XACK __key__ group __ids__"')]
+    when: Annotated[When, described("which replies it follows: {choices}")] = When.ALWAYS
 
 
 class Command(Section, frozen=True, kw_only=True):
-    """One entry of the mix. `command` is a name of the command table, or a template such as "SET __key__ __data__".
+    """One entry of the mix. Its keys are the workload's, except for the settings that it has itself."""
 
-    Its keys are the workload's, but for what is said here. then: commands that follow each reply, on the same key.
-    """
+    heading: ClassVar[str] = WORKLOAD
 
-    command: str
-    weight: Weight = 1.0
-    key_prefix: str | None = None
-    key_minimum: Count | None = None
-    key_maximum: Count | None = None
-    key_distribution: Distribution | None = None
-    then: tuple[Then, ...] = ()
+    command: Annotated[
+        str,
+        described(
+            'a command of the table, or a template such as "SET __key__ __data__"',
+            Option(
+                flag="--command",
+                metavar="TEMPLATE",
+                repeatable=True,
+                parse=as_text,
+                help='a command of the mix, such as GET or "SET __key__ __data__"; may be repeated',
+            ),
+        ),
+    ]
+    weight: Annotated[
+        Weight,
+        described(
+            "how often it is drawn, relative to the other entries; 0 for never",
+            Option(
+                flag="--command-ratio",
+                metavar="WEIGHT",
+                repeatable=True,
+                help="weight of the --command at the same position",
+                default="1 each",
+            ),
+        ),
+    ] = 1.0
+    key_prefix: Annotated[str | None, described("its own `keys.prefix`")] = None
+    key_minimum: Annotated[Count | None, described("its own `keys.minimum`")] = None
+    key_maximum: Annotated[Count | None, described("its own `keys.maximum`")] = None
+    key_distribution: Annotated[Distribution | None, described("its own `keys.distribution`")] = None
+    then: Annotated[tuple[Then, ...], described("commands that follow each reply, on the same key")] = ()
 
 
 def deal(total: int, thread: int, threads: int) -> range:
@@ -85,23 +132,40 @@ def deal(total: int, thread: int, threads: int) -> range:
 
 
 class Keys(Section, frozen=True, kw_only=True):
-    """Keys are `prefix` followed by a whole number drawn from minimum..maximum, both included.
+    """Keys are `prefix` followed by a whole number from minimum to maximum, both included."""
 
-    exponent: of zipfian and latest. median, deviation: of gaussian, in key numbers; unset: the middle of the range,
-    and a sixth of it. per_hash_tag: so many consecutive numbers share a slot of a cluster, by a hash tag
-    (`prefix{tag}:number`); 0: no hash tags; unset: as the plan needs them.
-    """
+    heading: ClassVar[str] = DATA
 
-    prefix: str = "stampede:"
-    minimum: Count = Count(1)
-    maximum: Count = Count(1_000_000)
-    distribution: Distribution = Distribution.UNIFORM
-    exponent: Annotated[float, Meta(ge=0, le=10)] = 0.99
-    median: Count | None = None
-    deviation: Annotated[float, Meta(ge=0)] | None = None
-    hot_keys: Share = 0.2
-    hot_operations: Share = 0.8
-    per_hash_tag: NotNegative | None = None
+    prefix: Annotated[str, setting("--key-prefix", help="what keys begin with")] = "stampede:"
+    minimum: Annotated[Count, setting("--key-minimum", help="smallest key number")] = Count(1)
+    maximum: Annotated[Count, setting("--key-maximum", help="largest key number, included")] = Count(1_000_000)
+    distribution: Annotated[
+        Distribution, setting("--key-distribution", metavar="KIND", help="how key numbers are drawn: {choices}")
+    ] = Distribution.UNIFORM
+    exponent: Annotated[float, Meta(ge=0, le=10), setting("--key-zipf-exp", help="exponent of zipfian and latest")] = (
+        0.99
+    )
+    median: Annotated[
+        Count | None, setting("--key-median", default="middle of the range", help="centre of gaussian")
+    ] = None
+    deviation: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        setting("--key-stddev", default="a sixth of the range", help="standard deviation of gaussian"),
+    ] = None
+    hot_keys: Annotated[
+        Share, setting("--hot-keys", metavar="SHARE", help="share of the keys that hotspot prefers")
+    ] = 0.2
+    hot_operations: Annotated[
+        Share, setting("--hot-operations", metavar="SHARE", help="share of the draws that are among the hot keys")
+    ] = 0.8
+    per_hash_tag: Annotated[
+        NotNegative | None,
+        setting(
+            "--keys-per-hash-tag",
+            default="as the plan needs",
+            help="consecutive key numbers that share a slot of a cluster, by a hash tag; 0 for no hash tags",
+        ),
+    ] = None
 
     @property
     def numbers(self) -> range:
@@ -117,80 +181,188 @@ class Keys(Section, frozen=True, kw_only=True):
 class SizeWeight(Section, frozen=True, kw_only=True):
     """One size of a weighted list."""
 
-    size: Bytes
-    weight: Weight = 1.0
+    size: Annotated[Bytes, described("size of a value")]
+    weight: Annotated[Weight, described("how often it is drawn, relative to the other sizes")] = 1.0
 
 
 class Values(Section, frozen=True, kw_only=True):
-    """Value sizes in bytes, drawn uniformly from minimum..maximum, both included; `--data-size` sets both.
+    """Value sizes are drawn uniformly from minimum to maximum, both included; or by weight from `sizes`."""
 
-    sizes: drawn from this list by weight instead. sizes_file: lines of `size weight`, which take the place of `sizes`
-    when the plan is loaded. kind: what their bytes are. compressible: the share of each value that a compressor takes
-    away. verify: each value carries its key and a checksum, which is looked at whenever it is read.
-    """
+    heading: ClassVar[str] = DATA
 
-    minimum_bytes: Bytes = field(default=Bytes(32), name="minimum")
-    maximum_bytes: Bytes = field(default=Bytes(32), name="maximum")
-    sizes: tuple[SizeWeight, ...] = ()
-    sizes_file: str | None = None
-    kind: ValueKind = ValueKind.BINARY
-    compressible: Share = 0.0
-    verify: bool = False
+    minimum_bytes: Annotated[Bytes, described("smallest size")] = field(default=Bytes(32), name="minimum")
+    maximum_bytes: Annotated[Bytes, described("largest size, included")] = field(default=Bytes(32), name="maximum")
+    sizes: Annotated[
+        tuple[SizeWeight, ...],
+        described(
+            "sizes with weights",
+            Option(
+                flag="--data-size-list",
+                metavar="SIZE:WEIGHT,...",
+                parse=weighted_sizes,
+                help="sizes drawn by weight from this list",
+            ),
+        ),
+    ] = ()
+    sizes_file: Annotated[
+        str | None,
+        setting("--data-size-file", metavar="FILE", help="sizes drawn from this file's lines of SIZE WEIGHT"),
+    ] = None
+    kind: Annotated[
+        ValueKind,
+        setting(
+            "--data-kind", help="content of values: any bytes, letters and digits, or a JSON object (8 bytes or more)"
+        ),
+    ] = ValueKind.BINARY
+    compressible: Annotated[
+        Share,
+        setting("--data-compressible", metavar="SHARE", help="share of each value that a compressor can take away"),
+    ] = 0.0
+    verify: Annotated[
+        bool,
+        setting("--data-verify", is_switch=True, help="values carry their key and a checksum, and reads check both"),
+    ] = False
 
 
 class Expiry(Section, frozen=True, kw_only=True):
-    """Time to live, drawn uniformly from minimum..maximum in whole seconds; `SET` of the table gets it as EX, templates
-    name it as `__ttl__`. Both 0: none."""
+    """Time to live, drawn uniformly from minimum to maximum in whole seconds. The table's `SET` passes it as EX;
+    templates name it as `__ttl__`. Both 0: none."""
 
-    minimum_s: Seconds = field(default=Seconds(0), name="minimum")
-    maximum_s: Seconds = field(default=Seconds(0), name="maximum")
+    minimum_s: Annotated[Seconds, described("shortest time to live")] = field(default=Seconds(0), name="minimum")
+    maximum_s: Annotated[Seconds, described("longest time to live")] = field(default=Seconds(0), name="maximum")
 
 
 class Script(Section, frozen=True, kw_only=True):
-    """A Lua script, loaded before the run; a template names its digest as `__sha(name)__`: EVALSHA __sha(name)__ ..."""
+    """A Lua script, loaded before the run. Templates name its digest: `EVALSHA __sha(name)__ ...`."""
 
-    name: Name
-    lua: str
+    name: Annotated[Name, described("name in `__sha(name)__`")]
+    lua: Annotated[str, described("the source")]
 
 
 class Preload(Section, frozen=True, kw_only=True):
-    """A command that is issued once for each key of the range before the run; its keys are the workload's, but for what
-    is said here. times: so often for each key, to fill lists and the like."""
+    """A command that is issued once for each key of the range before the run. Its keys are the workload's, except for
+    the settings that it has itself."""
 
-    command: str = "SET"
-    key_prefix: str | None = None
-    key_minimum: Count | None = None
-    key_maximum: Count | None = None
-    times: AtLeastOne = 1
+    command: Annotated[str, described("a command of the table that writes, or a template")] = "SET"
+    key_prefix: Annotated[str | None, described("its own `keys.prefix`")] = None
+    key_minimum: Annotated[Count | None, described("its own `keys.minimum`")] = None
+    key_maximum: Annotated[Count | None, described("its own `keys.maximum`")] = None
+    times: Annotated[AtLeastOne, described("how often for each key, such as to fill lists")] = 1
 
 
 class PubSub(Section, frozen=True, kw_only=True):
-    """SUBSCRIBE in a mix: each worker thread holds so many subscriptions at a time, and gives up the oldest for a new
-    one. grace: how long after the load messages under way are waited for."""
+    """SUBSCRIBE in a mix: each worker thread has a number of subscriptions, and replaces the oldest by a new one."""
 
-    channels_per_thread: AtLeastOne = 10
-    grace_s: Seconds = field(default=Seconds(1.0), name="grace")
+    heading: ClassVar[str] = WORKLOAD
+
+    channels_per_thread: Annotated[
+        AtLeastOne, setting("--channels-per-thread", help="subscriptions of each worker thread at a time")
+    ] = 10
+    grace_s: Annotated[
+        Seconds, setting("--pubsub-grace", help="longest wait for messages on their way at the end of the load")
+    ] = field(default=Seconds(1.0), name="grace")
 
 
 class Workload(Section, frozen=True, kw_only=True):
-    """What is issued. `profile` names the built-in workload whose keys lie under those given here; `sources` lays
-    them there before this type is made, so `commands` is never empty in a plan that was loaded.
+    """What is issued. In a plan that was loaded `commands` is never empty: loading fills in what the profile says."""
 
-    pipeline: commands per round trip. transaction: commands per MULTI/EXEC; 0 for none. setup: commands issued once
-    before the run, or once for each key of the range when they name `__key__`; an answer of BUSYGROUP is fine.
-    flush_before: empty the target before the run, which also has to be confirmed on the command line.
-    """
+    heading: ClassVar[str] = WORKLOAD
 
-    profile: str | None = None
-    commands: tuple[Command, ...] = ()
-    keys: Keys = Keys()
-    values: Values = Values()
-    expiry: Expiry = Expiry()
-    pipeline: AtLeastOne = 1
-    transaction: NotNegative = 0
-    scripts: tuple[Script, ...] = ()
-    setup: tuple[str, ...] = ()
-    preload: tuple[Preload, ...] = ()
-    pubsub: PubSub = PubSub()
-    flush_before: bool = False
-    clean_up: CleanUp = CleanUp.NONE
+    profile: Annotated[
+        str | None,
+        setting(
+            "--profile",
+            metavar="NAME|FILE",
+            default=DEFAULT_PROFILE,
+            help='built-in workload ("coordinator profiles" lists them), or a YAML file of your own',
+        ),
+    ] = None
+    commands: Annotated[
+        tuple[Command, ...],
+        described(
+            "the mix",
+            Option(
+                flag="--ratio", metavar="SET:GET", parse=set_get_ratio, help="a mix of SET and GET with these weights"
+            ),
+        ),
+    ] = ()
+    keys: Annotated[Keys, described("keys of all commands")] = Keys()
+    values: Annotated[
+        Values,
+        described(
+            "values of all commands",
+            Option(
+                flag="--data-size",
+                aliases=("-d",),
+                heading=DATA,
+                metavar="SIZE",
+                parse=both_ends,
+                default=str(Values().minimum_bytes),
+                help="size of every value, such as 100 or 1KiB",
+            ),
+            Option(
+                flag="--data-size-range",
+                heading=DATA,
+                metavar="MIN-MAX",
+                parse=size_range,
+                help="sizes drawn uniformly, both ends included",
+            ),
+        ),
+    ] = Values()
+    expiry: Annotated[
+        Expiry,
+        described(
+            "time to live of keys",
+            Option(
+                flag="--expiry",
+                heading=DATA,
+                metavar="TIME",
+                parse=both_ends,
+                help="time to live of the keys that SET writes, in whole seconds; __ttl__ in templates",
+            ),
+            Option(
+                flag="--expiry-range",
+                heading=DATA,
+                metavar="MIN-MAX",
+                parse=time_range,
+                help="times to live drawn uniformly",
+            ),
+        ),
+    ] = Expiry()
+    pipeline: Annotated[AtLeastOne, setting("--pipeline", help="commands per round trip")] = 1
+    transaction: Annotated[NotNegative, setting("--transaction", help="commands per MULTI/EXEC; 0 for none")] = 0
+    scripts: Annotated[tuple[Script, ...], described("Lua scripts that templates call by name")] = ()
+    setup: Annotated[
+        tuple[str, ...],
+        described(
+            "commands to issue before the run: once, or for each key of the range if they name `__key__`; the error "
+            "BUSYGROUP is ignored",
+            Option(
+                flag="--setup",
+                metavar="TEMPLATE",
+                repeatable=True,
+                parse=as_text,
+                help="a command to issue before the run, for each key if it names __key__; may be repeated",
+            ),
+        ),
+    ] = ()
+    preload: Annotated[
+        tuple[Preload, ...],
+        described(
+            "commands that fill the keys before the run",
+            Option(
+                flag="--preload",
+                metavar="[on|off]",
+                alone="on",
+                parse=preload_switch,
+                help="before the run, write each key once, by SET unless plan or profile say otherwise; off: do not",
+            ),
+        ),
+    ] = ()
+    pubsub: Annotated[PubSub, described("subscribers of the mix")] = PubSub()
+    flush_before: Annotated[
+        bool, setting("--flush-before", is_switch=True, help="empty the target before the run; needs --yes-flush too")
+    ] = False
+    clean_up: Annotated[
+        CleanUp, setting("--clean-up", help="after the run, delete every key of the plan's prefixes and ranges")
+    ] = CleanUp.NONE

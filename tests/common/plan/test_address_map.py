@@ -10,7 +10,7 @@ from common.plan.address_map import AddressMap, parse_address_map
 from common.plan.loading.sources import load_plan
 from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
-from common.plan.settings import ADDRESS_REMAP
+from common.plan.settings import SETTINGS
 
 WriteFile = Callable[[str], Path]
 
@@ -51,7 +51,8 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
 
 
 def plan_of(path: Path, *flags: str, **environ: str) -> Plan:
-    return load_plan(path, {ADDRESS_REMAP: tuple(map(parse_address_map, flags))} if flags else {}, environ)
+    [remap] = [setting for setting in SETTINGS if setting.flag == "--address-remap"]
+    return load_plan(path, {remap: tuple(map(parse_address_map, flags))} if flags else {}, environ)
 
 
 @pytest.fixture

@@ -99,51 +99,6 @@ def test_pool_groups_that_say_nothing_of_their_own_are_kept(write: WriteFile) ->
     assert [group.name for group in load(file).pools] == ["a", "main"]
 
 
-def test_every_flag_has_a_place_in_the_plan_and_a_name_of_its_own() -> None:
-    texts = {
-        "--url": "redis://u@h", "--embedded-server": "standalone", "--username": "u", "--password-env": "PW",
-        "--password-file": "pw", "--driver": "client", "--connections": "prewarm", "--client-name": "n",
-        "--retry-backoff": "constant", "--profile": "basic_rw", "--command": "GET", "--command-ratio": "1",
-        "--ratio": "1:2", "--data-size-range": "1-2", "--key-prefix": "p", "--arrivals": "poisson",
-        "--per-agent": "true", "--protocol": "2", "--tls-verify": "ca", "--tcp-pool": "blocking",
-        "--retry-on": "TimeoutError", "--keepalive": "off", "--maintenance": "auto", "--read-from": "any",
-        "--require-full-coverage": "true", "--dynamic-startup-nodes": "on", "--preload": "true",
-        "--flush-before": "true", "--clean-up": "keys", "--data-size-list": "1:2", "--data-compressible": "0.5",
-        "--data-kind": "json", "--data-verify": "true", "--expiry-range": "1s-2s", "--key-distribution": "zipfian",
-        "--hot-keys": "0.1", "--on-agent-loss": "abort",
-        "--hot-operations": "0.9", "--stage": "peak=30s@1k/s:linear", "--address-remap": "a=b",
-    }  # fmt: skip
-    for setting in SETTINGS:
-        value = setting.parse(texts.get(setting.flag, "3"))
-        assert all(path for path in setting.leaves((value,) if setting.repeatable else value))
-    names = [name for setting in SETTINGS for name in (setting.flag, *setting.aliases) if name]
-    assert len(names) == len(set(names))
-    variables = [setting.variable for setting in SETTINGS]
-    assert len(variables) == len(set(variables))
-
-
-def test_every_key_of_a_plan_file_but_lists_of_commands_and_names_can_be_said_by_a_flag_or_a_variable() -> None:
-    said = {setting.path for setting in SETTINGS}
-    said |= {"workload.commands", "workload.values.minimum", "workload.values.maximum", "pools.*.name"}
-    said |= {"workload.scripts", *(f"workload.{part}" for part in ("setup", "preload", "values.sizes"))}
-    said |= {"workload.expiry.minimum", "workload.expiry.maximum", "load.stages", "target.address_remap"}
-
-    def keys(section: Any, path: str) -> list[str]:
-        found = []
-        for field in msgspec.structs.fields(section):
-            value = getattr(section, field.name)
-            here = f"{path}.{field.encode_name}".removeprefix(".")
-            if isinstance(value, msgspec.Struct):
-                found += keys(value, here)
-            elif field.name == "pools":
-                found += keys(value[0], f"{here}.*")
-            else:
-                found.append(here)
-        return found
-
-    assert set(keys(Plan(), "")) - said == set()
-
-
 def test_redis_is_assumed_where_a_url_has_no_scheme(write: WriteFile) -> None:
     host = "127.0.0.1:6379"
     plans = [
