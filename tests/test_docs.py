@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -24,6 +25,7 @@ from coordinator.cli import main
 from coordinator.core.transitions import Phase
 from coordinator.journal_lock import LOCK_SUFFIX
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from scripts.reference.hooks import on_page_markdown
 from scripts.reference.meanings import VARIABLES
 from scripts.reference.pages import stale
 
@@ -79,6 +81,13 @@ def test_the_pages_of_the_site_are_those_of_its_menu() -> None:
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     named = [page for section in menu for pages in section.values() for page in pages]
     assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
+def test_documents_of_the_root_are_pages_of_the_site_with_links_that_work(page: str) -> None:
+    text = on_page_markdown("", SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+    assert text.splitlines()[0] in TEXTS[page.upper().replace(".MD", ".md")]
+    assert [link for link in links(text) if not (DOCS / link.partition("#")[0]).exists()] == []
 
 
 @pytest.mark.parametrize(("document", "longest"), [("README.md", 150), ("ARCHITECTURE.md", 200)])
