@@ -1,21 +1,9 @@
-"""What the keys of summary.json, the exit codes and some variables mean, in one phrase each.
+"""What the keys of summary.json mean, and variables that are no flags of the plan, in one phrase each.
 
 The reference takes names and types from the code, and their meanings from here. A key without a meaning fails a test.
 """
 
 from __future__ import annotations
-
-EXIT_CODES = {
-    0: "done, also with a `suspect` verdict",
-    1: "a bug in redis-stampede; one line names the file with the traceback",
-    2: "usage: a flag, an address or a file that cannot be used; or the run's journal or files cannot be written",
-    3: "the plan is not valid",
-    4: "the target cannot be reached or refused us, or was lost during the run and did not come back",
-    5: "agents are missing, or more were lost than `--tolerate-lost` allows; `agent join`: no coordinator, or refused",
-    6: "reserved: a threshold of the plan was not met (plans have no thresholds yet)",
-    7: "the result is `invalid`",
-    130: "interrupted",
-}
 
 VARIABLES = {
     "STAMPEDE_PASSWORD": "the target's password; no flag takes it, because process lists show command lines",
