@@ -36,14 +36,14 @@ def normal_shares(cells: list[tuple[int, int]], median: float, deviation: float)
     return shares / shares.sum()
 
 
-def test_uniform_draws_every_number_alike() -> None:
+def test_uniform_draws_every_number_equally_often() -> None:
     shares = np.full(100, 0.01)
     assert fits(draw(numbers("uniform", maximum=100)), EACH, shares)
     assert not fits(draw(numbers("uniform", maximum=99)), EACH, shares)
     assert not fits(draw(numbers("zipfian", maximum=100, exponent=0.05)), EACH, shares)
 
 
-def test_sequential_goes_through_the_range_in_order_and_over_again() -> None:
+def test_sequential_repeats_the_range_in_order() -> None:
     drawn = numbers("sequential", thread=3, threads=4, minimum=5, maximum=9)
     found = np.concatenate([draw(drawn, count) for count in (3, 0, 4, 6)])
     assert found.tolist() == [5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6, 7]
@@ -63,7 +63,7 @@ def test_parallel_gives_each_worker_a_part_of_its_own_in_order(low: int, size: i
 
 
 @given(size=st.integers(1, 300), threads=st.integers(1, 40))
-def test_as_many_requests_as_keys_use_each_key_once_with_parallel_keys(size: int, threads: int) -> None:
+def test_with_parallel_keys_as_many_requests_as_keys_use_each_key_once(size: int, threads: int) -> None:
     used: Counter[int] = Counter()
     for thread in range(threads):
         quota = quota_of(size, thread, threads)
@@ -74,8 +74,10 @@ def test_as_many_requests_as_keys_use_each_key_once_with_parallel_keys(size: int
 
 @pytest.mark.parametrize(("median", "deviation"), [(None, None), (30, 8.0), (1, 40.0), (100, 10.0), (60, 5000.0)])
 def test_gaussian_is_the_normal_distribution_within_the_range(median: int | None, deviation: float | None) -> None:
-    said = {"median": median, "deviation": deviation}
-    drawn = draw(numbers("gaussian", maximum=100, **{key: value for key, value in said.items() if value is not None}))
+    settings = {"median": median, "deviation": deviation}
+    drawn = draw(
+        numbers("gaussian", maximum=100, **{key: value for key, value in settings.items() if value is not None})
+    )
     median_, deviation_ = median or 50.5, deviation or 16.5
     assert fits(drawn, EACH, normal_shares(EACH, median_, deviation_))
     if deviation_ < 100:
@@ -84,19 +86,19 @@ def test_gaussian_is_the_normal_distribution_within_the_range(median: int | None
 
 
 @pytest.mark.parametrize("low", [2**53 - 1, 2**60 - 3])
-def test_gaussian_reaches_all_of_a_small_range_of_large_numbers(low: int) -> None:
-    said = {"minimum": low, "maximum": low + 3, "deviation": 1.0}
-    assert set(draw(numbers("gaussian", **said), 300).tolist()) == set(range(low, low + 4))
-    assert set(draw(numbers("gaussian", **{**said, "median": low + 1, "deviation": 0}), 9).tolist()) == {low + 1}
+def test_gaussian_draws_every_number_of_a_small_range_of_large_numbers(low: int) -> None:
+    settings = {"minimum": low, "maximum": low + 3, "deviation": 1.0}
+    assert set(draw(numbers("gaussian", **settings), 300).tolist()) == set(range(low, low + 4))
+    assert set(draw(numbers("gaussian", **{**settings, "median": low + 1, "deviation": 0}), 9).tolist()) == {low + 1}
 
 
-def test_gaussian_without_deviation_is_its_median() -> None:
+def test_gaussian_without_deviation_draws_the_median() -> None:
     assert set(draw(numbers("gaussian", maximum=100, median=7, deviation=0), 100).tolist()) == {7}
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 10**6, 10**9])
 @pytest.mark.parametrize("exponent", [0, 0.5, 0.99, 1, 1.2, 3])
-def test_zipfian_draws_each_number_as_its_rank_says(exponent: float, size: int) -> None:
+def test_zipfian_draws_each_number_by_its_rank(exponent: float, size: int) -> None:
     cells = rank_cells(size)
     drawn = draw(numbers("zipfian", maximum=size, exponent=exponent))
     assert fits(drawn, cells, zipf_shares(cells, size, exponent))
@@ -104,7 +106,7 @@ def test_zipfian_draws_each_number_as_its_rank_says(exponent: float, size: int) 
 
 @pytest.mark.parametrize("size", [100, 10**9])
 @pytest.mark.parametrize("exponent", [0.5, 0.99, 1, 1.2])
-def test_a_neighbouring_exponent_or_range_is_told_from_the_right_one(exponent: float, size: int) -> None:
+def test_the_check_of_zipfian_detects_another_exponent_or_range(exponent: float, size: int) -> None:
     cells = rank_cells(size)
     shares = zipf_shares(cells, size, exponent)
     for wrong in (exponent - 0.02, exponent + 0.02):
@@ -113,8 +115,8 @@ def test_a_neighbouring_exponent_or_range_is_told_from_the_right_one(exponent: f
     assert not fits(smaller, cells, shares)
 
 
-def test_the_shares_of_ranks_are_right() -> None:
-    """The integral that stands for a sum is held against the sum."""
+def test_the_expected_shares_of_ranks_are_right() -> None:
+    """The integral that replaces a sum is compared with the sum."""
     cells = rank_cells(10**6)
     ranks = np.arange(1, 10**6 + 1, dtype=np.float64)
     for exponent in (0.0, 0.5, 0.99, 1.0, 1.2):
@@ -146,7 +148,7 @@ def test_latest_follows_the_newest_key_from_draw_to_draw() -> None:
 
 
 @pytest.mark.parametrize(("hot_keys", "hot_operations"), [(0.2, 0.8), (0.05, 0.5), (0.5, 0.0), (0.001, 1.0)])
-def test_hotspot_draws_its_share_among_the_first_keys(hot_keys: float, hot_operations: float) -> None:
+def test_hotspot_draws_its_share_from_the_first_keys(hot_keys: float, hot_operations: float) -> None:
     drawn = draw(numbers("hotspot", maximum=100, hot_keys=hot_keys, hot_operations=hot_operations))
     hot = max(1, round(100 * hot_keys))
     shares = np.r_[np.full(hot, hot_operations / hot), np.full(100 - hot, (1 - hot_operations) / (100 - hot))]
@@ -163,7 +165,7 @@ def test_hotspot_of_the_whole_range_is_uniform() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind.value for kind in Distribution])
-def test_the_same_seed_draws_the_same_and_all_lie_within_the_range(kind: str) -> None:
+def test_the_same_seed_draws_the_same_numbers_all_within_the_range(kind: str) -> None:
     first, second = (draw(numbers(kind, minimum=3, maximum=2**40), 5000) for _ in range(2))
     assert first.tolist() == second.tolist()
     assert first.min() >= 3

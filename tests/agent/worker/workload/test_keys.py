@@ -14,7 +14,7 @@ from common.redis_client import slot_of
     numbers=st.lists(st.integers(0, 2**60), max_size=20),
     tag=st.integers(0, 1000),
 )
-def test_keys_are_those_that_everybody_else_reckons_with(prefix: str, numbers: list[int], tag: int) -> None:
+def test_keys_have_the_form_of_key_text(prefix: str, numbers: list[int], tag: int) -> None:
     keyspace = Keyspace(prefix, 0, 2**60, tag)
     drawn = np.array(numbers, dtype=np.int64)
     texts = list(keyspace.texts(drawn))
@@ -35,7 +35,7 @@ def test_keys_are_those_that_everybody_else_reckons_with(prefix: str, numbers: l
     tag=st.sampled_from([0, 0, 1, 7, 1000]),
 )
 @settings(deadline=None)
-def test_slots_are_those_of_a_cluster(prefix: str, numbers: list[int], more: list[int], tag: int) -> None:
+def test_slots_are_the_slots_of_a_cluster(prefix: str, numbers: list[int], more: list[int], tag: int) -> None:
     keyspace = Keyspace(prefix, 0, 2**60, tag)
     drawn = np.array(numbers + more, dtype=np.int64)
     for part in (drawn, drawn[drawn < 10_000], drawn[drawn < 10**8]):
@@ -43,7 +43,7 @@ def test_slots_are_those_of_a_cluster(prefix: str, numbers: list[int], more: lis
 
 
 @given(tag=st.integers(1, 50), low=st.integers(0, 99), size=st.integers(1, 100), count=st.integers(1, 8))
-def test_siblings_are_of_the_tag_and_the_range_and_differ_where_they_can(
+def test_siblings_have_the_tag_lie_in_the_range_and_differ_where_they_can(
     tag: int, low: int, size: int, count: int
 ) -> None:
     keyspace = Keyspace("k", low, low + size - 1, tag)
@@ -56,7 +56,7 @@ def test_siblings_are_of_the_tag_and_the_range_and_differ_where_they_can(
         assert len(set(row)) == min(count, len(group))
 
 
-def test_siblings_are_all_alike() -> None:
+def test_siblings_are_drawn_uniformly() -> None:
     keyspace = Keyspace("k", 0, 9, 5)
     found = keyspace.siblings(np.random.default_rng(1), np.full(20_000, 7), 2)[:, 1]
     shares = np.bincount(found, minlength=10) / 20_000
@@ -65,7 +65,7 @@ def test_siblings_are_all_alike() -> None:
 
 
 @given(tag=st.integers(1, 50), low=st.integers(0, 99), size=st.integers(1, 100))
-def test_a_number_within_a_tag_is_of_the_range(tag: int, low: int, size: int) -> None:
+def test_a_number_within_a_tag_lies_in_the_range(tag: int, low: int, size: int) -> None:
     keyspace = Keyspace("k", low, low + size - 1, tag)
     generator = np.random.default_rng(1)
     tags = generator.integers(low, low + size, 50) // tag

@@ -12,17 +12,11 @@ from redis.connection import HiredisRespSerializer
 from agent.worker.workload.encoding.stream import PackedBlock, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
-from common.plan.schema import Workload
 from common.redis_client import SLOTS, slot_of
-from common.serde import from_builtins
+from tests.support.workloads import mix_of
 
 PACKER = HiredisRespSerializer()
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
-
-
-def mix(*commands: str | dict[str, Any], tag: int = 0, **workload: Any) -> CommandMix:
-    listed = [{"command": command} if isinstance(command, str) else command for command in commands]
-    return CommandMix(from_builtins({"commands": listed, **workload}, Workload), 1, tag)
 
 
 WORDS = st.sampled_from(
@@ -73,7 +67,7 @@ COMMANDS = st.builds(
     st.lists(WORDS, min_size=1, max_size=4),
     st.sampled_from([1, 0.05, 7]),
 )
-TABLED = st.sampled_from(["SET", "GET", "MGET __keys(2)__", "PING", "=DBSIZE", "SETEX", "HSET", "GET fixed"]).map(
+TABLE_NAMES = st.sampled_from(["SET", "GET", "MGET __keys(2)__", "PING", "=DBSIZE", "SETEX", "HSET", "GET fixed"]).map(
     lambda name: {"command": name}
 )
 KEYS = st.builds(
@@ -81,8 +75,8 @@ KEYS = st.builds(
         "prefix": prefix, "minimum": low, "maximum": min(low + size, 1 << 60), "distribution": kind,
     },
     st.one_of(TEXTS, st.sampled_from(["", "%d{", "{tag}:", "{}", "a{b", "}{x}{y", "{é}%", "stampede:"])),
-    st.one_of(st.integers(0, 1200), st.integers(0, 1 << 60)),
-    st.one_of(st.integers(0, 3000), st.integers(0, 10**9), st.integers(0, 1 << 60)),
+    st.one_of(st.integers(0, 1200), st.integers(0, 1 << 60), st.integers(2, 17).map(lambda power: 10**power - 40)),
+    st.one_of(st.just(80), st.integers(0, 3000), st.integers(0, 10**9), st.integers(0, 1 << 60)),
     st.sampled_from(["uniform", "sequential", "parallel", "gaussian", "zipfian", "latest", "hotspot"]),
 )  # fmt: skip
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 1200), st.just(100))
@@ -100,11 +94,11 @@ VALUES = st.one_of(
     ),
 )
 MIXES = st.builds(
-    lambda commands, keys, values, expiry, tag: mix(
+    lambda commands, keys, values, expiry, tag: mix_of(
         *commands, keys=keys, values=values, tag=tag, expiry={"minimum": expiry[0], "maximum": expiry[0] + expiry[1]},
         scripts=[{"name": "one", "lua": "return 1"}],
     ),
-    st.lists(st.one_of(COMMANDS, TABLED), min_size=1, max_size=4),
+    st.lists(st.one_of(COMMANDS, TABLE_NAMES), min_size=1, max_size=4),
     KEYS,
     VALUES,
     st.tuples(st.integers(1, 200_000), st.integers(0, 200_000)),
@@ -113,7 +107,7 @@ MIXES = st.builds(
 
 
 def requests(packed: PackedBlock) -> list[bytes]:
-    """The requests of a block, which is right in itself."""
+    """The requests of a block whose parts agree with each other."""
     assert packed.offsets[0] == 0
     assert packed.offsets[-1] == len(packed.payload)
     assert packed.sizes.tolist() == np.diff(packed.offsets).tolist()
@@ -121,57 +115,28 @@ def requests(packed: PackedBlock) -> list[bytes]:
     return [packed.payload[begin:end] for begin, end in zip(packed.offsets, packed.offsets[1:], strict=False)]
 
 
-def drawn(
+def expected_operations(
     mixed: CommandMix, count: int, *, block: int, thread: int = 0, threads: int = 1
 ) -> list[tuple[int, Any, bytes]]:
-    """Row, arguments and request of the operations that client libraries are given."""
+    """(row, arguments, request as redis-py packs it) of the operations that the other drivers issue."""
     operations = islice(draw_operations(mixed, 5, thread, threads, block=block), count)
     return [(row, arguments, b"".join(PACKER.pack(*arguments))) for row, arguments, _, _ in operations]
 
 
 @given(mixed=MIXES, block=st.integers(1, 80), threads=st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
-def test_requests_are_those_of_the_operations_that_client_libraries_are_given(
+def test_packed_requests_are_the_bytes_that_redis_py_sends_for_the_same_operations(
     mixed: CommandMix, block: int, threads: int
 ) -> None:
     stream = draw_packed(mixed, 5, threads - 1, threads, block=block)
     blocks = [stream.block() for _ in range(3)]
-    expected = drawn(mixed, 3 * block, block=block, thread=threads - 1, threads=threads)
+    expected = expected_operations(mixed, 3 * block, block=block, thread=threads - 1, threads=threads)
     assert [request for packed in blocks for request in requests(packed)] == [request for _, _, request in expected]
     assert [row for packed in blocks for row in packed.rows.tolist()] == [row for row, _, _ in expected]
     assert {packed.node for packed in blocks} == {0}
 
 
-@pytest.mark.parametrize(
-    "commands",
-    [
-        ("SET", "GET"),
-        (f"SET __key__ {'x' * 90}", f"SET {'y' * 90} __key__ a b"),
-        ("MSET __pairs(20)__", "MGET __keys(30)__"),
-        ("SET __new_key__ __data__", "GET"),
-        ("SETEX", "HSET", "ZADD", "LPUSH"),
-    ],
-)
-@pytest.mark.parametrize(("tag", "around"), [(0, 10_000), (0, 10**8), (7, 10**8), (0, 10**16), (100, 10**12), (0, 40)])
-def test_requests_are_right_where_numbers_grow_by_a_digit(commands: tuple[str, ...], tag: int, around: int) -> None:
-    keys = {"minimum": around - 40, "maximum": around + 40}
-    mixed = mix(*commands, keys=keys, values={"minimum": 90, "maximum": 110}, tag=tag)
-    stream = draw_packed(mixed, 5, 0, block=200)
-    expected = [request for _, _, request in drawn(mixed, 400, block=200)]
-    assert requests(stream.block()) + requests(stream.block()) == expected
-
-
-@pytest.mark.parametrize("kind", ["binary", "text", "json"])
-@pytest.mark.parametrize(("low", "high"), [(8, 8), (60, 60), (8, 70)])
-def test_requests_have_values_of_each_kind(kind: str, low: int, high: int) -> None:
-    values = {"minimum": low, "maximum": high, "kind": kind}
-    mixed = mix("SET", "APPEND __key__ a__data__:__data:d__ __data:d__", "GETSET __key__ __text__", values=values)
-    stream = draw_packed(mixed, 5, 0, block=200)
-    expected = [request for _, _, request in drawn(mixed, 400, block=200)]
-    assert requests(stream.block()) + requests(stream.block()) == expected
-
-
-SPLIT: list[tuple[str, int | None]] = [
+FIRST_KEYS: list[tuple[str, int | None]] = [
     ("SET", 1),
     ("GET __key__", 1),
     ("INCR fixed", 1),
@@ -187,24 +152,25 @@ SPLIT: list[tuple[str, int | None]] = [
     ("ECHO __data__", None),
     ("WHATEVER literal", None),
 ]
+"""(template, index of its first key)."""
 
 
 @given(
-    chosen=st.lists(st.sampled_from(SPLIT), min_size=1, max_size=5, unique=True),
+    chosen=st.lists(st.sampled_from(FIRST_KEYS), min_size=1, max_size=5, unique=True),
     keys=KEYS,
     tag=st.sampled_from([0, 3]),
     nodes=st.integers(-1, 4),
     block=st.sampled_from([1, 3, 70]),
 )
 @settings(max_examples=100, deadline=None)
-def test_requests_go_to_the_node_of_their_first_keys_slot_in_their_order(
+def test_requests_go_to_the_node_of_their_first_key_in_order(
     chosen: list[tuple[str, int | None]], keys: dict[str, Any], tag: int, nodes: int, block: int
 ) -> None:
     listed = [{"command": command, "weight": 1 + number} for number, (command, _) in enumerate(chosen)]
-    mixed = mix(*listed, keys=keys, tag=tag, scripts=[{"name": "one", "lua": "return 1"}])
+    mixed = mix_of(*listed, keys=keys, tag=tag, scripts=[{"name": "one", "lua": "return 1"}])
     owners = np.random.default_rng(3).integers(-1, nodes + 1, SLOTS)
     stream = draw_packed(mixed, 5, 0, block=block)
-    expected = drawn(mixed, 2 * block, block=block)
+    expected = expected_operations(mixed, 2 * block, block=block)
     for number in range(2):
         ours = expected[block * number :][:block]
         blocks = stream.blocks(owners)
@@ -227,8 +193,8 @@ def test_requests_go_to_the_node_of_their_first_keys_slot_in_their_order(
 
 @given(batch=st.integers(1, 9), tag=st.integers(1, 30), block=st.integers(1, 60))
 @settings(max_examples=50, deadline=None)
-def test_batches_that_keep_to_one_slot_stay_whole(batch: int, tag: int, block: int) -> None:
-    mixed = mix(
+def test_a_batch_in_one_slot_stays_whole(batch: int, tag: int, block: int) -> None:
+    mixed = mix_of(
         "SET",
         "MGET __keys(3)__",
         "ECHO __seq__",
@@ -240,7 +206,7 @@ def test_batches_that_keep_to_one_slot_stay_whole(batch: int, tag: int, block: i
     stream = draw_packed(mixed, 5, 0, block=block)
     size = -(-block // batch) * batch
     blocks = stream.blocks(owners)
-    expected = [request for _, _, request in drawn(mixed, size, block=block)]
+    expected = [request for _, _, request in expected_operations(mixed, size, block=block)]
     left = {packed.node: requests(packed) for packed in blocks}
     assert all(len(each) % batch == 0 for each in left.values())
     while expected:
@@ -253,14 +219,14 @@ def test_batches_that_keep_to_one_slot_stay_whole(batch: int, tag: int, block: i
         del left[node][:batch]
 
 
-def test_requests_without_keys_go_everywhere() -> None:
-    blocks = draw_packed(mix("PING"), 1, 0, block=3000).blocks(np.arange(SLOTS) % 3)
+def test_requests_without_keys_go_to_all_nodes() -> None:
+    blocks = draw_packed(mix_of("PING"), 1, 0, block=3000).blocks(np.arange(SLOTS) % 3)
     assert [packed.node for packed in blocks] == [0, 1, 2]
     assert all(len(packed.rows) > 900 for packed in blocks)
 
 
-def test_splitting_does_not_change_what_is_drawn() -> None:
-    mixed = mix("SET", "PING", "GET", keys={"distribution": "zipfian"})
+def test_splitting_does_not_change_what_is_expected_operations() -> None:
+    mixed = mix_of("SET", "PING", "GET", keys={"distribution": "zipfian"})
     one, other = draw_packed(mixed, 1, 0, block=100), draw_packed(mixed, 1, 0, block=100)
     owners = np.arange(SLOTS) % 2
     for _ in range(3):
@@ -269,12 +235,12 @@ def test_splitting_does_not_change_what_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 1024, 40_000, 3 << 20])
-def test_a_block_has_a_bearable_size_whatever_the_values(size: int) -> None:
-    packed = draw_packed(mix("SET", "GET", values={"minimum": size, "maximum": size}), 1, 0).block()
+def test_the_size_of_a_block_is_limited_for_values_of_any_size(size: int) -> None:
+    packed = draw_packed(mix_of("SET", "GET", values={"minimum": size, "maximum": size}), 1, 0).block()
     assert len(packed.payload) <= max(1 << 20, 2 * size)
 
 
-def test_what_depends_on_replies_is_refused() -> None:
-    for mixed in (mix("SCAN"), mix("GET", values={"verify": True})):
+def test_a_mix_that_depends_on_replies_is_refused() -> None:
+    for mixed in (mix_of("SCAN"), mix_of("GET", values={"verify": True})):
         with pytest.raises(AssertionError, match="expected"):
             draw_packed(mixed, 1, 0)
