@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from common.plan.loading.secrets import redacted
-from common.plan.plan_text import plan_hash, plan_yaml
+from common.plan.plan_text import plan_hash, plan_yaml, redacted
 from common.plan.planned_commands import is_cluster
 from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
 from common.plan.timeline import Leg, operations_due, timeline

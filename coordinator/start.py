@@ -49,7 +49,7 @@ from coordinator.report.styles import console_for
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report.summary_types import Summary
-from coordinator.run_folder import Place, new_id, new_place, place_to_resume
+from coordinator.run_folder import RunFolder, new_run_folder, new_run_id, reopen_run_folder
 from coordinator.servers.cleanup import Cleaning, Tally, delete_written
 from coordinator.servers.counters import read_server_counts
 from coordinator.servers.facts import probe
@@ -75,14 +75,18 @@ class Ended:
 def start(plan: Plan, options: StartOptions) -> int:
     """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
     people = console_for(stderr=True)
-    place = new_place(options.out, new_id()) if options.resume is None else place_to_resume(options.resume, options.out)
-    ended = conduct(plan, options, place, people)
+    folder = (
+        new_run_folder(options.out, new_run_id())
+        if options.resume is None
+        else reopen_run_folder(options.resume, options.out)
+    )
+    ended = conduct(plan, options, folder, people)
     code = ended.exit_code
     if (summary := ended.summary) is not None:
         draw = partial(print_summary, summary=summary, hide_histogram=options.hide_histogram)
         code = deliver(draw, summary.to_json(), options, people, ended.unwritten, code)
         if not ended.unwritten and not options.silent:
-            say(people, f"run folder: {place.folder}")
+            say(people, f"run folder: {folder.path}")
     if ended.text and ended.exit_code:
         say(people, f"coordinator: {ended.text}")
     return code
@@ -108,21 +112,21 @@ def deliver(
     return code or (UsageError.exit_code if unwritten else EXIT_OK)
 
 
-def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
-    """Run a plan to its end, leave its files, and close its place. Raises StampedeError for what prevents a start."""
+def conduct(plan: Plan, options: StartOptions, folder: RunFolder, people: Console) -> Ended:
+    """Run a plan to its end, leave its files, and close its folder. Raises StampedeError for what prevents a start."""
     with ExitStack() as stack:
-        stack.enter_context(place)
+        stack.enter_context(folder)
         _confirm_flush(plan, options)
-        plan = _with_agents(plan, resuming=place.resumed)
-        endpoint = _endpoint(plan, options, place.aggregate)
-        if plan.target.embedded is not None and not place.resumed:
+        plan = _with_agents(plan, resuming=folder.is_resumed)
+        endpoint = _endpoint(plan, options, folder.aggregate)
+        if plan.target.embedded is not None and not folder.is_resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
             plan = _aimed_at(plan, server.url)
-        if place.aggregate.opened is not None:
+        if folder.aggregate.opened is not None:
             # The target of a resumed run may be what is down: its frames are collected all the same.
-            facts = place.aggregate.opened.target
+            facts = folder.aggregate.opened.target
             # It goes on as it was planned; only passwords are not in its journal.
-            plan = with_secrets_of(_aimed_at(place.aggregate.opened.plan, facts.url), plan)
+            plan = with_secrets_of(_aimed_at(folder.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
             refuse_misfits(plan)
@@ -131,31 +135,31 @@ def conduct(plan: Plan, options: StartOptions, place: Place, people: Console) ->
         # it for ever.
         with caught_signals() as signals:
             try:
-                end = _serve(plan, options, place, facts, people, endpoint, signals)
+                end = _serve(plan, options, folder, facts, people, endpoint, signals)
             except Exception as error:
-                if place.aggregate.started is None:
-                    place.discard()
-                if place.aggregate.closed is None or place.ended:
+                if folder.aggregate.started is None:
+                    folder.discard()
+                if folder.aggregate.closed is None or folder.has_ended:
                     raise
-                end = End(*explained(error, place.folder / ERROR_FILE), place.aggregate.closed.outcome)
+                end = End(*explained(error, folder.path / ERROR_FILE), folder.aggregate.closed.outcome)
             told_to_end = signals.take() > 0
-        return Ended(end.exit_code, end.text) if end.outcome is None else _reported(end, place, told_to_end)
+        return Ended(end.exit_code, end.text) if end.outcome is None else _reported(end, folder, told_to_end)
 
 
-def _reported(end: End, place: Place, told_to_end: bool) -> Ended:
+def _reported(end: End, folder: RunFolder, told_to_end: bool) -> Ended:
     """The report of a run that began, and its files."""
-    opened = place.aggregate.opened
+    opened = folder.aggregate.opened
     assert opened is not None
     try:
-        summary = build_summary(place.aggregate)
+        summary = build_summary(folder.aggregate)
     except Exception as error:  # noqa: BLE001 - the journal has the results: name it even after a bug
-        code, text = explained(error, place.folder / ERROR_FILE)
+        code, text = explained(error, folder.path / ERROR_FILE)
         return Ended(
-            end.exit_code or code, f"cannot report on the run: {text}; its records are in {place.folder / JOURNAL_FILE}"
+            end.exit_code or code, f"cannot report on the run: {text}; its records are in {folder.path / JOURNAL_FILE}"
         )
-    unwritten = write_run_files(place.folder, opened.plan, summary, place.aggregate)
-    if not unwritten and not place.is_intact:
-        unwritten = [f"{place.folder / JOURNAL_FILE}: the journal was deleted or moved during the run"]
+    unwritten = write_run_files(folder.path, summary, folder.aggregate)
+    if not unwritten and not folder.is_intact:
+        unwritten = [f"{folder.path / JOURNAL_FILE}: the journal was deleted or moved during the run"]
     invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
     code = InvalidResultError.exit_code if invalid else end.exit_code
     return Ended(code, end.text, summary, told_to_end, tuple(unwritten))
@@ -190,13 +194,13 @@ def _prepare_target(plan: Plan, facts: TargetFacts, tell: Callable[[str], None])
 def _serve(
     plan: Plan,
     options: StartOptions,
-    place: Place,
+    folder: RunFolder,
     facts: TargetFacts,
     people: Console,
     endpoint: str,
     signals: Signals,
 ) -> End:
-    credentials = _credentials(options, place)
+    credentials = _credentials(options, folder)
     curve = None if credentials is None else credentials.coordinator
     local = plan.fleet.local_agents
     with ExitStack() as stack:
@@ -204,11 +208,11 @@ def _serve(
         listener = stack.enter_context(Listener(context, endpoint, curve))
         view = stack.enter_context(open_live(people, options.quiet))
         bound = parse_endpoint(listener.endpoint)
-        view.note(f"run {place.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
+        view.note(f"run {folder.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
         view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
         setup = Setup(
             plan=plan,
-            run_id=place.run_id,
+            run_id=folder.run_id,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             target=facts,
             expected=local + plan.fleet.expect_agents,
@@ -218,15 +222,15 @@ def _serve(
             open_files_limit=open_files_limit(),
             keys="" if credentials is None else credentials.fingerprint,
         )
-        if place.ended:
-            lost = [name for name, agent in place.aggregate.agents.items() if not agent.finished and not agent.left]
+        if folder.has_ended:
+            lost = [name for name, agent in folder.aggregate.agents.items() if not agent.finished and not agent.left]
             if lost:
                 text = f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait"
                 view.note(text, trouble=True)
-        elif stop := place.aggregate.load_stop:
+        elif stop := folder.aggregate.load_stop:
             view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
         agents = stack.enter_context(LocalAgents())
-        if not place.resumed:
+        if not folder.is_resumed:
             agents.start(
                 local,
                 # Every interface is also the loopback.
@@ -236,16 +240,16 @@ def _serve(
                 wait_s=float(plan.fleet.wait_s),
                 withheld=secret_variables(plan.target),
             )
-        delete = _deletion(plan, place.aggregate)
-        explain = partial(explained, file=place.folder / ERROR_FILE)
+        delete = _deletion(plan, folder.aggregate)
+        explain = partial(explained, file=folder.path / ERROR_FILE)
         coordinator = Coordinator(
-            _run(replace(setup, local_pids=agents.pids), place),
-            place.aggregate,
+            _run(replace(setup, local_pids=agents.pids), folder),
+            folder.aggregate,
             listener=listener,
             signals=signals,
             local_agents=agents,
             view=view,
-            open_journal=lambda: place.open_journal(plan),
+            open_journal=lambda: folder.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
             clean=lambda: Cleaning(delete, explain),
             explain=explain,
@@ -253,19 +257,19 @@ def _serve(
         return coordinator.serve()
 
 
-def _credentials(options: StartOptions, place: Place) -> Credentials | None:
+def _credentials(options: StartOptions, folder: RunFolder) -> Credentials | None:
     """The keys that secure connections; None for --insecure. Raises UsageError for keys other than those of the run
     that is resumed: its agents would be refused one by one, without the reason."""
-    opened = place.aggregate.opened
+    opened = folder.aggregate.opened
     used = None if opened is None else opened.keys  # None: a new run, or a journal of an earlier release
-    resume = f"--resume {place.run_id}: its agents would be refused"
+    resume = f"--resume {folder.run_id}: its agents would be refused"
     if options.insecure:
         if used:
             raise UsageError(f"{resume}: the run uses CURVE with a token, got --insecure; resume it without --insecure")
         return None
     if used == "":
         raise UsageError(f"{resume}: the run was started with --insecure, got no --insecure; add it")
-    found = coordinator_credentials(options.token_file, options.token_variables, os.environ, resuming=place.resumed)
+    found = coordinator_credentials(options.token_file, options.token_variables, os.environ, resuming=folder.is_resumed)
     if used and used != found.fingerprint:
         where = f"{found.file} and its key" if found.file is not None else KEY
         raise UsageError(
@@ -324,8 +328,8 @@ def _deletion(plan: Plan, known: Aggregate) -> Callable[[Tally], None]:
     return delete
 
 
-def _run(setup: Setup, place: Place) -> Run:
-    aggregate = place.aggregate
+def _run(setup: Setup, folder: RunFolder) -> Run:
+    aggregate = folder.aggregate
     if aggregate.opened is None or aggregate.started is None:
         return Run(setup, monotonic_ns(), aggregate)
     return Run.resumed(
@@ -335,5 +339,5 @@ def _run(setup: Setup, place: Place) -> Run:
         monotonic_ns(),
         after=after_load(aggregate),
         written=aggregate,
-        ended=place.ended,
+        ended=folder.has_ended,
     )

@@ -1,4 +1,4 @@
-"""A plan for others: as YAML for people, and as a hash for comparison. Neither holds the password."""
+"""A plan for others: without passwords, as YAML for people, and as a hash for comparison."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from typing import Any
 import msgspec
 import yaml
 
-from common.plan.loading.secrets import redacted
 from common.plan.schema import Plan, Sentinel
+from common.redaction import REDACTED
 from common.serde import to_builtins
 from common.units import Bytes, PerSecond, Seconds
+
+_UNSET: tuple[Any, ...] = (None, (), {}, Sentinel())
+
+
+def redacted(plan: Plan) -> Plan:
+    """The plan as it may be shown and stored: `***` for each of its passwords."""
+    target = plan.target
+    sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
+    hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
+    return msgspec.structs.replace(plan, target=hidden)
 
 
 def plan_hash(plan: Plan) -> str:
@@ -22,31 +32,32 @@ def plan_hash(plan: Plan) -> str:
 
 
 def plan_yaml(plan: Plan) -> str:
-    """The expanded plan, redacted, with its quantities as people write them; a plan file that says the same."""
-    plan = redacted(plan)
-    if plan.target.password_env is not None or plan.target.password_file is not None:
-        # What names the password's place is enough to find it again, and two ways of saying it would be one too many.
-        plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password=None))
-    if plan.target.embedded is not None:
-        # Its URL is that of a server which ends with the run.
-        plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=""))
+    """The whole plan as a plan file: redacted, with quantities as people write them. Loading it gives the same plan."""
+    shown = redacted(plan)
+    if shown.target.password_env is not None or shown.target.password_file is not None:
+        # The name of the variable or file is enough to find the password again, and two sources would be an error.
+        shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, password=None))
+    if shown.target.embedded is not None:
+        # The URL is that of a server which ends with the run.
+        shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, url=""))
     # Not allow_unicode: it would write U+0085 as it is, which YAML reads as the end of a line.
-    return yaml.safe_dump(_sections(plan), sort_keys=False, width=120)
+    return yaml.safe_dump(_as_people_write(shown), sort_keys=False, width=120)
 
 
-_UNSAID: tuple[Any, ...] = (None, (), {}, Sentinel())
+def _hidden(password: str | None) -> str | None:
+    return None if password is None else REDACTED
 
 
-def _sections(value: Any) -> Any:
-    """A section as a mapping of what it says: keys that are unset or empty, as they are by default, are left out."""
+def _as_people_write(value: Any) -> Any:
+    """Sections as mappings, without keys that are unset or empty by default; quantities with their units."""
     if isinstance(value, msgspec.Struct):
         return {
-            field.encode_name: _sections(getattr(value, field.name))
+            field.encode_name: _as_people_write(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
-            if getattr(value, field.name) not in _UNSAID or field.default not in (*_UNSAID, msgspec.NODEFAULT)
+            if getattr(value, field.name) not in _UNSET or field.default not in (*_UNSET, msgspec.NODEFAULT)
         }
     if isinstance(value, tuple):
-        return [_sections(item) for item in value]
+        return [_as_people_write(item) for item in value]
     if isinstance(value, Seconds | PerSecond | Bytes):
         text = str(value)
         return text if type(value).parse(text) == value else to_builtins(value)

@@ -31,18 +31,18 @@ def largest_value(values: Values) -> int:
     return max((int(entry.size) for entry in values.sizes if entry.weight > 0), default=int(values.maximum_bytes))
 
 
-_LINE = 'expected a size and its weight such as "1KiB 30"'
+_SIZE_LINE = 'expected a size and its weight such as "1KiB 30"'
 
 
-def parse_sizes(data: bytes, name: str) -> list[dict[str, Any]]:
-    """The `sizes` that a file's lines mean, raw. What stands behind # is a comment; a size without a weight has 1.
+def parse_size_file(data: bytes, name: str) -> list[dict[str, Any]]:
+    """Raw `sizes` from lines of `SIZE [WEIGHT]`; the weight is 1 if not given. Text after # is a comment.
 
     Raises PlanError with the number of the line.
     """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise PlanError(f"{name}: expected lines of text, got a file that is no UTF-8") from error
+        raise PlanError(f"{name}: expected lines of text, got a file that is not UTF-8") from error
     sizes = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -50,14 +50,14 @@ def parse_sizes(data: bytes, name: str) -> list[dict[str, Any]]:
             continue
         where = f"{name}: line {number}"
         if len(words) > 2:
-            raise PlanError(f"{where}: {_LINE}, got {show(line.strip())}")
+            raise PlanError(f"{where}: {_SIZE_LINE}, got {show(line.strip())}")
         try:
             size = Bytes.parse(words[0])
         except ValueError as error:
             raise PlanError(f"{where}: {error}") from error
         sizes.append({"size": int(size), "weight": _weight(words[1], where) if len(words) == 2 else 1.0})
     if not sizes:
-        raise PlanError(f"{name}: {_LINE} on each line, got none")
+        raise PlanError(f"{name}: {_SIZE_LINE} on each line, got none")
     return sizes
 
 

@@ -25,7 +25,7 @@ from coordinator.options import StartOptions
 from coordinator.report.files import COMPARISON_FILE, write_whole
 from coordinator.report.printing import say
 from coordinator.report.styles import console_for
-from coordinator.run_folder import new_id, new_place
+from coordinator.run_folder import new_run_folder, new_run_id
 from coordinator.start import Ended, conduct, deliver
 
 _KILLED = "the comparison has no recorded end: its coordinator still runs, or was killed"
@@ -67,7 +67,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     """
     plans = plans_to_compare(plan)
     people = console_for(stderr=True)
-    head = Head(new_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
+    head = Head(new_run_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
     folder = options.out / head.id
     runs: list[Conducted] = []
     unwritten: list[str] = []
@@ -75,7 +75,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     order = turns(rounds)
     for turn, following in zip(order, [*order[1:], None], strict=True):
         try:
-            ended = conduct(plans[turn.driver], options, new_place(options.out, f"{head.id}/{turn.name}"), people)
+            ended = conduct(plans[turn.driver], options, new_run_folder(options.out, f"{head.id}/{turn.name}"), people)
         except (Exception, KeyboardInterrupt) as error:
             if not runs:
                 raise

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from common.open_files import needed, pools_by_process, shortage_note
-from common.plan.loading.secrets import redacted
-from common.plan.plan_text import plan_hash
+from common.plan.plan_text import plan_hash, redacted
 from common.plan.schema import Plan
 from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, Step
 from common.units import NS_PER_S, counted, listed

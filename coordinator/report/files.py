@@ -11,7 +11,6 @@ from pathlib import Path
 from common.errors import UsageError
 from common.file_reading import read_bounded
 from common.plan.plan_text import plan_yaml
-from common.plan.schema import Plan
 from common.program import explained
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.per_second import ShownSeconds
@@ -33,13 +32,12 @@ PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 """Modes of what a run leaves, whatever the umask: only its owner reads it."""
 
 
-def write_run_files(folder: Path, plan: Plan, summary: Summary, aggregate: Aggregate) -> list[str]:
-    """Write the plan (redacted by the caller), the summary and the time series; older ones are replaced. If one
-    cannot be written, the others still are.
+def write_run_files(folder: Path, summary: Summary, aggregate: Aggregate) -> list[str]:
+    """Write the summary and the time series; older ones are replaced. If one cannot be written, the other still is.
 
     Returns a line for each file that could not be written; a single one if the folder is not there.
     """
-    texts = _texts(plan, summary, aggregate)
+    texts = _result_texts(summary, aggregate)
     with suppress(FileNotFoundError, NotADirectoryError):
         os.stat(os.path.join(folder, ""))
         return _write_all(folder, texts)
@@ -64,7 +62,9 @@ def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], 
         SUMMARY_FILE: is_current,
         TIMESERIES_FILE: is_current and _is_whole(folder / TIMESERIES_FILE, lambda text: text.count("\n") > rows),
     }
-    wanted = {name: text for name, text in _texts(opened.plan, summary, aggregate).items() if not whole[name]}
+    plan = opened.plan
+    texts = {PLAN_FILE: lambda: plan_yaml(plan), **_result_texts(summary, aggregate)}
+    wanted = {name: text for name, text in texts.items() if not whole[name]}
     troubles = _write_all(folder, wanted)
     return ([] if troubles else list(wanted)), troubles
 
@@ -97,9 +97,8 @@ _TELLING = (
 """What tells the summaries of two ends of one run apart."""
 
 
-def _texts(plan: Plan, summary: Summary, aggregate: Aggregate) -> dict[str, Callable[[], str]]:
+def _result_texts(summary: Summary, aggregate: Aggregate) -> dict[str, Callable[[], str]]:
     return {
-        PLAN_FILE: lambda: plan_yaml(plan),
         SUMMARY_FILE: summary.to_json,
         TIMESERIES_FILE: lambda: timeseries_csv(aggregate),
     }

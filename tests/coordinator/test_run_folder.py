@@ -13,21 +13,21 @@ from coordinator.core.records import AnyRecord, RunStarted
 from coordinator.journal import read_journal
 from coordinator.journal_lock import is_locked
 from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
-from coordinator.run_folder import new_place, place_to_resume
+from coordinator.run_folder import new_run_folder, reopen_run_folder
 from tests.support.records import accepted, clean_run, closed, noted, opened, plan
 
 
 def left_behind(out: Path, *records: AnyRecord) -> None:
-    with new_place(out, "r-1").open_journal(plan()) as journal:
+    with new_run_folder(out, "r-1").open_journal(plan()) as journal:
         for record in records:
             journal.append(record)
 
 
-def test_a_new_place_is_made_when_there_is_something_to_write(tmp_path: Path) -> None:
-    place = new_place(tmp_path / "runs", "c-1/1-client")
-    assert (place.run_id, place.resumed, place.aggregate.opened) == ("c-1/1-client", False, None)
+def test_a_new_folder_is_made_when_there_is_something_to_write(tmp_path: Path) -> None:
+    folder = new_run_folder(tmp_path / "runs", "c-1/1-client")
+    assert (folder.run_id, folder.is_resumed, folder.aggregate.opened) == ("c-1/1-client", False, None)
     assert list(tmp_path.iterdir()) == []
-    place.open_journal(plan()).close()
+    folder.open_journal(plan()).close()
     folder = tmp_path / "runs" / "c-1" / "1-client"
     assert {path.name for path in folder.iterdir()} == {JOURNAL_FILE, PLAN_FILE}
 
@@ -37,15 +37,15 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_mad
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written"):
-        new_place(tmp_path / "file" / "runs", "r-1")
+        new_run_folder(tmp_path / "file" / "runs", "r-1")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UsageError, match=f"but {tmp_path} may not be written to"):
-        new_place(tmp_path / "runs", "r-1")
+        new_run_folder(tmp_path / "runs", "r-1")
     monkeypatch.undo()
-    place = new_place(tmp_path, "r-1")
+    folder = new_run_folder(tmp_path, "r-1")
     (tmp_path / "r-1").touch()
     with pytest.raises(UsageError, match="cannot make the run's folder: File exists; see --out"):
-        place.open_journal(plan())
+        folder.open_journal(plan())
 
 
 def test_a_folder_that_may_not_be_looked_into_is_told_before_the_start(
@@ -56,17 +56,17 @@ def test_a_folder_that_may_not_be_looked_into_is_told_before_the_start(
 
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written, but .*: Permission denied"):
-        new_place(tmp_path / "runs", "r-1")
+        new_run_folder(tmp_path / "runs", "r-1")
 
 
 def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
-    place = place_to_resume("r-1", tmp_path)
-    assert (place.folder, place.resumed) == (tmp_path / "r-1", True)
-    assert place.aggregate.opened is not None
-    assert place.run_id == place.aggregate.opened.run_id
-    with place:
-        place.open_journal(plan()).append(closed())
+    folder = reopen_run_folder("r-1", tmp_path)
+    assert (folder.path, folder.is_resumed) == (tmp_path / "r-1", True)
+    assert folder.aggregate.opened is not None
+    assert folder.run_id == folder.aggregate.opened.run_id
+    with folder:
+        folder.open_journal(plan()).append(closed())
     assert list(read_journal(tmp_path / "r-1" / JOURNAL_FILE))[-1] == closed()
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_never_began_or_has_ended_is_not_gone_on_with(
 ) -> None:
     left_behind(tmp_path, *records)
     with pytest.raises(UsageError, match=f"--resume r-1: {said}"):
-        place_to_resume("r-1", tmp_path)
+        reopen_run_folder("r-1", tmp_path)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -102,32 +102,32 @@ def test_a_run_that_ended_without_the_results_of_an_agent_can_be_collected(tmp_p
     """late: results came after the end, and the coordinator was killed before it wrote the end again."""
     ended = (opened(agents=["a1", "a2"]), RunStarted(t0_ns=5), noted("a1", 0), noted("a2", 0, lost=True), closed())
     left_behind(tmp_path, *ended, *([noted("a2", 0)] if late else []))
-    with place_to_resume("r-1", tmp_path) as place:
-        assert (place.resumed, place.ended) == (True, not late)
+    with reopen_run_folder("r-1", tmp_path) as folder:
+        assert (folder.is_resumed, folder.has_ended) == (True, not late)
 
 
 def test_a_run_can_be_gone_on_with_by_one_coordinator_only_and_until_its_end(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(agents=["a1"]), RunStarted(t0_ns=5))
-    with place_to_resume("r-1", tmp_path) as place:
+    with reopen_run_folder("r-1", tmp_path) as folder:
         with pytest.raises(
             UsageError, match=rf"another coordinator \(process {os.getpid()} on .*\) is running this run"
         ):
-            place_to_resume("r-1", tmp_path)
+            reopen_run_folder("r-1", tmp_path)
         for record in (noted("a1", 0), closed()):
-            place.open_journal(plan()).append(record)
+            folder.open_journal(plan()).append(record)
         with pytest.raises(UsageError, match="another coordinator"):
-            place_to_resume("r-1", tmp_path)
+            reopen_run_folder("r-1", tmp_path)
     with pytest.raises(UsageError, match="that run has ended"):
-        place_to_resume("r-1", tmp_path)
+        reopen_run_folder("r-1", tmp_path)
 
 
 def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
-    with new_place(tmp_path, "r-1") as place:
+    with new_run_folder(tmp_path, "r-1") as folder:
         for record in (opened(), RunStarted(t0_ns=5)):
-            place.open_journal(plan()).append(record)
+            folder.open_journal(plan()).append(record)
         with pytest.raises(UsageError, match="another coordinator"):
-            place_to_resume("r-1", tmp_path)
-    place_to_resume("r-1", tmp_path).close()
+            reopen_run_folder("r-1", tmp_path)
+    reopen_run_folder("r-1", tmp_path).close()
 
 
 def test_a_journal_is_read_only_once_nobody_else_can_add_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_journal_is_read_only_once_nobody_else_can_add_to_it(tmp_path: Path, m
         return read_journal(path)
 
     monkeypatch.setattr("coordinator.run_folder.read_journal", read)
-    place_to_resume("r-1", tmp_path).close()
+    reopen_run_folder("r-1", tmp_path).close()
     assert locked == [True]
 
 
@@ -148,7 +148,7 @@ def test_a_journal_whose_records_contradict_each_other_is_refused_by_its_name(tm
     path = tmp_path / "r-1" / JOURNAL_FILE
     for _ in range(2):  # and it is not left locked
         with pytest.raises(UsageError, match=f"{path}: a record of agent 'nobody'"):
-            place_to_resume("r-1", tmp_path)
+            reopen_run_folder("r-1", tmp_path)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
@@ -157,8 +157,8 @@ def test_only_its_owner_reads_what_a_run_leaves_and_the_umask_is_for_the_folders
 ) -> None:
     before = os.umask(umask)
     try:
-        with new_place(tmp_path / "runs", "c-1/1-client") as place:
-            place.open_journal(plan()).append(opened())
+        with new_run_folder(tmp_path / "runs", "c-1/1-client") as folder:
+            folder.open_journal(plan()).append(opened())
             modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     finally:
         os.umask(before)
@@ -175,27 +175,27 @@ def full_disk(*_: object) -> int:
 def test_a_disk_that_is_full_before_the_start_leaves_nothing(
     tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = new_place(tmp_path / "runs", "r-1")
+    folder = new_run_folder(tmp_path / "runs", "r-1")
     made = os.mkdir
     if fails == "mkdir":
         monkeypatch.setattr(os, "mkdir", lambda path, mode: full_disk() if path.name == "r-1" else made(path, mode))
     else:
         monkeypatch.setattr(os, fails, full_disk)
     with pytest.raises(UsageError, match="No space left on device"):
-        place.open_journal(plan())
+        folder.open_journal(plan())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_into_which_somebody_else_has_put_something_is_left_to_them(tmp_path: Path) -> None:
-    place = new_place(tmp_path / "runs", "r-1")
-    place.open_journal(plan())
+    folder = new_run_folder(tmp_path / "runs", "r-1")
+    folder.open_journal(plan())
     (tmp_path / "runs" / "notes").touch()
-    place.discard()
+    folder.discard()
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "notes"]
 
 
 def test_the_files_that_a_coordinator_was_killed_before_are_made_when_its_run_is_to_be_resumed(tmp_path: Path) -> None:
     left_behind(tmp_path, *clean_run())
     with pytest.raises(UsageError, match="that run has ended"):
-        place_to_resume("r-1", tmp_path)
+        reopen_run_folder("r-1", tmp_path)
     assert {SUMMARY_FILE, TIMESERIES_FILE} <= {path.name for path in (tmp_path / "r-1").iterdir()}

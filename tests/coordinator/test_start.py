@@ -23,7 +23,7 @@ from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
 from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
-from coordinator.run_folder import Place, new_place
+from coordinator.run_folder import RunFolder, new_run_folder
 from coordinator.servers.cleanup import Tally
 from coordinator.start import Ended, conduct
 from tests.support.records import clean_run, closed, opened, plan, reading
@@ -36,15 +36,15 @@ def conducted(
 ) -> Ended:
     """A run that brings these records. taken: signals that it noticed. left: those that came when it was over."""
 
-    def serve(_plan: object, _options: object, place: Place, *rest: object) -> End:
+    def serve(_plan: object, _options: object, folder: RunFolder, *rest: object) -> End:
         signals = rest[-1]
         assert isinstance(signals, Signals)
         for _ in range(taken):
             signal.raise_signal(signal.SIGINT)
         assert signals.take() == taken
         for record in records:
-            place.aggregate.apply(record)
-        place.folder.mkdir()
+            folder.aggregate.apply(record)
+        folder.path.mkdir()
         for number in range(left):
             signal.raise_signal(HANDLED[number % len(HANDLED)])
         return End(EXIT_OK, "", Outcome.COMPLETED)
@@ -53,7 +53,7 @@ def conducted(
         monkeypatch.setattr(start, name, lambda _: None)
     monkeypatch.setattr(start, "_serve", serve)
     before = [signal.getsignal(number) for number in HANDLED]
-    ended = conduct(plan(), StartOptions(), new_place(tmp_path, "r-1"), Console(stderr=True))
+    ended = conduct(plan(), StartOptions(), new_run_folder(tmp_path, "r-1"), Console(stderr=True))
     assert [signal.getsignal(number) for number in HANDLED] == before
     return ended
 
@@ -96,7 +96,7 @@ class Broken:
         self.plan = plan()
         workload = msgspec.structs.replace(self.plan.workload, clean_up=clean_up)
         self.plan = msgspec.structs.replace(self.plan, workload=workload)
-        with new_place(tmp_path, "r-1").open_journal(self.plan) as journal:
+        with new_run_folder(tmp_path, "r-1").open_journal(self.plan) as journal:
             for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
                 if isinstance(record, RunOpened):
                     record = msgspec.structs.replace(record, keys=keys)
@@ -209,7 +209,7 @@ def test_a_folder_that_was_deleted_during_the_run_is_said_and_the_summary_is_pri
     said = capsys.readouterr()
     assert "Totals" in said.out
     assert said.err.splitlines()[-1] == (
-        f"coordinator: {run.folder}: the run's folder was deleted or moved during the run: plan.yaml, summary.json, "
+        f"coordinator: {run.folder}: the run's folder was deleted or moved during the run: summary.json, "
         "timeseries.csv are not written"
     )
     assert not run.folder.exists()

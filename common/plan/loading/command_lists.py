@@ -1,9 +1,9 @@
-"""Commands that a plan file gives as lists of arguments, turned into the lines of text that the schema expects.
+"""Joins commands that a plan file gives as lists of arguments into lines of text, as the schema expects them.
 
     command: SET __key__ '{"a": 1}'          split as redis-cli splits a line
     command: [SET, __key__, '{"a": 1}']      not split: arguments are literal, except for placeholders
 
-An argument of a list is text, or bytes (`!!binary`), in which nothing is a placeholder.
+An argument of a list is text, or bytes (`!!binary`) without placeholders.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from common.plan.validation import Fault
 from common.units import show
 
 
-class _Misplaced(Exception):
-    """An argument that is neither text nor bytes."""
+class _NotTextError(Exception):
+    """An argument is neither text nor bytes."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.problem)
         self.fault = fault
 
 
-def with_lines(workload: Any) -> tuple[Any, Fault | None]:
-    """(the raw workload with a line for each list of arguments, the first argument that is not text). Anything else
-    with a wrong shape is left unchanged: the check of the shape reports it."""
+def join_command_lists(workload: Any) -> tuple[Any, Fault | None]:
+    """(the raw workload with a line for each list of arguments, the first argument that is not text).
+
+    Everything else that is wrong stays unchanged: `find_fault` reports it."""
     if not isinstance(workload, dict):
         return workload, None
     path: KeyPath = ("workload",)
     try:
         return {key: _section(value, key, (*path, key)) for key, value in workload.items()}, None
-    except _Misplaced as error:
+    except _NotTextError as error:
         return workload, error.fault
 
 
@@ -68,4 +69,4 @@ def _word(argument: Any, path: KeyPath) -> str:
     if isinstance(argument, str):
         return argument
     remedy = "put it in quotes" if isinstance(argument, int | float) else "an argument is text"
-    raise _Misplaced(Fault(path, f"expected text, got {show(argument)}; {remedy}"))
+    raise _NotTextError(Fault(path, f"expected text, got {show(argument)}; {remedy}"))

@@ -1,7 +1,7 @@
-"""One raw plan out of several, the later over the earlier, and for each leaf of it who said so.
+"""Merges what several sources say into one raw plan, and keeps which source said each value.
 
-A layer is flattened into leaves: path -> value. A list of commands is one leaf; pool groups are walked, so that a flag
-can change one key of all of them. A later layer's leaf replaces an earlier one's, and so does a later layer's choice
+A layer maps key paths to values. A list of commands is one value; pool groups are separate paths, so that a flag can
+change one key of all groups. A value of a later layer replaces that of an earlier one, and so does a later choice
 between alternatives: `requests` on the command line replaces the file's `duration`, a profile the file's commands.
 """
 
@@ -19,45 +19,48 @@ PROFILE: KeyPath = ("workload", "profile")
 
 _ALTERNATIVES: tuple[frozenset[KeyPath], ...] = (
     frozenset({("target", "url"), ("target", "embedded")}),
-    frozenset({("target", "password"), ("target", "password_env"), ("target", "password_file")}),
-    frozenset(("target", "sentinel", way) for way in ("password", "password_env", "password_file")),
+    frozenset(("target", source) for source in ("password", "password_env", "password_file")),
+    frozenset(("target", "sentinel", source) for source in ("password", "password_env", "password_file")),
     frozenset({("load", "duration"), ("load", "requests"), ("load", "stages")}),
     *(frozenset(("workload", "values", key) for key in (end, "sizes", "sizes_file")) for end in ("minimum", "maximum")),
 )
-_POOL_GROUP = 2
+"""A layer that sets one key of a group unsets the others in the layers below."""
+
+_GROUP_PATH_LENGTH = len(("pools", EVERY))
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one source says. A document lists pool groups (0: none); others speak of every group, as `*`."""
+    """What one source says. where: names the place of a path in it. pool_groups: how many the source lists; None for
+    flags and variables, which set keys of every group as `*`."""
 
-    leaves: Mapping[KeyPath, Any]
-    place: Where
-    is_document: bool = False
-    pool_groups: int = 0
+    values: Mapping[KeyPath, Any]
+    where: Where
+    pool_groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
-    """Leaves of all layers as one, and the place of each. whole: the place of what nobody said."""
+class MergedLayers:
+    """The values of all layers. sources: for each value the layer that said it, as the naming of its places.
+    default_source: names the place of what no layer said."""
 
-    leaves: Mapping[KeyPath, Any]
-    places: Mapping[KeyPath, Where]
+    values: Mapping[KeyPath, Any]
+    sources: Mapping[KeyPath, Where]
     pool_groups: int
-    whole: Where
+    default_source: Where
 
     def where(self, path: KeyPath) -> str:
-        """The place that said what is at a path, or said what it lies in; else the path in the plan as a whole."""
+        """The place that said what is at a path, or what contains it; for what nobody said, the path itself."""
         for end in range(len(path), 0, -1):
-            place = self.places.get(path[:end])
-            if place is not None:
-                return place(path)
-        return self.whole(path)
+            source = self.sources.get(path[:end])
+            if source is not None:
+                return source(path)
+        return self.default_source(path)
 
-    def raw(self) -> dict[str, Any]:
-        """The leaves as nested mappings, pool groups as a list."""
+    def raw_plan(self) -> dict[str, Any]:
+        """The values as nested mappings, pool groups as a list."""
         nested: dict[str | int, Any] = {}
-        for path, value in self.leaves.items():
+        for path, value in self.values.items():
             section = nested
             for part in path[:-1]:
                 section = section.setdefault(part, {})
@@ -67,85 +70,89 @@ class Overlay:
         return {str(key): value for key, value in nested.items()}
 
 
-def document_layer(raw: Mapping[str, Any], place: Where) -> Layer:
-    """A layer of a whole document that has the plan's shape."""
+def raw_plan_layer(raw: Mapping[str, Any], where: Where) -> Layer:
+    """A layer of a raw plan without faults."""
     groups = raw.get("pools", ())
-    leaves = _flatten({key: value for key, value in raw.items() if key != "pools"}, ())
+    values = _by_path({key: value for key, value in raw.items() if key != "pools"}, ())
     for number, group in enumerate(groups):
-        leaves |= _flatten(group, ("pools", number))
-    return Layer(leaves, place, is_document=True, pool_groups=len(groups))
+        values |= _by_path(group, ("pools", number))
+    return Layer(values, where, pool_groups=len(groups))
 
 
-def named_layer(leaves: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) -> Layer:
-    """A layer of single settings, each known by a name of its own: flags, or variables of the environment."""
+def settings_layer(values: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) -> Layer:
+    """A layer of flags, or of variables; names: of the one that said each value."""
 
-    def place(path: KeyPath) -> str:
-        return next((names[found] for found in _own_paths(path) if found in names), render(path))
+    def where(path: KeyPath) -> str:
+        return next((names[said] for said in _paths_around(path) if said in names), render(path))
 
-    return Layer(leaves, place)
+    return Layer(values, where)
 
 
-def overlay(layers: Sequence[Layer]) -> Overlay:
+def merge(layers: Sequence[Layer]) -> MergedLayers:
     """All layers as one, later over earlier."""
-    document = next((layer for layer in layers if layer.is_document), None)
-    groups = (document and document.pool_groups) or 1
+    plan_file = next((layer for layer in layers if layer.pool_groups is not None), None)
+    groups = (plan_file and plan_file.pool_groups) or 1
     merged: dict[KeyPath, Any] = {}
-    places: dict[KeyPath, Where] = {}
+    sources: dict[KeyPath, Where] = {}
     for layer in layers:
-        leaves = _for_each_group(layer.leaves, groups)
-        for path in _replaced(leaves):
+        values = _for_each_group(layer.values, groups)
+        for path in _overridden(values):
             merged.pop(path, None)
-        leaves = _without_fallbacks(leaves, merged)
-        merged |= leaves
-        places |= dict.fromkeys(leaves, layer.place)
-    return Overlay(merged, places, groups, document.place if document else in_plan)
+        values = _without_fallbacks(values, merged)
+        merged |= values
+        sources |= dict.fromkeys(values, layer.where)
+    return MergedLayers(merged, sources, groups, plan_file.where if plan_file else in_plan)
 
 
-def beneath(upper: Overlay, lower: Layer) -> Overlay:
-    """A layer under all others, without taking anything from them: a profile."""
-    leaves = {path: value for path, value in lower.leaves.items() if path not in _replaced(upper.leaves) - {COMMANDS}}
-    above = _without_fallbacks(upper.leaves, leaves)
-    places = {path: place for path, place in upper.places.items() if path in above or path not in leaves}
-    return Overlay(
-        {**leaves, **above},
-        {**dict.fromkeys(leaves, lower.place), **places},
+def merge_below(upper: MergedLayers, lower: Layer) -> MergedLayers:
+    """The same with one more layer, a profile, below all others: it fills in what they do not say."""
+    overridden = _overridden(upper.values) - {COMMANDS}
+    filled_in = {path: value for path, value in lower.values.items() if path not in overridden}
+    above = _without_fallbacks(upper.values, filled_in)
+    sources = {path: source for path, source in upper.sources.items() if path in above or path not in filled_in}
+    return MergedLayers(
+        {**filled_in, **above},
+        {**dict.fromkeys(filled_in, lower.where), **sources},
         upper.pool_groups,
-        upper.whole,
+        upper.default_source,
     )
 
 
-def _without_fallbacks(leaves: Mapping[KeyPath, Any], below: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
-    return {path: value for path, value in leaves.items() if not (isinstance(value, FallbackList) and below.get(path))}
+def _without_fallbacks(values: Mapping[KeyPath, Any], below: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
+    """The values without fallback lists that the layers below make unnecessary."""
+    return {path: value for path, value in values.items() if not (isinstance(value, FallbackList) and below.get(path))}
 
 
-def _flatten(raw: Mapping[str, Any], path: KeyPath) -> dict[KeyPath, Any]:
-    leaves: dict[KeyPath, Any] = {}
+def _by_path(raw: Mapping[str, Any], parent: KeyPath) -> dict[KeyPath, Any]:
+    values: dict[KeyPath, Any] = {}
     for key, value in raw.items():
         if isinstance(value, dict):
-            leaves |= _flatten(value, (*path, key))
+            values |= _by_path(value, (*parent, key))
         else:
-            leaves[(*path, key)] = value
-    return leaves
+            values[(*parent, key)] = value
+    return values
 
 
-def _for_each_group(leaves: Mapping[KeyPath, Any], groups: int) -> dict[KeyPath, Any]:
-    spread: dict[KeyPath, Any] = {}
-    for path, value in leaves.items():
-        if path[:_POOL_GROUP] == ("pools", EVERY):
-            spread |= {("pools", number, *path[_POOL_GROUP:]): value for number in range(groups)}
+def _for_each_group(values: Mapping[KeyPath, Any], groups: int) -> dict[KeyPath, Any]:
+    """The values with each `*` replaced by the number of every pool group."""
+    numbered: dict[KeyPath, Any] = {}
+    for path, value in values.items():
+        if path[:_GROUP_PATH_LENGTH] == ("pools", EVERY):
+            numbered |= {("pools", number, *path[_GROUP_PATH_LENGTH:]): value for number in range(groups)}
         else:
-            spread[path] = value
-    return spread
+            numbered[path] = value
+    return numbered
 
 
-def _replaced(leaves: Mapping[KeyPath, Any]) -> set[KeyPath]:
-    """What of the layers below these leaves stand for."""
-    said = {path for path, value in leaves.items() if value is not None}
-    replaced: set[KeyPath] = set().union(*(group for group in _ALTERNATIVES if group & said))
-    return replaced | {COMMANDS} if PROFILE in said else replaced
+def _overridden(values: Mapping[KeyPath, Any]) -> set[KeyPath]:
+    """Every path of the layers below that these values replace, themselves or as an alternative."""
+    given = {path for path, value in values.items() if value is not None}
+    overridden: set[KeyPath] = set().union(*(group for group in _ALTERNATIVES if group & given))
+    return overridden | {COMMANDS} if PROFILE in given else overridden
 
 
-def _own_paths(path: KeyPath) -> list[KeyPath]:
-    """The paths under which a named layer may know what is at `path`: itself, what it lies in, the same of `*`."""
-    every = ("pools", EVERY, *path[_POOL_GROUP:]) if path[:1] == ("pools",) else path
+def _paths_around(path: KeyPath) -> list[KeyPath]:
+    """The paths under which a layer of settings may name what is at `path`: the path, what contains it, and both with
+    `*` for the pool group."""
+    every = ("pools", EVERY, *path[_GROUP_PATH_LENGTH:]) if path[:1] == ("pools",) else path
     return [candidate[:end] for candidate in (path, every) for end in range(len(candidate), 0, -1)]

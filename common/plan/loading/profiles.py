@@ -10,9 +10,8 @@ from typing import Any
 
 from common.errors import PlanError
 from common.plan.key_path import render
-from common.plan.loading.command_lists import with_lines
-from common.plan.loading.files import read_small_file
-from common.plan.loading.parsing import parse_document
+from common.plan.loading.command_lists import join_command_lists
+from common.plan.loading.parsing import parse_plan_text, read_small_file
 from common.plan.validation import find_fault
 from common.units import show
 
@@ -23,8 +22,8 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A workload by name. workload: raw, has the shape of the plan's section. driver: the raw one that it is meant
-    for, or None. text: the file as written."""
+    """A workload by name. workload: the raw `workload` section of a plan. driver: the driver that the profile is for,
+    None for any. text: the file as written."""
 
     name: str
     description: str
@@ -41,14 +40,14 @@ def names() -> list[str]:
 
 
 def is_file(name: str) -> bool:
-    """A profile's name means a file if it looks like one."""
+    """Whether a profile's name is the name of a file: it has a slash or a suffix of plan files."""
     return "/" in name or name.endswith(_SUFFIXES)
 
 
 def load(name: str, where: str = "") -> Profile:
-    """A built-in profile, or a file of the user's.
+    """A built-in profile, or a profile file.
 
-    Raises PlanError: for a name that is not known, at the place `where` it was said; for a file, at the place in it.
+    Raises PlanError: for an unknown name, at the place `where` that said it; for a fault in a file, at the place in it.
     """
     if is_file(name):
         data = read_small_file(Path(name), f"{where}: {name}" if where else name, "a profile that can be read")
@@ -64,11 +63,11 @@ def load(name: str, where: str = "") -> Profile:
 
 
 def parse(data: bytes, name: str) -> Profile:
-    """A profile from the bytes of a file. Raises PlanError that says where in it."""
-    raw = parse_document(data, name)
+    """A profile from the bytes of a file. Raises PlanError that says where in the file."""
+    raw = parse_plan_text(data, name)
     own = {key: raw.get(key) for key in _OWN_KEYS} if isinstance(raw, dict) else {}
     workload = {key: value for key, value in raw.items() if key not in own} if isinstance(raw, dict) else raw
-    workload, fault = with_lines(workload)
+    workload, fault = join_command_lists(workload)
     fault = fault or find_fault(workload, ("workload",))
     if fault is not None:
         raise PlanError(f"{name}: {render(fault.path[1:])}: {fault.problem}")

@@ -1,7 +1,7 @@
-"""The passwords of the target and of its Sentinels: where they come from, and plans without them.
+"""Finds the passwords of the target and of its Sentinels.
 
-A resolved plan holds the passwords themselves, and its URL no credentials. The names of variables and of files stay
-in it: they are no secrets, and a plan that was kept without its password finds it again by them.
+A resolved plan has the passwords themselves, and its URL has no credentials. The names of variables and files stay in
+the plan: they are no secrets, and a plan that was stored without its passwords finds them again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from common.errors import PlanError
 from common.plan.key_path import KeyPath, Where, in_plan
-from common.plan.loading.files import read_small_file
+from common.plan.loading.parsing import read_small_file
 from common.plan.schema import Plan, Sentinel, Target
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD, URL
 from common.plan.target_url import Address, parse_redis_url
@@ -23,16 +23,16 @@ from common.plan.validation import is_utf8
 from common.redaction import REDACTED
 from common.units import show
 
-_WAYS = ("password", "password_env", "password_file")
+_SOURCES = ("password", "password_env", "password_file")
 _TARGET: KeyPath = ("target",)
 _SENTINEL: KeyPath = ("target", "sentinel")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_plan) -> Plan:
-    """The plan with its passwords found and its URL free of credentials.
+    """The plan with its passwords, and with a URL without credentials.
 
-    Raises PlanError where the URL is not one, or a password is given twice or cannot be found.
+    Raises PlanError for a URL that is not one, and for a password that is given twice or cannot be found.
     """
     target = plan.target
     address = _address(target, where)
@@ -49,14 +49,6 @@ def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_pl
     return msgspec.structs.replace(plan, target=resolved)
 
 
-def redacted(plan: Plan) -> Plan:
-    """The plan as it may be shown and kept: `***` for each of its passwords."""
-    target = plan.target
-    sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
-    hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
-    return msgspec.structs.replace(plan, target=hidden)
-
-
 def secret_variables(target: Target) -> list[str]:
     """The environment variables that may hold a password of this target."""
     named = [target.password_env, target.sentinel.password_env]
@@ -64,14 +56,10 @@ def secret_variables(target: Target) -> list[str]:
 
 
 def with_secrets_of(plan: Plan, other: Plan) -> Plan:
-    """A plan that was kept without its passwords, with those of another."""
+    """A plan that was stored without its passwords, with those of another plan."""
     sentinel = msgspec.structs.replace(plan.target.sentinel, password=other.target.sentinel.password)
     target = msgspec.structs.replace(plan.target, password=other.target.password, sentinel=sentinel)
     return msgspec.structs.replace(plan, target=target)
-
-
-def _hidden(password: str | None) -> str | None:
-    return None if password is None else REDACTED
 
 
 def _address(target: Target, where: Where) -> Address | None:
@@ -92,17 +80,15 @@ def _bare_url(url: str, address: Address | None) -> str:
 def _username(target: Target, address: Address | None, where: Where) -> str | None:
     in_url = address.username if address else None
     if in_url is not None and target.username not in (None, in_url):
-        raise PlanError(
-            f"{where(('target', 'username'))}: expected one user name, got one here and another one in the URL"
-        )
+        raise PlanError(f"{where(('target', 'username'))}: expected one user name, got one here and another in the URL")
     return target.username if in_url is None else in_url
 
 
 def _password(
     section: Target | Sentinel, path: KeyPath, in_url: str | None, environ: Mapping[str, str], where: Where
 ) -> str | None:
-    """The password of a section of the plan, or of its URL."""
-    given = [way for way in _WAYS if getattr(section, way) is not None]
+    """The password of a section of the plan, or of the target's URL."""
+    given = [source for source in _SOURCES if getattr(section, source) is not None]
     if section.password == REDACTED and len(given) > 1:
         given.remove("password")
     if in_url is not None:
@@ -116,8 +102,8 @@ def _password(
     if section.password == REDACTED:
         flags = "--sentinel-password-env or --sentinel-password-file"
         raise PlanError(
-            f"{where((*path, 'password'))}: expected a password, got {show(REDACTED)}, which stands for one that "
-            f"was not kept; say {flags if path == _SENTINEL else '--password-env or --password-file'}"
+            f"{where((*path, 'password'))}: expected a password, got {show(REDACTED)}, which stands for a "
+            f"password that was not stored; say {flags if path == _SENTINEL else '--password-env or --password-file'}"
         )
     return section.password if in_url is None else in_url
 
@@ -125,7 +111,7 @@ def _password(
 def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
     password = environ.get(name)
     if not password:
-        # Users confuse --password-env with a password: show only what looks like the name of a variable.
+        # Users confuse --password-env with a password: show only text that looks like the name of a variable.
         shown = f"{show(name)}, which" if _VARIABLE.fullmatch(name) else "a name that"
         found = "is not set" if password is None else "is empty"
         raise PlanError(f"{where}: expected an environment variable that holds the password, got {shown} {found}")
@@ -135,7 +121,7 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
 
 
 def _from_file(name: str, where: str) -> str:
-    # Users confuse --password-file with a password: do not show a bare word that names no file.
+    # Users confuse --password-file with a password: do not show a word that is not the name of a file.
     shown = show(name) if "/" in name or Path(name).suffix or Path(name).exists() else "in the working directory"
     data = read_small_file(Path(name), where, f"a file that holds the password, {shown}")
     try:

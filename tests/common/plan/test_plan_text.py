@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from common.plan.loading.layers import overlay
-from common.plan.loading.sources import text_layer
+from common.plan.loading.layers import merge
+from common.plan.loading.sources import plan_text_layer
 from common.plan.plan_text import plan_hash, plan_yaml
 from common.plan.schema import (
     Arrivals,
@@ -74,8 +74,8 @@ PLANS = st.builds(
 
 @given(PLANS)
 def test_the_yaml_of_any_plan_is_a_plan_file_that_says_the_same(plan: Plan) -> None:
-    layer = text_layer(plan_yaml(plan).encode(), "plan.yaml")
-    assert from_builtins(overlay([layer]).raw(), Plan) == plan
+    layer = plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")
+    assert from_builtins(merge([layer]).raw_plan(), Plan) == plan
 
 
 @given(PLANS)
@@ -87,7 +87,7 @@ def test_the_hash_of_a_plan_is_that_of_its_copy_and_no_others(plan: Plan) -> Non
 
 def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
     ran = Plan(target=Target(url="redis://127.0.0.1:40001", embedded=Embedded.STANDALONE))
-    again = from_builtins(overlay([text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw(), Plan)
+    again = from_builtins(merge([plan_text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw_plan(), Plan)
     assert (again.target.url, again.target.embedded) == ("", Embedded.STANDALONE)
 
 
@@ -95,7 +95,7 @@ def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
 @given(TEXT)
 def test_any_text_survives_the_yaml(prefix: str) -> None:
     plan = Plan(workload=Workload(keys=Keys(prefix=prefix)))
-    assert from_builtins(overlay([text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw(), Plan) == plan
+    assert from_builtins(merge([plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw_plan(), Plan) == plan
 
 
 def test_neither_yaml_nor_hash_know_the_password() -> None:

@@ -4,13 +4,13 @@ import pytest
 
 from common.errors import PlanError
 from common.plan.schema import Values
-from common.plan.value_sizes import mean_value_bytes, parse_sizes
+from common.plan.value_sizes import mean_value_bytes, parse_size_file
 from common.serde import from_builtins
 
 
 def test_lines_are_sizes_with_weights_and_may_be_commented() -> None:
     text = b"# what we saw in June\n\n100 3\n 1KiB\t0.5 # large ones\n7\n"
-    assert parse_sizes(text, "s.txt") == [
+    assert parse_size_file(text, "s.txt") == [
         {"size": 100, "weight": 3.0},
         {"size": 1024, "weight": 0.5},
         {"size": 7, "weight": 1.0},
@@ -26,12 +26,12 @@ def test_lines_are_sizes_with_weights_and_may_be_commented() -> None:
         (b"1 many", 's.txt: line 1: expected a weight of 0 or more, got "many"'),
         (b"1 nan", 's.txt: line 1: expected a weight of 0 or more, got "nan"'),
         (b"# none", 's.txt: expected a size and its weight such as "1KiB 30" on each line, got none'),
-        (b"\xff\xfe", "s.txt: expected lines of text, got a file that is no UTF-8"),
+        (b"\xff\xfe", "s.txt: expected lines of text, got a file that is not UTF-8"),
     ],
 )
 def test_what_is_wrong_in_a_line_is_named_with_its_number(text: bytes, line: str) -> None:
     with pytest.raises(PlanError) as caught:
-        parse_sizes(text, "s.txt")
+        parse_size_file(text, "s.txt")
     assert str(caught.value) == line
 
 

@@ -18,7 +18,7 @@ from coordinator.compare import command
 from coordinator.compare.command import compare, turns
 from coordinator.options import StartOptions
 from coordinator.report.files import COMPARISON_FILE
-from coordinator.run_folder import Place
+from coordinator.run_folder import RunFolder
 from coordinator.start import Ended
 from tests.support.comparisons import summary
 
@@ -50,17 +50,17 @@ class Stand:
     ends: list[Ended | BaseException] = field(default_factory=lambda: [WELL])
     asked: list[tuple[Driver, str]] = field(default_factory=list)
 
-    def conduct(self, plan: Plan, options: StartOptions, place: Place, people: Console) -> Ended:
+    def conduct(self, plan: Plan, options: StartOptions, folder: RunFolder, people: Console) -> Ended:
         assert people.stderr
-        assert place.folder == options.out / place.run_id
-        self.asked.append((plan.pools[0].driver, place.folder.name))
+        assert folder.path == options.out / folder.run_id
+        self.asked.append((plan.pools[0].driver, folder.path.name))
         end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
         if isinstance(end, BaseException):
             raise end
         if end.summary is None:
             return end
-        place.folder.mkdir(parents=True)
-        run = msgspec.structs.replace(end.summary.run, id=place.run_id)
+        folder.path.mkdir(parents=True)
+        run = msgspec.structs.replace(end.summary.run, id=folder.run_id)
         return Ended(end.exit_code, end.text, msgspec.structs.replace(end.summary, run=run), end.told_to_end)
 
 

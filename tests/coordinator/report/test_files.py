@@ -15,12 +15,11 @@ from coordinator.report.summary import build_summary
 from tests.support.records import clean_run, plan
 
 
-def test_a_run_leaves_its_plan_its_summary_and_its_seconds(tmp_path: Path) -> None:
+def test_a_run_leaves_its_summary_and_its_seconds(tmp_path: Path) -> None:
     aggregate = fold(clean_run())
     for _ in range(2):  # the second time over the first
-        write_run_files(tmp_path, plan(), build_summary(aggregate), aggregate)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml", "summary.json", "timeseries.csv"]
-    assert (tmp_path / "plan.yaml").read_text() == plan_yaml(plan())
+        write_run_files(tmp_path, build_summary(aggregate), aggregate)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "timeseries.csv"]
     assert json.loads((tmp_path / "summary.json").read_text())["ledger"]["unaccounted"] == 0
     assert len((tmp_path / "timeseries.csv").read_text().splitlines()) == 4
 
@@ -54,8 +53,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Journal.create(folder / "journal") as journal:
         for record in RUN:
             journal.append(record)
+    write_whole(folder / "plan.yaml", plan_yaml(plan()))
     aggregate = fold(RUN)
-    write_run_files(folder, plan(), build_summary(aggregate), aggregate)
+    write_run_files(folder, build_summary(aggregate), aggregate)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_files_that_are_missing_are_made(whole: Path, tmp_path: Path) -> None:
 def test_the_files_of_an_earlier_end_are_made_again(whole: Path, tmp_path: Path) -> None:
     texts = copied(whole, tmp_path)
     earlier = fold(RUN[:-1])
-    write_run_files(tmp_path, plan(), build_summary(earlier), earlier)
+    write_run_files(tmp_path, build_summary(earlier), earlier)
     assert complete_run_files(tmp_path / "journal", fold(RUN))[0] == ["summary.json", "timeseries.csv"]
     assert (tmp_path / "summary.json").read_text() == texts["summary.json"]
 
@@ -138,5 +138,5 @@ def test_a_folder_that_is_not_there_or_is_no_folder_is_one_line(tmp_path: Path) 
     (tmp_path / "file").touch()
     aggregate = fold(RUN)
     for folder in (tmp_path / "nowhere", tmp_path / "file"):
-        [line] = write_run_files(folder, plan(), build_summary(aggregate), aggregate)
-        assert "was deleted or moved during the run: plan.yaml, summary.json, timeseries.csv are not written" in line
+        [line] = write_run_files(folder, build_summary(aggregate), aggregate)
+        assert "was deleted or moved during the run: summary.json, timeseries.csv are not written" in line

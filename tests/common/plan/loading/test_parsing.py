@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from common.errors import PlanError
-from common.plan.loading.parsing import parse_document
+from common.plan.loading.parsing import parse_plan_text
 
 
 def refusal(data: bytes, name: str = "plan.yaml") -> str:
     with pytest.raises(PlanError) as caught:
-        parse_document(data, name)
+        parse_plan_text(data, name)
     line = str(caught.value)
     assert line.isprintable()
     assert line.startswith(name)
@@ -16,22 +16,22 @@ def refusal(data: bytes, name: str = "plan.yaml") -> str:
 
 
 def test_yaml_and_json_say_the_same() -> None:
-    assert parse_document(b"load: {duration: 30s}\n", "p.yaml") == parse_document(
+    assert parse_plan_text(b"load: {duration: 30s}\n", "p.yaml") == parse_plan_text(
         b'{"load": {"duration": "30s"}}', "p.json"
     )
 
 
 def test_a_byte_order_mark_is_no_content() -> None:
-    assert parse_document(b"\xef\xbb\xbfseed: 1", "p.yaml") == {"seed": 1}
+    assert parse_plan_text(b"\xef\xbb\xbfseed: 1", "p.yaml") == {"seed": 1}
 
 
 def test_a_date_stays_the_text_that_it_is() -> None:
-    assert parse_document(b"a: 2001-01-01\nb: 2001-99-99", "p.yaml") == {"a": "2001-01-01", "b": "2001-99-99"}
+    assert parse_plan_text(b"a: 2001-01-01\nb: 2001-99-99", "p.yaml") == {"a": "2001-01-01", "b": "2001-99-99"}
 
 
 def test_a_key_that_is_overridden_after_a_merge_is_no_duplicate() -> None:
     text = b"base: &b {x: 1}\nuse: {<<: *b, x: 2}\n"
-    assert parse_document(text, "p.yaml")["use"] == {"x": 2}
+    assert parse_plan_text(text, "p.yaml")["use"] == {"x": 2}
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_a_number_too_long_for_python_is_refused(name: str) -> None:
 
 
 def test_a_word_that_begins_like_a_truth_value_is_a_word() -> None:
-    assert parse_document(b"a: True0\nb: falsehood\nc: true", "p.yaml") == {"a": "True0", "b": "falsehood", "c": True}
+    assert parse_plan_text(b"a: True0\nb: falsehood\nc: true", "p.yaml") == {"a": "True0", "b": "falsehood", "c": True}

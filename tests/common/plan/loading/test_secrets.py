@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from common.errors import PlanError
-from common.plan.loading.secrets import redacted, resolve_secrets, secret_variables, with_secrets_of
+from common.plan.loading.secrets import resolve_secrets, secret_variables, with_secrets_of
+from common.plan.plan_text import redacted
 from common.plan.schema import Plan, Sentinel, Target
 from common.redaction import REDACTED
 
@@ -95,7 +96,7 @@ def test_a_password_in_the_place_of_its_variable_or_file_is_not_shown() -> None:
 
 def test_two_user_names_that_differ_are_refused() -> None:
     assert refusal(plan(url="redis://bob@h", username="eve")) == (
-        "plan: $.target.username: expected one user name, got one here and another one in the URL"
+        "plan: $.target.username: expected one user name, got one here and another in the URL"
     )
     assert resolve_secrets(plan(url="redis://bob@h", username="bob"), {}).target.username == "bob"
 

@@ -286,7 +286,7 @@ def test_a_pipe_that_nobody_writes_to_holds_nobody_up(
 ) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
-    monkeypatch.setattr("common.plan.loading.files.WAIT_S", 0.01)
+    monkeypatch.setattr("common.plan.loading.parsing.WAIT_S", 0.01)
     said = refusal(pipe) if name == "plan" else refusal(**{name: str(pipe)})
     assert said.startswith(str(pipe) if name == "plan" else f"--{name.replace('_', '-')}: ")
     assert said.endswith("got: it is a pipe that did not end within 0.01 s")
