@@ -43,7 +43,7 @@ from common.errors import ProtocolError
 from common.line_limits import LineLimit
 from common.protocol import codec
 from common.protocol.endpoint import Endpoint
-from common.protocol.messages import Assignment, Envelope
+from common.protocol.messages import Assignment
 from common.protocol.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, SocketPoller
 from common.signals import caught_signals
 from common.units import counted
@@ -100,7 +100,6 @@ class Agent:
                     self._handle(event)
                 tick = self._usage.tick(now_ns, lag_ms, self._processes.pids())
                 self._handle(replace(tick, suspended_ns=self._suspension.take_ns()))
-                self._pump_frames()
             return self._exit
 
     def _wait(self) -> None:
@@ -199,15 +198,3 @@ class Agent:
             self._processes.kill()
             reason = f"cannot start {counted(len(assignments), 'worker process')}: {error.strerror or error}"
             self._handle(SpawnFailed(reason))
-
-    def _pump_frames(self) -> None:
-        outbox = self._session.outbox
-        if self._metrics is None or not self._session.may_send_frames(monotonic_ns()):
-            return
-        while (frame := outbox.next_frame()) is not None:
-            envelope = Envelope(
-                run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
-            )
-            if not self._metrics.send(codec.encode(envelope)):
-                return
-            outbox.sent(frame)

@@ -117,7 +117,7 @@ def test_no_message_of_a_coordinator_is_too_much_for_an_agent(state: str, seed: 
         bench.now_ns += draw.choice((0, 10**8))
         for action in bench.do(Tick()):
             assert_doable(action)
-        bench.pump()
+        bench.frames()
 
 
 def assert_doable(action: AgentAction) -> None:

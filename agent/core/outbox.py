@@ -80,26 +80,20 @@ class Outbox:
         del waiting[at + 1]
 
     def next_frame(self) -> MetricsFrame | None:
-        """The next frame to put on the wire, or None; call `sent` once the link has taken it."""
-        if self._resend_from < len(self._sealed):
-            return self._sealed[self._resend_from]
-        if self._waiting and len(self._sealed) < WINDOW:
+        """The next frame to send, which is sealed from now on; None if there is none, or the window is full."""
+        if self._resend_from == len(self._sealed):
+            if not self._waiting or len(self._sealed) == WINDOW:
+                return None
             self._split_head()
-            head = self._waiting[0]
-            return MetricsFrame(seq=self.next_seq, through=head.through, intervals=head.intervals)
-        return None
+            head = self._waiting.popleft()
+            self._sealed.append(MetricsFrame(seq=self.next_seq, through=head.through, intervals=head.intervals))
+            self.next_seq += 1
+        self._resend_from += 1
+        return self._sealed[self._resend_from - 1]
 
     def _split_head(self) -> None:
         if not self._waiting[0].fits:
             self._waiting.extendleft(reversed(list(_split(self._waiting.popleft()))))
-
-    def sent(self, frame: MetricsFrame) -> None:
-        """The link took what `next_frame` gave."""
-        if frame.seq == self.next_seq:
-            self._waiting.popleft()
-            self._sealed.append(frame)
-            self.next_seq += 1
-        self._resend_from += 1
 
     def acknowledge(self, next_seq: int) -> bool:
         """The coordinator holds every frame before `next_seq`; more than was ever sent is not believed. Returns whether

@@ -3,6 +3,8 @@ states of its part of a run, and `agent.core.lease` how long its load goes on wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from agent.core.actions import (
     Action,
     ConnectMetrics,
@@ -76,8 +78,7 @@ _FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
 
 
 class Session:
-    """The state of one agent: its link, its run, its clock. `outbox` is there for the loop to pump. kept: results of
-    earlier runs."""
+    """The state of one agent: its link, its run, its clock. kept: results of earlier runs."""
 
     def __init__(self, identity: Identity, now_ns: int) -> None:
         self.identity = identity
@@ -103,6 +104,9 @@ class Session:
 
     def handle(self, event: Event, now_ns: int) -> list[Action]:
         """What to do about it, in order. now_ns: this host's monotonic clock."""
+        return [*self._handle(event, now_ns), *self._frames(now_ns)]
+
+    def _handle(self, event: Event, now_ns: int) -> list[Action]:
         match event:
             case LinkUp():
                 self._link.came_up(now_ns)
@@ -141,10 +145,14 @@ class Session:
             case Tick():
                 return self._tick(event, now_ns)
 
-    def may_send_frames(self, now_ns: int) -> bool:
-        """Whether the coordinator knows whose metrics connection this is, and it is our turn when the load is over."""
+    def _frames(self, now_ns: int) -> Iterator[Action]:
+        """Frames to send now: the coordinator of this run knows whose metrics connection this is, and it is our turn
+        when the load is over. A frame that the link does not take is sent again on the next connection, or when no
+        acknowledgement comes."""
         waits = self.state is AgentState.DONE and now_ns < self._done_ns + self._link.turn_ns
-        return self._metrics.attached and not waits
+        may_send = self._metrics.attached and self._link.coordinator == self.run_id and not waits
+        while may_send and (frame := self.outbox.next_frame()) is not None:
+            yield Send(Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=frame), metrics=True)
 
     # -- the links
 

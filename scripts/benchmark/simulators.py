@@ -48,7 +48,6 @@ from common.metrics.intervals import CommandMetrics, ConnectionMetrics, Generato
 from common.plan.timeline import timeline
 from common.protocol import codec
 from common.protocol.messages import (
-    Envelope,
     FrameAck,
     HeartbeatReply,
     MetricsFrame,
@@ -164,7 +163,7 @@ class SimulatedAgent:
         return [source.fileno() for link in links for source in (link.socket, link.monitor.socket)]
 
     def pump(self, now_ns: int) -> None:
-        """Everything that has come, a tick if one is due, and the frames that may be sent."""
+        """Everything that has come, and a tick if one is due."""
         for link_event in self._control.link_events():
             self._handle(_CONTROL_EVENTS[link_event])
         self._receive(self._control)
@@ -177,7 +176,6 @@ class SimulatedAgent:
         if now_ns >= self.due_ns:
             self.due_ns = now_ns + _TICK_NS
             self._handle(Tick(cpu_percent=50.0, cpu_percent_busiest=50.0, host_cpu_percent=40.0))
-        self._pump_frames()
 
     def next_ns(self) -> int:
         """When it wants to be pumped again if nothing comes."""
@@ -214,6 +212,8 @@ class SimulatedAgent:
             match action:
                 case Send(envelope, metrics):
                     link = self._metrics if metrics else self._control
+                    if isinstance(envelope.message, MetricsFrame):
+                        self._count(envelope.message)
                     if link is not None:
                         link.send(codec.encode(envelope))
                 case ConnectMetrics() if self._metrics is None:
@@ -255,19 +255,6 @@ class SimulatedAgent:
         return WorkerFinal(
             issued=done, counted=done, transactions=0, start_skew_ns=0, ran_ns=seconds * NS_PER_S, drained=True
         )
-
-    def _pump_frames(self) -> None:
-        outbox = self._session.outbox
-        if self._metrics is None or not self._session.may_send_frames(monotonic_ns()):
-            return
-        while (frame := outbox.next_frame()) is not None:
-            envelope = Envelope(
-                run_id=self._session.run_id, incarnation=self._session.identity.incarnation, message=frame
-            )
-            if not self._metrics.send(codec.encode(envelope)):
-                return
-            self._count(frame)
-            outbox.sent(frame)
 
     def _count(self, frame: MetricsFrame) -> None:
         if frame.seq in self._sent_ns or frame.seq < self._acknowledged:

@@ -157,13 +157,18 @@ class AgentBench:
             **identity,  # type: ignore[arg-type]
         )
         self.session = Session(self.identity, self.now_ns)
+        self._frames: list[MetricsFrame] = []
 
     @property
     def state(self) -> AgentState:
         return self.session.state
 
     def do(self, event: AgentEvent) -> list[AgentAction]:
-        return self.session.handle(event, self.now_ns)
+        """What the session decides; frames are set aside for `frames`."""
+        actions = self.session.handle(event, self.now_ns)
+        frames = said(actions, MetricsFrame)
+        self._frames += frames
+        return [action for action in actions if not (isinstance(action, Send) and action.envelope.message in frames)]
 
     def hears(self, message: CoordinatorMessage, run_id: str = RUN_ID, incarnation: str = "") -> list[AgentAction]:
         """A message of the coordinator of `run_id`."""
@@ -217,18 +222,15 @@ class AgentBench:
         for number in range(2):
             self.worker(number, worker_metrics(0, operations))
         actions = [action for number in range(2) for action in self.worker(number, worker_final(operations))]
-        self.pump()
+        self.frames()
         return actions
 
     def worker(self, process: int, message: object) -> list[AgentAction]:
         return self.do(FromWorker(process, message))  # type: ignore[arg-type]
 
-    def pump(self) -> list[MetricsFrame]:
-        """What the metrics link takes now."""
-        frames: list[MetricsFrame] = []
-        while self.session.may_send_frames(self.now_ns) and (frame := self.session.outbox.next_frame()) is not None:
-            self.session.outbox.sent(frame)
-            frames.append(frame)
+    def frames(self) -> list[MetricsFrame]:
+        """What was sent on the metrics link since the last call."""
+        frames, self._frames = self._frames, []
         return frames
 
 

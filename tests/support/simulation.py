@@ -575,7 +575,6 @@ class SimulatedAgent:
             if self.alive:
                 self._perform(action)
         self.most_held = max(self.most_held, len(self.session.outbox))
-        self._pump()
 
     def _perform(self, action: events.Action) -> None:
         match action:
@@ -599,22 +598,11 @@ class SimulatedAgent:
                 self.exit = action
                 self.die()
 
-    def _send(self, name: str, envelope: Envelope) -> bool:
+    def _send(self, name: str, envelope: Envelope) -> None:
         coordinator = self._world.coordinator
-        if coordinator is None or not self.wires[name].up:
-            return False
-        routing_id = self.routing_id(name)
-        self.carry(name, "from", lambda: coordinator.receives(routing_id, envelope))
-        return True
-
-    def _pump(self) -> None:
-        if not self.alive or not self.session.may_send_frames(self.clock_ns):
-            return
-        while (frame := self.session.outbox.next_frame()) is not None:
-            envelope = Envelope(run_id=self.session.run_id, incarnation=self.incarnation, message=frame)
-            if not self._send("metrics", envelope):
-                return
-            self.session.outbox.sent(frame)
+        if coordinator is not None and self.wires[name].up:
+            routing_id = self.routing_id(name)
+            self.carry(name, "from", lambda: coordinator.receives(routing_id, envelope))
 
     # -- wires
 

@@ -111,6 +111,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
                     assert not self.loading, "worker processes of another run still load the target"
                     self.heard_ns = self.bench.now_ns
                     self.workers = {number: PlayedWorker() for number in range(len(assignments))}
+                    self.takes_frames()
                     self.frames, self.reported = {}, 0
                 case RenewLease(until_ns):
                     assert until_ns <= self.heard_ns + LEASE_NS
@@ -129,7 +130,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
             assert all(worker.is_over for worker in self.workers.values())
             assert final.counted == self.reported
             assert final.next_seq == self.bench.session.outbox.next_seq
-            self.pump()
+            self.takes_frames()
             frames = [self.frames[seq] for seq in range(final.next_seq)]
             assert sum(part.operations for frame in frames for part in frame.intervals) == self.reported
 
@@ -142,8 +143,8 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
     def loading(self) -> bool:
         return any(worker.loads(self.bench.now_ns) for worker in self.workers.values())
 
-    def pump(self) -> None:
-        for frame in self.bench.pump():
+    def takes_frames(self) -> None:
+        for frame in self.bench.frames():
             assert self.frames.setdefault(frame.seq, frame) == frame, "a frame was sent again with another content"
 
     # -- the coordinator
@@ -194,10 +195,6 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
     @rule(event=st.sampled_from([LinkUp(), LinkDown(), MetricsLinkUp(), LinkRefused(), MetricsLinkUp()]))
     def link(self, event: Event) -> None:
         self.happens(event)
-
-    @rule()
-    def sends_frames(self) -> None:
-        self.pump()
 
     @rule(chance=st.integers(0, 9))
     def terminated(self, chance: int) -> None:
@@ -284,7 +281,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
             self.reports(number, operations)
             if not worker.is_over:
                 self.finishes(number)
-        self.pump()
+        self.takes_frames()
         self.lives(1.5)
 
     def worker(self, number: int, message: object) -> None:
