@@ -3,8 +3,6 @@ states of its part of a run, and `agent.core.lease` how long its load goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from agent.core.actions import (
     Action,
     ConnectMetrics,
@@ -145,14 +143,14 @@ class Session:
             case Tick():
                 return self._tick(event, now_ns)
 
-    def _frames(self, now_ns: int) -> Iterator[Action]:
+    def _frames(self, now_ns: int) -> list[Action]:
         """Frames to send now: the coordinator of this run knows whose metrics connection this is, and it is our turn
         when the load is over. A frame that the link does not take is sent again on the next connection, or when no
         acknowledgement comes."""
         waits = self.state is AgentState.DONE and now_ns < self._done_ns + self._link.turn_ns
         may_send = self._metrics.attached and self._link.coordinator == self.run_id and not waits
-        while may_send and (frame := self.outbox.next_frame()) is not None:
-            yield Send(Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=frame), metrics=True)
+        frames = iter(self.outbox.next_frame, None) if may_send else ()
+        return [action for frame in frames for action in self._send(frame, metrics=True)]
 
     # -- the links
 
@@ -166,8 +164,7 @@ class Session:
     def _attach(self, now_ns: int) -> list[Action]:
         if not self._metrics.attach_is_due(now_ns):
             return []
-        attach = Attach(secret=self.identity.secret, connection=self._metrics.connection)
-        return [Send(Envelope(run_id=self.run_id, incarnation=self.identity.incarnation, message=attach), metrics=True)]
+        return self._send(Attach(secret=self.identity.secret, connection=self._metrics.connection), metrics=True)
 
     def _attached(self, run_id: str, now_ns: int) -> list[Action]:
         if run_id == self._link.coordinator and self._metrics.was_attached():
@@ -175,9 +172,9 @@ class Session:
             self.outbox.rewind()
         return self._maybe_ready()
 
-    def _send(self, message: AgentMessage, run_id: str | None = None) -> list[Action]:
+    def _send(self, message: AgentMessage, run_id: str | None = None, *, metrics: bool = False) -> list[Action]:
         run_id = self.run_id if run_id is None else run_id
-        return [Send(Envelope(run_id=run_id, incarnation=self.identity.incarnation, message=message))]
+        return [Send(Envelope(run_id=run_id, incarnation=self.identity.incarnation, message=message), metrics)]
 
     # -- what the coordinator says
 
@@ -315,8 +312,8 @@ class Session:
             return self._broken(_at_fault(found))
         self._moves(Trigger.START)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
-        actions: list[Action] = [OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover)), Say("running")]
-        return [*actions, *self._maybe_over(now_ns)]
+        order = OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover))
+        return [order, Say("running"), *self._maybe_over(now_ns)]
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
         if self._moves(Trigger.ABANDON):
@@ -409,23 +406,21 @@ class Session:
 
     def _prepared(self) -> list[Action]:
         share = self._share
-        message = Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
-        return self._send(message)
+        return self._send(
+            Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
+        )
 
     def _collect(self, now_ns: int) -> None:
-        report = self._share.take_report(self._link.reporting_period(now_ns))
-        if report is None:
-            return
-        if not len(self.outbox):
-            self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
-        self.outbox.add(report.through, report.intervals)
+        if (report := self._share.take_report(self._link.reporting_period(now_ns))) is not None:
+            if not len(self.outbox):
+                self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
+            self.outbox.add(report.through, report.intervals)
 
     def _maybe_over(self, now_ns: int) -> list[Action]:
         if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
             return []
         self._kill_due_ns, self._done_ns = None, now_ns
-        is_alone = self._link.welcome is None
-        return [*self._final(), *([Say(self._as_kept().described(now_ns))] if is_alone else [])]
+        return [*self._final(), *([Say(self._as_kept().described(now_ns))] if self._link.welcome is None else [])]
 
     def _final(self) -> list[Action]:
         """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
