@@ -1,5 +1,4 @@
-"""The built-in workloads, the command table and the placeholders, for people: as text, and as WORKLOADS.md. Pure but
-for the profiles, which are files."""
+"""The built-in workloads, the command table and the placeholders, as text for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -25,58 +24,36 @@ def commands_text() -> str:
 
 
 def page() -> str:
-    """WORKLOADS.md, whole."""
-    return "\n".join(
-        [
-            "# Workloads",
-            "",
-            "Made by `coordinator profiles --markdown`; [README.md](README.md) says how a plan uses what stands here.",
-            "",
-            "## Profiles",
-            "",
-            "`--profile NAME` runs one, `coordinator profiles NAME` prints it; a copy of what that prints is a profile",
-            "of one's own: `--profile mine.yaml`.",
-            "",
-            *_table(("profile", "what it does"), ((f"`{n}`", profiles.load(n).description) for n in profiles.names())),
-            "",
-            "## Placeholders",
-            "",
-            "They stand for a whole argument, or for a part of one: `field:__rand(1,100)__`. Templates are split into",
-            "arguments as redis-cli splits a line: see *Quotes and bytes* in README.md.",
-            "",
-            *_table(
-                ("placeholder", "what it stands for"), ((f"`{mark}`", text) for mark, text in PLACEHOLDERS.items())
-            ),
-            "",
-            "## Commands",
-            "",
-            "A mix may name these by their first word, which means the template shown; or have templates of their own,",
-            "of these or any other command. A command meets what others left at its keys: give those of other types a",
-            "key prefix of their own.",
-            "",
-            *(line for group, rows in _by_group() for line in _group_lines(group, rows)),
-        ]
-    )
+    """All of it as one page of Markdown."""
+    rows = ((f"`{name}`", profiles.load(name).description) for name in profiles.names())
+    lines = ["# Workloads", "", "## Profiles", "", *markdown_table(("profile", "what it does"), rows), ""]
+    lines += ["## Placeholders", "", *placeholder_table(), "", "## Commands", "", *command_tables(), ""]
+    return "\n".join(lines)
 
 
-def _group_lines(group: str, rows: Sequence[CommandSpec]) -> Iterator[str]:
-    yield f"### {group}"
-    yield ""
-    head = ("template", "", "what it does", "keys hold", "needs")
-    yield from _table(
-        head,
-        (
-            (
-                f"`{template_text(row.template)}`",
-                "writes" if row.writes else "",
-                row.summary,
-                row.key_type.value,
-                row.needs,
-            )
+def placeholder_table() -> list[str]:
+    """The placeholders of templates, as lines of Markdown."""
+    rows = ((f"`{placeholder}`", text) for placeholder, text in PLACEHOLDERS.items())
+    return markdown_table(("placeholder", "what it stands for"), rows)
+
+
+def command_tables() -> list[str]:
+    """The command table, group by group, as lines of Markdown."""
+    lines: list[str] = []
+    for group, rows in _by_group():
+        cells = (
+            (f"`{template_text(row.template)}`", "yes" * row.writes, row.summary, row.key_type.value, row.needs)
             for row in rows
-        ),
-    )
-    yield ""
+        )
+        head = ("template", "writes", "what it does", "keys hold", "needs")
+        lines += [f"### {group}", "", *markdown_table(head, cells), ""]
+    return lines[:-1]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown; a `|` in a cell is escaped."""
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]
 
 
 def _by_group() -> Iterator[tuple[str, list[CommandSpec]]]:
@@ -94,10 +71,3 @@ def _aligned(rows: Iterable[tuple[str, str]]) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"

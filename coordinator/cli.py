@@ -197,7 +197,7 @@ def check(plan_file: Path | None, **flags: Any) -> int:
 @cli.command("profiles")
 @click.argument("name", required=False)
 @click.option("--commands", "what", flag_value="commands", help="the command table and the placeholders instead")
-@click.option("--markdown", "what", flag_value="markdown", help="all of it as a page: WORKLOADS.md")
+@click.option("--markdown", "what", flag_value="markdown", help="all of it as a page of Markdown")
 def show_profiles(name: str | None, what: str | None) -> None:
     """List the built-in workloads, or print one."""
     with interruptible_imports():

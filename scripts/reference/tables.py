@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
@@ -11,22 +11,17 @@ from msgspec import inspect
 
 from agent.cli import cli as agent_cli
 from common import errors
-from common.commands import COMMANDS, PLACEHOLDERS, template_text
 from common.plan.key_path import EVERY
 from common.plan.loading import profiles
 from common.plan.settings import SETTINGS, PlanField, plan_fields
 from common.plan.validation import expected
+from coordinator.catalogue import command_tables, markdown_table, placeholder_table
 from coordinator.cli import PlanOption
 from coordinator.cli import cli as coordinator_cli
 from coordinator.report.summary_types import Summary
 from scripts.reference.meanings import SUMMARY, VARIABLES
 
 _DEFAULT = re.compile(r"\s*\[(?:env var: [^;\]]*; )?default: (.*)\]$")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]
 
 
 def _code(text: str) -> str:
@@ -58,7 +53,7 @@ def _flag_rows(options: Iterable[click.Option]) -> list[str]:
         name = _code(f"{flag} {metavar}".strip()) + (f" ({', '.join(map(_code, aliases))})" if aliases else "")
         default = _DEFAULT.search(_help(option))
         rows.append((name, _phrase(_DEFAULT.sub("", _help(option))), default[1] if default else ""))
-    return _table(("flag", "meaning", "default"), rows)
+    return markdown_table(("flag", "meaning", "default"), rows)
 
 
 def _help(option: click.Option) -> str:
@@ -87,7 +82,7 @@ def variables() -> list[str]:
     """Every variable of the environment that either program reads."""
     rows = [(_code(name), text) for name, text in VARIABLES.items()]
     rows += [(_code(setting.variable), _code(setting.flag)) for setting in SETTINGS if setting.flag]
-    return _table(("variable", "stands for"), rows)
+    return markdown_table(("variable", "stands for"), rows)
 
 
 def plan_keys() -> list[str]:
@@ -105,7 +100,7 @@ def plan_keys() -> list[str]:
             flags = ", ".join(_code(setting.flag) for setting in field.settings if setting.flag)
             rows.append((_code(str(field.path[-1])), value, _default(field), _phrase(field.help), flags))
         lines += [f"### {section or 'The whole file'}", ""]
-        lines += [*_table(("key", "value", "default", "meaning", "flag"), rows), ""]
+        lines += [*markdown_table(("key", "value", "default", "meaning", "flag"), rows), ""]
     return lines[:-1]
 
 
@@ -144,36 +139,18 @@ def _in_plan(value: Any) -> str:
     return f"{value:g}" if type(value) is float else str(getattr(value, "value", value))
 
 
-# Profiles and commands
+# Profiles
 
 
 def profile_files() -> list[str]:
     """The built-in workloads, each with its file."""
     pages = [profiles.load(name) for name in profiles.names()]
-    lines = _table(
+    lines = markdown_table(
         ("profile", "what it does"), ((f"[`{each.name}`](#{each.name})", each.description) for each in pages)
     )
     for each in pages:
         lines += ["", f"### {each.name}", "", "```yaml", *each.text.rstrip().split("\n"), "```"]
     return lines
-
-
-def placeholders() -> list[str]:
-    """The placeholders of templates."""
-    return _table(("placeholder", "what it stands for"), ((_code(mark), text) for mark, text in PLACEHOLDERS.items()))
-
-
-def commands() -> list[str]:
-    """The command table, group by group."""
-    lines: list[str] = []
-    for group in dict.fromkeys(row.group for row in COMMANDS.values()):
-        rows = [
-            (_code(template_text(row.template)), "yes" * row.writes, row.summary, row.key_type.value, row.needs)
-            for row in COMMANDS.values()
-            if row.group == group
-        ]
-        lines += [f"### {group}", "", *_table(("template", "writes", "what it does", "keys hold", "needs"), rows), ""]
-    return lines[:-1]
 
 
 # Results
@@ -186,7 +163,7 @@ def exit_codes() -> list[str]:
     for kind in kinds:
         texts.setdefault(kind.exit_code, (kind.__doc__ or "").split("\n\n")[0])
         kinds += kind.__subclasses__()
-    return _table(("code", "meaning"), ((str(code), text) for code, text in sorted(texts.items())))
+    return markdown_table(("code", "meaning"), ((str(code), text) for code, text in sorted(texts.items())))
 
 
 def summary_keys() -> list[str]:
@@ -195,7 +172,7 @@ def summary_keys() -> list[str]:
     for kind, node in _structs(inspect.type_info(Summary), {}).items():
         meanings = SUMMARY[kind.__name__]
         rows = [(_code(field.encode_name), _json(field.type), meanings[field.encode_name]) for field in node.fields]
-        lines += [f"### {kind.__name__}", "", *_table(("key", "value", "meaning"), rows), ""]
+        lines += [f"### {kind.__name__}", "", *markdown_table(("key", "value", "meaning"), rows), ""]
     return lines[:-1]
 
 
@@ -251,8 +228,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "variables": variables,
     "plan-keys": plan_keys,
     "profiles": profile_files,
-    "placeholders": placeholders,
-    "commands": commands,
+    "placeholders": placeholder_table,
+    "commands": command_tables,
     "exit-codes": exit_codes,
     "summary-keys": summary_keys,
 }
