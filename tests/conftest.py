@@ -1,7 +1,8 @@
-"""Fixtures that many tests share: real servers, servers that misbehave, our own commands, and a check for leaks."""
+"""The tier of each test, and fixtures that many tests share: servers, our own commands, a check for leaks."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,29 @@ from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import adopt_orphans, nothing_left_behind
 from tests.support.servers import Server, SocketServer, closed_port, deaf_port, start_server
+from tests.support.tiers import TIERS, only_fast, tier_of
 
 PASSWORD = "a word for the test"
 
 # How long an example takes depends on what else the machine does: only pytest's timeout bounds it.
 settings.register_profile("unhurried", deadline=None, print_blob=True)
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier, which `-m` selects; slow tiers first."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        item.add_marker(tier_of(item))
+    items.sort(key=lambda item: next(rank for rank, tier in enumerate(TIERS) if item.get_closest_marker(tier)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A fast test must not start a process."""
+    with only_fast() if item.get_closest_marker("fast") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
