@@ -136,7 +136,7 @@ def start(
         from common.machine import raise_open_files_limit
         from common.protocol.token_sources import TokenVariables
         from coordinator.compare.command import compare
-        from coordinator.report.files import PLAN_FILE
+        from coordinator.report.run_files import PLAN_FILE
         from coordinator.report.run_lookup import find_journal
         from coordinator.start import start as start_run
 
@@ -227,7 +227,7 @@ def show_profiles(name: str | None, what: str | None) -> None:
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     """Print the report of a run or a comparison again. RUN: an id, the beginning of one, a path, or `latest`."""
     with interruptible_imports():
-        from coordinator.report.saved import render
+        from coordinator.report_command import render
 
     # The text has colours only if stdout shows them: click must not remove them.
     text = render(run, out, form, hide_histogram, note=lambda line: complain(PROGRAM, line))

@@ -60,7 +60,7 @@ from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
-from coordinator.servers.cleanup import Cleaning
+from coordinator.servers.cleanup import CleanUpThread
 
 TICK_S = 0.1
 TICK_NS = NS_PER_S // 10
@@ -76,7 +76,7 @@ _ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
 
 ReadCounts = Callable[[When], ServerCounted]
 OpenJournal = Callable[[], Journal]
-Clean = Callable[[], Cleaning]
+Clean = Callable[[], CleanUpThread]
 Explain = Callable[[Exception], tuple[int, str]]
 
 
@@ -106,7 +106,7 @@ class Coordinator:
         self._journal: Journal | None = None
         self._end: End | None = None
         self._reading: tuple[When, Future[ServerCounted]] | None = None
-        self._cleaning: Cleaning | None = None
+        self._cleaning: CleanUpThread | None = None
         self._interrupts = 0
         self._shown_ns = self._looked_ns = self._ticked_ns = 0
         self._is_journal_gone = False

@@ -17,9 +17,8 @@ from common.plan.timeline import Leg, operations_due, timeline
 from common.protocol.messages import PoolShare
 from common.serde import to_builtins
 from common.units import NS_PER_S, counted, format_count, format_seconds
+from coordinator.analysis.key_space import key_space_facts, key_space_lines
 from coordinator.core.shares import AgentCapacity, Shares, assign
-from coordinator.report.preparation_text import plan_facts as preparation_facts
-from coordinator.report.preparation_text import plan_lines
 
 _REMOTE_PROCESSES = 1
 
@@ -51,7 +50,7 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
     lines += [_agent_line(agent, shares) for agent in agents]
-    lines += plan_lines(plan)
+    lines += key_space_lines(plan)
     lines += fleet_lines(plan, len(agents))
     if plan.fleet.expect_agents:
         lines.append(
@@ -97,7 +96,7 @@ def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dic
             "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
         },
         "client_settings": client_settings,
-        "preparation": preparation_facts(plan),
+        "preparation": key_space_facts(plan),
         "pools_total": shares.pools_total,
         "threads_total": shares.threads_total,
         "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],

@@ -16,7 +16,7 @@ from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.journal import Journal, read_journal
-from coordinator.report.files import (
+from coordinator.report.run_files import (
     JOURNAL_FILE,
     PLAN_FILE,
     PRIVATE_FOLDER,

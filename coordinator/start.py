@@ -43,17 +43,16 @@ from coordinator.local_agents import LocalAgents
 from coordinator.loop import Coordinator, after_load, standings
 from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.plan_view import expected_agents
-from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, write_run_files
-from coordinator.report.printing import put_out, say
-from coordinator.report.styles import console_for
+from coordinator.report.printing import console_for, put_out, say
+from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report.summary_types import Summary
 from coordinator.run_folder import RunFolder, new_run_folder, new_run_id, reopen_run_folder
-from coordinator.servers.cleanup import Cleaning, Tally, delete_written
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.cleanup import CleanUpThread, DeletionProgress, delete_plan_keys
+from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
-from coordinator.servers.preflight import refuse_misfits
+from coordinator.servers.preflight import check_commands
 from coordinator.servers.setup_commands import flush, set_up
 
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
@@ -129,7 +128,7 @@ def conduct(plan: Plan, options: StartOptions, folder: RunFolder, people: Consol
             plan = with_secrets_of(_aimed_at(folder.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
-            refuse_misfits(plan)
+            check_commands(plan)
             facts = _prepare_target(plan, facts, _unheard if options.quiet else partial(say, people))
         # Before anything is opened: a Ctrl-C while a socket is being made would leave it open, and the context wait for
         # it for ever.
@@ -251,7 +250,7 @@ def _serve(
             view=view,
             open_journal=lambda: folder.open_journal(plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
-            clean=lambda: Cleaning(delete, explain),
+            clean=lambda: CleanUpThread(delete, explain),
             explain=explain,
         )
         return coordinator.serve()
@@ -315,15 +314,15 @@ def _invite(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: 
     return join_command(where, credentials)
 
 
-def _deletion(plan: Plan, known: Aggregate) -> Callable[[Tally], None]:
+def _deletion(plan: Plan, known: Aggregate) -> Callable[[DeletionProgress], None]:
     """Deletes the plan's keys after the run. known: what is in the journal when this coordinator begins; one before it
     may have deleted some keys already."""
     before = known.cleaned.deleted if known.cleaned is not None else 0
     read = known.readings.get(When.AFTER) if known.cleaned is None else None
 
-    def delete(tally: Tally) -> None:
+    def delete(tally: DeletionProgress) -> None:
         tally.earlier = before
-        delete_written(plan, tally, read.keys if read is not None else None)
+        delete_plan_keys(plan, tally, read.keys if read is not None else None)
 
     return delete
 

@@ -24,7 +24,7 @@ from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.core.transitions import Phase
 from coordinator.journal_lock import LOCK_SUFFIX
-from coordinator.report.files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from scripts.reference.hooks import on_page_markdown
 from scripts.reference.meanings import VARIABLES
 from scripts.reference.pages import stale

@@ -153,4 +153,4 @@ def test_text_for_people_is_made_where_control_characters_are_escaped(path: Path
         return
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     made = [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "Text"]
-    assert not made, f"{_label(path)}:{made[0]}: expected as_text of coordinator.report.styles"
+    assert not made, f"{_label(path)}:{made[0]}: expected as_text of coordinator.report.printing"

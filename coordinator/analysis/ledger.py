@@ -1,36 +1,35 @@
-"""The audit: what workers issued, what the coordinator counted, and what the server says it was asked to do.
+"""The audit: three independent counts of a run's operations, and how many operations they disagree on. Pure.
 
-It audits the whole run: a warmup is in it, though in no other number of the report.
+The audit covers the whole run, including the warmup, which no other number of the report includes.
 
-    issued        operations begun, as workers counted them where they begin
-    counted       operations that came to an end, summed over all frames
-    server_calls  calls (and rejected calls) that the server's commandstats gained for the plan's commands
+    issued        operations begun, as workers count them when they begin one
+    counted       operations that ended, summed over all frames
+    server_calls  calls (including rejected calls) that the server's commandstats gained for the plan's commands
 
-Every operation that got a reply, good or bad, is one call: `definite`. One without a reply may have reached the server
-or not, and what the client tried again may have reached it twice: these are `uncertain`, and widen what the server may
-have counted to definite..definite + uncertain. MULTI and EXEC are held against the transactions sent in the same way.
+Expected server calls. An operation with a reply, good or bad, is exactly one call: `definite`. An operation without a
+reply may or may not have reached the server, and a retried one may have reached it twice: `uncertain`. So server_calls
+must lie in definite..definite + uncertain. MULTI and EXEC are compared with the transactions sent in the same way.
 
-In a cluster the server's counts are sums over its nodes, and a command may be answered by several of them: each that
-says MOVED, ASK, TRYAGAIN or CLUSTERDOWN instead of doing it counts one rejected call. redis-py follows them within the
-one operation, and its connections count them as they come in; so they are part of `definite`, but for those that
-surfaced as the operation's own error, which is there already. A replica counts what it repeats after its primary, too:
-that is left out where its counters are read (`coordinator/servers/counters.py`), with MULTI and EXEC, so what remains
-is what clients sent it: reads, and whatever it refused. Of a primary that Sentinels watch, only the primary is read.
-The Sentinels themselves call PING, INFO, PUBLISH and SUBSCRIBE there, and what the plan's scripts call counts as well:
-of these commands, more than ours are taken for theirs, so that a call too many of one is not found.
+Cluster. server_calls sums all nodes. A node that answers MOVED, ASK, TRYAGAIN or CLUSTERDOWN counts one rejected call,
+and redis-py then asks another node within the same operation. Connections count these redirections, so `definite`
+includes them, except those that became the operation's own error: that error counts already. A replica also counts the
+commands that it repeats after its primary, and its MULTI and EXEC. `coordinator/servers/commandstats.py` leaves these
+out, so that only the calls of clients remain: reads, and everything that the replica refused.
 
-The counts can be compared only while each node is the process, and has the role, that it was. Where not, `note` names
-the node, and only issued and counted are held against each other.
+Sentinel. Only the primary is read. Sentinels call PING, INFO, PUBLISH and SUBSCRIBE there, and the plan's scripts call
+commands too. For these commands a surplus is attributed to the Sentinels and scripts, so the audit does not find one.
 
-What the counts miss may be the same operations: those in flight when a worker process is killed were issued and not
-counted, and the server counted them. So of all surpluses only the largest counts, and of all shortfalls too:
+The server's counts are compared only if every node is still the same process in the same role, and if no agent could
+still write when the counters were read after the run. Otherwise `note` gives the reason.
 
-    surpluses    issued - counted; the server's counts above what they may be
-    shortfalls   counted - issued; the server's counts below what they may be
+Several differences may be the same operations: those in flight when a worker process is killed were issued and reached
+the server, but were not counted. So only the largest surplus and the largest shortfall count:
+
+    surpluses    issued - counted; the server's counts above their range
+    shortfalls   counted - issued; the server's counts below their range
     unaccounted  the largest surplus + the largest shortfall
 
-A run without retries and failures leaves no room: unaccounted is 0 only if all three agree to the last operation. If
-agents might still write when the counters were read after the run, the server's counts are not compared.
+In a run without retries and failures, unaccounted is 0 only if all three counts are equal.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ from common.plan.schema import Arrivals
 from common.units import counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import BUSY_SHARE, limit_findings
+from coordinator.analysis.key_space import preload_finding
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
+from coordinator.analysis.missing_connections import unopened_finding
 from coordinator.analysis.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import uncarried, uncarried_clause, uncarried_sentence
 from coordinator.analysis.unfinished_run import unfinished
-from coordinator.analysis.unopened_connections import unopened_finding
-from coordinator.analysis.unsent_causes import unsent_cause
-from coordinator.report.preparation_text import preload_finding
+from coordinator.analysis.unsent_operations import unsent_cause
 
 UNSENT_SHARE = 0.001
 START_SKEW_MS = 100.0

@@ -22,9 +22,8 @@ from coordinator.compare.differences import Conducted, Head, build_comparison
 from coordinator.compare.wire_plan import plans_to_compare
 from coordinator.core.records import Outcome
 from coordinator.options import StartOptions
-from coordinator.report.files import COMPARISON_FILE, write_whole
-from coordinator.report.printing import say
-from coordinator.report.styles import console_for
+from coordinator.report.printing import console_for, say
+from coordinator.report.run_files import COMPARISON_FILE, write_whole
 from coordinator.run_folder import new_run_folder, new_run_id
 from coordinator.start import Ended, conduct, deliver
 
@@ -32,7 +31,7 @@ _KILLED = "the comparison has no recorded end: its coordinator still runs, or wa
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PlannedRun:
     """A run that is to come. round: counted from 1. name: that of its folder."""
 
     round: int
@@ -52,12 +51,12 @@ class Stopped:
 ALL_DONE = Stopped(Outcome.COMPLETED, "", EXIT_OK)
 
 
-def turns(rounds: int) -> list[Turn]:
+def planned_runs(rounds: int) -> list[PlannedRun]:
     """Both drivers in each round, and each of them first in every other one: so what changes steadily meanwhile, on
     the server or on the machines, falls on both alike."""
     forth, back = (Driver.CLIENT, Driver.WIRE), (Driver.WIRE, Driver.CLIENT)
     order = [(number, driver) for number in range(1, rounds + 1) for driver in (forth if number % 2 else back)]
-    return [Turn(number, driver, f"{run}-{driver.value}") for run, (number, driver) in enumerate(order, 1)]
+    return [PlannedRun(number, driver, f"{run}-{driver.value}") for run, (number, driver) in enumerate(order, 1)]
 
 
 def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
@@ -72,7 +71,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     runs: list[Conducted] = []
     unwritten: list[str] = []
     stopped = ALL_DONE
-    order = turns(rounds)
+    order = planned_runs(rounds)
     for turn, following in zip(order, [*order[1:], None], strict=True):
         try:
             ended = conduct(plans[turn.driver], options, new_run_folder(options.out, f"{head.id}/{turn.name}"), people)
@@ -104,7 +103,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     return code
 
 
-def stop_after(turn: Turn, ended: Ended, following: Turn | None) -> Stopped | None:
+def stop_after(turn: PlannedRun, ended: Ended, following: PlannedRun | None) -> Stopped | None:
     """Why a run was the last one before its time; None when there is no reason for that."""
     if ended.exit_code == EXIT_INTERRUPTED:
         return Stopped(Outcome.INTERRUPTED, f"{turn.name} was interrupted", EXIT_INTERRUPTED)
@@ -114,7 +113,7 @@ def stop_after(turn: Turn, ended: Ended, following: Turn | None) -> Stopped | No
     return _interrupted_before(following) if ended.told_to_end and following is not None else None
 
 
-def stopped_by(turn: Turn, error: Exception | KeyboardInterrupt) -> Stopped:
+def stopped_by(turn: PlannedRun, error: Exception | KeyboardInterrupt) -> Stopped:
     """Why a run that could not be conducted was the last one."""
     if isinstance(error, KeyboardInterrupt):
         return _interrupted_before(turn)
@@ -122,7 +121,7 @@ def stopped_by(turn: Turn, error: Exception | KeyboardInterrupt) -> Stopped:
     return Stopped(Outcome.ABORTED, f"{turn.name} failed: {text}", code)
 
 
-def _interrupted_before(turn: Turn) -> Stopped:
+def _interrupted_before(turn: PlannedRun) -> Stopped:
     return Stopped(Outcome.INTERRUPTED, f"interrupted before {turn.name} began", EXIT_INTERRUPTED)
 
 

@@ -14,14 +14,14 @@ from coordinator.compare.comparison_types import (
     ComparedRun,
     Comparison,
     Cost,
+    FigureSpread,
     LatencyKind,
     Pair,
-    Spread,
     SpreadKind,
 )
-from coordinator.report.files import COMPARISON_FILE
-from coordinator.report.styles import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short
-from coordinator.report.table_fitting import Column, FittedTable, show
+from coordinator.report.printing import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short
+from coordinator.report.run_files import COMPARISON_FILE
+from coordinator.report.tables import FittedTable, TableColumn, show
 
 _TIMES = {
     LatencyKind.RESPONSE: "response time, from the intended send to the reply",
@@ -74,15 +74,15 @@ def _at_once(comparison: Comparison) -> Iterator[str]:
 
 
 _RUN_COLUMNS = (
-    Column("Run", fold=12),
-    Column("Ops/s", 1),
-    Column("CPU us/op", 3),
-    Column("p50", 5),
-    Column("p99", 4),
-    Column("p99.9", 6),
-    Column("Errors"),
-    Column("Outcome", 2, fold=9),
-    Column("Verdict", fold=7),
+    TableColumn("Run", fold=12),
+    TableColumn("Ops/s", 1),
+    TableColumn("CPU us/op", 3),
+    TableColumn("p50", 5),
+    TableColumn("p99", 4),
+    TableColumn("p99.9", 6),
+    TableColumn("Errors"),
+    TableColumn("Outcome", 2, fold=9),
+    TableColumn("Verdict", fold=7),
 )
 
 
@@ -107,11 +107,11 @@ def _runs(comparison: Comparison) -> FittedTable:
 
 
 _COST_COLUMNS = (
-    Column("Type", fold=6),
-    Column("", fold=9),
-    Column("client", 1),
-    Column("wire", 2),
-    Column("redis-py adds"),
+    TableColumn("Type", fold=6),
+    TableColumn("", fold=9),
+    TableColumn("client", 1),
+    TableColumn("wire", 2),
+    TableColumn("redis-py adds"),
 )
 
 
@@ -176,7 +176,7 @@ def _name(run: ComparedRun) -> str:
     return run.id.rpartition("/")[2]
 
 
-def _spread(of: Spread, form: Callable[[float], str]) -> str:
+def _spread(of: FigureSpread, form: Callable[[float], str]) -> str:
     return f"{form(of.median)} ({form(of.low)}..{form(of.high)})"
 
 

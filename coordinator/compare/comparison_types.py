@@ -12,7 +12,7 @@ import msgspec
 from common.units import printable_json
 from coordinator.analysis.verdict import Verdict
 from coordinator.core.records import Outcome
-from coordinator.report.summary_types import Part, Target
+from coordinator.report.summary_types import SummaryPart, TargetSummary
 
 COMPARISON_FORMAT = 1
 
@@ -31,7 +31,7 @@ class LatencyKind(enum.Enum):
     SERVICE = "service"
 
 
-class Spread(Part, frozen=True, kw_only=True):
+class FigureSpread(SummaryPart, frozen=True, kw_only=True):
     """A figure of several rounds."""
 
     median: float
@@ -39,16 +39,16 @@ class Spread(Part, frozen=True, kw_only=True):
     high: float
 
 
-class Pair(Part, frozen=True, kw_only=True):
+class Pair(SummaryPart, frozen=True, kw_only=True):
     """A figure with each driver. difference: client minus wire within each round, which is what redis-py adds; its
     median need not be the difference of the two medians."""
 
-    client: Spread
-    wire: Spread
-    difference: Spread
+    client: FigureSpread
+    wire: FigureSpread
+    difference: FigureSpread
 
 
-class LatencyPairs(Part, frozen=True, kw_only=True):
+class LatencyPairs(SummaryPart, frozen=True, kw_only=True):
     """Latencies of operations done."""
 
     p50: Pair
@@ -56,7 +56,7 @@ class LatencyPairs(Part, frozen=True, kw_only=True):
     p99_9: Pair = msgspec.field(name="p99.9")
 
 
-class Cost(Part, frozen=True, kw_only=True):
+class Cost(SummaryPart, frozen=True, kw_only=True):
     """What a command, or all together, took with each driver. cpu_us_per_operation: of the worker processes; None for a
     single command, because nobody can tell whose it was. latency_us: None where no round has any with both drivers."""
 
@@ -65,7 +65,7 @@ class Cost(Part, frozen=True, kw_only=True):
     latency_us: LatencyPairs | None
 
 
-class RunLatency(Part, frozen=True, kw_only=True):
+class RunLatency(SummaryPart, frozen=True, kw_only=True):
     """Latencies of one run."""
 
     p50: float
@@ -73,7 +73,7 @@ class RunLatency(Part, frozen=True, kw_only=True):
     p99_9: float = msgspec.field(name="p99.9")
 
 
-class ComparedRun(Part, frozen=True, kw_only=True):
+class ComparedRun(SummaryPart, frozen=True, kw_only=True):
     """One of the runs, in their order. id: for `coordinator report`. round: counted from 1. counts: its round is whole,
     so it is in totals and commands. latency_us: None where nothing was done."""
 
@@ -91,7 +91,7 @@ class ComparedRun(Part, frozen=True, kw_only=True):
     verdict: Verdict
 
 
-class ComparedPools(Part, frozen=True, kw_only=True):
+class ComparedPools(SummaryPart, frozen=True, kw_only=True):
     """How many operations a pool of this group has under way at most: with the client driver because of its threads
     and client instances, with the wire driver because it has so many connections."""
 
@@ -100,7 +100,7 @@ class ComparedPools(Part, frozen=True, kw_only=True):
     at_once_per_pool: int
 
 
-class ComparedLoad(Part, frozen=True, kw_only=True):
+class ComparedLoad(SummaryPart, frozen=True, kw_only=True):
     """How operations were timed, see summary.json, and so which latencies are compared."""
 
     model: str
@@ -110,7 +110,7 @@ class ComparedLoad(Part, frozen=True, kw_only=True):
     latency: LatencyKind
 
 
-class Comparison(Part, frozen=True, kw_only=True):
+class Comparison(SummaryPart, frozen=True, kw_only=True):
     """The whole of comparison.json. outcome: completed, interrupted or aborted; reason says by what. rounds: the whole
     ones, of which totals and commands are. totals: None without any. notes: what one must know to read it."""
 
@@ -122,7 +122,7 @@ class Comparison(Part, frozen=True, kw_only=True):
     rounds_wanted: int
     rounds: int
     spread: SpreadKind
-    target: Target
+    target: TargetSummary
     load: ComparedLoad
     pools: dict[str, ComparedPools]
     totals: Cost | None

@@ -16,11 +16,11 @@ from coordinator.compare.comparison_types import (
     ComparedRun,
     Comparison,
     Cost,
+    FigureSpread,
     LatencyKind,
     LatencyPairs,
     Pair,
     RunLatency,
-    Spread,
     SpreadKind,
 )
 from coordinator.compare.wire_plan import at_once
@@ -159,12 +159,12 @@ def _pair(rounds: Sequence[tuple[Summary, Summary]], figure: Figure) -> Pair | N
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> FigureSpread:
     """Median and range of a few values, or their quartiles where there are enough."""
     low, high = min(values), max(values)
     if len(values) >= QUARTILES_FROM:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median=statistics.median(values), low=low, high=high)
+    return FigureSpread(median=statistics.median(values), low=low, high=high)
 
 
 def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summary]]) -> ComparedRun:

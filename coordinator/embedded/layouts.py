@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from common.plan.schema import Target
 from common.redis_client import SLOTS, open_control_client
-from coordinator.embedded.servers import HOST, Layout, Part
+from coordinator.embedded.servers import HOST, Layout, ServerProcess
 
 SERVICE = "stampede"
 """How Sentinels call the primary that they watch."""
@@ -63,8 +63,8 @@ class _Standalone:
 
     ports = 1
 
-    def parts(self, ports: Sequence[int]) -> list[Part]:
-        return [Part(ports[0], _DATA)]
+    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
+        return [ServerProcess(ports[0], _DATA)]
 
     def arrange(self, _ports: Sequence[int]) -> None:
         """It is alone."""
@@ -82,9 +82,9 @@ class _Cluster:
     nodes = 2 * _SHARDS
     ports = 2 * nodes
 
-    def parts(self, ports: Sequence[int]) -> list[Part]:
+    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
-        return [Part(port, (*_DATA, *self._options(bus))) for port, bus in zip(nodes, buses, strict=True)]
+        return [ServerProcess(port, (*_DATA, *self._options(bus))) for port, bus in zip(nodes, buses, strict=True)]
 
     def arrange(self, ports: Sequence[int]) -> None:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
@@ -140,7 +140,7 @@ class _Sentinels:
 
     ports = 2 + _SENTINELS
 
-    def parts(self, ports: Sequence[int]) -> list[Part]:
+    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
         primary, replica, *sentinels = ports
         config = (
             f"sentinel monitor {SERVICE} {HOST} {primary} {_QUORUM}\n"
@@ -148,9 +148,9 @@ class _Sentinels:
             f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}\n"
         )
         return [
-            Part(primary, _DATA),
-            Part(replica, (*_DATA, "--replicaof", HOST, str(primary))),
-            *(Part(port, ("--sentinel",), config) for port in sentinels),
+            ServerProcess(primary, _DATA),
+            ServerProcess(replica, (*_DATA, "--replicaof", HOST, str(primary))),
+            *(ServerProcess(port, ("--sentinel",), config) for port in sentinels),
         ]
 
     def arrange(self, ports: Sequence[int]) -> None:

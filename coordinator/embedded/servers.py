@@ -48,7 +48,7 @@ _DIE_WITH_PARENT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ServerProcess:
     """One process of a layout. options: the server's command line without what every server gets. config: the text of
     its configuration file, or None when it needs none."""
 
@@ -63,7 +63,7 @@ class Layout(Protocol):
     ports: int
     """How many free ports it needs."""
 
-    def parts(self, ports: Sequence[int]) -> list[Part]:
+    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
         """The processes on these ports."""
 
     def arrange(self, ports: Sequence[int], /) -> None:
@@ -169,7 +169,7 @@ class EmbeddedServer:
             return f"a server answers: {_one_line(error)}"
 
 
-def _spawn(binary: Path, directory: Path, part: Part) -> subprocess.Popen[bytes]:
+def _spawn(binary: Path, directory: Path, part: ServerProcess) -> subprocess.Popen[bytes]:
     home = directory / str(part.port)
     home.mkdir(exist_ok=True)
     command = [str(binary)]
@@ -187,7 +187,7 @@ def _spawn(binary: Path, directory: Path, part: Part) -> subprocess.Popen[bytes]
         )
 
 
-def _wait_until_up(part: Part, process: subprocess.Popen[bytes]) -> bool:
+def _wait_until_up(part: ServerProcess, process: subprocess.Popen[bytes]) -> bool:
     return _until(
         lambda: _is_our_server(part.port, process.pid), READY_WITHIN_S, unless=lambda: process.poll() is not None
     )

@@ -15,8 +15,8 @@ from rich.text import Text
 from common.units import counted, format_seconds
 from coordinator.analysis.generator import BUSY_SHARE
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow, Times
-from coordinator.report.styles import as_text, ms
-from coordinator.report.table_fitting import Cell, Column, FittedTable, Trimmed
+from coordinator.report.printing import as_text, ms
+from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
 _AGENTS_SHOWN = 8
 _FEWEST_SECONDS = 3
@@ -36,7 +36,7 @@ class Screen:
         too_many = len(console.render_lines(self._drawn(rows), options, pad=False)) - console.size.height
         if too_many > 0:
             rows = rows[-max(_FEWEST_SECONDS, len(rows) - too_many) :]
-        yield Trimmed(self._drawn(rows))
+        yield WithoutTrailingBlanks(self._drawn(rows))
 
     def _drawn(self, rows: tuple[SecondRow, ...]) -> RenderableType:
         snapshot = self.snapshot
@@ -73,25 +73,25 @@ def _left(snapshot: LiveSnapshot) -> str:
 
 
 _CLOSED_COLUMNS = (
-    Column("sec"),
-    Column("ops/s", 1),
-    Column("serv p50", 3),
-    Column("serv p99", 2),
-    Column("serv max", 4),
-    Column("errors"),
-    Column("core", 5),
+    TableColumn("sec"),
+    TableColumn("ops/s", 1),
+    TableColumn("serv p50", 3),
+    TableColumn("serv p99", 2),
+    TableColumn("serv max", 4),
+    TableColumn("errors"),
+    TableColumn("core", 5),
 )
 _OPEN_COLUMNS = (
-    Column("sec"),
-    Column("wanted/s", 3),
-    Column("ops/s", 1),
-    Column("backlog", 4),
-    Column("resp p50", 5),
-    Column("resp p99", 2),
-    Column("resp max", 6),
-    Column("serv p99", 7),
-    Column("errors"),
-    Column("core", 8),
+    TableColumn("sec"),
+    TableColumn("wanted/s", 3),
+    TableColumn("ops/s", 1),
+    TableColumn("backlog", 4),
+    TableColumn("resp p50", 5),
+    TableColumn("resp p99", 2),
+    TableColumn("resp max", 6),
+    TableColumn("serv p99", 7),
+    TableColumn("errors"),
+    TableColumn("core", 8),
 )
 
 
@@ -113,11 +113,11 @@ def _seconds(snapshot: LiveSnapshot, rows: tuple[SecondRow, ...]) -> FittedTable
     return table
 
 
-def _closed(row: SecondRow) -> list[Cell]:
+def _closed(row: SecondRow) -> list[TableCell]:
     return [str(row.second), f"{row.ops_per_s:,}", *_quantiles(row.service), _errors(row), _core(row.core_share)]
 
 
-def _open(row: SecondRow) -> list[Cell]:
+def _open(row: SecondRow) -> list[TableCell]:
     return [
         str(row.second),
         "-" if row.wanted_per_s is None else f"{row.wanted_per_s:,.0f}",
@@ -154,12 +154,12 @@ def _totals(snapshot: LiveSnapshot) -> Text:
 
 
 _AGENT_COLUMNS = (
-    Column("agent", fold=12),
-    Column("host", 3, fold=12),
-    Column("state", fold=9),
-    Column("cpu", 1),
-    Column("heard", 2),
-    Column("offset ms", 4),
+    TableColumn("agent", fold=12),
+    TableColumn("host", 3, fold=12),
+    TableColumn("state", fold=9),
+    TableColumn("cpu", 1),
+    TableColumn("heard", 2),
+    TableColumn("offset ms", 4),
 )
 
 
@@ -174,7 +174,7 @@ def _agents(agents: tuple[AgentRow, ...], standing_by: int) -> FittedTable:
     return table
 
 
-def _agent(agent: AgentRow) -> list[Cell]:
+def _agent(agent: AgentRow) -> list[TableCell]:
     age_s = agent.heartbeat_age_s
     return [
         agent.agent_id,

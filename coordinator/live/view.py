@@ -21,7 +21,7 @@ from common.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
-from coordinator.report.styles import as_text, ms
+from coordinator.report.printing import as_text, ms
 
 _NUMBERS = re.compile(r"\d+")
 

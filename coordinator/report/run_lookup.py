@@ -15,7 +15,7 @@ from common.file_reading import read_bounded
 from common.units import counted
 from coordinator.core.records import RunOpened
 from coordinator.journal import read_journal
-from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, PLAN_FILE
+from coordinator.report.run_files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, PLAN_FILE
 
 LATEST = "latest"
 _RUNS_NAMED = 10

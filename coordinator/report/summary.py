@@ -29,6 +29,7 @@ from coordinator.analysis.generator import (
     limit_findings,
     throttled_share,
 )
+from coordinator.analysis.key_space import clean_up_of, preload_of
 from coordinator.analysis.ledger import balance
 from coordinator.analysis.leg_results import StageResult, stage_results
 from coordinator.analysis.tallies import AgentTally, Busy
@@ -36,22 +37,21 @@ from coordinator.analysis.unassigned_shares import uncarried
 from coordinator.analysis.unfinished_run import unfinished
 from coordinator.analysis.verdict import judge
 from coordinator.core.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
-from coordinator.report.preparation_text import clean_up_of, preload_of
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
-    Agent,
+    AgentSummary,
     Bin,
-    Connections,
-    Generator,
+    ConnectionsSummary,
+    GeneratorSummary,
     Latency,
-    Load,
-    PubSub,
+    LoadSummary,
+    PubSubSummary,
     Quantiles,
-    Run,
-    Stage,
+    RunSummary,
+    StageSummary,
     Stats,
     Summary,
-    Target,
+    TargetSummary,
 )
 
 _NO_END = "the journal does not have its end"
@@ -80,7 +80,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
     return Summary(
         format=SUMMARY_FORMAT,
         run=_run(aggregate, opened),
-        target=msgspec.convert(opened.target, Target, from_attributes=True),
+        target=msgspec.convert(opened.target, TargetSummary, from_attributes=True),
         plan=to_builtins(opened.plan),
         load=_load(measured, totals, arrivals, duration_s, _uncarried(aggregate)),
         generator=_generator(aggregate, stages),
@@ -142,11 +142,11 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
     )
 
 
-def _run(aggregate: Aggregate, opened: RunOpened) -> Run:
+def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
     closed = aggregate.closed
     stop, started = aggregate.load_stop, aggregate.started
     broken_off = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
-    return Run(
+    return RunSummary(
         id=opened.run_id,
         started_at=opened.started_at,
         duration_s=aggregate.duration_s,
@@ -166,11 +166,11 @@ def _uncarried(aggregate: Aggregate) -> int:
 
 def _load(
     measured: list[StageResult], totals: IntervalMetrics, arrivals: Arrivals, duration_s: float, missing: int
-) -> Load:
+) -> LoadSummary:
     models = {_model(stage.leg) for stage in measured}
     any_open, all_open = _OPEN in models, models == {_OPEN}
     alone = measured[0].leg.to_per_s if len(measured) == 1 else None
-    return Load(
+    return LoadSummary(
         model="mixed" if len(models) > 1 else _OPEN if any_open else "closed",
         arrivals=arrivals.value if any_open else None,
         target_rate_per_s=None if alone is None else float(alone),
@@ -190,7 +190,7 @@ def _wanted_per_s(measured: list[StageResult], duration_s: float) -> float | Non
     return _per_second(sum(stage.wanted for stage in measured), duration_s) if alone is None else alone
 
 
-def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generator:
+def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> GeneratorSummary:
     measured = aggregate.measured
     whole, lag = measured.generator, measured.generator.loop_lag
     pools = measured.pools.values()
@@ -200,7 +200,7 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     held = hold_ups_of(aggregate.measured_stages).values()
     throttled = max(held, key=lambda one: (throttled_share(one), one.quota_periods), default=None)
     stalled = max(held, key=lambda one: one.stall_max_ns, default=None)
-    return Generator(
+    return GeneratorSummary(
         cpu_s=whole.cpu_ns / NS_PER_S if told else None,
         cpu_us_per_operation=cpu_us / measured.operations if told and measured.operations else None,
         core_share_max=max(whole.core_share_max, busiest.core_share) if told else None,
@@ -217,11 +217,11 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     )
 
 
-def _stage(stage: StageResult, arrivals: Arrivals) -> Stage:
+def _stage(stage: StageResult, arrivals: Arrivals) -> StageSummary:
     leg = stage.leg
     pools = stage.tally.totals.pools.values()
     everything = merge_commands(command for pool in pools for command in pool.commands.values())
-    return Stage(
+    return StageSummary(
         name=leg.name,
         begin_s=leg.begin_ns / NS_PER_S,
         duration_s=stage.duration_s,
@@ -244,7 +244,7 @@ def _model(leg: Leg) -> str:
     return _OPEN if leg.is_open else "closed"
 
 
-def _agents(aggregate: Aggregate) -> tuple[Agent, ...]:
+def _agents(aggregate: Aggregate) -> tuple[AgentSummary, ...]:
     busy, held = busy_of(aggregate.stages), hold_ups_of(aggregate.stages)
     began = {record.agent.agent_id: record for record in aggregate.takeovers}
     replaced = {record.replaces: record for record in aggregate.takeovers}
@@ -266,13 +266,13 @@ def _agent(
     hold_ups: HoldUps | None,
     began: ShareTakenOver | None,
     replaced: ShareTakenOver | None,
-) -> Agent:
+) -> AgentSummary:
     """watched_ns: the time for which `hold_ups` was measured. began: how it got its share, if another agent had it
     before. replaced: how it lost its share."""
     end = agent.end
     allowed_ns = hold_ups.allowed_ns if hold_ups else 0
     final = end.final if end else None
-    return Agent(
+    return AgentSummary(
         id=agent.facts.agent_id,
         host=agent.facts.host,
         processes=agent.facts.processes,
@@ -293,10 +293,10 @@ def _agent(
     )
 
 
-def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
+def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:
     pools = [pool.connections for pool in aggregate.totals.pools.values()]
     clients = {when: reading.connected_clients for when, reading in aggregate.readings.items() if not reading.error}
-    return Connections(
+    return ConnectionsSummary(
         ceiling=opened.connection_ceiling,
         peak_open=aggregate.peak_open,
         opened=sum(pool.opened for pool in pools),
@@ -315,11 +315,11 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> Connections:
     )
 
 
-def _pubsub(aggregate: Aggregate) -> PubSub:
+def _pubsub(aggregate: Aggregate) -> PubSubSummary:
     # Counts are of everything: a message sent in one stage may be told of by another host in the next one.
     deliveries = merge_deliveries(pool.deliveries for pool in aggregate.totals.pools.values())
     measured = merge_deliveries(pool.deliveries for pool in aggregate.measured.pools.values())
-    return PubSub(
+    return PubSubSummary(
         expected=deliveries.expected,
         delivered=deliveries.delivered,
         lost=deliveries.lost,

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from common.units import counted, format_seconds
+from coordinator.analysis.key_space import clean_up_text, preload_text
 from coordinator.core.records import AgentEnd
-from coordinator.report.preparation_text import clean_up_text, preload_text
-from coordinator.report.styles import (
+from coordinator.report.printing import (
     ERRORS_SHOWN_FROM,
     LEVEL_STYLES,
     OUTCOME_STYLES,
-    Line,
+    SafeText,
     as_text,
     classes,
     facts,
@@ -24,8 +24,16 @@ from coordinator.report.styles import (
     ms,
     short,
 )
-from coordinator.report.summary_types import Agent, Generator, PubSub, Quantiles, Stage, Stats, Summary
-from coordinator.report.table_fitting import Bar, Column, FittedTable, show
+from coordinator.report.summary_types import (
+    AgentSummary,
+    GeneratorSummary,
+    PubSubSummary,
+    Quantiles,
+    StageSummary,
+    Stats,
+    Summary,
+)
+from coordinator.report.tables import Bar, FittedTable, TableColumn, show
 
 _AGENTS_SHOWN = 10
 _ELSEWHERE = "summary.json"
@@ -124,16 +132,16 @@ def _never_sent(summary: Summary) -> str:
 
 
 _STAGE_COLUMNS = (
-    Column("Stage", fold=7),
-    Column("From", 9),
-    Column("Length", 8),
-    Column("Wanted/s", 2),
-    Column("Actual/s", 1),
-    Column("p50", 5),
-    Column("p99", 3),
-    Column("p99.9", 6),
-    Column("max", 4),
-    Column("Errors"),
+    TableColumn("Stage", fold=7),
+    TableColumn("From", 9),
+    TableColumn("Length", 8),
+    TableColumn("Wanted/s", 2),
+    TableColumn("Actual/s", 1),
+    TableColumn("p50", 5),
+    TableColumn("p99", 3),
+    TableColumn("p99.9", 6),
+    TableColumn("max", 4),
+    TableColumn("Errors"),
 )
 
 
@@ -159,7 +167,7 @@ def _stages(summary: Summary) -> FittedTable:
     return table
 
 
-def _wanted(stage: Stage) -> Line:
+def _wanted(stage: StageSummary) -> SafeText:
     """The mean rate, to compare with the actual one; for a ramp also the rate at its end, on a second line."""
     wanted = as_text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
     if stage.ramp == "linear":
@@ -168,16 +176,16 @@ def _wanted(stage: Stage) -> Line:
 
 
 _LATENCY_COLUMNS = (
-    Column("Type", fold=12),
-    Column("Ops/s", 1),
-    Column("Avg", 7),
-    Column("p50", 3),
-    Column("p90", 9),
-    Column("p99", 2),
-    Column("p99.9", 5),
-    Column("max", 4),
-    Column("KiB/s", 8),
-    Column("Errors"),
+    TableColumn("Type", fold=12),
+    TableColumn("Ops/s", 1),
+    TableColumn("Avg", 7),
+    TableColumn("p50", 3),
+    TableColumn("p90", 9),
+    TableColumn("p99", 2),
+    TableColumn("p99.9", 5),
+    TableColumn("max", 4),
+    TableColumn("KiB/s", 8),
+    TableColumn("Errors"),
 )
 
 
@@ -195,7 +203,7 @@ def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles
     return table
 
 
-def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | Line]:
+def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | SafeText]:
     kib = (stats.bytes_out + stats.bytes_in) / 1024
     times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
     return [
@@ -207,7 +215,12 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
     ]
 
 
-_HISTOGRAM_COLUMNS = (Column("up to ms"), Column("operations"), Column("share"), Column("", 1, bars=True))
+_HISTOGRAM_COLUMNS = (
+    TableColumn("up to ms"),
+    TableColumn("operations"),
+    TableColumn("share"),
+    TableColumn("", 1, bars=True),
+)
 
 
 def _histogram(summary: Summary) -> FittedTable:
@@ -222,15 +235,15 @@ def _histogram(summary: Summary) -> FittedTable:
 
 
 _AGENT_COLUMNS = (
-    Column("Agent", fold=12),
-    Column("Host", 5, fold=16),
-    Column("Procs", 7),
-    Column("State"),
-    Column("Operations", 1),
-    Column("CPU", 3),
-    Column("Busiest", 2),
-    Column("Machine", 4),
-    Column("Skew ms", 6),
+    TableColumn("Agent", fold=12),
+    TableColumn("Host", 5, fold=16),
+    TableColumn("Procs", 7),
+    TableColumn("State"),
+    TableColumn("Operations", 1),
+    TableColumn("CPU", 3),
+    TableColumn("Busiest", 2),
+    TableColumn("Machine", 4),
+    TableColumn("Skew ms", 6),
 )
 
 
@@ -266,7 +279,7 @@ def _agents(summary: Summary) -> FittedTable:
     return table
 
 
-def _machine(agent: Agent) -> str:
+def _machine(agent: AgentSummary) -> str:
     """How busy the agent's cores were: all cores of its machine, or its CPU quota."""
     if agent.quota_percent_mean is not None:
         return f"{agent.quota_percent_mean:.0f}%*"
@@ -292,7 +305,7 @@ def _tail(summary: Summary) -> Table:
     )
 
 
-def _generator(generator: Generator) -> Line:
+def _generator(generator: GeneratorSummary) -> SafeText:
     lines = []
     if generator.cpu_s is not None:
         each = generator.cpu_us_per_operation
@@ -362,7 +375,7 @@ def _wait(wait_us: Quantiles) -> str:
     )
 
 
-def _deliveries(pubsub: PubSub) -> Line:
+def _deliveries(pubsub: PubSubSummary) -> SafeText:
     text = as_text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
     text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
     text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")

@@ -11,19 +11,19 @@ from typing import Any
 import msgspec
 
 from common.units import printable_json
+from coordinator.analysis.key_space import CleanUpSummary, PreloadSummary
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.verdict import Verdict
 from coordinator.core.records import AgentEnd, Outcome
-from coordinator.report.preparation_text import CleanUp, Preload
 
 SUMMARY_FORMAT = 1
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class SummaryPart(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the summary."""
 
 
-class Quantiles(Part, frozen=True, kw_only=True):
+class Quantiles(SummaryPart, frozen=True, kw_only=True):
     """What a histogram says, in the unit that the key names; zeros where count is 0."""
 
     count: int
@@ -38,7 +38,7 @@ class Quantiles(Part, frozen=True, kw_only=True):
     max: float
 
 
-class Latency(Part, frozen=True, kw_only=True):
+class Latency(SummaryPart, frozen=True, kw_only=True):
     """service: send to reply, of operations done. response: intended send to reply, None in a closed loop.
     failed: how long operations took that ended in an error."""
 
@@ -47,7 +47,7 @@ class Latency(Part, frozen=True, kw_only=True):
     failed: Quantiles
 
 
-class Stats(Part, frozen=True, kw_only=True):
+class Stats(SummaryPart, frozen=True, kw_only=True):
     """Operations that came to an end; ops_per_s counts those done."""
 
     operations: int
@@ -59,7 +59,7 @@ class Stats(Part, frozen=True, kw_only=True):
     latency_us: Latency
 
 
-class Run(Part, frozen=True, kw_only=True):
+class RunSummary(SummaryPart, frozen=True, kw_only=True):
     """Which run, and how it ended. reason: one line for people. stop_reason: why the load was stopped before its time,
     "" if it was not; stopped_at_s: when, from the start."""
 
@@ -73,7 +73,7 @@ class Run(Part, frozen=True, kw_only=True):
     stopped_at_s: float | None = None
 
 
-class Target(Part, frozen=True, kw_only=True):
+class TargetSummary(SummaryPart, frozen=True, kw_only=True):
     """What was loaded. url is redacted."""
 
     url: str
@@ -83,7 +83,7 @@ class Target(Part, frozen=True, kw_only=True):
     ping_us: float | None
 
 
-class Agent(Part, frozen=True, kw_only=True):
+class AgentSummary(SummaryPart, frozen=True, kw_only=True):
     """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
     its machine, whoever used them, over the run. quota_cores: cores that the CPU quota of its control group
     allows, None without one; quota_percent_mean: the used share of the quota over the run. None: it never said.
@@ -109,7 +109,7 @@ class Agent(Part, frozen=True, kw_only=True):
     replaced_at_s: float | None = None
 
 
-class Load(Part, frozen=True, kw_only=True):
+class LoadSummary(SummaryPart, frozen=True, kw_only=True):
     """How operations were timed, in all that was measured. model: "closed" (as soon as the last reply came), "open" (at
     a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
     say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean rate that the plan wants over the time
@@ -129,7 +129,7 @@ class Load(Part, frozen=True, kw_only=True):
     uncarried: int = 0
 
 
-class Generator(Part, frozen=True, kw_only=True):
+class GeneratorSummary(SummaryPart, frozen=True, kw_only=True):
     """What the load itself cost, in all that was measured: whether this program, and not the server, was the limit.
 
     cpu_s: CPU time of all worker processes together, the drain and the binning of rows included;
@@ -159,7 +159,7 @@ class Generator(Part, frozen=True, kw_only=True):
     limit: bool
 
 
-class Stage(Part, frozen=True, kw_only=True):
+class StageSummary(SummaryPart, frozen=True, kw_only=True):
     """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
     and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end;
     wanted_rate_per_s: the mean of that, over the time that the stage lasted. late: sent after its end.
@@ -185,7 +185,7 @@ class Stage(Part, frozen=True, kw_only=True):
     errors: dict[str, int]
 
 
-class Connections(Part, frozen=True, kw_only=True):
+class ConnectionsSummary(SummaryPart, frozen=True, kw_only=True):
     """TCP connections of the whole fleet, over the whole run.
 
     wanted: most connections that were open or being opened in any second, with the wire driver all its connections;
@@ -212,7 +212,7 @@ class Connections(Part, frozen=True, kw_only=True):
     never_opened: dict[str, int]
 
 
-class PubSub(Part, frozen=True, kw_only=True):
+class PubSubSummary(SummaryPart, frozen=True, kw_only=True):
     """What became of the run's pub/sub messages. expected: deliveries that the server announced in its replies to
     PUBLISH. delivered: those that arrived, until `grace` after the load. lost: the difference, 0 at least. repeated:
     copies that a retry sent. foreign: messages of others on our channels. latency_us: from before a message's PUBLISH
@@ -226,36 +226,36 @@ class PubSub(Part, frozen=True, kw_only=True):
     latency_us: Quantiles
 
 
-class Bin(Part, frozen=True, kw_only=True):
+class Bin(SummaryPart, frozen=True, kw_only=True):
     """Operations of more than the bin before, up to `up_to_us`."""
 
     up_to_us: float
     count: int
 
 
-class Summary(Part, frozen=True, kw_only=True):
+class Summary(SummaryPart, frozen=True, kw_only=True):
     """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins are of what was
     measured, and not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan
     wants none. latency_bins: of all operations done; response time where all stages are an open loop."""
 
     format: int
-    run: Run
-    target: Target
+    run: RunSummary
+    target: TargetSummary
     plan: dict[str, Any]
-    load: Load
-    generator: Generator
-    stages: tuple[Stage, ...]
-    agents: tuple[Agent, ...]
+    load: LoadSummary
+    generator: GeneratorSummary
+    stages: tuple[StageSummary, ...]
+    agents: tuple[AgentSummary, ...]
     totals: Stats
     commands: dict[str, Stats]
     pools: dict[str, Stats]
     checkout_wait_us: Quantiles
-    connections: Connections
-    pubsub: PubSub | None
+    connections: ConnectionsSummary
+    pubsub: PubSubSummary | None
     errors: dict[str, int]
     ledger: Ledger
-    preload: Preload | None
-    clean_up: CleanUp | None
+    preload: PreloadSummary | None
+    clean_up: CleanUpSummary | None
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
 

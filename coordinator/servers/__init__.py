@@ -1,1 +1,1 @@
-"""Everything that is asked of the target beside the load: facts, checks, setup, counters and clean-up."""
+"""What the coordinator does with the target's servers besides the load: facts, checks, setup, counters, clean-up."""

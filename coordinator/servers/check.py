@@ -1,7 +1,6 @@
-"""Can the target do what the plan wants of it? Asked before a run, so that no run fails for what a question tells.
+"""`coordinator check`: can the target do what the plan needs? Nothing is written to the target.
 
-Questions first, then judgement: `_ask_all` talks to each node, each of `_JUDGES` looks at one side of what they said.
-Nothing is written to the target.
+`_query_node` collects the facts of each node, and each function of `_CHECKS` makes one line of the report from them.
 """
 
 from __future__ import annotations
@@ -35,21 +34,19 @@ from common.redis_client import (
 )
 from common.units import counted
 from coordinator.core.shares import AgentCapacity, Shares
-from coordinator.servers.facts import (
-    Asked,
-    ask,
-    asking,
+from coordinator.servers.facts import server_name, topology, wrong_url
+from coordinator.servers.preflight import check_known, check_slots
+from coordinator.servers.queries import (
+    CommandClient,
     dictionary,
     info,
     max_clients,
-    misaddressed,
+    open_node,
     ping_us,
-    server_name,
-    topology,
-    whole,
+    query,
+    whole_number,
     write_commands,
 )
-from coordinator.servers.preflight import refuse_slots_of, refuse_unknown
 
 CLOCK_TOLERANCE_S = 5.0
 DAY_S = 86_400
@@ -57,7 +54,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class CheckLine:
-    """One thing looked at. text: what was found, and what to do about it when it is not ok."""
+    """One check. text: what was found, and a remedy if it is not ok."""
 
     name: str
     ok: bool
@@ -66,49 +63,53 @@ class CheckLine:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Everything looked at, in the order in which it is to be read."""
+    """All checks, in the order to show them."""
 
     lines: tuple[CheckLine, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing stands in the plan's way."""
+        """Whether all checks passed."""
         return all(line.ok for line in self.lines)
 
 
 def check(plan: Plan, ceiling: int) -> CheckReport:
-    """What the plan's target says to what the plan wants. ceiling: TCP connections that the plan may open.
+    """Check the plan's target. ceiling: how many TCP connections the plan may open.
 
-    A node that is down is a line. Raises TargetError when none can be reached, PlanError for a URL that is none.
+    A node that is down is a line of the report. Raises TargetError if no node can be reached, PlanError for an invalid
+    URL.
     """
     ping_target(plan.target)
     with translated(plan.target):
         nodes = nodes_of(plan.target)
-    told, down = [], []
+    reachable, down = [], []
     for node in nodes:
         try:
-            with asking(plan.target, node) as client:
-                told.append(_ask_all(client, node, plan))
+            with open_node(plan.target, node) as client:
+                reachable.append(_query_node(client, node, plan))
         except TargetError as error:
             down.append(error)
-    if not told:
+    if not reachable:
         raise down[0]
-    lines = [judge(plan, ceiling, told) for judge in _JUDGES]
+    lines = [check_one(plan, ceiling, reachable) for check_one in _CHECKS]
     if down:
-        lines.insert(_AFTER_TOPOLOGY, _judge_down(down, len(nodes)))
+        lines.insert(_AFTER_TOPOLOGY, _check_down(down, len(nodes)))
     if is_cluster(plan.target):
-        lines.insert(_AFTER_TOPOLOGY, _judge_slots(plan, told[0]))
+        lines.insert(_AFTER_TOPOLOGY, _check_slots(reachable[0]))
     if address_of(plan.target).tls:
-        lines.insert(_AFTER_TOPOLOGY, _judge_tls(told))
+        lines.insert(_AFTER_TOPOLOGY, _check_tls(reachable))
     return CheckReport(tuple(lines))
 
 
 def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
-    """Whether the worker processes of local agents may open enough files; empty if the plan has no local agents. limit:
-    of open files, None for no limit."""
+    """Check whether the worker processes of local agents may open enough files; no line without local agents. limit: of
+    open files for a process, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
-    dealt = [pools_by_process(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local]
-    wanted = [needed(shares.plan, hand) for first in dealt for hand in first]
+    # The first process of an agent has at least as many pools as each of the others.
+    first_processes = [
+        pools_by_process(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local
+    ]
+    wanted = [needed(shares.plan, pools) for processes in first_processes for pools in processes]
     if not wanted:
         return []
     each = " to each node" if is_cluster(shares.plan.target) else ""
@@ -121,12 +122,13 @@ def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | No
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What one node said. clock_ahead_s: its wall clock less ours. Where it did not tell: empty, or None.
+class _NodeState:
+    """The facts of one node; None or empty where the node does not report them.
 
-    refused: those of the plan's commands that our user may not call as the plan does, with the reason. cluster: CLUSTER
-    INFO. unknown: what is wrong with the first of the plan's commands that this node does not know, or not with these
-    arguments; several_slots: with the first one that the cluster would refuse; "" if all are fine.
+    clock_ahead_s: its wall clock minus ours. refused: the plan's commands that our user may not call, with the reason.
+    cluster: CLUSTER INFO. unknown: the error for the first of the plan's commands that the node does not know, or not
+    with these arguments. several_slots: the error for the first command that a cluster would refuse because its keys
+    lie in several slots. Both are "" if all commands are fine.
     """
 
     node: Node
@@ -146,15 +148,15 @@ class _Told:
     unknown: str = ""
 
 
-Nodes: TypeAlias = Sequence[_Told]
-"""What all nodes said; primaries first."""
+Nodes: TypeAlias = Sequence[_NodeState]
+"""All nodes that could be reached; primaries first."""
 
 
-def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
+def _query_node(client: Any, node: Node, plan: Plan) -> _NodeState:
     server, replication = info(client, "server"), info(client, "replication")
     is_primary = node.role == PRIMARY
-    unknown = _refusal(refuse_unknown, client, plan) if is_primary else ""
-    return _Told(
+    unknown = _error_of(check_known, client, plan) if is_primary else ""
+    return _NodeState(
         node=node,
         ping_us=ping_us(client),
         server=server_name(server),
@@ -162,27 +164,27 @@ def _ask_all(client: Any, node: Node, plan: Plan) -> _Told:
         replication=replication,
         memory=info(client, "memory"),
         max_clients=max_clients(client),
-        connected_clients=whole(info(client, "clients").get("connected_clients")) or 1,
+        connected_clients=whole_number(info(client, "clients").get("connected_clients")) or 1,
         writing=_writing(client, plan),
         refused=_refused(client, plan, unknown) if is_primary else (),
         clock_ahead_s=_clock_ahead_s(client),
         tls=tls_facts(client),
-        cluster=dictionary(ask(client, "CLUSTER INFO")) if is_cluster(plan.target) else {},
-        several_slots=_refusal(refuse_slots_of, client, plan) if is_primary and is_cluster(plan.target) else "",
+        cluster=dictionary(query(client, "CLUSTER INFO")) if is_cluster(plan.target) else {},
+        several_slots=_error_of(check_slots, client, plan) if is_primary and is_cluster(plan.target) else "",
         unknown=unknown,
     )
 
 
-def _refusal(refuse: Callable[[Plan, Asked], None], client: Asked, plan: Plan) -> str:
+def _error_of(check_command: Callable[[Plan, CommandClient], None], client: CommandClient, plan: Plan) -> str:
     try:
-        refuse(plan, client)
+        check_command(plan, client)
     except PlanError as error:
         return str(error)
     return ""
 
 
-def _writing(client: Asked, plan: Plan) -> frozenset[str]:
-    """Those of the plan's commands that change data; the target is asked about those that the table does not know."""
+def _writing(client: CommandClient, plan: Plan) -> frozenset[str]:
+    """Return the plan's commands that change data; the server decides on commands that are not in our table."""
     names = {template.name for template in plan_templates(plan.workload)}
     writing = {name for name in names if name in COMMANDS and COMMANDS[name].writes}
     if unknown := names - COMMANDS.keys():
@@ -191,9 +193,9 @@ def _writing(client: Asked, plan: Plan) -> frozenset[str]:
     return frozenset(writing)
 
 
-def _refused(client: Asked, plan: Plan, unknown: str) -> tuple[str, ...] | None:
+def _refused(client: CommandClient, plan: Plan, unknown: str) -> tuple[str, ...] | None:
     user = address_of(plan.target).username or "default"
-    if ask(client, "ACL DRYRUN", user, "PING") is None:
+    if query(client, "ACL DRYRUN", user, "PING") is None:
         return None
     calls = [*sample_calls(plan.target, plan.workload), *sample_calls_around_load(plan.target, plan.workload)]
     if plan.workload.transaction:
@@ -203,8 +205,9 @@ def _refused(client: Asked, plan: Plan, unknown: str) -> tuple[str, ...] | None:
     return tuple(f"{name}: {reason}" for name, reason in reasons if reason)
 
 
-def _reason(client: Asked, user: str, arguments: tuple[bytes, ...], unknown: str) -> str:
-    """Why the user may not call this; "" if the user may. unknown: why a command of the plan cannot be called."""
+def _reason(client: CommandClient, user: str, arguments: tuple[bytes, ...], unknown: str) -> str:
+    """Return why the user may not call this; "" if the user may. unknown: the error for an unknown command of the plan,
+    which another line reports."""
     try:
         reply = client.execute_command("ACL DRYRUN", user, *arguments)
     except TARGET_ERRORS as error:
@@ -214,91 +217,92 @@ def _reason(client: Asked, user: str, arguments: tuple[bytes, ...], unknown: str
     return "" if reply == b"OK" else reply.decode(errors="replace")
 
 
-def _clock_ahead_s(client: Asked) -> float | None:
+def _clock_ahead_s(client: CommandClient) -> float | None:
     before_s = time.time()
-    told = ask(client, "TIME")
+    reply = query(client, "TIME")
     after_s = time.time()
-    if told is None:
+    if reply is None:
         return None
-    seconds, microseconds = told
+    seconds, microseconds = reply
     return float(seconds + microseconds / 1e6 - (before_s + after_s) / 2)
 
 
-def _judge_reach(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    slowest = max(told, key=lambda node: node.ping_us)
+def _check_reachable(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    slowest = max(nodes, key=lambda node: node.ping_us)
     found = f"{address_of(plan.target)} answers PING in {slowest.ping_us / 1000:.2f} ms"
-    return CheckLine("reachable", True, found if len(told) == 1 else f"{found}, the slowest node, {slowest.node.name}")
+    return CheckLine("reachable", True, found if len(nodes) == 1 else f"{found}, the slowest node, {slowest.node.name}")
 
 
-def _judge_server(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    names = Counter(node.server for node in told)
+def _check_server(_plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    names = Counter(node.server for node in nodes)
     if len(names) == 1:
-        return CheckLine("server", True, told[0].server)
-    told_by = (f"{name} ({counted(count, 'node')})" for name, count in names.most_common())
-    return CheckLine("server", True, ", ".join(told_by))
+        return CheckLine("server", True, nodes[0].server)
+    listed = (f"{name} ({counted(count, 'node')})" for name, count in names.most_common())
+    return CheckLine("server", True, ", ".join(listed))
 
 
-def _judge_topology(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    first = told[0]
+def _check_topology(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    first = nodes[0]
     if address_of(plan.target).kind is TargetKind.STANDALONE:
-        found = misaddressed(plan.target, first.topology)
+        found = wrong_url(plan.target, first.topology)
         if not found and first.topology == "replica" and first.writing and _is_on(first.replication, "slave_read_only"):
             primary = f"{first.replication.get('master_host')}:{first.replication.get('master_port')}"
             found = f"is a read-only replica, but the plan writes ({_list(first.writing)}): use its primary, {primary}"
         return CheckLine("topology", not found, found or first.topology)
-    primaries = [node for node in told if node.node.role == PRIMARY]
-    replicas = [node for node in told if node.node.role != PRIMARY]
+    primaries = [node for node in nodes if node.node.role == PRIMARY]
+    replicas = [node for node in nodes if node.node.role != PRIMARY]
     found = f"{address_of(plan.target).kind.value}, {counted(len(primaries), 'primary')}, "
     found += counted(len(replicas), "replica")
-    problem = _broken_cluster(told) or _broken_link(replicas)
-    return CheckLine("topology", not problem, f"{found}; {problem}" if problem else found + _served(told))
+    problem = _broken_cluster(nodes) or _broken_link(replicas)
+    return CheckLine("topology", not problem, f"{found}; {problem}" if problem else found + _served(nodes))
 
 
-def _broken_cluster(told: Nodes) -> str:
-    for node in told:
-        state, served = node.cluster.get("cluster_state", "ok"), whole(node.cluster.get("cluster_slots_assigned"))
+def _broken_cluster(nodes: Nodes) -> str:
+    for node in nodes:
+        state = node.cluster.get("cluster_state", "ok")
+        served = whole_number(node.cluster.get("cluster_slots_assigned"))
         if served not in (None, SLOTS):
             missing = SLOTS - (served or 0)
             has = "has" if missing == 1 else "have"
             return f"{counted(missing, 'slot')} {has} no node: assign them (redis-cli --cluster fix)"
         if state != "ok":
-            return f"{node.node.name} finds that the cluster is in state {state}: bring back the nodes that are down"
+            return f"{node.node.name} reports the cluster state {state}: bring back the nodes that are down"
     return ""
 
 
 def _broken_link(replicas: Nodes) -> str:
     for node in replicas:
         if node.replication.get("master_link_status", "up") != "up":
-            return f"replica {node.node.name} has lost its primary: look into its log, or take it out"
+            return f"replica {node.node.name} has lost its primary: look at the replica's log, or remove the replica"
     return ""
 
 
-def _served(told: Nodes) -> str:
-    served = whole(told[0].cluster.get("cluster_slots_ok"))
+def _served(nodes: Nodes) -> str:
+    served = whole_number(nodes[0].cluster.get("cluster_slots_ok"))
     return "" if served is None else f", {served:,} of {SLOTS:,} slots served"
 
 
-def _judge_commands(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    found = next((node.unknown for node in told if node.unknown), "")
+def _check_commands(_plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    found = next((node.unknown for node in nodes if node.unknown), "")
     return CheckLine(
-        "commands", not found, found or "the server knows all commands and takes their numbers of arguments"
+        "commands", not found, found or "the server knows all commands, and their numbers of arguments are right"
     )
 
 
-def _judge_down(down: Sequence[TargetError], count: int) -> CheckLine:
-    return CheckLine("nodes", False, f"{len(down)} of {count} cannot be asked: {'; '.join(map(str, down))}")
+def _check_down(down: Sequence[TargetError], count: int) -> CheckLine:
+    return CheckLine("nodes", False, f"{len(down)} of {count} cannot be reached: {'; '.join(map(str, down))}")
 
 
-def _judge_slots(_plan: Plan, told: _Told) -> CheckLine:
-    found = told.several_slots
-    return CheckLine("slots", not found, found or "every command keeps to one")
+def _check_slots(node: _NodeState) -> CheckLine:
+    found = node.several_slots
+    return CheckLine("slots", not found, found or "every command uses one slot")
 
 
-def _judge_tls(told: Nodes) -> CheckLine:
-    versions = _list({node.tls.version for node in told if node.tls is not None})
-    ends = [(node.tls.expires_at_s, node.node.name) for node in told if node.tls and node.tls.expires_at_s is not None]
+def _check_tls(nodes: Nodes) -> CheckLine:
+    versions = _list({node.tls.version for node in nodes if node.tls is not None})
+    ends = [(node.tls.expires_at_s, node.node.name) for node in nodes if node.tls and node.tls.expires_at_s is not None]
     if not ends:
-        return CheckLine("tls", True, f"{versions}, certificate not looked at (target.tls.verify is none)")
+        return CheckLine("tls", True, f"{versions}, certificate not verified (target.tls.verify is none)")
     ends_s, name = min(ends)
     left_s = ends_s - time.time()
     found = f"{versions}, certificate valid for {counted(round(left_s / DAY_S), 'day')}"
@@ -307,50 +311,48 @@ def _judge_tls(told: Nodes) -> CheckLine:
     return CheckLine("tls", False, f"{versions}, the certificate of {name} expires within a day: renew it")
 
 
-def _judge_memory(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    """Of the node that is tightest; primaries share the keys, and each replica has those of its primary."""
-    shards = max(1, sum(node.node.role == PRIMARY for node in told))
-    lines = [_judge_memory_of(plan, node, shards) for node in told]
-    tightest = min(range(len(told)), key=lambda number: (lines[number].ok, _free_memory(told[number])))
+def _check_memory(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    """Check the node with the least free memory. Primaries share the keys; each replica has those of its primary."""
+    shards = max(1, sum(node.node.role == PRIMARY for node in nodes))
+    lines = [_check_memory_of(plan, node, shards) for node in nodes]
+    tightest = min(range(len(nodes)), key=lambda number: (lines[number].ok, _free_memory(nodes[number])))
     line = lines[tightest]
-    return line if len(told) == 1 else replace(line, text=f"{told[tightest].node.name}: {line.text}")
+    return line if len(nodes) == 1 else replace(line, text=f"{nodes[tightest].node.name}: {line.text}")
 
 
-def _free_memory(told: _Told) -> float:
-    used, limit = whole(told.memory.get("used_memory")), whole(told.memory.get("maxmemory"))
+def _free_memory(node: _NodeState) -> float:
+    used, limit = whole_number(node.memory.get("used_memory")), whole_number(node.memory.get("maxmemory"))
     return limit - used if used is not None and limit else math.inf
 
 
-def _judge_memory_of(plan: Plan, told: _Told, shards: int) -> CheckLine:
-    used, limit = whole(told.memory.get("used_memory")), whole(told.memory.get("maxmemory"))
+def _check_memory_of(plan: Plan, node: _NodeState, shards: int) -> CheckLine:
+    used, limit = whole_number(node.memory.get("used_memory")), whole_number(node.memory.get("maxmemory"))
     if used is None or limit is None:
-        return CheckLine("memory", True, "could not be verified: the server does not tell")
+        return CheckLine("memory", True, "could not be verified: the server does not report it")
     if limit == 0:
         return CheckLine("memory", True, f"{_mebibytes(used)} used, no limit set")
-    policy = str(told.memory.get("maxmemory_policy", "noeviction"))
+    policy = str(node.memory.get("maxmemory_policy", "noeviction"))
     found = f"{_mebibytes(used)} used of {_mebibytes(limit)}, {policy}"
     keys, values = plan.workload.keys, plan.workload.values
     count, size = -(-(keys.maximum - keys.minimum + 1) // shards), mean_value_bytes(values)
-    # The other policies spare keys without a time to live.
+    # The other policies evict only keys with a time to live.
     makes_room = policy.startswith(("allkeys-", "volatile-") if plan.workload.expiry.maximum_s else "allkeys-")
-    if makes_room or not told.writing or used + count * size < limit:
+    if makes_room or not node.writing or used + count * size < limit:
         return CheckLine("memory", True, found)
     return CheckLine(
         "memory",
         False,
-        f"{found}, but {counted(count, 'key')} of {size:g} bytes need {_mebibytes(count * size)} and more, and writes "
-        "fail when it is full: raise maxmemory, set an allkeys-* policy, or use fewer keys or smaller values",
+        f"{found}, but {counted(count, 'key')} of {size:g} bytes need more than {_mebibytes(count * size)}, and writes "
+        "fail when memory is full: raise maxmemory, set an allkeys-* policy, or use fewer keys or smaller values",
     )
 
 
-def _judge_connections(_plan: Plan, ceiling: int, told: Nodes) -> CheckLine:
-    # One of the connected clients is us, and will be gone.
-    known = [(node.max_clients - (node.connected_clients - 1), node) for node in told if node.max_clients is not None]
-    each = "" if len(told) == 1 else " by each node"
+def _check_connections(_plan: Plan, ceiling: int, nodes: Nodes) -> CheckLine:
+    # One of the connected clients is ours, and will be closed before the run.
+    known = [(node.max_clients - (node.connected_clients - 1), node) for node in nodes if node.max_clients is not None]
+    each = "" if len(nodes) == 1 else " by each node"
     if not known:
-        text = (
-            f"up to {ceiling:,} wanted{each}; could not be verified: the server does not tell how many clients it takes"
-        )
+        text = f"up to {ceiling:,} wanted{each}; could not be verified: the server does not report maxclients"
         return CheckLine("connections", True, text)
     free, fullest = min(known, key=lambda pair: pair[0])
     found = f"up to {ceiling:,} wanted{each}, {free:,} of {fullest.max_clients:,} free"
@@ -360,13 +362,13 @@ def _judge_connections(_plan: Plan, ceiling: int, told: Nodes) -> CheckLine:
     return CheckLine("connections", ceiling <= free, found if ceiling <= free else f"{found}: {remedy}")
 
 
-def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    if any(node.refused is None for node in told):
-        text = "could not be verified: ACL DRYRUN is not permitted to us, or not known to the server"
+def _check_permissions(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    if any(node.refused is None for node in nodes):
+        text = "could not be verified: the server does not know ACL DRYRUN, or does not permit it to us"
         return CheckLine("permissions", True, text)
-    refused = list(dict.fromkeys(reason for node in told for reason in node.refused or ()))
-    if not refused and any(node.unknown for node in told):
-        return CheckLine("permissions", True, "could not be verified: the server does not know each command")
+    refused = list(dict.fromkeys(reason for node in nodes for reason in node.refused or ()))
+    if not refused and any(node.unknown for node in nodes):
+        return CheckLine("permissions", True, "could not be verified: the server does not know all commands")
     if not refused:
         names = {template.name for template in plan_templates(plan.workload)}
         names |= {name for name, _ in sample_calls_around_load(plan.target, plan.workload)}
@@ -375,34 +377,34 @@ def _judge_permissions(plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
     return CheckLine("permissions", False, f"{'; '.join(refused)}: {remedy}")
 
 
-def _judge_clock(_plan: Plan, _ceiling: int, told: Nodes) -> CheckLine:
-    clocks = [(node.clock_ahead_s, node.node.name) for node in told if node.clock_ahead_s is not None]
+def _check_clock(_plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
+    clocks = [(node.clock_ahead_s, node.node.name) for node in nodes if node.clock_ahead_s is not None]
     if not clocks:
-        return CheckLine("clock", True, "could not be verified: the server does not tell")
+        return CheckLine("clock", True, "could not be verified: the server does not report its time")
     ahead_s, name = max(clocks, key=lambda clock: abs(clock[0]))
     found = f"{abs(ahead_s):.3f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
-    if len(told) > 1:
+    if len(nodes) > 1:
         found += f" at {name}"
-    remedy = "set both, or the times in the server's log and in the report do not match"
+    remedy = "synchronize the clocks, or times in the server's log and in the report do not match"
     ok = abs(ahead_s) <= CLOCK_TOLERANCE_S
     return CheckLine("clock", ok, found if ok else f"{found}: {remedy}")
 
 
-_JUDGES: tuple[Callable[[Plan, int, Nodes], CheckLine], ...] = (
-    _judge_reach,
-    _judge_server,
-    _judge_topology,
-    _judge_commands,
-    _judge_memory,
-    _judge_connections,
-    _judge_permissions,
-    _judge_clock,
+_CHECKS: tuple[Callable[[Plan, int, Nodes], CheckLine], ...] = (
+    _check_reachable,
+    _check_server,
+    _check_topology,
+    _check_commands,
+    _check_memory,
+    _check_connections,
+    _check_permissions,
+    _check_clock,
 )
-_AFTER_TOPOLOGY = _JUDGES.index(_judge_topology) + 1
+_AFTER_TOPOLOGY = _CHECKS.index(_check_topology) + 1
 
 
 def _is_on(section: dict[str, Any], field_name: str) -> bool:
-    return bool(whole(section.get(field_name)))
+    return bool(whole_number(section.get(field_name)))
 
 
 def _list(names: frozenset[str] | set[str]) -> str:

@@ -1,6 +1,6 @@
-"""The plan's keys, deleted after the run: found by SCAN on every primary, a batch at a time, and nothing beside them.
+"""Delete the keys that the plan may have written, after the run: SCAN each primary, and UNLINK in batches.
 
-It goes on in a thread of its own: the coordinator's loop must hear its agents and a Ctrl-C meanwhile.
+The deletion runs in its own thread, so that the coordinator's loop can serve its agents and a Ctrl-C meanwhile.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from common.program import explained
 from common.redis_client import error_reply, failure_of
 from common.units import NS_PER_S, show
 from coordinator.core.records import CleanedUp
-from coordinator.servers.facts import ask, keys_in, write_commands
-from coordinator.servers.primaries import Server, open_primaries
-from coordinator.servers.written_keys import Family, Writes, written
+from coordinator.servers.key_patterns import IsWrite, KeyPattern, key_patterns
+from coordinator.servers.queries import CommandClient, PipelineClient, key_count, open_primaries, query, write_commands
 
 Explain = Callable[[Exception], tuple[int, str]]
 
 BATCH = 1_000
 STOP_NS = NS_PER_S
-"""A deletion that is stopped comes to an end after its batch; one whose target hangs is not waited for any longer."""
+"""A stopped deletion ends after its batch. If the target hangs, we wait no longer than this."""
 HANG_NS = 60 * NS_PER_S
-"""The deletion is given up after this long without a reply, because the plan's own timeouts may be unlimited."""
+"""Give up after this long without a reply, because the plan's own timeouts may be unlimited."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """How far it has come; read by another thread. earlier: keys that a coordinator before us deleted. refused: keys
-    that are still there, and why the first of them is. replied_ns: when the target last answered."""
+class DeletionProgress:
+    """Progress of a deletion; another thread reads it. earlier: keys that an earlier coordinator of the same run
+    deleted. refused: keys that the target refused to delete; refusal: its reason for the first one. replied_ns: when
+    the target last replied. stopped: set to end the deletion."""
 
     deleted: int = 0
     earlier: int = 0
@@ -43,13 +43,13 @@ class Tally:
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
-class Cleaning:
-    """A deletion under way, in a thread that ends with the process, if it must."""
+class CleanUpThread:
+    """A running deletion. Its thread is a daemon: it does not keep the process alive."""
 
-    def __init__(self, delete: Callable[[Tally], None], explain: Explain = explained) -> None:
-        """explain: the exit code and the message of an unexpected error."""
+    def __init__(self, delete: Callable[[DeletionProgress], None], explain: Explain = explained) -> None:
+        """explain: returns the exit code and the message for an unexpected error."""
         self._delete, self._explain = delete, explain
-        self._tally = Tally()
+        self._progress = DeletionProgress()
         self._error = ""
         self._began_ns = monotonic_ns()
         self._stopped_ns: int | None = None
@@ -58,18 +58,18 @@ class Cleaning:
 
     @property
     def deleted(self) -> int:
-        """Keys so far, also by a coordinator before us."""
-        return self._tally.deleted + self._tally.earlier
+        """Keys deleted so far, including those that an earlier coordinator deleted."""
+        return self._progress.deleted + self._progress.earlier
 
     def stop(self) -> None:
-        """Leave the rest. Idempotent."""
+        """Stop after the current batch. Idempotent."""
         self._stopped_ns = self._stopped_ns or monotonic_ns()
-        self._tally.stopped.set()
+        self._progress.stopped.set()
 
     def result(self) -> CleanedUp | None:
-        """How it went; None as long as it goes on."""
-        now_ns, tally = monotonic_ns(), self._tally
-        hangs = self._thread.is_alive() and now_ns > tally.replied_ns + HANG_NS
+        """Return the result; None while the deletion runs."""
+        now_ns, progress = monotonic_ns(), self._progress
+        hangs = self._thread.is_alive() and now_ns > progress.replied_ns + HANG_NS
         if hangs:
             self.stop()
         elif self._thread.is_alive() and (self._stopped_ns is None or now_ns < self._stopped_ns + STOP_NS):
@@ -79,86 +79,98 @@ class Cleaning:
             error = "interrupted"
         return CleanedUp(
             deleted=self.deleted,
-            earlier=tally.earlier,
-            left=None if error else tally.refused,
+            earlier=progress.earlier,
+            left=None if error else progress.refused,
             took_ns=now_ns - self._began_ns,
-            error=error or tally.refusal,
+            error=error or progress.refusal,
         )
 
     def _work(self) -> None:
         try:
-            self._delete(self._tally)
-        except Exception as error:  # noqa: BLE001 - the report names it, and must not be lost
+            self._delete(self._progress)
+        except Exception as error:  # noqa: BLE001 - the report names the error
             _, self._error = self._explain(error)
 
 
-def delete_written(plan: Plan, tally: Tally, keys_before: int | None = None) -> None:
-    """Delete every key that the plan may have written. keys_before: how many keys the database had when a coordinator
-    before us began to delete them; what is missing now has been deleted already (or has expired). Raises TargetError.
+def delete_plan_keys(plan: Plan, progress: DeletionProgress, keys_before: int | None = None) -> None:
+    """Delete every key that the plan may have written. Raises TargetError.
+
+    keys_before: how many keys the database had when an earlier coordinator of this run began to delete. The difference
+    to the number of keys now counts as deleted earlier (expired keys are among them).
     """
     with open_primaries(plan.target) as primaries:
         if keys_before is not None:
-            held = [keys_in(server) for server in primaries.each]
-            tally.earlier = 0 if None in held else max(0, keys_before - sum(filter(None, held)))
+            counts = [key_count(server) for server in primaries.each]
+            progress.earlier = 0 if None in counts else max(0, keys_before - sum(filter(None, counts)))
         first = primaries.each[0]
-        found = written(plan, partial(_key_places, first, _tells_keys(first)), _writes(first))
-        delete_families(primaries.each, found.families, tally, alone=len(primaries.each) > 1)
-    if found.untold and not tally.stopped.is_set():
+        found = key_patterns(plan, partial(_find_keys, first, _has_getkeys(first)), _is_write(first))
+        delete_matching(primaries.each, found.patterns, progress, one_by_one=len(primaries.each) > 1)
+    if found.unrecognizable and not progress.stopped.is_set():
         raise TargetError(
-            f"keys that {', '.join(found.untold)} wrote hold a value, so nobody can tell them from others'"
+            f"keys that {', '.join(found.unrecognizable)} wrote contain a value, so they cannot be distinguished from "
+            "other keys"
         )
 
 
-def _tells_keys(server: Server) -> bool:
-    return ask(server, "COMMAND GETKEYS", "SET", "key", "value") is not None
+def _has_getkeys(server: CommandClient) -> bool:
+    return query(server, "COMMAND GETKEYS", "SET", "key", "value") is not None
 
 
-def _key_places(server: Server, tells_keys: bool, arguments: tuple[bytes, ...]) -> frozenset[bytes] | None:
-    """Those of the arguments that are keys, as the server sees it; None where it does not tell."""
-    if not tells_keys:
+def _find_keys(server: CommandClient, has_getkeys: bool, arguments: tuple[bytes, ...]) -> frozenset[bytes] | None:
+    """Return which arguments are keys, according to the server; None if it has no COMMAND GETKEYS."""
+    if not has_getkeys:
         return None
-    # A command without keys is an error to it, and so is one that it does not know, which cannot have written anything.
-    return frozenset(ask(server, "COMMAND GETKEYS", *arguments) or ())
+    # An error reply means a command without keys, or an unknown command, which cannot have written anything.
+    return frozenset(query(server, "COMMAND GETKEYS", *arguments) or ())
 
 
-def _writes(server: Server) -> Writes:
-    """Tells whether a command may change data; True for every command if the server does not say."""
+def _is_write(server: CommandClient) -> IsWrite:
+    """Return a function for whether a command may change data: True for every command if the server does not say."""
     listed = write_commands(server)
     return lambda name: listed is None or name.lower() in listed
 
 
-def delete_families(servers: Iterable[Server], families: Sequence[Family], tally: Tally, *, alone: bool) -> None:
-    """Delete every key of these families on every server. alone: each key in a command of its own, as a cluster wants
-    it. Returns early once the tally says so; raises what the clients do."""
+def delete_matching(
+    servers: Iterable[PipelineClient], patterns: Sequence[KeyPattern], progress: DeletionProgress, *, one_by_one: bool
+) -> None:
+    """Delete every key that matches a pattern on every server. Returns early when `progress.stopped` is set; raises the
+    errors of the clients. one_by_one: send a command for each key, because a cluster allows one slot a command."""
     for server in servers:
-        for match in dict.fromkeys(family.glob for family in families):
-            ours = [family for family in families if family.glob == match]
-            _delete_matching(server, match, ours, tally, alone=alone)
+        for glob in dict.fromkeys(pattern.glob for pattern in patterns):
+            same_glob = [pattern for pattern in patterns if pattern.glob == glob]
+            _delete_on(server, glob, same_glob, progress, one_by_one=one_by_one)
 
 
-def _delete_matching(server: Server, match: bytes, families: Sequence[Family], tally: Tally, *, alone: bool) -> None:
+def _delete_on(
+    server: PipelineClient,
+    glob: bytes,
+    patterns: Sequence[KeyPattern],
+    progress: DeletionProgress,
+    *,
+    one_by_one: bool,
+) -> None:
     cursor = 0
-    while not tally.stopped.is_set():
-        cursor, found = server.execute_command("SCAN", cursor, "MATCH", match, "COUNT", BATCH)
-        tally.replied_ns = monotonic_ns()
-        keys = [key for key in found if any(family.holds(key) for family in families)]
+    while not progress.stopped.is_set():
+        cursor, found = server.execute_command("SCAN", cursor, "MATCH", glob, "COUNT", BATCH)
+        progress.replied_ns = monotonic_ns()
+        keys = [key for key in found if any(pattern.matches(key) for pattern in patterns)]
         if keys:
-            _unlink(server, keys, tally, alone=alone)
+            _unlink(server, keys, progress, one_by_one=one_by_one)
         if int(cursor) == 0:
             return
 
 
-def _unlink(server: Server, keys: Sequence[bytes], tally: Tally, *, alone: bool) -> None:
+def _unlink(server: PipelineClient, keys: Sequence[bytes], progress: DeletionProgress, *, one_by_one: bool) -> None:
     pipeline = server.pipeline(transaction=False)
-    for one in [[key] for key in keys] if alone else [keys]:
-        pipeline.execute_command("UNLINK", *one)
+    for batch in [[key] for key in keys] if one_by_one else [keys]:
+        pipeline.execute_command("UNLINK", *batch)
     for reply in pipeline.execute(raise_on_error=False):
         if isinstance(reply, int):
-            tally.deleted += reply
+            progress.deleted += reply
         elif not isinstance(reply, Exception):
             raise TargetError(f"UNLINK was answered with {show(reply)}, expected a number of keys")
         elif failure_of(reply).replied:
-            tally.refused += 1 if alone else len(keys)
-            tally.refusal = tally.refusal or f"UNLINK was answered with {error_reply(reply)}"
+            progress.refused += 1 if one_by_one else len(keys)
+            progress.refusal = progress.refusal or f"UNLINK was answered with {error_reply(reply)}"
         else:
             raise reply

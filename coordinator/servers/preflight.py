@@ -1,13 +1,12 @@
-"""What only the target can say of a plan's commands, asked before anything starts: does it know them, does each keep to
-one slot?
+"""Check a plan's commands against the target before anything starts, as far as only the target can.
 
-A command or subcommand that the server does not know, or that has too few or too many arguments, would be refused at
-each call. COMMAND INFO describes commands, and since Redis 7 their subcommands. If the server refuses COMMAND INFO
-itself, nothing is checked.
+- Does the server know each command, and does the command take this many arguments? COMMAND INFO describes commands and,
+  since Redis 7, subcommands. If the server refuses COMMAND INFO, nothing is checked.
+- In a cluster: do all keys of a command lie in one slot? COMMAND GETKEYS returns which arguments of a sample call are
+  keys, without executing the call; the slots are computed here. A rule of the plan already ensures that drawn keys
+  share a slot, so this finds keys, or parts of keys, that are literals in a command.
 
-A cluster refuses a command whose keys lie in several slots, at each call. So the server is asked which arguments of a
-sample call are keys (COMMAND GETKEYS, which executes nothing); their slots are computed here. That keys which are drawn
-share one is a rule of the plan: what is found here are keys, or parts of them, that stand in a command as they are.
+The server would refuse such a command at each call.
 """
 
 from __future__ import annotations
@@ -23,51 +22,54 @@ from common.plan.planned_commands import is_cluster, sample_calls, sample_setup_
 from common.plan.schema import Plan
 from common.redis_client import nodes_of, slot_of, translated
 from common.units import show
-from coordinator.servers.facts import Asked, ask, asking
+from coordinator.servers.queries import CommandClient, open_node, query
 
 _REMEDY = "give its keys one hash tag, as in {user}:a, or let drawn keys share one with --keys-per-hash-tag"
 
 
-def refuse_misfits(plan: Plan) -> None:
-    """Raises PlanError for the first command of the plan that the target would refuse at each call, TargetError when it
-    cannot be asked."""
+def check_commands(plan: Plan) -> None:
+    """Raise PlanError for the first command that the target would refuse at each call, and TargetError if the target
+    cannot be queried."""
     with translated(plan.target):
         node = nodes_of(plan.target)[0]
-    with asking(plan.target, node) as client:
-        refuse_unknown(plan, client)
+    with open_node(plan.target, node) as client:
+        check_known(plan, client)
         if is_cluster(plan.target):
-            refuse_slots_of(plan, client)
+            check_slots(plan, client)
 
 
-def refuse_unknown(plan: Plan, client: Asked) -> None:
-    """Raises PlanError for the first command or subcommand that this node does not know, or whose number of arguments
-    is wrong."""
+def check_known(plan: Plan, client: CommandClient) -> None:
+    """Raise PlanError for the first command or subcommand that this node does not know, or that has a wrong number of
+    arguments."""
     calls = chain(sample_calls(plan.target, plan.workload), sample_setup_calls(plan.target, plan.workload))
     for name, call in calls:
-        told = ask(client, "COMMAND INFO", name)
-        if not isinstance(told, list) or len(told) != 1:
+        reply = query(client, "COMMAND INFO", name)
+        if not isinstance(reply, list) or len(reply) != 1:
             continue
-        if told[0] is None:
+        if reply[0] is None:
             raise PlanError(
-                f"workload: expected commands that the target knows, got {show(name)}, which it does not; is it "
-                f"spelled right, and its module loaded?{_meant(name, COMMANDS)}"
+                f"workload: the target does not know the command {show(name)}; check its spelling and that its module "
+                f"is loaded{_suggestion(name, COMMANDS)}"
             )
-        subcommands = _subcommands(told[0])
+        subcommands = _subcommands(reply[0])
         if subcommands and len(call) > 1:
             word = call[1].decode(errors="replace").upper()
             if word not in subcommands:
                 raise PlanError(
-                    f"workload: expected a subcommand of {name} that the target knows, got {show(word)}"
-                    f"{_meant(word, subcommands) or f'; it knows {_listed(subcommands)}'}"
+                    f"workload: the target does not know the subcommand {show(word)} of {name}"
+                    f"{_suggestion(word, subcommands) or f'; it knows {_listed(subcommands)}'}"
                 )
-            _refuse_count(f"{name} {word}", subcommands[word], len(call), 2)
+            _check_argument_count(f"{name} {word}", subcommands[word], len(call), 2)
         else:
-            _refuse_count(name, _arity(told[0]), len(call), 1)
+            _check_argument_count(name, _arity(reply[0]), len(call), 1)
 
 
-def _refuse_count(name: str, arity: int, given: int, words: int) -> None:
-    """Raises PlanError for a wrong number of arguments. arity: as COMMAND INFO has it: arguments including the name, if
-    negative the least number, 0 for unknown. given: the same count. words: how many of these are the name."""
+def _check_argument_count(name: str, arity: int, given: int, words: int) -> None:
+    """Raise PlanError for a wrong number of arguments.
+
+    arity: as in COMMAND INFO, the number of words including the name; if negative, the least number; 0 if unknown.
+    given: the number of words in the call. words: how many of these are the command's name.
+    """
     if not arity or (given >= -arity if arity < 0 else given == arity):
         return
     wanted = abs(arity) - words
@@ -75,7 +77,7 @@ def _refuse_count(name: str, arity: int, given: int, words: int) -> None:
     raise PlanError(f"workload: {name} takes {least}{wanted} argument{'' if wanted == 1 else 's'}, got {given - words}")
 
 
-def _meant(word: str, known: Iterable[str]) -> str:
+def _suggestion(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), n=2)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -85,7 +87,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _subcommands(info: Any) -> dict[str, int]:
-    """The arity of each subcommand by name; empty for a command without subcommands, and before Redis 7."""
+    """Return the arity of each subcommand by name; empty without subcommands, and before Redis 7."""
     listed = info[9] if isinstance(info, list) and len(info) > 9 else None
     found = {}
     for each in listed if isinstance(listed, list) else ():
@@ -95,39 +97,39 @@ def _subcommands(info: Any) -> dict[str, int]:
 
 
 def _arity(info: Any) -> int:
-    """How many arguments a command takes, including its name; if negative, the least number; 0 if unknown."""
+    """Return the arity from a reply of COMMAND INFO; 0 if unknown."""
     return info[1] if isinstance(info, list) and len(info) > 1 and isinstance(info[1], int) else 0
 
 
-def refuse_slots_of(plan: Plan, client: Asked) -> None:
-    """Raises PlanError for the first command of a cluster plan, or its transaction, whose keys lie in several slots.
+def check_slots(plan: Plan, client: CommandClient) -> None:
+    """Raise PlanError for the first command of a cluster plan, or its transaction, whose keys lie in several slots.
     client: of any node."""
     workload = plan.workload
     together: dict[bytes, str] = {}
     for name, call in sample_calls(plan.target, workload):
         keys = _keys(client, call)
         if len(_slots(keys)) > 1:
-            raise PlanError(_refusal(f"{name} with the keys {_list(keys)}", len(_slots(keys))))
+            raise PlanError(_slots_error(f"{name} with the keys {_listed_keys(keys)}", len(_slots(keys))))
         together.update(dict.fromkeys(keys, name))
     slots = _slots(together)
     if workload.transaction > 1 and len(slots) > 1:
         names = ", ".join(sorted(set(together.values())))
-        raise PlanError(_refusal(f"the transaction of {names} with the keys {_list(together)}", len(slots)))
+        raise PlanError(_slots_error(f"the transaction of {names} with the keys {_listed_keys(together)}", len(slots)))
 
 
-def _refusal(what: str, slots: int) -> str:
-    return f"workload: {what} needs {slots} slots of the cluster, and one is allowed: {_REMEDY}"
+def _slots_error(what: str, slots: int) -> str:
+    return f"workload: {what} uses {slots} slots of the cluster, but a cluster allows one: {_REMEDY}"
 
 
-def _keys(client: Asked, call: tuple[bytes, ...]) -> list[bytes]:
-    # Refused for a command that has no keys, or that the server does not know: what that means is said elsewhere.
-    told = ask(client, "COMMAND GETKEYS", *call) or ()
-    return [key if isinstance(key, bytes) else str(key).encode() for key in told]
+def _keys(client: CommandClient, call: tuple[bytes, ...]) -> list[bytes]:
+    # The server refuses this for a command without keys and for an unknown command; `check_known` reports the latter.
+    reply = query(client, "COMMAND GETKEYS", *call) or ()
+    return [key if isinstance(key, bytes) else str(key).encode() for key in reply]
 
 
 def _slots(keys: Iterable[bytes]) -> set[int]:
     return {slot_of(key) for key in keys}
 
 
-def _list(keys: Iterable[bytes]) -> str:
+def _listed_keys(keys: Iterable[bytes]) -> str:
     return ", ".join(key.decode(errors="replace") for key in keys)

@@ -1,6 +1,6 @@
-"""What is done to the target before any agent prepares: its data flushed, scripts loaded, setup commands issued.
+"""Set up the target before the agents prepare: flush its data, load scripts, issue the plan's setup commands.
 
-Once, and by the coordinator: nothing of this is load. Every wait is bounded by the target's timeouts.
+The coordinator does this once; it is not part of the load. The target's timeouts limit every wait.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ from common.plan.planned_commands import key_text, keys_per_hash_tag, script_dig
 from common.plan.schema import Keys, Plan, Target
 from common.redis_client import TARGET_ERRORS, address_of, error_reply, failure_of, translate
 from common.units import counted, printable, show
-from coordinator.servers.facts import ask, whole
-from coordinator.servers.primaries import Primaries, Server, open_primaries
+from coordinator.servers.queries import PipelineClient, Primaries, open_primaries, query, whole_number
 
 BATCH = 500
-TELL_EVERY = 100_000
+REPORT_EVERY_CALLS = 100_000
 
 Call = tuple[str | bytes, ...]
 Say = Callable[[str], None]
 
 
 def flush(target: Target) -> int:
-    """Empty the target's database, on every primary. Returns how many keys there were. Raises TargetError."""
+    """Empty the target's database on every primary. Returns how many keys it had. Raises TargetError."""
     keys = 0
     with open_primaries(target) as primaries:
         for server in primaries.each:
-            keys += whole(ask(server, "DBSIZE")) or 0
-            # In the background: a large database would outlast the timeout of a reply.
+            keys += whole_number(query(server, "DBSIZE")) or 0
+            # ASYNC, because flushing a large database takes longer than the timeout of a reply.
             server.execute_command("FLUSHDB", "ASYNC")
     return keys
 
 
 def set_up(plan: Plan, say: Say) -> int:
-    """Load the plan's scripts and issue its setup. Returns how many calls that took. Raises TargetError for a target
-    that cannot be reached, and for the first error reply but BUSYGROUP, which says that it was done before."""
+    """Load the plan's scripts and issue its setup commands. Returns the number of calls.
+
+    Raises TargetError if the target cannot be reached, and for the first error reply. BUSYGROUP is no error here: the
+    group exists already.
+    """
     workload = plan.workload
     if not workload.scripts and not workload.setup:
         return 0
@@ -45,7 +47,7 @@ def set_up(plan: Plan, say: Say) -> int:
     with open_primaries(plan.target) as primaries:
         for script in workload.scripts:
             for server in primaries.each:
-                _ask_once(plan.target, server, ("SCRIPT", "LOAD", script.lua), f"script {script.name}")
+                _call_once(plan.target, server, ("SCRIPT", "LOAD", script.lua), f"script {script.name}")
                 calls += 1
         for text in workload.setup:
             calls += _issue(plan, text, primaries, say)
@@ -57,7 +59,7 @@ def _issue(plan: Plan, text: str, primaries: Primaries, say: Say) -> int:
     made = calls_of(plan, template)
     if not template.count(Placeholder.KEY):
         [(call, _)] = made
-        _ask_once(plan.target, primaries.client, call, show(text))
+        _call_once(plan.target, primaries.client, call, show(text))
         return 1
     done = 0
     while batch := list(islice(made, BATCH)):
@@ -65,16 +67,16 @@ def _issue(plan: Plan, text: str, primaries: Primaries, say: Say) -> int:
         for call, _ in batch:
             pipeline.execute_command(*call)
         for (_, key), reply in zip(batch, pipeline.execute(raise_on_error=False), strict=True):
-            _judge(plan.target, reply, f"{show(text)}, key {printable(key)}")
+            _check_reply(plan.target, reply, f"{show(text)}, key {printable(key)}")
         done += len(batch)
-        if done % TELL_EVERY == 0:
+        if done % REPORT_EVERY_CALLS == 0:
             say(f"setup: {show(text)}: {counted(done, 'key')} so far")
     return done
 
 
 def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
-    """(arguments, key) of every call of a setup template: one for each key of the workload's range if the template has
-    `__key__`, else a single one."""
+    """Yield (arguments, key) for every call of a setup template: one for each key of the workload's range if the
+    template has `__key__`, else one."""
     workload = plan.workload
     digests = script_digests(workload)
     if not template.count(Placeholder.KEY):
@@ -87,7 +89,7 @@ def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
 
 
 def key_numbers(keys: Keys) -> range:
-    """The numbers of all keys."""
+    """Return the numbers of all keys."""
     return range(int(keys.minimum), int(keys.maximum) + 1)
 
 
@@ -98,27 +100,27 @@ def _call(template: Template, key: bytes, digests: dict[str, bytes]) -> Call:
         assert piece is Placeholder.KEY, f"the rules of the plan allow no {piece} in setup"
         return key
 
-    # As text: redis-py looks at the first words to find a command's node in a cluster.
+    # As text, because redis-py needs the first words as text to find the node of a command in a cluster.
     return tuple(map(_text, template.render(resolve)))
 
 
 def _text(argument: bytes) -> str | bytes:
-    """As text, or as bytes if it is not UTF-8."""
+    """Return an argument as text, or as bytes if it is not UTF-8."""
     try:
         return argument.decode()
     except UnicodeDecodeError:
         return argument
 
 
-def _ask_once(target: Target, server: Server, call: Call, what: str) -> None:
+def _call_once(target: Target, server: PipelineClient, call: Call, what: str) -> None:
     try:
         reply = server.execute_command(*call)
     except TARGET_ERRORS as error:
         reply = error
-    _judge(target, reply, what)
+    _check_reply(target, reply, what)
 
 
-def _judge(target: Target, reply: object, what: str) -> None:
+def _check_reply(target: Target, reply: object, what: str) -> None:
     if not isinstance(reply, Exception):
         return
     if not failure_of(reply).replied:

@@ -9,7 +9,7 @@ from typing import Protocol
 from common.errors import TargetError
 from common.plan.schema import Target
 from coordinator.core.records import ServerCounted, When
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.commandstats import read_server_counts
 
 
 class Referee(Protocol):

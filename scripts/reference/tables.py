@@ -170,10 +170,16 @@ def summary_keys() -> list[str]:
     """Every part of summary.json with its keys."""
     lines: list[str] = []
     for kind, node in _structs(inspect.type_info(Summary), {}).items():
-        meanings = SUMMARY[kind.__name__]
+        title = _title(kind)
+        meanings = SUMMARY[title]
         rows = [(_code(field.encode_name), _json(field.type), meanings[field.encode_name]) for field in node.fields]
-        lines += [f"### {kind.__name__}", "", *markdown_table(("key", "value", "meaning"), rows), ""]
+        lines += [f"### {title}", "", *markdown_table(("key", "value", "meaning"), rows), ""]
     return lines[:-1]
+
+
+def _title(kind: type) -> str:
+    """The heading of a part of summary.json: `RunSummary` is "Run", the whole is "Summary"."""
+    return kind.__name__.removesuffix("Summary") or "Summary"
 
 
 def _structs(node: inspect.Type, found: dict[type, inspect.StructType]) -> dict[type, inspect.StructType]:
@@ -199,7 +205,7 @@ def _json(node: inspect.Type) -> str:
         case inspect.UnionType(types):
             return " or ".join(map(_json, types))
         case inspect.StructType(cls):
-            return f"[{cls.__name__}](#{cls.__name__.lower()})"
+            return f"[{_title(cls)}](#{_title(cls).lower()})"
         case inspect.EnumType(cls):
             return ", ".join(_code(member.value) for member in cls)
         case inspect.VarTupleType(item_type):

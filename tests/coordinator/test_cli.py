@@ -382,7 +382,7 @@ def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None
 
 
 def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.report.saved.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
+    monkeypatch.setattr("coordinator.report_command.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
     # Colours are left to the report: it knows whether they were asked for.
     said = f"\x1b[31m{('r-1', Path('o'), 'csv', False)!r}\n"
     assert run("report", "r-1", "--format", "csv", "--out", "o") == (0, said, "")

@@ -17,10 +17,10 @@ from coordinator.analysis.aggregate import fold
 from coordinator.core.records import AnyRecord, CleanedUp, When
 from coordinator.report.summary import build_summary
 from coordinator.servers.check import check
-from coordinator.servers.cleanup import Cleaning, delete_written
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.cleanup import CleanUpThread, delete_plan_keys
+from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
-from coordinator.servers.preflight import refuse_misfits
+from coordinator.servers.preflight import check_commands
 from coordinator.servers.setup_commands import flush, set_up
 from tests.support.records import clean_run
 from tests.support.runs import wait_until
@@ -117,7 +117,7 @@ def test_before_the_load_any_answer_is_taken_or_is_one_line_and_the_targets_faul
     plan = plan_of(server, scheme, protocol)
     questions = (
         lambda: probe(plan.target),
-        lambda: refuse_misfits(plan),
+        lambda: check_commands(plan),
         lambda: check(plan, 10),
         lambda: flush(plan.target),
         lambda: set_up(plan, lambda _: None),
@@ -140,7 +140,7 @@ def test_after_the_load_any_answer_is_noted_and_the_run_is_reported(
     server.answers = {asked: answer}
     plan = plan_of(server, scheme)
     read = read_server_counts(plan.target, When.AFTER)
-    cleaning = Cleaning(lambda tally: delete_written(plan, tally), lambda error: (1, f"crash: {error!r}"))
+    cleaning = CleanUpThread(lambda tally: delete_plan_keys(plan, tally), lambda error: (1, f"crash: {error!r}"))
     cleaned = wait_until(cleaning.result, "an end of the clean-up")
     assert isinstance(cleaned, CleanedUp)
     assert "crash" not in cleaned.error or "TargetError" in cleaned.error, cleaned.error

@@ -24,9 +24,9 @@ from coordinator.core.records import AnyRecord, Outcome
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import PlainView, TerminalView
 from coordinator.plan_view import plan_as_text
-from coordinator.report.saved import FORMATS
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
+from coordinator.report_command import FORMATS
 from tests.support.comparisons import conducted, head
 from tests.support.records import (
     accepted,

@@ -22,9 +22,9 @@ from coordinator.core.records import AgentNoted, AnyRecord, CleanedUp, Outcome, 
 from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
-from coordinator.report.files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import RunFolder, new_run_folder
-from coordinator.servers.cleanup import Tally
+from coordinator.servers.cleanup import DeletionProgress
 from coordinator.start import Ended, conduct
 from tests.support.records import clean_run, closed, opened, plan, reading
 
@@ -49,7 +49,7 @@ def conducted(
             signal.raise_signal(HANDLED[number % len(HANDLED)])
         return End(EXIT_OK, "", Outcome.COMPLETED)
 
-    for name in ("probe", "refuse_misfits"):
+    for name in ("probe", "check_commands"):
         monkeypatch.setattr(start, name, lambda _: None)
     monkeypatch.setattr(start, "_serve", serve)
     before = [signal.getsignal(number) for number in HANDLED]
@@ -104,7 +104,7 @@ class Broken:
         monkeypatch.setattr("coordinator.loop.SEE_OFF_NS", 0)
         monkeypatch.setattr("coordinator.core.registry.COME_BACK_NS", 0)
         self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
-        self.fails("delete_written", None)
+        self.fails("delete_plan_keys", None)
 
     def fails(self, name: str, how: object) -> None:
         """What coordinator.start looks up by this name raises an error, or returns what is no error."""
@@ -156,7 +156,7 @@ def test_whatever_fails_while_keys_are_deleted_costs_the_clean_up_and_never_the_
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = Broken(monkeypatch, tmp_path, CleanUp.KEYS)
-    run.fails("delete_written", IndexError("tuple index out of range"))
+    run.fails("delete_plan_keys", IndexError("tuple index out of range"))
     assert run.start() == EXIT_OK
     assert run.summary["run"]["outcome"] == "completed"
     assert run.summary["clean_up"]["left"] is None
@@ -240,7 +240,7 @@ def test_a_file_that_cannot_be_made_costs_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
-    monkeypatch.setattr("coordinator.report.files.timeseries_csv", lambda _: {}["x"])
+    monkeypatch.setattr("coordinator.report.run_files.timeseries_csv", lambda _: {}["x"])
     assert run.start() == UsageError.exit_code
     assert run.summary["run"]["outcome"] == "completed"
     assert not (run.folder / TIMESERIES_FILE).exists()
@@ -315,11 +315,11 @@ def test_keys_that_an_ended_run_left_are_deleted_when_it_is_resumed(
         journal.append(CleanedUp(deleted=30, left=left, took_ns=1, error="interrupted"))
         journal.append(closed())
 
-    def delete(_plan: object, tally: Tally, keys_before: int | None) -> None:
+    def delete(_plan: object, tally: DeletionProgress, keys_before: int | None) -> None:
         assert keys_before is None  # the journal has how many were deleted before
         tally.deleted += 12
 
-    monkeypatch.setattr(start, "delete_written", delete)
+    monkeypatch.setattr(start, "delete_plan_keys", delete)
     assert run.start() == EXIT_OK
     clean_up = run.summary["clean_up"]
     assert (clean_up["deleted"], clean_up["deleted_earlier"], clean_up["left"], clean_up["error"]) == (42, 30, 0, "")

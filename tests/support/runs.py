@@ -20,7 +20,7 @@ from common.protocol.token import coordinator_curve, default_token_path
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
-from coordinator.report.files import JOURNAL_FILE, SUMMARY_FILE
+from coordinator.report.run_files import JOURNAL_FILE, SUMMARY_FILE
 from tests.support.commands import CommandLine, Finished, Running
 
 HOST = "127.0.0.1"

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from coordinator.report.files import COMPARISON_FILE, SUMMARY_FILE
+from coordinator.report.run_files import COMPARISON_FILE, SUMMARY_FILE
 from tests.support.runs import HOST, Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 
-from coordinator.report.files import SUMMARY_FILE
+from coordinator.report.run_files import SUMMARY_FILE
 from tests.support.runs import Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 from tests.support.terminals import CTRL_C, Terminal

@@ -73,7 +73,7 @@ def test_what_a_target_cannot_do_is_refused_before_anything_starts(
     refused = {
         ("--url", node): (4, rf"is a node of a cluster, .*: use redis\+cluster://{node.removeprefix('redis://')}"),
         ("--url", sentinel): (4, r"is a Sentinel, .*: use redis\+sentinel://.*/SERVICE"),
-        several: (3, r"MGET with the keys \{a\}x, \{b\}y needs 2 slots of the cluster.*--keys-per-hash-tag"),
+        several: (3, r"MGET with the keys \{a\}x, \{b\}y uses 2 slots of the cluster.*--keys-per-hash-tag"),
     }
     started = [fleet.commands.start("coordinator", "start", *flags, "--duration", "1s") for flags in refused]
     for running, (code, said) in zip(started, refused.values(), strict=True):

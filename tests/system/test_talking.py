@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.report.files import SUMMARY_FILE
+from coordinator.report.run_files import SUMMARY_FILE
 from tests.support.commands import CommandLine
 from tests.support.runs import RUN_FOLDER, Fleet, wait_until
 from tests.support.servers import Server

@@ -9,7 +9,7 @@ import yaml
 
 from coordinator.core.records import FrameAccepted
 from coordinator.journal import read_journal
-from coordinator.report.files import JOURNAL_FILE
+from coordinator.report.run_files import JOURNAL_FILE
 from tests.support.runs import Fleet, wait_until
 from tests.support.shapes import start_cluster, uncovered
 

@@ -10,8 +10,8 @@ from common.errors import TargetError
 from common.plan.schema import CleanUp, Keys, Plan, Target, Workload
 from common.redis_client import ping_target
 from coordinator.core.records import When
-from coordinator.servers.cleanup import Tally, delete_written
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.cleanup import DeletionProgress, delete_plan_keys
+from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.setup_commands import flush
 from tests.support.clients import quick_target
@@ -46,8 +46,8 @@ def test_a_database_of_a_cluster_is_used_by_every_driver_and_by_the_coordinator(
     assert probe(target).keys == read_server_counts(target, When.BEFORE).keys == len(KEYS)
     keys = Keys(prefix="key:", minimum=0, maximum=len(KEYS) - 1)
     workload = Workload(keys=keys, clean_up=CleanUp.KEYS)
-    tally = Tally()
-    delete_written(Plan(target=Target(url=f"{cluster.url}/2"), workload=workload), tally)
+    tally = DeletionProgress()
+    delete_plan_keys(Plan(target=Target(url=f"{cluster.url}/2"), workload=workload), tally)
     assert (tally.deleted, keys_in(cluster, 3)) == (0, len(KEYS))
     assert flush(target) == len(KEYS)
 

@@ -15,9 +15,9 @@ from common.plan.schema import Command, Driver, Load, Plan, Pools, Target, Workl
 from common.units import Count, Seconds
 from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare import command
-from coordinator.compare.command import compare, turns
+from coordinator.compare.command import compare, planned_runs
 from coordinator.options import StartOptions
-from coordinator.report.files import COMPARISON_FILE
+from coordinator.report.run_files import COMPARISON_FILE
 from coordinator.run_folder import RunFolder
 from coordinator.start import Ended
 from tests.support.comparisons import summary
@@ -33,7 +33,7 @@ WELL = Ended(EXIT_OK, "", summary())
 
 @given(st.integers(1, 50))
 def test_each_round_has_both_drivers_and_each_is_first_in_every_other_one(rounds: int) -> None:
-    order = turns(rounds)
+    order = planned_runs(rounds)
     for number in range(1, rounds + 1):
         drivers = [turn.driver for turn in order if turn.round == number]
         assert drivers == ([Driver.CLIENT, Driver.WIRE] if number % 2 else [Driver.WIRE, Driver.CLIENT])

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from coordinator.report.printing import put_out, say
-from coordinator.report.styles import console_for
+from coordinator.report.printing import console_for, put_out, say
 
 
 def test_people_read_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.core.records import AnyRecord, FrameAccepted, RunClosed
 from coordinator.journal import Journal, read_journal
 from coordinator.report.summary import build_summary, quantiles
-from coordinator.report.summary_types import Generator, Summary
+from coordinator.report.summary_types import GeneratorSummary, Summary
 from tests.support.records import (
     accepted,
     clean_run,
@@ -245,7 +245,7 @@ def test_a_plain_load_is_one_stage_that_says_the_same_as_the_totals() -> None:
 # What the load itself cost
 
 
-def generator_of(records: Iterable[AnyRecord]) -> Generator:
+def generator_of(records: Iterable[AnyRecord]) -> GeneratorSummary:
     return build_summary(fold(records)).generator
 
 

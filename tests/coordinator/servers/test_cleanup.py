@@ -14,8 +14,8 @@ from common.plan.planned_commands import key_text
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count, Seconds
 from coordinator.core.records import CleanedUp
-from coordinator.servers.cleanup import Cleaning, Tally, delete_families, delete_written
-from coordinator.servers.written_keys import written
+from coordinator.servers.cleanup import CleanUpThread, DeletionProgress, delete_matching, delete_plan_keys
+from coordinator.servers.key_patterns import key_patterns
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -40,7 +40,7 @@ def keys_in(server: Server) -> set[bytes]:
 
 
 class FakeStore:
-    """A server of keys alone, whose SCAN may find one twice; unlinked: every key that it was told to delete."""
+    """A server of keys one_by_one, whose SCAN may find one twice; unlinked: every key that it was told to delete."""
 
     def __init__(self, keys: set[bytes], step: int = 3) -> None:
         self.keys, self._step = set(keys), step
@@ -102,7 +102,9 @@ strangers = st.one_of(
     st.sets(strangers),
     st.booleans(),
 )
-def test_the_keys_of_the_plan_go_and_no_other_does(prefix: str, maximum: int, others: set[str], alone: bool) -> None:
+def test_the_keys_of_the_plan_go_and_no_other_does(
+    prefix: str, maximum: int, others: set[str], one_by_one: bool
+) -> None:
     ours = {f"{prefix}{number}".encode() for number in range(maximum + 1)}
     plan = Plan(
         target=Target(url="redis://h"),
@@ -111,10 +113,12 @@ def test_the_keys_of_the_plan_go_and_no_other_does(prefix: str, maximum: int, ot
         ),
     )
     before = ours | {key.encode() for key in others}
-    store, tally = FakeStore(before), Tally()
-    delete_families([store], written(plan, lambda _: None, lambda _: False).families, tally, alone=alone)
+    store, progress = FakeStore(before), DeletionProgress()
+    delete_matching(
+        [store], key_patterns(plan, lambda _: None, lambda _: False).patterns, progress, one_by_one=one_by_one
+    )
     assert store.keys == before - ours
-    assert (tally.deleted, tally.refused) == (len(ours), 0)
+    assert (progress.deleted, progress.refused) == (len(ours), 0)
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -127,10 +131,10 @@ def test_a_real_server_keeps_the_neighbours(valkey: Server, prefix: str) -> None
     }  # fmt: skip
     client.mset(dict.fromkeys(neighbours, "x"))
     client.mset({f"{prefix}{number}": "x" for number in range(1, 101)})
-    tally = Tally()
-    delete_written(plan_of(valkey.url, prefix=prefix), tally)
+    progress = DeletionProgress()
+    delete_plan_keys(plan_of(valkey.url, prefix=prefix), progress)
     assert keys_in(valkey) == {key.encode() for key in neighbours}
-    assert (tally.deleted, tally.refused) == (100, 0)
+    assert (progress.deleted, progress.refused) == (100, 0)
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -145,7 +149,7 @@ def test_the_server_says_which_arguments_are_keys_and_what_writes(valkey: Server
         client.set(key, "x")
     for key in ("load:7", "secret", "channel", "f"):
         client.set(key, "x")
-    delete_written(plan, Tally())
+    delete_plan_keys(plan, DeletionProgress())
     assert keys_in(valkey) == {b"load:7", b"secret", b"channel", b"f"}
 
 
@@ -156,7 +160,7 @@ def test_a_user_who_may_not_ask_still_cleans_up_what_has_a_drawn_key(valkey: Ser
     client.mset({"load:7": "x", "other": "x"})
     plan = plan_of(valkey.url, "SET __key__ x", "HSET other f __data__")
     narrow = Target(url=valkey.url, username="narrow", password="word", client_name=None)
-    delete_written(Plan(target=narrow, workload=plan.workload), Tally())
+    delete_plan_keys(Plan(target=narrow, workload=plan.workload), DeletionProgress())
     assert keys_in(valkey) == {b"other"}
 
 
@@ -167,19 +171,21 @@ def test_keys_that_may_not_be_deleted_are_counted_and_the_reply_is_told(valkey: 
     client.set("load:7", "x")
     plan = plan_of(valkey.url)
     narrow = Target(url=valkey.url, username="narrow", password="word", client_name=None)
-    cleaned = result_of(Cleaning(lambda tally: delete_written(Plan(target=narrow, workload=plan.workload), tally)))
+    cleaned = result_of(
+        CleanUpThread(lambda progress: delete_plan_keys(Plan(target=narrow, workload=plan.workload), progress))
+    )
     assert (cleaned.deleted, cleaned.left) == (0, 1)
     assert cleaned.error.startswith("UNLINK was answered with NOPERM")
 
 
-def result_of(cleaning: Cleaning) -> CleanedUp:
+def result_of(cleaning: CleanUpThread) -> CleanedUp:
     return wait_until(cleaning.result, "an end of the clean-up", BOUND_S)  # type: ignore[return-value]
 
 
 @pytest.mark.usefixtures("no_leaks")
 def test_a_whole_clean_up_tells_how_many_keys_went(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
-    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally)))
+    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress)))
     assert (cleaned.deleted, cleaned.left, cleaned.error) == (100, 0, "")
     assert cleaned.took_ns > 0
 
@@ -187,14 +193,14 @@ def test_a_whole_clean_up_tells_how_many_keys_went(valkey: Server) -> None:
 def test_keys_that_a_coordinator_before_had_deleted_are_in_the_count(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
     valkey.client().mset({f"other:{number}": "x" for number in range(5)})
-    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 105)))
+    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress, 105)))
     assert (cleaned.deleted, cleaned.earlier, cleaned.left) == (100, 60, 0)
     assert keys_in(valkey) == {b"other:%d" % number for number in range(5)}
 
 
 def test_keys_that_others_have_added_since_do_not_count(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
-    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(valkey.url), tally, 10)))
+    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress, 10)))
     assert (cleaned.deleted, cleaned.earlier) == (40, 0)
 
 
@@ -203,12 +209,12 @@ def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
     began, go_on = threading.Event(), threading.Event()
 
-    def delete(tally: Tally) -> None:
+    def delete(progress: DeletionProgress) -> None:
         began.set()
         assert go_on.wait(BOUND_S)
-        delete_written(plan_of(valkey.url), tally)
+        delete_plan_keys(plan_of(valkey.url), progress)
 
-    cleaning = Cleaning(delete)
+    cleaning = CleanUpThread(delete)
     assert began.wait(BOUND_S)
     assert cleaning.result() is None
     cleaning.stop()
@@ -222,11 +228,11 @@ def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
 def test_a_clean_up_whose_target_hangs_is_not_waited_for_once_it_is_stopped(valkey: Server) -> None:
     began, let_go = threading.Event(), threading.Event()
 
-    def hang(_: Tally) -> None:
+    def hang(_: DeletionProgress) -> None:
         began.set()
         let_go.wait(BOUND_S)
 
-    cleaning = Cleaning(hang)
+    cleaning = CleanUpThread(hang)
     assert began.wait(BOUND_S)
     cleaning.stop()
     assert result_of(cleaning).error == "interrupted"
@@ -237,31 +243,31 @@ def test_a_clean_up_whose_target_hangs_is_not_waited_for_once_it_is_stopped(valk
 
 @pytest.mark.usefixtures("no_leaks")
 def test_a_target_that_is_gone_is_told_and_what_is_left_is_not_known(refusing_url: str) -> None:
-    cleaned = result_of(Cleaning(lambda tally: delete_written(plan_of(refusing_url), tally)))
+    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(refusing_url), progress)))
     assert (cleaned.deleted, cleaned.left) == (0, None)
     assert "refused the connection" in cleaned.error
 
 
 def test_an_error_that_nobody_foresaw_is_named_and_costs_no_more_than_the_clean_up() -> None:
-    def crash(tally: Tally) -> None:
-        tally.deleted = 7
+    def crash(progress: DeletionProgress) -> None:
+        progress.deleted = 7
         raise ZeroDivisionError
 
-    cleaned = result_of(Cleaning(crash, lambda error: (1, f"a bug in redis-stampede: {type(error).__name__}")))
+    cleaned = result_of(CleanUpThread(crash, lambda error: (1, f"a bug in redis-stampede: {type(error).__name__}")))
     assert (cleaned.deleted, cleaned.left, cleaned.error) == (7, None, "a bug in redis-stampede: ZeroDivisionError")
 
 
 def test_a_clean_up_that_gets_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.servers.cleanup.HANG_NS", 0)
     let_go = threading.Event()
-    cleaned = result_of(Cleaning(lambda _: let_go.wait(BOUND_S) and None))
+    cleaned = result_of(CleanUpThread(lambda _: let_go.wait(BOUND_S) and None))
     assert (cleaned.left, cleaned.error) == (None, "the target did not answer for 0 s")
     let_go.set()
 
 
 def test_keys_that_hold_values_are_named(valkey: Server) -> None:
-    with pytest.raises(TargetError, match="keys that SET wrote hold a value"):
-        delete_written(plan_of(valkey.url, "SET __key__:__data__ x"), Tally())
+    with pytest.raises(TargetError, match="keys that SET wrote contain a value"):
+        delete_plan_keys(plan_of(valkey.url, "SET __key__:__data__ x"), DeletionProgress())
 
 
 def test_redis_py_answers_scan_as_this_stands_on(valkey: Server) -> None:
@@ -279,14 +285,14 @@ def test_a_cluster_is_cleaned_on_all_its_primaries(shared_cluster: ClusterGroup,
     client.mset_nonatomic(dict.fromkeys((*strangers, *ours), "x"))
     keys = Keys(prefix="load:", maximum=Count(100), per_hash_tag=per_hash_tag)
     plan = Plan(target=Target(url=shared_cluster.url), workload=Workload(commands=(Command(command="SET"),), keys=keys))
-    tally = Tally()
-    delete_written(plan, tally)
-    assert (tally.deleted, tally.refused) == (100, 0)
+    progress = DeletionProgress()
+    delete_plan_keys(plan, progress)
+    assert (progress.deleted, progress.refused) == (100, 0)
     assert client.exists(*strangers) == len(strangers)
     assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == len(strangers)
 
 
 def test_of_a_primary_with_sentinels_the_primary_is_cleaned(shared_sentinel: SentinelGroup) -> None:
     shared_sentinel.client().mset({"load:7": "x", "mine": "x"})
-    delete_written(plan_of(shared_sentinel.url), Tally())
+    delete_plan_keys(plan_of(shared_sentinel.url), DeletionProgress())
     assert shared_sentinel.at(shared_sentinel.primary).keys("*") == ["mine"]

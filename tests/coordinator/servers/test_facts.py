@@ -11,7 +11,7 @@ from common.units import NS_PER_S, Seconds
 from coordinator.core.records import TargetFacts, When
 from coordinator.servers import facts as probing
 from coordinator.servers.check import check
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import UNKNOWN_SERVER, max_clients, probe, server_name, topology
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.plan.planned_commands import key_text
 from common.plan.schema import Command, Keys, Plan, Preload, Target, Then, Workload
 from common.units import Count
-from coordinator.servers.written_keys import Family, KeyPlaces, Written, written
+from coordinator.servers.key_patterns import FindKeys, KeyPattern, KeyPatterns, key_patterns
 
 KEYS = Keys(prefix="k:", minimum=Count(3), maximum=Count(120))
 
@@ -20,20 +20,20 @@ def second_argument(arguments: tuple[bytes, ...]) -> frozenset[bytes]:
     return frozenset(arguments[1:2])
 
 
-def of(*commands: str, places: KeyPlaces = nobody_knows, url: str = "redis://h", **workload: object) -> Written:
+def of(*commands: str, find_keys: FindKeys = nobody_knows, url: str = "redis://h", **workload: object) -> KeyPatterns:
     entries = tuple(Command(command=command) for command in commands)
     plan = Plan(target=Target(url=url), workload=Workload(keys=KEYS, commands=entries, **workload))  # type: ignore[arg-type]
-    return written(plan, places, lambda name: name == "MODULE.WRITE")
+    return key_patterns(plan, find_keys, lambda name: name == "MODULE.WRITE")
 
 
-def holds(found: Written, key: str) -> bool:
-    return any(family.holds(key.encode()) for family in found.families)
+def matches(found: KeyPatterns, key: str) -> bool:
+    return any(pattern.matches(key.encode()) for pattern in found.patterns)
 
 
 def test_keys_of_the_range_are_ours_and_no_neighbours_are() -> None:
     found = of("SET")
-    assert [family.glob for family in found.families] == [b"k:*"]
-    assert all(holds(found, f"k:{number}") for number in range(3, 121))
+    assert [pattern.glob for pattern in found.patterns] == [b"k:*"]
+    assert all(matches(found, f"k:{number}") for number in range(3, 121))
     strangers = (
         "k:2",
         "k:121",
@@ -49,19 +49,19 @@ def test_keys_of_the_range_are_ours_and_no_neighbours_are() -> None:
         "k:{0}:3",
         "K:3",
     )
-    assert not any(holds(found, key) for key in strangers)
+    assert not any(matches(found, key) for key in strangers)
 
 
 def test_commands_that_only_read_write_no_keys() -> None:
-    assert of("GET", "MGET __keys(3)__", "PING", "MODULE.READ __key__").families == ()
+    assert of("GET", "MGET __keys(3)__", "PING", "MODULE.READ __key__").patterns == ()
 
 
 def test_a_command_that_the_table_does_not_know_is_asked_about() -> None:
-    assert holds(of("MODULE.WRITE __key__ 1"), "k:7")
+    assert matches(of("MODULE.WRITE __key__ 1"), "k:7")
 
 
 def test_scripts_may_write() -> None:
-    assert holds(of("EVAL 'return 1' 1 __key__"), "k:7")
+    assert matches(of("EVAL 'return 1' 1 __key__"), "k:7")
 
 
 def test_what_follows_is_preloaded_or_set_up_counts_as_the_mix_does() -> None:
@@ -77,57 +77,57 @@ def test_what_follows_is_preloaded_or_set_up_counts_as_the_mix_does() -> None:
             setup=("XGROUP CREATE __key__ group 0 MKSTREAM",),
         ),
     )
-    found = written(plan, nobody_knows, lambda name: name == "XGROUP")
-    assert all(holds(found, key) for key in ("g:120", "p:5", "k:3"))
-    assert not any(holds(found, key) for key in ("p:6", "never:7", "g:121"))
+    found = key_patterns(plan, nobody_knows, lambda name: name == "XGROUP")
+    assert all(matches(found, key) for key in ("g:120", "p:5", "k:3"))
+    assert not any(matches(found, key) for key in ("p:6", "never:7", "g:121"))
 
 
 def test_new_keys_lie_beyond_the_range_without_an_end() -> None:
     found = of("SET __new_key__ x")
-    assert holds(found, "k:121")
-    assert holds(found, "k:99999999999999999999")
-    assert not holds(found, "k:120")
+    assert matches(found, "k:121")
+    assert matches(found, "k:99999999999999999999")
+    assert not matches(found, "k:120")
 
 
 def test_hash_tags_have_to_fit_their_number() -> None:
     found = of("MSET __pairs(2)__", url="redis+cluster://h:1")
-    assert holds(found, key_text("k:", 117, 100).decode())
-    assert holds(found, "k:{1}:117")
-    assert not any(holds(found, key) for key in ("k:{0}:117", "k:117", "k:{x}:117", "k:{}:117", "k:{2}:217"))
+    assert matches(found, key_text("k:", 117, 100).decode())
+    assert matches(found, "k:{1}:117")
+    assert not any(matches(found, key) for key in ("k:{0}:117", "k:117", "k:{x}:117", "k:{}:117", "k:{2}:217"))
 
 
 def test_literal_keys_are_ours_alone_and_arguments_that_are_no_keys_are_not() -> None:
-    found = of("SADD tags* __key__", places=second_argument)
-    assert [family.glob for family in found.families] == [rb"tags\*"]
-    assert holds(found, "tags*")
-    assert not any(holds(found, key) for key in ("tagsx", "tags", "k:7"))
+    found = of("SADD tags* __key__", find_keys=second_argument)
+    assert [pattern.glob for pattern in found.patterns] == [rb"tags\*"]
+    assert matches(found, "tags*")
+    assert not any(matches(found, key) for key in ("tagsx", "tags", "k:7"))
 
 
 def test_what_is_drawn_within_a_key_is_held_against_its_range() -> None:
     found = of("HSET user:__key__:__rand(1,20)__ f v")
-    assert [family.glob for family in found.families] == [b"user:k:*"]
-    assert holds(found, "user:k:7:20")
+    assert [pattern.glob for pattern in found.patterns] == [b"user:k:*"]
+    assert matches(found, "user:k:7:20")
     assert not any(
-        holds(found, key) for key in ("user:k:7:21", "user:k:7:0", "user:k:2:20", "user:k:7:007", "user:k:7")
+        matches(found, key) for key in ("user:k:7:21", "user:k:7:0", "user:k:2:20", "user:k:7:007", "user:k:7")
     )
 
 
 def test_a_number_twice_in_a_key_is_the_same_number() -> None:
     found = of("HSET user:__rand(1,20):r__:__key:k__:__rand(1,20):r__:__key:k__ f __rand(1,20):r__")
-    assert [family.glob for family in found.families] == [b"user:*"]
-    assert holds(found, "user:7:k:9:7:k:9")
-    assert not any(holds(found, key) for key in ("user:7:k:9:8:k:9", "user:7:k:9:7:k:8", "user:21:k:9:21:k:9"))
-    assert holds(of("BITOP OR __key:k__ a:__key:k__", places=lambda words: frozenset(words[2:])), "a:k:7")
+    assert [pattern.glob for pattern in found.patterns] == [b"user:*"]
+    assert matches(found, "user:7:k:9:7:k:9")
+    assert not any(matches(found, key) for key in ("user:7:k:9:8:k:9", "user:7:k:9:7:k:8", "user:21:k:9:21:k:9"))
+    assert matches(of("BITOP OR __key:k__ a:__key:k__", find_keys=lambda words: frozenset(words[2:])), "a:k:7")
 
 
 def test_a_key_that_holds_a_value_is_told_and_left() -> None:
     found = of("SET __key__:__data__ x")
-    assert (found.families, found.untold) == ((), ("SET",))
+    assert (found.patterns, found.unrecognizable) == ((), ("SET",))
 
 
 def test_glob_characters_of_a_prefix_mean_themselves() -> None:
     found = of("SET __key__ x", "SET 'k[a-z]?*\\__key__' x")
-    assert rb"k\[a\-z\]\?\*\\k:*" in [family.glob for family in found.families]
+    assert rb"k\[a\-z\]\?\*\\k:*" in [pattern.glob for pattern in found.patterns]
 
 
 prefixes = st.text(alphabet="ab:*?[]\\-^{}1", max_size=6)
@@ -139,18 +139,18 @@ def test_a_family_holds_exactly_the_keys_that_are_made(
 ) -> None:
     keys = Keys(prefix=prefix, minimum=Count(low), maximum=Count(low + span), per_hash_tag=per_hash_tag)
     plan = Plan(target=Target(url="redis://h"), workload=Workload(keys=keys, commands=(Command(command="SET"),)))
-    [family] = written(plan, nobody_knows, lambda _: False).families
-    assert family.holds(key_text(prefix, number, per_hash_tag)) == (low <= number <= low + span)
+    [pattern] = key_patterns(plan, nobody_knows, lambda _: False).patterns
+    assert pattern.matches(key_text(prefix, number, per_hash_tag)) == (low <= number <= low + span)
 
 
 @given(st.binary(max_size=12))
 def test_a_family_holds_nothing_else(key: bytes) -> None:
-    [family] = of("SET").families
+    [pattern] = of("SET").patterns
     made = {b"k:%d" % number for number in range(3, 121)}
-    assert family.holds(key) == (key in made)
-    assert isinstance(family, Family)
+    assert pattern.matches(key) == (key in made)
+    assert isinstance(pattern, KeyPattern)
 
 
 @pytest.mark.parametrize("number", ["٣", "3_0", "1e1"])
 def test_only_plain_digits_are_numbers(number: str) -> None:
-    assert not holds(of("SET"), f"k:{number}")
+    assert not matches(of("SET"), f"k:{number}")

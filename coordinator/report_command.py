@@ -20,9 +20,9 @@ from coordinator.compare.comparison_types import Comparison
 from coordinator.core.records import Outcome
 from coordinator.journal import read_journal
 from coordinator.journal_lock import is_locked
-from coordinator.report.files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, complete_run_files
+from coordinator.report.printing import console_for
+from coordinator.report.run_files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, complete_run_files
 from coordinator.report.run_lookup import find_report
-from coordinator.report.styles import console_for
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report.timeseries import timeseries_csv

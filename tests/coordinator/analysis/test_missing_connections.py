@@ -5,7 +5,7 @@ import pytest
 
 from common.plan.schema import Driver, Pools
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.unopened_connections import unopened_finding
+from coordinator.analysis.missing_connections import unopened_finding
 from coordinator.analysis.verdict import Level
 from coordinator.core.records import RunOpened
 from tests.coordinator.analysis.test_verdict import verdict

@@ -22,7 +22,7 @@ from coordinator.live.screen import Screen
 from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
-from coordinator.report.table_fitting import Bar, Column, FittedTable, show
+from coordinator.report.tables import Bar, FittedTable, TableColumn, show
 from tests.support.comparisons import conducted, head, latencies
 from tests.support.records import (
     accepted,
@@ -39,12 +39,12 @@ from tests.support.records import (
 from tests.support.stages import stage
 
 COLUMNS = (
-    Column("Type", fold=8),
-    Column("Ops/s", 1),
-    Column("p50", 3),
-    Column("p90", 4),
-    Column("p99", 2),
-    Column("Errors"),
+    TableColumn("Type", fold=8),
+    TableColumn("Ops/s", 1),
+    TableColumn("p50", 3),
+    TableColumn("p90", 4),
+    TableColumn("p99", 2),
+    TableColumn("Errors"),
 )
 
 
@@ -56,7 +56,7 @@ def drawn(table: FittedTable, width: int, encoding: str = "utf-8") -> list[str]:
 
 
 def table(
-    *rows: tuple[str, ...], columns: tuple[Column, ...] = COLUMNS, elsewhere: str = "summary.json"
+    *rows: tuple[str, ...], columns: tuple[TableColumn, ...] = COLUMNS, elsewhere: str = "summary.json"
 ) -> FittedTable:
     made = FittedTable("Times (ms)", columns, elsewhere=elsewhere)
     for row in rows:
@@ -102,7 +102,7 @@ def test_what_never_leaves_is_whole_even_where_nothing_fits() -> None:
 
 
 def test_bars_take_the_room_that_is_left_and_leave_in_silence() -> None:
-    bars = FittedTable("", (Column("up to ms"), Column("", 1, bars=True)), rule=False)
+    bars = FittedTable("", (TableColumn("up to ms"), TableColumn("", 1, bars=True)), rule=False)
     bars.add_row("0.5", Bar(1.0))
     bars.add_row("12", Bar(0.01))
     assert [line.count("█") for line in drawn(bars, 80)[1:]] == [40, 1]

@@ -12,19 +12,19 @@ from common.plan.schema import Keys, Plan, Preload, Script, Workload
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, Count
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.ledger import balance
-from coordinator.analysis.verdict import Level, judge
-from coordinator.core.records import AnyRecord, CleanedUp, RunOpened, ServerCounted, When
-from coordinator.report.preparation_text import (
+from coordinator.analysis.key_space import (
     clean_up_of,
     clean_up_text,
     expected_keys,
-    plan_facts,
-    plan_lines,
+    key_space_facts,
+    key_space_lines,
     preload_finding,
     preload_of,
     preload_text,
 )
+from coordinator.analysis.ledger import balance
+from coordinator.analysis.verdict import Level, judge
+from coordinator.core.records import AnyRecord, CleanedUp, RunOpened, ServerCounted, When
 from tests.support.records import clean_run, plan
 
 
@@ -166,7 +166,7 @@ def test_a_plan_announces_what_will_be_done() -> None:
         clean_up=CleanUpKind.KEYS,
     )
     busy = msgspec.structs.replace(base, workload=workload)
-    assert plan_lines(busy) == [
+    assert key_space_lines(busy) == [
         "before: the target's database is emptied, if --yes-flush says so too",
         "before: scripts loaded: one",
         "before: setup INCR counter: 1 call",
@@ -175,7 +175,7 @@ def test_a_plan_announces_what_will_be_done() -> None:
         "before: preload SET: 10 keys, list:1 to list:10, 50 commands",
         "after: every key that the plan may have written is deleted",
     ]
-    assert plan_facts(busy) == {
+    assert key_space_facts(busy) == {
         "flush": True,
         "scripts": 1,
         "setup_calls": 101,
@@ -183,4 +183,4 @@ def test_a_plan_announces_what_will_be_done() -> None:
         "preload_commands": 150,
         "clean_up": "keys",
     }
-    assert plan_lines(plan()) == []
+    assert key_space_lines(plan()) == []

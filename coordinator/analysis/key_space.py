@@ -8,15 +8,14 @@ import msgspec
 
 from common.commands import Piece, Placeholder, Template, find_command, pieces_of
 from common.plan.planned_commands import keys_of
-from common.plan.schema import CleanUp as CleanUpKind
-from common.plan.schema import Keys, Plan
+from common.plan.schema import CleanUp, Keys, Plan
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.records import When
 
 
-class Preload(msgspec.Struct, frozen=True, kw_only=True):
+class PreloadSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The key space as it was filled before the start. keys: each counts once for each entry of the preload;
     expected_keys: each counts once, None where the plan does not tell. dbsize_...: what the target's primaries hold,
     together; None where it was not told. ok: whether as many are there as should be; None where that cannot be told.
@@ -32,7 +31,7 @@ class Preload(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool | None
 
 
-class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
+class CleanUpSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of the plan that were deleted after the load. left: those that could not be; None where it is not known,
     and error says why."""
 
@@ -43,7 +42,7 @@ class CleanUp(msgspec.Struct, frozen=True, kw_only=True):
     deleted_earlier: int = 0
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def key_space_lines(plan: Plan) -> list[str]:
     """What will be done before and after the load, for people; nothing for a plan that does nothing."""
     workload, lines = plan.workload, []
     if workload.flush_before:
@@ -58,12 +57,12 @@ def plan_lines(plan: Plan) -> list[str]:
             f"before: preload {entry.command}: {counted(count, 'key')}, {keys.prefix}{keys.minimum} to "
             f"{keys.prefix}{keys.maximum}, {counted(count * entry.times, 'command')}"
         )
-    if workload.clean_up is not CleanUpKind.NONE:
+    if workload.clean_up is not CleanUp.NONE:
         lines.append("after: every key that the plan may have written is deleted")
     return lines
 
 
-def plan_facts(plan: Plan) -> dict[str, int | bool | str | None]:
+def key_space_facts(plan: Plan) -> dict[str, int | bool | str | None]:
     """The same for programs. preload_keys: each counts once, see `expected_keys`."""
     workload = plan.workload
     return {
@@ -122,7 +121,7 @@ def _covered(ranges: Sequence[tuple[int, int]]) -> int:
     return count
 
 
-def preload_of(run: Aggregate) -> Preload | None:
+def preload_of(run: Aggregate) -> PreloadSummary | None:
     """What was preloaded; None for a run that had nothing to."""
     done = Preloaded.merge(agent.facts.preloaded for agent in run.agents.values())
     if run.opened is None or done is None:
@@ -131,7 +130,7 @@ def preload_of(run: Aggregate) -> Preload | None:
     reading = run.readings.get(When.BEFORE)
     before, after = run.opened.target.keys, reading.keys if reading else None
     seconds = done.took_ns / NS_PER_S
-    return Preload(
+    return PreloadSummary(
         keys=done.keys,
         commands=done.commands,
         seconds=seconds,
@@ -164,7 +163,7 @@ def preload_finding(run: Aggregate) -> Iterator[str]:
     )
 
 
-def preload_text(preload: Preload) -> str:
+def preload_text(preload: PreloadSummary) -> str:
     """One line for people."""
     held = "DBSIZE not told"
     if preload.dbsize_before is not None and preload.dbsize_after is not None:
@@ -175,12 +174,12 @@ def preload_text(preload: Preload) -> str:
     )
 
 
-def clean_up_of(run: Aggregate) -> CleanUp | None:
+def clean_up_of(run: Aggregate) -> CleanUpSummary | None:
     """What was deleted; None for a run that was to leave its keys, or has not come to it."""
     done = run.cleaned
     if done is None:
         return None
-    return CleanUp(
+    return CleanUpSummary(
         deleted=done.deleted,
         left=done.left,
         seconds=done.took_ns / NS_PER_S,
@@ -189,7 +188,7 @@ def clean_up_of(run: Aggregate) -> CleanUp | None:
     )
 
 
-def clean_up_text(done: CleanUp, run_id: str = "") -> str:
+def clean_up_text(done: CleanUpSummary, run_id: str = "") -> str:
     """One line for people. run_id: of a run that has ended, which may be resumed to delete what is left."""
     left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""

@@ -24,8 +24,8 @@ from coordinator.core.records import (
     WorkerNoted,
 )
 from coordinator.journal import Journal
-from coordinator.report.files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
-from coordinator.report.saved import render
+from coordinator.report.run_files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from coordinator.report_command import render
 from tests.support.comparisons import conducted, head
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened
 
@@ -175,7 +175,7 @@ def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_n
         render("latest", out, "csv", False, said.append)
     assert (said, (folder / SUMMARY_FILE).exists()) == ([], False)
     with monkeypatch.context() as patched:
-        patched.setattr("coordinator.report.files.write_whole", refused)
+        patched.setattr("coordinator.report.run_files.write_whole", refused)
         assert "Totals" in render("latest", out, "text", False, said.append)
     assert [line.partition(": ")[0] for line in said] == [
         str(folder / name) for name in (PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE)

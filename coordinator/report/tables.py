@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.report.styles import as_text
+from coordinator.report.printing import as_text
 
 KEPT = 0
 """The `drop_rank` of a column that is never left out."""
@@ -29,11 +29,11 @@ class Bar:
     part: float
 
 
-Cell: TypeAlias = str | Text | Bar
+TableCell: TypeAlias = str | Text | Bar
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """drop_rank: rank in which columns are left out: the highest number first, `KEPT` never. fold: for a column of
     text, the width down to which its cells may be wrapped when room is scarce. called: its name in the list of columns
     that were left out, the heading if "". bars: its cells are `Bar`."""
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(slots=True)
 class _Row:
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     style: str
     ends_section: bool = False
 
@@ -59,14 +59,14 @@ class FittedTable:
     """
 
     def __init__(
-        self, title: str, columns: Sequence[Column], *, elsewhere: str = "", caption: str = "", rule: bool = True
+        self, title: str, columns: Sequence[TableColumn], *, elsewhere: str = "", caption: str = "", rule: bool = True
     ) -> None:
         self.caption = caption
         self.columns = tuple(columns)
         self._title, self._elsewhere, self._rule = title, elsewhere, rule
         self._rows: list[_Row] = []
 
-    def add_row(self, *cells: Cell, style: str = "") -> None:
+    def add_row(self, *cells: TableCell, style: str = "") -> None:
         """One cell for each column."""
         assert len(cells) == len(self.columns)
         self._rows.append(_Row(tuple(as_text(cell) if isinstance(cell, str) else cell for cell in cells), style))
@@ -154,7 +154,7 @@ class FittedTable:
         return table
 
 
-class Trimmed:
+class WithoutTrailingBlanks:
     """Anything that can be drawn, without blanks at the ends of its lines."""
 
     def __init__(self, *parts: object) -> None:
@@ -171,18 +171,18 @@ class Trimmed:
 
 def show(console: Console, *parts: object) -> None:
     """Print parts: lines do not end in blanks, and a line longer than the terminal is not cut."""
-    console.print(Trimmed(*parts), crop=False, end="")
+    console.print(WithoutTrailingBlanks(*parts), crop=False, end="")
 
 
 def _needed(widths: dict[int, int], columns: Sequence[int], gap: int) -> int:
     return sum(widths[number] for number in columns) + gap * (len(columns) - 1)
 
 
-def _plain(cell: Cell) -> str:
+def _plain(cell: TableCell) -> str:
     return "" if isinstance(cell, Bar) else cell.plain if isinstance(cell, Text) else cell
 
 
-def _drawn(cell: Cell, width: int, block: str) -> Text:
+def _drawn(cell: TableCell, width: int, block: str) -> Text:
     if isinstance(cell, Bar):
         return as_text(block * -int(-cell.part * width // 1))
     return cell if isinstance(cell, Text) else as_text(cell)

@@ -17,8 +17,8 @@ from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import hold_up_cause, limit_findings
 from coordinator.analysis.leg_results import StageResult
+from coordinator.analysis.missing_connections import unopened_finding
 from coordinator.analysis.target_loss import target_loss
-from coordinator.analysis.unopened_connections import unopened_finding
 from coordinator.core.records import RunOpened, When
 
 FAILED_SHARE = 0.25

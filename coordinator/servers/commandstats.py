@@ -1,9 +1,11 @@
-"""What the target's servers counted: read before and after a run, for the ledger.
+"""The server's own counts of calls (INFO commandstats), read before and after a run for the ledger.
 
-Which servers: those that clients may send the plan's commands to. Of a cluster these are all its nodes; of what
-Sentinels watch, the primary alone, because clients are never sent to its replicas. A replica's own count of calls also
-grows by what it repeats after its primary, which no client sent it: so of a replica, commands that are repeated so
-count only where it refused them (a redirection is a refusal), and all others, such as reads, in full.
+Which servers are read: those that clients send the plan's commands to. In a cluster these are all nodes. Behind
+Sentinels this is only the primary, because clients are never sent to its replicas.
+
+A replica also counts the commands that it repeats after its primary, although no client sent them. So on a replica a
+command that replication repeats counts only where the replica rejected it (a redirection is a rejection). All other
+commands, such as reads, count in full.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from common.plan.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
 from common.units import show
 from coordinator.core.records import NodeCounted, ServerCounted, When
-from coordinator.servers.facts import Asked, asking, dictionary, keys_in, whole, write_commands
+from coordinator.servers.queries import CommandClient, dictionary, key_count, open_node, whole_number, write_commands
 
-# What a primary passes on besides commands that write.
-_PASSED_ON = frozenset({"multi", "exec", "publish", "spublish", "ping", "select", "replconf"})
+# Besides write commands, a primary passes these on to its replicas.
+_REPLICATED = frozenset({"multi", "exec", "publish", "spublish", "ping", "select", "replconf"})
 
 
 def read_server_counts(target: Target, when: When) -> ServerCounted:
-    """The target's own counters. Raises nothing for what the target does: then the reading says why it is none."""
+    """Read the counters of the target. Does not raise for errors of the target: `error` then gives the reason."""
     try:
         with translated(target):
             nodes = nodes_of(target)
@@ -35,9 +37,9 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
     except TargetError as error:
         return ServerCounted(when=when, error=str(error), unreachable=got_no_reply(error))
     counted = tuple(reading[0] for reading in readings)
-    # Asking alone is a call, so no calls at all means no counters.
+    # Our own queries are calls, so a server without any calls has no counters.
     silent = [node.name for node in counted if not node.calls]
-    keys = [held for node, _, held in readings if node.role == PRIMARY]
+    keys = [node_keys for node, _, node_keys in readings if node.role == PRIMARY]
     return ServerCounted(
         when=when,
         server_run_id=counted[0].run_id if len(counted) == 1 else "",
@@ -45,41 +47,41 @@ def read_server_counts(target: Target, when: When) -> ServerCounted:
         calls=dict(merge_counts(node.calls for node in counted)),
         nodes=() if silent else counted,
         keys=None if None in keys else sum(filter(None, keys)),
-        error=f"target {silent[0]} keeps no count of calls: INFO commandstats is empty" if silent else "",
+        error=f"target {silent[0]} does not count calls: INFO commandstats is empty" if silent else "",
     )
 
 
 def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None]:
-    """(its counters, its connected clients, its keys)."""
-    with asking(target, node) as client:
-        # Before the counters, as what is asked counts, too.
-        repeated = frozenset[str]() if node.role == PRIMARY else _replicated(client)
-        keys = keys_in(client)
+    """Return (counters, connected clients, keys) of a node."""
+    with open_node(target, node) as client:
+        # These queries are calls too, so they come before the counters are read.
+        replicated = frozenset[str]() if node.role == PRIMARY else _replicated(client)
+        keys = key_count(client)
         # One section a time: servers before Redis 7 know only one in a call.
         server, clients, stats = (
             dictionary(client.execute_command("INFO", section)) for section in ("server", "clients", "commandstats")
         )
         calls = {
-            name: _count(row, "rejected_calls") + (0 if name in repeated else _count(row, "calls"))
+            name: _count(row, "rejected_calls") + (0 if name in replicated else _count(row, "calls"))
             for name, row in ((name.removeprefix("cmdstat_").lower(), row) for name, row in stats.items())
             if isinstance(row, dict)
         }
     counted = NodeCounted(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls)
-    return counted, whole(clients.get("connected_clients")) or 0, keys
+    return counted, whole_number(clients.get("connected_clients")) or 0, keys
 
 
 def _count(row: dict[str, Any], field: str) -> int:
-    """A count from INFO commandstats. Raises ValueError if the field is not a count."""
-    count = whole(row.get(field, 0))
+    """Return a count from INFO commandstats. Raises ValueError if the field is not a count."""
+    count = whole_number(row.get(field, 0))
     if count is None:
         raise ValueError(f"expected a count, got {show(row[field])}")
     return count
 
 
-def _replicated(client: Asked) -> frozenset[str]:
-    """Lower-case names of the commands that a replica repeats after its primary: those that write, by our own table
-    where the server does not tell, and a few others."""
+def _replicated(client: CommandClient) -> frozenset[str]:
+    """Return the lower-case names of the commands that a replica repeats after its primary. If the server does not list
+    its write commands, our own table does."""
     writing = write_commands(client)
     if writing is None:
         writing = frozenset(name.lower() for name, row in COMMANDS.items() if row.writes)
-    return writing | _PASSED_ON
+    return writing | _REPLICATED

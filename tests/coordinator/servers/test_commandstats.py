@@ -8,7 +8,7 @@ from common.redis_client import slot_of
 from common.units import Seconds
 from coordinator.core.records import ServerCounted, When
 from coordinator.embedded import open_embedded
-from coordinator.servers.counters import read_server_counts
+from coordinator.servers.commandstats import read_server_counts
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.servers import Server, SocketServer
 
@@ -63,7 +63,7 @@ def test_a_server_without_counters_is_told_so() -> None:
     with SocketServer(reply=b"+OK\r\n") as server:
         counted = read_server_counts(Target(url=server.url, protocol=2), When.BEFORE)
     assert counted.calls == {}
-    assert counted.error == f"target 127.0.0.1:{server.port} keeps no count of calls: INFO commandstats is empty"
+    assert counted.error == f"target 127.0.0.1:{server.port} does not count calls: INFO commandstats is empty"
 
 
 def test_a_cluster_counts_what_clients_sent_and_not_what_its_replicas_repeat(shared_cluster: ClusterGroup) -> None:
