@@ -22,7 +22,7 @@ from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests,
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.deliveries import DeliveryRecord
 from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.recorder import Outcomes, Record, ThreadRecord
+from agent.worker.metrics.rows import Outcomes, Record, ThreadRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of

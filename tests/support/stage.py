@@ -12,13 +12,14 @@ import pytest
 from agent.worker.drivers.aio import run_asyncio_worker
 from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
-from agent.worker.metrics.recorder import Outcomes, ThreadRecord
+from agent.worker.metrics.rows import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.plan.schema import Driver
 from common.redis_client import Failure
 from common.units import NS_PER_S
+from tests.support.rows import Row, named
 
 T0_NS = 10**15
 MS = 1_000_000
@@ -94,7 +95,7 @@ class Stage:
     def kind(self, row: int, replied: bool, name: str) -> int:
         return row + len(MEASURES) * self.outcomes.number(Failure(replied, name, 0))
 
-    def run(self) -> list[list[int]]:
+    def run(self) -> list[Row]:
         """The rows that it recorded; times from T0."""
         with pytest.MonkeyPatch.context() as patch:
             for module in ("client", "aio", "result_rows"):
@@ -105,9 +106,9 @@ class Stage:
             else:
                 run_client_worker(self.worker)
         assert self.pool.lent == 0
-        rows = self.record.take()
-        assert (rows[:, 7] == 1).all()
-        return [[at_ns - T0_NS, *rest] for at_ns, *rest in rows[:, :7].tolist()]
+        rows = named(self.record.take(), T0_NS)
+        assert all(row.count == 1 for row in rows)
+        return rows
 
 
 class FakeClient:

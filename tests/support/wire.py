@@ -15,15 +15,15 @@ import redis
 from redis._parsers import _HiredisParser
 
 from agent.worker.drivers.base import WorkerContext
+from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.poller import READ, WRITE
 from agent.worker.drivers.wire.replies import ReplyParser
 from agent.worker.drivers.wire.requests import OperationRequestSource, PackedRequestSource, packed_block
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter, TargetNode
-from agent.worker.drivers.wire.rows import WireRecord
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventKind, EventLog
-from agent.worker.metrics.recorder import Outcomes, bin_rows
+from agent.worker.metrics.rows import Outcomes, bin_rows
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
@@ -37,6 +37,7 @@ from common.plan.timeline import timeline
 from common.redis_client import Failure
 from common.redis_client.cluster_topology import slot_of
 from common.redis_client.wire_connections import SINGLE_NODE, SLOTS, WireConnection
+from tests.support.rows import Row, named
 
 T0_NS = 10**15
 MS = 1_000_000
@@ -375,13 +376,13 @@ class WireStage:
     def kind(self, row: int, replied: bool, name: str) -> int:
         return row + len(NAMES) * self.outcomes.number(Failure(replied, name, 0))
 
-    def rows(self) -> list[list[int]]:
+    def rows(self) -> list[Row]:
         """What it recorded since the last call, each operation or batch of one command in a row; times from T0."""
-        return [[at_ns - T0_NS, *rest] for at_ns, *rest in self.record.take().tolist()]
+        return named(self.record.take(), T0_NS)
 
     def metrics(self) -> PoolMetrics:
         """The same, added up."""
-        return bin_rows(self.record.take(), NAMES, self.outcomes.endings)
+        return bin_rows(self.record.take(), NAMES, self.outcomes.names)
 
     def redirects(self) -> list[str]:
         return [str(detail) for _, kind, detail, _ in self.events.take() if kind is EventKind.REDIRECTED]

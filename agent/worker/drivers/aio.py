@@ -25,7 +25,7 @@ from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
-from agent.worker.metrics.recorder import pack_row
+from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pacing.pacer import Span
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.pools.prewarm import AsyncRelease, Prewarmable, Release, prewarm_semaphore
@@ -211,7 +211,7 @@ async def run_asyncio_worker(context: TaskContext) -> None:
     try:
         await until(context.span, context.span.begin_ns)
     except CancelledError:
-        context.record.unsent += context.pacer.unsent(())
+        context.record.unsent += context.pacer.unsent()
         return
     if context.batch == 1 and not context.transaction:
         await _run_singles(context)
@@ -247,7 +247,7 @@ async def _run_singles(context: TaskContext) -> None:
     begin_ns = end_ns = now()
     has_failed = False
     for turn, (row, arguments, bytes_out, follow) in zip(context.pacer.turns(), context.operations, strict=False):
-        (due_ns,) = turn
+        (due_ns,) = turn.times_ns
         try:
             if due_ns > end_ns:
                 await until(span, due_ns)
@@ -261,11 +261,11 @@ async def _run_singles(context: TaskContext) -> None:
         except CheckoutTimeout as timeout:
             end_ns = record_checkout_timeout(context, turn, (row,), timeout)
             if end_ns >= span.end_ns:
-                record.unsent += context.pacer.unsent(())
+                record.unsent += context.pacer.unsent()
                 return
             continue
         except (CutShort, CancelledError):
-            record.unsent += context.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn.times_ns)
             return
         begin_ns = now()
         if begin_ns >= span.end_ns:
@@ -286,8 +286,8 @@ async def _run_singles(context: TaskContext) -> None:
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
         give_back(instance)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns))
 
 
 async def _run_batches(context: TaskContext) -> None:
@@ -295,22 +295,24 @@ async def _run_batches(context: TaskContext) -> None:
     begin_ns = end_ns = now()
     has_failed = False
     for turn in context.pacer.turns():
-        operations = list(islice(context.operations, len(turn)))
+        times_ns = turn.times_ns
+        count, due_ns = len(times_ns), times_ns[-1]
+        operations = list(islice(context.operations, count))
         try:
-            if turn[-1] > end_ns:
-                await until(span, turn[-1])
+            if due_ns > end_ns:
+                await until(span, due_ns)
             elif has_failed:
-                await _yield_to_others(span, turn[-1], begin_ns)
+                await _yield_to_others(span, due_ns, begin_ns)
             has_failed = False
             instance, wait_ns = await context.pool.checkout()
         except CheckoutTimeout as timeout:
             end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
-                record.unsent += context.pacer.unsent(())
+                record.unsent += context.pacer.unsent()
                 return
             continue
         except (CutShort, CancelledError):
-            record.unsent += context.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn.times_ns)
             return
         pipeline = instance.client.pipeline(transaction=context.transaction)
         for _, arguments, _, _ in operations:
@@ -321,17 +323,17 @@ async def _run_batches(context: TaskContext) -> None:
             context.pool.give_back(instance)
             record_unsent(context, turn, wait_ns)
             return
-        record.issued += len(turn)
+        record.issued += count
         record.transactions += context.transaction
-        executed = len(turn) if context.transaction else 0
+        executed = count if context.transaction else 0
         try:
             replies = await pipeline.execute(raise_on_error=False)
         except (Exception, CancelledError) as error:  # noqa: BLE001 - so the operations end
-            replies = [error] * len(turn)
+            replies = [error] * count
             executed = 0
             has_failed = True
             _end_if_cut(context, now())
         end_ns = now()
         context.pool.give_back(instance)
-        results = zip(turn, operations, replies, [end_ns] * len(turn), strict=True)
-        record.add(result_rows(context, results, begin_ns, executed=executed, wait_ns=wait_ns))
+        results = zip(times_ns, operations, replies, [end_ns] * count, strict=True)
+        record.add(result_rows(context, results, begin_ns, turn.leg, executed=executed, wait_ns=wait_ns))

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.recorder import Outcomes, Record
+from agent.worker.metrics.rows import Outcomes, Record
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
 from agent.worker.pools.prewarm import Prewarmable

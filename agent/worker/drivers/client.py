@@ -18,7 +18,7 @@ from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.recorder import pack_row
+from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.pools.prewarm import Prewarmable
 from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
@@ -105,7 +105,7 @@ def _run_singles(context: ThreadContext) -> None:
     begin_ns = end_ns = now()
     has_failed = False
     for turn, (row, arguments, bytes_out, follow) in zip(context.pacer.turns(), context.operations, strict=False):
-        (due_ns,) = turn
+        (due_ns,) = turn.times_ns
         if due_ns > end_ns:
             span.wait_until(due_ns)
         elif has_failed:
@@ -116,11 +116,11 @@ def _run_singles(context: ThreadContext) -> None:
         except CheckoutTimeout as timeout:
             end_ns = record_checkout_timeout(context, turn, (row,), timeout)
             if end_ns >= span.end_ns:
-                record.unsent += context.pacer.unsent(())
+                record.unsent += context.pacer.unsent()
                 return
             continue
         except CutShort:
-            record.unsent += context.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn.times_ns)
             return
         begin_ns = now()
         if begin_ns >= span.end_ns:
@@ -140,8 +140,8 @@ def _run_singles(context: ThreadContext) -> None:
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
         give_back(instance)
-        lag_ns = begin_ns - due_ns if due_ns >= 0 else due_ns
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, bytes_out, bytes_in, wait_ns))
+        lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns))
 
 
 def _run_batches(context: ThreadContext) -> None:
@@ -149,9 +149,11 @@ def _run_batches(context: ThreadContext) -> None:
     begin_ns = end_ns = now()
     has_failed = False
     for turn in context.pacer.turns():
-        operations = list(islice(context.operations, len(turn)))
-        if turn[-1] > end_ns:
-            span.wait_until(turn[-1])
+        times_ns = turn.times_ns
+        count, due_ns = len(times_ns), times_ns[-1]
+        operations = list(islice(context.operations, count))
+        if due_ns > end_ns:
+            span.wait_until(due_ns)
         elif has_failed:
             has_failed = False
             span.wait_until(begin_ns + FAILED_PACE_NS)
@@ -160,11 +162,11 @@ def _run_batches(context: ThreadContext) -> None:
         except CheckoutTimeout as timeout:
             end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
             if end_ns >= span.end_ns:
-                record.unsent += context.pacer.unsent(())
+                record.unsent += context.pacer.unsent()
                 return
             continue
         except CutShort:
-            record.unsent += context.pacer.unsent(turn)
+            record.unsent += context.pacer.unsent(turn.times_ns)
             return
         pipeline = instance.client.pipeline(transaction=context.transaction)
         for _, arguments, _, _ in operations:
@@ -174,16 +176,16 @@ def _run_batches(context: ThreadContext) -> None:
             context.pool.give_back(instance)
             record_unsent(context, turn, wait_ns)
             return
-        record.issued += len(turn)
+        record.issued += count
         record.transactions += context.transaction
-        executed = len(turn) if context.transaction else 0
+        executed = count if context.transaction else 0
         try:
             replies = pipeline.execute(raise_on_error=False)
         except Exception as error:  # noqa: BLE001 - the operations end with whatever a client raises
-            replies = [error] * len(turn)
+            replies = [error] * count
             executed = 0
-            has_failed = turn[-1] < 0
+            has_failed = due_ns < 0
         end_ns = now()
         context.pool.give_back(instance)
-        results = zip(turn, operations, replies, [end_ns] * len(turn), strict=True)
-        record.add(result_rows(context, results, begin_ns, executed=executed, wait_ns=wait_ns))
+        results = zip(times_ns, operations, replies, [end_ns] * count, strict=True)
+        record.add(result_rows(context, results, begin_ns, turn.leg, executed=executed, wait_ns=wait_ns))

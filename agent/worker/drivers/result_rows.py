@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from agent.worker.drivers.base import WorkerContext
-from agent.worker.metrics.recorder import NONE, WAIT_ONLY, pack_row
+from agent.worker.metrics.rows import NONE, WAIT_ONLY, pack_row
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
-from agent.worker.pacing.pacer import Turn, lag_of_unsent
+from agent.worker.pacing.pacer import LEG_BY_TIME, Turn
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import CutShort
@@ -28,6 +28,7 @@ def result_rows(
     context: WorkerContext[Any],
     results: Iterable[Result],
     begun_ns: int,
+    leg: int,
     *,
     executed: int = 0,
     wait_ns: int = NONE,
@@ -57,8 +58,8 @@ def result_rows(
             if follow is not None and (failure := follow(reply)) is not None:
                 kind += len(measures) * context.outcomes.number(failure)
         size = size + queued + extra_in if bytes_in is None else bytes_in
-        lag_ns = begun_ns - due_ns if due_ns >= 0 else due_ns
-        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, bytes_out + extra_out, size, wait_ns))
+        lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
+        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, leg, bytes_out + extra_out, size, wait_ns))
         wait_ns, extra_out, extra_in = NONE, 0, 0
     return b"".join(rows)
 
@@ -81,9 +82,10 @@ def record_checkout_timeout(
     end_ns = monotonic_ns()
     outcome = len(context.measures) * context.outcomes.number(Failure(False, CheckoutTimeout.__name__, 0))
     wait_ns = timeout.waited_ns
-    for due_ns, row in zip(turn, rows, strict=True):
-        lag_ns = lag_of_unsent(due_ns, end_ns - timeout.waited_ns)
-        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, 0, 0, wait_ns))
+    leg = turn.leg
+    for due_ns, row in zip(turn.times_ns, rows, strict=True):
+        lag_ns = max(0, end_ns - timeout.waited_ns - due_ns) if due_ns >= 0 else NONE
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, leg, 0, 0, wait_ns))
         wait_ns = NONE
     return end_ns
 
@@ -91,6 +93,6 @@ def record_checkout_timeout(
 def record_unsent(context: WorkerContext[Any], turn: Turn, wait_ns: int) -> None:
     """Count a turn whose operations could not begin before the end. The wait for a client instance is kept: else the
     longest waits would be missing."""
-    context.record.unsent += context.pacer.unsent(turn)
+    context.record.unsent += context.pacer.unsent(turn.times_ns)
     if wait_ns:
-        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, 0, 0, wait_ns))
+        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns))

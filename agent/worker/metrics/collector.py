@@ -1,6 +1,6 @@
 """Collects what the threads of one worker process did, second by second of the run and stage by stage.
 
-An interval is of one second and one stage, a leg of the load's timeline: a *place*. Rows tell theirs by when they were
+An interval is of one second and one stage, a leg of the load's timeline: a *key*. Rows tell theirs by when they were
 due, or begun, and when they were completed; connection events by when they happened. So a second in which one stage
 ends and the next one begins makes two intervals, and so does one in which operations came that were due in a stage
 before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count, and so
@@ -18,7 +18,7 @@ import msgspec
 from agent.worker.metrics.connection_events import ConnectionFold, Event, EventLog
 from agent.worker.metrics.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.recorder import NOTHING_BEGUN, Outcomes, Place, Record, Sums, by_place, joined
+from agent.worker.metrics.rows import NOTHING_BEGUN, IntervalKey, Outcomes, Record, RowSums, by_interval, joined
 from common.metrics.intervals import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
@@ -49,18 +49,18 @@ class CollectedGroup:
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
         self._logs = logs
         self._begin_ns = begin_ns
-        self._sums: dict[Place, Sums] = {}
+        self._sums: dict[IntervalKey, RowSums] = {}
         self.first = NOTHING_BEGUN
         self._events: list[Event] = []
         self._fold = ConnectionFold()
 
     def gather(self, t0_ns: int, line: Timeline) -> None:
         """Take in all that threads and connections left since the last call."""
-        for place, rows in by_place(joined([record.take() for record in self.records]), t0_ns, line):
-            if (sums := self._sums.get(place)) is None:
-                leg = line.legs[place[1]]
+        for key, rows in by_interval(joined([record.take() for record in self.records]), t0_ns, line):
+            if (sums := self._sums.get(key)) is None:
+                leg = line.legs[key[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
-                sums = self._sums[place] = Sums(leg.is_open, max(t0_ns + leg.begin_ns, self._begin_ns), end_ns)
+                sums = self._sums[key] = RowSums(leg.is_open, max(t0_ns + leg.begin_ns, self._begin_ns), end_ns)
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
@@ -68,29 +68,29 @@ class CollectedGroup:
         self._events.sort(key=itemgetter(0))
         self._deliveries.gather(t0_ns, line)
 
-    def places(self, t0_ns: int, line: Timeline) -> set[Place]:
+    def keys(self, t0_ns: int, line: Timeline) -> set[IntervalKey]:
         """Where what was gathered belongs."""
-        of_events = {self._place(event, t0_ns, line) for event in self._events}
-        return self._sums.keys() | of_events | self._deliveries.places()
+        of_events = {self._key_of(event, t0_ns, line) for event in self._events}
+        return self._sums.keys() | of_events | self._deliveries.keys()
 
     def never_opened(self) -> dict[str, int]:
         """Wanted connections that were not open at any time so far, by cause."""
         return self._fold.never_opened()
 
     def release(
-        self, place: Place, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
+        self, key: IntervalKey, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
     ) -> tuple[PoolMetrics, int]:
-        """Metrics of what was gathered of this place, which is forgotten, and how many of its operations were begun
+        """Metrics of what was gathered of this key, which is forgotten, and how many of its operations were begun
         after the end of an open leg. late: its second was reported before."""
-        sums = self._sums.pop(place, None) or Sums()
-        events = [event for event in self._events if self._place(event, t0_ns, line) == place]
-        self._events = [event for event in self._events if self._place(event, t0_ns, line) != place]
+        sums = self._sums.pop(key, None) or RowSums()
+        events = [event for event in self._events if self._key_of(event, t0_ns, line) == key]
+        self._events = [event for event in self._events if self._key_of(event, t0_ns, line) != key]
         connections = self._fold.add_up(events, is_late=late)
-        deliveries = self._deliveries.release(place)
-        found = sums.metrics(names, outcomes.endings)
+        deliveries = self._deliveries.release(key)
+        found = sums.metrics(names, outcomes.names)
         return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
-    def _place(self, event: Event, t0_ns: int, line: Timeline) -> Place:
+    def _key_of(self, event: Event, t0_ns: int, line: Timeline) -> IntervalKey:
         offset_ns = max(0, max(event[0], self._begin_ns) - t0_ns)
         return offset_ns // NS_PER_S, line.at(offset_ns)
 
@@ -171,8 +171,8 @@ class Collector:
         self._watch.look(closely=True)
         self._gather()
         load_ns = None if ended_ns is None else ended_ns - self._t0_ns
-        places = set[Place]().union(*(group.places(self._t0_ns, self._line) for group in self._groups))
-        through = max(at_least, self._next_second - 1, *(second for second, _ in places), -1)
+        keys = set[IntervalKey]().union(*(group.keys(self._t0_ns, self._line) for group in self._groups))
+        through = max(at_least, self._next_second - 1, *(second for second, _ in keys), -1)
         tallied = max(at_least, self._first_second)
         intervals = self._report(through, tallied, load_ns)
         if through < 0:
@@ -213,36 +213,36 @@ class Collector:
     def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
         t0_ns, line = self._t0_ns, self._line
         fresh = range(self._next_second, through + 1)
-        found = {group.name: group.places(t0_ns, line) for group in self._groups}
+        found = {group.name: group.keys(t0_ns, line) for group in self._groups}
         tallies, all_unsent = self._tallies(), self._unsent()
         issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
         unsent = all_unsent - self._unsent_reported
         # The tallies bear no time: what they grew by is put into the second `tallied`.
-        tally_place = (tallied, line.in_second(tallied)[-1])
-        found_any = self._watch.places().union(*found.values())
-        places = {place for place in found_any if place[0] <= through}
-        places |= {(second, leg) for second in fresh for leg in line.in_second(second)}
-        places |= {(tallied, leg) for leg in unsent}
+        tally_key = (tallied, line.in_second(tallied)[-1])
+        found_any = self._watch.keys().union(*found.values())
+        keys = {key for key in found_any if key[0] <= through}
+        keys |= {(second, leg) for second in fresh for leg in line.in_second(second)}
+        keys |= {(tallied, leg) for leg in unsent}
         if issued or transactions:
-            places.add(tally_place)
+            keys.add(tally_key)
         intervals = []
-        for place in sorted(places):
-            second, leg = place
+        for key in sorted(keys):
+            second, leg = key
             late = second < fresh.start
             released = {
-                group.name: group.release(place, t0_ns, line, self._names, self._outcomes, late)
+                group.name: group.release(key, t0_ns, line, self._names, self._outcomes, late)
                 for group in self._groups
-                if not late or place in found[group.name]
+                if not late or key in found[group.name]
             }
             interval = IntervalMetrics(
                 first=second,
                 last=second,
                 stage=leg,
                 late=sum(begun_after for _, begun_after in released.values()),
-                generator=self._watch.release(place, late, load_ns),
+                generator=self._watch.release(key, late, load_ns),
                 pools={name: pool for name, (pool, _) in released.items()},
             )
-            if place == tally_place:
+            if key == tally_key:
                 interval = msgspec.structs.replace(interval, issued=issued, transactions=transactions)
             if second == tallied and leg in unsent:
                 interval = msgspec.structs.replace(interval, unsent=unsent[leg])

@@ -1,6 +1,6 @@
 """What became of pub/sub messages: raw rows where they are sent and where they arrive, added up once a second.
 
-As `agent.worker.metrics.recorder`, but for one row per message: any thread appends, which is one step under the
+As `agent.worker.metrics.rows`, but for one row per message: any thread appends, which is one step under the
 interpreter's own lock, and the collector cuts off what the buffer holds.
 """
 
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.metrics.recorder import distinct, take_rows
+from agent.worker.metrics.rows import distinct, take_rows
 from common.metrics.histogram import Histogram, Ints
 from common.metrics.intervals import DeliveryMetrics
 from common.plan.timeline import MAX_LEGS, Timeline
@@ -94,7 +94,7 @@ def add_up(rows: DeliveryRows) -> DeliveryMetrics:
     )
 
 
-def places_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
+def keys_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
     """Where each row belongs, as one number, second * MAX_LEGS + leg: to the second in which it happened, and the leg
     of the load's timeline in which its message was sent, as far as that is known."""
     offsets_ns = np.maximum(rows[:, 0] - t0_ns, 0)
@@ -110,22 +110,22 @@ class CollectedDeliveries:
     def __init__(self, record: DeliveryRecord) -> None:
         self._record = record
         self._rows = NO_DELIVERY_ROWS
-        self._places: Ints = np.empty(0, dtype=np.int64)
+        self._keys: Ints = np.empty(0, dtype=np.int64)
 
     def gather(self, t0_ns: int, line: Timeline) -> None:
         """Take in all that was left since the last call."""
         fresh = self._record.take()
         self._rows = np.concatenate([self._rows, fresh])
-        self._places = np.concatenate([self._places, places_of(fresh, t0_ns, line)])
+        self._keys = np.concatenate([self._keys, keys_of(fresh, t0_ns, line)])
 
-    def places(self) -> set[tuple[int, int]]:
+    def keys(self) -> set[tuple[int, int]]:
         """Where what was gathered belongs: (second, number of the leg)."""
-        return {divmod(place, MAX_LEGS) for place in distinct(self._places)}
+        return {divmod(key, MAX_LEGS) for key in distinct(self._keys)}
 
-    def release(self, place: tuple[int, int]) -> DeliveryMetrics:
-        """Metrics of what was gathered of this place, which is forgotten."""
-        second, leg = place
-        mine = self._places == second * MAX_LEGS + leg
+    def release(self, key: tuple[int, int]) -> DeliveryMetrics:
+        """Metrics of what was gathered of this key, which is forgotten."""
+        second, leg = key
+        mine = self._keys == second * MAX_LEGS + leg
         rows = self._rows[mine]
-        self._rows, self._places = self._rows[~mine], self._places[~mine]
+        self._rows, self._keys = self._rows[~mine], self._keys[~mine]
         return add_up(rows)

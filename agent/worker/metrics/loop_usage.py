@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.worker.metrics.recorder import take_rows
+from agent.worker.metrics.rows import take_rows
 
 Turns: TypeAlias = NDArray[np.int64]
 """Shape (n, 2): ended_ns, busy_ns. ended_ns: when the loop went back to wait."""

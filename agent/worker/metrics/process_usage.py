@@ -1,11 +1,11 @@
-"""What the load costs this process, and what holds the process up, by the collector's places: CPU time, how busy event
+"""What the load costs this process, and what holds the process up, by the collector's keys: CPU time, how busy event
 loops are, throttling by CPU quotas, and stalls.
 
 The CPU time is the whole process', the binning of rows included, as the system counts it. It is read at moments as they
 come, mostly every 50 ms; what it was at the border of a second or a leg lies on the line between two readings. Places
 follow each other, and each gets what was used since the one before: so nothing is missing, and nothing counts twice.
 
-What is used after the load's end, to bin its last second above all, belongs to the last place, but is no share of a
+What is used after the load's end, to bin its last second above all, belongs to the last key, but is no share of a
 core: nobody was loading any more.
 
 The main thread detects stalls: it waits for some time and wakes up much later, while the whole process used next to no
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.recorder import Place, distinct
+from agent.worker.metrics.rows import IntervalKey, distinct
 from common.cgroup import CpuGroups, QuotaReading
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import EMPTY, Histogram, RunningHistogram
@@ -138,11 +138,11 @@ class _Stalls:
 
 
 class _Loop:
-    """One event loop: how long each of its turns was that is not yet released, by place."""
+    """One event loop: how long each of its turns was that is not yet released, by key."""
 
     def __init__(self, record: LoopRecord) -> None:
         self._record = record
-        self._busy_ns: defaultdict[Place, RunningHistogram] = defaultdict(RunningHistogram)
+        self._busy_ns: defaultdict[IntervalKey, RunningHistogram] = defaultdict(RunningHistogram)
 
     def gather(self, t0_ns: int, line: Timeline, from_ns: int) -> None:
         """Take in what the loop left since the last call. What was before the load is of no interest."""
@@ -151,17 +151,17 @@ class _Loop:
         offsets_ns = turns[:, 0]
         busy_ns = np.minimum(turns[:, 1], offsets_ns - from_ns)
         legs = np.searchsorted(np.array(line.begins_ns), offsets_ns, side="right") - 1
-        places = offsets_ns // NS_PER_S * MAX_LEGS + legs
-        for place in distinct(places):
-            self._busy_ns[divmod(place, MAX_LEGS)].add(busy_ns[places == place])
+        keys = offsets_ns // NS_PER_S * MAX_LEGS + legs
+        for key in distinct(keys):
+            self._busy_ns[divmod(key, MAX_LEGS)].add(busy_ns[keys == key])
 
-    def places(self) -> set[Place]:
+    def keys(self) -> set[IntervalKey]:
         """Where what was gathered belongs."""
         return set(self._busy_ns)
 
-    def release(self, place: Place) -> Histogram:
-        """How long each of its turns in this place was, in ns; they are forgotten."""
-        return self._busy_ns.pop(place).histogram() if place in self._busy_ns else EMPTY
+    def release(self, key: IntervalKey) -> Histogram:
+        """How long each of its turns in this key was, in ns; they are forgotten."""
+        return self._busy_ns.pop(key).histogram() if key in self._busy_ns else EMPTY
 
 
 class SelfWatch:
@@ -209,14 +209,14 @@ class SelfWatch:
         for loop in self._loops:
             loop.gather(self._t0_ns, self._line, self._from_ns)
 
-    def places(self) -> set[Place]:
+    def keys(self) -> set[IntervalKey]:
         """Where what loops left belongs."""
-        return set[Place]().union(*(loop.places() for loop in self._loops))
+        return set[IntervalKey]().union(*(loop.keys() for loop in self._loops))
 
-    def release(self, place: Place, late: bool, end_ns: int | None = None) -> GeneratorMetrics:
-        """What the load cost in this place; each is to be released once, in order. late: its second was reported
+    def release(self, key: IntervalKey, late: bool, end_ns: int | None = None) -> GeneratorMetrics:
+        """What the load cost in this key; each is to be released once, in order. late: its second was reported
         before, so there is only what loops left since then. end_ns: the load ended there, after the start."""
-        turns = [loop.release(place) for loop in self._loops]
+        turns = [loop.release(key) for loop in self._loops]
         found = GeneratorMetrics(
             busiest_loop_ns=max((busy_ns.total for busy_ns in turns), default=0),
             loop_lag=Histogram.merge(turns),
@@ -224,7 +224,7 @@ class SelfWatch:
         if late:
             return found
         begin_ns = self._cpu.through_ns
-        until_ns = self._end_of(place) if end_ns is None else min(self._end_of(place), end_ns)
+        until_ns = self._end_of(key) if end_ns is None else min(self._end_of(key), end_ns)
         cpu_ns = self._cpu.advance(until_ns)
         until_ns = self._cpu.through_ns
         watched_ns = until_ns - begin_ns
@@ -242,10 +242,10 @@ class SelfWatch:
         )
 
     def rest(self) -> int:
-        """CPU time from the last place until now, in ns. To be called once, when all else is over."""
+        """CPU time from the last key until now, in ns. To be called once, when all else is over."""
         return self._cpu.advance(self.look())
 
-    def _end_of(self, place: Place) -> int:
-        second, number = place
+    def _end_of(self, key: IntervalKey) -> int:
+        second, number = key
         ends_ns = [(second + 1) * NS_PER_S, *self._line.begins_ns[number + 1 : number + 2]]
         return min(ends_ns)

@@ -1,19 +1,20 @@
-"""When a worker thread may begin operations: the one abstraction of load that every driver uses.
+"""When a worker may begin operations; the same for every driver.
 
-A pacer deals *turns*. A turn is the batch of operations of one round trip, given as their intended send times in order;
-in a closed loop, where nothing is intended, each is `WHENEVER`. A load of one leg is dealt by `Pacer`, any other by
-`agent.worker.pacing.staged_load`. Intended times come from the schedule alone, never from
-when a reply came. Every operation has its own, also in a batch: a batch is due at the time of its last one, because
-only then may all of it be sent, and the response time of each counts from its own. So batching shows up as the waiting
-that it is.
+A pacer deals *turns*: the operations of one round trip, with their intended send times. These come from the schedule
+alone, never from when a reply came. Every operation has its own, also in a batch. A batch is due at the time of its
+last operation, because only then may it be sent as a whole; the response time of each operation counts from its own
+time. So the waiting that batches cause is visible. A closed loop has no intended times.
 
-Everything here is pure but for `Span`, which is given its clock and its way to sleep.
+`Pacer` deals the turns of a load of one leg, `agent.worker.pacing.staged_load` those of any other.
+
+Everything here is pure, except that `Span` sleeps; it is given its clock and its way to sleep.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, repeat, takewhile
 from math import ceil
@@ -23,27 +24,34 @@ import numpy as np
 
 from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
-from common.metrics.histogram import Ints
 from common.plan.schema import Arrivals, Load
 from common.plan.schema.workload import deal
-from common.plan.timeline import MAX_LEGS
 from common.units import NS_PER_S
 
 WHENEVER = -1
-"""Intended send time of an operation in a closed loop: as soon as its thread comes to it. With a warmup or stages, one
-below that says to which leg it belongs, see `whenever_of`; whatever is below 0 is no time."""
+"""The intended send time of an operation in a closed loop: as soon as possible."""
 
-_FIRST_CODE = -2
-
-UNSENT = _FIRST_CODE - MAX_LEGS
-"""This less so many ns, as the lag of an operation: it was not sent, and was late by so many when it gave up."""
+LEG_BY_TIME = -1
+"""The leg of operations that belong to the leg of their intended send time, or without one of their begin."""
 
 NEVER_NS = (1 << 63) - 1
 """An end that never comes."""
 
-Turn: TypeAlias = tuple[int, ...]
+
+@dataclass(slots=True)
+class Turn:
+    """The operations of one round trip. Not changed after it is made; not frozen, because that takes longer.
+
+    times_ns: intended send times in order, each WHENEVER in a closed loop. leg: number of the leg of the timeline in a
+    closed loop of several legs, else LEG_BY_TIME.
+    """
+
+    times_ns: tuple[int, ...]
+    leg: int = LEG_BY_TIME
+
+
 Schedule: TypeAlias = Iterator[int]
-"""Intended send times of one thread, ascending and without end, in monotonic ns."""
+"""Endless intended send times of one thread, ascending, in monotonic ns."""
 
 _BLOCK = 512
 _NAP_NS = 50_000_000
@@ -51,10 +59,10 @@ _COUNTED = 20_000
 
 
 class Span:
-    """From when to when operations may begin: begin_ns <= begin < end_ns. Shared by all threads of a process.
+    """When operations may begin: begin_ns <= begin < end_ns. All threads of a process share it.
 
-    t0_ns: the start instant of the run. begin_ns: the same, but later where another agent had the share until then.
-    The end only ever moves nearer. A thread that waits notices it within 50 ms.
+    t0_ns: the start instant of the run. begin_ns: the same, or later if another agent had this share before. The end
+    can only move nearer; a thread that waits notices it within 50 ms.
     """
 
     def __init__(
@@ -72,57 +80,41 @@ class Span:
         self.end_ns = end_ns
         self._now = now
         self._sleep = sleep
-        self._told: list[Callable[[], None]] = []
+        self._on_new_end: list[Callable[[], None]] = []
 
     def end_at(self, end_ns: int) -> None:
-        """Nothing may begin at or after `end_ns` any more."""
+        """From now on, nothing may begin at or after `end_ns`."""
         self.end_ns = min(self.end_ns, end_ns)
-        for tell in self._told:
-            tell()
+        for call in self._on_new_end:
+            call()
 
-    def tell(self, whom: Callable[[], None]) -> None:
-        """Call this whenever the end may have moved, on the thread that moved it: for who looks elsewhere, which is to
-        spare a step of each operation."""
-        self._told.append(whom)
+    def on_new_end(self, call: Callable[[], None]) -> None:
+        """Call this after each `end_at`, on the thread that calls that: for workers with a copy of the end."""
+        self._on_new_end.append(call)
 
     def nap_ns(self, due_ns: int) -> int:
-        """How long to sleep before looking again whether it is then, or the end if that comes first; <= 0 if so."""
+        """How long to sleep towards `due_ns` or the end, whichever is first; <= 0 if it has come."""
         return min(min(due_ns, self.end_ns) - self._now(), _NAP_NS)
 
     def wait_until(self, due_ns: int) -> None:
-        """Sleep until then, or until the end if that comes first."""
+        """Sleep until `due_ns`, or until the end if that comes first."""
         while (nap_ns := self.nap_ns(due_ns)) > 0:
             self._sleep(nap_ns / NS_PER_S)
 
 
-def whenever_of(leg: int) -> int:
-    """`WHENEVER`, for an operation that belongs to the leg of this number, whenever it begins."""
-    return _FIRST_CODE - leg
-
-
-def leg_of(lag: Ints) -> Ints:
-    """The number of the leg for lags that are those of `whenever_of`."""
-    return _FIRST_CODE - lag
-
-
-def lag_of_unsent(due_ns: int, began_ns: int) -> int:
-    """The lag of an operation that was to be sent at `due_ns`, began at `began_ns`, and was not sent."""
-    return due_ns if due_ns < 0 else UNSENT - max(0, began_ns - due_ns)
-
-
 def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
-    """Operations that thread number `thread` of `threads` issues of `requests` in all; None when there is no limit.
+    """How many of all `requests` thread number `thread` of `threads` issues; None without a limit.
 
-    Quotas of all threads add up to `requests` exactly.
+    The quotas of all threads add up to `requests` exactly.
     """
     return None if requests is None else len(deal(requests, thread, threads))
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:
-    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ... Those that lie
-    less than `from_ns` after t0 are left out.
+    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ..., without the
+    times less than `from_ns` after t0.
 
-    Each is computed from k alone, in exact arithmetic and rounded once, so nothing drifts.
+    Each time is computed from k alone, in exact arithmetic and rounded once, so nothing drifts.
     """
     gap_ns = NS_PER_S / Fraction(rate_per_s)
     numerator, denominator = gap_ns.numerator, gap_ns.denominator
@@ -136,8 +128,8 @@ def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, 
 def poisson_schedule(
     t0_ns: int, rate_per_s: float, threads: int, generator: np.random.Generator, from_ns: int = 0
 ) -> Schedule:
-    """Exponential gaps of mean n / rate, from `from_ns` after t0 on. The n threads' schedules together are a Poisson
-    process of the whole rate, which has no memory: wherever it begins, it is one."""
+    """Exponential gaps of mean n / rate, from `from_ns` after t0 on. The schedules of all n threads together are a
+    Poisson process of the whole rate. It has no memory, so it may begin anywhere."""
     mean_ns = threads * NS_PER_S / rate_per_s
     base_ns = float(from_ns)
     while True:
@@ -149,7 +141,7 @@ def poisson_schedule(
 
 def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, from_ns: int = 0) -> Schedule | None:
     """The schedule of thread number `thread` of the fleet's `threads`, from `from_ns` after the start instant on; None
-    in a closed loop."""
+    for a closed loop."""
     if load.rate_per_s is None:
         return None
     if load.arrivals is Arrivals.POISSON:
@@ -159,9 +151,10 @@ def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, fr
 
 
 class Pacer:
-    """Deals one thread its turns.
+    """Deals one thread its turns, of a load of one leg.
 
-    batch: operations a turn; the last turn is shorter where the quota or the end of the span says so.
+    batch: operations of a turn; the last turn is shorter if the quota or the span ends. quota: of all turns, None
+    without a limit. schedule: None for a closed loop.
     """
 
     def __init__(self, span: Span, *, batch: int, quota: int | None, schedule: Schedule | None) -> None:
@@ -171,64 +164,73 @@ class Pacer:
         self._schedule = schedule
 
     @property
-    def steady(self) -> Turn | None:
-        """The turn that it deals over and over, in a closed loop; None in an open one. See `steady_turns`."""
-        return (WHENEVER,) * self._batch if self._schedule is None else None
+    def steady_turn(self) -> Turn | None:
+        """The turn that a closed loop repeats, `steady_turns` times; None if turns differ."""
+        return _closed_turn(self._batch) if self._schedule is None else None
 
     @property
     def steady_turns(self) -> int | None:
-        """How often it deals that; None for ever."""
+        """How often `steady_turn` is repeated; None for ever."""
         return None if self._left is None else self._left // self._batch
 
     @property
     def closed_until_ns(self) -> int | None:
-        """Until when turns like the last one dealt may be repeated without asking, of a load whose turns differ; None
-        where they may not."""
+        """Until when the last turn may be repeated without asking, in a load of several legs; None if it may not."""
         return None
 
     def rest(self) -> Iterator[Turn]:
-        """Turns after the steady ones."""
+        """The turns after the steady ones."""
         rest = (self._left or 0) % self._batch
-        return repeat((WHENEVER,) * rest, 1 if rest else 0)
+        return repeat(_closed_turn(rest), 1 if rest else 0)
 
     def turns(self) -> Iterator[Turn]:
-        """Turns until the quota is used up or the schedule passes the end; to be called once.
+        """Turns until the quota is used up or the schedule passes the end. Call it once.
 
-        In a closed loop the end is for the caller to see: only it knows when its operation would begin.
+        In a closed loop the caller must notice the end: only it knows when its operation would begin.
         """
         if self._schedule is not None:
             return self._scheduled(self._schedule)
         if self._left is None:
-            return repeat((WHENEVER,) * self._batch)
-        full, rest = divmod(self._left, self._batch)
-        return chain(repeat((WHENEVER,) * self._batch, full), repeat((WHENEVER,) * rest, 1 if rest else 0))
+            return repeat(_closed_turn(self._batch))
+        return chain(repeat(_closed_turn(self._batch), self._left // self._batch), self.rest())
 
     def _scheduled(self, schedule: Schedule) -> Iterator[Turn]:
+        if self._batch == 1:  # a case of the loop below, for speed
+            while self._left != 0 and (due_ns := next(schedule, NEVER_NS)) < self._span.end_ns:
+                if self._left is not None:
+                    self._left -= 1
+                yield Turn((due_ns,))
+            return
         while True:
-            turn = []
+            times_ns = []
             for due_ns in islice(schedule, self._batch if self._left is None else min(self._batch, self._left)):
                 if due_ns >= self._span.end_ns:
                     break
-                turn.append(due_ns)
-            if not turn:
+                times_ns.append(due_ns)
+            if not times_ns:
                 return
             if self._left is not None:
-                self._left -= len(turn)
-            yield tuple(turn)
+                self._left -= len(times_ns)
+            yield Turn(tuple(times_ns))
 
-    def unsent(self, turn: Turn) -> int:
-        """How many operations should have been sent before the end, but were not: of `turn`, the last one dealt, and
-        of all that would have followed. For a thread that saw the end come; 0 in a closed loop."""
+    def unsent(self, times_ns: tuple[int, ...] = ()) -> int:
+        """How many operations should have been sent before the end, but were not; 0 in a closed loop. Call it once, at
+        the end. times_ns: intended times of dealt operations that were not sent; all operations not yet dealt count
+        too."""
         if self._schedule is None:
             return 0
         end_ns = self._span.end_ns
-        missed = sum(due_ns < end_ns for due_ns in turn)
+        missed = sum(due_ns < end_ns for due_ns in times_ns)
         return missed + _count_before(end_ns, islice(self._schedule, self._left), self._left)
 
 
+def _closed_turn(count: int) -> Turn:
+    return Turn((WHENEVER,) * count)
+
+
 def _count_before(end_ns: int, schedule: Iterator[int], most: int | None) -> int:
-    """How many of the times lie before `end_ns`, `most` at the most. Beyond `_COUNTED` of them by their mean gap: a
-    schedule far ahead of what can be sent has more than there is time to look at."""
+    """How many times are before `end_ns`, at most `most`. Counts `_COUNTED` times, and estimates the others from the
+    mean gap: a schedule far faster than the target may have too many to count."""
     counted = list(takewhile(lambda due_ns: due_ns < end_ns, islice(schedule, _COUNTED)))
     if len(counted) < _COUNTED:
         return len(counted)

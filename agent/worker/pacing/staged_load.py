@@ -1,10 +1,11 @@
-"""Turns of a load of several legs: a warmup, stages, ramps. `agent.worker.pacing.pacer` tells what a turn is.
+"""Turns of a load of several legs: a warmup, stages, ramps. See `agent.worker.pacing.pacer`.
 
-An open leg has a schedule, and what of it comes too late is sent late, also after the leg's end. In a closed leg a
-thread sends as soon as it comes to it, from the leg's begin on, which the first turn bears as its intended time, and
-as long as the leg lasts. A closed operation belongs to the leg in which its thread turned to it, even if a wait for a
-client instance then carried it over the border: so an open leg holds exactly what was due in it, and a number of
-requests is exact too. A batch is never cut short at a border; only the end of the run or of the quota does that.
+An open leg has a schedule; operations that come too late are sent late, even after the end of the leg. In a closed leg
+a thread sends as soon as it can, from the begin of the leg to its end; the first turn has the begin as its intended
+time. A closed operation belongs to the leg in which its turn was dealt, even if it begins after the end of the leg
+because it had to wait for a client instance. So an open leg has exactly the operations that were due in it, and a
+number of requests is exact too. The end of a leg does not cut a batch short; only the end of the run or of the quota
+does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.pacing.pacer import NEVER_NS, Pacer, Schedule, Span, Turn, whenever_of
+from agent.worker.pacing.pacer import NEVER_NS, WHENEVER, Pacer, Schedule, Span, Turn
 from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
@@ -29,12 +30,12 @@ _BLOCK = 512
 _COUNTED = 20_000
 
 Schedules: TypeAlias = tuple[Schedule | None, ...]
-"""For each leg, the intended send times of one thread in ns after the start, ascending; they end where the leg does.
-None for a closed leg."""
+"""By leg: the intended send times of one thread in ns after the start, ascending, up to the end of the leg; None for a
+closed leg."""
 
 
 def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: int, from_ns: int = 0) -> Schedules:
-    """What thread number `thread` of the fleet's `threads` is to send, from `from_ns` after the start on."""
+    """The schedules of thread number `thread` of the fleet's `threads`, from `from_ns` after the start on."""
     seeds = seed_sequence(seed, thread, SeedPurpose.ARRIVALS).spawn(len(line.legs))
     by_chance = load.arrivals is Arrivals.POISSON
     return tuple(
@@ -48,7 +49,7 @@ def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: in
 
 
 def _constant(leg: Leg, thread: int, threads: int, from_ns: int) -> Schedule:
-    """Thread i of n gets every n-th operation of the fleet, numbered through all legs."""
+    """Thread i of n gets every n-th operation of the fleet, counted through all legs."""
     first = ceil(leg.due_before + leg.due(from_ns))
     first += (thread - first) % threads
     if leg.end_ns is None:
@@ -58,7 +59,7 @@ def _constant(leg: Leg, thread: int, threads: int, from_ns: int) -> Schedule:
 
 
 def _even(leg: Leg, numbers: Iterable[int]) -> Schedule:
-    """Exact, and rounded down once."""
+    """Evenly spaced times of a constant rate: exact, and rounded down once."""
     assert leg.to_per_s is not None
     gap_ns = NS_PER_S / Fraction(leg.to_per_s)
     offset_ns = leg.begin_ns - leg.due_before * gap_ns
@@ -81,7 +82,7 @@ def _ramp(leg: Leg, numbers: range, from_ns: int) -> Schedule:
 
 
 def _poisson(leg: Leg, threads: int, generator: np.random.Generator, from_ns: int) -> Schedule:
-    """Gaps of mean n in the integral of the rate, which is turned into time: the n threads' schedules together are an
+    """Gaps of mean n in the integral of the rate, converted to times: the schedules of all n threads together are an
     inhomogeneous Poisson process of the leg's rate."""
     most = float(leg.due(leg.end_ns)) if leg.end_ns is not None else float("inf")
     reached, latest_ns = float(leg.due(from_ns)), from_ns
@@ -104,8 +105,8 @@ def _within(leg: Leg, counts: Floats, earliest_ns: int) -> list[int]:
 class StagedPacer(Pacer):
     """Deals one thread its turns, through all legs.
 
-    quota: of operations that are measured, None without a limit. threads: of the fleet. missed: where `unsent` leaves
-    its result leg by leg.
+    quota: of measured operations, None without a limit. threads: of the fleet. missed: gets the result of `unsent` by
+    leg.
     """
 
     def __init__(
@@ -130,25 +131,25 @@ class StagedPacer(Pacer):
         self._pending: list[int] = []
 
     @property
-    def steady(self) -> Turn | None:
-        """Legs differ."""
+    def steady_turn(self) -> Turn | None:
+        """None: legs differ."""
         return None
 
     @property
     def steady_turns(self) -> int | None:
-        """See `steady`."""
+        """See `steady_turn`."""
         return None
 
     @property
     def closed_until_ns(self) -> int | None:
-        """The end of a closed leg in which no quota counts."""
+        """The end of the current leg, if it is closed and no quota applies."""
         leg = self._line.legs[self._number]
         if self._schedules[self._number] is not None or (self._left is not None and leg.measured):
             return None
         return NEVER_NS if leg.end_ns is None else self._span.t0_ns + leg.end_ns
 
     def turns(self) -> Iterator[Turn]:
-        """Turns until the quota is used up or the last leg is over; to be called once."""
+        """Turns until the quota is used up or the last leg ends. Call it once."""
         for number, (leg, schedule) in enumerate(zip(self._line.legs, self._schedules, strict=True)):
             self._number = number
             yield from self._closed(leg) if schedule is None else self._open(leg, schedule)
@@ -174,22 +175,21 @@ class StagedPacer(Pacer):
         comes_early = self._number > 0 and self._now() < begin_ns and self._may_send(leg)
         if self._pending or comes_early:
             yield self._filled(leg, begin_ns)
-        whenever = whenever_of(self._number)
         while self._now() < end_ns and (size := self._room(leg)):
             self._spend(leg, size)
-            yield (whenever,) * size
+            yield Turn((WHENEVER,) * size, self._number)
 
     def _filled(self, leg: Leg, due_ns: int) -> Turn:
-        """What is pending, made a whole batch by operations that may be sent as soon as a closed leg begins."""
+        """The pending operations, filled up to a batch with operations that are due when the closed leg begins."""
         size = min(self._batch - len(self._pending), self._room(leg))
         self._spend(leg, size)
         self._pending += [due_ns] * size
         return self._take()
 
     def _take(self) -> Turn:
-        turn = tuple(self._pending)
+        times_ns = tuple(self._pending)
         self._pending.clear()
-        return turn
+        return Turn(times_ns)
 
     def _room(self, leg: Leg) -> int:
         return self._batch if self._left is None or not leg.measured else min(self._batch, self._left)
@@ -201,11 +201,11 @@ class StagedPacer(Pacer):
         if self._left is not None and leg.measured:
             self._left -= size
 
-    def unsent(self, turn: Turn) -> int:
+    def unsent(self, times_ns: tuple[int, ...] = ()) -> int:
         """See `Pacer.unsent`."""
         t0_ns, end_ns = self._span.t0_ns, self._span.end_ns
         missed: Counter[int] = Counter()
-        for due_ns in turn:
+        for due_ns in times_ns:
             number = self._line.at(due_ns - t0_ns)
             missed[number] += 0 <= due_ns < end_ns and self._line.legs[number].is_open
         for number in range(self._number, len(self._line.legs)):
@@ -219,10 +219,10 @@ class StagedPacer(Pacer):
         return missed.total()
 
     def _count_before(self, limit_ns: int, leg: Leg, schedule: Schedule, most: int | None) -> int:
-        """How many times of the schedule lie before a limit, `most` at the most. Beyond `_COUNTED` of them by the
-        integral of the rate: a schedule far ahead of what can be sent has more than there is time to look at."""
-        shown = takewhile(lambda offset_ns: offset_ns < limit_ns, islice(schedule, most))
-        counted = list(islice(shown, _COUNTED))
+        """How many times of the schedule are before a limit, at most `most`. Counts `_COUNTED` times, and estimates
+        the others from the rate: a schedule far faster than the target may have too many to count."""
+        times_ns = takewhile(lambda offset_ns: offset_ns < limit_ns, islice(schedule, most))
+        counted = list(islice(times_ns, _COUNTED))
         if len(counted) < _COUNTED:
             return len(counted)
         following = int((leg.due(limit_ns) - leg.due(counted[-1])) / self._threads)

@@ -9,7 +9,7 @@ import pytest
 
 from agent.worker.metrics.collector import Collector
 from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.recorder import Outcomes
+from agent.worker.metrics.rows import Outcomes
 from agent.worker.pacing.pacer import NEVER_NS, Span
 from agent.worker.process import _watch
 from common.cgroup import QuotaReading

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
 from agent.worker.drivers.wire.poller import READ, WRITE, Files
 from agent.worker.drivers.wire.requests import Batch, RequestQueue
-from agent.worker.drivers.wire.rows import WireRecord, pack_batch
+from agent.worker.metrics.rows import NONE
 from agent.worker.pacing.pacer import Turn
 from common.clock import monotonic_ns
 from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_failure
@@ -121,12 +122,12 @@ class TargetNode:
     def push_turn(self, turn: Turn) -> None:
         """Queue a turn until a connection is idle."""
         self.turns.append(turn)
-        self.waiting_operations += len(turn)
+        self.waiting_operations += len(turn.times_ns)
 
     def pop_turn(self) -> Turn:
         """The turn that has waited longest."""
         turn = self.turns.popleft()
-        self.waiting_operations -= len(turn)
+        self.waiting_operations -= len(turn.times_ns)
         return turn
 
     @property
@@ -223,7 +224,7 @@ class BatchConnection:
         """Send a batch."""
         self.batch, self.begun_ns, self.is_steady = batch, begun_ns, is_steady
         _, payload, _, turn = batch
-        count = len(turn)
+        count = len(turn.times_ns)
         if self._owner.is_transaction:
             payload, count = b"".join((_MULTI, payload, _EXEC)), count + 2
         if self.skip:
@@ -290,7 +291,7 @@ class BatchConnection:
                 if replies is PENDING:
                     self._read(to_the_end=False)
                 return
-            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, batch[3][0]))
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg))
             if node.has_special_work:
                 owner.issue(self)
                 return
@@ -343,19 +344,24 @@ class BatchConnection:
                 self.notes.append((ended_ns, self.got_bytes + size))
         elif batch is None:
             owner.lost(self, socket_failure(ConnectionError("a reply came to no request")))
-        elif not self.notes and owner.ignores_replies and self._has_one_row(batch[3]):
-            number, _, _, turn = batch
-            lag_ns = self.begun_ns - turn[0] if turn[0] >= 0 else turn[0]
-            owner.record.add_batch(pack_batch(ended_ns, self.begun_ns, number, len(turn), size, lag_ns))
-            owner.issue(self)
+        elif self.notes or not owner.ignores_replies:
+            self._settle(batch, replies, size, ended_ns)
         else:
-            owner.settle(self, batch, replies, self.got_bytes + size, ended_ns)
-            if self.is_open:
-                owner.issue(self)
+            number, _, _, turn = batch
+            times_ns = turn.times_ns
+            due_ns, count, begun_ns = times_ns[0], len(times_ns), self.begun_ns
+            if count > 1 and (due_ns >= 0 or not owner.has_known_sizes):
+                self._settle(batch, replies, size, ended_ns)
+                return
+            # One row says everything.
+            lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
+            owner.record.add_batch(pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg))
+            owner.issue(self)
 
-    def _has_one_row(self, turn: Turn) -> bool:
-        """Whether one row can say everything about a batch without errors."""
-        return len(turn) == 1 or (turn[0] < 0 and self._owner.has_known_sizes)
+    def _settle(self, batch: Batch, replies: Any, size: int, ended_ns: int) -> None:
+        self._owner.settle(self, batch, replies, self.got_bytes + size, ended_ns)
+        if self.is_open:
+            self._owner.issue(self)
 
     def _on_error(self, error: Exception) -> None:
         """Reading failed: for now, or for good. The poller may report a connection that was closed earlier in the same

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from agent.worker.drivers.base import Job, WorkerContext
+from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, TargetNode
 from agent.worker.drivers.wire.event_loop import BlockingCalls, WireLoop
 from agent.worker.drivers.wire.replies import ReplyParser
 from agent.worker.drivers.wire.requests import OperationRequestSource, PackedRequestSource, RequestSource
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter
-from agent.worker.drivers.wire.rows import WireRecord
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventLog, next_number
 from agent.worker.metrics.loop_usage import LoopRecord

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from agent.worker.drivers.result_rows import Result
+from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, RedirectedBatch, TargetNode
 from agent.worker.drivers.wire.replies import ReplyParser
 from agent.worker.drivers.wire.requests import NO_NODE, Batch, RequestSource
-from agent.worker.drivers.wire.rows import WireRecord
 from agent.worker.pacing.pacer import WHENEVER, Turn
 from common.clock import MonotonicNs
 from common.metrics.histogram import Ints
@@ -74,7 +74,7 @@ class RequestRouter:
         self._numbers: Ints | None = None
         # The slots of the last `update_slots`; None if they have changed since.
         self._slots: Sequence[str] | None = None
-        self.steady_turn: Turn = (WHENEVER,) * batch
+        self.steady_turn = Turn((WHENEVER,) * batch)
         self.nodes: list[TargetNode] = []
         self.uncovered = TargetNode("", NO_NODE, error=slot_not_covered())
         self.failing: list[TargetNode] = []
@@ -347,10 +347,10 @@ class RedirectFollower:
                 return results
             self._send_on(connection, batch, results[0][2])
             return []
-        first, _, block, _ = batch
+        first, _, block, turn = batch
         for index, (kind, (due_ns, _, reply, _)) in enumerate(zip(kinds, results, strict=True), first - block.first):
             if kind in _FOLLOWED:
-                self._send_on(connection, block.batch(index, (due_ns,)), reply)
+                self._send_on(connection, block.batch(index, Turn((due_ns,), turn.leg)), reply)
         return [each for kind, each in zip(kinds, results, strict=True) if kind not in _FOLLOWED]
 
     def _send_on(self, connection: BatchConnection, batch: Batch, error: Any) -> None:

@@ -25,12 +25,12 @@ import numpy as np
 
 from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.result_rows import Result, failed_kind, result_rows
+from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, TargetNode
 from agent.worker.drivers.wire.replies import ends_of, unwrap_transaction
 from agent.worker.drivers.wire.requests import UNNUMBERED, Batch, RequestBlock
 from agent.worker.drivers.wire.routing import AHEAD, PoolServices, RedirectFollower, RequestRouter
-from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
-from agent.worker.metrics.recorder import NONE, PACKED
+from agent.worker.metrics.rows import BYTES_OUT, KIND, NONE, PACKED
 from agent.worker.pacing.pacer import NEVER_NS, Turn
 from common.cancellation import CutShort
 from common.clock import MonotonicNs, monotonic_ns
@@ -68,9 +68,9 @@ class WireWorker:
         self.has_known_sizes = services.has_known_sizes
         has_one_row = self.ignores_replies and (self.has_known_sizes or self.batch_size == 1)
         self.can_be_steady = has_one_row and not services.has_shared_quota
-        self._is_steady = self.can_be_steady and context.pacer.steady is not None
+        self._is_steady = self.can_be_steady and context.pacer.steady_turn is not None
         self.steady_until_ns = self.span.end_ns
-        self.span.tell(self._look_at_the_end)
+        self.span.on_new_end(self._look_at_the_end)
         # Whether the last turn belonged to an open loop.
         self._is_open_loop = not self._is_steady
         self._turns: Iterator[Turn] = context.pacer.rest() if self._is_steady else context.pacer.turns()
@@ -108,7 +108,7 @@ class WireWorker:
         can_go = fails or any(node.idle for node in self._router.nodes)
         if turn is not None:
             can_go = can_go and turn is not self._blocked_turn
-            return min(turn[-1], self.span.end_ns) if can_go else NEVER_NS
+            return min(turn.times_ns[-1], self.span.end_ns) if can_go else NEVER_NS
         # A connection has just sent the waiting turn: idle connections can ask for the next one.
         return 0 if can_go and not self._is_steady and not self._has_ended else NEVER_NS
 
@@ -166,24 +166,26 @@ class WireWorker:
     def _enter_steady_load(self, turn: Turn) -> None:
         """The load may be steady from this turn on: in a closed leg."""
         until_ns = self._pacer.closed_until_ns if self.can_be_steady else None
-        if until_ns is not None and turn[0] < 0 and len(turn) == self.batch_size:
+        if until_ns is not None and turn.times_ns[0] < 0 and len(turn.times_ns) == self.batch_size:
             self._router.steady_turn = turn
             self.steady_until_ns = min(until_ns, self.span.end_ns)
             self._is_steady = True
 
     def _issue_turn(self, connection: BatchConnection) -> None:
         node, turn = connection.node, self._next_turn()
-        if turn is not None and turn[0] >= 0 and self._router.is_cluster:
+        if turn is not None and turn.times_ns[0] >= 0 and self._router.is_cluster:
             self._waiting_turn = turn
             node.idle.append(connection)
             self._assign_turns(connection)
             return
         for _ in range(_AT_ONCE):
-            if turn is None or (place := self._must_fail_first(node, turn)) is None:
+            if turn is None or not self._router.failing:
+                break
+            if (place := self._router.must_fail_first(node, len(turn.times_ns))) is None:
                 break
             self._fail_turn(place, turn)
             turn = self._next_turn()
-        if turn is not None and self._router.ensure(node, len(turn)):
+        if turn is not None and self._router.ensure(node, len(turn.times_ns)):
             self._enter_steady_load(turn)
             self._send(connection, turn)
             return
@@ -200,19 +202,17 @@ class WireWorker:
         if turn is None:
             self._has_ended = True
         elif now_ns >= self.span.end_ns:
-            self._end(turn)
+            self._end(turn.times_ns)
         else:
-            self._is_open_loop = turn[-1] >= 0
-            if turn[-1] <= now_ns:
+            due_ns = turn.times_ns[-1]
+            self._is_open_loop = due_ns >= 0
+            if due_ns <= now_ns:
                 return turn
             self._waiting_turn = turn
         return None
 
-    def _must_fail_first(self, node: TargetNode, turn: Turn) -> TargetNode | None:
-        return self._router.must_fail_first(node, len(turn)) if self._router.failing else None
-
     def _send(self, connection: BatchConnection, turn: Turn) -> None:
-        self.record.issued += len(turn)
+        self.record.issued += len(turn.times_ns)
         self.record.transactions += self.is_transaction
         connection.send(connection.node.requests.take(turn), self._now())
 
@@ -225,7 +225,7 @@ class WireWorker:
             turn = self._next_turn()
             if turn is None:
                 return
-            place = self._router.next_node(len(turn)) if turn[0] >= 0 else None
+            place = self._router.next_node(len(turn.times_ns)) if turn.times_ns[0] >= 0 else None
             if place is None:
                 # In a closed leg any idle connection may take the turn.
                 self._keep_waiting(turn)
@@ -237,7 +237,7 @@ class WireWorker:
             if place.error is not None:
                 self._fail_turn(place, turn)
             elif place.idle:
-                place.requests.advance(len(turn), self.record)
+                place.requests.advance(len(turn.times_ns), self.record)
                 self._send(place.idle.pop(), turn)
             else:
                 place.push_turn(turn)
@@ -251,7 +251,7 @@ class WireWorker:
         """Send the turn that has waited longest for a connection of this node."""
         node = connection.node
         if self._now() >= self.span.end_ns:
-            self._end(self._waiting_turn or ())
+            self._end_waiting()
             node.idle.append(connection)
             return
         turn = node.pop_turn()
@@ -259,7 +259,7 @@ class WireWorker:
             # The node's queue has room again.
             self._blocked_turn = None
         node.update_special_work()
-        node.requests.advance(len(turn), self.record)
+        node.requests.advance(len(turn.times_ns), self.record)
         self._send(connection, turn)
 
     def pump(self) -> None:
@@ -276,16 +276,19 @@ class WireWorker:
         if self._router.failing and self._is_open_loop and not self._is_steady:
             self._assign_turns()
 
-    def _end(self, turn: Turn) -> None:
-        """The span has ended: this turn, and all turns that wait for connections, were never sent."""
+    def _end_waiting(self) -> None:
+        self._end(self._waiting_turn.times_ns if self._waiting_turn else ())
+
+    def _end(self, times_ns: tuple[int, ...]) -> None:
+        """The span has ended: operations with these times, and all turns that wait for connections, were never sent."""
         left: list[int] = []
         for node in self._router.nodes:
             while node.turns:
-                left += node.pop_turn()
+                left += node.pop_turn().times_ns
             node.update_special_work()
         if left or not self._has_ended:
             self._has_ended, self._waiting_turn = True, None
-            self.record.unsent += self._pacer.unsent((*turn, *left))
+            self.record.unsent += self._pacer.unsent((*times_ns, *left))
 
     def _look_at_the_end(self) -> None:
         self.steady_until_ns = min(self.steady_until_ns, self.span.end_ns)
@@ -294,7 +297,7 @@ class WireWorker:
         """Notice the end of the span, and replies that do not come in time. Call it about twenty times a second."""
         self._look_at_the_end()
         if self._has_begun and now_ns >= self.span.end_ns:
-            self._end(self._waiting_turn or ())
+            self._end_waiting()
         for node in self._router.nodes:
             if self._context.cancellation.is_cancelled:
                 self._fail_redirected(node, CutShort("the run is over"))
@@ -391,10 +394,10 @@ class WireWorker:
             self._router.take_back(node if batch is not None else None)
             self._is_steady = False
         turn = turn or self._next_turn()
-        node_of_turn = self._router.next_node(len(turn)) if turn else None
+        node_of_turn = self._router.next_node(len(turn.times_ns)) if turn else None
         if turn is None:
             return
-        if turn[0] < 0 and node_of_turn is not None and node_of_turn.error is not None:
+        if turn.times_ns[0] < 0 and node_of_turn is not None and node_of_turn.error is not None:
             self._router.assigned()
             self._fail_turn(node_of_turn, turn, began_ns)
         elif not self._is_steady:
@@ -419,29 +422,29 @@ class WireWorker:
         """Packed rows of requests of a steady load that failed with one error before they were sent."""
         kind, bytes_in = failed_kind(self._context, 0, error)
         rows = np.empty((end - begin, PACKED), dtype=np.int64)
-        rows[:] = (self._now(), kind, 0, self._router.steady_turn[0], 0, bytes_in, NONE)
-        rows[:, 1] += block.rows[begin:end]
-        rows[:, 4] = block.sizes[begin:end]
+        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE)
+        rows[:, KIND] += block.rows[begin:end]
+        rows[:, BYTES_OUT] = block.sizes[begin:end]
         return rows.tobytes()
 
     def _fail_turn(self, node: TargetNode, turn: Turn, began_ns: int | None = None) -> None:
         """Fail the next operations of a node that cannot be reached."""
-        node.requests.advance(len(turn), self.record)
+        node.requests.advance(len(turn.times_ns), self.record)
         self._fail_batch(node.requests.take(turn), node, began_ns)
 
     def _fail_batch(self, batch: Batch, node: TargetNode, began_ns: int | None) -> None:
         assert node.error is not None
         if node is self._router.uncovered:
             self._services.refresh_uncovered()
-        self.record.issued += len(batch[3])
+        self.record.issued += len(batch[3].times_ns)
         self.record.transactions += self.is_transaction
         self._record_failed(batch, node.error, self._now() if began_ns is None else began_ns)
 
     def _record_failed(self, batch: Batch, error: Exception, begun_ns: int) -> None:
         _, _, block, turn = batch
-        count, now_ns = len(turn), self._now()
-        results = zip(turn, block.operations_of(batch), [error] * count, [now_ns] * count, strict=True)
-        self.record.add(result_rows(self._context, results, begun_ns))
+        count, now_ns = len(turn.times_ns), self._now()
+        results = zip(turn.times_ns, block.operations_of(batch), [error] * count, [now_ns] * count, strict=True)
+        self.record.add(result_rows(self._context, results, begun_ns, turn.leg))
         self._skip_numbers(block, count)
 
     # Replies that must be looked at one by one.
@@ -450,7 +453,7 @@ class WireWorker:
         """Record each operation of a batch, and free the connection."""
         parser, skip, errors, marks = self._services.replies, connection.skip, connection.errors, connection.marks
         _, _, block, turn = batch
-        count = len(turn)
+        count = len(turn.times_ns)
         if count + skip + 2 * self.is_transaction == 1:
             replies = [replies]
         replies = replies[skip:]
@@ -464,7 +467,7 @@ class WireWorker:
             sizes[0] += skip * len(b"+OK\r\n")
             ends = ends_of(sizes, marks, ended_ns)
         is_alone = count == 1 and not (self.is_transaction or skip or connection.has_pushes)
-        results: list[Result] = list(zip(turn, operations, replies, ends, strict=True))
+        results: list[Result] = list(zip(turn.times_ns, operations, replies, ends, strict=True))
         if errors and self._router.is_cluster and not self._context.cancellation.is_cancelled:
             results = self._redirects.follow(connection, batch, results)
         if results:
@@ -472,6 +475,7 @@ class WireWorker:
                 self._context,
                 results,
                 connection.begun_ns,
+                turn.leg,
                 executed=count if executed else 0,
                 bytes_in=bytes_in if is_alone else None,
                 parse=parser.parse,
@@ -486,7 +490,7 @@ class WireWorker:
     def _skip_numbers(self, block: RequestBlock, count: int) -> None:
         """`count` requests of a block have rows of their own. Any number of the block will do: it only counts them."""
         if block.first != UNNUMBERED:
-            self.record.add_batch(pack_batch(0, 0, block.first, count, RECORDED_SEPARATELY, 0))
+            self.record.skip(block.first, count)
 
     def update_topology(self, slots: Sequence[str]) -> None:
         """The topology was read again. slots: see `RequestRouter.update_slots`."""

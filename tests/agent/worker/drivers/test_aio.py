@@ -35,7 +35,7 @@ def test_what_a_cancellation_ends_was_begun_and_is_counted_once_as_cut_short(bat
     stage = task(end_ns=T0_NS + NS_PER_S, batch=batch, due=due, takes_ns=NS_PER_S, answers=[CancelledError()])
     stage.cancellation.cancel()
     rows = stage.run()
-    assert [row[1] for row in rows] == [stage.kind(0, False, "CutShort")] * batch
+    assert [row.kind for row in rows] == [stage.kind(0, False, "CutShort")] * batch
     assert stage.record.issued == batch
     assert stage.record.issued + stage.record.unsent == 9
 
@@ -84,7 +84,7 @@ def test_an_instance_that_is_free_at_once_is_taken_without_a_coroutine_and_was_n
 
     taking: Callable[[], Any] = take
     stage.pool.take = taking  # type: ignore[union-attr]
-    assert [row[6] for row in stage.run()] == [0, 0]
+    assert [row.wait_ns for row in stage.run()] == [0, 0]
     assert stage.pool.checkouts == 0
 
 

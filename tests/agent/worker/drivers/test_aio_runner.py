@@ -13,7 +13,7 @@ import pytest
 from agent.worker.drivers.aio import TaskContext, TaskPoolRunner, precise_loop
 from agent.worker.drivers.base import Job, WorkerContext
 from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.recorder import Outcomes, ThreadRecord
+from agent.worker.metrics.rows import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pools.prewarm import prewarm
 from agent.worker.workload.reply_effects import Operation
@@ -23,6 +23,7 @@ from common.plan.schema import Driver, Pools, Retry, Target
 from common.redis_client import Failure
 from common.units import Seconds
 from tests.support.loops import OthersTurn
+from tests.support.rows import named
 from tests.support.runs import wait_until
 from tests.support.servers import Server, SocketServer
 
@@ -85,7 +86,7 @@ class Hosted:
 
     @property
     def kinds(self) -> list[int]:
-        return [row[1] for record in self.records for row in record.take().tolist()]
+        return [row.kind for record in self.records for row in named(record.take())]
 
     @property
     def is_cut_short(self) -> int:

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import redis
 
-from agent.worker.metrics.recorder import NONE, WAIT_ONLY, bin_rows
+from agent.worker.metrics.rows import NONE, WAIT_ONLY, bin_rows
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
-from agent.worker.pacing.pacer import UNSENT, whenever_of
+from agent.worker.pacing.pacer import LEG_BY_TIME, WHENEVER, Turn
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from common.cancellation import CutShort
 from common.plan.schema import Driver
 from common.units import NS_PER_S
 from tests.support import stage as on_stage
+from tests.support.rows import Row
 from tests.support.stage import GET, MS, SET, T0_NS
 
 NEW: dict[str, Any] = {}
@@ -38,8 +39,8 @@ def test_an_operation_is_recorded_with_all_that_it_took() -> None:
     stage = Stage(quota=2, operations=iter([GET, SET]), answers=[b"value", True])
     stage.checkout_takes_ns = 3 * MS
     assert stage.run() == [
-        [13 * MS, 0, 10 * MS, NONE, 22, 105, 3 * MS],
-        [26 * MS, 1, 10 * MS, NONE, 33, 5, 3 * MS],
+        Row(13 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 3 * MS),
+        Row(26 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, 3 * MS),
     ]
     assert stage.calls == [[("GET", b"key")], [("SET", b"key", b"value")]]
     assert (stage.record.issued, stage.record.unsent, stage.record.transactions) == (2, 0, 0)
@@ -48,21 +49,21 @@ def test_an_operation_is_recorded_with_all_that_it_took() -> None:
 def test_nothing_begins_before_the_start() -> None:
     stage = Stage(quota=1)
     stage.now_ns = T0_NS - 3600 * NS_PER_S
-    assert stage.run() == [[10 * MS, 0, 10 * MS, NONE, 22, 105, 0]]
+    assert stage.run() == [Row(10 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 0)]
 
 
 def test_in_a_closed_loop_nothing_begins_at_or_after_the_end_and_what_began_is_finished() -> None:
     stage = Stage(end_ns=T0_NS + 25 * MS)
-    assert [row[0] for row in stage.run()] == [10 * MS, 20 * MS, 30 * MS]
+    assert [row.ended_ns for row in stage.run()] == [10 * MS, 20 * MS, 30 * MS]
     assert (stage.record.issued, stage.record.unsent) == (3, 0)
     stage = Stage(end_ns=T0_NS + 20 * MS)
-    assert [row[0] for row in stage.run()] == [10 * MS, 20 * MS]
+    assert [row.ended_ns for row in stage.run()] == [10 * MS, 20 * MS]
 
 
 def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then() -> None:
     due = [T0_NS + at for at in (0, 50 * MS, 55 * MS, 60 * MS)]
     rows = Stage(end_ns=T0_NS + NS_PER_S, due=due).run()
-    assert [(row[0] // MS, row[2] // MS, row[3] // MS) for row in rows] == [
+    assert [(row.ended_ns // MS, row.service_ns // MS, row.lag_ns // MS) for row in rows] == [
         (10, 10, 0),
         (60, 10, 0),
         (70, 10, 5),
@@ -80,7 +81,7 @@ def test_what_a_slow_target_kept_from_being_sent_is_counted_as_unsent() -> None:
 def test_a_long_wait_for_a_client_is_kept_even_when_it_led_to_nothing() -> None:
     stage = Stage(end_ns=T0_NS + 10 * MS)
     stage.checkout_takes_ns = 15 * MS
-    assert stage.run() == [[15 * MS, WAIT_ONLY, 0, NONE, 0, 0, 15 * MS]]
+    assert stage.run() == [Row(15 * MS, WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, 15 * MS)]
     assert stage.record.issued == 0
 
 
@@ -102,8 +103,8 @@ def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_fol
 ) -> None:
     stage = Stage(quota=3, answers=[b"value", error, b"value"])
     rows = stage.run()
-    assert rows[1] == [20 * MS, stage.kind(0, replied, name), 10 * MS, NONE, 22, bytes_in, 0]
-    assert [rows[0][1], rows[2][1]] == [0, 0]
+    assert rows[1] == Row(20 * MS, stage.kind(0, replied, name), 10 * MS, bytes_out=22, bytes_in=bytes_in)
+    assert [rows[0].kind, rows[2].kind] == [0, 0]
     assert stage.record.issued == 3
 
 
@@ -114,7 +115,7 @@ def test_what_fails_after_cancellation_was_cut_short_but_an_error_reply_stays_on
     ):
         stage = Stage(quota=1, answers=[error])
         stage.cancellation.cancel()
-        assert [row[1] for row in stage.run()] == [stage.kind(0, replied, name)]
+        assert [row.kind for row in stage.run()] == [stage.kind(0, replied, name)]
 
 
 def timeouts(stage: on_stage.Stage, waited_ns: int) -> Callable[[int], None]:
@@ -130,8 +131,8 @@ def test_operations_that_got_no_client_failed_and_took_nothing_on_the_wire(batch
     stage = Stage(quota=2 * batch, batch=batch)
     stage.pool.before = timeouts(stage, 20 * MS)
     kind = stage.kind(0, False, "CheckoutTimeout")
-    first = [20 * MS, kind, 20 * MS, NONE, 0, 0, 20 * MS]
-    others = [[20 * MS, kind, 20 * MS, NONE, 0, 0, NONE]] * (batch - 1)
+    first = Row(20 * MS, kind, 20 * MS, NONE, LEG_BY_TIME, 0, 0, 20 * MS)
+    others = [Row(20 * MS, kind, 20 * MS, NONE, LEG_BY_TIME, 0, 0, NONE)] * (batch - 1)
     rows = stage.run()
     assert rows[:batch] == [first, *others]
     assert len(rows) == stage.record.issued == 2 * batch
@@ -179,11 +180,11 @@ def test_a_pipeline_is_one_round_trip_that_each_of_its_operations_took() -> None
     stage.answers = [[b"a", True, b"ccc"], [True, b""]]
     stage.checkout_takes_ns = 2 * MS
     assert stage.run() == [
-        [12 * MS, 0, 10 * MS, NONE, 22, 101, 2 * MS],
-        [12 * MS, 1, 10 * MS, NONE, 33, 5, NONE],
-        [12 * MS, 0, 10 * MS, NONE, 22, 103, NONE],
-        [24 * MS, 1, 10 * MS, NONE, 33, 5, 2 * MS],
-        [24 * MS, 0, 10 * MS, NONE, 22, 100, NONE],
+        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 101, 2 * MS),
+        Row(12 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, NONE),
+        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 103, NONE),
+        Row(24 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, 2 * MS),
+        Row(24 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 100, NONE),
     ]
     assert [len(call) for call in stage.calls] == [3, 2]
     assert (stage.record.issued, stage.record.transactions) == (5, 0)
@@ -192,8 +193,8 @@ def test_a_pipeline_is_one_round_trip_that_each_of_its_operations_took() -> None
 def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each() -> None:
     stage = Stage(quota=2, batch=2, transaction=True, operations=iter([GET, SET]), answers=[[b"a", True]])
     rows = stage.run()
-    assert [row[4] for row in rows] == [22 + MULTI_EXEC_REQUEST_BYTES, 33]
-    assert [row[5] for row in rows] == [101 + QUEUED_BYTES + transaction_reply_bytes(2), 5 + QUEUED_BYTES]
+    assert [row.bytes_out for row in rows] == [22 + MULTI_EXEC_REQUEST_BYTES, 33]
+    assert [row.bytes_in for row in rows] == [101 + QUEUED_BYTES + transaction_reply_bytes(2), 5 + QUEUED_BYTES]
     assert (stage.record.issued, stage.record.transactions) == (2, 1)
 
 
@@ -201,12 +202,12 @@ def test_an_error_within_a_transaction_was_queued_all_the_same_but_not_one_that_
     wrong = redis.ResponseError("WRONGTYPE no")
     reply_bytes = len("-WRONGTYPE no\r\n")
     stage = Stage(quota=2, batch=2, transaction=True, answers=[[wrong, b"a"]])
-    assert [row[5] for row in stage.run()] == [
+    assert [row.bytes_in for row in stage.run()] == [
         reply_bytes + QUEUED_BYTES + transaction_reply_bytes(2),
         101 + QUEUED_BYTES,
     ]
     stage = Stage(quota=2, batch=2, transaction=True, answers=[wrong])
-    assert [row[5] for row in stage.run()] == [reply_bytes, reply_bytes]
+    assert [row.bytes_in for row in stage.run()] == [reply_bytes, reply_bytes]
 
 
 def test_a_transaction_of_one_is_still_a_transaction() -> None:
@@ -218,20 +219,20 @@ def test_a_transaction_of_one_is_still_a_transaction() -> None:
 def test_in_a_batch_an_error_is_that_of_its_own_operation() -> None:
     replies = [b"a", redis.ResponseError("WRONGTYPE no"), b"c"]
     stage = Stage(quota=3, batch=3, answers=[replies])
-    assert [row[1] for row in stage.run()] == [0, stage.kind(0, True, "WRONGTYPE"), 0]
+    assert [row.kind for row in stage.run()] == [0, stage.kind(0, True, "WRONGTYPE"), 0]
 
 
 def test_a_batch_that_ends_without_replies_failed_as_a_whole() -> None:
     stage = Stage(quota=3, batch=3, operations=iter([GET, SET, GET]), answers=[redis.ConnectionError("gone")])
     rows = stage.run()
-    assert [row[1] for row in rows] == [stage.kind(row, False, "ConnectionError") for row in (0, 1, 0)]
-    assert [row[5] for row in rows] == [0, 0, 0]
+    assert [row.kind for row in rows] == [stage.kind(row, False, "ConnectionError") for row in (0, 1, 0)]
+    assert [row.bytes_in for row in rows] == [0, 0, 0]
 
 
 def test_a_batch_is_sent_when_its_last_operation_is_due_and_each_lag_is_from_its_own_time() -> None:
     due = [T0_NS + at * MS for at in (0, 10, 20, 30)]
     stage = Stage(end_ns=T0_NS + NS_PER_S, due=due, batch=3, takes_ns=5 * MS, answers=[[b""] * 3, [b""]])
-    assert [(row[0] // MS, row[3] // MS) for row in stage.run()] == [(25, 20), (25, 10), (25, 0), (35, 0)]
+    assert [(row.ended_ns // MS, row.lag_ns // MS) for row in stage.run()] == [(25, 20), (25, 10), (25, 0), (35, 0)]
 
 
 def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
@@ -243,10 +244,10 @@ def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_row_keeps_what_its_turn_says_of_its_stage(batch: int) -> None:
-    in_third = (whenever_of(2),) * batch
+    in_third = Turn((WHENEVER,) * batch, 2)
     stage = Stage(batch=batch, answers=[b"value"] if batch == 1 else [[b"value"] * 2])
     stage.worker.pacer.turns = lambda: iter([in_third] * 3)  # type: ignore[method-assign]
-    assert [row[3] for row in stage.run()] == [whenever_of(2)] * 3 * batch
+    assert [(row.lag_ns, row.leg) for row in stage.run()] == [(NONE, 2)] * 3 * batch
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -255,9 +256,8 @@ def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> No
     stage = Stage(quota=2 * batch, batch=batch, due=due)
     stage.pool.before = timeouts(stage, 20 * MS)
     rows = stage.run()
-    found_ns = [T0_NS + row[0] - row[2] - (UNSENT - row[3]) for row in rows]
-    assert found_ns == due
-    assert bin_rows(np.array([[*row, 1] for row in rows]), ("GET", "SET"), stage.outcomes.endings).send_lag.count == 0
+    assert [T0_NS + row.ended_ns - row.service_ns - row.lag_ns for row in rows] == due
+    assert bin_rows(np.array(rows), ("GET", "SET"), stage.outcomes.names).send_lag.count == 0
 
 
 @pytest.mark.parametrize("batch", [1, 3])

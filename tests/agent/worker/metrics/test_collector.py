@@ -11,12 +11,12 @@ from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
 from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.recorder import NONE, WAIT_ONLY, Outcomes, ThreadRecord, pack_row
-from agent.worker.pacing.pacer import whenever_of
+from agent.worker.metrics.rows import PACKED, WAIT_ONLY, Outcomes, ThreadRecord
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline
 from common.units import NS_PER_S, PerSecond, Seconds
+from tests.support.rows import Row
 from tests.support.stages import stage
 
 T0 = 10**15
@@ -54,7 +54,7 @@ class Process:
     def complete(self, at_s: float, thread: int = 0, service_ns: int = 1000) -> None:
         record = self.records[thread]
         record.issued += 1
-        record.add(pack_row(T0 + round(at_s * NS_PER_S), 0, service_ns, NONE, 10, 5, 0))
+        record.add(Row(T0 + round(at_s * NS_PER_S), 0, service_ns, bytes_out=10, bytes_in=5).packed())
 
     def deliver(self, at_s: float) -> None:
         self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), What.DELIVERED, 5))
@@ -64,7 +64,7 @@ class Process:
         due_ns, begin_ns, end_ns = (round(at_s * NS_PER_S) for at_s in (due_s, begin_s, end_s))
         record = self.records[thread]
         record.issued += 1
-        record.add(pack_row(T0 + end_ns, 0, end_ns - begin_ns, begin_ns - due_ns, 10, 5, 0))
+        record.add(Row(T0 + end_ns, 0, end_ns - begin_ns, begin_ns - due_ns, bytes_out=10, bytes_in=5).packed())
 
     def open_connection(self, at_s: float) -> None:
         self.log.opened(T0 + round(at_s * NS_PER_S), None, self.log.number())
@@ -119,7 +119,7 @@ def test_a_thread_blocked_over_several_seconds_is_counted_once_when_it_comes_bac
     for second in range(4):
         process.complete(second + 0.5, thread=1)
         assert counts(process.collector.collect(second)) == {second: 1}
-    process.records[0].add(pack_row(T0 + round(4.2 * NS_PER_S), 0, round(4.1 * NS_PER_S), NONE, 10, 5, 0))
+    process.records[0].add(Row(T0 + round(4.2 * NS_PER_S), 0, round(4.1 * NS_PER_S)).packed())
     interval, *others = process.collector.collect(4)
     assert (interval.first, interval.operations, interval.issued, others) == (4, 1, 0, [])
     assert process.collector.issued == process.collector.counted == 5
@@ -178,7 +178,7 @@ def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
 
 def test_the_skew_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
     process = Process()
-    process.records[0].add(pack_row(T0 + 5, WAIT_ONLY, 0, NONE, 0, 0, 5))
+    process.records[0].add(Row(T0 + 5, WAIT_ONLY, bytes_out=0, bytes_in=0, wait_ns=5).packed())
     process.collector.collect(0)
     assert process.collector.start_skew_ns == 0
     process.complete(0.000_002, service_ns=1500)
@@ -199,7 +199,7 @@ def test_an_agent_whose_first_operation_is_due_late_is_not_off_by_that() -> None
 def test_a_closed_leg_that_begins_late_is_held_against_its_own_begin() -> None:
     pause = stage(2, 0.001)
     process = Process(line=timeline(Load(stages=(pause, stage(2)))))
-    process.records[0].add(pack_row(T0 + 2 * NS_PER_S + 30, 0, 10, whenever_of(1), 10, 5, 0))
+    process.records[0].add(Row(T0 + 2 * NS_PER_S + 30, 0, 10, leg=1).packed())
     process.collector.collect(2)
     assert process.collector.start_skew_ns == 20
 
@@ -289,14 +289,14 @@ def test_rows_are_added_up_once_there_are_many_and_count_in_their_second_all_the
     process.complete(0.5)
     for _ in range(3):
         process.collector.look()
-    assert len(record._buffer) == 7
+    assert len(record._buffer) == PACKED
     for _ in range(5000):
         process.complete(1.5)
     process.collector.look()
     assert len(record._buffer) == 0
     process.complete(1.6)
     process.collector.look()
-    assert len(record._buffer) == 7
+    assert len(record._buffer) == PACKED
     assert counts(process.collector.collect(0)) == {0: 1}
     assert counts(process.collector.collect(1)) == {1: 5001}
 

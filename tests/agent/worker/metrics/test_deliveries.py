@@ -58,13 +58,13 @@ def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
         for at_ns, what, value in part:
             record.add(pack_delivery(at_ns, what, value))
         collected.gather(T0, STAGED)
-        for second, leg in sorted(collected.places()):
+        for second, leg in sorted(collected.keys()):
             mine = [row for row in part if place(*row) == (second, leg)]
             metrics = collected.release((second, leg))
             assert metrics.delivered == sum(what is What.DELIVERED for _, what, _ in mine)
             assert metrics.expected == sum(value for _, what, value in mine if what is What.EXPECTED)
             released.append(metrics)
-        assert collected.places() == set()
+        assert collected.keys() == set()
     everything = add_up(np.array(each, dtype=np.int64).reshape(-1, 3))
     assert merge_deliveries(released) == everything
 

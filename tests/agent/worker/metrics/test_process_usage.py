@@ -137,7 +137,7 @@ def test_turns_are_of_the_stage_in_which_they_ended() -> None:
     process.turn(1501 * MS, 2)
     process.turn(9000 * MS, 4)
     assert [one.busiest_loop_ns for one in process.through(9)][:4] == [0, 1, 2, 0]
-    assert process.watch.places() == set()
+    assert process.watch.keys() == set()
 
 
 def test_what_comes_late_brings_its_turns_and_no_time() -> None:
@@ -145,7 +145,7 @@ def test_what_comes_late_brings_its_turns_and_no_time() -> None:
     process.through(0)
     process.turn(5, 3)
     process.watch.gather()
-    assert process.watch.places() == {(0, 0)}
+    assert process.watch.keys() == {(0, 0)}
     found = process.watch.release((0, 0), late=True)
     assert found == GeneratorMetrics(busiest_loop_ns=3, loop_lag=found.loop_lag)
     assert found.loop_lag.count == 1

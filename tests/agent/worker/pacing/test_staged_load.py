@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.worker.pacing.pacer import NEVER_NS, Span, Turn, constant_schedule, leg_of, quota_of, whenever_of
+from agent.worker.pacing.pacer import LEG_BY_TIME, NEVER_NS, Span, Turn, constant_schedule, quota_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
 from common.plan.schema import Arrivals, Load, Ramp
 from common.plan.timeline import Floats, operations_due, timeline
@@ -54,9 +54,9 @@ class Bench:
     def work(self) -> None:
         """As a driver does: wait until a turn is due, begin, and be done after the service time."""
         for turn in self.pacer.turns():
-            self.now_ns = max(self.now_ns, turn[-1])
+            self.now_ns = max(self.now_ns, turn.times_ns[-1])
             if self.now_ns >= self.span.end_ns:
-                self.unsent = self.pacer.unsent(turn)
+                self.unsent = self.pacer.unsent(turn.times_ns)
                 return
             self.turns.append(turn)
             self.begins_ns.append(self.now_ns)
@@ -65,8 +65,9 @@ class Bench:
     def legs(self) -> Counter[int]:
         """Operations sent, by leg."""
         return Counter(
-            int(leg_of(np.array(due_ns))) if due_ns < 0 else self.line.at(due_ns - T0_NS)
-            for due_ns in chain.from_iterable(self.turns)
+            self.line.at(due_ns - T0_NS) if turn.leg == LEG_BY_TIME else turn.leg
+            for turn in self.turns
+            for due_ns in turn.times_ns
         )
 
 
@@ -207,7 +208,7 @@ def test_an_open_leg_holds_what_was_due_in_it_whatever_stands_beside_it(load: Lo
         bench.work()
         # What is still unsent at the end belongs to the last leg but for a backlog; both count as due.
         sent += bench.legs() + bench.missed
-        assert all(len(turn) == batch for turn in bench.turns[:-1])
+        assert all(len(turn.times_ns) == batch for turn in bench.turns[:-1])
     line = timeline(load)
     due = [
         sum(len(list(schedules_of(load, line, 1, thread, threads)[number] or ())) for thread in range(threads))
@@ -250,7 +251,7 @@ def test_what_is_left_at_the_end_is_unsent_and_told_by_leg() -> None:
 def test_what_is_unsent_of_legs_far_ahead_is_told_without_looking_at_all_of_it() -> None:
     load = Load(stages=(stage(1, 10), stage(10, 1e8, Ramp.LINEAR), stage(5, 1e7)))
     bench = Bench(load, threads=2)
-    assert bench.pacer.unsent(()) == pytest.approx((10 + 10 * (1e8 + 10) / 2 + 5e7) / 2, rel=1e-4)
+    assert bench.pacer.unsent() == pytest.approx((10 + 10 * (1e8 + 10) / 2 + 5e7) / 2, rel=1e-4)
     assert bench.missed[1] == pytest.approx(2.5e8, rel=1e-4)
 
 
@@ -275,12 +276,12 @@ def test_requests_are_those_after_the_warmup_to_the_last_one(rate_per_s: float |
 def test_a_batch_goes_over_the_border_and_is_cut_short_only_at_the_end() -> None:
     bench = Bench(Load(stages=(stage(1, 10), stage(1, 5), stage(0.01), stage(1, 2))), batch=4)
     bench.work()
-    sizes = [len(turn) for turn in bench.turns]
+    sizes = [len(turn.times_ns) for turn in bench.turns]
     assert sizes[-1] == 2
     assert set(sizes[:-1]) == {4}
     border_ns = T0_NS + 2 * NS_PER_S
-    [mixed] = [turn for turn in bench.turns if border_ns in turn]
-    assert mixed[-1] == border_ns
+    [mixed] = [turn for turn in bench.turns if border_ns in turn.times_ns]
+    assert mixed.times_ns[-1] == border_ns
     assert bench.legs()[0] == 10
     assert bench.legs()[1] == 5
 
@@ -290,8 +291,3 @@ def test_a_run_that_is_stopped_deals_nothing_due_after_its_end() -> None:
     bench.span.end_at(T0_NS + NS_PER_S // 2)
     bench.work()
     assert bench.legs() == {0: 5}
-
-
-def test_no_code_of_a_leg_is_taken_for_a_time() -> None:
-    assert [int(leg_of(np.array(whenever_of(leg)))) for leg in (0, 1, 1000)] == [0, 1, 1000]
-    assert whenever_of(0) < -1

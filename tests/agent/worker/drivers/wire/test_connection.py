@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.poller import READ, WRITE
 from agent.worker.drivers.wire.requests import RequestBlock, packed_block
+from tests.support.rows import Row
 from tests.support.wire import GET, MS, NAMES, SET, FakeSocket, WireStage, operation
 
 OK = b"+OK\r\n"
@@ -22,7 +23,7 @@ def test_a_batch_goes_out_as_one_piece_and_its_replies_are_one_row() -> None:
     stage.begin()
     assert stage.sock().commands() == [[b"GET", b"key"]] * 3
     stage.hear(A * 3, after_ns=10 * MS)
-    assert stage.rows() == [[10 * MS, 0, 10 * MS, -1, 3 * GET[2], 3 * len(A), -1, 3]]
+    assert stage.rows() == [Row(10 * MS, 0, 10 * MS, bytes_out=3 * GET[2], bytes_in=3 * len(A), wait_ns=-1, count=3)]
 
 
 @given(
@@ -72,7 +73,7 @@ def test_each_reply_of_a_batch_has_the_time_at_which_its_last_byte_was_read(size
     for answer in answers:
         reached += len(answer)
         expected.append(next(number for number, end in enumerate(ends) if end >= reached) * MS)
-    assert [row[0] for row in stage.rows() for _ in range(row[7])] == expected
+    assert [row.ended_ns for row in stage.rows() for _ in range(row.count)] == expected
 
 
 @given(rooms=st.lists(st.integers(0, 40), max_size=30), batch=st.sampled_from((1, 3)))
@@ -154,7 +155,8 @@ def test_a_connection_that_breaks_is_lost_once_and_what_was_under_way_failed(mom
         stage.writable()
     if moment in ("read", "end"):
         stage.hear(broken if moment == "read" else b"")
-    assert stage.rows() == [[MS, stage.kind(0, False, "ConnectionError"), 0, -1, GET[2], 0, -1, 1]] * 2
+    failed = Row(MS, stage.kind(0, False, "ConnectionError"), bytes_out=GET[2], bytes_in=0, wait_ns=-1)
+    assert stage.rows() == [failed] * 2
     assert stage.reopening == [stage.connection()]
     assert [type(error) for error in stage.connection().link.lost] == [redis.ConnectionError]  # type: ignore[attr-defined]
     assert stage.poller.files == {}
@@ -190,7 +192,7 @@ def test_what_is_no_reply_ends_the_connection() -> None:
     stage = WireStage()
     stage.begin()
     stage.hear(b"HTTP/1.1 400 Bad Request\r\n")
-    assert stage.rows()[0][1] == stage.kind(0, False, "InvalidResponse")
+    assert stage.rows()[0].kind == stage.kind(0, False, "InvalidResponse")
     assert stage.reopening == [stage.connection()]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.worker.metrics.recorder import legs_of
-from agent.worker.pacing.pacer import whenever_of
+from agent.worker.metrics.rows import COUNT, legs_of
+from agent.worker.pacing.pacer import WHENEVER, Turn
 from common.plan.schema import Load, Stage
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, Count, PerSecond, Seconds
@@ -23,7 +23,7 @@ CLOSED_OPEN_CLOSED = Load(
 
 def legs(stage: WireStage, load: Load) -> list[int]:
     rows = stage.record.take()
-    return sorted(legs_of(rows, T0_NS, timeline(load)).repeat(rows[:, 7]).tolist())
+    return sorted(legs_of(rows, T0_NS, timeline(load)).repeat(rows[:, COUNT]).tolist())
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -64,7 +64,7 @@ def test_a_closed_leg_deals_its_turns_without_being_asked_for_each() -> None:
     stage.begin()
     stage.hear(OK, after_ns=MS)
     assert stage.connection().is_steady
-    assert stage.router.steady_turn == (whenever_of(0),)
+    assert stage.router.steady_turn == Turn((WHENEVER,), 0)
     assert stage.worker.steady_until_ns == T0_NS + NS_PER_S
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.worker.drivers.wire.batch_rows import RECORDED_SEPARATELY, WireRecord
 from agent.worker.drivers.wire.requests import (
     NO_NODE,
     NO_REQUESTS,
@@ -17,7 +18,6 @@ from agent.worker.drivers.wire.requests import (
     RequestQueue,
     packed_block,
 )
-from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord
 from agent.worker.pacing.pacer import WHENEVER, Turn
 from agent.worker.workload.encoding.stream import PackedStream
 from common.redis_client.cluster_topology import slot_of
@@ -48,7 +48,7 @@ def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[Reques
 
 
 def turn_of(count: int) -> Turn:
-    return (WHENEVER,) * count
+    return Turn((WHENEVER,) * count)
 
 
 def taken(queue: RequestQueue, record: WireRecord, counts: list[int], *, in_batches: bool) -> list[int]:
@@ -104,9 +104,9 @@ def test_the_record_hears_of_each_request_of_a_block_that_it_knows(
         left_over = [key for block in queue.remove_all(record) for key in keys(block.payload)]
         assert left_over == list(range(taken_so_far, sum(sizes)))
         assert (queue.backlog, queue.block) == (0, NO_REQUESTS)
-    left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 6)
+    left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 7)
     assert (left[:, 4] == RECORDED_SEPARATELY).all()
-    heard = sorted([*told, *((place, many) for _, _, place, many, _, _ in left.tolist())])
+    heard = sorted([*told, *((place, many) for _, _, place, many, *_ in left.tolist())])
     reached = 0
     for place, many in heard:
         assert place == reached

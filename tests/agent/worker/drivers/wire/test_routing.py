@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.requests import PackedRequestSource
 from agent.worker.drivers.wire.routing import AHEAD, RequestRouter, TargetNode
-from agent.worker.drivers.wire.rows import WireRecord
-from agent.worker.pacing.pacer import WHENEVER
+from agent.worker.pacing.pacer import WHENEVER, Turn
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
@@ -72,7 +72,7 @@ class World:
     def took_of(self, node: TargetNode, wanted: int) -> list[int]:
         """The same, of those that lie ready."""
         assert node.requests.advance(wanted, self.router._record)
-        return keys(node.requests.take((WHENEVER,) * wanted)[1])
+        return keys(node.requests.take(Turn((WHENEVER,) * wanted))[1])
 
 
 def test_a_target_that_is_no_cluster_has_one_node_to_which_all_goes() -> None:
@@ -305,12 +305,12 @@ def test_what_waits_for_a_node_that_loses_all_its_slots_goes_to_the_one_that_has
     world.took(NAMES[0])
     leaving, heir = (world.router.node(name) for name in NAMES[1:])
     waiting, had = leaving.requests.backlog, heir.requests.backlog
-    leaving.push_turn((5,))
+    leaving.push_turn(Turn((5,)))
     assert waiting > 0
     world.router.update_slots(slots_of(NAMES[0], NAMES[2], NAMES[2]))
     assert (leaving.is_gone, leaving.has_special_work, leaving.requests.backlog) == (True, True, 0)
     assert [connection.is_closing for connection in leaving.connections] == [True]
-    assert (heir.requests.backlog, heir.pop_turn()) == (had + waiting, (5,))
+    assert (heir.requests.backlog, heir.pop_turn()) == (had + waiting, Turn((5,)))
     world.router.update_slots(SLOTS)
     assert not leaving.is_gone
 

@@ -10,6 +10,7 @@ from agent.worker.drivers.wire.routing import AHEAD
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import NEVER_NS
 from common.redis_client.cluster_topology import slot_of
+from tests.support.rows import Row
 from tests.support.wire import GET, MS, SET, T0_NS, WireStage, keys_of, operation, slots_of
 
 OK, QUEUED, A = b"+OK\r\n", b"+QUEUED\r\n", b"$1\r\na\r\n"
@@ -45,7 +46,7 @@ def test_nothing_begins_at_or_after_the_end_and_what_began_is_finished(is_plain:
         stage.hear(A, after_ns=10 * MS)
     stage.check()
     assert stage.worker.is_done
-    assert [row[0] for row in stage.rows()] == [10 * MS, 20 * MS, 30 * MS]
+    assert [row.ended_ns for row in stage.rows()] == [10 * MS, 20 * MS, 30 * MS]
     assert (stage.record.issued, stage.record.unsent) == (3, 0)
 
 
@@ -99,7 +100,7 @@ def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then()
     assert stage.record.issued == 2
     for _ in range(3):
         stage.hear(A, after_ns=10 * MS)
-    assert [(row[0] // MS, row[2] // MS, row[3] // MS) for row in stage.rows()] == [
+    assert [(row.ended_ns // MS, row.service_ns // MS, row.lag_ns // MS) for row in stage.rows()] == [
         (10, 10, 0),
         (60, 10, 0),
         (70, 10, 5),
@@ -127,7 +128,7 @@ def test_a_batch_is_due_with_its_last_operation_and_each_lag_is_from_its_own_tim
     assert stage.worker.due_ns == due[-1]
     stage.pump(after_ns=20 * MS)
     stage.hear(A * 3, after_ns=5 * MS)
-    assert [(row[0] // MS, row[3] // MS) for row in stage.rows()] == [(25, 20), (25, 10), (25, 0)]
+    assert [(row.ended_ns // MS, row.lag_ns // MS) for row in stage.rows()] == [(25, 20), (25, 10), (25, 0)]
 
 
 def test_connections_that_rest_share_what_is_due() -> None:
@@ -167,7 +168,7 @@ def test_in_a_batch_an_error_is_that_of_its_own_operation(is_plain: bool) -> Non
     stage.begin()
     stage.hear(A + WRONG + A)
     wrong = stage.kind(0, True, "WRONGTYPE")
-    assert [(row[1], row[5]) for row in stage.rows()] == [(0, len(A)), (wrong, len(WRONG)), (0, len(A))]
+    assert [(row.kind, row.bytes_in) for row in stage.rows()] == [(0, len(A)), (wrong, len(WRONG)), (0, len(A))]
 
 
 def test_a_reply_of_which_redis_py_can_make_nothing_is_a_failure_of_its_operation_alone() -> None:
@@ -177,7 +178,7 @@ def test_a_reply_of_which_redis_py_can_make_nothing_is_a_failure_of_its_operatio
     stage = WireStage(iter([GET, SET, GET]), quota=3, batch=3, is_plain=False, callbacks={"SET": choke})
     stage.begin()
     stage.hear(A + OK + A)
-    assert [row[1] for row in stage.rows()] == [0, stage.kind(1, False, "ValueError"), 0]
+    assert [row.kind for row in stage.rows()] == [0, stage.kind(1, False, "ValueError"), 0]
     assert stage.reopening == []
 
 
@@ -192,7 +193,7 @@ def test_a_reply_that_does_not_come_in_time_ends_the_connection(is_plain: bool, 
     assert stage.reopening == [stage.connection()]
     assert [type(error) for error in stage.lost()] == [redis.TimeoutError]
     timeout = stage.kind(0, False, "TimeoutError")
-    assert [row[1] for row in stage.rows()] == [timeout] * batch
+    assert [row.kind for row in stage.rows()] == [timeout] * batch
     stage.reopen()
     stage.hear(A * batch)
     assert stage.metrics().commands["GET"].ok == batch
@@ -211,14 +212,14 @@ def test_a_redirection_by_a_server_that_is_no_cluster_is_an_error_like_any_other
     stage = WireStage(quota=1)
     stage.begin()
     stage.hear(moved("key", "127.0.0.1:7001"))
-    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "MOVED")]
+    assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "MOVED")]
 
 
 def test_a_primary_that_became_a_replica_is_asked_for_anew() -> None:
     stage = WireStage(is_sentinel=True)
     stage.begin()
     stage.hear(b"-READONLY You can't write against a read only replica.\r\n")
-    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "READONLY")]
+    assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "READONLY")]
     assert stage.reopening == [stage.connection()]
     assert stage.record.issued == 1
 
@@ -233,13 +234,13 @@ def test_a_transaction_is_sent_between_multi_and_exec_and_bears_their_bytes_once
     stage.hear(OK + QUEUED * 2 + b"*2\r\n" + A + OK)
     stage.hear(OK + QUEUED + b"*1\r\n" + A)
     rows = stage.rows()
-    assert [row[1] for row in rows] == [0, 1, 0]
-    assert [row[4] for row in rows] == [
+    assert [row.kind for row in rows] == [0, 1, 0]
+    assert [row.bytes_out for row in rows] == [
         GET[2] + MULTI_EXEC_REQUEST_BYTES,
         SET[2],
         GET[2] + MULTI_EXEC_REQUEST_BYTES,
     ]
-    assert [row[5] for row in rows] == [
+    assert [row.bytes_in for row in rows] == [
         len(A) + QUEUED_BYTES + transaction_reply_bytes(2),
         len(OK) + QUEUED_BYTES,
         len(A) + QUEUED_BYTES + transaction_reply_bytes(1),
@@ -251,14 +252,14 @@ def test_a_transaction_that_is_refused_is_so_many_errors() -> None:
     stage = WireStage(quota=2, batch=2, transaction=True)
     stage.begin()
     stage.hear(OK + b"-ERR wrong number of arguments\r\n" + QUEUED + b"-EXECABORT Transaction discarded\r\n")
-    assert [row[1] for row in stage.rows()] == [stage.kind(0, True, "ERR")] * 2
+    assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "ERR")] * 2
 
 
 def test_a_transaction_that_was_watched_in_vain_is_no_reply() -> None:
     stage = WireStage(quota=1, batch=1, transaction=True)
     stage.begin()
     stage.hear(OK + QUEUED + b"_\r\n")
-    assert [row[1] for row in stage.rows()] == [stage.kind(0, False, "ConnectionError")]
+    assert [row.kind for row in stage.rows()] == [stage.kind(0, False, "ConnectionError")]
 
 
 def list_of(each: Any) -> list[bytes]:
@@ -336,7 +337,8 @@ def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
     assert stage.record.issued == 0
     stage.now_ns += 60 * MS
     refuse(stage)
-    assert stage.rows() == [[60 * MS, stage.kind(0, False, "ConnectionError"), 0, 10 * MS, GET[2], 0, -1, 1]]
+    kind = stage.kind(0, False, "ConnectionError")
+    assert stage.rows() == [Row(60 * MS, kind, lag_ns=10 * MS, bytes_out=GET[2], bytes_in=0, wait_ns=-1)]
 
 
 def test_after_cancellation_what_was_under_way_was_cut_short_and_nobody_connects() -> None:
@@ -347,7 +349,7 @@ def test_after_cancellation_what_was_under_way_was_cut_short_and_nobody_connects
     stage.check(after_ns=MS)
     stage.hear(b"")
     assert stage.worker.is_done
-    assert [row[1] for row in stage.rows()] == [stage.kind(0, False, "CutShort")] * 2
+    assert [row.kind for row in stage.rows()] == [stage.kind(0, False, "CutShort")] * 2
 
 
 # A cluster
@@ -389,7 +391,8 @@ def test_a_redirection_is_followed_and_all_of_it_is_the_operations_time(is_plain
     assert asked == [*([ASKING] if how == "ASK" else []), [b"GET", MINE[0].encode()]]
     stage.hear((OK if how == "ASK" else b"") + A, of=stage.connection(THERE), after_ns=10 * MS)
     assert stage.worker.is_done
-    assert stage.rows() == [[20 * MS, 0, 20 * MS, -1, operation("GET", MINE[0])[2], len(A), -1, 1]]
+    size = operation("GET", MINE[0])[2]
+    assert stage.rows() == [Row(20 * MS, 0, 20 * MS, bytes_out=size, bytes_in=len(A), wait_ns=-1)]
     assert stage.redirects() == [how]
     slot = slot_of(MINE[0].encode())
     assert stage.router._numbers is not None
@@ -465,7 +468,7 @@ def test_a_redirection_to_a_node_that_nobody_knew_waits_for_its_connections() ->
     stage.check()
     stage.hear(A, of=stage.connection(new))
     assert stage.worker.is_done
-    assert stage.rows()[0][:3] == [1000 * MS, 0, 1000 * MS]
+    assert stage.rows()[0][:3] == (1000 * MS, 0, 1000 * MS)
 
 
 def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() -> None:

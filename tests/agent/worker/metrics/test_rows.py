@@ -8,27 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.metrics.recorder import (
+from agent.worker.metrics.rows import (
+    COUNT,
+    ENDED_NS,
     NO_ROWS,
     NONE,
+    WAIT_NS,
     WAIT_ONLY,
     Outcomes,
-    Rows,
-    Sums,
+    RowSums,
     ThreadRecord,
     bin_rows,
     distinct,
     joined,
     legs_of,
-    pack_row,
     seconds_of,
 )
-from agent.worker.pacing.pacer import lag_of_unsent, whenever_of
+from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.redis_client import Failure
 from common.units import NS_PER_S
+from tests.support.rows import Row, named, rows_of
 from tests.support.stages import stage
 
 NAMES = ("SET", "GET")
@@ -36,21 +38,14 @@ READONLY = Failure(True, "READONLY", 10)
 LOST = Failure(False, "ConnectionError", 0)
 
 
-def rows_of(*rows: tuple[int, int, int, int, int, int, int]) -> Rows:
-    record = ThreadRecord()
-    for row in rows:
-        record.add(pack_row(*row))
-    return record.take()
-
-
 def test_rows_come_back_as_they_were_packed() -> None:
-    first, second = (1, 2, 3, NONE, 5, 6, 7), (10**18, 0, 2**62, 4, 0, 0, NONE)
-    assert rows_of(first, second).tolist() == [[*first, 1], [*second, 1]]
+    first, second = Row(1, 2, 3, NONE, 4, 5, 6, 7), Row(10**18, 0, 2**62, 4, LEG_BY_TIME, 0, 0, NONE)
+    assert named(rows_of(first, second)) == [first, second]
 
 
 def test_rows_are_taken_once() -> None:
     record = ThreadRecord()
-    record.add(pack_row(1, 2, 3, 4, 5, 6, 7))
+    record.add(Row().packed())
     assert len(record.take()) == 1
     assert record.take().shape == NO_ROWS.shape
 
@@ -61,12 +56,12 @@ def test_a_row_that_comes_while_others_are_taken_is_taken_the_next_time() -> Non
 
         def __len__(self) -> int:
             count = super().__len__()
-            self.frombytes(pack_row(count, 0, 0, 0, 0, 0, 0))
+            self.frombytes(Row(count).packed())
             return count
 
     record = ThreadRecord()
     record._buffer = Busy("q")
-    assert [record.take()[:, 0].tolist() for _ in range(3)] == [[], [0], [7]]
+    assert [record.take()[:, ENDED_NS].tolist() for _ in range(3)] == [[], [0], [8]]
 
 
 @pytest.mark.usefixtures("eager_switches")
@@ -76,7 +71,7 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
 
     def add() -> None:
         for number in range(count):
-            record.add(pack_row(number, 0, 0, 0, 0, 0, number))
+            record.add(Row(number, wait_ns=number).packed())
         done.set()
 
     thread = threading.Thread(target=add)
@@ -87,14 +82,14 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
     thread.join()
     taken.append(record.take())
     rows = np.concatenate(taken)
-    assert rows[:, 0].tolist() == list(range(count))
-    assert (rows[:, 0] == rows[:, 6]).all()
+    assert rows[:, ENDED_NS].tolist() == list(range(count))
+    assert (rows[:, ENDED_NS] == rows[:, WAIT_NS]).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=4))
 def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
-    found = joined([rows_of(*((at_ns, 0, 0, NONE, 0, 0, 0) for at_ns in part)) for part in parts])
-    assert found[:, 0].tolist() == [at_ns for part in parts for at_ns in part]
+    found = joined([rows_of(*map(Row, part)) for part in parts])
+    assert found[:, ENDED_NS].tolist() == [at_ns for part in parts for at_ns in part]
     assert found.shape[1] == NO_ROWS.shape[1]
 
 
@@ -105,9 +100,7 @@ def test_distinct_values_are_told_once_and_in_order(values: list[int]) -> None:
 
 def test_a_row_belongs_to_the_second_in_which_it_completed() -> None:
     t0_ns = 10**12
-    rows = rows_of(
-        *((t0_ns + offset, 0, 0, NONE, 0, 0, 0) for offset in (-5, 0, NS_PER_S - 1, NS_PER_S, 3 * NS_PER_S + 1))
-    )
+    rows = rows_of(*(Row(t0_ns + offset) for offset in (-5, 0, NS_PER_S - 1, NS_PER_S, 3 * NS_PER_S + 1)))
     assert seconds_of(rows, t0_ns).tolist() == [0, 0, 0, 1, 3]
 
 
@@ -115,7 +108,7 @@ def test_each_way_to_end_has_one_number_and_zero_is_done() -> None:
     outcomes = Outcomes()
     numbers = [outcomes.number(failure) for failure in (READONLY, LOST, READONLY, Failure(True, "READONLY", 99))]
     assert numbers == [1, 2, 1, 1]
-    assert outcomes.endings[1:] == [(True, "READONLY"), (False, "ConnectionError")]
+    assert outcomes.names[1:] == [(True, "READONLY"), (False, "ConnectionError")]
 
 
 def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
@@ -123,16 +116,16 @@ def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
     readonly, lost = (len(NAMES) * outcomes.number(failure) for failure in (READONLY, LOST))
     metrics = bin_rows(
         rows_of(
-            (1, 0, 100, NONE, 60, 5, 0),
-            (2, 0, 300, NONE, 61, 5, 7),
-            (3, 1, 200, NONE, 30, 40, 0),
-            (4, 0 + readonly, 500, NONE, 62, 10, 0),
-            (5, 1 + lost, 900, NONE, 31, 0, 0),
-            (6, 1 + lost, 901, NONE, 32, 0, 0),
-            (7, WAIT_ONLY, 0, NONE, 0, 0, 99),
+            Row(1, 0, 100, bytes_out=60, bytes_in=5),
+            Row(2, 0, 300, bytes_out=61, bytes_in=5, wait_ns=7),
+            Row(3, 1, 200, bytes_out=30, bytes_in=40),
+            Row(4, 0 + readonly, 500, bytes_out=62, bytes_in=10),
+            Row(5, 1 + lost, 900, bytes_out=31, bytes_in=0),
+            Row(6, 1 + lost, 901, bytes_out=32, bytes_in=0),
+            Row(7, WAIT_ONLY, bytes_out=0, bytes_in=0, wait_ns=99),
         ),
         NAMES,
-        outcomes.endings,
+        outcomes.names,
     )
     writes, reads = metrics.commands["SET"], metrics.commands["GET"]
     assert (writes.ok, writes.errors, writes.failures, writes.bytes_out, writes.bytes_in) == (
@@ -149,9 +142,10 @@ def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
 
 
 def test_a_row_that_stands_for_several_operations_counts_as_so_many() -> None:
-    rows = rows_of((9, 0, 5, 3_000_000, 60, 15, 2), (9, 0, 7, NONE, 61, 5, NONE))
-    rows[:, 7] = (3, 1)
-    metrics = bin_rows(rows, NAMES, Outcomes().endings)
+    several = Row(9, 0, 5, lag_ns=3_000_000, bytes_out=60, bytes_in=15, wait_ns=2)
+    rows = rows_of(several, Row(9, 0, 7, bytes_out=61, bytes_in=5, wait_ns=NONE))
+    rows[:, COUNT] = (3, 1)
+    metrics = bin_rows(rows, NAMES, Outcomes().names)
     found = metrics.commands["SET"]
     assert (found.ok, found.bytes_out, found.bytes_in) == (4, 121, 20)
     assert (found.service.count, found.service.total) == (4, 22)
@@ -160,17 +154,17 @@ def test_a_row_that_stands_for_several_operations_counts_as_so_many() -> None:
 
 
 def test_in_a_closed_leg_the_wait_for_its_begin_is_no_lag() -> None:
-    sums = Sums(is_open=False)
-    sums.add(rows_of((9, 0, 5, 3_000_000, 60, 15, 0)))
-    metrics = sums.metrics(NAMES, Outcomes().endings)
+    sums = RowSums(is_open=False)
+    sums.add(rows_of(Row(9, 0, 5, lag_ns=3_000_000)))
+    metrics = sums.metrics(NAMES, Outcomes().names)
     assert (metrics.send_lag.count, metrics.late_sends, metrics.commands["SET"].response.count) == (0, 0, 0)
     assert metrics.commands["SET"].service.count == 1
 
 
 def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
-    sums = Sums(end_ns=100)
-    sums.add(rows_of((5, WAIT_ONLY, 0, NONE, 0, 0, 5), (200, 0, 101, 0, 0, 0, 0), (200, 0, 100, 0, 0, 0, 0)))
-    sums.add(rows_of((130, 1, 90, 0, 0, 0, 0)))
+    sums = RowSums(end_ns=100)
+    sums.add(rows_of(Row(5, WAIT_ONLY, wait_ns=5), Row(200, 0, 101, lag_ns=0), Row(200, 0, 100, lag_ns=0)))
+    sums.add(rows_of(Row(130, 1, 90, lag_ns=0)))
     assert (sums.first, sums.begun_after) == ((40, 0), 1)
 
 
@@ -180,66 +174,67 @@ def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
         (True, [0], 0),
         (True, [7], 7),
         (True, [700, 400, 100], 100),  # of a batch, which is due with its last operation
-        (True, [lag_of_unsent(80, 95)], 15),
         (False, [NONE], 60),
-        (False, [whenever_of(3)], 60),
         (False, [60], 60),
     ],
 )
 def test_the_skew_is_that_of_the_earliest_operation_against_its_own_time(
     is_open: bool, lags_ns: list[int], skew_ns: int
 ) -> None:
-    later = rows_of((300, 1, 10, 1, 0, 0, 0))
-    sums = Sums(is_open, begin_ns=40)
+    later = rows_of(Row(300, 1, 10, lag_ns=1))
+    sums = RowSums(is_open, begin_ns=40)
     sums.add(later)
-    sums.add(rows_of(*((250, 0, 150, lag_ns, 0, 0, 0) for lag_ns in lags_ns)))
+    sums.add(rows_of(*(Row(250, 0, 150, lag_ns=lag_ns) for lag_ns in lags_ns)))
     sums.add(later)
     assert sums.first == (100, skew_ns)
 
 
 def test_in_a_closed_loop_there_is_no_response_time_and_no_lag() -> None:
-    metrics = bin_rows(rows_of((1, 0, 100, NONE, 0, 0, 0)), NAMES, Outcomes().endings)
+    metrics = bin_rows(rows_of(Row(1, 0, 100)), NAMES, Outcomes().names)
     assert metrics.commands["SET"].response.count == 0
     assert metrics.send_lag.count == 0
 
 
 def test_response_time_is_service_time_and_the_lag_before_it() -> None:
-    metrics = bin_rows(rows_of((1, 0, 100, 23, 0, 0, 0), (1, 0, 100, 0, 0, 0, 0)), NAMES, Outcomes().endings)
+    metrics = bin_rows(rows_of(Row(1, 0, 100, lag_ns=23), Row(1, 0, 100, lag_ns=0)), NAMES, Outcomes().names)
     response = metrics.commands["SET"].response
     assert (response.minimum, response.maximum, response.count) == (100, 123, 2)
     assert (metrics.send_lag.minimum, metrics.send_lag.maximum) == (0, 23)
 
 
 def test_only_the_first_of_a_batch_waited_for_a_client() -> None:
-    metrics = bin_rows(rows_of((1, 0, 1, NONE, 0, 0, 5), (1, 0, 1, NONE, 0, 0, NONE)), NAMES, Outcomes().endings)
+    metrics = bin_rows(rows_of(Row(wait_ns=5), Row(wait_ns=NONE)), NAMES, Outcomes().names)
     assert metrics.checkout_wait.count == 1
 
 
 def test_nothing_adds_up_to_nothing() -> None:
-    assert bin_rows(NO_ROWS, NAMES, Outcomes().endings) == PoolMetrics()
+    assert bin_rows(NO_ROWS, NAMES, Outcomes().names) == PoolMetrics()
 
 
-ROWS = st.tuples(
-    st.just(10**12),
-    st.integers(WAIT_ONLY, 5),
-    st.integers(0, 10**9),
-    st.integers(-3, 10**7),
-    st.integers(0, 99),
-    st.integers(0, 99),
-    st.integers(NONE, 9),
+ROWS = st.builds(
+    Row,
+    ended_ns=st.just(10**12),
+    kind=st.integers(WAIT_ONLY, 5),
+    service_ns=st.integers(0, 10**9),
+    lag_ns=st.integers(NONE, 10**7),
+    leg=st.just(LEG_BY_TIME),
+    bytes_out=st.integers(0, 99),
+    bytes_in=st.integers(0, 99),
+    wait_ns=st.integers(NONE, 9),
+    count=st.just(1),
 )
 
 
 @given(st.lists(st.lists(ROWS, max_size=20), max_size=5))
-def test_rows_added_bit_by_bit_are_as_all_at_once(parts: list[list[tuple[int, int, int, int, int, int, int]]]) -> None:
+def test_rows_added_bit_by_bit_are_as_all_at_once(parts: list[list[Row]]) -> None:
     outcomes = Outcomes()
     outcomes.number(READONLY)
     outcomes.number(LOST)
-    sums = Sums()
+    sums = RowSums()
     for part in parts:
         sums.add(rows_of(*part))
-    at_once = bin_rows(rows_of(*(row for part in parts for row in part)), NAMES, outcomes.endings)
-    assert sums.metrics(NAMES, outcomes.endings) == at_once
+    at_once = bin_rows(rows_of(*(row for part in parts for row in part)), NAMES, outcomes.names)
+    assert sums.metrics(NAMES, outcomes.names) == at_once
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**9)), max_size=60))
@@ -247,8 +242,8 @@ def test_every_operation_is_counted_exactly_once(kinds: list[tuple[int, int]]) -
     outcomes = Outcomes()
     outcomes.number(READONLY)
     outcomes.number(LOST)
-    rows = rows_of(*((1, kind, service_ns, NONE, 1, 1, 0) for kind, service_ns in kinds))
-    metrics = bin_rows(rows, NAMES, outcomes.endings)
+    rows = rows_of(*(Row(1, kind, service_ns) for kind, service_ns in kinds))
+    metrics = bin_rows(rows, NAMES, outcomes.names)
     assert sum(command.operations for command in metrics.commands.values()) == len(kinds)
     for command in metrics.commands.values():
         assert command.service.count == command.ok
@@ -259,26 +254,27 @@ def test_a_row_belongs_to_the_leg_in_which_it_was_due_or_began_whenever_it_was_c
     line = timeline(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
     t0_ns, s = 10**15, NS_PER_S
 
-    def row(end_s: float, service_s: float, lag_ns: int) -> tuple[int, int, int, int, int, int, int]:
-        return (t0_ns + round(end_s * s), 0, round(service_s * s), lag_ns, 0, 0, 0)
+    def row(end_s: float, service_s: float, lag_ns: int = NONE, **others: int) -> Row:
+        return Row(t0_ns + round(end_s * s), 0, round(service_s * s), lag_ns, **others)
 
     rows = rows_of(
         row(2.5, 0.1, 0),  # sent as it was due
         row(2.5, 0.4, s // 5),  # due 0.1 s before its leg
         row(2.5, 0.1, 2 * s),
-        row(2.5, 2.4, NONE),  # by its begin
-        row(2.5, 1.4, NONE),
-        row(2.5, 0.1, whenever_of(1)),  # dealt in the closed leg
-        row(2.5, 0.2, lag_of_unsent(t0_ns + s // 2, t0_ns + round(2.3 * s))),  # waited in vain
-        row(0.1, 0.2, NONE),
-        row(9.0, 0.1, NONE),
+        row(2.5, 2.4),  # by its begin
+        row(2.5, 1.4),
+        row(2.5, 0.1, leg=1),  # dealt in the closed leg
+        row(2.5, 0.2, round(1.8 * s), bytes_out=0),  # waited in vain
+        row(0.1, 0.2),
+        row(9.0, 0.1),
     )
     assert legs_of(rows, t0_ns, line).tolist() == [2, 1, 0, 0, 1, 1, 0, 0, 2]
     assert set(legs_of(rows, t0_ns, timeline(Load())).tolist()) == {0}
 
 
 def test_an_operation_sent_more_than_a_millisecond_after_its_time_was_sent_late() -> None:
-    lags = (NONE, 0, 999_999, 1_000_000, 1_000_001, 5 * NS_PER_S, whenever_of(3), lag_of_unsent(0, NS_PER_S))
-    rows = rows_of(*((100, 1, 10, lag, 5, 6, 0) for lag in lags))
-    metrics = bin_rows(rows, NAMES, Outcomes().endings)
+    lags = (NONE, 0, 999_999, 1_000_000, 1_000_001, 5 * NS_PER_S)
+    never_sent = Row(100, 1, 10, lag_ns=NS_PER_S, bytes_out=0)
+    rows = rows_of(*(Row(100, 1, 10, lag) for lag in lags), never_sent)
+    metrics = bin_rows(rows, NAMES, Outcomes().names)
     assert (metrics.late_sends, metrics.send_lag.count) == (2, 5)

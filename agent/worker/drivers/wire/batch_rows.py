@@ -2,7 +2,7 @@
 
 A batch is consecutive requests of one block (`agent.worker.drivers.wire.requests`). The block knows the command and the
 size of each request. So the loop only notes where the batch begins, when it was sent and answered, and how many bytes
-came back. The collector's thread turns this into one row for each command of each batch (see `recorder.Rows`): the
+came back. The collector's thread turns this into one row for each command of each batch (see `metrics.rows`): the
 operations of a batch were sent together, and read together.
 
 Where one row cannot say everything (an error, a reply that matters, intended send times that differ), the worker writes
@@ -18,16 +18,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agent.worker.metrics.recorder import NONE, Rows, joined, rows_of_packed, take_rows
+from agent.worker.metrics.rows import COUNT, NONE, Rows, joined, rows_of_packed, take_rows
 from common.metrics.histogram import Ints
 
-pack_batch: Callable[[int, int, int, int, int, int], bytes] = struct.Struct("=6q").pack
-"""ended_ns, began_ns, number of its first request, how many requests, bytes_in, lag_ns.
+pack_batch: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
+"""Packs a batch: ended_ns, began_ns, number of its first request, how many requests, bytes_in, lag_ns, leg.
 
 bytes_in is RECORDED_SEPARATELY for requests that have rows of their own, or that are never issued from this block.
 """
 
-_COLUMNS = 6
+_COLUMNS = 7
 
 RECORDED_SEPARATELY = -1
 
@@ -68,6 +68,10 @@ class WireRecord:
         self._next += len(rows)
         return first
 
+    def skip(self, first: int, count: int) -> None:
+        """Cover `count` requests of the block with number `first` that no batch row describes."""
+        self.add_batch(pack_batch(0, 0, first, count, RECORDED_SEPARATELY, 0, 0))
+
     def take(self) -> Rows:
         """All rows since the last call."""
         operations = rows_of_packed(self._operations)
@@ -77,7 +81,7 @@ class WireRecord:
         return joined([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
 
     def _rows_of_batches(self, batches: Ints) -> Rows:
-        """batches: shape (6, n), in the order of `pack_batch`."""
+        """batches: shape (7, n), in the order of `pack_batch`."""
         positions, blocks = self._find(batches[2], batches[3])
         is_here = batches[4] != RECORDED_SEPARATELY
         if not is_here.all():
@@ -123,7 +127,7 @@ class WireRecord:
         # The remaining bytes are replies of the one command whose replies differ in size.
         bytes_in[self._variable] += batches[4] - bytes_in.sum(axis=0)
         rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, counts)
-        has_any = rows[:, 7] > 0
+        has_any = rows[:, COUNT] > 0
         return rows if has_any.all() else rows.T.take(np.flatnonzero(has_any), axis=1).T
 
 
@@ -139,9 +143,9 @@ class _RecordedBlock:
 
 def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, counts: Ints) -> Rows:
     """counts: shape (..., n); the other arrays broadcast to it."""
-    ended_ns, began_ns, _, _, _, lag_ns = batches
-    columns = np.empty((8, *counts.shape), dtype=np.int64)
-    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, bytes_out, bytes_in, NONE, counts)
+    ended_ns, began_ns, _, _, _, lag_ns, leg = batches
+    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, leg, bytes_out, bytes_in, NONE, counts)
+    columns = np.empty((len(each), *counts.shape), dtype=np.int64)
     for column, values in zip(columns, each, strict=True):
         column[...] = values
-    return columns.reshape(8, -1).T
+    return columns.reshape(len(each), -1).T

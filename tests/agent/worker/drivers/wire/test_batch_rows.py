@@ -7,10 +7,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.drivers.wire.rows import RECORDED_SEPARATELY, WireRecord, pack_batch
-from agent.worker.metrics.recorder import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, bin_rows, joined, pack_row
-from agent.worker.pacing.pacer import whenever_of
+from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
+from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, bin_rows, joined, pack_row
+from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints
+from tests.support.rows import Row, named
 
 NAMES = ("SET", "GET", "TTL")
 T0 = 10**15
@@ -31,7 +32,8 @@ class Batch:
     ended_ns: int
     service_ns: int
     lag_ns: int
-    told_apart: bool
+    leg: int
+    is_separate: bool
 
 
 @st.composite
@@ -56,8 +58,8 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
         begin, batches = 0, []
         for operations in draw(st.lists(st.lists(operation(), min_size=1, max_size=longest), min_size=1, max_size=8)):
             timing = draw(st.tuples(st.integers(0, 10**9), st.integers(0, 10**7)))
-            lag_ns = draw(st.sampled_from([NONE, whenever_of(3), 0, 5_000, 2_000_000]))
-            batches.append(Batch(operations, begin, T0 + timing[0], timing[1], lag_ns, draw(st.booleans())))
+            lag_ns, leg = draw(st.sampled_from([NONE, 0, 5_000, 2_000_000])), draw(st.sampled_from([LEG_BY_TIME, 3]))
+            batches.append(Batch(operations, begin, T0 + timing[0], timing[1], lag_ns, leg, draw(st.booleans())))
             begin += len(operations)
         blocks.append(batches)
     return fixed, blocks
@@ -66,20 +68,22 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
 def rows_of(batch: Batch) -> bytes:
     """One row an operation, as other drivers write them."""
     return b"".join(
-        pack_row(batch.ended_ns, one.row, batch.service_ns, batch.lag_ns, one.bytes_out, one.bytes_in, NONE)
+        pack_row(batch.ended_ns, one.row, batch.service_ns, batch.lag_ns, batch.leg, one.bytes_out, one.bytes_in, NONE)
         for one in batch.operations
     )
 
 
 def add(record: WireRecord, place: int, batch: Batch) -> None:
     count = len(batch.operations)
-    if batch.told_apart:
+    if batch.is_separate:
         record.add(rows_of(batch))
-        record.add_batch(pack_batch(0, 0, place + batch.begin, count, RECORDED_SEPARATELY, 0))
+        record.skip(place + batch.begin, count)
         return
     bytes_in = sum(one.bytes_in for one in batch.operations)
     began_ns = batch.ended_ns - batch.service_ns
-    record.add_batch(pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns))
+    record.add_batch(
+        pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns, batch.leg)
+    )
 
 
 def column(batches: list[Batch], name: str) -> Ints:
@@ -109,8 +113,8 @@ def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
         add(record, begin, batch)
         one_by_one.add(rows_of(batch))
     taken.append(record.take())
-    endings = Outcomes().endings
-    assert bin_rows(joined(taken), NAMES, endings) == bin_rows(one_by_one.take(), NAMES, endings)
+    outcomes = Outcomes().names
+    assert bin_rows(joined(taken), NAMES, outcomes) == bin_rows(one_by_one.take(), NAMES, outcomes)
     assert record.take().shape == NO_ROWS.shape
 
 
@@ -118,11 +122,11 @@ def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> N
     record = WireRecord([None])
     sizes = np.full(3, 20)
     first, second = (record.add_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
-    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE))
-    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE))
+    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE, LEG_BY_TIME))
+    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE, LEG_BY_TIME))
     record.take()
     assert list(record._blocks) == [first]
-    record.add_batch(pack_batch(0, 0, first + 2, 1, RECORDED_SEPARATELY, 0))
+    record.skip(first + 2, 1)
     assert record.take().shape == NO_ROWS.shape
     assert not record._blocks
 
@@ -130,6 +134,9 @@ def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> N
 def test_a_command_that_a_batch_has_none_of_makes_no_row_of_it() -> None:
     record = WireRecord([5, None])
     place = record.add_block(np.array([0, 0, 1, 1]), np.array([30, 31, 20, 21]))
-    record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE))
-    record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4))
-    assert sorted(record.take().tolist()) == [[T0 + 8, 1, 7, 4, 41, 99, NONE, 2], [T0 + 9, 0, 9, NONE, 61, 10, NONE, 2]]
+    record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE, 3))
+    record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4, LEG_BY_TIME))
+    assert sorted(named(record.take(), T0)) == [
+        Row(8, 1, 7, lag_ns=4, bytes_out=41, bytes_in=99, wait_ns=NONE, count=2),
+        Row(9, 0, 9, leg=3, bytes_out=61, bytes_in=10, wait_ns=NONE, count=2),
+    ]

@@ -1,0 +1,38 @@
+"""Rows of the hot path, with named columns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agent.worker.metrics.rows import NONE, PACKED, Rows, ThreadRecord, pack_row
+from agent.worker.pacing.pacer import LEG_BY_TIME
+
+
+class Row(NamedTuple):
+    """See `agent.worker.metrics.rows`."""
+
+    ended_ns: int = 1
+    kind: int = 0
+    service_ns: int = 0
+    lag_ns: int = NONE
+    leg: int = LEG_BY_TIME
+    bytes_out: int = 1
+    bytes_in: int = 1
+    wait_ns: int = 0
+    count: int = 1
+
+    def packed(self) -> bytes:
+        return pack_row(*self[:PACKED])
+
+
+def rows_of(*rows: Row) -> Rows:
+    """These rows, as a record takes them; each of one operation."""
+    record = ThreadRecord()
+    for row in rows:
+        record.add(row.packed())
+    return record.take()
+
+
+def named(rows: Rows, t0_ns: int = 0) -> list[Row]:
+    """The same rows, with names; times from `t0_ns`."""
+    return [Row(ended_ns - t0_ns, *others) for ended_ns, *others in rows.tolist()]
