@@ -10,7 +10,7 @@ import msgspec
 from common.line_limits import LineLimit
 from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
 from common.open_files import pools_by_process, shortage_note
-from common.plan.rules.preparation_rules import preload_commands
+from common.plan.planned_commands import preload_commands
 from common.plan.timeline import timeline
 from common.protocol.messages import (
     Assignment,

@@ -17,6 +17,7 @@ from common.commands import (
     Variable,
     find_command,
 )
+from common.plan.schema import Plan
 from common.plan.schema.target import Embedded, Target
 from common.plan.schema.workload import CleanUp, Command, Keys, Preload, When, Workload
 
@@ -94,6 +95,13 @@ def keys_per_hash_tag(target: Target, workload: Workload) -> int:
 def key_text(prefix: str, number: int, per_hash_tag: int) -> bytes:
     """The key with this number. per_hash_tag: see `keys_per_hash_tag`."""
     return f"{prefix}{{{number // per_hash_tag}}}:{number}".encode() if per_hash_tag else f"{prefix}{number}".encode()
+
+
+def preload_commands(plan: Plan, thread: int, threads: int) -> int:
+    """How many commands of the preload one of the fleet's worker threads issues."""
+    return sum(
+        len(keys_of(plan.workload, entry).part(thread, threads)) * entry.times for entry in plan.workload.preload
+    )
 
 
 def script_digests(workload: Workload) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from agent.core.session import Session
 from agent.worker.pacing.pacer import NEVER_NS, quota_of
 from common.errors import EXIT_INTERRUPTED
 from common.metrics.intervals import DeliveryMetrics, IntervalMetrics
-from common.plan.rules.preparation_rules import preload_commands
+from common.plan.planned_commands import preload_commands
 from common.plan.schema import CleanUp, Load, OnAgentLoss, Preload
 from common.plan.timeline import timeline
 from common.protocol.messages import (

@@ -1,6 +1,6 @@
-"""What types cannot say: whether the parts of a plan agree with each other.
+"""Rules that types cannot express: whether the parts of a plan agree with each other.
 
-Each rule is a function that yields what it finds wrong; RULES lists them in the order in which people would look.
+Each rule is a function that yields the faults that it finds. RULES has them in the order in which people would look.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from common.errors import PlanError
 from common.plan.address_map import AddressMap
 from common.plan.key_path import KeyPath, Where, in_plan
 from common.plan.planned_commands import is_cluster
-from common.plan.rules.preparation_rules import PREPARATION_RULES
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
+from common.plan.rules.setup_rules import SETUP_RULES
 from common.plan.rules.wire_rules import WIRE_RULES
 from common.plan.rules.workload_rules import WORKLOAD_RULES
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
@@ -29,7 +29,7 @@ MAX_INSTANCES = 1_000_000
 MAX_AGENTS = 10_000
 MAX_PROCESSES = 1000
 MAX_BATCH = 100_000
-"""A batch is made whole before it is sent, and its replies are read whole."""
+"""Commands in a pipeline or transaction. All of them, and then all replies, are in memory at once."""
 MIN_LEASE_S = 2.0
 
 Finding = tuple[KeyPath, str]
@@ -37,20 +37,20 @@ Rule = Callable[[Plan], Iterator[Finding]]
 
 
 class Purpose(enum.Enum):
-    """What a plan is wanted for: to run it, or only to look at its target."""
+    """What a plan is loaded for: to run it, or only to examine its target."""
 
     RUN = "run"
     TARGET = "target"
 
 
 def check_plan(plan: Plan, where: Where = in_plan, purpose: Purpose = Purpose.RUN) -> None:
-    """Raises PlanError for the first thing in the plan that makes no sense, at the place that said it."""
-    for rule in (*RULES, *_FOR[purpose]):
+    """Raises PlanError for the first fault of a plan, at the place that said it."""
+    for rule in (*RULES, *_PURPOSE_RULES[purpose]):
         for path, problem in rule(plan):
             raise PlanError(f"{where(path)}: {problem}")
 
 
-def _target_named(plan: Plan) -> Iterator[Finding]:
+def _target_is_named(plan: Plan) -> Iterator[Finding]:
     target = plan.target
     if target.embedded is not None and target.url:
         yield ("target", "embedded"), "expected either a url or an embedded server, got both"
@@ -60,7 +60,7 @@ def _target_named(plan: Plan) -> Iterator[Finding]:
         yield ("target", "embedded"), "expected no user name and no password for an embedded server, which has neither"
 
 
-def _times_above_zero(plan: Plan) -> Iterator[Finding]:
+def _times_are_above_zero(plan: Plan) -> Iterator[Finding]:
     times: list[tuple[KeyPath, Seconds | None]] = [
         (("target", "connect_timeout"), plan.target.connect_timeout_s),
         (("target", "socket_timeout"), plan.target.socket_timeout_s),
@@ -81,8 +81,8 @@ def _times_above_zero(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _sections_fit(plan: Plan) -> Iterator[Finding]:
-    """What is said of TLS, Sentinels, a cluster or a socket belongs to a target of that kind."""
+def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
+    """Settings of TLS, Sentinels, clusters and announced addresses need a target of that kind."""
     target = plan.target
     address = _address(plan)
     if target.url and address is None:
@@ -94,26 +94,32 @@ def _sections_fit(plan: Plan) -> Iterator[Finding]:
         ("cluster", target.cluster, kind == TargetKind.CLUSTER.value, "redis+cluster"),
     ]
     for name, section, fits, scheme in sections:
-        for key in () if fits else _said_keys(section):
-            yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_what_target(plan)}"
+        for key in () if fits else _changed_keys(section):
+            yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_target_text(plan)}"
     for announced, reached in target.address_remap.items():
         path = ("target", "address_remap", announced)
         if kind not in (TargetKind.SENTINEL.value, TargetKind.CLUSTER.value):
             wanted = "expected it with a target of redis+cluster:// or redis+sentinel:// only, which announce addresses"
-            yield path, f"{wanted}, got {_what_target(plan)}"
+            yield path, f"{wanted}, got {_target_text(plan)}"
         try:
             AddressMap({announced: reached})
         except ValueError as error:
             yield path, str(error)
     if target.tls.key_file is not None and target.tls.cert_file is None:
-        yield ("target", "tls", "key_file"), "expected the certificate of this key, too, got none; say --tls-cert-file"
+        yield (
+            ("target", "tls", "key_file"),
+            "expected the certificate of this key as well, got none; say --tls-cert-file",
+        )
     if target.maintenance is Maintenance.ON and target.protocol < 3:
-        yield ("target", "maintenance"), f"expected protocol 3, in which notifications come, got {target.protocol}"
+        yield ("target", "maintenance"), f"expected protocol 3, which notifications need, got {target.protocol}"
     if target.maintenance is Maintenance.ON and address is not None and address.path is not None:
-        yield ("target", "maintenance"), "expected off or auto with a unix socket, of which redis-py takes none, got on"
+        yield (
+            ("target", "maintenance"),
+            "expected off or auto with a unix socket, where redis-py has no notifications, got on",
+        )
 
 
-def _tcp_pools_that_exist(plan: Plan) -> Iterator[Finding]:
+def _tcp_pools_exist(plan: Plan) -> Iterator[Finding]:
     for number, group in enumerate(plan.pools):
         if group.driver is Driver.ASYNCIO and group.tcp_pool is TcpPool.BLOCKING and is_cluster(plan.target):
             yield (
@@ -126,18 +132,18 @@ def _address(plan: Plan) -> Address | None:
     try:
         return parse_redis_url(plan.target.url) if plan.target.url else None
     except PlanError:
-        # Whoever takes the password out of it says what is wrong, and where.
+        # `resolve_secrets` parses the URL again and reports the fault.
         return None
 
 
-def _said_keys(section: Section) -> Iterator[str]:
-    """Keys of a section that are not as they are by default."""
+def _changed_keys(section: Section) -> Iterator[str]:
+    """Keys of a section that do not have their default."""
     for field in msgspec.structs.fields(section):
         if getattr(section, field.name) != field.default:
             yield field.encode_name
 
 
-def _what_target(plan: Plan) -> str:
+def _target_text(plan: Plan) -> str:
     target = plan.target
     if target.embedded is not None:
         return f"an embedded {target.embedded.value}"
@@ -145,22 +151,22 @@ def _what_target(plan: Plan) -> str:
     return f"{address.scheme}://" if address else "no url"
 
 
-def _keepalive_whole(plan: Plan) -> Iterator[Finding]:
+def _keepalive_is_whole_seconds(plan: Plan) -> Iterator[Finding]:
     keepalive = plan.target.keepalive
     for key, seconds in (("idle", keepalive.idle_s), ("interval", keepalive.interval_s)):
         if seconds < 1 or not float(seconds).is_integer():
             path = ("target", "keepalive", key)
-            yield path, f"expected whole seconds, 1s or more, as sockets have them, got {seconds}"
+            yield path, f"expected whole seconds, 1s or more, as socket options are, got {seconds}"
 
 
-def _pools_distinct(plan: Plan) -> Iterator[Finding]:
+def _pool_names_are_distinct(plan: Plan) -> Iterator[Finding]:
     names = [group.name for group in plan.pools]
     for number, name in enumerate(names):
         if name in names[:number]:
             yield ("pools", number, "name"), f"expected a name of its own, got {show(name)} a second time"
 
 
-def _pools_bearable(plan: Plan) -> Iterator[Finding]:
+def _pools_are_within_limits(plan: Plan) -> Iterator[Finding]:
     pools = threads = instances = 0
     for number, group in enumerate(plan.pools):
         pools += group.client_pools or 1
@@ -170,7 +176,7 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             yield ("pools", number, "client_pools"), f"expected at most {MAX_POOLS} pools in all, got {pools}"
         if threads > MAX_THREADS:
             yield (
-                ("pools", number, _WORKERS[group.driver]),
+                ("pools", number, _WORKER_KEYS[group.driver]),
                 f"expected at most {MAX_THREADS} worker threads and tasks in all, got {threads}",
             )
         if instances > MAX_INSTANCES:
@@ -180,7 +186,7 @@ def _pools_bearable(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _fleet_bearable(plan: Plan) -> Iterator[Finding]:
+def _fleet_is_within_limits(plan: Plan) -> Iterator[Finding]:
     fleet = plan.fleet
     agents = fleet.expect_agents + fleet.local_agents
     if agents > MAX_AGENTS:
@@ -191,58 +197,58 @@ def _fleet_bearable(plan: Plan) -> Iterator[Finding]:
         yield ("fleet", "processes_per_local_agent"), f"expected at most {MAX_PROCESSES} processes, got {processes}"
 
 
-def _enough_agents(plan: Plan) -> Iterator[Finding]:
+def _agents_suffice(plan: Plan) -> Iterator[Finding]:
     fleet = plan.fleet
     agents = fleet.expect_agents + fleet.local_agents
     if fleet.at_least is None:
         return
     if not agents:
-        yield ("fleet", "at_least"), "expected agents to choose from, got none; set --expect-agents or --local-agents"
+        yield ("fleet", "at_least"), "expected agents, got none; set --expect-agents or --local-agents"
     elif fleet.at_least > agents:
         both = f" ({fleet.expect_agents} expected and {fleet.local_agents} local)" if fleet.local_agents else ""
         yield ("fleet", "at_least"), f"expected at most the number of agents, {agents}{both}, got {fleet.at_least}"
 
 
-_WORKERS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
-_INSTEAD = {
-    Driver.CLIENT: "threads_per_pool, by which the client driver counts its workers",
-    Driver.ASYNCIO: "tasks_per_pool, by which the asyncio driver counts its workers",
-    Driver.WIRE: "max_connections, which the wire driver keeps busy with one loop",
+_WORKER_KEYS = {Driver.CLIENT: "threads_per_pool", Driver.ASYNCIO: "tasks_per_pool"}
+_WORKERS_EXPECTED = {
+    Driver.CLIENT: "threads_per_pool, the workers of the client driver",
+    Driver.ASYNCIO: "tasks_per_pool, the workers of the asyncio driver",
+    Driver.WIRE: "max_connections: the wire driver has one worker for all connections of a pool",
 }
 
 
-def _workers_of_the_driver(plan: Plan) -> Iterator[Finding]:
+def _workers_fit_driver(plan: Plan) -> Iterator[Finding]:
     for number, group in enumerate(plan.pools):
-        for driver, key in _WORKERS.items():
+        for driver, key in _WORKER_KEYS.items():
             if driver is not group.driver and (count := getattr(group, key)) != getattr(Pools(), key):
                 yield (
                     ("pools", number, key),
-                    f"expected {_INSTEAD[group.driver]}, got {key} {count}",
+                    f"expected {_WORKERS_EXPECTED[group.driver]}, got {key} {count}",
                 )
 
 
-def _retries_ascend(plan: Plan) -> Iterator[Finding]:
+def _backoff_ascends(plan: Plan) -> Iterator[Finding]:
     retry = plan.target.retry
     if retry.base_s > retry.cap_s:
-        # Who left the lower end as it is by default has said the upper one.
+        # If `base` has its default, the fault is in `cap`.
         culprit = "cap" if retry.base_s == Retry().base_s else "base"
         yield ("target", "retry", culprit), f"expected base <= cap, got {retry.base_s} and {retry.cap_s}"
 
 
-def _one_kind_of_batch(plan: Plan) -> Iterator[Finding]:
+def _batches_are_of_one_kind(plan: Plan) -> Iterator[Finding]:
     workload = plan.workload
     for key in ("pipeline", "transaction"):
         if (size := getattr(workload, key)) > MAX_BATCH:
-            yield ("workload", key), f"expected at most {MAX_BATCH} commands a round trip, got {size}"
+            yield ("workload", key), f"expected at most {MAX_BATCH} commands per round trip, got {size}"
     if workload.transaction and workload.pipeline > 1:
         yield (
             ("workload", "transaction"),
             f"expected either a pipeline or a transaction, got pipeline {workload.pipeline} and transaction "
-            f"{workload.transaction}; a transaction already is one round trip",
+            f"{workload.transaction}; a transaction is one round trip already",
         )
 
 
-def _load_agrees(plan: Plan) -> Iterator[Finding]:
+def _load_is_consistent(plan: Plan) -> Iterator[Finding]:
     load = plan.load
     if load.duration_s is not None and load.requests is not None:
         yield ("load", "requests"), f"expected either a duration or requests, got {load.duration_s} and {load.requests}"
@@ -252,53 +258,59 @@ def _load_agrees(plan: Plan) -> Iterator[Finding]:
         yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; say --rate 1000/s"
 
 
-def _stages_agree(plan: Plan) -> Iterator[Finding]:
+def _stages_are_consistent(plan: Plan) -> Iterator[Finding]:
     load = plan.load
     if len(load.stages) > MAX_STAGES:
         yield ("load", "stages"), f"expected at most {MAX_STAGES} stages, got {len(load.stages)}"
-    instead = {"duration": load.duration_s, "requests": load.requests, "rate": load.rate_per_s}
-    for key, said in instead.items():
-        if load.stages and said is not None:
-            yield ("load", key), f"expected either {key} or stages, got {key} {said} beside stages"
+    replaced = {"duration": load.duration_s, "requests": load.requests, "rate": load.rate_per_s}
+    for key, value in replaced.items():
+        if load.stages and value is not None:
+            yield ("load", key), f"expected either {key} or stages, got {key} {value} and stages"
     names = {WARMUP} if load.warmup_s > 0 else set[str]()
     for number, stage in enumerate(load.stages):
         path = ("load", "stages", number)
         if stage.ramp is Ramp.LINEAR and stage.rate_per_s is None:
-            yield (*path, "ramp"), "expected a rate for a linear ramp to go to, got none"
+            yield (*path, "ramp"), "expected a rate at the end of the linear ramp, got none"
         if stage.name in names:
             yield (*path, "name"), f"expected a name of its own, got {show(stage.name)} a second time"
         names |= {stage.name} if stage.name else set()
 
 
-def _stops_once(plan: Plan) -> Iterator[Finding]:
+def _load_ends(plan: Plan) -> Iterator[Finding]:
     if plan.load.duration_s is None and plan.load.requests is None and not plan.load.stages:
         yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
 
 
-def _can_be_asked(plan: Plan) -> Iterator[Finding]:
+def _target_is_no_embedded_server(plan: Plan) -> Iterator[Finding]:
     if plan.target.embedded is not None:
-        yield ("target", "embedded"), "expected the url of a target, got an embedded server, which only a run starts"
+        yield (
+            ("target", "embedded"),
+            "expected the url of a target, got an embedded server, which only a run has",
+        )
 
 
 RULES: tuple[Rule, ...] = (
-    _target_named,
-    _sections_fit,
-    _pools_distinct,
-    _pools_bearable,
-    _fleet_bearable,
-    _enough_agents,
-    _workers_of_the_driver,
-    _tcp_pools_that_exist,
+    _target_is_named,
+    _sections_fit_target,
+    _pool_names_are_distinct,
+    _pools_are_within_limits,
+    _fleet_is_within_limits,
+    _agents_suffice,
+    _workers_fit_driver,
+    _tcp_pools_exist,
     *WORKLOAD_RULES,
-    *PREPARATION_RULES,
-    _retries_ascend,
-    _one_kind_of_batch,
+    *SETUP_RULES,
+    _backoff_ascends,
+    _batches_are_of_one_kind,
     *WIRE_RULES,
     *PUBSUB_RULES,
-    _stages_agree,
-    _times_above_zero,
-    _keepalive_whole,
-    _load_agrees,
+    _stages_are_consistent,
+    _times_are_above_zero,
+    _keepalive_is_whole_seconds,
+    _load_is_consistent,
 )
 
-_FOR: dict[Purpose, tuple[Rule, ...]] = {Purpose.RUN: (_stops_once,), Purpose.TARGET: (_can_be_asked,)}
+_PURPOSE_RULES: dict[Purpose, tuple[Rule, ...]] = {
+    Purpose.RUN: (_load_ends,),
+    Purpose.TARGET: (_target_is_no_embedded_server,),
+}

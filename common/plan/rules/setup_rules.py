@@ -1,4 +1,4 @@
-"""What a plan does before the load: rules for its setup and its preload, and how much of it falls to whom."""
+"""Rules on what a plan does before the load: its setup and its preload."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from common.plan.schema import Plan
 from common.units import show
 
 MOST_SETUP_KEYS = 1_000_000
-"""Setup is issued by the coordinator alone; more keys than that are a preload's work."""
+"""The coordinator issues the setup alone; for more keys a preload is faster."""
 
 Finding = tuple[KeyPath, str]
 
 
-def setup_known(plan: Plan) -> Iterator[Finding]:
-    """Every command of the setup can be issued, by a coordinator that draws nothing."""
+def setup_is_known(plan: Plan) -> Iterator[Finding]:
+    """Setup commands are known, and need no values that only workers draw."""
     for number, text in enumerate(plan.workload.setup):
         path: KeyPath = ("workload", "setup", number)
         try:
@@ -47,12 +47,12 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
     if template.count(Placeholder.KEY) and count > MOST_SETUP_KEYS:
         yield (
             f"expected at most {MOST_SETUP_KEYS} keys for a setup command that names __key__, got {count}; "
-            "use fewer keys, or preload"
+            "use fewer keys, or a preload"
         )
 
 
 def preload_writes(plan: Plan) -> Iterator[Finding]:
-    """A preload leaves something behind, and measures nothing."""
+    """A preload writes, and carries no message whose delivery would be measured."""
     for number, entry in enumerate(plan.workload.preload):
         path: KeyPath = ("workload", "preload", number, "command")
         template = find_command(entry.command)
@@ -63,12 +63,12 @@ def preload_writes(plan: Plan) -> Iterator[Finding]:
 
 
 def preload_fits(plan: Plan) -> Iterator[Finding]:
-    """What a preload leaves at its keys is what the mix expects there."""
+    """A preload writes the type of key that the mix expects."""
     for number, entry in enumerate(plan.workload.preload):
-        filled = _held(find_command(entry.command))
+        filled = _key_type(find_command(entry.command))
         prefix = keys_of(plan.workload, entry).prefix
         for planned in planned_commands(plan.workload):
-            wanted = _held(planned.template)
+            wanted = _key_type(planned.template)
             same_keys = keys_of(plan.workload, planned.command).prefix == prefix
             if filled is not None and wanted is not None and same_keys and filled is not wanted:
                 yield (
@@ -79,20 +79,13 @@ def preload_fits(plan: Plan) -> Iterator[Finding]:
                 )
 
 
-def _held(template: Template) -> KeyType | None:
-    """What the drawn key of a command holds; None where the table does not tell, or does not mind."""
+def _key_type(template: Template) -> KeyType | None:
+    """The type that a command needs or gives its key; None if the table does not say, or any type will do."""
     row = COMMANDS.get(template.name)
     if row is None or template.arguments[1:2] != (Placeholder.KEY,) or row.key_type in (KeyType.ANYTHING, KeyType.DUMP):
         return None
     return row.key_type
 
 
-def preload_commands(plan: Plan, thread: int, threads: int) -> int:
-    """How many commands of the whole preload one of the fleet's worker threads issues."""
-    return sum(
-        len(keys_of(plan.workload, entry).part(thread, threads)) * entry.times for entry in plan.workload.preload
-    )
-
-
-PREPARATION_RULES = (setup_known, preload_writes, preload_fits)
-"""Behind those of the workload, which have found that commands are known."""
+SETUP_RULES = (setup_is_known, preload_writes, preload_fits)
+"""Must run after WORKLOAD_RULES, which guarantee that commands are known."""

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import PlanError
 from common.plan.rules.checks import check_plan
-from common.plan.rules.preparation_rules import MOST_SETUP_KEYS
+from common.plan.rules.setup_rules import MOST_SETUP_KEYS
 from common.plan.schema import Command, Keys, Load, Plan, Preload, Script, Target, Workload
 from common.units import Count, Seconds
 
