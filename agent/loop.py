@@ -75,7 +75,7 @@ class Agent:
         self._usage = Usage()
         self._suspension = Suspension()
         self._exit: Exit | None = None
-        self._ration = LineLimit("the coordinator", monotonic_ns())
+        self._line_limit = LineLimit("the coordinator", monotonic_ns())
 
     def run(self) -> Exit:
         """Serve until told to leave; the exit that the session decided on."""
@@ -186,8 +186,8 @@ class Agent:
                     self._say(action.text)
 
     def _tell(self, text: str) -> None:
-        if self._ration.take(monotonic_ns()):
-            if left_out := self._ration.summary():
+        if self._line_limit.take(monotonic_ns()):
+            if left_out := self._line_limit.summary():
                 self._say(left_out)
             self._say(text)
 

@@ -1,12 +1,12 @@
 """Limits of this process's control groups: the CPU quota, how often it throttled the process, and others. Linux only.
 
-A quota limits the CPU time in each period (100 ms, mostly). A group that has used its quota is throttled: none of its
+A quota limits the CPU time in each period (usually 100 ms). A group that has used its quota is throttled: none of its
 processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota says how many
 cores the process may use, and each of them may throttle.
 
 Version 1 has `cpu.cfs_quota_us` and `cpu.cfs_period_us`, version 2 has `cpu.max`, both have `cpu.stat`; a machine may
-have both versions. In a container the paths in `/proc/self/cgroup` are relative to its namespace, and the tree that is
-mounted may begin above or below its root. A file that is absent, unreadable or not understood counts as no quota.
+have both versions. In a container the paths in `/proc/self/cgroup` are relative to its namespace, and the mounted tree
+may begin above or below its root. A missing, unreadable or malformed file counts as no quota.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def least_limit(controller: str, *files: str, root: Path = Path("/")) -> int | N
 
 
 def _folders(root: Path, controller: str = "cpu") -> Iterator[Path]:
-    """From each group of this process up to the root of what is mounted."""
+    """The folders of each group of this process and of its ancestors, up to the mount point."""
     places = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -129,12 +129,12 @@ def _folders(root: Path, controller: str = "cpu") -> Iterator[Path]:
 
 
 def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path]:
-    """The folders of a group and of its ancestors, where `mounted` is what is seen at `mount_point`."""
+    """The folders of a group and of its ancestors. mounted: the group that is mounted at `mount_point`."""
     (levels_up, names), (mounted_up, mounted_names) = group, mounted
     if mounted_up == levels_up and names[: len(mounted_names)] == mounted_names:
         folder = mount_point.joinpath(*names[len(mounted_names) :])
     elif mounted_up > levels_up and not mounted_names:
-        # Our namespace begins below the mounted directory, and no file says at which path.
+        # Our namespace begins below the mounted folder, and no file says at which path.
         folder = _found(mount_point, mounted_up - levels_up, names)
     else:
         return
@@ -161,7 +161,7 @@ def _place(path: str) -> _Place:
 
 
 def _plain(field: str) -> str:
-    """A path of mountinfo, which writes blanks as octal numbers."""
+    """A path of mountinfo, in which spaces are octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 

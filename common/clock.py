@@ -1,7 +1,6 @@
 """Monotonic time in whole nanoseconds, and the offset between two hosts' clocks.
 
-Pure: nothing here reads a clock except `monotonic_ns`, which is the one name that the loops pass around, and
-`boottime_ns`, for what a suspended machine must not extend.
+Pure, except for the two clocks: `monotonic_ns`, and `boottime_ns` for limits that a suspended machine must not extend.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ _SUSPENDED_NS = 100_000_000
 
 
 def boottime_ns() -> int:
-    """As `monotonic_ns`, but it also counts while the machine is suspended: on Linux the monotonic clock stands still
-    then. On macOS CLOCK_MONOTONIC counts it, unlike Python's own monotonic clock."""
+    """Like `monotonic_ns`, but also counts while the machine is suspended. On Linux the monotonic clock does not; on
+    macOS CLOCK_MONOTONIC does, unlike Python's monotonic clock."""
     return time.clock_gettime_ns(_BOOTTIME)
 
 
 class Suspension:
-    """How long the machine was suspended, from the two clocks drifting apart."""
+    """Measures how long the machine was suspended, by comparing the two clocks."""
 
     def __init__(self, boottime: MonotonicNs = boottime_ns, monotonic: MonotonicNs = monotonic_ns) -> None:
         self._boottime, self._monotonic = boottime, monotonic
         self._counted_ns = self.ahead_ns()
 
     def ahead_ns(self) -> int:
-        """`boottime_ns` less `monotonic_ns`. Never too much: a pause between the two readings makes it smaller."""
+        """`boottime_ns` minus `monotonic_ns`. Never too large: a pause between the two readings makes it smaller."""
         boottime_ns = self._boottime()
         return boottime_ns - self._monotonic()
 
@@ -44,45 +43,43 @@ class Suspension:
 
 @dataclass(frozen=True, slots=True)
 class ClockSample:
-    """One exchange: `offset_ns` is the remote clock less the local one; its error is at most half of `rtt_ns`."""
+    """One exchange. offset_ns: the remote clock minus the local one; its error is at most half of `rtt_ns`."""
 
     offset_ns: int
     rtt_ns: int
 
 
 def clock_sample(sent_ns: int, received_ns: int, replied_ns: int, returned_ns: int) -> ClockSample:
-    """The four stamps of one exchange (RFC 5905, section 8: theta and delta).
-
-    `sent_ns` and `returned_ns` are local, `received_ns` and `replied_ns` are the remote's.
-    """
+    """From the four timestamps of one exchange (RFC 5905, section 8: theta and delta). sent_ns, returned_ns: of the
+    local clock; received_ns, replied_ns: of the remote clock."""
     offset_ns = ((received_ns - sent_ns) + (replied_ns - returned_ns)) // 2
     rtt_ns = (returned_ns - sent_ns) - (replied_ns - received_ns)
     return ClockSample(offset_ns, rtt_ns)
 
 
 class ClockSync:
-    """Keeps the last exchanges and trusts the quickest of them, whose error bound is the smallest."""
+    """Keeps the last exchanges, and uses the fastest of them: it has the smallest error bound."""
 
     def __init__(self, window: int = 16) -> None:
         self._samples: deque[ClockSample] = deque(maxlen=window)
 
     def add(self, sample: ClockSample) -> None:
-        """Take one more exchange; the oldest beyond the window is forgotten. One that took less than no time never
-        happened: it would pass for the most exact of all."""
+        """Add an exchange; beyond the window, the oldest is dropped. Ignores an impossible, negative round trip: it
+        would count as the most precise."""
         if sample.rtt_ns >= 0:
             self._samples.append(sample)
 
     @property
     def best(self) -> ClockSample | None:
-        """The exchange with the smallest round trip, or None before the first."""
+        """The exchange with the smallest round trip; None before the first exchange."""
         return min(self._samples, key=lambda sample: sample.rtt_ns, default=None)
 
     @property
     def count(self) -> int:
-        """How many exchanges the window holds now."""
+        """How many exchanges are in the window."""
         return len(self._samples)
 
     def to_local_ns(self, remote_ns: int) -> int | None:
-        """A remote instant on the local clock; None before the first exchange, when it could be hours off."""
+        """A remote instant on the local clock; None before the first exchange."""
         best = self.best
         return None if best is None else remote_ns - best.offset_ns

@@ -18,14 +18,14 @@ from common.clock import monotonic_ns
 from common.units import NS_PER_S
 
 WAIT_S = 10.0
-"""How long a pipe may take to deliver."""
+"""How long a pipe may take to end."""
 _AT_ONCE = 1 << 16
 _KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device or terminal"),
           (stat.S_ISBLK, "a device"))  # fmt: skip
 
 
 class WrongKind(OSError):
-    """Neither a file nor a pipe. kind: what it is instead, such as "a socket"."""
+    """Neither a file nor a pipe. kind: what it is, such as "a socket"."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}")
@@ -33,7 +33,7 @@ class WrongKind(OSError):
 
 
 def read_bounded(path: Path, limit: int, wait_s: float = WAIT_S) -> bytes:
-    """The bytes of a file or pipe, or its first `limit + 1`. Raises OSError, such as WrongKind, or TimeoutError for a
+    """The content of a file or pipe, or its first `limit + 1` bytes. Raises OSError: WrongKind, or TimeoutError for a
     pipe that does not end in time."""
     with opened(path) as fd:
         return read_to_end(fd, limit, wait_s)
@@ -41,9 +41,9 @@ def read_bounded(path: Path, limit: int, wait_s: float = WAIT_S) -> bytes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a file or pipe, to be passed to `read_to_end`. Raises OSError: WrongKind for anything else."""
+    """A file descriptor of a file or pipe, for `read_to_end`. Raises OSError: WrongKind for anything else."""
     _refuse_kind(path.stat().st_mode)
-    # Non-blocking: otherwise, to open a pipe that nobody writes to waits for a writer.
+    # Non-blocking: otherwise `open` waits for a writer if the pipe has none.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _refuse_kind(os.fstat(fd).st_mode)
@@ -53,14 +53,15 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def _refuse_kind(mode: int) -> None:
-    """Raises WrongKind for what is neither a file nor a pipe, by its st_mode."""
+    """Raises WrongKind for anything but a file or pipe. mode: its st_mode."""
     for is_kind, name in _KINDS:
         if is_kind(mode):
             raise WrongKind(name)
 
 
 def read_to_end(fd: int, limit: int, wait_s: float) -> bytes:
-    """What is left to read, or its first `limit + 1` bytes. Raises OSError: TimeoutError if it does not end in time."""
+    """The rest of a file or pipe, or its first `limit + 1` bytes. Raises OSError: TimeoutError if it does not end in
+    time."""
     parts: list[bytes] = []
     left = limit + 1
     give_up_ns = monotonic_ns() + round(wait_s * NS_PER_S)

@@ -1,4 +1,4 @@
-"""What this machine is called, and what it has to offer."""
+"""This machine: its name, and its limits of cores, files, threads and memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_files() -> int:
 
 
 def threads_limit() -> int | None:
-    """How many threads this machine, or the control group of this process, allows in all; None if it does not say."""
+    """How many threads this machine, or this process's control group, allows in total; None if unknown."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     limits = [None if soft == resource.RLIM_INFINITY else soft, least_limit("pids", "pids.max")]
     for name in ("threads-max", "pid_max"):
@@ -79,13 +79,13 @@ def memory_bytes() -> int:
 
 
 def this_host() -> str:
-    """The name of this machine, for people."""
+    """The host name of this machine."""
     return socket.gethostname()
 
 
 def boot_id() -> str:
-    """What this machine and the time since its last start are called: wherever it is the same, monotonic clocks can be
-    compared. Where the system does not tell, as on macOS, the machine's name and network address stand in."""
+    """Identifies this machine and its current boot: monotonic clocks with the same id can be compared. Without one, as
+    on macOS, the machine's name and network address."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -19,8 +19,8 @@ REMEDY = "raise `ulimit -n`, use more worker processes (--processes) and pools, 
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Connections of some pools, to each node. all_at_once: those that are open from the start, with `wire` and with
-    `prewarm`. as_needed: those that calls may need: one for each client instance that a worker can have."""
+    """Connections of some pools, to each node. all_at_once: opened at the start, with `wire` and with `prewarm`.
+    as_needed: opened by calls, at most one for each client instance that a worker can use."""
 
     all_at_once: int = 0
     as_needed: int = 0
@@ -39,8 +39,7 @@ def needed(plan: Plan, pools: Iterable[PoolShare]) -> Needed:
 
 
 def pools_by_process(pools: Sequence[PoolShare], processes: int) -> list[tuple[PoolShare, ...]]:
-    """The pools of each process, dealt in turn, so the first process has the most; fewer processes if there are fewer
-    pools."""
+    """The pools of each process, assigned in turn; fewer processes if there are fewer pools."""
     used = min(processes, len(pools))
     return [tuple(pools[number::used]) for number in range(used)]
 

@@ -222,17 +222,17 @@ def _safe_streams() -> Iterator[None]:
         with suppress(OSError, ValueError):
             stream.flush()
     closed = {fd: _closed(fd) for fd in (_STDIN, _STDOUT, _STDERR)}
-    voice = StderrWriter(_STDERR)
+    stderr_writer = StderrWriter(_STDERR)
     try:
-        sys.stdout = _result_stream(before[0], closed[_STDOUT], voice)
-        sys.stderr = text_stream(voice, _encoding(before[1]))
+        sys.stdout = _result_stream(before[0], closed[_STDOUT], stderr_writer)
+        sys.stderr = text_stream(stderr_writer, _encoding(before[1]))
         yield
         with suppress(KeyboardInterrupt):
             sys.stdout.flush()
             sys.stderr.flush()
-            voice.settle(PATIENCE_S)
+            stderr_writer.drain(PATIENCE_S)
     finally:
-        voice.close()
+        stderr_writer.close()
         sys.stdout, sys.stderr = before
 
 
@@ -251,16 +251,16 @@ def _closed(fd: int) -> OSError | None:
     return None
 
 
-def _result_stream(before: object, error: OSError | None, voice: StderrWriter) -> io.TextIOWrapper:
-    """stdout. What was said on stderr comes before it; if both are one terminal or pipe, however long that takes."""
+def _result_stream(before: object, error: OSError | None, stderr_writer: StderrWriter) -> io.TextIOWrapper:
+    """stdout. Waits for stderr before it writes: without a limit if both are the same terminal or pipe."""
     patience_s = None if _are_one() else PATIENCE_S
     waits = True
 
-    def let_voice_finish() -> None:
+    def drain_stderr() -> None:
         nonlocal waits
-        waits = waits and voice.settle(patience_s)
+        waits = waits and stderr_writer.drain(patience_s)
 
-    outlet = Outlet(_STDOUT, error, let_voice_finish)
+    outlet = Outlet(_STDOUT, error, drain_stderr)
     return io.TextIOWrapper(
         io.BufferedWriter(outlet),
         encoding=_encoding(before),

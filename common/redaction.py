@@ -22,13 +22,13 @@ SECRET_KEYS = frozenset({"password", "password_env", "password_file"})
 
 _USERINFO_FORM = "[username[:password]@]"
 """How messages describe the user part of a URL: no secret."""
-_HELD = "\0"
+_PLACEHOLDER = "\0"
 
 _URL_START = re.compile(
     r"""\b(?:rediss?|unix|valkeys?)(?:\+[a-z]+)?(?::/{0,3}|//)(?=[^\s,:;"')/]|:[^\s"])""", re.IGNORECASE
 )
-"""The begin of a URL, also of a malformed one: `redis//`, or `redis:/`, because file names lose a slash. Not a scheme
-that a message only names."""
+"""The beginning of a URL, also of a malformed one: `redis//`, or `redis:/`, because file names lose a slash. Not a
+scheme without a URL."""
 _TOKEN_USERINFO = re.compile(r"""[^\s"'(=]*:[^\s"]*@""")
 
 _BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\Z)""")
@@ -38,7 +38,7 @@ _SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass
 _ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]*[^\s"'&,;:]""", re.I)
 """A password among the options of a URL or of another tool's connection string."""
 _SHORT = 4
-"""Shorter values are replaced only if a message quotes them alone: they also occur within other words."""
+"""Shorter values are replaced only where a message quotes exactly them: they also occur within other words."""
 _CUT = re.compile(r"([^\n]{,60})(\.\.\.)")
 _SHOWN = 57
 """`common.units.show` cuts text after this many characters."""
@@ -46,7 +46,7 @@ _SHOWN = 57
 
 def hide_userinfo(text: str) -> str:
     """The text with `***` for everything that looks like the user part of a URL. The host stays."""
-    held = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _HELD))
+    held = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _PLACEHOLDER))
     starts = [found.span() for found in _URL_START.finditer(held)]
     ends = [*(begin for begin, _ in starts), len(held)]
     hidden = held[: ends[0]]
@@ -54,7 +54,7 @@ def hide_userinfo(text: str) -> str:
         # Up to the last @: a password that is not percent-encoded may contain @ itself.
         userinfo, at, rest = _BARE_USERINFO.sub(REDACTED, held[after_scheme:end]).rpartition("@")
         hidden += held[begin:after_scheme] + (REDACTED if userinfo else "") + at + rest
-    return _TOKEN_USERINFO.sub(_hide_token, hidden).replace(_HELD, _USERINFO_FORM)
+    return _TOKEN_USERINFO.sub(_hide_token, hidden).replace(_PLACEHOLDER, _USERINFO_FORM)
 
 
 def hide_values(text: str, values: Iterable[str]) -> str:
@@ -67,7 +67,7 @@ def hide_values(text: str, values: Iterable[str]) -> str:
 
 
 def _without_beginning(text: str, forms: Iterable[str]) -> str:
-    """Text that was cut, without the beginning of a value at its end."""
+    """A text that was cut off, without the beginning of a value at its end."""
     ends = (text[at:] for at in range(len(text) - _SHORT + 1))
     begun = next((end for end in ends if any(form.startswith(end) for form in forms)), None)
     return text if begun is None else text.removesuffix(begun) + REDACTED
@@ -86,4 +86,4 @@ def password_candidates(text: str) -> Iterator[str]:
 
 
 def _hide_token(found: re.Match[str]) -> str:
-    return found[0] if found[0].endswith((f"{REDACTED}@", f"//{_HELD}")) else f"{REDACTED}@"
+    return found[0] if found[0].endswith((f"{REDACTED}@", f"//{_PLACEHOLDER}")) else f"{REDACTED}@"

@@ -1,6 +1,5 @@
-"""Signals as data: a socket that becomes readable with their numbers, for a loop that polls. SIGHUP is among them: a
-terminal that closes must end a run as a Ctrl-C in it does, with its report. Where it is ignored, it stays so: `nohup`
-asks for that."""
+"""Signals as data: a socket that becomes readable, for a loop that polls. SIGHUP is among them: closing the terminal
+ends a run as Ctrl-C does, with a report. If SIGHUP is ignored, it stays ignored: that is what `nohup` is for."""
 
 from __future__ import annotations
 
@@ -11,17 +10,17 @@ from contextlib import contextmanager
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP that have come and were not asked for yet."""
+    """SIGINT, SIGTERM and SIGHUP that have arrived."""
 
     def __init__(self, reader: socket.socket) -> None:
         self._reader = reader
 
     def fileno(self) -> int:
-        """What to poll."""
+        """To poll: readable when signals have arrived."""
         return self._reader.fileno()
 
     def take(self) -> int:
-        """How many have come since the last call."""
+        """How many have arrived since the last call."""
         try:
             return len(self._reader.recv(64))
         except BlockingIOError:
@@ -30,24 +29,24 @@ class Signals:
 
 @contextmanager
 def caught_signals() -> Iterator[Signals]:
-    """Catch these signals for as long as the block runs; the handlers before are put back after it."""
+    """Catch these signals in a `with` block, and restore the previous handlers after it."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, _leave_to_wakeup_fd) for number in numbers}
-    wakeup_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, _leave_to_wakeup_fd) for number in numbers}
+    previous_wakeup_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield Signals(reader)
     finally:
-        signal.set_wakeup_fd(wakeup_before)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(previous_wakeup_fd)
+        for number, handler in previous.items():
             signal.signal(number, handler)
         reader.close()
         writer.close()
 
 
 def _leave_to_wakeup_fd(number: int, frame: object) -> None:
-    """Python writes the number to the wakeup socket by itself; a handler only has to be there."""
+    """Does nothing. Python itself writes the number to the wakeup socket, if the signal has a handler."""

@@ -1,8 +1,8 @@
-"""stderr of a program while it works, written by a thread: nothing else waits for it.
+"""stderr of a program, written by a thread, so that nothing else waits for it.
 
-A write to a terminal that is paused (Ctrl-S), to a pipe that nobody reads or to a hung ssh session blocks, and the
-loops that keep a fleet alive must not block. So a separate thread writes, from a bounded queue. Lines that do not fit
-or cannot be written are dropped; when stderr takes output again, one line counts the missing ones.
+A write to a paused terminal (Ctrl-S), to a pipe that nobody reads or to a hung ssh session blocks, and the loops that
+keep a fleet alive must not block. So a thread writes, from a bounded queue. Lines that do not fit or cannot be written
+are dropped; when stderr accepts output again, one line counts the missing ones.
 
 O_NONBLOCK would be simpler, but a terminal shares it with the shell and with every other program there. Polling for
 room is not enough: another process may fill a pipe before the write, and a file on a hung disk always claims room.
@@ -22,7 +22,7 @@ from collections import deque
 MOST_BYTES = 256 * 1024
 """Size of the queue: thousands of lines, or fifty screens of the live view."""
 PATIENCE_S = 1.0
-"""How long the end of a program waits for a stderr that takes nothing."""
+"""How long the end of a program waits for a stderr that accepts nothing."""
 _STDERR = 2
 _PIECE_BYTES = 4096
 """Size of one write. Small, so that progress of a slow reader is visible."""
@@ -43,7 +43,7 @@ class StderrWriter(io.BufferedIOBase):
         self._missing = 0
         """Lines that were dropped, and not yet reported."""
         self._pieces = 0
-        """How many were written: the progress that `settle` looks at."""
+        """How many were written: progress, for `drain`."""
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -84,9 +84,9 @@ class StderrWriter(io.BufferedIOBase):
                 self._wanted.notify()
         return len(text)
 
-    def settle(self, patience_s: float | None) -> bool:
-        """Wait until all is written, but no longer than `patience_s` without progress; None: for as long as it takes.
-        Returns whether all is."""
+    def drain(self, patience_s: float | None) -> bool:
+        """Wait until everything is written, but no longer than `patience_s` without progress; None: without a limit.
+        Returns whether everything is written."""
         with self._progress:
             while self._waiting_bytes:
                 before = self._pieces
@@ -96,7 +96,7 @@ class StderrWriter(io.BufferedIOBase):
         return True
 
     def close(self) -> None:
-        """Drop what still waits. Does not wait for a write under way. Idempotent."""
+        """Drop what is not written yet. Does not wait for a write in progress. Idempotent."""
         with self._wanted:
             self._ended = True
             self._wanted.notify()
@@ -104,7 +104,7 @@ class StderrWriter(io.BufferedIOBase):
 
     def _has_thread(self) -> bool:
         if self._thread is None:
-            thread = threading.Thread(target=self._speak, name="voice", daemon=True)
+            thread = threading.Thread(target=self._write_queue, name="stderr writer", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter is shutting down
@@ -116,8 +116,8 @@ class StderrWriter(io.BufferedIOBase):
         self._queue.append((text, lines))
         self._waiting_bytes += len(text)
 
-    def _speak(self) -> None:
-        # Only the main thread takes signals: a signal delivered here would not interrupt a wait of the main thread.
+    def _write_queue(self) -> None:
+        # Signals are for the main thread: one that arrives here would not interrupt its waits.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._wanted:
@@ -137,7 +137,7 @@ class StderrWriter(io.BufferedIOBase):
                 self._progress.notify_all()
 
     def _write(self, text: bytes) -> bool:
-        """Whether all of it was written."""
+        """Whether everything was written."""
         left = memoryview(text)
         while left:
             try:
@@ -155,22 +155,22 @@ class StderrWriter(io.BufferedIOBase):
         return True
 
 
-def text_stream(voice: StderrWriter, encoding: str | None = None) -> io.TextIOWrapper:
-    """A text stream that speaks with a voice, line by line."""
-    return io.TextIOWrapper(voice, encoding=encoding or "utf-8", errors="backslashreplace", line_buffering=True)
+def text_stream(writer: StderrWriter, encoding: str | None = None) -> io.TextIOWrapper:
+    """A line-buffered text stream on a StderrWriter."""
+    return io.TextIOWrapper(writer, encoding=encoding or "utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def is_behind(stream: object) -> bool:
-    """Whether earlier output of a stream still waits to be written; only possible for a stream on a `StderrWriter`."""
-    voice = getattr(stream, "buffer", None)
-    return isinstance(voice, StderrWriter) and voice.is_behind
+    """Whether earlier output of a stream is not written yet. False for a stream that is not on a StderrWriter."""
+    writer = getattr(stream, "buffer", None)
+    return isinstance(writer, StderrWriter) and writer.is_behind
 
 
 def write_stderr_by_thread() -> None:
-    """From now on this process does not wait for its stderr, except for at most a second at its end."""
-    voice = StderrWriter(_STDERR)
-    sys.stderr = text_stream(voice)
-    atexit.register(voice.settle, PATIENCE_S)
+    """From now on this process waits for its stderr at its end only, for at most a second."""
+    writer = StderrWriter(_STDERR)
+    sys.stderr = text_stream(writer)
+    atexit.register(writer.drain, PATIENCE_S)
 
 
 def _lines(text: bytes) -> int:

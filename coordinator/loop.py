@@ -113,7 +113,7 @@ class Coordinator:
         self._blind = False
         self._refused: Counter[str] = Counter()
         self._malformed = 0
-        self._ration = LineLimit("agents", monotonic_ns())
+        self._line_limit = LineLimit("agents", monotonic_ns())
         self._packed: tuple[MetricsFrame, bytes] | None = None
         """The frame that is being handled, as its agent packed it."""
 
@@ -193,7 +193,7 @@ class Coordinator:
         counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "cut": self._listener.count_cut()}
         counts |= {f"refused ({cause})": count for cause, count in self._refused.items()}
         told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-        if left_out := self._ration.summary():
+        if left_out := self._line_limit.summary():
             self._view.note(left_out, trouble=True)
         if told:
             self._view.note(f"messages and peers that were set aside: {told}")
@@ -312,9 +312,9 @@ class Coordinator:
                 self._end = action
 
     def _note(self, text: str, trouble: bool, of_agent: bool) -> None:
-        if of_agent and not self._ration.take(monotonic_ns()):
+        if of_agent and not self._line_limit.take(monotonic_ns()):
             return
-        if left_out := self._ration.summary():
+        if left_out := self._line_limit.summary():
             self._view.note(left_out, trouble=True)
         self._view.note(text, trouble)
 

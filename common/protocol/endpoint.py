@@ -18,11 +18,11 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[\w.-]+)?")
 _BRACKETED = re.compile(r"\[([^]]*:[^]]*)\](?::(.*))?")
 _LARGEST_PORT = 65535
 _NOWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-"""Addresses for documentation, which are routed as the internet is; nothing is sent to them."""
+"""Documentation addresses, which have the route of the internet. Nothing is sent to them."""
 
 
 class UnresolvedError(UsageError):
-    """A name has no address, at least not now. The text is the resolver's."""
+    """A name has no address, or the resolver failed. The text is the resolver's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +39,25 @@ class Endpoint:
 
     @property
     def tcp(self) -> str:
-        """As ZeroMQ writes it."""
+        """The address for ZeroMQ."""
         return f"tcp://{self}"
 
     @property
     def is_any(self) -> bool:
-        """Whether it stands for all interfaces of a host."""
+        """Whether it means all interfaces of a host."""
         found = _ip(self.host)
         return self.host == ANY_HOST or (found is not None and found.is_unspecified)
 
     @property
     def is_loopback(self) -> bool:
-        """Whether no other machine can reach it."""
+        """Whether it is reachable from this machine only."""
         found = _ip(self.host)
         return found is not None and found.is_loopback
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """`host`, `host:port`, `[::1]:port` or `::1`, with or without `tcp://` in front. The host `*` is any; the port `*`,
-    or 0, a free one. Raises UsageError for anything else."""
+    """`host`, `host:port`, `[::1]:port` or `::1`, with or without `tcp://`. The host `*` means all interfaces; the port
+    `*` or 0 means a free one. Raises UsageError for anything else."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "tcp", text
@@ -75,11 +75,11 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def resolve(address: Endpoint) -> list[Endpoint]:
-    """The numeric addresses of a host, in the order in which they should be tried. Raises UnresolvedError."""
+    """The numeric addresses of a host, in the order to try them. Raises UnresolvedError."""
     try:
         found = socket.getaddrinfo(address.host, address.port or 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        why = "it is no host name" if isinstance(error, UnicodeError) else error.strerror or str(error)
+        why = "it is not a host name" if isinstance(error, UnicodeError) else error.strerror or str(error)
         raise UnresolvedError(f"cannot resolve {address.host}: {why}") from error
     hosts = [_numeric(place) for *_, place in found]
     return [Endpoint(host, address.port) for host in dict.fromkeys(hosts)]
@@ -94,8 +94,8 @@ def to_bind(address: Endpoint) -> Endpoint:
 
 
 def outward_host(toward: str, *, ipv4_only: bool) -> str:
-    """The address at which other machines most likely reach this host: its own address on the route to `toward`, or to
-    the internet. Without such a route: an address of the host's name, or else the name."""
+    """The address at which other machines most likely reach this host: its address on the route to `toward`, or to the
+    internet. Without such a route: an address of the host's name, or the name itself."""
     for family, there in ((socket.AF_UNSPEC, toward), *_NOWHERE):
         if there and not (ipv4_only and family == socket.AF_INET6):
             host = _own_host_toward(there, socket.AF_INET if ipv4_only else family)
@@ -114,7 +114,7 @@ def _own_host_toward(there: str, family: int) -> str | None:
     try:
         found = socket.getaddrinfo(there, 9, family=family, type=socket.SOCK_DGRAM)
         with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
-            probe.connect(found[0][4])  # of UDP: chooses a route, sends nothing
+            probe.connect(found[0][4])  # UDP: chooses a route, sends nothing
             host = str(probe.getsockname()[0])
     except (OSError, UnicodeError):
         return None
@@ -128,7 +128,7 @@ def _is_outward(host: str) -> bool:
 
 
 def _split(rest: str) -> tuple[str, str | None]:
-    """(host, port if there is one)"""
+    """(host, port; None without one)."""
     if bracketed := _BRACKETED.fullmatch(rest):
         return bracketed[1], bracketed[2]
     if rest.count(":") > 1:

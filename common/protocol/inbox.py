@@ -1,7 +1,7 @@
 """Messages that wait for the coordinator's loop: a bounded queue for each connection. Pure.
 
-A thread empties the socket into these queues, also while the loop is busy. So these queues limit the memory that peers
-can fill. An agent never comes near the limits. It sends a heartbeat each second and at most a few reports of progress,
+A thread empties the socket into these queues, also while the loop is busy. So the queues limit the memory that peers
+can fill. An agent stays far below the limits. It sends a heartbeat each second and at most a few reports of progress,
 and no more than `agent.core.outbox.WINDOW` frames before the first of them is acknowledged; after that one `Attach`
 each second. So a loop that stalls for a minute finds some hundred small messages and 32 frames of each agent.
 """
@@ -15,22 +15,22 @@ from dataclasses import dataclass, field
 MAX_MESSAGES, MAX_BYTES = 2_000, 64 << 20
 """Limits of one connection of an agent."""
 MAX_UNKNOWN_MESSAGES, MAX_UNKNOWN_BYTES = 64, 4 << 20
-"""Limits of a connection whose agent is not known yet."""
+"""Limits of a connection that no agent has introduced itself on."""
 MAX_TOTAL_BYTES = 512 << 20
 """Limit of all connections together. Beyond it, frames are discarded: agents send them again."""
 _IN_TURN = 8
 """Messages taken from one connection before the next one has its turn."""
 _METRICS_SHARE = 4
-"""One of this many messages is a frame, even if control messages never end."""
+"""One of this many messages is a frame, even while control messages wait."""
 
 
 class PutResult(enum.Enum):
-    """What happened to a message."""
+    """What the inbox did with a message."""
 
     TAKEN = "taken"
     DISCARDED = "discarded"
     FLOOD = "flood"
-    """Too much waits on its connection, or it was cut before."""
+    """Too much waits on its connection, or the connection was cut."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +60,7 @@ class Inbox:
         return bool(self._control or self._metrics)
 
     def put(self, connection: Connection, data: bytes) -> PutResult:
-        """Keep a message for the loop, unless too much waits already."""
+        """Queue a message for the loop, unless too much waits already."""
         if connection.is_cut or self._is_full(connection, len(data)):
             return PutResult.FLOOD
         if connection.metrics and self.total + len(data) > MAX_TOTAL_BYTES:

@@ -47,16 +47,16 @@ from common.protocol.transport import (
 from common.units import NS_PER_S
 
 _BACKLOG = 1024  # connections that the kernel completes before we accept them; a large fleet joins at once
-_PING_MS = 5000  # for each connection: agents ping more often, and reconnect; ours only free dead connections
+_PING_MS = 5000  # for each connection. Agents ping more often; our pings only detect dead connections
 _KERNEL_BYTES = 256 << 10  # per connection; after a cut, the thread must still read what the kernel has
-_TAKE_AT_MOST = 256  # messages that the loop takes in one go, so that it comes to its other work
-_READ_AT_MOST = 512  # messages, and events, that the thread reads in one go
-_APART_NS = 5_000_000  # rounds of the thread that bring messages are so far apart: then one wake-up serves many
+_TAKE_AT_MOST = 256  # messages that the loop takes in a row, so that it has time for other work
+_READ_AT_MOST = 512  # messages, and events, that the thread reads in a row
+_APART_NS = 5_000_000  # least time between rounds that bring messages, so that one wake-up serves many
 _HOUSEKEEPING_NS = NS_PER_S // 10
 _MAX_STRANGERS = 2_000
 _MAX_UNSENT = 20_000
 _MOST_NAMED = 100
-_GROWTH_BYTES = 32 << 20  # memory of this process that has to grow before the cause is looked for
+_GROWTH_BYTES = 32 << 20  # growth of this process's memory before we look for endless messages
 _ENDLESS_BYTES = 8 << 20  # received without a message; a message has 1 MiB at most
 _FORGET_NS = 5 * NS_PER_S  # messages of a closed connection may still wait in ZeroMQ for a moment
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
@@ -105,7 +105,7 @@ class Listener:
     """A bound ROUTER. It gives each connection a routing id of its own, which no peer can choose or learn."""
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
-        """endpoint: numeric, an interface, or `*`. Raises UsageError when it is not an address, or is in use."""
+        """endpoint: numeric, an interface, or `*`. Raises UsageError if it is not an address, or is in use."""
         with ExitStack() as stack:
             zap = context.socket(zmq.REP)
             stack.callback(zap.close, 0)
@@ -132,7 +132,7 @@ class Listener:
                     "expected a free address of this host such as tcp://127.0.0.1:5555"
                 ) from error
             self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
-            """The address in force, with the port that a wildcard became."""
+            """The bound address; its port is the chosen one if a free port was asked for."""
             self._wakeup = _Wakeup()
             stack.callback(self._wakeup.close)
             self._reader = _Reader(router, monitor, zap, self.port, curve, self._wakeup)
@@ -141,11 +141,11 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The TCP port in force."""
+        """The bound TCP port."""
         return int(self.endpoint.rpartition(":")[2])
 
     def fileno(self) -> int:
-        """Readable when messages have come."""
+        """To poll: readable when messages have arrived."""
         return self._wakeup.fileno()
 
     def receive(self) -> list[tuple[bytes, bytes]]:
@@ -158,11 +158,11 @@ class Listener:
         return taken
 
     def send(self, routing_id: bytes, data: bytes) -> bool:
-        """Whether the message was taken. It is lost if the peer is gone or does not read."""
+        """Whether the message was accepted. It is lost if the peer is gone or does not read."""
         return self._reader.send(routing_id, data)
 
     def introduce(self, routing_id: bytes, name: str, *, metrics: bool) -> None:
-        """This connection is an agent's: more may wait on it, and it is called by name. metrics: it is for frames."""
+        """This connection is an agent's: more messages may wait on it. metrics: it carries frames."""
         self._reader.introduce(routing_id, name, metrics)
 
     def take_floods(self) -> list[str]:
@@ -170,18 +170,18 @@ class Listener:
         return self._reader.take_floods()
 
     def count_cut(self) -> int:
-        """How many connections were cut so far."""
+        """How many connections were cut."""
         return self._reader.cut
 
     def count_refused(self) -> Counter[str]:
-        """How many connections were refused so far, by cause: peers without our token, or no peers of ours at all."""
+        """How many connections were refused, by cause: peers without our token, or other programs."""
         return self._reader.refused
 
     def close(self) -> None:
-        """What was sent may still leave for a second. Idempotent.
+        """Accepted messages may still leave for a second. Idempotent.
 
-        In this order: the thread, which reads the monitor to the last and sends what waits; then nobody but us uses the
-        sockets. The monitor is disabled before its socket is closed, and ZAP goes last, because handshakes ask it."""
+        Order: first the thread, which reads the monitor to the end and sends what waits; then only we use the sockets.
+        The monitor is disabled before its socket is closed. ZAP is closed last, because handshakes need its answers."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -248,7 +248,7 @@ class _Reader:
         return True
 
     def introduce(self, routing_id: bytes, name: str, metrics: bool) -> None:
-        """Whose connection this is."""
+        """Name the agent of a connection."""
         with self._lock:
             if (connection := self._connections.get(routing_id)) is not None:
                 connection.name, connection.metrics = name, metrics
@@ -262,7 +262,7 @@ class _Reader:
         return taken
 
     def close(self) -> None:
-        """Ends the thread, after what waits is sent."""
+        """End the thread after it has sent what waits."""
         self._ending = True
         self._wakeup.set()
         self._thread.join()
@@ -301,7 +301,7 @@ class _Reader:
                     raise
 
     def _read(self) -> bool:
-        """Hand over what has come; whether anything has."""
+        """Pass arrived messages to the inbox. Returns whether there were any."""
         batch: list[tuple[Connection, bytes]] = []
         for _ in range(_READ_AT_MOST):
             try:
@@ -363,7 +363,7 @@ class _Reader:
         return len(events) == _READ_AT_MOST
 
     def _admit(self) -> None:
-        """Answer ZeroMQ's questions about new peers: admit one public key, or everybody without keys."""
+        """Answer ZeroMQ's requests about new peers: admit the agents' public key, or every peer without keys."""
         now_ns = monotonic_ns()
         for _ in range(_READ_AT_MOST):
             try:
@@ -375,7 +375,7 @@ class _Reader:
             admitted = mechanism == b"NULL" if self._admitted is None else keys == [self._admitted]
             status = (b"200", b"OK") if admitted else (b"400", b"another key")
             if admitted and not self._penalties.may_enter(address.decode(errors="replace"), now_ns):
-                status = (b"300", b"later")  # which ends the connection without a word
+                status = (b"300", b"later")  # ends the connection without an error to the peer
                 self._peers.put_off()
             self._zap.send_multipart((version, request_id, *status, b"", b""))
 
@@ -434,7 +434,7 @@ def shut_down(fileno: int, port: int) -> str:
 
 
 def _resident_bytes() -> int:
-    """Resident memory of this process; 0 on systems without /proc."""
+    """Resident memory of this process; 0 without /proc."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
     except OSError:
@@ -445,7 +445,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def _received_bytes(fileno: int) -> int:
-    """Bytes that a TCP connection has received; 0 if it is closed by now."""
+    """Bytes that a TCP connection has received; 0 if it is closed."""
     try:
         with socket.socket(fileno=os.dup(fileno)) as peer:
             info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES_RECEIVED.size)

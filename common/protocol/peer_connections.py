@@ -1,4 +1,4 @@
-"""The TCP connections of a listening port, as a ZeroMQ monitor reports them. Pure.
+"""The TCP connections of a listening port, from the reports of a ZeroMQ monitor. Pure.
 
 libzmq names the file descriptor of a connection when it is accepted and when it ends, but not when its handshake
 succeeds or fails. So a connection counts as a stranger (its handshake is not complete) until its first message.
@@ -53,8 +53,8 @@ class Penalties:
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A TCP connection. connection: None until a message has come. quiet_from: how many bytes had been received when we
-    looked first after the last message; None if one has come since."""
+    """A TCP connection. connection: None until its first message. quiet_from: bytes received at our first look after
+    its last message; None if a message came since our last look."""
 
     fileno: int
     accepted_ns: int
@@ -100,7 +100,7 @@ class Peers:
         return self._failed + Counter({self._silently: self._silent})
 
     def put_off(self) -> None:
-        """A connection was ended in its handshake and may come again later: that is no refusal."""
+        """We ended a connection in its handshake; the peer may try again later. Does not count as a refusal."""
         self._pending -= 1
 
     def disconnected(self, fileno: int) -> Connection | None:

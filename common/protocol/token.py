@@ -1,8 +1,8 @@
 """The token: what makes a coordinator and its agents trust each other.
 
 There are two texts. The `token` is copied to load machines: the coordinator's public key and the agents' secret key.
-The `key` stays with the coordinator: the coordinator's secret key and the agents' secret key. So a load machine that is
-taken over can join a run, but cannot pose as the coordinator.
+The `key` stays with the coordinator: the coordinator's secret key and the agents' secret key. So a compromised load
+machine can join a run, but cannot pose as the coordinator.
 
 Both are usually files in one folder, `token` and `token.key`, readable by their owner only. The first coordinator
 creates the key file; the token is derived from the key. Without files, both texts may be environment variables (see
@@ -43,8 +43,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A coordinator's keys, and those that it gives to agents. file: the token's; None for keys of the environment.
-    is_usual: agents of the same user look for it there."""
+    """A coordinator's keys, and those of its agents. file: of the token; None for keys from the environment. is_usual:
+    agents of the same user find the file by default."""
 
     coordinator: CurveServer
     agents: CurveClient
@@ -77,8 +77,8 @@ def agent_credentials(file: Path | None, said: TokenVariables, environment: Mapp
 def coordinator_credentials(
     file: Path | None, said: TokenVariables, environment: Mapping[str, str], *, resuming: bool = False
 ) -> Credentials:
-    """The coordinator's side; makes both files at first use. file: from the command line. resuming: agents have the
-    token of this run already, so that a new pair would keep them out. Raises UsageError."""
+    """The coordinator's side; makes both files at first use. file: from the command line. resuming: the run's agents
+    have the token already, so a new pair of keys is refused. Raises UsageError."""
     if file == _STDIN:
         raise UsageError(
             f"--token-file -: expected a file, because the coordinator's key is beside it; it also comes from {KEY}"
@@ -136,7 +136,7 @@ def _home_of_this_user() -> str:
 def coordinator_curve(token: Path) -> CurveServer:
     """The coordinator's side of the token; makes both files at first use. Raises UsageError when it cannot."""
     key_file = _key_file(token)
-    # In this order: the token is made last, so one that was there before we looked for its key has lost it.
+    # Look for the token first: it is written last, so a token without a key has lost it.
     has_token = _exists(token)
     if not _exists(key_file):
         if has_token:
@@ -158,7 +158,7 @@ def coordinator_curve(token: Path) -> CurveServer:
 
 
 def agent_curve(token: Path) -> CurveClient:
-    """An agent's side of a token file. Raises UsageError when it is missing, open to others, or not a token."""
+    """An agent's side of a token file. Raises UsageError if it is missing, readable by others, or not a token."""
     if not _exists(token):
         raise UsageError(
             f"{token}: no token there; copy it from the coordinator's machine (the first `coordinator start` makes "
@@ -213,14 +213,14 @@ def _make_key_file(path: Path) -> None:
 
 
 def _write(path: Path, text: str, *, replace: bool) -> None:
-    """Write all of it or nothing, mode 0600. Not replacing, the file of whoever was quicker stands."""
+    """Write the whole file or nothing, mode 0600. replace: overwrite an existing file; otherwise it stays."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(text)
-            with suppress(FileExistsError):  # two first starts at once: both go on with the one pair that is there
+            with suppress(FileExistsError):  # two first starts at once: both use the pair that was written first
                 (os.replace if replace else os.link)(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)

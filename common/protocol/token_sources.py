@@ -1,4 +1,4 @@
-"""Reads the text of a token from a variable, stdin, a file or a pipe. Pipes have a time limit; files that other users
+"""Reads the text of a token from a variable, stdin, a file or a pipe. Pipes have a time limit. Files that other users
 may read are refused."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROOT_GROUP = 0
 
 @dataclass(frozen=True, slots=True)
 class TokenVariables:
-    """What the environment says of the token. token, key: texts of the two files; file: where the token is."""
+    """Environment variables about the token. token, key: texts of the two files. file: path of the token."""
 
     token: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
@@ -30,7 +30,7 @@ class TokenVariables:
 
     @classmethod
     def taken_from(cls, environment: MutableMapping[str, str]) -> Self:
-        """Read them, and remove the secrets: no process that we start may inherit them."""
+        """Read the variables, and remove the secrets, so that no child process inherits them."""
         return cls(environment.pop(TOKEN, ""), environment.pop(KEY, ""), environment.get(TOKEN_FILE, ""))
 
 
@@ -79,4 +79,4 @@ def _read(fd: int, name: str, what: str, wait_s: float) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: cannot read {what}: it is no text") from error
+        raise UsageError(f"{name}: cannot read {what}: it is not text") from error

@@ -2,9 +2,9 @@
 and `common.protocol.listener`, the coordinator's end, import zmq.
 
 The coordinator binds one ROUTER, an agent connects two DEALERs to it, for control and for metrics: a heartbeat never
-waits behind metrics, and a firewall needs one rule. Nothing blocks here except `SocketPoller.wait`. Sending never waits
-either: it says whether the message was taken. A message that was taken can still be lost with its connection, so every
-sender above repeats itself until it is answered.
+waits behind metrics, and a firewall needs one rule. Only `SocketPoller.wait` blocks. Sending never waits: it returns
+whether the message was accepted. An accepted message can still be lost with its connection, so senders repeat messages
+until they are answered.
 
 Two traps of libzmq 4.3.5 shape both ends. A socket whose receive queue is full stops reading; if its peer leaves then,
 the process aborts. So receive queues have no limit (`RCVHWM` 0), and their readers keep them short. A monitor whose
@@ -31,16 +31,16 @@ from common.protocol.messages import MAX_MESSAGE_BYTES
 HANDSHAKE_S = 5.0
 """A peer that has not completed the handshake after this time is cut."""
 _MAX_WIRE_BYTES = MAX_MESSAGE_BYTES + 1024  # CURVE adds some bytes to each message
-_LINGER_MS = 1000  # long enough for a goodbye to leave, short enough for nobody to wait for it
-_HEARTBEAT_MS = 2000  # ZMTP pings, so that a link that died silently is noticed and connected anew
+_LINGER_MS = 1000  # enough for last messages to leave
+_HEARTBEAT_MS = 1000  # ZMTP pings, which detect a dead connection, so that ZeroMQ reconnects
 _HEARTBEAT_TIMEOUT_MS = 5000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 1000
-_SEND_QUEUE = 200  # messages; a peer that does not read loses what is sent to it beyond that
-_GAVE_UP_AFTER_NS = 1_000_000_000  # ZeroMQ says at once that it will try again, if it will
-_RECEIVE_AT_MOST = 256  # messages taken in one go, so that a loud coordinator cannot starve the loop
+_SEND_QUEUE = 200  # messages; beyond it, messages to a peer that does not read are lost
+_GAVE_UP_AFTER_NS = 1_000_000_000  # if ZeroMQ tries again, it reports so at once
+_RECEIVE_AT_MOST = 256  # messages read in a row, so that the loop has time for other work
 _EVENTS_AT_MOST = 256  # for the same reason
-_FLOOD = 20_000  # messages in a row with no end; a coordinator sends a few for each second
+_FLOOD = 20_000  # messages in a row; a coordinator sends a few each second
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def new_key_pair() -> KeyPair:
 
 
 def key_pair_of(secret: bytes) -> KeyPair:
-    """The pair that a secret key belongs to. Raises ValueError for anything that is no Z85 key."""
+    """The pair of a secret key. Raises ValueError for anything but a Z85 key."""
     try:
         return KeyPair(zmq.curve_public(secret), secret)
     except (zmq.ZMQError, ValueError) as error:
@@ -70,7 +70,7 @@ def key_pair_of(secret: bytes) -> KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class CurveServer:
-    """The coordinator's side: its own pair, and the one public key that is admitted."""
+    """The coordinator's side: its own pair, and the agents' public key."""
 
     keys: KeyPair
     admitted: bytes
@@ -78,14 +78,14 @@ class CurveServer:
 
 @dataclass(frozen=True, slots=True)
 class CurveClient:
-    """An agent's side: the pair that is admitted, and the coordinator's public key."""
+    """An agent's side: the agents' pair, and the coordinator's public key."""
 
     keys: KeyPair
     server: bytes
 
 
 class LinkEvent(enum.Enum):
-    """What a monitor says of a link, as far as anybody here cares."""
+    """What a monitor reports about an agent's connection."""
 
     UNCONNECTED = "unconnected"
     """No TCP connection could be made."""
@@ -123,7 +123,7 @@ class Context:
         self._zmq = zmq.Context()
 
     def socket(self, kind: int) -> zmq.Socket[bytes]:
-        """A new socket; whoever asks for it closes it before the context."""
+        """A new socket. The caller closes it before the context."""
         return self._zmq.socket(kind)
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Context:
 
 
 class Monitor:
-    """What libzmq reports about the connections of a socket, by event and value. The queue has no limit: see above."""
+    """Reports of libzmq about the connections of a socket. The queue has no limit: see above."""
 
     _numbers = itertools.count()
 
@@ -164,7 +164,7 @@ class Monitor:
         return taken
 
     def close(self) -> None:
-        """Disable events, then close the monitor. Call before its socket is closed. Idempotent."""
+        """Disable events, then close the monitor. Call it before the socket is closed. Idempotent."""
         if not self.socket.closed:
             self._watched.disable_monitor()
             self.socket.close()
@@ -200,9 +200,9 @@ class Dialer:
     """
 
     def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:
-        """endpoint: numeric; "" for none yet, see `dial`. Raises UsageError when it is not an address."""
+        """endpoint: numeric; "" to wait for `dial`. Raises UsageError if it is not an address."""
         self.missing = NO_CONNECTION
-        """What keeps the link from being up, for people; "" while it is up."""
+        """Why the connection is not up, for messages; "" while it is up."""
         self._context, self._curve = context, curve
         self._open()
         if endpoint:
@@ -210,7 +210,7 @@ class Dialer:
 
     def _open(self) -> None:
         self.socket = new_socket(self._context, zmq.DEALER)
-        # Nothing is queued for a coordinator that is not there: what is sent then would be stale when it comes.
+        # Queue nothing while there is no coordinator: it would be outdated when one starts.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
@@ -223,10 +223,10 @@ class Dialer:
         self._unread = 0
         self._is_flooded = False
         self._gave_up_ns: int | None = None
-        """When a connection was lost, as long as nothing is known of an attempt to make another."""
+        """When a connection was lost, until ZeroMQ reports an attempt to reconnect."""
 
     def dial(self, endpoint: str) -> None:
-        """Connect there instead, if that is another address. Raises UsageError when it is not an address."""
+        """Connect to this address, unless it is the current one. Raises UsageError if it is not an address."""
         if endpoint == self._endpoint:
             return
         self._disconnect()
@@ -241,12 +241,11 @@ class Dialer:
             ) from error
 
     def _disconnect(self) -> None:
-        with suppress(zmq.ZMQError):  # it may have forgotten the endpoint by itself
+        with suppress(zmq.ZMQError):  # ZeroMQ may have dropped the endpoint
             self.socket.disconnect(self._endpoint)
 
     def link_events(self) -> Iterator[LinkEvent]:
-        """Events since the last call. Reconnects a link that ZeroMQ gave up, and one on which messages never
-        end."""
+        """Events since the last call. Reconnects if ZeroMQ has stopped trying, or if the coordinator floods us."""
         for number, _ in self.monitor.take(_EVENTS_AT_MOST):
             if number in _TRYING_EVENTS:
                 self._gave_up_ns = None
@@ -259,7 +258,7 @@ class Dialer:
                     yield event
         if self._is_flooded:
             endpoint = self._endpoint
-            self.close()  # which forgets what still waits
+            self.close()  # discards waiting messages
             self.missing = NO_CONNECTION
             self._open()
             self.dial(endpoint)
@@ -283,7 +282,7 @@ class Dialer:
                 self.missing = self.missing or NO_CONNECTION
 
     def receive(self) -> Iterator[bytes]:
-        """What has come, without waiting."""
+        """Messages that have arrived, without waiting."""
         for _ in range(_RECEIVE_AT_MOST):
             try:
                 data = self.socket.recv(zmq.NOBLOCK)
@@ -303,7 +302,7 @@ class Dialer:
         return has_more
 
     def send(self, data: bytes) -> bool:
-        """Whether the message was taken; not while there is no connection."""
+        """Whether the message was accepted; never without a connection."""
         try:
             self.socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
@@ -311,7 +310,7 @@ class Dialer:
         return True
 
     def close(self) -> None:
-        """Close monitor and socket; what was sent may still leave for a second. Idempotent."""
+        """Close monitor and socket. Accepted messages may still leave for a second. Idempotent."""
         self.monitor.close()
         self.socket.close()
 
@@ -325,7 +324,7 @@ class Dialer:
 
 
 def cause_of(event: int, value: int) -> str:
-    """Why a handshake failed, for people."""
+    """Why a handshake failed, for messages."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH or value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
         return "another token"
     if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
@@ -346,23 +345,23 @@ class HasFileno(Protocol):
 
 
 class SocketPoller:
-    """Waits for both ends of the fleet's connections and for plain file descriptors alike."""
+    """Waits for the fleet's connections and for file descriptors."""
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
 
     def watch(self, source: Dialer | HasFileno | int) -> None:
-        """Wake up for what comes on a link, for what its monitor says, or for a readable file descriptor."""
+        """Wake up for messages and events of a connection, or for a readable file descriptor."""
         for each in _polled(source):
             self._poller.register(each, zmq.POLLIN)
 
     def forget(self, source: Dialer | HasFileno | int) -> None:
-        """No longer wake up for it; before it is closed."""
+        """Do not wake up for it any more. Call it before the source is closed."""
         for each in _polled(source):
             self._poller.unregister(each)
 
     def wait(self, timeout_s: float) -> None:
-        """Until something is ready, or for so long."""
+        """Until something is ready, but no longer than `timeout_s`."""
         self._poller.poll(max(0, round(timeout_s * 1000)))
 
 

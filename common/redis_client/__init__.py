@@ -1,19 +1,18 @@
-"""plan.target -> redis-py clients and connections. The only place that builds them, and the only import of redis.
+"""plan.target -> redis-py clients and connections, for threads and for asyncio. The only importer of redis and hiredis.
 
-    address      what the plan says, as redis-py's arguments          connections  redis-py's connections, observed
-    policy       retries                                              sentinels    finding the primary
-    clusters     a cluster's client                                   clients      all of it put together
-    topology     which nodes there are                                in_force     what redis-py makes of it
-    translate    errors in one line, and how an operation ended       slots        where a key lives in a cluster
-    questions    a client that knows what it asked last
+    no I/O, for both:   address, connection_tracking, connection_causes, cluster_topology, client_assembly, retry_policy
+    for threads:        connections, clusters, clients, pubsub; control_client, topology for what is not load
+    for asyncio:        async_connections, async_cluster, async_clients, async_pubsub
+    for both:           sentinels, error_translation, tls, effective_settings
+    for the driver `wire`: wire_connections
 
-Facts about redis-py that this stands on are held by a contract test (tests/common/redis_client/):
-- every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given our own;
-- `_connect` opens one socket; `connect_check_health` is that and the handshake; `disconnect` is the only way out, may
-  come twice, and comes while the error that caused it is being handled;
-- `Backoff.compute` is called exactly once for every retry, of a command as of a connect; `Retry` is deep-copied into
-  each connection;
-- an error that is not among a `Retry`'s supported errors passes through all of it at once.
+Facts about redis-py that this relies on, held by a contract test (tests/common/redis_client/):
+- every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given more;
+- `_connect` opens one socket; `connect_check_health` is that and the handshake; `disconnect` is the only way to close,
+  may be called twice, and is called while the error that caused it is being handled;
+- `Backoff.compute` is called exactly once for each retry of a command or a connect; `Retry` is deep-copied into each
+  connection;
+- an error that is not among a `Retry`'s supported errors passes through every retry at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a plan's target says, as redis-py's own arguments. Shared by the clients with threads and those of asyncio."""
+"""plan.target -> redis-py's own arguments, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from common.plan.target_url import Address, parse_redis_url
 from common.units import printable
 
 _LARGEST_PEM_BYTES = 16 << 20
-"""The certificates that a whole system trusts are some 0.3 MB."""
+"""The certificates that a whole system trusts take about 0.3 MB."""
 
 
 def address_of(target: schema.Target) -> Address:
-    """Where the target is; user name and password of the plan go before those of its URL. Raises PlanError."""
+    """Where the target is. The plan's user name and password have precedence over those of the URL. Raises
+    PlanError."""
     address = parse_redis_url(target.url)
     return msgspec.structs.replace(
         address, username=target.username or address.username, password=target.password or address.password
@@ -31,11 +32,8 @@ def address_of(target: schema.Target) -> Address:
 
 
 def connection_arguments(target: schema.Target) -> dict[str, Any]:
-    """All that every connection to the data takes, but where it goes, its class and its retry policy.
-
-    That is user, database, protocol, name, timeouts, keepalive, health check, maintenance notifications and, except for
-    the name to ask for (see `server_name`), TLS. Raises PlanError.
-    """
+    """Arguments that all connections to servers with data have in common: user, database, protocol, name, timeouts,
+    keepalive, health check, maintenance notifications, and TLS except for `server_name`. Raises PlanError."""
     address = address_of(target)
     return _common(target, address) | {
         "db": address.db,
@@ -48,7 +46,7 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
 
 
 def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
-    """The same for connections to Sentinels, which have users of their own and no databases. Raises PlanError."""
+    """The same for connections to Sentinels, which have other users and no databases. Raises PlanError."""
     return _common(target, address_of(target)) | {
         "username": target.sentinel.username,
         "password": target.sentinel.password,
@@ -58,19 +56,19 @@ def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
 
 
 def place_arguments(address: Address) -> dict[str, Any]:
-    """Where a connection to a standalone server goes."""
+    """Arguments with the place of a standalone server."""
     if address.path is not None:
         return {"path": address.path}
     return {"host": address.hosts[0].name, "port": address.hosts[0].port}
 
 
 def server_name(target: schema.Target) -> str | None:
-    """The name to ask for by SNI and to expect in certificates; None for that of the host connected to."""
+    """The name to ask for (SNI) and to expect in certificates; None for the host that a connection goes to."""
     return target.tls.server_name
 
 
 def cluster_arguments(target: schema.Target) -> dict[str, Any]:
-    """What only a cluster's client takes."""
+    """Arguments of cluster clients only."""
     cluster = target.cluster
     return {
         "load_balancing_strategy": _STRATEGIES[cluster.read_from],
@@ -80,7 +78,7 @@ def cluster_arguments(target: schema.Target) -> dict[str, Any]:
     }
 
 
-# "auto" costs a round trip on every connect to a server that lacks them.
+# "auto" costs a round trip on every connect to a server without them.
 _MAINTENANCE: dict[schema.Maintenance, Any] = {
     schema.Maintenance.OFF: False,
     schema.Maintenance.ON: True,
@@ -89,7 +87,7 @@ _MAINTENANCE: dict[schema.Maintenance, Any] = {
 
 
 def _maintenance(target: schema.Target) -> Any:
-    # They are pushed, which protocol 2 has not: redis-py refuses "auto" with it instead of taking it for off.
+    # They are push messages, which protocol 2 does not have: redis-py refuses "auto" with protocol 2.
     return False if target.protocol < 3 else _MAINTENANCE[target.maintenance]
 
 
@@ -103,8 +101,8 @@ _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
 
 
 _DRIVER_INFO = DriverInfo()
-"""The name and version that redis-py sends. Made once: otherwise each connection reads the version from a file. That
-fails at the limit of open files, and redis-py then loses a place in the TCP pool."""
+"""The name and version that redis-py sends. Made once: otherwise each connection reads the version from a file, which
+fails at the limit of open files. redis-py then loses a place in the TCP pool."""
 
 
 def _name_arguments(target: schema.Target) -> dict[str, Any]:
@@ -131,7 +129,7 @@ def _keepalive(keepalive: schema.Keepalive) -> dict[str, Any]:
     if not keepalive.enabled:
         return {"socket_keepalive": False, "socket_keepalive_options": {}}
     values = {
-        # What it is called where it is not TCP_KEEPIDLE.
+        # macOS has TCP_KEEPALIVE instead.
         "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE": int(keepalive.idle_s),
         "TCP_KEEPINTVL": int(keepalive.interval_s),
         "TCP_KEEPCNT": keepalive.count,
@@ -146,9 +144,9 @@ def _tls(tls: schema.Tls) -> dict[str, Any]:
     return {
         "ssl_ca_certs": tls.ca_file,
         "ssl_certfile": tls.cert_file,
-        # OpenSSL looks for the key in the certificate's file where it is told no other.
+        # Without it, OpenSSL looks for the key in the certificate's file.
         "ssl_keyfile": tls.key_file,
-        # An empty one, or OpenSSL would ask the terminal for that of an encrypted key.
+        # Without it, OpenSSL asks the terminal for the password of an encrypted key.
         "ssl_password": "",
         "ssl_cert_reqs": "none" if tls.verify is schema.Verify.NONE else "required",
         "ssl_check_hostname": tls.verify is schema.Verify.FULL,
@@ -156,8 +154,8 @@ def _tls(tls: schema.Tls) -> dict[str, Any]:
 
 
 def _check_kind(where: str, name: str | None) -> None:
-    """OpenSSL reads these files for each connection, and waits for a pipe for ever. Raises PlanError. Whatever else is
-    wrong with one is said when it is used."""
+    """Raises PlanError for a pipe, device, socket or huge file: OpenSSL reads the file for each connection, and would
+    wait for a pipe without a limit. `tls_finding` reports other errors when the file is used."""
     with suppress(OSError, ValueError):
         status = Path(name or ".").stat()
         if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_PEM_BYTES):

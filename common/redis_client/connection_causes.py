@@ -31,7 +31,7 @@ _BY_ERRNO = {
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
     errno.ENOENT: "no socket file",
-    # Only Unix sockets: their backlog is full.
+    # Only for Unix sockets.
     errno.EAGAIN: "backlog full",
     errno.EACCES: "permission",
     errno.EPERM: "permission",
@@ -40,7 +40,7 @@ _JOINED_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def attempt_cause(error: BaseException) -> str:
-    """Why an attempt to open a connection failed with this error, in its handshake or before."""
+    """Why an attempt to open a connection failed, in its handshake or before."""
     if is_maxclients(error):
         return MAXCLIENTS
     if isinstance(error, redis.AuthenticationError) or _code(error) in _AUTHENTICATION:
@@ -53,19 +53,19 @@ def attempt_cause(error: BaseException) -> str:
 
 
 def drop_cause(error: BaseException) -> str:
-    """Why an open connection was lost, when this error comes with it."""
+    """Why an open connection was lost."""
     if isinstance(error, redis.TimeoutError | TimeoutError):
         return "timeout"
     return _code(error) or _cause_of_class(error)
 
 
 def is_maxclients(error: BaseException) -> bool:
-    """Whether the server refused the connection because it has as many clients as it takes."""
+    """Whether the server refused the connection because it has as many clients as `maxclients` allows."""
     return isinstance(error, redis.ConnectionError | redis.ResponseError) and _MAXCLIENTS_TEXT in str(error)
 
 
 def os_error_of(error: BaseException | None) -> OSError | None:
-    """The error of the socket behind an error of redis-py; None where there is none, and for a timeout."""
+    """The socket's error behind an error of redis-py; None if there is none, and for a timeout."""
     # redis-py raises its error while it handles the socket's error, so that one is the context, not the cause.
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):

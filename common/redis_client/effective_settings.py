@@ -1,4 +1,4 @@
-"""What redis-py makes of the plan's settings, its own defaults included: read from a client that is not connected."""
+"""The plan's settings and redis-py's own defaults, as read from a client of redis-py that is not connected."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from common.redis_client.wire_connections import SINGLE_NODE, InstancePools
 
 
 def effective_client_settings(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
-    """(name, value) of every setting of the clients that can change how they behave, as redis-py has them; connects to
-    nothing. Of a cluster: what its client gives to the pools of its nodes. Raises PlanError."""
+    """(name, value) of every setting that affects how clients behave, as redis-py has it. For a cluster: those of the
+    pools of its nodes. Connects to nothing. Raises PlanError."""
     facts = _OF_DRIVER[pools.driver](target, pools)
     return [(name, _shown(value)) for name, value in facts.items()]
 
@@ -57,7 +57,7 @@ def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     node = next(iter(client.nodes_manager.startup_nodes.values()))
     facts = {
         "client": _ASYNCIO + redis.asyncio.RedisCluster.__name__,
-        "pool": "none: each node keeps its connections by itself",
+        "pool": "none: each node has a list of connections",
         "max_connections": node.max_connections,
         **_connection(node.acquire_connection()),
     }
@@ -70,7 +70,7 @@ def _of_wire(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else SINGLE_NODE)
     connection = pool.make_connection()
     facts = {
-        "client": "none: its connections are driven without it",
+        "client": "none: the driver uses connections directly",
         **_pool(pool),
         **_connection(connection),
         **_retry(connection.retry),
@@ -90,7 +90,7 @@ _ASYNCIO = "asyncio."
 
 def _pool(pool: Any) -> dict[str, Any]:
     facts = {"pool": _class_of(pool), "max_connections": pool.max_connections}
-    # Only a blocking one waits.
+    # Only a blocking pool waits.
     return facts | ({"pool wait": f"{pool.timeout:g}s"} if hasattr(pool, "timeout") else {})
 
 
@@ -112,7 +112,7 @@ def _connection(connection: Any) -> dict[str, Any]:
         options = {_KEEPALIVE.get(key, str(key)): value for key, value in connection.socket_keepalive_options.items()}
         facts |= {"socket_keepalive": connection.socket_keepalive, "socket_keepalive_options": options}
     if hasattr(connection, "cert_reqs"):
-        # That of redis.asyncio has it by another name.
+        # redis.asyncio has another name for it.
         name = "ssl_min_version" if hasattr(connection, "ssl_min_version") else "min_version"
         facts |= {
             "ssl_cert_reqs": connection.cert_reqs.name,
@@ -134,7 +134,7 @@ def _retry(retry: Any) -> dict[str, Any]:
     backoff: Any = retry._backoff
     inner = getattr(backoff, "inner", backoff)
     facts: dict[str, Any] = {"retries": retry.get_retries(), "retry backoff": type(inner).__name__}
-    # A constant one calls its base its backoff.
+    # A constant backoff has its base under another name.
     for name, attribute in (("base", "_base"), ("base", "_backoff"), ("cap", "_cap")):
         value = getattr(inner, attribute, None)
         if isinstance(value, int | float):
@@ -145,8 +145,8 @@ def _retry(retry: Any) -> dict[str, Any]:
 def _cluster(target: schema.Target) -> dict[str, Any]:
     return {
         "retry errors": [kind.__name__ for kind in cluster_errors_of(target.retry)],
-        # redis-py's cluster client repeats a command at once; only transactions go by the policy's backoff.
-        "retry backoff of commands": "none: at once, after the topology was read anew",
+        # redis-py's cluster client repeats a command at once; only transactions use the policy's backoff.
+        "retry backoff of commands": "none: at once, after the topology was read again",
         **_balancing(target),
     }
 
@@ -157,9 +157,9 @@ def _balancing(target: schema.Target) -> dict[str, Any]:
     return {"load_balancing_strategy": strategy.value if strategy else "none: the primary of the slot", **arguments}
 
 
-def _class_of(thing: object) -> str:
-    """redis-py's class that a thing of ours is made of."""
-    return next(kind.__name__ for kind in type(thing).__mro__ if kind.__module__.startswith("redis."))
+def _class_of(value: object) -> str:
+    """The name of the redis-py class that an object of ours is derived from."""
+    return next(kind.__name__ for kind in type(value).__mro__ if kind.__module__.startswith("redis."))
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What redis-py raises, in one line that says what to do about it; and how an operation ended."""
+"""Translates errors of redis-py: into one line that says what to do, and into the Failure of an operation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from common.redis_client.sentinels import PrimaryUnknown
 from common.redis_client.tls import tls_finding
 
 TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClusterException, OSError)
-"""What redis-py raises when the target is at fault: for `except` at callers of the clients made here."""
+"""What redis-py raises when the target is at fault, for `except`."""
 
 
 @contextmanager
 def translated(target: schema.Target, node: str = "") -> Iterator[None]:
-    """Turns errors of redis-py, and errors from answers that make no sense, into TargetError with one line. node: the
+    """Turns errors of redis-py, and errors from replies that make no sense, into TargetError with one line. node: the
     name of the server, if only one of the target's servers was asked."""
     try:
         yield
@@ -40,7 +40,7 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
 
 
 def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
-    """redis-py's error as one line: which target, what it did, and what to do about it. Never shows a password."""
+    """redis-py's error in one line: the target, what it did, and what to do about it. Never shows a password."""
     if finding := _announced_finding(error, target, node):
         return TargetError(f"target {node or address_of(target)}{finding}")
     if node:
@@ -50,7 +50,7 @@ def translate(error: Exception, target: schema.Target, node: str = "") -> Target
 
 def got_no_reply(error: TargetError) -> bool:
     """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time. An
-    error reply counts as an answer."""
+    error reply counts as a reply."""
     inner: BaseException | None = error.__cause__
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -84,7 +84,7 @@ def _finding(error: Exception, target: schema.Target) -> str:
 
 
 def _finding_of_one(error: Exception, target: schema.Target) -> str:
-    """What one server did."""
+    """What one server did, to follow its name."""
     if is_maxclients(error):
         return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
     cause = os_error_of(error)
@@ -110,7 +110,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
     if code in _CODE_FINDINGS:
         return _CODE_FINDINGS[code]
     if code and type(error) is redis.ConnectionError:
-        # So redis-py calls "-ERR max number of clients reached": it is a Redis, and it has said why.
+        # redis-py raises this for "-ERR max number of clients reached": the server is a Redis, and says why.
         return f"refused the connection: {_reply_line(error)}"
     if lacks_database(error):
         return _database_finding(error, target)
@@ -184,7 +184,7 @@ _WITHOUT = {"HELLO": "--protocol 2", "CLIENT": '--client-name ""'}
 
 
 def _cluster_finding(error: Exception, target: schema.Target) -> str:
-    """redis-py says that no node could be used; why the last one could not stands behind it."""
+    """redis-py reports that no node could be used; the cause of its error says why the last one could not."""
     inner: BaseException | None = error
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -224,7 +224,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
     if error.knows_service:
-        return "has no primary that its Sentinels hold for up: wait for their failover, or start a server"
+        return "has no primary that its Sentinels consider up: wait for their failover, or start a server"
     if error.refusal is None:
         return (
             "is not known to its Sentinels: correct the service in target.url (SENTINEL MASTERS lists what they know)"
@@ -239,7 +239,7 @@ def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
 
 
 def _was_open(error: Exception) -> bool:
-    """Whether a connection was lost rather than not made: redis-py says so in words only."""
+    """Whether an open connection was lost. redis-py says so only in the text of its error."""
     return any(words in str(error) for words in ("while writing to", "while reading from"))
 
 
@@ -250,8 +250,8 @@ def _lacks_zone(host: Host) -> bool:
 _OS_FINDINGS = {
     errno.ECONNREFUSED: "refused the connection: nothing listens there; start the server or correct target.url",
     errno.ECONNRESET: f"reset the connection: {_TLS_HINT}",
-    errno.ENOENT: "is no socket of this machine: start the server (its setting `unixsocket`) or correct target.url",
-    errno.EACCES: "may not be opened by us: run as its user, or change its permissions (`unixsocketperm`)",
+    errno.ENOENT: "is not a Unix socket here: start the server (its setting `unixsocket`) or correct target.url",
+    errno.EACCES: "cannot be opened by this user: run as its user, or change its permissions (`unixsocketperm`)",
     errno.EMFILE: "was not reached, because this process may open no more files: raise `ulimit -n`",
     errno.EADDRNOTAVAIL: "was not reached, because this host has no local port left for it: use fewer connections",
 }
@@ -261,7 +261,7 @@ _CODE_FINDINGS = {
     "NOAUTH": f"wants a password: name it by {_PASSWORD_PLACES}, or write it into target.url",
     "WRONGPASS": f"refused our user name and password: correct target.username, {_PASSWORD_PLACES}",
 }
-# By what the error reply says, in small letters.
+# By text of the error reply, in lower case.
 _REPLY_FINDINGS = (
     ("cluster support disabled", "is no cluster, but a server on its own: use redis:// or rediss://"),
     ("unknown command 'sentinel", _NO_SENTINELS),
@@ -297,8 +297,8 @@ def _one_line(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an operation that was not done came to its end. replied: with an error reply, whose code is `name`; else
-    `name` is the error's class. bytes_in: size of the error reply on the wire, 0 without one."""
+    """How an operation failed. replied: with an error reply, and `name` is its code; otherwise `name` is the class of
+    the error. bytes_in: size of the error reply on the wire; 0 without one."""
 
     replied: bool
     name: str
@@ -306,14 +306,14 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The Failure that an error means, raised by a client or found among a pipeline's replies."""
+    """The Failure that an error means. error: raised by a client, or among the replies of a pipeline."""
     text = str(error.args[0]) if error.args else ""
     code = getattr(error, "status_code", None)
     if getattr(error, "in_handshake", False):
         name = MAXCLIENTS if is_maxclients(error) else code or type(error).__name__
         return Failure(False, f"handshake: {name}", 0)
     if code:
-        # The parser cuts the code off the text of those errors that have a class of their own.
+        # redis-py removes the code from the text of errors that have a class of their own.
         return Failure(True, code, len(f"-{code} {text}\r\n".encode()))
     if isinstance(error, redis.ResponseError):
         first = text.partition(" ")[0]

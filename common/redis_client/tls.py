@@ -1,4 +1,4 @@
-"""What is wrong with TLS, in one line: the server's certificate, ours, the files, or that the other end speaks none."""
+"""Facts about a TLS connection, and what is wrong with TLS: certificates, files, or a server that does not speak it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from common.units import printable
 
 
 class TlsFacts(msgspec.Struct, frozen=True):
-    """What a TLS connection was agreed on. version: such as "TLSv1.3". expires_at_s: end of the server's certificate,
-    in seconds since 1970; None where it was not looked at."""
+    """Facts about a TLS connection. version: such as "TLSv1.3". expires_at_s: when the server's certificate expires, in
+    seconds since 1970; None if it was not verified."""
 
     version: str
     expires_at_s: float | None
 
 
 def tls_facts(client: redis.Redis) -> TlsFacts | None:
-    """Those of a connection of this client, which is opened if none is; None without TLS. Raises what TARGET_ERRORS
+    """Facts about a connection of this client, which may be opened for it; None without TLS. Raises what TARGET_ERRORS
     names."""
     pool = client.connection_pool
     connection: Any = pool.get_connection()
@@ -37,14 +37,14 @@ def tls_facts(client: redis.Redis) -> TlsFacts | None:
 
 
 def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
-    """What an error of a TLS connection means, to follow the target's name; "" where it is not about TLS.
+    """What an error of a TLS connection means, to follow the target's name; "" for errors that are not about TLS.
 
-    handshaken: it came after the TLS handshake, by our side's reckoning.
+    handshaken: the error came after our side had completed the TLS handshake.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate_finding(error, tls)
     if handshaken and isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
-        # With TLS 1.3 a client holds the handshake for done before the server has looked at its certificate.
+        # With TLS 1.3 the handshake ends for a client before the server has verified the client's certificate.
         return _WANTS_OURS if tls.cert_file is None else f"ended the connection: does it trust {_whole(tls.cert_file)}?"
     if isinstance(error, ssl.SSLError):
         return _file_finding(tls) or _alert_finding(error, tls)
@@ -92,7 +92,7 @@ def _alert_finding(error: ssl.SSLError, tls: schema.Tls) -> str:
 
 
 def _file_finding(tls: schema.Tls) -> str:
-    """Which of the plan's files cannot be used, and why; "" where all can."""
+    """Which of the plan's files cannot be used, and why; "" if all can."""
     for name in ("ca_file", "cert_file", "key_file"):
         path: str | None = getattr(tls, name)
         if path is None:
@@ -111,7 +111,7 @@ def _file_finding(tls: schema.Tls) -> str:
         )
     try:
         if tls.cert_file is not None:
-            # An empty password, or OpenSSL would ask the terminal for that of an encrypted key.
+            # Without a password, OpenSSL asks the terminal for that of an encrypted key.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.cert_file, tls.key_file, password="")
     except ssl.SSLError as error:
         files = f"{_whole(tls.cert_file)} and {_whole(tls.key_file or tls.cert_file)}"
@@ -126,5 +126,5 @@ def _file_finding(tls: schema.Tls) -> str:
 
 
 def _whole(path: str | Path | None) -> str:
-    """A file's name, all of it: its end tells it from others."""
+    """A file's name in quotes. In full: names often differ at their end only."""
     return f'"{printable(str(path))}"'

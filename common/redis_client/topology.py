@@ -1,4 +1,4 @@
-"""Which nodes a target has, and a client of exactly one of them."""
+"""The nodes of a target, and clients of a single node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRIMARY, REPLICA = "primary", "replica"
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One server of a target. role: "primary" or "replica". name: as people write it, `host:port` or a path."""
+    """One server of a target. role: "primary" or "replica". name: `host:port` or a path."""
 
     host: str
     port: int
@@ -32,8 +32,8 @@ class Node(msgspec.Struct, frozen=True):
 
 
 def nodes_of(target: schema.Target) -> tuple[Node, ...]:
-    """All servers that hold the target's data: itself; the primary that Sentinels know, and its replicas; all nodes of
-    a cluster, in which case primaries come first. A standalone server is not asked, and taken for a primary.
+    """All servers with the target's data: a standalone server; the primary that Sentinels know, and its replicas; all
+    nodes of a cluster, primaries first. A standalone server counts as a primary, without a call.
 
     Raises PlanError, and what TARGET_ERRORS names.
     """
@@ -51,8 +51,8 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
 
 
 def open_node_client(target: schema.Target, node: Node) -> ControlClient:
-    """A client of one connection to exactly this node, which tries nothing twice and is never redirected; opens nothing
-    yet. Close it. Raises PlanError."""
+    """A client of one connection to exactly this node, without retries and redirections. Opens nothing yet. Close it.
+    Raises PlanError."""
     address = address_of(target)
     arguments: dict[str, Any] = {**connection_arguments(target), "retry": no_retry(), "max_connections": 1}
     place = {"path": address.path} if address.path is not None else {"host": node.host, "port": node.port}

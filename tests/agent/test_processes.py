@@ -382,8 +382,8 @@ def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr("agent.worker.process.run_worker", lambda _: spoken.append(sys.stderr.buffer))
     _work(None)  # type: ignore[arg-type]
-    [voice] = spoken
-    assert isinstance(voice, StderrWriter)
+    [stderr] = spoken
+    assert isinstance(stderr, StderrWriter)
 
 
 _DIES_WITH_NEWS_UNREAD = """

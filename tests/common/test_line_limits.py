@@ -4,20 +4,20 @@ from common.line_limits import LINES_AT_ONCE, LINES_PER_S, LineLimit
 from common.units import NS_PER_S
 
 
-def taken(ration: LineLimit, now_ns: int, asked: int) -> int:
-    return sum(ration.take(now_ns) for _ in range(asked))
+def taken(limit: LineLimit, now_ns: int, asked: int) -> int:
+    return sum(limit.take(now_ns) for _ in range(asked))
 
 
 def test_many_lines_may_come_at_once_and_then_a_few_a_second() -> None:
-    ration = LineLimit("agents", 0)
-    assert taken(ration, 0, 10_000) == LINES_AT_ONCE
-    assert taken(ration, NS_PER_S, 10_000) == LINES_PER_S
-    assert taken(ration, 100_000 * NS_PER_S, 10_000) == LINES_AT_ONCE
+    limit = LineLimit("agents", 0)
+    assert taken(limit, 0, 10_000) == LINES_AT_ONCE
+    assert taken(limit, NS_PER_S, 10_000) == LINES_PER_S
+    assert taken(limit, 100_000 * NS_PER_S, 10_000) == LINES_AT_ONCE
 
 
 def test_what_was_left_out_is_said_in_one_line_and_once() -> None:
-    ration = LineLimit("agents", 0)
-    assert ration.summary() == ""
-    taken(ration, 0, LINES_AT_ONCE + 1234)
-    assert ration.summary() == "1,234 more lines about agents left out"
-    assert ration.summary() == ""
+    limit = LineLimit("agents", 0)
+    assert limit.summary() == ""
+    taken(limit, 0, LINES_AT_ONCE + 1234)
+    assert limit.summary() == "1,234 more lines about agents left out"
+    assert limit.summary() == ""

@@ -50,7 +50,7 @@ def drained(fd: int, size: int) -> None:
 
 
 def missed(text: str) -> int:
-    """Lines that a voice reports as not shown."""
+    """Lines that a stderr reports as not shown."""
     return sum(int((many or "1").replace(",", "")) for _, many in REPORT.findall(text))
 
 
@@ -63,19 +63,19 @@ def shown(text: str) -> list[str]:
 def test_every_line_is_shown_in_order_or_counted_as_missing(sizes: list[int], reads: list[int]) -> None:
     reader, writer = os.pipe()
     fill(writer)
-    voice = StderrWriter(writer, most_bytes=1000)
+    stderr = StderrWriter(writer, most_bytes=1000)
     lines = [f"{number}{'x' * size}" for number, size in enumerate(sizes)]
     read = b""
     for line in lines:
-        voice.write(f"{line}\n".encode())
+        stderr.write(f"{line}\n".encode())
         if reads:
             read += os.read(reader, reads.pop())
-    finished = threading.Thread(target=lambda: (voice.settle(None), os.close(writer)))
+    finished = threading.Thread(target=lambda: (stderr.drain(None), os.close(writer)))
     finished.start()
     while part := os.read(reader, 65536):
         read += part
     finished.join()
-    voice.close()
+    stderr.close()
     os.close(reader)
     text = read.decode().lstrip(".")
     assert len(shown(text)) + missed(text) == len(lines)
@@ -87,31 +87,31 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_i
 ) -> None:
     reader, writer = pipe
     filled = fill(writer)
-    voice = StderrWriter(writer, most_bytes=30)
-    stream = text_stream(voice)
+    stderr = StderrWriter(writer, most_bytes=30)
+    stream = text_stream(stderr)
     for number in range(10):
         print(f"line {number}", file=stream)
     assert is_behind(stream)
     drained(reader, filled)
-    assert voice.settle(None)
+    assert stderr.drain(None)
     print("again", file=stream)
-    assert voice.settle(None)
+    assert stderr.drain(None)
     text = os.read(reader, 65536).decode()
     assert text == ("line 0\nline 1\nline 2\nline 3\n(6 lines were not shown: stderr took no output)\nagain\n")
     assert not is_behind(stream)
-    voice.close()
+    stderr.close()
 
 
 def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> None:
     ours, theirs = os.openpty()
     termios.tcflow(theirs, termios.TCOOFF)
-    voice = StderrWriter(theirs)
-    assert voice.write(b"a line\n") == 7
-    assert not voice.settle(0.01)
+    stderr = StderrWriter(theirs)
+    assert stderr.write(b"a line\n") == 7
+    assert not stderr.drain(0.01)
     termios.tcflow(theirs, termios.TCOON)
-    assert voice.settle(None)
+    assert stderr.drain(None)
     assert os.read(ours, 100) == b"a line\r\n"
-    voice.close()
+    stderr.close()
     for fd in (ours, theirs):
         os.close(fd)
 
@@ -120,47 +120,47 @@ def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> No
 def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     full = os.open("/dev/full", os.O_WRONLY)
-    voice = StderrWriter(full)
+    stderr = StderrWriter(full)
     for _ in range(2):
-        voice.write(b"lost\n")
-        voice.settle(None)
+        stderr.write(b"lost\n")
+        stderr.drain(None)
     os.dup2(writer, full)
-    voice.write(b"heard\n")
-    voice.settle(None)
+    stderr.write(b"heard\n")
+    stderr.drain(None)
     assert os.read(reader, 100) == b"(2 lines were not shown: stderr took no output)\nheard\n"
-    voice.close()
+    stderr.close()
     os.close(full)
 
 
 def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.close(reader)
-    voice = StderrWriter(writer)
-    assert voice.write(b"to nobody\n") == 10
-    assert voice.settle(None)
-    voice.close()
+    stderr = StderrWriter(writer)
+    assert stderr.write(b"to nobody\n") == 10
+    assert stderr.drain(None)
+    stderr.close()
 
 
 def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     filled = fill(writer)
     os.set_blocking(writer, False)
-    voice = StderrWriter(writer)
-    voice.write(b"a line\n")
+    stderr = StderrWriter(writer)
+    stderr.write(b"a line\n")
     drained(reader, filled)
-    assert voice.settle(None)
+    assert stderr.drain(None)
     assert os.read(reader, 100) == b"a line\n"
-    voice.close()
+    stderr.close()
 
 
 def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     before = set(threading.enumerate())
-    voice = StderrWriter(writer)
-    voice.write(b"a line\n")
+    stderr = StderrWriter(writer)
+    stderr.write(b"a line\n")
     [thread] = set(threading.enumerate()) - before
-    voice.close()
-    voice.close()
+    stderr.close()
+    stderr.close()
     thread.join(10)
     assert not thread.is_alive()
 
@@ -181,14 +181,14 @@ def test_the_end_of_a_process_waits_for_what_it_said() -> None:
 
 def test_several_threads_may_speak_at_once(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    voice = StderrWriter(writer)
-    threads = [threading.Thread(target=voice.write, args=(f"{number}\n".encode() * 10,)) for number in range(8)]
+    stderr = StderrWriter(writer)
+    threads = [threading.Thread(target=stderr.write, args=(f"{number}\n".encode() * 10,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert voice.settle(None)
+    assert stderr.drain(None)
     lines = os.read(reader, 65536).decode().splitlines()
     assert len(lines) == 80
     assert len([1 for before, after in pairwise(lines) if before != after]) == 7
-    voice.close()
+    stderr.close()

@@ -125,7 +125,7 @@ def test_of_the_asyncio_driver_its_own_clients_are_shown_and_behave_as_those_of_
     threads, tasks = settings(url), settings(url, Pools(driver=Driver.ASYNCIO))
     client, pool, connection = SHAPES[url]
     if client == "RedisCluster":
-        pool = "none: each node keeps its connections by itself"
+        pool = "none: each node has a list of connections"
     assert (tasks["client"], tasks["pool"], tasks["connection"]) == (f"asyncio.{client}", pool, connection)
     assert tasks["parser"] == ("AsyncHiredisParser" if HIREDIS_AVAILABLE else "AsyncRESP3Parser")
     named = {"client", "pool", "parser", "retry errors"}
@@ -147,7 +147,7 @@ def test_of_the_asyncio_driver_the_plans_values_are_in_force() -> None:
 @pytest.mark.parametrize("url", SHAPES)
 def test_of_the_wire_driver_the_connections_are_those_of_threads_and_no_command_is_issued_twice(url: str) -> None:
     threads, wire = settings(url), settings(url, Pools(driver=Driver.WIRE))
-    assert wire["client"] == "none: its connections are driven without it"
+    assert wire["client"] == "none: the driver uses connections directly"
     assert wire["retries of commands"] == "none: each is issued once"
     assert wire["retry errors"] == "ConnectionError, TimeoutError"
     named = {"client", "retry errors", "retry backoff of commands"}

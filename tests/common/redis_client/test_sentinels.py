@@ -146,4 +146,4 @@ def test_a_primary_that_is_gone_is_said_and_its_successor_found() -> None:
         assert len(events["dropped"]) == 1
         assert len(events["opened"]) == 2
         new.kill()
-        until(lambda: "has no primary that its Sentinels hold for up" in finding(target))
+        until(lambda: "has no primary that its Sentinels consider up" in finding(target))

@@ -193,4 +193,4 @@ def test_a_socket_of_this_machine_is_loaded_and_has_no_keepalive(pool: TcpPool) 
 
 
 def test_a_socket_that_does_not_exist_is_said_as_such(tmp_path: Path) -> None:
-    assert "is no socket of this machine" in finding(Target(url=f"unix://{tmp_path}/none.sock"))
+    assert "is not a Unix socket here" in finding(Target(url=f"unix://{tmp_path}/none.sock"))
