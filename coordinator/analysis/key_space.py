@@ -8,7 +8,7 @@ import msgspec
 
 from common.commands import Piece, Placeholder, Template, find_command, pieces_of
 from common.plan.planned_commands import keys_of
-from common.plan.schema import CleanUp, Keys, Plan
+from common.plan.schema import CleanUp, Plan
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
@@ -52,7 +52,7 @@ def key_space_lines(plan: Plan) -> list[str]:
     lines += [f"before: setup {text}: {counted(_setup_calls(plan, text), 'call')}" for text in workload.setup]
     for entry in workload.preload:
         keys = keys_of(workload, entry)
-        count = _count(keys)
+        count = len(keys.numbers)
         lines.append(
             f"before: preload {entry.command}: {counted(count, 'key')}, {keys.prefix}{keys.minimum} to "
             f"{keys.prefix}{keys.maximum}, {counted(count * entry.times, 'command')}"
@@ -70,17 +70,13 @@ def key_space_facts(plan: Plan) -> dict[str, int | bool | str | None]:
         "scripts": len(workload.scripts),
         "setup_calls": sum(_setup_calls(plan, text) for text in workload.setup),
         "preload_keys": expected_keys(plan),
-        "preload_commands": sum(entry.times * _count(keys_of(workload, entry)) for entry in workload.preload),
+        "preload_commands": sum(entry.times * len(keys_of(workload, entry).numbers) for entry in workload.preload),
         "clean_up": workload.clean_up.value,
     }
 
 
 def _setup_calls(plan: Plan, text: str) -> int:
-    return _count(plan.workload.keys) if find_command(text).count(Placeholder.KEY) else 1
-
-
-def _count(keys: Keys) -> int:
-    return int(keys.maximum) + 1 - int(keys.minimum)
+    return len(plan.workload.keys.numbers) if find_command(text).count(Placeholder.KEY) else 1
 
 
 def expected_keys(plan: Plan) -> int | None:

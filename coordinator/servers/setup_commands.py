@@ -11,7 +11,7 @@ from itertools import islice
 from common.commands import Placeholder, ScriptDigest, Template, Variable, find_command
 from common.errors import TargetError
 from common.plan.planned_commands import key_text, keys_per_hash_tag, script_digests
-from common.plan.schema import Keys, Plan, Target
+from common.plan.schema import Plan, Target
 from common.redis_client import TARGET_ERRORS, address_of, error_reply, failure_of, translate
 from common.units import counted, printable, show
 from coordinator.servers.queries import PipelineClient, Primaries, open_primaries, query, whole_number
@@ -83,14 +83,9 @@ def calls_of(plan: Plan, template: Template) -> Iterator[tuple[Call, str]]:
         yield _call(template, b"", digests), ""
         return
     per_hash_tag = keys_per_hash_tag(plan.target, workload)
-    for number in key_numbers(workload.keys):
+    for number in workload.keys.numbers:
         key = key_text(workload.keys.prefix, number, per_hash_tag)
         yield _call(template, key, digests), key.decode()
-
-
-def key_numbers(keys: Keys) -> range:
-    """Return the numbers of all keys."""
-    return range(int(keys.minimum), int(keys.maximum) + 1)
 
 
 def _call(template: Template, key: bytes, digests: dict[str, bytes]) -> Call:

@@ -34,7 +34,7 @@ def split(line: str) -> list[bytes]:
     ],
 )
 def test_a_line_is_split_as_redis_cli_splits_it(line: str, words: list[bytes]) -> None:
-    # Each was typed into redis-cli 7.0 as `RPUSH list ...`, and LRANGE showed these bytes.
+    # Checked with redis-cli 7.0: each line as `RPUSH list ...`, then LRANGE.
     assert split(line) == words
 
 
@@ -54,14 +54,14 @@ def test_a_line_is_split_as_redis_cli_splits_it(line: str, words: list[bytes]) -
         (r'SET "\x4"', r"expected \n, \r, \t, \b, \a, \\, \" or \xHH, got \x"),
     ],
 )
-def test_what_would_become_something_else_in_silence_is_refused(line: str, complaint: str) -> None:
+def test_a_line_that_redis_cli_would_change_silently_is_refused(line: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)) as raised:
         split_words(line)
     assert "\n" not in str(raised.value)
 
 
 @given(st.lists(st.binary(max_size=12), max_size=5))
-def test_bytes_of_any_kind_come_through_quotes_as_they_are(arguments: list[bytes]) -> None:
+def test_any_bytes_survive_quoting(arguments: list[bytes]) -> None:
     line = join_words([bytes_word(data) for data in arguments])
     assert split(line) == arguments
     assert "__" not in line
@@ -69,24 +69,24 @@ def test_bytes_of_any_kind_come_through_quotes_as_they_are(arguments: list[bytes
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=12), max_size=5))
-def test_words_of_any_kind_come_through_quotes_as_they_are(words: list[str]) -> None:
+def test_any_words_survive_quoting(words: list[str]) -> None:
     assert split(join_words(words)) == [word.encode() for word in words]
 
 
 @given(st.binary(max_size=12).map(lambda data: data.decode(errors="surrogateescape")))
-def test_a_flag_with_any_bytes_becomes_text_that_means_the_same_bytes(word: str) -> None:
+def test_a_flag_with_any_bytes_becomes_text_for_the_same_bytes(word: str) -> None:
     line = as_text(f"SET __key__ {quote_word(word)} {word if word.isalnum() else ''}")
     line.encode()
     assert "__key__" in line
     assert split(line)[2] == word.encode(errors="surrogateescape")
 
 
-def test_a_flag_that_is_text_stays_as_it_was_typed() -> None:
+def test_a_flag_of_text_stays_unchanged() -> None:
     assert as_text("SET  __key__   'é'") == "SET  __key__   'é'"
     assert as_text("SET __key__ \udcff\udc80é") == r'SET __key__ "\xff\x80é"'
 
 
-def test_a_message_about_a_template_shows_bytes_as_they_are_written() -> None:
+def test_a_message_shows_bytes_as_escapes() -> None:
     with pytest.raises(ValueError, match=r"__seq:NAME__, got") as caught:
         parse_template(r'SET __key__ "\x00\xff__kye__\xc3"')
     assert r'got "__kye__" in "\x00\xff__kye__\xc3"' in str(caught.value)

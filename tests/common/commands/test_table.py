@@ -11,13 +11,13 @@ from tests.support.servers import Server
 KEY, DATA = Placeholder.KEY, Placeholder.DATA
 
 
-def test_a_name_alone_means_its_row_of_the_table_and_more_words_a_template() -> None:
+def test_a_single_word_names_a_row_and_several_words_are_a_template() -> None:
     assert find_command("lrange").arguments == (b"LRANGE", KEY, b"0", b"9")
     assert find_command("LRANGE __key__ 0 -1").arguments == (b"LRANGE", KEY, b"0", b"-1")
     assert find_command("MEMORY USAGE __key__").name == "MEMORY"
 
 
-def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are_like_it() -> None:
+def test_an_unknown_name_is_refused_with_similar_names() -> None:
     with pytest.raises(
         ValueError, match=r'a name of the command table, or a template .*, got "GETT"; did you mean GET '
     ):
@@ -30,13 +30,13 @@ def test_any_command_without_arguments_can_be_named() -> None:
     assert find_command("=ft._list") == Template("FT._LIST", (b"FT._LIST",))
 
 
-def test_a_plan_with_an_expiry_gets_it_where_the_table_says_so() -> None:
+def test_a_plan_with_an_expiry_uses_the_expiring_template_of_a_row() -> None:
     assert find_command("SET", expiring=True).arguments == (b"SET", KEY, DATA, b"EX", Placeholder.TTL)
     assert find_command("SET __key__ 1", expiring=True).arguments == (b"SET", KEY, b"1")
     assert find_command("GET", expiring=True).arguments == (b"GET", KEY)
 
 
-def test_every_row_is_found_by_its_name_and_begins_with_it() -> None:
+def test_every_row_is_found_by_its_name() -> None:
     for name, row in COMMANDS.items():
         assert find_command(name) is row.template
         assert row.template.name == name
@@ -44,7 +44,7 @@ def test_every_row_is_found_by_its_name_and_begins_with_it() -> None:
         assert row.summary
 
 
-def test_the_table_says_of_each_command_what_the_server_itself_says(valkey: Server) -> None:
+def test_the_table_agrees_with_the_server(valkey: Server) -> None:
     client = valkey.client(decode_responses=True)
     workload = Workload(scripts=(Script(name="main", lua="return 1"),))
     for name, row in COMMANDS.items():
@@ -68,7 +68,7 @@ _SCRIPTS = {"EVAL", "EVALSHA", "FCALL"}
 """The server cannot know whether these write."""
 
 
-def test_each_kind_of_publishing_has_its_kind_of_subscribing_and_sends_what_is_timed() -> None:
+def test_each_publishing_command_has_a_subscribing_one_and_a_measured_message() -> None:
     assert {name.removesuffix("SUBSCRIBE") for name in SUBSCRIBING} == {
         name.removesuffix("PUBLISH") for name in PUBLISHING
     }

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.commands import (
+    COMMANDS,
     PLACEHOLDERS,
     Compound,
     Placeholder,
@@ -16,13 +17,14 @@ from common.commands import (
     Template,
     original,
     parse_template,
+    template_text,
 )
 from common.commands.splitting import join_words
 
 KEY, DATA = Placeholder.KEY, Placeholder.DATA
 
 
-def test_a_template_is_split_as_redis_cli_does_and_its_placeholders_are_found() -> None:
+def test_a_template_is_split_like_redis_cli_and_its_placeholders_are_found() -> None:
     assert parse_template("set __key__ __data__ EX 10") == Template("SET", (b"SET", KEY, DATA, b"EX", b"10"))
     assert parse_template("EVAL 'return 1' 0") == Template("EVAL", (b"EVAL", b"return 1", b"0"))
     assert parse_template('ECHO ""') == Template("ECHO", (b"ECHO", b""))
@@ -32,7 +34,7 @@ def test_a_template_is_split_as_redis_cli_does_and_its_placeholders_are_found() 
     assert parse_template("ECHO é") == Template("ECHO", (b"ECHO", "é".encode()))
 
 
-def test_placeholders_mix_with_text_and_repeat() -> None:
+def test_placeholders_join_with_text_and_repeat() -> None:
     assert parse_template("HSET a:__key__ field:__rand(-1,10)__").arguments[1:] == (
         Compound((b"a:", KEY)),
         Compound((b"field:", RandomInteger(-1, 10))),
@@ -44,16 +46,16 @@ def test_placeholders_mix_with_text_and_repeat() -> None:
 
 
 @pytest.mark.parametrize("name", list(PLACEHOLDERS))
-def test_every_placeholder_that_people_are_told_of_is_understood(name: str) -> None:
+def test_every_documented_placeholder_is_parsed(name: str) -> None:
     text = name.replace("(N)", "(2)").replace("(A,B)", "(1,2)").replace("(NAME)", "(main)")
     assert not all(isinstance(part, bytes) for part in parse_template(f"X {text} {text}").arguments)
 
 
-def test_people_are_told_of_every_placeholder() -> None:
+def test_every_placeholder_is_documented() -> None:
     assert {placeholder.value for placeholder in Placeholder} <= set(PLACEHOLDERS)
 
 
-def test_a_placeholder_with_a_name_is_the_same_at_each_of_its_places() -> None:
+def test_a_named_placeholder_refers_to_its_first_place() -> None:
     assert parse_template("SET k:__seq:n__ v:__seq:n__ __seq__ __seq:n__").arguments[1:] == (
         Compound((b"k:", Placeholder.SEQ)),
         Compound((b"v:", Repeated(Placeholder.SEQ, 2))),
@@ -73,7 +75,7 @@ def test_a_placeholder_with_a_name_is_the_same_at_each_of_its_places() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",))).filter(lambda word: "__" not in word), max_size=5))
-def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
+def test_any_words_become_literal_arguments(words: list[str]) -> None:
     parts = parse_template(join_words(["ECHO", *words])).arguments
     assert parts == (b"ECHO", *(word.encode() for word in words))
 
@@ -121,7 +123,48 @@ def test_words_of_any_kind_come_through_as_they_are(words: list[str]) -> None:
         ("SET __foo(1)__ 1", '__seq:NAME__, got "__foo(1)__"'),
     ],
 )
-def test_a_template_that_cannot_be_is_refused_with_what_would_be_right(text: str, complaint: str) -> None:
+def test_a_wrong_template_is_refused_with_what_would_be_right(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)) as raised:
         parse_template(text)
     assert "\n" not in str(raised.value)
+
+
+def test_a_template_renders_each_piece_and_joins_those_of_one_argument() -> None:
+    template = parse_template("SET k:__key:k__ __rand(3,9)__:__key:k__ __sha(one)__")
+
+    def resolve(piece: Placeholder | RandomInteger | ScriptDigest) -> bytes:
+        match piece:
+            case RandomInteger(low):
+                return b"%d" % low
+            case ScriptDigest(script):
+                return script.encode()
+        return piece.value.strip("_").encode()
+
+    assert template.render(resolve) == (b"SET", b"k:key", b"3:key", b"one")
+    assert template.convert(repr, " ".join)[1] == "b'k:' <Placeholder.KEY: '__key__'>"
+    assert (template.first_with(KEY), template.first_with(DATA)) == (1, None)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_the_text_of_a_template_parses_to_the_same_template(name: str) -> None:
+    template = COMMANDS[name].template
+    assert parse_template(template_text(template)) == template
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET __key__ 'a b'",
+        "MGET __keys(12)__",
+        "MSET __pairs(3)__ __key__ x",
+        "MSET __key__ __data__ __key__ __data__",
+        "HSET __key__ 'a field:__rand(-1,100)__' __data__",
+        "EVALSHA __sha(limiter)__ 1 __key__ __rand_int__",
+        "SET x ''",
+        r'SET x "\x00\xff\x5f_key"',
+        "ZADD __key:n1__ __key__ __rand(1,9):n2__ a:__key:n1__:__rand(1,9):n2__",
+        "MSET __key:n1__ __data:n2__ __key:n1__ __data:n2__ __key__ __data__",
+    ],
+)
+def test_the_text_of_a_template_is_the_shortest_one(text: str) -> None:
+    assert template_text(parse_template(text)) == text

@@ -16,6 +16,6 @@ from common.plan.schema import Command, Workload
         ("ECHO SUBSCRIBE", 1.0, False),
     ],
 )
-def test_a_mix_has_subscribers_if_it_draws_any(command: str, weight: float, has_subscribers: bool) -> None:
+def test_a_mix_has_subscribers_if_one_has_a_weight(command: str, weight: float, has_subscribers: bool) -> None:
     commands = (Command(command="GET"), Command(command=command, weight=weight))
     assert subscribes(Workload(commands=commands)) is has_subscribers
