@@ -26,7 +26,7 @@ from coordinator.core.transitions import Phase
 from coordinator.journal_lock import LOCK_SUFFIX
 from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from scripts.reference.hooks import on_page_markdown
-from scripts.reference.meanings import VARIABLES
+from scripts.reference.meanings import SUMMARY, VARIABLES
 from scripts.reference.pages import stale
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +75,12 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_generated_tables_follow_the_code() -> None:
     pages = [str(page.relative_to(ROOT)) for page in stale()]
     assert pages == [], f"run scripts/docs --write, and commit {', '.join(pages)}"
+
+
+def test_every_meaning_is_of_a_key_that_the_summary_has() -> None:
+    page = TEXTS["docs/reference/summary.md"]
+    rows = [f"| `{key}` |" for meanings in SUMMARY.values() for key in meanings]
+    assert [row for row in {*rows} if page.count(row) != rows.count(row)] == []
 
 
 def test_the_pages_of_the_site_are_those_of_its_menu() -> None:
