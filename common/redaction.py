@@ -46,14 +46,14 @@ _SHOWN = 57
 
 def hide_userinfo(text: str) -> str:
     """The text with `***` for everything that looks like the user part of a URL. The host stays."""
-    held = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _PLACEHOLDER))
-    starts = [found.span() for found in _URL_START.finditer(held)]
-    ends = [*(begin for begin, _ in starts), len(held)]
-    hidden = held[: ends[0]]
+    masked = _ASSIGNED.sub(rf"\1{REDACTED}", text.replace(_USERINFO_FORM, _PLACEHOLDER))
+    starts = [found.span() for found in _URL_START.finditer(masked)]
+    ends = [*(begin for begin, _ in starts), len(masked)]
+    hidden = masked[: ends[0]]
     for (begin, after_scheme), end in zip(starts, ends[1:], strict=True):
         # Up to the last @: a password that is not percent-encoded may contain @ itself.
-        userinfo, at, rest = _BARE_USERINFO.sub(REDACTED, held[after_scheme:end]).rpartition("@")
-        hidden += held[begin:after_scheme] + (REDACTED if userinfo else "") + at + rest
+        userinfo, at, rest = _BARE_USERINFO.sub(REDACTED, masked[after_scheme:end]).rpartition("@")
+        hidden += masked[begin:after_scheme] + (REDACTED if userinfo else "") + at + rest
     return _TOKEN_USERINFO.sub(_hide_token, hidden).replace(_PLACEHOLDER, _USERINFO_FORM)
 
 

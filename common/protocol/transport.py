@@ -8,7 +8,7 @@ until they are answered.
 
 Two traps of libzmq 4.3.5 shape both ends. A socket whose receive queue is full stops reading; if its peer leaves then,
 the process aborts. So receive queues have no limit (`RCVHWM` 0), and their readers keep them short. A monitor whose
-queue is full blocks the I/O thread for ever. So monitors have no limit either, and are read in every phase.
+queue is full blocks the I/O thread without end. So monitors have no limit either, and are read in every phase.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import redis.asyncio
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
+from redis.asyncio.connection import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from common.cancellation import Cancellation
@@ -29,7 +29,6 @@ from common.redis_client.retry_policy import observed_async_retry
 from common.redis_client.sentinels import AsyncBlockingSentinelPool, AsyncPrimaryClient, AsyncSentinels
 
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncClusterClient
-AsyncConnection: TypeAlias = AbstractConnection
 
 
 def build_async_client(

@@ -1,6 +1,6 @@
 """What connections report, for redis-py's threads and for asyncio alike. No I/O.
 
-`connections` and `async_connections` do the I/O. They tell a `ConnectionTracker` what happened; it decides what that
+`connections` and `async_connections` do the I/O. They report to a `ConnectionTracker`, which decides what that
 means: an attempt that failed, a connection that was opened, dropped or closed on purpose, a redirection.
 """
 

@@ -67,7 +67,7 @@ class Observed(AbstractConnection):
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def drop(self, error: Exception) -> None:
-        """Close the connection, because whoever reads its socket has found it lost with this error."""
+        """Close the connection, because the reader of its socket found it lost with this error."""
         try:
             raise error
         except type(error):

@@ -118,7 +118,7 @@ def _connection(connection: Any) -> dict[str, Any]:
             "ssl_cert_reqs": connection.cert_reqs.name,
             "ssl_check_hostname": connection.check_hostname,
             "ssl_ca_certs": connection.ca_certs or "the machine's own",
-            "ssl_min_version": getattr(connection, name) or "that of Python's ssl",
+            "ssl_min_version": getattr(connection, name) or "the default of Python's ssl",
         }
     return facts
 

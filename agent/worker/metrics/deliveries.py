@@ -1,7 +1,7 @@
-"""What became of pub/sub messages: raw rows where they are sent and where they arrive, added up once a second.
+"""Deliveries of pub/sub messages: raw rows when they are sent and when they arrive, added up once a second.
 
-As `agent.worker.metrics.rows`, but for one row per message: any thread appends, which is one step under the
-interpreter's own lock, and the collector cuts off what the buffer holds.
+As in `agent.worker.metrics.rows`, but with one row per message. Any thread appends, which is one step under the
+interpreter's own lock, and the collector takes all rows of the buffer.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from common.pubsub_header import HeaderReader, is_after
 from common.units import NS_PER_S
 
 DeliveryRows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 3): at_ns, what, value; see `What`."""
+"""Shape (n, 3): at_ns, event, value; see `DeliveryEvent`."""
 
 NO_DELIVERY_ROWS: DeliveryRows = np.empty((0, 3), dtype=np.int64)
 pack_delivery: Callable[[int, int, int], bytes] = struct.Struct("=3q").pack
 UNTIMED = -1
 
 
-class What(enum.IntEnum):
-    """What a row says; what its value is."""
+class DeliveryEvent(enum.IntEnum):
+    """The event of a row, and the meaning of its value."""
 
-    EXPECTED = 0  # to how many subscribers the server handed a message
-    DELIVERED = 1  # ns from its sending to its arrival, UNTIMED where the clocks cannot be compared
+    EXPECTED = 0  # number of subscribers that the server sent a message to
+    DELIVERED = 1  # ns from sending to arrival, UNTIMED if the clocks cannot be compared
     FOREIGN = 2  # 1
     REPEATED = 3  # 1
     RESUBSCRIBED = 4  # SUBSCRIBE calls that a reconnect repeated
 
 
 class DeliveryRecord:
-    """What happened to the messages of some workers. Any thread adds rows; one takes them."""
+    """Rows of the messages of some workers. Any thread adds rows; one takes them."""
 
     __slots__ = ("_buffer", "add")
 
@@ -55,57 +55,57 @@ class DeliveryRecord:
 
 
 class DeliveryClassifier:
-    """Tells what each message that one subscriber receives is. For one thread alone."""
+    """Classifies the messages that one subscriber receives: delivered, repeated or foreign. For one thread."""
 
     def __init__(self, reader: HeaderReader, record: DeliveryRecord) -> None:
         self._read = reader.read
         self._add = record.add
         self._last: dict[tuple[int, int], int] = {}
 
-    def arrived(self, line: int, message: bytes, at_ns: int) -> None:
-        """A message came on connection number `line`. Each connection gets one sender's messages in the order of their
-        numbers, so one whose number is not above the last was sent twice, by a retry."""
+    def arrived(self, connection: int, message: bytes, at_ns: int) -> None:
+        """A message has arrived. connection: its number. Each connection gets a sender's messages in the order of their
+        numbers; so a message whose number is not above the last was sent twice, by a retry."""
         header = self._read(message)
         if header is None:
-            self._add(pack_delivery(at_ns, What.FOREIGN, 1))
+            self._add(pack_delivery(at_ns, DeliveryEvent.FOREIGN, 1))
             return
-        key = (line, header.sender)
+        key = (connection, header.sender)
         last = self._last.get(key)
         if last is not None and not is_after(header.number, last):
-            self._add(pack_delivery(at_ns, What.REPEATED, 1))
+            self._add(pack_delivery(at_ns, DeliveryEvent.REPEATED, 1))
             return
         self._last[key] = header.number
         latency_ns = UNTIMED if header.sent_ns is None else at_ns - header.sent_ns
-        self._add(pack_delivery(at_ns, What.DELIVERED, latency_ns))
+        self._add(pack_delivery(at_ns, DeliveryEvent.DELIVERED, latency_ns))
 
 
 def add_up(rows: DeliveryRows) -> DeliveryMetrics:
-    """Rows of one group of pools, added up."""
-    what, values = rows[:, 1], rows[:, 2]
-    # A clone of a virtual machine may take itself for its twin, and have a clock of its own all the same.
-    latencies = values[(what == What.DELIVERED) & (values >= 0)]
+    """The sums of the rows of one pool group."""
+    events, values = rows[:, 1], rows[:, 2]
+    # A clone of a virtual machine has the boot id of the original, but another clock.
+    latencies = values[(events == DeliveryEvent.DELIVERED) & (values >= 0)]
     return DeliveryMetrics(
-        expected=int(values[what == What.EXPECTED].sum()),
-        delivered=int(np.count_nonzero(what == What.DELIVERED)),
-        foreign=int(np.count_nonzero(what == What.FOREIGN)),
-        repeated=int(np.count_nonzero(what == What.REPEATED)),
-        resubscribed=int(values[what == What.RESUBSCRIBED].sum()),
+        expected=int(values[events == DeliveryEvent.EXPECTED].sum()),
+        delivered=int(np.count_nonzero(events == DeliveryEvent.DELIVERED)),
+        foreign=int(np.count_nonzero(events == DeliveryEvent.FOREIGN)),
+        repeated=int(np.count_nonzero(events == DeliveryEvent.REPEATED)),
+        resubscribed=int(values[events == DeliveryEvent.RESUBSCRIBED].sum()),
         latency=Histogram.of(latencies),
     )
 
 
 def keys_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
-    """Where each row belongs, as one number, second * MAX_LEGS + leg: to the second in which it happened, and the leg
-    of the load's timeline in which its message was sent, as far as that is known."""
+    """The key of each row, second * MAX_LEGS + leg: the second of the event, and the leg in which its message was sent,
+    as far as that is known."""
     offsets_ns = np.maximum(rows[:, 0] - t0_ns, 0)
-    timed = (rows[:, 1] == What.DELIVERED) & (rows[:, 2] > 0)
+    timed = (rows[:, 1] == DeliveryEvent.DELIVERED) & (rows[:, 2] > 0)
     sent_ns = offsets_ns - np.where(timed, rows[:, 2], 0)
     legs = np.maximum(np.searchsorted(np.array(line.begins_ns), sent_ns, side="right") - 1, 0)
     return offsets_ns // NS_PER_S * MAX_LEGS + legs
 
 
 class CollectedDeliveries:
-    """What became of the messages of one group of pools, as far as it belongs to seconds still to come."""
+    """Rows of one pool group, until their seconds are reported."""
 
     def __init__(self, record: DeliveryRecord) -> None:
         self._record = record
@@ -113,17 +113,17 @@ class CollectedDeliveries:
         self._keys: Ints = np.empty(0, dtype=np.int64)
 
     def gather(self, t0_ns: int, line: Timeline) -> None:
-        """Take in all that was left since the last call."""
+        """Take all rows since the last call."""
         fresh = self._record.take()
         self._rows = np.concatenate([self._rows, fresh])
         self._keys = np.concatenate([self._keys, keys_of(fresh, t0_ns, line)])
 
     def keys(self) -> set[tuple[int, int]]:
-        """Where what was gathered belongs: (second, number of the leg)."""
+        """(second, number of the leg) of all rows."""
         return {divmod(key, MAX_LEGS) for key in distinct(self._keys)}
 
     def release(self, key: tuple[int, int]) -> DeliveryMetrics:
-        """Metrics of what was gathered of this key, which is forgotten."""
+        """Metrics of the rows with this key, which are removed."""
         second, leg = key
         mine = self._keys == second * MAX_LEGS + leg
         rows = self._rows[mine]

@@ -1,7 +1,7 @@
-"""A mix with subscribers: its workers' view of their pools, and the subscriptions that they hold.
+"""A mix with subscribers: gives each worker a pool of its own that handles PUBLISH and SUBSCRIBE.
 
-The hot path knows nothing of it: such a worker is given a pool whose instances header a message as it is published, and
-hand a SUBSCRIBE to the worker's own subscriber. Workers of all other mixes have their pools as they are.
+Drivers do not know about it. The pool's instances add a header to each message that is published, and pass SUBSCRIBE to
+the worker's subscriber. Workers of all other mixes use their pools directly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
+from agent.worker.metrics.deliveries import DeliveryEvent, DeliveryRecord, pack_delivery
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
 from agent.worker.workload.values import MessageBody
@@ -22,11 +22,12 @@ from common.pubsub_header import HeaderReader, HeaderWriter
 from common.units import NS_PER_S
 
 _CLOSE_NS = 1 * NS_PER_S
-"""How long all threads together may take to end that were cut off; the process ends with those that do not."""
+"""How long all threads together may take to end after they were cut."""
 
 
-class _View:
-    """What one worker has in the place of its pool, and of each instance that this lends. For that worker alone."""
+class _WorkerPool:
+    """In place of the pool of one worker, and of each instance that the pool lends. The twins' `execute` runs for every
+    operation, so it is written twice."""
 
     def __init__(self, pool: Any, subscriber: Any, writer: HeaderWriter, record: DeliveryRecord) -> None:
         self._pool = pool
@@ -36,53 +37,54 @@ class _View:
         self._lent: Any
 
     def give_back(self, _: object) -> None:
-        """As the pool's own."""
+        """As the pool's `give_back`."""
         self._pool.give_back(self._lent)
 
 
-class PubSubPool(_View):
-    """For a thread: of a ClientInstancePool and a Subscriber."""
+class PubSubPool(_WorkerPool):
+    """For a thread, with a ClientInstancePool and a Subscriber."""
 
     def checkout(self) -> tuple[PubSubPool, int]:
-        """As the pool's own."""
+        """As the pool's method."""
         self._lent, wait_ns = self._pool.checkout()
         return self, wait_ns
 
     def execute(self, *arguments: Any) -> Any:
-        """As an instance's own. A PUBLISH bears the time at which it begins, and tells how many will receive it."""
+        """As an instance's `execute`. The header of a message has the time at which its PUBLISH begins. The reply says
+        how many deliveries to expect."""
         last = arguments[-1]
         if type(last) is MessageBody:
             sent_ns = monotonic_ns()
             receivers = self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
-            self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
+            self._add(pack_delivery(sent_ns, DeliveryEvent.EXPECTED, receivers))
             return receivers
         if arguments[0] in SUBSCRIBING:
             return self._subscriber.subscribe(arguments[0], last)
         return self._lent.execute(*arguments)
 
 
-class AsyncPubSubPool(_View):
-    """For a task: of an AsyncClientInstancePool and an AsyncSubscriber."""
+class AsyncPubSubPool(_WorkerPool):
+    """For a task, with an AsyncClientInstancePool and an AsyncSubscriber."""
 
     def take(self) -> AsyncPubSubPool | None:
-        """As the pool's own."""
+        """As the pool's method."""
         if (lent := self._pool.take()) is None:
             return None
         self._lent = lent
         return self
 
     async def checkout(self) -> tuple[AsyncPubSubPool, int]:
-        """As the pool's own."""
+        """As the pool's method."""
         self._lent, wait_ns = await self._pool.checkout()
         return self, wait_ns
 
     async def execute(self, *arguments: Any) -> Any:
-        """As that of a thread's."""
+        """As `PubSubPool.execute`."""
         last = arguments[-1]
         if type(last) is MessageBody:
             sent_ns = monotonic_ns()
             receivers = await self._lent.execute(*arguments[:-1], self._write_header(last, sent_ns))
-            self._add(pack_delivery(sent_ns, What.EXPECTED, receivers))
+            self._add(pack_delivery(sent_ns, DeliveryEvent.EXPECTED, receivers))
             return receivers
         if arguments[0] in SUBSCRIBING:
             return await self._subscriber.subscribe(arguments[0], last)
@@ -99,7 +101,7 @@ class Subscribers:
     """The subscribers of one worker process."""
 
     def __init__(self, plan: Plan, run_id: str, crash: Callable[[Exception], None]) -> None:
-        """crash: told of what ends a subscriber and never should."""
+        """crash: called with an unexpected error that ended a subscriber."""
         self._plan = plan
         self._run_id = run_id
         self._boot_id = boot_id()
@@ -109,15 +111,14 @@ class Subscribers:
         self._finish_by_ns: int | None = None
 
     def pool_for(self, number: int, driver: Driver, pool: Any, record: DeliveryRecord) -> Any:
-        """What worker `number` of the fleet has in the place of its driver's pool: the pool itself where nobody
-        subscribes.
+        """The pool of worker `number` of the fleet; its driver's pool itself if the mix does not subscribe.
 
-        Workers of a pool have consecutive numbers, so that its client instances share their subscriptions evenly.
+        Workers of a pool have consecutive numbers, so their subscriptions are spread evenly over its client instances.
         """
         if not self._is_wanted:
             return pool
-        kind, view = _OF_DRIVER[driver]
-        subscriber = kind(
+        subscriber_class, pool_class = _OF_DRIVER[driver]
+        subscriber = subscriber_class(
             f"subscriber {number}",
             pool.instances[number % len(pool.instances)].client,
             self._plan.workload.pubsub.channels_per_thread,
@@ -127,11 +128,11 @@ class Subscribers:
             self._crash,
         )
         self._all.append(subscriber)
-        return view(pool, subscriber, HeaderWriter(self._run_id, self._boot_id, number), record)
+        return pool_class(pool, subscriber, HeaderWriter(self._run_id, self._boot_id, number), record)
 
     def finish(self, now_ns: int) -> int:
-        """All workers have ended: have what is under way read. Returns until when that may take, the same whenever it
-        is asked again."""
+        """All workers have ended: read the messages under way. Returns the deadline (monotonic ns), the same on each
+        call."""
         if self._finish_by_ns is None:
             self._finish_by_ns = now_ns + self._plan.workload.pubsub.grace_s.ns
             for subscriber in self._all:
@@ -140,16 +141,16 @@ class Subscribers:
 
     @property
     def is_alive(self) -> bool:
-        """Whether any of them still reads."""
+        """Whether a subscriber still reads."""
         return any(subscriber.is_alive for subscriber in self._all)
 
     def cut(self) -> None:
-        """Have none wait for anything; the run has been cancelled. Idempotent."""
+        """End all subscribers now; the run was cancelled. Idempotent."""
         for subscriber in self._all:
             subscriber.cut()
 
     def close(self) -> None:
-        """Give back what they hold. Idempotent."""
+        """Close all subscribers. Idempotent."""
         give_up_ns = monotonic_ns() + _CLOSE_NS
         for subscriber in self._all:
             subscriber.close((give_up_ns - monotonic_ns()) / NS_PER_S)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from agent.worker.metrics.deliveries import DeliveryClassifier, DeliveryRecord, What, pack_delivery
+from agent.worker.metrics.deliveries import DeliveryClassifier, DeliveryEvent, DeliveryRecord, pack_delivery
 from common.cancellation import CutShort
 from common.clock import monotonic_ns
 from common.pubsub_header import HeaderReader
@@ -181,7 +181,7 @@ class Subscriptions(Generic[C]):
     def resubscribed(self, commands: int) -> None:
         """Record that a connection subscribed to its channels again, by this many commands."""
         if commands:
-            self._record.add(pack_delivery(monotonic_ns(), What.RESUBSCRIBED, commands))
+            self._record.add(pack_delivery(monotonic_ns(), DeliveryEvent.RESUBSCRIBED, commands))
 
 
 def run_over() -> CutShort:

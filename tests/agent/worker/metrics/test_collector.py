@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.metrics.deliveries import DeliveryRecord, What, pack_delivery
+from agent.worker.metrics.deliveries import DeliveryEvent, DeliveryRecord, pack_delivery
 from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
 from agent.worker.metrics.process_usage import SelfWatch
 from agent.worker.metrics.rows import PACKED, WAIT_ONLY, Outcomes, ThreadRecord
@@ -57,7 +57,7 @@ class Process:
         record.add(Row(T0 + round(at_s * NS_PER_S), 0, service_ns, bytes_out=10, bytes_in=5).packed())
 
     def deliver(self, at_s: float) -> None:
-        self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), What.DELIVERED, 5))
+        self.deliveries.add(pack_delivery(T0 + round(at_s * NS_PER_S), DeliveryEvent.DELIVERED, 5))
 
     def send(self, due_s: float, begin_s: float, end_s: float, thread: int = 0) -> None:
         """An operation of an open loop."""

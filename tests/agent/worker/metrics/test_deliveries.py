@@ -8,8 +8,8 @@ from agent.worker.metrics.deliveries import (
     UNTIMED,
     CollectedDeliveries,
     DeliveryClassifier,
+    DeliveryEvent,
     DeliveryRecord,
-    What,
     add_up,
     pack_delivery,
 )
@@ -27,14 +27,14 @@ STAGED = timeline(Load(stages=(stage(1.5), stage(1))))
 
 rows = st.tuples(
     st.integers(-1, 5).map(lambda s: T0 + s * NS_PER_S // 2),
-    st.sampled_from(list(What)),
+    st.sampled_from(list(DeliveryEvent)),
     st.sampled_from([0, 3, NS_PER_S]),
 )
 
 
-def place(at_ns: int, what: What, value: int) -> tuple[int, int]:
+def place(at_ns: int, what: DeliveryEvent, value: int) -> tuple[int, int]:
     """The second in which a row happened, and the stage in which its message was sent."""
-    sent_ns = at_ns - (value if what is What.DELIVERED else 0)
+    sent_ns = at_ns - (value if what is DeliveryEvent.DELIVERED else 0)
     return max(0, at_ns - T0) // NS_PER_S, STAGED.at(sent_ns - T0)
 
 
@@ -49,7 +49,7 @@ def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
 
 @given(st.lists(rows, max_size=30), st.integers(0, 30))
 def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
-    each: list[tuple[int, What, int]], cut: int
+    each: list[tuple[int, DeliveryEvent, int]], cut: int
 ) -> None:
     record = DeliveryRecord()
     collected = CollectedDeliveries(record)
@@ -61,8 +61,8 @@ def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
         for second, leg in sorted(collected.keys()):
             mine = [row for row in part if place(*row) == (second, leg)]
             metrics = collected.release((second, leg))
-            assert metrics.delivered == sum(what is What.DELIVERED for _, what, _ in mine)
-            assert metrics.expected == sum(value for _, what, value in mine if what is What.EXPECTED)
+            assert metrics.delivered == sum(what is DeliveryEvent.DELIVERED for _, what, _ in mine)
+            assert metrics.expected == sum(value for _, what, value in mine if what is DeliveryEvent.EXPECTED)
             released.append(metrics)
         assert collected.keys() == set()
     everything = add_up(np.array(each, dtype=np.int64).reshape(-1, 3))
@@ -81,7 +81,7 @@ def test_a_message_of_another_host_is_delivered_but_not_timed() -> None:
 def test_a_time_below_zero_is_of_a_clock_that_is_not_ours() -> None:
     assert arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 101))) == DeliveryMetrics(delivered=1)
     record = DeliveryRecord()
-    record.add(pack_delivery(T0, What.DELIVERED, UNTIMED))
+    record.add(pack_delivery(T0, DeliveryEvent.DELIVERED, UNTIMED))
     assert add_up(record.take()) == DeliveryMetrics(delivered=1)
 
 
