@@ -32,27 +32,27 @@ def cli() -> None:
     type=whole_number(at_least=1),
     default=None,
     envvar="STAMPEDE_AGENT_PROCESSES",
-    help="Worker processes.  [default: one per usable core]",
+    help="worker processes  [default: one per usable core]",
 )
-@click.option("--name", default="", help="Name in reports.  [default: the host name]")
+@click.option("--name", default="", help="name in reports  [default: the host name]")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     default=None,
-    help="Token copied from the coordinator's machine; - for stdin. Or put its text into STAMPEDE_TOKEN.  "
+    help="token copied from the coordinator's machine; - for stdin; or put its text into STAMPEDE_TOKEN  "
     "[default: $XDG_CONFIG_HOME/stampede/token]",
 )
 @click.option(
-    "--insecure", is_flag=True, help="Join a coordinator that was started with --insecure: no CURVE, no token."
+    "--insecure", is_flag=True, help="join a coordinator that was started with --insecure: no CURVE, no token"
 )
-@click.option("--once", is_flag=True, help="Leave after one run instead of waiting for the next.")
+@click.option("--once", is_flag=True, help="leave after one run instead of waiting for the next")
 @click.option(
     "--wait",
     type=ParsedType("duration", Seconds.parse),
     default=None,
-    help="Exit if no coordinator answers for this long.  [default: never]",
+    help="exit if no coordinator answers for this long  [default: never]",
 )
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@click.option("--quiet", "-q", is_flag=True, help="print nothing but errors")
 def join(
     endpoint: str,
     processes: int | None,
@@ -65,8 +65,8 @@ def join(
 ) -> int:
     """Join the coordinator at ENDPOINT, such as 10.0.0.5:5555 or a host name, and serve its runs.
 
-    It may be started before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
-    and says goodbye; a second one leaves at once.
+    An agent may start before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
+    and ends it; a second one ends it at once.
     """
     # Here, for a fast --help; and a spawned fork server imports this module, too, and needs none of these.
     with interruptible_imports():

@@ -1,13 +1,13 @@
-"""The frame around both command lines: standard streams that cannot break a run, and one line for each error, with its
-traceback in a file.
+"""What both programs have around their commands: standard streams that cannot break a run, and errors of one line, with
+the traceback in a file.
 
 A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise.
 
-stderr is what a program says while it works. It never waits either: see `common.stderr_writer`.
+stderr has what a program says while it works. Writing to stderr never waits either: see `common.stderr_writer`.
 
-stdout is the result, written when the work is done. It waits for a slow reader (`| less`) as long as the person wants;
-Ctrl-C ends the wait. The first error is kept, and later output is dropped. At its end the program decides what a lost
-stdout means:
+stdout has the result, written when the work is done. Writing waits for a slow reader (`| less`) without limit;
+Ctrl-C ends the wait. After the first error, later output is dropped. At its end the program decides what lost
+output means:
 
     the reader stopped early (`| head`)   nothing
     closed, or its disk is full           a line on stderr, and exit code 2 unless the output is also elsewhere
@@ -32,9 +32,9 @@ from common.stderr_writer import PATIENCE_S, StderrWriter, text_stream
 from common.units import printable
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_WIDEST = 9_999
-"""Most columns or lines that are plausible for a terminal: tables are padded to the claimed width."""
-_FRAMES_NAMED = ("agent", "common", "coordinator")
+_LARGEST_SIZE = 9_999
+"""The most plausible columns or lines of a terminal. Tables are padded to the width that COLUMNS claims."""
+_OUR_PACKAGES = ("agent", "common", "coordinator")
 
 
 class Outlet(io.RawIOBase):
@@ -47,11 +47,11 @@ class Outlet(io.RawIOBase):
         self._fd = fd
         self._before = before
         self.error = error
-        self.missed = False
-        """Some output was dropped."""
+        self.has_dropped = False
+        """Whether some output was dropped."""
 
     def writable(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
     def fileno(self) -> int:
@@ -70,10 +70,10 @@ class Outlet(io.RawIOBase):
                 self._before()
             left = self._write(view)
         except KeyboardInterrupt:
-            # Not once more: a flush at the end would wait for the same reader.
-            self.error, self.missed = OSError(errno.EINTR, "interrupted"), True
+            # Drop the rest: a flush at the end would wait for the same reader again.
+            self.error, self.has_dropped = OSError(errno.EINTR, "interrupted"), True
             raise
-        self.missed = self.missed or bool(left)
+        self.has_dropped = self.has_dropped or bool(left)
         return len(view)
 
     def _write(self, left: memoryview) -> memoryview:
@@ -92,7 +92,7 @@ class Outlet(io.RawIOBase):
 def run_program(name: str, command: Callable[[], int]) -> int:
     """Run a command with standard streams that cannot break it. Returns its exit code; instead of EXIT_OK the code of a
     usage error if its output could not be written."""
-    _forget_impossible_sizes()
+    _ignore_impossible_sizes()
     with _safe_streams():
         try:
             code = command()
@@ -108,9 +108,9 @@ def stdout_lost() -> str | None:
     """Why output to stdout was lost since the last call; None if none was, or if the reader stopped early."""
     sys.stdout.flush()
     outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(outlet, Outlet) or not outlet.missed or outlet.error is None:
+    if not isinstance(outlet, Outlet) or not outlet.has_dropped or outlet.error is None:
         return None
-    outlet.missed = False
+    outlet.has_dropped = False
     left_early = outlet.error.errno in (errno.EPIPE, errno.EINTR)
     return None if left_early else outlet.error.strerror or "unknown error"
 
@@ -140,8 +140,8 @@ def explained(error: Exception, file: Path | None = None) -> tuple[int, str]:
 
 def described(error: BaseException) -> str:
     """An exception in one line: class, message, and where in our code it happened."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _room(frame.filename) is not None]
-    where = f" ({_room(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _module_path(frame.filename) is not None]
+    where = f" ({_module_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     message = printable(hide_userinfo(" ".join(str(error).split())))[:200]
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"
 
@@ -172,21 +172,21 @@ def _kept(error: BaseException, file: Path | None) -> str:
     return "" if path is None else f"; its traceback is in {path}"
 
 
-def _room(filename: str) -> str | None:
+def _module_path(filename: str) -> str | None:
     """The path of a module of this project, such as `coordinator/start.py`; None for any other file."""
     root = Path(__file__).parent.parent
     path = Path(filename)
     if not path.is_relative_to(root):
         return None
     parts = path.relative_to(root).parts
-    return "/".join(parts) if parts[0] in _FRAMES_NAMED else None
+    return "/".join(parts) if parts[0] in _OUR_PACKAGES else None
 
 
 def _without_directory(error: Exception) -> str:
-    """The end of a message about a file, if the cause is a deleted working directory; else ""."""
-    of_files = isinstance(error, UsageError) or any(isinstance(cause, OSError) for cause in _causes(error))
-    gone = of_files and directory_is_gone()
-    return "; the working directory was deleted: change to one that exists (cd)" if gone else ""
+    """What to add to a message about a file if the working directory was deleted; else ""."""
+    is_about_files = isinstance(error, UsageError) or any(isinstance(cause, OSError) for cause in _causes(error))
+    is_gone = is_about_files and directory_is_gone()
+    return "; the working directory was deleted: change to one that exists (cd)" if is_gone else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -206,12 +206,12 @@ def directory_is_gone() -> bool:
     return False
 
 
-def _forget_impossible_sizes() -> None:
+def _ignore_impossible_sizes() -> None:
     """Remove an impossible COLUMNS or LINES: rich believes COLUMNS=0, and click and rich read other nonsense
     differently. Without the variable both ask the terminal."""
     for name in ("COLUMNS", "LINES"):
-        said = os.environ.get(name, "1")
-        if not (said.isascii() and said.isdigit() and len(said) < 9 and 0 < int(said) <= _WIDEST):
+        size = os.environ.get(name, "1")
+        if not (size.isascii() and size.isdigit() and len(size) < 9 and 0 < int(size) <= _LARGEST_SIZE):
             del os.environ[name]
 
 
@@ -237,8 +237,8 @@ def _safe_streams() -> Iterator[None]:
 
 
 def _closed(fd: int) -> OSError | None:
-    """The error of a closed descriptor; None for an open one. Opens /dev/null in its place: otherwise the next file
-    that is opened gets this descriptor, and receives the output by mistake."""
+    """The error of a closed descriptor; None for an open one. /dev/null takes its place: otherwise the next opened file
+    would get this descriptor, and the output."""
     try:
         os.fstat(fd)
     except OSError as error:
@@ -253,7 +253,7 @@ def _closed(fd: int) -> OSError | None:
 
 def _result_stream(before: object, error: OSError | None, stderr_writer: StderrWriter) -> io.TextIOWrapper:
     """stdout. Waits for stderr before it writes: without a limit if both are the same terminal or pipe."""
-    patience_s = None if _are_one() else PATIENCE_S
+    patience_s = None if _are_the_same() else PATIENCE_S
     waits = True
 
     def drain_stderr() -> None:
@@ -269,7 +269,7 @@ def _result_stream(before: object, error: OSError | None, stderr_writer: StderrW
     )
 
 
-def _are_one() -> bool:
+def _are_the_same() -> bool:
     """Whether stdout and stderr lead to the same terminal, pipe or file."""
     out, err = os.fstat(_STDOUT), os.fstat(_STDERR)
     return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)

@@ -1,4 +1,4 @@
-"""The version of redis-stampede, and the versions that it runs on."""
+"""The version of redis-stampede, and of the software below it."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ RELEASE = version("redis-stampede")
 
 
 def about(program: str) -> str:
-    """The text of `--version`: all versions that a bug report should name."""
+    """The text of `--version`: every version that a bug report should name."""
     return f"{program} {RELEASE} (redis-stampede; Python {platform.python_version()}, redis-py {version('redis')})"

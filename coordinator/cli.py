@@ -99,30 +99,30 @@ def cli() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="folder that takes a folder per run",
+    help="folder in which each run gets a folder",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON on stdout, and nothing else there")
 @click.option("--insecure", is_flag=True, help="no encryption and no token: anybody may join")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="the token that agents need, with its key beside it, instead of the usual one",
+    help="the token that agents need, with its key file beside it, instead of the usual one",
 )
-@click.option("--resume", metavar="RUN", help="go on with a run whose coordinator was killed, or collect late results")
-@click.option("--compare-drivers", is_flag=True, help="run it with client and wire in turn: what redis-py costs")
+@click.option("--resume", metavar="RUN", help="resume a run whose coordinator was killed, or collect late results")
+@click.option("--compare-drivers", is_flag=True, help="run the plan with client and wire in turn: the cost of redis-py")
 @click.option(
     "--rounds",
     type=whole_number(FEWEST_ROUNDS),
-    help=f"how often each driver runs, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
+    help=f"runs of each driver, with --compare-drivers  [default: {DEFAULT_ROUNDS}]",
 )
 @click.option(
     "-q",
     "--quiet",
     is_flag=True,
-    help="no live view and no progress messages, only trouble; with --json, no report on stderr either",
+    help="no live view and no progress messages, only problems; with --json, no report on stderr either",
 )
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution in the summary")
-@click.option("--yes-flush", is_flag=True, help="yes, empty the target's database first, as the plan says")
+@click.option("--yes-flush", is_flag=True, help="confirm that the plan may empty the target's database")
 def start(
     plan_file: Path | None, bind: str | None, out: Path, as_json: bool, insecure: bool, token_file: Path | None,
     resume: str | None, compare_drivers: bool, rounds: int | None, quiet: bool, hide_histogram: bool, yes_flush: bool,
@@ -130,7 +130,7 @@ def start(
 ) -> int:  # fmt: skip
     """Run a plan: wait for its agents, start them at one instant, watch, report.
 
-    Flags go over the plan file, the file over STAMPEDE_... variables, those over the profile.
+    Flags override the plan file, the file overrides STAMPEDE_... variables, and those override the profile.
     """
     with interruptible_imports():
         from common.machine import raise_open_files_limit
@@ -141,9 +141,9 @@ def start(
         from coordinator.start import start as start_run
 
     if rounds is not None and not compare_drivers:
-        raise UsageError("--rounds: expected --compare-drivers too, whose rounds they are")
+        raise UsageError("--rounds: expected it with --compare-drivers only")
     if resume is not None and compare_drivers:
-        raise UsageError("--resume: expected no --compare-drivers beside it, because a single run is gone on with")
+        raise UsageError("--resume: expected no --compare-drivers, because only a single run can be resumed")
     if resume is not None:
         _refuse_another_plan(plan_file, flags)
         plan_file = find_journal(resume, out).with_name(PLAN_FILE)
@@ -161,7 +161,7 @@ def start(
 def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Print what would run, its connections and each agent's share; start nothing.
 
-    What is printed is a plan file again: the arithmetic stands in its comments.
+    The output is a plan file again, with the arithmetic in its comments.
     """
     with interruptible_imports():
         from common.machine import usable_cores
@@ -175,7 +175,7 @@ def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
 
 @cli.command(cls=PlanCommand)
 def check(plan_file: Path | None, **flags: Any) -> int:
-    """Can the target be reached, what is it, and may we do what the plan needs?"""
+    """Check that the target is reachable and permits this plan."""
     with interruptible_imports():
         from common.machine import open_files_limit, raise_open_files_limit, usable_cores
         from common.plan.rules.checks import Purpose
@@ -196,8 +196,8 @@ def check(plan_file: Path | None, **flags: Any) -> int:
 
 @cli.command("profiles")
 @click.argument("name", required=False)
-@click.option("--commands", "what", flag_value="commands", help="the command table and the placeholders instead")
-@click.option("--markdown", "what", flag_value="markdown", help="all of it as a page of Markdown")
+@click.option("--commands", "what", flag_value="commands", help="list the command table and the placeholders instead")
+@click.option("--markdown", "what", flag_value="markdown", help="print everything as a page of Markdown")
 def show_profiles(name: str | None, what: str | None) -> None:
     """List the built-in workloads, or print one."""
     with interruptible_imports():
@@ -221,7 +221,7 @@ def show_profiles(name: str | None, what: str | None) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="folder that holds the runs",
+    help="folder of the runs",
 )
 @click.option("--hide-histogram", is_flag=True, help="no latency distribution")
 def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
@@ -229,7 +229,7 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
     with interruptible_imports():
         from coordinator.report_command import render
 
-    # The text has colours only if stdout shows them: click must not remove them.
+    # `render` adds colours only if stdout shows them: click must not remove them.
     text = render(run, out, form, hide_histogram, note=lambda line: complain(PROGRAM, line))
     click.echo(text, nl=False, color=True)
 

@@ -1,4 +1,4 @@
-"""What `coordinator start` is told besides the plan: how this one run is held, not what it does."""
+"""The options of `coordinator start` that do not belong to the plan: how one run is managed, not its load."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from common.protocol.token_sources import TokenVariables
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
-"""Where agents connect, unless it is said; a run with local agents alone takes a free port of the loopback."""
+"""Where agents connect by default. A run with local agents only takes a free port of the loopback instead."""
 
 DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
-"""Of a comparison of drivers. One round would tell nothing of how far the figures scatter."""
+"""Rounds of a comparison of drivers. A single round would not show how much the figures scatter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
-    """bind: where agents connect, None unless it was said. out: holds a folder per run. resume: id of the run to go on
-    with. token_file: from the command line; token_variables: what the environment says instead. quiet: no live view,
-    only trouble. yes_flush: the target's data may go, if the plan says so."""
+    """bind: where agents connect, None if not given. out: folder of the run folders. resume: id of the run to resume.
+    token_file: from the command line; token_variables: the same from the environment. quiet: no live view, only
+    problems. yes_flush: the plan may empty the target's database."""
 
     bind: str | None = None
     out: Path = Path("runs")
@@ -33,5 +33,5 @@ class StartOptions:
 
     @property
     def silent(self) -> bool:
-        """Whether people see no report, only trouble: a program reads the JSON."""
+        """Whether people see only problems, because a program reads the JSON."""
         return self.json and self.quiet

@@ -1,8 +1,8 @@
-"""What `coordinator plan` prints: the expanded plan, the arithmetic of its connections, each agent's
-share, and the settings of its clients. Pure.
+"""The view of a plan that `coordinator plan` prints: the whole plan, the arithmetic of its connections, each agent's
+share, and the settings of its clients.
 
-The shares are those of the agents that the plan expects. How many worker processes an agent brings is known only when
-it joins: one that joins from elsewhere is taken to bring one.
+The view assumes the agents that the plan expects, with one worker process for each agent of another machine: only a
+joining agent tells how many processes it has.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from coordinator.core.shares import AgentCapacity, Shares, assign
 _REMOTE_PROCESSES = 1
 
 ClientSettings: TypeAlias = Mapping[str, Mapping[str, str]]
-"""By pool group, name and value of what redis-py's clients are set to."""
+"""The settings of redis-py's clients: name to value, by pool group."""
 
 
 def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
-    """The agents that a plan counts on: local ones, then others; a single local one where it counts on none."""
+    """The agents that a plan expects: local agents, then remote ones; one local agent if the plan names none."""
     fleet = plan.fleet
     alone = fleet.local_agents == 0 and fleet.expect_agents == 0
     processes = fleet.processes_per_local_agent or cores
@@ -37,15 +37,15 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
 
 
 def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
-    """For people: a plan file, with everything else in its comments."""
+    """The view for people: a plan file, with everything else in its comments."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     lines = ["", f"plan hash: {plan_hash(plan)}"]
     lines += [connections_line(group) for group in shares.plan.pools]
     if len(shares.plan.pools) > 1:
-        lines.append(f"connections in all: at most {shares.connection_ceiling}")
+        lines.append(f"connections in total: at most {shares.connection_ceiling}")
     if is_cluster(plan.target):
-        lines.append("Connections are those to each node of the cluster: a run asks how many nodes there are.")
+        lines.append("Connections are per node of the cluster; only a run knows the number of nodes.")
     everywhere = tuple(share for assignment in shares.assignments.values() for share in assignment.pools)
     lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
     lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
@@ -54,17 +54,17 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     lines += fleet_lines(plan, len(agents))
     if plan.fleet.expect_agents:
         lines.append(
-            f"Agents that join are taken to bring {_REMOTE_PROCESSES} worker process each; "
-            "shares follow the processes that they do bring."
+            f"Remote agents are assumed to have {_REMOTE_PROCESSES} worker process each; "
+            "real shares follow the processes that they have."
         )
     if any(not assignment.pools for assignment in shares.assignments.values()):
-        lines.append("There are fewer pools than agents: those without a pool take part and issue nothing.")
+        lines.append("There are fewer pools than agents: agents without a pool join, but issue nothing.")
     lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
 
 
 def fleet_lines(plan: Plan, agents: int) -> list[str]:
-    """When the run starts without all of its agents, and what it does when some are lost; agents: how many it
+    """When a run starts without some of its agents, and what it does when it loses some. agents: how many it
     expects."""
     fleet, lines = plan.fleet, []
     if fleet.at_least is not None and fleet.at_least < agents:
@@ -84,7 +84,7 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
 
 
 def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
-    """For programs: the same as plain data."""
+    """The view for programs, as JSON types."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     return {
@@ -126,7 +126,7 @@ def _leg_facts(leg: Leg) -> dict[str, Any]:
 
 
 def _leg_line(leg: Leg) -> str:
-    """When it begins, how long it lasts, at what rate, and what that makes."""
+    """A leg's begin, length, rate and number of operations."""
     length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
     rate = "closed loop"
     if leg.from_per_s is not None and leg.to_per_s is not None:
@@ -148,13 +148,13 @@ def connections_line(group: Pools) -> str:
 
 
 def _settings_lines(groups: ClientSettings) -> list[str]:
-    # Groups seldom differ: those that are alike are told once.
+    # Groups seldom differ: equal ones share their lines.
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name, group in groups.items():
         alike.setdefault(tuple(group.items()), []).append(name)
     lines = []
-    for settings, of in alike.items():
-        lines += ["", f"client settings in force ({', '.join(of)}):"]
+    for settings, names in alike.items():
+        lines += ["", f"client settings in force ({', '.join(names)}):"]
         lines += [f"  {name}: {value}" for name, value in settings]
     return lines
 
@@ -176,7 +176,7 @@ _NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
 
 
 def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:
-    """How many workers of these pools are threads, and how many are tasks: of those that the plan has."""
+    """How many workers of these pools are threads, tasks and loops; only kinds that the plan has."""
     counts = {_NOUNS[group.driver]: 0 for group in shares.plan.pools}
     for share in pools:
         group = shares.plan.pools[share.group]

@@ -1,7 +1,7 @@
-"""`target.address_remap`: where clients reach the servers that clusters and Sentinels announce.
+"""`target.address_remap`: at which addresses clients reach the servers that clusters and Sentinels announce.
 
-A rule is `FROM -> TO`; both are `host:port` or `host`. A rule for `host:port` has precedence over one for `host`. If TO
-has no port, the announced port is kept. Pure.
+A rule maps FROM to TO; both are `host:port` or `host`. A rule for `host:port` has precedence over a rule for `host`. If
+TO has no port, the announced port stays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AddressMap:
         self._rules = {_place(announced): _place(reached) for announced, reached in rules.items()}
 
     def resolve(self, host: str, port: int) -> tuple[str, int]:
-        """Where clients reach the server that is announced at this address."""
+        """The address at which clients reach the server that is announced at this one."""
         name = host.lower()
         to_host, to_port = self._rules.get((name, port)) or self._rules.get((name, None)) or (host, port)
         return to_host, to_port or port

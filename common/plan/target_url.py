@@ -1,13 +1,13 @@
-"""The target's URL and what it says. Pure text work. The forms:
+"""Parses the target's URL, and hides passwords in it. The forms:
 
     redis://[user[:password]@]host[:port][/db]                        one server; rediss:// with TLS
     unix://[user[:password]@]/path/to.sock[?db=N]                     one server behind a socket of this machine
     redis+sentinel://[user[:password]@]host[:port],.../service[/db]   the primary that Sentinels know; rediss+sentinel://
     redis+cluster://[user[:password]@]host[:port],...[/db]            a cluster; rediss+cluster://
 
-User, password and the socket's path are percent-decoded. IPv6 addresses stand in brackets and may have a zone, whose
-`%` a URL writes as `%25`: `redis://[fe80::1%25eth0]:6379`; a plain `%` is understood, too. Without a scheme, redis://
-is assumed: `localhost:6379`. A password never appears in an error's text.
+User, password and the path of the socket are percent-decoded. An IPv6 address is in brackets and may have a zone after
+`%25`, as in `redis://[fe80::1%25eth0]:6379`, or after a plain `%`. Without a scheme, `redis://` is assumed:
+`localhost:6379`. Error texts never have a password.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEFAULT_SENTINEL_PORT = 26379
 
 
 class TargetKind(enum.Enum):
-    """What a client has to find before it can talk: one server, the primary that Sentinels know, a cluster's nodes."""
+    """What a URL leads to: one server, the primary that Sentinels know, or the nodes of a cluster."""
 
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
@@ -53,7 +53,7 @@ _FORMS = {
 
 
 class Host(msgspec.Struct, frozen=True):
-    """One end to connect to. `name` of an IPv6 address is without brackets; its zone, if any, follows a `%`."""
+    """A host name or IP address, and a port. name: an IPv6 address without brackets; a zone follows a `%`."""
 
     name: str
     port: int = DEFAULT_PORT
@@ -64,15 +64,15 @@ class Host(msgspec.Struct, frozen=True):
 
     @property
     def in_url(self) -> str:
-        """As it stands in a URL."""
+        """The host as a URL writes it."""
         return str(self).replace("%", "%25") if ":" in self.name else str(self)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a Redis is and who we are to it.
+    """Where the target is, and the user and password for it.
 
-    hosts: the server; the Sentinels; some nodes of the cluster. Empty for a socket of this machine, which is at `path`.
-    service: the name by which Sentinels know their primary.
+    hosts: the server; the Sentinels; some nodes of the cluster. Empty for a unix socket, which is at `path`. service:
+    the name that Sentinels have for their primary.
     """
 
     kind: TargetKind = TargetKind.STANDALONE
@@ -89,7 +89,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"Address({self.url!r}, username={self.username!r})"
 
     def __str__(self) -> str:
-        """As error messages name it: `host:port`, the path, or whose nodes these are."""
+        """The address as error messages name it: `host:port`, the path, or the Sentinels or nodes."""
         if self.path is not None:
             return self.path
         hosts = ",".join(map(str, self.hosts))
@@ -98,14 +98,14 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def scheme(self) -> str:
-        """The scheme of its URL."""
+        """The scheme of the URL."""
         if self.path is not None:
             return "unix"
         return next(scheme for scheme, what in _SCHEMES.items() if what == (self.kind, self.tls))
 
     @property
     def url(self) -> str:
-        """Its URL, without user name and password."""
+        """The URL, without user name and password."""
         if self.path is not None:
             return f"unix://{quote(self.path)}?db={self.db}"
         parts = [",".join(host.in_url for host in self.hosts)]
@@ -117,21 +117,21 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_redis_url(url: str) -> Address:
-    """What a URL says. Raises PlanError, whose one line quotes the URL without its password."""
+    """The address in a URL. Raises PlanError, which quotes the URL without its password."""
     text = url.strip()
     scheme, rest = _scheme_and_rest(text)
     if scheme is None:
         if why := _not_a_host(text):
-            raise _refused(url, why)
+            raise _refusal(url, why)
         return _hosts(url, "redis", text)
     if scheme not in _SCHEMES:
-        raise _refused(url, f"the scheme is {show(scheme)}")
+        raise _refusal(url, f"the scheme is {show(scheme)}")
     return _socket(url, rest) if scheme == "unix" else _hosts(url, scheme, rest)
 
 
 def redact_url(url: str) -> str:
-    """The URL with `***` for what is or may be a secret: the user part, options, and, where the URL is not well formed,
-    everything that is no host, port, database, service or path."""
+    """The URL with `***` for everything that may be secret: the user part, options, and in a malformed URL all that is
+    not a host, port, database, service or path."""
     scheme, rest = _scheme_and_rest(url)
     userinfo, at, place = rest.rpartition("@")
     shown = f"{scheme}://" if scheme is not None else ""
@@ -163,23 +163,23 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 def _scheme_and_rest(url: str) -> tuple[str | None, str]:
-    """(scheme, what follows `://`); (None, the whole text) without a scheme, also where `://` is part of a password."""
+    """(scheme, text after `://`); (None, all of the text) without a scheme, also if `://` is part of a password."""
     found = _SCHEME.fullmatch(url)
     return (found[1], found[2]) if found else (None, url)
 
 
 def _not_a_host(text: str) -> str:
-    """Why a text without a scheme does not name one server, and what would; "" where it may."""
+    """Why a text without a scheme is no address of one server, and what would be; "" if it may be one."""
     authority, _ = _split(text)
     place = text.rpartition("@")[2]
     if re.match(r"(rediss?|unix|rediss?\+(sentinel|cluster)):?//?[^/0-9]", text):
         return "a scheme ends in ://"
     if place.startswith("/"):
-        return "it is a path; a socket of this machine is unix:///path/to.sock"
+        return "it is a path; a unix socket is unix:///path/to.sock"
     if "," in place:
         return "it names several hosts; say redis+cluster:// or redis+sentinel://"
     if place.endswith((".yaml", ".yml", ".json")):
-        return "it is the name of a file; a plan is an argument of its own"
+        return "it is the name of a file; a plan file is an argument without a flag"
     if place.count(":") > 1 and not place.startswith("[") and _is_ipv6(place.partition("/")[0]):
         return "an IPv6 address needs brackets, such as [::1]:6379"
     if authority.endswith(":"):
@@ -200,10 +200,10 @@ def _socket(url: str, rest: str) -> Address:
     path, _, query = path.partition("?")
     credentials, _, host = authority.rpartition("@")
     if not slash or not path or host:
-        raise _refused(url, "it names no absolute path, which would begin with a third slash")
+        raise _refusal(url, "it has no absolute path, which begins with a third slash")
     key, _, db = query.partition("=")
     if "#" in path or "#" in query or (query and key != "db"):
-        raise _refused(url, "options after ? or #, but for ?db=N, belong into the plan's target")
+        raise _refusal(url, "options after ? or #, except for ?db=N, belong in the plan's target")
     username, password = _credentials(credentials)
     return Address(path="/" + unquote(path), db=_database(url, db), username=username, password=password)
 
@@ -216,13 +216,13 @@ def _hosts(url: str, scheme: str, rest: str) -> Address:
     texts = listed.split(",") if kind is not TargetKind.STANDALONE else [listed]
     hosts = tuple(_host(url, text, default_port) for text in texts)
     if re.search(r"[?#]", path):
-        raise _refused(url, "options after ? or # belong into the plan's target")
+        raise _refusal(url, "options after ? or # belong in the plan's target")
     service = None
     if kind is TargetKind.SENTINEL:
         encoded, _, path = path.partition("/")
         service = unquote(encoded)
         if not service:
-            raise _refused(url, "it names no service, by which the Sentinels know their primary")
+            raise _refusal(url, "it names no service, the name that the Sentinels have for their primary")
     username, password = _credentials(credentials)
     return Address(
         kind=kind,
@@ -236,7 +236,7 @@ def _hosts(url: str, scheme: str, rest: str) -> Address:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """(authority, path with what follows it)."""
+    """(authority, the rest without its first slash)."""
     end = re.search(r"[/?#]", rest)
     if end is None:
         return rest, ""
@@ -252,23 +252,23 @@ def _host(url: str, text: str, default_port: int) -> Host:
     try:
         name, port = parse_host_port(text)
     except ValueError as error:
-        raise _refused(url, str(error)) from error
+        raise _refusal(url, str(error)) from error
     return Host(name, port or default_port)
 
 
 def parse_host_port(text: str) -> tuple[str, int | None]:
-    """(host, port) of `host:port`, or (host, None) of `host`. Raises ValueError, which quotes nothing of the text."""
+    """(host, port) of `host:port`, or (host, None) of `host`. Raises ValueError, which does not quote the text."""
     found = _HOST.fullmatch(text)
     port = found["port"] if found else None
     if found is None or (port and not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) <= 65535)):
-        # What stands there can be a piece of a password that holds a slash, so it is not passed on.
-        raise ValueError("a port is no number up to 65535, or a / ? # in a password is not percent-encoded")
+        # Not quoted: the text can be a piece of a password that has a slash.
+        raise ValueError("the port is not a number up to 65535, or a / ? # in a password is not percent-encoded")
     name = (found["v6"] or found["name"]).lower()
     if not name:
         raise ValueError("it names no host")
     if port and int(port) == 0:
         raise ValueError("the port is 0")
-    # Names of interfaces, unlike hosts, differ by case.
+    # Interface names are case-sensitive, host names are not.
     return f"{name}%{found['zone']}" if found["zone"] else name, int(port) if port else None
 
 
@@ -281,11 +281,11 @@ def _database(url: str, text: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
-        raise _refused(url, "the database is not a whole number")
+        raise _refusal(url, "the database is not a whole number")
     return int(text)
 
 
-def _refused(url: str, why: str) -> PlanError:
+def _refusal(url: str, why: str) -> PlanError:
     scheme, _ = _scheme_and_rest(url)
     if scheme not in _SCHEMES:
         scheme = "redis"

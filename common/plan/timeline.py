@@ -1,16 +1,16 @@
-"""What a load does when: its legs, one after the other from the common start. The one owner of these facts. Pure.
+"""The timeline of a load: its legs, one after the other from the common start.
 
-Legs are the warmup, if there is any, and then either the plain load, called "measure", or the stages in order. What is
-not measured (the warmup) is in no number of the report. An unnamed stage is called by its number, "stage 1".
+Legs are the warmup, if there is one, and then either one leg named "measure" or the stages in order. The warmup is not
+measured: no figure of the report includes it. A stage without a name is named by its number, "stage 1".
 
-The rate of an open leg is constant or a straight line, so how many operations are due up to a moment is at most a
-quadratic of it. Operations of the whole fleet are numbered from 0 through all open legs: number k is due when the
-integral of the rate reaches k. Sums are exact fractions. In a leg of constant rate so are the times, rounded down once
-to the nanosecond; in a ramp, up or down, they are computed from k alone in 64-bit floats, which errs by no more than
-10^-15 of the leg's length: by a nanosecond in a leg of eleven days.
+The rate of an open leg is constant or changes linearly, so the number of operations due at a time is linear or
+quadratic in the time. The fleet's operations are numbered from 0 through all open legs: operation k is due when the
+integral of the rate reaches k. Sums are exact fractions. Due times in a leg of constant rate are exact, rounded down to
+the nanosecond. Due times in a ramp are computed from k alone in 64-bit floats; their error is at most 10^-15 of the
+leg's length, which is a nanosecond in a leg of eleven days.
 
-A linear ramp begins at the rate at which the stage before ended, at 0 where there is none or that was closed. The
-warmup has the load of the first stage; one that is a ramp from 0 is warmed up for at the rate which it ramps to.
+A linear ramp begins at the rate at which the stage before ended; at 0 if there is none, or if that stage is a closed
+loop. The warmup has the load of the first stage; if that is a ramp, the warmup has the rate at the ramp's end.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Leg:
-    """A part of the load, from `begin_ns` to before `end_ns` after the start; end None: only its operations end it.
+    """One leg, from `begin_ns` up to but not including `end_ns` after the start; end_ns None: it ends when its
+    operations are done.
 
-    from_per_s, to_per_s: the rate at its begin and at its end, both None in a closed loop. due_before: the integral of
-    the rate over all legs before it. measured: it is in the report's numbers.
+    from_per_s, to_per_s: the rate at the begin and at the end, both None in a closed loop. due_before: the integral of
+    the rate over all earlier legs. measured: whether the report's figures include the leg.
     """
 
     name: str
@@ -54,26 +55,24 @@ class Leg:
 
     @property
     def is_open(self) -> bool:
-        """Operations are sent at a rate, not whenever a reply came."""
+        """Whether operations are sent at a rate, and not when a reply came."""
         return self.to_per_s is not None
 
     @property
     def is_ramp(self) -> bool:
-        """The rate changes within it."""
+        """Whether the rate changes within the leg."""
         return self.from_per_s != self.to_per_s
 
     def rate_at(self, offset_ns: int) -> float | None:
-        """The rate at a moment within it, None in a closed loop."""
+        """The rate at a time within the leg, None in a closed loop."""
         if self.from_per_s is None or self.to_per_s is None or self.end_ns is None:
             return self.to_per_s
         passed = min(max((offset_ns - self.begin_ns) / (self.end_ns - self.begin_ns), 0.0), 1.0)
         return self.from_per_s + (self.to_per_s - self.from_per_s) * passed
 
     def due(self, until_ns: int) -> Fraction:
-        """The integral of the rate from its begin until then, or until its end if that comes first; 0 in a closed loop.
-
-        Raises ValueError for no end at all.
-        """
+        """The integral of the rate from the begin to `until_ns`, or to the end if the end is earlier; 0 in a closed
+        loop."""
         if self.from_per_s is None or self.to_per_s is None:
             return Fraction(0)
         passed = Fraction(max(0, min(until_ns, until_ns if self.end_ns is None else self.end_ns) - self.begin_ns))
@@ -85,27 +84,25 @@ class Leg:
         return whole / NS_PER_S
 
     def times(self, counts: Floats) -> Ints:
-        """When, in ns after the start, the integral of its rate alone reaches each of `counts`, which ascend.
-
-        Never before its begin. Of an open leg only.
-        """
+        """When the integral of this leg's rate reaches each of the ascending `counts`, in ns after the start. For open
+        legs only."""
         assert self.from_per_s is not None
         assert self.to_per_s is not None
         start, end, slope = self.from_per_s, self.to_per_s, 0.0
         if self.is_ramp and self.end_ns is not None:
             slope = (end - start) * NS_PER_S / (self.end_ns - self.begin_ns)
-        # The root of start * t + slope * t^2 / 2 = count, in the form that subtracts nothing of like size: the square
-        # of the rate then is start^2 + 2 * slope * count, which a ramp down has to find from its other end.
+        # Solves start * t + slope * t^2 / 2 = count in a form that never subtracts numbers of similar size. The root
+        # contains the rate at the due time, squared: start^2 + 2 * slope * count. A ramp down computes it from its end.
         squares = start * start + 2 * slope * counts if slope >= 0 else end * end - 2 * slope * self._left_after(counts)
         root = start + np.sqrt(squares)
         seconds = np.divide(2 * counts, root, out=np.zeros_like(counts), where=root > 0)
         return self.begin_ns + np.maximum.accumulate(np.floor(seconds * NS_PER_S)).astype(np.int64)
 
     def _left_after(self, counts: Floats) -> Floats:
-        """How much of the integral over the whole leg is left when it has reached each of `counts`; never below 0."""
+        """The rest of the integral over the whole leg after each of `counts`, at least 0."""
         assert self.end_ns is not None
         whole = self.due(self.end_ns)
-        # As two floats: of one alone, the last bits are more than what is left near the end.
+        # As two floats: near the end, the rest is smaller than the last bits of one float.
         rounded = float(whole)
         return np.maximum(rounded - counts + float(whole - Fraction(rounded)), 0.0)
 
@@ -118,12 +115,12 @@ class Timeline:
 
     @property
     def end_ns(self) -> int | None:
-        """When nothing more may begin, after the start; None where only the number of requests ends it."""
+        """When the load ends, after the start; None if it ends with the number of requests."""
         return self.legs[-1].end_ns
 
     @property
     def is_plain(self) -> bool:
-        """One load from begin to end."""
+        """Whether the load has one leg."""
         return len(self.legs) == 1
 
     @cached_property
@@ -132,21 +129,21 @@ class Timeline:
         return tuple(leg.begin_ns for leg in self.legs)
 
     def at(self, offset_ns: int) -> int:
-        """The number of the leg at a moment after the start: the first one before it, the last one after the end."""
+        """The index of the leg at a time after the start; also of times before the first leg or after the last."""
         return max(0, bisect_right(self.begins_ns, offset_ns) - 1)
 
     def in_second(self, second: int) -> range:
-        """The numbers of all legs that some of a second of the run lies in."""
+        """The indexes of all legs that overlap a second of the run."""
         return range(self.at(second * NS_PER_S), self.at((second + 1) * NS_PER_S - 1) + 1)
 
     def lengths_ns(self, ran_ns: int) -> tuple[int, ...]:
-        """How long each leg lasted in a run of this length. What is beyond the end belongs to the last leg."""
+        """How long each leg lasted in a run of this length. Time after the end belongs to the last leg."""
         ends_ns = [*(min(begin_ns, ran_ns) for begin_ns in self.begins_ns[1:]), ran_ns]
         return tuple(max(0, end_ns - begin_ns) for begin_ns, end_ns in zip(self.begins_ns, ends_ns, strict=True))
 
 
 def timeline(load: Load) -> Timeline:
-    """The legs of a load that `check_plan` found right."""
+    """The timeline of a load that `check_plan` accepts."""
     legs: list[Leg] = []
 
     def add(
@@ -175,5 +172,5 @@ def timeline(load: Load) -> Timeline:
 
 
 def operations_due(leg: Leg, until_ns: int) -> int:
-    """How many operations of the fleet are due in a leg until then, with constant arrivals; in the mean with others."""
+    """How many operations of the fleet are due in a leg until `until_ns`; the mean if arrivals are random."""
     return ceil(leg.due_before + leg.due(until_ns)) - ceil(leg.due_before)

@@ -104,10 +104,10 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
         (("report",), "missing argument 'RUN'."),
         (("report", "x", "--format", "xml"), "--format: 'xml' is not one of"),
         (("start", "--out", __file__), "--out: "),
-        (("start", *ENOUGH, "--rounds", "3"), "--rounds: expected --compare-drivers too"),
+        (("start", *ENOUGH, "--rounds", "3"), "--rounds: expected it with --compare-drivers only"),
         (("start", "--compare-drivers", "--rounds", "1"), '--rounds: expected a whole number >= 2, got "1"'),
         (("start", "--compare-drivers", "--rounds", "many"), '--rounds: expected a whole number >= 2, got "many"'),
-        (("start", "--compare-drivers", "--resume", "r"), "--resume: expected no --compare-drivers beside it"),
+        (("start", "--compare-drivers", "--resume", "r"), "--resume: expected no --compare-drivers, because"),
         (("start", *ENOUGH, "--compare-drivers", "--driver", "wire"), "--compare-drivers: expected pools without a"),
     ],
 )
@@ -267,7 +267,7 @@ def test_plan_says_that_a_clusters_connections_are_those_to_each_node(
     run: Run, target: tuple[str, ...], said: bool
 ) -> None:
     flags = (*target, "--duration", "1s", "--client-pools", "2")
-    assert ("# Connections are those to each node of the cluster" in run("plan", *flags)[1]) == said
+    assert ("# Connections are per node of the cluster" in run("plan", *flags)[1]) == said
     assert json.loads(run("plan", "--json", *flags)[1])["connections"]["per_node"] == said
 
 
@@ -322,7 +322,7 @@ def test_plan_as_json_holds_the_same(run: Run) -> None:
 def test_plan_says_what_it_takes_for_granted_of_agents_that_join(run: Run) -> None:
     _, out, _ = run("plan", *ENOUGH, "--expect-agents", "3", "--client-pools", "2")
     assert "share of agent-3 (1 process): 0 pools" in out
-    assert "shares follow the processes that they do bring" in out
+    assert "real shares follow the processes that they have" in out
     assert "fewer pools than agents" in out
 
 
