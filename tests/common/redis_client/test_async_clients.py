@@ -1,4 +1,4 @@
-"""The contract with redis.asyncio: which of its hooks are called, how often, and when."""
+"""The contract with redis.asyncio that only asyncio has: cancelled tasks, pipelines, TCP pools and cluster clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import redis
 from agent.worker.metrics.connection_events import Event, EventKind, EventLog
 from common.cancellation import Cancellation, CutShort
 from common.errors import PlanError, TargetError
-from common.plan.schema import BackoffKind, Keepalive, Pools, Retry, Target, TcpPool
+from common.plan.schema import BackoffKind, Pools, Retry, Target, TcpPool
 from common.redis_client.async_clients import (
     AsyncClient,
     async_tcp_pools,
@@ -26,7 +25,6 @@ from common.redis_client.async_clients import (
 from common.redis_client.async_cluster import AsyncClusterClient
 from common.redis_client.error_translation import failure_of
 from common.units import Seconds
-from tests.support.clients import NoFiles
 from tests.support.loops import OthersTurn
 from tests.support.servers import Server, SocketServer
 
@@ -94,134 +92,6 @@ async def cancelled(what: Awaitable[Any], until: Callable[[], Any]) -> None:
         await task
 
 
-@pytest.fixture(params=[2, 3], ids=lambda protocol: f"resp{protocol}")
-def protocol(request: pytest.FixtureRequest) -> int:
-    told: int = request.param
-    return told
-
-
-def test_a_connect_is_told_once_with_its_handshake_done_and_a_close_once(valkey: Server, protocol: int) -> None:
-    async def play(client: Client) -> None:
-        for _ in range(5):
-            assert await client.call("PING") is True
-        [(_, kind, detail, _)] = client.seen
-        assert (kind, detail) == (EventKind.OPENED, None)
-        [listed] = [row for row in valkey.client().client_list() if row["name"] == "stampede"]
-        assert listed["resp"] == str(protocol)
-
-    client = Client(valkey.url, protocol=protocol)
-    client.play(play)
-    assert client.kinds == {EventKind.OPENED: 1, EventKind.CLOSED: 1}
-
-
-def test_a_client_that_was_never_used_has_nothing_to_close(refusing_url: str) -> None:
-    async def play(_: Client) -> None: ...
-
-    client = Client(refusing_url)
-    client.play(play)
-    assert client.seen == []
-
-
-def test_an_idle_connection_that_the_server_closed_is_a_drop_and_a_reconnect(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        await client.call("PING")
-        valkey.client().client_kill_filter(_type="normal", skipme=True)
-        while not client.details(EventKind.DROPPED):
-            # It may notice before or after it has sent something.
-            with suppress(redis.ConnectionError):
-                await client.call("PING")
-        await client.call("PING")
-
-    client = Client(valkey.url)
-    client.play(play)
-    assert client.details(EventKind.DROPPED) == ["closed by server"]
-    [first, second] = client.details(EventKind.OPENED)
-    assert first is None
-    assert isinstance(second, int)
-
-
-def test_a_reply_that_does_not_come_is_a_drop_by_timeout_and_no_second_one(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.TimeoutError):
-            await client.call("BLPOP", "nothing", 0)
-
-    client = Client(valkey.url)
-    client.play(play)
-    assert client.details(EventKind.DROPPED) == ["timeout"]
-    assert client.kinds[EventKind.CLOSED] == 0
-
-
-def test_each_retry_of_a_command_is_counted_once(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.TimeoutError):
-            await client.call("BLPOP", "nothing", 0)
-
-    client = Client(valkey.url, retry=Retry(retries=2, backoff=BackoffKind.NONE))
-    client.play(play)
-    assert (client.kinds[EventKind.RETRIED], client.kinds[EventKind.DROPPED]) == (2, 3)
-
-
-def test_each_failed_attempt_and_each_retry_of_a_connect_is_counted_once(refusing_url: str) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.ConnectionError):
-            await client.call("PING")
-
-    client = Client(refusing_url, retry=Retry(retries=3, backoff=BackoffKind.NONE))
-    client.play(play)
-    assert client.kinds == {EventKind.ATTEMPT_FAILED: 4, EventKind.RETRIED: 3}
-    assert client.details(EventKind.ATTEMPT_FAILED) == ["refused"] * 4
-
-
-def test_a_refused_handshake_is_a_failed_attempt_and_no_reply_to_the_operation(
-    valkey_with_password: Server, protocol: int
-) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.RedisError) as raised:
-            await client.call("GET", "key")
-        failure = failure_of(raised.value)
-        assert not failure.replied
-        assert failure.name.startswith("handshake: ")
-
-    client = Client(valkey_with_password.url, protocol=protocol)
-    client.play(play)
-    assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
-    assert client.details(EventKind.ATTEMPT_FAILED) == ["authentication"]
-
-
-def test_a_server_that_has_too_many_clients_is_a_cause_of_its_own(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.ConnectionError):
-            await client.call("PING")
-
-    admin = valkey.client()
-    admin.ping()
-    admin.config_set("maxclients", 1)
-    client = Client(valkey.url)
-    client.play(play)
-    assert client.details(EventKind.ATTEMPT_FAILED) == ["maxclients"]
-
-
-def test_a_process_without_a_file_left_is_a_cause_of_its_own(refusing_url: str, no_files_left: NoFiles) -> None:
-    async def play(client: Client) -> None:
-        with no_files_left(), pytest.raises(redis.ConnectionError):
-            await client.call("PING")
-
-    client = Client(refusing_url)
-    client.play(play)
-    assert client.details(EventKind.ATTEMPT_FAILED) == ["ulimit -n"]
-
-
-def test_a_handshake_that_hangs_is_a_failed_attempt_and_no_drop(silent_server: SocketServer) -> None:
-    async def play(client: Client) -> None:
-        with pytest.raises(redis.TimeoutError):
-            await client.call("PING")
-
-    client = Client(silent_server.url)
-    client.play(play)
-    assert client.kinds == {EventKind.ATTEMPT_FAILED: 1}
-    assert client.details(EventKind.ATTEMPT_FAILED) == ["timeout"]
-
-
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey: Server, is_cut: bool) -> None:
     async def play(client: Client) -> None:
@@ -238,17 +108,7 @@ def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey
     Client(valkey.url, socket_timeout_s=Seconds(30)).play(play)
 
 
-def test_nothing_connects_after_a_cut(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        client.cancellation.cancel()
-        with pytest.raises(CutShort):
-            await client.call("PING")
-        assert client.seen == []
-
-    Client(valkey.url).play(play)
-
-
-def test_a_backoff_ends_when_its_task_is_cancelled_and_none_begins_after_a_cut(refusing_url: str) -> None:
+def test_a_backoff_ends_when_its_task_is_cancelled_and_none_begins_after_that(refusing_url: str) -> None:
     hour = Seconds(3600)
 
     async def play(client: Client) -> None:
@@ -290,33 +150,7 @@ def test_a_tcp_pool_that_is_used_up_raises_or_waits_as_the_plan_says(valkey: Ser
     Client(valkey.url, pools=pools).play(play)
 
 
-def test_a_retry_policy_is_always_passed_and_each_connection_has_its_own_state_of_it(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        [pool] = async_tcp_pools(client.redis)
-        first, second = await pool.get_connection(), await pool.get_connection()
-        assert first.retry._retries == second.retry._retries == 7
-        assert first.retry._backoff.inner is not second.retry._backoff.inner
-        assert type(first.retry._backoff) is type(second.retry._backoff)
-        for connection in (first, second):
-            await pool.release(connection)
-
-    policy = Retry(retries=7, backoff=BackoffKind.DECORRELATED_JITTER)
-    Client(valkey.url, retry=policy).play(play)
-
-
-def test_keepalive_health_check_and_name_are_the_plans(valkey: Server) -> None:
-    async def play(client: Client) -> None:
-        [pool] = async_tcp_pools(client.redis)
-        connection = await pool.get_connection()
-        assert (connection.socket_keepalive, connection.health_check_interval) == (False, 12.0)
-        await pool.release(connection)
-        assert "someone" in [row["name"] for row in valkey.client().client_list()]
-
-    settings: dict[str, Any] = {"keepalive": Keepalive(enabled=False), "health_check_interval_s": Seconds(12)}
-    Client(valkey.url, client_name="someone", **settings).play(play)
-
-
-def test_a_server_that_agrees_to_everything_is_told_from_redis() -> None:
+def test_a_server_that_answers_ok_to_everything_is_not_redis() -> None:
     async def play(client: Client) -> None:
         with pytest.raises(redis.InvalidResponse, match="HELLO"):
             await client.call("PING")
