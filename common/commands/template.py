@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Placeholder(enum.Enum):
-    """A value that each operation gets anew: a whole argument, or a piece of one."""
+    """A value that is new for each operation: a whole argument, or a piece of one."""
 
     KEY = "__key__"
     DATA = "__data__"

@@ -204,7 +204,7 @@ class ValueSource:
 
 @dataclass(frozen=True, slots=True)
 class _MessageSource:
-    """`__message__`. Not deferred: whoever publishes it puts the header into the body."""
+    """`__message__`. Not deferred: the header is written into the body when it is published."""
 
     values: ValueGenerator
 

@@ -54,7 +54,7 @@ class Gaussian:
     """The normal distribution, rounded to whole numbers; numbers outside minimum..maximum are drawn again."""
 
     def __init__(self, minimum: int, maximum: int, median: float, deviation: float) -> None:
-        """median: counted from the minimum. It must lie within the range, so that drawing again comes to an end."""
+        """median: counted from the minimum. It must lie within the range, else `draw` would never end."""
         # Everything is counted from the minimum, because doubles do not distinguish neighbouring large numbers.
         self._minimum, self._last = minimum, maximum - minimum
         self._low, self._high = -0.5, self._last + 0.5

@@ -1,7 +1,8 @@
 """Keys: a prefix followed by a whole number from a range, with hash tags where cluster slots matter.
 
-With hash tags, G consecutive numbers share a tag: the key of n is `<prefix>{<n // G>}:<n>`. All keys of one tag lie in
-one slot of a cluster, whatever their prefix, so the keys of a command or of a transaction can be drawn from one slot.
+With hash tags, G consecutive numbers share a tag: the key of n is `<prefix>{<n // G>}:<n>`. All keys with the same tag
+lie in one slot of a cluster, even with different prefixes. So the keys of a command, or of a transaction, can be drawn
+from one slot.
 """
 
 from __future__ import annotations

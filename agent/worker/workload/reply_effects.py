@@ -35,7 +35,7 @@ _BUILT_AT_A_TIME = 64
 
 
 class ScanCursor:
-    """The cursor of a worker's SCAN, HSCAN, SSCAN or ZSCAN. A scan keeps its key until it has come to the end."""
+    """The cursor of a worker's SCAN, HSCAN, SSCAN or ZSCAN. A scan keeps its key until its end."""
 
     def __init__(self) -> None:
         self._position = _START
@@ -128,7 +128,7 @@ def _ids(entries: Any) -> Iterator[bytes]:
 class FollowUpCommand:
     """A command that follows the reply of another one in the same worker, on the same key.
 
-    context: that of the first command. If the template has several `__key__`, the first is that key; the others are
+    context: the first command's. If the template has several `__key__`, the first is that key; the others are
     drawn as usual, or with hash tags within the key's tag.
     """
 

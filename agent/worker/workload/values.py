@@ -110,7 +110,7 @@ def slices_of(source: bytes, starts: Ints, sizes: Ints) -> Iterator[bytes]:
 
 
 class MessageBody(bytes):
-    """The bytes of a pub/sub message before whoever publishes it puts a header over their beginning."""
+    """The bytes of a pub/sub message; the header replaces the first of them when it is published."""
 
 
 def with_checksum(value: bytes, key: bytes) -> bytes:

@@ -153,7 +153,7 @@ def keys_in_range(plan: Plan) -> Iterator[Finding]:
 
 def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
     low_key, high_key = names
-    # If the lower end is the default one, or that of all other commands, the plan has set the upper end.
+    # A lower end that is the default, or the same as for all other commands, was not set here: the upper end was.
     other = Keys().minimum if keys is common else common.minimum
     if keys.minimum > keys.maximum:
         culprit = high_key if keys.minimum == other else low_key

@@ -1,4 +1,4 @@
-"""Every row of the command table, drawn as a worker draws it and carried out by a real server through redis-py."""
+"""Every row of the command table, drawn as a worker draws it and executed by a real server through redis-py."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FUNCTION = """#!lua name=stampede
 redis.register_function{function_name='stampede', flags={'no-writes'},
                         callback=function(keys) return redis.call('GET', keys[1]) end}
 """
-IMPATIENT = {
+SHORT_TIMEOUTS = {
     "BLMOVE": "BLMOVE __keys(2)__ LEFT RIGHT 0.01",
     "BLMPOP": "BLMPOP 0.01 2 __keys(2)__ LEFT COUNT 2",
     "BLPOP": "BLPOP __key__ 0.01",
@@ -40,8 +40,8 @@ IMPATIENT = {
     "XREAD": "XREAD COUNT 10 BLOCK 10 STREAMS __key__ 0",
     "XREADGROUP": "XREADGROUP GROUP stampede worker:__thread__ COUNT 10 BLOCK 10 STREAMS __key__ >",
 }
-NOT_WITHOUT_DATA = {"RENAME", "RENAMENX", "LSET"}
-"""They are errors on keys that do not exist."""
+NEED_DATA = {"RENAME", "RENAMENX", "LSET"}
+"""Commands that fail on keys that do not exist."""
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,14 @@ def server() -> Iterator[Server]:
         yield started
 
 
-def fill(client: redis.Redis, holds: KeyType) -> None:
-    """Each key of the range holds something of this kind, whole numbers and fractions among it."""
+def fill(client: redis.Redis, key_type: KeyType) -> None:
+    """Give each key of the range data of this type, with whole numbers and fractions."""
     client.flushall()
     client.function_load(FUNCTION, replace=True)
     client.script_load(LUA)
     for number in range(1, KEYS + 1):
         key = f"stampede:{number}"
-        match holds:
+        match key_type:
             case KeyType.STRING | KeyType.ANYTHING:
                 client.set(key, "x" * 40 * number, ex=1000)
             case KeyType.NUMBER:
@@ -89,11 +89,11 @@ def fill(client: redis.Redis, holds: KeyType) -> None:
 
 
 def operations(command: str, name: str) -> Iterator[Operation]:
-    """The stream of a mix of one command; one that names entries follows XRANGE."""
+    """The operations of a mix of one command. A command with `__ids__` follows XRANGE."""
     entry: dict[str, Any] = {"command": command}
     if COMMANDS[name].template.count(Placeholder.IDS):
         entry = {"command": "XRANGE", "then": [entry]}
-    # In order, so that two keys of one command differ.
+    # Sequential, so that the keys of one command differ.
     raw: dict[str, Any] = {
         "commands": [entry],
         "keys": {"maximum": KEYS, "distribution": "sequential"},
@@ -104,7 +104,7 @@ def operations(command: str, name: str) -> Iterator[Operation]:
     return draw_operations(CommandMix(from_builtins(raw, Workload), 1), 1, 0)
 
 
-OTHERS: list[tuple[KeyType, str]] = [
+OTHER_FORMS: list[tuple[KeyType, str]] = [
     (KeyType.STREAM, "XAUTOCLAIM __key__ stampede worker:1 0 0 COUNT 3"),
     (KeyType.STREAM, "XREADGROUP GROUP stampede worker:9 STREAMS __keys(3)__ 0 0 0"),
     (KeyType.STREAM, "XREAD STREAMS __keys(2)__ 0 0"),
@@ -123,21 +123,21 @@ OTHERS: list[tuple[KeyType, str]] = [
     (KeyType.GEO, "GEODIST __key__ member:2 member:3 km"),
     (KeyType.STRING, "EVAL 'return {1,{2,\"a\"},false,ARGV[1]}' 1 __key__ __data__"),
 ]
-"""Other shapes of commands of the table."""
+"""Other forms of commands of the table."""
 
 
 def counters(watch: redis.Redis, client_id: int) -> tuple[int, int]:
-    """Bytes that the server read from and wrote to one client."""
-    [told] = watch.client_list(client_id=[client_id])
-    return int(told["tot-net-in"]), int(told["tot-net-out"])
+    """(bytes that the server read from a client, bytes that it wrote to the client)."""
+    [info] = watch.client_list(client_id=[client_id])
+    return int(info["tot-net-in"]), int(info["tot-net-out"])
 
 
-def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
-    """Where what we say of a row is not what the server counted."""
+def row_differences(server: Server, protocol: int, with_data: bool) -> list[str]:
+    """Each row whose sizes differ from the server's counters, as a line."""
     found = []
     with Meter(server, protocol) as meter:
         for name, row in COMMANDS.items():
-            if row.subscribes or (name in NOT_WITHOUT_DATA and not with_data):
+            if row.subscribes or (name in NEED_DATA and not with_data):
                 continue  # see tests/agent/worker/pubsub/test_thread_subscriber.py
             fill(meter.watch, row.key_type if with_data else KeyType.DUMP)
             if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
@@ -146,7 +146,7 @@ def drawn(server: Server, protocol: int, with_data: bool) -> list[str]:
             if not with_data and row.key_type is KeyType.STREAM:
                 for number in range(1, KEYS + 1):
                     meter.watch.xgroup_create(f"stampede:{number}", "stampede", "0", mkstream=True)
-            found += meter.differences(operations(IMPATIENT.get(name, name), name))
+            found += meter.differences(operations(SHORT_TIMEOUTS.get(name, name), name))
     return found
 
 
@@ -165,7 +165,7 @@ class Meter:
         self._client.close()
 
     def differences(self, stream: Iterator[Operation], count: int = 6) -> list[str]:
-        """The first of so many operations whose bytes differ, or that is an error, in a line; none is right."""
+        """A line for the first operation whose bytes differ, or which fails; empty if there is none."""
         for _, arguments, bytes_out, follow in islice(stream, count):
             measure = reply_measure(str(arguments[0]), self._protocol, self._client.response_callbacks)
             before = counters(self.watch, self._id)
@@ -173,36 +173,34 @@ class Meter:
                 reply = self._client.execute_command(*arguments)
             except redis.RedisError as error:
                 return [f"{arguments[0]!r}: {error}"]
-            said = (bytes_out, measure(reply))
+            computed = (bytes_out, measure(reply))
             after = counters(self.watch, self._id)
             counted = (after[0] - before[0], after[1] - before[1])
             if follow is not None:
                 follow(reply)
-            if said != counted:
-                return [f"{arguments[:4]!r}: said {said}, counted {counted}: {str(reply)[:100]}"]
+            if computed != counted:
+                return [f"{arguments[:4]!r}: computed {computed}, counted {counted}: {str(reply)[:100]}"]
         return []
 
 
-@pytest.mark.parametrize("with_data", [True, False], ids=("on fitting data", "on no data"))
+@pytest.mark.parametrize("with_data", [True, False], ids=("with data", "without data"))
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
-    server: Server, protocol: int, with_data: bool
-) -> None:
-    assert drawn(server, protocol, with_data) == []
+def test_every_row_has_the_computed_size_and_no_error(server: Server, protocol: int, with_data: bool) -> None:
+    assert row_differences(server, protocol, with_data) == []
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_other_shapes_of_commands_take_what_we_say(server: Server, protocol: int) -> None:
+def test_other_forms_of_commands_have_the_computed_size(server: Server, protocol: int) -> None:
     found = []
     with Meter(server, protocol) as meter:
-        for holds, command in OTHERS:
-            fill(meter.watch, holds)
+        for key_type, command in OTHER_FORMS:
+            fill(meter.watch, key_type)
             found += meter.differences(operations(command, command.split()[0]))
     assert found == []
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_doubles_are_measured_as_the_server_writes_them(server: Server, protocol: int) -> None:
+def test_doubles_have_the_size_that_the_server_writes(server: Server, protocol: int) -> None:
     generator = random.Random(1)
     numbers = [generator.uniform(-1, 1) * 10 ** generator.randint(-25, 25) for _ in range(150)]
     numbers += [round(generator.uniform(-1e6, 1e6), generator.randint(0, 6)) for _ in range(150)]
@@ -217,21 +215,21 @@ def test_doubles_are_measured_as_the_server_writes_them(server: Server, protocol
             for arguments in [("ZSCORE", b"z", b"%d" % place)]
             for found in meter.differences(iter([(0, arguments, request_bytes(arguments), None)]))
         ]
-    # The server's algorithm, Grisu2, finds the fewest digits in all but a few in a thousand cases.
+    # The server's algorithm, Grisu2, misses the shortest form in a few of a thousand cases.
     assert len(differences) <= len(numbers) // 100, differences
 
 
-def test_in_a_cluster_no_row_leaves_its_slot_and_each_goes_to_one_node() -> None:
+def test_in_a_cluster_every_row_keeps_to_one_slot_and_goes_to_one_node() -> None:
     found = []
     with start_cluster(replicas=0) as cluster:
         target = Target(url=cluster.url)
         client = redis.RedisCluster(host=HOST, port=cluster.nodes[0].port, socket_timeout=5.0)
-        for number in range(50):  # a cluster that is new may still refuse, or send elsewhere
+        for number in range(50):  # a new cluster may still refuse or redirect
             client.set(f"first:{number}", "x")
         for name, row in COMMANDS.items():
             if row.subscribes or not row.routed:
                 continue
-            entry: dict[str, Any] = {"command": IMPATIENT.get(name, name)}
+            entry: dict[str, Any] = {"command": SHORT_TIMEOUTS.get(name, name)}
             workload = from_builtins({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
             per_hash_tag = keys_per_hash_tag(target, workload)
             if row.template.count(Placeholder.IDS):

@@ -48,20 +48,20 @@ def test_the_table_agrees_with_the_server(valkey: Server) -> None:
     client = valkey.client(decode_responses=True)
     workload = Workload(scripts=(Script(name="main", lua="return 1"),))
     for name, row in COMMANDS.items():
-        [told] = client.execute_command("COMMAND", "INFO", name).values()
-        assert (("write" in told["flags"]) or name in _SCRIPTS) is row.writes, name
+        [info] = client.execute_command("COMMAND", "INFO", name).values()
+        assert (("write" in info["flags"]) or name in _SCRIPTS) is row.writes, name
         arguments = len(row.template.arguments)
-        assert arguments == told["arity"] or arguments >= -told["arity"] > 0, name
+        assert arguments == info["arity"] or arguments >= -info["arity"] > 0, name
         category = "keyspace" if row.group == "generic" else row.group
-        assert row.group == "server" or f"@{category}" in told["acl_categories"], name
-        assert ("blocking" in told["flags"]) is (row.timeout is not None), name
+        assert row.group == "server" or f"@{category}" in info["acl_categories"], name
+        assert ("blocking" in info["flags"]) is (row.timeout is not None), name
         [(_, call)] = sample_calls(Target(), replace(workload, commands=(Command(command=row.template.name),)))
         keys = [part for part in call if part.startswith(b"stampede:")]
         if keys:
             assert client.execute_command("COMMAND GETKEYS", *call) == [key.decode() for key in keys], name
         else:
             assert row.key_type is KeyType.NOTHING, name
-            assert told["first_key_pos"] == 0 or row.group == "pubsub", name
+            assert info["first_key_pos"] == 0 or row.group == "pubsub", name
 
 
 _SCRIPTS = {"EVAL", "EVALSHA", "FCALL"}

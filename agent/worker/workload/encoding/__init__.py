@@ -1,1 +1,4 @@
-"""Requests of many operations at once, encoded as RESP by numpy, for the wire driver."""
+"""RESP requests of many operations at once, packed by numpy, for the wire driver.
+
+`request_packer` turns one command into segments, `segments` writes them, and `stream` puts the commands in order.
+"""

@@ -6,9 +6,9 @@ views the buffer as overlapping windows, one at every byte, so that one assignme
 A number is written right-aligned with zeros before it. A request is therefore written from its end to its beginning:
 each segment overwrites the zeros of the segment after it.
 
-Numbers are split into groups of four decimal digits, and each group's text and length come from a table. A group's
-index in the tables is its value if the number begins with it, 10,000 more if other digits precede it, and 0 if all
-digits of the number are behind it.
+Numbers are split into groups of four decimal digits; tables have the text and the length of each group. A group's index
+in the tables is its value if the number begins with it, its value + 10,000 if other digits precede it, and 0 if the
+number has no digits there.
 """
 
 from __future__ import annotations

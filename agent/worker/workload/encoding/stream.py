@@ -80,8 +80,8 @@ class PackedStream:
         return PackedBlock(payload, [0, *ends.tolist()], self._rows[block.commands], sizes, 0)
 
     def blocks(self, node_of_slot: Ints) -> list[PackedBlock]:
-        """The next block, split by node: that of the slot of a request's first key, or of a random slot for a request
-        without keys. Batches that keep to one slot stay whole.
+        """The next block, split by node. A request goes to the node of its first key's slot, or of a random slot if it
+        has no key. Batches that keep to one slot stay whole.
 
         node_of_slot: the node of each slot, -1 where none is known; shape (SLOTS,). Returns no block for a node
         without requests.
@@ -118,7 +118,7 @@ class PackedStream:
         return self._buffer[:size]
 
     def _slots(self, block: SampledBlock, prepared: list[PreparedRequests]) -> Ints:
-        """The slot that each request goes to; in a batch, that of the first request with a key."""
+        """The slot that each request goes to. All requests of a batch go to the slot of the first one with a key."""
         slots = _in_order(block, [each.slots() for each in prepared])
         if self._batch > 1:
             batches = slots.reshape(-1, self._batch)

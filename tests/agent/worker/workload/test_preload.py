@@ -53,10 +53,10 @@ def shares(plan: Plan, processes: int, threads_each: int) -> list[Assignment]:
 
 
 def fill(plan: Plan, processes: int = 2, threads_each: int = 3) -> Preloaded:
-    told = [
+    reported = [
         preload(preload_tasks(share), plan.target, lambda *_: None) for share in shares(plan, processes, threads_each)
     ]
-    merged = Preloaded.merge(told)
+    merged = Preloaded.merge(reported)
     assert merged is not None
     return merged
 
@@ -111,21 +111,21 @@ def test_the_reported_bytes_are_the_bytes_that_were_sent(valkey: Server) -> None
 
 
 def test_progress_runs_from_no_command_to_all(valkey: Server) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     [share] = shares(plan_of(valkey.url), 1, 3)
-    preload(preload_tasks(share), share.plan.target, lambda done, total: told.append((done, total)))
-    assert told[0] == (0, 1_000)
-    assert told[-1] == (1_000, 1_000)
-    assert told == sorted(told)
+    preload(preload_tasks(share), share.plan.target, lambda done, total: reported.append((done, total)))
+    assert reported[0] == (0, 1_000)
+    assert reported[-1] == (1_000, 1_000)
+    assert reported == sorted(reported)
 
 
 def test_a_single_key_with_many_commands_reports_progress(valkey: Server) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     [share] = shares(plan_of(valkey.url, Preload(command="RPUSH", times=60_000), maximum=1), 1, 1)
-    done = preload(preload_tasks(share), share.plan.target, lambda done, _: told.append(done))
+    done = preload(preload_tasks(share), share.plan.target, lambda done, _: reported.append(done))
     assert done is not None
-    assert (done.keys, done.commands, told[-1]) == (1, 60_000, 60_000)
-    assert len(set(told)) > 2
+    assert (done.keys, done.commands, reported[-1]) == (1, 60_000, 60_000)
+    assert len(set(reported)) > 2
 
 
 def test_a_plan_without_preload_does_not_connect() -> None:
@@ -211,8 +211,8 @@ def test_a_cluster_is_filled_through_all_its_primaries(shared_cluster: ClusterGr
     plan = plan_for(Target(url=shared_cluster.url), keys=keys, preload=(Preload(),))
     done = fill(plan)
     assert (done.keys, done.commands) == (3_001, 3_001)
-    held = [shared_cluster.at(port).dbsize() for port in shared_cluster.primaries]
-    assert (sum(held), min(held) > 500) == (3_001, True)
+    counts = [shared_cluster.at(port).dbsize() for port in shared_cluster.primaries]
+    assert (sum(counts), min(counts) > 500) == (3_001, True)
 
 
 def test_a_cluster_is_filled_while_its_slots_move(shared_cluster: ClusterGroup) -> None:
