@@ -14,13 +14,14 @@ from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import adopt_orphans, nothing_left_behind
-from tests.support.servers import Server, SocketServer, closed_port, deaf_port, start_server
+from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port, start_server
 from tests.support.tiers import TIERS, only_fast, tier_of
 
 PASSWORD = "a word for the test"
 
 # How long an example takes depends on what else the machine does: only pytest's timeout bounds it.
 settings.register_profile("unhurried", deadline=None, print_blob=True)
+settings.register_profile("few", settings.get_profile("unhurried"), max_examples=20)
 settings.load_profile("unhurried")
 
 
@@ -69,10 +70,25 @@ def _leak_check_first(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("no_leaks")
 
 
+_kept = KeptServer()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the server that tests share before the check for leaks begins."""
+    assert isinstance(item, pytest.Function)
+    if "valkey" in item.fixturenames:
+        _kept.start()
+
+
+def pytest_sessionfinish() -> None:
+    """End the server that tests share."""
+    _kept.stop()
+
+
 @pytest.fixture
 def valkey(_leak_check_first: None) -> Iterator[Server]:
-    """A real server, empty, for this test alone."""
-    with start_server() as server:
+    """A real server, empty, with nobody else: the test may kill it, pause it and change its settings."""
+    with _kept.lend() as server:
         yield server
 
 

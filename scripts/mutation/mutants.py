@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         _OUTBOX, "yield _Waiting(-1, tuple(parts), fits=True)", "yield _Waiting(whole.through, tuple(parts), fits=True)"
     ),
-    Mutant(_OUTBOX, "if self._waiting and len(self._sealed) < WINDOW:", "if self._waiting:"),
+    Mutant(_OUTBOX, "if not self._waiting or len(self._sealed) == WINDOW:", "if not self._waiting:"),
     Mutant(
         _SHARE,
         "[process.through for process in self._processes if not process.over]",

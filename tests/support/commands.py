@@ -14,6 +14,8 @@ import psutil
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
 
+PATIENCE_S = 60.0
+"""For what must happen, however busy the machine is."""
 _POLL_S = 0.02
 
 
@@ -48,7 +50,7 @@ class Running:
         """Send the process itself, not its children, a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout: float) -> Finished:
+    def wait(self, timeout: float = PATIENCE_S) -> Finished:
         """Its end. Raises AssertionError, with all it said, when it does not come in time."""
         try:
             code = self.process.wait(timeout)
@@ -56,7 +58,7 @@ class Running:
             raise AssertionError(f"not done after {timeout:g}s: {self._story()}") from None
         return Finished(self.args, code, self.stdout, self.stderr)
 
-    def wait_for_text(self, text: str, timeout: float) -> None:
+    def wait_for_text(self, text: str, timeout: float = PATIENCE_S) -> None:
         """Until it has said `text`, on stdout or stderr. Raises AssertionError when it ends or time is up before."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while monotonic_ns() < give_up_ns:
@@ -120,11 +122,11 @@ class CommandLine:
         self.started.append(running)
         return running
 
-    def coordinator(self, *args: str, timeout: float = 60.0, **environment: str) -> Finished:
+    def coordinator(self, *args: str, timeout: float = PATIENCE_S, **environment: str) -> Finished:
         """Run `coordinator` with these arguments to its end."""
         return self.start("coordinator", *args, **environment).wait(timeout)
 
-    def agent(self, *args: str, timeout: float = 60.0, **environment: str) -> Finished:
+    def agent(self, *args: str, timeout: float = PATIENCE_S, **environment: str) -> Finished:
         """Run `agent` with these arguments to its end."""
         return self.start("agent", *args, **environment).wait(timeout)
 

@@ -21,14 +21,14 @@ from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.journal import read_journal
 from coordinator.report.run_files import JOURNAL_FILE, SUMMARY_FILE
-from tests.support.commands import CommandLine, Finished, Running
+from tests.support.commands import PATIENCE_S, CommandLine, Finished, Running
 
 HOST = "127.0.0.1"
 _POLL_S = 0.02
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 20.0, *said: Running) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = PATIENCE_S, *said: Running) -> T:
     """The condition's value as soon as it is true. Raises AssertionError, with what was said, when time is up."""
     give_up_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
     never = threading.Event()
@@ -100,7 +100,7 @@ class Fleet:
         """`agent join` at this fleet's address."""
         return self.commands.start("agent", "join", self.endpoint, "--name", name, "--processes", str(processes), *args)
 
-    def end(self, coordinator: Running, timeout: float = 60.0) -> Outcome:
+    def end(self, coordinator: Running, timeout: float = PATIENCE_S) -> Outcome:
         """Its end, and its run's folder."""
         finished = coordinator.wait(timeout)
         # What it says itself: another coordinator's run may have ended since.
@@ -108,7 +108,7 @@ class Fleet:
         assert len(said) == 1, f"no run folder: {finished}"
         return Outcome(finished, self.commands.directory / said[0].removeprefix(RUN_FOLDER))
 
-    def run(self, *args: str, timeout: float = 60.0) -> Outcome:
+    def run(self, *args: str, timeout: float = PATIENCE_S) -> Outcome:
         """A whole run with local agents at a port of the system's choice."""
         return self.end(self.commands.start("coordinator", "start", *args), timeout)
 
@@ -124,7 +124,7 @@ class Fleet:
         wait_until(
             lambda: self.journal().complete_through >= seconds - 1 and self.journal().seconds,
             "load",
-            20,
+            PATIENCE_S,
             *self.commands.started,
         )
 

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from common.plan.schema import Embedded
 from coordinator.embedded import HOST, EmbeddedServer, open_embedded
@@ -58,8 +60,12 @@ class Server:
         """Undo `pause`."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
+        """Close all clients that were made."""
         self._clients.close()
+
+    def close(self) -> None:
+        self.disconnect()
         self._embedded.stop()
 
 
@@ -79,6 +85,65 @@ def start_server(password: str | None = None, port: int | None = None) -> Iterat
             yield server
         finally:
             server.close()
+
+
+class KeptServer:
+    """One real server for many tests. It is handed out empty, with counters from nothing and the settings with which it
+    started; a test that kills it, pauses it or changes its settings makes the next test get another one."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._server: Server | None = None
+        self._settings: list[object] = []
+
+    def start(self) -> None:
+        """Have a server, if there is none."""
+        if self._server is None:
+            self._server = self._stack.enter_context(start_server())
+            with _asking(self._server) as client:
+                self._settings = _settings(client)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Server]:
+        """The server, for one test; see `start`."""
+        self.start()
+        assert self._server is not None
+        try:
+            yield self._server
+        finally:
+            if not self._is_as_before(self._server):
+                self.stop()
+
+    def stop(self) -> None:
+        """End the server."""
+        self._server = None
+        self._stack.close()
+
+    def _is_as_before(self, server: Server) -> bool:
+        server.disconnect()
+        try:
+            with _asking(server) as client:
+                client.client_unpause()
+                for kind in ("normal", "pubsub", "replica"):
+                    client.execute_command("CLIENT", "KILL", "TYPE", kind)
+                for command in ("FLUSHALL", "FUNCTION FLUSH", "SCRIPT FLUSH", "SLOWLOG RESET", "CONFIG RESETSTAT"):
+                    client.execute_command(*command.split())
+                return _settings(client) == self._settings
+        except (redis.RedisError, AssertionError):  # it was killed, paused, or wants a password
+            return False
+
+
+@contextlib.contextmanager
+def _asking(server: Server) -> Iterator[redis.Redis]:
+    """A client that does not wait long, and does not try again."""
+    assert server.pid
+    with redis.Redis(host=HOST, port=server.port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+def _settings(client: redis.Redis) -> list[object]:
+    role: Any = client.info("replication")
+    return [client.config_get("*"), client.acl_list(), role["role"]]
 
 
 class SocketServer:

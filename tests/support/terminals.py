@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
-from tests.support.commands import CommandLine
+from tests.support.commands import PATIENCE_S, CommandLine
 
 CTRL_C, CTRL_S, CTRL_Q = b"\x03", b"\x13", b"\x11"
 _POLL_S = 0.05
@@ -70,7 +70,7 @@ class Terminal:
         os.close(self._theirs)
         self._is_open = False
 
-    def wait_for_text(self, text: str, timeout: float) -> None:
+    def wait_for_text(self, text: str, timeout: float = PATIENCE_S) -> None:
         """Until it is on the screen. Raises AssertionError, with the screen, when it is not in time."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while text not in self.screen:
@@ -80,7 +80,7 @@ class Terminal:
             assert not late, f"ended before it showed {text!r}: {self.screen}"
             assert monotonic_ns() < give_up_ns, f"did not show {text!r} in {timeout:g}s: {self.screen}"
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         """Its exit code. Raises AssertionError, with the screen, when it does not end in time."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while self.process.poll() is None:

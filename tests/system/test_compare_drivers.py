@@ -86,9 +86,9 @@ def test_an_agent_that_leaves_after_one_run_ends_the_comparison_which_keeps_that
 
 def test_ctrl_c_drains_the_run_at_hand_and_reports_and_begins_no_other(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.commands.start("coordinator", "start", *COMPARE, "--url", valkey.url, "--duration", "60s")
-    coordinator.wait_for_text("second 0:", 20)
+    coordinator.wait_for_text("second 0:")
     coordinator.signal(signal.SIGINT)
-    finished = coordinator.wait(20)
+    finished = coordinator.wait()
     assert finished.returncode == 130, finished
     folder, comparison = the_comparison(fleet)
     assert (comparison["outcome"], comparison["reason"]) == ("interrupted", "1-client was interrupted")
@@ -96,7 +96,7 @@ def test_ctrl_c_drains_the_run_at_hand_and_reports_and_begins_no_other(fleet: Fl
     [one] = summaries(folder)
     assert (one["run"]["outcome"], one["ledger"]["unaccounted"]) == ("interrupted", 0)
     assert "interrupted: 0 of 2 rounds whole" in finished.stdout
-    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server", 5)
+    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server")
 
 
 def test_what_cannot_be_compared_is_one_line_and_starts_nothing(fleet: Fleet) -> None:

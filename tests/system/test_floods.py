@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.support.commands import Running
-from tests.support.runs import HOST, Fleet, calls, wait_until
+from tests.support.runs import HOST, PATIENCE_S, Fleet, calls, wait_until
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -59,7 +59,7 @@ def test_a_storm_of_strangers_keeps_no_run_from_its_end_and_no_interrupt_from_be
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: "refused a peer" in coordinator.stderr, "strangers are noticed", 20, coordinator)
+        wait_until(lambda: "refused a peer" in coordinator.stderr, "strangers are noticed", PATIENCE_S, coordinator)
         coordinator.signal(signal.SIGINT)
         ended = fleet.end(coordinator, timeout=30)
     finally:

@@ -84,13 +84,13 @@ def test_the_load_of_an_agent_that_is_stopped_ends_with_its_lease(fleet: Fleet, 
     assert all(open_connections(worker) for worker in workers)
     agent.process.send_signal(signal.SIGSTOP)
     # Its worker processes are not stopped, and nobody tells them to end their load.
-    wait_until(lambda: not any(open_connections(worker) for worker in workers), "no worker process is connected", 10)
+    wait_until(lambda: not any(open_connections(worker) for worker in workers), "no worker process is connected")
     agent.process.send_signal(signal.SIGCONT)
     # Its results come although it was stopped.
-    assert agent.wait(10).returncode == 0
+    assert agent.wait().returncode == 0
     coordinator.signal(signal.SIGINT)
     ended = fleet.end(coordinator)
-    assert other.wait(10).returncode == 0
+    assert other.wait().returncode == 0
     assert "agent a ended early: its own process did not run for" in ended.summary["run"]["reason"]
     ledger = ended.summary["ledger"]
     assert ledger["issued"] == ledger["counted"] == ledger["server_calls"] > 0
@@ -123,7 +123,7 @@ def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(group: Path,
     (group / "cgroup.procs").write_text(str(agent.process.pid))
     fleet.until_loading()
     set_quota(group, cores=0.1)
-    wait_until(lambda: throttled_periods(fleet) >= 5, "periods in which the agent is throttled", 30)
+    wait_until(lambda: throttled_periods(fleet) >= 5, "periods in which the agent is throttled")
     set_quota(group, cores=64)
     coordinator.signal(signal.SIGINT)
     ended = fleet.end(coordinator)

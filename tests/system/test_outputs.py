@@ -91,7 +91,7 @@ def test_json_on_stdout_is_the_summary_and_everything_else_goes_to_stderr(fleet:
 
     reports = {form: fleet.commands.start("coordinator", "report", "latest", "--format", form)
                for form in ("json", "csv", "text")}  # fmt: skip
-    said_of = {form: running.wait(20).stdout for form, running in reports.items()}
+    said_of = {form: running.wait().stdout for form, running in reports.items()}
     assert json.loads(said_of["json"]) == summary
     assert said_of["csv"].rstrip("\n") == (ended.folder / "timeseries.csv").read_text().rstrip("\n")
     assert "Totals" in said_of["text"]

@@ -15,7 +15,7 @@ import redis
 
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
-from tests.support.runs import Fleet, calls, connections, wait_until, worker_processes
+from tests.support.runs import PATIENCE_S, Fleet, calls, connections, wait_until, worker_processes
 from tests.support.servers import Server
 
 MANY = ("--preload", "--key-maximum", "50000000", "--data-size", "10")
@@ -52,7 +52,7 @@ def test_two_agents_fill_the_key_space_and_every_get_finds_its_key(fleet: Fleet,
     assert "preloading 30,001/30,001" in ended.finished.stderr
     assert "Preload       30,001 keys by 30,001 commands in " in ended.finished.stdout
     for agent in agents:
-        agent.wait_for_text("preloading ", 5)
+        agent.wait_for_text("preloading ")
     assert summary["clean_up"] is None
 
 
@@ -60,15 +60,15 @@ def test_ctrl_c_ends_a_preload_at_once_and_agents_serve_the_next_run(fleet: Flee
     agents = [fleet.agent(name, processes=1) for name in ("a", "b")]
     client = valkey.client()
     coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "1s", *MANY)
-    wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
+    wait_until(lambda: preloading(client), "keys", PATIENCE_S, *fleet.commands.started)
     began_ns = monotonic_ns()
     coordinator.signal(signal.SIGINT)
-    finished = coordinator.wait(10)
+    finished = coordinator.wait()
     assert (monotonic_ns() - began_ns) / NS_PER_S < 5
     assert finished.returncode == 130
     assert finished.stderr.splitlines()[-1] == "coordinator: interrupted before the start"
     assert not fleet.runs
-    wait_until(lambda: not connections(client), "no connections", 5)
+    wait_until(lambda: not connections(client), "no connections")
     for agent in agents:
         assert not worker_processes(psutil.Process(agent.process.pid))
     client.flushdb()
@@ -83,16 +83,16 @@ def test_an_agent_or_a_worker_that_dies_in_a_preload_ends_the_run(fleet: Fleet, 
         coordinator = fleet.coordinator(
             "--expect-agents", "2", "--url", valkey.url, "--lease", "5s", "--duration", "1s", *MANY
         )
-        wait_until(lambda: preloading(client), "keys", 20, *fleet.commands.started)
+        wait_until(lambda: preloading(client), "keys", PATIENCE_S, *fleet.commands.started)
         process = psutil.Process(agent.process.pid)
         [worker] = wait_until(partial(worker_processes, process), "a worker process")  # the keys may be the other's
         os.kill(agent.process.pid if victim == "agent" else worker.pid, signal.SIGKILL)
-        finished = coordinator.wait(15)
+        finished = coordinator.wait()
         assert finished.returncode == 5, finished
         assert f"{victim}-a" in finished.stderr.splitlines()[-1]
-        other.wait(10)
-        agent.wait(10)
-        wait_until(lambda: not connections(client), "no connections", 5)
+        other.wait()
+        agent.wait()
+        wait_until(lambda: not connections(client), "no connections")
         client.flushdb()
 
 
@@ -171,7 +171,7 @@ def test_an_interrupted_run_cleans_up(fleet: Fleet, valkey: Server) -> None:
     )  # fmt: skip
     fleet.until_loading()
     coordinator.signal(signal.SIGINT)
-    coordinator.wait_for_text("deleting the plan's keys", 10)
+    coordinator.wait_for_text("deleting the plan's keys")
     ended = fleet.end(coordinator, 10)
     assert (ended.code, client.dbsize()) == (130, 0)
     assert ended.summary["clean_up"]["left"] == 0
@@ -186,7 +186,7 @@ def test_a_resumed_run_neither_flushes_nor_sets_up_nor_preloads_again(fleet: Fle
     )  # fmt: skip
     fleet.until_loading()
     killed.process.kill()
-    killed.wait(5)
+    killed.wait()
     client.set("since", "x")
     ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", fleet.runs[-1].name))
     assert ended.code == 0, ended.finished.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.runs import Fleet, calls, connections, wait_until
+from tests.support.runs import PATIENCE_S, Fleet, calls, connections, wait_until
 from tests.support.servers import Server
 
 DRIVERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--driver", "asyncio", "--tasks-per-pool", "2")}
@@ -47,7 +47,7 @@ def test_a_subscriber_that_is_cut_off_comes_back_and_what_it_missed_is_lost(
         "--local-agents", "1", "--processes", "1", "--url", valkey.url, "--profile", "pubsub_heavy", "--duration", "3s",
         *DRIVERS[driver],
     )  # fmt: skip
-    wait_until(lambda: client.pubsub_channels(), "a subscriber", 20, running)
+    wait_until(lambda: client.pubsub_channels(), "a subscriber", PATIENCE_S, running)
     fleet.until_loading()
     assert client.client_kill_filter(_type="pubsub") == 2
     ended = fleet.end(running)

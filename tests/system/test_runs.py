@@ -128,12 +128,12 @@ def test_three_processes_by_hand_with_a_token_serve_one_run_after_the_other(flee
     fleet.token.unlink()
     fleet.token.with_name("token.key").unlink()
     first = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--requests", "1000")
-    first.wait_for_text("listening on", 10)
+    first.wait_for_text("listening on")
     assert fleet.token.stat().st_mode & 0o777 == 0o600
     stays, leaves = fleet.agent("stays", processes=2), fleet.agent("leaves", "--once")
     assert_accounted(fleet.end(first), valkey, {"SET", "GET", "DEL"})
-    assert leaves.wait(5).returncode == 0
-    stays.wait_for_text("waiting for the next", 5)
+    assert leaves.wait().returncode == 0
+    stays.wait_for_text("waiting for the next")
     valkey.client().config_resetstat()
 
     second = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--requests", "500", "--ratio", "1:3")
@@ -171,13 +171,13 @@ def test_a_token_in_the_environment_needs_no_file_and_goes_no_further(fleet: Fle
     coordinator = fleet.commands.start("coordinator", *start, *few, STAMPEDE_TOKEN_KEY=key)
     join = ("join", fleet.endpoint, "--name", "a", "--processes", "1", "--once")
     agent = fleet.commands.start("agent", *join, STAMPEDE_TOKEN=base64.b64encode(keys.token.encode()).decode())
-    agent.wait_for_text("running", 20)
+    agent.wait_for_text("running")
     started = [
         child for one in (coordinator, agent) for child in psutil.Process(one.process.pid).children(recursive=True)
     ]
     assert len(started) >= 4
     assert not [child for child in started if "STAMPEDE_TOKEN" in " ".join(child.environ())]
-    assert fleet.end(coordinator).code == agent.wait(10).returncode == 0
+    assert fleet.end(coordinator).code == agent.wait().returncode == 0
     assert not fleet.token.exists()
     secrets = [pair.secret for pair in (keys.coordinator.keys, keys.agents.keys)]
     written = [path.read_bytes() for path in fleet.commands.directory.rglob("*") if path.is_file()]

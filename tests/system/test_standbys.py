@@ -14,10 +14,10 @@ def test_a_standby_issues_what_a_killed_agent_has_left(fleet: Fleet, valkey: Ser
         "--requests", str(REQUESTS), "--rate", str(RATE_PER_S), "--on-agent-loss", "replace", "--tolerate-lost", "1",
     )  # fmt: skip
     for name in ("local-1", "local-2"):
-        coordinator.wait_for_text(f"{name} joined", 20)
+        coordinator.wait_for_text(f"{name} joined")
     standby = fleet.agent("spare")
     fleet.until_loading()
-    standby.wait_for_text("standing by", 10)
+    standby.wait_for_text("standing by")
     local_agent(coordinator, "local-1").kill()
     ended = fleet.end(coordinator)
     summary = ended.summary

@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.report.run_files import SUMMARY_FILE
 from tests.support.commands import CommandLine
-from tests.support.runs import RUN_FOLDER, Fleet, wait_until
+from tests.support.runs import PATIENCE_S, RUN_FOLDER, Fleet, wait_until
 from tests.support.servers import Server
 from tests.support.terminals import CTRL_Q, CTRL_S, Terminal
 
@@ -49,16 +49,16 @@ def test_terminals_that_are_paused_for_longer_than_the_lease_hold_up_nobody(flee
         Terminal(fleet.commands, "coordinator", *start, "--duration", "3s") as coordinator,
         Terminal(fleet.commands, "agent", *join) as agent,
     ):
-        agent.wait_for_text("running", 20)
+        agent.wait_for_text("running")
         for terminal in (coordinator, agent):
             terminal.type(CTRL_S)
-        wait_until(lambda: fleet.journal().closed, "the run ends", 20)
-        assert agent.process.wait(10) == 0
+        wait_until(lambda: fleet.journal().closed, "the run ends")
+        assert agent.process.wait(PATIENCE_S) == 0
         # What the agent could not say is lost; the report is worth the wait.
         assert coordinator.process.poll() is None
         assert "Totals" not in coordinator.screen
         coordinator.type(CTRL_Q)
-        assert coordinator.wait(10) == 0
+        assert coordinator.wait() == 0
         assert coordinator.screen.index("Totals") < coordinator.screen.index(RUN_FOLDER)
     assert exact_summary(fleet)["run"]["outcome"] == "completed"
 
@@ -72,10 +72,10 @@ def test_a_terminal_that_is_closed_drains_an_agent_and_ends_a_run_with_its_repor
     ):
         fleet.until_loading()
         coordinator.hang_up()
-        assert coordinator.process.wait(20) == 130
-        agent.wait_for_text("waiting for the next", 10)
+        assert coordinator.process.wait(PATIENCE_S) == 130
+        agent.wait_for_text("waiting for the next")
         agent.hang_up()
-        assert agent.process.wait(10) == 0
+        assert agent.process.wait(PATIENCE_S) == 0
     assert exact_summary(fleet)["run"]["outcome"] == "interrupted"
 
 
@@ -88,5 +88,5 @@ def test_agents_whose_stderr_takes_nothing_serve_a_run_as_others_do(fleet: Fleet
     finished = coordinator.wait(60)
     assert finished.returncode == 0
     assert "Totals" in finished.stdout
-    assert [agent.wait(10).returncode for agent in agents] == [0] * len(agents)
+    assert [agent.wait().returncode for agent in agents] == [0] * len(agents)
     assert exact_summary(fleet)["totals"]["operations"] == 400

@@ -45,7 +45,7 @@ def test_a_run_that_is_interrupted_is_exact(fleet: Fleet, valkey: Server, number
     coordinator = fleet.coordinator("--url", valkey.url, "--pipeline", "5", *LOCAL, *LONG)
     fleet.until_loading()
     coordinator.signal(number)
-    ended = fleet.end(coordinator, timeout=20)
+    ended = fleet.end(coordinator, timeout=40)
     assert (ended.code, ended.summary["run"]["outcome"]) == (130, "interrupted")
     assert_accounted(ended)
     assert not connections(valkey.client())
@@ -56,13 +56,13 @@ def test_a_second_ctrl_c_stops_a_run_whose_server_hangs(fleet: Fleet, valkey: Se
     fleet.until_loading()
     valkey.pause()
     coordinator.signal(signal.SIGINT)
-    coordinator.wait_for_text("draining", 5)
+    coordinator.wait_for_text("draining")
     coordinator.signal(signal.SIGINT)
-    ended = fleet.end(coordinator, timeout=10)
+    ended = fleet.end(coordinator, timeout=20)
     assert (ended.code, ended.summary["run"]["outcome"]) == (130, "interrupted")
     assert "stopped before the server had answered" in ended.summary["ledger"]["note"]
     valkey.resume()
-    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server", 10)
+    wait_until(lambda: not connections(valkey.client()), "no connection is left at the server")
 
 
 def test_connections_that_are_killed_during_a_run_cost_what_was_under_way_on_them(fleet: Fleet, valkey: Server) -> None:
