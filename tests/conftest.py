@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
@@ -22,6 +22,8 @@ PASSWORD = "a word for the test"
 # How long an example takes depends on what else the machine does: only pytest's timeout bounds it.
 settings.register_profile("unhurried", deadline=None, print_blob=True)
 settings.register_profile("few", settings.get_profile("unhurried"), max_examples=20)
+_unshrunk = [phase for phase in Phase if phase is not Phase.shrink]
+settings.register_profile("unshrunk", settings.get_profile("unhurried"), phases=_unshrunk)
 settings.load_profile("unhurried")
 
 

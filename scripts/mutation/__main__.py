@@ -68,7 +68,8 @@ def _copies(number: int) -> Iterator[queue.SimpleQueue[Path]]:
 
 def _fails(copy: Path, tests: Sequence[str], timeout_s: int) -> bool:
     """Whether a fast test of these files and folders fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-profile", "unshrunk", *tests]
     quiet = subprocess.DEVNULL
     try:
         code = subprocess.run(command, cwd=copy, stdout=quiet, stderr=quiet, timeout=timeout_s).returncode

@@ -17,7 +17,7 @@ _HISTOGRAM = "common/metrics/histogram.py"
 _INTERVALS = "common/metrics/intervals.py"
 _PACER = "agent/worker/pacing/pacer.py"
 _STAGED = "agent/worker/pacing/staged_load.py"
-_RECORDER = "agent/worker/metrics/recorder.py"
+_ROWS = "agent/worker/metrics/rows.py"
 _COLLECTOR = "agent/worker/metrics/collector.py"
 _LEASE = "agent/core/lease.py"
 _OUTBOX = "agent/core/outbox.py"
@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant(_PACER, "turn * numerator // denominator", "turn * (numerator // denominator)"),
     Mutant(_PACER, "mean_ns = threads * NS_PER_S / rate_per_s", "mean_ns = NS_PER_S / rate_per_s"),
     Mutant(_PACER, "if due_ns >= self._span.end_ns:", "if due_ns > self._span.end_ns:"),
-    Mutant(_PACER, "sum(due_ns < end_ns for due_ns in turn)", "len(turn)"),
+    Mutant(_PACER, "sum(due_ns < end_ns for due_ns in times_ns)", "len(times_ns)"),
     Mutant(_PACER, "min(following, most - _COUNTED)", "min(following, most)"),
     Mutant(_PACER, "self.end_ns = min(self.end_ns, end_ns)", "self.end_ns = end_ns"),
     Mutant(
@@ -89,12 +89,12 @@ MUTANTS = (
     Mutant(_STAGED, "size = min(self._batch - len(self._pending), self._room(leg))", "size = self._room(leg)"),
     # what threads did, second by second
     Mutant(
-        _RECORDER,
+        _ROWS,
         "self.begun_after += int(counts[began_ns >= self._end_ns].sum())",
         "self.begun_after += int(counts[began_ns > self._end_ns].sum())",
     ),
-    Mutant(_RECORDER, "failed=EMPTY if done else self.service.histogram(),", "failed=EMPTY,"),
-    Mutant(_RECORDER, "is_known = known >= 0", "is_known = known > 0"),
+    Mutant(_ROWS, "failed=EMPTY if done else self.service.histogram(),", "failed=EMPTY,"),
+    Mutant(_ROWS, "is_known = known >= 0", "is_known = known > 0"),
     Mutant(_COLLECTOR, "late = second < fresh.start", "late = False"),
     Mutant(_COLLECTOR, "issued=issued, transactions=transactions)", "issued=issued, transactions=issued)"),
     Mutant(_COLLECTOR, "self.counted += interval.operations", "self.counted = interval.operations"),
