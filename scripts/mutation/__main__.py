@@ -25,7 +25,7 @@ from scripts.mutation.mutants import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 SIMULATION = "tests/test_fleet_simulation.py"
 ENOUGH = 0.9
-FILE_TIMEOUT_S, FOLDER_TIMEOUT_S = 120, 300
+TIMEOUT_S = 300
 _PASSED, _NOTHING_RAN = 0, 5
 """Exit codes of pytest."""
 
@@ -66,16 +66,18 @@ def _copies(number: int) -> Iterator[queue.SimpleQueue[Path]]:
         yield free
 
 
-def _fails(copy: Path, tests: Sequence[str], timeout_s: int) -> bool:
-    """Whether a fast test of these files and folders fails."""
+def _killer(copy: Path, tests: Path | str) -> str:
+    """These tests, if a fast one of them fails or does not end; else ""."""
+    if not (copy / tests).exists():
+        return ""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider"]
-    command += ["--hypothesis-profile", "unshrunk", *tests]
+    command += ["--hypothesis-profile", "unshrunk", str(tests)]
     quiet = subprocess.DEVNULL
     try:
-        code = subprocess.run(command, cwd=copy, stdout=quiet, stderr=quiet, timeout=timeout_s).returncode
+        code = subprocess.run(command, cwd=copy, stdout=quiet, stderr=quiet, timeout=TIMEOUT_S).returncode
     except subprocess.TimeoutExpired:
-        return True
-    return code not in (_PASSED, _NOTHING_RAN)
+        return f"{tests}, which did not end in {TIMEOUT_S} s"
+    return str(tests) if code not in (_PASSED, _NOTHING_RAN) else ""
 
 
 def _try(mutant: Mutant, free: queue.SimpleQueue[Path]) -> str:
@@ -85,12 +87,7 @@ def _try(mutant: Mutant, free: queue.SimpleQueue[Path]) -> str:
     text, stat = path.read_text(), path.stat()
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        file, folder = mirrored(mutant)
-        if (copy / file).exists() and _fails(copy, [str(file)], FILE_TIMEOUT_S):
-            return str(file)
-        if (copy / folder).exists() and _fails(copy, [str(folder)], FOLDER_TIMEOUT_S):
-            return str(folder)
-        return SIMULATION if _fails(copy, [SIMULATION], FOLDER_TIMEOUT_S) else ""
+        return next(filter(None, (_killer(copy, tests) for tests in (*mirrored(mutant), SIMULATION))), "")
     finally:
         path.write_text(text)
         # Python recompiles a module whose time differs from its compiled form's, and time has a resolution of a second.
