@@ -21,7 +21,7 @@ def pool_of(count: int, timeout_s: float = 10.0, now: MonotonicNs = monotonic_ns
     )
 
 
-def test_the_instance_last_returned_is_the_first_lent_and_was_not_waited_for() -> None:
+def test_the_instance_last_returned_is_the_first_lent_without_a_wait() -> None:
     async def play() -> None:
         pool = pool_of(3)
         first, second, third = [(await pool.checkout())[0] for _ in range(3)]
@@ -35,7 +35,7 @@ def test_the_instance_last_returned_is_the_first_lent_and_was_not_waited_for() -
     asyncio.run(play())
 
 
-def test_a_task_that_finds_the_pool_empty_waits_and_its_wait_is_measured() -> None:
+def test_a_task_that_finds_the_pool_empty_waits_and_the_wait_is_measured() -> None:
     async def play() -> None:
         now_ns = 1_000
         pool = pool_of(1, now=lambda: now_ns)
@@ -49,7 +49,7 @@ def test_a_task_that_finds_the_pool_empty_waits_and_its_wait_is_measured() -> No
     asyncio.run(play())
 
 
-def test_tasks_are_served_in_the_order_in_which_they_came_and_nobody_gets_ahead() -> None:
+def test_tasks_are_served_in_the_order_of_their_arrival() -> None:
     async def play() -> None:
         pool = pool_of(1)
         order: list[int] = []
@@ -64,7 +64,7 @@ def test_tasks_are_served_in_the_order_in_which_they_came_and_nobody_gets_ahead(
 
         tasks = [await begun(come(number)) for number in range(3)]
         pool.give_back(instance)
-        # What is returned is already the next one's, although that has not woken yet.
+        # The instance belongs to the next task already, although that task has not woken yet.
         assert pool.take() is None
         await asyncio.gather(*tasks)
         assert order == [0, 1, 2] * 3
@@ -72,7 +72,7 @@ def test_tasks_are_served_in_the_order_in_which_they_came_and_nobody_gets_ahead(
     asyncio.run(play())
 
 
-def test_a_checkout_gives_up_after_its_timeout_says_how_long_it_waited_and_leaves_the_line() -> None:
+def test_a_checkout_that_times_out_reports_how_long_it_waited_and_is_out_of_the_line() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=0.02)
         instance, _ = await pool.checkout()
@@ -85,7 +85,7 @@ def test_a_checkout_gives_up_after_its_timeout_says_how_long_it_waited_and_leave
     asyncio.run(play())
 
 
-def test_an_instance_that_comes_in_the_very_moment_of_the_timeout_is_taken_and_not_lost() -> None:
+def test_an_instance_that_is_returned_at_the_moment_of_the_timeout_is_not_lost() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=60.0)
         instance, _ = await pool.checkout()
@@ -98,7 +98,7 @@ def test_an_instance_that_comes_in_the_very_moment_of_the_timeout_is_taken_and_n
     asyncio.run(play())
 
 
-def test_a_task_that_is_cancelled_in_line_leaves_it_and_one_that_was_served_in_that_moment_gives_back() -> None:
+def test_a_task_that_is_cancelled_in_line_returns_an_instance_that_it_just_got() -> None:
     async def play() -> None:
         pool = pool_of(1)
         instance, _ = await pool.checkout()
@@ -116,7 +116,7 @@ def test_a_task_that_is_cancelled_in_line_leaves_it_and_one_that_was_served_in_t
     asyncio.run(play())
 
 
-def test_aborting_wakes_all_who_wait_and_nobody_waits_from_then_on() -> None:
+def test_aborting_wakes_all_tasks_in_line_and_no_task_waits_from_then_on() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=60.0)
         instance, _ = await pool.checkout()
@@ -136,7 +136,7 @@ def test_aborting_wakes_all_who_wait_and_nobody_waits_from_then_on() -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [10.0, 0.0001])
-def test_no_instance_is_ever_lent_twice_nor_lost(timeout_s: float) -> None:
+def test_no_instance_is_lent_twice_or_lost(timeout_s: float) -> None:
     async def play() -> None:
         pool = pool_of(3, timeout_s)
         held: set[AsyncClientInstance] = set()
