@@ -8,14 +8,14 @@ import pytest
 from common.cancellation import Cancellation, CutShort
 
 
-def test_nothing_happens_until_it_is_cut() -> None:
+def test_nothing_ends_before_cancellation() -> None:
     cancellation = Cancellation()
     cancellation.check()
     cancellation.wait(0.0)
     assert not cancellation.is_cancelled
 
 
-def test_cutting_ends_every_wait_at_once() -> None:
+def test_cancelling_ends_every_wait_at_once() -> None:
     cancellation = Cancellation()
     entered, ended = threading.Event(), threading.Event()
 
@@ -33,7 +33,7 @@ def test_cutting_ends_every_wait_at_once() -> None:
     assert ended.is_set()
 
 
-def test_cutting_wakes_whoever_is_blocked_in_a_socket() -> None:
+def test_cancelling_wakes_a_thread_that_is_blocked_in_a_socket() -> None:
     cancellation = Cancellation()
     ours, theirs = socket.socketpair()
     received: list[bytes] = []
@@ -46,14 +46,14 @@ def test_cutting_wakes_whoever_is_blocked_in_a_socket() -> None:
     assert received == [b""]
 
 
-def test_a_socket_that_comes_too_late_is_refused() -> None:
+def test_a_socket_is_refused_after_cancellation() -> None:
     cancellation = Cancellation()
     cancellation.cancel()
     with socket.socket() as late, pytest.raises(CutShort):
         cancellation.watch(late)
 
 
-def test_cutting_twice_and_cutting_closed_sockets_is_harmless() -> None:
+def test_cancelling_twice_and_with_closed_sockets_is_harmless() -> None:
     cancellation = Cancellation()
     sock = socket.socket()
     cancellation.watch(sock)

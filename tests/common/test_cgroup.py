@@ -55,7 +55,7 @@ def test_a_machine_without_control_groups_has_no_quota(machine: Machine) -> None
     assert CpuGroups(machine.root).read() == QuotaReading()
 
 
-def test_version_1_has_quota_and_period_in_files_of_their_own(machine: Machine) -> None:
+def test_version_1_has_quota_and_period_in_two_files(machine: Machine) -> None:
     machine.proc("3:cpuset:/other\n2:cpu,cpuacct:/jobs/one\n", V1_TOGETHER)
     machine.v1("sys/fs/cgroup/cpu,cpuacct", -1)
     machine.v1("sys/fs/cgroup/cpu,cpuacct/other", 1000)
@@ -101,7 +101,7 @@ def test_a_machine_with_both_versions_is_limited_by_either(machine: Machine) -> 
         ("/gone (deleted)", "/", "gone"),
     ],
 )
-def test_in_a_container_paths_are_relative_to_what_is_mounted(
+def test_in_a_container_paths_are_relative_to_the_mounted_tree(
     machine: Machine, cgroup: str, mounted: str, own: str
 ) -> None:
     machine.proc(f"0::{cgroup}\n", f"31 23 0:27 {mounted} /sys/fs/cgroup rw - cgroup2 cgroup rw")
@@ -109,7 +109,7 @@ def test_in_a_container_paths_are_relative_to_what_is_mounted(
     assert machine.cores == 0.7
 
 
-def test_a_group_whose_name_the_namespace_hides_is_found_by_who_is_in_it(machine: Machine) -> None:
+def test_a_group_whose_name_the_namespace_hides_is_found_by_its_processes(machine: Machine) -> None:
     machine.proc("0::/inner\n", "31 23 0:27 /../.. /sys/fs/cgroup rw - cgroup2 cgroup rw")
     for name, pid, quota in (("a/x", 1, "10000"), ("b/y", os.getpid(), "80000"), ("c/z", 2, "20000")):
         machine.write(f"sys/fs/cgroup/{name}/inner/cgroup.procs", f"7\n{pid}\n")
@@ -120,13 +120,13 @@ def test_a_group_whose_name_the_namespace_hides_is_found_by_who_is_in_it(machine
     assert machine.cores == 0.9, "at least what is mounted limits us too"
 
 
-def test_a_mount_in_which_this_process_is_not_says_nothing(machine: Machine) -> None:
+def test_a_mount_without_this_process_is_ignored(machine: Machine) -> None:
     machine.proc("0::/mine\n", "31 23 0:27 /theirs /sys/fs/cgroup rw - cgroup2 cgroup rw")
     machine.write("sys/fs/cgroup/cpu.max", "10000 100000")
     assert machine.cores is None
 
 
-def test_blanks_in_paths_are_read_as_the_kernel_writes_them(machine: Machine) -> None:
+def test_spaces_in_paths_are_octal_escapes(machine: Machine) -> None:
     machine.proc("0::/my job\n", r"31 23 0:27 / /sys/fs/c\040group rw - cgroup2 cgroup rw")
     machine.write("sys/fs/c group/my job/cpu.max", "10000 100000")
     assert machine.cores == 0.1
@@ -135,14 +135,14 @@ def test_blanks_in_paths_are_read_as_the_kernel_writes_them(machine: Machine) ->
 @pytest.mark.parametrize(
     "limit", ["", "max", "0 100000", "10000 0", "-5 100000", "1 2 3", "ten 100", "\x00", "1e5 100000"]
 )
-def test_a_limit_that_is_not_understood_is_none(machine: Machine, limit: str) -> None:
+def test_a_malformed_limit_is_no_limit(machine: Machine, limit: str) -> None:
     machine.proc("0::/\n", V2)
     machine.write("sys/fs/cgroup/cpu.max", limit)
     assert machine.cores is None
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=60))
-def test_whatever_the_files_hold_is_no_error(
+def test_malformed_files_raise_nothing(
     tmp_path_factory: pytest.TempPathFactory, cgroup: bytes, mounts: bytes, limit: bytes
 ) -> None:
     machine = Machine(tmp_path_factory.mktemp("machine"))
@@ -158,13 +158,13 @@ def test_whatever_the_files_hold_is_no_error(
         machine.proc("0::/\n1:cpu:/\n", V2)
 
 
-def test_files_that_may_not_be_read_are_no_error(machine: Machine) -> None:
+def test_unreadable_files_raise_nothing(machine: Machine) -> None:
     machine.proc("0::/\n", V2)
     (machine.root / "sys/fs/cgroup/cpu.max").mkdir(parents=True)
     assert machine.cores is None
 
 
-def test_what_was_counted_before_is_left_out(machine: Machine) -> None:
+def test_counters_begin_at_the_first_reading(machine: Machine) -> None:
     machine.proc("0::/\n", V2)
     machine.write("sys/fs/cgroup/cpu.max", "10000 100000")
     machine.write("sys/fs/cgroup/cpu.stat", STAT_V2.format(1000, 500, 7_000_000, 90_000))
@@ -176,7 +176,7 @@ def test_what_was_counted_before_is_left_out(machine: Machine) -> None:
     )
 
 
-def test_version_1_counts_in_nanoseconds_and_tells_what_was_used_where_both_are_mounted_together(
+def test_version_1_counts_in_nanoseconds_and_has_the_used_time_if_both_controllers_are_mounted_together(
     machine: Machine,
 ) -> None:
     machine.proc("1:cpu,cpuacct:/\n", V1_TOGETHER)
@@ -190,7 +190,7 @@ def test_version_1_counts_in_nanoseconds_and_tells_what_was_used_where_both_are_
     assert groups.read().used_ns == 77
 
 
-def test_of_several_groups_that_throttle_the_most_counts(machine: Machine) -> None:
+def test_the_largest_count_of_several_groups_is_used(machine: Machine) -> None:
     machine.proc("0::/pod/box\n", V2)
     for folder, quota in (("pod", "90000"), ("pod/box", "50000")):
         machine.write(f"sys/fs/cgroup/{folder}/cpu.max", f"{quota} 100000")
@@ -202,7 +202,7 @@ def test_of_several_groups_that_throttle_the_most_counts(machine: Machine) -> No
     )
 
 
-def test_a_quota_that_is_set_or_lifted_later_counts_from_then_on(machine: Machine) -> None:
+def test_a_quota_that_is_set_or_removed_later_counts_from_then_on(machine: Machine) -> None:
     machine.proc("0::/\n", V2)
     machine.write("sys/fs/cgroup/cpu.max", "max 100000")
     groups = CpuGroups(machine.root)

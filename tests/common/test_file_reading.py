@@ -31,14 +31,14 @@ def test_a_huge_file_costs_no_more_than_the_limit(tmp_path: Path) -> None:
     assert read_bounded(tmp_path / "huge", 100) == bytes(101)
 
 
-def test_a_pipe_is_read_to_its_end_however_late_it_comes(fifo: Path) -> None:
+def test_a_slow_pipe_is_read_to_its_end(fifo: Path) -> None:
     writer = threading.Thread(target=fifo.write_bytes, args=(b"x" * 200_000,))
     writer.start()
     assert read_bounded(fifo, 1 << 20, wait_s=30) == b"x" * 200_000
     writer.join()
 
 
-def test_a_pipe_that_nobody_writes_to_or_that_does_not_end_is_not_waited_for_for_ever(fifo: Path) -> None:
+def test_a_pipe_without_a_writer_or_an_end_times_out(fifo: Path) -> None:
     with pytest.raises(TimeoutError, match=r"it is a pipe that did not end within 0\.01 s"):
         read_bounded(fifo, 100, wait_s=0.01)
     writer = os.open(fifo, os.O_RDWR)
@@ -55,7 +55,7 @@ def read_bounded_again(fifo: Path, writer: int) -> bytes:
     return read_bounded(fifo, 100, wait_s=10)
 
 
-def test_what_is_neither_file_nor_pipe_is_not_opened(tmp_path: Path) -> None:
+def test_anything_but_a_file_or_pipe_is_not_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         kinds = {str(tmp_path): "a directory", "/dev/zero": "a device or terminal", f"{tmp_path}/socket": "a socket"}

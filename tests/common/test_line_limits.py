@@ -15,7 +15,7 @@ def test_many_lines_may_come_at_once_and_then_a_few_a_second() -> None:
     assert taken(limit, 100_000 * NS_PER_S, 10_000) == LINES_AT_ONCE
 
 
-def test_what_was_left_out_is_said_in_one_line_and_once() -> None:
+def test_lines_left_out_are_reported_once_in_one_line() -> None:
     limit = LineLimit("agents", 0)
     assert limit.summary() == ""
     taken(limit, 0, LINES_AT_ONCE + 1234)

@@ -17,7 +17,7 @@ from common.machine import (
 )
 
 
-def test_this_host_has_a_name() -> None:
+def test_the_machine_has_a_host_name() -> None:
     assert this_host()
 
 
@@ -43,7 +43,7 @@ def test_usable_cores_are_no_more_than_a_quota_allows(
     assert usable_cores() == cores
 
 
-def test_a_boot_has_a_name_that_stays_and_one_where_the_system_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_boot_has_a_stable_id_even_if_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     told = boot_id()
     assert told == boot_id() != ""
     monkeypatch.setattr("common.machine._BOOT_ID", Path("/nowhere/boot_id"))
@@ -76,7 +76,7 @@ def test_as_many_files_may_be_opened_as_the_hard_limit_allows(monkeypatch: pytes
     assert limits.soft == 20_000
 
 
-def test_a_low_hard_limit_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_low_hard_limit_is_not_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(monkeypatch, 100, 100)
     raise_open_files_limit()
     assert limits.soft == 100
@@ -91,7 +91,7 @@ def test_a_system_that_refuses_its_own_unlimited_hard_limit_is_asked_for_less(
     assert limits.soft == raised
 
 
-def test_no_limit_of_files_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unlimited_number_of_files_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(monkeypatch, resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     raise_open_files_limit()
     assert limits.soft == resource.RLIM_INFINITY

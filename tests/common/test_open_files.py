@@ -33,14 +33,14 @@ def test_the_wire_driver_and_prewarming_need_all_connections_at_once() -> None:
     assert needed(plan_of(CALLS, PREWARMED, WIRE), shares(0, 1, 2)) == Needed(all_at_once=350, as_needed=3)
 
 
-def test_pools_are_dealt_over_processes_in_turn() -> None:
+def test_pools_are_assigned_to_processes_in_turn() -> None:
     pools = shares(0, 0, 0, 0, 0)
     assert pools_by_process(pools, 2) == [(pools[0], pools[2], pools[4]), (pools[1], pools[3])]
     assert pools_by_process(pools[:1], 3) == [pools[:1]]
     assert pools_by_process((), 3) == []
 
 
-def test_what_does_not_fit_is_said_with_figures() -> None:
+def test_a_shortage_is_reported_with_its_numbers() -> None:
     assert shortage(1024, 20, 1024 - 20 - SPARE_FILES) == ""
     assert shortage(None, 20, 10**6) == ""
     assert shortage(1024, 20, 2000) == (
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_said_with_figures() -> None:
 
 
 @pytest.mark.parametrize(("nodes", "fits"), [(1, True), (6, False)])
-def test_calls_that_may_need_too_many_connections_are_worth_a_note(nodes: int, fits: bool) -> None:
+def test_calls_that_may_need_too_many_connections_give_a_note(nodes: int, fits: bool) -> None:
     limit = SPARE_FILES + USUAL_FILES + 6
     found = shortage_note(plan_of(CALLS), shares(0, 0), limit, nodes)
     assert (found == "") is fits
@@ -57,5 +57,5 @@ def test_calls_that_may_need_too_many_connections_are_worth_a_note(nodes: int, f
         assert found.startswith(f"a worker process may open {limit} files (`ulimit -n`), but needs {limit + 30}: ")
 
 
-def test_what_is_refused_by_the_worker_process_itself_is_not_worth_a_note() -> None:
+def test_no_note_about_connections_that_the_worker_process_refuses_itself() -> None:
     assert shortage_note(plan_of(WIRE), shares(0), 10) == ""

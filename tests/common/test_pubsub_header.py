@@ -15,7 +15,7 @@ names = st.text(max_size=40)
     blanks=st.lists(st.binary(min_size=HEADER_BYTES, max_size=100), min_size=1, max_size=5),
     sent_ns=st.integers(0, 2**63 - 1),
 )
-def test_whoever_receives_a_message_reads_what_its_sender_wrote_and_its_size_stays_as_planned(
+def test_a_receiver_reads_the_header_that_the_sender_wrote_and_the_size_is_the_planned_one(
     run: str, boot: str, sender: int, blanks: list[bytes], sent_ns: int
 ) -> None:
     writer, reader = HeaderWriter(run, boot, sender), HeaderReader(run, boot)
@@ -33,22 +33,22 @@ def test_a_message_of_another_run_is_foreign(ours: str, theirs: str) -> None:
 
 
 @given(ours=names, theirs=names)
-def test_a_message_of_another_host_says_no_time(ours: str, theirs: str) -> None:
+def test_a_message_of_another_host_has_no_time(ours: str, theirs: str) -> None:
     read = HeaderReader("run", ours).read(HeaderWriter("run", theirs, 3).write(bytes(HEADER_BYTES), 7))
     assert read == MessageHeader(3, 1, 7 if ours == theirs else None)
 
 
 @given(st.binary(max_size=100))
-def test_what_anybody_else_publishes_is_foreign(message: bytes) -> None:
+def test_a_message_without_our_header_is_foreign(message: bytes) -> None:
     assert HeaderReader("run", "host").read(message) is None
 
 
-def test_a_blank_that_is_too_short_grows_to_the_write_header() -> None:
+def test_a_message_that_is_too_short_grows_to_the_size_of_the_header() -> None:
     assert len(HeaderWriter("run", "host", 0).write(b"", 1)) == HEADER_BYTES
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
-def test_a_later_number_is_after_an_earlier_one_also_when_numbers_have_begun_anew(last: int, ahead: int) -> None:
+def test_a_later_number_is_after_an_earlier_one_even_when_numbers_wrap_around(last: int, ahead: int) -> None:
     later = (last + ahead) % 2**32
     assert is_after(later, last)
     assert not is_after(last, later)

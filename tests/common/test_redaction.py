@@ -144,7 +144,7 @@ def test_values_are_hidden_in_every_form_in_which_a_message_quotes_them() -> Non
         ("!!binary czNjcmV0", "a value of type bytes"),
     ],
 )
-def test_a_password_that_is_no_text_is_refused_without_its_value(said: str, found: str) -> None:
+def test_a_password_that_is_not_text_is_refused_without_its_value(said: str, found: str) -> None:
     with pytest.raises(PlanError) as caught:
         plan_text_layer(f"target: {{password: {said}}}".encode(), "plan.yaml")
     assert str(caught.value) == f"plan.yaml: $.target.password: expected text, got {found}"
@@ -172,7 +172,7 @@ def test_a_url_in_the_place_of_the_plan_names_the_flag_and_not_the_password() ->
 
 
 @pytest.mark.parametrize("url", ["redis://h:6379:s3cret", "redis://h/s3cret", "unix://x:s3cret"])
-def test_a_url_in_the_place_of_the_plan_shows_no_password_wherever_that_stands(url: str) -> None:
+def test_a_url_in_the_place_of_the_plan_shows_no_password(url: str) -> None:
     assert "s3cret" not in refusal(lambda: load_plan(Path(url), {}, {}))
 
 

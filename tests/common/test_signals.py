@@ -19,7 +19,7 @@ def hang_ups() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hang_ups")
-def test_a_terminal_that_closes_is_a_signal_unless_nohup_had_it_ignored() -> None:
+def test_a_terminal_that_closes_is_a_signal_except_under_nohup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with caught_signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -82,7 +82,7 @@ def test_every_line_is_shown_in_order_or_counted_as_missing(sizes: list[int], re
     assert shown(text) == sorted(set(lines) & set(shown(text)), key=lines.index)
 
 
-def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_in_its_place(
+def test_a_pipe_that_nobody_reads_blocks_nothing_and_dropped_lines_are_reported_in_their_place(
     pipe: tuple[int, int],
 ) -> None:
     reader, writer = pipe
@@ -102,7 +102,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_said_i
     stderr.close()
 
 
-def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> None:
+def test_a_paused_terminal_blocks_nothing_and_shows_everything_when_it_resumes() -> None:
     ours, theirs = os.openpty()
     termios.tcflow(theirs, termios.TCOOFF)
     stderr = StderrWriter(theirs)
@@ -117,7 +117,7 @@ def test_a_paused_terminal_holds_nobody_up_and_shows_all_when_it_goes_on() -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tuple[int, int]) -> None:
+def test_lines_lost_to_a_full_disk_are_reported_when_it_has_room(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     full = os.open("/dev/full", os.O_WRONLY)
     stderr = StderrWriter(full)
@@ -132,7 +132,7 @@ def test_what_a_full_disk_did_not_take_is_said_as_soon_as_it_has_room(pipe: tupl
     os.close(full)
 
 
-def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_is_gone_raises_nothing(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.close(reader)
     stderr = StderrWriter(writer)
@@ -141,7 +141,7 @@ def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int]) -> None:
     stderr.close()
 
 
-def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_writes_wait_for_a_terminal_that_another_program_made_non_blocking(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     filled = fill(writer)
     os.set_blocking(writer, False)
@@ -153,7 +153,7 @@ def test_a_terminal_that_another_program_made_non_blocking_is_waited_for(pipe: t
     stderr.close()
 
 
-def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) -> None:
+def test_a_closed_writer_writes_nothing_and_its_thread_ends(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     before = set(threading.enumerate())
     stderr = StderrWriter(writer)
@@ -165,7 +165,7 @@ def test_a_closed_voice_says_nothing_and_its_thread_ends(pipe: tuple[int, int]) 
     assert not thread.is_alive()
 
 
-def test_a_worker_process_ends_though_nobody_reads_its_stderr(pipe: tuple[int, int]) -> None:
+def test_a_worker_process_ends_even_if_nobody_reads_its_stderr(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     fill(writer)
     code = "from common.stderr_writer import write_stderr_by_thread\nwrite_stderr_by_thread()\nraise ZeroDivisionError"
@@ -173,13 +173,13 @@ def test_a_worker_process_ends_though_nobody_reads_its_stderr(pipe: tuple[int, i
     assert ended.returncode == 1
 
 
-def test_the_end_of_a_process_waits_for_what_it_said() -> None:
+def test_the_end_of_a_process_waits_for_its_last_lines() -> None:
     code = "from common import stderr_writer\nstderr_writer.write_stderr_by_thread()\nraise ZeroDivisionError('why')"
     ended = subprocess.run((sys.executable, "-c", code), capture_output=True, timeout=30, check=False)
     assert b"ZeroDivisionError: why\n" in ended.stderr
 
 
-def test_several_threads_may_speak_at_once(pipe: tuple[int, int]) -> None:
+def test_several_threads_may_write_at_once(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     stderr = StderrWriter(writer)
     threads = [threading.Thread(target=stderr.write, args=(f"{number}\n".encode() * 10,)) for number in range(8)]

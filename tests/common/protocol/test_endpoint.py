@@ -39,12 +39,12 @@ def test_an_address_is_read_with_or_without_scheme_port_and_brackets(text: str, 
 
 
 @pytest.mark.parametrize("text", NONSENSE)
-def test_what_is_no_address_is_shown_with_an_example(text: str) -> None:
+def test_a_malformed_address_is_shown_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match=r"10\.0\.0\.5:5555, got "):
         parse_endpoint(text)
 
 
-def test_addresses_that_no_other_machine_reaches_are_known() -> None:
+def test_addresses_that_no_other_machine_reaches_are_loopback() -> None:
     assert [parse_endpoint(text).is_loopback for text in ("127.0.0.1", "127.9.9.9:1", "::1", "0.0.0.0", "host")] == [
         True, True, True, False, False
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def test_a_name_has_all_its_addresses_each_once_and_zones_are_kept(monkeypatch: 
     ]
 
 
-def test_a_name_of_both_kinds_is_listened_to_on_ipv4_and_one_of_ipv6_alone_there(
+def test_a_name_with_both_kinds_of_address_is_bound_on_ipv4(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answering(monkeypatch, ("::1", 0, 0), ("127.0.0.1",))
@@ -81,19 +81,19 @@ def test_a_name_of_both_kinds_is_listened_to_on_ipv4_and_one_of_ipv6_alone_there
     assert to_bind(Endpoint("localhost", 1)) == Endpoint("::1", 1)
 
 
-def test_interfaces_and_any_host_are_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interfaces_and_any_host_are_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch)
     assert to_bind(Endpoint("lo", 1)) == Endpoint("lo", 1)
     assert to_bind(Endpoint("*", 1)) == Endpoint("*", 1)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64, "a..b"])
-def test_a_name_that_does_not_resolve_is_said_to_be_one(host: str) -> None:
+def test_a_name_that_does_not_resolve_is_one_line(host: str) -> None:
     with pytest.raises(UnresolvedError, match=f"cannot resolve {host}: "):
         resolve(Endpoint(host, 1))
 
 
-def test_the_outward_address_is_that_of_a_route_and_never_of_the_loopback() -> None:
+def test_the_outward_address_is_that_of_a_route_and_never_loopback() -> None:
     found = outward_host("127.0.0.1", ipv4_only=True)
     assert not Endpoint(found, 1).is_loopback
     assert outward_host("no-such-host.invalid", ipv4_only=True) == found

@@ -43,19 +43,19 @@ def test_control_messages_are_taken_before_metrics() -> None:
     assert speakers(inbox.take(10)) == [b"b", b"d", b"a", b"c"]
 
 
-def test_connections_have_their_turn_whatever_one_of_them_sends() -> None:
+def test_one_connection_cannot_starve_the_others() -> None:
     inbox = filled(control("loud"), each=1_000)
     inbox.put(control("quiet"), b"here")
     assert b"quiet" in speakers(inbox.take(10))
 
 
-def test_metrics_have_their_turn_although_control_messages_never_end() -> None:
+def test_endless_control_messages_cannot_starve_metrics() -> None:
     inbox = filled(*(control(f"a{number}") for number in range(100)), each=8)
     inbox.put(metrics("frames"), b"frame")
     assert b"frames" in speakers(inbox.take(256))
 
 
-def test_more_may_wait_on_a_connection_once_it_is_known_whose_it_is() -> None:
+def test_more_may_wait_on_a_connection_with_a_known_agent() -> None:
     unknown = Connection(b"?")
     inbox = filled(unknown, each=MAX_UNKNOWN_MESSAGES)
     assert inbox.put(unknown, b"one more") is PutResult.FLOOD
@@ -66,13 +66,13 @@ def test_more_may_wait_on_a_connection_once_it_is_known_whose_it_is() -> None:
     assert inbox.put(agent, b"one more") is PutResult.FLOOD
 
 
-def test_a_few_large_messages_of_a_peer_that_nobody_knows_are_too_much_too() -> None:
+def test_a_few_large_messages_of_an_unknown_peer_are_a_flood() -> None:
     inbox, unknown = Inbox(), Connection(b"?")
     assert inbox.put(unknown, bytes(MAX_UNKNOWN_BYTES)) is PutResult.TAKEN
     assert inbox.put(unknown, b"x") is PutResult.FLOOD
 
 
-def test_what_waits_on_a_connection_that_is_cut_is_gone_and_nothing_follows() -> None:
+def test_a_cut_connection_has_no_messages_and_gets_none() -> None:
     loud, other = control("loud"), control("other")
     inbox = filled(loud, other, each=5)
     inbox.drop(loud)
@@ -81,7 +81,7 @@ def test_what_waits_on_a_connection_that_is_cut_is_gone_and_nothing_follows() ->
     assert inbox.total == 0
 
 
-def test_frames_are_discarded_before_all_connections_together_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_beyond_the_total_limit_are_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 10)
     inbox = Inbox()
     assert inbox.put(metrics("a"), bytes(6)) is PutResult.TAKEN
@@ -92,7 +92,7 @@ def test_frames_are_discarded_before_all_connections_together_take_too_much(monk
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 9)), max_size=60), st.integers(1, 20))
-def test_whatever_is_put_is_taken_once_and_in_order(put: list[tuple[int, bool, int]], most: int) -> None:
+def test_every_message_is_taken_once_and_in_order(put: list[tuple[int, bool, int]], most: int) -> None:
     connections = [Connection(b"%d" % number, name="agent", metrics=number > 1) for number in range(4)]
     inbox, expected = Inbox(), {connection.routing_id: list[bytes]() for connection in connections}
     taken = {connection.routing_id: list[bytes]() for connection in connections}
@@ -111,5 +111,5 @@ def test_whatever_is_put_is_taken_once_and_in_order(put: list[tuple[int, bool, i
     assert inbox.total == sum(connection.size for connection in connections) == 0
 
 
-def test_two_connections_are_never_the_same() -> None:
+def test_two_connections_are_never_equal() -> None:
     assert control("a") != replace(control("a"))

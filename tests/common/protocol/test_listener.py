@@ -53,7 +53,7 @@ def is_cut(peer: socket.socket) -> bool:
 
 @pytest.mark.parametrize("curve", [SERVER, None], ids=["CURVE", "NULL"])
 @pytest.mark.parametrize("said", GARBAGE)
-def test_who_speaks_no_zeromq_is_cut_and_counted_as_refused(
+def test_a_peer_that_does_not_speak_zeromq_is_cut_and_counted_as_refused(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, curve: CurveServer | None, said: bytes
 ) -> None:
     monkeypatch.setattr(transport, "HANDSHAKE_S", QUICK_S)
@@ -67,7 +67,7 @@ def test_who_speaks_no_zeromq_is_cut_and_counted_as_refused(
 
 
 @pytest.mark.parametrize("curve", [SERVER, None], ids=["CURVE", "NULL"])
-def test_who_says_nothing_is_cut_after_the_time_for_a_handshake(
+def test_a_silent_peer_is_cut_after_the_time_for_a_handshake(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch, curve: CurveServer | None
 ) -> None:
     monkeypatch.setattr(transport, "HANDSHAKE_S", QUICK_S)
@@ -77,7 +77,7 @@ def test_who_says_nothing_is_cut_after_the_time_for_a_handshake(
     bench.until(lambda: bench.listener.count_refused().total() == 1)
 
 
-def test_the_oldest_strangers_give_way_when_there_are_too_many(
+def test_the_oldest_strangers_are_cut_when_there_are_too_many(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_STRANGERS", 3)
@@ -90,7 +90,7 @@ def test_the_oldest_strangers_give_way_when_there_are_too_many(
     assert bench.until(lambda: bench.heard) == [b"hello"]
 
 
-def test_a_peer_that_floods_is_cut_and_named_and_others_are_heard(stack: ExitStack) -> None:
+def test_a_peer_that_floods_is_cut_and_named_and_others_get_through(stack: ExitStack) -> None:
     bench = Bench(stack, SERVER)
     flooder, agent = bench.dial(CLIENT), bench.dial(CLIENT)
     for dialer in (flooder, agent):
@@ -113,7 +113,7 @@ def test_a_peer_that_floods_is_cut_and_named_and_others_are_heard(stack: ExitSta
     assert bench.listener.count_refused() == {}
 
 
-def test_an_agent_is_called_by_its_name_and_may_have_more_that_waits(stack: ExitStack) -> None:
+def test_a_connection_with_a_known_agent_may_have_more_waiting(stack: ExitStack) -> None:
     bench = Bench(stack, SERVER)
     agent = bench.dial(CLIENT)
     bench.until_up(agent)
@@ -148,7 +148,7 @@ def test_a_message_that_never_ends_is_cut_before_it_fills_memory(stack: ExitStac
     assert bench.heard == []
 
 
-def test_a_peer_that_waits_for_room_in_our_receive_window_learns_of_the_cut() -> None:
+def test_a_peer_that_waits_for_our_receive_window_notices_the_cut() -> None:
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
         closing(socket.create_connection(server.getsockname())) as peer,
@@ -179,7 +179,7 @@ def test_a_connection_of_another_port_is_not_shut_down() -> None:
         assert accepted.recv(2) == b"on"
 
 
-def test_a_listener_can_be_closed_while_strangers_storm_it(stack: ExitStack) -> None:
+def test_a_listener_can_be_closed_during_a_storm_of_strangers(stack: ExitStack) -> None:
     bench = Bench(stack, SERVER)
     port, stop, made = bench.listener.port, threading.Event(), itertools.count()
 
@@ -200,7 +200,7 @@ def test_a_listener_can_be_closed_while_strangers_storm_it(stack: ExitStack) -> 
             thread.join()
 
 
-def test_what_ends_the_thread_is_raised_where_messages_are_taken(
+def test_an_error_of_the_thread_is_raised_when_messages_are_taken(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> bool:

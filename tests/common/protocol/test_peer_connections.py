@@ -37,7 +37,7 @@ def test_a_handshake_that_fails_is_a_refusal_whether_it_is_reported_or_not() -> 
     assert peers.refused() == {"another token": 1, SILENTLY: 1}
 
 
-def test_who_may_still_be_at_the_handshake_is_not_refused_yet() -> None:
+def test_a_peer_that_may_still_shake_hands_is_not_refused_yet() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
     assert looked(peers, NOW_NS + HANDSHAKE_S * NS_PER_S) == 0
@@ -45,7 +45,7 @@ def test_who_may_still_be_at_the_handshake_is_not_refused_yet() -> None:
     assert looked(peers, NOW_NS + HANDSHAKE_S * NS_PER_S) == 1
 
 
-def test_an_agent_that_says_nothing_is_no_stranger_for_ever() -> None:
+def test_a_silent_agent_does_not_stay_a_stranger() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
     peers.succeeded()
@@ -62,7 +62,7 @@ def test_the_oldest_strangers_are_named_when_there_are_too_many() -> None:
     assert peers.look(NOW_NS, 2) == [1, 2]
 
 
-def test_who_is_put_off_is_not_refused() -> None:
+def test_a_peer_that_is_put_off_is_not_refused() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
     peers.put_off()
@@ -70,7 +70,7 @@ def test_who_is_put_off_is_not_refused() -> None:
     assert looked(peers) == 0
 
 
-def test_who_sends_on_and_on_without_a_message_is_found() -> None:
+def test_a_peer_that_sends_endless_bytes_without_a_message_is_found() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     for fileno in (7, 8):
         peers.accepted(fileno, NOW_NS)
@@ -80,7 +80,7 @@ def test_who_sends_on_and_on_without_a_message_is_found() -> None:
     assert [peer.fileno for peer in peers.endless({8: 9_200}, 100)] == [8]
 
 
-def test_who_has_flooded_us_comes_in_only_now_and_then_and_others_at_any_time() -> None:
+def test_an_address_that_flooded_us_may_connect_rarely_and_others_always() -> None:
     penalties = Penalties()
     assert penalties.may_enter("10.0.0.7", NOW_NS)
     penalties.flooded("10.0.0.7", NOW_NS)

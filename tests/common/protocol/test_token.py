@@ -44,20 +44,20 @@ def rewrite(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_the_token_is_looked_for_where_configuration_belongs() -> None:
+def test_the_default_place_of_the_token_is_the_configuration_folder() -> None:
     assert default_token_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/stampede/token")
     assert default_token_path({"XDG_CONFIG_HOME": "", "HOME": "/users/me"}) == Path("/users/me/.config/stampede/token")
     assert default_token_path({}) == Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/stampede/token")
 
 
-def test_a_relative_place_for_configuration_is_refused() -> None:
+def test_a_relative_configuration_folder_is_refused() -> None:
     with pytest.raises(UsageError, match=r'XDG_CONFIG_HOME: expected an absolute path, got "cfg"'):
         default_token_path({"XDG_CONFIG_HOME": "cfg", "HOME": "/users/me"})
     with pytest.raises(UsageError, match=r'no home directory .*: HOME is "me"; .*--token-file'):
         default_token_path({"HOME": "me"})
 
 
-def test_without_a_home_the_token_goes_to_no_place_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_directory_the_token_needs_an_explicit_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(_: int) -> None:
         raise KeyError
 
@@ -66,7 +66,7 @@ def test_without_a_home_the_token_goes_to_no_place_that_nobody_named(monkeypatch
         default_token_path({"HOME": ""})
 
 
-def test_a_token_that_an_editor_gave_a_byte_order_mark_is_still_one(token: Path) -> None:
+def test_a_token_with_a_byte_order_mark_is_accepted(token: Path) -> None:
     server = coordinator_curve(token)
     token.write_bytes(b"\xef\xbb\xbf" + token.read_bytes())
     assert agent_curve(token).server == server.keys.public
@@ -83,7 +83,7 @@ def test_a_first_start_makes_both_files_readable_by_their_owner_only(token: Path
     assert sorted(path.name for path in token.parent.iterdir()) == ["token", "token.key"]
 
 
-def test_both_sides_of_a_token_fit_each_other(token: Path) -> None:
+def test_both_sides_of_a_token_match(token: Path) -> None:
     server = coordinator_curve(token)
     client = agent_curve(token)
     assert client.server == server.keys.public
@@ -94,7 +94,7 @@ def test_the_pair_is_made_once(token: Path) -> None:
     assert coordinator_curve(token) == coordinator_curve(token)
 
 
-def test_the_token_does_not_hold_the_coordinators_secret(token: Path) -> None:
+def test_the_token_does_not_contain_the_coordinators_secret(token: Path) -> None:
     server = coordinator_curve(token)
     assert server.keys.secret.decode() not in token.read_text()
     assert server.keys.secret.decode() in key_file(token).read_text()
@@ -108,7 +108,7 @@ def test_a_token_that_was_deleted_is_made_again_from_its_key(token: Path) -> Non
     assert token.read_text() == text
 
 
-def test_a_token_without_its_key_is_no_coordinators(token: Path) -> None:
+def test_a_coordinator_refuses_a_token_without_its_key(token: Path) -> None:
     coordinator_curve(token)
     key_file(token).unlink()
     with pytest.raises(UsageError, match=r"no token\.key beside it"):
@@ -116,7 +116,7 @@ def test_a_token_without_its_key_is_no_coordinators(token: Path) -> None:
     assert not key_file(token).exists()
 
 
-def test_a_token_of_another_controller_is_not_taken_for_ours(token: Path, tmp_path: Path) -> None:
+def test_a_token_of_another_coordinator_is_refused(token: Path, tmp_path: Path) -> None:
     coordinator_curve(token)
     other = tmp_path / "other" / "token"
     coordinator_curve(other)
@@ -148,9 +148,7 @@ def test_many_first_starts_at_once_agree_on_one_pair(token: Path) -> None:
     assert sorted(path.name for path in token.parent.iterdir()) == ["token", "token.key"]
 
 
-def test_a_second_first_start_that_looks_in_between_goes_on_with_the_pair_of_the_first(
-    token: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_concurrent_first_start_uses_the_pair_of_the_other(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exists = Path.exists
 
     def is_made_meanwhile(path: Path) -> bool:
@@ -177,7 +175,7 @@ def test_a_file_that_others_can_read_is_not_used(token: Path, bits: int) -> None
         coordinator_curve(token)
 
 
-def test_an_agent_without_a_token_is_told_where_to_get_one(token: Path) -> None:
+def test_the_error_of_an_agent_without_a_token_says_where_to_get_one(token: Path) -> None:
     with pytest.raises(UsageError, match="copy it from the coordinator's machine") as raised:
         agent_curve(token)
     assert "--token-file" in str(raised.value)
@@ -202,7 +200,7 @@ def test_an_agent_without_a_token_is_told_where_to_get_one(token: Path) -> None:
     # Keys are made anew in each process that collects tests, and all of them must find the same tests.
     ids=range(11),
 )
-def test_a_file_that_is_no_token_is_said_to_be_none_in_one_line(token: Path, text: str) -> None:
+def test_a_file_that_is_not_a_token_is_one_line(token: Path, text: str) -> None:
     coordinator_curve(token)
     token.write_text(text)
     with pytest.raises(UsageError) as raised:
@@ -227,7 +225,7 @@ def test_a_file_that_only_a_group_of_ours_can_read_is_used(token: Path, monkeypa
         agent_curve(token)
 
 
-def test_bytes_that_are_no_text_are_no_token(token: Path) -> None:
+def test_bytes_that_are_not_text_are_not_a_token(token: Path) -> None:
     coordinator_curve(token)
     token.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot read the token"):
@@ -251,7 +249,7 @@ def test_keys_are_not_shown_in_an_error(token: Path) -> None:
 
 
 @pytest.mark.parametrize("use", [agent_curve, coordinator_curve])
-def test_a_place_that_cannot_be_is_said_in_one_line(tmp_path: Path, use: object) -> None:
+def test_an_impossible_place_is_one_line(tmp_path: Path, use: object) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for place in (tmp_path / ("x" * 300) / "token", file / "token", tmp_path):
@@ -260,7 +258,7 @@ def test_a_place_that_cannot_be_is_said_in_one_line(tmp_path: Path, use: object)
         assert str(raised.value).isprintable()
 
 
-def test_nothing_is_left_half_written(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_is_left_half_written(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -285,13 +283,13 @@ def text_of(token: Path) -> str:
 @pytest.mark.parametrize(
     "pack", [str, lambda text: base64.b64encode(text.encode()).decode(), lambda text: f" {text}\r\n"]
 )
-def test_a_variable_holds_the_token_as_text_or_in_base64(token: Path, pack: Callable[[str], str]) -> None:
+def test_a_variable_has_the_token_as_text_or_in_base64(token: Path, pack: Callable[[str], str]) -> None:
     said = TokenVariables(token=pack(text_of(token)))
     assert agent_credentials(None, said, {}) == agent_curve(token)
 
 
 @pytest.mark.parametrize("pack", [str, lambda text: base64.encodebytes(text.encode()).decode()])
-def test_a_variable_holds_the_coordinators_key_and_no_file_is_made(
+def test_with_the_coordinators_key_in_a_variable_no_file_is_made(
     token: Path, tmp_path: Path, pack: Callable[[str], str]
 ) -> None:
     server = coordinator_curve(token)
@@ -302,7 +300,7 @@ def test_a_variable_holds_the_coordinators_key_and_no_file_is_made(
     assert not (tmp_path / "none").exists()
 
 
-def test_a_flag_goes_before_variables_and_a_token_before_nothing(token: Path, tmp_path: Path) -> None:
+def test_a_flag_has_precedence_over_variables(token: Path, tmp_path: Path) -> None:
     text = text_of(token)
     other = tmp_path / "other"
     coordinator_curve(other)
@@ -316,14 +314,12 @@ def test_a_flag_goes_before_variables_and_a_token_before_nothing(token: Path, tm
         coordinator_credentials(Path("-"), TokenVariables(), {})
 
 
-def test_a_token_in_the_environment_that_is_another_coordinators_is_said_before_agents_are_refused(
-    token: Path, tmp_path: Path
-) -> None:
+def test_a_token_of_another_coordinator_in_the_environment_is_refused_at_once(token: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN: this token does not belong to .*other"):
         coordinator_credentials(tmp_path / "other", TokenVariables(token=text_of(token)), {})
 
 
-def test_a_run_that_is_resumed_gets_no_new_pair_which_its_agents_do_not_have(token: Path) -> None:
+def test_a_resumed_run_gets_no_new_pair(token: Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: expected the token of this run's agents at .*, got neither"):
         coordinator_credentials(token, TokenVariables(), {}, resuming=True)
     assert not token.parent.exists()
@@ -333,7 +329,7 @@ def test_a_run_that_is_resumed_gets_no_new_pair_which_its_agents_do_not_have(tok
     assert coordinator_credentials(token, TokenVariables(), {}, resuming=True) == made
 
 
-def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> None:
+def test_a_token_and_a_key_that_were_mixed_up_are_named_in_the_error(token: Path) -> None:
     text = text_of(token)
     with pytest.raises(UsageError, match=r"STAMPEDE_TOKEN_KEY: expected the coordinator's key .*, got a token"):
         coordinator_credentials(None, TokenVariables(key=text), {})
@@ -341,7 +337,7 @@ def test_a_token_and_a_key_that_were_mixed_up_are_said_to_be(token: Path) -> Non
         agent_credentials(None, TokenVariables(token=key_file(token).read_text()), {})
 
 
-def test_what_the_environment_holds_is_taken_out_of_it_and_not_shown() -> None:
+def test_secrets_are_removed_from_the_environment_and_not_shown() -> None:
     environment = {"STAMPEDE_TOKEN": "a secret", "STAMPEDE_TOKEN_KEY": "a secret", "STAMPEDE_TOKEN_FILE": "f", "A": "b"}
     said = TokenVariables.taken_from(environment)
     assert (said.token, said.key, said.file) == ("a secret", "a secret", "f")

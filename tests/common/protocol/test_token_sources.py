@@ -34,7 +34,7 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(fifo: Path) -> None:
+def test_a_pipe_without_a_writer_times_out(fifo: Path) -> None:
     with pytest.raises(UsageError, match=r"fifo: expected the token from this pipe, but it did not end within 0\.01 s"):
         read_secret_file(fifo, "the token", wait_s=0.01)
     writer = os.open(fifo, os.O_RDWR)
@@ -44,7 +44,7 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(fifo: Path) -> 
     os.close(writer)
 
 
-def test_a_pipe_is_read_to_its_end_however_late_it_comes(fifo: Path) -> None:
+def test_a_slow_pipe_is_read_to_its_end(fifo: Path) -> None:
     writer = threading.Thread(target=lambda: fifo.write_text("a token"))
     writer.start()
     assert read_secret_file(fifo, "the token", wait_s=30) == "a token"
@@ -60,7 +60,7 @@ def test_process_substitution_is_a_pipe(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_what_is_neither_a_file_nor_a_pipe_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+def test_anything_but_a_file_or_pipe_is_named_in_the_error(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         found = {tmp_path: "a directory", tmp_path / "socket": "a socket", Path("/dev/zero"): "a device or terminal"}
@@ -69,14 +69,14 @@ def test_what_is_neither_a_file_nor_a_pipe_is_said_to_be_what_it_is(tmp_path: Pa
                 read_secret_file(path, "the token")
 
 
-def test_a_file_without_end_is_read_in_part_only(tmp_path: Path) -> None:
+def test_a_file_without_end_is_read_up_to_the_limit(tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.touch(0o600)
     os.truncate(large, 1 << 30)
     assert len(read_secret_file(large, "the token")) < 1 << 16
 
 
-def test_the_command_to_run_is_one_that_a_shell_understands(tmp_path: Path) -> None:
+def test_the_suggested_command_is_valid_for_a_shell(tmp_path: Path) -> None:
     path = tmp_path / "a token"
     path.touch()
     path.chmod(0o644)

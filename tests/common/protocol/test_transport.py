@@ -51,7 +51,7 @@ def insecure(stack: ExitStack) -> Bench:
     return Bench(stack, None)
 
 
-def test_an_agent_with_the_token_is_heard_and_answered(bench: Bench) -> None:
+def test_an_agent_with_the_token_exchanges_messages(bench: Bench) -> None:
     dialer = bench.dial(CLIENT)
     bench.until_up(dialer)
     assert dialer.send(b"hello")
@@ -62,7 +62,7 @@ def test_an_agent_with_the_token_is_heard_and_answered(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://[::1]:*", "tcp://[::]:*"])
-def test_an_agent_is_heard_over_ipv6(stack: ExitStack, endpoint: str) -> None:
+def test_an_agent_connects_over_ipv6(stack: ExitStack, endpoint: str) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -81,7 +81,7 @@ def test_both_sides_can_do_without_keys(insecure: Bench) -> None:
 
 
 @pytest.mark.parametrize("curve", REFUSED)
-def test_an_agent_whose_keys_do_not_fit_is_refused_and_counted(bench: Bench, curve: CurveClient | None) -> None:
+def test_an_agent_with_other_keys_is_refused_and_counted(bench: Bench, curve: CurveClient | None) -> None:
     dialer = bench.dial(curve)
     bench.until(lambda: bench.listener.count_refused())
     bench.until(lambda: LinkEvent.REFUSED in bench.events[dialer] or curve is None)
@@ -90,14 +90,14 @@ def test_an_agent_whose_keys_do_not_fit_is_refused_and_counted(bench: Bench, cur
     assert bench.heard == []
 
 
-def test_an_agent_with_keys_does_not_talk_to_a_coordinator_without(insecure: Bench) -> None:
+def test_an_agent_with_keys_refuses_a_coordinator_without(insecure: Bench) -> None:
     dialer = insecure.dial(CLIENT)
     insecure.until(lambda: LinkEvent.REFUSED in insecure.events[dialer] or insecure.listener.count_refused())
     assert LinkEvent.UP not in insecure.events[dialer]
     assert not dialer.send(b"hello")
 
 
-def test_one_that_is_refused_does_not_keep_others_out(bench: Bench) -> None:
+def test_a_refused_agent_does_not_block_others(bench: Bench) -> None:
     bench.dial(CurveClient(new_key_pair(), COORDINATOR.public))
     bench.until(lambda: bench.listener.count_refused())
     dialer = bench.dial(CLIENT)
@@ -106,12 +106,12 @@ def test_one_that_is_refused_does_not_keep_others_out(bench: Bench) -> None:
     assert bench.until(lambda: bench.heard) == [b"hello"]
 
 
-def test_an_agent_that_is_refused_goes_on_trying_and_is_told_each_time(bench: Bench) -> None:
+def test_a_refused_agent_keeps_trying_and_gets_an_event_each_time(bench: Bench) -> None:
     dialer = bench.dial(CurveClient(new_key_pair(), COORDINATOR.public))
     bench.until(lambda: bench.events[dialer].count(LinkEvent.REFUSED) >= 3)
 
 
-def test_an_agent_joins_a_coordinator_whose_token_fits_at_last(bench: Bench) -> None:
+def test_an_agent_joins_the_next_coordinator_with_its_token(bench: Bench) -> None:
     keys = new_key_pair()
     dialer = bench.dial(CurveClient(AGENT, keys.public))
     bench.until(lambda: LinkEvent.REFUSED in bench.events[dialer])
@@ -119,14 +119,14 @@ def test_an_agent_joins_a_coordinator_whose_token_fits_at_last(bench: Bench) -> 
     bench.until_up(dialer)
 
 
-def test_nothing_is_queued_for_a_coordinator_that_is_not_there(insecure: Bench) -> None:
+def test_nothing_is_queued_while_there_is_no_coordinator(insecure: Bench) -> None:
     endpoint = insecure.listener.endpoint
     insecure.listener.close()
     with Context() as context, Dialer(context, endpoint, None) as dialer:
         assert not dialer.send(b"stale")
 
 
-def test_a_lost_link_is_noticed_and_made_again(insecure: Bench) -> None:
+def test_a_lost_connection_is_noticed_and_reopened(insecure: Bench) -> None:
     dialer = insecure.dial(None)
     insecure.until_up(dialer)
     insecure.listen_again(None)
@@ -148,7 +148,7 @@ def test_each_connection_has_a_routing_id_of_its_own(insecure: Bench) -> None:
     assert not insecure.answers[first]
 
 
-def test_a_message_for_an_agent_that_is_not_there_is_lost_and_nothing_else(insecure: Bench) -> None:
+def test_only_the_message_to_an_absent_agent_is_lost(insecure: Bench) -> None:
     insecure.listener.send(b"nobody", b"hello")
     gone, there = insecure.dial(None), insecure.dial(None)
     for dialer, said in ((gone, b"one"), (there, b"two")):
@@ -161,7 +161,7 @@ def test_a_message_for_an_agent_that_is_not_there_is_lost_and_nothing_else(insec
     assert insecure.until(lambda: insecure.answers[there]) == [b"for the other"]
 
 
-def test_a_message_that_is_too_large_costs_its_sender_the_link(insecure: Bench) -> None:
+def test_a_message_that_is_too_large_ends_its_connection(insecure: Bench) -> None:
     dialer = insecure.dial(None)
     insecure.until_up(dialer)
     dialer.send(bytes(2 * MAX_MESSAGE_BYTES))
@@ -184,7 +184,7 @@ def test_a_peer_that_sends_messages_of_several_parts_is_cut(insecure: Bench) -> 
     assert line.endswith(": messages of several parts")
 
 
-def test_a_port_in_use_is_said_in_one_line(insecure: Bench) -> None:
+def test_a_port_in_use_is_one_line(insecure: Bench) -> None:
     with Context() as context, pytest.raises(UsageError, match="address already in use") as raised:
         Listener(context, insecure.listener.endpoint, None)
     assert str(raised.value).isprintable()
@@ -194,28 +194,26 @@ def test_a_port_in_use_is_said_in_one_line(insecure: Bench) -> None:
 @pytest.mark.parametrize(
     "endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "tcp://192.0.2.1:5555", "udp://127.0.0.1:5"]
 )
-def test_an_address_that_cannot_be_listened_on_is_said_in_one_line(endpoint: str) -> None:
+def test_an_address_that_cannot_be_bound_is_one_line(endpoint: str) -> None:
     with Context() as context, pytest.raises(UsageError, match="--bind") as raised:
         Listener(context, endpoint, None)
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "tcp://127.0.0.1", "udp://127.0.0.1:5"])
-def test_an_address_that_cannot_be_connected_to_is_said_in_one_line(endpoint: str) -> None:
+def test_an_address_that_cannot_be_connected_to_is_one_line(endpoint: str) -> None:
     with Context() as context, pytest.raises(UsageError, match="expected an address") as raised:
         Dialer(context, endpoint, None)
     assert str(raised.value).isprintable()
 
 
-def test_a_listener_on_any_port_tells_which_one_it_got(insecure: Bench) -> None:
+def test_a_listener_on_any_port_reports_its_port(insecure: Bench) -> None:
     assert insecure.listener.port > 0
     assert insecure.listener.endpoint == f"tcp://127.0.0.1:{insecure.listener.port}"
 
 
 @pytest.mark.parametrize("server", ["silent_server", "closing_server", "http_server", "smtp_server"])
-def test_a_port_where_somebody_else_listens_never_comes_up(
-    bench: Bench, server: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_port_of_another_program_never_comes_up(bench: Bench, server: str, request: pytest.FixtureRequest) -> None:
     other: SocketServer = request.getfixturevalue(server)
     dialer = bench.dial(CLIENT, f"tcp://127.0.0.1:{other.port}")
     fine = bench.dial(CLIENT)
@@ -247,7 +245,7 @@ def test_refusals_are_counted_by_cause(bench: Bench) -> None:
     bench.until(lambda: bench.listener.count_refused()["no agent, or a connection that broke off"])
 
 
-def test_a_dialer_can_be_sent_to_another_address(insecure: Bench) -> None:
+def test_a_dialer_can_change_its_address(insecure: Bench) -> None:
     dialer = insecure.dial(None, "tcp://127.0.0.1:9")
     assert dialer.missing
     for _ in range(2):
@@ -271,12 +269,12 @@ def test_a_key_pair_follows_from_its_secret_and_does_not_show_it() -> None:
 
 
 @pytest.mark.parametrize("secret", [b"", b"short", b"~" * 40, b"#" * 40])
-def test_what_is_no_key_is_said_to_be_none(secret: bytes) -> None:
+def test_anything_but_a_key_is_refused(secret: bytes) -> None:
     with pytest.raises(ValueError, match=r"Z85|z85"):
         key_pair_of(secret)
 
 
-def test_an_agent_whose_coordinator_cuts_every_connection_is_neither_held_up_nor_starved(stack: ExitStack) -> None:
+def test_an_agent_works_while_its_coordinator_cuts_every_connection(stack: ExitStack) -> None:
     server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     server.settimeout(PATIENCE_S)
     context = stack.enter_context(Context())
@@ -289,7 +287,7 @@ def test_an_agent_whose_coordinator_cuts_every_connection_is_neither_held_up_nor
     wait_until(lambda: list(dialer.link_events()) and dialer.missing == "it is cut in its handshake", "it knows")
 
 
-def test_an_agent_hangs_up_on_a_coordinator_whose_messages_have_no_end(
+def test_an_agent_disconnects_from_a_coordinator_that_floods_it(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "_FLOOD", 1_000)

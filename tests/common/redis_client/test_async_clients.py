@@ -93,7 +93,7 @@ async def cancelled(what: Awaitable[Any], until: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
-def test_a_call_that_is_cancelled_closes_its_connection_and_gives_it_back(valkey: Server, is_cut: bool) -> None:
+def test_a_cancelled_call_closes_its_connection_and_returns_it_to_the_pool(valkey: Server, is_cut: bool) -> None:
     async def play(client: Client) -> None:
         asking = valkey.client()
         await client.call("PING")
@@ -137,7 +137,7 @@ def test_a_pipeline_returns_its_replies_and_errors_in_their_places(valkey: Serve
 
 
 @pytest.mark.parametrize(("kind", "error"), [(TcpPool.RAISING, "Too many"), (TcpPool.BLOCKING, "No connection")])
-def test_a_tcp_pool_that_is_used_up_raises_or_waits_as_the_plan_says(valkey: Server, kind: TcpPool, error: str) -> None:
+def test_an_exhausted_tcp_pool_raises_or_waits_as_planned(valkey: Server, kind: TcpPool, error: str) -> None:
     async def play(client: Client) -> None:
         [pool] = async_tcp_pools(client.redis)
         taken = await pool.get_connection()
@@ -167,7 +167,7 @@ def test_a_server_that_answers_ok_to_everything_is_not_redis() -> None:
 CLUSTER_NOWHERE = "redis+cluster://127.0.0.1:1"
 
 
-def test_a_cluster_client_connects_to_nothing_until_it_is_opened_and_then_says_what_is_wrong() -> None:
+def test_a_cluster_client_connects_when_it_is_opened() -> None:
     async def play(_: Client) -> None:
         raise AssertionError("it was opened")
 
@@ -177,7 +177,7 @@ def test_a_cluster_client_connects_to_nothing_until_it_is_opened_and_then_says_w
     assert set(client.kinds) == {EventKind.ATTEMPT_FAILED}
 
 
-def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> None:
+def test_nodes_of_a_cluster_make_observed_connections() -> None:
     client = build_async_client(
         Target(url=CLUSTER_NOWHERE), Pools(max_connections=3), events=EventLog(), cancellation=Cancellation()
     )
@@ -191,7 +191,7 @@ def test_a_clusters_nodes_make_observed_connections_also_those_found_later() -> 
     assert connection in client._made_connections
 
 
-def test_a_cluster_has_no_tcp_pools_that_wait() -> None:
+def test_a_cluster_has_no_blocking_tcp_pools() -> None:
     with pytest.raises(PlanError, match="expected tcp_pool raising"):
         build_async_client(
             Target(url=CLUSTER_NOWHERE),

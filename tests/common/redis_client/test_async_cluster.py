@@ -26,9 +26,7 @@ def cluster() -> Iterator[Group]:
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_a_node_has_no_more_connections_than_the_plan_allows_not_even_the_one_that_told_the_topology(
-    cluster: Group, dynamic: bool
-) -> None:
+def test_no_node_has_more_connections_than_the_plan_allows(cluster: Group, dynamic: bool) -> None:
     target = Target(url=cluster.url, cluster=Cluster(dynamic_startup_nodes=dynamic))
     events = Events()
     client = build_async_cluster(target, Pools(max_connections=1), events=events, cancellation=Cancellation())

@@ -115,9 +115,7 @@ def kinds(received: list[Received]) -> list[tuple[str, Channel]]:
     return [(kind, channel) for kind, channel, _ in received]
 
 
-def test_confirmations_and_messages_come_in_the_order_in_which_the_server_sent_them(
-    target: Target, valkey: Server
-) -> None:
+def test_confirmations_and_messages_arrive_in_the_servers_order(target: Target, valkey: Server) -> None:
     async def body(watched: Watched) -> None:
         watched.line.subscribe(A)
         watched.line.subscribe(SHARDED)
@@ -131,9 +129,7 @@ def test_confirmations_and_messages_come_in_the_order_in_which_the_server_sent_t
     on_loop(target, body)
 
 
-def test_its_end_is_when_the_server_has_confirmed_that_all_channels_were_given_up(
-    target: Target, valkey: Server
-) -> None:
+def test_it_ends_when_the_server_has_confirmed_the_end_of_all_channels(target: Target, valkey: Server) -> None:
     async def body(watched: Watched) -> None:
         for channel in (A, B, SHARDED):
             watched.line.subscribe(channel)
@@ -149,7 +145,7 @@ def test_its_end_is_when_the_server_has_confirmed_that_all_channels_were_given_u
     on_loop(target, body)
 
 
-def test_one_connection_of_the_tcp_pool_is_taken_and_given_back_closed(target: Target, valkey: Server) -> None:
+def test_one_connection_of_the_tcp_pool_is_taken_and_returned_closed(target: Target, valkey: Server) -> None:
     async def body(watched: Watched) -> None:
         watched.line.subscribe(A)
         watched.line.subscribe(B)
@@ -163,7 +159,7 @@ def test_one_connection_of_the_tcp_pool_is_taken_and_given_back_closed(target: T
     wait_until(lambda: connections(valkey.client()) == 0, "closed", 5)
 
 
-def test_reading_that_is_interrupted_time_and_again_loses_nothing(target: Target, valkey: Server) -> None:
+def test_interrupted_reads_lose_nothing(target: Target, valkey: Server) -> None:
     publisher, large = valkey.client(), bytes(range(256)) * 4_000
 
     async def body(watched: Watched) -> None:
@@ -183,7 +179,7 @@ def test_reading_that_is_interrupted_time_and_again_loses_nothing(target: Target
     on_loop(target, body)
 
 
-def test_others_have_their_turn_while_messages_come_in_a_row(target: Target, valkey: Server) -> None:
+def test_other_tasks_have_their_turn_during_a_stream_of_messages(target: Target, valkey: Server) -> None:
     async def body(watched: Watched) -> None:
         watched.line.subscribe(A)
         await watched.came(1)
@@ -200,7 +196,7 @@ def test_others_have_their_turn_while_messages_come_in_a_row(target: Target, val
     on_loop(target, body)
 
 
-def test_a_lost_connection_comes_back_with_all_its_channels_in_one_command_each(target: Target, valkey: Server) -> None:
+def test_a_lost_connection_comes_back_with_all_its_channels(target: Target, valkey: Server) -> None:
     control = valkey.client()
 
     async def body(watched: Watched) -> None:
@@ -222,9 +218,7 @@ def test_a_lost_connection_comes_back_with_all_its_channels_in_one_command_each(
 
 
 @pytest.mark.parametrize("retry", [Retry(retries=0), Retry(retries=3, errors=())], ids=["no retries", "no errors"])
-def test_a_lost_connection_that_no_policy_renews_is_an_error_and_comes_back_all_the_same(
-    valkey: Server, retry: Retry
-) -> None:
+def test_a_lost_connection_comes_back_even_without_a_retry_policy(valkey: Server, retry: Retry) -> None:
     control = valkey.client()
 
     async def body(watched: Watched) -> None:
@@ -238,9 +232,7 @@ def test_a_lost_connection_that_no_policy_renews_is_an_error_and_comes_back_all_
     on_loop(Target(url=valkey.url, retry=retry), body)
 
 
-def test_a_channel_that_was_being_given_up_when_the_connection_was_lost_does_not_come_back(
-    target: Target, valkey: Server
-) -> None:
+def test_a_channel_that_was_being_unsubscribed_does_not_come_back(target: Target, valkey: Server) -> None:
     control = valkey.client()
 
     async def body(watched: Watched) -> None:
@@ -257,7 +249,7 @@ def test_a_channel_that_was_being_given_up_when_the_connection_was_lost_does_not
     on_loop(target, body)
 
 
-def test_a_channel_that_we_may_not_have_is_refused_and_can_be_forgotten(target: Target, valkey: Server) -> None:
+def test_a_channel_without_permission_is_refused_and_can_be_forgotten(target: Target, valkey: Server) -> None:
     control = valkey.client()
     control.execute_command("ACL", "SETUSER", "default", "resetchannels", "&b*")
 
@@ -285,7 +277,7 @@ def test_a_channel_that_cannot_be_asked_for_is_refused(closing_server: Any) -> N
     on_loop(Target(url=closing_server.url, retry=Retry(retries=0)), body)
 
 
-def test_a_cut_lets_nothing_connect_anew(target: Target, valkey: Server) -> None:
+def test_nothing_reconnects_after_cancellation(target: Target, valkey: Server) -> None:
     async def body(watched: Watched) -> None:
         watched.line.subscribe(A)
         await watched.came(1)

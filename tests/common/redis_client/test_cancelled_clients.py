@@ -46,7 +46,7 @@ def waiting_for() -> Iterator[Callable[[str, Cancellation, threading.Event], thr
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel"])
-def test_a_cut_ends_a_wait_for_a_server_that_says_nothing_at_once(
+def test_cancelling_ends_a_wait_for_a_silent_server_at_once(
     scheme: str, waiting_for: Callable[[str, Cancellation, threading.Event], threading.Thread]
 ) -> None:
     cancellation, ended = Cancellation(), threading.Event()
@@ -62,7 +62,7 @@ def test_a_cut_ends_a_wait_for_a_server_that_says_nothing_at_once(
         assert monotonic_ns() - began_ns < 5 * NS_PER_S
 
 
-def test_no_representation_of_what_holds_a_password_shows_it() -> None:
+def test_no_object_shows_its_password() -> None:
     with (
         start_sentinels(SECRET, WATCH, count=1) as sentinels,
         start_cluster(replicas=0) as cluster,

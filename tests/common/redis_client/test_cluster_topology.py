@@ -62,7 +62,7 @@ ID = b"0" * 40
         ([b"fd00::1", 7000, ID], ["fd00::1", 7000]),
     ],
 )
-def test_a_node_is_where_clients_reach_it(node: list[Any], place: list[Any]) -> None:
+def test_a_node_has_the_address_at_which_clients_reach_it(node: list[Any], place: list[Any]) -> None:
     announced = AnnouncedAddresses("asked", AddressMap({"10.0.0.3": "mapped"}))
     row = [0, 100, node, node]
     [[first, last, primary, replica]] = announced.topology([row])
@@ -70,7 +70,7 @@ def test_a_node_is_where_clients_reach_it(node: list[Any], place: list[Any]) -> 
     assert primary[2:] == node[2:]
 
 
-def test_a_link_local_address_has_the_zone_of_the_node_that_told_it() -> None:
+def test_a_link_local_address_has_the_zone_of_the_node_that_was_asked() -> None:
     [[_, _, one, other]] = AnnouncedAddresses("fe80::1%eth0", AddressMap({})).topology(
         [[0, 1, [b"fe80::2", 1], [b"fd00::2", 1]]]
     )
@@ -88,7 +88,7 @@ def test_a_link_local_address_has_the_zone_of_the_node_that_told_it() -> None:
         ("3999 ::1:7001", ("::1", 7001)),
     ],
 )
-def test_a_redirection_leads_to_where_clients_reach_the_node(
+def test_a_redirection_has_the_address_at_which_clients_reach_the_node(
     kind: type[AskError], text: str, place: tuple[str, int]
 ) -> None:
     error = kind(text)
@@ -98,7 +98,7 @@ def test_a_redirection_leads_to_where_clients_reach_the_node(
 
 
 @pytest.mark.parametrize("reply", [[], [[0, 100]], [[0, 100], [200, 300]]])
-def test_a_topology_without_slots_or_nodes_is_told_from_others(reply: Any) -> None:
+def test_a_topology_without_slots_or_nodes_has_an_error_of_its_own(reply: Any) -> None:
     with pytest.raises(NoSlots):
         AnnouncedAddresses("asked", AddressMap({})).topology(reply)
 
@@ -109,7 +109,7 @@ def test_a_topology_without_slots_or_nodes_is_told_from_others(reply: Any) -> No
      [[0, 1, ["h", "port"]]], [[0, 1, ["h", None]]], [[0, 16384, ["h", 1]]], [[-1, 0, ["h", 1]]], [[9, 8, ["h", 1]]],
      [[0, 1, ["?", 1, ID, 7]]], {b"slots": 1}],
 )  # fmt: skip
-def test_what_is_no_topology_is_refused(reply: Any) -> None:
+def test_a_malformed_topology_is_refused(reply: Any) -> None:
     with pytest.raises(redis.InvalidResponse, match="CLUSTER SLOTS"):
         AnnouncedAddresses("asked", AddressMap({})).topology(reply)
 
@@ -175,7 +175,7 @@ def announcing(request: pytest.FixtureRequest, cluster: Group) -> Iterator[Targe
         yield Target(url=cluster.url, address_remap=remap)
 
 
-def test_a_cluster_is_used_whatever_its_nodes_announce(cluster: Group, announcing: Target) -> None:
+def test_a_cluster_works_with_every_kind_of_announced_address(cluster: Group, announcing: Target) -> None:
     places = {(node.host, node.port) for node in nodes_of(announcing)}
     assert places == {("127.0.0.1", node.port) for node in cluster.nodes}
     for reach in EVERY_WAY:
@@ -184,7 +184,7 @@ def test_a_cluster_is_used_whatever_its_nodes_announce(cluster: Group, announcin
     assert (facts.primaries, facts.keys) == (3, len(KEYS))
 
 
-def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, announcing: Target) -> None:
+def test_a_redirection_works_with_every_kind_of_announced_address(cluster: Group, announcing: Target) -> None:
     key = KEYS[0]
     slot = slot_of(key.encode())
     rows = cluster.nodes[0].ask("CLUSTER", "SLOTS")
@@ -228,7 +228,7 @@ def test_a_redirection_is_followed_whatever_the_nodes_announce(cluster: Group, a
         pools.close()
 
 
-def test_a_node_that_cannot_be_reached_is_said_to_be_announced_and_the_map_named(cluster: Group) -> None:
+def test_the_error_of_an_unreachable_announced_address_names_the_map(cluster: Group) -> None:
     target = Target(url=f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}")
     with behind_nat(cluster) as remap, pytest.raises(TargetError) as caught:
         probe(target)
@@ -259,7 +259,7 @@ def test_a_cluster_without_slots_is_one_line(reach: Reach) -> None:
 # Sentinels
 
 
-def test_what_sentinels_announce_is_mapped_too() -> None:
+def test_addresses_from_sentinels_are_mapped_too() -> None:
     with start_sentinels(count=1) as group, start_standalone() as proxy:
         (node,) = proxy.nodes
         primary = group.nodes[0].port
@@ -288,9 +288,7 @@ def test_what_sentinels_announce_is_mapped_too() -> None:
         (socket.gaierror(-2, "Name or service not known"), r"has a host name that cannot be resolved\. If it"),
     ],
 )
-def test_what_is_announced_and_not_reached_is_said_as_such_for_every_cause(
-    url: str, cause: Exception, what: str
-) -> None:
+def test_the_error_of_an_announced_address_says_so_for_every_cause(url: str, cause: Exception, what: str) -> None:
     error: Any = cause if isinstance(cause, redis.TimeoutError) else redis.ConnectionError("Error connecting")
     error.__cause__ = None if error is cause else cause
     error.announced_address = Host("192.0.2.1", 7000)
@@ -304,11 +302,11 @@ def test_keys_with_one_hash_tag_share_a_slot() -> None:
 
 
 @pytest.mark.parametrize("key", [b"a", b"{a}b", b"{}a", b"a{", b"{{a}}", b"\xff\x00", b""])
-def test_a_slot_is_what_the_server_says_it_is(shared_cluster: ClusterGroup, key: bytes) -> None:
+def test_a_slot_is_the_one_that_the_server_computes(shared_cluster: ClusterGroup, key: bytes) -> None:
     assert slot_of(key) == shared_cluster.at(shared_cluster.ports[0]).execute_command("CLUSTER KEYSLOT", key)
 
 
-def test_a_topology_without_a_slot_is_read_less_and_less_often_and_soon_when_another_slot_is_lost_later() -> None:
+def test_the_topology_is_read_less_and_less_often_while_a_slot_has_no_node() -> None:
     now_ns = 0
     limit = RefreshLimit(lambda: now_ns)
     read_ms = []

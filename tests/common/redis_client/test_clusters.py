@@ -68,7 +68,7 @@ def rejected(node: Node, command: str) -> int:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_keys_of_every_slot_are_reached_and_every_connection_is_told(
+def test_keys_of_every_slot_are_reached_and_every_connection_is_reported(
     cluster: Group, protocol: int, pool: TcpPool
 ) -> None:
     events = Events()
@@ -102,7 +102,7 @@ def test_the_first_reading_of_the_topology_is_no_refresh(cluster: Group) -> None
         (ReadFrom.RANDOM_REPLICA, LoadBalancingStrategy.RANDOM_REPLICA),
     ],
 )
-def test_reads_go_where_the_plan_says(
+def test_reads_go_to_the_nodes_that_the_plan_names(
     cluster: Group, read_from: ReadFrom, strategy: LoadBalancingStrategy | None
 ) -> None:
     replicas = cluster.nodes[3:]
@@ -121,7 +121,7 @@ def reads(node: Node) -> int:
         return int(client.info("commandstats").get("cmdstat_get", {}).get("calls", 0))
 
 
-def test_settings_that_redis_py_would_not_hand_on_reach_every_connection(cluster: Group) -> None:
+def test_settings_that_redis_py_would_not_pass_on_reach_every_connection(cluster: Group) -> None:
     events = Events()
     settings = {"health_check_interval_s": Seconds(7.0), "client_name": "tested", "socket_timeout_s": Seconds(1.5)}
     steps = Cluster(reinitialize_steps=9, require_full_coverage=True, dynamic_startup_nodes=False)
@@ -139,7 +139,7 @@ def test_settings_that_redis_py_would_not_hand_on_reach_every_connection(cluster
         assert not client.nodes_manager._dynamic_startup_nodes
 
 
-def test_a_moved_slot_is_followed_and_counted_as_the_server_counts_it(cluster: Group) -> None:
+def test_a_moved_slot_is_followed_and_counted_like_the_server_counts_it(cluster: Group) -> None:
     key = "{moved}"
     owner, other = owner_and_other(cluster, key)
     slot, events = key_slot(key.encode()), Events()
@@ -160,7 +160,7 @@ def test_a_moved_slot_is_followed_and_counted_as_the_server_counts_it(cluster: G
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[owner])
 
 
-def test_a_slot_that_is_moving_asks_and_tries_again_and_each_is_a_rejected_call(cluster: Group) -> None:
+def test_a_migrating_slot_redirects_and_each_redirection_is_a_rejected_call(cluster: Group) -> None:
     here, there = "{moving}1", "{moving}2"
     owner, other = owner_and_other(cluster, here)
     slot, events = key_slot(here.encode()), Events()
@@ -186,7 +186,7 @@ def test_a_slot_that_is_moving_asks_and_tries_again_and_each_is_a_rejected_call(
             client.execute_command("DEL", here)
 
 
-def test_a_slot_that_nobody_serves_is_counted_and_surfaces_by_its_code(cluster: Group) -> None:
+def test_a_slot_without_a_node_is_counted_and_reported_by_its_code(cluster: Group) -> None:
     key = "{down}"
     owner, _ = owner_and_other(cluster, key)
     slot, events = key_slot(key.encode()), Events()
@@ -248,7 +248,7 @@ def test_an_error_reply_of_a_node_is_named_by_its_code(cluster: Group, arguments
     assert (failure_of(caught.value).replied, failure_of(caught.value).name) == (True, code)
 
 
-def test_a_pipeline_tells_of_redirections_too(cluster: Group) -> None:
+def test_a_pipeline_reports_redirections_too(cluster: Group) -> None:
     key = "{piped}"
     owner, other = owner_and_other(cluster, key)
     slot, events = key_slot(key.encode()), Events()
@@ -272,7 +272,7 @@ def test_a_pipeline_tells_of_redirections_too(cluster: Group) -> None:
                 node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[owner])
 
 
-def test_each_repetition_of_a_command_is_told_and_there_are_as_many_as_the_plan_says(cluster: Group) -> None:
+def test_each_repetition_of_a_command_is_reported_up_to_the_plans_number(cluster: Group) -> None:
     events = Events()
     with client_of(cluster, events, retry=Retry(retries=2), socket_timeout_s=Seconds(0.2)) as client:
         client.execute_command("SET", "{paused}", "x")
@@ -290,7 +290,7 @@ def test_each_repetition_of_a_command_is_told_and_there_are_as_many_as_the_plan_
 @pytest.mark.parametrize(
     ("is_transaction", "retries", "told"), [(False, 0, 2), (False, 1, 4), (True, 0, 0), (True, 2, 2)]
 )
-def test_what_a_batch_repeats_is_told(cluster: Group, is_transaction: bool, retries: int, told: int) -> None:
+def test_repetitions_of_a_batch_are_reported(cluster: Group, is_transaction: bool, retries: int, told: int) -> None:
     # redis-py repeats each lost command of a pipeline once on its own, whatever the policy, and from there by the
     # policy; a transaction it repeats as a whole.
     events = Events()
@@ -327,7 +327,7 @@ def test_an_error_that_the_plan_does_not_name_is_not_repeated(cluster: Group) ->
             owner.ask("CLIENT", "UNPAUSE")
 
 
-def test_nothing_is_made_after_a_cut_and_nothing_repeated(cluster: Group) -> None:
+def test_nothing_connects_or_repeats_after_cancellation(cluster: Group) -> None:
     events, cancellation = Events(), Cancellation()
     with client_of(cluster, events, cancellation, retry=Retry(retries=9)) as client:
         client.execute_command("GET", "x")
@@ -339,7 +339,7 @@ def test_nothing_is_made_after_a_cut_and_nothing_repeated(cluster: Group) -> Non
         client_of(cluster, events, cancellation)
 
 
-def test_all_nodes_are_named_with_their_roles_and_each_can_be_asked_alone(cluster: Group) -> None:
+def test_all_nodes_have_roles_and_clients_of_their_own(cluster: Group) -> None:
     target = target_of(cluster)
     nodes = nodes_of(target)
     assert [node.role for node in nodes] == ["primary"] * 3 + ["replica"] * 3
@@ -349,7 +349,7 @@ def test_all_nodes_are_named_with_their_roles_and_each_can_be_asked_alone(cluste
             assert client.info("server")["tcp_port"] == node.port
 
 
-def test_the_control_client_of_a_cluster_answers_and_holds_one_connection_to_a_node(cluster: Group) -> None:
+def test_the_control_client_of_a_cluster_has_one_connection_to_each_node(cluster: Group) -> None:
     ping_target(target_of(cluster))
     with open_control_client(target_of(cluster)) as client:
         assert client.execute_command("PING") is True
@@ -360,7 +360,7 @@ def test_some_nodes_of_the_url_may_be_down(cluster: Group) -> None:
     ping_target(Target(url=f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}"))
 
 
-def test_a_cluster_with_a_node_down_can_be_used_still() -> None:
+def test_a_cluster_with_one_node_down_still_works() -> None:
     with start_cluster(replicas=0) as group:
         group.nodes[0].kill()
         target = target_of(group, retry=Retry())
@@ -371,7 +371,7 @@ def test_a_cluster_with_a_node_down_can_be_used_still() -> None:
             assert len(tcp_pools(client)) == 3
 
 
-def test_a_cluster_whose_nodes_are_all_down_is_said_as_such() -> None:
+def test_a_cluster_with_all_nodes_down_is_one_line() -> None:
     target = Target(url="redis+cluster://127.0.0.1:1,127.0.0.1:2")
     line = "target cluster 127.0.0.1:1,127.0.0.1:2 has no node that can be used; the last one asked refused"
     with pytest.raises(TargetError, match=line):

@@ -48,7 +48,7 @@ OS_ERRORS = {
 
 
 @pytest.mark.parametrize(("cause", "error"), OS_ERRORS.items(), ids=OS_ERRORS.keys())
-def test_what_the_system_says_is_a_cause_bare_and_in_what_redis_py_makes_of_it(cause: str, error: OSError) -> None:
+def test_an_os_error_has_the_same_cause_bare_and_wrapped_by_redis_py(cause: str, error: OSError) -> None:
     assert attempt_cause(error) == cause
     if cause != "timeout":  # of which redis-py makes a class of its own
         assert attempt_cause(wrapped(error)) == cause
@@ -67,11 +67,11 @@ REPLIES = {
 
 
 @pytest.mark.parametrize(("cause", "error"), REPLIES.items(), ids=REPLIES.keys())
-def test_what_the_server_does_in_the_handshake_is_a_cause(cause: str, error: Exception) -> None:
+def test_errors_of_the_handshake_have_causes(cause: str, error: Exception) -> None:
     assert attempt_cause(error) == cause
 
 
-def test_a_node_of_a_cluster_counts_its_bus_in() -> None:
+def test_the_refusal_of_a_full_cluster_node_is_maxclients_too() -> None:
     error = replied(redis.ResponseError, "max number of clients + cluster connections reached", "ERR")
     error.handshake_step = ("HELLO", "3")  # type: ignore[attr-defined]
     assert attempt_cause(error) == "maxclients"
@@ -80,11 +80,11 @@ def test_a_node_of_a_cluster_counts_its_bus_in() -> None:
     assert "protocol" not in said
 
 
-def test_a_text_alone_is_no_reply_of_a_full_server() -> None:
+def test_the_text_alone_is_not_the_reply_of_a_full_server() -> None:
     assert attempt_cause(ValueError("max number of clients reached")) == "ValueError"
 
 
-def test_of_several_addresses_that_asyncio_tried_the_first_cause_counts() -> None:
+def test_the_first_cause_counts_if_asyncio_tried_several_addresses() -> None:
     joined = OSError(
         "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
         "[Errno 111] Connect call failed ('127.0.0.1', 1)"
@@ -92,11 +92,11 @@ def test_of_several_addresses_that_asyncio_tried_the_first_cause_counts() -> Non
     assert attempt_cause(wrapped(joined)) == "refused"
 
 
-def test_an_errno_without_a_name_of_its_own_leaves_the_class() -> None:
+def test_an_unknown_errno_gives_the_class_of_the_error() -> None:
     assert attempt_cause(OSError(errno.EIO, "Input/output error")) == "OSError"
 
 
-def test_a_drop_has_the_causes_that_it_always_had() -> None:
+def test_causes_of_a_drop() -> None:
     assert drop_cause(redis.TimeoutError("x")) == "timeout"
     assert drop_cause(redis.ConnectionError("Connection closed by server.")) == "closed by server"
     assert drop_cause(ConnectionResetError(errno.ECONNRESET, "x")) == "closed by server"

@@ -37,7 +37,7 @@ def keys_in(cluster: Group, db: int) -> int:
 
 
 @pytest.mark.parametrize("reach", [by_client, by_asyncio, by_wire])
-def test_a_database_of_a_cluster_is_used_by_every_driver_and_by_the_coordinator(cluster: Group, reach: Reach) -> None:
+def test_every_driver_and_the_coordinator_use_a_database_of_a_cluster(cluster: Group, reach: Reach) -> None:
     target = Target(url=f"{cluster.url}/3")
     assert flush(target) in (0, len(KEYS))
     assert reach(target) == WRITTEN
@@ -58,7 +58,7 @@ def finding(target: Target) -> str:
     return str(caught.value)
 
 
-def test_a_database_that_a_target_lacks_is_refused_with_its_limit(cluster: Group, valkey: Server) -> None:
+def test_a_missing_database_is_refused_with_the_limit(cluster: Group, valkey: Server) -> None:
     for protocol in (2, 3):
         assert "has databases 0 to 3 only, and no 4" in finding(quick_target(f"{cluster.url}/4", protocol=protocol))
     assert "raise its setting `cluster-databases`" in finding(quick_target(f"{cluster.url}/4"))

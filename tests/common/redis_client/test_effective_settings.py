@@ -40,13 +40,13 @@ def settings(url: str = "redis://h", pools: Pools | None = None, **target: Any) 
 
 
 @pytest.mark.parametrize("url", SHAPES)
-def test_the_classes_of_every_shape_are_redis_pys_own(url: str) -> None:
+def test_the_classes_of_every_kind_of_target_are_redis_pys_own(url: str) -> None:
     found = settings(url)
     assert (found["client"], found["pool"], found["connection"]) == SHAPES[url]
     assert found["parser"] == ("HiredisParser" if HIREDIS_AVAILABLE else "RESP3Parser")
 
 
-def test_what_the_plan_says_is_in_force() -> None:
+def test_the_plans_values_are_effective() -> None:
     found = settings(
         protocol=2,
         connect_timeout_s=Seconds(0.25),
@@ -82,20 +82,20 @@ def test_what_the_plan_says_is_in_force() -> None:
     assert {"TCP_KEEPINTVL 7", "TCP_KEEPCNT 2"} <= set(found["socket_keepalive_options"].split(", "))
 
 
-def test_what_redis_py_chooses_by_default_is_shown_too() -> None:
+def test_defaults_of_redis_py_are_shown_too() -> None:
     found, connection = settings(), redis.Connection()
     assert found["socket_read_size"] == str(connection._socket_read_size)
     assert found["encoding"] == connection.encoder.encoding
     assert found["decode_responses"] == "off"
 
 
-def test_keepalive_can_be_off_and_a_socket_of_this_machine_has_none() -> None:
+def test_keepalive_can_be_off_and_a_unix_socket_has_none() -> None:
     found = settings(keepalive=Keepalive(enabled=False))
     assert (found["socket_keepalive"], found["socket_keepalive_options"]) == ("off", "none")
     assert "socket_keepalive" not in settings("unix:///s")
 
 
-def test_tls_says_what_is_checked() -> None:
+def test_tls_shows_what_is_verified() -> None:
     found = settings("rediss://h", tls=Tls(ca_file="/ca.pem", verify=Verify.CA))
     assert (found["ssl_cert_reqs"], found["ssl_check_hostname"]) == ("CERT_REQUIRED", "off")
     assert found["ssl_ca_certs"] == "/ca.pem"
@@ -111,7 +111,7 @@ def test_notifications_that_protocol_2_cannot_carry_are_off() -> None:
     assert settings(maintenance=Maintenance.AUTO, protocol=2)["maintenance notifications"] == "off"
 
 
-def test_a_cluster_shows_its_own_settings_and_on_what_it_repeats() -> None:
+def test_a_cluster_shows_its_own_settings_and_the_errors_that_it_retries() -> None:
     cluster = Cluster(read_from=ReadFrom.REPLICAS, reinitialize_steps=9, require_full_coverage=True)
     found = settings("redis+cluster://h", cluster=cluster, retry=Retry(errors=(RetryError.TIMEOUT,)))
     assert found["load_balancing_strategy"] == "round_robin_replicas"
@@ -121,7 +121,7 @@ def test_a_cluster_shows_its_own_settings_and_on_what_it_repeats() -> None:
 
 
 @pytest.mark.parametrize("url", SHAPES)
-def test_of_the_asyncio_driver_its_own_clients_are_shown_and_behave_as_those_of_threads(url: str) -> None:
+def test_the_asyncio_driver_shows_its_own_clients_with_the_same_settings(url: str) -> None:
     threads, tasks = settings(url), settings(url, Pools(driver=Driver.ASYNCIO))
     client, pool, connection = SHAPES[url]
     if client == "RedisCluster":
@@ -135,7 +135,7 @@ def test_of_the_asyncio_driver_its_own_clients_are_shown_and_behave_as_those_of_
     assert set(tasks["retry errors"].split(", ")) == set(threads["retry errors"].split(", "))
 
 
-def test_of_the_asyncio_driver_the_plans_values_are_in_force() -> None:
+def test_the_asyncio_driver_shows_the_plans_values() -> None:
     pools = Pools(driver=Driver.ASYNCIO, max_connections=3, tcp_pool=TcpPool.BLOCKING, tcp_pool_wait_s=Seconds(0.5))
     found = settings(pools=pools, protocol=2, retry=Retry(retries=7, backoff=BackoffKind.CONSTANT, base_s=Seconds(0.1)))
     wanted = {"pool": "BlockingConnectionPool", "pool wait": "0.5s", "max_connections": "3", "protocol": "2"}
@@ -145,7 +145,7 @@ def test_of_the_asyncio_driver_the_plans_values_are_in_force() -> None:
 
 
 @pytest.mark.parametrize("url", SHAPES)
-def test_of_the_wire_driver_the_connections_are_those_of_threads_and_no_command_is_issued_twice(url: str) -> None:
+def test_the_wire_driver_shows_the_connections_of_threads_and_no_retries(url: str) -> None:
     threads, wire = settings(url), settings(url, Pools(driver=Driver.WIRE))
     assert wire["client"] == "none: the driver uses connections directly"
     assert wire["retries of commands"] == "none: each is issued once"

@@ -34,74 +34,74 @@ def test_a_target_that_answers_raises_nothing(valkey: Server, protocol: int) -> 
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_right_password_lets_us_in_from_the_plan_as_from_the_url(valkey_with_password: Server, protocol: int) -> None:
+def test_a_right_password_works_from_the_plan_and_from_the_url(valkey_with_password: Server, protocol: int) -> None:
     password = valkey_with_password.password
     assert password is not None
     ping_target(quick_target(valkey_with_password.url, protocol=protocol, password=password))
     ping_target(quick_target(valkey_with_password.url.replace("//", f"//:{password.replace(' ', '%20')}@")))
 
 
-def test_nobody_listening_is_said_as_such(refusing_url: str) -> None:
+def test_a_port_without_a_listener_is_one_line(refusing_url: str) -> None:
     assert "nothing listens there" in finding(quick_target(refusing_url))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_target_that_hangs_is_said_to_give_no_answer(silent_server: SocketServer, protocol: int) -> None:
+def test_a_target_that_hangs_did_not_answer(silent_server: SocketServer, protocol: int) -> None:
     assert "did not answer (waited up to 200ms" in finding(quick_target(silent_server.url, protocol=protocol))
 
 
-def test_a_target_that_cannot_be_reached_is_said_to_give_no_answer(deaf_url: str) -> None:
+def test_an_unreachable_target_did_not_answer(deaf_url: str) -> None:
     assert "did not answer" in finding(quick_target(deaf_url))
 
 
-def test_a_name_that_means_no_host_is_said_as_such() -> None:
+def test_an_unknown_host_name_is_one_line() -> None:
     assert "cannot be resolved" in finding(quick_target("redis://no-such-host.invalid"))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_missing_password_is_asked_for(valkey_with_password: Server, protocol: int) -> None:
+def test_a_missing_password_is_one_line(valkey_with_password: Server, protocol: int) -> None:
     text = finding(quick_target(valkey_with_password.url, protocol=protocol))
     assert "wants a password" in text
     assert "password_env" in text
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_wrong_password_is_said_to_be_wrong_and_not_shown(valkey_with_password: Server, protocol: int) -> None:
+def test_a_wrong_password_is_one_line_and_not_shown(valkey_with_password: Server, protocol: int) -> None:
     text = finding(quick_target(valkey_with_password.url, protocol=protocol, password=WRONG))
     assert "refused our user name and password" in text
     assert WRONG not in text
 
 
-def test_a_password_that_nobody_wants_is_said_as_such(valkey: Server) -> None:
+def test_an_unneeded_password_is_one_line(valkey: Server) -> None:
     text = finding(quick_target(valkey.url, protocol=2, password=WRONG))
     assert "refused our password" in text
     assert WRONG not in text
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_web_server_is_told_from_redis(http_server: SocketServer, protocol: int) -> None:
+def test_a_web_server_does_not_speak_resp(http_server: SocketServer, protocol: int) -> None:
     assert "does not speak RESP" in finding(quick_target(http_server.url, protocol=protocol))
 
 
-def test_a_server_that_speaks_first_is_told_from_redis(smtp_server: SocketServer) -> None:
+def test_a_server_that_speaks_first_does_not_speak_resp(smtp_server: SocketServer) -> None:
     assert "does not speak RESP" in finding(quick_target(smtp_server.url))
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_server_that_agrees_to_everything_is_told_from_redis(protocol: int) -> None:
+def test_a_server_that_answers_ok_to_everything_does_not_speak_resp(protocol: int) -> None:
     with SocketServer(reply=b"+OK\r\n") as server:
         assert "does not speak RESP" in finding(quick_target(server.url, protocol=protocol))
 
 
-def test_a_server_that_closes_is_asked_whether_it_is_redis(closing_server: SocketServer) -> None:
+def test_a_server_that_closes_may_not_be_redis(closing_server: SocketServer) -> None:
     assert "is it Redis, and not its TLS port?" in finding(quick_target(closing_server.url))
 
 
-def test_a_database_that_does_not_exist_is_said_with_those_that_do(valkey: Server) -> None:
+def test_an_unknown_database_is_one_line_with_the_existing_ones(valkey: Server) -> None:
     assert "has databases 0 to 15 only, and no 99" in finding(quick_target(f"{valkey.url}/99"))
 
 
-def test_a_command_that_is_not_permitted_is_said_as_such(valkey: Server) -> None:
+def test_a_command_without_permission_is_one_line(valkey: Server) -> None:
     valkey.client().execute_command("ACL", "SETUSER", "bob", "on", ">secret", "+ping", "+client", "+hello")
     target = quick_target(valkey.url, username="bob", password="secret")
     with pytest.raises(TargetError, match="does not permit it: NOPERM") as caught, translated(target):  # noqa: PT012
@@ -112,14 +112,14 @@ def test_a_command_that_is_not_permitted_is_said_as_such(valkey: Server) -> None
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_server_that_is_still_loading_is_said_as_such(protocol: int) -> None:
+def test_a_server_that_is_still_loading_is_one_line(protocol: int) -> None:
     with SocketServer(reply=b"-LOADING Redis is loading the dataset in memory\r\n") as server:
         text = finding(quick_target(server.url, protocol=protocol, client_name=None))
     assert "is still loading its data" in text
     assert "try again later" in text
 
 
-def test_a_server_that_is_full_is_said_to_refuse_in_its_own_words(valkey: Server) -> None:
+def test_a_full_server_is_one_line_with_its_own_words(valkey: Server) -> None:
     admin = valkey.client()
     admin.config_set("maxclients", 1)
     text = finding(quick_target(valkey.url))
@@ -140,9 +140,7 @@ def test_a_server_that_is_full_is_said_to_refuse_in_its_own_words(valkey: Server
         (("EVALSHA", "0" * 40, "0"), "NOSCRIPT"),
     ],
 )
-def test_an_error_reply_is_named_by_its_code_and_measured_to_the_byte(
-    valkey: Server, arguments: tuple[str, ...], code: str
-) -> None:
+def test_an_error_reply_has_its_code_and_its_exact_size(valkey: Server, arguments: tuple[str, ...], code: str) -> None:
     client = valkey.client()
     client.set("text", "abc")
     with pytest.raises(redis.ResponseError) as caught:
@@ -161,5 +159,5 @@ def test_a_read_only_server_is_named_by_its_code() -> None:
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("x"), redis.TimeoutError("x"), ValueError("x")])
-def test_what_ended_without_a_reply_is_named_by_its_class(error: Exception) -> None:
+def test_a_failure_without_a_reply_is_named_by_its_class(error: Exception) -> None:
     assert failure_of(error) == Failure(False, type(error).__name__, 0)

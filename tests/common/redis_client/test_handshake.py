@@ -43,14 +43,14 @@ def test_without_a_client_name_no_client_command_is_sent(without_client: Group, 
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_server_without_client_is_said_to_need_an_empty_name(without_client: Group, protocol: int) -> None:
+def test_the_error_of_a_server_without_client_suggests_an_empty_name(without_client: Group, protocol: int) -> None:
     text = finding(quick_target(without_client.url, protocol=protocol))
     assert "refused CLIENT SETNAME: ERR unknown command" in text
     assert 'say --client-name ""' in text
 
 
 @pytest.mark.parametrize("password", [None, "never-shown"])
-def test_a_server_without_hello_is_said_to_need_protocol_2(password: str | None) -> None:
+def test_the_error_of_a_server_without_hello_suggests_protocol_2(password: str | None) -> None:
     with start_standalone("--rename-command", "HELLO", "", protocol=2) as group:
         if password:
             group.nodes[0].ask("CONFIG", "SET", "requirepass", password)
@@ -68,6 +68,6 @@ def test_the_password_in_a_hello_that_an_old_server_quotes_is_not_shown() -> Non
         assert "never-shown" not in text
 
 
-def test_a_proxy_that_closes_at_hello_is_said_to_need_protocol_2(closing_server: SocketServer) -> None:
+def test_the_error_of_a_proxy_that_closes_at_hello_suggests_protocol_2(closing_server: SocketServer) -> None:
     assert "say --protocol 2" in finding(quick_target(closing_server.url))
     assert 'say --client-name ""' in finding(quick_target(closing_server.url, protocol=2))

@@ -63,9 +63,7 @@ def kinds(received: list[Received]) -> list[tuple[str, Channel]]:
     return [(kind, channel) for kind, channel, _ in received]
 
 
-def test_confirmations_and_messages_come_in_the_order_in_which_the_server_sent_them(
-    watched: Watched, valkey: Server
-) -> None:
+def test_confirmations_and_messages_arrive_in_the_servers_order(watched: Watched, valkey: Server) -> None:
     assert watched.line.fileno() == -1
     watched.line.subscribe(A)
     watched.line.subscribe(SHARDED)
@@ -82,7 +80,7 @@ def test_confirmations_and_messages_come_in_the_order_in_which_the_server_sent_t
     assert watched.line.is_subscribed
 
 
-def test_all_channels_are_given_up_once_the_server_has_said_so(watched: Watched) -> None:
+def test_a_connection_is_subscribed_until_the_server_confirms_the_end_of_all_channels(watched: Watched) -> None:
     for channel in (A, B, SHARDED):
         watched.line.subscribe(channel)
     watched.line.unsubscribe_all()
@@ -91,7 +89,7 @@ def test_all_channels_are_given_up_once_the_server_has_said_so(watched: Watched)
     assert not watched.line.is_subscribed
 
 
-def test_one_connection_of_the_tcp_pool_is_taken_and_given_back_closed(watched: Watched, valkey: Server) -> None:
+def test_one_connection_of_the_tcp_pool_is_taken_and_returned_closed(watched: Watched, valkey: Server) -> None:
     assert connections(valkey.client()) == 0
     watched.line.subscribe(A)
     watched.line.subscribe(B)
@@ -101,9 +99,7 @@ def test_one_connection_of_the_tcp_pool_is_taken_and_given_back_closed(watched: 
     wait_until(lambda: connections(valkey.client()) == 0, "closed", 5)
 
 
-def test_a_lost_connection_comes_back_with_all_its_channels_in_one_command_each(
-    watched: Watched, valkey: Server
-) -> None:
+def test_a_lost_connection_comes_back_with_all_its_channels(watched: Watched, valkey: Server) -> None:
     control = valkey.client()
     for channel in (A, B, SHARDED):
         watched.line.subscribe(channel)
@@ -120,9 +116,7 @@ def test_a_lost_connection_comes_back_with_all_its_channels_in_one_command_each(
     assert watched.received(lambda found: len(found) == 1) == [(MESSAGE, B, b"again")]
 
 
-def test_a_channel_that_was_being_given_up_when_the_connection_was_lost_does_not_come_back(
-    watched: Watched, valkey: Server
-) -> None:
+def test_a_channel_that_was_being_unsubscribed_does_not_come_back(watched: Watched, valkey: Server) -> None:
     control = valkey.client()
     watched.line.subscribe(A)
     watched.line.subscribe(B)
@@ -133,7 +127,7 @@ def test_a_channel_that_was_being_given_up_when_the_connection_was_lost_does_not
     assert control.pubsub_channels() == [b"a"]
 
 
-def test_a_channel_that_we_may_not_have_is_refused_and_can_be_forgotten(watched: Watched, valkey: Server) -> None:
+def test_a_channel_without_permission_is_refused_and_can_be_forgotten(watched: Watched, valkey: Server) -> None:
     control = valkey.client()
     control.execute_command("ACL", "SETUSER", "default", "resetchannels", "&b*")
     watched.line.subscribe(A)
@@ -146,7 +140,7 @@ def test_a_channel_that_we_may_not_have_is_refused_and_can_be_forgotten(watched:
     assert kinds(watched.received(lambda found: bool(found))) == [("subscribe", B)]
 
 
-def test_a_message_of_many_pieces_is_one(watched: Watched, valkey: Server) -> None:
+def test_a_message_that_arrives_in_many_pieces_is_one(watched: Watched, valkey: Server) -> None:
     watched.line.subscribe(A)
     watched.received(lambda found: len(found) == 1)
     large = bytes(range(256)) * 20_000
@@ -154,7 +148,7 @@ def test_a_message_of_many_pieces_is_one(watched: Watched, valkey: Server) -> No
     assert watched.received(lambda found: len(found) == 1) == [(MESSAGE, A, large)]
 
 
-def test_a_cut_ends_what_would_connect_anew(valkey: Server) -> None:
+def test_cancelling_ends_a_reconnect(valkey: Server) -> None:
     cancellation = Cancellation()
     client = build_client(Target(url=valkey.url), Pools(), events=EventLog(), cancellation=cancellation)
     watched = Watched(client, EventLog())

@@ -42,7 +42,7 @@ def finding(target: Target) -> str:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_the_primary_is_loaded_and_only_its_connections_are_told(group: Group, protocol: int, pool: TcpPool) -> None:
+def test_only_connections_to_the_primary_are_reported(group: Group, protocol: int, pool: TcpPool) -> None:
     events = Events()
     target = target_of(group, protocol=protocol)
     ping_target(target)
@@ -68,7 +68,7 @@ def test_a_blocking_pool_waits_as_long_as_the_plan_says(group: Group) -> None:
         pool.release(held)
 
 
-def test_nothing_is_asked_after_a_cut(group: Group) -> None:
+def test_nothing_is_asked_after_cancellation(group: Group) -> None:
     cancellation, events = Cancellation(), Events()
     cancellation.cancel()
     with (
@@ -79,7 +79,7 @@ def test_nothing_is_asked_after_a_cut(group: Group) -> None:
     assert events.seen == []
 
 
-def test_the_primary_and_its_replica_are_named_and_can_be_asked_alone(group: Group) -> None:
+def test_the_primary_and_its_replica_have_clients_of_their_own(group: Group) -> None:
     target = target_of(group)
     primary, replica = nodes_of(target)
     assert [primary.role, replica.role] == ["primary", "replica"]
@@ -100,11 +100,13 @@ def test_the_primary_and_its_replica_are_named_and_can_be_asked_alone(group: Gro
     ],
 )
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_whose_password_is_missing_is_said(group: Group, settings: dict[str, Any], line: str, protocol: int) -> None:
+def test_the_error_says_whose_password_is_missing(
+    group: Group, settings: dict[str, Any], line: str, protocol: int
+) -> None:
     assert line in finding(target_of(group, protocol=protocol, **settings))
 
 
-def test_a_service_that_no_sentinel_knows_is_said_as_such(group: Group) -> None:
+def test_a_service_that_no_sentinel_knows_is_one_line(group: Group) -> None:
     target = target_of(group, url=group.url.replace("/mymaster", "/other"))
     assert "is not known to its Sentinels" in finding(target)
 
@@ -113,25 +115,25 @@ def test_one_sentinel_that_answers_is_enough(group: Group) -> None:
     ping_target(target_of(group, url=group.url.replace("//", "//127.0.0.1:1,")))
 
 
-def test_sentinels_that_are_all_down_are_said_to_be() -> None:
+def test_sentinels_that_are_all_down_are_one_line() -> None:
     text = finding(Target(url="redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster"))
     assert "has no Sentinel that can be used; the last one asked refused the connection" in text
 
 
-def test_servers_that_are_no_sentinels_are_said_to_be_none() -> None:
+def test_servers_that_are_not_sentinels_are_one_line() -> None:
     with start_unix() as (group, _):
         text = finding(Target(url=f"redis+sentinel://127.0.0.1:{group.nodes[0].port}/mymaster"))
     assert "has no Sentinels at these ports" in text
 
 
-def test_a_sentinel_named_as_a_clusters_node_is_said_to_be_one() -> None:
+def test_a_sentinel_in_place_of_a_cluster_node_is_one_line() -> None:
     with start_sentinels(count=1) as group:
         text = finding(Target(url=f"redis+cluster://127.0.0.1:{group.sentinels[0].port}"))
     assert "the last one asked knows no CLUSTER commands" in text
     assert "redis+sentinel://" in text
 
 
-def test_a_primary_that_is_gone_is_said_and_its_successor_found() -> None:
+def test_a_lost_primary_is_one_line_until_its_successor_is_found() -> None:
     with start_sentinels() as group:
         target = Target(url=group.url)
         old, new = group.nodes

@@ -60,7 +60,7 @@ def finding(target: Target) -> str:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_a_server_with_a_certificate_that_we_trust_is_loaded(papers: Papers, protocol: int, pool: TcpPool) -> None:
+def test_a_server_with_a_trusted_certificate_is_used(papers: Papers, protocol: int, pool: TcpPool) -> None:
     events = Events()
     with start_tls(papers) as group:
         target = target_of(group.url, papers, protocol)
@@ -81,7 +81,7 @@ def test_a_server_with_a_certificate_that_we_trust_is_loaded(papers: Papers, pro
         ("stranger", {"verify": Verify.NONE}),
     ],
 )
-def test_what_is_checked_is_what_the_plan_says(papers: Papers, certificate: str, tls: dict[str, Any]) -> None:
+def test_the_plan_says_what_is_verified(papers: Papers, certificate: str, tls: dict[str, Any]) -> None:
     with start_tls(papers, certificate) as group:
         ping_target(target_of(group.url, papers, **tls))
 
@@ -108,9 +108,7 @@ def test_what_is_checked_is_what_the_plan_says(papers: Papers, certificate: str,
         ("server", {"cert_file": "client"}, "expected a certificate and its unencrypted key"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(
-    papers: Papers, certificate: str, tls: dict[str, Any], line: str
-) -> None:
+def test_a_wrong_certificate_is_one_line(papers: Papers, certificate: str, tls: dict[str, Any], line: str) -> None:
     with start_tls(papers, certificate) as group:
         assert line in finding(target_of(group.url, papers, **tls))
         assert line in finding(target_of(group.url.replace("rediss:", "rediss+cluster:"), papers, **tls))
@@ -128,7 +126,7 @@ def test_a_file_that_is_a_pipe_a_device_or_huge_is_refused_before_it_is_read(tmp
             connection_arguments(target)
 
 
-def test_a_server_that_wants_our_certificate_gets_it_or_says_so(papers: Papers) -> None:
+def test_a_server_that_wants_our_certificate_gets_it(papers: Papers) -> None:
     with start_tls(papers, auth_clients="yes") as group:
         ping_target(target_of(group.url, papers, cert_file="client", key_file="client_key"))
         for protocol in (2, 3):
@@ -139,7 +137,7 @@ def test_a_server_that_wants_our_certificate_gets_it_or_says_so(papers: Papers) 
 
 
 @pytest.mark.parametrize("start", [start_tls_cluster, start_tls_sentinel])
-def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_primary(
+def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
     papers: Papers, start: Callable[[Papers], AbstractContextManager[Group]]
 ) -> None:
     with start(papers) as group:
@@ -161,7 +159,7 @@ def test_tls_holds_for_every_node_of_a_cluster_and_for_sentinels_as_for_their_pr
             assert [reach(mapped) for reach in (by_client, by_asyncio, by_wire)] == [WRITTEN] * 3
 
 
-def test_a_key_behind_a_password_is_refused_and_nobody_is_asked_for_it(papers: Papers, tmp_path: Path) -> None:
+def test_an_encrypted_key_is_refused_without_a_prompt(papers: Papers, tmp_path: Path) -> None:
     locked = tmp_path / "locked.key"
     subprocess.run(
         ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", papers["client_key"], "-out", str(locked)],
@@ -181,7 +179,7 @@ def test_a_plain_server_at_a_tls_url_and_the_other_way_round(papers: Papers) -> 
 
 
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_a_socket_of_this_machine_is_loaded_and_has_no_keepalive(pool: TcpPool) -> None:
+def test_a_unix_socket_works_and_has_no_keepalive(pool: TcpPool) -> None:
     events = Events()
     with start_unix() as (group, _):
         ping_target(Target(url=group.url))
@@ -192,5 +190,5 @@ def test_a_socket_of_this_machine_is_loaded_and_has_no_keepalive(pool: TcpPool) 
     assert events.kinds == {"opened": 1, "closed": 1}
 
 
-def test_a_socket_that_does_not_exist_is_said_as_such(tmp_path: Path) -> None:
+def test_a_missing_unix_socket_is_one_line(tmp_path: Path) -> None:
     assert "is not a Unix socket here" in finding(Target(url=f"unix://{tmp_path}/none.sock"))

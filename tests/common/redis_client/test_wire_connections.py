@@ -90,7 +90,7 @@ def pools(target: Target, _leak_check_first: None) -> Iterator[tuple[InstancePoo
         yield made, events, name
 
 
-def test_a_connection_stands_with_all_of_the_handshake_and_does_not_block(
+def test_an_open_connection_has_shaken_hands_and_does_not_block(
     pools: tuple[InstancePools, Events, str],
 ) -> None:
     made, events, name = pools
@@ -108,7 +108,9 @@ def test_a_connection_stands_with_all_of_the_handshake_and_does_not_block(
     assert sock.fileno() == -1
 
 
-def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple[InstancePools, Events, str]) -> None:
+def test_a_loss_is_reported_with_its_cause_and_the_connection_reopened(
+    pools: tuple[InstancePools, Events, str],
+) -> None:
     made, events, name = pools
     link = WireConnection(made.of(name))
     for error, cause in (
@@ -127,7 +129,7 @@ def test_a_loss_is_told_with_its_cause_and_the_connection_made_anew(pools: tuple
     assert [since is None for since in events["opened"]] == [True, False, False, False, False]
 
 
-def test_all_connections_of_a_pool_can_be_had_and_no_more(pools: tuple[InstancePools, Events, str]) -> None:
+def test_a_pool_has_all_its_connections_and_no_more(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
     links = [WireConnection(made.of(name)) for _ in range(3)]
     first, second = links[0].open(), links[1].open()
@@ -139,7 +141,7 @@ def test_all_connections_of_a_pool_can_be_had_and_no_more(pools: tuple[InstanceP
     made.close()
 
 
-def test_one_that_was_opened_ahead_is_taken(pools: tuple[InstancePools, Events, str]) -> None:
+def test_a_prewarmed_connection_is_used(pools: tuple[InstancePools, Events, str]) -> None:
     made, events, name = pools
     pool = made.of(name)
     pool.release(pool.get_connection())
@@ -148,7 +150,7 @@ def test_one_that_was_opened_ahead_is_taken(pools: tuple[InstancePools, Events, 
     assert events.kinds == {"opened": 1}
 
 
-def test_an_error_reply_is_redis_pys_own_and_noted(pools: tuple[InstancePools, Events, str]) -> None:
+def test_an_error_reply_is_redis_pys_own_and_appended(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
     link = WireConnection(made.of(name))
     found, noted = replies(link, link.open(), b"*1\r\n$5\r\nNEVER\r\n")
@@ -173,7 +175,7 @@ def test_a_connect_is_tried_as_often_as_the_plan_says(refusing_url: str) -> None
         link.close()
 
 
-def test_a_server_that_says_nothing_is_no_connection(silent_server: SocketServer) -> None:
+def test_a_silent_server_is_not_a_connection(silent_server: SocketServer) -> None:
     events = Events()
     target = quick_target(silent_server.url, retry=Retry(retries=0))
     with closing(InstancePools(target, Pools(), events=events, cancellation=Cancellation())) as made:
@@ -182,7 +184,7 @@ def test_a_server_that_says_nothing_is_no_connection(silent_server: SocketServer
         assert events.kinds == {"attempt failed": 1}
 
 
-def test_nobody_connects_after_cancellation(valkey: Server) -> None:
+def test_a_wire_connection_does_not_open_after_cancellation(valkey: Server) -> None:
     cancellation = Cancellation()
     with closing(
         InstancePools(Target(url=valkey.url), Pools(), events=Unobserved(), cancellation=cancellation)
@@ -195,7 +197,7 @@ def test_nobody_connects_after_cancellation(valkey: Server) -> None:
             WireConnection(made.of(SINGLE_NODE)).open()
 
 
-def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
+def test_a_loss_after_cancellation_counts_as_closed(valkey: Server) -> None:
     cancellation, events = Cancellation(), Events()
     with closing(InstancePools(Target(url=valkey.url), Pools(), events=events, cancellation=cancellation)) as made:
         link = WireConnection(made.of(SINGLE_NODE))
@@ -205,7 +207,7 @@ def test_a_cut_connection_was_closed_and_not_dropped(valkey: Server) -> None:
     assert events.kinds == {"opened": 1, "closed": 1}
 
 
-def test_a_connection_that_is_cut_before_its_tls_handshake_is_closed(silent_server: SocketServer) -> None:
+def test_a_connection_that_is_cancelled_before_its_tls_handshake_is_closed(silent_server: SocketServer) -> None:
     class Hasty(Cancellation):
         def watch(self, sock: socket.socket) -> None:
             self.cancel()
@@ -232,14 +234,14 @@ def parsed(text: bytes) -> Any:
 
 
 @pytest.mark.parametrize(("how", "kind"), [("MOVED", MovedError), ("ASK", AskError)])
-def test_a_redirection_tells_slot_and_node(how: str, kind: type[Exception]) -> None:
+def test_a_redirection_has_slot_and_node(how: str, kind: type[Exception]) -> None:
     error = parsed(f"-{how} 3999 127.0.0.1:6381\r\n".encode())
     assert type(error) is kind
     assert (redirect_kind(error), redirect_target(error)) == (how, (3999, "127.0.0.1:6381"))
 
 
 @pytest.mark.parametrize("text", ["TRYAGAIN Multiple keys", "CLUSTERDOWN The cluster is down"])
-def test_others_are_redirections_that_tell_no_node(text: str) -> None:
+def test_other_redirections_have_no_node(text: str) -> None:
     assert redirect_kind(parsed(f"-{text}\r\n".encode())) == text.split()[0]
 
 
@@ -248,12 +250,12 @@ def test_no_other_error_is_a_redirection() -> None:
     assert redirect_kind(socket_failure(None)) is None
 
 
-def test_a_replica_is_told_by_its_refusal_to_write() -> None:
+def test_a_read_only_error_means_a_replica() -> None:
     assert is_read_only(parsed(b"-READONLY You can't write against a read only replica.\r\n"))
     assert not is_read_only(parsed(b"-ERR READONLY\r\n"))
 
 
-def test_a_push_is_told_from_a_reply() -> None:
+def test_a_push_message_is_not_a_reply() -> None:
     reader = hiredis.Reader()
     reader.feed(b">2\r\n+a\r\n+b\r\n*2\r\n+a\r\n+b\r\n")
     assert [is_push(reader.gets()), is_push(reader.gets())] == [True, False]
@@ -262,13 +264,13 @@ def test_a_push_is_told_from_a_reply() -> None:
 # Who has which slots
 
 
-def test_a_target_that_is_no_cluster_has_one_node(valkey: Server) -> None:
+def test_a_target_that_is_not_a_cluster_has_one_node(valkey: Server) -> None:
     with closing(SlotMap(Target(url=valkey.url))) as primaries:
         assert not primaries.is_cluster
         assert set(primaries.slots()) == {SINGLE_NODE}
 
 
-def test_each_slot_of_a_cluster_is_that_of_its_primary(shared_cluster: ClusterGroup) -> None:
+def test_each_slot_of_a_cluster_belongs_to_its_primary(shared_cluster: ClusterGroup) -> None:
     with closing(SlotMap(Target(url=shared_cluster.url))) as primaries:
         assert primaries.is_cluster
         found = primaries.slots()
@@ -278,7 +280,7 @@ def test_each_slot_of_a_cluster_is_that_of_its_primary(shared_cluster: ClusterGr
                 assert {found[slot] for slot in served} == {f"127.0.0.1:{node.port}"}
 
 
-def test_a_slot_that_has_moved_is_found_when_the_topology_is_read_anew(valkey_cluster: ClusterGroup) -> None:
+def test_a_moved_slot_is_found_when_the_topology_is_read_again(valkey_cluster: ClusterGroup) -> None:
     with closing(SlotMap(Target(url=valkey_cluster.url))) as primaries:
         source, to = valkey_cluster.primaries[:2]
         slot = next(node.slots[0][0] for node in valkey_cluster.nodes if node.port == source)
@@ -288,7 +290,7 @@ def test_a_slot_that_has_moved_is_found_when_the_topology_is_read_anew(valkey_cl
         assert primaries.slots()[slot] == f"127.0.0.1:{to}"
 
 
-def test_the_slot_of_a_command_is_that_of_its_keys(shared_cluster: ClusterGroup) -> None:
+def test_the_slot_of_a_command_follows_from_its_keys(shared_cluster: ClusterGroup) -> None:
     with closing(SlotMap(Target(url=shared_cluster.url))) as primaries:
         for arguments in (
             ("GET", b"key"),
@@ -301,7 +303,7 @@ def test_the_slot_of_a_command_is_that_of_its_keys(shared_cluster: ClusterGroup)
         assert len({primaries.slot_of(("PING",)) for _ in range(50)}) > 1
 
 
-def test_the_slot_of_a_command_is_any_when_nobody_can_be_asked_for_its_keys(valkey_cluster: ClusterGroup) -> None:
+def test_the_slot_of_a_command_is_random_if_no_node_answers(valkey_cluster: ClusterGroup) -> None:
     with closing(SlotMap(Target(url=valkey_cluster.url))) as primaries:
         for port in valkey_cluster.ports:
             valkey_cluster.kill(port)

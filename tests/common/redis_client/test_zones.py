@@ -59,7 +59,7 @@ def test_a_cluster_that_announces_no_address_is_reached_by_one_with_a_zone(host:
             assert reach(target) == WRITTEN
 
 
-def test_the_zone_is_no_part_of_the_name_in_a_certificate() -> None:
+def test_the_name_in_a_certificate_has_no_zone() -> None:
     asked: dict[str, Any] = {"events": Unobserved(), "cancellation": Cancellation(), "port": 1}
     for host, server_name, name in (
         ("fe80::1%lo", None, "fe80::1"),
@@ -70,7 +70,7 @@ def test_the_zone_is_no_part_of_the_name_in_a_certificate() -> None:
         assert connection._connection_arguments().get("server_hostname") == name
 
 
-def test_a_link_local_address_without_its_zone_is_said_to_need_one() -> None:
+def test_the_error_of_a_link_local_address_without_a_zone_says_so() -> None:
     error: Any = redis.ConnectionError("Error 22 connecting to fe80::1:1. Invalid argument.")
     error.__cause__ = OSError(errno.EINVAL, "Invalid argument")
     assert "a link-local IPv6 address needs a zone, such as" in str(translate(error, Target(url="redis://[fe80::1]:1")))

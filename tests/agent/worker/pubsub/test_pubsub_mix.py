@@ -62,7 +62,7 @@ def lent(instance: FakeInstance, record: DeliveryRecord) -> PubSubPool:
     return taken
 
 
-def test_a_message_gets_a_header_as_it_is_published_and_its_receivers_are_expected(
+def test_a_published_message_gets_a_header_and_its_receivers_are_expected(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
 ) -> None:
     for command in ("PUBLISH", "SPUBLISH"):
@@ -76,7 +76,7 @@ def test_a_message_gets_a_header_as_it_is_published_and_its_receivers_are_expect
     assert add_up(record.take()) == DeliveryMetrics(expected=4)
 
 
-def test_a_subscribe_is_the_subscribers_and_all_else_the_instances(
+def test_a_subscribe_goes_to_the_subscriber_and_other_commands_to_the_instance(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
 ) -> None:
     assert lent.execute("SUBSCRIBE", b"channel") == [b"subscribe", b"channel", 1]
@@ -98,7 +98,7 @@ def test_a_publish_that_fails_expects_nothing(
     assert add_up(record.take()) == DeliveryMetrics()
 
 
-def test_what_was_lent_goes_back_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
+def test_the_instance_goes_back_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 0.01)
     view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), HeaderWriter("run", "here", 7), record)
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_what_was_lent_goes_back_to_the_pool(instance: FakeInstance, record: Del
         view.give_back(taken)
 
 
-def test_a_mix_without_subscribers_has_its_pools_as_they_are(instance: FakeInstance, record: DeliveryRecord) -> None:
+def test_a_mix_without_subscribers_uses_its_pools_directly(instance: FakeInstance, record: DeliveryRecord) -> None:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 1.0)
     subscribers = Subscribers(plan_for(Target(url="redis://x"), "PUBLISH", "GET"), "run", pytest.fail)
     for driver in Driver:
@@ -114,7 +114,7 @@ def test_a_mix_without_subscribers_has_its_pools_as_they_are(instance: FakeInsta
     assert not subscribers.is_alive
 
 
-def test_workers_share_the_client_instances_of_their_pool_evenly(record: DeliveryRecord) -> None:
+def test_subscriptions_are_spread_evenly_over_client_instances(record: DeliveryRecord) -> None:
     plan = plan_for(Target(url="redis://x"), "SUBSCRIBE")
     instances = [FakeInstance(), FakeInstance()]
     pool = ClientInstancePool([cast(ClientInstance, each) for each in instances], 1.0)
@@ -175,9 +175,7 @@ def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Se
 
 @pytest.mark.parametrize("driver", LISTENING)
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_that_hangs_after_the_load_is_waited_for_no_longer_than_the_grace(
-    valkey: Server, driver: Driver
-) -> None:
+def test_a_server_that_hangs_after_the_load_delays_the_end_by_the_grace_only(valkey: Server, driver: Driver) -> None:
     run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(200)), grace_s=0.3)), "run")
     run.open(lambda *_: None)
     run.start(monotonic_ns())

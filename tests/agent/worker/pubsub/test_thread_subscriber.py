@@ -36,30 +36,30 @@ def publisher(server: Server, name: bytes = b"a") -> Callable[[], int]:
     return lambda: client.execute_command("PUBLISH", name, writer.write(bytes(HEADER_BYTES), 1))
 
 
-def test_a_subscription_is_done_when_the_server_has_confirmed_it(listening: Listening, valkey: Server) -> None:
+def test_a_subscription_ends_with_the_servers_confirmation(listening: Listening, valkey: Server) -> None:
     assert listening.subscribe(b"a", b"b") == [[b"subscribe", b"a", 1], [b"subscribe", b"b", 2]]
     assert sorted(valkey.client().pubsub_channels()) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_confirmation_takes_on_the_wire_what_we_say(listening: Listening, protocol: int) -> None:
+def test_the_size_of_a_confirmation_is_exact(listening: Listening, protocol: int) -> None:
     measure = reply_measure("SUBSCRIBE", protocol, {})
     assert measure(listening.subscribe(b"a")[0]) == len(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
 
 
-def test_the_oldest_channel_is_given_up_for_a_new_one(listening: Listening, valkey: Server) -> None:
+def test_a_new_channel_replaces_the_oldest(listening: Listening, valkey: Server) -> None:
     listening.subscribe(b"a", b"b", b"c", b"a", b"d")
     assert sorted(valkey.client().pubsub_channels()) == [b"a", b"c", b"d"]
 
 
-def test_every_subscription_is_a_call_of_the_server_also_of_a_channel_that_is_there(
+def test_every_subscription_calls_the_server_even_for_a_subscribed_channel(
     listening: Listening, valkey: Server
 ) -> None:
     listening.subscribe(*[b"a"] * 5, b"b", b"a")
     assert calls(valkey.client())["subscribe"] == 7
 
 
-def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: Listening, valkey: Server) -> None:
+def test_messages_are_read_as_soon_as_they_arrive(listening: Listening, valkey: Server) -> None:
     listening.subscribe(b"a")
     publish = publisher(valkey)
     assert publish() == 1
@@ -68,7 +68,7 @@ def test_messages_are_read_as_they_come_whatever_the_worker_does(listening: List
     wait_until(lambda: listening.metrics.foreign == 1, "the foreign one", 5)
 
 
-def test_all_that_the_server_handed_out_is_read_before_the_end(
+def test_every_message_that_the_server_sent_is_read_before_the_end(
     listening: Listening, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_held, arrivals = threading.Event(), listening.subscriber._subscriptions._deliveries
@@ -90,14 +90,14 @@ def test_all_that_the_server_handed_out_is_read_before_the_end(
     assert connections(valkey.client()) == 0
 
 
-def test_a_refused_channel_is_an_error_of_that_subscription_alone(listening: Listening, valkey: Server) -> None:
+def test_a_refused_channel_is_an_error_of_its_subscription_only(listening: Listening, valkey: Server) -> None:
     valkey.client().execute_command("ACL", "SETUSER", "default", "resetchannels", "&b*")
     with pytest.raises(redis.exceptions.NoPermissionError):
         listening.subscribe(b"a")
     assert listening.subscribe(b"b") == [[b"subscribe", b"b", 1]]
 
 
-def test_a_cut_off_subscriber_comes_back_with_its_channels(listening: Listening, valkey: Server) -> None:
+def test_a_disconnected_subscriber_comes_back_with_its_channels(listening: Listening, valkey: Server) -> None:
     control = valkey.client()
     listening.subscribe(b"a", b"b")
     assert control.client_kill_filter(_type="pubsub") == 1
@@ -108,9 +108,7 @@ def test_a_cut_off_subscriber_comes_back_with_its_channels(listening: Listening,
     assert listening.events() == [EventKind.OPENED, EventKind.DROPPED, EventKind.OPENED, EventKind.RETRIED]
 
 
-def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may_take(
-    listen: type[Listening], valkey: Server
-) -> None:
+def test_a_subscription_without_a_confirmation_times_out(listen: type[Listening], valkey: Server) -> None:
     listening = listen(valkey.url, timeout_s=0.1)
     listening.subscribe(b"a")
     valkey.pause()
@@ -122,7 +120,7 @@ def test_a_server_that_does_not_confirm_is_waited_for_no_longer_than_a_reply_may
     listening.close()
 
 
-def test_a_dead_server_is_an_error_and_keeps_nobody(listen: type[Listening], valkey: Server) -> None:
+def test_a_dead_server_is_an_error_and_delays_nothing(listen: type[Listening], valkey: Server) -> None:
     listening = listen(valkey.url)
     listening.subscribe(b"a")
     valkey.kill()
@@ -133,7 +131,7 @@ def test_a_dead_server_is_an_error_and_keeps_nobody(listen: type[Listening], val
     listening.close()
 
 
-def test_a_cut_ends_who_waits_and_lets_nobody_begin(listen: type[Listening], valkey: Server) -> None:
+def test_a_cut_ends_waiting_workers_and_refuses_new_ones(listen: type[Listening], valkey: Server) -> None:
     listening = listen(valkey.url, timeout_s=None)
     listening.subscribe(b"a")
     valkey.pause()
@@ -159,14 +157,14 @@ def test_a_cut_ends_who_waits_and_lets_nobody_begin(listen: type[Listening], val
     listening.close()
 
 
-def test_one_that_nobody_used_has_nothing_to_end(listen: type[Listening]) -> None:
+def test_an_unused_subscriber_has_nothing_to_end(listen: type[Listening]) -> None:
     listening = listen("redis://127.0.0.1:1")
     listening.subscriber.finish()
     assert not listening.subscriber.is_alive
     listening.close()
 
 
-def test_a_server_that_comes_back_later_than_the_retries_last_has_its_channels_again(
+def test_a_server_that_comes_back_after_all_retries_gets_its_channels_again(
     listening: Listening, valkey: Server
 ) -> None:
     listening.subscribe(b"a")
