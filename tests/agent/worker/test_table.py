@@ -151,7 +151,7 @@ def row_differences(server: Server, protocol: int, with_data: bool) -> list[str]
 
 
 class Meter:
-    """KeyType what operations take on the wire against what the server counts, on a connection of its own."""
+    """Compares the computed sizes of operations with what the server counts, on a connection of its own."""
 
     def __init__(self, server: Server, protocol: int) -> None:
         self.watch = server.client()

@@ -136,6 +136,15 @@ def test_packed_requests_are_the_bytes_that_redis_py_sends_for_the_same_operatio
     assert {packed.node for packed in blocks} == {0}
 
 
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "block"), [(150_000, 150_000, 5), (130_000, 270_000, 5), (900, 900, 400)]
+)
+def test_values_that_fill_several_copy_steps_are_whole(minimum: int, maximum: int, block: int) -> None:
+    mix = mix_of("SET", "GET", values={"minimum": minimum, "maximum": maximum})
+    expected = [request for _, _, request in expected_operations(mix, block, block=block)]
+    assert requests(draw_packed(mix, 5, 0, block=block).block()) == expected
+
+
 FIRST_KEYS: list[tuple[str, int | None]] = [
     ("SET", 1),
     ("GET __key__", 1),
