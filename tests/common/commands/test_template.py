@@ -62,6 +62,7 @@ def test_a_named_placeholder_refers_to_its_first_place() -> None:
         Placeholder.SEQ,
         Repeated(Placeholder.SEQ, 2),
     )
+    assert parse_template("X a:__key__:b __keys(2)__ __seq:n__ __seq:n__").arguments[-1] == Repeated(Placeholder.SEQ, 6)
     template = parse_template("ZADD __key__ __rand(1,9):a.b_c__ __rand(1,9):a.b_c__ __key:a__ __key:a__")
     assert template.arguments[2:4] == (RandomInteger(1, 9), Repeated(RandomInteger(1, 9), 2))
     assert template.count(KEY) == 2

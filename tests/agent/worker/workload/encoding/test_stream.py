@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
@@ -83,16 +83,17 @@ SIZES = st.one_of(st.integers(0, 40), st.integers(0, 1200), st.just(100))
 KINDS = st.sampled_from(["binary", "text", "json"])
 VALUES = st.one_of(
     st.builds(
-        lambda low, more, kind: {"minimum": low, "maximum": low + more, "kind": kind},
-        SIZES.map(lambda size: size + 8),
+        lambda low, more, kind: {
+            "minimum": low + 8 * (kind == "json"), "maximum": low + more + 8 * (kind == "json"), "kind": kind,
+        },
+        SIZES,
         st.one_of(st.just(0), SIZES),
         KINDS,
     ),
-    st.builds(lambda low, more: {"minimum": low, "maximum": low + more}, SIZES, st.one_of(st.just(0), SIZES)),
     st.lists(st.fixed_dictionaries({"size": SIZES, "weight": st.integers(1, 9)}), min_size=1, max_size=4).map(
         lambda sizes: {"sizes": sizes}
     ),
-)
+)  # fmt: skip
 MIXES = st.builds(
     lambda commands, keys, values, expiry, tag: mix_of(
         *commands, keys=keys, values=values, tag=tag, expiry={"minimum": expiry[0], "maximum": expiry[0] + expiry[1]},
@@ -124,6 +125,9 @@ def expected_operations(
 
 
 @given(mixed=MIXES, block=st.integers(1, 80), threads=st.integers(1, 3))
+@example(mixed=mix_of("SET", keys={"minimum": 10**8 - 9, "maximum": 10**8}), block=80, threads=1)
+@example(mixed=mix_of("SET", keys={"minimum": 10**16 - 9, "maximum": 10**16}), block=80, threads=1)
+@example(mixed=mix_of("SET", values={"minimum": 40, "maximum": 40, "kind": "json"}), block=8, threads=1)
 @settings(max_examples=200, deadline=None)
 def test_packed_requests_are_the_bytes_that_redis_py_sends_for_the_same_operations(
     mixed: CommandMix, block: int, threads: int
