@@ -47,3 +47,18 @@ def test_an_interrupt_that_nobody_has_caught_ends_in_an_exit_code(monkeypatch: p
 
     monkeypatch.setattr("agent.cli.main", main)
     assert run_main("agent.cli") == 130
+
+
+@pytest.mark.parametrize(
+    "arguments", [("coordinator", "--help"), ("coordinator", "start", "--help"), ("agent", "--help")]
+)
+def test_help_imports_no_library_that_only_runs_need(arguments: tuple[str, ...]) -> None:
+    source = f"""
+import sys
+sys.argv = {list(arguments)!r}
+from {arguments[0]}.__main__ import main
+main()
+print(sorted({{"numpy", "redis", "zmq", "cryptography", "psutil", "rich", "yaml"}} & set(sys.modules)))
+"""
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
