@@ -5,6 +5,6 @@ import pytest
 from agent.cli import _tell
 
 
-def test_what_a_coordinator_said_is_one_line_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_a_coordinator_is_one_line_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _tell("refused: \x1b[2J\x9b31m\u202e\r\nagent: forged")
     assert capsys.readouterr().err == "agent: refused: \\x1b[2J\\x9b31m\\u202e\\r\\nagent: forged\n"

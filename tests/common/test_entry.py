@@ -36,12 +36,12 @@ def test_ctrl_c_while_a_command_imports_ends_it_without_a_traceback(command: str
     assert interrupted(command, f"{command}.cli") == (130, "")
 
 
-def test_ctrl_c_that_a_shell_has_ignored_ends_nothing() -> None:
+def test_ctrl_c_that_a_shell_ignores_ends_nothing() -> None:
     code, said = interrupted("agent", "click", "--version", ignored=True)
     assert (code, said.startswith("agent")) == (0, True)
 
 
-def test_an_interrupt_that_nobody_has_caught_ends_in_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncaught_interrupt_ends_in_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def main() -> int:
         raise KeyboardInterrupt
 

@@ -43,7 +43,7 @@ def printing() -> int:
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_a_reader_that_leaves_changes_no_exit_code(tmp_path: Path) -> None:
+def test_a_reader_that_stops_early_does_not_change_the_exit_code(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     redirect(1, writer)
@@ -64,7 +64,7 @@ def test_a_full_disk_is_one_line_and_a_usage_error_unless_the_program_failed_any
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_streams_that_are_closed_are_said_and_their_descriptors_are_never_given_to_a_file(tmp_path: Path) -> None:
+def test_closed_streams_are_reported_and_no_file_gets_their_descriptors(tmp_path: Path) -> None:
     redirect(2, tmp_path / "err")
     for fd in (0, 1):
         os.close(fd)
@@ -79,7 +79,7 @@ def test_streams_that_are_closed_are_said_and_their_descriptors_are_never_given_
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_without_stderr_a_program_goes_on(tmp_path: Path) -> None:
+def test_a_program_works_without_stderr(tmp_path: Path) -> None:
     redirect(1, tmp_path / "out")
     os.close(2)
     assert run_program("agent", lambda: print("lost", file=sys.stderr) or printing()) == 0  # type: ignore[func-returns-value]
@@ -87,7 +87,7 @@ def test_without_stderr_a_program_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+def test_characters_outside_the_encoding_are_escaped(tmp_path: Path) -> None:
     redirect(1, tmp_path / "out")
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="ascii")
     with sys.stdout:
@@ -97,14 +97,14 @@ def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("descriptors")
 @pytest.mark.parametrize("columns", ["0", "x", "-5", "²", "99999999", ""])
-def test_an_impossible_width_is_not_believed(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+def test_an_impossible_width_is_ignored(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("LINES", "40")
     assert run_program("coordinator", lambda: 0) == 0
     assert ("COLUMNS" in os.environ, os.environ["LINES"]) == (False, "40")
 
 
-def test_a_stream_waits_for_a_reader_that_is_slow() -> None:
+def test_a_stream_waits_for_a_slow_reader() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     outlet = Outlet(writer)
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_the_wait_for_a_reader() -> None:
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_what_was_said_before_the_result_comes_before_it(tmp_path: Path) -> None:
+def test_text_on_stderr_is_written_before_the_result(tmp_path: Path) -> None:
     redirect(1, tmp_path / "out")
     os.dup2(1, 2)
 
@@ -146,7 +146,7 @@ def test_what_was_said_before_the_result_comes_before_it(tmp_path: Path) -> None
     assert (tmp_path / "out").read_text().splitlines() == [*(f"note {number}" for number in range(100)), "é a line"]
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(
+def test_an_unexpected_error_is_one_line_with_its_traceback_in_a_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -161,7 +161,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(
     assert "Traceback (most recent call last)" in file.read_text()
 
 
-def test_an_error_of_the_system_is_a_usage_error_that_names_the_file(
+def test_an_os_error_is_a_usage_error_that_names_the_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -202,7 +202,7 @@ def test_a_working_directory_that_was_deleted_is_named(
     assert line.endswith(GONE) is named
 
 
-def test_a_traceback_goes_to_the_run_folder_or_where_that_is_gone_to_a_temporary_file(
+def test_a_traceback_goes_to_the_run_folder_or_else_to_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

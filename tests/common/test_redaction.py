@@ -165,7 +165,7 @@ def test_a_variable_with_a_password_that_cannot_be_read_is_refused_without_its_v
     assert str(caught.value) == "STAMPEDE_PASSWORD: expected text, got text that is not UTF-8"
 
 
-def test_a_url_in_the_place_of_the_plan_names_the_flag_and_not_the_password() -> None:
+def test_a_url_given_as_the_plan_is_refused_with_the_flag_and_without_the_password() -> None:
     with pytest.raises(PlanError) as caught:
         load_plan(Path("redis://:s3cret@h:6379"), {}, {})
     assert str(caught.value) == "redis://***@h:6379: expected a plan file, got a URL; use --url for a target"
@@ -177,5 +177,5 @@ def test_a_url_in_the_place_of_the_plan_shows_no_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("setting", [each for each in SETTINGS if each.flag], ids=lambda each: each.flag)
-def test_a_url_in_the_place_of_any_other_value_is_refused_without_its_password(setting: Setting) -> None:
+def test_a_url_given_to_any_flag_is_refused_without_its_password(setting: Setting) -> None:
     assert "s3cret" not in hide_userinfo(refusal(lambda: setting.parse("redis://me:s3cret@h")))

@@ -32,7 +32,7 @@ def test_a_duration_is_read_to_the_nearest_float(text: str, seconds: float) -> N
 @pytest.mark.parametrize(
     "value", ["", "five", "30 parsecs", "-1s", "inf", "nan", -1, True, None, [], math.nan, 10**400]
 )
-def test_what_is_no_duration_is_refused_and_quoted(value: object) -> None:
+def test_a_malformed_duration_is_refused_and_quoted(value: object) -> None:
     with pytest.raises(ValueError, match=r'expected a duration such as "30s".*, got ') as caught:
         Seconds.parse(value)
     assert "\n" not in str(caught.value)
@@ -46,7 +46,7 @@ def test_a_rate_is_read(text: str, per_second: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "k/s", "10/h", 0, -1, True, None, math.inf, 10**400])
-def test_what_is_no_rate_above_zero_is_refused(value: object) -> None:
+def test_a_malformed_rate_or_one_of_zero_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="expected a rate above zero"):
         PerSecond.parse(value)
 
@@ -60,7 +60,7 @@ def test_a_size_is_read(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["1.5", "1.0001KiB", "-1", "1TiB", "big", 1.5, True, None, {}])
-def test_what_is_no_size_in_whole_bytes_is_refused(value: object) -> None:
+def test_a_malformed_size_or_one_with_a_fraction_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="expected a size such as 100"):
         Bytes.parse(value)
 
@@ -71,41 +71,41 @@ def test_a_count_is_read(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["1.5", "1e6", "-1", "many", 1.0, True, None, "9" * 5000])
-def test_what_is_no_whole_number_is_refused(value: object) -> None:
+def test_a_malformed_count_or_one_with_a_fraction_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="expected a whole number such as"):
         Count.parse(value)
 
 
 @given(st.integers(min_value=0, max_value=10**12))
-def test_whole_milliseconds_survive_being_written_and_read(milliseconds: int) -> None:
+def test_whole_milliseconds_are_written_and_read_exactly(milliseconds: int) -> None:
     seconds = milliseconds / 1000
     written = format_seconds(seconds)
     assert math.isclose(Seconds.parse(written), seconds, rel_tol=1e-9, abs_tol=0)
 
 
 @given(st.floats(min_value=1e-9, max_value=1e12))
-def test_any_duration_survives_being_written_and_read_to_ten_digits(seconds: float) -> None:
+def test_any_duration_is_written_and_read_to_ten_digits(seconds: float) -> None:
     assert math.isclose(Seconds.parse(str(Seconds(seconds))), seconds, rel_tol=1e-9)
 
 
 @given(st.integers(min_value=0, max_value=2**63))
-def test_any_size_survives_being_written_and_read(size: int) -> None:
+def test_any_size_is_written_and_read_exactly(size: int) -> None:
     assert Bytes.parse(str(Bytes(size))) == size
     assert Bytes.parse(format_bytes(size)) == Bytes.parse(size) == size
 
 
 @given(st.integers(min_value=0, max_value=2**63))
-def test_any_count_survives_being_written_and_read(count: int) -> None:
+def test_any_count_is_written_and_read_exactly(count: int) -> None:
     assert Count.parse(str(Count(count))) == Count.parse(count) == count
 
 
 @given(st.floats(min_value=1e-3, max_value=1e12))
-def test_any_rate_survives_being_written_and_read_to_ten_digits(rate: float) -> None:
+def test_any_rate_is_written_and_read_to_ten_digits(rate: float) -> None:
     assert math.isclose(PerSecond.parse(str(PerSecond(rate))), rate, rel_tol=1e-9)
 
 
 @given(st.integers(min_value=1, max_value=10**10 - 1))
-def test_any_whole_rate_of_ten_digits_survives_being_written_and_read(rate: int) -> None:
+def test_any_whole_rate_of_ten_digits_is_written_and_read_exactly(rate: int) -> None:
     assert PerSecond.parse(format_count(rate)) == rate
 
 
@@ -128,7 +128,7 @@ def test_a_shown_value_is_one_short_printable_line(value: object) -> None:
     assert show(value).isprintable()
 
 
-def test_a_shown_list_is_not_spelled_out_because_aliases_can_make_it_huge() -> None:
+def test_a_shown_list_is_only_named_because_aliases_can_make_it_huge() -> None:
     nested: list[object] = []
     for _ in range(60):
         nested = [nested, nested]
@@ -154,7 +154,7 @@ def test_a_count_has_its_noun_in_the_right_number(number: int, noun: str, said: 
     assert counted(number, noun) == said
 
 
-def test_of_a_thousand_names_some_are_listed_and_the_others_counted() -> None:
+def test_a_long_list_ends_in_the_number_of_other_names() -> None:
     names = [f"web{number}" for number in range(1000)]
     assert listed(names[:MOST_LISTED]) == ", ".join(names[:MOST_LISTED])
     assert listed(names) == ", ".join(names[:MOST_LISTED]) + f" and {1000 - MOST_LISTED} more"

@@ -22,7 +22,7 @@ from tests.support.commands import Finished
 Run = Callable[..., tuple[int, str, str]]
 
 ENOUGH = ("--url", "redis://h", "--duration", "1s")
-# Every module that does something is replaced where the command line looks it up, so nothing here starts anything.
+# Tests replace the functions that a command calls: nothing here starts a run.
 START = "coordinator.start.start"
 
 
@@ -50,7 +50,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, StartOptions]]:
     return calls
 
 
-def test_the_version_is_that_of_the_distribution(run: Run) -> None:
+def test_the_version_is_the_distributions(run: Run) -> None:
     code, said, complaint = run("--version")
     assert (code, complaint) == (0, "")
     assert said.startswith(f"coordinator {version('redis-stampede')} (redis-stampede; Python 3.")
@@ -134,16 +134,14 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of async_mixed, basic_rw"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_one_line_and_exit_code_3(
-    run: Run, arguments: tuple[str, ...], line: str
-) -> None:
+def test_an_invalid_plan_is_one_line_and_exit_code_3(run: Run, arguments: tuple[str, ...], line: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (3, "")
     assert err.startswith(f"coordinator: {line}")
     assert err.rstrip("\n").isprintable()
 
 
-def test_start_hands_over_the_plan_and_its_own_options(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+def test_start_gets_the_plan_and_its_own_options(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     code, _, _ = run(
         "start", *ENOUGH, "--bind", "tcp://*:1", "--out", "o", "--json", "--insecure", "--token-file", "t", "-q",
         "--hide-histogram", "--test-time", "3s", "--per-agent",
@@ -174,12 +172,12 @@ def test_a_comparison_gets_the_plan_the_options_and_the_rounds(run: Run, monkeyp
     assert calls[0][0].target.url == "redis://h"
 
 
-def test_start_without_options_says_nothing_of_its_own(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+def test_start_without_options_gets_the_defaults(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     run("start", *ENOUGH)
     assert [options for _, options in started] == [StartOptions()]
 
 
-def test_resume_takes_the_plan_that_the_run_left(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+def test_resume_uses_the_plan_file_of_the_run(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     folder = Path("runs") / "r-1"
     folder.mkdir(parents=True)
     (folder / "journal").touch()
@@ -187,7 +185,7 @@ def test_resume_takes_the_plan_that_the_run_left(run: Run, started: list[tuple[P
     assert run("start", "--resume", "r-1")[0] == 0
     ((plan, options),) = started
     assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
-    # Where the passwords are may be said anew, and nothing else.
+    # Only the sources of the passwords may be given again.
     (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
     assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file that holds the password")
     assert "expected no plan and no flags of one" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
@@ -263,15 +261,13 @@ def test_plan_says_which_workers_are_threads_and_which_are_tasks(run: Run) -> No
         (("--embedded-server", "sentinel"), False),
     ],
 )
-def test_plan_says_that_a_clusters_connections_are_those_to_each_node(
-    run: Run, target: tuple[str, ...], said: bool
-) -> None:
+def test_plan_says_that_a_clusters_connections_are_per_node(run: Run, target: tuple[str, ...], said: bool) -> None:
     flags = (*target, "--duration", "1s", "--client-pools", "2")
     assert ("# Connections are per node of the cluster" in run("plan", *flags)[1]) == said
     assert json.loads(run("plan", "--json", *flags)[1])["connections"]["per_node"] == said
 
 
-def test_plan_shows_when_each_part_of_the_load_begins_and_what_it_intends(run: Run) -> None:
+def test_plan_shows_when_each_leg_begins_and_its_rate(run: Run) -> None:
     stages = ("--warmup", "1s", "--stage", "1m", "--stage", "up=2s@500/s:linear", "--stage", "3s@1.5k/s")
     code, out, err = run("plan", "--url", "redis://h", *stages)
     assert (code, err) == (0, "")
@@ -292,7 +288,7 @@ def test_plan_shows_when_each_part_of_the_load_begins_and_what_it_intends(run: R
     ]
 
 
-def test_what_plan_prints_is_a_plan_file_again(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+def test_the_output_of_plan_is_a_plan_file(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     Path("full.yaml").write_text(run("plan", *EXAMPLE)[1])
     run("start", *EXAMPLE)
     run("start", "full.yaml")
@@ -319,7 +315,7 @@ def test_plan_as_json_holds_the_same(run: Run) -> None:
     assert facts["plan"]["load"]["duration"] == 1.0
 
 
-def test_plan_says_what_it_takes_for_granted_of_agents_that_join(run: Run) -> None:
+def test_plan_says_what_it_assumes_of_remote_agents(run: Run) -> None:
     _, out, _ = run("plan", *ENOUGH, "--expect-agents", "3", "--client-pools", "2")
     assert "share of agent-3 (1 process): 0 pools" in out
     assert "real shares follow the processes that they have" in out
@@ -346,7 +342,7 @@ def test_plan_never_shows_the_password(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 4)])
-def test_check_prints_a_line_a_finding_and_exits_0_or_4(
+def test_check_prints_a_line_for_each_finding_and_exits_with_0_or_4(
     run: Run, monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
 ) -> None:
     asked: list[tuple[Plan, int]] = []
@@ -373,7 +369,7 @@ def test_profiles_are_listed_and_shown(run: Run) -> None:
     assert yaml.safe_load(shown)["pipeline"] == 10
 
 
-def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None:
+def test_the_command_table_is_listed_and_the_page_has_everything(run: Run) -> None:
     assert "__rand(A,B)__" in run("profiles", "--commands")[1]
     assert run("profiles", "--markdown")[1] == page()
     assert run("profiles", "basic_rw", "--commands") == (
@@ -381,14 +377,14 @@ def test_the_command_table_is_listed_and_a_page_is_made_of_all(run: Run) -> None
     )  # fmt: skip
 
 
-def test_report_renders_the_run_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_prints_the_named_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.report_command.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
-    # Colours are left to the report: it knows whether they were asked for.
+    # The report decides on colours.
     said = f"\x1b[31m{('r-1', Path('o'), 'csv', False)!r}\n"
     assert run("report", "r-1", "--format", "csv", "--out", "o") == (0, said, "")
 
 
-def test_a_report_on_no_run_is_a_usage_error(run: Run) -> None:
+def test_a_report_of_an_unknown_run_is_a_usage_error(run: Run) -> None:
     code, out, err = run("report", "nobody")
     assert (code, out) == (2, "")
     assert "nobody" in err
@@ -407,7 +403,7 @@ def test_as_a_process_a_wrong_plan_file_is_one_line_and_nothing_is_left(
     assert not (tmp_path / "runs").exists()
 
 
-def test_as_a_process_the_environment_lies_under_the_file(
+def test_as_a_process_the_file_overrides_the_environment(
     run_coordinator: Callable[..., Finished], tmp_path: Path
 ) -> None:
     (tmp_path / "plan.json").write_text('{"target": {"url": "redis://h"}, "load": {"duration": "1s"}}')
@@ -419,7 +415,7 @@ def test_as_a_process_the_environment_lies_under_the_file(
     assert plan["pools"][0]["max_connections"] == 7
 
 
-def test_as_a_process_bytes_that_are_no_text_are_refused_and_not_a_traceback(
+def test_as_a_process_bytes_that_are_not_utf_8_are_refused_without_a_traceback(
     run_coordinator: Callable[..., Finished],
 ) -> None:
     finished = run_coordinator("plan", *ENOUGH, "--key-prefix", "\udcff")

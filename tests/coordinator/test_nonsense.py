@@ -1,4 +1,4 @@
-"""Whatever a server answers: one line before the load, a note in the ledger or the clean-up after it, and never a
+"""Malformed replies of a server are one line before the load, a note in the ledger or the clean-up after it, and never a
 traceback."""
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def one_line(text: str) -> bool:
 @example(asked="INFO", answer=_HUGE, scheme="redis", protocol=2)
 @example(asked="INFO", answer=b"+OK\r\n+OK\r\n", scheme="redis", protocol=2)
 @example(asked="CLUSTER SLOTS", answer=b"*0\r\n", scheme="redis+cluster", protocol=3)
-def test_before_the_load_any_answer_is_taken_or_is_one_line_and_the_targets_fault(
+def test_before_the_load_any_reply_is_accepted_or_is_one_line_and_a_target_error(
     server: ScriptedServer, asked: str, answer: bytes, scheme: str, protocol: int
 ) -> None:
     server.answers = {asked: answer}
@@ -134,7 +134,7 @@ def test_before_the_load_any_answer_is_taken_or_is_one_line_and_the_targets_faul
 )
 @example(asked="INFO", answer=_HUGE, scheme="redis")
 @example(asked="INFO", answer=_DEEP, scheme="redis")
-def test_after_the_load_any_answer_is_noted_and_the_run_is_reported(
+def test_after_the_load_any_reply_is_noted_and_the_run_is_reported(
     server: ScriptedServer, asked: str, answer: bytes, scheme: str
 ) -> None:
     server.answers = {asked: answer}
@@ -162,7 +162,7 @@ def test_after_the_load_any_answer_is_noted_and_the_run_is_reported(
         ("CONFIG GET", b":1\r\n", "answered CONFIG GET, but the answer makes no sense"),
     ],
 )
-def test_the_question_and_what_was_found_are_named(
+def test_the_error_names_the_command_and_the_reply(
     server: ScriptedServer, asked: str, answer: bytes | None, said: str
 ) -> None:
     server.answers = {"INFO CLIENTS": b"$0\r\n\r\n", asked: answer}

@@ -32,7 +32,7 @@ def test_a_new_folder_is_made_when_there_is_something_to_write(tmp_path: Path) -
     assert {path.name for path in folder.iterdir()} == {JOURNAL_FILE, PLAN_FILE}
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_made(
+def test_a_folder_that_cannot_be_made_is_refused_before_the_start_or_when_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -48,9 +48,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_start_or_when_it_is_mad
         folder.open_journal(plan())
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told_before_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_refused_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -59,7 +57,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told_before_the_start(
         new_run_folder(tmp_path / "runs", "r-1")
 
 
-def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
     folder = reopen_run_folder("r-1", tmp_path)
     assert (folder.path, folder.is_resumed) == (tmp_path / "r-1", True)
@@ -89,7 +87,7 @@ def test_a_run_that_was_left_is_gone_on_with_where_it_is(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_run_that_never_began_or_has_ended_is_not_gone_on_with(
+def test_a_run_that_never_began_or_has_ended_cannot_be_resumed(
     tmp_path: Path, records: tuple[AnyRecord, ...], said: str
 ) -> None:
     left_behind(tmp_path, *records)
@@ -106,7 +104,7 @@ def test_a_run_that_ended_without_the_results_of_an_agent_can_be_collected(tmp_p
         assert (folder.is_resumed, folder.has_ended) == (True, not late)
 
 
-def test_a_run_can_be_gone_on_with_by_one_coordinator_only_and_until_its_end(tmp_path: Path) -> None:
+def test_only_one_coordinator_can_resume_a_run_and_only_until_its_end(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(agents=["a1"]), RunStarted(t0_ns=5))
     with reopen_run_folder("r-1", tmp_path) as folder:
         with pytest.raises(
@@ -121,7 +119,7 @@ def test_a_run_can_be_gone_on_with_by_one_coordinator_only_and_until_its_end(tmp
         reopen_run_folder("r-1", tmp_path)
 
 
-def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
+def test_a_run_under_way_cannot_be_resumed(tmp_path: Path) -> None:
     with new_run_folder(tmp_path, "r-1") as folder:
         for record in (opened(), RunStarted(t0_ns=5)):
             folder.open_journal(plan()).append(record)
@@ -130,7 +128,7 @@ def test_a_run_that_goes_on_is_not_resumed(tmp_path: Path) -> None:
     reopen_run_folder("r-1", tmp_path).close()
 
 
-def test_a_journal_is_read_only_once_nobody_else_can_add_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
     locked = []
 
@@ -143,7 +141,7 @@ def test_a_journal_is_read_only_once_nobody_else_can_add_to_it(tmp_path: Path, m
     assert locked == [True]
 
 
-def test_a_journal_whose_records_contradict_each_other_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_journal_with_contradictory_records_is_refused_with_its_path(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5), accepted("nobody", 0))
     path = tmp_path / "r-1" / JOURNAL_FILE
     for _ in range(2):  # and it is not left locked
@@ -152,9 +150,7 @@ def test_a_journal_whose_records_contradict_each_other_is_refused_by_its_name(tm
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
-def test_only_its_owner_reads_what_a_run_leaves_and_the_umask_is_for_the_folders_above(
-    tmp_path: Path, umask: int
-) -> None:
+def test_only_the_owner_reads_a_run_and_the_umask_applies_to_the_folders_above(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         with new_run_folder(tmp_path / "runs", "c-1/1-client") as folder:
@@ -186,7 +182,7 @@ def test_a_disk_that_is_full_before_the_start_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_into_which_somebody_else_has_put_something_is_left_to_them(tmp_path: Path) -> None:
+def test_a_folder_with_files_of_somebody_else_stays(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path / "runs", "r-1")
     folder.open_journal(plan())
     (tmp_path / "runs" / "notes").touch()
@@ -194,7 +190,7 @@ def test_a_folder_into_which_somebody_else_has_put_something_is_left_to_them(tmp
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "notes"]
 
 
-def test_the_files_that_a_coordinator_was_killed_before_are_made_when_its_run_is_to_be_resumed(tmp_path: Path) -> None:
+def test_a_resume_of_an_ended_run_writes_the_files_that_its_coordinator_could_not(tmp_path: Path) -> None:
     left_behind(tmp_path, *clean_run())
     with pytest.raises(UsageError, match="that run has ended"):
         reopen_run_folder("r-1", tmp_path)

@@ -30,7 +30,7 @@ WriteFile = Callable[[str], Path]
         ({"[fe80::1]": "[fe80::1%25eth0]"}, ("fe80::1", 6379), ("fe80::1%eth0", 6379)),
     ],
 )
-def test_an_announced_address_is_reached_where_the_rules_say(
+def test_an_announced_address_is_mapped_by_the_rules(
     rules: dict[str, str], announced: tuple[str, int], reached: tuple[str, int]
 ) -> None:
     found = AddressMap(rules)
@@ -38,13 +38,13 @@ def test_an_announced_address_is_reached_where_the_rules_say(
     assert found.maps_to(*reached) == (announced != reached)
 
 
-def test_a_flag_says_one_rule_or_several() -> None:
+def test_a_flag_has_one_rule_or_several() -> None:
     assert parse_address_map("10.0.0.1:6379=127.0.0.1:7000") == {"10.0.0.1:6379": "127.0.0.1:7000"}
     assert parse_address_map("a=b, c:1=d:2") == {"a": "b", "c:1": "d:2"}
 
 
 @pytest.mark.parametrize("text", ["", "a", "=b", "a=", "a:b=c", "a=c:70000", "a=b,", "a=redis://:never-shown@h"])
-def test_what_is_no_rule_is_refused(text: str) -> None:
+def test_a_malformed_rule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected (FROM=TO|HOST:PORT or HOST) such as ") as caught:
         parse_address_map(text)
     assert "never-shown" not in str(caught.value)
@@ -65,7 +65,7 @@ def write(tmp_path: Path) -> WriteFile:
     return write_file
 
 
-def test_rules_of_file_environment_and_flags_come_together(write: WriteFile) -> None:
+def test_rules_of_file_environment_and_flags_are_merged(write: WriteFile) -> None:
     file = write("{url: 'redis+cluster://h', address_remap: {10.0.0.1:1: 'a:1', 10.0.0.2: b}}")
     plan = plan_of(file, "10.0.0.2=c", "10.0.0.3=d", STAMPEDE_ADDRESS_REMAP="10.0.0.4=e,10.0.0.1:1=x")
     assert plan.target.address_remap == {
@@ -76,7 +76,7 @@ def test_rules_of_file_environment_and_flags_come_together(write: WriteFile) -> 
     assert plan_of(again) == plan
 
 
-def test_a_plan_without_rules_does_not_speak_of_them(write: WriteFile) -> None:
+def test_the_yaml_of_a_plan_without_rules_has_no_such_key(write: WriteFile) -> None:
     assert "address_remap" not in plan_yaml(plan_of(write("{url: 'redis://h'}")))
 
 
@@ -97,7 +97,7 @@ def test_a_plan_without_rules_does_not_speak_of_them(write: WriteFile) -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_rules_in_a_file_is_named(write: WriteFile, target: str, line: str) -> None:
+def test_a_fault_in_the_rules_of_a_file_has_its_place(write: WriteFile, target: str, line: str) -> None:
     with pytest.raises(PlanError) as caught:
         plan_of(write(target))
     assert f"$.target.{line}" in str(caught.value)

@@ -73,13 +73,13 @@ PLANS = st.builds(
 
 
 @given(PLANS)
-def test_the_yaml_of_any_plan_is_a_plan_file_that_says_the_same(plan: Plan) -> None:
+def test_the_yaml_of_any_plan_loads_as_the_same_plan(plan: Plan) -> None:
     layer = plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")
     assert from_builtins(merge([layer]).raw_plan(), Plan) == plan
 
 
 @given(PLANS)
-def test_the_hash_of_a_plan_is_that_of_its_copy_and_no_others(plan: Plan) -> None:
+def test_only_equal_plans_have_equal_hashes(plan: Plan) -> None:
     assert plan_hash(plan) == plan_hash(from_builtins(to_builtins(plan), Plan))
     other = msgspec.structs.replace(plan, seed=plan.seed // 2 + 1 if plan.seed != 1 else 0)
     assert (plan_hash(plan) == plan_hash(other)) == (plan == other)
@@ -98,14 +98,14 @@ def test_any_text_survives_the_yaml(prefix: str) -> None:
     assert from_builtins(merge([plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw_plan(), Plan) == plan
 
 
-def test_neither_yaml_nor_hash_know_the_password() -> None:
+def test_neither_yaml_nor_hash_depend_on_the_password() -> None:
     plans = [Plan(target=Target(url="redis://h", password=password)) for password in ("a secret", "other")]
     assert plan_hash(plans[0]) == plan_hash(plans[1]) != plan_hash(Plan(target=Target(url="redis://h")))
     assert "password: '***'" in plan_yaml(plans[0])
     assert "a secret" not in plan_yaml(plans[0])
 
 
-def test_the_yaml_names_the_passwords_place_instead_of_the_password() -> None:
+def test_the_yaml_has_the_passwords_source_instead_of_the_password() -> None:
     text = plan_yaml(Plan(target=Target(url="redis://h", password="x", password_env="PW")))
     assert "password_env: PW" in text
     assert "password:" not in text

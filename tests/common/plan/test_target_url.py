@@ -77,12 +77,12 @@ TWO = (Host("a", 1), Host("::1", 6379))
         (":pw@host", Address(hosts=ONE, password="pw")),
     ],
 )
-def test_a_url_says_where_and_who(url: str, address: Address) -> None:
+def test_a_url_has_the_address_and_the_user(url: str, address: Address) -> None:
     assert parse_redis_url(url) == address
 
 
 @given(username=words, password=words, port=st.integers(1, 65535), db=st.integers(0, 10**6))
-def test_percent_encoded_credentials_come_back_as_they_were(username: str, password: str, port: int, db: int) -> None:
+def test_credentials_are_percent_decoded(username: str, password: str, port: int, db: int) -> None:
     address = parse_redis_url(f"redis://{quote(username, safe='')}:{quote(password, safe='')}@host:{port}/{db}")
     assert address == Address(hosts=(Host("host", port),), db=db, username=username, password=password)
 
@@ -106,12 +106,12 @@ def test_percent_encoded_credentials_come_back_as_they_were(username: str, passw
         db=st.integers(0, 99),
     )
 )
-def test_the_url_of_an_address_says_that_address_again(address: Address) -> None:
+def test_the_url_of_an_address_parses_as_that_address(address: Address) -> None:
     assert parse_redis_url(address.url) == address
 
 
 @given(st.text())
-def test_any_text_is_an_address_or_one_line_of_refusal(text: str) -> None:
+def test_any_text_is_an_address_or_is_refused_in_one_line(text: str) -> None:
     try:
         parse_redis_url(text)
     except PlanError as error:
@@ -165,7 +165,7 @@ def test_any_text_is_an_address_or_one_line_of_refusal(text: str) -> None:
         ("redis+cluster://a:x", "port"),
     ],
 )
-def test_what_is_no_redis_url_is_refused_in_one_line(url: str, why: str) -> None:
+def test_a_malformed_url_is_refused_in_one_line(url: str, why: str) -> None:
     with pytest.raises(PlanError, match=r"expected (redis|unix)") as caught:
         parse_redis_url(url)
     assert why in str(caught.value)
@@ -212,7 +212,7 @@ def test_the_user_part_of_a_url_is_redacted() -> None:
     assert redact_url("redis+cluster://:secret@a:1,b:2") == "redis+cluster://***@a:1,b:2"
 
 
-def test_a_url_without_a_user_part_is_redacted_where_it_is_not_well_formed() -> None:
+def test_a_malformed_url_without_a_user_part_is_redacted() -> None:
     assert redact_url("redis://bob:secret") == "redis://***"
     assert redact_url("redis://host:1/secret") == "redis://host:1/***"
     assert redact_url("redis://host?password=secret") == "redis://host?***"
@@ -237,5 +237,5 @@ def test_an_address_never_shows_its_password() -> None:
         ("redis+cluster://a,b:1", "cluster a:6379,b:1"),
     ],
 )
-def test_an_address_is_named_by_what_people_know_of_it(url: str, text: str) -> None:
+def test_an_address_has_a_text_for_people(url: str, text: str) -> None:
     assert str(parse_redis_url(url)) == text

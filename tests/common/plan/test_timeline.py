@@ -69,7 +69,7 @@ def test_the_warmup_of_a_closed_first_stage_is_closed() -> None:
     assert not timeline(Load(stages=(stage(1), stage(1, 5)), warmup_s=Seconds(1))).legs[0].is_open
 
 
-def test_every_moment_and_every_second_has_its_legs() -> None:
+def test_every_time_and_every_second_has_its_legs() -> None:
     line = timeline(Load(stages=(stage(0.5), stage(1.5, 5), stage(1))))
     assert [line.at(round(at_s * NS_PER_S)) for at_s in (-1, 0, 0.49, 0.5, 1.9, 2, 3, 99)] == [0, 0, 0, 1, 1, 2, 2, 2]
     assert [list(line.in_second(second)) for second in range(4)] == [[0, 1], [1], [2], [2]]
@@ -89,11 +89,11 @@ def test_legs_touch_and_integrals_add_up(load: Load) -> None:
 
 
 @given(loads(), st.integers(0, 20 * NS_PER_S))
-def test_what_a_run_lasted_is_divided_over_the_legs(load: Load, ran_ns: int) -> None:
+def test_the_length_of_a_run_is_divided_over_the_legs(load: Load, ran_ns: int) -> None:
     assert sum(timeline(load).lengths_ns(ran_ns)) == ran_ns
 
 
-def test_a_run_that_was_cut_short_leaves_later_legs_empty_and_overtime_goes_to_the_last() -> None:
+def test_a_short_run_leaves_later_legs_empty_and_overtime_counts_for_the_last() -> None:
     line = timeline(Load(stages=(stage(1), stage(2), stage(3))))
     assert line.lengths_ns(NS_PER_S * 3 // 2) == (NS_PER_S, NS_PER_S // 2, 0)
     assert line.lengths_ns(7 * NS_PER_S) == (NS_PER_S, 2 * NS_PER_S, 4 * NS_PER_S)
@@ -134,5 +134,5 @@ def test_a_closed_leg_has_no_rate_and_nothing_is_due_in_it() -> None:
 
 
 @pytest.mark.parametrize("stages", [(Stage(duration_s=Seconds(1)),), (Stage(duration_s=Seconds(1)),) * 2])
-def test_a_load_of_stages_ends_in_time(stages: tuple[Stage, ...]) -> None:
+def test_a_load_of_stages_ends_after_the_last_stage(stages: tuple[Stage, ...]) -> None:
     assert timeline(Load(stages=stages)).end_ns == len(stages) * NS_PER_S

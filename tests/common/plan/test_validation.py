@@ -64,7 +64,7 @@ def complaint(raw: Any) -> str:
         ("plan", '$: expected a mapping with keys such as target, pools, workload, got text'),
     ],
 )  # fmt: skip
-def test_a_fault_says_where_it_is_what_was_found_and_what_would_be_right(raw: Any, line: str) -> None:
+def test_a_fault_names_the_place_the_value_and_what_would_be_right(raw: Any, line: str) -> None:
     assert complaint(raw) == line
 
 
@@ -98,7 +98,7 @@ RAW_PLANS = st.fixed_dictionaries({}, optional={**SECTIONS, "pools": st.lists(GR
 
 
 @given(RAW_PLANS)
-def test_a_document_without_fault_is_one_that_the_schema_takes_and_one_with_a_fault_is_not(raw: Any) -> None:
+def test_a_raw_plan_has_a_fault_if_and_only_if_the_schema_refuses_it(raw: Any) -> None:
     if find_fault(raw) is None:
         from_builtins(raw, Plan)
     else:

@@ -8,7 +8,7 @@ from common.plan.value_sizes import mean_value_bytes, parse_size_file
 from common.serde import from_builtins
 
 
-def test_lines_are_sizes_with_weights_and_may_be_commented() -> None:
+def test_lines_are_sizes_with_weights_and_comments() -> None:
     text = b"# what we saw in June\n\n100 3\n 1KiB\t0.5 # large ones\n7\n"
     assert parse_size_file(text, "s.txt") == [
         {"size": 100, "weight": 3.0},
@@ -29,7 +29,7 @@ def test_lines_are_sizes_with_weights_and_may_be_commented() -> None:
         (b"\xff\xfe", "s.txt: expected lines of text, got a file that is not UTF-8"),
     ],
 )
-def test_what_is_wrong_in_a_line_is_named_with_its_number(text: bytes, line: str) -> None:
+def test_a_fault_in_a_line_has_its_number(text: bytes, line: str) -> None:
     with pytest.raises(PlanError) as caught:
         parse_size_file(text, "s.txt")
     assert str(caught.value) == line

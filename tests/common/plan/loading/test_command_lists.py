@@ -50,7 +50,7 @@ workload:
     assert parts(plan.workload.preload[0].command) == (b"SET", KEY, b'"')
 
 
-def test_a_profile_of_ones_own_may_have_lists_of_arguments(tmp_path: Path) -> None:
+def test_a_profile_file_may_have_lists_of_arguments(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text('commands: [{command: [SET, __key__, "a b"]}]\n')
     plan = load(tmp_path, "workload: {profile: own.yaml}\n")
     assert parts(plan.workload.commands[0].command) == (b"SET", KEY, b"a b")
@@ -71,7 +71,7 @@ def test_a_profile_of_ones_own_may_have_lists_of_arguments(tmp_path: Path) -> No
         ("[]", r"workload: expected a mapping"),
     ],
 )
-def test_an_argument_that_is_no_text_is_refused_at_its_place(tmp_path: Path, workload: str, complaint: str) -> None:
+def test_an_argument_that_is_not_text_is_refused_at_its_place(tmp_path: Path, workload: str, complaint: str) -> None:
     with pytest.raises(PlanError, match=complaint) as raised:
         load(tmp_path, f"workload: {workload}\n")
     assert "\n" not in str(raised.value)

@@ -21,15 +21,15 @@ def test_yaml_and_json_say_the_same() -> None:
     )
 
 
-def test_a_byte_order_mark_is_no_content() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert parse_plan_text(b"\xef\xbb\xbfseed: 1", "p.yaml") == {"seed": 1}
 
 
-def test_a_date_stays_the_text_that_it_is() -> None:
+def test_a_date_stays_text() -> None:
     assert parse_plan_text(b"a: 2001-01-01\nb: 2001-99-99", "p.yaml") == {"a": "2001-01-01", "b": "2001-99-99"}
 
 
-def test_a_key_that_is_overridden_after_a_merge_is_no_duplicate() -> None:
+def test_a_key_that_overrides_a_merged_one_is_not_a_duplicate() -> None:
     text = b"base: &b {x: 1}\nuse: {<<: *b, x: 2}\n"
     assert parse_plan_text(text, "p.yaml")["use"] == {"x": 2}
 
@@ -48,7 +48,7 @@ def test_a_key_that_is_overridden_after_a_merge_is_no_duplicate() -> None:
         (b"seed: 1\nb: \x07", "plan.yaml:2: expected YAML text, got the control character"),
     ],
 )
-def test_what_yaml_does_not_allow_is_named_with_line_and_column(data: bytes, place: str) -> None:
+def test_an_error_of_yaml_has_its_line_and_column(data: bytes, place: str) -> None:
     assert refusal(data).startswith(place)
 
 
@@ -61,7 +61,7 @@ def test_what_yaml_does_not_allow_is_named_with_line_and_column(data: bytes, pla
         (b'{"seed": 1} {}', "plan.json:1:13: expected JSON, got: Extra data"),
     ],
 )
-def test_what_json_does_not_allow_is_named_with_its_place(data: bytes, place: str) -> None:
+def test_an_error_of_json_has_its_line_and_column(data: bytes, place: str) -> None:
     assert refusal(data, "plan.json").startswith(place)
 
 
@@ -79,7 +79,7 @@ def test_a_binary_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["plan.yaml", "plan.json"])
-def test_nesting_without_end_is_refused(name: str) -> None:
+def test_too_deep_nesting_is_refused(name: str) -> None:
     assert refusal(b"[" * 100_000, name) == f"{name}: expected a plan, got lists or mappings nested too deeply"
 
 
@@ -88,5 +88,5 @@ def test_a_number_too_long_for_python_is_refused(name: str) -> None:
     refusal(b'{"seed": ' + b"9" * 5000 + b"}", name)
 
 
-def test_a_word_that_begins_like_a_truth_value_is_a_word() -> None:
+def test_a_word_that_begins_like_a_boolean_is_text() -> None:
     assert parse_plan_text(b"a: True0\nb: falsehood\nc: true", "p.yaml") == {"a": "True0", "b": "falsehood", "c": True}

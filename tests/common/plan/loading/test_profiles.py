@@ -25,13 +25,13 @@ ASKED_FOR = {
 
 
 @pytest.mark.parametrize("name", sorted(ASKED_FOR))
-def test_a_mix_that_was_asked_for_is_as_it_was_asked_for(name: str) -> None:
+def test_the_requested_mixes_have_the_requested_weights(name: str) -> None:
     workload = profiles.load(name).workload
     assert {entry["command"].split()[0]: entry["weight"] for entry in workload["commands"]} == ASKED_FOR[name]
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_built_in_profile_is_a_plan_and_says_what_it_is(name: str) -> None:
+def test_a_built_in_profile_loads_and_has_a_description(name: str) -> None:
     flags = {by_flag["--url"]: "redis://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
     plan = load_plan(None, flags, {})
     assert plan.workload.profile == name
@@ -39,24 +39,24 @@ def test_a_built_in_profile_is_a_plan_and_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in profiles.names() if name != "pubsub_heavy"])
-def test_a_built_in_profile_is_one_for_a_cluster_too(name: str) -> None:
+def test_a_built_in_profile_loads_for_a_cluster(name: str) -> None:
     flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
     assert load_plan(None, flags, {})
 
 
-def test_of_publishers_and_subscribers_a_cluster_has_a_profile_of_its_own() -> None:
+def test_a_cluster_has_its_own_profile_of_publishers_and_subscribers() -> None:
     flags = {by_flag["--url"]: "redis+cluster://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "pubsub_heavy"}
     with pytest.raises(PlanError, match=r"expected SPUBLISH in a cluster.*as in profile pubsub_sharded"):
         load_plan(None, flags, {})
 
 
-def test_batches_are_as_the_profiles_names_promise() -> None:
+def test_profiles_named_for_batches_have_batches() -> None:
     assert profiles.load("high_throughput").workload["pipeline"] == 10
     assert profiles.load("transaction_heavy").workload["transaction"] == 5
     assert profiles.load("async_mixed").workload["pipeline"] == 20
 
 
-def test_a_profile_may_be_meant_for_a_driver_which_a_flag_overrules() -> None:
+def test_a_profile_may_name_a_driver_and_a_flag_overrides_it() -> None:
     flags = {by_flag["--url"]: "redis://h", by_flag["--duration"]: "1s", by_flag["--profile"]: "async_mixed"}
     assert load_plan(None, flags, {}).pools[0].driver is Driver.ASYNCIO
     assert load_plan(None, {**flags, by_flag["--driver"]: "client"}, {}).pools[0].driver is Driver.CLIENT
@@ -77,7 +77,7 @@ def test_commands_of_different_types_never_share_keys(name: str) -> None:
     assert all(len(held) == 1 for held in kinds.values())
 
 
-def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
+def test_an_unknown_profile_is_refused_with_the_most_similar_name() -> None:
     with pytest.raises(PlanError) as caught:
         profiles.load("high_thruput", "--profile")
     assert str(caught.value) == (
@@ -87,7 +87,7 @@ def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["../basic_rw", "__init__", "", "basic_rw.yaml"])
-def test_a_name_never_reaches_files_that_are_not_meant(name: str) -> None:
+def test_a_built_in_name_never_reads_another_file(name: str) -> None:
     with pytest.raises(PlanError):
         profiles.load(name)
 
@@ -108,7 +108,7 @@ def test_a_name_never_reaches_files_that_are_not_meant(name: str) -> None:
         ("[]", "$: expected a mapping with keys such as profile, commands, keys, got an empty list"),
     ],
 )
-def test_what_is_wrong_in_a_profile_of_ones_own_is_named(tmp_path: Path, text: str, line: str) -> None:
+def test_a_fault_in_a_profile_file_has_its_place(tmp_path: Path, text: str, line: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(PlanError) as caught:

@@ -41,7 +41,7 @@ def test_the_password_comes_from_the_plan_the_environment_or_a_file(tmp_path: Pa
         assert resolve_secrets(unresolved, {"PW": SECRET}).target.password == SECRET
 
 
-def test_the_password_is_taken_from_one_place_only() -> None:
+def test_two_sources_of_a_password_are_refused() -> None:
     assert refusal(plan(password=SECRET, password_env="PW")) == (
         "plan: $.target.password_env: expected the password once, got password and password_env"
     )
@@ -50,13 +50,13 @@ def test_the_password_is_taken_from_one_place_only() -> None:
     )
 
 
-def test_a_variable_that_is_not_set_or_empty_is_named() -> None:
+def test_a_password_variable_that_is_unset_or_empty_is_refused() -> None:
     wanted = "plan: $.target.password_env: expected an environment variable that holds the password, got "
     assert refusal(plan(password_env="PW")) == wanted + '"PW", which is not set'
     assert refusal(plan(password_env="PW"), PW="") == wanted + '"PW", which is empty'
 
 
-def test_a_password_file_that_cannot_be_read_or_holds_none_is_named(tmp_path: Path) -> None:
+def test_a_password_file_that_is_unreadable_or_empty_is_refused(tmp_path: Path) -> None:
     missing = refusal(plan(password_file="none"))
     assert missing.startswith("plan: $.target.password_file: expected a file that holds the password, ")
     assert missing.endswith("got: No such file or directory")
@@ -69,13 +69,13 @@ def test_a_password_file_that_cannot_be_read_or_holds_none_is_named(tmp_path: Pa
     assert "expected a password in UTF-8 text, got UTF-16 text in " in refusal(plan(password_file=str(file)))
 
 
-def test_a_variable_whose_password_is_no_text_is_refused_without_its_value() -> None:
+def test_a_password_variable_that_is_not_utf_8_is_refused_without_its_value() -> None:
     assert refusal(plan(password_env="PW"), PW="s3cret\udcff") == (
         'plan: $.target.password_env: expected a password in UTF-8 text, got other bytes in "PW"'
     )
 
 
-def test_variables_that_may_hold_a_password_are_known_and_the_url_is_one() -> None:
+def test_the_variables_that_may_have_a_password_include_that_of_the_url() -> None:
     target = Target(password_env="PW", sentinel=Sentinel(password_env="SPW"))
     assert secret_variables(target) == [
         "STAMPEDE_URL", "STAMPEDE_PASSWORD", "STAMPEDE_SENTINEL_PASSWORD", "PW", "SPW",
@@ -83,13 +83,13 @@ def test_variables_that_may_hold_a_password_are_known_and_the_url_is_one() -> No
     assert secret_variables(Target()) == ["STAMPEDE_URL", "STAMPEDE_PASSWORD", "STAMPEDE_SENTINEL_PASSWORD"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_password(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_password(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(b"\xef\xbb\xbfs3cret\r\n")
     assert resolve_secrets(plan(password_file=str(file)), {}).target.password == "s3cret"
 
 
-def test_a_password_in_the_place_of_its_variable_or_file_is_not_shown() -> None:
+def test_a_password_given_as_a_variable_or_file_name_is_not_shown() -> None:
     assert refusal(plan(password_env="s3cret")).endswith("holds the password, got a name that is not set")
     assert refusal(plan(password_file="s3cret")).endswith("in the working directory, got: No such file or directory")
 
@@ -101,13 +101,13 @@ def test_two_user_names_that_differ_are_refused() -> None:
     assert resolve_secrets(plan(url="redis://bob@h", username="bob"), {}).target.username == "bob"
 
 
-def test_a_url_that_is_none_is_named_with_its_place_and_without_its_password() -> None:
+def test_a_malformed_url_is_refused_with_its_place_and_without_its_password() -> None:
     line = refusal(plan(url="redis://bob:s3cret@"))
     assert line.startswith("plan: $.target.url: expected redis://")
     assert "s3cret" not in line
 
 
-def test_a_redacted_plan_holds_no_password_and_finds_it_again_by_its_place() -> None:
+def test_a_redacted_plan_has_no_password_and_finds_it_again() -> None:
     whole = resolve_secrets(plan(password_env="PW"), {"PW": SECRET})
     bare = redacted(whole)
     assert bare.target.password == REDACTED
@@ -115,7 +115,7 @@ def test_a_redacted_plan_holds_no_password_and_finds_it_again_by_its_place() -> 
     assert resolve_secrets(bare, {"PW": SECRET}) == whole
 
 
-def test_a_redacted_password_is_none() -> None:
+def test_a_redacted_password_is_not_a_password() -> None:
     assert refusal(plan(password=REDACTED)).endswith("say --password-env or --password-file")
 
 
@@ -136,12 +136,12 @@ def sentinel_plan(**sentinel: str) -> Plan:
         ("rediss+cluster://bob:x@a,b:1", "rediss+cluster://a:6379,b:1"),
     ],
 )
-def test_a_url_of_any_shape_keeps_all_but_its_credentials(url: str, bare: str) -> None:
+def test_a_url_of_any_kind_loses_only_its_credentials(url: str, bare: str) -> None:
     target = resolve_secrets(plan(url=url), {}).target
     assert (target.url, target.username, target.password) == (bare, "bob", "x")
 
 
-def test_the_sentinels_password_comes_from_places_of_its_own(tmp_path: Path) -> None:
+def test_the_sentinels_password_has_its_own_sources(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(SECRET + "\n")
     for unresolved in (
@@ -153,7 +153,7 @@ def test_the_sentinels_password_comes_from_places_of_its_own(tmp_path: Path) -> 
         assert (target.password, target.sentinel.password) == ("data", SECRET)
 
 
-def test_what_is_wrong_with_the_sentinels_password_is_named_at_its_place() -> None:
+def test_a_fault_of_the_sentinels_password_has_its_place() -> None:
     assert refusal(sentinel_plan(password=SECRET, password_env="PW")) == (
         "plan: $.target.sentinel.password_env: expected the password once, got password and password_env"
     )
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_the_sentinels_password_is_named_at_its_place() -> No
     assert refusal(sentinel_plan(password=REDACTED)).endswith("say --sentinel-password-env or --sentinel-password-file")
 
 
-def test_the_sentinels_password_is_redacted_and_carried_over_as_the_targets_is() -> None:
+def test_the_sentinels_password_is_redacted_and_carried_over_like_the_targets() -> None:
     whole = resolve_secrets(sentinel_plan(password_env="PW"), {"PW": SECRET})
     bare = redacted(whole)
     assert (bare.target.password, bare.target.sentinel.password) == (REDACTED, REDACTED)

@@ -49,7 +49,7 @@ def refusal(*arguments: Any, **flags: Any) -> str:
     return line
 
 
-def test_defaults_are_the_schemas_and_the_workload_is_basic_rw() -> None:
+def test_defaults_come_from_the_schema_and_the_workload_is_basic_rw() -> None:
     plan = load()
     assert plan.pools == Plan().pools
     assert plan.workload.profile == "basic_rw"
@@ -60,7 +60,7 @@ def test_defaults_are_the_schemas_and_the_workload_is_basic_rw() -> None:
     ]
 
 
-def test_a_flag_goes_over_the_file_the_file_over_the_environment_that_over_the_profile(write: WriteFile) -> None:
+def test_flags_override_the_file_the_file_the_environment_and_that_the_profile(write: WriteFile) -> None:
     file = write(
         "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {profile: high_throughput}\n"
         "pools: [{threads_per_pool: 2, client_instances_per_pool: 2}]"
@@ -81,7 +81,7 @@ def test_a_flag_goes_over_the_file_the_file_over_the_environment_that_over_the_p
     assert [entry.weight for entry in plan.workload.commands] == [40, 60]
 
 
-def test_pool_flags_and_variables_hold_for_every_group_of_the_file(write: WriteFile) -> None:
+def test_pool_flags_and_variables_apply_to_every_group_of_the_file(write: WriteFile) -> None:
     file = write(
         "target: {url: 'redis://h'}\nload: {duration: 1s}\n"
         "pools: [{name: a, threads_per_pool: 2, max_connections: 1}, {name: b}, {name: c, max_connections: 3}]"
@@ -94,12 +94,12 @@ def test_pool_flags_and_variables_hold_for_every_group_of_the_file(write: WriteF
     ]
 
 
-def test_pool_groups_that_say_nothing_of_their_own_are_kept(write: WriteFile) -> None:
+def test_empty_pool_groups_are_kept(write: WriteFile) -> None:
     file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {}]")
     assert [group.name for group in load(file).pools] == ["a", "main"]
 
 
-def test_redis_is_assumed_where_a_url_has_no_scheme(write: WriteFile) -> None:
+def test_a_url_without_a_scheme_is_redis(write: WriteFile) -> None:
     host = "127.0.0.1:6379"
     plans = [
         load(url=host),
@@ -138,7 +138,7 @@ def test_a_later_source_chooses_between_alternatives(write: WriteFile) -> None:
     assert load(plain, embedded_server="standalone").target.embedded is Embedded.STANDALONE
 
 
-def test_a_profile_named_by_a_flag_takes_the_place_of_the_files_commands(write: WriteFile) -> None:
+def test_a_profile_flag_replaces_the_files_commands(write: WriteFile) -> None:
     file = write(
         "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {commands: [{command: INCR}], pipeline: 3}"
     )
@@ -148,7 +148,7 @@ def test_a_profile_named_by_a_flag_takes_the_place_of_the_files_commands(write: 
     assert plan.workload.pipeline == 3
 
 
-def test_commands_take_the_place_of_a_profiles_and_the_rest_of_it_stays() -> None:
+def test_commands_replace_those_of_a_profile_and_its_other_keys_stay() -> None:
     plan = load(profile="transaction_heavy", command=["INCR", "SET __key__ __data__"], command_ratio=["3", "1"])
     assert plan.workload.commands == (
         Command(command="INCR", weight=3.0),
@@ -157,7 +157,7 @@ def test_commands_take_the_place_of_a_profiles_and_the_rest_of_it_stays() -> Non
     assert plan.workload.transaction == 5
 
 
-def test_a_ratio_is_that_of_set_to_get() -> None:
+def test_a_ratio_is_of_set_to_get() -> None:
     assert load(ratio="1:10").workload.commands == (Command(command="SET"), Command(command="GET", weight=10.0))
 
 
@@ -182,9 +182,7 @@ def test_quantities_and_choices_are_read_from_flags() -> None:
     assert plan.workload.keys.maximum == 10**7
 
 
-def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
-    write: WriteFile, tmp_path: Path
-) -> None:
+def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteFile, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write("commands: [{command: INCR}]\npipeline: 2", "sub/mine.yaml")
     file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {profile: ./mine.yaml}", "sub/plan.yaml")
@@ -252,12 +250,12 @@ def test_a_profile_of_the_users_own_is_found_beside_the_plan_file_that_names_it(
         ("[1, 2]", "$: expected a mapping with keys such as target, pools, workload, got a list"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_the_file_and_its_path(write: WriteFile, text: str, line: str) -> None:
+def test_a_fault_in_a_file_has_the_file_and_the_path(write: WriteFile, text: str, line: str) -> None:
     file = write(text if text.startswith(("target", "[")) else f"target: {{url: 'redis://h'}}\n{text}")
     assert refusal(file).startswith(f"{file}: {line}")
 
 
-def test_stages_said_on_the_command_line_replace_a_files_duration_but_not_its_rate(write: WriteFile) -> None:
+def test_stages_on_the_command_line_replace_a_files_duration_but_not_its_rate(write: WriteFile) -> None:
     flags = {FLAGS["--stage"]: [{"duration": Seconds(1)}]}
     plan = load_plan(write("target: {url: 'redis://h'}\nload: {duration: 5s}"), flags, {})
     assert (plan.load.duration_s, len(plan.load.stages)) == (None, 1)
@@ -267,12 +265,12 @@ def test_stages_said_on_the_command_line_replace_a_files_duration_but_not_its_ra
 
 
 @pytest.mark.parametrize("text", ["=1s", "a=b=1s", "a b=1s", "\x1b=1s", f"{'n' * 65}=1s"])
-def test_a_stage_on_the_command_line_has_a_name_that_a_file_could_say(text: str) -> None:
+def test_the_name_of_a_stage_flag_is_checked_as_in_a_file(text: str) -> None:
     with pytest.raises(ValueError, match=r'^expected a name of letters, digits, "_", "\." and "-", got '):
         FLAGS["--stage"].parse(text)
 
 
-def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_an_unreadable_file_are_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     assert refusal(missing) == f"{missing}: expected a plan that can be read, got: No such file or directory"
     assert refusal(tmp_path) == f"{tmp_path}: expected a plan that can be read, got: it is a directory"
@@ -281,9 +279,7 @@ def test_a_file_that_is_not_there_a_folder_and_an_unreadable_one_are_named(tmp_p
 
 
 @pytest.mark.parametrize("name", ["plan", "profile", "data_size_file", "password_file"])
-def test_a_pipe_that_nobody_writes_to_holds_nobody_up(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_without_a_writer_does_not_block(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
     monkeypatch.setattr("common.plan.loading.parsing.WAIT_S", 0.01)
@@ -292,7 +288,7 @@ def test_a_pipe_that_nobody_writes_to_holds_nobody_up(
     assert said.endswith("got: it is a pipe that did not end within 0.01 s")
 
 
-def test_a_file_that_is_no_plan_by_its_size_is_refused(write: WriteFile) -> None:
+def test_a_too_large_file_is_refused(write: WriteFile) -> None:
     assert "got more than 1000000 bytes" in refusal(write("#" * 1_000_001))
 
 
@@ -308,11 +304,11 @@ def test_a_file_that_is_no_plan_by_its_size_is_refused(write: WriteFile) -> None
         ("STAMPEDE_COMMAND", "GTE", "STAMPEDE_COMMAND: expected a name of the command table"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_the_environment_is_named_with_the_variable(variable: str, text: str, line: str) -> None:
+def test_a_fault_in_the_environment_has_the_variable(variable: str, text: str, line: str) -> None:
     assert refusal(None, {variable: text}).startswith(line)
 
 
-def test_variables_that_are_empty_or_only_share_the_prefix_are_no_matter_of_ours() -> None:
+def test_empty_variables_and_unrelated_ones_with_the_prefix_are_ignored() -> None:
     environ = {"STAMPEDE_RATE": "", "STAMPEDE_SERVICE_HOST": "10.0.0.1", "STAMPEDE_PORT": "tcp://10.0.0.1:5555"}
     assert load(None, environ) == load()
 
@@ -386,23 +382,23 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"profile": "./none.yaml"}, "--profile: ./none.yaml: expected a profile that can be read, got: No such"),
     ],
 )  # fmt: skip
-def test_flags_that_make_no_sense_together_are_named(flags: dict[str, Any], line: str) -> None:
+def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], line: str) -> None:
     assert refusal(**flags).startswith(line)
 
 
-def test_no_requests_at_all_are_refused() -> None:
+def test_zero_requests_are_refused() -> None:
     setting = {FLAGS["--url"]: "redis://h", FLAGS["--requests"]: "0"}
     with pytest.raises(PlanError, match="--requests: expected at least 1 request, got 0"):
         load_plan(None, setting, {})
 
 
-def test_a_plan_to_look_at_a_target_needs_no_duration_but_a_url() -> None:
+def test_a_plan_for_checking_a_target_needs_a_url_and_no_duration() -> None:
     assert load_plan(None, {FLAGS["--url"]: "redis://h"}, {}, Purpose.TARGET).load.duration_s is None
     with pytest.raises(PlanError, match="--embedded-server: expected the url of a target"):
         load_plan(None, {FLAGS["--embedded-server"]: "standalone"}, {}, Purpose.TARGET)
 
 
-def test_pool_groups_of_one_name_are_refused(write: WriteFile) -> None:
+def test_pool_groups_with_the_same_name_are_refused(write: WriteFile) -> None:
     file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {name: b}, {name: a}]")
     assert refusal(file) == f'{file}: $.pools[2].name: expected a name of its own, got "a" a second time'
 
@@ -416,7 +412,7 @@ def test_pool_groups_of_one_name_are_refused(write: WriteFile) -> None:
         {"url": "unix:///x", "maintenance": "auto"},
     ],
 )
-def test_what_is_said_of_a_shape_fits_a_target_of_that_shape(flags: dict[str, str]) -> None:
+def test_settings_of_a_kind_of_target_need_such_a_target(flags: dict[str, str]) -> None:
     load(**flags)
 
 
@@ -431,7 +427,7 @@ def test_an_embedded_cluster_is_a_cluster() -> None:
         )
 
 
-def test_preload_is_what_the_profile_or_the_file_says_and_by_set_where_nobody_says_it(write: WriteFile) -> None:
+def test_the_preload_flag_uses_the_preload_of_profile_or_file_and_else_set(write: WriteFile) -> None:
     def preloaded(file: Path | None = None, **said: str) -> list[str]:
         return [
             entry.command.split()[0] for entry in load(file, url="redis://h", duration="1s", **said).workload.preload
@@ -452,9 +448,7 @@ def test_a_preload_that_the_mix_cannot_use_is_refused() -> None:
     )
 
 
-def test_a_file_of_sizes_takes_the_place_of_sizes_and_is_found_beside_the_plan(
-    write: WriteFile, tmp_path: Path
-) -> None:
+def test_a_size_file_replaces_sizes_and_is_relative_to_the_plan(write: WriteFile, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write("100 3\n1KiB 1\n", "sub/sizes.txt")
     text = "target: {url: 'redis://h'}\nload: {duration: 1s}\nworkload: {values: {sizes_file: sizes.txt}}"
@@ -463,7 +457,7 @@ def test_a_file_of_sizes_takes_the_place_of_sizes_and_is_found_beside_the_plan(
         assert plan.workload.values.sizes_file is None
 
 
-def test_what_is_wrong_with_a_file_of_sizes_is_named_with_the_file(write: WriteFile, tmp_path: Path) -> None:
+def test_a_fault_in_a_size_file_has_the_file(write: WriteFile, tmp_path: Path) -> None:
     missing = tmp_path / "none.txt"
     assert refusal(data_size_file=str(missing)).startswith(f"--data-size-file: {missing}: expected a file of sizes")
     bad = write("1 2\n3 x\n", "bad.txt")

@@ -36,7 +36,7 @@ def problem(**workload: Any) -> str | None:
         ("EVALSHA __sha(two)__ 0", 'expected __sha(NAME)__ of a script of the plan (one), got "two"'),
     ],
 )
-def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: str) -> None:
+def test_an_invalid_setup_is_refused_at_its_place(text: str, said: str) -> None:
     found = problem(setup=("SET k v", text), scripts=(Script(name="one", lua="return 1"),))
     assert found is not None
     assert found.startswith(f"workload.setup.1: {said}")
@@ -59,13 +59,13 @@ def test_a_setup_that_makes_no_sense_is_refused_at_its_place(text: str, said: st
         (Preload(key_maximum=Count(0)), "key_maximum: expected key_minimum <= key_maximum, got 1 and 0"),
     ],
 )
-def test_a_preload_that_makes_no_sense_is_refused_at_its_place(entry: Preload, said: str) -> None:
+def test_an_invalid_preload_is_refused_at_its_place(entry: Preload, said: str) -> None:
     found = problem(preload=(Preload(), entry))
     assert found is not None
     assert found.startswith(f"workload.preload.1.{said}")
 
 
-def test_what_makes_sense_is_not_refused() -> None:
+def test_valid_setups_and_preloads_are_accepted() -> None:
     assert problem(
         setup=("XGROUP CREATE __key__ g 0 MKSTREAM", "FUNCTION LOAD x", "EVALSHA __sha(one)__ 1 a:__key__"),
         scripts=(Script(name="one", lua="return 1"),),
@@ -79,7 +79,7 @@ def test_what_makes_sense_is_not_refused() -> None:
     ) is None  # fmt: skip
 
 
-def test_setup_of_each_key_is_bounded_and_setup_of_none_is_not() -> None:
+def test_only_a_setup_for_each_key_limits_the_keys() -> None:
     keys = Keys(minimum=Count(0), maximum=Count(MOST_SETUP_KEYS))
     found = problem(setup=("INCR __key__",), keys=keys)
     assert found is not None
