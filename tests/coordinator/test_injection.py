@@ -1,5 +1,5 @@
-"""Text from peers and servers is harmless where people see it: it moves no cursor, changes no colours, is no markup, and
-begins no line of its own."""
+"""Text from peers and servers is harmless where people see it: it moves no cursor, changes no colours, is no markup,
+and begins no line."""
 
 from __future__ import annotations
 

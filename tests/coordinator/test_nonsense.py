@@ -1,4 +1,4 @@
-"""Malformed replies of a server are one line before the load, a note in the ledger or the clean-up after it, and never a
+"""Malformed replies end in one line before the load, a note in the ledger or the clean-up after it, and never a
 traceback."""
 
 from __future__ import annotations
