@@ -1,4 +1,4 @@
-"""Checks a raw document against the schema, and says what is wrong, where, and what would be right.
+"""Checks a raw plan against the schema, and says what is wrong, where, and what would be right.
 
 msgspec checks the same types when the plan is made, but its messages do not show what was found.
 """
@@ -21,8 +21,8 @@ from common.plan.schema.short_forms import FALSE, TRUE, number_or_text
 from common.redaction import REDACTED, SECRET_KEYS
 from common.units import Bytes, Count, PerSecond, Seconds, show
 
-# What travels as msgpack has at most 64 bits, and one of them is the sign.
 LARGEST = 2**63 - 1
+"""The largest number of a plan: msgpack has integers of 64 bits, one of them the sign."""
 
 _FORMS: dict[type, str] = {quantity: quantity.form for quantity in (Seconds, PerSecond, Bytes, Count)}
 _WHOLE = re.compile(r"[+-]?\d{1,30}")
@@ -30,7 +30,7 @@ _WHOLE = re.compile(r"[+-]?\d{1,30}")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong at `path`; `problem` is the end of a line, such as `expected a list, got 3`."""
+    """A fault at `path`. problem: the end of an error message, such as `expected a list, got 3`."""
 
     path: KeyPath
     problem: str
@@ -134,7 +134,7 @@ def _fault(raw: Any, kind: inspect.Type, path: KeyPath) -> Fault | None:
         return _list_fault(raw, kind, path)
     if isinstance(kind, inspect.DictType):
         return _mapping_fault(raw, kind, path)
-    problem = _leaf_problem(raw, kind)
+    problem = _value_problem(raw, kind)
     if problem is not None and path[-1:] and path[-1] in SECRET_KEYS:
         problem = _secret_problem(raw, kind)
     return None if problem is None else Fault(path, problem)
@@ -142,9 +142,9 @@ def _fault(raw: Any, kind: inspect.Type, path: KeyPath) -> Fault | None:
 
 def _struct_fault(raw: Any, kind: inspect.StructType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
-        # What stands in the place of a target may be a password, or a pair without its colon.
+        # Text instead of a target may be a password, or a pair without its colon.
         may_be_secret = path[:1] in ((), ("target",))
-        return Fault(path, f"expected {expected(kind)}, got {_kind(raw) if may_be_secret else show(raw)}")
+        return Fault(path, f"expected {expected(kind)}, got {_kind_text(raw) if may_be_secret else show(raw)}")
     fields = {field.encode_name: field for field in kind.fields}
     for key, value in raw.items():
         if key not in fields:
@@ -161,7 +161,7 @@ def _unknown_key(key: Any, known: Iterable[str], path: KeyPath) -> Fault:
         return Fault(path, f"unknown key {show(key)}; expected {_one_of(known)}")
     near = closest(key, known)
     remedy = f'did you mean "{near}"?' if near else f"expected {_one_of(known)}"
-    # What is more than a word may be a pair without its colon, and so a password.
+    # Text of several words may be a pair without its colon, and so have a password.
     shown = key if re.fullmatch(r"[\w.-]{1,60}", key) else REDACTED
     return Fault((*path, shown), f"unknown key; {remedy}")
 
@@ -178,14 +178,14 @@ def _mapping_fault(raw: Any, kind: inspect.DictType, path: KeyPath) -> Fault | N
     if not isinstance(raw, dict):
         return Fault(path, f"expected {expected(kind)}, got {show(raw)}")
     for key, value in raw.items():
-        if (problem := _leaf_problem(key, value_type(kind.key_type))) is not None:
+        if (problem := _value_problem(key, value_type(kind.key_type))) is not None:
             return Fault(path, problem)
-        if (problem := _leaf_problem(value, value_type(kind.value_type))) is not None:
+        if (problem := _value_problem(value, value_type(kind.value_type))) is not None:
             return Fault((*path, key), problem)
     return None
 
 
-def _leaf_problem(value: Any, kind: inspect.Type) -> str | None:
+def _value_problem(value: Any, kind: inspect.Type) -> str | None:
     """Why a value is not of this type, or None."""
     if isinstance(kind, inspect.CustomType):
         return _quantity_problem(value, kind.cls)
@@ -193,14 +193,14 @@ def _leaf_problem(value: Any, kind: inspect.Type) -> str | None:
 
 
 def _secret_problem(value: Any, kind: inspect.Type) -> str:
-    """What is wrong with the value of a secret key, without the value."""
-    found = "text that is not UTF-8" if isinstance(value, str) else _kind(value)
+    """The fault of a secret value, without the value."""
+    found = "text that is not UTF-8" if isinstance(value, str) else _kind_text(value)
     remedy = "; put it in quotes" if isinstance(value, int | float) else ""
     return f"expected {expected(kind)}, got {found}{remedy}"
 
 
-def _kind(value: Any) -> str:
-    """What a value is, without the value."""
+def _kind_text(value: Any) -> str:
+    """The kind of a value, without the value."""
     match value:
         case str():
             return "text"
@@ -244,8 +244,8 @@ def _is_number(value: Any, *kinds: type) -> bool:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text is no more than UTF-8 can write."""
-    # The command line and the environment smuggle undecodable bytes in as lone surrogates.
+    """Whether text can be encoded as UTF-8."""
+    # Python decodes other bytes of the command line and the environment as lone surrogates.
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

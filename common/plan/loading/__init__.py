@@ -1,1 +1,1 @@
-"""From what people write to one typed plan: sources, layers, parsing, secrets, and errors that name the place."""
+"""From files, flags and the environment to one typed plan: sources, layers, parsing, profiles and passwords."""
