@@ -1,13 +1,12 @@
 """The worker process' end of the pipe to its agent, and the lease that the agent renews through it.
 
-Theory of operation. The load goes on only as long as the agent's own process renews the lease: each `WorkerRenew` names
-the instant at which it ends. An agent that is stopped, that hangs in a write, or that has lost its coordinator renews
-nothing, and the worker process stops its load by its own clock. The instant is absolute, on a clock that also counts
-while the machine is suspended. So a renewal that waited in the pipe extends nothing, and neither does a suspended
-machine. A worker process that was never renewed may not begin.
+Theory of operation. The load continues only while the agent renews the lease; each `WorkerRenew` has the instant at
+which the lease ends. An agent that is stopped, that hangs in a write, or that has lost its coordinator does not renew
+the lease, and the worker process stops its load by its own clock. The instant is absolute, on a clock that also runs
+while the machine is suspended. So neither a renewal that waited in the pipe nor a suspended machine extends the lease.
+A worker process without a renewal may not begin.
 
-An agent that is stopped does not read either. So a thread of its own sends: the thread that watches over the load never
-waits for the agent.
+A stopped agent does not read either. So a separate thread sends, and the main thread never waits for the agent.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class AgentGone(Exception):
 
 
 class Pipe:
-    """Messages to and from the agent. Close it on every way out: it joins the thread that sends."""
+    """Messages to and from the agent. Always close it: that joins the thread that sends."""
 
     def __init__(self, connection: Any, now: MonotonicNs = boottime_ns) -> None:
-        """connection: a multiprocess Connection, which stays open. now: the clock of the lease."""
+        """connection: a multiprocess Connection; it stays open. now: the clock of the lease."""
         self._connection = connection
         self._now = now
         self._lease_ends_ns = 0
@@ -42,16 +41,16 @@ class Pipe:
 
     @property
     def lease_is_over(self) -> bool:
-        """Whether the agent has not renewed the lease in time. Read all orders before: a renewal may be among them."""
+        """Whether the lease has ended. Read all orders before: a renewal may be among them."""
         return self._now() >= self._lease_ends_ns
 
     @property
     def is_clear(self) -> bool:
-        """Whether the agent has taken everything so far, or the system has for it."""
+        """Whether everything was sent so far, to the agent or to the buffer of the system."""
         return not self._waiting
 
     def send(self, message: WorkerMessage) -> None:
-        """Leave a message to the thread that sends. Raises AgentGone."""
+        """Queue a message for the thread that sends. Raises AgentGone."""
         data = pack(message)
         with self._changed:
             if self._is_broken:
@@ -60,8 +59,8 @@ class Pipe:
             self._changed.notify_all()
 
     def receive(self, timeout_s: float | None) -> WorkerOrder | None:
-        """The next order that is no renewal; None when there is none in time. Raises AgentGone, and ProtocolError for
-        what is no order."""
+        """The next order except renewals; None if none comes in time. Raises AgentGone, and ProtocolError for anything
+        that is no order."""
         while True:
             try:
                 if not self._connection.poll(timeout_s):
@@ -76,7 +75,7 @@ class Pipe:
             timeout_s = None if timeout_s is None else 0
 
     def close(self) -> None:
-        """Wait until the agent has taken everything, or is gone, however long it is stopped. Idempotent."""
+        """Wait until everything is sent, or the agent is gone, however long it is stopped. Idempotent."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -94,7 +93,7 @@ class Pipe:
             self._waiting.popleft()
 
     def _next(self) -> bytes | None:
-        """The oldest message, which stays in its place while it is sent; None when there will be no more."""
+        """The oldest message, which stays in the queue while it is sent; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
             return self._waiting[0] if self._waiting else None

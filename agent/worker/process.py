@@ -1,12 +1,13 @@
-"""A worker process: does what the agent says through a pipe, and reports through the same.
+"""A worker process: takes orders from the agent through a pipe, and reports through the same pipe.
 
-    agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop; all the while WorkerRenew
-    worker -> agent: Preparing..., then Prepared or Failed; WorkerMetrics each second; WorkerFinal, and it exits
+    agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop; WorkerRenew all the time
+    worker -> agent: Preparing..., then Prepared or Failed; WorkerMetrics each second; WorkerFinal, then it exits
 
-A WorkerStop is answered with WorkerFinal at any time. When the pipe ends, the agent is dead: the process ends at once.
-When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop; the process
-stays with its results until the agent reads them, or is dead.
-The main thread only collects and reports; the load is the worker threads' work.
+WorkerStop is answered with WorkerFinal at any time. When the pipe is closed, the agent is dead: the process exits at
+once. When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop; the
+process keeps its results until the agent reads them, or is dead.
+
+The main thread only collects and reports; worker threads make the load.
 """
 
 from __future__ import annotations
@@ -44,36 +45,36 @@ from common.protocol.messages import (
 from common.units import NS_PER_S
 
 _SLACK_NS = 50_000_000
-"""A second is collected so long after its end, when nearly all that completed in it has been recorded."""
+"""A second is collected this long after its end, when nearly all rows of the second are recorded."""
 
 _NAP_S = 0.05
 _SWITCH_S = 0.0002
-"""How long a thread that computes keeps others waiting that could go on. What the main thread adds up is not to hold up
-the load, which gives the interpreter's lock away at each call of a socket and would have to wait 5 ms for it."""
+"""How long a computing thread keeps the interpreter lock while others wait for it. Worker threads release the lock at
+each call of a socket; with the default of 5 ms they would wait that long for the main thread."""
 _REST = 9
-"""After a look no other one for so many times as long as it took."""
+"""The pause after a look at the counters, as a multiple of its duration."""
 _KEPT_BYTES = 4 << 20
 _CUT_GRACE_NS = 1 * NS_PER_S
 
 
 class _Stopped(Exception):
-    """The agent wants no run any more."""
+    """The agent has stopped the run."""
 
 
 class _Fenced(Exception):
-    """The lease was over before the load began."""
+    """The lease ended before the load began."""
 
 
 class _Crashed(Exception):
-    """A worker thread ended in a way that it never should; the text says how, in one line."""
+    """An unexpected error ended a worker; the text says which, in one line."""
 
 
 def run_worker(connection: Any) -> None:
-    """Entry of a worker process. connection: a multiprocess Connection to the agent.
+    """The main function of a worker process. connection: a multiprocess Connection to the agent.
 
-    Raises SystemExit(1) when the agent is gone or something went wrong that never should.
+    Raises SystemExit(1) if the agent is gone, and after an unexpected error.
     """
-    # The agent drains its workers; a Ctrl-C of the terminal reaches the whole group, and must not forestall it.
+    # The agent drains its workers. A Ctrl-C in the terminal reaches the whole group, and must not end them before.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe = Pipe(connection)
@@ -83,7 +84,7 @@ def run_worker(connection: Any) -> None:
         _serve(pipe)
     except AgentGone:
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - the last stop of the process: said in one line, not as a traceback
+    except Exception as error:  # noqa: BLE001 - the last resort: one line instead of a traceback
         reason = str(error) if isinstance(error, _Crashed) else describe(error)
         with suppress(AgentGone):
             pipe.send(Failed(kind=FailureKind.AGENT, reason=reason))
@@ -119,30 +120,30 @@ _NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0
 
 
 def _keep_freed_memory() -> None:
-    # glibc gives arrays of 128 KiB and more back to the system as soon as they are freed, and the page faults of the
-    # next ones cost more than what is done with them. It keeps those up to the size of the largest that was ever freed.
+    # glibc returns blocks of 128 KiB and more to the system when they are freed, and the page faults of the next arrays
+    # cost more than the work on them. After this, glibc keeps freed blocks up to this size.
     bytes(_KEPT_BYTES)
 
 
 def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
-    told: Preparing | None = None
+    sent: Preparing | None = None
 
     def on_progress(step: Step, done: int, total: int) -> None:
-        nonlocal told
+        nonlocal sent
         progress = Preparing(step=step, done=done, total=total)
-        if progress != told:
+        if progress != sent:
             pipe.send(progress)
-            told = progress
+            sent = progress
         if isinstance(pipe.receive(0), WorkerStop):
             raise _Stopped
         if pipe.lease_is_over:
-            # What preloads is load too.
+            # Preloading is load too.
             raise FleetError("it stopped preparing, because its agent did not renew its lease")
 
-    # Before connections are opened that would lie idle meanwhile.
+    # Before connections are opened, because they would be idle meanwhile.
     preloaded = preload(preload_tasks(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
     connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
-    # What is alive now stays so to the end: without it a full collection, a pause for every thread, has little to do.
+    # Objects alive now live to the end. Without them a full collection, which pauses every thread, is short.
     gc.collect()
     gc.freeze()
     pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
@@ -152,7 +153,7 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     order = pipe.receive(None)
     if not isinstance(order, WorkerStart):
         raise _Stopped
-    if pipe.receive(0) is not None:  # renewals may wait behind the start, and so may a stop
+    if pipe.receive(0) is not None:  # renewals may be queued behind the start, and so may a stop
         raise _Stopped
     if pipe.lease_is_over:
         raise _Fenced
@@ -169,10 +170,10 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
 
 
 def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> tuple[bool, bool]:
-    """Report each second until all threads have ended, and all that was under way to subscribers has come. Returns
-    whether they did so in time, and whether it was the end of the lease that ended the load."""
+    """Report each second until all workers have ended, and all messages in flight to subscribers have come. Returns
+    (whether all ended in time, whether the end of the lease ended the load)."""
     drain_ns = assignment.plan.fleet.drain_s.ns
-    # Only a connect under way cannot be cut short: it has a timeout of its own.
+    # A connect cannot be cut short; it has a timeout of its own.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
     second = (span.begin_ns - span.t0_ns) // NS_PER_S
     look_ns = 0
@@ -182,13 +183,13 @@ def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignm
         now_ns = monotonic_ns()
         if now_ns >= look_ns:
             collector.look()
-            # Among many busy threads this one waits long for the interpreter's lock, which is not to take all its time.
+            # With many busy threads this one waits long for the interpreter lock; a look must not take all its time.
             look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
-        is_clear = pipe.is_clear  # of an agent that does not read, no more than one report waits
+        is_clear = pipe.is_clear  # if the agent does not read, at most one report waits
         if now_ns >= due_ns and is_clear:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
-            collector.talked()  # collecting is not a stall: it does not hold up the load
+            collector.reported()  # collecting is no stall: it does not delay the load
             second = through + 1
         if not run.is_alive:
             run.finish_listening(now_ns)
@@ -213,7 +214,7 @@ def _finish(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, *, dra
     ended_ns = max(span.t0_ns, min(span.end_ns, run.ended_ns))
     at_least = (ended_ns - span.t0_ns - 1) // NS_PER_S
     through, intervals = collector.collect_rest(at_least, ended_ns)
-    # Before the last word: whoever hears it may count the server's connections, and should find none of ours.
+    # Before WorkerFinal: afterwards somebody may count the connections of the server, and should find none of ours.
     run.close()
     pipe.send(WorkerMetrics(through=through, intervals=intervals))
     pipe.send(

@@ -1,9 +1,13 @@
 """One worker process' share of a run: builds it, starts it, stops it, cuts it short.
 
-Order of shutdown: the span ends, so that nothing more is begun; workers come to their own end; those that have not by
-the drain's deadline are cut short, and come out with what they were doing counted as failed; subscribers read what is
-still under way to them, no longer than their grace, and close their connections; the rest is collected; client
-instances are closed last, when no worker uses them any more.
+Order of shutdown:
+
+1. The span ends, so nothing more begins.
+2. Workers end by themselves. Those that have not at the deadline of the drain are cut short; their operations in flight
+   count as failed.
+3. Subscribers read the messages in flight to them, for their grace at most, and close their connections.
+4. The rest is collected.
+5. Client instances are closed, when no worker uses them any more.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from agent.worker.drivers.wire.event_loop import WireLoop
 from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.deliveries import DeliveryRecord
-from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.rows import Outcomes, Record, ThreadRecord
+from agent.worker.metrics.process_usage import ProcessUsage
+from agent.worker.metrics.rows import Outcomes, ThreadRecord, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
@@ -43,121 +47,124 @@ from common.redis_client import ping_target
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """The parts of a driver. host: of (target, pools, name, cancellation). draw: what a worker issues, of (mix, seed,
-    worker, workers). record: where it leaves what it did."""
+class _DriverParts:
+    """The parts of a driver.
 
-    host: Callable[[Target, Pools, str, Cancellation], PoolRunner]
+    runner: makes the runner of a pool from (target, pools, name, cancellation). draw: makes the operations of a worker
+    from (mix, seed, worker, workers). record: makes the record of a worker.
+    """
+
+    runner: Callable[[Target, Pools, str, Cancellation], PoolRunner]
     draw: Callable[[CommandMix, int, int, int], Any]
-    record: Callable[[CommandMix], Record]
+    record: Callable[[CommandMix], WorkerRecord]
 
 
-def _kinds(mix: CommandMix) -> dict[Driver, _Kind]:
-    """Those of one process."""
+def _driver_parts(mix: CommandMix) -> dict[Driver, _DriverParts]:
+    """The drivers of one process; all wire pools share one loop."""
     loop = WireLoop()
     return {
-        Driver.CLIENT: _Kind(ThreadPoolRunner, draw_operations, lambda _: ThreadRecord()),
-        Driver.ASYNCIO: _Kind(TaskPoolRunner, draw_operations, lambda _: ThreadRecord()),
-        Driver.WIRE: _Kind(partial(WirePoolRunner, loop=loop, mix=mix), draw_requests, record_of),
+        Driver.CLIENT: _DriverParts(ThreadPoolRunner, draw_operations, lambda _: ThreadRecord()),
+        Driver.ASYNCIO: _DriverParts(TaskPoolRunner, draw_operations, lambda _: ThreadRecord()),
+        Driver.WIRE: _DriverParts(partial(WirePoolRunner, loop=loop, mix=mix), draw_requests, record_of),
     }
 
 
 @dataclass(frozen=True, slots=True)
-class _Seat:
-    """A worker before it starts. number: among all threads, tasks and loops of the fleet. operations: as its driver
-    draws them."""
+class _PlannedWorker:
+    """A worker before it starts. number: among all workers of the fleet. operations: see `_DriverParts.draw`."""
 
     number: int
     name: str
     operations: Any
-    record: Record
+    record: WorkerRecord
 
 
 @dataclass(slots=True)
-class _Group:
-    """The pools of one group of the plan that this process hosts, each with its workers' seats."""
+class _PoolGroup:
+    """The pools of one group of the plan in this process, each with its workers."""
 
     pools: Pools
     deliveries: DeliveryRecord = field(default_factory=DeliveryRecord)
-    hosted: list[tuple[PoolRunner, list[_Seat]]] = field(default_factory=list)
+    runners: list[tuple[PoolRunner, list[_PlannedWorker]]] = field(default_factory=list)
 
     @property
-    def records(self) -> list[Record]:
-        return [seat.record for _, seats in self.hosted for seat in seats]
+    def records(self) -> list[WorkerRecord]:
+        return [worker.record for _, workers in self.runners for worker in workers]
 
 
 class WorkerRun:
-    """Pools, workers and what they record, of one worker process and one run.
+    """Pools, workers and their records, of one worker process and one run.
 
-    crash: one line on what went wrong in a worker that never should; "" as long as nothing did.
+    crash: one line about an unexpected error of a worker, "" without one.
     """
 
     def __init__(self, assignment: Assignment, run_id: str = "") -> None:
-        """Builds everything but the clients of a cluster, which connect when they are made: `open` makes them. Opens no
-        connection. run_id: tells this run's pub/sub messages from others'. Raises PlanError."""
+        """Builds everything except the clients of a cluster, which connect when they are built: `open` builds them.
+        Opens no connection. run_id: distinguishes this run's pub/sub messages from those of other runs. Raises
+        PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)
         self._cancellation = Cancellation()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = CommandMix(self._plan.workload, self._plan.seed, per_hash_tag)
-        self._kinds = _kinds(self._mix)
+        self._driver_parts = _driver_parts(self._mix)
         self._outcomes = Outcomes()
         self._shares = assignment.pools
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, _PoolGroup] = {}
         self._ended_ns: dict[int, int] = {}
         self.crash = ""
         self._subscribers = Subscribers(self._plan, run_id, self._crashed)
         for share in assignment.pools:
-            group = self._groups.setdefault(share.group, _Group(self._plan.pools[share.group]))
+            group = self._groups.setdefault(share.group, _PoolGroup(self._plan.pools[share.group]))
             self._add_pool(group, share.number, share.first_thread)
 
-    def _add_pool(self, group: _Group, number: int, first_thread: int) -> None:
+    def _add_pool(self, group: _PoolGroup, number: int, first_thread: int) -> None:
         pools, seed, threads = group.pools, self._plan.seed, self._threads_total
-        kind = self._kinds[pools.driver]
-        host = kind.host(self._plan.target, pools, f"pool {number}", self._cancellation)
-        seats = [
-            _Seat(
+        parts = self._driver_parts[pools.driver]
+        runner = parts.runner(self._plan.target, pools, f"pool {number}", self._cancellation)
+        workers = [
+            _PlannedWorker(
                 thread,
                 f"pool {number} thread {thread}",
-                kind.draw(self._mix, seed, thread, threads),
-                kind.record(self._mix),
+                parts.draw(self._mix, seed, thread, threads),
+                parts.record(self._mix),
             )
             for thread in range(first_thread, first_thread + pools.workers_per_pool)
         ]
-        group.hosted.append((host, seats))
+        group.runners.append((runner, workers))
 
     @property
-    def _hosts(self) -> list[PoolRunner]:
-        return [host for group in self._groups.values() for host, _ in group.hosted]
+    def _runners(self) -> list[PoolRunner]:
+        return [runner for group in self._groups.values() for runner, _ in group.runners]
 
     def open(self, on_progress: Callable[[int, int], None]) -> int:
-        """Make sure that the target answers, make what is still to be made (clients of a cluster, which read its
-        topology), and open what is to be prewarmed. Returns how many connections were prewarmed.
+        """Check that the target answers, build the clients of a cluster, and prewarm connections. Returns how many
+        connections were prewarmed.
 
-        Raises TargetError, FleetError if this process may not open enough files for the connections that it needs
-        from the start, and every error of on_progress (see `prewarm`).
+        Raises TargetError, FleetError if this process may not open enough files for the connections that it needs from
+        the start, and every error of on_progress (see `prewarm`).
         """
         ping_target(self._plan.target)
         wanted: list[Prewarmable] = []
         for group in self._groups.values():
-            for host, _ in group.hosted:
-                instances = host.open(lambda: on_progress(0, 0))
+            for runner, _ in group.runners:
+                instances = runner.open(lambda: on_progress(0, 0))
                 if group.pools.connections is Connections.PREWARM:
                     wanted += instances
-        self._refuse_shortage_of_files()
+        self._check_open_files()
         return prewarm(wanted, self._plan.target, self._cancellation, on_progress)
 
-    def _refuse_shortage_of_files(self) -> None:
-        """Fail before the load: during it, the connections that opened would carry all of the load."""
-        nodes = max((host.nodes for host in self._hosts), default=1)
+    def _check_open_files(self) -> None:
+        """Fail before the load if files are short: else the connections that opened would carry all of the load."""
+        nodes = max((runner.nodes for runner in self._runners), default=1)
         connections = nodes * needed(self._plan, self._shares).all_at_once
         if connections and (found := shortage(open_files_limit(), open_files(), connections)):
             raise FleetError(f"a worker process {found}; {REMEDY}")
 
     def start(self, t0_ns: int, takeover: TakeOver | None = None) -> tuple[Span, Collector]:
-        """Start all workers; they wait for `t0_ns` by themselves. To be called once, after `open`. takeover: another
-        agent had these pools before, and they go on from there."""
+        """Start all workers; each waits for `t0_ns`. Call it once, after `open`. takeover: another agent had these
+        pools before; they continue from there."""
         end_ns = self._line.end_ns
         from_ns = takeover.from_ns if takeover else 0
         span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns, from_ns=from_ns)
@@ -166,27 +173,27 @@ class WorkerRun:
             CollectedGroup(
                 group.pools.name,
                 group.records,
-                [log for host, _ in group.hosted for log in host.logs],
+                [log for runner, _ in group.runners for log in runner.logs],
                 group.deliveries,
                 span.begin_ns,
             )
             for group in self._groups.values()
         ]
         for group in self._groups.values():
-            measures = self._measures(group.hosted[0][0].client)
-            for host, seats in group.hosted:
+            measures = self._measures(group.runners[0][0].client)
+            for runner, workers in group.runners:
                 pools = [
-                    self._subscribers.pool_for(seat.number, group.pools.driver, host.pool, group.deliveries)
-                    for seat in seats
+                    self._subscribers.pool_for(worker.number, group.pools.driver, runner.pool, group.deliveries)
+                    for worker in workers
                 ]
-                each = zip(seats, pools, strict=True)
-                host.start([self._job(seat, pool, span, measures, quotas[seat.number]) for seat, pool in each])
-        loops = [record for host in self._hosts for record in host.loops]
-        watch = SelfWatch(loops, t0_ns, self._line, from_ns=from_ns)
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, watch, from_ns=from_ns)
+                each = zip(workers, pools, strict=True)
+                runner.start([self._job(worker, pool, span, measures, quotas[worker.number]) for worker, pool in each])
+        loops = [record for runner in self._runners for record in runner.loops]
+        usage = ProcessUsage(loops, t0_ns, self._line, from_ns=from_ns)
+        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, usage, from_ns=from_ns)
 
     def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:
-        """How many operations each worker may issue, by its number."""
+        """How many operations each worker may issue, by worker number."""
         left = dict(takeover.left or ()) if takeover else {}
         quotas: dict[int, int | None] = {}
         for share in self._shares:
@@ -204,26 +211,26 @@ class WorkerRun:
     def _measures(self, client: Any) -> list[Measure]:
         return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]
 
-    def _job(self, seat: _Seat, pool: Any, span: Span, measures: list[Measure], quota: int | None) -> Job:
+    def _job(self, worker: _PlannedWorker, pool: Any, span: Span, measures: list[Measure], quota: int | None) -> Job:
         workload = self._plan.workload
         batch = workload.transaction or workload.pipeline
         context = WorkerContext(
             span=span,
-            pacer=self._pacer(seat, span, batch, quota),
+            pacer=self._pacer(worker, span, batch, quota),
             pool=pool,
-            operations=seat.operations,
-            record=seat.record,
+            operations=worker.operations,
+            record=worker.record,
             outcomes=self._outcomes,
             cancellation=self._cancellation,
             measures=measures,
             batch=batch,
             transaction=workload.transaction > 0,
         )
-        # A schedule may be over before the run is: the run lasts as long as was said all the same.
-        return Job(seat.name, context, self._line.end_ns is not None, self._watched(seat.number))
+        # A schedule may end before the run: workers stay for the planned duration.
+        return Job(worker.name, context, self._line.end_ns is not None, self._watched(worker.number))
 
-    def _pacer(self, seat: _Seat, span: Span, batch: int, quota: int | None) -> Pacer:
-        load, seed, thread, threads = self._plan.load, self._plan.seed, seat.number, self._threads_total
+    def _pacer(self, worker: _PlannedWorker, span: Span, batch: int, quota: int | None) -> Pacer:
+        load, seed, thread, threads = self._plan.load, self._plan.seed, worker.number, self._threads_total
         from_ns = span.begin_ns - span.t0_ns
         if self._line.is_plain and not load.stages:
             schedule = schedule_of(load, seed, thread, threads, span.t0_ns, from_ns)
@@ -235,14 +242,14 @@ class WorkerRun:
             quota=quota,
             schedules=schedules_of(load, self._line, seed, thread, threads, from_ns),
             threads=threads,
-            missed=seat.record.missed,
+            missed=worker.record.missed,
         )
 
     @contextmanager
     def _watched(self, number: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - the last stop of a worker: said in one line, by the process
+        except Exception as error:  # noqa: BLE001 - the last resort: the process reports it in one line
             self._crashed(error)
         finally:
             self._ended_ns[number] = monotonic_ns()
@@ -252,41 +259,41 @@ class WorkerRun:
 
     @property
     def ended_ns(self) -> int:
-        """When the last worker ended; now, as long as one runs."""
+        """When the last worker ended; now, while any worker runs."""
         return monotonic_ns() if self.is_alive else max(self._ended_ns.values(), default=0)
 
     @property
     def is_alive(self) -> bool:
         """Whether any worker still runs."""
-        return any(host.is_alive for host in self._hosts)
+        return any(runner.is_alive for runner in self._runners)
 
     @property
     def is_listening(self) -> bool:
-        """Whether any subscriber still reads: after the worker threads have ended, what is under way to it."""
+        """Whether any subscriber still reads messages, also after all workers have ended."""
         return self._subscribers.is_alive
 
     def finish_listening(self, now_ns: int) -> None:
-        """Have subscribers read what is under way, and end; cut them short once their grace is over. To be called
-        whenever some time has passed, once all worker threads have ended."""
+        """Let subscribers read the messages in flight, and end; cut them short when their grace is over. Call it
+        repeatedly, after all workers have ended."""
         if now_ns >= self._subscribers.finish(now_ns):
             self.cut()
 
     def cut(self) -> None:
-        """End whatever any worker is waiting for, now. The span must have ended before. Idempotent."""
+        """End everything that workers wait for, now. The span must have ended before. Idempotent."""
         self._cancellation.cancel()
         self._subscribers.cut()
-        for host in self._hosts:
-            host.cut()
+        for runner in self._runners:
+            runner.cut()
 
     def close(self) -> None:
         """Close all subscribers and client instances. Idempotent."""
         self._subscribers.close()
-        for host in self._hosts:
-            host.close()
+        for runner in self._runners:
+            runner.close()
 
 
 def describe(error: BaseException) -> str:
-    """An unexpected error in one line, with the place where it was raised."""
+    """One line about an unexpected error, with the function and line that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

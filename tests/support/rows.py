@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.worker.metrics.rows import NONE, PACKED, Rows, ThreadRecord, pack_row
+from agent.worker.metrics.rows import NONE, PACKED, Rows, RowSums, ThreadRecord, pack_row
 from agent.worker.pacing.pacer import LEG_BY_TIME
+from common.metrics.intervals import PoolMetrics
 
 
 class Row(NamedTuple):
@@ -36,3 +38,10 @@ def rows_of(*rows: Row) -> Rows:
 def named(rows: Rows, t0_ns: int = 0) -> list[Row]:
     """The same rows, with names; times from `t0_ns`."""
     return [Row(ended_ns - t0_ns, *others) for ended_ns, *others in rows.tolist()]
+
+
+def bin_rows(rows: Rows, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]]) -> PoolMetrics:
+    """Metrics of rows of an open loop; see `RowSums.metrics`."""
+    sums = RowSums()
+    sums.add(rows)
+    return sums.metrics(names, outcomes)

@@ -23,7 +23,7 @@ from agent.worker.drivers.wire.requests import OperationRequestSource, PackedReq
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter, TargetNode
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventKind, EventLog
-from agent.worker.metrics.rows import Outcomes, bin_rows
+from agent.worker.metrics.rows import Outcomes
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
@@ -37,7 +37,7 @@ from common.plan.timeline import timeline
 from common.redis_client import Failure
 from common.redis_client.cluster_topology import slot_of
 from common.redis_client.wire_connections import SINGLE_NODE, SLOTS, WireConnection
-from tests.support.rows import Row, named
+from tests.support.rows import Row, bin_rows, named
 
 T0_NS = 10**15
 MS = 1_000_000

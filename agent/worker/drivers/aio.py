@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
+from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pacing.pacer import Span
 from agent.worker.pools.instance_queue import CheckoutTimeout

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.rows import Outcomes, Record
+from agent.worker.metrics.process_usage import LoopRecord
+from agent.worker.metrics.rows import Outcomes, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
 from agent.worker.pools.prewarm import Prewarmable
@@ -39,7 +39,7 @@ class WorkerContext(Generic[P]):
     pacer: Pacer
     pool: P
     operations: Iterator[Operation]
-    record: Record
+    record: WorkerRecord
     outcomes: Outcomes
     cancellation: Cancellation
     measures: Sequence[Measure]

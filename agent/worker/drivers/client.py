@@ -17,7 +17,7 @@ from typing import TypeAlias
 from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.metrics.loop_usage import LoopRecord
+from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.pools.prewarm import Prewarmable

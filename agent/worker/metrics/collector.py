@@ -1,11 +1,9 @@
-"""Collects what the threads of one worker process did, second by second of the run and stage by stage.
+"""Collects what the workers of one process did, by second of the run and leg of the timeline.
 
-An interval is of one second and one stage, a leg of the load's timeline: a *key*. Rows tell theirs by when they were
-due, or begun, and when they were completed; connection events by when they happened. So a second in which one stage
-ends and the next one begins makes two intervals, and so does one in which operations came that were due in a stage
-before. Every leg that a second touches has its interval, whether or not anything happened: its gauges count, and so
-does what the process itself took.
-"""
+Each second and leg is one interval. A row belongs to the second in which it completed, and to its leg (see
+`metrics.rows`); a connection event to the second and leg in which it happened. So a second has two intervals if one leg
+ends and the next begins in it, or if operations completed in it that were due in an earlier leg. Every leg that a
+second touches has an interval even if nothing happened: its gauges and the usage of the process count."""
 
 from __future__ import annotations
 
@@ -15,35 +13,42 @@ from operator import itemgetter
 
 import msgspec
 
-from agent.worker.metrics.connection_events import ConnectionFold, Event, EventLog
+from agent.worker.metrics.connection_events import ConnectionEvent, ConnectionTally, EventLog
 from agent.worker.metrics.deliveries import CollectedDeliveries, DeliveryRecord
-from agent.worker.metrics.process_usage import SelfWatch
-from agent.worker.metrics.rows import NOTHING_BEGUN, IntervalKey, Outcomes, Record, RowSums, by_interval, joined
+from agent.worker.metrics.process_usage import ProcessUsage
+from agent.worker.metrics.rows import (
+    NOTHING_BEGUN,
+    IntervalKey,
+    Outcomes,
+    RowSums,
+    WorkerRecord,
+    by_interval,
+    join_rows,
+)
 from common.metrics.intervals import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 
 _MANY = 5000
-"""Rows are added up when so many operations have been issued: enough to make numpy worth its calls, few enough for the
-cache."""
+"""Rows are added up after this many operations: enough to be worth the calls of numpy, few enough for the cache."""
 
 
 class CollectedGroup:
-    """One group of pools: where its rows and events come from, and what of them belongs to seconds still to come.
+    """One group of pools: the sources of its rows and events, and those that are not yet reported.
 
-    first: (when the earliest of its operations began, how long after its intended time); NOTHING_BEGUN without any.
+    first: (when the earliest operation began, how long after its intended time); NOTHING_BEGUN without any.
     """
 
     def __init__(
         self,
         name: str,
-        records: Sequence[Record],
+        records: Sequence[WorkerRecord],
         logs: Sequence[EventLog],
         deliveries: DeliveryRecord | None = None,
         begin_ns: int = 0,
     ) -> None:
-        """deliveries: of a mix with subscribers. begin_ns: when the load of this process begins; what connections did
-        before belongs to that moment."""
+        """deliveries: only for a mix with subscribers. begin_ns: when the load of this process begins; earlier
+        connection events count at that moment."""
         self.name = name
         self.records = records
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
@@ -51,12 +56,12 @@ class CollectedGroup:
         self._begin_ns = begin_ns
         self._sums: dict[IntervalKey, RowSums] = {}
         self.first = NOTHING_BEGUN
-        self._events: list[Event] = []
-        self._fold = ConnectionFold()
+        self._events: list[ConnectionEvent] = []
+        self._connections = ConnectionTally()
 
     def gather(self, t0_ns: int, line: Timeline) -> None:
-        """Take in all that threads and connections left since the last call."""
-        for key, rows in by_interval(joined([record.take() for record in self.records]), t0_ns, line):
+        """Take all rows and events since the last call."""
+        for key, rows in by_interval(join_rows([record.take() for record in self.records]), t0_ns, line):
             if (sums := self._sums.get(key)) is None:
                 leg = line.legs[key[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
@@ -64,39 +69,39 @@ class CollectedGroup:
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
-        # By time, not log by log: connections of all its client instances count towards one gauge.
+        # By time, over all logs: connections of all client instances count in one gauge.
         self._events.sort(key=itemgetter(0))
         self._deliveries.gather(t0_ns, line)
 
     def keys(self, t0_ns: int, line: Timeline) -> set[IntervalKey]:
-        """Where what was gathered belongs."""
+        """The intervals of what was gathered."""
         of_events = {self._key_of(event, t0_ns, line) for event in self._events}
         return self._sums.keys() | of_events | self._deliveries.keys()
 
     def never_opened(self) -> dict[str, int]:
-        """Wanted connections that were not open at any time so far, by cause."""
-        return self._fold.never_opened()
+        """Wanted connections that were never open so far, by cause."""
+        return self._connections.never_opened()
 
     def release(
         self, key: IntervalKey, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
     ) -> tuple[PoolMetrics, int]:
-        """Metrics of what was gathered of this key, which is forgotten, and how many of its operations were begun
-        after the end of an open leg. late: its second was reported before."""
+        """(metrics of this interval, how many of its operations began after the end of their open leg). Call it once
+        for each interval. late: the second was reported before."""
         sums = self._sums.pop(key, None) or RowSums()
         events = [event for event in self._events if self._key_of(event, t0_ns, line) == key]
         self._events = [event for event in self._events if self._key_of(event, t0_ns, line) != key]
-        connections = self._fold.add_up(events, is_late=late)
+        connections = self._connections.add_up(events, is_late=late)
         deliveries = self._deliveries.release(key)
         found = sums.metrics(names, outcomes.names)
         return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
-    def _key_of(self, event: Event, t0_ns: int, line: Timeline) -> IntervalKey:
+    def _key_of(self, event: ConnectionEvent, t0_ns: int, line: Timeline) -> IntervalKey:
         offset_ns = max(0, max(event[0], self._begin_ns) - t0_ns)
         return offset_ns // NS_PER_S, line.at(offset_ns)
 
 
 class Collector:
-    """Turns what threads leave behind into intervals, each operation counted once and each second once.
+    """Turns rows and events into intervals: each operation counts once, and so does each second.
 
     counted: operations in the intervals so far.
     """
@@ -108,14 +113,14 @@ class Collector:
         outcomes: Outcomes,
         t0_ns: int,
         line: Timeline,
-        watch: SelfWatch,
+        usage: ProcessUsage,
         *,
         from_ns: int = 0,
     ) -> None:
-        """from_ns: how long after the start instant the load of this process begins; its first interval is of that
+        """from_ns: when the load of this process begins, from the start instant; the first interval is of that
         second."""
         self._groups = groups
-        self._watch = watch
+        self._usage = usage
         self._names = names
         self._outcomes = outcomes
         self._t0_ns = t0_ns
@@ -128,7 +133,7 @@ class Collector:
 
     @property
     def issued(self) -> int:
-        """Operations begun so far, as the threads themselves counted."""
+        """Operations begun so far, as the workers themselves counted."""
         return self._tallies()[0]
 
     @property
@@ -138,37 +143,40 @@ class Collector:
 
     @property
     def start_skew_ns(self) -> int:
-        """Delay of the earliest operation so far after its intended time; 0 without any operation. In a closed loop the
-        intended time is the begin of the leg."""
+        """Delay of the earliest operation so far after its intended time; 0 without any operation. The intended time in
+        a closed loop is the begin of the leg."""
         _, skew_ns = min((group.first for group in self._groups), default=NOTHING_BEGUN)
         return skew_ns
 
     def look(self) -> None:
-        """Note what CPU time was used until now, and add up rows where there are many. The oftener, the more exact is
-        what of the time each second gets, and the less is to do at once."""
-        self._watch.look()
+        """Read the CPU time, and add up rows if there are many. The oftener it is called, the more exact is the CPU
+        time of each second, and the less is to do at once."""
+        self._usage.look()
         if self.issued - self._issued_then >= _MANY:
             self._gather()
 
     def woke(self, waited_ns: int) -> None:
-        """The main thread goes on after a wait of `waited_ns`; see `SelfWatch.woke`."""
-        self._watch.woke(waited_ns)
+        """See `ProcessUsage.woke`."""
+        self._usage.woke(waited_ns)
 
-    def talked(self) -> None:
-        """The main thread goes on after it has reported; see `SelfWatch.talked`."""
-        self._watch.talked()
+    def reported(self) -> None:
+        """See `ProcessUsage.reported`."""
+        self._usage.reported()
 
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
-        """Intervals of all seconds up to `through` that were not reported yet, and, before them, of each second that
-        was but of which something came late."""
-        self._watch.look(closely=True)
+        """Intervals of all seconds up to `through` that were not reported yet; before them those of reported seconds of
+        which something came late."""
+        self._usage.look(closely=True)
         self._gather()
         return self._report(through, through)
 
     def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
-        """(last second, intervals) when all is over: everything, up to `at_least`, the second in which the last
-        operations began, or to the last thing that happened after it. ended_ns: when the load ended, now by default."""
-        self._watch.look(closely=True)
+        """(last second, all remaining intervals). Call it once, when all is over.
+
+        at_least: the last second is not before this one, in which the last operations began. ended_ns: when the load
+        ended, by default now.
+        """
+        self._usage.look(closely=True)
         self._gather()
         load_ns = None if ended_ns is None else ended_ns - self._t0_ns
         keys = set[IntervalKey]().union(*(group.keys(self._t0_ns, self._line) for group in self._groups))
@@ -180,8 +188,8 @@ class Collector:
         return through, self._with_unopened(self._with_rest(intervals, tallied), tallied)
 
     def _with_rest(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
-        """With the CPU time that it took to come to an end, this report included, in the last one."""
-        rest_ns = self._watch.rest()
+        """The intervals; the last one has the CPU time since the end of the load, this report included."""
+        rest_ns = self._usage.rest()
         if not rest_ns:
             return intervals
         *others, last = intervals or (self._nothing_in(tallied),)
@@ -189,7 +197,7 @@ class Collector:
         return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _with_unopened(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
-        """The intervals, the last one with the connections that never opened: only now is it known which."""
+        """The intervals; the last one has the connections that never opened, which are only known now."""
         unopened = {group.name: found for group in self._groups if (found := group.never_opened())}
         if not unopened:
             return intervals
@@ -206,7 +214,7 @@ class Collector:
 
     def _gather(self) -> None:
         self._issued_then = self.issued
-        self._watch.gather()
+        self._usage.gather()
         for group in self._groups:
             group.gather(self._t0_ns, self._line)
 
@@ -217,9 +225,9 @@ class Collector:
         tallies, all_unsent = self._tallies(), self._unsent()
         issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
         unsent = all_unsent - self._unsent_reported
-        # The tallies bear no time: what they grew by is put into the second `tallied`.
+        # Tallies have no time: their growth counts in the second `tallied`.
         tally_key = (tallied, line.in_second(tallied)[-1])
-        found_any = self._watch.keys().union(*found.values())
+        found_any = self._usage.keys().union(*found.values())
         keys = {key for key in found_any if key[0] <= through}
         keys |= {(second, leg) for second in fresh for leg in line.in_second(second)}
         keys |= {(tallied, leg) for leg in unsent}
@@ -239,7 +247,7 @@ class Collector:
                 last=second,
                 stage=leg,
                 late=sum(begun_after for _, begun_after in released.values()),
-                generator=self._watch.release(key, late, load_ns),
+                generator=self._usage.release(key, late, load_ns),
                 pools={name: pool for name, (pool, _) in released.items()},
             )
             if key == tally_key:
@@ -252,7 +260,7 @@ class Collector:
         self._reported, self._unsent_reported = tallies, all_unsent
         return tuple(intervals)
 
-    def _records(self) -> list[Record]:
+    def _records(self) -> list[WorkerRecord]:
         return [record for group in self._groups for record in group.records]
 
     def _tallies(self) -> tuple[int, int]:
@@ -260,11 +268,11 @@ class Collector:
         return sum(record.issued for record in records), sum(record.transactions for record in records)
 
     def _unsent(self) -> Counter[int]:
-        """By leg. What a thread does not tell the leg of is of the last one."""
+        """By leg. Operations of which a worker does not know the leg count in the last one."""
         unsent: Counter[int] = Counter()
         last = len(self._line.legs) - 1
         for record in self._records():
-            # `missed` is complete before the thread adds its sum to `unsent`.
+            # A worker completes `missed` before it adds the sum to `unsent`.
             if in_all := record.unsent:
                 missed = Counter(record.missed)
                 unsent.update(missed)

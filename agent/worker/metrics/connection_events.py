@@ -1,10 +1,9 @@
-"""What happened to the connections of a client instance, and how it adds up per second of the run.
+"""Connection events of a client instance, and how they add up per second of the run.
 
-A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. So
-a client of redis-py, which opens connections as calls need them, wants as many as calls need. The wire driver wants
-all its connections for the whole run. Its log counts links instead of redis-py's connections, because redis-py's pool
-hands a connection to any link that tries next.
-"""
+A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. A
+client of redis-py opens connections as calls need them, so it wants as many as calls need. The wire driver wants all
+its connections for the whole run. It counts links instead of redis-py's connections, because redis-py's pool gives a
+connection to any link that tries next."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ def next_number() -> int:
 
 
 class EventKind(enum.Enum):
-    """One thing that can happen to a connection; what its detail holds."""
+    """What can happen to a connection; the comment says what the detail is."""
 
     TRIED = "tried"
     OPENED = "opened"  # when the connection before it was dropped, or None
@@ -43,19 +42,19 @@ class EventKind(enum.Enum):
     LINK_FAILED = "link failed"  # its cause
 
 
-Event: TypeAlias = tuple[int, EventKind, int | str | None, int | None]
+ConnectionEvent: TypeAlias = tuple[int, EventKind, int | str | None, int | None]
 """(monotonic ns, kind, detail, number of the connection or the link)."""
 
 
 class EventLog:
-    """Events of one client instance, as `common.redis_client.ConnectionEvents`; any thread writes, one takes.
+    """The events of one client instance, see `common.redis_client.ConnectionEvents`; any thread writes, one takes.
 
-    No lock: appending to a list and cutting off its head are one step each under the interpreter's own.
+    No lock: to append to a list and to cut off its head are one step each under the interpreter lock.
     """
 
     def __init__(self, *, of_links: bool = False) -> None:
-        """of_links: links are counted one by one, and not redis-py's connections."""
-        self._events: list[Event] = []
+        """of_links: count links instead of redis-py's connections."""
+        self._events: list[ConnectionEvent] = []
         self._of_links = of_links
 
     def number(self) -> int | None:
@@ -90,7 +89,7 @@ class EventLog:
         self._events.append((at_ns, EventKind.LINK_WANTED, None, which))
 
     def link_unwanted(self, at_ns: int, which: int) -> None:
-        """A link is not wanted any more: its node is gone."""
+        """A link is no longer wanted: its node is gone."""
         self._events.append((at_ns, EventKind.LINK_UNWANTED, None, which))
 
     def link_opened(self, at_ns: int, which: int) -> None:
@@ -101,7 +100,7 @@ class EventLog:
         """A link could not be opened with all retries of the plan. cause: of the last failed attempt."""
         self._events.append((at_ns, EventKind.LINK_FAILED, cause, which))
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[ConnectionEvent]:
         """All events since the last call."""
         count = len(self._events)
         taken = self._events[:count]
@@ -116,7 +115,7 @@ _LEFT = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKin
 """After these events a connection is wanted until the end of the second, unless it is tried again."""
 
 
-class ConnectionFold:
+class ConnectionTally:
     """Adds up the events of one group of pools in order of time, and counts open and wanted connections."""
 
     def __init__(self) -> None:
@@ -127,8 +126,8 @@ class ConnectionFold:
         self._causes: dict[int, str] = {}
         self._failed: Counter[str] = Counter()
 
-    def add_up(self, events: list[Event], *, is_late: bool) -> ConnectionMetrics:
-        """Metrics of one second. is_late: the second was reported before, with its gauges; these events came later."""
+    def add_up(self, events: list[ConnectionEvent], *, is_late: bool) -> ConnectionMetrics:
+        """Metrics of one second. is_late: the second was reported before, with its gauges."""
         peak = self._open
         for _, kind, _, _ in events:
             self._open += _STEP.get(kind, 0)
@@ -155,15 +154,15 @@ class ConnectionFold:
         )
 
     def never_opened(self) -> dict[str, int]:
-        """How many wanted connections were not open at any time, by cause of the last failed attempt. A link whose
-        first attempt has not ended counts under the most frequent cause of its pool."""
+        """How many wanted connections were never open, by cause of the last failed attempt. A link whose first attempt
+        has not ended counts under the most frequent cause of its pool."""
         never = Counter(cause for which, cause in self._causes.items() if which not in self._ever_open)
         if pending := sum(which not in self._causes for which in self._links - self._ever_open):
             most = self._failed.most_common(1)
             never[most[0][0] if most else PENDING] += pending
         return merge_counts([never])
 
-    def _follow(self, events: list[Event]) -> int:
+    def _follow(self, events: list[ConnectionEvent]) -> int:
         """Track each connection. Returns how many were wanted in this second."""
         leaving: set[int] = set()
         for _, kind, detail, which in events:
@@ -188,5 +187,5 @@ class ConnectionFold:
         return count
 
 
-def _by_detail(events: list[Event], wanted: EventKind) -> dict[str, int]:
+def _by_detail(events: list[ConnectionEvent], wanted: EventKind) -> dict[str, int]:
     return merge_counts([Counter(str(detail) for _, kind, detail, _ in events if kind is wanted)])

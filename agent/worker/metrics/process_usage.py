@@ -1,28 +1,34 @@
-"""What the load costs this process, and what holds the process up, by the collector's keys: CPU time, how busy event
-loops are, throttling by CPU quotas, and stalls.
+"""What the load costs this process, and what delays the process: CPU time, how busy event loops are, throttling by CPU
+quotas, and stalls; by interval.
 
-The CPU time is the whole process', the binning of rows included, as the system counts it. It is read at moments as they
-come, mostly every 50 ms; what it was at the border of a second or a leg lies on the line between two readings. Places
-follow each other, and each gets what was used since the one before: so nothing is missing, and nothing counts twice.
+CPU time is that of the whole process as the system counts it, the work of the collector included. It is read about
+every 50 ms; its value at the border of a second or a leg is interpolated between two readings. Each interval gets the
+CPU time since the one before: so nothing is missing, and nothing counts twice. CPU time after the end of the load, most
+of it to collect the last second, counts to the last interval, but is no share of a core: the load was over.
 
-What is used after the load's end, to bin its last second above all, belongs to the last key, but is no share of a
-core: nobody was loading any more.
+Event loops record a row for each turn, from one wait to the next. A reply that comes while a loop is busy is read at
+its next turn. So the lengths of turns limit the delay that the generator itself may add to what it measures, and their
+sum is the time in which it had work. Neither includes the wait itself, nor a wait for the interpreter lock at its
+end.
 
-The main thread detects stalls: it waits for some time and wakes up much later, while the whole process used next to no
-CPU time. Then the process was stopped, or its machine had no time or memory for it. A main thread that is late because
-other threads have the interpreter's lock is no stall: these threads use CPU time.
+The main thread detects stalls: it waits for some time and wakes up much later, while the whole process used almost no
+CPU time. Then the process was stopped, or its machine had no time or memory for it. If the main thread is late because
+other threads have the interpreter lock, that is no stall: these threads use CPU time.
 """
 
 from __future__ import annotations
 
+import struct
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agent.worker.metrics.loop_usage import LoopRecord
-from agent.worker.metrics.rows import IntervalKey, distinct
+from agent.worker.metrics.rows import IntervalKey, distinct, take_rows
 from common.cgroup import CpuGroups, QuotaReading
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import EMPTY, Histogram, RunningHistogram
@@ -31,14 +37,34 @@ from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
 
 _LONG_ENOUGH_NS = NS_PER_S // 2
-"""A share over less than this says more of the moment than of the load."""
+"""No share of a core is computed over less time: it would say little about the load."""
 
 _IDLE_BELOW = 4
-"""A process that used more than this part (one of 4) of a core was running, not stalled."""
+"""A process that used more than a quarter of a core was running, not stalled."""
+
+LoopTurns: TypeAlias = NDArray[np.int64]
+"""Shape (n, 2): ended_ns, busy_ns. ended_ns: when the loop began to wait again."""
+
+pack_turn: Callable[[int, int], bytes] = struct.Struct("=2q").pack
 
 
-class _Meter:
-    """A counter that never falls, such as CPU time, along the run's clock."""
+class LoopRecord:
+    """The turns of one event loop. Only its thread writes: `add(pack_turn(ended_ns, busy_ns))`. A loop that serves
+    several pools has one record."""
+
+    __slots__ = ("_buffer", "add")
+
+    def __init__(self) -> None:
+        self._buffer = array("q")
+        self.add = self._buffer.frombytes
+
+    def take(self) -> LoopTurns:
+        """All turns since the last call."""
+        return take_rows(self._buffer, 2)
+
+
+class _Counter:
+    """A counter that never falls, such as CPU time, over the time of the run."""
 
     def __init__(self, from_ns: int) -> None:
         self._offsets_ns: list[int] = []
@@ -46,13 +72,13 @@ class _Meter:
         self.through_ns = from_ns
         self._reported: int | None = None
 
-    def note(self, offset_ns: int, value: int) -> None:
+    def add(self, offset_ns: int, value: int) -> None:
         """Add a reading. offset_ns: from the start instant."""
         self._offsets_ns.append(offset_ns)
         self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """The growth since the end of the last call (at first `from_ns`) up to `to_ns` after the start."""
+        """The growth from the end of the last call (at first `from_ns`) to `to_ns` after the start."""
         if self._reported is None:
             self._reported = self._at(self.through_ns)
         to_ns = max(to_ns, self.through_ns)
@@ -74,12 +100,12 @@ class _Quota:
 
     def __init__(self, read: Callable[[], QuotaReading], from_ns: int) -> None:
         self._read, self._from_ns = read, from_ns
-        self._meters = [_Meter(from_ns) for _ in range(4)]
+        self._counters = [_Counter(from_ns) for _ in range(4)]
         self._cores = 0.0
         self._began = False
 
     def look(self, offset_ns: int, *, closely: bool) -> None:
-        """Read the counters if `closely`, and always before the load begins, so that their values at its begin are
+        """Read the counters if `closely`; before the load begins always, so that their values at its begin are
         known."""
         if self._began and not closely:
             return
@@ -87,12 +113,12 @@ class _Quota:
         found = self._read()
         self._cores = found.cores or 0.0
         values = (found.used_ns, found.periods, found.throttled_periods, found.throttled_ns)
-        for meter, value in zip(self._meters, values, strict=True):
-            meter.note(offset_ns, value)
+        for counter, value in zip(self._counters, values, strict=True):
+            counter.add(offset_ns, value)
 
     def release(self, begin_ns: int, until_ns: int) -> HoldUps:
         """The hold-ups from `begin_ns`, the end of the last call, to `until_ns`."""
-        used_ns, periods, throttled, throttled_ns = (meter.advance(until_ns) for meter in self._meters)
+        used_ns, periods, throttled, throttled_ns = (counter.advance(until_ns) for counter in self._counters)
         return HoldUps(
             allowed_ns=round(self._cores * (until_ns - begin_ns)),
             quota_used_ns=used_ns,
@@ -111,12 +137,12 @@ class _Stalls:
         self.skip()
 
     def skip(self) -> None:
-        """Begin again now: the time since the last call was a wait for another process, not a stall."""
+        """Start again now: the time since the last call was a wait for another process, not a stall."""
         self._seen_ns, self._cpu_ns = self._now(), self._cpu()
 
     def look(self, waited_ns: int) -> None:
-        """Detect a stall since the last call. waited_ns: for how long this thread meant to wait; for the rest it had
-        work."""
+        """Detect a stall since the last call. waited_ns: how long this thread meant to wait; in the rest of the time it
+        had work."""
         seen_ns, cpu_ns = self._seen_ns, self._cpu_ns
         self.skip()
         late_ns, used_ns = self._seen_ns - seen_ns - waited_ns, self._cpu_ns - cpu_ns
@@ -138,14 +164,14 @@ class _Stalls:
 
 
 class _Loop:
-    """One event loop: how long each of its turns was that is not yet released, by key."""
+    """The turns of one event loop that are not yet released, by interval."""
 
     def __init__(self, record: LoopRecord) -> None:
         self._record = record
         self._busy_ns: defaultdict[IntervalKey, RunningHistogram] = defaultdict(RunningHistogram)
 
     def gather(self, t0_ns: int, line: Timeline, from_ns: int) -> None:
-        """Take in what the loop left since the last call. What was before the load is of no interest."""
+        """Take the turns since the last call, without those before the load."""
         turns = self._record.take() - np.array([t0_ns, 0])
         turns = turns[turns[:, 0] > from_ns]
         offsets_ns = turns[:, 0]
@@ -156,16 +182,16 @@ class _Loop:
             self._busy_ns[divmod(key, MAX_LEGS)].add(busy_ns[keys == key])
 
     def keys(self) -> set[IntervalKey]:
-        """Where what was gathered belongs."""
+        """The intervals of these turns."""
         return set(self._busy_ns)
 
     def release(self, key: IntervalKey) -> Histogram:
-        """How long each of its turns in this key was, in ns; they are forgotten."""
+        """The lengths of all turns in this interval, in ns; call it once."""
         return self._busy_ns.pop(key).histogram() if key in self._busy_ns else EMPTY
 
 
-class SelfWatch:
-    """Watches this process through one run. loops: the records of its event loops, each once however often named."""
+class ProcessUsage:
+    """The usage of this process in one run. loops: the records of its event loops; duplicates are ignored."""
 
     def __init__(
         self,
@@ -178,44 +204,47 @@ class SelfWatch:
         *,
         from_ns: int = 0,
     ) -> None:
-        """quota: reads the CPU quota, by default the one of this process. from_ns: how long after the start instant the
-        load of this process begins."""
+        """quota: reads the CPU quota, by default that of this process. from_ns: when the load of this process begins,
+        from the start instant."""
         self._t0_ns, self._line, self._now, self._read_cpu = t0_ns, line, now, cpu
         self._from_ns = from_ns
-        self._cpu = _Meter(from_ns)
+        self._cpu = _Counter(from_ns)
         self._loops = [_Loop(record) for record in dict.fromkeys(loops)]
         self._quota = _Quota(quota or CpuGroups().read, from_ns)
         self._stalls = _Stalls(t0_ns, now, cpu)
 
     def look(self, *, closely: bool = False) -> int:
-        """Read the CPU time; call it often. closely: also the quota's counters; needed before each `release`. Returns
-        the offset from the start instant in ns."""
+        """Read the CPU time; call it often. closely: also read the counters of the quota; needed before each `release`.
+        Returns the time since the start instant in ns."""
         offset_ns = self._now() - self._t0_ns
-        self._cpu.note(offset_ns, self._read_cpu())
+        self._cpu.add(offset_ns, self._read_cpu())
         self._quota.look(offset_ns, closely=closely)
         return offset_ns
 
     def woke(self, waited_ns: int) -> None:
-        """The main thread goes on. waited_ns: for how long it meant to wait since the last call of `woke` or
-        `talked`."""
+        """The main thread is awake again. waited_ns: how long it meant to wait since the last call of `woke` or
+        `reported`."""
         self._stalls.look(waited_ns)
 
-    def talked(self) -> None:
-        """The main thread goes on after a wait for another process, which is not a stall."""
+    def reported(self) -> None:
+        """The main thread has reported to the agent: a wait for another process is no stall."""
         self._stalls.skip()
 
     def gather(self) -> None:
-        """Take in what the loops left since the last call."""
+        """Take the turns of all loops since the last call."""
         for loop in self._loops:
             loop.gather(self._t0_ns, self._line, self._from_ns)
 
     def keys(self) -> set[IntervalKey]:
-        """Where what loops left belongs."""
+        """The intervals of the turns of loops."""
         return set[IntervalKey]().union(*(loop.keys() for loop in self._loops))
 
     def release(self, key: IntervalKey, late: bool, end_ns: int | None = None) -> GeneratorMetrics:
-        """What the load cost in this key; each is to be released once, in order. late: its second was reported
-        before, so there is only what loops left since then. end_ns: the load ended there, after the start."""
+        """The usage in this interval. Call it once for each interval, in order.
+
+        late: the second was reported before, so only turns of loops are left. end_ns: when the load ended, from the
+        start instant.
+        """
         turns = [loop.release(key) for loop in self._loops]
         found = GeneratorMetrics(
             busiest_loop_ns=max((busy_ns.total for busy_ns in turns), default=0),
@@ -242,7 +271,7 @@ class SelfWatch:
         )
 
     def rest(self) -> int:
-        """CPU time from the last key until now, in ns. To be called once, when all else is over."""
+        """CPU time since the last interval, in ns. Call it once, after everything else."""
         return self._cpu.advance(self.look())
 
     def _end_of(self, key: IntervalKey) -> int:

@@ -93,7 +93,7 @@ class Outcomes:
             return number
 
 
-class Record(Protocol):
+class WorkerRecord(Protocol):
     """What one worker did. Only that worker writes; the collector reads.
 
     issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent.
@@ -111,7 +111,7 @@ class Record(Protocol):
 
 
 class ThreadRecord:
-    """See `Record`; for a worker thread or task."""
+    """See `WorkerRecord`; for a worker thread or task."""
 
     __slots__ = ("_buffer", "add", "issued", "missed", "transactions", "unsent")
 
@@ -125,10 +125,10 @@ class ThreadRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        return rows_of_packed(self._buffer)
+        return unpack_rows(self._buffer)
 
 
-def rows_of_packed(buffer: array[int]) -> Rows:
+def unpack_rows(buffer: array[int]) -> Rows:
     """Cut off the packed rows of a buffer; each stands for one operation."""
     taken = take_rows(buffer, PACKED)
     rows: Rows = np.empty((len(taken), _COLUMNS), dtype=np.int64, order="F")
@@ -137,7 +137,7 @@ def rows_of_packed(buffer: array[int]) -> Rows:
     return rows
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+def join_rows(parts: Sequence[Rows]) -> Rows:
     """All rows of these parts."""
     filled = [part for part in parts if len(part)]
     return filled[0] if len(filled) == 1 else np.concatenate([NO_ROWS, *filled])
@@ -282,13 +282,6 @@ class _KindSums:
             response=self.response.histogram() if done else EMPTY,
             failed=EMPTY if done else self.service.histogram(),
         )
-
-
-def bin_rows(rows: Rows, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]]) -> PoolMetrics:
-    """Metrics of rows of an open loop; see `RowSums.metrics`."""
-    sums = RowSums()
-    sums.add(rows)
-    return sums.metrics(names, outcomes)
 
 
 def _select(columns: Ints, chosen: NDArray[np.bool_]) -> Ints:

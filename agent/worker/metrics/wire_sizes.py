@@ -1,17 +1,18 @@
-"""How many bytes requests and replies take on the wire, without looking at the wire.
+"""The sizes of requests and replies on the wire, computed from arguments and parsed replies.
 
-A request is a RESP array of bulk strings, so its size follows from the lengths of its arguments. A reply's size follows
-from what redis-py made of it; of some commands that is not how it came, see _SHAPES. The measure is exact for every
-command of the table as the table writes it, see tests/agent/worker/test_table.py, and for every reply of integers,
-strings, nils, arrays, maps and sets. It is close where redis-py, or RESP itself, leaves something out:
+A request is a RESP array of bulk strings, so its size follows from the lengths of its arguments. The size of a reply
+follows from what redis-py returned; for the commands of `_MEASURES` redis-py changes the shape of the reply. Sizes are
+exact for every command of the table with the arguments of the table (tests/agent/worker/test_table.py checks this), and
+for every reply of integers, strings, nils, arrays, maps and sets. They are close where redis-py or RESP itself loses
+something:
 
 - sums of INCRBYFLOAT and HINCRBYFLOAT beyond the precision of a double;
-- doubles, of which the server seldom writes a digit more than the fewest that mean the same (by Grisu2); Redis before
-  7.2 always wrote 17;
-- fractional scores in replies to ZSCAN, which the server writes in one way or another by how it keeps the set;
-- a status that a script or a module returns: it counts as a string, which takes three bytes or more beside its length;
-- SET with GET, ZADD with INCR, GEOSEARCH with WITHCOORD or WITHDIST, INFO, and other shapes of commands that redis-py
-  turns into something else; a stream entry whose fields repeat.
+- doubles: the server (Grisu2) sometimes writes one digit more than the shortest form; Redis before 7.2 always writes
+  17;
+- fractional scores in replies to ZSCAN: their form depends on the encoding of the set in the server;
+- a status returned by a script or a module: it counts as a bulk string, which is longer;
+- SET with GET, ZADD with INCR, GEOSEARCH with WITHCOORD or WITHDIST, INFO, and other options for which redis-py
+  changes the reply; stream entries with repeated fields.
 
 See https://redis.io/docs/latest/develop/reference/protocol-spec/.
 """
@@ -38,20 +39,20 @@ _OK_BYTES = len(b"+OK\r\n")
 _FLAG_BYTES = len(b":1\r\n")
 _RAW_BOOL_BYTES = len(b"#t\r\n")
 _NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
-_TABLED = 1025
-"""Lengths below it are looked up rather than reckoned: this is done for every reply."""
+_TABLE_SIZE = 1025
+"""Sizes of shorter replies are looked up: every reply is measured."""
 _WHOLE = 1 << 62
-"""Whole numbers below it are written as such."""
+"""The server writes whole numbers below it without an exponent."""
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 
 def decimal_digits(numbers: Ints) -> Ints:
-    """How many digits each of these numbers >= 0 has."""
+    """How many digits each number >= 0 has."""
     return np.searchsorted(_TENS, numbers, side="right") + 1
 
 
 def bulk_bytes(lengths: Ints) -> Ints:
-    """Size on the wire of bulk strings of these lengths: `$<length>\\r\\n<content>\\r\\n`."""
+    """Sizes of bulk strings of these lengths: `$<length>\\r\\n<content>\\r\\n`."""
     return lengths + decimal_digits(lengths) + 5
 
 
@@ -70,12 +71,12 @@ def request_bytes(arguments: Sequence[str | bytes]) -> int:
 
 
 def transaction_reply_bytes(count: int) -> int:
-    """What the replies to a transaction of `count` commands take beside QUEUED and the replies themselves."""
+    """Bytes of the replies to a transaction of `count` commands, without each QUEUED and the replies themselves."""
     return _OK_BYTES + array_header_bytes(count)
 
 
 def double_text(number: float) -> str:
-    """A double as the server writes it: the fewest digits that mean the same, whole numbers without a point."""
+    """A double as the server writes it: the shortest form, whole numbers without a point."""
     if not math.isfinite(number):
         return str(number)
     if abs(number) < _WHOLE and number.is_integer():
@@ -95,9 +96,9 @@ def double_text(number: float) -> str:
 
 
 def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Measure:
-    """The function that tells the size on the wire of this command's replies, as redis-py returns them.
+    """The function that measures this command's replies, as redis-py returns them.
 
-    callbacks: redis-py's own response callbacks; they tell which commands' True was a 1 and which one's an OK.
+    callbacks: redis-py's response callbacks, which tell whether a True was a 1 or an OK.
     """
     row = COMMANDS.get(name)
     is_status = row is not None and row.reply is ReplyKind.STATUS
@@ -106,18 +107,18 @@ def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Mea
     else:
         true_bytes = _FLAG_BYTES if callbacks.get(name) is bool else _OK_BYTES
     plain = _plain_measure(protocol, true_bytes, is_status)
-    shape = _SHAPES.get(name)
-    return partial(shape, plain, protocol) if shape else plain
+    special = _MEASURES.get(name)
+    return partial(special, plain, protocol) if special else plain
 
 
 def raw_measure(name: str, protocol: int) -> Measure:
-    """The same of this command's replies as they came, before redis-py makes anything of them."""
+    """The function that measures this command's raw replies, before redis-py changes them."""
     row = COMMANDS.get(name)
     return _plain_measure(protocol, _RAW_BOOL_BYTES, row is not None and row.reply is ReplyKind.STATUS)
 
 
 def fixed_reply_bytes(template: Template) -> int | None:
-    """The size of a command's replies where every one that is no error is the same status; None for any other."""
+    """The size of this command's replies if each, except errors, is the same status; else None."""
     row = COMMANDS.get(template.name)
     if row is None or row.reply is not ReplyKind.STATUS or template not in (row.template, row.expiring):
         return None
@@ -127,16 +128,16 @@ def fixed_reply_bytes(template: Template) -> int | None:
 
 
 def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:
-    """The measure of replies that redis-py hands on as they came. is_status: text is a status, not a bulk string."""
+    """Measures replies that redis-py returns unchanged. is_status: text is a status, not a bulk string."""
     nil_bytes = _NIL_BYTES[protocol]
     text_bytes = 3 if is_status else None
-    sizes = [length + (text_bytes or len(str(length)) + 5) for length in range(_TABLED)]
+    sizes = [length + (text_bytes or len(str(length)) + 5) for length in range(_TABLE_SIZE)]
 
     def measure(reply: Any) -> int:
         kind = type(reply)
         if kind is bytes:
             length = len(reply)
-            return sizes[length] if length < _TABLED else length + (text_bytes or len(str(length)) + 5)
+            return sizes[length] if length < _TABLE_SIZE else length + (text_bytes or len(str(length)) + 5)
         if kind is bool:
             return true_bytes
         if reply is None:
@@ -158,7 +159,7 @@ def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:
 
 
 def _bulk(text: object) -> int:
-    """Size of a bulk string of what this is as text."""
+    """Size of a bulk string of this as text."""
     length = len(str(text).encode())
     return length + len(str(length)) + 5
 
@@ -167,7 +168,7 @@ _COLLECTIONS = frozenset({list, tuple, set, frozenset})
 
 
 def _sum(plain: Measure, _protocol: int, reply: Any) -> int:
-    """A sum that is no double but a bulk string, without an exponent."""
+    """A sum: a bulk string without an exponent, not a double."""
     return _bulk(f"{Decimal(repr(reply)).normalize():f}") if type(reply) is float else plain(reply)
 
 
@@ -176,7 +177,7 @@ def _distance(plain: Measure, _protocol: int, reply: Any) -> int:
 
 
 def _positions(plain: Measure, protocol: int, reply: Any) -> int:
-    """Longitude and latitude with all digits of a double, 17 behind the point."""
+    """Longitude and latitude with all digits of a double, 17 after the point."""
     size = array_header_bytes(len(reply))
     for place in reply:
         if place is None:
@@ -188,7 +189,7 @@ def _positions(plain: Measure, protocol: int, reply: Any) -> int:
 
 
 def _scanned(plain: Measure, _protocol: int, reply: Any) -> int:
-    """[cursor, a flat list]; fields with values and members with scores were paired by redis-py."""
+    """[cursor, a flat list]; redis-py has paired fields with values, and members with scores."""
     cursor, found = reply
     if isinstance(found, dict):
         flat = [part for pair in found.items() for part in pair]
@@ -199,14 +200,14 @@ def _scanned(plain: Measure, _protocol: int, reply: Any) -> int:
 
 
 def _popped(plain: Measure, protocol: int, reply: Any) -> int:
-    """Members with scores, paired by redis-py where they came one behind the other."""
+    """Members with scores; in RESP2 a flat list that redis-py has paired."""
     if protocol == 3:
         return plain(reply)
     return array_header_bytes(2 * len(reply)) + sum(plain(member) + plain(score) for member, score in reply)
 
 
 def _entries(plain: Measure, _protocol: int, reply: Any) -> int:
-    """Stream entries: [id, a flat list of fields and values] each, which redis-py makes a mapping of."""
+    """Stream entries, each [id, a flat list of fields and values]; redis-py has made a mapping of the list."""
     if not isinstance(reply, list | tuple):
         return plain(reply)
     size = array_header_bytes(len(reply))
@@ -220,7 +221,7 @@ def _entries(plain: Measure, _protocol: int, reply: Any) -> int:
 
 
 def _streams(plain: Measure, protocol: int, reply: Any) -> int:
-    """Entries by stream; nil became something empty. RESP3 has a map of them, RESP2 a list of pairs."""
+    """Entries by stream: a map in RESP3, a list of pairs in RESP2; redis-py has replaced nil by something empty."""
     if not reply:
         return plain(None)
     if isinstance(reply, dict):
@@ -231,13 +232,13 @@ def _streams(plain: Measure, protocol: int, reply: Any) -> int:
 
 
 def _claimed(plain: Measure, protocol: int, reply: Any) -> int:
-    """[where to go on, entries, ids of those that are no more]."""
+    """[next id, entries, ids of deleted entries]."""
     entries = _entries(plain, protocol, reply[1])
     return array_header_bytes(len(reply)) + entries + sum(plain(part) for part in (reply[0], *reply[2:]))
 
 
 def _pending(plain: Measure, _protocol: int, reply: Any) -> int:
-    """[how many, from, to, [consumer, how many as text] each]; all nil but the first without any."""
+    """[count, first id, last id, [consumer, count as text] for each]; without entries all nil but the count."""
     if not isinstance(reply, dict):
         return plain(reply)
     size = array_header_bytes(4) + plain(reply["pending"]) + plain(reply["min"]) + plain(reply["max"])
@@ -254,17 +255,17 @@ def _clock(_plain: Measure, _protocol: int, reply: Any) -> int:
 
 
 def _saved(plain: Measure, _protocol: int, reply: Any) -> int:
-    """A time, which came as seconds."""
+    """A time, in seconds."""
     return plain(int(reply.timestamp()))
 
 
 def _verbatim(plain: Measure, protocol: int, reply: Any) -> int:
-    """Text, in RESP3 with its format before it."""
+    """Text; in RESP3 after its format."""
     return plain(b"txt:" + reply if protocol == 3 else reply)
 
 
-_Shape = Callable[[Measure, int, Any], int]
-_SHAPES: dict[str, _Shape] = {
+_SpecialMeasure = Callable[[Measure, int, Any], int]
+_MEASURES: dict[str, _SpecialMeasure] = {
     **dict.fromkeys(("INCRBYFLOAT", "HINCRBYFLOAT"), _sum),
     **dict.fromkeys(("SCAN", "HSCAN", "SSCAN", "ZSCAN"), _scanned),
     **dict.fromkeys(("XRANGE", "XREVRANGE", "XCLAIM"), _entries),
@@ -278,4 +279,4 @@ _SHAPES: dict[str, _Shape] = {
     "LASTSAVE": _saved,
     "LOLWUT": _verbatim,
 }
-"""Commands whose replies redis-py turns into something else, and the measure of what it makes of them."""
+"""Measures for the commands whose replies redis-py changes."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.worker.metrics.collector import Collector
-from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import Outcomes
 from agent.worker.pacing.pacer import NEVER_NS, Span
 from agent.worker.process import _watch
@@ -31,7 +31,7 @@ def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second
 
         def woke(self, _: int) -> None: ...
 
-        def talked(self) -> None: ...
+        def reported(self) -> None: ...
 
         def collect(self, _: int) -> tuple[()]:
             nonlocal now_ns
@@ -105,7 +105,7 @@ def test_a_process_that_is_stopped_while_it_waits_stalls_and_one_whose_agent_doe
 
     monkeypatch.setattr("agent.worker.process.monotonic_ns", lambda: now_ns)
     line = timeline(Load(duration_s=Seconds(10)))
-    watch = SelfWatch([], t0_ns, line, lambda: now_ns, lambda: 0, QuotaReading)
+    watch = ProcessUsage([], t0_ns, line, lambda: now_ns, lambda: 0, QuotaReading)
     collector = Collector([], ("GET",), Outcomes(), t0_ns, line, watch)
     agent: Any = Agent()
     running: Any = Running()
@@ -178,7 +178,7 @@ class NoCollector:
 
     def woke(self, _: int) -> None: ...
 
-    def talked(self) -> None: ...
+    def reported(self) -> None: ...
 
     def collect(self, _: int) -> tuple[()]:
         return ()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agent.worker.metrics.rows import COUNT, NONE, Rows, joined, rows_of_packed, take_rows
+from agent.worker.metrics.rows import COUNT, NONE, Rows, join_rows, take_rows, unpack_rows
 from common.metrics.histogram import Ints
 
 pack_batch: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
@@ -39,7 +39,7 @@ _PADDING: Ints = np.zeros(1, dtype=np.int64)
 
 
 class WireRecord:
-    """What one worker of the wire driver did. Only the loop writes; the collector takes. See `Record`."""
+    """What one worker of the wire driver did. Only the loop writes; the collector takes. See `WorkerRecord`."""
 
     __slots__ = ("_batches", "_blocks", "_fixed_bytes", "_next", "_operations", "_rows", "_variable",
                  "add", "add_batch", "issued", "missed", "transactions", "unsent")  # fmt: skip
@@ -74,11 +74,11 @@ class WireRecord:
 
     def take(self) -> Rows:
         """All rows since the last call."""
-        operations = rows_of_packed(self._operations)
+        operations = unpack_rows(self._operations)
         batches = take_rows(self._batches, _COLUMNS)
         if not len(batches):
             return operations
-        return joined([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
+        return join_rows([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
 
     def _rows_of_batches(self, batches: Ints) -> Rows:
         """batches: shape (7, n), in the order of `pack_batch`."""

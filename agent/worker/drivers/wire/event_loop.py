@@ -19,7 +19,7 @@ from agent.worker.drivers.base import Job
 from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.poller import Poller, open_poller
 from agent.worker.drivers.wire.worker import WireWorker
-from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
+from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from common.cancellation import Cancellation, CutShort
 from common.clock import MonotonicNs, monotonic_ns
 from common.redis_client import TARGET_ERRORS

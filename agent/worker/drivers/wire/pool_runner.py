@@ -16,7 +16,7 @@ from agent.worker.drivers.wire.requests import OperationRequestSource, PackedReq
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventLog, next_number
-from agent.worker.metrics.loop_usage import LoopRecord
+from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
 from agent.worker.pools.prewarm import Prewarmable, Release, open_one

@@ -450,7 +450,7 @@ class WireWorker:
     # Replies that must be looked at one by one.
 
     def settle(self, connection: BatchConnection, batch: Batch, replies: Any, bytes_in: int, ended_ns: int) -> None:
-        """Record each operation of a batch, and free the connection."""
+        """WorkerRecord each operation of a batch, and free the connection."""
         parser, skip, errors, marks = self._services.replies, connection.skip, connection.errors, connection.marks
         _, _, block, turn = batch
         count = len(turn.times_ns)

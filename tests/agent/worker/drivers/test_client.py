@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import redis
 
-from agent.worker.metrics.rows import NONE, WAIT_ONLY, bin_rows
+from agent.worker.metrics.rows import NONE, WAIT_ONLY
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import LEG_BY_TIME, WHENEVER, Turn
 from agent.worker.pools.instance_queue import CheckoutTimeout
@@ -20,7 +20,7 @@ from common.cancellation import CutShort
 from common.plan.schema import Driver
 from common.units import NS_PER_S
 from tests.support import stage as on_stage
-from tests.support.rows import Row
+from tests.support.rows import Row, bin_rows
 from tests.support.stage import GET, MS, SET, T0_NS
 
 NEW: dict[str, Any] = {}

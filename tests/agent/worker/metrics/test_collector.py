@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.deliveries import DeliveryEvent, DeliveryRecord, pack_delivery
-from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
-from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.process_usage import LoopRecord, ProcessUsage, pack_turn
 from agent.worker.metrics.rows import PACKED, WAIT_ONLY, Outcomes, ThreadRecord
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load
@@ -38,7 +37,7 @@ class Process:
         self.now_ns = T0
         self.cpu_ns = 0
         self.turns = LoopRecord()
-        watch = SelfWatch([self.turns], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
+        watch = ProcessUsage([self.turns], T0, line, lambda: self.now_ns, lambda: self.cpu_ns)
         self.collector = Collector(groups, NAMES, Outcomes(), T0, line, watch)
 
     def use(self, seconds: float, core: float) -> None:

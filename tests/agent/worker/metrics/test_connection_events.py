@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from agent.worker.metrics.connection_events import ConnectionFold, EventKind, EventLog
+from agent.worker.metrics.connection_events import ConnectionTally, EventKind, EventLog
 from common.metrics.intervals import ConnectionMetrics
 
 A, B, C = 101, 102, 103
 """Numbers of connections."""
 
 
-def second_of(fold: ConnectionFold, log: EventLog) -> tuple[int, int]:
+def second_of(fold: ConnectionTally, log: EventLog) -> tuple[int, int]:
     """(wanted, open) in a second in which this happened."""
     metrics = fold.add_up(log.take(), is_late=False)
     return metrics.wanted, metrics.open_peak
@@ -36,7 +36,7 @@ def test_what_happened_adds_up() -> None:
     log.opened(50, 20, A)
     log.dropped(60, "closed by server", A)
     log.closed(70, B)
-    metrics = ConnectionFold().add_up(log.take(), is_late=False)
+    metrics = ConnectionTally().add_up(log.take(), is_late=False)
     assert metrics.opened == 3
     assert metrics.failed_attempts == 1
     assert metrics.failed_by_cause == {"refused": 1}
@@ -47,7 +47,7 @@ def test_what_happened_adds_up() -> None:
 
 
 def test_connections_that_stay_open_are_in_the_peak_of_every_second() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     for at_ns in range(3):
         log.opened(at_ns, None, at_ns)
     assert fold.add_up(log.take(), is_late=False).open_peak == 3
@@ -59,7 +59,7 @@ def test_connections_that_stay_open_are_in_the_peak_of_every_second() -> None:
 
 
 def test_what_comes_late_moves_the_count_and_leaves_the_peak_alone() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     log.opened(1, None, A)
     assert fold.add_up(log.take(), is_late=True) == ConnectionMetrics(opened=1)
     assert fold.add_up([], is_late=False).open_peak == 1
@@ -70,12 +70,12 @@ def test_redirections_add_up_by_kind_and_changes_of_the_topology_beside_them() -
     for at_ns, kind in enumerate(("MOVED", "ASK", "MOVED", "CLUSTERDOWN")):
         log.redirected(at_ns, kind)
     log.topology_refreshed(9)
-    metrics = ConnectionFold().add_up(log.take(), is_late=False)
+    metrics = ConnectionTally().add_up(log.take(), is_late=False)
     assert metrics == ConnectionMetrics(redirects={"MOVED": 2, "ASK": 1, "CLUSTERDOWN": 1}, topology_refreshes=1)
 
 
 def test_a_client_wants_what_is_open_what_is_being_opened_and_what_failed_within_the_second() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     log.tried(1, A)
     log.opened(2, None, A)
     log.tried(3, B)
@@ -94,7 +94,7 @@ def test_a_client_wants_what_is_open_what_is_being_opened_and_what_failed_within
 
 
 def test_a_connection_that_is_dropped_and_comes_back_is_one_connection() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     log.opened(1, None, A)
     log.dropped(2, "closed by server", A)
     log.tried(3, A)
@@ -107,7 +107,7 @@ def test_a_connection_that_is_dropped_and_comes_back_is_one_connection() -> None
 
 
 def test_what_never_opened_is_told_by_the_last_cause() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     for which in (A, B, C):
         log.attempt_failed(1, "refused", which)
         log.attempt_failed(2, "maxclients", which)
@@ -118,7 +118,7 @@ def test_what_never_opened_is_told_by_the_last_cause() -> None:
 
 
 def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
-    fold, log = ConnectionFold(), EventLog(of_links=True)
+    fold, log = ConnectionTally(), EventLog(of_links=True)
     assert log.number() is None
     for which in (A, B, C):
         log.link_wanted(1, which)
@@ -141,14 +141,14 @@ def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
 
 
 def test_a_link_that_no_attempt_came_to_an_end_for_is_pending() -> None:
-    fold, log = ConnectionFold(), EventLog(of_links=True)
+    fold, log = ConnectionTally(), EventLog(of_links=True)
     log.link_wanted(1, A)
     fold.add_up(log.take(), is_late=False)
     assert fold.never_opened() == {"pending": 1}
 
 
 def test_what_comes_late_leaves_the_gauge_of_what_is_wanted_alone() -> None:
-    fold, log = ConnectionFold(), EventLog()
+    fold, log = ConnectionTally(), EventLog()
     log.tried(1, A)
     assert fold.add_up(log.take(), is_late=True).wanted == 0
     assert second_of(fold, log) == (1, 0)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.worker.metrics.loop_usage import LoopRecord, pack_turn
-from agent.worker.metrics.process_usage import SelfWatch
+from agent.worker.metrics.process_usage import LoopRecord, ProcessUsage, pack_turn
 from common.cgroup import QuotaReading
 from common.metrics.intervals import GeneratorMetrics, HoldUps
 from common.plan.schema import Load
@@ -27,7 +26,7 @@ class Watched:
         self.now_ns = self.cpu_ns = 0
         self.line = line
         self.quota = QuotaReading()
-        self.watch = SelfWatch(
+        self.watch = ProcessUsage(
             [*self.loops, *self.loops], T0, line, lambda: self.now_ns, lambda: self.cpu_ns, lambda: self.quota
         )
 
@@ -43,9 +42,9 @@ class Watched:
         self.now_ns, self.cpu_ns = T0 + at_ns, self.cpu_ns + used_ns
         self.watch.woke(waited_ns)
 
-    def talked(self, at_ns: int) -> None:
+    def reported(self, at_ns: int) -> None:
         self.now_ns = T0 + at_ns
-        self.watch.talked()
+        self.watch.reported()
 
     def turn(self, ended_ns: int, busy_ns: int, loop: int = 0) -> None:
         self.loops[loop].add(pack_turn(T0 + ended_ns, busy_ns))
@@ -195,7 +194,7 @@ def test_a_quota_that_is_lifted_leaves_what_it_did_and_takes_nothing_back() -> N
 )
 def test_a_process_that_came_back_late_and_used_no_cpu_stalled(late_ns: int, used_ns: int, is_stall: bool) -> None:
     process = Watched()
-    process.talked(1000 * MS)
+    process.reported(1000 * MS)
     process.woke(1050 * MS + late_ns, used_ns=used_ns)
     found = held_up(process, 4)
     assert sum(one.stalled_ns for one in found) == (late_ns if is_stall else 0)
@@ -204,7 +203,7 @@ def test_a_process_that_came_back_late_and_used_no_cpu_stalled(late_ns: int, use
 
 def test_a_stall_shows_in_every_second_that_it_touches_with_its_whole_length_and_its_begin() -> None:
     process = Watched()
-    process.talked(1200 * MS)
+    process.reported(1200 * MS)
     process.woke(3500 * MS, 0)
     process.woke(3800 * MS, 0)
     assert held_up(process, 3) == [
@@ -217,7 +216,7 @@ def test_a_stall_shows_in_every_second_that_it_touches_with_its_whole_length_and
 
 def test_a_stall_counts_from_the_start_instant_to_the_end_of_the_load() -> None:
     process = Watched()
-    process.talked(-400 * MS)
+    process.reported(-400 * MS)
     process.woke(600 * MS, 0)
     process.woke(800 * MS, 200 * MS)
     process.woke(2000 * MS, 0)
@@ -227,7 +226,21 @@ def test_a_stall_counts_from_the_start_instant_to_the_end_of_the_load() -> None:
 
 def test_a_wait_for_an_agent_that_does_not_listen_is_no_stall() -> None:
     process = Watched()
-    process.talked(500 * MS)
-    process.talked(9000 * MS)
+    process.reported(500 * MS)
+    process.reported(9000 * MS)
     process.woke(9 * NS_PER_S + 50 * MS)
     assert {one.stalled_ns for one in held_up(process, 8)} == {0}
+
+
+LOOP_TURNS = st.lists(st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)), max_size=20)
+
+
+@given(LOOP_TURNS, LOOP_TURNS)
+def test_each_turn_is_taken_once_and_as_it_was_left(
+    first: list[tuple[int, int]], second: list[tuple[int, int]]
+) -> None:
+    record = LoopRecord()
+    for left in (first, second, []):
+        for ended_ns, busy_ns in left:
+            record.add(pack_turn(ended_ns, busy_ns))
+        assert [tuple(turn) for turn in record.take().tolist()] == left

@@ -18,9 +18,8 @@ from agent.worker.metrics.rows import (
     Outcomes,
     RowSums,
     ThreadRecord,
-    bin_rows,
     distinct,
-    joined,
+    join_rows,
     legs_of,
     seconds_of,
 )
@@ -30,7 +29,7 @@ from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.redis_client import Failure
 from common.units import NS_PER_S
-from tests.support.rows import Row, named, rows_of
+from tests.support.rows import Row, bin_rows, named, rows_of
 from tests.support.stages import stage
 
 NAMES = ("SET", "GET")
@@ -88,7 +87,7 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=4))
 def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
-    found = joined([rows_of(*map(Row, part)) for part in parts])
+    found = join_rows([rows_of(*map(Row, part)) for part in parts])
     assert found[:, ENDED_NS].tolist() == [at_ns for part in parts for at_ns in part]
     assert found.shape[1] == NO_ROWS.shape[1]
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
-from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, bin_rows, joined, pack_row
+from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows, pack_row
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints
-from tests.support.rows import Row, named
+from tests.support.rows import Row, bin_rows, named
 
 NAMES = ("SET", "GET", "TTL")
 T0 = 10**15
@@ -114,7 +114,7 @@ def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
         one_by_one.add(rows_of(batch))
     taken.append(record.take())
     outcomes = Outcomes().names
-    assert bin_rows(joined(taken), NAMES, outcomes) == bin_rows(one_by_one.take(), NAMES, outcomes)
+    assert bin_rows(join_rows(taken), NAMES, outcomes) == bin_rows(one_by_one.take(), NAMES, outcomes)
     assert record.take().shape == NO_ROWS.shape
 
 
