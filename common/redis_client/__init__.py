@@ -1,7 +1,7 @@
 """plan.target -> redis-py clients and connections, for threads and for asyncio. The only importer of redis and hiredis.
 
     no I/O, for both:   address, connection_tracking, connection_causes, cluster_topology, client_assembly, retry_policy
-    for threads:        connections, clusters, clients, pubsub; control_client, topology for what is not load
+    for threads:        connections, cluster, clients, pubsub; control_client, topology for what is not load
     for asyncio:        async_connections, async_cluster, async_clients, async_pubsub
     for both:           sentinels, error_translation, tls, effective_settings
     for the driver `wire`: wire_connections

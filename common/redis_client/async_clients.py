@@ -26,7 +26,7 @@ from common.redis_client.client_assembly import ClientClasses, assemble_client, 
 from common.redis_client.connection_tracking import ConnectionEvents
 from common.redis_client.error_translation import translated
 from common.redis_client.retry_policy import observed_async_retry
-from common.redis_client.sentinels import AsyncBlockingSentinelPool, AsyncPrimaryClient, AsyncSentinels
+from common.redis_client.sentinels import AsyncBlockingSentinelPool, AsyncPrimaryClient, AsyncSentinelDiscovery
 
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncClusterClient
 
@@ -80,7 +80,7 @@ _CLASSES = ClientClasses(
     blocking_pool=BlockingConnectionPool,
     sentinel_pool=SentinelConnectionPool,
     blocking_sentinel_pool=AsyncBlockingSentinelPool,
-    sentinels=AsyncSentinels,
+    sentinels=AsyncSentinelDiscovery,
     client=redis.asyncio.Redis,
     primary_client=AsyncPrimaryClient,
 )

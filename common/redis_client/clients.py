@@ -19,13 +19,13 @@ from common.redis_client.client_assembly import (
     connects_when_built,
     pool_arguments,
 )
-from common.redis_client.clusters import ClusterClient, node_arguments, open_cluster
+from common.redis_client.cluster import ClusterClient, node_arguments, open_cluster
 from common.redis_client.connection_tracking import ConnectionEvents, Unobserved
 from common.redis_client.connections import connection_class_of, sentinel_connection_class_of
 from common.redis_client.control_client import ControlClient, checked_replies
 from common.redis_client.error_translation import TARGET_ERRORS, lacks_database, translated
 from common.redis_client.retry_policy import no_retry, observed_retry
-from common.redis_client.sentinels import BlockingSentinelPool, PrimaryClient, Sentinels
+from common.redis_client.sentinels import BlockingSentinelPool, PrimaryClient, SentinelDiscovery
 
 Client: TypeAlias = redis.Redis | ClusterClient
 
@@ -141,7 +141,7 @@ _CLASSES = ClientClasses(
     blocking_pool=redis.BlockingConnectionPool,
     sentinel_pool=SentinelConnectionPool,
     blocking_sentinel_pool=BlockingSentinelPool,
-    sentinels=Sentinels,
+    sentinels=SentinelDiscovery,
     client=redis.Redis,
     primary_client=PrimaryClient,
 )

@@ -48,7 +48,7 @@ class _SentinelClient(redis.Redis):
         return primaries
 
 
-class Sentinels(Sentinel):
+class SentinelDiscovery(Sentinel):
     """The Sentinels of a target: no retries, cancellable, with mapped addresses. Its errors say why there is no primary
     (`PrimaryUnknown`)."""
 
@@ -70,8 +70,8 @@ class Sentinels(Sentinel):
         return [self._remap.resolve(*place) for place in found]
 
 
-class AsyncSentinels(redis.asyncio.sentinel.Sentinel):
-    """The twin of `Sentinels`, for the load only: the checks before a run find out why there is no primary."""
+class AsyncSentinelDiscovery(redis.asyncio.sentinel.Sentinel):
+    """The twin of `SentinelDiscovery`, for the load only: the checks before a run find out why there is no primary."""
 
     def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]

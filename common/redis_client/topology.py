@@ -12,12 +12,12 @@ from common.plan import schema
 from common.plan.target_url import Host, TargetKind
 from common.redis_client.address import address_of, connection_arguments, server_name
 from common.redis_client.clients import open_control_client
-from common.redis_client.clusters import ClusterClient
+from common.redis_client.cluster import ClusterClient
 from common.redis_client.connection_tracking import Unobserved
 from common.redis_client.connections import connection_class_of
 from common.redis_client.control_client import ControlClient
 from common.redis_client.retry_policy import no_retry
-from common.redis_client.sentinels import Sentinels
+from common.redis_client.sentinels import SentinelDiscovery
 
 PRIMARY, REPLICA = "primary", "replica"
 
@@ -71,7 +71,7 @@ def open_node_client(target: schema.Target, node: Node) -> ControlClient:
 
 
 def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
-    sentinels: Any = Sentinels(target, Cancellation())
+    sentinels: Any = SentinelDiscovery(target, Cancellation())
     service = address_of(target).service
     try:
         host, port = sentinels.discover_master(service)

@@ -21,8 +21,8 @@ from common.cancellation import Cancellation
 from common.plan import schema
 from common.redis_client.client_assembly import connects_when_built
 from common.redis_client.clients import Client, build_client, node_pool, open_control_client, tcp_pools
+from common.redis_client.cluster import ClusterClient
 from common.redis_client.cluster_topology import SLOTS as SLOTS
-from common.redis_client.clusters import ClusterClient
 from common.redis_client.connection_tracking import REDIRECTS, ConnectionEvents
 from common.redis_client.connections import Observed, ObservedClusterNode
 from common.redis_client.error_translation import TARGET_ERRORS

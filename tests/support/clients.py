@@ -1,4 +1,4 @@
-"""Clients of the target that lose patience soon, and what happened to their connections."""
+"""Clients with short timeouts, and the events of their connections."""
 
 from __future__ import annotations
 

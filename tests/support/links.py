@@ -39,7 +39,7 @@ class Bench:
         return [data for _, data in self.received]
 
     def answer(self, said: bytes, data: bytes) -> bool:
-        """Answer whoever said this; whether the listener took it."""
+        """Answer the sender of this message; whether the listener accepted the answer."""
         routing_id = next(routing_id for routing_id, heard in self.received if heard == said)
         return self.listener.send(routing_id, data)
 
@@ -56,7 +56,7 @@ class Bench:
         del self.events[dialer]
 
     def listen_again(self, curve: CurveServer | None) -> None:
-        """Another listener at the same address, as a coordinator that was started anew."""
+        """Another listener at the same address, as after a restart of the coordinator."""
         endpoint = self.listener.endpoint
         self._poller.forget(self.listener)
         self.listener.close()

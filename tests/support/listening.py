@@ -1,4 +1,4 @@
-"""A subscriber of each driver with all that it needs, to be held to the same tests: on a thread, and on a loop."""
+"""A subscriber of each driver, on a thread and on a loop, for the same tests."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class OnThread(Listening):
 
 
 class OnLoop(Listening):
-    """Of a worker task; what its loop complains of, such as a task that nobody ended, is a complaint."""
+    """Of a worker task. Complaints of its loop, such as a task that was never ended, count as complaints."""
 
     def _build(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -97,7 +97,7 @@ def test_a_peer_that_floods_is_cut_and_named_and_others_get_through(stack: ExitS
         bench.until_up(dialer)
     agent.send(b"first")
     bench.until(lambda: bench.heard == [b"first"])
-    poller = SocketPoller()  # nobody takes what has come
+    poller = SocketPoller()  # the messages are not taken
     poller.watch(flooder)
     while LinkEvent.DOWN not in list(flooder.link_events()):
         while flooder.send(b"flood"):
@@ -193,7 +193,7 @@ def test_a_listener_can_be_closed_during_a_storm_of_strangers(stack: ExitStack) 
         thread.start()
     try:
         bench.until(lambda: next(made) > 1_000)
-        stack.close()  # which hangs for ever if the I/O thread is blocked
+        stack.close()  # hangs if the I/O thread is blocked
     finally:
         stop.set()
         for thread in threads:

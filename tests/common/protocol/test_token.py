@@ -155,7 +155,7 @@ def test_a_concurrent_first_start_uses_the_pair_of_the_other(token: Path, monkey
         there = exists(path)
         if path == key_file(token) and not there:
             monkeypatch.setattr(Path, "exists", exists)
-            coordinator_curve(token)  # the other one, all of it, right after we had looked
+            coordinator_curve(token)  # the other start, right after we looked
         return there
 
     monkeypatch.setattr(Path, "exists", is_made_meanwhile)
@@ -197,7 +197,7 @@ def test_the_error_of_an_agent_without_a_token_says_where_to_get_one(token: Path
         f"agent-secret-key: {new_key_pair().secret.decode()}\ncoordinator-public-key: short\n",
         "\x00" * 5000,
     ],
-    # Keys are made anew in each process that collects tests, and all of them must find the same tests.
+    # Each process that collects tests makes new keys, but all must collect the same tests.
     ids=range(11),
 )
 def test_a_file_that_is_not_a_token_is_one_line(token: Path, text: str) -> None:

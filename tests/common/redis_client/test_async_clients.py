@@ -100,7 +100,7 @@ def test_a_cancelled_call_closes_its_connection_and_returns_it_to_the_pool(valke
         if is_cut:
             client.cancellation.cancel()
         await cancelled(client.call("BLPOP", "nothing", 0), lambda: asking.info("clients")["blocked_clients"])
-        # Nobody but a cut cancels: what else did would be a loss.
+        # Only the end of a run cancels calls; otherwise it counts as a loss.
         assert client.kinds == {EventKind.OPENED: 1, EventKind.CLOSED if is_cut else EventKind.DROPPED: 1}
         [pool] = async_tcp_pools(client.redis)
         assert (len(pool._available_connections), len(pool._in_use_connections)) == (1, 0)

@@ -72,7 +72,7 @@ class Watched:
                 await self._came.wait()
 
     async def came(self, count: int) -> list[Received]:
-        """The next ones to come, so many."""
+        """The next `count` replies."""
         await self.until(lambda: len(self._found) >= count)
         found, self._found = self._found, []
         assert len(found) == count

@@ -1,4 +1,4 @@
-"""One cut ends whatever a client of any shape waits for; and none of them shows a password."""
+"""Cancelling ends every wait of a client, for every kind of target. No client shows a password."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 ID = b"0" * 40
 
 
-# What a node tells, read
+# Replies of a node
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def cluster() -> Iterator[Group]:
 
 @contextmanager
 def announced_as(cluster: Group, *settings: dict[str, str]) -> Iterator[None]:
-    """While it lasts, each node has its settings, and every node knows of it."""
+    """Each node has these settings during the block, and every other node knows them."""
     before = cluster.nodes[0].ask("CLUSTER", "SLOTS")
 
     def agreed() -> Any:
@@ -136,7 +136,7 @@ def announced_as(cluster: Group, *settings: dict[str, str]) -> Iterator[None]:
         for node, values in zip(cluster.nodes, each, strict=True):
             for name, value in values.items():
                 node.ask("CONFIG", "SET", name, value)
-        # Nodes tell each other in what they send to each other.
+        # Nodes pass these settings on in their messages to each other.
         until(is_so)
 
     original = sorted((row[0], row[2][:3]) for row in before)
@@ -154,7 +154,7 @@ _DEFAULTS = {"cluster-preferred-endpoint-type": "ip", "cluster-announce-port": "
 
 @contextmanager
 def behind_nat(cluster: Group) -> Iterator[dict[str, str]]:
-    """Every node announces a port at which nobody listens. Yields the map that makes up for it."""
+    """Every node announces a closed port. Yields the address map that corrects it."""
     ports = {node.port: closed_port() for node in cluster.nodes}
     with announced_as(cluster, *({"cluster-announce-port": str(ports[node.port])} for node in cluster.nodes)):
         yield {f"127.0.0.1:{announced}": f"127.0.0.1:{port}" for port, announced in ports.items()}

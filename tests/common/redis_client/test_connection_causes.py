@@ -14,7 +14,7 @@ from common.redis_client.connection_causes import attempt_cause, drop_cause
 
 
 def wrapped(cause: OSError) -> Exception:
-    """As redis-py raises it: its own error, while it handles that of the socket."""
+    """As redis-py raises it: its own error, while it handles the socket's error."""
     try:
         try:
             raise cause

@@ -1,4 +1,4 @@
-"""Connections whose sockets somebody else drives: the contract with redis-py, on every shape of target."""
+"""Connections for the wire driver: the contract with redis-py, for every kind of target."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_connection_that_is_cancelled_before_its_tls_handshake_is_closed(silen
     made = InstancePools(target, Pools(), events=Unobserved(), cancellation=Hasty())
     with closing(made), pytest.raises(CutShort):
         WireConnection(made.of(SINGLE_NODE)).open()
-    # A socket that nobody closed warns when it is forgotten.
+    # A socket that was not closed warns when it is collected.
     gc.collect()
 
 

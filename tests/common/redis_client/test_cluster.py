@@ -1,4 +1,4 @@
-"""The contract with redis-py's cluster client, and what we count of it, against a real cluster."""
+"""The contract with redis-py's cluster client, and what we count, with a real cluster."""
 
 from __future__ import annotations
 
