@@ -75,7 +75,8 @@ _ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
 """States of an agent that begins no operation any more."""
 
 ReadCounts = Callable[[When], ServerCounted]
-OpenJournal = Callable[[], Journal]
+OpenJournal = Callable[[AnyRecord | None], Journal]
+"""Opens the journal for the first record of a new run, or for a resumed run (None)."""
 Clean = Callable[[], CleanUpThread]
 Explain = Callable[[Exception], tuple[int, str]]
 
@@ -124,7 +125,7 @@ class Coordinator:
         for source in (self._listener, self._signals.fileno()):
             poller.watch(source)
         if self._run.state.t0_ns is not None:
-            self._journal = self._open_journal()  # resumed
+            self._journal = self._open_journal(None)  # resumed
         try:
             while self._end is None:
                 poller.wait(TICK_S)
@@ -328,7 +329,7 @@ class Coordinator:
     def _write(self, record: AnyRecord) -> None:
         """The journal first: what it does not hold must not count, and must not be acknowledged."""
         if self._journal is None:
-            self._journal = self._open_journal()
+            self._journal = self._open_journal(record)
         packed = None
         if isinstance(record, FrameAccepted) and self._packed is not None and self._packed[0] is record.frame:
             packed = self._packed[1]

@@ -33,7 +33,7 @@ from common.units import counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.verdict import Level
 from coordinator.core.actions import End
-from coordinator.core.records import TargetFacts, When
+from coordinator.core.records import RunOpened, TargetFacts, When
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
 from coordinator.embedded import open_embedded
@@ -248,7 +248,7 @@ def _serve(
             signals=signals,
             local_agents=agents,
             view=view,
-            open_journal=lambda: folder.open_journal(plan),
+            open_journal=lambda first: folder.open_journal(first.plan if isinstance(first, RunOpened) else plan),
             read_counts=lambda when: read_server_counts(plan.target, when),
             clean=lambda: CleanUpThread(delete, explain),
             explain=explain,
