@@ -107,7 +107,7 @@ def test_zeros_that_a_power_cut_left_cost_the_records_in_their_place_and_no_othe
 ) -> None:
     at = data.draw(st.one_of(st.sampled_from(borders), st.integers(0, len(whole))))
     scratch.write_bytes(whole[:at] + bytes(data.draw(st.integers(0 if at in borders else 64, 10_000))))
-    kept = RUN[: sum(border <= at for border in borders)]
+    kept = RUN[: sum(not whole[at:border].strip(b"\0") for border in borders)]  # the last bytes may be zeros anyway
     assert tuple(read_journal(scratch)) == kept
     with Journal.reopen(scratch) as reopened:
         reopened.append(RunStarted(t0_ns=42))

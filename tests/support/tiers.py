@@ -1,7 +1,7 @@
 """The tier of each test: `fast` (no server, no process), `server`, or `system` (everything in tests/system).
 
-A test is fast unless its own code, that of its fixtures, or that of helpers under tests/ names something that starts a
-process. `only_fast` catches what this does not see: a fast test that starts a process fails.
+A test is fast unless its own code, or what it uses of tests/ and scripts/, names something that starts a process.
+`only_fast` catches what this does not see: a fast test that starts a process fails.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import pytest
 SYSTEM = Path(__file__).parents[1] / "system"
 TIERS = ("system", "server", "fast")
 """In the order in which they run: so no process is left alone with a slow test at the end."""
+
+_READ = (SYSTEM.parent, SYSTEM.parents[1] / "scripts")
+"""Folders with the code that is read."""
 
 _OF_MODULES = {
     "subprocess": {"Popen", "run", "call", "check_call", "check_output"},
@@ -55,7 +58,7 @@ def _starts_processes(thing: Any) -> bool:
     thing = unwrap(thing.__func__ if isinstance(thing, MethodType) else thing)
     if getattr(thing, "__name__", "") in _OF_OURS:
         return True
-    if not isinstance(thing, FunctionType | type) or not _is_of_tests(thing):
+    if not isinstance(thing, FunctionType | type) or not _is_read(thing):
         return False
     if thing not in _known:
         _known[thing] = False  # it may name itself
@@ -63,8 +66,9 @@ def _starts_processes(thing: Any) -> bool:
     return _known[thing]
 
 
-def _is_of_tests(thing: Any) -> bool:
-    return Path(getattr(sys.modules.get(thing.__module__), "__file__", None) or "").is_relative_to(SYSTEM.parent)
+def _is_read(thing: Any) -> bool:
+    path = Path(getattr(sys.modules.get(thing.__module__), "__file__", None) or "")
+    return any(path.is_relative_to(folder) for folder in _READ)
 
 
 def _functions_of(thing: FunctionType | type) -> Iterator[FunctionType]:
@@ -72,7 +76,7 @@ def _functions_of(thing: FunctionType | type) -> Iterator[FunctionType]:
         yield thing
         return
     for base in thing.__mro__:
-        for value in vars(base).values() if _is_of_tests(base) else ():
+        for value in vars(base).values() if _is_read(base) else ():
             inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
             if isinstance(inner := unwrap(inner) if callable(inner) else inner, FunctionType):
                 yield inner

@@ -45,6 +45,16 @@ def test_no_more_frames_are_under_way_than_the_window_allows() -> None:
     assert [frame.seq for frame in send_all(outbox)] == [WINDOW, WINDOW + 1]
 
 
+def test_a_merged_frame_completes_the_last_of_its_seconds() -> None:
+    outbox = filled(CAPACITY + 3)
+    frames: list[MetricsFrame] = []
+    while sent := send_all(outbox):
+        frames += sent
+        outbox.acknowledge(outbox.next_seq)
+    assert len(frames) == CAPACITY
+    assert [frame.through for frame in frames] == [frame.intervals[-1].last for frame in frames]
+
+
 def test_an_acknowledgement_forgets_what_it_covers() -> None:
     outbox = filled(5)
     send_all(outbox)

@@ -96,6 +96,7 @@ def test_what_an_agent_with_this_share_can_send_is_taken(intervals: list[Interva
         (with_seconds(SecondMetrics(number=2, ok=2, issued=2)), "seconds within 0..1"),
         (with_seconds(SecondMetrics(number=0, ok=3, issued=2)), "expected seconds with 2 operations, got 3"),
         (with_seconds(SecondMetrics(number=0, ok=2, issued=3)), "expected seconds with 2 operations issued, got 3"),
+        (with_seconds(SecondMetrics(number=0, ok=2, issued=1)), "expected seconds with 2 operations issued, got 1"),
         (with_seconds(*[SecondMetrics(number=0)] * (MAX_INTERVALS + 1)), "expected at most 512 seconds"),
         (
             with_seconds(SecondMetrics(number=0, ok=2, issued=2, service=TOO_MANY)),

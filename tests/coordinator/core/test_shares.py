@@ -63,6 +63,13 @@ def test_the_ceiling_is_the_sum_over_all_pools_dealt(plan: Plan, agents: list[Ag
     assert shares.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in dealt)
 
 
+def test_what_does_not_divide_goes_to_the_agent_with_the_fewest_threads_for_its_processes() -> None:
+    plan = Plan(pools=(Pools(name="first", client_pools=2), Pools(name="second", client_pools=1)))
+    shares = assign(plan, [AgentCapacity("small", 1), AgentCapacity("large", 4)])
+    groups = {name: [share.group for share in dealt.pools] for name, dealt in shares.assignments.items()}
+    assert groups == {"small": [0], "large": [0, 1]}
+
+
 @given(st.integers(0, 1000), st.lists(st.integers(1, 50), min_size=1, max_size=8))
 def test_a_split_is_exact_and_every_part_its_proportion_or_one_more(count: int, weights: list[int]) -> None:
     parts = split(count, weights, range(len(weights)))

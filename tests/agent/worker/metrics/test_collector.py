@@ -75,6 +75,14 @@ def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:
     return {interval.first: interval.operations for interval in intervals}
 
 
+def test_connections_that_open_before_a_share_is_taken_over_belong_to_its_begin() -> None:
+    log = EventLog()
+    log.opened(T0 + NS_PER_S // 2, None, log.number())
+    group = CollectedGroup("one", [], [log], begin_ns=T0 + 2 * NS_PER_S)
+    group.gather(T0, PLAIN)
+    assert group.keys(T0, PLAIN) == {(2, 0)}
+
+
 def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
     process = Process()
     process.complete(0.5)

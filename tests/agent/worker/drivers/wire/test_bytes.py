@@ -14,7 +14,7 @@ from common.commands import COMMANDS, KeyType, Placeholder
 from common.metrics.intervals import Merge, merge_commands, merge_intervals
 from common.plan.schema import Plan
 from common.serde import from_builtins
-from tests.agent.worker.test_table import IMPATIENT, KEYS, LUA, OTHERS, fill
+from tests.agent.worker.test_table import KEYS, LUA, OTHERS, SHORT_TIMEOUTS, fill
 from tests.support.runs import wait_until
 from tests.support.servers import Server, start_server
 from tests.support.workers import whole_of
@@ -91,7 +91,9 @@ def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
     # There are many runs: each is to notice soon that it is over.
     monkeypatch.setattr("agent.worker.drivers.wire.event_loop._CHECK_EVERY_NS", 1_000_000)
     asking, found = server.client(), []
-    rows = [(name, IMPATIENT.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes]
+    rows = [
+        (name, SHORT_TIMEOUTS.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes
+    ]
     rows += [(command.split()[0], command, holds) for holds, command in OTHERS]
     for name, command, holds in rows:
         fill(asking, holds)
