@@ -1,4 +1,4 @@
-"""A worker of the wire driver on a stage: a clock that tests set, sockets that do as they are told, nobody's thread."""
+"""A wire worker without threads: a clock that tests set, and sockets that tests control."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PROTOCOL = 3
 
 
 def operation(name: str, *arguments: str, follow: Any = None) -> Operation:
-    """One of these, with the size that it has on the wire."""
+    """An operation, with its size on the wire."""
     made = (name, *(argument.encode() for argument in arguments))
     return NAMES.index(name), made, len(hiredis.pack_command(made)), follow  # type: ignore[arg-type]
 
@@ -56,8 +56,10 @@ SET = operation("SET", "key", "value")
 
 
 class FakeSocket:
-    """Takes bytes as long as it has room for so many, `piece` of them a call as TLS does; raises `fails`, if there is
-    any. sent: all that it took. What comes of it lies in `incoming`: pieces, or what recv raises."""
+    """Takes bytes while it has `room`, at most `piece` of them a call, as TLS does; raises `fails` if that is set.
+
+    sent: all bytes that it took. incoming: what each recv returns or raises.
+    """
 
     numbers = iter(range(100, 10**9))
 
@@ -85,7 +87,7 @@ class FakeSocket:
         return len(taken)
 
     def recv_into(self, buffer: bytearray) -> int:
-        """As many as came."""
+        """Fill the buffer with the next piece."""
         piece = self.recv(len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
@@ -102,14 +104,14 @@ class FakeSocket:
         return piece
 
     def commands(self) -> list[list[bytes]]:
-        """All whole requests that it took."""
+        """All complete requests that it took."""
         reader = hiredis.Reader()
         reader.feed(bytes(self.sent))
         return list(iter(reader.gets, False))
 
 
 class FakePoller:
-    """Remembers what is watched, and for writing."""
+    """Remembers which files are watched, and which for writing."""
 
     def __init__(self) -> None:
         self.files: dict[int, bool] = {}
@@ -125,14 +127,14 @@ class FakePoller:
     def remove(self, fd: int) -> None:
         del self.files[fd]
 
-    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
+    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:
         raise NotImplementedError
 
     def close(self) -> None: ...
 
 
 class FakeLink(WireConnection):
-    """A connection whose socket the stage makes; with redis-py's own parser of errors. lost: what ended it so far."""
+    """A connection with a `FakeSocket` and redis-py's parser of errors. lost: the errors that ended it."""
 
     def __init__(self, stage: WireStage) -> None:
         self._stage = stage
@@ -165,7 +167,7 @@ class FakeLink(WireConnection):
 
 
 class Dealt:
-    """A `PackedStream` of these operations, `size` a block; without end, as any."""
+    """An endless `PackedStream` of these operations, `size` in a block."""
 
     def __init__(self, operations: Iterable[Operation], size: int = 8) -> None:
         self._operations, self._size = chain(operations, repeat(GET)), size
@@ -185,10 +187,10 @@ class Dealt:
 
 
 class WireStage:
-    """A worker with all that it works with. Connections are opened by hand (`open`), and answered by hand (`hear`).
+    """A worker with its router. Tests open its connections (`open`), and answer on them (`hear`).
 
-    load: of several legs, instead of quota and due. slots: the node of each slot, of a cluster. is_plain: as a mix
-    whose replies lead to nothing.
+    load: of several legs, instead of quota and due. slots: the node of each slot of a cluster. is_plain: replies are
+    only counted.
     """
 
     def __init__(
@@ -313,13 +315,13 @@ class WireStage:
         return sock
 
     def lost(self, connection: BatchConnection | None = None) -> list[Exception]:
-        """What ended a connection, each time."""
+        """The errors that ended a connection."""
         link: Any = (connection or self.connection()).link
         lost: list[Exception] = link.lost
         return lost
 
     def open(self, *connections: BatchConnection) -> None:
-        """These connections stand; without any, all that were not opened yet."""
+        """Open these connections; by default all that were not opened yet."""
         for connection in connections or tuple(self.to_open):
             with self.clock():
                 connection.opened(connection.link.open(), self.poller)
@@ -328,7 +330,7 @@ class WireStage:
                 self.to_open.remove(connection)
 
     def reopen(self) -> None:
-        """What is to be opened anew, stands again."""
+        """Open all connections that wait to be opened again."""
         again = []
         for waiting in (self.reopening, self.reopening_soon, self.reopening_later):
             again += waiting
@@ -337,7 +339,7 @@ class WireStage:
             self.open(*again)
 
     def begin(self, after_ns: int = 0) -> None:
-        """All connections stand, and the start has come."""
+        """Open all connections, and start the load."""
         self.open()
         self.now_ns += after_ns
         with self.clock():
@@ -350,7 +352,7 @@ class WireStage:
             yield
 
     def hear(self, *pieces: bytes | Exception, of: BatchConnection | None = None, after_ns: int = 0) -> None:
-        """These pieces come on a connection, a read each, so long after each other."""
+        """Receive these pieces on a connection, one a read, each `after_ns` after the last."""
         connection = of or self.connection()
         sock = self.sock(connection)
         for piece in pieces:
@@ -377,11 +379,11 @@ class WireStage:
         return row + len(NAMES) * self.outcomes.number(Failure(replied, name, 0))
 
     def rows(self) -> list[Row]:
-        """What it recorded since the last call, each operation or batch of one command in a row; times from T0."""
+        """The rows recorded since the last call; times from T0."""
         return named(self.record.take(), T0_NS)
 
     def metrics(self) -> PoolMetrics:
-        """The same, added up."""
+        """Metrics of the rows recorded since the last call."""
         return bin_rows(self.record.take(), NAMES, self.outcomes.names)
 
     def redirects(self) -> list[str]:
@@ -389,11 +391,11 @@ class WireStage:
 
 
 def slots_of(*names: str) -> list[str]:
-    """All slots, dealt to these nodes one by one."""
+    """The nodes of all slots, in turn."""
     return [names[slot % len(names)] for slot in range(SLOTS)]
 
 
 def keys_of(slots: Sequence[str], node: str, count: int = 1) -> list[str]:
-    """Keys that lie in a node's slots."""
+    """Keys in a node's slots."""
     found = (key for key in map("key:{}".format, range(10**6)) if slots[slot_of(key.encode())] == node)
     return list(islice(found, count))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
-from agent.worker.drivers.wire.poller import READ, WRITE, Files
+from agent.worker.drivers.wire.poller import READ, WRITE, WatchedFiles
 from agent.worker.drivers.wire.requests import Batch, RequestQueue
 from agent.worker.metrics.rows import NONE
 from agent.worker.pacing.pacer import Turn
@@ -177,7 +177,7 @@ class BatchConnection:
         self._replies: list[Any] = []
         self._wanted = 0
 
-    def opened(self, sock: Any, poller: Files) -> None:
+    def opened(self, sock: Any, poller: WatchedFiles) -> None:
         """The connection is open."""
         self._sock, self._fd, self._poller = sock, sock.fileno(), poller
         self._recv, self._send = sock.recv_into, sock.send

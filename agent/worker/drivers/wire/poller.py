@@ -1,7 +1,7 @@
-"""Which sockets can be read or written: epoll on Linux, kqueue on macOS. The one place that knows the difference.
+"""Which sockets are ready to be read or written: epoll on Linux, kqueue on macOS. No other module knows the difference.
 
-A file is told of when something new can be read, not as long as anything can: whoever does not read until there is
-nothing left has to know that there may be more. With epoll that spares a look at each file at every wait.
+Edge-triggered: a file is reported when new bytes arrive, and not again while they are unread. So a reader that stops
+before the end must know that more may be left. In return, a wait does not look at files that were reported before.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ import sys
 from typing import Any, Protocol
 
 READ, WRITE = 1, 4
-"""What a file is ready for, as epoll has it; several as one sum. Whatever else is set means that reading tells more."""
+"""What a file is ready for, as a sum of the bits of epoll. Any other bit means: read to the end of the stream."""
 
 _SELECTABLE = 1024
-"""File descriptors below it can be given to select(2)."""
+"""select(2) takes file descriptors below this."""
 _AT_ONCE = 256
 _NS_PER_S = 1e9
 
 
-class Files(Protocol):
-    """Files to be read, and some of them to be written. For one thread."""
+class WatchedFiles(Protocol):
+    """Watches files for reading, and some of them for writing. For one thread."""
 
     def add(self, fd: int) -> None:
         """Watch this file for reading."""
 
     def watch_write(self, fd: int, wanted: bool) -> None:
-        """Whether to watch it for writing as well."""
+        """Watch it for writing too, or no longer."""
 
     def remove(self, fd: int) -> None:
-        """Watch it no more; before it is closed."""
+        """Watch it no longer. Call it before the file is closed."""
 
 
-class Poller(Files, Protocol):
-    """Tells which of them are ready."""
+class SocketPoller(WatchedFiles, Protocol):
+    """Waits until any of the files is ready."""
 
-    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
-        """(file, what it is ready for), as soon as there is any, or after this time. is_fine: to the microsecond, as
-        far as the system can; else a millisecond more or less does not matter."""
+    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:
+        """[(file, what it is ready for)], as soon as any is ready, or after this time. is_precise: to the microsecond
+        if the system can, else to the millisecond."""
 
     def close(self) -> None:
         """Idempotent."""
@@ -63,12 +63,12 @@ class EpollPoller:
     def remove(self, fd: int) -> None:
         self._epoll.unregister(fd)
 
-    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:
-        if timeout_ns <= 0 or (is_fine and self._is_selectable):
+    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:
+        if timeout_ns <= 0 or (is_precise and self._is_selectable):
             ready: list[tuple[int, int]] = self._poll(0, _AT_ONCE)
             if ready or timeout_ns <= 0:
                 return ready
-            # epoll rounds up to whole milliseconds; but an epoll can be waited for as any file.
+            # epoll rounds up to whole milliseconds, but select can wait for an epoll, as for any file.
             select.select((self._epoll,), (), (), timeout_ns / _NS_PER_S)
             timeout_ns = 0
         found: list[tuple[int, int]] = self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)
@@ -102,7 +102,7 @@ class KqueuePoller:
     def _change(self, fd: int, which: int, flag: int) -> None:
         self._queue.control([select.kevent(fd, which, flag)], 0)  # type: ignore[attr-defined]
 
-    def wait(self, timeout_ns: int, is_fine: bool) -> list[tuple[int, int]]:  # noqa: ARG002 - it always is
+    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:  # noqa: ARG002 - it always is precise
         found: dict[int, int] = {}
         for event in self._queue.control(None, _AT_ONCE, max(0.0, timeout_ns / _NS_PER_S)):
             kind = WRITE if event.filter == select.KQ_FILTER_WRITE else READ  # type: ignore[attr-defined]
@@ -113,6 +113,6 @@ class KqueuePoller:
         self._queue.close()
 
 
-def open_poller() -> Poller:
-    """That of this system. Close it."""
+def open_poller() -> SocketPoller:
+    """The poller of this system. Close it."""
     return EpollPoller() if sys.platform == "linux" else KqueuePoller()

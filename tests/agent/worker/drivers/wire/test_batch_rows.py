@@ -11,7 +11,7 @@ from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
 from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows, pack_row
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints
-from tests.support.rows import Row, bin_rows, named
+from tests.support.rows import bin_rows
 
 NAMES = ("SET", "GET", "TTL")
 T0 = 10**15
@@ -129,14 +129,3 @@ def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> N
     record.skip(first + 2, 1)
     assert record.take().shape == NO_ROWS.shape
     assert not record._blocks
-
-
-def test_a_command_that_a_batch_has_none_of_makes_no_row_of_it() -> None:
-    record = WireRecord([5, None])
-    place = record.add_block(np.array([0, 0, 1, 1]), np.array([30, 31, 20, 21]))
-    record.add_batch(pack_batch(T0 + 9, T0, place, 2, 10, NONE, 3))
-    record.add_batch(pack_batch(T0 + 8, T0 + 1, place + 2, 2, 99, 4, LEG_BY_TIME))
-    assert sorted(named(record.take(), T0)) == [
-        Row(8, 1, 7, lag_ns=4, bytes_out=41, bytes_in=99, wait_ns=NONE, count=2),
-        Row(9, 0, 9, leg=3, bytes_out=61, bytes_in=10, wait_ns=NONE, count=2),
-    ]

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.poller import READ, WRITE
-from agent.worker.drivers.wire.requests import RequestBlock, packed_block
 from tests.support.rows import Row
-from tests.support.wire import GET, MS, NAMES, SET, FakeSocket, WireStage, operation
+from tests.support.wire import GET, MS, SET, FakeSocket, WireStage, operation
 
 OK = b"+OK\r\n"
 A = b"$1\r\na\r\n"
@@ -278,8 +277,3 @@ def test_a_closed_connection_holds_nothing_of_what_was_under_way() -> None:
     assert stage.sock().commands() == [[b"GET", b"key"]] * 2
     stage.hear(A * 2)
     assert stage.metrics().commands["GET"].ok == 2
-
-
-def test_the_place_of_a_block_is_of_its_first_request() -> None:
-    block: RequestBlock = packed_block([GET, SET])
-    assert (block.count, block.offsets, NAMES[block.rows[1]]) == (2, [0, GET[2], GET[2] + SET[2]], "SET")

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from agent.worker.drivers.wire.poller import READ, WRITE, Poller, open_poller
+from agent.worker.drivers.wire.poller import READ, WRITE, SocketPoller, open_poller
 from common.clock import monotonic_ns
 
 LONG_NS = 10**10
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 @pytest.fixture
-def poller(_leak_check_first: None) -> Iterator[Poller]:
+def poller(_leak_check_first: None) -> Iterator[SocketPoller]:
     opened = open_poller()
     yield opened
     opened.close()
@@ -38,23 +38,23 @@ def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
     return sum(events for _, events in found)
 
 
-@pytest.mark.parametrize("is_fine", [True, False])
+@pytest.mark.parametrize("is_precise", [True, False])
 def test_a_file_is_told_of_when_it_can_be_read_and_once(
-    poller: Poller, pair: tuple[socket.socket, socket.socket], is_fine: bool
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
-    assert poller.wait(0, is_fine) == []
+    assert poller.wait(0, is_precise) == []
     theirs.send(b"x")
-    assert told(poller.wait(LONG_NS, is_fine), ours) == READ
-    assert poller.wait(0, is_fine) == []
+    assert told(poller.wait(LONG_NS, is_precise), ours) == READ
+    assert poller.wait(0, is_precise) == []
     theirs.send(b"y")
-    assert told(poller.wait(LONG_NS, is_fine), ours) == READ
+    assert told(poller.wait(LONG_NS, is_precise), ours) == READ
     assert ours.recv(10) == b"xy"
 
 
 def test_what_lies_ready_before_a_file_is_watched_is_told_of(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
     theirs.send(b"x")
@@ -62,7 +62,9 @@ def test_what_lies_ready_before_a_file_is_watched_is_told_of(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_a_full_socket_is_told_of_when_it_takes_more(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_full_socket_is_told_of_when_it_takes_more(
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
+) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
     sent = 0
@@ -82,7 +84,7 @@ def test_a_full_socket_is_told_of_when_it_takes_more(poller: Poller, pair: tuple
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_both_are_told_together(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_both_are_told_together(poller: SocketPoller, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno())
@@ -92,7 +94,7 @@ def test_both_are_told_together(poller: Poller, pair: tuple[socket.socket, socke
 
 @pytest.mark.parametrize("before", [b"", b"x"])
 def test_a_hang_up_is_told_as_something_to_be_read_and_more(
-    poller: Poller, pair: tuple[socket.socket, socket.socket], before: bytes
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], before: bytes
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -105,7 +107,7 @@ def test_a_hang_up_is_told_as_something_to_be_read_and_more(
 
 
 def test_a_file_that_is_not_watched_any_more_is_not_told_of(
-    poller: Poller, pair: tuple[socket.socket, socket.socket]
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -117,22 +119,22 @@ def test_a_file_that_is_not_watched_any_more_is_not_told_of(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-@pytest.mark.parametrize("is_fine", [True, False])
-def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: Poller, is_fine: bool) -> None:
+@pytest.mark.parametrize("is_precise", [True, False])
+def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: SocketPoller, is_precise: bool) -> None:
     began_ns = monotonic_ns()
-    assert poller.wait(2_000_000, is_fine) == []
+    assert poller.wait(2_000_000, is_precise) == []
     assert monotonic_ns() - began_ns >= 1_900_000
-    assert poller.wait(-5, is_fine) == []
+    assert poller.wait(-5, is_precise) == []
 
 
-@pytest.mark.parametrize("is_fine", [True, False])
+@pytest.mark.parametrize("is_precise", [True, False])
 def test_a_wait_ends_with_what_comes_meanwhile(
-    poller: Poller, pair: tuple[socket.socket, socket.socket], is_fine: bool
+    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
     found: list[tuple[int, int]] = []
-    waiting = threading.Thread(target=lambda: found.extend(poller.wait(LONG_NS, is_fine)))
+    waiting = threading.Thread(target=lambda: found.extend(poller.wait(LONG_NS, is_precise)))
     waiting.start()
     theirs.send(b"x")
     waiting.join(8)
