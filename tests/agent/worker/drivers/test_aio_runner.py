@@ -197,7 +197,7 @@ def test_prewarming_opens_every_connection_and_leaves_them_to_the_pool(valkey: S
     assert (kinds.count("opened"), kinds.count("closed"), kinds.count("dropped")) == (21, 21, 0)
 
 
-def test_a_loop_that_cannot_be_made_is_told_to_who_wanted_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_cannot_be_made_raises_in_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: LoopRecord) -> asyncio.AbstractEventLoop:
         raise OSError("too many files")
 

@@ -100,7 +100,7 @@ def test_several_seconds_may_be_reported_at_once() -> None:
     assert counts(process.collector.collect(3)) == {0: 1, 1: 0, 2: 1, 3: 0}
 
 
-def test_what_completed_in_a_second_still_under_way_waits_for_its_end() -> None:
+def test_what_completed_in_a_second_still_in_flight_waits_for_its_end() -> None:
     process = Process()
     process.complete(0.9)
     process.complete(1.01)
@@ -265,7 +265,7 @@ def test_each_second_tells_what_was_used_in_it_and_the_last_one_also_what_came_a
     assert [one.core_share_max for one in told] == [0.5, 1.0, 0.0]
 
 
-def test_cpu_time_is_told_even_if_nothing_else_is_left_to_say() -> None:
+def test_cpu_time_is_reported_even_if_nothing_else_is_left_to_say() -> None:
     process = Process()
     process.use(1, 1)
     process.collector.collect(0)
@@ -358,7 +358,7 @@ def test_connection_events_count_once_and_in_the_stage_in_which_they_happened() 
     assert found[1, 1].open_peak == found[2, 0].open_peak == found[2, 1].open_peak == 3
 
 
-def test_what_is_unsent_is_told_by_stage_and_once() -> None:
+def test_what_is_unsent_is_reported_by_stage_and_once() -> None:
     process = Process(line=STAGED)
     process.complete(0.5)
     process.records[0].missed.update({0: 3, 2: 4})

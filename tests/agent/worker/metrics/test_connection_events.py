@@ -106,7 +106,7 @@ def test_a_connection_that_is_dropped_and_comes_back_is_one_connection() -> None
     assert fold.never_opened() == {}
 
 
-def test_what_never_opened_is_told_by_the_last_cause() -> None:
+def test_what_never_opened_is_reported_by_the_last_cause() -> None:
     fold, log = ConnectionTally(), EventLog()
     for which in (A, B, C):
         log.attempt_failed(1, "refused", which)

@@ -78,7 +78,7 @@ def test_a_process_that_used_nothing_has_zeros_and_one_without_a_reading_too() -
     st.sampled_from([PLAIN, STAGED]),
     st.integers(1, 4),
 )
-def test_all_that_was_used_is_told_once_however_often_it_was_read(
+def test_all_that_was_used_is_reported_once_however_often_it_was_read(
     readings: list[tuple[int, int]], line: Timeline, steps: int
 ) -> None:
     process = Watched(line=line)

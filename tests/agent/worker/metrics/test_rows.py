@@ -93,7 +93,7 @@ def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
 
 
 @given(st.lists(st.integers(-5, 5)))
-def test_distinct_values_are_told_once_and_in_order(values: list[int]) -> None:
+def test_distinct_values_come_once_and_in_order(values: list[int]) -> None:
     assert distinct(np.array(values, dtype=np.int64)) == sorted(set(values))
 
 

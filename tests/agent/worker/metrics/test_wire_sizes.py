@@ -52,7 +52,7 @@ def test_the_two_protocols_differ_in_their_nil_and_their_maps() -> None:
         assert measure({b"a": b"1", b"b": None}) == len(pairs + b"$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n" + nil)
 
 
-def test_a_true_that_was_a_one_is_told_from_a_true_that_was_an_ok() -> None:
+def test_a_true_that_was_a_one_differs_from_a_true_that_was_an_ok() -> None:
     assert reply_measure("EXPIRE", 3, {"EXPIRE": bool})(True) == len(b":1\r\n")
     assert reply_measure("SET", 3, {})(True) == len(b"+OK\r\n")
     assert reply_measure("PING", 3, {})(True) == len(b"+PONG\r\n")

@@ -222,9 +222,7 @@ def test_in_a_closed_loop_nothing_is_ever_unsent() -> None:
 
 
 @given(rate=st.floats(1.0, 1e9), seconds=st.floats(0.001, 100.0), quota=st.none() | st.integers(1, 10**9))
-def test_what_is_unsent_of_a_schedule_far_ahead_is_told_without_looking_at_all_of_it(
-    rate: float, seconds: float, quota: int | None
-) -> None:
+def test_unsent_operations_of_a_fast_schedule_are_estimated(rate: float, seconds: float, quota: int | None) -> None:
     span = Span(T0_NS, T0_NS + round(seconds * NS_PER_S))
     pacer = Pacer(span, batch=1, quota=quota, schedule=constant_schedule(T0_NS, rate, 0, 1))
     due = -(-round(seconds * NS_PER_S) * Fraction(rate) // NS_PER_S)

@@ -102,7 +102,7 @@ def test_a_warmup_at_the_same_rate_changes_no_time(rate: float, warmup_ms: int, 
 
 
 @given(loads(open_only=True), st.integers(0, 3))
-def test_arrivals_by_chance_ascend_within_their_legs(load: Load, thread: int) -> None:
+def test_poisson_arrivals_ascend_within_their_legs(load: Load, thread: int) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.POISSON)
     line = timeline(load)
     for leg, schedule in zip(line.legs, schedules_of(load, line, 5, thread, 4), strict=True):
@@ -136,7 +136,7 @@ def test_threads_that_begin_later_have_the_schedule_of_the_fleet_from_there_on(
 
 
 @given(loads(open_only=True), st.floats(0, 1))
-def test_arrivals_by_chance_that_begin_later_ascend_within_what_is_left_of_their_legs(load: Load, share: float) -> None:
+def test_poisson_arrivals_that_begin_later_ascend_within_what_is_left_of_their_legs(load: Load, share: float) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.POISSON)
     line = timeline(load)
     assert line.end_ns is not None
@@ -169,7 +169,7 @@ def ks_distance_to_uniform(values: Floats) -> float:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_arrivals_by_chance_follow_the_integral_of_a_ramp(seed: int, threads: int) -> None:
+def test_poisson_arrivals_follow_the_integral_of_a_ramp(seed: int, threads: int) -> None:
     load = Load(stages=(stage(2, 5000), stage(4, 15_000, Ramp.LINEAR)), arrivals=Arrivals.POISSON)
     line = timeline(load)
     leg = line.legs[1]
@@ -201,7 +201,7 @@ def test_threads_and_legs_draw_different_times() -> None:
 
 @settings(max_examples=30)
 @given(loads(), st.integers(1, 4), st.integers(1, 7))
-def test_an_open_leg_holds_what_was_due_in_it_whatever_stands_beside_it(load: Load, threads: int, batch: int) -> None:
+def test_an_open_leg_has_exactly_what_was_due_in_it(load: Load, threads: int, batch: int) -> None:
     sent: Counter[int] = Counter()
     for thread in range(threads):
         bench = Bench(load, batch=batch, thread=thread, threads=threads, service_ns=100_000)
@@ -248,7 +248,7 @@ def test_what_is_left_at_the_end_is_unsent_and_told_by_leg() -> None:
     assert bench.unsent == 83
 
 
-def test_what_is_unsent_of_legs_far_ahead_is_told_without_looking_at_all_of_it() -> None:
+def test_unsent_operations_of_fast_legs_are_estimated() -> None:
     load = Load(stages=(stage(1, 10), stage(10, 1e8, Ramp.LINEAR), stage(5, 1e7)))
     bench = Bench(load, threads=2)
     assert bench.pacer.unsent() == pytest.approx((10 + 10 * (1e8 + 10) / 2 + 5e7) / 2, rel=1e-4)

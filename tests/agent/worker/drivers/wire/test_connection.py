@@ -140,7 +140,7 @@ def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
 
 
 @pytest.mark.parametrize("moment", ["send", "write on", "read", "end"])
-def test_a_connection_that_breaks_is_lost_once_and_what_was_under_way_failed(moment: str) -> None:
+def test_a_connection_that_breaks_is_lost_once_and_what_was_in_flight_failed(moment: str) -> None:
     stage = WireStage(batch=2)
     stage.open()
     sock, broken = stage.sock(), ConnectionResetError(104, "reset by peer")
@@ -217,7 +217,7 @@ def test_messages_between_replies_are_redis_pys() -> None:
     assert stage.metrics().commands["GET"].ok == 4
 
 
-def test_a_connection_that_a_message_wants_anew_is_closed_when_its_batch_is_over() -> None:
+def test_a_connection_that_a_message_wants_to_reconnect_is_closed_after_its_batch() -> None:
     stage = WireStage(has_pushes=True)
     stage.begin()
     connection = stage.connection()
@@ -267,7 +267,7 @@ def test_replies_nested_as_deep_as_the_parser_can_are_read_in_a_batch_too() -> N
     assert stage.metrics().commands["GET"].ok == 2
 
 
-def test_a_closed_connection_holds_nothing_of_what_was_under_way() -> None:
+def test_a_closed_connection_keeps_nothing_of_its_batch() -> None:
     stage = WireStage(batch=2)
     stage.open()
     stage.sock().room = 3

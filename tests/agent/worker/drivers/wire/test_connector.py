@@ -51,7 +51,7 @@ def stand(_leak_check_first: None) -> Iterator[Stand]:
     made.connector.wait(5)
 
 
-def test_it_is_done_beside_the_loop_which_is_told_the_result(stand: Stand) -> None:
+def test_a_call_runs_on_a_thread_and_the_loop_gets_its_result(stand: Stand) -> None:
     stand.do(lambda: threading.current_thread().name)
     stand.turn()
     [(how, name)] = stand.heard
@@ -60,7 +60,7 @@ def test_it_is_done_beside_the_loop_which_is_told_the_result(stand: Stand) -> No
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.RedisClusterException("odd"), OSError("deaf")])
-def test_what_is_the_targets_fault_is_told_otherwise(stand: Stand, error: Exception) -> None:
+def test_an_error_of_the_target_goes_to_otherwise(stand: Stand, error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -79,7 +79,7 @@ def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
     assert stand.heard == []
 
 
-def test_what_waits_ends_with_the_lifeline_and_nobody_is_told(stand: Stand) -> None:
+def test_a_waiting_call_ends_with_the_cancellation_and_calls_nothing(stand: Stand) -> None:
     began = threading.Event()
 
     def hang() -> None:

@@ -123,7 +123,7 @@ def test_a_worker_begins_with_its_span_and_not_before(loop: WireLoop) -> None:
     assert worker.began_ns >= job.context.span.t0_ns
 
 
-def test_a_worker_that_waits_for_its_span_is_told_of_an_end_that_comes_before(loop: WireLoop) -> None:
+def test_a_worker_that_waits_for_its_span_notices_an_earlier_end(loop: WireLoop) -> None:
     worker, watch = FakeWorker(is_done=True), Watch()
     job = job_of(watch, in_ns=3600 * 1000 * MS)
     started = start(loop, worker, job)
@@ -151,7 +151,7 @@ def test_a_worker_ends_when_its_work_is_done_or_stays_to_the_end(loop: WireLoop,
     assert watch.ended == [""]
 
 
-def test_what_goes_wrong_in_the_loop_is_told_by_those_who_watch_each_worker(loop: WireLoop) -> None:
+def test_an_error_of_the_loop_is_reported_for_each_worker(loop: WireLoop) -> None:
     watches = [Watch(), Watch(), Watch()]
     workers = [FakeWorker(is_done=True), FakeWorker(), FakeWorker()]
     started = [start(loop, each, job_of(watch)) for each, watch in zip(workers, watches, strict=True)]
@@ -167,7 +167,7 @@ def test_what_goes_wrong_in_the_loop_is_told_by_those_who_watch_each_worker(loop
     loop.call(stumble)
 
 
-def test_what_goes_wrong_in_a_worker_is_told_too(loop: WireLoop) -> None:
+def test_an_error_of_a_worker_is_reported_too(loop: WireLoop) -> None:
     def stumble() -> None:
         raise RuntimeError("a stone")
 
@@ -179,7 +179,7 @@ def test_what_goes_wrong_in_a_worker_is_told_too(loop: WireLoop) -> None:
     wait_until(lambda: not loop.is_working(started), "it works no more")
 
 
-def test_a_connection_is_told_what_it_is_ready_for_until_it_is_removed(loop: WireLoop) -> None:
+def test_a_connection_is_called_when_it_is_ready_until_it_is_removed(loop: WireLoop) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         heard: list[int] = []

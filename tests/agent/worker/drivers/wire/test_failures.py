@@ -91,7 +91,7 @@ def stopped(worker: WorkerThread) -> Reported:
 # One server
 
 
-def test_single_connections_that_are_killed_are_made_anew_and_cost_what_was_under_way(
+def test_killed_connections_are_opened_again_and_lose_only_what_was_in_flight(
     valkey: Server, worker: WorkerThread
 ) -> None:
     told = valkey.client()
@@ -222,7 +222,7 @@ def test_connections_that_the_server_has_no_room_for_are_tried_again_while_the_o
     assert reported.all_commands.ok == calls_of(told)
 
 
-def test_connections_that_the_server_never_has_room_for_are_told_at_the_end(
+def test_connections_that_the_server_never_has_room_for_are_reported_at_the_end(
     valkey: Server, worker: WorkerThread
 ) -> None:
     told = valkey.client()

@@ -39,7 +39,7 @@ def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
-def test_a_file_is_told_of_when_it_can_be_read_and_once(
+def test_a_file_is_reported_once_when_it_can_be_read(
     poller: SocketPoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
@@ -53,7 +53,7 @@ def test_a_file_is_told_of_when_it_can_be_read_and_once(
     assert ours.recv(10) == b"xy"
 
 
-def test_what_lies_ready_before_a_file_is_watched_is_told_of(
+def test_bytes_that_came_before_a_file_is_watched_are_reported(
     poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -62,7 +62,7 @@ def test_what_lies_ready_before_a_file_is_watched_is_told_of(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_a_full_socket_is_told_of_when_it_takes_more(
+def test_a_full_socket_is_reported_when_it_takes_more(
     poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -84,7 +84,7 @@ def test_a_full_socket_is_told_of_when_it_takes_more(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_both_are_told_together(poller: SocketPoller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_both_are_reported_together(poller: SocketPoller, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno())
@@ -93,7 +93,7 @@ def test_both_are_told_together(poller: SocketPoller, pair: tuple[socket.socket,
 
 
 @pytest.mark.parametrize("before", [b"", b"x"])
-def test_a_hang_up_is_told_as_something_to_be_read_and_more(
+def test_a_hang_up_is_reported_as_something_to_be_read_and_more(
     poller: SocketPoller, pair: tuple[socket.socket, socket.socket], before: bytes
 ) -> None:
     ours, theirs = pair

@@ -46,7 +46,7 @@ def test_replies_of_a_transaction_are_those_of_exec() -> None:
         ([b"OK", b"QUEUED", b"QUEUED", ABORT], ABORT),
     ],
 )
-def test_a_transaction_that_was_not_carried_out_failed_by_its_first_error(replies: list[Any], error: Any) -> None:
+def test_a_transaction_that_was_not_executed_failed_by_its_first_error(replies: list[Any], error: Any) -> None:
     assert unwrap_transaction(replies) == ([error, error], False)
 
 

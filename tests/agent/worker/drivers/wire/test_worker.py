@@ -215,7 +215,7 @@ def test_a_redirection_by_a_server_that_is_no_cluster_is_an_error_like_any_other
     assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "MOVED")]
 
 
-def test_a_primary_that_became_a_replica_is_asked_for_anew() -> None:
+def test_a_primary_that_became_a_replica_is_asked_for_again() -> None:
     stage = WireStage(is_sentinel=True)
     stage.begin()
     stage.hear(b"-READONLY You can't write against a read only replica.\r\n")
@@ -341,7 +341,7 @@ def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
     assert stage.rows() == [Row(60 * MS, kind, lag_ns=10 * MS, bytes_out=GET[2], bytes_in=0, wait_ns=-1)]
 
 
-def test_after_cancellation_what_was_under_way_was_cut_short_and_nobody_connects() -> None:
+def test_after_cancellation_what_was_in_flight_was_cut_short_and_nobody_connects() -> None:
     stage = WireStage(batch=2)
     stage.begin()
     stage.span.end_at(stage.now_ns)
@@ -448,7 +448,7 @@ def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: 
     assert stage.redirects() == [kind]
 
 
-def test_after_so_many_moves_the_topology_is_read_anew() -> None:
+def test_after_some_moves_the_topology_is_read_again() -> None:
     stage = cluster(*MINE, batch=4, refresh_after=2)
     stage.begin()
     stage.hear(b"".join(moved(key, THERE) for key in MINE), of=stage.connection(HERE))
