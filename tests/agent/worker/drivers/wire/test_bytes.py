@@ -14,7 +14,7 @@ from common.commands import COMMANDS, KeyType, Placeholder
 from common.metrics.intervals import Merge, merge_commands, merge_intervals
 from common.plan.schema import Plan
 from common.serde import from_builtins
-from tests.agent.worker.test_table import KEYS, LUA, OTHERS, SHORT_TIMEOUTS, fill
+from tests.agent.worker.test_table import KEYS, LUA, OTHER_FORMS, SHORT_TIMEOUTS, fill
 from tests.support.runs import wait_until
 from tests.support.servers import Server, start_server
 from tests.support.workers import whole_of
@@ -94,7 +94,7 @@ def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
     rows = [
         (name, SHORT_TIMEOUTS.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes
     ]
-    rows += [(command.split()[0], command, holds) for holds, command in OTHERS]
+    rows += [(command.split()[0], command, holds) for holds, command in OTHER_FORMS]
     for name, command, holds in rows:
         fill(asking, holds)
         if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
