@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict
 
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
@@ -23,7 +22,6 @@ from common.protocol.messages import (
     Attach,
     Bye,
     CoordinatorMessage,
-    Dismiss,
     Envelope,
     Heartbeat,
     MetricsFrame,
@@ -37,6 +35,7 @@ from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.unfinished_run import unfinished
 from coordinator.core.actions import (
     Action,
+    CalledOff,
     Cleaned,
     Counted,
     DeleteKeys,
@@ -45,6 +44,7 @@ from coordinator.core.actions import (
     FromAgent,
     Interrupted,
     Introduce,
+    Leave,
     Note,
     Progress,
     ReadServer,
@@ -53,9 +53,10 @@ from coordinator.core.actions import (
     Tick,
     Write,
 )
+from coordinator.core.member import Member
 from coordinator.core.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, ServerCounted, When
-from coordinator.core.registry import LARGE_FLEET, Member, Standing
-from coordinator.core.run import AfterLoad, Run
+from coordinator.core.registry import LARGE_FLEET, JournaledAgent
+from coordinator.core.run import DISMISS_NS, AfterLoad, Run
 from coordinator.journal import Journal
 from coordinator.live.snapshot import AgentRow, build_snapshot
 from coordinator.live.view import LiveView
@@ -64,7 +65,6 @@ from coordinator.servers.cleanup import CleanUpThread
 
 TICK_S = 0.1
 TICK_NS = NS_PER_S // 10
-SEE_OFF_NS = 3 * NS_PER_S
 SHOW_EVERY_NS = NS_PER_S // 4
 SHOW_LARGE_EVERY_NS = NS_PER_S
 """A large fleet is shown less often: each time, all agents are looked at."""
@@ -106,6 +106,7 @@ class Coordinator:
         self._explain = explain
         self._journal: Journal | None = None
         self._end: End | None = None
+        self._has_left = False
         self._reading: tuple[When, Future[ServerCounted]] | None = None
         self._cleaning: CleanUpThread | None = None
         self._interrupts = 0
@@ -127,17 +128,15 @@ class Coordinator:
         if self._run.state.t0_ns is not None:
             self._journal = self._open_journal(None)  # resumed
         try:
-            while self._end is None:
+            while not self._has_left:
                 poller.wait(TICK_S)
                 for event in self._events():
                     self._handle(event)
                 if monotonic_ns() - self._ticked_ns >= TICK_NS:
                     self._tick()
-            self._show()  # the last seconds came with the end
-            self._tell_set_aside()
-            self._see_off(poller, self._end.exit_code)
             if self._journal is not None:
                 self._journal.sync()
+            assert self._end is not None
             return self._end
         except Exception as error:
             if self._aggregate.started is not None:
@@ -152,6 +151,8 @@ class Coordinator:
         for event in self._local_agents.exited():
             self._handle(event)
         self._handle(Tick())
+        if self._end is not None:
+            return
         is_large = len(self._run.state.registry) > LARGE_FLEET
         if monotonic_ns() - self._shown_ns >= (SHOW_LARGE_EVERY_NS if is_large else SHOW_EVERY_NS):
             self._show()
@@ -180,46 +181,37 @@ class Coordinator:
         self._until_heard(poller, at_work, stop, _ENDING)
 
     def _call_off(self, poller: SocketPoller, exit_code: int) -> None:
-        """A run that has not begun can never be resumed: nobody should wait for it."""
-        for member in self._run.state.registry:
-            self._send(member.routing_id, member.incarnation, Dismiss(exit_code=exit_code))
-        self._see_off(poller, exit_code)
+        """A run that has not begun can never be resumed: no agent should wait for it."""
+        self._handle(CalledOff(exit_code))
+        while not self._has_left:
+            poller.wait(TICK_S)
+            for event in self._received():
+                self._handle(event)
+            self._handle(Tick())
 
     def _send(self, routing_id: bytes, incarnation: str, message: CoordinatorMessage) -> None:
         run_id = self._run.state.setup.run_id
         self._perform(Send(routing_id, Envelope(run_id=run_id, incarnation=incarnation, message=message)))
 
-    def _tell_set_aside(self) -> None:
-        """What was dropped on the way: nothing of it counts, but who looks for trouble wants to know of it."""
-        counts = asdict(self._run.state.counters) | {"malformed": self._malformed, "cut": self._listener.count_cut()}
-        counts |= {f"refused ({cause})": count for cause, count in self._refused.items()}
-        told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    def _show_end(self) -> None:
+        """The last seconds, which came with the end, and what was dropped on the way: nothing of it counts, but it
+        helps to find a fault."""
+        self._show()
+        counts = self._run.state.set_aside | Counter(malformed=self._malformed, cut=self._listener.count_cut())
+        counts |= Counter({f"refused ({cause})": count for cause, count in self._refused.items()})
+        dropped = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         if left_out := self._line_limit.summary():
             self._view.note(left_out, trouble=True)
-        if told:
-            self._view.note(f"messages and peers that were set aside: {told}")
-
-    def _see_off(self, poller: SocketPoller, exit_code: int) -> None:
-        """Keep the sockets open until every agent has answered its dismissal, for three seconds at most: what is still
-        on its way when a link goes down is lost, and the agent would wait for a coordinator that is no more. One that
-        comes back with results delivers them: they enter the journal, followed by the end of the run as it now is."""
-        until_ns = monotonic_ns() + SEE_OFF_NS
-        while not self._run.is_answered and monotonic_ns() < until_ns:
-            poller.wait(TICK_S)
-            for event in self._received():
-                for action in self._run.after_end(event, exit_code, monotonic_ns()):
-                    self._perform(action)
-                if self._end is not None and self._aggregate.started is not None and self._aggregate.closed is None:
-                    for action in self._run.end_again():
-                        self._perform(action)
+        if dropped:
+            self._view.note(f"messages and peers that were set aside: {dropped}")
 
     def _until_heard(
         self, poller: SocketPoller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
     ) -> None:
         """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
         seconds at most. One that comes back, or speaks as if it had not heard, receives the order again."""
-        waiting = {member.incarnation for member in members if not (member.gone or member.lost)}
-        until_ns = monotonic_ns() + SEE_OFF_NS
+        waiting = {member.incarnation for member in members if not member.is_lost}
+        until_ns = monotonic_ns() + DISMISS_NS
         while waiting and monotonic_ns() < until_ns:
             poller.wait(TICK_S)
             for event in self._received():
@@ -227,7 +219,9 @@ class Coordinator:
                 member = self._run.state.registry.speaker(event.routing_id, event.envelope)
                 if member is None or isinstance(answer, Attach | MetricsFrame):
                     continue
-                member.routing_id = event.routing_id  # one that comes back says hello on another connection
+                self._run.state.registry.answer_on(
+                    member, event.routing_id
+                )  # one that comes back says hello on another connection
                 if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
                     waiting.discard(member.incarnation)
                 elif member.incarnation in waiting:
@@ -310,7 +304,11 @@ class Coordinator:
             case Note(text, trouble, of_agent):
                 self._note(text, trouble, of_agent)
             case End():
-                self._end = action
+                is_first, self._end = self._end is None, action
+                if is_first:
+                    self._show_end()
+            case Leave():
+                self._has_left = True
 
     def _note(self, text: str, trouble: bool, of_agent: bool) -> None:
         if of_agent and not self._line_limit.take(monotonic_ns()):
@@ -385,19 +383,19 @@ def _row(member: Member, now_ns: int) -> AgentRow:
         "replaced"
         if member.replaced_by
         else "lost"
-        if member.lost
+        if member.is_lost
         else "finished"
         if member.final
-        else member.state.value
+        else member.reported.value
     )
     return AgentRow(
         agent_id=member.agent_id,
         host=member.host,
         state=state,
-        cpu_percent=member.cpu_percent,
+        cpu_percent=member.figures.cpu_percent,
         heartbeat_age_s=(now_ns - member.heard_ns) / NS_PER_S,
         offset_us=None if member.offset_ns is None else member.offset_ns / 1e3,
-        alive=not member.lost,
+        alive=not member.is_lost,
     )
 
 
@@ -408,14 +406,14 @@ def after_load(aggregate: Aggregate) -> list[AfterLoad]:
     return [record for record in (aggregate.readings.get(When.AFTER), cleaned) if record is not None]
 
 
-def standings(aggregate: Aggregate) -> list[Standing]:
-    """How the agents of a run that is resumed stand, by what its journal says."""
+def journaled_agents(aggregate: Aggregate) -> list[JournaledAgent]:
+    """The agents of a run that is resumed, as its journal has them."""
     taken = {
         record.agent.agent_id: TakeOver(from_ns=record.from_ns, left=record.left) for record in aggregate.takeovers
     }
     replaced = {record.replaces: record.agent.agent_id for record in aggregate.takeovers}
     return [
-        Standing(
+        JournaledAgent(
             agent.facts,
             agent.next_seq,
             agent.end.final if agent.end is not None else None,

@@ -40,7 +40,7 @@ from coordinator.embedded import open_embedded
 from coordinator.join_command import in_container, invitation, join_command, loopback_note, reachable_at
 from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
-from coordinator.loop import Coordinator, after_load, standings
+from coordinator.loop import Coordinator, after_load, journaled_agents
 from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.plan_view import expected_agents
 from coordinator.report.printing import console_for, put_out, say
@@ -334,7 +334,7 @@ def _run(setup: Setup, folder: RunFolder) -> Run:
     return Run.resumed(
         setup,
         aggregate.started.t0_ns,
-        standings(aggregate),
+        journaled_agents(aggregate),
         monotonic_ns(),
         after=after_load(aggregate),
         written=aggregate,

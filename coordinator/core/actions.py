@@ -41,6 +41,13 @@ class Cleaned:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledOff:
+    """The coordinator cannot go on with a run that has not begun."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """Ctrl-C or SIGTERM."""
 
@@ -50,7 +57,7 @@ class Tick:
     """Time passes."""
 
 
-Event = FromAgent | LocalAgentExited | Counted | Cleaned | Interrupted | Tick
+Event = FromAgent | LocalAgentExited | Counted | Cleaned | CalledOff | Interrupted | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +122,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The run is over. text: why, where it did not end as planned. outcome None: it never began."""
+    """The run is over. Results that agents still bring may change how it ended: the last `End` counts. text: why, where
+    it did not end as planned. outcome None: it never began."""
 
     exit_code: int
     text: str
     outcome: Outcome | None
 
 
-Action = Send | Introduce | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Close the sockets: every agent knows of the end, or had the time to."""
+
+
+Action = Send | Introduce | Write | ReadServer | DeleteKeys | StopDeleting | Progress | Note | End | Leave

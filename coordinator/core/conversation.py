@@ -7,8 +7,6 @@ accepted; the answer always names that one, so that a lost acknowledgement and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from common.errors import FleetError, TargetError
@@ -44,58 +42,26 @@ from common.protocol.messages import (
 from common.units import NS_PER_S, clipped, counted
 from coordinator.core.actions import Action, FromAgent, Introduce, Note, Send, Write
 from coordinator.core.frame_checks import AHEAD_S, FrameLimits
-from coordinator.core.outcome import Ending
+from coordinator.core.member import OFFERS, Member, MemberState
 from coordinator.core.records import AgentEnd, FrameAccepted, WorkerNoted
-from coordinator.core.registry import LONGEST_HOST, LONGEST_NAME, Member, Registry
-from coordinator.core.setup import Setup, negotiated, refusal
-from coordinator.core.shares import Shares
+from coordinator.core.registry import LONGEST_HOST, LONGEST_NAME
+from coordinator.core.run_state import RunState
+from coordinator.core.setup import negotiated, refusal
 from coordinator.core.transitions import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
 
 REPEAT_AFTER_NS = NS_PER_S
-AT_WORK = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
-"""States in which an agent's workers do what a run has them do, or are about to."""
-AT_REST = (AgentState.DONE, AgentState.IDLE)
-"""States in which all worker processes of an agent have ended, once its run has started."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Traffic that was set aside, for people who look for trouble. unproven: messages in the name of an agent, from a
-    connection on which it did not prove itself, or no longer speaks."""
-
-    stale: int = 0
-    unproven: int = 0
-    duplicates: int = 0
-    gaps: int = 0
-    nonsense: int = 0
-
-
-@dataclass(slots=True)
-class RunState:
-    """What is known of a run. success_ns: when an operation was last known to be done. t0_ns: the start instant once it
-    is set. stopped_ns: when the load was stopped early. lost: agents that were lost at some time, or ended early; a
-    short list, where the registry may be a long one. deletes_again: the run has ended before, and left keys that are to
-    be deleted. failed: why an agent cannot prepare, and the exit code."""
-
-    setup: Setup
-    success_ns: int
-    phase: Phase = Phase.GATHERING
-    registry: Registry = field(default_factory=Registry)
-    counters: Counters = field(default_factory=Counters)
-    ending: Ending = field(default_factory=Ending)
-    shares: Shares | None = None
-    t0_ns: int | None = None
-    stopped_ns: int | None = None
-    lost: list[Member] = field(default_factory=list)
-    deletes_again: bool = False
-    failed: tuple[str, int] | None = None
+LOADS = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
+"""States that an agent reports while its workers load the target, or are about to."""
+RESTS = (AgentState.DONE, AgentState.IDLE)
+"""States that an agent reports when all its worker processes have ended, once its run has started."""
 
 
 class Conversation:
     """Talks with the agents of one run, on the state that it shares with `coordinator.core.run`."""
 
     def __init__(self, state: RunState) -> None:
-        self._state = state
+        self._state, self._registry = state, state.registry
+        self._dismissed: set[str] = set()
         self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
 
     def received(self, routing_id: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
@@ -103,18 +69,17 @@ class Conversation:
         message = envelope.message
         if isinstance(message, Hello):
             return self._hello(routing_id, envelope, message, now_ns)
-        member = self._state.registry.speaker(routing_id, envelope)
+        member = self._registry.speaker(routing_id, envelope)
         if member is None:
             # A stale one was welcomed by a coordinator before us; its hello comes when its link tells it to.
-            known = self._state.registry.find(envelope.incarnation) is not None
-            self._state.counters.unproven += known
-            self._state.counters.stale += not known
+            known = self._registry.find(envelope.incarnation) is not None
+            self._state.set_aside["unproven" if known else "stale"] += 1
             return []
-        if member.is_outcast:
-            self._state.counters.nonsense += 1
+        if member.state is MemberState.OUTCAST:
+            self._state.set_aside["nonsense"] += 1
             return []
         if isinstance(message, Attach):
-            self._state.registry.attach(member, message, routing_id)
+            self._registry.attach(member, message, routing_id)
             introduced = Introduce(routing_id, member.agent_id, metrics=True)
             return [introduced, self.to(member, Attached(), metrics=True)]
         actions = self._heard(member, now_ns)
@@ -122,16 +87,16 @@ class Conversation:
             return [*actions, *self._heartbeat(member, message, now_ns), *self._keep_in_step(member, now_ns)]
         if isinstance(message, Bye):
             return [*actions, *self._said_bye(member, clipped(message.reason), now_ns)]
-        if member.offered is not None and envelope.run_id == self._state.setup.run_id:
+        if member.state in OFFERS and envelope.run_id == self._state.setup.run_id:
             return [*actions, *self._offered(member, message, now_ns)]
         if envelope.run_id != self._state.setup.run_id or not member.takes_part:
-            self._state.counters.stale += 1
+            self._state.set_aside["stale"] += 1
             return actions
         match message:
             case Preparing():
-                member.prepares(message, now_ns)
+                self._registry.progress(member, message, now_ns)
             case Prepared():
-                member.is_prepared(message, now_ns)
+                self._registry.ready(member, message, now_ns)
             case Failed():
                 actions += self._failed(member, message, now_ns)
             case MetricsFrame():
@@ -141,64 +106,63 @@ class Conversation:
             case Final() if self._state.phase in TAKES_RESULTS:
                 actions += self._final(member, message, now_ns)
             case WorkerLost() | Final():
-                self._state.counters.stale += 1
+                self._state.set_aside["stale"] += 1
         return actions
 
-    def after_end(self, event: FromAgent, exit_code: int, now_ns: int) -> list[Action]:
-        """What to answer while agents are seen off: those that do not seem to know of the end are dismissed again, and
-        those that come back with results deliver them."""
+    @property
+    def all_know_the_end(self) -> bool:
+        """Whether every agent that is there has answered its dismissal."""
+        return all(member.is_lost or member.incarnation in self._dismissed for member in self._registry)
+
+    def while_dismissing(self, event: FromAgent, exit_code: int, now_ns: int) -> list[Action]:
+        """What to answer once the run has ended: an agent that does not seem to know is dismissed again, and one that
+        comes back with results delivers them."""
         message = event.envelope.message
-        member = self._state.registry.speaker(event.routing_id, event.envelope)
+        member = self._registry.speaker(event.routing_id, event.envelope)
         if member is None:
             return []
         has_reported = self._state.t0_ns is None or not member.takes_part or member.final is not None
         if isinstance(message, Attach | MetricsFrame):
             return [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
-        member.routing_id = event.routing_id  # one that comes back says hello on another connection
+        self._registry.answer_on(member, event.routing_id)  # one that comes back says hello on another connection
         if isinstance(message, Bye) or (isinstance(message, Heartbeat) and message.state is AgentState.IDLE):
-            member.seen_off = True
+            self._dismissed.add(member.incarnation)
             return []
         actions = [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
-        has_results = not has_reported and member.final is None and member.state not in AT_WORK
+        has_results = not has_reported and member.final is None and member.reported not in LOADS
         return actions if has_results else [*actions, *self._dismiss(member, exit_code)]
 
     def _heard(self, member: Member, now_ns: int) -> list[Action]:
-        member.heard_ns = now_ns
-        if not member.lost or member.gone:
-            return []
-        member.lost, member.returned_ns = False, now_ns
-        if member.end is AgentEnd.LOST:
-            member.end = None
-        return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)]
+        is_back = self._registry.heard(member, now_ns)
+        return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)] if is_back else []
 
     def _heartbeat(self, member: Member, heartbeat: Heartbeat, now_ns: int) -> list[Action]:
         """Every answer renews the lease of an agent at work: it counts from when the agent sent this heartbeat."""
-        member.heartbeat(heartbeat, running=self._state.phase in UNDER_WAY)
-        if self._state.t0_ns is not None and member.takes_part and heartbeat.state in AT_REST:
-            member.rests(now_ns)
-        if member.revoked:
+        rests = self._state.t0_ns is not None and member.takes_part and heartbeat.state in RESTS
+        self._registry.heartbeat(member, heartbeat, now_ns, running=self._state.phase in UNDER_WAY, rests=rests)
+        if member.state is MemberState.REVOKED:
             return []
-        member.renewed_ns = now_ns
+        self._registry.renew(member, now_ns)
         return [self.to(member, HeartbeatReply(sent_ns=heartbeat.sent_ns, received_ns=now_ns, replied_ns=now_ns))]
 
     def _hello(self, routing_id: bytes, envelope: Envelope, hello: Hello, now_ns: int) -> list[Action]:
         incarnation = envelope.incarnation
         reason, protocol = refusal(hello), negotiated(hello)
-        known = self._state.registry.find(incarnation) is not None
-        speaks = self._state.registry.speaker(routing_id, envelope) is not None if known else hello.proves(incarnation)
+        known = self._registry.find(incarnation) is not None
+        speaks = self._registry.speaker(routing_id, envelope) is not None if known else hello.proves(incarnation)
         if reason is None and not speaks:
-            self._state.counters.unproven += 1
+            self._state.set_aside["unproven"] += 1
             return []
         if reason is None and not self._may_join(incarnation, now_ns):
-            reason = f"{counted(len(self._state.registry), 'agent')} have joined this run already"
-        if (known_member := self._state.registry.find(incarnation)) is not None and known_member.is_outcast:
+            reason = f"{counted(len(self._registry), 'agent')} have joined this run already"
+        if (known_member := self._registry.find(incarnation)) is not None and known_member.state is MemberState.OUTCAST:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=known_member.gone))
             return [Send(routing_id, refused)]
         if reason is not None or protocol is None:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=reason or ""))
             note = f"refused an agent from {clipped(hello.host, LONGEST_HOST)}: {clipped(reason or '')}"
             return [Note(note, trouble=True, of_agent=True), Send(routing_id, refused)]
-        member = self._state.registry.admit(hello, incarnation, routing_id, now_ns)
+        member = self._registry.admit(hello, incarnation, routing_id, now_ns)
         actions = [*self._heard(member, now_ns), Introduce(routing_id, member.agent_id)]
         welcome = Welcome(protocol=protocol, agent_id=member.agent_id, pace=self._state.setup.pace)
         actions.append(self.to(member, welcome))
@@ -217,7 +181,7 @@ class Conversation:
         return [*actions, *self._keep_in_step(member, now_ns)]
 
     def _may_join(self, incarnation: str, now_ns: int) -> bool:
-        registry = self._state.registry
+        registry = self._registry
         return registry.find(incarnation) is not None or registry.has_room(self._state.setup.expected, now_ns)
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
@@ -226,19 +190,20 @@ class Conversation:
             return []
         if not member.takes_part:
             return self._keep_standby_in_step(member, now_ns)
-        is_over = self._state.phase in OVER_BUT_OPEN or member.revoked or member.share_lost
-        if is_over and member.state in AT_WORK and member.final is None:
+        is_returned = member.state is MemberState.RETURNED
+        is_over = self._state.phase in OVER_BUT_OPEN or is_returned or member.state is MemberState.REVOKED
+        if is_over and member.reported in LOADS and member.final is None:
             # It was lost, and is heard again: its load must not go on while keys are counted and deleted, or another
             # agent has its share.
-            reason = member.gone or ("its share is lost" if member.share_lost else "the run is over")
+            reason = member.gone or ("its share is lost" if is_returned else "the run is over")
             return self.order(member, Stop(drain=False, reason=reason), now_ns)
-        if member.end is not None:
+        if member.is_lost or member.final is not None:
             return []
-        match self._state.phase, member.state:
+        match self._state.phase, member.reported:
             case Phase.PREPARING, AgentState.IDLE:
-                member.prepared = False  # it gave its share up, perhaps without a word that reached us
+                self._registry.unready(member)
                 return self.order(member, self.prepare_order(member), now_ns)
-            case Phase.PREPARING, AgentState.PREPARED if not member.prepared:
+            case Phase.PREPARING, AgentState.PREPARED if not member.is_ready:
                 return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
             case Phase.RUNNING, AgentState.PREPARED:
                 return self.order(member, self.start_order(member), now_ns)
@@ -248,18 +213,20 @@ class Conversation:
             ):
                 return self.order(member, Stop(drain=True, reason="the run is stopped"), now_ns)
             case ((Phase.RUNNING | Phase.DRAINING | Phase.COLLECTING), AgentState.IDLE):
-                member.leaves("it gave its share up", now_ns)
-                return self.lose(member, member.gone)
+                return self.leave(member, "it gave its share up", now_ns)
         return []
 
     def _keep_standby_in_step(self, member: Member, now_ns: int) -> list[Action]:
         """The same for one that has no share, but may prepare one."""
-        if member.offered is None or self._state.phase is not Phase.RUNNING:
-            if member.state in (AgentState.PREPARING, AgentState.PREPARED) and self._state.phase is not Phase.GATHERING:
+        if member.state not in OFFERS or self._state.phase is not Phase.RUNNING:
+            if (
+                member.reported in (AgentState.PREPARING, AgentState.PREPARED)
+                and self._state.phase is not Phase.GATHERING
+            ):
                 return self.order(member, Stop(drain=False, reason="the share goes to another agent"), now_ns)
             return []
-        if member.state is AgentState.IDLE or (member.state is AgentState.PREPARED and not member.prepared):
-            member.prepared = False
+        if member.reported is AgentState.IDLE or (member.reported is AgentState.PREPARED and not member.is_ready):
+            self._registry.unready(member)
             return self.order(member, self.prepare_order(member), now_ns)
         return []
 
@@ -267,33 +234,29 @@ class Conversation:
         """What an agent says that prepares to take a share over."""
         match message:
             case Preparing():
-                member.prepares(message, now_ns)
+                self._registry.progress(member, message, now_ns)
             case Prepared():
-                member.is_prepared(message, now_ns)
+                self._registry.ready(member, message, now_ns)
             case Failed():
                 lost, reason = member.offered_by, clipped(message.reason)
-                member.declines(now_ns)
+                self._registry.decline(member, now_ns)
                 text = f"agent {member.agent_id} cannot take over the share of {lost}: {reason}"
                 return [Note(text, trouble=True, of_agent=True)]
         return []
 
     def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
-        member.leaves(f"it said goodbye: {reason}", now_ns)  # it ends its worker processes before
-        if member.end is None and member.takes_part:
-            return self.lose(member, member.gone)
-        if not member.takes_part:
-            self._state.registry.leave(member.incarnation)
-            return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
-        return []
+        if member.takes_part:
+            return self.leave(member, f"it said goodbye: {reason}", now_ns)  # it ends its worker processes before
+        self._registry.forget(member)
+        return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
 
     def _failed(self, member: Member, failed: Failed, now_ns: int) -> list[Action]:
         reason = clipped(failed.reason)
         text = f"agent {member.agent_id} on {member.host}: {reason}"
         if self._state.phase in UNDER_WAY:
-            member.leaves(reason, now_ns)  # it ends its worker processes before it says so
-            return self.lose(member, reason)
+            return self.leave(member, reason, now_ns)  # it ends its worker processes before it says so
         code = TargetError.exit_code if failed.kind is FailureKind.TARGET else FleetError.exit_code
-        self._state.failed = (text, code)
+        self._state.fail(text, code)
         return []
 
     def _frame(self, member: Member, frame: MetricsFrame, now_ns: int) -> list[Action]:
@@ -303,14 +266,12 @@ class Conversation:
         if frame.seq == member.next_seq and self._state.phase in TAKES_RESULTS and member.final is None:
             if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
                 return self._cast_out(member, problem)
-            member.next_seq += 1
+            self._registry.accept_frame(member)
             actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
             if any(c.ok for part in frame.intervals for pool in part.pools.values() for c in pool.commands.values()):
-                self._state.success_ns = now_ns
-        elif frame.seq < member.next_seq:
-            self._state.counters.duplicates += 1
+                self._state.succeeded(now_ns)
         else:
-            self._state.counters.gaps += 1
+            self._state.set_aside["duplicates" if frame.seq < member.next_seq else "gaps"] += 1
         return [*actions, self.to(member, FrameAck(next_seq=member.next_seq), metrics=True)]
 
     def _limits_of(self, member: Member) -> FrameLimits:
@@ -329,17 +290,17 @@ class Conversation:
     def _cast_out(self, member: Member, problem: str) -> list[Action]:
         """An agent that sent what none of this run can is not listened to any more. Its load stops at once, or when its
         lease is over, because nobody answers it."""
-        member.is_outcast = True
-        member.gone = f"it sent invalid data: {problem}"
-        self._state.counters.nonsense += 1
+        is_news = not member.is_lost
+        self._registry.cast_out(member, f"it sent invalid data: {problem}")
+        self._state.set_aside["nonsense"] += 1
         stop = self.to(member, Stop(drain=False, reason=member.gone))
-        return [*self.lose(member, member.gone), stop]
+        return [*(self.lose(member, member.gone) if is_news else ()), stop]
 
     def _worker_lost(self, member: Member, lost: WorkerLost) -> list[Action]:
         if lost.process in member.workers_lost or lost.process >= member.processes:
-            self._state.counters.nonsense += lost.process >= member.processes
+            self._state.set_aside["nonsense"] += lost.process >= member.processes
             return []
-        member.workers_lost.add(lost.process)
+        self._registry.lose_worker(member, lost.process)
         reason = clipped(lost.reason) or f"worker process {lost.process} ended"
         self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
         noted = WorkerNoted(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
@@ -347,7 +308,7 @@ class Conversation:
 
     def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
         """Final counts once all its frames are in the journal; until then the agent repeats it."""
-        member.rests(now_ns)
+        self._registry.rest(member, now_ns)
         if member.final is None:
             if final.next_seq != member.next_seq:
                 return []
@@ -359,41 +320,38 @@ class Conversation:
                 lost = counted(final.processes_lost, "worker process")
                 return self._cast_out(member, f"it lost {lost}, but has {member.processes}")
             final = msgspec.structs.replace(final, reason=clipped(final.reason))
-            member.final, member.end, member.released = final, AgentEnd.FINISHED, True
+            self._registry.finish(member, final, now_ns)
             stopped = self._state.stopped_ns is not None
             if final.reason:
-                self.has_lost(member)
+                self._state.note_lost(member)
             lost_before = len(member.workers_lost)
             self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
             return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
-        member.released = True
+        self._registry.finish(member, final, now_ns)
         return [self.to(member, FinalAck())]
 
+    def leave(self, member: Member, why: str, now_ns: int) -> list[Action]:
+        """An agent with a share has left, or has forgotten the run."""
+        is_news = not member.is_lost and member.final is None
+        self._registry.leave(member, why, now_ns)
+        return self.lose(member, why) if is_news else []
+
+    def revoke(self, member: Member, why: str) -> list[Action]:
+        """Give up on an agent that is heard: without answers its lease runs out, and it is fenced."""
+        self._registry.revoke(member, why)
+        return self.lose(member, why)
+
     def lose(self, member: Member, why: str) -> list[Action]:
-        """An agent is not heard any more. It is written down while load may be running, and it may come back."""
-        if member.end is not None:
+        """A member has just become lost: written down while load may be running. It may come back."""
+        if self._state.phase not in UNDER_WAY:
             return []
-        member.lost = True
-        if not member.takes_part or self._state.phase not in UNDER_WAY:
-            return []
-        member.end = AgentEnd.LOST
-        self.has_lost(member)
+        self._state.note_lost(member)
         return [
             Write(member.noted(AgentEnd.LOST, why)),
             Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
         ]
 
-    def has_lost(self, member: Member) -> None:
-        """Its share may be without an agent."""
-        if all(other is not member for other in self._state.lost):
-            self._state.lost.append(member)
-
-    def revoke(self, member: Member, why: str) -> list[Action]:
-        """Give up on an agent that is heard: without answers its lease runs out, and it is fenced."""
-        member.gone, member.revoked = why, True
-        return self.lose(member, why)
-
-    # -- what agents are told
+    # -- orders
 
     def prepare_order(self, member: Member) -> Prepare:
         """The agent's share, or the one that it is offered."""
@@ -415,7 +373,7 @@ class Conversation:
 
     def order(self, member: Member, order: CoordinatorMessage, now_ns: int) -> list[Action]:
         """Tell an agent what to do; it is told again when a heartbeat shows that it missed it."""
-        member.order_sent_ns = now_ns
+        self._registry.ordered(member, now_ns)
         return [self.to(member, order)]
 
     def to(self, member: Member, message: CoordinatorMessage, *, metrics: bool = False) -> Send:
@@ -425,7 +383,7 @@ class Conversation:
 
     def dismiss_all(self, exit_code: int) -> list[Action]:
         """The run has ended: every agent may leave, also one that is written off."""
-        return [action for member in self._state.registry for action in self._dismiss(member, exit_code)]
+        return [action for member in self._registry for action in self._dismiss(member, exit_code)]
 
     def _dismiss(self, member: Member, exit_code: int) -> list[Action]:
         # An acknowledgement may have been lost with an earlier connection: without it, the agent would take its results
@@ -435,4 +393,4 @@ class Conversation:
 
     def to_all(self, message: CoordinatorMessage) -> list[Action]:
         """A message to every agent, also to those that are written off: they may hear it all the same."""
-        return [self.to(member, message) for member in self._state.registry]
+        return [self.to(member, message) for member in self._registry]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.protocol.messages import Final
 from common.units import NS_PER_S, counted, listed
-from coordinator.core.records import AgentEnd, Outcome
-from coordinator.core.registry import Member
+from coordinator.core.member import Member
+from coordinator.core.records import Outcome
 
 MOST_TROUBLES = 10
 """A report names so many; of more it says how many there were."""
@@ -24,6 +24,14 @@ class Ending:
     exit_code: int = EXIT_OK
     _troubles: list[str] = field(default_factory=list)
     _troubled: set[str] = field(default_factory=set)
+
+    def interrupt(self) -> None:
+        """The user stopped the load."""
+        self.interrupted = True
+
+    def abort(self, reason: str, exit_code: int) -> None:
+        """The load was given up."""
+        self.aborted, self.exit_code = reason, exit_code
 
     def trouble(self, agent_id: str, text: str) -> None:
         """Something that makes the run less than what was planned; the same text counts once."""
@@ -45,7 +53,7 @@ class Ending:
 
         If there are several causes, the first decides the exit code: interrupted, target given up or lost, agents lost.
         """
-        lost = [member.agent_id for member in members if member.end is not AgentEnd.FINISHED]
+        lost = [member.agent_id for member in members if member.final is None]
         by = {member.agent_id: member.replaced_by for member in members if member.replaced_by}
         named = [f"{agent_id} (replaced by {by[agent_id]})" if agent_id in by else agent_id for agent_id in lost]
         troubles = [f"lost {listed(named)}"] if lost else []

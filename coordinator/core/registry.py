@@ -1,17 +1,17 @@
-"""Who is in the fleet, when each was last heard, and until when it may still write to the target. Pure.
+"""Who is in the fleet. Every change of a member is made here. Pure.
 
-An agent is known by its incarnation, the hash of a secret that its process made up when it started. Who knows only the
-incarnation, which is in journals, proves nothing: a connection is the agent's once the secret was sent on it
-(`Registry.speaker`).
+An agent is known by its incarnation: the hash of a secret that its process made up when it started. The incarnation is
+in journals, so it proves nothing. A connection is an agent's once the secret was sent on it (`Registry.speaker`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
+from common.lifecycle import Lifecycle
 from common.protocol.messages import (
     AgentState,
     Assignment,
@@ -22,7 +22,6 @@ from common.protocol.messages import (
     Hello,
     MetricsFrame,
     PoolShare,
-    Preloaded,
     Prepared,
     Preparing,
     Proof,
@@ -30,49 +29,36 @@ from common.protocol.messages import (
     TakeOver,
 )
 from common.units import NS_PER_S, clipped
-from coordinator.core.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.core.member import (
+    LOST_AFTER_NS,
+    MEMBER_REPEATS,
+    MEMBER_TRANSITIONS,
+    UNHEARD,
+    Member,
+    MemberState,
+    MemberTrigger,
+)
+from coordinator.core.records import AgentFacts
 from coordinator.core.shares import AgentCapacity
 
-LOST_AFTER_NS = 4 * NS_PER_S
-"""An agent sends a heartbeat every second or two; so much silence means that it, or the way to it, is gone."""
-FRESH_NS = 5 * NS_PER_S // 2
-"""One that has missed two heartbeats is dealt no share: to wait until it is heard again costs less than a run."""
 LONGEST_NAME, LONGEST_HOST = 64, 255
 LARGE_FLEET = 64
 """With more agents than this, the run moves on at ticks only: a look at every agent for each message of every agent
 would keep a large fleet from starting."""
 SPARE_MEMBERS = 1000
-"""How many agents may be joined beside twice those that a run expects."""
-OVERTIME_NS = 15 * NS_PER_S
-"""After the drain, an agent that runs kills worker processes that have not ended within 10 s; the rest is reserve."""
-COME_BACK_NS = 5 * NS_PER_S
-"""An agent whose load has ended has this long to report before its results are lost: a reconnect takes a second."""
+"""How many agents may join beyond twice the number that a run expects."""
 UNFIT_NS = 10 * NS_PER_S
-"""An agent that could not take a share over is offered none for this long."""
+"""An agent that could not take a share over gets no offer for this long."""
 _NAMELESS = "agent"
-"""What an agent is called that has no name, on a host that has none."""
+"""Name of an agent that gives neither its name nor its host."""
+_SILENCEABLE = frozenset({MemberState.PREPARING, MemberState.PREPARED, MemberState.WORKING, MemberState.RETURNED})
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
-    """When agents stop their load by themselves, without any message. end_ns: the planned end on our clock, None for a
-    load without one. closing_ns: what operations in flight get after that, until stuck worker processes are killed."""
-
-    lease_ns: int
-    closing_ns: int
-    end_ns: int | None
-
-    def passed_ns(self, renewed_ns: int) -> int:
-        """When an agent whose lease was last renewed at this instant has stopped for certain."""
-        stops_ns = renewed_ns + self.lease_ns
-        return (stops_ns if self.end_ns is None else min(stops_ns, self.end_ns)) + self.closing_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """An agent of a run that is resumed, as the journal left it. final: None unless its part had ended. takeover: where
-    its share went on that another agent had before. replaced_by: which agent took its share over, "" for none.
-    left: why no results will come from it, "" if they may."""
+class JournaledAgent:
+    """An agent of a run that is resumed, as the journal has it. final: None unless its part had ended. takeover: where
+    the share that it took over goes on. replaced_by: id of the agent that took its share over, "" for none. left: why
+    no results will come, "" if they may."""
 
     facts: AgentFacts
     next_seq: int
@@ -81,183 +67,13 @@ class Standing:
     replaced_by: str = ""
     left: str = ""
 
-
-@dataclass(slots=True)
-class Member:
-    """One agent incarnation. A member takes part once a run has dealt it a share.
-
-    routing_id, metrics_id: of the newest connections on which the agent proved itself, for control and for metrics; b""
-    for none. connection, metrics_connection: what the agent counts them as. next_seq: of the frame wanted next. end:
-    how its part of the run ended, None while it goes on. released: the coordinator has confirmed its results. gone:
-    nothing more is expected from it, and why. has_left: its process has ended, or has forgotten the run. is_outcast: it
-    sent what no agent of the run can, so that nothing counts that it says. dealt: its pools, as the journal of a run
-    that is resumed has them. workers_lost: numbers of its worker processes that died. steps: how far its preparation
-    is; stirred_ns: when that last changed. preloaded: what it wrote before the start.
-
-    renewed_ns: no heartbeat that we answered left the agent later than this, so its lease counts from here at the
-    latest. at_rest_ns: since when its worker processes are known to have ended, None while they may write. returned_ns:
-    when it was last heard again after a silence. revoked: its heartbeats are not answered any more, so that its lease
-    runs out. seen_off: it knows of the end of the run.
-
-    share_lost: it was fenced before its share was done, so the share is not its own any more. replaced_by: id of the
-    agent that took the share over. offered: while it stands by, the share that it prepares to take over, and
-    offered_by: the id of the agent that lost it. unfit_until_ns: it could not, and is not asked before this. takeover:
-    where its share goes on that another agent had before.
-    """
-
-    agent_id: str
-    incarnation: str
-    routing_id: bytes
-    host: str
-    pid: int
-    processes: int
-    heard_ns: int
-    connection: int = 0
-    metrics_id: bytes = b""
-    metrics_connection: int = 0
-    state: AgentState = AgentState.IDLE
-    takes_part: bool = False
-    prepared: bool = False
-    steps: dict[Step, Preparing] = field(default_factory=dict)
-    stirred_ns: int = 0
-    preloaded: Preloaded | None = None
-    next_seq: int = 0
-    final: Final | None = None
-    end: AgentEnd | None = None
-    released: bool = False
-    lost: bool = False
-    gone: str = ""
-    has_left: bool = False
-    is_outcast: bool = False
-    dealt: tuple[PoolShare, ...] = ()
-    workers_lost: set[int] = field(default_factory=set)
-    renewed_ns: int = 0
-    at_rest_ns: int | None = None
-    returned_ns: int = 0
-    revoked: bool = False
-    seen_off: bool = False
-    share_lost: bool = False
-    replaced_by: str = ""
-    offered: Assignment | None = None
-    offered_by: str = ""
-    unfit_until_ns: int = 0
-    takeover: TakeOver | None = None
-    order_sent_ns: int = 0
-    offset_ns: int | None = None
-    rtt_ns: int | None = None
-    cpu_percent: float = 0.0
-    cpu_percent_max: float = 0.0
-    cpu_percent_busiest: float = 0.0
-    host_cpu_percent_sum: float = 0.0
-    host_cpu_percents: int = 0
-    lag_ms_max: float = 0.0
-
-    def heartbeat(self, message: Heartbeat, *, running: bool) -> None:
-        """What it says of itself; the worst figures of the run are kept."""
-        self.state = message.state
-        if message.offset_ns is not None:
-            self.offset_ns, self.rtt_ns = message.offset_ns, message.rtt_ns
-        self.cpu_percent = message.cpu_percent
-        if running:
-            self.cpu_percent_max = max(self.cpu_percent_max, message.cpu_percent)
-            self.cpu_percent_busiest = max(self.cpu_percent_busiest, message.cpu_percent_busiest)
-            self.host_cpu_percent_sum += message.host_cpu_percent
-            self.host_cpu_percents += 1
-            self.lag_ms_max = max(self.lag_ms_max, message.lag_ms)
-
-    def prepares(self, progress: Preparing, now_ns: int) -> None:
-        """It has come so far, and through all steps before."""
-        earlier = list(Step)[: list(Step).index(progress.step)]
-        for step in earlier:
-            if step in self.steps:
-                self.steps[step] = msgspec.structs.replace(self.steps[step], done=self.steps[step].total)
-        if self.steps.get(progress.step) != progress:
-            self.steps[progress.step], self.stirred_ns = progress, now_ns
-
-    def is_prepared(self, message: Prepared, now_ns: int) -> None:
-        """It is ready to start. Its lease began before, when it was dealt its share."""
-        self.prepared, self.preloaded, self.renewed_ns = True, message.preloaded, now_ns
-
-    def takes_over(self, takeover: TakeOver, pools: tuple[PoolShare, ...], now_ns: int) -> None:
-        """It has prepared the share that was offered, and has it from now on."""
-        self.takes_part, self.takeover, self.dealt, self.renewed_ns = True, takeover, pools, now_ns
-        self.offered, self.offered_by = None, ""
-
-    def declines(self, now_ns: int) -> None:
-        """It cannot take over what was offered."""
-        self.offered, self.offered_by, self.prepared = None, "", False
-        self.unfit_until_ns = now_ns + UNFIT_NS
-
-    def knows_clock(self, rtt_ns: float) -> bool:
-        """Whether its clock has been compared with ours, in a round trip of no more than this."""
-        return self.offset_ns is not None and self.rtt_ns is not None and self.rtt_ns <= rtt_ns
-
-    def is_fresh(self, now_ns: int) -> bool:
-        """Whether it was heard lately enough to be dealt a share."""
-        return now_ns - self.heard_ns <= FRESH_NS
-
-    def leaves(self, why: str, now_ns: int) -> None:
-        """No more results will come, and its worker processes have ended or end now."""
-        self.gone, self.has_left = why, True
-        self.rests(now_ns)
-
-    def rests(self, now_ns: int) -> None:
-        """Its worker processes have ended: it writes nothing to the target any more."""
-        if self.at_rest_ns is None:
-            self.at_rest_ns = now_ns
-
-    def may_write_until_ns(self, fence: Fence) -> int:
-        """Until when it may still write to the target, as far as we know now. Moves on with every heartbeat that is
-        answered. Past this instant the agent is fenced: its share can be given to another one."""
-        return fence.passed_ns(self.renewed_ns) if self.at_rest_ns is None else self.at_rest_ns
-
-    def is_fenced(self, now_ns: int, fence: Fence) -> bool:
-        """Whether it writes nothing to the target any more, whatever it hears or does not hear from now on."""
-        return now_ns >= self.may_write_until_ns(fence)
-
-    def awaited_until_ns(self, fence: Fence) -> int:
-        """Until when its results are waited for, as far as we know now."""
-        if self.end is AgentEnd.FINISHED:
-            return self.heard_ns if self.released or self.state is AgentState.IDLE else self.heard_ns + 2 * COME_BACK_NS
-        if self.gone:
-            return self.may_write_until_ns(fence)
-        # One that was never heard by this coordinator has to find it first.
-        return max(self.may_write_until_ns(fence), self.heard_ns + COME_BACK_NS) + COME_BACK_NS
-
-    def is_over(self, now_ns: int, fence: Fence) -> bool:
-        """Whether it is not waited for any more: it has reported everything; or it is fenced, and either gone for good
-        or silent although it had the time to come back."""
-        silent = self.lost or self.end is AgentEnd.FINISHED
-        return (silent or bool(self.gone)) and now_ns >= self.awaited_until_ns(fence)
-
-    def facts(self, pools: tuple[PoolShare, ...]) -> AgentFacts:
-        """For the journal."""
-        return AgentFacts(
-            agent_id=self.agent_id,
-            incarnation=self.incarnation,
-            host=self.host,
-            processes=self.processes,
-            pools=pools,
-            preloaded=self.preloaded,
-        )
-
-    def noted(self, state: AgentEnd, reason: str) -> AgentNoted:
-        """The record of how its part ended."""
-        return AgentNoted(
-            agent_id=self.agent_id,
-            state=state,
-            reason=reason,
-            final=self.final,
-            clock_offset_us=None if self.offset_ns is None else self.offset_ns / 1e3,
-            clock_rtt_us=None if self.rtt_ns is None else self.rtt_ns / 1e3,
-            cpu_percent_max=self.cpu_percent_max,
-            cpu_percent_busiest=self.cpu_percent_busiest,
-            host_cpu_percent_mean=(
-                self.host_cpu_percent_sum / self.host_cpu_percents if self.host_cpu_percents else None
-            ),
-            lag_ms_max=self.lag_ms_max,
-            left=self.has_left,
-        )
+    def state(self, *, ended: bool) -> MemberState:
+        """What it is to the run at first. ended: the run has ended, so agents know that finals are safe."""
+        if self.final is not None:
+            return MemberState.FINISHED if ended else MemberState.REPORTED
+        if self.left:
+            return MemberState.LEFT
+        return MemberState.RETURNED if self.replaced_by else MemberState.WORKING
 
 
 class Registry:
@@ -272,12 +88,14 @@ class Registry:
     def __len__(self) -> int:
         return len(self._members)
 
+    # -- who is there
+
     def find(self, incarnation: str) -> Member | None:
         """The member of this incarnation."""
         return self._members.get(incarnation)
 
     def speaker(self, routing_id: bytes, envelope: Envelope) -> Member | None:
-        """The member that has said this; None unless the connection, or the secret in the message, proves it."""
+        """The member that sent this; None unless its connection, or the secret in the message, proves it."""
         member, message = self.find(envelope.incarnation), envelope.message
         if member is None:
             return None
@@ -287,34 +105,65 @@ class Registry:
         proven = member.metrics_id if isinstance(message, MetricsFrame) else member.routing_id
         return member if routing_id == proven else None
 
+    def taking_part(self) -> list[Member]:
+        """Members with a share."""
+        return [member for member in self if member.takes_part]
+
+    def idle(self, now_ns: int) -> list[Member]:
+        """Members that could get a share now."""
+        return [
+            member
+            for member in self
+            if member.reported is AgentState.IDLE and not member.gone and member.is_fresh(now_ns)
+        ]
+
+    def standing_by(self, now_ns: int) -> list[Member]:
+        """Members without a share that could get one now."""
+        return [member for member in self.idle(now_ns) if member.state is MemberState.STANDING_BY]
+
+    def has_room(self, expected: int, now_ns: int) -> bool:
+        """Whether one more agent may join. Silent ones without a share make room."""
+        most = 2 * expected + SPARE_MEMBERS
+        if len(self) >= most:
+            self._forget_silent(list(self), now_ns)
+        return len(self) < most
+
+    # -- joining and connections
+
     def admit(self, hello: Hello, incarnation: str, routing_id: bytes, now_ns: int) -> Member:
-        """Take an agent in, or take one back that comes again on another connection."""
+        """Take an agent in, or take one back that comes on another connection."""
         member = self._members.get(incarnation)
         if member is None:
             name = clipped(hello.name or hello.host, LONGEST_NAME) or _NAMELESS
             # A silent agent with this name was most likely restarted: the new process gets the name.
             self._forget_silent([member for member in self if member.agent_id == name], now_ns)
+            agent_id = self._free_name(name)
             member = Member(
-                agent_id=self._free_name(name),
+                agent_id=agent_id,
                 incarnation=incarnation,
                 routing_id=routing_id,
                 host=clipped(hello.host, LONGEST_HOST),
                 pid=hello.pid,
                 processes=hello.processes,
                 heard_ns=now_ns,
+                lifecycle=_lifecycle(agent_id, MemberState.STANDING_BY),
             )
             self._members[incarnation] = member
         member.routing_id, member.connection = routing_id, hello.connection
-        member.heard_ns, member.state = now_ns, hello.state
+        member.heard_ns, member.reported = now_ns, hello.state
         return member
 
     def attach(self, member: Member, attach: Attach, routing_id: bytes) -> None:
         """From now on the member's frames come on this connection."""
         member.metrics_id, member.metrics_connection = routing_id, attach.connection
 
-    def readmit(self, standing: Standing, now_ns: int) -> Member:
-        """A member of a run that is resumed: known from its journal, not heard yet."""
-        facts = standing.facts
+    def answer_on(self, member: Member, routing_id: bytes) -> None:
+        """From now on the member is answered on this control connection."""
+        member.routing_id = routing_id
+
+    def readmit(self, agent: JournaledAgent, now_ns: int, *, ended: bool = False) -> Member:
+        """A member of a run that is resumed: known from its journal, not heard yet. ended: as in `JournaledAgent`."""
+        facts, state = agent.facts, agent.state(ended=ended)
         member = Member(
             agent_id=facts.agent_id,
             incarnation=facts.incarnation,
@@ -323,71 +172,173 @@ class Registry:
             pid=0,
             processes=facts.processes,
             heard_ns=now_ns,
-            renewed_ns=now_ns,
-            at_rest_ns=now_ns if standing.final is not None or standing.replaced_by or standing.left else None,
-            gone=standing.left,
-            has_left=bool(standing.left),
-            lost=bool(standing.left),
-            takeover=standing.takeover,
-            replaced_by=standing.replaced_by,
-            share_lost=bool(standing.replaced_by),
-            state=AgentState.RUNNING,
-            takes_part=True,
+            lifecycle=_lifecycle(facts.agent_id, state),
+            reported=AgentState.RUNNING,
+            gone=agent.left,
+            next_seq=agent.next_seq,
+            final=agent.final,
             dealt=facts.pools,
-            prepared=True,
-            next_seq=standing.next_seq,
-            final=standing.final,
-            end=AgentEnd.FINISHED if standing.final is not None else AgentEnd.LOST if standing.left else None,
+            renewed_ns=now_ns,
+            at_rest_ns=None if state is MemberState.WORKING else now_ns,
+            takeover=agent.takeover,
+            replaced_by=agent.replaced_by,
         )
         self._members[facts.incarnation] = member
         return member
 
-    def has_room(self, expected: int, now_ns: int) -> bool:
-        """Whether one more agent may join. Those that take no part and are not heard any more make room."""
-        most = 2 * expected + SPARE_MEMBERS
-        if len(self) >= most:
-            self._forget_silent(list(self), now_ns)
-        return len(self) < most
+    def forget(self, member: Member) -> None:
+        """Remove one that left without a share."""
+        self._members.pop(member.incarnation, None)
 
-    def leave(self, incarnation: str) -> None:
-        """Forget one that left before it took part."""
-        self._members.pop(incarnation, None)
+    # -- messages
 
-    def taking_part(self) -> list[Member]:
-        """Members that were dealt a share."""
-        return [member for member in self if member.takes_part]
+    def heard(self, member: Member, now_ns: int) -> bool:
+        """A message came. Returns whether the member is back after a silence."""
+        member.heard_ns = now_ns
+        if member.state not in UNHEARD:
+            return False
+        member.returned_ns = now_ns
+        return member.lifecycle.move(MemberTrigger.HEARD)
 
-    def idle(self, now_ns: int) -> list[Member]:
-        """Members that could be dealt a share now."""
-        return [
-            member for member in self if member.state is AgentState.IDLE and not member.gone and member.is_fresh(now_ns)
-        ]
+    def heartbeat(self, member: Member, message: Heartbeat, now_ns: int, *, running: bool, rests: bool) -> None:
+        """What the agent says of itself. running: its load may run, so the worst figures count. rests: its worker
+        processes have ended."""
+        member.reported = message.state
+        if message.offset_ns is not None:
+            member.offset_ns, member.rtt_ns = message.offset_ns, message.rtt_ns
+        figures = member.figures
+        figures.cpu_percent = message.cpu_percent
+        if running:
+            figures.cpu_percent_max = max(figures.cpu_percent_max, message.cpu_percent)
+            figures.cpu_percent_busiest = max(figures.cpu_percent_busiest, message.cpu_percent_busiest)
+            figures.host_cpu_percent_sum += message.host_cpu_percent
+            figures.host_cpu_percents += 1
+            figures.lag_ms_max = max(figures.lag_ms_max, message.lag_ms)
+        if rests:
+            _rest(member, now_ns)
 
-    def standing_by(self, now_ns: int) -> list[Member]:
-        """Members without a share that could be dealt one now."""
-        return [member for member in self.idle(now_ns) if not (member.takes_part or member.offered)]
+    def renew(self, member: Member, now_ns: int) -> None:
+        """Its heartbeat is answered, so its lease begins again."""
+        member.renewed_ns = now_ns
 
-    def newly_lost(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
-        """Members that take part, are not over, and have been silent for longer than that since the last call."""
-        silent = [
-            member
-            for member in self.taking_part()
-            if member.end is None and not member.lost and now_ns - member.heard_ns > patience_ns
-        ]
+    def progress(self, member: Member, message: Preparing, now_ns: int) -> None:
+        """It has come this far, and completed all earlier steps."""
+        for step in list(Step)[: list(Step).index(message.step)]:
+            if step in member.steps:
+                member.steps[step] = msgspec.structs.replace(member.steps[step], done=member.steps[step].total)
+        if member.steps.get(message.step) != message:
+            member.steps[message.step], member.progressed_ns = message, now_ns
+
+    def ready(self, member: Member, message: Prepared, now_ns: int) -> None:
+        """It has prepared its share, or the one that it was offered."""
+        if member.lifecycle.move(MemberTrigger.READY):
+            member.preloaded, member.renewed_ns = message.preloaded, now_ns
+
+    def unready(self, member: Member) -> None:
+        """It has given up what it had prepared, perhaps without a message that reached us."""
+        member.lifecycle.move(MemberTrigger.UNREADY)
+
+    def accept_frame(self, member: Member) -> None:
+        """The frame wanted next is accepted."""
+        member.next_seq += 1
+
+    def lose_worker(self, member: Member, process: int) -> None:
+        """One of its worker processes died."""
+        member.workers_lost.add(process)
+
+    def finish(self, member: Member, final: Final, now_ns: int) -> None:
+        """Its results are known, and it is told that they are safe."""
+        _rest(member, now_ns)
+        if member.lifecycle.move(MemberTrigger.FINAL) and member.final is None:
+            member.final = final
+
+    def rest(self, member: Member, now_ns: int) -> None:
+        """Its worker processes have ended."""
+        _rest(member, now_ns)
+
+    def ordered(self, member: Member, now_ns: int) -> None:
+        """It was sent an order."""
+        member.order_sent_ns = now_ns
+
+    # -- shares
+
+    def deal(self, member: Member, now_ns: int) -> None:
+        """It gets a share before the start."""
+        member.lifecycle.move(MemberTrigger.DEAL)
+        member.progressed_ns = now_ns
+
+    def start(self, member: Member) -> None:
+        """It is sent the start instant."""
+        member.lifecycle.move(MemberTrigger.START)
+
+    def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:
+        """Before the start, the share of a lost agent goes to one that stands by."""
+        if lost.state is MemberState.LEFT:
+            self.forget(lost)
+        else:
+            lost.lifecycle.move(MemberTrigger.SHARE_MOVED)
+        self.deal(heir, now_ns)
+
+    def offer(self, member: Member, assignment: Assignment, lost: Member, now_ns: int) -> None:
+        """It is asked to prepare the share of a lost agent."""
+        member.lifecycle.move(MemberTrigger.OFFER)
+        member.offered, member.offered_by, member.progressed_ns = assignment, lost.agent_id, now_ns
+        member.steps.clear()
+
+    def decline(self, member: Member, now_ns: int) -> None:
+        """It cannot take over what it was offered."""
+        member.lifecycle.move(MemberTrigger.DECLINE)
+        member.offered, member.offered_by = None, ""
+        member.unfit_until_ns = now_ns + UNFIT_NS
+
+    def take_over(
+        self, member: Member, lost: Member, takeover: TakeOver, pools: tuple[PoolShare, ...], now_ns: int
+    ) -> None:
+        """It has prepared the share of a lost agent, and has it from now on."""
+        member.lifecycle.move(MemberTrigger.START)
+        member.takeover, member.dealt, member.renewed_ns = takeover, pools, now_ns
+        member.offered, member.offered_by = None, ""
+        lost.replaced_by = member.agent_id
+
+    def forfeit(self, member: Member) -> None:
+        """It is fenced, so its share is free for another agent."""
+        member.lifecycle.move(MemberTrigger.FORFEIT)
+
+    # -- losing members
+
+    def newly_silent(self, now_ns: int, patience_ns: int = LOST_AFTER_NS) -> list[Member]:
+        """Members with a share that have been silent for longer than this. Each is returned once for each silence."""
+        silent = [member for member in self if member.state in _SILENCEABLE and now_ns - member.heard_ns > patience_ns]
         for member in silent:
-            member.lost = True
+            member.lifecycle.move(MemberTrigger.SILENCE)
         return silent
 
+    def revoke(self, member: Member, why: str) -> None:
+        """Its heartbeats are not answered any more, so its lease runs out."""
+        member.gone = why
+        member.lifecycle.move(MemberTrigger.REVOKE)
+
+    def cast_out(self, member: Member, why: str) -> None:
+        """Its messages do not count any more."""
+        member.gone = why
+        member.lifecycle.move(MemberTrigger.CAST_OUT)
+
+    def leave(self, member: Member, why: str, now_ns: int) -> None:
+        """No more results will come, and its worker processes have ended or end now."""
+        _rest(member, now_ns)
+        if member.lifecycle.move(MemberTrigger.LEAVE):
+            member.gone = why
+
     def excuse(self, deaf_ns: int, now_ns: int) -> None:
-        """Nobody's silence counts for so long: it was we who did not listen."""
+        """Extend all deadlines by our own stall: the messages of agents are still queued."""
         for member in self:
             member.heard_ns = min(now_ns, member.heard_ns + deaf_ns)
-            member.stirred_ns = min(now_ns, member.stirred_ns + deaf_ns)
+            member.progressed_ns = min(now_ns, member.progressed_ns + deaf_ns)
 
     def _forget_silent(self, members: list[Member], now_ns: int) -> None:
         for member in members:
             if not member.takes_part and now_ns - member.heard_ns > LOST_AFTER_NS:
-                self.leave(member.incarnation)
+                self.forget(member)
 
     def _free_name(self, wished: str) -> str:
         taken = {member.agent_id for member in self}
@@ -396,5 +347,14 @@ class Registry:
 
 
 def capacities(members: list[Member]) -> list[AgentCapacity]:
-    """What `shares` needs to know of them."""
+    """What dealing the plan needs to know of these members."""
     return [AgentCapacity(member.agent_id, member.processes) for member in members]
+
+
+def _lifecycle(agent_id: str, state: MemberState) -> Lifecycle[MemberState, MemberTrigger]:
+    return Lifecycle(f"agent {agent_id}", state, MEMBER_TRANSITIONS, MEMBER_REPEATS)
+
+
+def _rest(member: Member, now_ns: int) -> None:
+    if member.at_rest_ns is None:
+        member.at_rest_ns = now_ns

@@ -1,6 +1,8 @@
-"""What a coordinator does about everything that happens to a run. Pure: events and the time in, actions out. Where a
-run can go, and why, stands in `coordinator.core.transitions`; what agents are answered, in
-`coordinator.core.conversation`; whom it waits for at the end, in `coordinator.core.waiting`."""
+"""What a coordinator does about each event of a run. Pure: events and the time in, actions out.
+
+`coordinator.core.transitions` has the phases of a run and their reasons, `coordinator.core.conversation` the answers to
+agents, and `coordinator.core.waiting` the agents that a run waits for at its end.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,13 @@ import msgspec
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.plan.schema import CleanUp
-from common.plan.timeline import timeline
 from common.protocol.messages import AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.units import NS_PER_S, listed
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.target_loss import target_loss
 from coordinator.core.actions import (
     Action,
+    CalledOff,
     Cleaned,
     Counted,
     DeleteKeys,
@@ -24,6 +26,7 @@ from coordinator.core.actions import (
     Event,
     FromAgent,
     Interrupted,
+    Leave,
     LocalAgentExited,
     Note,
     Progress,
@@ -32,8 +35,8 @@ from coordinator.core.actions import (
     Tick,
     Write,
 )
-from coordinator.core.agent_loss import is_quorum, reason_to_abort
-from coordinator.core.conversation import Conversation, RunState
+from coordinator.core.conversation import Conversation
+from coordinator.core.member import COME_BACK_NS
 from coordinator.core.outcome import duration_s
 from coordinator.core.records import (
     AgentEnd,
@@ -46,21 +49,16 @@ from coordinator.core.records import (
     Stopping,
     When,
 )
-from coordinator.core.registry import COME_BACK_NS, LARGE_FLEET, LOST_AFTER_NS, Standing, capacities
-from coordinator.core.setup import Setup, agents_missing, dealt_lines, opened, preparing
+from coordinator.core.registry import LARGE_FLEET, JournaledAgent, capacities
+from coordinator.core.run_state import RunState
+from coordinator.core.setup import Setup, agents_missing, dealt_lines, is_quorum, opened, preparing
 from coordinator.core.shares import assign, oversized
-from coordinator.core.takeover import TakeOvers
-from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
+from coordinator.core.takeover import TakeOvers, reason_to_abort
+from coordinator.core.transitions import Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, Waiting
 
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
-PRELOAD_SILENCE_NS = 10 * NS_PER_S
-"""Silence after which an agent that preloads is not waited for any more."""
-DEAD_TARGET_NS = 30 * NS_PER_S
-"""A run by number of requests that has had no success for so long would never end."""
-DEAD_TARGET_INTERVALS = 10
-"""At a low rate: so many operations that were due and did not succeed are no accident."""
 COUNT_WAIT_NS = 60 * NS_PER_S
 """How long the server's counters are waited for; the report can do without them."""
 CLOCK_RTT_NS = NS_PER_S // 5
@@ -68,7 +66,9 @@ CLOCK_WAIT_NS = 3 * NS_PER_S
 """Clocks are known to half of a round trip. One that was measured while either side was held up is bettered by the next
 heartbeats, and waited for so long; a network that is slow is not."""
 DEAF_NS = NS_PER_S
-"""Ticks further apart than this: we were held up, and did not hear our agents in the meantime."""
+"""Ticks further apart than this: our process was stopped, and read no messages meanwhile."""
+DISMISS_NS = 3 * NS_PER_S
+"""How long agents have to answer their dismissal."""
 AfterLoad = ServerCounted | CleanedUp
 """What is written down once the load is over: the second reading of the server's counters, and what was deleted."""
 _COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
@@ -77,17 +77,18 @@ _COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
 class Run:
     """One run. `state` is there to be shown; `handle` is the one way in."""
 
-    def __init__(self, setup: Setup, now_ns: int, written: Aggregate | None = None) -> None:
+    def __init__(
+        self, setup: Setup, now_ns: int, written: Aggregate | None = None, state: RunState | None = None
+    ) -> None:
         """written: the records in the run's journal. The caller updates it when it performs `Write`; this class reads
-        it."""
-        self.state = RunState(setup, now_ns)
+        it. state: of a run that is resumed."""
+        self.state = state or RunState(setup, now_ns)
         self._written = written or Aggregate()
         self._counted_after: ServerCounted | None = None
-        self._line = timeline(setup.plan.load)
         self._talk = Conversation(self.state)
         self._waiting = Waiting(self.state)
         self._takeovers = TakeOvers(self.state, self._talk, self._written)
-        self._phase_since_ns = self._ticked_ns = now_ns
+        self._ticked_ns = now_ns
         self._interrupts = 0
         self._is_at_once = self._leaves_keys = False
         self._at_once_due_ns: int | None = None
@@ -101,6 +102,8 @@ class Run:
         """What to do about it, in order. now_ns: this host's monotonic clock."""
         if self.state.phase is Phase.CLOSED:
             return []
+        if self.state.phase is Phase.DISMISSING:
+            return self._dismissing(event, now_ns)
         match event:
             case FromAgent(routing_id, envelope):
                 before = self._stands(envelope, now_ns)
@@ -112,7 +115,11 @@ class Run:
             case Counted(record):
                 actions = self._counted(record, now_ns)
             case Cleaned(done):
-                actions = [Write(done), *self._closed()] if self._moves(Trigger.CLEANED, now_ns) else []
+                actions = self._cleaned(done, now_ns) if self.state.phase is Phase.CLEANING else []
+            case CalledOff(exit_code):
+                self._exit_code = exit_code
+                self.state.move(Trigger.GIVE_UP, now_ns)
+                return self._talk.dismiss_all(exit_code)
             case Interrupted():
                 actions = self._interrupted(now_ns)
             case Tick():
@@ -127,16 +134,16 @@ class Run:
         member = self.state.registry.find(envelope.incarnation)
         if member is None or not isinstance(envelope.message, Heartbeat | MetricsFrame):
             return None
-        may_be_dealt = member.state is AgentState.IDLE and member.is_fresh(now_ns)
+        may_be_dealt = member.reported is AgentState.IDLE and member.is_fresh(now_ns)
         rtt_ns = member.rtt_ns if self.state.phase is Phase.PREPARING else None  # a heartbeat may change it at any time
-        return (member.state, member.end, member.lost, member.gone, rtt_ns, may_be_dealt)
+        return (member.reported, member.state, rtt_ns, may_be_dealt)
 
     @classmethod
     def resumed(
         cls,
         setup: Setup,
         t0_ns: int,
-        agents: Sequence[Standing],
+        agents: Sequence[JournaledAgent],
         now_ns: int,
         *,
         after: Sequence[AfterLoad] = (),
@@ -146,36 +153,26 @@ class Run:
         """A run that goes on where a killed coordinator stopped, as its journal says. Agents that are not heard of
         within the usual time are lost. after: what the journal has already of what follows the load. ended: the run has
         its end, and only results that agents kept are collected."""
-        run = cls(setup, now_ns, written)
+        written = written or Aggregate()
+        stopped = any(stop.what is not Stopping.CLEAN_UP for stop in written.stops)
+        phase = Phase.COLLECTING if ended else Phase.DRAINING if stopped else Phase.RUNNING
+        run = cls(setup, now_ns, written, RunState(setup, now_ns, phase, t0_ns))
         run._after = frozenset(type(record) for record in after)
-        for stop in run._written.stops:
+        for stop in written.stops:
             run._take_up(stop)
         if run._is_at_once and not ended:
             run._at_once_due_ns = now_ns + COME_BACK_NS
-        stopped = run.state.stopped_ns is not None
-        for standing in agents:
-            member = run.state.registry.readmit(standing, now_ns)
-            if standing.left or standing.final is not None:
-                run._talk.has_lost(member)
-            if standing.final is not None:
-                member.released = ended
-                run.state.ending.noted(standing.facts.agent_id, standing.final, stopped=stopped)
-        run.state.phase, run.state.t0_ns = Phase.DRAINING if stopped else Phase.RUNNING, t0_ns
+        for agent in agents:
+            member = run.state.registry.readmit(agent, now_ns, ended=ended)
+            if agent.left or agent.final is not None:
+                run.state.note_lost(member)
+            if agent.final is not None:
+                run.state.ending.noted(agent.facts.agent_id, agent.final, stopped=stopped)
         if ended:
-            run.state.phase = Phase.COLLECTING
             run._leaves_keys = run._is_at_once = False
-            run.state.deletes_again = setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after
+            if setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after:
+                run.state.delete_again()
         return run
-
-    def after_end(self, event: Event, exit_code: int, now_ns: int) -> list[Action]:
-        """What to do about an event while agents are seen off. Results that still come are written: the run has to end
-        again (`end_again`). exit_code: sent to the agents."""
-        return self._talk.after_end(event, exit_code, now_ns) if isinstance(event, FromAgent) else []
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether every agent that is there has heard of the end."""
-        return all(member.seen_off or member.gone or member.lost for member in self.state.registry)
 
     def _take_up(self, stop: StopDecided) -> None:
         """What a coordinator before us decided stands."""
@@ -183,12 +180,12 @@ class Run:
         if stop.what is Stopping.CLEAN_UP:
             return
         self._is_at_once = self._is_at_once or stop.what is Stopping.AT_ONCE
-        self.state.stopped_ns = self.state.stopped_ns or stop.at_ns
+        self.state.stop(stop.at_ns)
         if stop.exit_code == EXIT_INTERRUPTED:
             self._interrupts += 1
-            self.state.ending.interrupted = True
+            self.state.ending.interrupt()
         else:
-            self.state.ending.aborted, self.state.ending.exit_code = stop.reason, stop.exit_code
+            self.state.ending.abort(stop.reason, stop.exit_code)
 
     def _local_agent_exited(self, event: LocalAgentExited, now_ns: int) -> list[Action]:
         how = f"its process ended with exit code {event.exit_code}"
@@ -198,11 +195,10 @@ class Run:
         if member is None or not member.takes_part:
             if self.state.phase is not Phase.GATHERING:
                 if member is not None:
-                    self.state.registry.leave(member.incarnation)
+                    self.state.registry.forget(member)
                 return []  # others came first, and it was not needed
-            return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code)
-        member.leaves(how, now_ns)  # its worker processes were killed with it
-        return self._talk.lose(member, how) if member.end is None else []
+            return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code, now_ns)
+        return self._talk.leave(member, how, now_ns)  # its worker processes were killed with it
 
     # -- phases
 
@@ -223,77 +219,84 @@ class Run:
     def _gather(self, now_ns: int) -> list[Action]:
         ready = self.state.registry.idle(now_ns)
         expected = self.state.setup.expected
-        if not is_quorum(self.state.setup.plan.fleet, expected, len(ready), now_ns - self._phase_since_ns):
+        if not is_quorum(self.state.setup.plan.fleet, expected, len(ready), now_ns - self.state.phase_since_ns):
             return self._progress(Progress("waiting for agents", len(ready), expected))
         chosen, others = ready[:expected], ready[expected:]
-        self.state.shares = assign(self.state.setup.plan, capacities(chosen))
-        if found := oversized(self.state.shares):
-            return self._give_up(found, FleetError.exit_code)
-        self._moves(Trigger.QUORUM, now_ns)
-        actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, self.state.shares, chosen)]
+        shares = assign(self.state.setup.plan, capacities(chosen))
+        if found := oversized(shares):
+            return self._give_up(found, FleetError.exit_code, now_ns)
+        self.state.deal(shares)
+        self.state.move(Trigger.QUORUM, now_ns)
+        actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, shares, chosen)]
         for member in chosen:
-            member.takes_part = True
+            self.state.registry.deal(member, now_ns)
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
         return [*actions, *(self._talk.stand_by(member) for member in others)]
 
     def _given_up_by_agents(self, now_ns: int) -> list[Action]:
         """Before the start, an agent that fails ends the run, and so does one that is lost without a standby: nothing
         has been done yet."""
-        if self.state.failed is not None:
-            return self._give_up(*self.state.failed)
-        members = self.state.registry.taking_part()
-        gone = next((member for member in members if member.lost or member.gone), None)
-        if gone is None:
-            return []
-        if actions := self._takeovers.before_start(gone, now_ns):
-            return actions
-        why = gone.gone or "it is silent"
-        return self._give_up(f"agent {gone.agent_id} was lost before the start: {why}", FleetError.exit_code)
+        if self.state.failure is not None:
+            return self._give_up(*self.state.failure, now_ns)
+        actions: list[Action] = []
+        for lost in [member for member in self.state.registry.taking_part() if member.is_lost]:
+            if not (moved := self._takeovers.before_start(lost, now_ns)):
+                why = lost.gone or "it is silent"
+                text = f"agent {lost.agent_id} was lost before the start: {why}"
+                return self._give_up(text, FleetError.exit_code, now_ns)
+            actions += moved
+        return actions
 
     def _watch_preparing(self, now_ns: int) -> list[Action]:
         members = self.state.registry.taking_part()
-        if not all(member.prepared for member in members):
+        if not all(member.is_ready for member in members):
             self._prepared_ns = None
             return self._progress(preparing(members))
         self._prepared_ns = self._prepared_ns or now_ns
         rtt_ns = CLOCK_RTT_NS if now_ns - self._prepared_ns < CLOCK_WAIT_NS else float("inf")
         if not all(member.knows_clock(rtt_ns) for member in members):
             return []
-        self._moves(Trigger.READY, now_ns)
+        self.state.move(Trigger.READY, now_ns)
         assert self.state.shares is not None
         return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(When.BEFORE)]
 
     def _counted(self, record: ServerCounted, now_ns: int) -> list[Action]:
         if record.when is not _COUNTS.get(self.state.phase):
             return []
-        if self.state.phase is Phase.COUNTING and self._moves(Trigger.COUNTED, now_ns):
-            self.state.t0_ns = now_ns + START_AHEAD_NS
-            self.state.success_ns = self.state.t0_ns
-            actions: list[Action] = [Write(record), Write(RunStarted(t0_ns=self.state.t0_ns))]
-            for member in self.state.registry.taking_part():
-                actions += self._talk.order(member, self._talk.start_order(member), now_ns)
-            return actions
-        writers = dict.fromkeys((*self._writers, *self._waiting.writers(now_ns, self._phase_since_ns)))
+        if self.state.phase is Phase.COUNTING:
+            return self._given_up_by_agents(now_ns) or self._start(record, now_ns)
+        writers = dict.fromkeys((*self._writers, *self._waiting.writers(now_ns, self.state.phase_since_ns)))
         self._writers = tuple(writers)
         self._counted_after = record = msgspec.structs.replace(record, writers=self._writers)
         return [Write(record), *self._settled(now_ns)]
 
+    def _start(self, record: ServerCounted, now_ns: int) -> list[Action]:
+        t0_ns = now_ns + START_AHEAD_NS
+        self.state.move(Trigger.COUNTED, now_ns)
+        self.state.start(t0_ns)
+        actions: list[Action] = [Write(record), Write(RunStarted(t0_ns=t0_ns))]
+        for member in self.state.registry.taking_part():
+            self.state.registry.start(member)
+            actions += self._talk.order(member, self._talk.start_order(member), now_ns)
+        return actions
+
     def _settled(self, now_ns: int) -> list[Action]:
         if self.state.setup.plan.workload.clean_up is CleanUp.NONE:
-            return self._closed() if self._moves(Trigger.COUNTED, now_ns) else []
-        self._moves(Trigger.CLEAN, now_ns)
+            return self._closed(Trigger.COUNTED, now_ns)
+        self.state.move(Trigger.CLEAN, now_ns)
         if CleanedUp in self._after:
-            self._moves(Trigger.CLEANED, now_ns)
-            return self._closed()
+            return self._closed(Trigger.CLEANED, now_ns)
         if not self._leaves_keys and not self._writers:
             return [Note("deleting the plan's keys; interrupt to leave the rest"), DeleteKeys()]
-        self._moves(Trigger.CLEANED, now_ns)
         why = "the run was stopped at once" if self._is_at_once else "interrupted"
         if not self._leaves_keys:
             why = f"{', '.join(self._writers)} might still write to the target"
         before = self._written.cleaned.deleted if self._written.cleaned else 0
         skipped = CleanedUp(deleted=before, earlier=before, left=None, took_ns=0, error=why)
-        return [Write(skipped), *self._closed()]
+        return self._cleaned(skipped, now_ns)
+
+    def _cleaned(self, record: CleanedUp, now_ns: int) -> list[Action]:
+        return [Write(record), *self._closed(Trigger.CLEANED, now_ns)]
 
     def _watch_running(self, now_ns: int) -> list[Action]:
         actions: list[Action] = []
@@ -305,9 +308,9 @@ class Run:
         collected = self.state.phase is Phase.COLLECTING
         if collected and self.state.deletes_again:
             return [*actions, *self._settled(now_ns)]
-        self._moves(Trigger.ALL_OVER, now_ns)
         if collected:
-            return [*actions, *self._closed()]
+            return [*actions, *self._closed(Trigger.ALL_OVER, now_ns)]
+        self.state.move(Trigger.ALL_OVER, now_ns)
         # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
         if cleans and ServerCounted in self._after:
@@ -318,7 +321,7 @@ class Run:
         """Whether a run that is stopped at once has waited long enough for agents that are heard."""
         if self._at_once_due_ns is None:
             return False
-        heard = any(member.end is None and not member.lost for member in self.state.registry.taking_part())
+        heard = any(member.is_at_work for member in self.state.registry)
         return now_ns >= self._at_once_due_ns or not heard
 
     def _abort_if_lost(self, now_ns: int) -> list[Action]:
@@ -326,58 +329,48 @@ class Run:
         end_ns, text = self._waiting.planned_end_ns, reason_to_abort(self.state.setup.plan.fleet, self.state.lost)
         if not text or self.state.phase is not Phase.RUNNING or (end_ns is not None and now_ns >= end_ns):
             return []
-        if all(member.end is not None for member in self.state.registry.taking_part()):
+        if not any(member.is_at_work for member in self.state.registry):
             return []
-        self.state.ending.aborted, self.state.ending.exit_code = text, FleetError.exit_code
+        self.state.ending.abort(text, FleetError.exit_code)
         return self._stop(text, FleetError.exit_code, now_ns)
 
     def _notice_lost(self, now_ns: int) -> list[Action]:
         """At ticks only: a tick follows what has come in the meantime, so that a coordinator which was itself held up
         does not take its agents for silent."""
         actions: list[Action] = []
-        for member in self.state.registry.newly_lost(now_ns):
+        for member in self.state.registry.newly_silent(now_ns):
             silent_s = (now_ns - member.heard_ns) / NS_PER_S
             actions += self._talk.lose(member, f"no message from it for {silent_s:.1f} s")
         return actions
-
-    @property
-    def _preparing_patience_ns(self) -> int:
-        """A link that was down for a moment must not cost a preload that took an hour."""
-        preloads = bool(self.state.setup.plan.workload.preload)
-        lease_ns = self.state.setup.plan.fleet.lease_s.ns
-        return max(LOST_AFTER_NS, min(PRELOAD_SILENCE_NS, lease_ns)) if preloads else LOST_AFTER_NS
-
-    @property
-    def _dead_target_ns(self) -> int:
-        rate_per_s = self._line.legs[-1].to_per_s
-        return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
 
     def _tick(self, now_ns: int) -> list[Action]:
         """Every wait has a bound; these are the bounds."""
         fleet = self.state.setup.plan.fleet
         deaf_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
         if deaf_ns > DEAF_NS:
-            self._excuse(deaf_ns, now_ns)
-        in_phase_ns = now_ns - self._phase_since_ns
+            self.state.excuse(deaf_ns, now_ns)
+        in_phase_ns = now_ns - self.state.phase_since_ns
         match self.state.phase:
             case Phase.GATHERING if in_phase_ns > fleet.wait_s.ns:
                 registry, ready = self.state.registry, self.state.registry.idle(now_ns)
                 if is_quorum(fleet, self.state.setup.expected, len(ready), in_phase_ns):
                     return []
-                return self._give_up(agents_missing(self.state.setup, ready, list(registry)), FleetError.exit_code)
+                return self._give_up(
+                    agents_missing(self.state.setup, ready, list(registry)), FleetError.exit_code, now_ns
+                )
             case Phase.PREPARING if late := self._late(now_ns):
                 text = f"not prepared, and without progress for {fleet.prepare_s}: {listed(late)}"
-                return self._give_up(text, FleetError.exit_code)
+                return self._give_up(text, FleetError.exit_code, now_ns)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 record = ServerCounted(when=_COUNTS[self.state.phase], error=text, unreachable=True)
                 return self._counted(record, now_ns)
             case Phase.PREPARING | Phase.COUNTING:
-                self.state.registry.newly_lost(now_ns, self._preparing_patience_ns)
+                self.state.registry.newly_silent(now_ns, self._waiting.preparing_patience_ns)
             case Phase.RUNNING:
                 return [*self._notice_lost(now_ns), *self._overdue_run(now_ns)]
             case Phase.DRAINING | Phase.COLLECTING:
-                overdue = self._give_up_overdue("it did not end within the drain", self._phase_since_ns, now_ns)
+                overdue = self._give_up_overdue("it did not end within the drain", self.state.phase_since_ns, now_ns)
                 return [*overdue, *self._notice_lost(now_ns)]
         return []
 
@@ -387,25 +380,21 @@ class Run:
         return [
             member.agent_id
             for member in self.state.registry.taking_part()
-            if not member.prepared and max(member.stirred_ns, self._phase_since_ns) < since_ns
+            if not member.is_ready and max(member.progressed_ns, self.state.phase_since_ns) < since_ns
         ]
 
-    def _excuse(self, deaf_ns: int, now_ns: int) -> None:
-        """Nobody is late for so long: what they said meanwhile is yet to be read."""
-        self.state.registry.excuse(deaf_ns, now_ns)
-        self._phase_since_ns += deaf_ns
-        self.state.success_ns += deaf_ns
-
     def _overdue_run(self, now_ns: int) -> list[Action]:
-        if not any(member.end is None for member in self.state.registry.taking_part()):
-            self.state.success_ns = now_ns  # nobody is heard who could report an operation
+        if not any(member.is_at_work for member in self.state.registry):
+            self.state.succeeded(now_ns)  # no agent is heard that could report an operation
         planned_end_ns = self._waiting.planned_end_ns
         if planned_end_ns is not None:
             # A run that is resumed late, or one whose coordinator was held up, has its agents come back first.
-            return self._give_up_overdue("it did not end in time", max(planned_end_ns, self._phase_since_ns), now_ns)
-        if now_ns - self.state.success_ns > self._dead_target_ns:
-            text = f"no operation succeeded for {self._dead_target_ns // NS_PER_S} s, and the plan has no end in time"
-            self.state.ending.aborted, self.state.ending.exit_code = text, TargetError.exit_code
+            due_ns = max(planned_end_ns, self.state.phase_since_ns)
+            return self._give_up_overdue("it did not end in time", due_ns, now_ns)
+        if now_ns - self.state.success_ns > self._waiting.dead_target_ns:
+            silent_s = self._waiting.dead_target_ns // NS_PER_S
+            text = f"no operation succeeded for {silent_s} s, and the plan has no end in time"
+            self.state.ending.abort(text, TargetError.exit_code)
             return self._stop(text, TargetError.exit_code, now_ns)
         return []
 
@@ -414,12 +403,8 @@ class Run:
         return [action for member in late for action in self._talk.revoke(member, why)]
 
     def _lose_all(self, why: str) -> list[Action]:
-        actions: list[Action] = []
-        for member in self.state.registry.taking_part():
-            if member.end is None:
-                member.gone = why
-                actions += self._talk.lose(member, why)
-        return actions
+        at_work = [member for member in self.state.registry if member.is_at_work]
+        return [action for member in at_work for action in self._talk.revoke(member, why)]
 
     def _interrupted(self, now_ns: int) -> list[Action]:
         self._interrupts += 1
@@ -429,9 +414,9 @@ class Run:
         if self.state.phase is Phase.COLLECTING:
             self._at_once_due_ns, self._leaves_keys = now_ns, True
             return []
-        self.state.ending.interrupted = True
+        self.state.ending.interrupt()
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
-            return self._give_up("interrupted before the start", EXIT_INTERRUPTED)
+            return self._give_up("interrupted before the start", EXIT_INTERRUPTED, now_ns)
         if self._interrupts == 1:
             note = Note("draining; interrupt again to stop at once", trouble=True)
             return [*self._stop("interrupted", EXIT_INTERRUPTED, now_ns), note]
@@ -442,31 +427,48 @@ class Run:
 
     def _stop(self, reason: str, exit_code: int, now_ns: int) -> list[Action]:
         decided = self._decided(Stopping.LOAD, reason, exit_code, now_ns)
-        if not self._moves(Trigger.STOP, now_ns):
+        if not self.state.move(Trigger.STOP, now_ns):
             return [decided]  # the load is over, but not the run
-        self.state.stopped_ns = now_ns
+        self.state.stop(now_ns)
         return [decided, *self._talk.to_all(Stop(drain=True, reason=reason))]
 
     def _decided(self, what: Stopping, reason: str, exit_code: int, now_ns: int) -> Write:
         return Write(StopDecided(what=what, reason=reason, exit_code=exit_code, at_ns=now_ns))
 
-    def _give_up(self, text: str, exit_code: int) -> list[Action]:
+    def _give_up(self, text: str, exit_code: int, now_ns: int) -> list[Action]:
         written = self.state.phase is Phase.COUNTING
-        if not self._moves(Trigger.GIVE_UP, self._phase_since_ns):
-            return []
+        self.state.move(Trigger.GIVE_UP, now_ns)
+        self._exit_code = exit_code
         closed: list[Action] = []
         if written:
             closed = [Write(RunClosed(outcome=Outcome.ABORTED, reason=text, duration_s=0.0))]
         outcome = Outcome.ABORTED if written else None
         return [*closed, *self._talk.dismiss_all(exit_code), End(exit_code, text, outcome)]
 
-    def _closed(self) -> list[Action]:
-        actions = [*self._waiting.ended_with_us(self._written), *self.end_again()]
+    def _closed(self, trigger: Trigger, now_ns: int) -> list[Action]:
+        self.state.move(trigger, now_ns)
+        actions = [*self._waiting.ended_with_us(self._written), *self._end()]
         dismissed = self._talk.dismiss_all(self._exit_code)
         return [*actions[:-1], *self._waiting.kept_elsewhere(), *dismissed, actions[-1]]
 
-    def end_again(self) -> list[Action]:
-        """The end of the run as it is now: the records of it, and `End`."""
+    def _dismissing(self, event: Event, now_ns: int) -> list[Action]:
+        """Wait until agents know of the end. Results that still come are written, and then the end as it is now."""
+        actions: list[Action] = []
+        if self._written.started is not None and self._written.closed is None:
+            actions = self._end()
+        if isinstance(event, FromAgent):
+            actions += self._talk.while_dismissing(event, self._exit_code, now_ns)
+        has_news = any(isinstance(action, Write) for action in actions)
+        is_due = isinstance(event, Tick) or len(self.state.registry) <= LARGE_FLEET
+        if has_news or not is_due:
+            return actions
+        if self._talk.all_know_the_end or now_ns - self.state.phase_since_ns >= DISMISS_NS:
+            self.state.move(Trigger.ANSWERED, now_ns)
+            actions.append(Leave())
+        return actions
+
+    def _end(self) -> list[Action]:
+        """The end of the run as it is now: its records, and `End` as the last action."""
         members = self.state.registry.taking_part()
         load_s = duration_s(members, self.state.t0_ns)
         after = self._counted_after or self._written.readings.get(When.AFTER)
@@ -490,10 +492,3 @@ class Run:
             return []
         self._last_progress = progress
         return [progress]
-
-    def _moves(self, trigger: Trigger, now_ns: int) -> bool:
-        """Go where the table says; whether there is such a row. The one place that changes `phase`."""
-        following = TRANSITIONS.get((self.state.phase, trigger))
-        if following is not None:
-            self.state.phase, self._phase_since_ns = following, now_ns
-        return following is not None

@@ -8,12 +8,12 @@ from functools import cached_property
 
 from common.open_files import needed, pools_by_process, shortage_note
 from common.plan.plan_text import plan_hash, redacted
-from common.plan.schema import Plan
+from common.plan.schema import Fleet, Plan
 from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, Step
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
+from coordinator.core.member import Member
 from coordinator.core.records import RunOpened, TargetFacts
-from coordinator.core.registry import Member
 from coordinator.core.shares import Shares
 from coordinator.plan_view import connections_line
 
@@ -80,6 +80,11 @@ def refusal(hello: Hello) -> str | None:
     return None
 
 
+def is_quorum(fleet: Fleet, expected: int, ready: int, waited_ns: int) -> bool:
+    """Whether a run starts with this many agents: all that it expects, or `--at-least` of them after `--wait`."""
+    return ready >= expected or (waited_ns > fleet.wait_s.ns and ready >= (fleet.at_least or expected))
+
+
 def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Member]) -> str:
     """Why a run that has waited long enough does not begin, and what would help."""
     names = listed([member.agent_id for member in ready]) or "none"
@@ -96,7 +101,7 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
 
 def preparing(members: Sequence[Member]) -> Progress:
     """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
-    prepared = sum(member.prepared for member in members)
+    prepared = sum(member.is_ready for member in members)
     shown = Progress("preparing agents (their worker processes start)", prepared, len(members))
     for step in Step:
         told = [member.steps[step] for member in members if step in member.steps]

@@ -20,19 +20,19 @@ may have preloaded part of it.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
-from common.plan.schema import OnAgentLoss
+from common.plan.schema import Fleet, OnAgentLoss
 from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, TakeOver
-from common.units import NS_PER_S
+from common.units import NS_PER_S, counted, listed
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.unassigned_shares import requests_left
 from coordinator.core.actions import Action, Note, Write
-from coordinator.core.agent_loss import lost_share
-from coordinator.core.conversation import Conversation, RunState
+from coordinator.core.conversation import Conversation
+from coordinator.core.member import LOST_AFTER_NS, OFFERS, Fence, Member, MemberState
 from coordinator.core.records import ShareTakenOver
-from coordinator.core.registry import LOST_AFTER_NS, Fence, Member
+from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
 
 TAKE_AHEAD_NS = 600_000_000
@@ -62,12 +62,12 @@ class TakeOvers:
             if not self._is_open(member, now_ns):
                 continue
             # A fenced agent stays fenced: its worker processes have ended, also if the agent comes back.
-            if not (member.share_lost or member.is_fenced(now_ns, fence)):
+            if member.state is not MemberState.RETURNED and not member.is_fenced(now_ns, fence):
                 seconds = (member.may_write_until_ns(fence) - now_ns) / NS_PER_S
                 text = f"{member.agent_id} may still be at work; its share is free in {seconds:.0f} s at most"
                 actions += self._say(member, "lost", text)
                 continue
-            member.share_lost = True
+            self._state.registry.forfeit(member)
             actions += self._give(member, now_ns)
         return actions
 
@@ -80,16 +80,10 @@ class TakeOvers:
 
     def before_start(self, lost: Member, now_ns: int) -> list[Action]:
         """Give the share of an agent that is lost before the start to one that stands by; nothing if that cannot be."""
-        shares, standby = self._state.shares, self._standby(now_ns)
-        if self._state.phase is not Phase.PREPARING or self._state.setup.plan.workload.preload:
+        standby = self._standby(now_ns)
+        if self._state.phase is not Phase.PREPARING or self._state.setup.plan.workload.preload or standby is None:
             return []
-        if standby is None or shares is None:
-            return []
-        names = {lost.agent_id: standby.agent_id}
-        dealt = {names.get(name, name): share for name, share in shares.assignments.items()}
-        self._state.shares = dataclasses.replace(shares, assignments=dealt)
-        lost.takes_part = lost.prepared = False
-        standby.takes_part, standby.stirred_ns = True, now_ns
+        self._state.move_share(lost, standby, now_ns)
         text = f"agent {lost.agent_id} is lost before the start; {standby.agent_id}, which stood by, gets its share"
         order = self._talk.order(standby, self._talk.prepare_order(standby), now_ns)
         return [Note(text, trouble=True, of_agent=True), *order]
@@ -100,7 +94,7 @@ class TakeOvers:
 
     def _is_open(self, member: Member, now_ns: int) -> bool:
         """Whether the member has lost its share, no other agent has it, and operations are left in it."""
-        if member.replaced_by or not (member.share_lost or lost_share(member)):
+        if member.replaced_by or not member.has_lost_share:
             return False
         tally, t0_ns = self._written.agents.get(member.agent_id), self._state.t0_ns
         if tally is None or t0_ns is None or not tally.facts.pools:
@@ -123,21 +117,21 @@ class TakeOvers:
     def _give(self, lost: Member, now_ns: int) -> list[Action]:
         """Bring a share that is free one step further."""
         heir = self._heirs.get(lost.agent_id)
-        if heir is not None and (heir.offered is None or self._state.registry.find(heir.incarnation) is not heir):
+        if heir is not None and (heir.state not in OFFERS or self._state.registry.find(heir.incarnation) is not heir):
             heir = None  # it has declined, or left
             del self._heirs[lost.agent_id]
         if heir is not None and (why := self._unable(heir, now_ns)):
-            heir.declines(now_ns)
+            self._state.registry.decline(heir, now_ns)
             return [Note(f"agent {heir.agent_id} cannot take over the share of {lost.agent_id}: {why}", trouble=True)]
         if heir is None:
             return self._offer(lost, now_ns)
-        return self._start(heir, lost, now_ns) if heir.prepared and heir.offset_ns is not None else []
+        return self._start(heir, lost, now_ns) if heir.is_ready and heir.offset_ns is not None else []
 
     def _unable(self, heir: Member, now_ns: int) -> str:
         if now_ns - heir.heard_ns > LOST_AFTER_NS:
             return f"no message from it for {(now_ns - heir.heard_ns) / NS_PER_S:.1f} s"
         prepare_s = self._state.setup.plan.fleet.prepare_s
-        if not heir.prepared and now_ns - heir.stirred_ns > prepare_s.ns:
+        if not heir.is_ready and now_ns - heir.progressed_ns > prepare_s.ns:
             return f"not prepared, and without progress for {prepare_s}"
         return ""
 
@@ -149,10 +143,9 @@ class TakeOvers:
         assert opened is not None
         plan = self._state.setup.plan if self._state.shares is None else self._state.shares.plan
         pools = self._written.agents[lost.agent_id].facts.pools
-        heir.offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
-        heir.offered_by, heir.prepared, heir.stirred_ns = lost.agent_id, False, now_ns
+        offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
+        self._state.registry.offer(heir, offered, lost, now_ns)
         self._heirs[lost.agent_id] = heir
-        heir.steps.clear()
         return self._talk.order(heir, self._talk.prepare_order(heir), now_ns)
 
     def _start(self, heir: Member, lost: Member, now_ns: int) -> list[Action]:
@@ -161,8 +154,7 @@ class TakeOvers:
         assert offered is not None
         from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
         left = requests_left(self._written, lost.agent_id)
-        heir.takes_over(TakeOver(from_ns=from_ns, left=left), offered.pools, now_ns)
-        lost.replaced_by = heir.agent_id
+        self._state.registry.take_over(heir, lost, TakeOver(from_ns=from_ns, left=left), offered.pools, now_ns)
         del self._heirs[lost.agent_id]
         record = ShareTakenOver(
             agent=heir.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, left=left
@@ -177,3 +169,12 @@ class TakeOvers:
             return []
         self._said.add((member.agent_id, what))
         return [Note(text, trouble=True, of_agent=True)]
+
+
+def reason_to_abort(fleet: Fleet, members: Sequence[Member]) -> str:
+    """Why `--on-agent-loss abort` stops the load, or "". members: those that may have lost their share."""
+    lost = [member.agent_id for member in members if member.has_lost_share]
+    if fleet.on_agent_loss is not OnAgentLoss.ABORT or len(lost) <= fleet.tolerate_lost:
+        return ""
+    tolerated = f"--tolerate-lost {fleet.tolerate_lost} and " if fleet.tolerate_lost else ""
+    return f"lost {counted(len(lost), 'agent')} ({listed(lost)}), with {tolerated}--on-agent-loss abort"

@@ -1,9 +1,8 @@
 """Where a run can go, and who may still write to the target.
 
-Theory of operation. The run moves through the phases below, and nothing but `Run._moves` changes the phase. Agents are
-kept in step by comparing, at each of their heartbeats, the state they report with the phase: one that missed an order
-(its link was down) receives the order again, so no single message matters. A frame is written to the journal before it
-is acknowledged.
+Theory of operation. The run moves through the phases below, and only `RunState.move` changes the phase. At each
+heartbeat, the state that the agent reports is compared with the phase. An agent that missed an order, because its link
+was down, receives it again, so no single message matters. A frame is written to the journal before it is acknowledged.
 
     phase       trigger     next        what happens
     GATHERING   QUORUM      PREPARING   shares are dealt, prepare is sent
@@ -11,12 +10,14 @@ is acknowledged.
     COUNTING    COUNTED     RUNNING     start is sent to all
     RUNNING     STOP        DRAINING    stop is sent to all
     RUNNING     ALL_OVER    SETTLING    the server's counters are read again     (also from DRAINING)
-    SETTLING    COUNTED     CLOSED      the end is written down, agents are dismissed
+    SETTLING    COUNTED     DISMISSING  the end is written down, dismiss is sent to all
     SETTLING    CLEAN       CLEANING    the plan's keys are deleted, where it says so
-    CLEANING    CLEANED     CLOSED      as from SETTLING
-    COLLECTING  ALL_OVER    CLOSED      as from SETTLING; an ended run that is resumed begins here
+    CLEANING    CLEANED     DISMISSING  as from SETTLING
+    COLLECTING  ALL_OVER    DISMISSING  as from SETTLING; an ended run that is resumed begins here
     COLLECTING  CLEAN       CLEANING    the plan's keys are deleted, if the run ended with keys left
-    any of the first three   GIVE_UP    CLOSED   agents are dismissed; nothing was written, or an aborted run
+    any of the first three   GIVE_UP    DISMISSING   dismiss is sent to all; nothing was written, or an aborted run
+    RUNNING     GIVE_UP     DISMISSING  the same, when the start cannot be written down
+    DISMISSING  ANSWERED    CLOSED      every agent has answered, or had three seconds: the sockets are closed
 
 When a run is over. Counters are read and keys are deleted only when no agent may write any more, and the end is written
 down only when every agent has reported, or had the time to. What is known of an agent that takes part:
@@ -40,9 +41,12 @@ The wait ends early if the person interrupts twice. Then agents may still write:
 them, the ledger does not compare what the server counted, and keys are left. An agent of another run that is at work is
 waited for too, no longer than one of ours would be, and then named in the same way.
 
-Results that come in SETTLING, CLEANING or CLOSED still enter the journal. In CLOSED, each is followed by the end of the
-run again, as it now is: in a journal the last RunClosed counts. When the coordinator has left, agents keep what they
-could not report; `--resume` on the ended run collects it (COLLECTING).
+Why DISMISSING takes time: a dismissal that is on its way when a link goes down is lost, and the agent would wait for a
+coordinator that has left. So agents that do not answer receive it again.
+
+Results that come in SETTLING, CLEANING or DISMISSING still enter the journal. In DISMISSING, the end of the run is then
+written again, as it now is: in a journal the last RunClosed counts. When the coordinator has left, agents keep the
+results that they could not report; `--resume` on the ended run collects them (COLLECTING).
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ class Phase(enum.Enum):
     SETTLING = "settling"
     CLEANING = "cleaning"
     COLLECTING = "collecting"
+    DISMISSING = "dismissing"
     CLOSED = "closed"
 
 
@@ -75,6 +80,7 @@ class Trigger(enum.Enum):
     CLEAN = "clean"
     CLEANED = "cleaned"
     GIVE_UP = "give up"
+    ANSWERED = "answered"
 
 
 TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
@@ -84,18 +90,28 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.RUNNING, Trigger.STOP): Phase.DRAINING,
     (Phase.RUNNING, Trigger.ALL_OVER): Phase.SETTLING,
     (Phase.DRAINING, Trigger.ALL_OVER): Phase.SETTLING,
-    (Phase.SETTLING, Trigger.COUNTED): Phase.CLOSED,
+    (Phase.SETTLING, Trigger.COUNTED): Phase.DISMISSING,
     (Phase.SETTLING, Trigger.CLEAN): Phase.CLEANING,
-    (Phase.CLEANING, Trigger.CLEANED): Phase.CLOSED,
-    (Phase.COLLECTING, Trigger.ALL_OVER): Phase.CLOSED,
+    (Phase.CLEANING, Trigger.CLEANED): Phase.DISMISSING,
+    (Phase.COLLECTING, Trigger.ALL_OVER): Phase.DISMISSING,
     (Phase.COLLECTING, Trigger.CLEAN): Phase.CLEANING,
-    (Phase.GATHERING, Trigger.GIVE_UP): Phase.CLOSED,
-    (Phase.PREPARING, Trigger.GIVE_UP): Phase.CLOSED,
-    (Phase.COUNTING, Trigger.GIVE_UP): Phase.CLOSED,
+    (Phase.GATHERING, Trigger.GIVE_UP): Phase.DISMISSING,
+    (Phase.PREPARING, Trigger.GIVE_UP): Phase.DISMISSING,
+    (Phase.COUNTING, Trigger.GIVE_UP): Phase.DISMISSING,
+    (Phase.RUNNING, Trigger.GIVE_UP): Phase.DISMISSING,
+    (Phase.DISMISSING, Trigger.ANSWERED): Phase.CLOSED,
 }
+REPEATS = frozenset(
+    {
+        # The load is over or comes to its end already, but somebody interrupts the run.
+        (Phase.DRAINING, Trigger.STOP),
+        (Phase.SETTLING, Trigger.STOP),
+    }
+)
+"""What may happen in a phase without changing it."""
 UNDER_WAY = (Phase.RUNNING, Phase.DRAINING)
 """Phases in which load may be running."""
 OVER_BUT_OPEN = (Phase.SETTLING, Phase.CLEANING)
 """Phases in which no load is expected any more; an agent that was taken for lost may come back at work all the same."""
-TAKES_RESULTS = (*UNDER_WAY, *OVER_BUT_OPEN, Phase.COLLECTING, Phase.CLOSED)
+TAKES_RESULTS = (*UNDER_WAY, *OVER_BUT_OPEN, Phase.COLLECTING, Phase.DISMISSING)
 """Phases in which frames and last words of agents enter the journal."""

@@ -8,13 +8,19 @@ from common.protocol.messages import HOLD_LEASES, AgentState
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import Action, Note, Write
-from coordinator.core.conversation import RunState
+from coordinator.core.member import GONE, LOST_AFTER_NS, OVERTIME_NS, Fence, Member, MemberState
 from coordinator.core.records import AgentEnd
-from coordinator.core.registry import OVERTIME_NS, Fence, Member
+from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
 
 AT_ONCE_NS = NS_PER_S
 """A run that is stopped at once waits this long for agents that are heard: they cut their operations and report."""
+PRELOAD_SILENCE_NS = 10 * NS_PER_S
+"""Silence after which a run gives an agent up that preloads."""
+DEAD_TARGET_NS = 30 * NS_PER_S
+"""A run by number of requests never ends if no operation succeeds: it is given up after this long without success."""
+DEAD_TARGET_INTERVALS = 10
+"""At a low rate, this many operations that were due and did not succeed are no accident."""
 _WRITES = (AgentState.PREPARING, AgentState.RUNNING, AgentState.DRAINING)
 _NO_FENCE = Fence(lease_ns=0, closing_ns=0, end_ns=None)
 
@@ -24,14 +30,29 @@ class Waiting:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._end_ns = timeline(state.setup.plan.load).end_ns
+        self._line = timeline(state.setup.plan.load)
         self._said: tuple[str, ...] = ()
         self._ours_over_ns: int | None = None
 
     @property
     def planned_end_ns(self) -> int | None:
         """When the load ends as planned, on our clock; None for a load without an end, and before the start."""
-        return None if self._end_ns is None or self._state.t0_ns is None else self._state.t0_ns + self._end_ns
+        end_ns, t0_ns = self._line.end_ns, self._state.t0_ns
+        return None if end_ns is None or t0_ns is None else t0_ns + end_ns
+
+    @property
+    def preparing_patience_ns(self) -> int:
+        """How long an agent that prepares may be silent: a link that was down for a moment must not cost a preload that
+        took an hour."""
+        plan = self._state.setup.plan
+        preload_ns = max(LOST_AFTER_NS, min(PRELOAD_SILENCE_NS, plan.fleet.lease_s.ns))
+        return preload_ns if plan.workload.preload else LOST_AFTER_NS
+
+    @property
+    def dead_target_ns(self) -> int:
+        """How long a load without an end may go on without a success."""
+        rate_per_s = self._line.legs[-1].to_per_s
+        return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
 
     @property
     def fence(self) -> Fence:
@@ -73,7 +94,7 @@ class Waiting:
         return [
             member
             for member in self._state.registry.taking_part()
-            if member.end is None and now_ns > max(due_ns, min(member.returned_ns, latest_ns)) + closing_ns
+            if member.is_at_work and now_ns > max(due_ns, min(member.returned_ns, latest_ns)) + closing_ns
         ]
 
     def said(self, now_ns: int, *, interrupts: int) -> list[Action]:
@@ -84,7 +105,7 @@ class Waiting:
         if not is_due and any(not member.is_over(now_ns, fence) for member in members):
             return []
         awaited = [member for member in members if not member.is_over(now_ns, fence)]
-        if any(member.end is None and not member.lost for member in awaited):
+        if any(member.is_at_work for member in awaited):
             return []
         names = tuple(member.agent_id for member in awaited) or self._others_at_work()
         if not names or names == self._said:
@@ -102,23 +123,22 @@ class Waiting:
         at_most_s = max(member.awaited_until_ns(fence) - now_ns for member in awaited) / NS_PER_S
         may_write = any(not member.is_fenced(now_ns, fence) for member in awaited)
         why = "silent, may still load the target, and has results to report" if may_write else "silent, with results"
-        if all(member.gone for member in awaited):
+        if all(member.state in GONE for member in awaited):
             why = "may still load the target"
-        if all(member.end is AgentEnd.FINISHED for member in awaited):
+        if all(member.final is not None for member in awaited):
             why = "has reported, but does not know yet that its results are safe"
         text = f"waiting for {', '.join(names)} ({why}): {at_most_s:.0f} s at most; {how} to end at once"
         return [Note(text, trouble=True)]
 
     def ended_with_us(self, written: Aggregate) -> list[Action]:
         """Local agents end with this coordinator: what one has not reported at the end of the run is lost."""
-        setup = self._state.setup
+        setup, registry = self._state.setup, self._state.registry
         actions: list[Action] = []
-        for member in self._state.registry.taking_part():
+        for member in registry.taking_part():
             is_local = member.host == setup.host and member.pid in setup.local_pids
-            if member.final is not None or member.has_left or not is_local:
+            if member.final is not None or member.state is MemberState.LEFT or not is_local:
                 continue
-            member.leaves("it ended with its coordinator", member.heard_ns)
-            member.end, member.lost = AgentEnd.LOST, True
+            registry.leave(member, "it ended with its coordinator", member.heard_ns)
             through = written.agents[member.agent_id].through
             after = f" after second {through}" if through >= 0 else ""
             text = f"the results of {member.agent_id}{after} are lost: a local agent ends with its coordinator"
@@ -128,7 +148,7 @@ class Waiting:
     def kept_elsewhere(self) -> list[Action]:
         """A line on agents that may keep results which this run ends without."""
         members = [member for member in self._state.registry.taking_part() if member.final is None]
-        kept = ", ".join(member.agent_id for member in members if not member.has_left)
+        kept = ", ".join(member.agent_id for member in members if member.state is not MemberState.LEFT)
         if not kept:
             return []
         keep_s = HOLD_LEASES * self._state.setup.plan.fleet.lease_s.ns / NS_PER_S
@@ -138,7 +158,5 @@ class Waiting:
     def _others_at_work(self) -> tuple[str, ...]:
         """Agents that take no part, but still work for a run before this one."""
         return tuple(
-            member.agent_id
-            for member in self._state.registry
-            if not member.takes_part and not member.gone and member.state in _WRITES
+            member.agent_id for member in self._state.registry if not member.takes_part and member.reported in _WRITES
         )

@@ -10,7 +10,6 @@ from common.protocol.messages import (
     Bye,
     Dismiss,
     Envelope,
-    FinalAck,
     Stop,
     incarnation_of,
 )
@@ -19,7 +18,6 @@ from coordinator.loop import Coordinator
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
-    final,
     heartbeat,
     hello,
 )
@@ -51,28 +49,27 @@ OTHERS: dict[str, Any] = dict.fromkeys(
 )
 
 
-def seen_off(link: FakeLink, bench: RunBench | None = None) -> list[tuple[bytes, Any]]:
-    """What is sent while the agent web1 is seen off."""
-    if bench is None:
-        bench = RunBench()
-        bench.hello("web1")
-    Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)._see_off(link, 5)  # type: ignore[arg-type]
+def called_off(link: FakeLink) -> list[tuple[bytes, Any]]:
+    """What is sent to the agent web1 by a coordinator that cannot begin its run."""
+    bench = RunBench()
+    bench.hello("web1")
+    Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)._call_off(link, 5)  # type: ignore[arg-type]
     return link.sent
 
 
-def test_an_agent_that_speaks_as_if_it_had_not_heard_is_dismissed_again_where_it_speaks_from() -> None:
+def test_an_agent_that_does_not_seem_to_know_is_dismissed_again_on_its_new_connection() -> None:
     back = hello("web1", secret="web1", state=AgentState.RUNNING, run_id=RUN_ID)
     link = FakeLink([(b"anew", back)], [(b"anew", Bye(reason="dismissed"))], [])
-    assert seen_off(link) == [(b"anew", Dismiss(exit_code=5))]
+    assert called_off(link) == [(b"web1", Dismiss(exit_code=5)), (b"anew", Dismiss(exit_code=5))]
 
 
-def test_an_agent_that_only_its_incarnation_speaks_for_is_still_waited_for() -> None:
+def test_a_goodbye_from_a_connection_that_is_not_the_agents_is_no_answer() -> None:
     link = FakeLink([(b"liar", Bye(reason="dismissed"))], [(b"web1", heartbeat(AgentState.RUNNING))], [])
-    assert seen_off(link)[:1] == [(b"web1", Dismiss(exit_code=5))]
+    assert called_off(link)[:2] == [(b"web1", Dismiss(exit_code=5))] * 2
 
 
-def test_an_agent_that_answers_is_told_nothing_more() -> None:
-    assert seen_off(FakeLink([(b"web1", heartbeat(AgentState.IDLE))])) == []
+def test_an_agent_that_answers_is_sent_nothing_more() -> None:
+    assert called_off(FakeLink([(b"web1", heartbeat(AgentState.IDLE))])) == [(b"web1", Dismiss(exit_code=5))]
 
 
 def stopped(link: FakeLink) -> list[tuple[bytes, Any]]:
@@ -84,7 +81,7 @@ def stopped(link: FakeLink) -> list[tuple[bytes, Any]]:
     return link.sent
 
 
-def test_the_load_is_stopped_when_nothing_can_be_recorded_and_an_agent_that_goes_on_is_told_again() -> None:
+def test_the_load_is_stopped_when_nothing_can_be_recorded_and_an_agent_that_goes_on_is_stopped_again() -> None:
     stop = Stop(
         drain=True,
         reason="the coordinator failed: runs/r-1/journal: cannot write the journal: No space left on device",
@@ -92,12 +89,3 @@ def test_the_load_is_stopped_when_nothing_can_be_recorded_and_an_agent_that_goes
     back = hello("web1", secret="web1", state=AgentState.RUNNING, run_id=RUN_ID)
     link = FakeLink([(b"anew", back)], [(b"anew", heartbeat(AgentState.DRAINING))], [])
     assert stopped(link) == [(b"web1", stop), (b"anew", stop)]
-
-
-def test_an_agent_that_comes_back_after_its_last_results_hears_that_they_are_safe_before_it_is_dismissed() -> None:
-    back = hello("web1", secret="web1", connection=2, state=AgentState.DONE, run_id=RUN_ID)
-    link = FakeLink([(b"anew", back)], [(b"anew", Bye(reason="served"))], [])
-    bench = RunBench()
-    bench.running("web1")
-    bench.says("web1", final(0))
-    assert seen_off(link, bench) == [(b"anew", FinalAck()), (b"anew", Dismiss(exit_code=5))]

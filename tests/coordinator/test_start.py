@@ -101,8 +101,9 @@ class Broken:
                 if isinstance(record, RunOpened):
                     record = msgspec.structs.replace(record, keys=keys)
                 journal.append(_ended_well(record))
-        monkeypatch.setattr("coordinator.loop.SEE_OFF_NS", 0)
-        monkeypatch.setattr("coordinator.core.registry.COME_BACK_NS", 0)
+        monkeypatch.setattr("coordinator.loop.DISMISS_NS", 0)
+        monkeypatch.setattr("coordinator.core.run.DISMISS_NS", 0)
+        monkeypatch.setattr("coordinator.core.member.COME_BACK_NS", 0)
         self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
         self.fails("delete_plan_keys", None)
 

@@ -43,8 +43,8 @@ from common.protocol.messages import (
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core import actions as steps
+from coordinator.core.member import Member
 from coordinator.core.records import AnyRecord, ServerCounted, TargetFacts, When
-from coordinator.core.registry import Member
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
 

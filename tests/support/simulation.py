@@ -51,7 +51,7 @@ from coordinator.core import actions as steps
 from coordinator.core.records import AnyRecord, CleanedUp, ServerCounted, StopDecided, When
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.loop import after_load, standings
+from coordinator.loop import after_load, journaled_agents
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
 
@@ -364,7 +364,7 @@ class SimulatedCoordinator:
             self.run = Run.resumed(
                 setup,
                 started.t0_ns,
-                standings(self.aggregate),
+                journaled_agents(self.aggregate),
                 self.clock_ns,
                 after=after,
                 written=self.aggregate,
@@ -396,7 +396,7 @@ class SimulatedCoordinator:
     def _tick(self) -> None:
         if self.is_there or self._world.now_ns == 0 or self._world.coordinator is None:
             self._world.at(self.held_up_until_ns, self._loop)
-        if self.end is None:
+        if self.is_there or self.end is None:
             self._world.after(TICK_S, self._tick)
 
     def _loop(self) -> None:
@@ -407,9 +407,6 @@ class SimulatedCoordinator:
             self._world.at(self.held_up_until_ns, self._loop)
             return
         inbox, self._inbox = self._inbox[:64], self._inbox[64:]
-        if self.end is not None:
-            self._see_off(self.end, inbox)
-            return
         for event in [*inbox, steps.Tick()]:
             # What an interrupt ends in these phases is not the run.
             cleans = self.run.state.phase in (Phase.CLEANING, Phase.COLLECTING)
@@ -418,18 +415,6 @@ class SimulatedCoordinator:
             for action in self.run.handle(event, self.clock_ns):
                 if not self._perform(action):
                     return
-
-    def _see_off(self, end: steps.End, inbox: list[steps.Event]) -> None:
-        for event in inbox:
-            for action in self.run.after_end(event, end.exit_code, self.clock_ns):
-                if not self._perform(action):
-                    return
-            if self.aggregate.started is not None and self.aggregate.closed is None:
-                for action in self.run.end_again():
-                    if not self._perform(action):
-                        return
-        if self.run.is_answered:
-            self._leave()
 
     def _perform(self, action: steps.Action) -> bool:
         """Whether it still lives."""
@@ -456,20 +441,20 @@ class SimulatedCoordinator:
             case steps.StopDeleting():
                 self._deletes_until(0.1, "interrupted")
             case steps.End():
-                if self.end is None:
-                    self._world.after(3.0, self._leave)
-                    self._world.after(0.5, self._loop)
                 self.end = self._world.ends[self.run_id] = action
+            case steps.Leave():
+                self._leave()
+                return False
         return True
 
     def _break_off(self) -> None:
         """It tells its agents, and waits for their answers as long as its loop would at most."""
         self.is_broken = True
-        members = self.run.state.registry
+        members = list(self.run.state.registry)
         if self.aggregate.closed is not None:
             members = []
         elif self.aggregate.started is not None:
-            members = [member for member in members.taking_part() if member.final is None]
+            members = [member for member in members if member.takes_part and member.final is None]
         order = Stop(drain=True, reason="no space left") if self.aggregate.started is not None else Dismiss(exit_code=2)
         for member in members:
             envelope = Envelope(run_id=self.run_id, incarnation=member.incarnation, message=order)

@@ -11,7 +11,7 @@ from coordinator.core.actions import Action, End, LocalAgentExited, Note, Write
 from coordinator.core.records import Outcome, StopDecided, Stopping, When
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.loop import standings
+from coordinator.loop import journaled_agents
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, said
 
 WAIT_S = 20.0
@@ -153,7 +153,7 @@ def test_a_run_that_was_aborted_stays_so_under_the_next_coordinator() -> None:
     written = bench.written
     assert isinstance(written, Aggregate)
     assert written.started is not None
-    run = Run.resumed(bench.setup, written.started.t0_ns, standings(written), bench.now_ns, written=written)
+    run = Run.resumed(bench.setup, written.started.t0_ns, journaled_agents(written), bench.now_ns, written=written)
     resumed = RunBench(run=run, written=written)
     resumed.states["web1"] = AgentState.RUNNING
     assert run.state.phase is Phase.DRAINING

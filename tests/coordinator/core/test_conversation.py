@@ -22,6 +22,7 @@ from common.protocol.messages import (
 from common.units import NS_PER_S
 from coordinator.core.actions import Note, Send, Write
 from coordinator.core.frame_checks import AHEAD_S
+from coordinator.core.member import MemberState
 from coordinator.core.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
 from tests.support.protocol import (
     OTHER_RUN_ID,
@@ -142,13 +143,14 @@ def test_a_heartbeat_is_answered_with_its_own_stamp_and_ours() -> None:
 def test_an_agent_that_nobody_knows_is_not_answered() -> None:
     bench = RunBench()
     assert not of_kind(bench.says("stranger", heartbeat(AgentState.IDLE)), Send)
-    assert bench.run.state.counters.stale == 1
+    assert bench.run.state.set_aside["stale"] == 1
 
 
 def test_the_worst_figures_of_the_run_are_kept() -> None:
     bench = running()
     member = bench.member("web1")
-    assert (member.cpu_percent_max, member.cpu_percent_busiest, member.lag_ms_max) == (10.0, 5.0, 0.1)
+    figures = member.figures
+    assert (figures.cpu_percent_max, figures.cpu_percent_busiest, figures.lag_ms_max) == (10.0, 5.0, 0.1)
 
 
 # -- who says it
@@ -158,7 +160,7 @@ def test_a_hello_without_the_secret_of_its_incarnation_is_set_aside() -> None:
     bench = running()
     assert bench.says("web1", hello("web1", secret="guessed"), routing_id=b"liar") == []
     assert bench.member("web1").routing_id == b"web1"
-    assert bench.run.state.counters.unproven == 1
+    assert bench.run.state.set_aside["unproven"] == 1
 
 
 def test_who_knows_only_an_incarnation_cannot_speak_in_its_name() -> None:
@@ -166,7 +168,7 @@ def test_who_knows_only_an_incarnation_cannot_speak_in_its_name() -> None:
     for message in (heartbeat(AgentState.DONE), final(0), Bye(reason="gone"), Attach(secret="guessed")):
         assert bench.says("web1", message, routing_id=b"liar") == []
     assert bench.says("web1", MetricsFrame(seq=0, through=0, intervals=()), routing_id=b"liar") == []
-    assert bench.run.state.counters.unproven == 5
+    assert bench.run.state.set_aside["unproven"] == 5
     assert acknowledged(bench.says("web1", final(0)))
 
 
@@ -174,7 +176,7 @@ def test_a_frame_counts_on_the_metrics_connection_only_and_all_else_on_the_contr
     bench = running()
     assert bench.says("web1", MetricsFrame(seq=0, through=0, intervals=()), routing_id=b"web1") == []
     assert bench.says("web1", final(0), routing_id=metrics_id("web1")) == []
-    assert bench.run.state.counters.unproven == 2
+    assert bench.run.state.set_aside["unproven"] == 2
 
 
 def test_an_agent_on_its_new_connections_is_not_heard_on_its_old_ones() -> None:
@@ -202,7 +204,7 @@ def test_what_waited_on_an_older_connection_is_not_taken_for_the_newest() -> Non
 def test_a_metrics_connection_of_an_agent_that_has_not_said_hello_is_not_attached() -> None:
     bench = RunBench()
     assert of_kind(bench.says("web1", Attach()), Send) == []
-    assert bench.run.state.counters.stale == 1
+    assert bench.run.state.set_aside["stale"] == 1
 
 
 # -- frames
@@ -223,7 +225,7 @@ def test_a_frame_that_came_already_counts_once_and_is_acknowledged_again() -> No
     actions = bench.frame("web1", 0)
     assert written(actions) == []
     assert said(actions, FrameAck) == [FrameAck(next_seq=1)]
-    assert bench.run.state.counters.duplicates == 1
+    assert bench.run.state.set_aside["duplicates"] == 1
 
 
 @pytest.mark.parametrize("seq", [1, 2, 2**63])
@@ -232,14 +234,14 @@ def test_a_frame_too_early_is_not_taken_and_the_one_wanted_is_named(seq: int) ->
     actions = bench.frame("web1", seq, second=0)
     assert written(actions) == []
     assert said(actions, FrameAck) == [FrameAck(next_seq=0)]
-    assert bench.run.state.counters.gaps == 1
+    assert bench.run.state.set_aside["gaps"] == 1
 
 
 def test_a_frame_of_another_run_is_passed_over() -> None:
     bench = running()
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
     assert bench.says("web1", frame, run_id=OTHER_RUN_ID) == []
-    assert bench.run.state.counters.stale == 1
+    assert bench.run.state.set_aside["stale"] == 1
 
 
 def test_a_frame_of_an_agent_that_takes_no_part_is_passed_over() -> None:
@@ -322,14 +324,14 @@ def test_an_agent_that_says_goodbye_when_it_is_done_is_not_lost() -> None:
     bench.running("web1", "web2")
     bench.says("web1", final())
     assert written(bench.says("web1", Bye(reason="served"), run_id="")) == []
-    assert bench.member("web1").end is AgentEnd.FINISHED
+    assert bench.member("web1").state is MemberState.FINISHED
 
 
 def test_prepared_of_another_run_does_not_count() -> None:
     bench = RunBench()
     bench.preparing("web1")
     bench.says("web1", ready(), run_id=OTHER_RUN_ID)
-    assert not bench.member("web1").prepared
+    assert not bench.member("web1").is_ready
 
 
 def test_a_part_is_written_off_once_however_often_it_is_lost() -> None:
@@ -364,7 +366,7 @@ def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_a
         assert bench.says("web1", nonsense(1)) == []
         assert bench.says("web1", final(1)) == []
         assert bench.says("web1", heartbeat(AgentState.RUNNING)) == []
-    assert bench.run.state.counters.nonsense == 401
+    assert bench.run.state.set_aside["nonsense"] == 401
     assert said(bench.says("web1", hello("web1")), Refused) == [Refused(reason=noted.reason)]
 
 
@@ -391,7 +393,7 @@ def test_a_worker_process_is_lost_once_and_only_if_there_is_such_a_one() -> None
     ]
     assert [record.process for record in written(actions)] == [0, 1]
     assert len(of_kind(actions, Note)) == 2
-    assert bench.run.state.counters.nonsense == 100
+    assert bench.run.state.set_aside["nonsense"] == 100
 
 
 def test_an_agent_that_fails_again_and_again_is_lost_once() -> None:

@@ -1,53 +1,50 @@
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.protocol.messages import AgentState
+import coordinator
+from common.lifecycle import InvalidTransitionError
+from common.protocol.messages import AgentState, Prepared
 from common.units import NS_PER_S
-from coordinator.core.records import AgentEnd, AgentFacts
-from coordinator.core.registry import COME_BACK_NS, LOST_AFTER_NS, Fence, Member, Registry, Standing, capacities
+from coordinator.core.member import COME_BACK_NS, Fence, Member, MemberState
+from coordinator.core.records import AgentFacts
+from coordinator.core.registry import JournaledAgent, Registry, capacities
 from tests.support.protocol import final, heartbeat, hello
 
 NOW_NS = 50 * NS_PER_S
+READY = Prepared(processes=1, connections_open=1)
 
 
-def fleet(*names: str) -> Registry:
-    registry = Registry()
-    for name in names:
-        registry.admit(hello(name), name, name.encode(), NOW_NS).takes_part = True
-    return registry
+def admitted(registry: Registry, name: str = "a") -> Member:
+    return registry.admit(hello(name), name, name.encode(), NOW_NS)
 
 
-def member_of(registry: Registry, incarnation: str) -> Member:
-    found = registry.find(incarnation)
-    assert found is not None
-    return found
-
-
-def test_members_are_kept_in_the_order_in_which_they_joined() -> None:
-    registry = fleet("b", "a", "c")
-    assert [member.agent_id for member in registry] == ["b", "a", "c"]
-    assert len(registry) == 3
+def working(registry: Registry, name: str = "a", *, answered_ns: int = NOW_NS) -> Member:
+    """An agent at work, whose heartbeat was answered last at this instant."""
+    member = admitted(registry, name)
+    registry.deal(member, NOW_NS)
+    registry.ready(member, READY, NOW_NS)
+    registry.start(member)
+    registry.renew(member, answered_ns)
+    return member
 
 
 def test_an_incarnation_is_admitted_once() -> None:
-    registry = fleet("a")
-    first = member_of(registry, "a")
+    registry = Registry()
+    first = admitted(registry)
     again = registry.admit(hello("renamed", state=AgentState.RUNNING), "a", b"elsewhere", NOW_NS + 1)
     assert again is first
-    assert (again.agent_id, again.routing_id, again.heard_ns, again.state) == (
-        "a",
-        b"elsewhere",
-        NOW_NS + 1,
-        AgentState.RUNNING,
-    )
+    assert (again.agent_id, again.routing_id, again.reported) == ("a", b"elsewhere", AgentState.RUNNING)
 
 
 @given(st.lists(st.sampled_from(["", "web", "web-2", "agent-1", "\x1b", "x" * 70]), max_size=8))
-def test_every_member_has_a_name_of_its_own(names: list[str]) -> None:
+def test_every_member_has_a_printable_name_of_its_own(names: list[str]) -> None:
     registry = Registry()
     for number, name in enumerate(names):
         registry.admit(hello(name), f"incarnation-{number}", b"", NOW_NS)
@@ -56,61 +53,75 @@ def test_every_member_has_a_name_of_its_own(names: list[str]) -> None:
     assert all(name and name.isprintable() for name in given_names)
 
 
-def test_a_host_is_known_by_its_whole_name_as_long_as_a_name_may_be() -> None:
+def test_a_long_host_name_is_cut() -> None:
     registry = Registry()
     host = "h" * 255
     assert registry.admit(hello("a", host=host), "a", b"", NOW_NS).host == host
     assert registry.admit(hello("b", host=host + "h" * 1000), "b", b"", NOW_NS).host == host
 
 
-def test_an_idle_member_is_one_that_was_heard_of_late() -> None:
-    registry = fleet("a", "b", "c", "d")
-    member_of(registry, "b").state = AgentState.DONE
-    member_of(registry, "c").gone = "it left"
-    member_of(registry, "d").heard_ns = NOW_NS - 3 * NS_PER_S
+def test_an_idle_member_was_heard_recently() -> None:
+    registry = Registry()
+    for name in ("a", "b", "c"):
+        admitted(registry, name)
+    registry.admit(hello("b", state=AgentState.DONE), "b", b"b", NOW_NS)
+    registry.admit(hello("c"), "c", b"c", NOW_NS - 3 * NS_PER_S)
     assert [member.agent_id for member in registry.idle(NOW_NS)] == ["a"]
 
 
-def test_silence_is_reported_once() -> None:
-    registry = fleet("a", "b")
-    member_of(registry, "b").heard_ns += 1
-    assert registry.newly_lost(NOW_NS + LOST_AFTER_NS) == []
-    assert [member.agent_id for member in registry.newly_lost(NOW_NS + LOST_AFTER_NS + 1)] == ["a"]
-    assert [member.agent_id for member in registry.newly_lost(NOW_NS + LOST_AFTER_NS + 2)] == ["b"]
-    assert registry.newly_lost(NOW_NS + 10 * LOST_AFTER_NS) == []
+@pytest.mark.parametrize(
+    ("agent", "state"),
+    [
+        ({}, MemberState.WORKING),
+        ({"final": final(7)}, MemberState.REPORTED),
+        ({"replaced_by": "b"}, MemberState.RETURNED),
+        ({"left": "it said goodbye"}, MemberState.LEFT),
+    ],
+)
+def test_a_readmitted_member_begins_as_its_journal_says(agent: dict[str, object], state: MemberState) -> None:
+    facts = AgentFacts(agent_id="web1", incarnation="inc", host="host", processes=3, pools=())
+    journaled = JournaledAgent(**({"facts": facts, "next_seq": 7, "final": None} | agent))  # type: ignore[arg-type]
+    member = Registry().readmit(journaled, NOW_NS)
+    assert (member.agent_id, member.next_seq, member.state, member.takes_part) == ("web1", 7, state, True)
 
 
-def test_the_silence_of_those_who_finished_or_take_no_part_is_no_loss() -> None:
-    registry = fleet("a", "b")
-    member_of(registry, "a").end = AgentEnd.FINISHED
-    member_of(registry, "b").takes_part = False
-    assert registry.newly_lost(NOW_NS + 10 * LOST_AFTER_NS) == []
-
-
-def test_time_in_which_nobody_listened_is_nobodys_silence() -> None:
-    registry = fleet("a")
-    registry.excuse(60 * NS_PER_S, NOW_NS + 61 * NS_PER_S)
-    assert registry.newly_lost(NOW_NS + 61 * NS_PER_S) == []
-    registry.excuse(10**6 * NS_PER_S, NOW_NS + 62 * NS_PER_S)
-    assert member_of(registry, "a").heard_ns == NOW_NS + 62 * NS_PER_S
-
-
-def test_a_member_that_left_is_forgotten() -> None:
-    registry = fleet("a")
-    registry.leave("a")
-    registry.leave("a")
-    assert registry.find("a") is None
-
-
-def test_a_readmitted_member_stands_as_its_journal_says() -> None:
+def test_a_member_whose_results_are_safe_is_awaited_until_it_knows_that() -> None:
     facts = AgentFacts(agent_id="web1", incarnation="inc", host="host", processes=3, pools=())
     registry = Registry()
-    running = registry.readmit(Standing(facts, next_seq=7, final=None), NOW_NS)
-    assert (running.agent_id, running.next_seq, running.end, running.takes_part) == ("web1", 7, None, True)
-    finished = registry.readmit(Standing(facts, next_seq=7, final=final(7)), NOW_NS)
-    assert (finished.end, finished.final) == (AgentEnd.FINISHED, final(7))
-    assert not finished.is_over(NOW_NS + COME_BACK_NS, FENCE)
-    assert finished.is_over(NOW_NS + 2 * COME_BACK_NS, FENCE)
+    member = registry.readmit(JournaledAgent(facts, next_seq=7, final=final(7)), NOW_NS)
+    assert not member.is_over(NOW_NS + COME_BACK_NS, FENCE)
+    assert member.is_over(NOW_NS + 2 * COME_BACK_NS, FENCE)
+    registry.finish(member, final(7), NOW_NS)
+    assert member.is_over(NOW_NS, FENCE)
+
+
+def test_a_transition_that_the_table_does_not_list_raises_with_the_story() -> None:
+    registry = Registry()
+    member = working(registry)
+    with pytest.raises(InvalidTransitionError) as caught:
+        registry.deal(member, NOW_NS)
+    assert str(caught.value) == (
+        "agent a: STANDING_BY -DEAL-> PREPARING -READY-> PREPARED -START-> WORKING has no transition for DEAL"
+    )
+    registry.ready(member, READY, NOW_NS)  # an expected repeat
+    assert member.state is MemberState.WORKING
+
+
+def test_only_the_registry_changes_members_and_only_the_run_state_changes_itself() -> None:
+    members = set(Member.__slots__)  # type: ignore[attr-defined]
+    states = {"setup", "registry", "shares", "success_ns", "phase_since_ns", "t0_ns", "stopped_ns", "lost", "failure"}
+    owners = {"registry.py": members, "run_state.py": states}
+    for path in (Path(coordinator.__file__).parent / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in [
+                each for whole in targets for each in (whole.elts if isinstance(whole, ast.Tuple) else [whole])
+            ]:
+                if isinstance(target, ast.Attribute) and ast.unparse(target.value) != "self":
+                    assert target.attr in owners.get(path.name, set()) or ast.unparse(target.value) in (
+                        "figures",
+                        "run",
+                    )
 
 
 # -- who may still write
@@ -120,75 +131,74 @@ FENCE = Fence(lease_ns=30 * NS_PER_S, closing_ns=25 * NS_PER_S, end_ns=None)
 FENCED_NS = NOW_NS + 55 * NS_PER_S
 
 
-def loading(*, answered_ns: int = NOW_NS) -> Member:
-    """An agent at work, whose heartbeat was answered last at this instant."""
-    [member] = fleet("a")
-    member.state, member.renewed_ns = AgentState.RUNNING, answered_ns
-    return member
-
-
 def test_a_silent_agent_may_write_until_its_lease_and_its_drain_are_over() -> None:
-    member = loading()
+    member = working(Registry())
     assert member.may_write_until_ns(FENCE) == FENCED_NS
     assert not member.is_fenced(FENCED_NS - 1, FENCE)
     assert member.is_fenced(FENCED_NS, FENCE)
 
 
-def test_a_load_with_a_planned_end_is_over_after_it_whatever_the_lease_allows() -> None:
-    short = replace(FENCE, end_ns=NOW_NS + 5 * NS_PER_S)
-    assert loading().may_write_until_ns(short) == NOW_NS + 30 * NS_PER_S
-    later = replace(FENCE, end_ns=NOW_NS + 500 * NS_PER_S)
-    assert loading().may_write_until_ns(later) == FENCED_NS
+def test_a_planned_end_can_fence_an_agent_before_its_lease_does() -> None:
+    member = working(Registry())
+    assert member.may_write_until_ns(replace(FENCE, end_ns=NOW_NS + 5 * NS_PER_S)) == NOW_NS + 30 * NS_PER_S
+    assert member.may_write_until_ns(replace(FENCE, end_ns=NOW_NS + 500 * NS_PER_S)) == FENCED_NS
 
 
-def test_every_heartbeat_that_is_answered_puts_the_fence_off() -> None:
-    member = loading(answered_ns=NOW_NS + 7)
-    assert member.may_write_until_ns(FENCE) == FENCED_NS + 7
+def test_every_heartbeat_that_is_answered_moves_the_fence() -> None:
+    assert working(Registry(), answered_ns=NOW_NS + 7).may_write_until_ns(FENCE) == FENCED_NS + 7
 
 
-def test_an_agent_whose_worker_processes_have_ended_writes_nothing_whatever_it_says_later() -> None:
-    member = loading()
-    member.rests(NOW_NS + 3)
-    member.rests(NOW_NS + 9)
-    member.renewed_ns = NOW_NS + 9
+def test_an_agent_whose_worker_processes_have_ended_writes_nothing_any_more() -> None:
+    registry = Registry()
+    member = working(registry)
+    registry.rest(member, NOW_NS + 3)
+    registry.rest(member, NOW_NS + 9)
+    registry.renew(member, NOW_NS + 9)
     assert member.may_write_until_ns(FENCE) == NOW_NS + 3
 
 
 def test_a_silent_agent_has_time_to_come_back_after_it_is_fenced() -> None:
-    member = loading()
-    member.lost = True
+    registry = Registry()
+    member = working(registry)
+    assert not member.is_over(FENCED_NS + 100 * NS_PER_S, FENCE)  # heard
+    registry.newly_silent(FENCED_NS)
     assert not member.is_over(FENCED_NS + COME_BACK_NS - 1, FENCE)
     assert member.is_over(FENCED_NS + COME_BACK_NS, FENCE)
 
 
-def test_an_agent_that_is_heard_is_waited_for_as_long_as_it_is_heard() -> None:
-    assert not loading().is_over(FENCED_NS + 100 * NS_PER_S, FENCE)
-
-
-def test_an_agent_that_is_gone_for_good_is_waited_for_until_it_is_fenced() -> None:
-    member = loading()
-    member.gone = "it said goodbye"
+def test_an_agent_that_is_given_up_is_awaited_until_it_is_fenced_and_one_that_left_is_not_awaited() -> None:
+    registry = Registry()
+    member = working(registry)
+    registry.revoke(member, "it did not end in time")
     assert not member.is_over(FENCED_NS - 1, FENCE)
     assert member.is_over(FENCED_NS, FENCE)
-    member.rests(NOW_NS)
+    registry.leave(member, "it said goodbye", NOW_NS)
     assert member.is_over(NOW_NS, FENCE)
 
 
-def test_the_worst_figures_of_a_run_are_kept_and_those_before_it_are_not() -> None:
-    [member] = fleet("a")
-    member.heartbeat(heartbeat(AgentState.PREPARED), running=False)
-    assert member.cpu_percent_max == 0.0
-    member.heartbeat(heartbeat(AgentState.RUNNING), running=True)
-    assert (member.cpu_percent_max, member.cpu_percent_busiest, member.lag_ms_max) == (10.0, 5.0, 0.1)
+# -- heartbeats
 
 
-def test_a_heartbeat_before_the_clocks_were_compared_again_does_not_forget_what_was_known() -> None:
-    [member] = fleet("a")
-    member.heartbeat(heartbeat(AgentState.IDLE), running=False)
-    member.heartbeat(heartbeat(AgentState.IDLE, offset_ns=None), running=False)
+def test_the_worst_figures_of_a_run_are_kept_and_earlier_ones_are_not() -> None:
+    registry = Registry()
+    member = admitted(registry)
+    registry.heartbeat(member, heartbeat(AgentState.PREPARED), NOW_NS, running=False, rests=False)
+    assert member.figures.cpu_percent_max == 0.0
+    registry.heartbeat(member, heartbeat(AgentState.RUNNING), NOW_NS, running=True, rests=False)
+    figures = member.figures
+    assert (figures.cpu_percent_max, figures.cpu_percent_busiest, figures.lag_ms_max) == (10.0, 5.0, 0.1)
+
+
+def test_a_heartbeat_without_a_clock_estimate_keeps_the_last_one() -> None:
+    registry = Registry()
+    member = admitted(registry)
+    for offset_ns in (10, None):
+        beat = heartbeat(AgentState.IDLE, offset_ns=offset_ns)
+        registry.heartbeat(member, beat, NOW_NS, running=False, rests=False)
     assert (member.offset_ns, member.rtt_ns) == (10, 100)
 
 
-def test_what_shares_need_to_know_is_told() -> None:
-    [capacity] = capacities(list(fleet("a")))
+def test_capacities_name_agents_and_their_worker_processes() -> None:
+    registry = Registry()
+    [capacity] = capacities([admitted(registry)])
     assert (capacity.agent_id, capacity.processes) == ("a", 2)

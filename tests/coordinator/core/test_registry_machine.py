@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.protocol.messages import AgentState
+from common.protocol.messages import AgentState, Prepared
 from common.units import NS_PER_S
+from coordinator.core.member import LOST_AFTER_NS, Member
 from coordinator.core.records import AgentFacts
-from coordinator.core.registry import LOST_AFTER_NS, Member, Registry, Standing
+from coordinator.core.registry import JournaledAgent, Registry
 from tests.support.examples import tried
 from tests.support.protocol import heartbeat, hello
 
@@ -42,15 +43,16 @@ class RegistryOverTime(RuleBasedStateMachine):
         if link:
             assert self.registry.admit(hello("another name"), member.incarnation, b"link-2", self.now_ns) is member
         else:
-            member.heartbeat(heartbeat(state), running=True)
-            member.heard_ns = self.now_ns
-        member.lost = False
+            self.registry.heartbeat(member, heartbeat(state), self.now_ns, running=True, rests=False)
+        self.registry.heard(member, self.now_ns)
         self.reported_lost.discard(member.incarnation)
 
     @rule()
     def shares_are_dealt(self) -> None:
-        for member in self.registry.idle(self.now_ns)[:2]:
-            member.takes_part = True
+        for member in self.registry.standing_by(self.now_ns)[:2]:
+            self.registry.deal(member, self.now_ns)
+            self.registry.ready(member, Prepared(processes=1, connections_open=1), self.now_ns)
+            self.registry.start(member)
             self.with_shares[member.incarnation] = member
 
     @precondition(lambda self: len(self.registry))
@@ -58,7 +60,7 @@ class RegistryOverTime(RuleBasedStateMachine):
     def leaves(self, data: st.DataObject) -> None:
         idle = [member for member in self.registry if not member.takes_part]
         if idle:
-            self.registry.leave(data.draw(st.sampled_from(idle)).incarnation)
+            self.registry.forget(data.draw(st.sampled_from(idle)))
 
     @rule()
     def resumed(self) -> None:
@@ -70,7 +72,7 @@ class RegistryOverTime(RuleBasedStateMachine):
             facts = AgentFacts(
                 agent_id=member.agent_id, incarnation=member.incarnation, host=member.host, processes=2, pools=()
             )
-            again = self.registry.readmit(Standing(facts, member.next_seq, None), self.now_ns)
+            again = self.registry.readmit(JournaledAgent(facts, member.next_seq, None), self.now_ns)
             assert (again.agent_id, again.next_seq, again.takes_part) == (member.agent_id, member.next_seq, True)
             self.with_shares[again.incarnation] = again
 
@@ -80,14 +82,14 @@ class RegistryOverTime(RuleBasedStateMachine):
         elapsed_ns = round(seconds * NS_PER_S)
         self.now_ns += elapsed_ns
         if deaf:
-            before = {member.incarnation for member in self.registry.newly_lost(self.now_ns - elapsed_ns)}
+            before = {member.incarnation for member in self.registry.newly_silent(self.now_ns - elapsed_ns)}
             self.registry.excuse(elapsed_ns, self.now_ns)
             self.reported_lost |= before
-            assert not self.registry.newly_lost(self.now_ns)
+            assert not self.registry.newly_silent(self.now_ns)
 
     @rule()
     def notices_who_is_silent(self) -> None:
-        lost = {member.incarnation for member in self.registry.newly_lost(self.now_ns)}
+        lost = {member.incarnation for member in self.registry.newly_silent(self.now_ns)}
         assert not lost & self.reported_lost, "reported twice"
         for incarnation in lost:
             assert self.now_ns - self.with_shares[incarnation].heard_ns > LOST_AFTER_NS

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,6 +35,7 @@ from common.units import NS_PER_S, Seconds
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import (
     Action,
+    CalledOff,
     Cleaned,
     Counted,
     DeleteKeys,
@@ -50,6 +50,7 @@ from coordinator.core.actions import (
     Tick,
     Write,
 )
+from coordinator.core.member import COME_BACK_NS, LOST_AFTER_NS, OVERTIME_NS, MemberState
 from coordinator.core.records import (
     AgentEnd,
     AgentFacts,
@@ -65,19 +66,18 @@ from coordinator.core.records import (
     Stopping,
     When,
 )
-from coordinator.core.registry import COME_BACK_NS, LOST_AFTER_NS, OVERTIME_NS, Registry, Standing
+from coordinator.core.registry import JournaledAgent, Registry
 from coordinator.core.run import (
     CLOCK_WAIT_NS,
     COUNT_WAIT_NS,
-    DEAD_TARGET_NS,
-    PRELOAD_SILENCE_NS,
+    DISMISS_NS,
     START_AHEAD_NS,
     AfterLoad,
     Run,
 )
 from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
-from coordinator.core.waiting import AT_ONCE_NS
-from coordinator.loop import after_load, standings
+from coordinator.core.waiting import AT_ONCE_NS, DEAD_TARGET_NS, PRELOAD_SILENCE_NS
+from coordinator.loop import after_load, journaled_agents
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -147,8 +147,11 @@ def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
             for name in BOTH:
                 bench.says(name, final())
             bench.do(counted(When.AFTER))
+        case Phase.DISMISSING:
+            bench.do(Interrupted())
         case Phase.CLOSED:
             bench.do(Interrupted())
+            bench.passes(DISMISS_NS / NS_PER_S)
     assert bench.run.state.phase is phase
     return bench
 
@@ -172,6 +175,10 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
                 actions += pull(bench, Trigger.ALL_OVER)
         case Trigger.CLEANED:
             actions += bench.do(Cleaned(DELETED))
+        case Trigger.ANSWERED:
+            bench.passes(DISMISS_NS / NS_PER_S)
+        case Trigger.GIVE_UP if bench.run.state.phase is Phase.RUNNING:
+            actions += bench.do(CalledOff(1))
         case Trigger.STOP | Trigger.GIVE_UP:
             actions += bench.do(Interrupted())
         case Trigger.ALL_OVER:
@@ -185,25 +192,6 @@ def test_every_row_of_the_table_leads_where_it_says(phase: Phase, trigger: Trigg
     bench = bench_in(phase, cleans=trigger is Trigger.CLEAN)
     pull(bench, trigger)
     assert bench.run.state.phase is TRANSITIONS[phase, trigger]
-
-
-# An interrupt gives up or stops, as the phase has it: the one event stands for both triggers.
-ENDS = (Trigger.STOP, Trigger.GIVE_UP)
-NO_ROW = [
-    (phase, trigger)
-    for phase, trigger in itertools.product(Phase, Trigger)
-    if (phase, trigger) not in TRANSITIONS
-    and not (trigger in ENDS and any((phase, end) in TRANSITIONS for end in ENDS))
-    and not (trigger in ENDS and phase in (Phase.DRAINING, Phase.COLLECTING))  # which an interrupt ends: see below
-    and not (trigger is Trigger.QUORUM and phase is Phase.COLLECTING)  # agents that say they have nothing: see below
-]
-
-
-@pytest.mark.parametrize(("phase", "trigger"), NO_ROW, ids=lambda value: value.name)
-def test_what_has_no_row_in_the_table_changes_no_phase(phase: Phase, trigger: Trigger) -> None:
-    bench = bench_in(phase)
-    pull(bench, trigger)
-    assert bench.run.state.phase is phase
 
 
 def test_every_phase_leads_to_the_end() -> None:
@@ -363,8 +351,8 @@ def test_a_local_agent_is_not_taken_for_one_of_another_host_with_the_same_pid() 
         bench.says(name, ready())
     bench.do(counted(When.BEFORE))
     bench.do(LocalAgentExited(77, "here", -9))
-    assert bench.member("web1").end is None
-    assert bench.member("web2").end is AgentEnd.LOST
+    assert bench.member("web1").is_at_work
+    assert bench.member("web2").is_lost
 
 
 def test_a_local_agent_that_was_not_needed_may_leave_once_the_fleet_is_complete() -> None:
@@ -569,7 +557,7 @@ def test_an_agent_that_restarts_in_the_middle_of_a_run_is_another_and_the_one_be
     bench.states["again"] = AgentState.IDLE
     bench.says("again", hello("web1"))
     actions = bench.passes(5.0, "web2", "again")
-    assert bench.member("web1").end is AgentEnd.LOST
+    assert bench.member("web1").is_lost
     assert bench.member("again").agent_id == "web1-2"
     [noted] = written(actions)
     assert noted.agent_id == "web1"
@@ -588,7 +576,7 @@ def test_a_lost_agent_that_comes_back_goes_on() -> None:
     bench.passes(5.0, "web1")
     actions = bench.beat("web2")
     assert any("is back" in note.text for note in of_kind(actions, Note))
-    assert bench.member("web2").end is None
+    assert bench.member("web2").is_at_work
     assert written(bench.frame("web2", 0))
     bench.says("web1", final())
     assert bench.run.state.phase is Phase.RUNNING
@@ -602,9 +590,9 @@ def test_a_coordinator_that_was_held_up_does_not_take_its_agents_for_silent() ->
     bench.now_ns += 60 * NS_PER_S
     bench.beat("web1")
     bench.do(Tick())
-    assert [bench.member(name).end for name in BOTH] == [None, None]
+    assert [bench.member(name).is_lost for name in BOTH] == [False, False]
     bench.passes(5.0, "web1")
-    assert [bench.member(name).end for name in BOTH] == [None, AgentEnd.LOST]
+    assert [bench.member(name).is_lost for name in BOTH] == [False, True]
 
 
 def test_a_target_does_not_die_while_its_coordinator_is_held_up() -> None:
@@ -745,7 +733,7 @@ def test_a_resumed_run_decides_on_its_target_by_the_same_journal() -> None:
     journal = bench.written
     assert journal is not None
     assert journal.started is not None
-    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), bench.now_ns, written=journal)
+    run = Run.resumed(bench.setup, journal.started.t0_ns, journaled_agents(journal), bench.now_ns, written=journal)
     again = RunBench(run=run, written=journal)
     again.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
     again.says("web1", final(3))
@@ -850,7 +838,7 @@ def test_an_agent_that_was_given_up_may_report_all_the_same() -> None:
     bench.says("web1", final(reason="interrupted"))
     bench.states["web2"] = AgentState.DRAINING
     bench.passes(DRAIN_S + RESERVE_S + 1.0, "web2")
-    assert bench.member("web2").revoked
+    assert bench.member("web2").state is MemberState.REVOKED
     bench.says("web2", final(reason="interrupted"))
     assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
 
@@ -977,7 +965,7 @@ def lost_in(phase: Phase) -> RunBench:
     assert bench.run.state.phase is Phase.SETTLING
     if phase is not Phase.SETTLING:
         bench.do(counted(When.AFTER))
-    if phase is Phase.CLOSED:
+    if phase is Phase.DISMISSING:
         assert ended(bench.do(Cleaned(DELETED))) == End(5, "lost web2", Outcome.DEGRADED)
     assert bench.run.state.phase is phase
     return bench
@@ -997,24 +985,14 @@ def test_results_that_come_after_the_load_enter_the_journal(phase: Phase) -> Non
 
 
 def comes(bench: RunBench, name: str, message: AgentMessage) -> list[object]:
-    """A message while agents are seen off, and what follows."""
-    actions: list[object] = list(bench.run.after_end(bench.event(name, message), 5, bench.now_ns))
-    for record in written(actions):
-        bench.written.apply(record)  # type: ignore[union-attr,arg-type]
-    assert bench.written is not None
-    if bench.written.closed is None:
-        more = bench.run.end_again()
-        for record in written(list(more)):
-            bench.written.apply(record)  # type: ignore[arg-type]
-        actions += more
-    return actions
+    """A message while agents are dismissed, and what follows."""
+    return [*bench.says(name, message), *bench.do(Tick())]
 
 
 def test_results_that_come_after_the_end_enter_the_journal_and_the_end_is_written_down_again() -> None:
-    bench = lost_in(Phase.CLOSED)
+    bench = lost_in(Phase.DISMISSING)
     assert said(comes(bench, "web2", hello("web2", state=AgentState.DONE, run_id=RUN_ID)), Welcome)
     assert said(comes(bench, "web2", Attach()), Attached)
-    assert not bench.run.is_answered
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
     actions = comes(bench, "web2", frame)
     assert [type(record) for record in written(actions)] == [FrameAccepted, AgentNoted, RunClosed]
@@ -1026,20 +1004,25 @@ def test_results_that_come_after_the_end_enter_the_journal_and_the_end_is_writte
     assert said(actions, Dismiss)
     comes(bench, "web2", heartbeat(AgentState.IDLE))
     comes(bench, "web1", heartbeat(AgentState.IDLE))
-    assert bench.run.is_answered
+    assert bench.run.state.phase is Phase.CLOSED
     assert bench.written is not None
     assert bench.written.closed == RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=3.0)
 
 
 def test_a_last_word_whose_acknowledgement_was_lost_is_acknowledged_after_the_end_too() -> None:
-    bench = lost_in(Phase.CLOSED)
+    bench = lost_in(Phase.DISMISSING)
     actions = comes(bench, "web1", final())
     assert acknowledged(actions)
     assert written(actions) == []
 
 
+def test_an_agent_that_comes_back_after_the_end_hears_that_its_results_are_safe() -> None:
+    actions = comes(lost_in(Phase.DISMISSING), "web1", hello("web1", state=AgentState.DONE, run_id=RUN_ID))
+    assert [type(send.envelope.message) for send in of_kind(actions, Send)] == [FinalAck, Dismiss]
+
+
 def test_an_agent_that_comes_back_at_work_after_the_end_is_dismissed() -> None:
-    bench = lost_in(Phase.CLOSED)
+    bench = lost_in(Phase.DISMISSING)
     assert said(comes(bench, "web2", heartbeat(AgentState.RUNNING)), Dismiss)
 
 
@@ -1107,7 +1090,9 @@ def test_an_ended_run_does_not_wait_for_a_local_agent_that_ended_with_its_coordi
     assert {name: agent.left for name, agent in journal.agents.items()} == {"web1": True, "web2": False}
     assert journal.may_go_on
     later_ns = bench.now_ns + 60 * NS_PER_S
-    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), later_ns, written=journal, ended=True)
+    run = Run.resumed(
+        bench.setup, journal.started.t0_ns, journaled_agents(journal), later_ns, written=journal, ended=True
+    )
     again = RunBench(run=run, written=journal)
     again.now_ns = later_ns
     again.hello("web2", state=AgentState.DONE, run_id=RUN_ID)
@@ -1125,7 +1110,7 @@ def test_a_run_whose_coordinator_was_killed_does_not_wait_for_an_agent_whose_pro
     journal = bench.written
     assert journal is not None
     assert journal.started is not None
-    run = Run.resumed(bench.setup, journal.started.t0_ns, standings(journal), bench.now_ns, written=journal)
+    run = Run.resumed(bench.setup, journal.started.t0_ns, journaled_agents(journal), bench.now_ns, written=journal)
     again = RunBench(run=run, written=journal)
     assert of_kind(again.do(Tick()), ReadServer) == [ReadServer(When.AFTER)]
 
@@ -1155,7 +1140,7 @@ def test_nothing_happens_after_the_end() -> None:
     assert bench.do(Interrupted()) == []
 
 
-@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING, Phase.CLOSED])
+@pytest.mark.parametrize("phase", [Phase.GATHERING, Phase.PREPARING, Phase.COUNTING, Phase.DISMISSING])
 def test_nothing_of_a_load_is_written_down_before_there_is_one(phase: Phase) -> None:
     bench = bench_in(phase)
     actions = [
@@ -1298,7 +1283,7 @@ def resumed(
     """A run of as many agents; each end is the Final of its agent, or None where it had not come. is_ended: the run has
     its end already."""
     standings = [
-        Standing(
+        JournaledAgent(
             AgentFacts(
                 agent_id=f"web{n}", incarnation=incarnation_of(f"web{n}"), host="host", processes=1, pools=dealt(1)
             ),
@@ -1320,7 +1305,7 @@ def test_a_resumed_run_waits_for_its_agents_although_its_planned_end_is_long_pas
     bench = resumed(None)
     bench.passes(2.0)
     assert bench.run.state.phase is Phase.RUNNING
-    assert bench.member("web1").end is None
+    assert bench.member("web1").is_at_work
     bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
     assert written(bench.frame("web1", 0))
     assert acknowledged(bench.says("web1", final(1)))
@@ -1501,7 +1486,7 @@ def test_a_run_that_was_given_up_before_it_is_resumed_is_still_given_up() -> Non
 
 def test_a_resumed_run_takes_frames_up_where_its_journal_ended() -> None:
     facts = AgentFacts(agent_id="web1", incarnation=incarnation_of("web1"), host="host", processes=1, pools=dealt(1))
-    run = Run.resumed(setup_for(fleet_plan()), 1, [Standing(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
+    run = Run.resumed(setup_for(fleet_plan()), 1, [JournaledAgent(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
     bench = RunBench(run=run)
     bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
     actions = bench.frame("web1", 2)

@@ -40,7 +40,7 @@ from coordinator.core.records import (
 )
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.loop import after_load, standings
+from coordinator.loop import after_load, journaled_agents
 from tests.support.examples import tried
 from tests.support.protocol import OTHER_RUN_ID, RUN_ID, RunBench, counted, final, fleet_plan, ready
 
@@ -88,7 +88,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
                 case steps.ReadServer(when):
                     self.reading = when
                 case steps.DeleteKeys():
-                    assert self.bench.run.state.phase in (Phase.CLEANING, Phase.CLOSED)
+                    assert self.bench.run.state.phase in (Phase.CLEANING, Phase.DISMISSING)
                     self.deletes = True
                 case steps.Send(_, envelope):
                     match envelope.message:
@@ -193,7 +193,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
             run = Run.resumed(
                 self.bench.setup,
                 written.started.t0_ns,
-                standings(written),
+                journaled_agents(written),
                 now_ns,
                 after=after_load(written),
                 written=written,
@@ -239,7 +239,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
     @invariant()
     def it_ends_once(self) -> None:
         assert len(self.ends) <= 1
-        assert bool(self.ends) == (self.bench.run.state.phase is Phase.CLOSED)
+        assert bool(self.ends) == (self.bench.run.state.phase in (Phase.DISMISSING, Phase.CLOSED))
         if self.ends and self.ends[0].outcome is not None:
             assert isinstance(self.records[-1], RunClosed)
 

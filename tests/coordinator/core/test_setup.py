@@ -10,14 +10,16 @@ from common.protocol.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     Pace,
+    Prepared,
     Preparing,
     Step,
 )
 from common.redaction import REDACTED
 from common.units import NS_PER_S
 from coordinator.core.actions import Progress
+from coordinator.core.member import Member
 from coordinator.core.records import TargetFacts
-from coordinator.core.registry import Member, Registry, capacities
+from coordinator.core.registry import Registry, capacities
 from coordinator.core.setup import (
     MOST_PROCESSES,
     agents_missing,
@@ -71,22 +73,23 @@ def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
 
 
 def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise() -> None:
-    two = members("a", "b")
-    two[0].prepared = True
+    registry, two = Registry(), members("a", "b")
+    registry.deal(two[0], NOW_NS)
+    registry.ready(two[0], Prepared(processes=1, connections_open=1), NOW_NS)
     assert (preparing(two).done, preparing(two).total) == (1, 2)
     assert preparing(two).text == "preparing agents (their worker processes start)"
-    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
+    registry.progress(two[1], Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
 
 
 def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
-    two = members("a", "b")
+    registry, two = Registry(), members("a", "b")
     for member, done in zip(two, (40, 50), strict=True):
-        member.prepares(Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
-    two[1].prepares(Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
+        registry.progress(member, Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
+    registry.progress(two[1], Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
     assert preparing(two) == Progress("preloading", 90, 100)
     # Who opens connections has done with keys, whether its last word on them was heard or not.
-    two[0].prepares(Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
+    registry.progress(two[0], Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
     assert preparing(two) == Progress("opening connections", 4, 10)
 
 

@@ -21,12 +21,13 @@ from common.protocol.messages import (
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import Action, End, LocalAgentExited, Note, Send, Tick, Write
-from coordinator.core.records import AgentEnd, Outcome, ShareTakenOver, When
+from coordinator.core.member import MemberState
+from coordinator.core.records import Outcome, ShareTakenOver, When
 from coordinator.core.registry import UNFIT_NS
 from coordinator.core.run import Run
 from coordinator.core.takeover import TAKE_AHEAD_NS
 from coordinator.core.transitions import Phase
-from coordinator.loop import standings
+from coordinator.loop import journaled_agents
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, ready, said
 
 LEASE_S, DRAIN_S = 5.0, 1.0
@@ -127,12 +128,12 @@ def test_nothing_is_given_away_while_a_silent_agent_may_still_be_at_work() -> No
 def test_an_agent_that_comes_back_before_it_is_replaced_goes_on_itself() -> None:
     bench = bench_with_standby()
     bench.passes(LEASE_S, "web1", "web3")
-    assert bench.member("web2").end is AgentEnd.LOST
+    assert bench.member("web2").state is MemberState.SILENT
     bench.beat("web2")
     actions = bench.passes(2 * FENCED_S, "web1", "web2", "web3")
     assert not said(actions, Prepare)
     assert not said(actions, Stop)
-    assert bench.member("web2").end is None
+    assert bench.member("web2").is_at_work
 
 
 def test_an_agent_that_comes_back_after_it_was_replaced_must_stop_and_its_late_frames_count() -> None:
@@ -286,7 +287,7 @@ def test_a_resumed_run_goes_on_with_a_share_that_was_taken_over() -> None:
     written = bench.written
     assert isinstance(written, Aggregate)
     assert written.started is not None
-    run = Run.resumed(bench.setup, written.started.t0_ns, standings(written), bench.now_ns, written=written)
+    run = Run.resumed(bench.setup, written.started.t0_ns, journaled_agents(written), bench.now_ns, written=written)
     resumed = RunBench(run=run, written=written)
     resumed.now_ns = bench.now_ns + NS_PER_S
     resumed.hello("web1", state=AgentState.RUNNING)
@@ -308,7 +309,7 @@ def test_a_resumed_run_gives_a_share_that_was_only_offered_away_again() -> None:
     written = bench.written
     assert isinstance(written, Aggregate)
     assert written.started is not None
-    run = Run.resumed(bench.setup, written.started.t0_ns, standings(written), bench.now_ns, written=written)
+    run = Run.resumed(bench.setup, written.started.t0_ns, journaled_agents(written), bench.now_ns, written=written)
     resumed = RunBench(run=run, written=written)
     resumed.now_ns = bench.now_ns + NS_PER_S
     resumed.hello("web1", state=AgentState.RUNNING)

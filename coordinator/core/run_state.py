@@ -1,0 +1,99 @@
+"""What is known of a run. Pure.
+
+`coordinator.core.run` lends it to the parts that answer agents, wait for them and give their shares away. They read it;
+every change is a method here, or of the registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from common.lifecycle import Lifecycle
+from coordinator.core.member import Member
+from coordinator.core.outcome import Ending
+from coordinator.core.registry import Registry
+from coordinator.core.setup import Setup
+from coordinator.core.shares import Shares
+from coordinator.core.transitions import REPEATS, TRANSITIONS, Phase, Trigger
+
+
+class RunState:
+    """The state of one run.
+
+    success_ns: when an operation last succeeded, as far as we know. t0_ns: the start instant once it is set.
+    stopped_ns: when the load was stopped early. lost: agents that were lost at some time or ended early; a short list,
+    where the registry may be a long one. failure: why an agent cannot prepare, and the exit code. set_aside: messages
+    that do not count, by reason: "stale" (from another run), "unproven" (in the name of an agent, from a connection on
+    which it did not prove itself, or an old one), "duplicates", "gaps" and "nonsense". deletes_again: the run has
+    ended before, and left keys that are still to be deleted.
+    """
+
+    def __init__(self, setup: Setup, now_ns: int, phase: Phase = Phase.GATHERING, t0_ns: int | None = None) -> None:
+        self.setup = setup
+        self.registry = Registry()
+        self.set_aside: Counter[str] = Counter()
+        self.ending = Ending()
+        self.shares: Shares | None = None
+        self.success_ns = self.phase_since_ns = now_ns
+        self.t0_ns = t0_ns
+        self.stopped_ns: int | None = None
+        self.lost: list[Member] = []
+        self.deletes_again = False
+        self.failure: tuple[str, int] | None = None
+        self._lifecycle: Lifecycle[Phase, Trigger] = Lifecycle(f"run {setup.run_id}", phase, TRANSITIONS, REPEATS)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run is."""
+        return self._lifecycle.state
+
+    def move(self, trigger: Trigger, now_ns: int) -> bool:
+        """Go where the table says; whether it is not just a repeat. The one place that changes the phase."""
+        moved = self._lifecycle.move(trigger)
+        if moved:
+            self.phase_since_ns = now_ns
+        return moved
+
+    def deal(self, shares: Shares) -> None:
+        """The plan is dealt to agents."""
+        self.shares = shares
+
+    def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:
+        """Before the start, the share of a lost agent goes to one that stands by."""
+        assert self.shares is not None
+        names = {lost.agent_id: heir.agent_id}
+        assignments = {names.get(name, name): share for name, share in self.shares.assignments.items()}
+        self.shares = dataclasses.replace(self.shares, assignments=assignments)
+        self.registry.move_share(lost, heir, now_ns)
+
+    def start(self, t0_ns: int) -> None:
+        """The start instant is set."""
+        self.t0_ns = self.success_ns = t0_ns
+
+    def succeeded(self, now_ns: int) -> None:
+        """An operation succeeded."""
+        self.success_ns = now_ns
+
+    def excuse(self, deaf_ns: int, now_ns: int) -> None:
+        """Extend all deadlines by our own stall: the messages of agents are still queued."""
+        self.registry.excuse(deaf_ns, now_ns)
+        self.phase_since_ns += deaf_ns
+        self.success_ns += deaf_ns
+
+    def stop(self, at_ns: int) -> None:
+        """The load was stopped early; the first time counts."""
+        self.stopped_ns = self.stopped_ns or at_ns
+
+    def delete_again(self) -> None:
+        """Keys that the run left when it ended are still to be deleted."""
+        self.deletes_again = True
+
+    def fail(self, text: str, exit_code: int) -> None:
+        """An agent cannot prepare."""
+        self.failure = (text, exit_code)
+
+    def note_lost(self, member: Member) -> None:
+        """The member's share may be without an agent."""
+        if all(other is not member for other in self.lost):
+            self.lost.append(member)
