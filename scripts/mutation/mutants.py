@@ -130,12 +130,12 @@ MUTANTS = (
     # a coordinator: whom it believes, whom it waits for
     Mutant(_FRAMES, "if frame.seq >= most_frames:", "if False:"),
     Mutant(_FRAMES, "for second in seconds])) != interval.issued:", "for second in seconds])) > interval.issued:"),
-    Mutant(_REGISTRY, "min(stops_ns, self.end_ns)", "max(stops_ns, self.end_ns)"),
+    Mutant("coordinator/core/member.py", "min(stops_ns, self.end_ns)", "max(stops_ns, self.end_ns)"),
     Mutant(_REGISTRY, "return member if routing_id == proven else None", "return member"),
     Mutant(_CONVERSATION, "if frame.seq == member.next_seq and", "if frame.seq >= member.next_seq and"),
     Mutant(_CONVERSATION, "if final.next_seq != member.next_seq:", "if final.next_seq < member.next_seq:"),
-    Mutant(_RUN, "self.state.success_ns += deaf_ns", "self.state.success_ns += 0"),
-    Mutant("coordinator/core/agent_loss.py", "len(lost) <= fleet.tolerate_lost", "len(lost) < fleet.tolerate_lost"),
+    Mutant("coordinator/core/run_state.py", "self.success_ns += deaf_ns", "self.success_ns += 0"),
+    Mutant("coordinator/core/takeover.py", "len(lost) <= fleet.tolerate_lost", "len(lost) < fleet.tolerate_lost"),
     Mutant(
         "coordinator/core/waiting.py",
         "if not all(member.is_over(now_ns, fence)",
