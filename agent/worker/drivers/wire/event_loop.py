@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from agent.worker.drivers.base import Job
 from agent.worker.drivers.wire.connection import BatchConnection
-from agent.worker.drivers.wire.poller import SocketPoller, open_poller
+from agent.worker.drivers.wire.poller import FilePoller, open_poller
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from common.cancellation import Cancellation, CutShort
@@ -68,7 +68,7 @@ class WireLoop:
         if self._is_open:
             return
         self._is_open = True
-        self._poller: SocketPoller = open_poller()
+        self._poller: FilePoller = open_poller()
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)

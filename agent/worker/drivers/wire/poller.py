@@ -32,7 +32,7 @@ class WatchedFiles(Protocol):
         """Watch it no longer. Call it before the file is closed."""
 
 
-class SocketPoller(WatchedFiles, Protocol):
+class FilePoller(WatchedFiles, Protocol):
     """Waits until any of the files is ready."""
 
     def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:
@@ -113,6 +113,6 @@ class KqueuePoller:
         self._queue.close()
 
 
-def open_poller() -> SocketPoller:
+def open_poller() -> FilePoller:
     """The poller of this system. Close it."""
     return EpollPoller() if sys.platform == "linux" else KqueuePoller()

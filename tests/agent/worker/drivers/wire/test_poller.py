@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from agent.worker.drivers.wire.poller import READ, WRITE, SocketPoller, open_poller
+from agent.worker.drivers.wire.poller import READ, WRITE, FilePoller, open_poller
 from common.clock import monotonic_ns
 
 LONG_NS = 10**10
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 @pytest.fixture
-def poller(_leak_check_first: None) -> Iterator[SocketPoller]:
+def poller(_leak_check_first: None) -> Iterator[FilePoller]:
     opened = open_poller()
     yield opened
     opened.close()
@@ -40,7 +40,7 @@ def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
 
 @pytest.mark.parametrize("is_precise", [True, False])
 def test_a_file_is_reported_once_when_it_can_be_read(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -54,7 +54,7 @@ def test_a_file_is_reported_once_when_it_can_be_read(
 
 
 def test_bytes_that_came_before_a_file_is_watched_are_reported(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
     theirs.send(b"x")
@@ -63,7 +63,7 @@ def test_bytes_that_came_before_a_file_is_watched_are_reported(
 
 
 def test_a_full_socket_is_reported_when_it_takes_more(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -84,7 +84,7 @@ def test_a_full_socket_is_reported_when_it_takes_more(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_both_are_reported_together(poller: SocketPoller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_both_are_reported_together(poller: FilePoller, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno())
@@ -94,7 +94,7 @@ def test_both_are_reported_together(poller: SocketPoller, pair: tuple[socket.soc
 
 @pytest.mark.parametrize("before", [b"", b"x"])
 def test_a_hang_up_is_reported_as_something_to_be_read_and_more(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], before: bytes
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket], before: bytes
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -107,7 +107,7 @@ def test_a_hang_up_is_reported_as_something_to_be_read_and_more(
 
 
 def test_a_file_that_is_not_watched_any_more_is_not_told_of(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket]
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_watched_any_more_is_not_told_of(
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
-def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: SocketPoller, is_precise: bool) -> None:
+def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: FilePoller, is_precise: bool) -> None:
     began_ns = monotonic_ns()
     assert poller.wait(2_000_000, is_precise) == []
     assert monotonic_ns() - began_ns >= 1_900_000
@@ -129,7 +129,7 @@ def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: SocketPoller, i
 
 @pytest.mark.parametrize("is_precise", [True, False])
 def test_a_wait_ends_with_what_comes_meanwhile(
-    poller: SocketPoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
