@@ -32,7 +32,7 @@ from common.protocol.transport import BROKEN_OFF, SocketPoller
 from common.signals import Signals
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.unfinished_run import unfinished
+from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.core.actions import (
     Action,
     CalledOff,
@@ -58,7 +58,7 @@ from coordinator.core.records import AnyRecord, CoordinatorFailed, FrameAccepted
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent
 from coordinator.core.run import DISMISS_NS, AfterLoad, Run
 from coordinator.journal import Journal
-from coordinator.live.snapshot import AgentRow, build_snapshot
+from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
 from coordinator.servers.cleanup import CleanUpThread
@@ -170,7 +170,7 @@ class Coordinator:
             self._aggregate.apply(CoordinatorFailed(reason=text))
         self._stop_load(poller, text)
         self._local_agents.let_go()
-        return End(code, unfinished(self._aggregate), Outcome.ABORTED)
+        return End(code, unfinished_reason(self._aggregate), Outcome.ABORTED)
 
     def _stop_load(self, poller: SocketPoller, why: str) -> None:
         """Nothing of the load is recorded any more: it ends now, and not with the lease."""
@@ -378,7 +378,7 @@ def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:
     return reading
 
 
-def _row(member: Member, now_ns: int) -> AgentRow:
+def _row(member: Member, now_ns: int) -> LiveAgent:
     state = (
         "replaced"
         if member.replaced_by
@@ -388,7 +388,7 @@ def _row(member: Member, now_ns: int) -> AgentRow:
         if member.final
         else member.reported.value
     )
-    return AgentRow(
+    return LiveAgent(
         agent_id=member.agent_id,
         host=member.host,
         state=state,

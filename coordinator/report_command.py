@@ -1,4 +1,4 @@
-"""`coordinator report RUN`: the report of a run from its journal, or of a comparison, as text, JSON or CSV."""
+"""`coordinator report RUN`: print the report of a run from its journal, or of a comparison, as text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from coordinator.report.timeseries import timeseries_csv
 
 
 def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callable[[str], None] = lambda _: None) -> str:
-    """The report of a run or of a comparison, in colours where stdout shows them. run: see `find_report`. note: takes a
-    line on files of the run's folder that were missing. Raises UsageError for an unknown run or format, and for a file
-    that cannot be read.
+    """Return the report of a run or of a comparison, with colours if stdout shows them.
+
+    run: see `find_report`. note: called with a line about files of the run folder that were missing. Raises UsageError
+    for an unknown run or format, and for a file that cannot be read.
     """
     if format not in FORMATS:
         raise UsageError(f'--format: expected one of {", ".join(FORMATS)}, got "{format}"')
     path = find_report(run, out)
     if path.name == COMPARISON_FILE:
         return _render_comparison(path, format)
-    # Checked before the journal is read: if the run ends in between, the journal that is read has its end.
+    # Check this before reading the journal: if the run ends in between, the journal has its end.
     is_running = is_locked(path)
     try:
         aggregate = fold(read_journal(path))
@@ -47,14 +48,14 @@ def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callabl
     aggregate.is_running = is_running and aggregate.closed is None
     if aggregate.opened is None:
         why = "its run is about to start" if is_running else "its coordinator ended before the start, without any load"
-        raise UsageError(f"{path}: has no record yet: {why}, so there is nothing to report")
+        raise UsageError(f"{path}: the journal is empty: {why}, so there is nothing to report")
     text = FORMATS[format](aggregate, hide_histogram)
-    if not is_running:  # who runs it writes them
-        made, troubles = complete_run_files(path, aggregate)
-        if made:
-            note(f"wrote missing files in {path.parent}: {', '.join(made)}")
-        for trouble in troubles:
-            note(trouble)
+    if not is_running:  # its coordinator writes the files
+        written, problems = complete_run_files(path, aggregate)
+        if written:
+            note(f"wrote missing files in {path.parent}: {', '.join(written)}")
+        for problem in problems:
+            note(problem)
     return text
 
 

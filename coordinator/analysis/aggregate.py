@@ -1,13 +1,17 @@
-"""A fold over the records of a run: what is known of it so far. Live views, ledger and reports read it; only
-`Aggregate.apply` changes it.
+"""Fold the records of a run into what is known so far. Live views, ledger and reports read it; only `Aggregate.apply`
+changes it.
 
-A frame's intervals go two ways. Into the totals of their stage: every command of every pool, merged exactly. And into
-the seconds: counts and latencies of all commands and stages together, compressed, so that an hour's seconds take some
-tens of megabytes. What is reported is of the stages that are measured; the audit is of everything. A second is complete
-when every agent that still takes part has said so (`MetricsFrame.through`); a late operation is added to it even then.
+Each interval of a frame is added twice:
 
-An interval of several seconds is what an agent makes of frames that piled up while it could not send them. Its counts
-are spread evenly over its seconds, its latencies and its peak of connections stand for each of them.
+- To the totals of its stage: every command of every pool, merged exactly.
+- To its seconds: counts and latencies over all commands and stages. Past seconds are compressed, so that an hour takes
+  tens of megabytes.
+
+Reports cover the measured stages; the ledger covers everything. A second is complete when every agent that still takes
+part has reported it (`MetricsFrame.through`). Operations that an agent reports later are still added to their second.
+
+An agent that could not send for some time merges its frames into an interval of several seconds. The interval's counts
+are spread evenly over its seconds; its latencies and its peak of connections count in each of them.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
-from coordinator.analysis.tallies import AgentTally, Second, SecondPart, StageTally, spread
+from coordinator.analysis.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
 from coordinator.core.frame_checks import check_frame, check_sums
 from coordinator.core.records import (
     AgentEnd,
@@ -46,13 +50,13 @@ from coordinator.core.records import (
     WorkerNoted,
 )
 
-SEALED_BEHIND = 10
-"""A second that has been complete for this many seconds keeps sums over agents only, and compressed histograms."""
+COMPACT_AFTER_S = 10
+"""Once a second has been complete for this long, it keeps only sums over agents, and compressed histograms."""
 
 
 class Aggregate:
-    """All that the records so far say. Attributes are for reading. recovered: complete seconds that changed later,
-    because an agent that had been cut off reported its share."""
+    """All that is known from the records so far. Attributes are read-only. recovered: complete seconds that changed
+    later, because an agent that had been cut off reported its share."""
 
     def __init__(self) -> None:
         self.opened: RunOpened | None = None
@@ -62,7 +66,7 @@ class Aggregate:
         self.closed: RunClosed | None = None
         self.failed: CoordinatorFailed | None = None
         self.is_running = False
-        """A coordinator runs it at this moment. No record says so: the reader of the journal sets this."""
+        """A coordinator runs it now. No record says so: the reader of the journal sets this."""
         self.readings: dict[When, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
         self.takeovers: list[ShareTakenOver] = []
@@ -73,13 +77,13 @@ class Aggregate:
         self.line = timeline(Load())
         self.stages: list[StageTally] = [StageTally()]
         self._lagging: set[str] = set()
-        """Agents that take part and have reported no second beyond `complete_through`."""
-        self._sealed_through = -1
+        """Agents that take part, but have reported no second after `complete_through`."""
+        self._compacted_through = -1
 
     def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
-        """Take one record; one that is there already counts once. Results after the end of a run take the end back
-        until it is recorded again. Raises ProtocolError, and changes nothing, for one that makes no sense here.
-        checked: its frame has been checked already."""
+        """Add one record. A repeated record counts once. Results after the end of a run reopen it until its end is
+        recorded again. Raises ProtocolError, and changes nothing, for a record that is not possible here. checked: the
+        record's frame has been checked already."""
         self._check_order(record)
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
@@ -121,42 +125,42 @@ class Aggregate:
         if self.opened is None and not isinstance(record, RunOpened):
             raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
         if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
-            raise ProtocolError(f"a second run begins in it, {record.run_id}; expected one run, {self.opened.run_id}")
+            raise ProtocolError(f"a second run begins, {record.run_id}; expected one run, {self.opened.run_id}")
 
     @property
     def is_complete(self) -> bool:
-        """The run has its end, and every agent has reported everything."""
+        """The run has ended, and every agent has reported everything."""
         return self.closed is not None and all(agent.finished for agent in self.agents.values())
 
     @property
     def may_go_on(self) -> bool:
-        """The run has no end, or agents may still have results of it, or keys are left that it was to delete."""
+        """The run has not ended, agents may still have results, or keys are left to delete."""
         may_report = any(not agent.finished and not agent.left for agent in self.agents.values())
         return self.closed is None or may_report or self.left_keys
 
     @property
     def left_keys(self) -> bool:
-        """Keys that the plan has deleted after the run were left, or may have been."""
+        """The clean-up left keys, or may have left some."""
         return self.cleaned is not None and self.cleaned.left != 0
 
     @property
     def load_stop(self) -> StopDecided | None:
-        """The decision that ended the load before its time; None for a load that went on as long as was planned."""
+        """The decision that stopped the load early; None if the load lasted as long as planned."""
         return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)
 
     @property
     def totals(self) -> IntervalMetrics:
-        """Everything that all frames counted, in all stages."""
+        """The sum of all frames, over all stages."""
         return _as_one(self.stages)
 
     @property
     def measured(self) -> IntervalMetrics:
-        """What is reported: everything that was counted in the stages that are measured."""
+        """The sum of all frames over the measured stages, which is what reports show."""
         return _as_one(self.measured_stages)
 
     @property
     def measured_stages(self) -> list[StageTally]:
-        """All but the warmup."""
+        """All stages except the warmup."""
         return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
 
     @property
@@ -172,11 +176,11 @@ class Aggregate:
 
     @property
     def duration_s(self) -> float:
-        """Length of the run: as its end says, or else as far as its seconds reach."""
+        """Length of the run; until it has ended, up to the last known second."""
         return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
 
     def by_second(self) -> Iterator[tuple[int, Second]]:
-        """(number, second) for every second from 0 to the last; one in which nothing happened is empty."""
+        """Yield (number, second) for every second up to the last known one; a second without reports is empty."""
         for number in range(max(self.seconds, default=-1) + 1):
             yield number, self.seconds.get(number) or Second()
 
@@ -191,7 +195,7 @@ class Aggregate:
         agent_id = record.agent.agent_id
         if agent_id not in self.agents:
             self.takeovers.append(record)
-            # Nobody had the share in the seconds before: they are not waited for.
+            # No agent had the share before that, so these seconds wait for no report.
             self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
             self._has_reported(self.agents[agent_id])
 
@@ -202,7 +206,7 @@ class Aggregate:
         agent.end = record
         self.closed = None
         self._lagging.discard(record.agent_id)
-        self._settle()
+        self._advance()
 
     def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
         agent = self._agent(agent_id)
@@ -216,12 +220,12 @@ class Aggregate:
             self._add_interval(agent, interval)
         agent.next_seq = frame.seq + 1
         if agent.end is not None and agent.end.state is AgentEnd.LOST:
-            agent.end = None  # it was silent for a while, and is back
-        # While this agent was cut off, these seconds became complete without its share.
+            agent.end = None  # the agent was silent for a while, and is back
+        # These seconds became complete without the share of this agent, which was cut off.
         self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
         agent.through = max(agent.through, frame.through)
         self._has_reported(agent)
-        self._settle()
+        self._advance()
 
     def _has_reported(self, agent: AgentTally) -> None:
         if agent.through > self.complete_through:
@@ -245,29 +249,29 @@ class Aggregate:
                 add_named(agent.never_opened, cause, count)
         self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
         is_open = self.line.legs[interval.stage].is_open
-        for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread(interval):
+        for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread_over_seconds(interval):
             second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
             second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
 
-    def _settle(self) -> None:
-        """Move `complete_through` on, and merge what became complete: memory is one histogram a second from then on."""
+    def _advance(self) -> None:
+        """Advance `complete_through`, merge the histograms of the new complete seconds, and compact older ones."""
         if self._lagging:
             return
         running = [agent for agent in self.agents.values() if agent.end is None]
         through = min(agent.through for agent in running) if running else max(self.seconds, default=-1)
         for number in range(self.complete_through + 1, through + 1):
             if (second := self.seconds.get(number)) is not None:
-                second.settle()
+                second.merge()
         self.complete_through = max(self.complete_through, through)
         self._lagging = {agent.facts.agent_id for agent in running if agent.through <= self.complete_through}
-        for number in range(self._sealed_through + 1, self.complete_through - SEALED_BEHIND + 1):
+        for number in range(self._compacted_through + 1, self.complete_through - COMPACT_AFTER_S + 1):
             if (second := self.seconds.get(number)) is not None:
-                second.seal()
-            self._sealed_through = number
+                second.compact()
+            self._compacted_through = number
 
 
 def fold(records: Iterable[AnyRecord]) -> Aggregate:
-    """What a whole journal says. Raises ProtocolError as `apply` does."""
+    """Add all records of a journal. Raises ProtocolError as `apply` does."""
     aggregate = Aggregate()
     for record in records:
         aggregate.apply(record)

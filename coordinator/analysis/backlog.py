@@ -1,13 +1,15 @@
-"""How far an open loop is behind: the number of operations that are due but not sent. Pure.
+"""The backlog of an open loop: how many operations are due, but not sent. Pure.
 
     backlog = due - ended - in flight
 
-- due: what the timeline intends. With Poisson arrivals this is a mean, so a difference within chance counts as 0.
-- ended: frames report it second by second.
-- in flight: begun, but not ended. Frames report operations begun up to a moment shortly after the second, which may
-  be too many, so this number is limited to what the workers can have in flight at once.
+- due: operations that the timeline intends until then. With Poisson arrivals this is a mean, so a difference within
+  chance counts as 0.
+- ended: operations that ended, as frames report them second by second.
+- in flight: operations that have begun, but not ended. Frames count operations that began until shortly after the
+  second, which may be too many, so this number is limited to what the workers can have in flight.
 
-What was due in the share of a lost agent counts until another agent takes the share over, and not after that.
+What was due in the share of a lost agent counts until another agent takes the share over, and not after that: the new
+agent does not send it.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from common.plan.schema import Arrivals, Driver
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import Second
-from coordinator.analysis.unassigned_shares import uncarried
+from coordinator.analysis.unassigned_shares import unassigned_shares
 
-_CHANCE = 4
-"""Standard deviations of a Poisson process: it is off by more once in 30,000 runs."""
+_DEVIATIONS = 4
+"""Standard deviations of a Poisson process: a larger difference happens once in 30,000 runs."""
 
 _NOTHING = Second()
 
@@ -36,23 +38,22 @@ class Backlog:
         self._begun = list(accumulate(second.begun for second in known))
         self._ended = list(accumulate(second.operations for second in known))
         self._ended_open = list(accumulate(second.ended_open for second in known))
-        self._room = _room(run)
-        # What was due while a share had no agent is not made up for: the agent that took it over sends none of that.
-        self._given_up = [share for share in uncarried(run) if share.successor] if run.takeovers else []
+        self._max_in_flight = _max_in_flight(run)
+        self._taken_over = [share for share in unassigned_shares(run) if share.successor] if run.takeovers else []
 
     def at(self, second: int, until_ns: int) -> int:
-        """The backlog after a second, or after the last known one if that is earlier. until_ns: operations that were
-        due until then count, in ns after the start."""
+        """Return the backlog after a second, or after the last known second if that is earlier. until_ns: count
+        operations due until then, in ns after the start."""
         second = min(second, len(self._begun) - 1)
         if second < 0:
             return 0
-        under_way = min(max(0, self._begun[second] - self._ended[second]), self._room)
+        in_flight = min(max(0, self._begun[second] - self._ended[second]), self._max_in_flight)
         due = self._due(until_ns)
-        given_up = sum(share.operations.total() for share in self._given_up if share.until_s * NS_PER_S <= until_ns)
-        behind = due - self._ended_open[second] - under_way - given_up
+        never_sent = sum(share.operations.total() for share in self._taken_over if share.until_s * NS_PER_S <= until_ns)
+        backlog = due - self._ended_open[second] - in_flight - never_sent
         opened = self._run.opened
-        by_chance = opened is not None and opened.plan.load.arrivals is Arrivals.POISSON
-        return behind if behind > (_CHANCE * due**0.5 if by_chance else 0) else 0
+        is_poisson = opened is not None and opened.plan.load.arrivals is Arrivals.POISSON
+        return backlog if backlog > (_DEVIATIONS * due**0.5 if is_poisson else 0) else 0
 
     def _due(self, until_ns: int) -> int:
         line, opened = self._run.line, self._run.opened
@@ -64,12 +65,12 @@ class Backlog:
         return min(due, warmup + opened.plan.load.requests)
 
 
-def _room(run: Aggregate) -> int:
-    """Most operations that can be in flight at one time."""
+def _max_in_flight(run: Aggregate) -> int:
+    """Return how many operations can be in flight at one time."""
     if run.opened is None:
         return 0
     plan = run.opened.plan
     batch = max(plan.workload.pipeline, plan.workload.transaction, 1)
-    # A worker of the wire driver has a batch under way on each of its connections.
+    # A worker of the wire driver has a batch in flight on each of its connections.
     wire = any(pools.driver is Driver.WIRE for pools in plan.pools)
     return batch * (run.opened.threads_total + (run.opened.connection_ceiling if wire else 0))

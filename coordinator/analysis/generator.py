@@ -1,12 +1,12 @@
-"""Whether the generator, and not the server, was the limit of a load. Pure.
+"""Whether the generator, and not the server, limited the load. Pure.
 
-A worker process runs Python on one core. One that uses nearly all of it cannot send more, and what it measures holds
-its own delay. An event loop that is never done says the same, also where others leave its process less than a core.
-Below that, operations of an open loop that are sent late tell it, but only together with a process that was busy: late
-sends alone may as well come of a server that was slow to answer.
-
-A process may also be held up without being busy: a CPU quota throttles it, or it does not run at all for some time. If
-this is 1% of the time, p99 shows nothing else.
+- Busy. A worker process runs Python on one core. If it uses nearly all of the core, it cannot send more, and its
+  measurements include its own delay. An event loop that never waits means the same, even if other programs leave its
+  process less than a core.
+- Late. Below that, operations of an open loop that are sent late are evidence, but only if the process was busy as
+  well: late sends alone may be the result of a slow server.
+- Delayed. A CPU quota may throttle an idle process, or the process may not run at all for some time. A delay of 1% of
+  the time determines p99.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from common.plan.schema import Driver
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.leg_results import StageResult
-from coordinator.analysis.tallies import Busy, StageTally
+from coordinator.analysis.tallies import BusyTime, StageTally
 
 BUSY_SHARE = 0.9
-"""Of a core, or of a loop's time: what is left is not enough to do much more."""
+"""Share of a core, or of a loop's time: the rest is not enough to do much more."""
 
-PRESSED_SHARE = 0.75
-"""Of a core: from here on, what is sent late waits for its own process."""
+NEARLY_BUSY_SHARE = 0.75
+"""Share of a core: from this share on, operations that are sent late waited for their own process."""
 
-HELD_UP_SHARE = 0.01
-"""Share of a quota's periods, or of the time: from this share on, p99 shows what held the generator up."""
+DELAYED_SHARE = 0.01
+"""Share of a quota's periods, or of the time: from this share on, delays of the generator determine p99."""
 
 STALL_MAX_NS = NS_PER_S
 """A stall this long is reported in a run of any length."""
@@ -36,29 +36,29 @@ STALL_MAX_NS = NS_PER_S
 _LONG_ENOUGH_NS = NS_PER_S // 2
 
 
-def all_watched(run: Aggregate) -> bool:
-    """Whether every agent that did anything said what CPU time that took."""
+def all_report_cpu(run: Aggregate) -> bool:
+    """Return whether every agent with operations reported its CPU time."""
     watched = {agent_id for stage in run.stages for agent_id, busy in stage.busy.items() if busy.watched_ns}
     return bool(watched) and watched >= {agent_id for agent_id, agent in run.agents.items() if agent.counted}
 
 
-def busy_of(stages: Iterable[StageTally]) -> dict[str, Busy]:
-    """How busy each agent was over all of these stages, by agent id."""
-    by_agent: dict[str, Busy] = {}
+def busy_times(stages: Iterable[StageTally]) -> dict[str, BusyTime]:
+    """Return the busy time of each agent over these stages, by agent id."""
+    by_agent: dict[str, BusyTime] = {}
     for stage in stages:
         for agent_id, busy in stage.busy.items():
-            by_agent.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
+            by_agent.setdefault(agent_id, BusyTime()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
     return by_agent
 
 
-def busiest_of(stages: Iterable[StageTally]) -> Busy:
-    """Of that agent whose busiest process used most of a core."""
-    return max(busy_of(stages).values(), key=lambda busy: busy.core_share, default=Busy())
+def busiest_agent(stages: Iterable[StageTally]) -> BusyTime:
+    """Return the busy time of the agent whose busiest process used the largest share of a core."""
+    return max(busy_times(stages).values(), key=lambda busy: busy.core_share, default=BusyTime())
 
 
-def hold_ups_of(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
-    """What held up each agent over all of these stages, by agent id; not for agents whose release does not report
-    it."""
+def hold_ups_by_agent(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
+    """Return throttling and stalls of each agent over these stages, by agent id; without agents whose release does not
+    report them."""
     by_agent: dict[str, list[HoldUps | None]] = {}
     for stage in stages:
         for agent_id, hold_ups in stage.hold_ups.items():
@@ -68,12 +68,12 @@ def hold_ups_of(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
 
 
 def throttled_share(hold_ups: HoldUps) -> float:
-    """Share of the quota's periods in which the agent was throttled."""
+    """Return the share of the quota's periods in which the agent was throttled."""
     return hold_ups.throttled_periods / hold_ups.quota_periods if hold_ups.quota_periods else 0.0
 
 
-def limit_findings(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[str]:
-    """A sentence for each measured stage in which the generator was the limit, and for what held it up there."""
+def generator_limits(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[str]:
+    """Yield a sentence for each measured stage in which the generator was the limit, or was delayed."""
     measured = [stage for stage in stages if stage.leg.measured]
     for stage in measured:
         where = f" in {stage.leg.name}" if len(measured) > 1 else ""
@@ -87,8 +87,8 @@ def limit_findings(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[
     yield from _by_heartbeats(run)
 
 
-def hold_up_cause(stages: Iterable[StageResult]) -> str | None:
-    """What held the generator up in these stages; None if nothing did."""
+def generator_delay(stages: Iterable[StageResult]) -> str | None:
+    """Return what delayed the generator in these stages; None if nothing did."""
     for stage in stages:
         if (agent_id := _throttled(stage)) is not None:
             return f"the CPU quota of agent {agent_id} throttled it"
@@ -98,10 +98,10 @@ def hold_up_cause(stages: Iterable[StageResult]) -> str | None:
 
 
 def _throttled(stage: StageResult) -> str | None:
-    """The agent that was throttled most by its quota; None if none was for long enough."""
+    """Return the agent that its quota throttled most; None if no agent was throttled for long enough."""
     shares = {agent_id: throttled_share(hold_ups) for agent_id, hold_ups in stage.tally.hold_ups.items()}
     worst = max(shares, key=lambda agent_id: shares[agent_id], default=None)
-    return worst if worst is not None and shares[worst] >= HELD_UP_SHARE else None
+    return worst if worst is not None and shares[worst] >= DELAYED_SHARE else None
 
 
 def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
@@ -118,15 +118,15 @@ def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
 
 
 def _stalled(stage: StageResult) -> str | None:
-    """The agent with the longest stall; None if that is too short to report. Short stalls under a throttling quota do
-    not count: throttling itself makes them."""
-    held = {agent_id: found for agent_id, found in stage.tally.hold_ups.items() if found.stall_max_ns}
-    worst = max(held, key=lambda agent_id: held[agent_id].stall_max_ns, default=None)
-    if worst is None or held[worst].stall_max_ns >= STALL_MAX_NS:
+    """Return the agent with the longest stall; None if that stall is too short to report. Short stalls do not count if
+    a quota throttled the agent, because throttling causes stalls."""
+    stalls = {agent_id: found for agent_id, found in stage.tally.hold_ups.items() if found.stall_max_ns}
+    worst = max(stalls, key=lambda agent_id: stalls[agent_id].stall_max_ns, default=None)
+    if worst is None or stalls[worst].stall_max_ns >= STALL_MAX_NS:
         return worst
     watched_ns = stage.tally.busy[worst].watched_ns
-    is_long = held[worst].stalled_ns >= HELD_UP_SHARE * watched_ns
-    return worst if is_long and not held[worst].throttled_periods else None
+    is_long = stalls[worst].stalled_ns >= DELAYED_SHARE * watched_ns
+    return worst if is_long and not stalls[worst].throttled_periods else None
 
 
 def _stalled_text(stage: StageResult, agent_id: str, where: str) -> str:
@@ -144,7 +144,7 @@ def _stall_s(stage: StageResult, agent_id: str) -> float:
 
 
 def _late(stage: StageResult) -> tuple[bool, str]:
-    """(whether the send lag at p99 is late, how many operations were late)."""
+    """Return (whether the send lag at p99 is late, a clause on how many operations were late)."""
     pools = stage.tally.totals.pools.values()
     send_lag = Histogram.merge(pool.send_lag for pool in pools)
     late_sends = sum(pool.late_sends for pool in pools)
@@ -154,7 +154,7 @@ def _late(stage: StageResult) -> tuple[bool, str]:
 
 
 def _of_stage(run: Aggregate, stage: StageResult, where: str, *, is_explained: bool) -> Iterator[str]:
-    """is_explained: another finding already says why operations were sent late."""
+    """is_explained: another sentence gives the reason for late operations already."""
     long_enough = {name: busy for name, busy in stage.tally.busy.items() if busy.watched_ns >= _LONG_ENOUGH_NS}
     if not long_enough:
         return
@@ -166,10 +166,10 @@ def _of_stage(run: Aggregate, stage: StageResult, where: str, *, is_explained: b
     if busy.core_share >= BUSY_SHARE:
         found = process
     elif busy.loop_share >= BUSY_SHARE:
-        found = f"The busiest event loop ({agent_id}) had something to do for {busy.loop_share:.0%} of the time{where}"
+        found = f"The busiest event loop ({agent_id}) was busy for {busy.loop_share:.0%} of the time{where}"
     elif is_late and loop_lag_ns > LATE_SEND_NS:
-        found = f"Event loops were busy for {loop_lag_ns / 1e6:.1f} ms at a stretch (p99){where}"
-    elif is_late and busy.core_share >= PRESSED_SHARE:
+        found = f"Event loops were busy for {loop_lag_ns / 1e6:.1f} ms without a pause (p99){where}"
+    elif is_late and busy.core_share >= NEARLY_BUSY_SHARE:
         found = process
     else:
         return
@@ -180,12 +180,12 @@ def _of_stage(run: Aggregate, stage: StageResult, where: str, *, is_explained: b
 def _advice(run: Aggregate) -> str:
     pools = run.opened.plan.pools if run.opened else ()
     other = "" if all(pool.driver is Driver.WIRE for pool in pools) else ", or another driver"
-    return f"Use more worker processes (each needs a pool of its own), fewer connections{other}."
+    return f"Use more worker processes (each needs its own pool), fewer connections{other}."
 
 
 def _by_heartbeats(run: Aggregate) -> Iterator[str]:
-    """Of agents whose release does not watch itself: what they saw of their processes, second by second."""
-    watched = {name for name, busy in busy_of(run.stages).items() if busy.watched_ns}
+    """For agents whose release does not measure its CPU time: use the CPU shares in their heartbeats."""
+    watched = {name for name, busy in busy_times(run.stages).items() if busy.watched_ns}
     ends = [agent.end for name, agent in run.agents.items() if agent.end and name not in watched]
     busiest = max(ends, key=lambda end: end.cpu_percent_busiest, default=None)
     if busiest and busiest.cpu_percent_busiest >= 100 * BUSY_SHARE:

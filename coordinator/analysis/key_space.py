@@ -1,4 +1,4 @@
-"""What is done to the data before and after the load, as plans announce it and reports tell it. Pure."""
+"""The key space before and after the load: flush, setup, preload and clean-up, in plans and in reports. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from coordinator.core.records import When
 
 
 class PreloadSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The key space as it was filled before the start. keys: each counts once for each entry of the preload;
-    expected_keys: each counts once, None where the plan does not tell. dbsize_...: what the target's primaries hold,
-    together; None where it was not told. ok: whether as many are there as should be; None where that cannot be told.
+    """Result of the preload.
+
+    keys: keys written, counted for each entry of the preload. expected_keys: different keys; None if the plan does not
+    determine it. dbsize_before, dbsize_after: keys of all primaries; None if the target does not report it. ok: whether
+    the number of keys is as expected; None if that is not known.
     """
 
     keys: int
@@ -32,8 +34,8 @@ class PreloadSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CleanUpSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of the plan that were deleted after the load. left: those that could not be; None where it is not known,
-    and error says why."""
+    """Result of the clean-up. left: keys that could not be deleted; None if that is not known. error: the reason.
+    deleted_earlier: those of `deleted` that were deleted before the run was resumed."""
 
     deleted: int
     left: int | None
@@ -43,10 +45,10 @@ class CleanUpSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def key_space_lines(plan: Plan) -> list[str]:
-    """What will be done before and after the load, for people; nothing for a plan that does nothing."""
+    """Return lines on what will be done before and after the load; none for a plan that does nothing."""
     workload, lines = plan.workload, []
     if workload.flush_before:
-        lines.append("before: the target's database is emptied, if --yes-flush says so too")
+        lines.append("before: the target's database is emptied, if --yes-flush is given too")
     if workload.scripts:
         lines.append(f"before: scripts loaded: {', '.join(script.name for script in workload.scripts)}")
     lines += [f"before: setup {text}: {counted(_setup_calls(plan, text), 'call')}" for text in workload.setup]
@@ -63,7 +65,7 @@ def key_space_lines(plan: Plan) -> list[str]:
 
 
 def key_space_facts(plan: Plan) -> dict[str, int | bool | str | None]:
-    """The same for programs. preload_keys: each counts once, see `expected_keys`."""
+    """Return the same as facts for programs. preload_keys: different keys, see `expected_keys`."""
     workload = plan.workload
     return {
         "flush": workload.flush_before,
@@ -80,8 +82,8 @@ def _setup_calls(plan: Plan, text: str) -> int:
 
 
 def expected_keys(plan: Plan) -> int | None:
-    """How many different keys the plan's preload writes: entries may share keys. None where that cannot be told from
-    the plan: only a command whose first argument is its key, and nothing else drawn, writes one for each number."""
+    """Return how many different keys the preload writes; entries may share keys. None if the plan does not determine
+    it: a command's first argument must be its key and contain no other placeholder."""
     spans: dict[tuple[bytes, bytes], list[tuple[int, int]]] = {}
     for entry in plan.workload.preload:
         keys = keys_of(plan.workload, entry)
@@ -94,7 +96,7 @@ def expected_keys(plan: Plan) -> int | None:
 
 
 def _around_key(template: Template) -> tuple[bytes, bytes] | None:
-    """What stands before and after `__key__` in the first argument; None where that is not all there is."""
+    """Return the text before and after `__key__` in the first argument; None if it has other placeholders."""
     pieces = pieces_of(template.arguments[1])
     if Placeholder.KEY not in pieces:
         return None
@@ -109,7 +111,7 @@ def _joined(pieces: Sequence[Piece]) -> bytes | None:
 
 
 def _covered(ranges: Sequence[tuple[int, int]]) -> int:
-    """How many numbers lie in at least one of these ranges, both ends included."""
+    """Return how many numbers lie in at least one of these ranges, both ends included."""
     count, next_free = 0, 0
     for low, high in sorted(ranges):
         count += max(0, high + 1 - max(low, next_free))
@@ -118,7 +120,7 @@ def _covered(ranges: Sequence[tuple[int, int]]) -> int:
 
 
 def preload_of(run: Aggregate) -> PreloadSummary | None:
-    """What was preloaded; None for a run that had nothing to."""
+    """Return the result of the preload; None for a run without one."""
     done = Preloaded.merge(agent.facts.preloaded for agent in run.agents.values())
     if run.opened is None or done is None:
         return None
@@ -134,17 +136,17 @@ def preload_of(run: Aggregate) -> PreloadSummary | None:
         expected_keys=expected,
         dbsize_before=before,
         dbsize_after=after,
-        ok=None if before is None or after is None or expected is None else _fits(before, after, expected),
+        ok=None if before is None or after is None or expected is None else _is_ok(before, after, expected),
     )
 
 
-def _fits(before: int, after: int, expected: int) -> bool:
-    """Nothing but the preload was at work: so all keys are new where there were none, and else some may not be."""
+def _is_ok(before: int, after: int, expected: int) -> bool:
+    """Only the preload wrote keys: in an empty database all are new, otherwise some may have existed."""
     return after - before == expected or (before > 0 and after >= expected)
 
 
-def preload_finding(run: Aggregate) -> Iterator[str]:
-    """What speaks against the key space that was preloaded."""
+def preload_mismatch(run: Aggregate) -> Iterator[str]:
+    """Yield a sentence if the target does not have the keys that the preload wrote."""
     preload = preload_of(run)
     if preload is None or preload.ok is not False:
         return
@@ -152,26 +154,26 @@ def preload_finding(run: Aggregate) -> Iterator[str]:
     assert expected is not None
     assert before is not None
     assert after is not None
-    why = "keys were evicted, expired or deleted" if after < before + expected else "somebody else wrote keys"
+    why = "keys were evicted, expired or deleted" if after < before + expected else "other clients wrote keys"
     yield (
-        f"The preload wrote {counted(expected, 'different key')}, but the target held {counted(before, 'key')} "
-        f"before it and {after:,} after it: {why}."
+        f"The preload wrote {counted(expected, 'different key')}, but the target had {counted(before, 'key')} "
+        f"before the preload and {after:,} after it: {why}."
     )
 
 
 def preload_text(preload: PreloadSummary) -> str:
     """One line for people."""
-    held = "DBSIZE not told"
+    sizes = "DBSIZE not reported"
     if preload.dbsize_before is not None and preload.dbsize_after is not None:
-        held = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
+        sizes = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
     return (
         f"{counted(preload.keys, 'key')} by {counted(preload.commands, 'command')} in {preload.seconds:.1f} s "
-        f"({preload.per_s:,.0f}/s); {held}"
+        f"({preload.per_s:,.0f}/s); {sizes}"
     )
 
 
 def clean_up_of(run: Aggregate) -> CleanUpSummary | None:
-    """What was deleted; None for a run that was to leave its keys, or has not come to it."""
+    """Return the result of the clean-up; None for a run without one, or before it."""
     done = run.cleaned
     if done is None:
         return None
@@ -185,8 +187,8 @@ def clean_up_of(run: Aggregate) -> CleanUpSummary | None:
 
 
 def clean_up_text(done: CleanUpSummary, run_id: str = "") -> str:
-    """One line for people. run_id: of a run that has ended, which may be resumed to delete what is left."""
-    left = "how many are left is not known" if done.left is None else f"{done.left:,} left"
+    """One line for people. run_id: of a run that has ended, and may be resumed to delete the rest."""
+    left = "unknown how many are left" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""
     hint = f"; `coordinator start --resume {run_id}` deletes the rest" if run_id and done.left != 0 else ""
     earlier = f" ({done.deleted_earlier:,} of them before the run was resumed)" if done.deleted_earlier else ""

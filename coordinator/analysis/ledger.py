@@ -46,15 +46,17 @@ from common.metrics.intervals import merge_counts
 from common.plan.planned_commands import plan_templates
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import AgentTally
-from coordinator.analysis.unassigned_shares import uncarried
+from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.core.records import NodeCounted, ServerCounted, When
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """The audit of one run, see the module. server_calls is None where the server's counters cannot be compared, and
-    `note` says why. uncarried: operations that were due in a share that no agent carried, and of which no report came.
-    transactions: MULTI/EXEC pairs sent; 0 where the plan has none. For an agent that was lost, issued
-    is what its frames say, which leaves out what it began after them."""
+    """The audit of one run, see the module.
+
+    issued: for a lost agent, only what its frames report. server_calls: None if the server's counters cannot be
+    compared; `note` gives the reason. transactions: MULTI/EXEC pairs sent; 0 for a plan without transactions.
+    uncarried: operations that were due in a share without an agent, and that no agent reported.
+    """
 
     issued: int
     counted: int
@@ -67,21 +69,21 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     uncarried: int = 0
 
 
-def balance(aggregate: Aggregate) -> Ledger:
-    """The audit of everything folded so far."""
+def audit(aggregate: Aggregate) -> Ledger:
+    """Compare the counts of everything known so far."""
     agents = aggregate.agents.values()
-    issued = sum(_said(agent, "issued") for agent in agents)
+    issued = sum(_reported(agent, "issued") for agent in agents)
     counted = sum(agent.counted for agent in agents)
-    transactions = sum(_said(agent, "transactions") for agent in agents)
+    transactions = sum(_reported(agent, "transactions") for agent in agents)
     definite, failures = _replies(aggregate)
     retried = _retried(aggregate)
-    gained, note = _gained(aggregate.readings)
+    gained, note = _calls_gained(aggregate.readings)
     server_calls = None
     surpluses, shortfalls = [issued - counted], [counted - issued]
     if gained is not None:
         rows = _plan_rows(aggregate, gained)
         server_calls = sum(_calls_of(row, gained) for row in rows)
-        shared = _of_sentinels(aggregate) | _of_scripts(aggregate)
+        shared = _sentinel_commands(aggregate) | _script_commands(aggregate)
         others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
         expected = [(server_calls, definite, definite + failures + retried + others)]
         for name in ("multi", "exec") if transactions else ():
@@ -97,12 +99,13 @@ def balance(aggregate: Aggregate) -> Ledger:
         uncertain=failures + retried,
         transactions=transactions,
         note=note,
-        uncarried=sum(share.operations.total() for share in uncarried(aggregate)),
+        uncarried=sum(share.operations.total() for share in unassigned_shares(aggregate)),
     )
 
 
-def _said(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
-    """What the workers of an agent say; what its frames say where a worker, or the whole agent, cannot any more."""
+def _reported(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
+    """Return a count as the agent's workers report it at the end; as its frames report it if a worker, or the whole
+    agent, was lost."""
     from_frames: int = getattr(agent, what)
     final = agent.end.final if agent.end else None
     if final is None:
@@ -112,7 +115,7 @@ def _said(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
 
 
 def _replies(aggregate: Aggregate) -> tuple[int, int]:
-    """(replies that operations got, operations that got none)."""
+    """Return (replies to operations, operations without a reply)."""
     commands = [command for pool in aggregate.totals.pools.values() for command in pool.commands.values()]
     errors = merge_counts(command.errors for command in commands)
     redirects = merge_counts(pool.connections.redirects for pool in aggregate.totals.pools.values())
@@ -122,7 +125,7 @@ def _replies(aggregate: Aggregate) -> tuple[int, int]:
 
 
 def _retried(aggregate: Aggregate) -> int:
-    """Calls that may have been repeated: by a retry, which sends a whole round trip again, or by a reconnect, which
+    """Return how many calls may have been repeated: a retry sends all commands of a round trip again, and a reconnect
     subscribes to all channels again."""
     workload = aggregate.opened.plan.workload if aggregate.opened else None
     round_trip = max(workload.pipeline, workload.transaction, 1) if workload else 1
@@ -132,8 +135,8 @@ def _retried(aggregate: Aggregate) -> int:
 
 
 def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
-    """The rows of commandstats that count the plan's commands. Servers with rows for subcommands (`client|info`) count
-    the connections' own calls (`client|setinfo`) in other rows."""
+    """Return the rows of commandstats that count the plan's commands. Servers with rows for subcommands (`client|info`)
+    count the connections' own calls (`client|setinfo`) in other rows."""
     if aggregate.opened is None:
         return set()
     rows = {_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}
@@ -148,8 +151,8 @@ def _row(template: Template, gained: Mapping[str, int]) -> str:
     return name
 
 
-def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
-    """(calls that each command gained, None), or (None, why that cannot be told)."""
+def _calls_gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
+    """Return (calls that each command gained, None), or (None, why that is not known)."""
     before, after = readings.get(When.BEFORE), readings.get(When.AFTER)
     for when, reading in ((When.BEFORE, before), (When.AFTER, after)):
         if reading is None:
@@ -161,50 +164,50 @@ def _gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | No
     if after.writers:
         return None, f"the server's counters were read while {', '.join(after.writers)} might still write"
     then, now = _nodes(before), _nodes(after)
-    if moved := _moved(then, now):
-        return None, moved
+    if change := _node_change(then, now):
+        return None, change
     gained: Counter[str] = Counter()
     for name, node in now.items():
         earlier = then[name].calls
         gains = {command: calls - earlier.get(command, 0) for command, calls in node.calls.items()}
         if any(calls < 0 for calls in gains.values()) or earlier.keys() - node.calls.keys():
-            return None, f"{_called(name)}'s counters were reset during the run (CONFIG RESETSTAT)"
+            return None, f"the counters of {_server_name(name)} were reset during the run (CONFIG RESETSTAT)"
         gained.update(gains)
     return dict(gained), None
 
 
 def _nodes(reading: ServerCounted) -> dict[str, NodeCounted]:
-    """By name; a reading of an earlier release is of one server."""
+    """Return the nodes by name. A reading of an earlier release has one server, without a name."""
     if not reading.nodes:
         return {"": NodeCounted(name="", role="", run_id=reading.server_run_id, calls=reading.calls)}
     return {node.name: node for node in reading.nodes}
 
 
-def _moved(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> str:
-    """Which node is not what it was, or "" when all are."""
+def _node_change(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> str:
+    """Return which node joined, left, was restarted or changed its role, as a clause; "" if no node did."""
     for name in (*then, *now):
         if name not in now or name not in then:
             what = "left" if name in then else "joined"
-            return f"{_called(name)} {what} during the run, so there are no counters of its own to compare"
+            return f"{_server_name(name)} {what} during the run, so its counters cannot be compared"
         if then[name].run_id != now[name].run_id:
-            return f"{_called(name)} was restarted or replaced during the run, so its counters began anew"
+            return f"{_server_name(name)} was restarted or replaced during the run, so its counters began at 0 again"
         if then[name].role != now[name].role:
             return (
-                f"{_called(name)} was failed over during the run, from {then[name].role} to {now[name].role}: what it "
-                "counted for clients cannot be told from what it repeated"
+                f"{_server_name(name)} was failed over during the run, from {then[name].role} to {now[name].role}: its "
+                "counters do not separate calls of clients from repeated ones"
             )
     return ""
 
 
-def _called(name: str) -> str:
+def _server_name(name: str) -> str:
     return f"the server {name}" if name else "the server"
 
 
 _SCRIPTED = re.compile(r"""\b(?:redis|server)\.p?call\s*\(\s*["'](\w+)""")
 
 
-def _of_scripts(aggregate: Aggregate) -> set[str]:
-    """Commands that the plan's scripts and functions call by name, as commandstats spells them."""
+def _script_commands(aggregate: Aggregate) -> set[str]:
+    """Return the commands that the plan's scripts and functions call by name, in lower case."""
     if aggregate.opened is None:
         return set()
     workload = aggregate.opened.plan.workload
@@ -214,12 +217,12 @@ def _of_scripts(aggregate: Aggregate) -> set[str]:
     return {name.lower() for text in texts for name in _SCRIPTED.findall(text)}
 
 
-def _of_sentinels(aggregate: Aggregate) -> set[str]:
-    """Commands that others than our clients call at the target, as commandstats spells them."""
+def _sentinel_commands(aggregate: Aggregate) -> set[str]:
+    """Return the commands that Sentinels call at the target, in lower case."""
     watched = aggregate.opened is not None and aggregate.opened.target.topology == "sentinel"
     return {"ping", "info", "publish", "subscribe"} if watched else set()
 
 
 def _calls_of(name: str, gained: Mapping[str, int]) -> int:
-    """Calls of a command; commandstats lists one with subcommands as `config|get`."""
+    """Return the calls of a command, including its subcommands, which commandstats lists as `config|get`."""
     return sum(calls for row, calls in gained.items() if row == name or row.startswith(name + "|"))

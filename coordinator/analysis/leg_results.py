@@ -1,9 +1,8 @@
-"""What became of each leg of a load: how long it lasted, what was wanted of it, and what was done. Pure.
+"""Results of each leg of a load: how long it lasted, how many operations were wanted, and how many were done. Pure.
 
-A stage's operations are those that were due in it (open) or begun in it (closed), also if they were sent or ended
-later. Those issued in a stage are the ones that came to an end. What workers began beside that never ended, or was
-never reported; nobody knows of which stage it was, and the last one that was reached bears it. So the sum over all
-stages is what the ledger says was issued.
+An operation belongs to the leg in which it was due (open loop) or begun (closed loop), even if it was sent or ended
+later. Operations that workers began and that never ended, or were never reported, are known only for the whole run:
+they count in the last leg that was reached. So the sum over all legs equals the ledger's `issued`.
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ from coordinator.analysis.tallies import StageTally
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """One leg. duration_s: as long as it lasted, which is not what was planned where the run was cut short.
-    issued: operations begun. in_time: those of them that were begun before its end, or that a thread had in hand then:
-    a batch waits for its last operation, and so may cross the border. wanted: operations that were due in it until
-    then, 0.0 in a closed loop; in the mean, with Poisson arrivals.
+    """Results of one leg.
+
+    duration_s: how long it lasted, which is less than planned if the run was stopped early. issued: operations begun.
+    in_time: operations begun before the end of the leg, including one batch for each thread, because a batch waits for
+    its last operation. wanted: operations that were due in the leg while it lasted; a mean with Poisson arrivals, 0.0
+    in a closed loop.
     """
 
     leg: Leg
@@ -35,13 +36,13 @@ class StageResult:
 
     @property
     def achieved_per_s(self) -> float:
-        """The rate at which operations were begun within it."""
+        """Operations begun in time, per second of the leg."""
         return self.in_time / self.duration_s if self.duration_s > 0 else 0.0
 
     @property
     def wanted_per_s(self) -> float | None:
-        """Mean rate that the plan wants, over the part of the stage that was reached, or over all of the stage if none
-        was; None in a closed loop. A ramp that is followed exactly achieves this rate, not the rate at its end."""
+        """Mean rate that the plan wants, over the part of the leg that was reached (over the whole leg if no part was);
+        None in a closed loop. A ramp has to achieve this mean, not the rate at its end."""
         leg = self.leg
         if leg.to_per_s is None or leg.from_per_s is None:
             return None
@@ -52,9 +53,11 @@ class StageResult:
 
 
 def stage_results(run: Aggregate, ledger: Ledger) -> tuple[StageResult, ...]:
-    """All legs, in their order."""
+    """Return the results of all legs, in order."""
     workload = run.opened.plan.workload if run.opened else Workload()
-    in_hand = max(workload.pipeline, workload.transaction, 1) * (run.opened.threads_total if run.opened else 1)
+    batches_in_flight = max(workload.pipeline, workload.transaction, 1) * (
+        run.opened.threads_total if run.opened else 1
+    )
     lengths_ns = run.line.lengths_ns(round(run.duration_s * NS_PER_S))
     last = max((number for number, length_ns in enumerate(lengths_ns) if length_ns), default=0)
     never_ended = ledger.issued - sum(tally.operations for tally in run.stages)
@@ -67,7 +70,7 @@ def stage_results(run: Aggregate, ledger: Ledger) -> tuple[StageResult, ...]:
                 tally=tally,
                 duration_s=length_ns / NS_PER_S,
                 issued=issued,
-                in_time=issued - max(0, tally.late - in_hand),
+                in_time=issued - max(0, tally.late - batches_in_flight),
                 wanted=float(leg.due(leg.begin_ns + length_ns)),
             )
         )

@@ -16,17 +16,17 @@ _SHORTAGES = {
     SYSTEM_FILES: "raise the sysctl fs.file-max {where}",
     LOCAL_PORTS: "widen the sysctl net.ipv4.ip_local_port_range {where}, or use more hosts",
 }
-"""Limits that keep connections from opening, and the remedy for each."""
+"""Remedy for each limit that keeps connections from opening."""
 _NAMED = 5
-"""Most agents that a sentence names: a fleet may have hundreds."""
+"""Agents to name in a sentence, because a fleet may have hundreds."""
 
 
-def unopened_finding(run: Aggregate) -> Iterator[str]:
-    """A sentence if fewer connections opened than were wanted, so that the numbers are in doubt; else nothing.
+def missing_connections(run: Aggregate) -> Iterator[str]:
+    """Yield a sentence if fewer connections opened than were wanted, so that the results are in doubt.
 
-    The wire driver needs all of its connections, so every cause counts. The other drivers open connections as calls
-    need them, and a connection that fails is a failed operation: a server that is down for a while is a result, not a
-    doubt. For these drivers only connections count that a limit kept from opening (`_SHORTAGES`).
+    The wire driver needs all of its connections, so every cause counts. The other drivers open a connection when a call
+    needs one, and a connection that fails is a failed operation: a server that is down for a while is a result, not a
+    reason for doubt. For these drivers only connections count that a limit kept from opening (`_SHORTAGES`).
     """
     if run.opened is None or not (missing := _missing(run, run.opened)):
         return
@@ -53,11 +53,11 @@ def _missing(run: Aggregate, opened: RunOpened) -> Counter[str]:
 
 
 def _shortage(opened: RunOpened, cause: str) -> str:
-    """The limit behind a cause: with TLS, a server with too many clients closes the connection before the handshake,
-    and cannot send an error."""
+    """Return the limit behind a cause. With TLS, a server with too many clients closes the connection before the
+    handshake, and cannot send an error."""
     limit = opened.target.max_clients
-    is_too_much = limit is not None and opened.connection_ceiling > limit * opened.target.nodes
-    return MAXCLIENTS if is_too_much and cause in (CLOSED_BY_SERVER, RESET) else cause
+    has_too_many = limit is not None and opened.connection_ceiling > limit * opened.target.nodes
+    return MAXCLIENTS if has_too_many and cause in (CLOSED_BY_SERVER, RESET) else cause
 
 
 def _remedy(run: Aggregate, opened: RunOpened, cause: str) -> str:

@@ -1,12 +1,12 @@
-"""The rows of a run, one a second: for the live view, log lines and `timeseries.csv`. Pure.
+"""The rows of a run, one for each second: for the live view, log lines and `timeseries.csv`. Pure.
 
-A load rarely ends with a whole second: a run by number of requests ends within one, an interrupted run does too, and
-the last replies come after the load. A row of such a partial second looks like a collapse of the target. So:
+A load rarely ends with a whole second: a run with a number of requests, or an interrupted run, ends within one, and the
+last replies come after the load. A row for such a partial second would look like a collapse of the target. So:
 
-- a last second that the load used for at least half is a row, with a rate per second of the time used;
-- a shorter last second is added to the row before;
-- operations that end in the first second after the load are added to the load's last row;
-- a longer drain is shown second by second, because a target that answers this late is a finding.
+- A last second that is at least half used is a row; its rate is per second of the time used.
+- A shorter last second is added to the row before.
+- Operations that end in the first second after the load are added to the load's last row.
+- A longer drain is shown second by second, because replies that are so late are a result.
 
 Every operation is in exactly one row.
 """
@@ -23,7 +23,7 @@ from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.backlog import Backlog
-from coordinator.analysis.tallies import Busy, Second
+from coordinator.analysis.tallies import BusyTime, Second
 
 OWN_ROW_S = 0.5
 """A last second that the load used for less than this is added to the row before."""
@@ -33,10 +33,13 @@ _WHOLE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class ShownSecond:
-    """One row: a second, or the load's last second with the seconds that were added. length_s: how long the load lasted
-    in the row, the divisor of its rate; 1 after the load. leg: in which the row begins. wanted_per_s: the mean rate
-    that the plan wants; None in a closed loop and after the load. backlog: operations that were due by the row's end,
-    but not sent; None if the load has no open loop. drains: the row lies after the load."""
+    """One row: a second, or the load's last second with the seconds added to it.
+
+    length_s: how long the load lasted in the row, the divisor of its rate; 1 after the load. leg: the leg in which the
+    row begins. wanted_per_s: the mean rate that the plan wants; None in a closed loop and after the load. backlog:
+    operations that were due by the end of the row, but not sent; None without an open loop. drains: the row is after
+    the load.
+    """
 
     number: int
     length_s: float
@@ -48,7 +51,7 @@ class ShownSecond:
 
     @property
     def ops_per_s(self) -> float:
-        """Operations done, per second of its length."""
+        """Successful operations, per second of its length."""
         return self.second.ok / self.length_s
 
 
@@ -57,58 +60,58 @@ class ShownSeconds:
 
     def __init__(self, run: Aggregate, stopped_s: float | None = None) -> None:
         self._run = run
-        self._over = run.closed is not None or (bool(run.agents) and all(one.end for one in run.agents.values()))
-        self._end_s = _load_end_s(run, self._over, stopped_s)
+        self._has_ended = run.closed is not None or (bool(run.agents) and all(one.end for one in run.agents.values()))
+        self._end_s = _load_end_s(run, self._has_ended, stopped_s)
         known = max(run.seconds, default=-1)
-        self._last, self._folded = _last_row(self._end_s, known)
-        self.numbers = (*range(min(self._last, known) + 1), *range(self._folded + 1, known + 1))
+        self._last, self._added_through = _last_row(self._end_s, known)
+        self.numbers = (*range(min(self._last, known) + 1), *range(self._added_through + 1, known + 1))
 
     def __iter__(self) -> Iterator[ShownSecond]:
         return (self.row(number) for number in self.numbers)
 
     @property
     def complete(self) -> tuple[int, ...]:
-        """The rows for which every agent has reported its share."""
+        """Rows that every agent has reported."""
         return tuple(number for number in self.numbers if number <= self._run.complete_through)
 
     @property
-    def settled_through(self) -> int:
-        """Complete rows up to here do not change any more, unless an agent that was cut off reports its share. A later
-        row may still get the end of the load."""
+    def final_through(self) -> int:
+        """The last row that will not change any more, unless an agent that was cut off reports its share. The end of
+        the load may still be added to a later row."""
         through = self._run.complete_through
-        if self._over:
+        if self._has_ended:
             return through
         if self._end_s is None:
             return through - 1  # this row may be the last one: the end is not known in advance
-        return self._last - 1 if self._last <= through < self._folded else through
+        return self._last - 1 if self._last <= through < self._added_through else through
 
     @property
     def corrected(self) -> tuple[int, ...]:
-        """Rows that may have changed since they were settled: an agent that was cut off has reported its share, or the
-        load ended earlier than planned, and its end was added to a row."""
-        ending = {self._last} if self._over else set()
+        """Final rows that may have changed: an agent that was cut off has reported its share, or the load ended earlier
+        than planned, and its end was added to a row."""
+        ending = {self._last} if self._has_ended else set()
         return tuple(
             number
             for number in self.complete
-            if number <= self.settled_through and (number in self._run.recovered or number in ending)
+            if number <= self.final_through and (number in self._run.recovered or number in ending)
         )
 
     @property
     def mean_ops_per_s(self) -> float:
-        """Operations done in all complete rows without the warmup, per second of the load."""
+        """Successful operations in all complete rows without the warmup, per second of the load."""
         complete, legs = self.complete, self._run.line.legs
         first = ceil(next((leg.begin_ns for leg in legs if leg.measured), 0) / NS_PER_S)
         if not complete or complete[-1] < first:
             return 0.0
         until = min(complete[-1], self._last)
         ends_s = self._end_s if until == self._last and self._end_s is not None else until + 1
-        known = range(first, (self._folded if complete[-1] == self._last else complete[-1]) + 1)
+        known = range(first, (self._added_through if complete[-1] == self._last else complete[-1]) + 1)
         return sum(second.ok for number, second in self._run.seconds.items() if number in known) / (ends_s - first)
 
     def row(self, number: int) -> ShownSecond:
-        """The row that begins with this second, one of `numbers`."""
+        """Return the row that begins with this second, one of `numbers`."""
         line, is_last, drains = self._run.line, number == self._last, number > self._last
-        folded = range(number, self._folded + 1 if is_last else number + 1)
+        folded = range(number, self._added_through + 1 if is_last else number + 1)
         found = [second for each in folded if (second := self._run.seconds.get(each)) is not None]
         length_s = self._end_s - number if is_last and self._end_s is not None else 1.0
         begin_ns = number * NS_PER_S
@@ -134,36 +137,36 @@ class ShownSeconds:
 
 
 def _as_one(seconds: list[Second]) -> Second:
-    """Several seconds merged into one: counts add up, gauges of connections keep their maximum."""
-    whole = Second()
-    if any(second.sealed for second in seconds):
-        whole.sealed = max((second.sums for second in seconds), key=lambda sums: sums.open)
+    """Merge seconds into one: counts are summed, gauges of connections keep their maximum."""
+    merged = Second()
+    if any(second.past_gauges for second in seconds):
+        merged.past_gauges = max((second.gauges for second in seconds), key=lambda gauges: gauges.open)
     for second in seconds:
-        whole.operations += second.operations
-        whole.begun += second.begun
-        whole.ended_open += second.ended_open
-        whole.ok += second.ok
-        whole.errors += second.errors
-        whole.failures = merge_counts((whole.failures, second.failures))
-        whole.refusals = merge_counts((whole.refusals, second.refusals))
-        whole.service.add(second.service.merged)
-        whole.response.add(second.response.merged)
-        whole.loop_lag.add(second.loop_lag.merged)
-        if whole.sealed is not None:
+        merged.operations += second.operations
+        merged.begun += second.begun
+        merged.ended_open += second.ended_open
+        merged.ok += second.ok
+        merged.errors += second.errors
+        merged.failures = merge_counts((merged.failures, second.failures))
+        merged.refusals = merge_counts((merged.refusals, second.refusals))
+        merged.service.add(second.service.merged)
+        merged.response.add(second.response.merged)
+        merged.loop_lag.add(second.loop_lag.merged)
+        if merged.past_gauges is not None:
             continue
-        for peaks, more in ((whole.open_peaks, second.open_peaks), (whole.wanted_peaks, second.wanted_peaks)):
+        for peaks, more in ((merged.open_peaks, second.open_peaks), (merged.wanted_peaks, second.wanted_peaks)):
             peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
         for agent_id, busy in second.busy.items():
-            whole.busy.setdefault(agent_id, Busy()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
-    return whole
+            merged.busy.setdefault(agent_id, BusyTime()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
+    return merged
 
 
-def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | None:
-    """When the load ended, or will end; None if that is not known."""
+def _load_end_s(run: Aggregate, has_ended: bool, stopped_s: float | None) -> float | None:
+    """Return when the load ended, or will end; None if that is not known."""
     finals = [agent.end.final for agent in run.agents.values() if agent.end is not None and agent.end.final is not None]
     if run.closed is not None:
         end_s = run.closed.duration_s
-    elif over and finals:
+    elif has_ended and finals:
         end_s = max(final.ran_ns for final in finals) / NS_PER_S
     elif stopped_s is not None:
         end_s = stopped_s
@@ -176,7 +179,7 @@ def _load_end_s(run: Aggregate, over: bool, stopped_s: float | None) -> float | 
 
 
 def _last_row(end_s: float | None, known: int) -> tuple[int, int]:
-    """(the last row of the load, the last second that is added to that row). known: the last second with data."""
+    """Return (the last row of the load, the last second added to that row). known: the last second with data."""
     if end_s is None:
         return known, known
     return max(floor(end_s) - (end_s % 1 < OWN_ROW_S), 0), ceil(end_s)

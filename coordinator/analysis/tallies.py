@@ -1,8 +1,8 @@
-"""Sums of a run: by second, by stage and by agent. Pure; `coordinator.analysis.aggregate` fills them from records.
+"""Sums of a run by second, by stage and by agent. Pure; `coordinator.analysis.aggregate` adds the records.
 
-A second adds up all agents, commands and stages: counts, and one histogram of each kind. What each agent had (its peak
-of connections, its busiest worker process) is kept while more of it may come, and then summed: of a large fleet these
-gauges would take more memory than everything else.
+A second sums all agents, commands and stages: counts, and one histogram of each kind. The gauges of each agent (peak of
+connections, busiest worker process) are kept while the agent may report more about the second, and then summed: for a
+large fleet these gauges would take more memory than everything else.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from coordinator.analysis.compact_histogram import CompactHistogram
 from coordinator.core.records import AgentEnd, AgentFacts, AgentNoted
 
 _MERGE_AT_ONCE = 256
-"""Intervals that wait to be merged into the totals: one merge of many costs little more than one of two."""
+"""Intervals to collect before merging them: one merge of many costs little more than a merge of two."""
 
 _MOST_PARTS = 256
-"""Histograms of one second that wait to be merged: a second that is complete can still get any number of late ones."""
+"""Histograms of one second to collect before merging them: a complete second can still get many late ones."""
 
 _NOTHING = IntervalMetrics(first=0, last=0)
 
 
-class Pile:
-    """Histograms on their way to becoming one; adding costs nothing, the merge happens when somebody looks."""
+class HistogramSum:
+    """A sum of histograms: adding one is cheap, reading the sum merges them."""
 
     __slots__ = ("_compact", "_parts")
 
@@ -48,10 +48,10 @@ class Pile:
         self._compact: CompactHistogram | None = None
 
     def add(self, *histograms: Histogram) -> None:
-        """Add to the sum."""
+        """Add histograms to the sum."""
         self._parts += [histogram for histogram in histograms if histogram.count]
         if len(self._parts) > _MOST_PARTS:
-            self.settle()
+            self.merge()
 
     @property
     def merged(self) -> Histogram:
@@ -59,16 +59,16 @@ class Pile:
         if self._compact is not None:
             self.compress()
             return self._compact.expand()
-        self.settle()
+        self.merge()
         return self._parts[0] if self._parts else EMPTY
 
-    def settle(self) -> None:
-        """Merge what was added."""
+    def merge(self) -> None:
+        """Merge the added histograms into one."""
         if len(self._parts) > 1:
             self._parts = [Histogram.merge(self._parts)]
 
     def compress(self) -> None:
-        """Merge everything, and keep it in a fraction of the memory: reading it costs more from now on."""
+        """Merge all histograms, and compress the result. This saves memory and makes reading slower."""
         if self._parts:
             before = [] if self._compact is None else [self._compact.expand()]
             self._compact = CompactHistogram.of(Histogram.merge([*before, *self._parts]))
@@ -76,33 +76,33 @@ class Pile:
 
 
 @dataclass(slots=True)
-class Busy:
-    """How busy the busiest worker process of an agent was, in each second whichever that was; and the busiest event
-    loop. watched_ns: for how long this is known; 0 of an agent whose release does not say."""
+class BusyTime:
+    """CPU time of an agent's busiest worker process, chosen anew each second, and busy time of its busiest event loop.
+    watched_ns: how long this was measured; 0 if the agent's release does not measure it."""
 
     watched_ns: int = 0
     cpu_ns: int = 0
     loop_ns: int = 0
 
     def add(self, watched_ns: int, cpu_ns: int, loop_ns: int) -> None:
-        """Take some more time into the sum."""
+        """Add a period."""
         self.watched_ns += watched_ns
         self.cpu_ns += cpu_ns
         self.loop_ns += loop_ns
 
     @property
     def core_share(self) -> float:
-        """Of one core, in the mean."""
+        """Mean share of one core."""
         return self.cpu_ns / self.watched_ns if self.watched_ns else 0.0
 
     @property
     def loop_share(self) -> float:
-        """Of the time, in the mean; 0.0 without event loops."""
+        """Mean share of the time that the event loop was busy; 0.0 without event loops."""
         return self.loop_ns / self.watched_ns if self.watched_ns else 0.0
 
 
-def _add_busy(by_agent: dict[str, Busy], agent_id: str, generator: GeneratorMetrics) -> None:
-    busy = by_agent.setdefault(agent_id, Busy())
+def _add_busy(by_agent: dict[str, BusyTime], agent_id: str, generator: GeneratorMetrics) -> None:
+    busy = by_agent.setdefault(agent_id, BusyTime())
     busy.add(generator.watched_ns, generator.busiest_cpu_ns, generator.busiest_loop_ns)
 
 
@@ -116,9 +116,9 @@ def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: Genera
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """What agents had in a second that was complete long ago: how many agents, the sums of their peaks of connections
-    (wanted: None if one does not report it), and the share of a core of the busiest worker process."""
+class Gauges:
+    """Sums of gauges over agents. open, wanted: sums of the peaks of connections; wanted is None if an agent does not
+    report it. core_share: share of a core that the busiest worker process of all agents used."""
 
     agents: int = 0
     open: int = 0
@@ -127,8 +127,8 @@ class Sealed:
 
 
 class SecondPart(NamedTuple):
-    """What one agent had in one second, all pools and commands together. Fields as in `SecondMetrics`; refusals: errors
-    by code, errors: operations that were not done. service, response: histograms that add up to those of the second."""
+    """Metrics of one agent in one second, over all pools and commands. Fields as in `SecondMetrics`. refusals: error
+    replies by code. errors: failed operations. service, response: histograms whose sum is that of the second."""
 
     number: int
     issued: int
@@ -147,7 +147,7 @@ class SecondPart(NamedTuple):
 
     @classmethod
     def of(cls, second: SecondMetrics) -> SecondPart:
-        """As its agent reported it."""
+        """Return a second as its agent reported it."""
         return cls(
             second.number,
             second.issued,
@@ -166,8 +166,8 @@ class SecondPart(NamedTuple):
         )
 
 
-def spread(interval: IntervalMetrics) -> Iterator[SecondPart]:
-    """The seconds of an interval that does not have them apart: counts evenly, everything else in each."""
+def spread_over_seconds(interval: IntervalMetrics) -> Iterator[SecondPart]:
+    """Yield the seconds of an interval that has no separate seconds: counts spread evenly, everything else in each."""
     pools, generator = interval.pools.values(), interval.generator
     commands = [command for pool in pools for command in pool.commands.values()]
     failed = [command for command in commands if command.errors or command.failures]
@@ -195,16 +195,18 @@ def spread(interval: IntervalMetrics) -> Iterator[SecondPart]:
 
 
 def _part(count: int, position: int, parts: int) -> int:
-    """The share of `count` that falls to `position` when it is dealt evenly; all shares add up to it."""
+    """Return the share of `count` at `position` of equal parts; all shares add up to `count`."""
     return count * (position + 1) // parts - count * position // parts
 
 
 @dataclass(slots=True)
 class Second:
-    """One second of the run, all agents and commands together. begun: operations, by the time at which that was read,
-    soon after the second. ended_open: those of `operations` that had an intended time. failures, refusals: errors by
-    class, without a reply and with an error reply. open_peaks, wanted_peaks: connections by agent id; busy: the same of
-    worker processes; all three only of agents that reported after the second was sealed."""
+    """One second of the run, over all agents and commands.
+
+    operations: ended operations; ended_open: those of an open loop. begun: operations begun until shortly after the
+    second. failures, refusals: errors by class, without a reply and with an error reply. open_peaks, wanted_peaks and
+    busy: gauges by agent id; after `compact`, only those that came later. past_gauges: the gauges before `compact`.
+    """
 
     operations: int = 0
     begun: int = 0
@@ -215,46 +217,46 @@ class Second:
     refusals: dict[str, int] = field(default_factory=dict)
     open_peaks: dict[str, int] = field(default_factory=dict)
     wanted_peaks: dict[str, int] = field(default_factory=dict)
-    service: Pile = field(default_factory=Pile)
-    response: Pile = field(default_factory=Pile)
-    busy: dict[str, Busy] = field(default_factory=dict)
-    loop_lag: Pile = field(default_factory=Pile)
-    sealed: Sealed | None = None
+    service: HistogramSum = field(default_factory=HistogramSum)
+    response: HistogramSum = field(default_factory=HistogramSum)
+    busy: dict[str, BusyTime] = field(default_factory=dict)
+    loop_lag: HistogramSum = field(default_factory=HistogramSum)
+    past_gauges: Gauges | None = None
 
     @property
     def agents(self) -> int:
-        """How many agents have reported something."""
-        return len(self.open_peaks) + (self.sealed.agents if self.sealed else 0)
+        """How many agents reported this second."""
+        return len(self.open_peaks) + (self.past_gauges.agents if self.past_gauges else 0)
 
     @property
     def core_share(self) -> float | None:
-        """Of one core, of the busiest worker process of all agents; None where none says."""
+        """Share of one core that the busiest worker process of all agents used; None if no agent reports it."""
         shares = [busy.core_share for busy in self.busy.values() if busy.watched_ns]
-        if self.sealed and self.sealed.core_share is not None:
-            shares.append(self.sealed.core_share)
+        if self.past_gauges and self.past_gauges.core_share is not None:
+            shares.append(self.past_gauges.core_share)
         return max(shares, default=None)
 
     @property
     def connections_open(self) -> int:
-        """Most connections open in this second: each agent's peak, added."""
-        return sum(self.open_peaks.values()) + (self.sealed.open if self.sealed else 0)
+        """Sum of the agents' peaks of open connections."""
+        return sum(self.open_peaks.values()) + (self.past_gauges.open if self.past_gauges else 0)
 
     @property
     def connections_wanted(self) -> int | None:
-        """Most connections wanted in this second, summed as `connections_open` is; None if an agent's release does not
-        report them: such an agent has open connections and wants 0."""
-        before = self.sealed.wanted if self.sealed else 0
+        """Sum of the agents' peaks of wanted connections. None if an agent's release does not report them: such an
+        agent has open connections, but wants 0."""
+        before = self.past_gauges.wanted if self.past_gauges else 0
         all_report = all(self.wanted_peaks[agent_id] for agent_id, peak in self.open_peaks.items() if peak)
         return sum(self.wanted_peaks.values()) + before if all_report and before is not None else None
 
-    def settle(self) -> None:
-        """Keep one histogram of each kind, however many parts came."""
-        self.service.settle()
-        self.response.settle()
-        self.loop_lag.settle()
+    def merge(self) -> None:
+        """Merge the histograms, so that one of each kind is left."""
+        self.service.merge()
+        self.response.merge()
+        self.loop_lag.merge()
 
     def add(self, agent_id: str, through: int, part: SecondPart, *, is_open: bool) -> None:
-        """Take what an agent had in this second, and has reported before up to `through`. is_open: in an open loop."""
+        """Add an agent's part. through: the last second that the agent has reported. is_open: in an open loop."""
         self.operations += part.ok + part.errors
         self.begun += part.issued
         self.ended_open += part.ok + part.errors if is_open else 0
@@ -266,53 +268,52 @@ class Second:
         self.service.add(*part.service)
         self.response.add(*part.response)
         self.loop_lag.add(part.loop_lag)
-        if self.sealed is not None and part.number <= through and agent_id not in self.open_peaks:
-            return  # its gauges are among the sums: what was late has no more of them
+        if self.past_gauges is not None and part.number <= through and agent_id not in self.open_peaks:
+            return  # `past_gauges` includes the gauges of this agent already
         self.open_peaks[agent_id] = max(self.open_peaks.get(agent_id, 0), part.open_peak)
         self.wanted_peaks[agent_id] = max(self.wanted_peaks.get(agent_id, 0), part.wanted)
-        self.busy.setdefault(agent_id, Busy()).add(part.watched_ns, part.busiest_cpu_ns, part.busiest_loop_ns)
+        self.busy.setdefault(agent_id, BusyTime()).add(part.watched_ns, part.busiest_cpu_ns, part.busiest_loop_ns)
 
     @property
-    def sums(self) -> Sealed:
-        """The gauges of all agents together."""
-        return Sealed(self.agents, self.connections_open, self.connections_wanted, self.core_share)
+    def gauges(self) -> Gauges:
+        """The gauges of all agents."""
+        return Gauges(self.agents, self.connections_open, self.connections_wanted, self.core_share)
 
-    def seal(self) -> None:
-        """Keep sums over agents only, and compress the histograms: then an hour takes tens of megabytes."""
-        self.sealed = self.sums
+    def compact(self) -> None:
+        """Sum the gauges over agents and compress the histograms: an hour then takes tens of megabytes."""
+        self.past_gauges = self.gauges
         self.open_peaks, self.wanted_peaks, self.busy = {}, {}, {}
-        for pile in (self.service, self.response, self.loop_lag):
-            pile.compress()
+        for histograms in (self.service, self.response, self.loop_lag):
+            histograms.compress()
 
 
 @dataclass(slots=True)
 class StageTally:
-    """What is known of one leg of the load's timeline. operations: those that came to an end; how many more were begun
-    is known of the whole run only. late: those begun after the end of the leg. busy, hold_ups: by agent id; the latter
-    only of those whose release tells."""
+    """Sums of one leg of the load's timeline. operations: ended operations. late: operations that were sent after the
+    end of the leg. busy, hold_ups: by agent id; hold_ups only of agents whose release reports them."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
     late: int = 0
-    busy: dict[str, Busy] = field(default_factory=dict)
+    busy: dict[str, BusyTime] = field(default_factory=dict)
     hold_ups: dict[str, HoldUps] = field(default_factory=dict)
     _totals: IntervalMetrics = _NOTHING
     _waiting: list[IntervalMetrics] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
-        """Operations that came to an end, but were not done."""
+        """Failed operations."""
         return self.operations - self.ok
 
     @property
     def totals(self) -> IntervalMetrics:
-        """All its intervals as one, which claims to be of leg 0."""
+        """All intervals of the stage merged into one, whose leg is 0."""
         self._merge_waiting()
         return self._totals
 
     def add(self, agent_id: str, interval: IntervalMetrics, ok: int, errors: int) -> None:
-        """Add an interval, with its numbers of operations that were done, and that ended otherwise."""
+        """Add an interval. ok, errors: its operations that succeeded and failed."""
         _add_busy(self.busy, agent_id, interval.generator)
         _add_hold_ups(self.hold_ups, agent_id, interval.generator)
         self.operations += ok + errors
@@ -331,10 +332,12 @@ class StageTally:
 
 @dataclass(slots=True)
 class AgentTally:
-    """One agent's part so far. issued, counted, transactions, never_opened (connections by cause): from its frames.
-    measured: operations of those stages that are measured, by pool group. due_known: operations by leg that came to an
-    end, or that were due and never sent. next_seq: of the frame wanted next. end: how its part ended, None while it
-    runs."""
+    """Sums of one agent so far. issued, counted, transactions, never_opened (connections by cause): from its frames.
+
+    through: the last second that it has reported. next_seq: number of the next frame. measured: ended operations of
+    the measured stages, by pool group. due_known: operations that ended, or that it reported as never sent, by leg.
+    end: how its part ended; None while it runs.
+    """
 
     facts: AgentFacts
     through: int = -1
@@ -349,10 +352,10 @@ class AgentTally:
 
     @property
     def left(self) -> bool:
-        """It has reported all that it ever will, although it did not come to its end."""
+        """It will report no more, although it did not finish."""
         return self.end is not None and self.end.left
 
     @property
     def finished(self) -> bool:
-        """It came to its end and said what it did."""
+        """It finished and reported its totals."""
         return self.end is not None and self.end.state is AgentEnd.FINISHED

@@ -3,16 +3,16 @@
 A target is lost if no operation succeeds from some second until the end of the load, although some are tried. This
 alone may be a hiccup right before the end, or a load with few operations. So one of these must be true as well:
 
-- The target is gone: it does not answer the coordinator after the load, but did before. In a cluster only one of many
-  nodes may be gone, so at least `ENOUGH_FAILED` operations must have failed too.
+- The target is gone: it does not answer the coordinator after the load, although it did before. In a cluster only one
+  of many nodes may be gone, so at least `ENOUGH_FAILED` operations must have failed too.
 - The loss lasted for at least `LONG_S` and a tenth of the load, and at least `ENOUGH_FAILED` operations failed in this
   time. This finds a target that hangs, or that refuses everything (READONLY, OOM, CLUSTERDOWN, LOADING), but still
   answers the coordinator. In a cluster whose nodes answer, only error replies count: other failures are those of a node
-  that is down, and they may hold up all workers of a small load.
+  that is down, and they may block all workers of a small load.
 
 If nothing succeeded in the whole run, the target is lost only if it is gone; otherwise the result is invalid, see
-`coordinator.analysis.verdict`. Errors of the client's own (no free client instance or connection, a value that does not
-fit) do not count.
+`coordinator.analysis.verdict`. Errors of the client itself (no free client instance or connection, a wrong value) do
+not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENOUGH_FAILED = 5
 OWN_ERRORS = frozenset({"CheckoutTimeout", "MaxConnectionsError", "DataMismatch"})
 """Errors that the client or the plan causes, not the target."""
 CUT_SHORT = "CutShort"
-"""How operations end that the end of the run found waiting: evidence only where the target is gone."""
+"""Error of operations that were waiting when the run ended: evidence only if the target is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class TargetLoss:
 
     @property
     def sentence(self) -> str:
-        """A sentence without its full stop, for `run.reason`."""
+        """A sentence without a full stop, for `run.reason`."""
         counts = sorted((self.failures | self.refusals).items(), key=lambda item: -item[1])
         kinds = ", ".join(f"{name} {count:,}" for name, count in counts[:3])
         when = f"second {self.last_second} of {ceil(self.load_s)}"
@@ -59,7 +59,7 @@ class TargetLoss:
 
 
 def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> TargetLoss | None:
-    """How the target was lost, or None. after: the reading of its counters after the load."""
+    """Return how the target was lost, or None. after: the reading of its counters after the load."""
     last = max((number for number, second in run.seconds.items() if second.ok), default=-1)
     later = {number: second for number, second in run.seconds.items() if number > last}
     before = run.readings.get(When.BEFORE)
@@ -80,13 +80,13 @@ def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> T
 
 
 def _failures(seconds: Iterable[Second]) -> dict[str, int]:
-    return _others(merge_counts(second.failures for second in seconds))
+    return _target_errors(merge_counts(second.failures for second in seconds))
 
 
 def _refusals(seconds: Iterable[Second]) -> dict[str, int]:
-    return _others(merge_counts(second.refusals for second in seconds))
+    return _target_errors(merge_counts(second.refusals for second in seconds))
 
 
-def _others(counts: dict[str, int]) -> dict[str, int]:
-    """The counts without errors that say nothing about the target."""
+def _target_errors(counts: dict[str, int]) -> dict[str, int]:
+    """Return the counts without errors of the client itself."""
     return {name: count for name, count in counts.items() if name not in OWN_ERRORS and count}

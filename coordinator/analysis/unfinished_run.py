@@ -1,15 +1,15 @@
-"""The state of a run whose journal has no end: what happened to its coordinator, how far the run had come, and how to
-go on. Pure.
+"""The state of a run whose journal has no end: what happened to its coordinator, how far the run got, and how to
+continue it. Pure.
 
-    the journal ends with          the run had come to
-    RunOpened                      the first reading of the counters: no load yet, it can only be started again
+    the journal ends with          the run had reached
+    RunOpened                      the first reading of the counters: no load yet, the run can only be started again
     RunStarted, frames             the load
     the last agent's AgentNoted    the second reading of the counters
-    ServerCounted(after)           the deletion of its keys, if the plan wants it, or else its last record
-    CleanedUp                      its last record
+    ServerCounted(after)           the clean-up if the plan has one, or else the last record
+    CleanedUp                      the last record
 
-A coordinator that still runs has the journal locked, and one that failed has written why. Otherwise the coordinator was
-killed, its machine went down, or its disk was full; the journal looks the same.
+A running coordinator has a lock on the journal, and a coordinator that failed has written the reason. Otherwise the
+coordinator was killed, its machine went down, or its disk was full: the journal looks the same in these cases.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.records import When
 
 
-def unfinished(run: Aggregate) -> str:
-    """One sentence without its full stop; "" for a run that has ended, and for one without its first record."""
+def unfinished_reason(run: Aggregate) -> str:
+    """Return a sentence without a full stop; "" for a run that has ended, and for a journal without records."""
     if run.closed is not None or run.opened is None:
         return ""
     where, advice = _where(run), _advice(run)

@@ -1,8 +1,8 @@
 """Why operations of an open loop were not sent when they were due. Pure.
 
 An operation occupies a sender (a worker with a client instance, or a connection of the wire driver) until it ends. An
-operation is not sent if no sender is free, so the cause is what the senders spent their time on. A cause is named only
-if the figures show it; otherwise the verdict refers the reader to the figures.
+operation is not sent if no sender is free, so the cause is what the senders spent their time on. A cause is given only
+if the figures show it.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from common.metrics.intervals import merge_counts
 from common.plan.schema import Driver, Pools
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.generator import hold_up_cause, limit_findings
+from coordinator.analysis.generator import generator_delay, generator_limits
 from coordinator.analysis.leg_results import StageResult
-from coordinator.analysis.missing_connections import unopened_finding
+from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.target_loss import target_loss
 from coordinator.core.records import RunOpened, When
 
 FAILED_SHARE = 0.25
-"""Share of all senders' time that was spent on failed operations."""
+"""Share of all senders' time that they spent on failed operations."""
 BUSY_SHARE = 0.5
-"""Share of all senders' time that was spent waiting for replies, or of all workers' time for a client instance."""
+"""Share of all senders' time that they waited for replies, or of all workers' time for a client instance."""
 STALL_SHARE = 0.1
-"""Share of the load that one reply took, or that had no success."""
+"""Share of the load's duration that one reply took, or that passed without a success."""
 STALL_FACTOR = 10
-"""A reply that takes this many times the median is a stall, not the target's usual pace."""
+"""A reply that takes this many times the median is a stall."""
 
 
-def unsent_cause(run: Aggregate, measured: Sequence[StageResult]) -> str:
-    """A clause, or "" where the figures show no cause. measured: stages that are reported."""
+def why_unsent(run: Aggregate, measured: Sequence[StageResult]) -> str:
+    """Return a clause; "" if the figures show no cause. measured: the measured stages."""
     stages = [stage for stage in measured if stage.leg.is_open]
     if run.opened is None or not stages:
         return ""
     spent = _spent(run.opened, stages)
-    findings = (_lost, _failed, _never_opened, _generator, _stalled, _waited, _busy)
-    return next((cause for find in findings if (cause := find(run, spent))), "")
+    causes = (_target_lost, _failed, _never_opened, _generator, _stalled, _waited, _busy)
+    return next((cause for find in causes if (cause := find(run, spent))), "")
 
 
 @dataclass(frozen=True, slots=True)
-class _Spent:
-    """What senders and workers spent their time on during some stages.
+class _TimeSpent:
+    """How senders and workers spent their time in these stages.
 
-    senders: how many operations, or batches, can be under way at once; kind: what limits them. workers: threads, tasks
-    or, with the wire driver, pools. batch: operations that share a round trip, and so its time. failed_s, replies_s,
-    waited_s: spent on operations that failed, on those done, and by workers on waiting for a client instance.
+    senders: how many operations, or batches, can be in flight at once; kind: what limits this number. workers: threads,
+    tasks or, with the wire driver, pools. batch: operations in one round trip. failed_s, replies_s: time of senders on
+    operations that failed, and on those that succeeded. waited_s: time of workers waiting for a client instance.
     """
 
     stages: Sequence[StageResult]
@@ -64,11 +64,11 @@ class _Spent:
 
     @property
     def whole_s(self) -> float:
-        """The time of all senders."""
+        """Time of all senders together."""
         return self.senders * self.load_s
 
 
-def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
+def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _TimeSpent:
     pools = [pool for stage in stages for pool in stage.tally.totals.pools.values()]
     commands = [command for pool in pools for command in pool.commands.values()]
     workload, plan_pools = opened.plan.workload, opened.plan.pools
@@ -77,7 +77,7 @@ def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _Spent:
     service = Histogram.merge(command.service for command in commands)
     nodes = max(opened.target.primaries, 1) if opened.target.topology == "cluster" else 1
     kinds = {_kind(group) for group in plan_pools}
-    return _Spent(
+    return _TimeSpent(
         stages=stages,
         load_s=load_s,
         senders=sum(_senders(group, nodes) for group in plan_pools),
@@ -96,7 +96,7 @@ _KINDS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "connect
 
 
 def _senders(group: Pools, nodes: int) -> int:
-    """How many operations can be in flight. nodes: primaries; the wire driver has separate connections to each."""
+    """Return how many operations can be in flight. nodes: primaries; the wire driver connects to each of them."""
     if group.driver is Driver.WIRE:
         each = group.client_instances_per_pool * group.max_connections * nodes
     else:
@@ -109,13 +109,13 @@ def _kind(group: Pools) -> str:
     return "client instance" if scarce else _KINDS[group.driver]
 
 
-def _lost(run: Aggregate, _: _Spent) -> str:
+def _target_lost(run: Aggregate, _: _TimeSpent) -> str:
     loss = target_loss(run, run.duration_s, run.readings.get(When.AFTER))
     return loss.sentence if loss is not None else ""
 
 
-def _failed(run: Aggregate, spent: _Spent) -> str:
-    """A failed operation occupies its worker for all its retries and timeouts."""
+def _failed(run: Aggregate, spent: _TimeSpent) -> str:
+    """A failed operation occupies its worker during all its retries and timeouts."""
     if not spent.errors:
         return ""
     ranked = sorted(spent.errors.items(), key=lambda item: -item[1])
@@ -132,8 +132,8 @@ def _failed(run: Aggregate, spent: _Spent) -> str:
     return f"failed operations kept the {spent.kind}s busy ({named}; {each_ms:,.0f} ms each on average)"
 
 
-def _silent_s(run: Aggregate, spent: _Spent) -> int:
-    """How many seconds of these stages passed without a success, in a run that had any."""
+def _silent_s(run: Aggregate, spent: _TimeSpent) -> int:
+    """Return how many seconds of these stages had errors and no success."""
     spans = [
         (stage.leg.begin_ns / NS_PER_S, stage.leg.begin_ns / NS_PER_S + stage.duration_s) for stage in spent.stages
     ]
@@ -145,24 +145,24 @@ def _silent_s(run: Aggregate, spent: _Spent) -> int:
     )
 
 
-def _never_opened(run: Aggregate, _: _Spent) -> str:
-    return "not all wanted connections opened" if any(unopened_finding(run)) else ""
+def _never_opened(run: Aggregate, _: _TimeSpent) -> str:
+    return "not all wanted connections opened" if any(missing_connections(run)) else ""
 
 
-def _generator(run: Aggregate, spent: _Spent) -> str:
-    if held_up := hold_up_cause(spent.stages):
+def _generator(run: Aggregate, spent: _TimeSpent) -> str:
+    if held_up := generator_delay(spent.stages):
         return held_up
-    return "the generator was the limit" if any(limit_findings(run, tuple(spent.stages))) else ""
+    return "the generator was the limit" if any(generator_limits(run, tuple(spent.stages))) else ""
 
 
-def _stalled(_: Aggregate, spent: _Spent) -> str:
+def _stalled(_: Aggregate, spent: _TimeSpent) -> str:
     longest_ns, usual_ns = spent.service.maximum, spent.service.quantile(0.5)
     if longest_ns < max(STALL_SHARE * spent.load_s * NS_PER_S, STALL_FACTOR * usual_ns) or not longest_ns:
         return ""
     return f"the target stalled: a reply took up to {longest_ns / NS_PER_S:.1f} s"
 
 
-def _waited(run: Aggregate, spent: _Spent) -> str:
+def _waited(run: Aggregate, spent: _TimeSpent) -> str:
     whole_s = spent.workers * spent.load_s
     if run.opened is None or spent.waited_s < max(BUSY_SHARE * whole_s, spent.replies_s):
         return ""
@@ -173,7 +173,7 @@ def _waited(run: Aggregate, spent: _Spent) -> str:
     )
 
 
-def _busy(_: Aggregate, spent: _Spent) -> str:
+def _busy(_: Aggregate, spent: _TimeSpent) -> str:
     if not spent.replies_s or spent.replies_s < BUSY_SHARE * spent.whole_s:
         return ""
     at_most_per_s = spent.senders * spent.batch / (spent.service.mean / NS_PER_S)

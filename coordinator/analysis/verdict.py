@@ -1,11 +1,10 @@
-"""Can the numbers of a run be trusted? A list of rules, each a sentence with figures when it is broken.
+"""The verdict: can the numbers of a run be trusted? Each rule that is broken gives a sentence with its figures.
 
-    trusted   nothing speaks against the numbers
-    suspect   they are exact, but may not mean what they seem to, or could not be checked in full
-    invalid   they are wrong, or there are none: exit code 7
+    trusted   no rule is broken
+    suspect   the numbers are exact, but may be misleading, or could not be checked completely
+    invalid   the numbers are wrong, or there are none: exit code 7
 
-A rule looks at the evidence alone; what went wrong on the server's side (errors, slow replies) is a result, no
-reason for distrust.
+Problems of the server (errors, slow replies) are results, not reasons for distrust.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ import msgspec
 from common.plan.schema import Arrivals
 from common.units import counted
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.generator import BUSY_SHARE, limit_findings
-from coordinator.analysis.key_space import preload_finding
+from coordinator.analysis.generator import BUSY_SHARE, generator_limits
+from coordinator.analysis.key_space import preload_mismatch
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
-from coordinator.analysis.missing_connections import unopened_finding
+from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.tallies import AgentTally
-from coordinator.analysis.unassigned_shares import uncarried, uncarried_clause, uncarried_sentence
-from coordinator.analysis.unfinished_run import unfinished
-from coordinator.analysis.unsent_operations import unsent_cause
+from coordinator.analysis.unassigned_shares import unassigned_clause, unassigned_sentence, unassigned_shares
+from coordinator.analysis.unfinished_run import unfinished_reason
+from coordinator.analysis.unsent_operations import why_unsent
 
 UNSENT_SHARE = 0.001
 START_SKEW_MS = 100.0
@@ -46,7 +45,7 @@ class Level(enum.Enum):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The worst level of all broken rules, and a sentence for each of them, the worst first."""
+    """The worst level of all broken rules, and a sentence for each, the worst first."""
 
     level: Level
     reasons: tuple[str, ...]
@@ -54,7 +53,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the rules look at."""
+    """The input of the rules."""
 
     run: Aggregate
     ledger: Ledger
@@ -62,17 +61,17 @@ class Evidence:
 
     @property
     def measured(self) -> list[StageResult]:
-        """The stages that are reported."""
+        """The measured stages."""
         return [stage for stage in self.stages if stage.leg.measured]
 
     @property
     def agents(self) -> list[AgentTally]:
-        """Everybody who took part."""
+        """All agents."""
         return list(self.run.agents.values())
 
     @property
     def ok(self) -> int:
-        """Operations done, in all stages."""
+        """Operations that succeeded, in all stages."""
         return sum(stage.tally.ok for stage in self.stages)
 
 
@@ -80,7 +79,7 @@ Rule = Callable[[Evidence], Iterator[str]]
 
 
 def judge(run: Aggregate, ledger: Ledger) -> Verdict:
-    """Hold every rule against a run."""
+    """Apply every rule to a run."""
     evidence = Evidence(run, ledger, stage_results(run, ledger))
     findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
     worst = Level.TRUSTED
@@ -92,13 +91,13 @@ def judge(run: Aggregate, ledger: Ledger) -> Verdict:
 def _nothing_done(evidence: Evidence) -> Iterator[str]:
     ended = sum(stage.tally.operations for stage in evidence.measured)
     if not ended:
-        yield "No operation came to an end."
+        yield "No operation ended."
     elif not any(stage.tally.ok for stage in evidence.measured):
-        yield f"Not one operation was done: all {ended:,} ended in an error."
+        yield f"No operation succeeded: all {ended:,} ended in an error."
 
 
 def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
-    # (agent, what it reported, what its frames hold)
+    # (agent, operations in its final report, operations in its frames)
     short = [
         (agent.facts.agent_id, agent.end.final.counted, agent.counted)
         for agent in evidence.agents
@@ -109,8 +108,9 @@ def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
     who = (
         f"Agent {short[0][0]}" if len(short) == 1 else f"{len(short)} agents ({_listed(name for name, _, _ in short)})"
     )
-    reported, held = counted(sum(said for _, said, _ in short), "operation"), sum(held for _, _, held in short)
-    yield f"{who} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames hold {held:,}."
+    reported = counted(sum(final for _, final, _ in short), "operation")
+    in_frames = sum(frames for _, _, frames in short)
+    yield f"{who} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames contain {in_frames:,}."
 
 
 def _never_ended(evidence: Evidence) -> Iterator[str]:
@@ -118,32 +118,32 @@ def _never_ended(evidence: Evidence) -> Iterator[str]:
     whole = len(finals) == len(evidence.agents) and all(final.drained and not final.processes_lost for final in finals)
     ledger = evidence.ledger
     if whole and ledger.issued != ledger.counted:
-        yield f"Workers began {counted(ledger.issued, 'operation')}, but {ledger.counted:,} came to an end."
+        yield f"Workers began {counted(ledger.issued, 'operation')}, but {ledger.counted:,} ended."
 
 
 def _server_did_less(evidence: Evidence) -> Iterator[str]:
     calls = evidence.ledger.server_calls
     if calls is not None and calls < evidence.ok:
         done = f"{counted(evidence.ok, 'operation')} {'was' if evidence.ok == 1 else 'were'}"
-        yield f"{done} counted as done, but the server counted only {counted(calls, 'call')}."
+        yield f"{done} counted as successful, but the server counted only {counted(calls, 'call')}."
 
 
 def _unaccounted(evidence: Evidence) -> Iterator[str]:
     ledger = evidence.ledger
     if not ledger.unaccounted or ledger.server_calls is None:
         return
-    room = f" (of which {ledger.uncertain:,} may or may not have reached it)" if ledger.uncertain else ""
-    somebody_died = any(not agent.finished for agent in evidence.agents) or bool(evidence.run.workers_lost)
-    cause = "what was lost with a process was never reported" if somebody_died else "was anybody else using it?"
+    room = f" ({ledger.uncertain:,} of them may or may not have reached the server)" if ledger.uncertain else ""
+    lost_processes = any(not agent.finished for agent in evidence.agents) or bool(evidence.run.workers_lost)
+    cause = "lost processes did not report everything" if lost_processes else "did other clients use the server?"
     yield (
         f"{counted(ledger.unaccounted, 'operation')} {'is' if ledger.unaccounted == 1 else 'are'} unaccounted for: "
         f"workers began {ledger.issued:,}{room}, the server counted "
-        f"{counted(ledger.server_calls, 'call')}; {cause}"
+        f"{counted(ledger.server_calls, 'call')}; {cause}{'.' * lost_processes}"
     )
 
 
 def _share_uncarried(evidence: Evidence) -> Iterator[str]:
-    if sentence := uncarried_sentence(evidence.run):
+    if sentence := unassigned_sentence(evidence.run):
         yield sentence
 
 
@@ -153,8 +153,8 @@ def _server_not_read(evidence: Evidence) -> Iterator[str]:
 
 
 def _never_closed(evidence: Evidence) -> Iterator[str]:
-    if why := unfinished(evidence.run):
-        yield f"{why[:1].upper()}{why[1:]}. This is what was accepted until then."
+    if why := unfinished_reason(evidence.run):
+        yield f"{why[:1].upper()}{why[1:]}. The report covers what was accepted until then."
 
 
 def _agents_lost(evidence: Evidence) -> Iterator[str]:
@@ -163,8 +163,8 @@ def _agents_lost(evidence: Evidence) -> Iterator[str]:
         names = _listed(agent.facts.agent_id for agent in lost)
         kept = sum(agent.counted for agent in lost)
         yield (
-            f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the {counted(kept, 'operation')} "
-            "reported until then count, what was done after that is unknown."
+            f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the report includes the "
+            f"{counted(kept, 'operation')} reported before; later operations are unknown."
         )
 
 
@@ -172,21 +172,21 @@ def _workers_lost(evidence: Evidence) -> Iterator[str]:
     noted = len(evidence.run.workers_lost)
     said = sum(agent.end.final.processes_lost for agent in evidence.agents if agent.end and agent.end.final)
     if lost := max(noted, said):
-        yield f"{counted(lost, 'worker process')} died during the run; operations not yet reported are lost."
+        yield f"{counted(lost, 'worker process')} died during the run; their unreported operations are lost."
 
 
 def _not_drained(evidence: Evidence) -> Iterator[str]:
     cut = [a.facts.agent_id for a in evidence.agents if a.end and a.end.final and not a.end.final.drained]
     if cut:
-        yield f"Workers of {_listed(cut)} were cut off while operations were in flight."
+        yield f"Workers of {_listed(cut)} were stopped while operations were in flight."
 
 
 def _generator_busy(evidence: Evidence) -> Iterator[str]:
-    yield from limit_findings(evidence.run, evidence.stages)
+    yield from generator_limits(evidence.run, evidence.stages)
 
 
 def _machine_busy(evidence: Evidence) -> Iterator[str]:
-    """Agents on one machine measure the same: each machine counts once, by its busiest measurement."""
+    """Agents on one machine measure the same CPU, so each machine counts once, by its highest measurement."""
     busy: dict[str, float] = {}
     agents: dict[str, list[str]] = {}
     for agent in evidence.agents:
@@ -205,13 +205,13 @@ def _machine_busy(evidence: Evidence) -> Iterator[str]:
     else:
         listed = _listed(f"{host} {percent:.0f}%" for host, percent in busy.items())
         found = f"{len(busy)} machines were busy on all their cores ({listed})"
-    yield f"{found}: the generator, or what shares the machine with it, may have been the limit."
+    yield f"{found}: the generator, or another program on the machine, may have been the limit."
 
 
 def _loop_held_up(evidence: Evidence) -> Iterator[str]:
     worst = max((agent.end.lag_ms_max for agent in evidence.agents if agent.end), default=0.0)
     if worst > LOOP_LAG_MS:
-        yield f"An agent's own loop was held up for {worst:,.0f} ms: its machine was overloaded or suspended."
+        yield f"An agent's own loop was blocked for {worst:,.0f} ms: its machine was overloaded or suspended."
 
 
 def _started_apart(evidence: Evidence) -> Iterator[str]:
@@ -231,11 +231,11 @@ def _clocks_apart(evidence: Evidence) -> Iterator[str]:
         return
     worst_ms = max(errors_ms.values())
     if len(errors_ms) == 1:
-        found = f"The clock of agent {_listed(errors_ms)} is known to within {worst_ms:,.0f} ms only, so its seconds"
+        found = f"The clock of agent {_listed(errors_ms)} is known only to within {worst_ms:,.0f} ms, so its seconds"
     else:
-        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known to within {worst_ms:,.0f} ms "
-        found += "only, so their seconds"
-    yield f"{found} may be shifted against those of other agents."
+        found = f"The clocks of {len(errors_ms)} agents ({_listed(errors_ms)}) are known only to within "
+        found += f"{worst_ms:,.0f} ms, so their seconds"
+    yield f"{found} may be shifted against the seconds of other agents."
 
 
 def _rate_missed(evidence: Evidence) -> Iterator[str]:
@@ -246,55 +246,55 @@ def _rate_missed(evidence: Evidence) -> Iterator[str]:
         # A Poisson process is off by more than four standard deviations once in 30,000 runs.
         chance = 4 * stage.wanted**0.5 if by_chance else 1.0
         if stage.duration_s > 0 and stage.in_time < RATE_ACHIEVED * stage.wanted - chance:
-            mean = " in the mean" if stage.leg.is_ramp else ""
+            mean = " on average" if stage.leg.is_ramp else ""
             of = f" of {stage.leg.name}" if several else ""
-            # The sentence on unsent operations names the cause already.
+            # The sentence on unsent operations gives the cause already.
             cause = "" if _many_unsent(evidence) else _cause_of_missing(evidence, stage)
             yield (
-                f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved one "
+                f"The target rate{of} was {stage.wanted / stage.duration_s:,.0f}/s{mean}, the achieved rate "
                 f"{stage.achieved_per_s:,.0f}/s ({stage.in_time / stage.wanted:.1%}){': ' * bool(cause)}{cause}."
             )
 
 
 def _cause_of_missing(evidence: Evidence, stage: StageResult) -> str:
-    """Why a stage missed its rate: for want of an agent, if that explains half of what is missing."""
+    """Return why a stage missed its rate: a share without an agent, if that explains half of the difference."""
     number = evidence.stages.index(stage)
-    shares = [share for share in uncarried(evidence.run) if share.due[number]]
+    shares = [share for share in unassigned_shares(evidence.run) if share.due[number]]
     missed = sum(share.due[number] for share in shares)
     if missed and 2 * missed >= stage.wanted - stage.in_time:
-        return uncarried_clause(shares)
-    return unsent_cause(evidence.run, [stage])
+        return unassigned_clause(shares)
+    return why_unsent(evidence.run, [stage])
 
 
 def _unsent(evidence: Evidence) -> Iterator[str]:
     if unsent := _many_unsent(evidence):
-        cause = unsent_cause(evidence.run, evidence.measured)
-        why = f": {cause}" if cause else " (see errors and response time)"
-        yield f"{unsent:,} operations were due, but were never sent{why}."
+        cause = why_unsent(evidence.run, evidence.measured)
+        cause = cause or "all workers were busy (see errors and response time)"
+        yield f"{unsent:,} operations were never sent: {cause}."
 
 
 def _many_unsent(evidence: Evidence) -> int:
-    """How many operations were never sent; 0 if they are too few to report."""
+    """Return how many operations were never sent; 0 if they are too few to report."""
     unsent = sum(stage.tally.unsent for stage in evidence.measured)
     issued = sum(stage.issued for stage in evidence.measured)
-    # The end finds each thread with an operation in hand at most; that is no sign of a backlog.
+    # At the end, each thread may have one operation that is due: that is no backlog.
     threads = evidence.run.opened.threads_total if evidence.run.opened else 0
     return unsent if unsent > max(threads, UNSENT_SHARE * issued) else 0
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first names and how many more there are, because a fleet may have hundreds."""
+    """Return the first names and how many more there are, because a fleet may have hundreds."""
     every = list(names)
     more = len(every) - _NAMED
     return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _connections_missing(evidence: Evidence) -> Iterator[str]:
-    yield from unopened_finding(evidence.run)
+    yield from missing_connections(evidence.run)
 
 
 def _keys_missing(evidence: Evidence) -> Iterator[str]:
-    yield from preload_finding(evidence.run)
+    yield from preload_mismatch(evidence.run)
 
 
 RULES: tuple[tuple[Level, Rule], ...] = (

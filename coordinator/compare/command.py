@@ -18,7 +18,7 @@ from common.plan.schema import Driver, Plan
 from common.program import explained
 from coordinator.compare.comparison_text import print_comparison, run_line
 from coordinator.compare.comparison_types import Comparison
-from coordinator.compare.differences import Conducted, Head, build_comparison
+from coordinator.compare.differences import ComparisonPlan, EndedRun, build_comparison
 from coordinator.compare.wire_plan import plans_to_compare
 from coordinator.core.records import Outcome
 from coordinator.options import StartOptions
@@ -66,9 +66,9 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     """
     plans = plans_to_compare(plan)
     people = console_for(stderr=True)
-    head = Head(new_run_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
+    head = ComparisonPlan(new_run_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
     folder = options.out / head.id
-    runs: list[Conducted] = []
+    runs: list[EndedRun] = []
     unwritten: list[str] = []
     stopped = ALL_DONE
     order = planned_runs(rounds)
@@ -82,7 +82,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
             break
         unwritten += ended.unwritten
         if ended.summary is not None:
-            runs.append(Conducted(turn.round, turn.driver, ended.exit_code, ended.summary))
+            runs.append(EndedRun(turn.round, turn.driver, ended.exit_code, ended.summary))
             # What there is must survive whoever kills us in the next run.
             comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
             if not options.quiet:
@@ -125,7 +125,9 @@ def _interrupted_before(turn: PlannedRun) -> Stopped:
     return Stopped(Outcome.INTERRUPTED, f"interrupted before {turn.name} began", EXIT_INTERRUPTED)
 
 
-def _keep(folder: Path, head: Head, runs: Sequence[Conducted], stopped: Stopped) -> tuple[Comparison, tuple[str, ...]]:
+def _keep(
+    folder: Path, head: ComparisonPlan, runs: Sequence[EndedRun], stopped: Stopped
+) -> tuple[Comparison, tuple[str, ...]]:
     """(the comparison so far, why its folder did not take it)."""
     comparison = build_comparison(head, runs, stopped.outcome, stopped.reason)
     try:

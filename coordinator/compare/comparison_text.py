@@ -21,7 +21,7 @@ from coordinator.compare.comparison_types import (
 )
 from coordinator.report.printing import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short
 from coordinator.report.run_files import COMPARISON_FILE
-from coordinator.report.tables import FittedTable, TableColumn, show
+from coordinator.report.tables import FittedTable, TableColumn, print_parts
 
 _TIMES = {
     LatencyKind.RESPONSE: "response time, from the intended send to the reply",
@@ -31,10 +31,10 @@ _TIMES = {
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Everything, from what ran to whether it can be trusted."""
-    show(console, _head(comparison), "", _runs(comparison), "")
+    print_parts(console, _head(comparison), "", _runs(comparison), "")
     if comparison.totals is not None:
-        show(console, _costs(comparison, comparison.totals), "")
-    show(console, _tail(comparison))
+        print_parts(console, _costs(comparison, comparison.totals), "")
+    print_parts(console, _tail(comparison))
 
 
 def run_line(run: ComparedRun) -> str:

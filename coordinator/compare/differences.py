@@ -34,7 +34,7 @@ Figure = Callable[[Summary], float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Conducted:
+class EndedRun:
     """A run that has ended. round: counted from 1."""
 
     round: int
@@ -44,7 +44,7 @@ class Conducted:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ComparisonPlan:
     """What is known of a comparison before its first run. plan: as the client driver runs it."""
 
     id: str
@@ -53,7 +53,7 @@ class Head:
     rounds_wanted: int
 
 
-def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, reason: str) -> Comparison:
+def build_comparison(head: ComparisonPlan, runs: Sequence[EndedRun], outcome: Outcome, reason: str) -> Comparison:
     """What the runs so far say, at least one. Only rounds count in which both drivers came to their end."""
     first = runs[0].summary
     kind = LatencyKind.RESPONSE if first.load.model == "open" else LatencyKind.SERVICE
@@ -90,7 +90,7 @@ def build_comparison(head: Head, runs: Sequence[Conducted], outcome: Outcome, re
     )
 
 
-def _whole_rounds(runs: Sequence[Conducted]) -> list[tuple[Summary, Summary]]:
+def _whole_rounds(runs: Sequence[EndedRun]) -> list[tuple[Summary, Summary]]:
     """The summaries of each round that both drivers ended well: client's, wire's."""
     ended = {(run.round, run.driver): run.summary for run in runs if run.exit_code == EXIT_OK}
     return [
@@ -167,7 +167,7 @@ def spread(values: Sequence[float]) -> FigureSpread:
     return FigureSpread(median=statistics.median(values), low=low, high=high)
 
 
-def _run(run: Conducted, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summary]]) -> ComparedRun:
+def _run(run: EndedRun, kind: LatencyKind, rounds: Sequence[tuple[Summary, Summary]]) -> ComparedRun:
     summary = run.summary
     quantiles = _latency(summary.totals, kind)
     return ComparedRun(

@@ -27,7 +27,7 @@ from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, TakeOver
 from common.units import NS_PER_S, counted, listed
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.unassigned_shares import requests_left
+from coordinator.analysis.unassigned_shares import remaining_requests
 from coordinator.core.actions import Action, Note, Write
 from coordinator.core.conversation import Conversation
 from coordinator.core.member import LOST_AFTER_NS, OFFERS, Fence, Member, MemberState
@@ -101,7 +101,7 @@ class TakeOvers:
             return False
         if self._end_ns is not None and now_ns + TAKE_AHEAD_NS >= t0_ns + self._end_ns:
             return False
-        left = requests_left(self._written, member.agent_id)
+        left = remaining_requests(self._written, member.agent_id)
         return left is None or any(pool.operations for pool in left)
 
     def _standby(self, now_ns: int) -> Member | None:
@@ -153,7 +153,7 @@ class TakeOvers:
         assert t0_ns is not None
         assert offered is not None
         from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
-        left = requests_left(self._written, lost.agent_id)
+        left = remaining_requests(self._written, lost.agent_id)
         self._state.registry.take_over(heir, lost, TakeOver(from_ns=from_ns, left=left), offered.pools, now_ns)
         del self._heirs[lost.agent_id]
         record = ShareTakenOver(

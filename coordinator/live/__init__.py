@@ -1,1 +1,1 @@
-"""What people watch while a run goes on."""
+"""Live views of a running run: a table on a terminal, or lines."""

@@ -1,6 +1,6 @@
-"""The live screen, drawn from a snapshot: rate, latencies, errors by the second, totals, agents, what is left.
+"""The live screen of a snapshot: rate, latencies and errors by the second, totals, agents, remaining time.
 
-It fits the terminal: the least important columns are left out, and only as many seconds are shown as there is room for.
+It fits the terminal: the least important columns are left out, and as many seconds are shown as there is room for.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from rich.text import Text
 
 from common.units import counted, format_seconds
 from coordinator.analysis.generator import BUSY_SHARE
-from coordinator.live.snapshot import AgentRow, LiveSnapshot, SecondRow, StageNow, Times
+from coordinator.live.snapshot import LatencyTimes, LiveAgent, LiveSecond, LiveSnapshot, LiveStage
 from coordinator.report.printing import as_text, ms
 from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
 _AGENTS_SHOWN = 8
 _FEWEST_SECONDS = 3
 _STALE_S = 2.5
-"""An agent says something every second; two missed heartbeats are worth a colour."""
+"""An agent sends a heartbeat every second; an age of more than two is coloured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """The whole screen, at the size of the terminal."""
+    """The whole screen, in the size of the terminal."""
 
     snapshot: LiveSnapshot
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """All seconds, or the newest ones if not all of them fit."""
+        """Draw all seconds, or the newest ones if not all fit."""
         rows = self.snapshot.rows
         too_many = len(console.render_lines(self._drawn(rows), options, pad=False)) - console.size.height
         if too_many > 0:
             rows = rows[-max(_FEWEST_SECONDS, len(rows) - too_many) :]
         yield WithoutTrailingBlanks(self._drawn(rows))
 
-    def _drawn(self, rows: tuple[SecondRow, ...]) -> RenderableType:
+    def _drawn(self, rows: tuple[LiveSecond, ...]) -> RenderableType:
         snapshot = self.snapshot
         parts = [_progress(snapshot), as_text(), _seconds(snapshot, rows), as_text(), _totals(snapshot), as_text()]
         return Group(*parts, _agents(snapshot.agents, snapshot.standing_by))
@@ -54,7 +54,7 @@ def _progress(snapshot: LiveSnapshot) -> RenderableType:
     return Group(line, _stage(snapshot.stage)) if snapshot.stage else line
 
 
-def _stage(stage: StageNow) -> Text:
+def _stage(stage: LiveStage) -> Text:
     rate = "closed loop" if stage.rate_per_s is None else f"{stage.rate_per_s:,.0f}/s wanted"
     if not stage.measured:
         return as_text(f"{stage.name}: {rate}; not in the report", style="yellow")
@@ -103,7 +103,7 @@ def _open_table() -> FittedTable:
     return FittedTable("Response time (ms), from the intended send, and service time", _OPEN_COLUMNS, rule=False)
 
 
-def _seconds(snapshot: LiveSnapshot, rows: tuple[SecondRow, ...]) -> FittedTable:
+def _seconds(snapshot: LiveSnapshot, rows: tuple[LiveSecond, ...]) -> FittedTable:
     table = _open_table() if snapshot.open_loop else _closed_table()
     cells = _open if snapshot.open_loop else _closed
     for row in rows:
@@ -113,11 +113,11 @@ def _seconds(snapshot: LiveSnapshot, rows: tuple[SecondRow, ...]) -> FittedTable
     return table
 
 
-def _closed(row: SecondRow) -> list[TableCell]:
+def _closed(row: LiveSecond) -> list[TableCell]:
     return [str(row.second), f"{row.ops_per_s:,}", *_quantiles(row.service), _errors(row), _core(row.core_share)]
 
 
-def _open(row: SecondRow) -> list[TableCell]:
+def _open(row: LiveSecond) -> list[TableCell]:
     return [
         str(row.second),
         "-" if row.wanted_per_s is None else f"{row.wanted_per_s:,.0f}",
@@ -130,11 +130,11 @@ def _open(row: SecondRow) -> list[TableCell]:
     ]
 
 
-def _quantiles(times: Times | None) -> list[str]:
+def _quantiles(times: LatencyTimes | None) -> list[str]:
     return ["-"] * 3 if times is None else [ms(us) for us in (times.p50_us, times.p99_us, times.max_us)]
 
 
-def _errors(row: SecondRow) -> Text:
+def _errors(row: LiveSecond) -> Text:
     return as_text(f"{row.errors:,}", style="red" if row.errors else "")
 
 
@@ -163,9 +163,9 @@ _AGENT_COLUMNS = (
 )
 
 
-def _agents(agents: tuple[AgentRow, ...], standing_by: int) -> FittedTable:
+def _agents(agents: tuple[LiveAgent, ...], standing_by: int) -> FittedTable:
     table = FittedTable("", _AGENT_COLUMNS, rule=False)
-    # Whoever is in trouble must not fall to the limit.
+    # Agents that are not alive first, so that the limit does not hide them.
     for agent in sorted(agents, key=lambda agent: agent.alive)[:_AGENTS_SHOWN]:
         table.add_row(*_agent(agent))
     more = [f"and {len(agents) - _AGENTS_SHOWN} more"] if len(agents) > _AGENTS_SHOWN else []
@@ -174,7 +174,7 @@ def _agents(agents: tuple[AgentRow, ...], standing_by: int) -> FittedTable:
     return table
 
 
-def _agent(agent: AgentRow) -> list[TableCell]:
+def _agent(agent: LiveAgent) -> list[TableCell]:
     age_s = agent.heartbeat_age_s
     return [
         agent.agent_id,

@@ -1,5 +1,4 @@
-"""What the live view shows at one moment: a pure function of what is known so far, and of what the caller knows of
-the agents."""
+"""The content of the live view at one moment: a pure function of the run so far, and of the agents' states."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ SECONDS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class LatencyTimes:
     """Latencies of one second."""
 
     p50_us: float
@@ -26,39 +25,43 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class SecondRow:
-    """One complete second. service: from send to reply, response: from the intended send, of operations done; None
-    where there were none. stage: in which it began, "" where the load has no parts, "drain" after it. core_share: of
-    one core, of the busiest worker process; None if no agent reports it. length_s: how long the load lasted in it, see
-    `coordinator.analysis.per_second`. wanted_per_s: the mean rate that the plan wants; None in a closed loop. backlog:
-    operations that were due by its end, but not sent. settled: the end of the load will not be added to this row."""
+class LiveSecond:
+    """One complete second.
+
+    service, response: latencies of successful operations, from send and from intended send to reply; None without any.
+    stage: the leg in which the second began; "" if the load has one leg, "drain" after the load. core_share: share of
+    one core that the busiest worker process used; None if no agent reports it. length_s: how long the load lasted in
+    the second, see `coordinator.analysis.per_second`. wanted_per_s: mean rate that the plan wants; None in a closed
+    loop. backlog: operations that were due by its end, but not sent. is_final: the end of the load will not be added to
+    this second.
+    """
 
     second: int
     ok: int
     errors: int
-    service: Times | None
-    response: Times | None = None
+    service: LatencyTimes | None
+    response: LatencyTimes | None = None
     stage: str = ""
     core_share: float | None = None
     length_s: float = 1.0
     wanted_per_s: float | None = None
     backlog: int | None = None
-    settled: bool = True
+    is_final: bool = True
 
     @property
     def counts(self) -> tuple[int, int]:
-        """What changes if an agent reports its share of the second later."""
+        """The counts that change if an agent reports its share of the second later."""
         return self.ok, self.errors
 
     @property
     def ops_per_s(self) -> int:
-        """Operations done, per second of its length."""
+        """Successful operations, per second of its length."""
         return round(self.ok / self.length_s)
 
 
 @dataclass(frozen=True, slots=True)
-class AgentRow:
-    """One agent, as its last heartbeat left it. state: one word. heartbeat_age_s: None before the first."""
+class LiveAgent:
+    """One agent at its last heartbeat. state: one word. heartbeat_age_s: None before the first heartbeat."""
 
     agent_id: str
     host: str
@@ -70,9 +73,9 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class StageNow:
-    """The part of the load that is on. number: from 1 on, the warmup counted, of so many. rate_per_s: at this moment,
-    None in a closed loop. measured: it will be in the report."""
+class LiveStage:
+    """The current leg of the load. number: counted from 1, including the warmup. of: number of legs. rate_per_s: wanted
+    at this moment; None in a closed loop. measured: reports include the leg."""
 
     name: str
     number: int
@@ -83,18 +86,20 @@ class StageNow:
 
 @dataclass(frozen=True, slots=True)
 class LiveSnapshot:
-    """One moment of a run. left_s and left_requests: what remains, None where the plan does not limit it.
-    rows: the last complete seconds, oldest first. unsent: operations that were due, but not begun.
-    ops_per_s: mean over all complete seconds. A warmup counts in rows only. stage: None before the start, and where the
-    load has no parts. open_loop: some of the load has a rate. corrected: rows that may have changed since they were
-    settled: an agent that was cut off has reported its share, or the load ended earlier than planned. standing_by:
-    agents without a share."""
+    """One moment of a run. All numbers except the rows are without the warmup.
+
+    left_s, left_requests: what remains; None if the plan does not limit it. rows: the last complete seconds, oldest
+    first. unsent: operations that were due, but not begun. ops_per_s: mean over all complete seconds. stage: None
+    before the start, and if the load has one leg. open_loop: at least one leg has a rate. corrected: final rows that
+    may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
+    standing_by: agents without a share.
+    """
 
     elapsed_s: float
     left_s: float | None
     left_requests: int | None
     fraction: float
-    rows: tuple[SecondRow, ...]
+    rows: tuple[LiveSecond, ...]
     operations: int
     ok: int
     errors: int
@@ -102,21 +107,21 @@ class LiveSnapshot:
     ops_per_s: float
     connections_open: int
     connection_ceiling: int
-    agents: tuple[AgentRow, ...]
-    stage: StageNow | None = None
+    agents: tuple[LiveAgent, ...]
+    stage: LiveStage | None = None
     open_loop: bool = False
-    corrected: tuple[SecondRow, ...] = ()
+    corrected: tuple[LiveSecond, ...] = ()
     standing_by: int = 0
 
 
 def build_snapshot(
     aggregate: Aggregate,
-    agents: Sequence[AgentRow],
+    agents: Sequence[LiveAgent],
     elapsed_s: float,
     stopped_s: float | None = None,
     standing_by: int = 0,
 ) -> LiveSnapshot:
-    """The state of the run `elapsed_s` after the start instant (negative: before it). stopped_s: when the load was
+    """Return the state of the run `elapsed_s` after the start (negative: before it). stopped_s: when the load was
     stopped early. standing_by: agents without a share."""
     seconds, line = aggregate.seconds, aggregate.line
     measured = aggregate.measured_stages
@@ -153,19 +158,19 @@ def build_snapshot(
     )
 
 
-def _stage_now(line: Timeline, elapsed_s: float) -> StageNow | None:
+def _stage_now(line: Timeline, elapsed_s: float) -> LiveStage | None:
     if line.is_plain or elapsed_s < 0:
         return None
     offset_ns = round(elapsed_s * NS_PER_S)
     number = line.at(offset_ns)
     leg = line.legs[number]
-    return StageNow(leg.name, number + 1, len(line.legs), leg.rate_at(offset_ns), leg.measured)
+    return LiveStage(leg.name, number + 1, len(line.legs), leg.rate_at(offset_ns), leg.measured)
 
 
-def _row(seconds: ShownSeconds, number: int, line: Timeline) -> SecondRow:
+def _row(seconds: ShownSeconds, number: int, line: Timeline) -> LiveSecond:
     shown = seconds.row(number)
     second = shown.second
-    return SecondRow(
+    return LiveSecond(
         second=number,
         ok=second.ok,
         errors=second.errors,
@@ -176,12 +181,12 @@ def _row(seconds: ShownSeconds, number: int, line: Timeline) -> SecondRow:
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,
         backlog=shown.backlog,
-        settled=number <= seconds.settled_through,
+        is_final=number <= seconds.final_through,
     )
 
 
-def _times(histogram: Histogram) -> Times | None:
+def _times(histogram: Histogram) -> LatencyTimes | None:
     if not histogram.count:
         return None
     p50, p99 = histogram.quantiles((0.5, 0.99))
-    return Times(p50 / 1e3, p99 / 1e3, histogram.maximum / 1e3)
+    return LatencyTimes(p50 / 1e3, p99 / 1e3, histogram.maximum / 1e3)

@@ -1,7 +1,7 @@
-"""What people watch while a run goes on: a live table on a terminal, plain lines everywhere else.
+"""Live views: a table on a terminal, plain lines everywhere else, or problems only.
 
-A view draws when it is told to (the caller's loop does so a few times a second) and starts no thread, so that nothing
-writes to the screen behind the loop's back. Everything goes to the console that the caller gives, and to nothing else.
+A view draws when the coordinator's loop calls it, a few times a second. It starts no thread, so that nothing else
+writes to the screen. It writes only to its console.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from common.clock import MonotonicNs, monotonic_ns
 from common.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
 from coordinator.live.screen import Screen
-from coordinator.live.snapshot import LiveSnapshot, SecondRow, Times
+from coordinator.live.snapshot import LatencyTimes, LiveSecond, LiveSnapshot
 from coordinator.report.printing import as_text, ms
 
 _NUMBERS = re.compile(r"\d+")
 
 
 class LiveView(ABC):
-    """A view from its opening to `close`; `with` closes it and gives the terminal back, whatever happens inside."""
+    """A live view. `with` closes it, which restores the terminal."""
 
     @abstractmethod
     def phase(self, text: str, done: int = 0, total: int = 0) -> None:
-        """What is going on before the load; with a total, how much of it is done."""
+        """Show the current phase before the load; with a total, also how much is done."""
 
     @abstractmethod
     def update(self, snapshot: LiveSnapshot) -> None:
-        """The run at this moment."""
+        """Show the run at this moment."""
 
     @abstractmethod
     def note(self, text: str, trouble: bool = False) -> None:
         """Show an event, which stays on the screen. trouble: a quiet view shows it too."""
 
-    def close(self) -> None:  # noqa: B027  # most views hold nothing
-        """Give the terminal back; a second call does nothing."""
+    def close(self) -> None:  # noqa: B027  # most views have nothing to close
+        """Restore the terminal. Idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,14 +54,14 @@ class LiveView(ABC):
 
 
 def open_live(console: Console, quiet: bool) -> LiveView:
-    """The view that fits: trouble only if quiet, a live table on a terminal, a line a second otherwise."""
+    """Return the view for a console: problems only if quiet, a live table on a terminal, else a line each second."""
     if quiet:
         return QuietView(console)
     return TerminalView(console) if console.is_interactive else PlainView(console)
 
 
 class QuietView(LiveView):
-    """Trouble and nothing else."""
+    """Shows only problems."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -73,13 +73,13 @@ class QuietView(LiveView):
         """Not shown."""
 
     def note(self, text: str, trouble: bool = False) -> None:
-        """A line if it is trouble, else nothing."""
+        """Print a line for a problem only."""
         if trouble:
             _line(self._console, text)
 
 
 class PlainView(LiveView):
-    """A line for each phase, second and note: for logs and pipes."""
+    """Prints a line for each phase, second and note: for logs and pipes."""
 
     def __init__(self, console: Console, clock: MonotonicNs = monotonic_ns) -> None:
         self._console = console
@@ -89,7 +89,7 @@ class PlainView(LiveView):
         self._printed: dict[int, tuple[int, int]] = {}
 
     def phase(self, text: str, done: int = 0, total: int = 0) -> None:
-        """A line where the words change, and at most one a second where only its numbers do."""
+        """Print a line if the words change, and at most one line a second if only numbers change."""
         if total:
             text = f"{text} {done:,}/{total:,}"
         now_ns = self._clock()
@@ -100,22 +100,22 @@ class PlainView(LiveView):
         _line(self._console, text)
 
     def update(self, snapshot: LiveSnapshot) -> None:
-        """A line for each settled second, and a corrected one if an agent reports its share later."""
-        fresh = [row for row in snapshot.rows if row.settled and row.second not in self._printed]
+        """Print a line for each final second, and a corrected line if an agent reports its share later."""
+        fresh = [row for row in snapshot.rows if row.is_final and row.second not in self._printed]
         changed = [row for row in snapshot.corrected if self._printed.get(row.second, row.counts) != row.counts]
         for row in (*changed, *fresh):
             corrected = " corrected" if row.second in self._printed else ""
             self._printed[row.second] = row.counts
             _line(self._console, _plain_second(row, snapshot, corrected))
 
-    def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log shows both alike
-        """A line."""
+    def note(self, text: str, trouble: bool = False) -> None:  # noqa: ARG002  # a log shows both in the same way
+        """Print a line."""
         _line(self._console, text)
 
 
 class TerminalView(LiveView):
-    """A table that is drawn over itself; notes scroll away above it. The table is not drawn while the terminal still
-    has output to take (Ctrl-S, a hung ssh session): it would only wait there, and be out of date."""
+    """Redraws a table in place; notes scroll away above it. The table is not drawn while the terminal does not accept
+    output (Ctrl-S, a hung ssh session), because it would be out of date when it appears."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -123,19 +123,19 @@ class TerminalView(LiveView):
         self._live.start()
 
     def phase(self, text: str, done: int = 0, total: int = 0) -> None:
-        """A line, with a bar where there is a total."""
+        """Draw a line, with a bar if there is a total."""
         self._show(_phase_line(text, done, total))
 
     def update(self, snapshot: LiveSnapshot) -> None:
-        """The whole table anew."""
+        """Redraw the table."""
         self._show(Screen(snapshot))
 
     def note(self, text: str, trouble: bool = False) -> None:
-        """A line above the table."""
+        """Print a line above the table."""
         self._console.print(as_text(text, style="yellow" if trouble else ""))
 
     def close(self) -> None:
-        """The last table stays on the screen, the cursor comes back."""
+        """Restore the cursor; the last table stays on the screen."""
         self._live.stop()
 
     def _show(self, renderable: RenderableType) -> None:
@@ -150,7 +150,7 @@ def _phase_line(text: str, done: int, total: int) -> RenderableType:
     return Group(row)
 
 
-def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -> str:
+def _plain_second(row: LiveSecond, snapshot: LiveSnapshot, corrected: str = "") -> str:
     stage = f" ({row.stage})" if row.stage else ""
     rate = f"{row.ops_per_s:,} ops/s"
     if row.wanted_per_s is not None:
@@ -175,7 +175,7 @@ def _plain_second(row: SecondRow, snapshot: LiveSnapshot, corrected: str = "") -
     return f"second {row.second}{stage}{corrected}: {', '.join(parts)}"
 
 
-def _latencies(kind: str, times: Times) -> str:
+def _latencies(kind: str, times: LatencyTimes) -> str:
     return f"{kind} p50 {ms(times.p50_us)} p99 {ms(times.p99_us)} max {ms(times.max_us)} ms"
 
 
@@ -184,5 +184,5 @@ def _words(text: str) -> str:
 
 
 def _line(console: Console, text: str) -> None:
-    # A log line is one line, however narrow the terminal that was not there.
+    # Not wrapped: a log line is one line.
     console.print(as_text(text), soft_wrap=True)

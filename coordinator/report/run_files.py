@@ -1,4 +1,5 @@
-"""What a run leaves in its folder beside the journal. Each file appears whole or not at all."""
+"""Write the files of a run folder except the journal: plan.yaml, summary.json, timeseries.csv. Each file appears
+completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,15 +28,15 @@ COMPARISON_FILE = "comparison.json"
 ERROR_FILE = "error.txt"
 """Tracebacks of unexpected errors; most runs do not have this file."""
 LARGEST_BYTES = 256 << 20
-"""Of a file that is read again: a time series of a month has less."""
+"""Largest file to read again. A time series of a month is smaller."""
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
-"""Modes of what a run leaves, whatever the umask: only its owner reads it."""
+"""Modes of a run's folders and files, independent of the umask: only the owner may read them."""
 
 
 def write_run_files(folder: Path, summary: Summary, aggregate: Aggregate) -> list[str]:
-    """Write the summary and the time series; older ones are replaced. If one cannot be written, the other still is.
+    """Write the summary and the time series, replacing older files. If one cannot be written, the other still is.
 
-    Returns a line for each file that could not be written; a single one if the folder is not there.
+    Returns a line for each file that could not be written; one line if the folder does not exist.
     """
     texts = _result_texts(summary, aggregate)
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -45,11 +46,11 @@ def write_run_files(folder: Path, summary: Summary, aggregate: Aggregate) -> lis
 
 
 def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], list[str]]:
-    """Of a run that has ended, write those of the same files that are missing, half-written, or of an earlier end: a
-    coordinator that was killed right after the end leaves such. Others stay as they are, and so does the folder of a
-    journal that was copied out of its run's.
+    """Write files of a run that has ended if they are missing, incomplete, or from an earlier end of the run, as after
+    a coordinator was killed right after the end. Other files stay as they are. Does nothing for a journal that was
+    copied out of its run folder.
 
-    Returns (names of the files written, a line for each that could not be).
+    Returns (names of the written files, a line for each file that could not be written).
     """
     folder, opened = journal.parent, aggregate.opened
     if opened is None or aggregate.closed is None or journal.name != JOURNAL_FILE or not (folder / PLAN_FILE).is_file():
@@ -65,8 +66,8 @@ def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], 
     plan = opened.plan
     texts = {PLAN_FILE: lambda: plan_yaml(plan), **_result_texts(summary, aggregate)}
     wanted = {name: text for name, text in texts.items() if not whole[name]}
-    troubles = _write_all(folder, wanted)
-    return ([] if troubles else list(wanted)), troubles
+    problems = _write_all(folder, wanted)
+    return ([] if problems else list(wanted)), problems
 
 
 def _is_whole(path: Path, check: Callable[[str], bool] = lambda _: True) -> bool:
@@ -75,26 +76,26 @@ def _is_whole(path: Path, check: Callable[[str], bool] = lambda _: True) -> bool
     except (FileNotFoundError, UnicodeDecodeError):
         return False
     except OSError:
-        return True  # as far as we may know
+        return True  # unreadable: leave it as it is
     return text.endswith("\n") and "\0" not in text and check(text)
 
 
 def _is_of_this_end(text: str, summary: Summary) -> bool:
-    """Whether a summary.json, of any release, has the end and the totals of this one."""
+    """Return whether a summary.json, of any release, has the end and the totals of this summary."""
     with suppress(ValueError, KeyError, TypeError):
-        said, ours = json.loads(text), json.loads(summary.to_json())
-        return all(said[part][key] == ours[part][key] for part, key in _TELLING)
+        theirs, ours = json.loads(text), json.loads(summary.to_json())
+        return all(theirs[part][key] == ours[part][key] for part, key in _END_KEYS)
     return False
 
 
-_TELLING = (
+_END_KEYS = (
     ("run", "outcome"),
     ("run", "reason"),
     ("run", "duration_s"),
     ("totals", "operations"),
     ("totals", "errors"),
 )
-"""What tells the summaries of two ends of one run apart."""
+"""Keys that differ between the summaries of two ends of one run."""
 
 
 def _result_texts(summary: Summary, aggregate: Aggregate) -> dict[str, Callable[[], str]]:
@@ -105,36 +106,36 @@ def _result_texts(summary: Summary, aggregate: Aggregate) -> dict[str, Callable[
 
 
 def _write_all(folder: Path, texts: Mapping[str, Callable[[], str]]) -> list[str]:
-    troubles = []
+    problems = []
     for name, text in texts.items():
         try:
             write_whole(folder / name, text())
         except Exception as error:  # noqa: BLE001 - a bug in one must not lose the others
             _, why = explained(error, folder / ERROR_FILE)
-            troubles.append(why)
-    return troubles
+            problems.append(why)
+    return problems
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, for its owner alone, then move it there. Raises UsageError when that cannot be
-    done."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a temporary file next to `path`, readable by its owner only, then rename it. Raises UsageError if that
+    fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
             with open(handle, "w", encoding="utf-8") as file:
-                make_private(beside, PRIVATE_FILE)
+                make_private(temporary, PRIVATE_FILE)
                 file.write(text)
                 file.flush()
-                os.fsync(handle)  # or a power cut leaves the new name with nothing in it
-            beside.replace(path)
+                os.fsync(handle)  # without this, a power failure may leave an empty file under the new name
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot write this file: {error.strerror}") from error
 
 
 def make_private(path: Path, mode: int) -> None:
-    """Set the mode of what we made, whatever the umask. Some file systems have no modes."""
+    """Set the mode of a new file or folder, independent of the umask. Some file systems have no modes."""
     with suppress(OSError):
         path.chmod(mode)

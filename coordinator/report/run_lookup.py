@@ -1,4 +1,4 @@
-"""Find the run or comparison that a user names: by id, by the beginning of one, by path, or as `latest`."""
+"""Find the run or comparison that a user names: by its id, the beginning of the id, its path, or `latest`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _ID_TIME = re.compile(r"\d{8}-\d{6}(?=-)")
 
 
 def find_report(run: str, out: Path) -> Path:
-    """The journal or the comparison.json that `run` means: an id in `out` (that of a run in a comparison is
-    COMPARISON/RUN), an unambiguous beginning of one, "latest", or the path of a folder or of such a file.
+    """Return the journal or the comparison.json of `run`.
 
-    Raises UsageError when there is none, or more than one.
+    run: an id in the folder `out` (COMPARISON/RUN for a run of a comparison), an unambiguous beginning of an id,
+    "latest", or the path of a run folder, a journal or a comparison.json. Raises UsageError if nothing matches, or more
+    than one run.
     """
-    for place in (Path(run), out / run) if run else ():
-        if place.is_file():
-            return place
-        if (found := _report_in(place)) is not None:
+    for path in (Path(run), out / run) if run else ():
+        if path.is_file():
+            return path
+        if (found := _report_in(path)) is not None:
             return found
-        _refuse_broken(run, place)
+        _check_reportable(run, path)
     reports = dict(_reports(out))
     if not reports:
         raise UsageError(f'no run "{run}": {out} has no runs; name their folder with --out')
@@ -44,12 +45,12 @@ def find_report(run: str, out: Path) -> Path:
     if len(matching) == 1:
         return reports[matching[0]]
     if matching:
-        raise UsageError(f'"{run}" may mean any of {_named(matching)}; give more of the run id')
+        raise UsageError(f'"{run}" matches {_named(matching)}; give more of the run id')
     raise UsageError(f'no run "{run}" in {out}; there are: {_named(list(reports))}')
 
 
 def find_journal(run: str, out: Path) -> Path:
-    """The journal that `run` means, see `find_report`. Raises UsageError also for a comparison, which has none."""
+    """Return the journal of `run`, see `find_report`. Raises UsageError for a comparison too: it has no journal."""
     found = find_report(run, out)
     if found.name == COMPARISON_FILE:
         runs = _named([f"{found.parent.name}/{name}" for name in _runs_in(found.parent)])
@@ -61,8 +62,8 @@ def _report_in(folder: Path) -> Path | None:
     return next((path for name in (JOURNAL_FILE, COMPARISON_FILE) if (path := folder / name).is_file()), None)
 
 
-def _refuse_broken(run: str, folder: Path) -> None:
-    """A folder that a killed coordinator left before there was anything to report."""
+def _check_reportable(run: str, folder: Path) -> None:
+    """Raise UsageError for a folder of a coordinator that was killed before there was anything to report."""
     if runs := _runs_in(folder):
         names = _named([f"{folder.name}/{name}" for name in runs])
         raise UsageError(f'"{run}" is a comparison that ended before its first run did; there are: {names}')
@@ -71,14 +72,14 @@ def _refuse_broken(run: str, folder: Path) -> None:
 
 
 def _runs_in(folder: Path) -> list[str]:
-    """Names of the runs of a comparison, in their order."""
+    """Return the names of a comparison's runs, in order."""
     found = [path.parent.name for path in folder.glob(f"*/{JOURNAL_FILE}")]
     names = [name for name in found if _RUN_OF_COMPARISON.fullmatch(name)]
     return sorted(names, key=lambda name: (len(name.partition("-")[0]), name))
 
 
 def _reports(out: Path) -> Iterator[tuple[str, Path]]:
-    """(name, file) of runs and comparisons; a comparison without a result is listed by its runs."""
+    """Yield (name, file) of runs and comparisons; for a comparison without a result, those of its runs."""
     for folder in sorted(path for path in out.glob("*") if path.is_dir()):
         if (found := _report_in(folder)) is not None:
             yield folder.name, found
@@ -87,8 +88,8 @@ def _reports(out: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _began(name: str, path: Path) -> float:
-    """When a run began, in seconds since the epoch: from its id, or from its file if the folder was renamed. The time
-    of the folder's last change is only the last resort, because copying changes it."""
+    """Return when a run began, in seconds since the epoch: from its id, or if the folder was renamed, from its file.
+    The file's modification time is the last resort, because copying changes it."""
     with suppress(ValueError):
         if match := _ID_TIME.match(name):
             return datetime.strptime(match[0], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
@@ -101,13 +102,13 @@ def _began(name: str, path: Path) -> float:
 
 def _started_at(path: Path) -> str:
     if path.name == COMPARISON_FILE:
-        return msgspec.json.decode(read_bounded(path, LARGEST_BYTES), type=_Head).started_at
+        return msgspec.json.decode(read_bounded(path, LARGEST_BYTES), type=_StartedAt).started_at
     first = next(read_journal(path), None)
     return first.started_at if isinstance(first, RunOpened) else ""
 
 
-class _Head(msgspec.Struct):
-    """The only key of comparison.json that is needed here."""
+class _StartedAt(msgspec.Struct):
+    """The key of comparison.json that is needed here."""
 
     started_at: str
 

@@ -1,4 +1,4 @@
-"""From what a journal says to the summary of a run: `build_summary`, a pure function of the aggregate."""
+"""Build the summary of a run from its aggregate. Pure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from common.serde import to_builtins
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import (
-    all_watched,
-    busiest_of,
-    busy_of,
-    hold_ups_of,
-    limit_findings,
+    all_report_cpu,
+    busiest_agent,
+    busy_times,
+    generator_limits,
+    hold_ups_by_agent,
     throttled_share,
 )
 from coordinator.analysis.key_space import clean_up_of, preload_of
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import StageResult, stage_results
-from coordinator.analysis.tallies import AgentTally, Busy
-from coordinator.analysis.unassigned_shares import uncarried
-from coordinator.analysis.unfinished_run import unfinished
+from coordinator.analysis.tallies import AgentTally, BusyTime
+from coordinator.analysis.unassigned_shares import unassigned_shares
+from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
 from coordinator.core.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
 from coordinator.report.summary_types import (
@@ -63,11 +63,11 @@ _BIN_EDGES_NS = tuple(factor * 10**power for power in range(2, 12) for factor in
 
 
 def build_summary(aggregate: Aggregate) -> Summary:
-    """The summary of all records folded so far. Raises UsageError when there is no run among them yet."""
+    """Return the summary of everything known so far. Raises UsageError if the journal has no run yet."""
     opened = aggregate.opened
     if opened is None:
         raise UsageError("the journal ends before the run began, so there is nothing to report")
-    ledger = balance(aggregate)
+    ledger = audit(aggregate)
     stages = stage_results(aggregate, ledger)
     measured = [stage for stage in stages if stage.leg.measured]
     totals, duration_s = aggregate.measured, sum(stage.duration_s for stage in measured)
@@ -102,7 +102,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
 
 
 def quantiles(histogram: Histogram, unit: float) -> Quantiles:
-    """A histogram of nanoseconds in a unit of so many."""
+    """Return the quantiles of a histogram of nanoseconds. unit: nanoseconds in the unit of the result."""
     p50, p90, p95, p99, p99_9, p99_99 = (value / unit for value in histogram.quantiles(_QUANTILES))
     return Quantiles(
         count=histogram.count,
@@ -145,13 +145,13 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
     closed = aggregate.closed
     stop, started = aggregate.load_stop, aggregate.started
-    broken_off = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
+    outcome_without_end = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
     return RunSummary(
         id=opened.run_id,
         started_at=opened.started_at,
         duration_s=aggregate.duration_s,
-        outcome=closed.outcome if closed else broken_off,
-        reason=closed.reason if closed else unfinished(aggregate),
+        outcome=closed.outcome if closed else outcome_without_end,
+        reason=closed.reason if closed else unfinished_reason(aggregate),
         plan_hash=opened.plan_hash,
         stop_reason=stop.reason if stop else "",
         stopped_at_s=(stop.at_ns - started.t0_ns) / NS_PER_S if stop and started else None,
@@ -159,9 +159,11 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
 
 
 def _uncarried(aggregate: Aggregate) -> int:
-    """Operations that were due in a share without an agent, in the stages that are measured."""
+    """Return how many operations were due in shares without an agent, in the measured stages."""
     legs = aggregate.line.legs
-    return sum(count for share in uncarried(aggregate) for leg, count in share.operations.items() if legs[leg].measured)
+    return sum(
+        count for share in unassigned_shares(aggregate) for leg, count in share.operations.items() if legs[leg].measured
+    )
 
 
 def _load(
@@ -194,17 +196,17 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     measured = aggregate.measured
     whole, lag = measured.generator, measured.generator.loop_lag
     pools = measured.pools.values()
-    told = all_watched(aggregate)
+    reported = all_report_cpu(aggregate)
     cpu_us = whole.cpu_ns / _US
-    busiest = busiest_of(aggregate.measured_stages)
-    held = hold_ups_of(aggregate.measured_stages).values()
-    throttled = max(held, key=lambda one: (throttled_share(one), one.quota_periods), default=None)
-    stalled = max(held, key=lambda one: one.stall_max_ns, default=None)
+    busiest = busiest_agent(aggregate.measured_stages)
+    delays = hold_ups_by_agent(aggregate.measured_stages).values()
+    throttled = max(delays, key=lambda one: (throttled_share(one), one.quota_periods), default=None)
+    stalled = max(delays, key=lambda one: one.stall_max_ns, default=None)
     return GeneratorSummary(
-        cpu_s=whole.cpu_ns / NS_PER_S if told else None,
-        cpu_us_per_operation=cpu_us / measured.operations if told and measured.operations else None,
-        core_share_max=max(whole.core_share_max, busiest.core_share) if told else None,
-        core_share_mean=busiest.core_share if told else None,
+        cpu_s=whole.cpu_ns / NS_PER_S if reported else None,
+        cpu_us_per_operation=cpu_us / measured.operations if reported and measured.operations else None,
+        core_share_max=max(whole.core_share_max, busiest.core_share) if reported else None,
+        core_share_mean=busiest.core_share if reported else None,
         loop_share_mean=busiest.loop_share if lag.count else None,
         loop_lag_us=quantiles(lag, _US) if lag.count else None,
         late_sends=sum(pool.late_sends for pool in pools),
@@ -213,7 +215,7 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
         throttled_s=throttled.throttled_ns / NS_PER_S if throttled else None,
         stall_max_s=stalled.stall_max_ns / NS_PER_S if stalled else None,
         stall_at_s=stalled.stall_at_ns / NS_PER_S if stalled and stalled.stall_max_ns else None,
-        limit=any(limit_findings(aggregate, stages)),
+        limit=any(generator_limits(aggregate, stages)),
     )
 
 
@@ -245,14 +247,14 @@ def _model(leg: Leg) -> str:
 
 
 def _agents(aggregate: Aggregate) -> tuple[AgentSummary, ...]:
-    busy, held = busy_of(aggregate.stages), hold_ups_of(aggregate.stages)
+    busy, delays = busy_times(aggregate.stages), hold_ups_by_agent(aggregate.stages)
     began = {record.agent.agent_id: record for record in aggregate.takeovers}
     replaced = {record.replaces: record for record in aggregate.takeovers}
     return tuple(
         _agent(
             agent,
-            busy.get(agent_id, Busy()).watched_ns,
-            held.get(agent_id),
+            busy.get(agent_id, BusyTime()).watched_ns,
+            delays.get(agent_id),
             began.get(agent_id),
             replaced.get(agent_id),
         )
@@ -267,8 +269,8 @@ def _agent(
     began: ShareTakenOver | None,
     replaced: ShareTakenOver | None,
 ) -> AgentSummary:
-    """watched_ns: the time for which `hold_ups` was measured. began: how it got its share, if another agent had it
-    before. replaced: how it lost its share."""
+    """watched_ns: how long `hold_ups` was measured. began: the takeover by which the agent got its share, if another
+    agent had the share before. replaced: the takeover of its share by another agent."""
     end = agent.end
     allowed_ns = hold_ups.allowed_ns if hold_ups else 0
     final = end.final if end else None
@@ -316,7 +318,7 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:
 
 
 def _pubsub(aggregate: Aggregate) -> PubSubSummary:
-    # Counts are of everything: a message sent in one stage may be told of by another host in the next one.
+    # Counts cover all stages: a message sent in one stage may be reported by another host in the next one.
     deliveries = merge_deliveries(pool.deliveries for pool in aggregate.totals.pools.values())
     measured = merge_deliveries(pool.deliveries for pool in aggregate.measured.pools.values())
     return PubSubSummary(
@@ -330,9 +332,9 @@ def _pubsub(aggregate: Aggregate) -> PubSubSummary:
 
 
 def _bins(histogram: Histogram) -> tuple[Bin, ...]:
-    """Six bins a decade, from the first to the last that holds anything.
+    """Return six bins a decade, from the first to the last that is not empty.
 
-    A bucket counts where its highest value lies; so a bin's edge is off by up to 0.1%, as every bucket is.
+    A bucket counts in the bin of its highest value, so a bin's edge is off by up to 0.1%, the width of a bucket.
     """
     indices, counts = histogram.buckets()
     if not indices.size:

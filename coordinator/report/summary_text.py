@@ -1,5 +1,5 @@
-"""The end-of-run summary for people: a row per command and the totals, as memtier_benchmark has it, and around it what
-one must know to believe them. Fits the terminal it is shown on, and needs none.
+"""The summary of a run as text: what ran, a row for each command as in memtier_benchmark, and the verdict. It fits the
+terminal, and needs none.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from coordinator.report.summary_types import (
     Stats,
     Summary,
 )
-from coordinator.report.tables import Bar, FittedTable, TableColumn, show
+from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts
 
 _AGENTS_SHOWN = 10
 _ELSEWHERE = "summary.json"
 
 
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
-    """Everything, from what ran to whether it can be trusted."""
-    show(console, _head(summary), "")
+    """Print the whole summary."""
+    print_parts(console, _head(summary), "")
     if len(summary.stages) > 1:
-        show(console, _stages(summary), "")
+        print_parts(console, _stages(summary), "")
     if summary.load.model != "closed":
         of = "Response time" if summary.load.model == "open" else "Response time at a rate"
         title = f"{of}, from the intended send to the reply (ms)"
         response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
         response.caption = _missing(summary)
-        show(console, response, "")
+        print_parts(console, response, "")
     service = _latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service)
-    show(console, service, "")
+    print_parts(console, service, "")
     if not hide_histogram and summary.latency_bins:
-        show(console, _histogram(summary), "")
-    show(console, _agents(summary), "", _tail(summary))
+        print_parts(console, _histogram(summary), "")
+    print_parts(console, _agents(summary), "", _tail(summary))
 
 
 def _missing(summary: Summary) -> str:
-    """How many operations have no response time: those that waited longest are among them, so whoever reads a
-    percentile must know. "" if all have one."""
+    """Return a note on how many operations have no response time, because those that waited longest are among them;
+    "" if all have one."""
     at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
     unsent = sum(stage.unsent for stage in at_a_rate)
     not_done = sum(stage.stats.errors for stage in at_a_rate)
@@ -88,8 +88,8 @@ def _head(summary: Summary) -> Table:
 
 
 def _failed(summary: Summary) -> str:
-    """For the first line: how many operations failed (with their errors, unless the reason names these) or were never
-    sent."""
+    """Return how many operations failed (with their errors, unless the reason names these) or were never sent, for the
+    first line."""
     totals, unsent = summary.totals, summary.load.unsent
     found = ""
     if share := failed_share(totals.errors, totals.operations):
@@ -114,7 +114,7 @@ def _load_model(summary: Summary) -> str:
         )
     if load.wanted_rate_per_s is None:
         workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
-        return f"closed loop: every {' and '.join(workers)} sends as soon as its last reply came"
+        return f"closed loop: every {' and '.join(workers)} sends as soon as it has its last reply"
     stage = measured[0] if measured else None
     ramp = ""
     if stage is not None and stage.ramp == "linear":
@@ -146,7 +146,7 @@ _STAGE_COLUMNS = (
 
 
 def _stages(summary: Summary) -> FittedTable:
-    """The parts of the load beside each other; the warmup too, which is in nothing that follows."""
+    """Return a table of all stages, including the warmup, which no later table includes."""
     title = "Stages (ms: response time at a rate, service time in a closed loop)"
     table = FittedTable(title, _STAGE_COLUMNS, elsewhere=_ELSEWHERE)
     for stage in summary.stages:
@@ -163,12 +163,12 @@ def _stages(summary: Summary) -> FittedTable:
             style="" if stage.measured else "dim",
         )
     if not all(stage.measured for stage in summary.stages):
-        table.caption = "the warmup is in no other number but the ledger's and the connections'"
+        table.caption = "of the other numbers, only the ledger and the connections include the warmup"
     return table
 
 
 def _wanted(stage: StageSummary) -> SafeText:
-    """The mean rate, to compare with the actual one; for a ramp also the rate at its end, on a second line."""
+    """Return the mean rate, to compare with the actual rate; for a ramp also the rate at its end, on a second line."""
     wanted = as_text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
     if stage.ramp == "linear":
         wanted.add_line(f"to {short(stage.target_rate_per_s or 0.0)}", style="dim")
@@ -252,7 +252,7 @@ _AGENT_STYLES = {AgentEnd.FINISHED: "green", AgentEnd.LOST: "red", AgentEnd.OPEN
 
 def _agents(summary: Summary) -> FittedTable:
     table = FittedTable("Agents", _AGENT_COLUMNS, elsewhere=_ELSEWHERE)
-    # Those that were lost come first: they must not fall to the limit.
+    # Lost agents first, so that the limit does not hide them.
     for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
         table.add_row(
             agent.id,
@@ -280,7 +280,7 @@ def _agents(summary: Summary) -> FittedTable:
 
 
 def _machine(agent: AgentSummary) -> str:
-    """How busy the agent's cores were: all cores of its machine, or its CPU quota."""
+    """Return how busy the agent's cores were: all cores of its machine, or its CPU quota."""
     if agent.quota_percent_mean is not None:
         return f"{agent.quota_percent_mean:.0f}%*"
     return _or_dash(agent.host_cpu_percent_mean, "{:.0f}%")
@@ -309,22 +309,22 @@ def _generator(generator: GeneratorSummary) -> SafeText:
     lines = []
     if generator.cpu_s is not None:
         each = generator.cpu_us_per_operation
-        by_each = "" if each is None else f", {each:,.1f} us an operation"
+        by_each = "" if each is None else f", {each:,.1f} us per operation"
         lines.append(
             f"{generator.cpu_s:,.2f} s of CPU{by_each}; the busiest process used {generator.core_share_mean:.0%} of a "
             f"core, {generator.core_share_max:.0%} at most"
         )
     if (lag := generator.loop_lag_us) is not None:
         lines.append(
-            f"event loops busy {generator.loop_share_mean:.0%} of the time, at a stretch {ms(lag.p99)} ms (p99), "
-            f"{ms(lag.max)} ms (max)"
+            f"event loops busy {generator.loop_share_mean:.0%} of the time, without a pause for {ms(lag.p99)} ms "
+            f"(p99), {ms(lag.max)} ms (max)"
         )
     if generator.late_sends:
         lines.append(f"{counted(generator.late_sends, 'operation')} sent more than 1 ms late")
     if generator.throttled_periods:
         lines.append(
             f"throttled by a CPU quota in {generator.throttled_periods:,} of {generator.quota_periods:,} periods, "
-            f"{generator.throttled_s:,.2f} s altogether"
+            f"{generator.throttled_s:,.2f} s in total"
         )
     if generator.stall_max_s:
         lines.append(
@@ -379,12 +379,12 @@ def _deliveries(pubsub: PubSubSummary) -> SafeText:
     text = as_text(f"{pubsub.delivered:,} of {pubsub.expected:,} expected, ")
     text.append(f"{pubsub.lost:,} lost", style="red" if pubsub.lost else "")
     text.append(f", {pubsub.repeated:,} sent twice" if pubsub.repeated else "")
-    text.append(f", {pubsub.foreign:,} of others" if pubsub.foreign else "")
+    text.append(f", {pubsub.foreign:,} from other publishers" if pubsub.foreign else "")
     took = pubsub.latency_us
     if took.count:
         text.add_line(f"latency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
     if took.count < pubsub.delivered:
-        text.add_line(f"{took.count:,} of them timed: not those between hosts, nor a warmup's")
+        text.add_line(f"{took.count:,} of them timed: not those between hosts, nor those of the warmup")
     return text
 
 
@@ -408,12 +408,12 @@ def _ledger(summary: Summary) -> str:
 
 
 def _count(value: float) -> str:
-    """Whole from a thousand on: what follows the point is noise by then."""
+    """Return a number with one decimal below 1,000, and without decimals from there on."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def _clock(seconds: float) -> str:
-    """A time on the run's clock in at most six characters below a hundred hours: "2.5s", "12m34s", "27h46m"."""
+    """Return a time in at most six characters (below 100 hours): "2.5s", "12m34s", "27h46m"."""
     if seconds < 59.95:
         return format_seconds(round(seconds, 1))
     return format_seconds(float(round(seconds) if seconds < 3599.5 else round(seconds / 60) * 60))

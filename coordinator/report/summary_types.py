@@ -1,7 +1,6 @@
-"""The shape of `summary.json`, for other programs. Keys keep name and meaning; more may be added.
+"""The types of `summary.json`, for other programs. Keys keep their name and meaning; new keys may be added.
 
-Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rates per second of the time that was
-measured.
+Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rates per second of the measured time.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ SUMMARY_FORMAT = 1
 
 
 class SummaryPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the summary."""
+    """Base of all parts of summary.json and comparison.json."""
 
 
 class Quantiles(SummaryPart, frozen=True, kw_only=True):
-    """What a histogram says, in the unit that the key names; zeros where count is 0."""
+    """Quantiles of a histogram, in the unit that the key names; zeros if count is 0."""
 
     count: int
     min: float
@@ -39,8 +38,8 @@ class Quantiles(SummaryPart, frozen=True, kw_only=True):
 
 
 class Latency(SummaryPart, frozen=True, kw_only=True):
-    """service: send to reply, of operations done. response: intended send to reply, None in a closed loop.
-    failed: how long operations took that ended in an error."""
+    """service: from send to reply, of successful operations. response: from intended send to reply; None in a closed
+    loop. failed: duration of failed operations."""
 
     service: Quantiles
     response: Quantiles | None
@@ -48,7 +47,7 @@ class Latency(SummaryPart, frozen=True, kw_only=True):
 
 
 class Stats(SummaryPart, frozen=True, kw_only=True):
-    """Operations that came to an end; ops_per_s counts those done."""
+    """Operations that ended; ops_per_s counts the successful ones."""
 
     operations: int
     ok: int
@@ -60,8 +59,8 @@ class Stats(SummaryPart, frozen=True, kw_only=True):
 
 
 class RunSummary(SummaryPart, frozen=True, kw_only=True):
-    """Which run, and how it ended. reason: one line for people. stop_reason: why the load was stopped before its time,
-    "" if it was not; stopped_at_s: when, from the start."""
+    """Which run, and how it ended. reason: one line for people. stop_reason: why the load was stopped early; "" if it
+    was not. stopped_at_s: when, in seconds from the start."""
 
     id: str
     started_at: str
@@ -74,7 +73,7 @@ class RunSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class TargetSummary(SummaryPart, frozen=True, kw_only=True):
-    """What was loaded. url is redacted."""
+    """The target. url: without password."""
 
     url: str
     topology: str
@@ -84,11 +83,14 @@ class TargetSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class AgentSummary(SummaryPart, frozen=True, kw_only=True):
-    """One agent. cpu_percent_busiest: of one core, its busiest worker process. host_cpu_percent_mean: of all cores of
-    its machine, whoever used them, over the run. quota_cores: cores that the CPU quota of its control group
-    allows, None without one; quota_percent_mean: the used share of the quota over the run. None: it never said.
-    began_at_s: when it took over its share, 0.0 if it had the share from the start. replaced_by, replaced_at_s: which
-    agent took its share over, and when; "" and None for none."""
+    """One agent. None: the agent did not report it.
+
+    cpu_percent_busiest: share of one core that its busiest worker process used. host_cpu_percent_mean: CPU of all
+    programs on its machine, as a share of all cores, over the run. quota_cores: cores that the CPU quota of its control
+    group allows; None without one. quota_percent_mean: used share of the quota over the run. began_at_s: when it took
+    over its share; 0.0 if it had the share from the start. replaced_by, replaced_at_s: which agent took its share over,
+    and when; "" and None for no agent.
+    """
 
     id: str
     host: str
@@ -110,13 +112,15 @@ class AgentSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class LoadSummary(SummaryPart, frozen=True, kw_only=True):
-    """How operations were timed, in all that was measured. model: "closed" (as soon as the last reply came), "open" (at
-    a rate of its own), or "mixed" of stages of both. target_rate_per_s: None in a closed loop, and where several stages
-    say each its own; of a ramp, that at its end. wanted_rate_per_s: the mean rate that the plan wants over the time
-    that was measured, to compare with achieved_rate_per_s; None if any stage is a closed loop. achieved_rate_per_s:
-    operations begun, per second. unsent: due, but never begun. uncarried: due in a share that no agent carried, and of
-    which no report came. measured_s: the run without its warmup, by which all
-    rates are divided."""
+    """How operations were timed, over the measured stages.
+
+    model: "closed" (send when the last reply came), "open" (send at a rate), or "mixed" for stages of both.
+    target_rate_per_s: for a ramp, the rate at its end; None in a closed loop and with several stages.
+    wanted_rate_per_s: mean rate that the plan wants over the measured time, to compare with achieved_rate_per_s; None
+    if any stage is a closed loop. achieved_rate_per_s: operations begun per second. unsent: operations that were due,
+    but never begun. uncarried: operations due in a share without an agent, and never reported. measured_s: duration
+    without the warmup, the divisor of all rates.
+    """
 
     model: str
     arrivals: str | None
@@ -130,18 +134,17 @@ class LoadSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class GeneratorSummary(SummaryPart, frozen=True, kw_only=True):
-    """What the load itself cost, in all that was measured: whether this program, and not the server, was the limit.
+    """The cost of generating the load, over the measured stages: was this program, and not the server, the limit?
 
-    cpu_s: CPU time of all worker processes together, the drain and the binning of rows included;
-    cpu_us_per_operation: that by the operations that came to an end. core_share_...: of ONE core, what the busiest
-    worker process of any agent used, in the second in which that was most and in the mean over all; 1.0 is a full core.
-    loop_share_mean: the part of the time in which the busiest event loop had something to do; loop_lag_us: how long
-    event loops were busy at a stretch; both None without any. late_sends: operations of an open loop that were sent
-    more than 1 ms after their time. Of the agent that its CPU quota throttled most: quota_periods: periods in which it
-    ran, throttled_periods: periods in which it was throttled, throttled_s: throttled time, summed over cores.
-    stall_max_s, stall_at_s: length and begin of the longest stall of any worker process, of 0.25 s or more; stall_at_s
-    is None without any. limit: the verdict says that the generator was the limit, or held up. cpu_..., core_...,
-    quota_..., throttled_... and stall_... are None if no agent's release reports them.
+    cpu_s: CPU time of all worker processes, including drain and binning of rows; cpu_us_per_operation: the same per
+    ended operation. core_share_max, core_share_mean: share of ONE core that the busiest worker process of any agent
+    used, in its busiest second and on average. loop_share_mean: share of the time that the busiest event loop was busy;
+    loop_lag_us: how long event loops were busy without a pause; both None without event loops. late_sends: operations
+    of an open loop that were sent more than 1 ms late. quota_periods, throttled_periods, throttled_s: of the agent that
+    its CPU quota throttled most; throttled_s sums all cores. stall_max_s, stall_at_s: length and begin of the longest
+    stall of any worker process, of 0.25 s or more; stall_at_s is None without a stall. limit: the verdict says that the
+    generator was the limit, or was delayed. cpu_..., core_..., quota_..., throttled_... and stall_... are None if no
+    agent's release reports them.
     """
 
     cpu_s: float | None
@@ -160,12 +163,13 @@ class GeneratorSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class StageSummary(SummaryPart, frozen=True, kw_only=True):
-    """One part of the load: the warmup, the plain load, or a stage. duration_s: as long as it lasted. ramp, arrivals
-    and rates: None in a closed loop. from_rate_per_s, target_rate_per_s: wanted at its begin and at its end;
-    wanted_rate_per_s: the mean of that, over the time that the stage lasted. late: sent after its end.
-    achieved_rate_per_s: of operations begun within it; a batch that each thread had in hand counts too.
-    measured: it is in the totals. Its operations are those that were due or begun in it, also if they were sent or
-    ended after its end.
+    """One leg of the load: the warmup, the whole load, or a stage.
+
+    duration_s: how long it lasted. ramp, arrivals and rates: None in a closed loop. from_rate_per_s, target_rate_per_s:
+    wanted at its begin and at its end; wanted_rate_per_s: mean of the wanted rate while the leg lasted. late:
+    operations sent after its end. achieved_rate_per_s: operations begun within the leg, including one batch of each
+    thread. measured: the totals include this leg. Its operations are those that were due or begun in the leg, even if
+    they were sent or ended after its end.
     """
 
     name: str
@@ -213,10 +217,10 @@ class ConnectionsSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class PubSubSummary(SummaryPart, frozen=True, kw_only=True):
-    """What became of the run's pub/sub messages. expected: deliveries that the server announced in its replies to
-    PUBLISH. delivered: those that arrived, until `grace` after the load. lost: the difference, 0 at least. repeated:
-    copies that a retry sent. foreign: messages of others on our channels. latency_us: from before a message's PUBLISH
-    to its arrival, of those whose sender is on the same host, and without the warmup, which is in all counts."""
+    """Pub/sub messages of the run. expected: deliveries that the server announced in its replies to PUBLISH. delivered:
+    deliveries until `grace` after the load. lost: the difference, at least 0. repeated: copies from a retry. foreign:
+    messages from other publishers on our channels. latency_us: from before PUBLISH to the arrival, only for senders on
+    the same host and without the warmup; all counts include the warmup."""
 
     expected: int
     delivered: int
@@ -227,16 +231,16 @@ class PubSubSummary(SummaryPart, frozen=True, kw_only=True):
 
 
 class Bin(SummaryPart, frozen=True, kw_only=True):
-    """Operations of more than the bin before, up to `up_to_us`."""
+    """Operations that took longer than the previous bin's limit, up to `up_to_us`."""
 
     up_to_us: float
     count: int
 
 
 class Summary(SummaryPart, frozen=True, kw_only=True):
-    """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins are of what was
-    measured, and not of the warmup. pubsub: None in a mix without subscribers. preload, clean_up: None where the plan
-    wants none. latency_bins: of all operations done; response time where all stages are an open loop."""
+    """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins cover the measured
+    stages, without the warmup. pubsub: None without subscribers. preload, clean_up: None if the plan has none.
+    latency_bins: of successful operations; response time if all stages are an open loop, else service time."""
 
     format: int
     run: RunSummary

@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: without room, the least important columns are left out. No cell is ever cut."""
+"""Tables that fit the terminal: in a narrow one, the least important columns are left out. No cell is ever cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from coordinator.report.printing import as_text
 
 KEPT = 0
-"""The `drop_rank` of a column that is never left out."""
+"""`drop_rank` of a column that is never left out."""
 
 _BAR_WIDTH, _BAR_LEAST = 40, 8
 _WIDE_GAP, _GAP = 2, 1
@@ -24,7 +24,7 @@ _WIDE_GAP, _GAP = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A cell that is drawn as a bar. part: its length, as a share of the longest bar's."""
+    """A cell that is drawn as a bar. part: its length, as a share of the longest bar."""
 
     part: float
 
@@ -34,9 +34,9 @@ TableCell: TypeAlias = str | Text | Bar
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """drop_rank: rank in which columns are left out: the highest number first, `KEPT` never. fold: for a column of
-    text, the width down to which its cells may be wrapped when room is scarce. called: its name in the list of columns
-    that were left out, the heading if "". bars: its cells are `Bar`."""
+    """drop_rank: columns with the highest rank are left out first; `KEPT`: never. fold: for a column of text, the least
+    width to which its cells may be wrapped. called: its name in the list of columns that were left out; the heading if
+    "". bars: its cells are `Bar`."""
 
     heading: str
     drop_rank: int = KEPT
@@ -53,9 +53,9 @@ class _Row:
 
 
 class FittedTable:
-    """A title, headings and rows, and below them the caption and which columns were left out, if any.
+    """A table with a title, and below it a caption and the names of columns that were left out, if any.
 
-    elsewhere: a file that has the columns that were left out. rule: a line below the headings.
+    elsewhere: a file that has the columns that were left out. rule: draw a line below the headings.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class FittedTable:
         self._rows: list[_Row] = []
 
     def add_row(self, *cells: TableCell, style: str = "") -> None:
-        """One cell for each column."""
+        """Add a row with one cell for each column."""
         assert len(cells) == len(self.columns)
         self._rows.append(_Row(tuple(as_text(cell) if isinstance(cell, str) else cell for cell in cells), style))
 
     def end_section(self) -> None:
-        """An empty line follows."""
+        """Put an empty line after the last row."""
         if self._rows:
             self._rows[-1].ends_section = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table at this width, without the columns for which there is no room."""
+        """Draw the table without the columns for which there is no room."""
         if self._title:
             yield as_text(self._title, style="bold")
         widths, gap = self._fit(options.max_width)
@@ -93,7 +93,7 @@ class FittedTable:
             yield as_text(f"left out at {options.max_width} columns: {names}; {where}", style="dim italic")
 
     def _fit(self, room: int) -> tuple[dict[int, int], int]:
-        """(the width of each column that stays, the gap between two): all that the room allows."""
+        """Return (width of each column that stays, gap between two columns) for a room of this many characters."""
         most = {number: self._longest(number) for number in range(len(self.columns))}
         least = {number: self._least(number, longest) for number, longest in most.items()}
         staying = sorted(most, key=lambda number: (self.columns[number].drop_rank, number))
@@ -155,13 +155,13 @@ class FittedTable:
 
 
 class WithoutTrailingBlanks:
-    """Anything that can be drawn, without blanks at the ends of its lines."""
+    """Draws parts without blanks at the ends of lines."""
 
     def __init__(self, *parts: object) -> None:
         self._parts = parts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Drawn line by line."""
+        """Draw line by line."""
         for part in self._parts:
             segments = console.render(part, options)  # type: ignore[arg-type]
             for line in Segment.split_lines(segments):
@@ -169,8 +169,8 @@ class WithoutTrailingBlanks:
                 yield Segment.line()
 
 
-def show(console: Console, *parts: object) -> None:
-    """Print parts: lines do not end in blanks, and a line longer than the terminal is not cut."""
+def print_parts(console: Console, *parts: object) -> None:
+    """Print parts. Lines do not end in blanks, and a line longer than the terminal is not cut."""
     console.print(WithoutTrailingBlanks(*parts), crop=False, end="")
 
 

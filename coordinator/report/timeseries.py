@@ -1,4 +1,4 @@
-"""`timeseries.csv`: a row a second of the run, for a spreadsheet or a plot."""
+"""`timeseries.csv`: a row for each second of the run, for a spreadsheet or a plot."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ COLUMNS = (
 
 
 def timeseries_csv(aggregate: Aggregate) -> str:
-    """The whole file. ops_per_s: operations done divided by length_s. length_s: how long the load lasted in the row: 1,
-    except in the last row of a load that ends within a second (see `coordinator.analysis.per_second`).
+    """Return the whole file.
 
-    stage: the one in which the second begins; where a second has some of two, its numbers are of both. The warmup is
-    in it. wanted_per_s: the mean rate that the plan wants; empty in a closed loop and after the load.
-    backlog: operations that were due by the end of the row, but not sent; empty without an open loop.
-    Quantiles are of service time, and empty where nothing was done; response_p99_us is empty in a closed loop.
-    core_share: of one core, of the busiest worker process. loop_lag_p99_us: how long event loops were busy at a
-    stretch. Both are empty if no agent reports them. connections_wanted: connections that were open or being opened,
-    with the wire driver all its connections; empty if an agent's release does not report it.
+    ops_per_s: successful operations divided by length_s. length_s: how long the load lasted in the row: 1, except in
+    the last row of a load that ends within a second (see `coordinator.analysis.per_second`). stage: the leg in which
+    the second begins, including the warmup; the numbers of a second may be of two legs. wanted_per_s: mean rate that
+    the plan wants; empty in a closed loop and after the load. backlog: operations that were due by the end of the row,
+    but not sent; empty without an open loop. Quantiles are of service time, and empty without successful operations;
+    response_p99_us is empty in a closed loop. core_share: share of one core that the busiest worker process used.
+    loop_lag_p99_us: how long event loops were busy without a pause. Both are empty if no agent reports them.
+    connections_wanted: connections that were open or being opened (with the wire driver: all its connections); empty if
+    an agent's release does not report it.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -165,7 +165,7 @@ MUTANTS = (
     Mutant(_VERDICT, "chance = 4 * stage.wanted**0.5 if by_chance else 1.0", "chance = 1.0"),
     Mutant(
         "coordinator/analysis/backlog.py",
-        "min(max(0, self._begun[second] - self._ended[second]), self._room)",
+        "min(max(0, self._begun[second] - self._ended[second]), self._max_in_flight)",
         "max(0, self._begun[second] - self._ended[second])",
     ),
     # what peers may send

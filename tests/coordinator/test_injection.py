@@ -24,7 +24,7 @@ from coordinator.core.records import (
     ServerCounted,
     WorkerNoted,
 )
-from coordinator.live.snapshot import AgentRow, build_snapshot
+from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView
 from coordinator.report.printing import say
 from coordinator.report.summary import build_summary
@@ -100,7 +100,10 @@ def test_a_live_view_shows_it_escaped(view: type[LiveView]) -> None:
     def draw(console: Console) -> None:
         run = evil_run()
         run.closed = None
-        agents = [AgentRow(EVIL, EVIL, EVIL, 50.0, 0.5, 12.0), AgentRow(EVIL, EVIL, EVIL, 50.0, 9.5, None, alive=False)]
+        agents = [
+            LiveAgent(EVIL, EVIL, EVIL, 50.0, 0.5, 12.0),
+            LiveAgent(EVIL, EVIL, EVIL, 50.0, 9.5, None, alive=False),
+        ]
         with view(console) as shown:
             shown.note(EVIL, trouble=True)
             shown.phase(EVIL, 1, 2)

@@ -21,7 +21,7 @@ from coordinator.cli import client_settings
 from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.differences import build_comparison
 from coordinator.core.records import AnyRecord, Outcome
-from coordinator.live.snapshot import AgentRow, build_snapshot
+from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import PlainView, TerminalView
 from coordinator.plan_view import plan_as_text
 from coordinator.report.summary import build_summary
@@ -68,7 +68,7 @@ def on_console(draw: Callable[[Console], None], **options: object) -> str:
 
 
 def lines_of(records: list[AnyRecord], console: Console) -> None:
-    agents = [AgentRow("a1", "localhost", "running", 1.0, 0.1, 12.5)]
+    agents = [LiveAgent("a1", "localhost", "running", 1.0, 0.1, 12.5)]
     with PlainView(console) as view:
         view.phase("preparing agents", 0, 1)
         view.update(build_snapshot(fold(records), agents, 1.0))
@@ -76,7 +76,7 @@ def lines_of(records: list[AnyRecord], console: Console) -> None:
 
 
 def last_screen(records: list[AnyRecord], console: Console) -> None:
-    agents = [AgentRow("a1", "localhost", "running", 1.0, 0.1, 12.5)]
+    agents = [LiveAgent("a1", "localhost", "running", 1.0, 0.1, 12.5)]
     with TerminalView(console) as view:
         view.update(build_snapshot(fold(records), agents, 1.0))
 

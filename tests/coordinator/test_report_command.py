@@ -78,7 +78,7 @@ def test_a_report_has_colours_where_they_are_asked_for(out: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("run", "format", "message"),
     [
-        ("20250101", "text", f'"20250101" may mean any of {RUNS[0]}, {RUNS[1]}; give more'),
+        ("20250101", "text", f'"20250101" matches {RUNS[0]}, {RUNS[1]}; give more'),
         ("nothing", "text", f'no run "nothing" in .*; there are: {", ".join(RUNS)}'),
         ("", "text", 'no run ""'),
         ("latest", "xml", '--format: expected one of text, json, csv, got "xml"'),

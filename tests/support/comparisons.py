@@ -10,7 +10,7 @@ from common.errors import EXIT_OK
 from common.plan.schema import Driver
 from coordinator.analysis.aggregate import fold
 from coordinator.analysis.verdict import Level, Verdict
-from coordinator.compare.differences import Conducted, Head
+from coordinator.compare.differences import ComparisonPlan, EndedRun
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_types import Quantiles, Stats, Summary
 from tests.support.records import clean_run, plan
@@ -18,8 +18,8 @@ from tests.support.records import clean_run, plan
 _CLOSED, _OPEN = (build_summary(fold(clean_run(plan(rate_per_s=rate)))) for rate in (None, 2000.0))
 
 
-def head(rounds_wanted: int = 3) -> Head:
-    return Head(id="c-1", started_at="2025-01-02T03:04:05+00:00", plan=plan(), rounds_wanted=rounds_wanted)
+def head(rounds_wanted: int = 3) -> ComparisonPlan:
+    return ComparisonPlan(id="c-1", started_at="2025-01-02T03:04:05+00:00", plan=plan(), rounds_wanted=rounds_wanted)
 
 
 def latencies(p50: float, p99: float, p99_9: float, count: int = 1000) -> Quantiles:
@@ -57,8 +57,8 @@ def summary(
     )
 
 
-def conducted(round_: int, driver: Driver, exit_code: int = EXIT_OK, **more: Any) -> Conducted:
+def conducted(round_: int, driver: Driver, exit_code: int = EXIT_OK, **more: Any) -> EndedRun:
     """A run of a round; keywords are those of `summary`."""
     of = summary(**more)
     run = msgspec.structs.replace(of.run, id=f"c-1/{round_}-{driver.value}")
-    return Conducted(round_, driver, exit_code, msgspec.structs.replace(of, run=run))
+    return EndedRun(round_, driver, exit_code, msgspec.structs.replace(of, run=run))

@@ -60,7 +60,7 @@ def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fle
     generator, reasons = ended.summary["generator"], ended.summary["verdict"]["reasons"]
     assert ended.summary["verdict"]["level"] == "suspect"
     assert any("A worker process of agent a did not run for" in reason for reason in reasons), reasons
-    assert any("An agent's own loop was held up for" in reason for reason in reasons), reasons
+    assert any("An agent's own loop was blocked for" in reason for reason in reasons), reasons
     assert generator["stall_max_s"] > 1.0
     assert generator["stall_at_s"] > 0.9
     assert generator["limit"]

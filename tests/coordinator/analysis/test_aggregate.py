@@ -258,7 +258,7 @@ def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing(
             fold([record])
     run = fold(records)
     run.apply(records[0])  # the same once more
-    with pytest.raises(ProtocolError, match="a second run begins in it, run-2; expected one run, run-1"):
+    with pytest.raises(ProtocolError, match="a second run begins, run-2; expected one run, run-1"):
         run.apply(msgspec.structs.replace(opened(), run_id="run-2"))
     assert run.totals.operations == fold(records).totals.operations == 6000
 

@@ -9,10 +9,10 @@ from common.metrics.intervals import HoldUps
 from common.plan.schema import Driver, Plan, Pools
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.generator import all_watched, busiest_of, hold_up_cause, limit_findings
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.generator import all_report_cpu, busiest_agent, generator_delay, generator_limits
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import stage_results
-from coordinator.analysis.tallies import Busy
+from coordinator.analysis.tallies import BusyTime
 from coordinator.core.records import AnyRecord, FrameAccepted
 from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
@@ -23,13 +23,13 @@ PRESSED = {"a1": 0.8, "a2": 0.2}
 IDLE = {"a1": 0.5, "a2": 0.2}
 LATE = [2 * MS] * 50
 IN_TIME = [10_000] * 990
-ADVICE = "Use more worker processes (each needs a pool of its own), fewer connections, or another driver."
+ADVICE = "Use more worker processes (each needs its own pool), fewer connections, or another driver."
 LIMIT = f"the generator, not the server, was the limit. {ADVICE}"
 
 
 def findings(records: list[AnyRecord]) -> list[str]:
     run = fold(records)
-    return list(limit_findings(run, stage_results(run, balance(run))))
+    return list(generator_limits(run, stage_results(run, audit(run))))
 
 
 def run_of(core: dict[str, float], the_plan: Plan | None = None, **busy: object) -> list[AnyRecord]:
@@ -49,7 +49,7 @@ def run_of(core: dict[str, float], the_plan: Plan | None = None, **busy: object)
             "The busiest worker process (a1) used 97% of a core, and 300 of 300 operations were sent more than 1 ms "
             "late: ",
         ),
-        (IDLE, 0.93, [], [], "The busiest event loop (a1) had something to do for 93% of the time: "),
+        (IDLE, 0.93, [], [], "The busiest event loop (a1) was busy for 93% of the time: "),
         (PRESSED, 0.0, [], IN_TIME, None),
         (
             PRESSED,
@@ -65,8 +65,8 @@ def run_of(core: dict[str, float], the_plan: Plan | None = None, **busy: object)
             0.5,
             [3 * MS] * 5,
             LATE,
-            "Event loops were busy for 3.0 ms at a stretch (p99), and 300 of 300 operations were sent more than 1 ms "
-            "late: ",
+            "Event loops were busy for 3.0 ms without a pause (p99), and 300 of 300 operations were sent more than "
+            "1 ms late: ",
         ),
         (IDLE, 0.5, [3 * MS] * 5, IN_TIME, None),
         (IDLE, 0.5, [100], LATE, None),  # a server that is slow to answer makes sends late, too
@@ -87,7 +87,7 @@ def test_nine_tenths_of_a_core_is_all_of_it(share: float, is_limit: bool) -> Non
 def test_where_all_is_the_wire_driver_no_other_is_advised() -> None:
     the_plan = msgspec.structs.replace(plan(), pools=(Pools(driver=Driver.WIRE),))
     [told] = findings(run_of(BUSY, the_plan))
-    assert told.endswith("was the limit. Use more worker processes (each needs a pool of its own), fewer connections.")
+    assert told.endswith("was the limit. Use more worker processes (each needs its own pool), fewer connections.")
 
 
 def test_one_busy_agent_is_not_hidden_by_idle_ones_nor_a_busy_second_taken_for_the_whole() -> None:
@@ -143,18 +143,18 @@ def test_agents_that_do_not_watch_themselves_are_judged_by_their_heartbeats() ->
 
 
 def test_all_are_watched_only_if_everybody_who_did_anything_says_so() -> None:
-    assert all_watched(fold(run_of(IDLE)))
-    assert not all_watched(fold(run_of({"a1": 0.5})))
-    assert not all_watched(fold(clean_run()))
-    assert not all_watched(Aggregate())
+    assert all_report_cpu(fold(run_of(IDLE)))
+    assert not all_report_cpu(fold(run_of({"a1": 0.5})))
+    assert not all_report_cpu(fold(clean_run()))
+    assert not all_report_cpu(Aggregate())
     idle_one = [opened(), *watched([accepted("a1", 0, interval(0, {"GET": command(histogram(1))}))], {"a1": 0.5})]
-    assert all_watched(fold(idle_one))
+    assert all_report_cpu(fold(idle_one))
 
 
 def test_the_busiest_agent_is_the_one_with_most_of_a_core_over_all_stages() -> None:
     stages = fold(run_of({"a1": 0.3, "a2": 0.6})).measured_stages
-    assert busiest_of(stages) == Busy(watched_ns=3 * NS_PER_S, cpu_ns=18 * NS_PER_S // 10)
-    assert busiest_of([]) == Busy()
+    assert busiest_agent(stages) == BusyTime(watched_ns=3 * NS_PER_S, cpu_ns=18 * NS_PER_S // 10)
+    assert busiest_agent([]) == BusyTime()
 
 
 # What holds it up
@@ -233,7 +233,7 @@ def test_what_held_up_the_warmup_alone_is_no_limit() -> None:
 def test_what_was_not_sent_because_of_a_hold_up_has_that_for_a_cause() -> None:
     def cause(a1: HoldUps) -> str | None:
         run = fold(held_up(a1))
-        return hold_up_cause(stage_results(run, balance(run)))
+        return generator_delay(stage_results(run, audit(run)))
 
     assert cause(FREE) is None
     assert cause(THROTTLED) == "the CPU quota of agent a1 throttled it"

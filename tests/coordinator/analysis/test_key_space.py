@@ -18,11 +18,11 @@ from coordinator.analysis.key_space import (
     expected_keys,
     key_space_facts,
     key_space_lines,
-    preload_finding,
+    preload_mismatch,
     preload_of,
     preload_text,
 )
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.verdict import Level, judge
 from coordinator.core.records import AnyRecord, CleanedUp, RunOpened, ServerCounted, When
 from tests.support.records import clean_run, plan
@@ -114,20 +114,20 @@ def test_the_keys_that_the_target_holds_are_held_against_those_that_were_written
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
-    [(0, 99, "keys were evicted, expired or deleted."), (0, 101, "somebody else wrote keys.")],
+    [(0, 99, "keys were evicted, expired or deleted."), (0, 101, "other clients wrote keys.")],
 )
 def test_a_preload_that_is_not_all_there_makes_the_run_suspect(before: int, after: int, said: str) -> None:
     aggregate = run(before, after)
-    held = f"the target held {before} keys before it and {after} after it"
-    sentence = f"The preload wrote 100 different keys, but {held}: {said}"
-    assert list(preload_finding(aggregate)) == [sentence]
-    verdict = judge(aggregate, balance(aggregate))
+    sizes = f"the target had {before} keys before the preload and {after} after it"
+    sentence = f"The preload wrote 100 different keys, but {sizes}: {said}"
+    assert list(preload_mismatch(aggregate)) == [sentence]
+    verdict = judge(aggregate, audit(aggregate))
     assert (verdict.level, verdict.reasons) == (Level.SUSPECT, (sentence,))
 
 
 def test_a_preload_that_fits_speaks_against_nothing() -> None:
     aggregate = run(0, 100)
-    assert judge(aggregate, balance(aggregate)).level is Level.TRUSTED
+    assert judge(aggregate, audit(aggregate)).level is Level.TRUSTED
 
 
 def test_a_run_without_a_preload_and_an_old_journal_have_none() -> None:
@@ -142,7 +142,7 @@ def test_people_read_it_in_one_line() -> None:
     assert preload_text(preload) == "100 keys by 100 commands in 2.0 s (50/s); DBSIZE 0 before, 100 after"
     untold = preload_of(run(None, 100))
     assert untold is not None
-    assert preload_text(untold).endswith("; DBSIZE not told")
+    assert preload_text(untold).endswith("; DBSIZE not reported")
 
 
 def test_a_clean_up_says_what_is_left_and_why() -> None:
@@ -151,7 +151,7 @@ def test_a_clean_up_says_what_is_left_and_why() -> None:
     assert clean_up_text(done) == "1,000 keys deleted in 1.0 s, 0 left"
     cut = clean_up_of(run(0, 100, CleanedUp(deleted=5, left=None, took_ns=0, error="interrupted")))
     assert cut is not None
-    assert clean_up_text(cut) == "5 keys deleted in 0.0 s, how many are left is not known: interrupted"
+    assert clean_up_text(cut) == "5 keys deleted in 0.0 s, unknown how many are left: interrupted"
     assert clean_up_text(cut, "r-1").endswith(": interrupted; `coordinator start --resume r-1` deletes the rest")
     assert clean_up_text(done, "r-1").endswith(", 0 left")
 
@@ -167,7 +167,7 @@ def test_a_plan_announces_what_will_be_done() -> None:
     )
     busy = msgspec.structs.replace(base, workload=workload)
     assert key_space_lines(busy) == [
-        "before: the target's database is emptied, if --yes-flush says so too",
+        "before: the target's database is emptied, if --yes-flush is given too",
         "before: scripts loaded: one",
         "before: setup INCR counter: 1 call",
         "before: setup XGROUP CREATE __key__ g 0 MKSTREAM: 100 calls",

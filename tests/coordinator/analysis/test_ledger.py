@@ -9,7 +9,7 @@ from common.metrics.intervals import DeliveryMetrics, IntervalMetrics, PoolMetri
 from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.ledger import Ledger, balance
+from coordinator.analysis.ledger import Ledger, audit
 from coordinator.core.records import AnyRecord, NodeCounted, ServerCounted, When
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
@@ -49,7 +49,7 @@ def calls_of(*commands: str, **gained: int) -> int | None:
     workload = Workload(commands=tuple(Command(command=text) for text in commands))
     listed = msgspec.structs.replace(plan(), workload=workload)
     records = [opened(listed, ["a1"]), reading(When.BEFORE, {}), reading(When.AFTER, after)]
-    return balance(fold(records)).server_calls
+    return audit(fold(records)).server_calls
 
 
 def test_subcommands_that_connections_call_by_themselves_are_not_the_plans() -> None:
@@ -60,7 +60,7 @@ def test_subcommands_that_connections_call_by_themselves_are_not_the_plans() -> 
 
 
 def test_in_a_clean_run_everything_agrees_to_the_last_operation() -> None:
-    assert balance(fold(clean_run(seconds=3, per_second=1000))) == Ledger(
+    assert audit(fold(clean_run(seconds=3, per_second=1000))) == Ledger(
         issued=6000, counted=6000, server_calls=6000, unaccounted=0, definite=6000, uncertain=0, transactions=0
     )
 
@@ -68,7 +68,7 @@ def test_in_a_clean_run_everything_agrees_to_the_last_operation() -> None:
 @given(st.integers(0, 30), st.integers(0, 5), st.integers(-10, 10))
 def test_without_retries_and_failures_any_difference_is_unaccounted(ok: int, errors: int, off: int) -> None:
     server = max(0, ok + errors + off)
-    ledger = balance(run_of(ok=ok, errors=errors, server=server))
+    ledger = audit(run_of(ok=ok, errors=errors, server=server))
     assert ledger.uncertain == 0
     assert ledger.unaccounted == abs(server - (ok + errors))
 
@@ -77,24 +77,24 @@ def test_without_retries_and_failures_any_difference_is_unaccounted(ok: int, err
 def test_what_the_server_may_have_counted_is_a_range(
     ok: int, errors: int, failures: int, retries: int, server: int
 ) -> None:
-    ledger = balance(run_of(ok=ok, errors=errors, failures=failures, retries=retries, server=server))
+    ledger = audit(run_of(ok=ok, errors=errors, failures=failures, retries=retries, server=server))
     lowest, highest = ok + errors, ok + errors + failures + retries
     assert (ledger.definite, ledger.uncertain) == (lowest, failures + retries)
     assert ledger.unaccounted == min(abs(server - may) for may in range(lowest, highest + 1))
 
 
 def test_an_operation_that_never_came_to_an_end_is_unaccounted() -> None:
-    ledger = balance(run_of(ok=10, issued=13))
+    ledger = audit(run_of(ok=10, issued=13))
     assert (ledger.issued, ledger.counted, ledger.unaccounted) == (13, 10, 3)
 
 
 def test_a_retry_may_repeat_a_whole_pipeline() -> None:
-    assert balance(run_of(ok=20, retries=1, server=30, pipeline=10)).unaccounted == 0
-    assert balance(run_of(ok=20, retries=1, server=31, pipeline=10)).unaccounted == 1
+    assert audit(run_of(ok=20, retries=1, server=30, pipeline=10)).unaccounted == 0
+    assert audit(run_of(ok=20, retries=1, server=31, pipeline=10)).unaccounted == 1
 
 
 def test_commands_that_are_not_the_plan_s_do_not_count() -> None:
-    assert balance(run_of(ok=10)).server_calls == 10
+    assert audit(run_of(ok=10)).server_calls == 10
 
 
 def test_only_the_subcommands_of_the_plan_count() -> None:
@@ -106,7 +106,7 @@ def test_only_the_subcommands_of_the_plan_count() -> None:
         reading(When.BEFORE, {"config|get": 1}),
         reading(When.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
     ]
-    assert balance(fold(records)).server_calls == 5
+    assert audit(fold(records)).server_calls == 5
 
 
 def test_what_follows_a_reply_counts_too() -> None:
@@ -115,7 +115,7 @@ def test_what_follows_a_reply_counts_too() -> None:
     the_plan = type(the_plan)(target=the_plan.target, workload=Workload(commands=(entry,)), load=the_plan.load)
     calls = {"get": 5, "set": 3, "expire": 4, "del": 9}
     records = [opened(the_plan), reading(When.BEFORE, {}), reading(When.AFTER, calls)]
-    assert balance(fold(records)).server_calls == 12
+    assert audit(fold(records)).server_calls == 12
 
 
 @pytest.mark.parametrize(("calls", "unaccounted"), [({"set": 15, "eval": 5}, 0), ({"set": 8, "eval": 5}, 2)])
@@ -131,13 +131,13 @@ def test_what_a_script_of_the_command_table_calls_is_known(calls: dict[str, int]
         noted("a1", 15),
         reading(When.AFTER, calls),
     ]
-    assert balance(fold(records)).unaccounted == unaccounted
+    assert audit(fold(records)).unaccounted == unaccounted
 
 
 def test_multi_and_exec_are_held_against_the_transactions() -> None:
     def ledger(multi: int, executed: int, **more: int) -> Ledger:
         get = command(histogram(*range(10)), failures={"ConnectionError": 5} if more else {})
-        return balance(
+        return audit(
             fold(
                 [
                     opened(plan(transaction=5), ["a1"]),
@@ -169,7 +169,7 @@ BEFORE = nodes(When.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replic
 def test_the_servers_count_is_the_sum_of_what_each_node_gained() -> None:
     get = interval(0, {"GET": command(histogram(*range(10)))})
     after = nodes(When.AFTER, ("h:1", "primary", "x", {"get": 12}), ("h:2", "replica", "y", {"get": 4}))
-    ledger = balance(fold([opened(plan(), ["a1"]), BEFORE, accepted("a1", 0, get), noted("a1", 10), after]))
+    ledger = audit(fold([opened(plan(), ["a1"]), BEFORE, accepted("a1", 0, get), noted("a1", 10), after]))
     assert (ledger.server_calls, ledger.unaccounted, ledger.note) == (10, 0, None)
 
 
@@ -179,9 +179,9 @@ def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccoun
     run = opened(Plan(workload=Workload(commands=(Command(command="PUBLISH"),))), ["a1"])
     run = msgspec.structs.replace(run, target=msgspec.structs.replace(run.target, topology=topology))
     records = [run, reading(When.BEFORE, {}), accepted("a1", 0, publish), noted("a1", 10)]
-    ledger = balance(fold([*records, reading(When.AFTER, {"publish": 100})]))
+    ledger = audit(fold([*records, reading(When.AFTER, {"publish": 100})]))
     assert ledger.unaccounted == unaccounted
-    assert balance(fold([*records, reading(When.AFTER, {"publish": 8})])).unaccounted == 2
+    assert audit(fold([*records, reading(When.AFTER, {"publish": 8})])).unaccounted == 2
 
 
 @pytest.mark.parametrize(("lua", "unaccounted"), [("return redis.call('SET', KEYS[1], 1)", 0), ("return 1", 10)])
@@ -190,7 +190,7 @@ def test_what_a_script_calls_is_not_held_against_ours(lua: str, unaccounted: int
     commands = (Command(command="SET"), Command(command=f'EVAL "{lua}" 1 __key__'))
     run = opened(Plan(workload=Workload(commands=commands)), ["a1"])
     records = [run, reading(When.BEFORE, {}), accepted("a1", 0, done), noted("a1", 20)]
-    ledger = balance(fold([*records, reading(When.AFTER, {"set": 20, "eval": 10})]))
+    ledger = audit(fold([*records, reading(When.AFTER, {"set": 20, "eval": 10})]))
     assert ledger.unaccounted == unaccounted
 
 
@@ -221,7 +221,7 @@ READINGS: dict[str, tuple[list[AnyRecord], str]] = {
     ),
     "a node was reset": (
         [BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {"get": 9}), ("h:2", "replica", "y", {"get": 0}))],
-        "the server h:2's counters were reset",
+        "the counters of the server h:2 were reset",
     ),
     "vanished": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"set": 1})], "reset during the run"),
 }
@@ -230,7 +230,7 @@ READINGS: dict[str, tuple[list[AnyRecord], str]] = {
 @pytest.mark.parametrize(("readings", "reason"), READINGS.values(), ids=READINGS.keys())
 def test_where_the_server_cannot_be_compared_the_ledger_says_why(readings: list[AnyRecord], reason: str) -> None:
     get = interval(0, {"GET": command(histogram(1, 2))})
-    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 2), *readings]))
+    ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 2), *readings]))
     assert ledger.server_calls is None
     assert ledger.unaccounted == 0
     assert ledger.note is not None
@@ -239,31 +239,31 @@ def test_where_the_server_cannot_be_compared_the_ledger_says_why(readings: list[
 
 def test_of_an_agent_that_was_lost_its_frames_speak() -> None:
     get = interval(0, {"GET": command(histogram(1, 2))}, issued=3)
-    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 0, lost=True)]))
+    ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 0, lost=True)]))
     assert (ledger.issued, ledger.counted, ledger.unaccounted) == (3, 2, 1)
 
 
 def test_of_a_worker_that_died_the_frames_speak() -> None:
     get = interval(0, {"GET": command(histogram(1, 2, 3))}, issued=4)
-    ledger = balance(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 3, issued=1, processes_lost=1)]))
+    ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 3, issued=1, processes_lost=1)]))
     assert ledger.issued == 4
 
 
 def test_what_was_in_flight_when_a_worker_was_killed_is_unaccounted_once() -> None:
     # Of 40 operations that were lost with the process, 15 had been begun by its last report.
-    ledger = balance(run_of(ok=100, issued=115, server=140))
+    ledger = audit(run_of(ok=100, issued=115, server=140))
     assert (ledger.issued - ledger.counted, ledger.server_calls) == (15, 140)
     assert ledger.unaccounted == 40
 
 
 def test_operations_that_the_server_does_not_know_are_no_others_than_those_it_counted_too_often() -> None:
-    ledger = balance(run_of(ok=100, issued=103, server=90))
+    ledger = audit(run_of(ok=100, issued=103, server=90))
     assert ledger.unaccounted == 3 + 10
 
 
 def test_counters_that_were_read_while_agents_might_still_write_are_not_compared() -> None:
     after = msgspec.structs.replace(reading(When.AFTER, {"get": 105}), writers=("a1", "a2"))
-    ledger = balance(fold([opened(agents=["a1"]), reading(When.BEFORE, {"get": 100}), after]))
+    ledger = audit(fold([opened(agents=["a1"]), reading(When.BEFORE, {"get": 100}), after]))
     assert ledger.server_calls is None
     assert ledger.note == "the server's counters were read while a1, a2 might still write"
 
@@ -274,7 +274,7 @@ def test_a_subscription_that_a_reconnect_repeated_may_have_been_counted_once_mor
         repeats = IntervalMetrics(first=0, last=0, pools=pools)
         run = run_of(ok=10, server=server)
         run.apply(accepted("a1", 1, repeats))
-        return balance(run)
+        return audit(run)
 
     assert (ledger(10).uncertain, ledger(10).unaccounted, ledger(12).unaccounted) == (2, 0, 0)
     assert ledger(13).unaccounted == 1
@@ -288,7 +288,7 @@ def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_
     redirects = {"MOVED": moved, "CLUSTERDOWN": down + surfaced}
     get = command(histogram(*range(10)), errors={"CLUSTERDOWN": surfaced} if surfaced else {})
     calls = 10 + moved + down + surfaced
-    ledger = balance(
+    ledger = audit(
         fold(
             [
                 opened(plan(), ["a1"]),
@@ -304,4 +304,4 @@ def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_
 
 def test_an_error_of_a_cluster_that_no_connection_counted_is_one_call_all_the_same() -> None:
     # A client of one server, pointed at a node of a cluster, counts no redirections.
-    assert balance(run_of(ok=10, errors=3)).definite == 13
+    assert audit(run_of(ok=10, errors=3)).definite == 13

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from coordinator.analysis.aggregate import fold
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import StageResult, stage_results
 from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage
@@ -20,7 +20,7 @@ def results(counts: list[int], *, issued: int, duration_s: float) -> tuple[Stage
     ]
     note = noted("a1", sum(counts), issued=issued)
     run = fold([opened(PLAN, ["a1"]), accepted("a1", 0, *parts), note, closed(duration_s=duration_s)])
-    return stage_results(run, balance(run))
+    return stage_results(run, audit(run))
 
 
 def test_each_leg_tells_how_long_it_lasted_what_was_wanted_and_what_was_done() -> None:
@@ -52,7 +52,7 @@ def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_but_for_wha
         the_plan = msgspec.structs.replace(PLAN, workload=workload)
         parts = accepted("a1", 0, interval(2, {"GET": get}, stage=1, late=late))
         run = fold([opened(the_plan), parts, closed()])
-        found = stage_results(run, balance(run))[1]
+        found = stage_results(run, audit(run))[1]
         assert found.achieved_per_s == found.in_time / 1.0
         return found.in_time
 

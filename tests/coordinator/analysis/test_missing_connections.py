@@ -5,7 +5,7 @@ import pytest
 
 from common.plan.schema import Driver, Pools
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.missing_connections import unopened_finding
+from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.verdict import Level
 from coordinator.core.records import RunOpened
 from tests.coordinator.analysis.test_verdict import verdict
@@ -27,7 +27,7 @@ def a_run(
 
 @pytest.mark.parametrize("driver", Driver)
 def test_a_server_that_took_no_more_clients_is_named_with_the_remedy(driver: Driver) -> None:
-    assert list(unopened_finding(a_run(driver, {"maxclients": 70}))) == [
+    assert list(missing_connections(a_run(driver, {"maxclients": 70}))) == [
         "70 of 100 wanted connections never opened (maxclients 70): at most 30 carried the load. Raise maxclients on "
         "the server (now 30)."
     ]
@@ -43,40 +43,40 @@ def test_a_server_that_took_no_more_clients_is_named_with_the_remedy(driver: Dri
     ],
 )
 def test_what_ran_short_on_a_load_machine_is_named_with_the_agent(driver: Driver, cause: str, remedy: str) -> None:
-    (reason,) = unopened_finding(a_run(driver, {cause: 5}))
+    (reason,) = missing_connections(a_run(driver, {cause: 5}))
     assert f"5 of 35 wanted connections never opened ({cause} 5)" in reason
     assert remedy in reason
 
 
 def test_several_causes_have_a_remedy_each() -> None:
-    (reason,) = unopened_finding(a_run(Driver.WIRE, {"ulimit -n": 9, "maxclients": 20, "pending": 1}))
+    (reason,) = missing_connections(a_run(Driver.WIRE, {"ulimit -n": 9, "maxclients": 20, "pending": 1}))
     assert "30 of 60 wanted connections never opened (maxclients 20, ulimit -n 9, pending 1)" in reason
     assert reason.endswith("Raise maxclients on the server (now 30); raise `ulimit -n` on the host of agent a1.")
 
 
 def test_the_wire_driver_needs_its_connections_whatever_kept_them_from_opening() -> None:
-    (reason,) = unopened_finding(a_run(Driver.WIRE, {"refused": 70}))
+    (reason,) = missing_connections(a_run(Driver.WIRE, {"refused": 70}))
     assert "look for the cause (refused) in the server's log" in reason.lower()
 
 
 @pytest.mark.parametrize("driver", [Driver.CLIENT, Driver.ASYNCIO])
 def test_a_server_that_was_down_while_calls_needed_more_connections_is_a_result(driver: Driver) -> None:
-    assert list(unopened_finding(a_run(driver, {"refused": 40, "timeout": 2}))) == []
+    assert list(missing_connections(a_run(driver, {"refused": 40, "timeout": 2}))) == []
 
 
 @pytest.mark.parametrize("driver", Driver)
 def test_a_server_that_closes_what_is_above_its_limit_without_a_word_is_found_out(driver: Driver) -> None:
-    (reason,) = unopened_finding(a_run(driver, {"closed by server": 70}))
+    (reason,) = missing_connections(a_run(driver, {"closed by server": 70}))
     assert reason.endswith("Raise maxclients on the server (now 30).")
 
 
 @pytest.mark.parametrize("driver", [Driver.CLIENT, Driver.ASYNCIO])
 def test_a_server_with_room_for_all_that_closes_connections_is_a_result(driver: Driver) -> None:
-    assert list(unopened_finding(a_run(driver, {"closed by server": 70}, max_clients=1000))) == []
+    assert list(missing_connections(a_run(driver, {"closed by server": 70}, max_clients=1000))) == []
 
 
 def test_a_run_that_was_over_before_attempts_had_come_to_an_end_is_no_finding() -> None:
-    assert list(unopened_finding(a_run(Driver.WIRE, {"pending": 70}))) == []
+    assert list(missing_connections(a_run(Driver.WIRE, {"pending": 70}))) == []
 
 
 def test_it_is_a_reason_for_distrust() -> None:

@@ -84,14 +84,14 @@ def test_the_mean_rate_is_by_the_time_that_the_load_lasted() -> None:
 @pytest.mark.parametrize(("seconds", "settled"), [(2, 1), (3, 1), (4, 3), (5, 4)])
 def test_the_last_second_is_settled_when_nothing_more_can_be_folded_into_it(seconds: int, settled: int) -> None:
     run = of_counts(*[8] * seconds, duration_s=3.0, ended=False)
-    assert ShownSeconds(run).settled_through == settled
-    assert ShownSeconds(of_counts(*[8] * seconds, duration_s=3.0)).settled_through == seconds - 1
+    assert ShownSeconds(run).final_through == settled
+    assert ShownSeconds(of_counts(*[8] * seconds, duration_s=3.0)).final_through == seconds - 1
 
 
 def test_without_a_planned_end_the_newest_second_is_not_settled() -> None:
     by_requests = msgspec.structs.replace(plan(), load=Load(requests=Count(100)))
     run = fold([opened(by_requests, ["a1"]), accepted("a1", 0, interval(0, {}), interval(1, {}))])
-    assert (ShownSeconds(run).complete, ShownSeconds(run).settled_through) == ((0, 1), 0)
+    assert (ShownSeconds(run).complete, ShownSeconds(run).final_through) == ((0, 1), 0)
 
 
 def test_a_row_of_a_ramp_tells_the_mean_rate_wanted_in_it() -> None:

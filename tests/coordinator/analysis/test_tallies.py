@@ -54,7 +54,7 @@ def test_a_second_that_keeps_sums_says_the_same_as_one_that_keeps_what_each_agen
 ) -> None:
     records = a_run(of_agents, cut_off)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregates, "SEALED_BEHIND", 10 * SECONDS)
+        patch.setattr(aggregates, "COMPACT_AFTER_S", 10 * SECONDS)
         kept = fold(records)
     summed = fold(records)
     assert gauges(summed) == gauges(kept)
@@ -62,8 +62,8 @@ def test_a_second_that_keeps_sums_says_the_same_as_one_that_keeps_what_each_agen
 
 def test_a_second_that_was_complete_long_ago_keeps_nothing_of_each_agent() -> None:
     run = fold(a_run([[(2, 2)] * SECONDS] * 3, SECONDS))
-    sealed = [second for _, second in run.by_second() if second.sealed is not None]
-    assert len(sealed) == SECONDS - aggregates.SEALED_BEHIND
+    sealed = [second for _, second in run.by_second() if second.past_gauges is not None]
+    assert len(sealed) == SECONDS - aggregates.COMPACT_AFTER_S
     assert not any(second.open_peaks or second.wanted_peaks or second.busy for second in sealed)
     assert {second.agents for second in sealed} == {3}
 

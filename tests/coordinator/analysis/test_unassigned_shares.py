@@ -18,8 +18,8 @@ from common.protocol.messages import PoolLeft
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.backlog import Backlog
-from coordinator.analysis.ledger import balance
-from coordinator.analysis.unassigned_shares import requests_left, uncarried, uncarried_sentence
+from coordinator.analysis.ledger import audit
+from coordinator.analysis.unassigned_shares import remaining_requests, unassigned_sentence, unassigned_shares
 from coordinator.analysis.verdict import Level, judge
 from coordinator.core.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
 from coordinator.report.summary import build_summary
@@ -73,12 +73,12 @@ def ended(records: list[AnyRecord], *more: AnyRecord) -> Aggregate:
 
 def test_a_share_whose_agent_was_lost_is_missing_until_the_end_of_the_load() -> None:
     run = ended(load_of(OPEN))
-    [share] = uncarried(run)
+    [share] = unassigned_shares(run)
     assert (share.agent_id, share.from_s, share.until_s, share.successor) == ("a2", 3.0, 10.0, "")
     assert share.operations == {0: 350}
-    assert balance(run).uncarried == build_summary(run).load.uncarried == 350
-    assert uncarried_sentence(run) == (
-        "350 operations were due and were never sent, or never reported: no agent carried the share of a2 from 3.0 s "
+    assert audit(run).uncarried == build_summary(run).load.uncarried == 350
+    assert unassigned_sentence(run) == (
+        "350 operations were never sent, or never reported: no agent had the share of a2 from 3.0 s "
         "to 10.0 s (the end of the load)."
     )
 
@@ -94,12 +94,14 @@ def all_lost(*more: AnyRecord) -> Aggregate:
 
 def test_when_all_agents_are_lost_everything_is_missing_until_the_planned_end() -> None:
     run = all_lost()
-    assert [(share.from_s, share.until_s, share.operations) for share in uncarried(run)] == 2 * [(3.0, 10.0, {0: 350})]
-    assert run.totals.operations + balance(run).uncarried == 1000
+    assert [(share.from_s, share.until_s, share.operations) for share in unassigned_shares(run)] == 2 * [
+        (3.0, 10.0, {0: 350})
+    ]
+    assert run.totals.operations + audit(run).uncarried == 1000
     assert build_summary(run).load.uncarried == 700
-    assert uncarried_sentence(run) == (
-        "700 operations were due and were never sent, or never reported: no agent carried the share of a1 from 3.0 s "
-        "to 10.0 s (the planned end of the load); no agent carried the share of a2 from 3.0 s to 10.0 s (the planned "
+    assert unassigned_sentence(run) == (
+        "700 operations were never sent, or never reported: no agent had the share of a1 from 3.0 s "
+        "to 10.0 s (the planned end of the load); no agent had the share of a2 from 3.0 s to 10.0 s (the planned "
         "end of the load)."
     )
 
@@ -107,8 +109,8 @@ def test_when_all_agents_are_lost_everything_is_missing_until_the_planned_end() 
 def test_when_all_agents_are_lost_nothing_is_missing_after_the_load_was_stopped() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 6 * NS_PER_S)
     run = all_lost(stop)
-    assert {share.until_s for share in uncarried(run)} == {6.0}
-    assert balance(run).uncarried == 300
+    assert {share.until_s for share in unassigned_shares(run)} == {6.0}
+    assert audit(run).uncarried == 300
 
 
 def test_when_all_agents_end_by_themselves_everything_is_missing_until_the_planned_end() -> None:
@@ -116,13 +118,13 @@ def test_when_all_agents_end_by_themselves_everything_is_missing_until_the_plann
     records += [accepted("a1", second, interval(second, done(100))) for second in range(3)]  # type: ignore[arg-type]
     note = noted("a1", 300, ran_ns=3 * NS_PER_S)
     run = fold([*records, note, closed(Outcome.DEGRADED, duration_s=3.0)])
-    assert balance(run).uncarried == 700
+    assert audit(run).uncarried == 700
 
 
 def test_while_a_run_has_no_end_only_what_was_due_so_far_is_missing() -> None:
     records = load_of(OPEN)[:-1]
     run = fold([*records[:6], noted("a2", 0, lost=True)])
-    assert [share.until_s for share in uncarried(run)] == [4.0]
+    assert [share.until_s for share in unassigned_shares(run)] == [4.0]
 
 
 def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> None:
@@ -131,7 +133,7 @@ def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> N
     for second in range(7, 10):
         records.append(accepted("a3", second - 7, interval(second, done(25 if second == 7 else 50))))  # type: ignore[arg-type]
     run = ended(records, in_time("a3", 125))
-    [share] = uncarried(run)
+    [share] = unassigned_shares(run)
     assert (share.agent_id, share.from_s, share.until_s, share.successor) == ("a2", 3.0, 7.5, "a3")
     assert share.operations == {0: 225}
     assert run.totals.operations + share.operations.total() == 1000
@@ -166,17 +168,17 @@ def test_frames_that_a_replaced_agent_brings_late_count_and_are_no_longer_missin
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
     records.append(accepted("a2", 3, interval(3, done(40))))  # type: ignore[arg-type]
-    [share, _] = uncarried(ended(records, noted("a3", 0, lost=True)))
+    [share, _] = unassigned_shares(ended(records, noted("a3", 0, lost=True)))
     assert share.operations == {0: 185}
 
 
 def test_the_verdict_names_the_cause_of_a_missed_rate() -> None:
     run = ended(load_of(OPEN))
-    verdict = judge(run, balance(run))
+    verdict = judge(run, audit(run))
     assert verdict.level is Level.SUSPECT
-    assert uncarried_sentence(run) in verdict.reasons
+    assert unassigned_sentence(run) in verdict.reasons
     [missed] = [reason for reason in verdict.reasons if reason.startswith("The target rate")]
-    assert missed.endswith("): no agent carried the share of a2 from 3.0 s to 10.0 s (the end of the load).")
+    assert missed.endswith("): no agent had the share of a2 from 3.0 s to 10.0 s (the end of the load).")
 
 
 def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() -> None:
@@ -185,69 +187,69 @@ def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() 
     records.append(taken_over("a2", "a3", 7.0, records, (PoolLeft(1, 350),)))
     records += [accepted("a3", second - 7, interval(second, done(50))) for second in range(7, 14)]  # type: ignore[arg-type]
     run = fold([*records, in_time("a1", 500), in_time("a3", 350), closed(Outcome.DEGRADED, duration_s=14.0)])
-    assert uncarried_sentence(run) == ""
-    [missed] = [reason for reason in judge(run, balance(run)).reasons if reason.startswith("The target rate")]
-    assert missed.endswith(": no agent carried the share of a2 from 3.0 s to 7.0 s (when a3 took it over).")
+    assert unassigned_sentence(run) == ""
+    [missed] = [reason for reason in judge(run, audit(run)).reasons if reason.startswith("The target rate")]
+    assert missed.endswith(": no agent had the share of a2 from 3.0 s to 7.0 s (when a3 took it over).")
 
 
 def test_requests_of_an_agent_that_was_the_last_at_work_are_missing_from_its_end_on() -> None:
     records = load_of(Load(requests=Count(1000), rate_per_s=PerSecond(100.0)), lost_after_s=9)[:-1]
     early = noted("a2", 450, ran_ns=10 * NS_PER_S)
     run = fold([*records, in_time("a1", 500), early, closed(Outcome.DEGRADED, duration_s=10.0)])
-    assert uncarried_sentence(run).endswith("never reported: no agent carried the share of a2 from 10.0 s on.")
+    assert unassigned_sentence(run).endswith("never reported: no agent had the share of a2 from 10.0 s on.")
 
 
 def test_nothing_is_missing_where_every_agent_came_to_its_end() -> None:
     records: list[AnyRecord] = load_of(OPEN, lost_after_s=10)[:-1]
     run = ended(records, in_time("a2", 500))
-    assert uncarried(run) == ()
-    assert uncarried_sentence(run) == ""
-    assert judge(run, balance(run)).level is Level.SUSPECT  # the server was not read, and nothing else
-    assert len(judge(run, balance(run)).reasons) == 1
+    assert unassigned_shares(run) == ()
+    assert unassigned_sentence(run) == ""
+    assert judge(run, audit(run)).level is Level.SUSPECT  # the server was not read, and nothing else
+    assert len(judge(run, audit(run)).reasons) == 1
 
 
 def test_an_agent_that_ends_early_leaves_its_share_without_an_agent_from_its_end_on() -> None:
     records: list[AnyRecord] = load_of(OPEN)[:-1]
-    [share] = uncarried(ended(records, noted("a2", 150, ran_ns=round(3.2 * NS_PER_S))))
+    [share] = unassigned_shares(ended(records, noted("a2", 150, ran_ns=round(3.2 * NS_PER_S))))
     assert (share.from_s, share.until_s) == (3.2, 10.0)
     assert share.operations == {0: 350}
 
 
 def test_after_a_stop_nothing_is_due_any_more() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 5 * NS_PER_S)
-    [share] = uncarried(ended(load_of(OPEN), stop))
+    [share] = unassigned_shares(ended(load_of(OPEN), stop))
     assert (share.until_s, share.operations) == (5.0, {0: 100})
 
 
 def test_in_a_closed_loop_nothing_is_due_but_a_replacement_is_named() -> None:
     records = load_of(Load(duration_s=Seconds(10)))
-    assert uncarried(ended(records)) == ()
-    [share] = uncarried(ended(records, taken_over("a2", "a3", 7.0, records)))
+    assert unassigned_shares(ended(records)) == ()
+    [share] = unassigned_shares(ended(records, taken_over("a2", "a3", 7.0, records)))
     assert (share.successor, share.operations) == ("a3", Counter())
 
 
 def test_with_poisson_arrivals_the_mean_is_due() -> None:
-    [share] = uncarried(ended(load_of(msgspec.structs.replace(OPEN, arrivals=Arrivals.POISSON))))
+    [share] = unassigned_shares(ended(load_of(msgspec.structs.replace(OPEN, arrivals=Arrivals.POISSON))))
     assert share.operations == {0: 350}
 
 
 def test_of_a_number_of_requests_what_is_left_in_the_end_is_missing() -> None:
     load = Load(requests=Count(1001))
     records = load_of(load)
-    [share] = uncarried(ended(records))
+    [share] = unassigned_shares(ended(records))
     assert share.operations == {0: 500 - 150}
-    left = requests_left(fold(records), "a2")
+    left = remaining_requests(fold(records), "a2")
     assert left == (PoolLeft(1, 350),)
     records.append(taken_over("a2", "a3", 7.0, records, left))
-    assert requests_left(fold(records), "a3") == left
+    assert remaining_requests(fold(records), "a3") == left
     records.append(accepted("a3", 0, interval(7, done(350))))  # type: ignore[arg-type]
     run = ended(records, in_time("a3", 350))
-    assert sum(each.operations.total() for each in uncarried(run)) == 0
-    assert requests_left(run, "a3") == (PoolLeft(1, 0),)
+    assert sum(each.operations.total() for each in unassigned_shares(run)) == 0
+    assert remaining_requests(run, "a3") == (PoolLeft(1, 0),)
 
 
 def test_a_load_without_a_number_of_requests_leaves_none() -> None:
-    assert requests_left(fold(load_of(OPEN)), "a2") is None
+    assert remaining_requests(fold(load_of(OPEN)), "a2") is None
 
 
 @given(st.integers(1, 10_000), st.integers(1, 9), st.integers(0, 200))
@@ -260,7 +262,7 @@ def test_what_is_left_of_a_share_is_its_quota_less_what_was_reported(requests: i
         first, agents=(msgspec.structs.replace(facts, pools=dealt),), threads_total=pools + 1
     )
     records.append(accepted("a1", 0, interval(0, done(reported))))  # type: ignore[arg-type]
-    left = requests_left(fold(records), "a1")
+    left = remaining_requests(fold(records), "a1")
     assert left is not None
     quota = sum(quota_of(requests, thread, pools + 1) or 0 for thread in range(pools))
     assert sum(pool.operations for pool in left) == max(0, quota - reported)
@@ -277,7 +279,7 @@ def test_what_is_due_in_a_share_is_what_its_threads_would_have_sent(load: Load, 
     records: list[AnyRecord] = [opened(planned(load), names), RunStarted(t0_ns=T0_NS), noted("a0", 0, lost=True)]
     records += [taken_over("a0", "b", from_ns / NS_PER_S, records), noted("b", 0, lost=True)]
     records.append(closed(Outcome.DEGRADED, duration_s=line.end_ns / NS_PER_S))
-    found = {each.agent_id: each.operations for each in uncarried(fold(records))}
+    found = {each.agent_id: each.operations for each in unassigned_shares(fold(records))}
     for number, schedule in enumerate(schedules_of(load, line, 1, 0, threads)):
         whole = list(schedule or ())
         rest = list(schedules_of(load, line, 1, 0, threads, from_ns)[number] or ())
@@ -288,4 +290,4 @@ def test_what_is_due_in_a_share_is_what_its_threads_would_have_sent(load: Load, 
 @pytest.mark.parametrize("load", [OPEN, Load(duration_s=Seconds(10))])
 def test_a_run_that_goes_on_misses_only_what_was_due_so_far(load: Load) -> None:
     run = fold(load_of(load)[:-1])
-    assert uncarried(run) == ()
+    assert unassigned_shares(run) == ()

@@ -7,7 +7,7 @@ import pytest
 
 from common.plan.schema import CleanUp
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.analysis.unfinished_run import unfinished
+from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.core.records import (
     AgentNoted,
     AnyRecord,
@@ -55,18 +55,18 @@ ENDS = {
 def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None:
     records, where = ENDS[name]
     run = fold(records)
-    said = unfinished(run)
+    said = unfinished_reason(run)
     assert said.startswith(f"the coordinator ended {where}; its journal gives no reason: it was killed, its machine")
     begun = any(isinstance(record, RunStarted) for record in records)
     assert ("--resume run-1" in said, "start the run again" in said) == (begun, not begun)
 
     failed = fold([*records, CoordinatorFailed(reason="the disk is full")])
-    assert unfinished(failed).startswith(f"the coordinator failed {where}: the disk is full; ")
+    assert unfinished_reason(failed).startswith(f"the coordinator failed {where}: the disk is full; ")
 
     run.is_running = True
-    assert unfinished(run) == f"the run has not ended: it is {where}"
+    assert unfinished_reason(run) == f"the run has not ended: it is {where}"
     summary = build_summary(run)
-    assert (summary.run.outcome, summary.run.reason) == (Outcome.RUNNING, unfinished(run))
+    assert (summary.run.outcome, summary.run.reason) == (Outcome.RUNNING, unfinished_reason(run))
     ended = {record.agent_id for record in records if isinstance(record, AgentNoted)}
     assert {agent.id for agent in summary.agents if agent.state.value == "open"} == {"a1", "a2"} - ended
     assert any(reason.startswith("The run has not ended") for reason in summary.verdict.reasons)
@@ -76,8 +76,8 @@ def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None
 def test_a_coordinator_that_failed_and_was_resumed_did_not_fail() -> None:
     failed = [*until(FrameAccepted, 1), CoordinatorFailed(reason="the disk is full")]
     resumed = fold([*failed, *WHOLE[len(failed) - 1 : -1]])
-    assert "gives no reason" in unfinished(resumed)
-    assert unfinished(fold([*failed, *WHOLE[len(failed) - 1 :]])) == ""
+    assert "gives no reason" in unfinished_reason(resumed)
+    assert unfinished_reason(fold([*failed, *WHOLE[len(failed) - 1 :]])) == ""
 
 
 def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() -> None:
@@ -89,14 +89,14 @@ def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() 
 
 
 def test_a_run_that_has_ended_has_nothing_unfinished() -> None:
-    assert unfinished(fold([*CLEANED, closed()])) == ""
-    assert unfinished(Aggregate()) == ""
+    assert unfinished_reason(fold([*CLEANED, closed()])) == ""
+    assert unfinished_reason(Aggregate()) == ""
 
 
 def test_a_load_that_was_being_stopped_is_told_as_that() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=123_456_789 + 1_500_000_000)
     run = fold([*until(FrameAccepted, 1), stop])
-    assert "during the load (reported up to second 0), which was being stopped (interrupted);" in unfinished(run)
+    assert "during the load (reported up to second 0), which was being stopped (interrupted);" in unfinished_reason(run)
     summary = build_summary(run)
     assert (summary.run.stop_reason, summary.run.stopped_at_s) == ("interrupted", 1.5)
 
@@ -104,5 +104,5 @@ def test_a_load_that_was_being_stopped_is_told_as_that() -> None:
 def test_a_deletion_that_was_interrupted_did_not_stop_the_load() -> None:
     stop = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
     run = fold([*WHOLE[:-1], stop])
-    assert "stopped" not in unfinished(run)
+    assert "stopped" not in unfinished_reason(run)
     assert (build_summary(run).run.stop_reason, build_summary(run).run.stopped_at_s) == ("", None)

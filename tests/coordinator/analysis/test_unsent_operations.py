@@ -11,7 +11,7 @@ from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Driver, Pools
 from common.units import NS_PER_S, Count
 from coordinator.analysis.aggregate import fold
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.verdict import judge
 from coordinator.core.records import AnyRecord, FrameAccepted, RunOpened, ServerCounted, When
 from tests.support.records import accepted, closed, command, interval, noted, opened, plan, reading, watched
@@ -55,8 +55,8 @@ def unsent(
     records: list[AnyRecord] = [run or four(), reading(When.BEFORE, {}), accepted("a1", 0, *first, last)]
     records += [noted("a1", everything), after or reading(When.AFTER, {}), closed(duration_s=float(LOAD_S))]
     folded = fold(records)
-    [found] = [reason for reason in judge(folded, balance(folded)).reasons if "never sent" in reason]
-    return found.removeprefix("5,000 operations were due, but were never sent").removesuffix(".")
+    [found] = [reason for reason in judge(folded, audit(folded)).reasons if "never sent" in reason]
+    return found.removeprefix("5,000 operations were never sent").removesuffix(".")
 
 
 DEAD = {"service": EMPTY, "failures": {"ConnectionError": 30}, "failed": times(30, 100 * MS)}
@@ -133,7 +133,7 @@ def test_operations_of_a_batch_share_the_time_of_their_worker() -> None:
     workload = msgspec.structs.replace(run.plan.workload, pipeline=Count(10))
     run = msgspec.structs.replace(run, plan=msgspec.structs.replace(run.plan, workload=workload))
     seconds = [second(number, service=times(16, 250 * MS)) for number in range(10)]
-    assert unsent(seconds, run) == " (see errors and response time)"
+    assert unsent(seconds, run) == ": all workers were busy (see errors and response time)"
 
 
 def test_the_generator_is_the_cause_where_it_was_the_limit() -> None:
@@ -144,14 +144,14 @@ def test_the_generator_is_the_cause_where_it_was_the_limit() -> None:
 
 
 def test_a_cause_that_the_figures_do_not_show_is_not_made_up() -> None:
-    assert unsent([second(number) for number in range(10)]) == " (see errors and response time)"
+    assert unsent([second(number) for number in range(10)]) == ": all workers were busy (see errors and response time)"
 
 
 def test_a_rate_that_was_missed_has_its_cause_named_once() -> None:
     seconds = [second(number, service=times(16, 250 * MS)) for number in range(10)]
     records: list[AnyRecord] = [four(), accepted("a1", 0, *seconds), noted("a1", 160), closed(duration_s=10.0)]
-    missed = [reason for reason in judge(fold(records), balance(fold(records))).reasons if "achieved" in reason]
+    missed = [reason for reason in judge(fold(records), audit(fold(records))).reasons if "achieved" in reason]
     assert missed == [
-        "The target rate was 1,000/s, the achieved one 16/s (1.6%): "
+        "The target rate was 1,000/s, the achieved rate 16/s (1.6%): "
         "all 4 threads were busy, waiting 250 ms for a reply on average, which allows 16/s."
     ]

@@ -8,7 +8,7 @@ import pytest
 from common.metrics.intervals import HoldUps
 from common.plan.schema import Arrivals, Ramp
 from coordinator.analysis.aggregate import fold
-from coordinator.analysis.ledger import balance
+from coordinator.analysis.ledger import audit
 from coordinator.analysis.verdict import RULES, Level, Verdict, judge
 from coordinator.core.records import (
     AgentNoted,
@@ -41,7 +41,7 @@ Change = Callable[[list[AnyRecord]], list[AnyRecord]]
 
 def verdict(records: list[AnyRecord]) -> Verdict:
     aggregate = fold(records)
-    return judge(aggregate, balance(aggregate))
+    return judge(aggregate, audit(aggregate))
 
 
 def with_note(**changes: object) -> Change:
@@ -82,12 +82,12 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     "a frame is missing": (
         lambda records: [r for r in records if not (isinstance(r, FrameAccepted) and r.frame.seq == 1)],
         Level.INVALID,
-        "2 agents (a1, a2) reported 6,000 operations, but their frames hold 4,000.",
+        "2 agents (a1, a2) reported 6,000 operations, but their frames contain 4,000.",
     ),
     "operations never ended": (
         with_note(issued=3007),
         Level.INVALID,
-        "Workers began 6,007 operations, but 6,000 came to an end",
+        "Workers began 6,007 operations, but 6,000 ended",
     ),
     "the server did less": (more_calls(-1), Level.INVALID, "the server counted only 5,999 calls"),
     "the server did more": (
@@ -96,14 +96,18 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         "12 operations are unaccounted for: workers began 6,000, the server counted 6,012 calls; ",
     ),
     "the coordinator was killed": (without(RunClosed), Level.SUSPECT, "The coordinator ended after the load"),
-    "an agent was lost": (last_agent_lost, Level.SUSPECT, "1 of 2 agents lost (a2): the 3,000 operations"),
+    "an agent was lost": (
+        last_agent_lost,
+        Level.SUSPECT,
+        "1 of 2 agents lost (a2): the report includes the 3,000",
+    ),
     "a worker died": (
         lambda records: [*records, WorkerNoted(agent_id="a1", process=0, exit_code=-9)],
         Level.SUSPECT,
         "1 worker process died",
     ),
     "a worker died, says the agent": (with_note(processes_lost=2), Level.SUSPECT, "2 worker processes died"),
-    "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were cut off"),
+    "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were stopped"),
     "no reading of the server": (without(ServerCounted), Level.SUSPECT, "server's own count could not be compared"),
     "the generator was busy": (with_note(cpu_percent_busiest=97.4), Level.SUSPECT, "(a1) used 97% of a core"),
     "the generator was busy, as it measured": (
@@ -111,7 +115,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         Level.SUSPECT,
         "(a1) used 97% of a core: the generator, not the server, was the limit.",
     ),
-    "an agent was held up": (with_note(lag_ms_max=1500.0), Level.SUSPECT, "held up for 1,500 ms"),
+    "an agent was held up": (with_note(lag_ms_max=1500.0), Level.SUSPECT, "blocked for 1,500 ms"),
     "a quota throttled an agent": (
         lambda records: watched(
             records, {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps(quota_periods=10, throttled_periods=9)}
@@ -128,7 +132,7 @@ CASES: dict[str, tuple[Change, Level, str]] = {
     ),
     "a late start": (with_note(start_skew_ns=180_000_000), Level.SUSPECT, "started 180 ms off"),
     "an early start": (with_note(start_skew_ns=-180_000_000), Level.SUSPECT, "started 180 ms off"),
-    "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known to within 125 ms only"),
+    "a clock that is not known": (with_note(clock_rtt_us=250_000.0), Level.SUSPECT, "known only to within 125 ms"),
 }
 
 
@@ -154,14 +158,14 @@ def test_figures_at_their_limits_are_trusted() -> None:
 def test_a_run_without_operations_is_invalid() -> None:
     found = verdict([opened(), noted("a1", 0), noted("a2", 0), closed()])
     assert found.level is Level.INVALID
-    assert found.reasons[0] == "No operation came to an end."
+    assert found.reasons[0] == "No operation ended."
 
 
 def test_a_run_in_which_nothing_succeeded_is_invalid() -> None:
     failed = interval(0, {"GET": command(histogram(), failures={"ConnectionError": 7})})
     found = verdict([opened(agents=["a1"]), accepted("a1", 0, failed), noted("a1", 7), closed()])
     assert found.level is Level.INVALID
-    assert found.reasons[0] == "Not one operation was done: all 7 ended in an error."
+    assert found.reasons[0] == "No operation succeeded: all 7 ended in an error."
 
 
 def test_errors_alone_are_a_result_and_no_reason_for_distrust() -> None:
@@ -174,7 +178,7 @@ def test_errors_alone_are_a_result_and_no_reason_for_distrust() -> None:
 def test_an_open_loop_that_falls_behind_its_rate_is_suspect() -> None:
     found = verdict(list(clean_run(plan(rate_per_s=2100.0))))
     assert found.level is Level.SUSPECT
-    assert found.reasons == ("The target rate was 2,100/s, the achieved one 2,000/s (95.2%).",)
+    assert found.reasons == ("The target rate was 2,100/s, the achieved rate 2,000/s (95.2%).",)
 
 
 def test_chance_alone_does_not_make_poisson_arrivals_suspect() -> None:
@@ -188,7 +192,7 @@ def test_operations_that_were_never_sent_are_suspect() -> None:
     late = accepted("a1", 3, interval(2, {}, unsent=310))
     records = list(clean_run(plan(rate_per_s=2000.0)))
     found = verdict([*records[:-4], late, *records[-4:]])
-    assert any("310 operations were due, but were never sent" in reason for reason in found.reasons)
+    assert any("310 operations were never sent" in reason for reason in found.reasons)
 
 
 def test_what_was_never_sent_because_a_process_stalled_is_not_laid_to_a_lack_of_threads() -> None:
@@ -196,9 +200,7 @@ def test_what_was_never_sent_because_a_process_stalled_is_not_laid_to_a_lack_of_
     records = [*list(clean_run(plan(rate_per_s=2000.0)))[:-4], late]
     stalled = watched(records, {"a1": 0.1}, hold_ups={"a1": HoldUps(stalled_ns=10**9, stall_max_ns=3 * 10**9)})
     found = [reason for reason in verdict(stalled).reasons if "never sent" in reason]
-    assert found == [
-        "310 operations were due, but were never sent: a worker process of agent a1 did not run for 3.0 s."
-    ]
+    assert found == ["310 operations were never sent: a worker process of agent a1 did not run for 3.0 s."]
 
 
 def test_an_operation_in_hand_of_each_thread_at_the_end_is_no_backlog() -> None:
@@ -240,7 +242,7 @@ def test_each_open_stage_is_held_against_its_own_rate_and_the_warmup_against_non
     assert verdict(staged_run(1, 100, 200, 5)) == Verdict(level=Level.TRUSTED, reasons=())
     found = verdict(staged_run(100, 100, 150, 500))
     assert found.level is Level.SUSPECT
-    assert found.reasons == ("The target rate of stage 2 was 200/s in the mean, the achieved one 150/s (75.0%).",)
+    assert found.reasons == ("The target rate of stage 2 was 200/s on average, the achieved rate 150/s (75.0%).",)
     assert "The target rate of stage 1 was 100/s, the achieved" in verdict(staged_run(100, 90, 200, 500)).reasons[0]
 
 
@@ -250,14 +252,14 @@ def test_what_a_warmup_left_unsent_is_no_reason_for_distrust() -> None:
 
 def test_a_run_that_got_no_further_than_its_warmup_is_invalid() -> None:
     found = verdict(staged_run(100))
-    assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation came to an end.")
+    assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation ended.")
 
 
 def test_a_rate_that_was_caught_up_with_after_its_stage_was_missed() -> None:
     records = staged_run(1, 100, 200, 5)
     late = [interval(3, {}, stage=1, late=31)]
     found = verdict([*records[:2], accepted("a1", 1, *late), *records[2:]])
-    assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved one 70/s (70.0%).",)
+    assert found.reasons == ("The target rate of stage 1 was 100/s, the achieved rate 70/s (70.0%).",)
 
 
 def fleet(hosts: dict[str, str], **note: object) -> list[AnyRecord]:
@@ -295,16 +297,16 @@ def test_many_busy_machines_are_one_sentence_that_names_some() -> None:
         (
             {"clock_rtt_us": 250_000.0},
             "clock",
-            "The clocks of 7 agents (a0, a1, a2, a3, a4 and 2 more) are known to within 125 ms only, so their "
-            "seconds may be shifted against those of other agents.",
+            "The clocks of 7 agents (a0, a1, a2, a3, a4 and 2 more) are known only to within 125 ms, so their "
+            "seconds may be shifted against the seconds of other agents.",
         ),
-        ({"drained": False}, "cut off", "Workers of a0, a1, a2, a3, a4 and 2 more were cut off while operations"),
+        ({"drained": False}, "stopped", "Workers of a0, a1, a2, a3, a4 and 2 more were stopped while operations"),
         (
             {"issued": 3},
-            "came to an end",
-            "Workers began 21 operations, but 7 came to an end.",
+            "Workers began",
+            "Workers began 21 operations, but 7 ended.",
         ),
-        ({"lag_ms_max": 1500.0}, "held up", "An agent's own loop was held up for 1,500 ms"),
+        ({"lag_ms_max": 1500.0}, "blocked", "An agent's own loop was blocked for 1,500 ms"),
         ({"start_skew_ns": 10**9}, "started", "An agent started 1,000 ms off"),
     ],
 )
@@ -315,4 +317,4 @@ def test_what_holds_for_a_whole_fleet_is_one_sentence(note: dict[str, object], w
 
 def test_frames_that_are_missing_of_several_agents_are_one_sentence() -> None:
     records = [record for record in fleet({"a1": "x", "a2": "x"}) if not isinstance(record, FrameAccepted)]
-    assert about(records, "frames") == ["2 agents (a1, a2) reported 2 operations, but their frames hold 0."]
+    assert about(records, "frames") == ["2 agents (a1, a2) reported 2 operations, but their frames contain 0."]

@@ -120,10 +120,10 @@ def test_a_run_that_fails_is_the_last_and_is_named_and_what_there_is_is_kept(
 
 
 def test_an_invalid_result_is_a_failure_with_its_reasons(stand: Stand, tmp_path: Path) -> None:
-    invalid = summary(verdict=Verdict(level=Level.INVALID, reasons=("No operation came to an end.",)))
+    invalid = summary(verdict=Verdict(level=Level.INVALID, reasons=("No operation ended.",)))
     stand.ends = [Ended(InvalidResultError.exit_code, "", invalid)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == InvalidResultError.exit_code
-    assert told(tmp_path)["reason"] == "1-client failed: No operation came to an end."
+    assert told(tmp_path)["reason"] == "1-client failed: No operation ended."
     assert stand.asked == [(Driver.CLIENT, "1-client")]
 
 

@@ -11,14 +11,14 @@ from common.errors import FleetError
 from common.plan.schema import Driver
 from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare.comparison_text import print_comparison, run_line
-from coordinator.compare.differences import Conducted, build_comparison
+from coordinator.compare.differences import EndedRun, build_comparison
 from coordinator.core.records import Outcome
 from tests.support.comparisons import conducted, head, latencies
 
 CLIENT, WIRE = Driver.CLIENT, Driver.WIRE
 
 
-def text(*runs: Conducted, width: int = 80, outcome: Outcome = Outcome.COMPLETED, reason: str = "") -> str:
+def text(*runs: EndedRun, width: int = 80, outcome: Outcome = Outcome.COMPLETED, reason: str = "") -> str:
     out = io.StringIO()
     print_comparison(Console(file=out, width=width), build_comparison(head(), runs, outcome, reason))
     return out.getvalue()
@@ -30,7 +30,7 @@ def row(report: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
 def test_nothing_is_wider_than_the_screen_and_no_figure_is_cut_or_broken(scale: float) -> None:
-    def at(factor: float) -> list[Conducted]:
+    def at(factor: float) -> list[EndedRun]:
         return [
             conducted(
                 number,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.errors import FleetError
 from common.plan.schema import Driver
 from coordinator.compare.comparison_types import Comparison, LatencyKind, Pair, SpreadKind
-from coordinator.compare.differences import QUARTILES_FROM, Conducted, build_comparison, spread
+from coordinator.compare.differences import QUARTILES_FROM, EndedRun, build_comparison, spread
 from coordinator.core.records import Outcome
 from tests.support.comparisons import conducted, head, latencies
 
@@ -18,7 +18,7 @@ CLIENT, WIRE = Driver.CLIENT, Driver.WIRE
 FIGURES = st.floats(0, 1e9)
 
 
-def build(*runs: Conducted) -> Comparison:
+def build(*runs: EndedRun) -> Comparison:
     return build_comparison(head(), runs, Outcome.COMPLETED, "")
 
 

@@ -9,12 +9,12 @@ from rich.console import Console
 from common.plan.schema import Load, Ramp
 from common.units import Count, Seconds
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.live.snapshot import SECONDS_SHOWN, AgentRow, SecondRow, StageNow, Times, build_snapshot
+from coordinator.live.snapshot import SECONDS_SHOWN, LatencyTimes, LiveAgent, LiveSecond, LiveStage, build_snapshot
 from coordinator.live.view import open_live
 from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 
-AGENTS = [AgentRow("a1", "localhost", "running", 50.0, 0.5, 12.0)]
+AGENTS = [LiveAgent("a1", "localhost", "running", 50.0, 0.5, 12.0)]
 
 
 def test_only_complete_seconds_are_shown() -> None:
@@ -23,7 +23,7 @@ def test_only_complete_seconds_are_shown() -> None:
         [opened(), accepted("a1", 0, interval(0, get), interval(1, get)), accepted("a2", 0, interval(0, get))]
     )
     snapshot = build_snapshot(aggregate, AGENTS, 1.5)
-    assert snapshot.rows == (SecondRow(0, 6, 2, Times(2.0, 9.0, 9.0)),)
+    assert snapshot.rows == (LiveSecond(0, 6, 2, LatencyTimes(2.0, 9.0, 9.0)),)
     assert (snapshot.operations, snapshot.ok, snapshot.errors) == (12, 9, 3)
     assert snapshot.ops_per_s == 6.0
     assert (snapshot.connections_open, snapshot.connection_ceiling) == (4, 100)
@@ -43,7 +43,7 @@ def test_agents_that_stand_by_are_shown_in_one_line_of_every_view() -> None:
 
 def test_a_second_without_replies_has_no_latencies() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))])
-    assert build_snapshot(aggregate, AGENTS, 1.5).rows == (SecondRow(0, 0, 0, None),)
+    assert build_snapshot(aggregate, AGENTS, 1.5).rows == (LiveSecond(0, 0, 0, None),)
 
 
 def test_a_second_tells_how_busy_its_busiest_process_was() -> None:
@@ -91,10 +91,10 @@ def test_the_stage_that_is_on_is_told_with_its_rate_at_the_moment() -> None:
     found = [build_snapshot(aggregate, [], elapsed_s).stage for elapsed_s in (-0.5, 0.5, 1.5, 4.0, 5.5)]
     assert found == [
         None,
-        StageNow("warmup", 1, 4, 100.0, False),
-        StageNow("stage 1", 2, 4, 100.0, True),
-        StageNow("stage 2", 3, 4, 200.0, True),
-        StageNow("stage 3", 4, 4, None, True),
+        LiveStage("warmup", 1, 4, 100.0, False),
+        LiveStage("stage 1", 2, 4, 100.0, True),
+        LiveStage("stage 2", 3, 4, 200.0, True),
+        LiveStage("stage 3", 4, 4, None, True),
     ]
     assert build_snapshot(aggregate, [], 1.5).left_s == 4.5
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.analysis.aggregate import fold
-from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
+from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
 from tests.support.records import (
     accepted,
@@ -38,8 +38,8 @@ class Clock:
 
 def snapshot(seconds: int = 3) -> LiveSnapshot:
     agents = [
-        AgentRow("a1", "localhost", "running", 93.0, 0.4, 12.5),
-        AgentRow("a2", "localhost", "lost", 0.0, 6.4, None, alive=False),
+        LiveAgent("a1", "localhost", "running", 93.0, 0.4, 12.5),
+        LiveAgent("a2", "localhost", "lost", 0.0, 6.4, None, alive=False),
     ]
     return build_snapshot(fold(clean_run(seconds=seconds)), agents, float(seconds))
 
@@ -247,7 +247,7 @@ def test_a_plain_line_names_the_stage_of_its_second() -> None:
 
 
 def behind(wanted_per_s: float = 4000.0) -> LiveSnapshot:
-    agents = [AgentRow("a1", "localhost", "running", 93.0, 0.4, 12.5)]
+    agents = [LiveAgent("a1", "localhost", "running", 93.0, 0.4, 12.5)]
     return build_snapshot(fold(clean_run(plan(rate_per_s=wanted_per_s, duration_s=3.0))), agents, 3.0)
 
 

@@ -177,7 +177,7 @@ def test_a_large_fleet_shows_those_in_trouble_and_says_how_many_more_there_are()
 
 def test_an_empty_run_is_reported_too() -> None:
     report = text([opened(), closed(Outcome.ABORTED, 0.0)])
-    assert "No operation came to an end." in report
+    assert "No operation ended." in report
     assert row(report, "Totals")[1:3] == ["0.0", "-"]
 
 
@@ -195,8 +195,8 @@ def test_deliveries_are_told_where_somebody_subscribed() -> None:
     assert "Deliveries    1,000 of 1,003 expected, 3 lost\n" in report
     assert "latency avg 1.000, p50 1.000, p99 1.000, max 1.000 ms" in report
     report = text(subscribed(expected=7, delivered=7, repeated=2, foreign=4, timed=5), width=120)
-    assert "7 of 7 expected, 0 lost, 2 sent twice, 4 of others" in report
-    assert "5 of them timed: not those between hosts, nor a warmup's" in report
+    assert "7 of 7 expected, 0 lost, 2 sent twice, 4 from other publishers" in report
+    assert "5 of them timed: not those between hosts, nor those of the warmup" in report
     assert "latency" not in text(subscribed()).partition("Deliveries")[2].partition("Errors")[0]
 
 
@@ -230,7 +230,7 @@ def test_stages_are_a_table_that_fits_80_columns_whatever_is_in_it() -> None:
     assert "to 1.24M" in table
     assert row(table, "Stage")[-1] == "Errors"
     assert row(table, "warmup")[-1] == "123k"
-    assert "the warmup is in no other number" in table
+    assert "of the other numbers, only the ledger" in table
     assert "3 stages (closed and open loop, constant arrivals)" in report
     assert "Response time at a rate" in report
 
@@ -264,7 +264,7 @@ def test_what_held_the_generator_up_is_told_and_a_quota_is_what_the_machine_was(
         },
     )
     report = text(records, width=120)
-    assert "throttled by a CPU quota in 27 of 30 periods, 1.50 s altogether" in report
+    assert "throttled by a CPU quota in 27 of 30 periods, 1.50 s in total" in report
     assert "a worker process did not run for 3.0 s, from 0.5 s on" in report
     assert (row(report, "a1")[7], row(report, "a2")[7]) == ("80%*", "60%")
     assert "* of a CPU quota of 0.1 cores" in report
@@ -278,13 +278,13 @@ def test_what_the_load_itself_cost_is_told_as_far_as_it_is_known() -> None:
     assert row(text(clean_run()), "Generator") == ["Generator", "not", "known"]
     report = text(watched(clean_run(), {"a1": 0.25, "a2": 0.5}), width=120)
     assert (
-        "Generator     4.50 s of CPU, 750.0 us an operation; the busiest process used 50% of a core, 50% at " in report
+        "Generator     4.50 s of CPU, 750.0 us per operation; the busiest process used 50% of a core, 50% at " in report
     )
     assert "event loops" not in report
     busy = watched(
         clean_run(plan(rate_per_s=2000.0)), {"a1": 0.9, "a2": 0.9}, loop=0.6, turns_ns=[5_000_000], late_ns=[2_000_000]
     )
     report = text(busy, width=120)
-    assert "event loops busy 60% of the time, at a stretch 5.000 ms (p99), 5.000 ms (max)" in report
+    assert "event loops busy 60% of the time, without a pause for 5.000 ms (p99), 5.000 ms (max)" in report
     assert "6 operations sent more than 1 ms late" in report
     assert max(map(len, text(busy).splitlines())) <= 80

@@ -19,10 +19,10 @@ from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.differences import build_comparison
 from coordinator.core.records import AnyRecord, Outcome
 from coordinator.live.screen import Screen
-from coordinator.live.snapshot import AgentRow, LiveSnapshot, build_snapshot
+from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
-from coordinator.report.tables import Bar, FittedTable, TableColumn, show
+from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts
 from tests.support.comparisons import conducted, head, latencies
 from tests.support.records import (
     accepted,
@@ -50,7 +50,7 @@ COLUMNS = (
 
 def drawn(table: FittedTable, width: int, encoding: str = "utf-8") -> list[str]:
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
-    show(Console(file=out, width=width, force_terminal=False), table)
+    print_parts(Console(file=out, width=width, force_terminal=False), table)
     out.seek(0)
     return out.read().splitlines()
 
@@ -116,7 +116,7 @@ def test_styles_and_sections_are_kept() -> None:
     made.end_section()
     made.add_row(*ROW[:-1], Text("9", style="red"), style="bold")
     out = io.StringIO()
-    show(Console(file=out, width=80, force_terminal=True, color_system="standard", _environ={}), made)
+    print_parts(Console(file=out, width=80, force_terminal=True, color_system="standard", _environ={}), made)
     assert "\x1b[1;31m" in out.getvalue()
     assert [line for line in re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines() if not line] == [""]
 
@@ -147,7 +147,7 @@ def test_a_number_is_whole_or_its_column_is_absent(rows: list[tuple[str, ...]], 
 def test_show_cuts_nothing_and_leaves_no_blanks() -> None:
     out = io.StringIO()
     parts: list[str | Text] = ["a  ", "", Text("x" * 30), Text("b \nc")]
-    show(Console(file=out, width=20), *parts)
+    print_parts(Console(file=out, width=20), *parts)
     lines = out.getvalue().splitlines()
     assert "".join(lines) == "a" + "x" * 30 + "bc"
     assert all(line == line.rstrip() for line in lines)
@@ -217,7 +217,7 @@ def live(the_plan: Plan) -> LiveSnapshot:
     huge = command(slow, response=slow, ok=12_345_678_901, errors={"READONLY": 987_654_321})
     parts = [interval(second, {"GET": huge}, issued=10**10) for second in range(12)]
     agents = [
-        AgentRow(
+        LiveAgent(
             name, "load-generator-seven.eu-central.example", "preparing", 12_799.9, 1234.5, -9_876_543.2, alive=alive
         )
         for name, alive in (
@@ -233,8 +233,8 @@ def live(the_plan: Plan) -> LiveSnapshot:
 OPEN = live(plan(rate_per_s=1_234_567_890.0, duration_s=86_400.0))
 CLOSED = live(plan(duration_s=86_400.0))
 SCREENS = {
-    "live open": lambda console: show(console, Screen(OPEN)),
-    "live closed": lambda console: show(console, Screen(CLOSED)),
+    "live open": lambda console: print_parts(console, Screen(OPEN)),
+    "live closed": lambda console: print_parts(console, Screen(CLOSED)),
     "report": lambda console: print_summary(console, AWKWARD_SUMMARY),
     "comparison": lambda console: print_comparison(console, AWKWARD_COMPARISON),
 }
@@ -258,7 +258,7 @@ def test_every_screen_fits_and_no_number_is_cut(name: str, width: int) -> None:
     assert max(map(cell_len, lines)) <= width
     assert "…" not in "".join(lines)
     assert [line for line in lines if line != line.rstrip()] == []
-    # What the wide screen does not show is the caption's own number.
+    # What the wide screen does not print_parts is the caption's own number.
     assert numbers(lines) - numbers(whole) <= {str(width)}
     for heading in ("Type", "Errors", "sec", "errors", "agent", "state"):
         assert sum(heading in line.split() for line in lines) == sum(heading in line.split() for line in whole)
