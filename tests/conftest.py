@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 
+from scripts.faults.processes import adopt_orphans
 from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
-from tests.support.leaks import adopt_orphans, nothing_left_behind
+from tests.support.leaks import nothing_left_behind
 from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port, start_server
 from tests.support.tiers import TIERS, only_fast, tier_of
 

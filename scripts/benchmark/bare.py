@@ -32,7 +32,7 @@ _DRAWN_BEFORE = 1000
 
 
 @dataclass(frozen=True)
-class Job:
+class BareJob:
     """What to do. style: a key of `STYLES` or of `TASK_STYLES`, whose workers are tasks of one loop."""
 
     port: int
@@ -61,7 +61,7 @@ class Switch:
 
 
 def main() -> None:
-    job = Job(**json.loads(sys.stdin.readline()))
+    job = BareJob(**json.loads(sys.stdin.readline()))
     switch = Switch()
     counts: list[int] = []
 
@@ -94,19 +94,19 @@ def main() -> None:
     print(sum(counts), flush=True)
 
 
-def open_client(job: Job) -> redis.Redis:
+def open_client(job: BareJob) -> redis.Redis:
     return redis.Redis(retry=Retry(*_policy(job)), **_settings(job))
 
 
-def open_async_client(job: Job) -> redis.asyncio.Redis:
+def open_async_client(job: BareJob) -> redis.asyncio.Redis:
     return redis.asyncio.Redis(retry=AsyncRetry(*_policy(job)), **_settings(job))
 
 
-def _policy(job: Job) -> tuple[FullJitterBackoff, int]:
+def _policy(job: BareJob) -> tuple[FullJitterBackoff, int]:
     return FullJitterBackoff(job.retry_cap_s, job.retry_base_s), job.retries
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _settings(job: BareJob) -> dict[str, Any]:
     return {
         "host": "127.0.0.1",
         "port": job.port,
@@ -118,11 +118,11 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _drawing(job: Job) -> tuple[bytes, int, int, bytes, Callable[[], float]]:
+def _drawing(job: BareJob) -> tuple[bytes, int, int, bytes, Callable[[], float]]:
     return f"{job.key_prefix}%d".encode(), job.first_key, job.keys, os.urandom(job.value_bytes), Random().random
 
 
-def by_methods(client: Any, job: Job, switch: Switch) -> int:
+def by_methods(client: Any, job: BareJob, switch: Switch) -> int:
     """As an application calls: `client.set`, `client.get`."""
     form, first, count, value, draw = _drawing(job)
     done = 0
@@ -136,7 +136,7 @@ def by_methods(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-def by_execute(client: Any, job: Job, switch: Switch) -> int:
+def by_execute(client: Any, job: BareJob, switch: Switch) -> int:
     """By the very call that the driver makes, which spares what is done in `set` and `get`."""
     form, first, count, value, draw = _drawing(job)
     done = 0
@@ -150,7 +150,7 @@ def by_execute(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
+def by_execute_drawn_before(client: Any, job: BareJob, switch: Switch) -> int:
     """The least that there is: the same few operations again and again, so that even drawing them costs nothing."""
     form, first, count, value, draw = _drawing(job)
     operations = [
@@ -168,7 +168,7 @@ def by_execute_drawn_before(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-def by_pipelines(client: Any, job: Job, switch: Switch) -> int:
+def by_pipelines(client: Any, job: BareJob, switch: Switch) -> int:
     """`by_methods`, but so many calls to a pipeline."""
     form, first, count, value, draw = _drawing(job)
     done = 0
@@ -184,7 +184,7 @@ def by_pipelines(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
+async def by_awaiting_methods(client: Any, job: BareJob, switch: Switch) -> int:
     """`by_methods`, with redis.asyncio."""
     form, first, count, value, draw = _drawing(job)
     done = 0
@@ -198,7 +198,7 @@ async def by_awaiting_methods(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
+async def by_awaiting(client: Any, job: BareJob, switch: Switch) -> int:
     """`by_execute`, with redis.asyncio."""
     form, first, count, value, draw = _drawing(job)
     done = 0
@@ -212,13 +212,13 @@ async def by_awaiting(client: Any, job: Job, switch: Switch) -> int:
     return done
 
 
-STYLES: dict[str, Callable[[Any, Job, Switch], int]] = {
+STYLES: dict[str, Callable[[Any, BareJob, Switch], int]] = {
     "methods": by_methods,
     "pipelines": by_pipelines,
     "execute": by_execute,
     "execute drawn before": by_execute_drawn_before,
 }
-TASK_STYLES: dict[str, Callable[[Any, Job, Switch], Awaitable[int]]] = {
+TASK_STYLES: dict[str, Callable[[Any, BareJob, Switch], Awaitable[int]]] = {
     "awaiting methods": by_awaiting_methods,
     "awaiting execute": by_awaiting,
 }

@@ -15,7 +15,7 @@ from common.redis_client import open_control_client
 from coordinator.embedded import EmbeddedServer, open_embedded
 from scripts.benchmark.cells import Cell, plan_for
 from scripts.benchmark.contenders import Lane
-from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million
+from scripts.benchmark.figures import Quartiles, Reading, cpu_ratio, cpu_s_per_million
 from scripts.benchmark.ground import Findings, Ground, Judged, fill, patient, pinned_servers
 from scripts.benchmark.referees import ServerReferee
 from scripts.benchmark.report import rough_lines
@@ -55,7 +55,7 @@ def cluster_section(ground: Ground) -> Findings:
             more = cpu_ratio(readings[_STANDALONE], readings[_CLUSTER])
             for name, turns in readings.items():
                 all_turns += turns
-                speed = Spread.of([turn.ops_per_s for turn in turns]).median
+                speed = Quartiles.of([turn.ops_per_s for turn in turns]).median
                 lines.append(f"  pipeline {pipeline:>2}  {name:<26} {speed:>10,.0f} {cpu_s_per_million(turns):>13.2f}")
             documents.append(
                 {

@@ -19,7 +19,7 @@ from common.clock import monotonic_ns
 from common.errors import StampedeError
 from common.plan.schema import Plan
 from common.units import NS_PER_S
-from scripts.benchmark.bare import Job
+from scripts.benchmark.bare import BareJob
 
 
 class BenchError(StampedeError):
@@ -77,7 +77,7 @@ class _Bare:
         self._orders = orders
         self._answers = answers
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: BareJob) -> None:
         """Wait until it is ready."""
         self._order(json.dumps(asdict(job)))
         self._answer()
@@ -113,7 +113,7 @@ class _Bare:
 def bare(lane: Lane, style: str) -> Iterator[Contender]:
     """The bare loop in one of the styles of `bare.STYLES`."""
     target, workload, pools = lane.plan.target, lane.plan.workload, lane.plan.pools[0]
-    job = Job(
+    job = BareJob(
         port=lane.port,
         style=style,
         workers=pools.workers_per_pool,

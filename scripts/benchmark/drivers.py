@@ -16,7 +16,15 @@ from common.units import Bytes, Count
 from scripts.benchmark.contenders import Contender, Lane, bare
 from scripts.benchmark.figures import Reading
 from scripts.benchmark.ground import Findings, Ground
-from scripts.benchmark.report import DRIVER, LEAST, TASK_DRIVER, Comparison, Scaling, comparison_lines, scaling_lines
+from scripts.benchmark.report import (
+    DRIVER,
+    LEAST,
+    TASK_DRIVER,
+    DriverComparison,
+    Scaling,
+    comparison_lines,
+    scaling_lines,
+)
 from scripts.benchmark.turns import Player, play
 from scripts.benchmark.workers import workers
 
@@ -95,12 +103,14 @@ def processes_section(ground: Ground) -> Findings:
     return Findings([*scaling_lines(scalings)], [scaling.document() for scaling in scalings])
 
 
-def _compare(ground: Ground, entrants: Entrants, driver: str, plans: Iterable[tuple[int, Plan]]) -> list[Comparison]:
+def _compare(
+    ground: Ground, entrants: Entrants, driver: str, plans: Iterable[tuple[int, Plan]]
+) -> list[DriverComparison]:
     comparisons = []
     for count, plan in plans:
         print(f"{count} workers of the {driver} against the bare loops ...", file=sys.stderr)
         readings = _play_all(ground, Lane(plan, ground.server.port, ground.core), entrants)
-        comparisons.append(Comparison(count, readings, driver))
+        comparisons.append(DriverComparison(count, readings, driver))
     return comparisons
 
 

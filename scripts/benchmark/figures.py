@@ -28,7 +28,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Quartiles:
     """The median of some numbers, the middle half of them (lower, upper), and all of them (minimum, maximum)."""
 
     median: float
@@ -38,7 +38,7 @@ class Spread:
     maximum: float
 
     @classmethod
-    def of(cls, numbers: Sequence[float]) -> Spread:
+    def of(cls, numbers: Sequence[float]) -> Quartiles:
         """Raises StatisticsError without any."""
         if len(numbers) == 1:
             only = numbers[0]
@@ -47,13 +47,13 @@ class Spread:
         return cls(median(numbers), lower, upper, min(numbers), max(numbers))
 
 
-def speed_ratio(ones: Sequence[Reading], others: Sequence[Reading]) -> Spread:
+def speed_ratio(ones: Sequence[Reading], others: Sequence[Reading]) -> Quartiles:
     """Operations a second of the ones to those of the others, round by round: what else the machine does slows
     neighbours alike, and so cancels out.
 
     Both hold one reading a round, in the order of the rounds. Raises ValueError when one of them holds more.
     """
-    return Spread.of([one.ops_per_s / other.ops_per_s for one, other in zip(ones, others, strict=True)])
+    return Quartiles.of([one.ops_per_s / other.ops_per_s for one, other in zip(ones, others, strict=True)])
 
 
 def cpu_s_per_million(readings: Sequence[Reading]) -> float:

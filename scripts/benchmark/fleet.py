@@ -159,7 +159,7 @@ def fleet_cost(url: str, agents: int, seconds: int) -> FleetCost:
         folder = Path(name)
         token_file = folder / "token"
         coordinator_curve(token_file)  # makes it
-        coordinator = Coordinator(folder, token_file, url, agents, seconds, pools=agents)
+        coordinator = BenchmarkCoordinator(folder, token_file, url, agents, seconds, pools=agents)
         stack.callback(coordinator.kill)
         endpoint = coordinator.endpoint()
         simulators = []
@@ -177,7 +177,7 @@ def fleet_cost(url: str, agents: int, seconds: int) -> FleetCost:
 
 
 def _cost(
-    agents: int, seconds: int, coordinator: Coordinator, summary: Any, tallies: list[dict[str, Any]]
+    agents: int, seconds: int, coordinator: BenchmarkCoordinator, summary: Any, tallies: list[dict[str, Any]]
 ) -> FleetCost:
     operations = sum(tally["operations"] for tally in tallies)
     if (counted := summary["totals"]["operations"]) != operations:
@@ -209,7 +209,7 @@ def _quantile(ascending: list[int], q: float) -> int:
     return ascending[min(len(ascending) - 1, int(q * len(ascending)))] if ascending else 0
 
 
-class Coordinator:
+class BenchmarkCoordinator:
     """A `coordinator start` that waits for `agents` agents, measured while it runs."""
 
     def __init__(

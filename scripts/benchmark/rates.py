@@ -13,7 +13,7 @@ from common.plan.schema import Driver, Load
 from common.units import PerSecond, Seconds
 from scripts.benchmark.cells import Cell, plan_for
 from scripts.benchmark.contenders import Lane
-from scripts.benchmark.figures import Spread
+from scripts.benchmark.figures import Quartiles
 from scripts.benchmark.ground import Findings, Ground, Judged, fill
 from scripts.benchmark.turns import Player, play
 from scripts.benchmark.workers import run_through, workers
@@ -105,4 +105,4 @@ def _capacity(ground: Ground, driver: Driver, cell: Cell) -> float:
     readings = play({"": Player(partial(workers, lane), ground.referee)}, ground.options.rounds, ground.options.turn_s)[
         ""
     ]
-    return Spread.of([reading.ops_per_s for reading in readings]).median
+    return Quartiles.of([reading.ops_per_s for reading in readings]).median

@@ -27,7 +27,7 @@ from coordinator.core.records import RunStarted
 from coordinator.core.run import START_AHEAD_NS
 from coordinator.journal import read_journal
 from scripts.benchmark.contenders import BenchError
-from scripts.benchmark.fleet import Coordinator
+from scripts.benchmark.fleet import BenchmarkCoordinator
 from scripts.benchmark.ground import Findings, Ground, Judged
 
 MOST_REAL_S = 10.0
@@ -145,7 +145,7 @@ def launched(url: str, agents: int) -> Launch:
         token_file = folder / "token"
         coordinator_curve(token_file)  # makes it
         environment = _compiled(folder)
-        coordinator = Coordinator(folder, token_file, url, agents, _LOAD_S, pools=None, wait_s=patience_s)
+        coordinator = BenchmarkCoordinator(folder, token_file, url, agents, _LOAD_S, pools=None, wait_s=patience_s)
         stack.callback(coordinator.kill)
         endpoint = coordinator.endpoint()
         began_ns = monotonic_ns()

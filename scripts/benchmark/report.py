@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scripts.benchmark.figures import Reading, Spread, cpu_s_per_million, disturbed, filled, speed_ratio
+from scripts.benchmark.figures import Quartiles, Reading, cpu_s_per_million, disturbed, filled, speed_ratio
 from scripts.benchmark.ground import Judged
 
 DRIVER = "client driver"
@@ -22,7 +22,7 @@ the rest goes to the kernel's own work, to us who measure, and to whatever else 
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DriverComparison:
     """A driver and its bare loops at one number of workers. readings: by contender, one a round, in their order."""
 
     workers: int
@@ -34,7 +34,7 @@ class Comparison:
         """What its workers are."""
         return "tasks" if self.driver == TASK_DRIVER else "threads"
 
-    def ratio(self, contender: str) -> Spread:
+    def ratio(self, contender: str) -> Quartiles:
         """Operations a second of the driver to those of a bare loop."""
         return speed_ratio(self.readings[self.driver], self.readings[contender])
 
@@ -95,7 +95,7 @@ class Scaling:
     two: Sequence[Reading]
 
     @property
-    def ratio(self) -> Spread:
+    def ratio(self) -> Quartiles:
         """Operations a second of two processes to those of one."""
         return speed_ratio(self.two, self.one)
 
@@ -132,7 +132,7 @@ class Scaling:
         }
 
 
-def comparison_lines(comparisons: Sequence[Comparison], cores: int) -> Iterator[str]:
+def comparison_lines(comparisons: Sequence[DriverComparison], cores: int) -> Iterator[str]:
     """A table of comparisons of one driver."""
     yield f"{comparisons[0].counted:>7}  {'':<22} {_READING_HEAD}   {'driver / bare':<17}   {'CPU of it'}"
     for comparison in comparisons:
@@ -158,18 +158,18 @@ _READING_HEAD = f"{'ops/s':>8} {'CPU us/op':>10} {'server CPU':>11}"
 
 
 def _reading_columns(readings: Sequence[Reading]) -> str:
-    ops_per_s = Spread.of([reading.ops_per_s for reading in readings]).median
-    server = Spread.of([reading.server_cpu_s / reading.seconds for reading in readings]).median
+    ops_per_s = Quartiles.of([reading.ops_per_s for reading in readings]).median
+    server = Quartiles.of([reading.server_cpu_s / reading.seconds for reading in readings]).median
     return f"{ops_per_s:>8,.0f} {cpu_s_per_million(readings):>10.1f} {server:>11.0%}"
 
 
-def _show(spread: Spread) -> str:
+def _show(spread: Quartiles) -> str:
     return f"{spread.median:.2f} ({spread.lower:.2f}..{spread.upper:.2f})"
 
 
 def _contender_document(readings: Sequence[Reading]) -> dict[str, Any]:
     return {
-        "ops_per_s": asdict(Spread.of([reading.ops_per_s for reading in readings])),
+        "ops_per_s": asdict(Quartiles.of([reading.ops_per_s for reading in readings])),
         "cpu_s_per_million_operations": cpu_s_per_million(readings),
         "rounds": [asdict(reading) for reading in readings],
     }

@@ -36,7 +36,7 @@ _NEVER_DONE = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RivalJob:
     """What a rival is to do. protocol: the RESP version of clients that are redis-py's. file: for what it counted."""
 
     cell: Cell
@@ -51,10 +51,10 @@ class Rival:
     say so when it is told to end by this signal."""
 
     source: Callable[[], tuple[str, str]]
-    arguments: Callable[[Job], list[str]]
+    arguments: Callable[[RivalJob], list[str]]
     ending: signal.Signals = signal.SIGKILL
     count: Callable[[str], int] | None = None
-    environment: Callable[[Job], Mapping[str, str]] = lambda _: {}
+    environment: Callable[[RivalJob], Mapping[str, str]] = lambda _: {}
 
 
 def _on_path(name: str) -> Callable[[], tuple[str, str]]:
@@ -70,7 +70,7 @@ def _packaged(name: str) -> Callable[[], tuple[str, str]]:
     return look
 
 
-def memtier_arguments(job: Job) -> list[str]:
+def memtier_arguments(job: RivalJob) -> list[str]:
     """One thread; without a seed for each client, all connections would draw the same keys one after the other."""
     cell = job.cell
     return [
@@ -82,8 +82,8 @@ def memtier_arguments(job: Job) -> list[str]:
     ]
 
 
-def _redis_benchmark(*command: str) -> Callable[[Job], list[str]]:
-    def arguments(job: Job) -> list[str]:
+def _redis_benchmark(*command: str) -> Callable[[RivalJob], list[str]]:
+    def arguments(job: RivalJob) -> list[str]:
         cell = job.cell
         return [
             *("-h", "127.0.0.1", "-p", str(job.port), "-c", str(cell.connections), "-P", str(cell.pipeline)),
@@ -93,8 +93,8 @@ def _redis_benchmark(*command: str) -> Callable[[Job], list[str]]:
     return arguments
 
 
-def _resp_benchmark(*command: str) -> Callable[[Job], list[str]]:
-    def arguments(job: Job) -> list[str]:
+def _resp_benchmark(*command: str) -> Callable[[RivalJob], list[str]]:
+    def arguments(job: RivalJob) -> list[str]:
         cell = job.cell
         key = f"{short_prefix(cell.keys)}{{rand {cell.keys}}}"
         return [
@@ -110,7 +110,7 @@ def _filled(command: tuple[str, ...], key: str, cell: Cell) -> list[str]:
     return [{"KEY": key, "VALUE": "x" * cell.value_bytes}.get(word, word) for word in command]
 
 
-def locust_arguments(job: Job) -> list[str]:
+def locust_arguments(job: RivalJob) -> list[str]:
     """A user for each connection, all at once."""
     users = str(job.cell.connections)
     return [
@@ -119,7 +119,7 @@ def locust_arguments(job: Job) -> list[str]:
     ]
 
 
-def _locust_environment(job: Job) -> Mapping[str, str]:
+def _locust_environment(job: RivalJob) -> Mapping[str, str]:
     told = {
         "port": job.port,
         "protocol": job.protocol,
@@ -155,7 +155,7 @@ def release(name: str) -> str:
 class _Program:
     """A rival that runs from the moment it is started."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], rival: Rival, job: Job) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], rival: Rival, job: RivalJob) -> None:
         self._name = name
         self._process = process
         self._rival = rival
@@ -196,7 +196,7 @@ def rival(name: str, cell: Cell, port: int, protocol: int, core: int | None, ref
     program, _ = chosen.source()
     connected = referee.connected()
     with tempfile.TemporaryDirectory(prefix="stampede-bench-") as directory:
-        job = Job(cell, port, protocol, Path(directory) / "counted")
+        job = RivalJob(cell, port, protocol, Path(directory) / "counted")
         with pinned(core):
             process = subprocess.Popen(
                 [program, *chosen.arguments(job)],

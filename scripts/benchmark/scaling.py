@@ -18,7 +18,7 @@ from common.plan.schema import Driver
 from scripts.benchmark.cells import Cell, plan_for
 from scripts.benchmark.contenders import Lane
 from scripts.benchmark.drivers import processes_section
-from scripts.benchmark.figures import Spread, cpu_s_per_million, speed_ratio
+from scripts.benchmark.figures import Quartiles, cpu_s_per_million, speed_ratio
 from scripts.benchmark.ground import Findings, Ground, Judged, pinned_servers
 from scripts.benchmark.responders import TogetherReferee, null_responder
 from scripts.benchmark.turns import Player, play
@@ -57,7 +57,7 @@ def scaling_section(ground: Ground) -> Findings:
     )
 
 
-def _pairs(ground: Ground, cores: tuple[int, int], pipeline: int) -> tuple[Spread, Any]:
+def _pairs(ground: Ground, cores: tuple[int, int], pipeline: int) -> tuple[Quartiles, Any]:
     print(f"two worker processes, pipeline {pipeline}, each with a null responder ...", file=sys.stderr)
     cell = Cell(_CONNECTIONS, pipeline, ground.options.data_sizes[0], ground.options.keys)
     with ExitStack() as stack:

@@ -81,7 +81,7 @@ _CONTROL_EVENTS: dict[LinkEvent, Event] = {
 
 
 @dataclass(slots=True)
-class Tally:
+class SimulatedTally:
     """What happened to all simulated agents. started_ns: when each received its start; ack_ns: from the sending of a
     frame to its acknowledgement; acked_at_ns: when the last frame was acknowledged."""
 
@@ -131,7 +131,7 @@ class SimulatedAgent:
         curve: CurveClient,
         number: int,
         shapes: list[IntervalMetrics],
-        tally: Tally,
+        tally: SimulatedTally,
     ) -> None:
         identity = Identity(
             name=f"simulated-{number}",
@@ -265,9 +265,9 @@ class SimulatedAgent:
         self._tally.operations += sum(interval.operations for interval in frame.intervals)
 
 
-def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> Tally:
+def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> SimulatedTally:
     """Run these agents until all have left."""
-    tally = Tally()
+    tally = SimulatedTally()
     shapes = [interval_of(seed) for seed in range(_SHAPES)]
     with Context() as context, ExitStack() as stack:
         agents = [
@@ -307,7 +307,7 @@ def main(arguments: list[str]) -> int:
     endpoint, token_file, first, count = arguments
     raise_open_files_limit()
     tally = serve(endpoint, agent_curve(Path(token_file)), int(first), int(count))
-    document: dict[str, Any] = {name: getattr(tally, name) for name in Tally.__dataclass_fields__}
+    document: dict[str, Any] = {name: getattr(tally, name) for name in SimulatedTally.__dataclass_fields__}
     print(json.dumps(document))
     return 0
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.benchmark.cells import Cell
-from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million, speed_ratio
+from scripts.benchmark.figures import Quartiles, Reading, cpu_ratio, cpu_s_per_million, speed_ratio
 from scripts.benchmark.ground import Judged
 from scripts.benchmark.report import rough_lines
 
@@ -51,7 +51,7 @@ class Measured:
     readings: Mapping[str, Sequence[Reading]]
     unable: Mapping[str, str]
 
-    def speed(self, rival: str) -> Spread:
+    def speed(self, rival: str) -> Quartiles:
         """Operations a second of the wire driver to the rival's."""
         return speed_ratio(self.readings[OURS], self.readings[rival])
 
@@ -78,8 +78,8 @@ class Measured:
         yield f"{self.cell.title}, {self.cell.keys} keys"
         yield _HEAD + (_RATIO_HEAD if OURS in self.readings else "")
         for name, readings in self.readings.items():
-            speed = Spread.of([reading.ops_per_s for reading in readings]).median
-            server = Spread.of([reading.server_cpu_s / reading.seconds for reading in readings]).median
+            speed = Quartiles.of([reading.ops_per_s for reading in readings]).median
+            server = Quartiles.of([reading.server_cpu_s / reading.seconds for reading in readings]).median
             cpu_s = cpu_s_per_million(readings)
             line = f"  {name:<18} {speed:>10,.0f} {cpu_s:>13.2f} {1e6 / cpu_s:>12,.0f} {server:>11.0%}"
             if OURS in self.readings and name != OURS:
@@ -99,7 +99,7 @@ class Measured:
             "unable": dict(self.unable),
             "contenders": {
                 name: {
-                    "ops_per_s": asdict(Spread.of([reading.ops_per_s for reading in readings])),
+                    "ops_per_s": asdict(Quartiles.of([reading.ops_per_s for reading in readings])),
                     "cpu_s_per_million_operations": cpu_s_per_million(readings),
                     "rounds": [asdict(reading) for reading in readings],
                 }

@@ -121,14 +121,14 @@ def workers(lane: Lane, processes: int = 1) -> Iterator[Contender]:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CompletedLoad:
     """A load that came to its own end. counted: its operations, all of them done."""
 
     intervals: list[IntervalMetrics]
     counted: int
 
 
-def run_through(lane: Lane, each_second: Callable[[int], None] = lambda _: None) -> Run:
+def run_through(lane: Lane, each_second: Callable[[int], None] = lambda _: None) -> CompletedLoad:
     """The plan's load in one worker process, from its beginning to its own end. each_second: what to do meanwhile, with
     the id of the process. Raises BenchError."""
     seconds = lane.plan.load.duration_s or 0
@@ -144,7 +144,7 @@ def run_through(lane: Lane, each_second: Callable[[int], None] = lambda _: None)
             contender.attend_to_the_end(monotonic_ns() + NS_PER_S)
             if not contender.has_ended:
                 each_second(pid)
-        return Run(contender.intervals, contender.end())
+        return CompletedLoad(contender.intervals, contender.end())
 
 
 class _Together:

@@ -31,7 +31,7 @@ from common.errors import EXIT_INTERRUPTED
 from scripts.faults.draws import Draw, draw
 from scripts.faults.judge import Seen, problems
 from scripts.faults.play import Round
-from tests.support.leaks import adopt_orphans
+from scripts.faults.processes import adopt_orphans
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {seed}", flush=True)
     folder = options.logs or Path(tempfile.mkdtemp(prefix="stampede-soak-"))
     until_s = time.monotonic() + options.minutes * 60
-    tally = Tally()
+    tally = SoakTotals()
     number = options.first
     try:
         while time.monotonic() < until_s and (options.rounds is None or tally.rounds < options.rounds):
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Tally:
+class SoakTotals:
     """Sums over rounds."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Tally:
         )
 
 
-def _round(drawn: Draw, directory: Path, tally: Tally) -> bool:
+def _round(drawn: Draw, directory: Path, tally: SoakTotals) -> bool:
     """Play and judge one round; whether it kept the promises."""
     began_s = time.monotonic()
     played = Round(drawn, directory)

@@ -78,7 +78,7 @@ _WEIGHTS = {Kind.COORDINATOR_KILLED: 4, Kind.BLACKHOLE: 2, Kind.CUT: 2, Kind.AGE
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class PlannedFault:
     """Something goes wrong. at_s: after the load began, or, if `early`, after the coordinator was started. seconds:
     for how long; of a kill, until what was killed is started again. agent: which one, counted round."""
 
@@ -116,7 +116,7 @@ class Draw:
     length_s: float
     agents: tuple[AgentDraw, ...]
     terminal: bool
-    faults: tuple[Fault, ...]
+    faults: tuple[PlannedFault, ...]
     reuses: bool
 
     @property
@@ -238,17 +238,17 @@ def _load(chance: random.Random) -> tuple[dict[str, Any], float]:
 
 def _faults(
     chance: random.Random, agents: tuple[AgentDraw, ...], fleet: int, terminal: bool, length_s: float
-) -> tuple[Fault, ...]:
+) -> tuple[PlannedFault, ...]:
     kinds = [kind for kind in Kind if agents or kind not in NETWORK]
     if not terminal:
         kinds.remove(Kind.COORDINATOR_PAUSED)
     if not any(agent.terminal for agent in agents):
         kinds.remove(Kind.AGENT_PAUSED)
     weights = [_WEIGHTS.get(kind, 1) for kind in kinds]
-    faults: list[Fault] = []
+    faults: list[PlannedFault] = []
     for kind in chance.choices(kinds, weights, k=chance.choice([1, 1, 2, 2, 3, 4])):
         early = chance.random() < 0.12
         at_s = chance.uniform(0.2, 2.0) if early else chance.uniform(0.0, length_s + 2.0)
         seconds = chance.choice([0.3, 1.0, 2.5, 5.0, 9.0, 14.0]) * chance.uniform(0.8, 1.2)
-        faults.append(Fault(kind, round(at_s, 1), round(seconds, 1), chance.randrange(fleet), early))
+        faults.append(PlannedFault(kind, round(at_s, 1), round(seconds, 1), chance.randrange(fleet), early))
     return tuple(sorted(faults, key=lambda fault: (not fault.early, fault.at_s)))

@@ -9,6 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import redis
 import yaml
@@ -16,14 +17,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.errors import StampedeError
+from common.plan.schema import Embedded
 from common.protocol.token import coordinator_curve
 from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.embedded import open_embedded
 from coordinator.journal import read_journal
 from scripts.faults import counts
 from scripts.faults.draws import Draw
-from scripts.faults.processes import Command, local_agents_of, runs
+from scripts.faults.processes import FleetProcess, local_agents_of, runs
 from scripts.faults.relay import HOST, Relay
-from tests.support.servers import start_server
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class PlayedAgent:
 
     pid: int
     relay: Relay | None = None
-    command: Command | None = None
+    command: FleetProcess | None = None
     stopped_s: float | None = None
     deaf_s: float | None = None
     calls: int | None = None
@@ -54,7 +56,7 @@ class PlayedAgent:
         return self.joins if self.command is not None else runs(self.pid)
 
 
-class Fleet:
+class SoakFleet:
     """Starts what a round needs. `close` ends all of it. Times are seconds since it was made.
 
     coordinator: the one that runs now; coordinator_gone_s: since when there is none that could speak.
@@ -64,7 +66,7 @@ class Fleet:
         """directory: takes what everybody says and leaves; it must exist, and be empty."""
         self.drawn, self.directory = drawn, directory
         self._opened = contextlib.ExitStack()
-        self.server = self._opened.enter_context(start_server())
+        self.server = self._opened.enter_context(open_embedded(Embedded.STANDALONE))
         self.server_port = self.server.port
         self.asked = self._opened.enter_context(
             redis.Redis(host=HOST, port=self.server_port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
@@ -73,8 +75,8 @@ class Fleet:
         self.token = directory / "token"
         self.out = directory / "runs"
         self.agents: list[PlayedAgent] = []
-        self.commands: list[Command] = []
-        self.coordinator: Command | None = None
+        self.commands: list[FleetProcess] = []
+        self.coordinator: FleetProcess | None = None
         self.coordinator_gone_s: float | None = None
         self._began_s = time.monotonic()
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("STAMPEDE_")}
@@ -114,16 +116,22 @@ class Fleet:
         self.coordinator = self.start(args, name, terminal=self.drawn.terminal)
         self.coordinator_gone_s = None
 
-    def start(self, args: list[str], name: str, *, terminal: bool = False) -> Command:
+    def start(self, args: list[str], name: str, *, terminal: bool = False) -> FleetProcess:
         """A command whose words go to `name`.log."""
         log = self.directory / f"{name}.log"
-        command = Command(args, log, self._environment, self.directory, terminal=terminal)
+        command = FleetProcess(args, log, self._environment, self.directory, terminal=terminal)
         self.commands.append(command)
         return command
 
     def restart_server(self) -> None:
-        """Another one in its place, empty."""
-        self.server = self._opened.enter_context(start_server(port=self.server_port))
+        """Start an empty server on the port of the killed one."""
+        with patch("coordinator.embedded.servers._free_ports", lambda _count: [self.server_port]):
+            self.server = self._opened.enter_context(open_embedded(Embedded.STANDALONE))
+
+    def signal_server(self, number: int) -> None:
+        """Send the server a signal. Raises AssertionError once it is killed."""
+        assert self.server.pid is not None
+        os.kill(self.server.pid, number)
 
     def find_local_agents(self) -> None:
         """Those that the coordinator has started since the last call."""

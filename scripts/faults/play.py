@@ -13,8 +13,8 @@ import redis
 
 from common.errors import EXIT_INTERRUPTED
 from scripts.faults import counts
-from scripts.faults.draws import COSTS_OPERATIONS, OUTAGES, TARGET, Draw, Fault, Kind
-from scripts.faults.fleet import Fleet
+from scripts.faults.draws import COSTS_OPERATIONS, OUTAGES, TARGET, Draw, Kind, PlannedFault
+from scripts.faults.fleet import SoakFleet
 from scripts.faults.judge import Seen
 from scripts.faults.processes import memory_mib, ports_to, runs, send, workers_of
 from scripts.faults.trouble import Trouble
@@ -39,7 +39,7 @@ class Round:
     def __init__(self, drawn: Draw, directory: Path) -> None:
         """directory: takes what everybody says and leaves; it must exist, and be empty."""
         self._drawn = drawn
-        self._fleet = Fleet(drawn, directory)
+        self._fleet = SoakFleet(drawn, directory)
         self._trouble = Trouble(self._fleet)
         self.seen = Seen(lease_s=drawn.lease_s)
         self.timeline: list[str] = []
@@ -104,7 +104,7 @@ class Round:
                 self.seen.problems.append(f"it did not end within {self._fleet.now_s:.0f} s")
                 return
 
-    def _inflict(self, fault: Fault) -> None:
+    def _inflict(self, fault: PlannedFault) -> None:
         happens = self._trouble.inflict(fault)
         self._note(f"{fault}{'' if happens else ' (not possible then)'}")
         if happens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import psutil
 
 CTRL_S, CTRL_Q = b"\x13", b"\x11"
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
-class Command:
+class FleetProcess:
     """A command under way, in a session of its own. What it says goes to `log`, by a terminal if it is to have one:
     then `drain` must be called now and then."""
 
@@ -96,6 +98,12 @@ class Command:
             os.close(self._terminal)
             self._terminal = None
         self._file.close()
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of children whose parent has ended, so that it finds them. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def family_of(pid: int) -> list[psutil.Process]:

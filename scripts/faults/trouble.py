@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import psutil
 
-from scripts.faults.draws import Fault, Kind
-from scripts.faults.fleet import Fleet, PlayedAgent
-from scripts.faults.processes import GO, KILL, STOP, Command, runs, send, workers_of
+from scripts.faults.draws import Kind, PlannedFault
+from scripts.faults.fleet import PlayedAgent, SoakFleet
+from scripts.faults.processes import GO, KILL, STOP, FleetProcess, runs, send, workers_of
 
 
 @dataclass(slots=True)
@@ -31,14 +31,14 @@ class Trouble:
     """Does faults to a fleet. restart_s: when to start a coordinator in the place of a killed one.
     target_lost: the target was restarted, and counts from nothing."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: SoakFleet) -> None:
         self._fleet = fleet
         self.restart_s: float | None = None
         self.target_lost = False
         self._undos: list[_Undo] = []
         self._intruders: list[subprocess.Popen[bytes]] = []
 
-    def inflict(self, fault: Fault) -> bool:
+    def inflict(self, fault: PlannedFault) -> bool:
         """Whether it could be done."""
         agents = self._fleet.agents
         behind = [agent for agent in agents if agent.relay is not None]
@@ -70,10 +70,10 @@ class Trouble:
             intruder.kill()
             intruder.wait()
 
-    def _later(self, fault: Fault, what: Callable[[], None]) -> None:
+    def _later(self, fault: PlannedFault, what: Callable[[], None]) -> None:
         self._undos.append(_Undo(self._fleet.now_s + fault.seconds, fault.kind, what))
 
-    def _network(self, fault: Fault, agent: PlayedAgent) -> bool:
+    def _network(self, fault: PlannedFault, agent: PlayedAgent) -> bool:
         relay = agent.relay
         assert relay is not None
         match fault.kind:
@@ -110,7 +110,7 @@ class Trouble:
         self._later(fault, heal)
         return True
 
-    def _process(self, fault: Fault, agent: PlayedAgent) -> bool:
+    def _process(self, fault: PlannedFault, agent: PlayedAgent) -> bool:
         workers = workers_of(agent.pid)
         worker = workers[fault.agent % len(workers)].pid if workers else None
         match fault.kind:
@@ -140,7 +140,7 @@ class Trouble:
                 return False
         return True
 
-    def _coordinator_fault(self, fault: Fault) -> bool:
+    def _coordinator_fault(self, fault: PlannedFault) -> bool:
         command = self._fleet.coordinator
         if command is None or command.code is not None:
             return False
@@ -160,7 +160,7 @@ class Trouble:
                 command.signal(signal.SIGINT)
             case Kind.INTERRUPTED_TWICE if command.said:
                 command.signal(signal.SIGINT)
-                again = Fault(fault.kind, fault.at_s, min(fault.seconds, 1.0), fault.agent)
+                again = PlannedFault(fault.kind, fault.at_s, min(fault.seconds, 1.0), fault.agent)
                 self._later(again, lambda: command.signal(signal.SIGINT))
             case Kind.JOURNAL_FULL if self._fleet.journal.started is not None:
                 limit = max(path.stat().st_size for path in self._fleet.out.glob("*/journal"))
@@ -172,19 +172,19 @@ class Trouble:
                 return False
         return True
 
-    def _let_coordinator_go_on(self, command: Command) -> None:
+    def _let_coordinator_go_on(self, command: FleetProcess) -> None:
         command.signal(GO)
         if self._fleet.coordinator is command and command.code is None:
             self._fleet.coordinator_gone_s = None
 
-    def _target_fault(self, fault: Fault) -> bool:
+    def _target_fault(self, fault: PlannedFault) -> bool:
         match fault.kind:
             case Kind.TARGET_STOPPED if not self.target_lost:
-                self._fleet.server.pause()
+                self._fleet.signal_server(STOP)
                 self._later(fault, self._resume_target)
             case Kind.TARGET_KILLED if not self.target_lost:
                 self.target_lost = True
-                self._fleet.server.kill()
+                self._fleet.server.stop()
                 self._later(fault, self._fleet.restart_server)
             case _:
                 return False
@@ -192,9 +192,9 @@ class Trouble:
 
     def _resume_target(self) -> None:
         if not self.target_lost:
-            self._fleet.server.resume()
+            self._fleet.signal_server(GO)
 
-    def _intrusion(self, fault: Fault) -> bool:
+    def _intrusion(self, fault: PlannedFault) -> bool:
         names = {Kind.FLOOD: "flood", Kind.STRANGERS: "strangers", Kind.GARBAGE: "garbage"}
         if fault.kind not in names:
             return False

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.errors import EXIT_INTERRUPTED, StampedeError
-from scripts.shapes.cells import Cell, Result, cells, run
+from scripts.shapes.cells import CellResult, MatrixCell, cells, run
 from scripts.shapes.servers import SHAPES
 
 _HEAD = "| shape | driver | load | pipeline | operations | ops/s | p99 ms | errors | unaccounted | |"
@@ -31,7 +31,7 @@ _RULE = "|---|---|---|---:|---:|---:|---:|---:|---:|---|"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 when all cells passed, 1 when not."""
     options = _parser().parse_args(arguments)
-    results: list[Result] = []
+    results: list[CellResult] = []
     print(_HEAD, _RULE, sep="\n", flush=True)
     try:
         for shape in options.shapes:
@@ -62,9 +62,9 @@ def _shapes(text: str) -> list[str]:
     return names
 
 
-def _shape_results(shape: str, seconds: float) -> list[Result]:
+def _shape_results(shape: str, seconds: float) -> list[CellResult]:
     """All cells of one shape, each printed as soon as it is over; its servers live for as long."""
-    results: list[Result] = []
+    results: list[CellResult] = []
     wanted = list(cells([shape]))
     with tempfile.TemporaryDirectory(prefix="stampede-matrix-") as directory:
         try:
@@ -73,12 +73,14 @@ def _shape_results(shape: str, seconds: float) -> list[Result]:
                     command = cell.command(url, flags, seconds, Path(directory) / "runs")
                     results.append(_told(run(cell, command, seconds)))
         except (StampedeError, OSError) as error:
-            results += [_told(Result(cell, f"its servers did not start: {error}")) for cell in wanted[len(results) :]]
+            results += [
+                _told(CellResult(cell, f"its servers did not start: {error}")) for cell in wanted[len(results) :]
+            ]
     return results
 
 
-def _told(result: Result) -> Result:
-    cell: Cell = result.cell
+def _told(result: CellResult) -> CellResult:
+    cell: MatrixCell = result.cell
     unaccounted = "-" if result.ledger is None else result.ledger["unaccounted"]
     print(
         f"| {cell.shape} | {cell.driver} | {cell.load} | {cell.pipeline} | {result.operations:,} | "

@@ -24,7 +24,7 @@ _GRACE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class MatrixCell:
     """One run of the matrix."""
 
     shape: str
@@ -43,10 +43,10 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CellResult:
     """What came of a cell. problem: why it does not count as passed, "" where it does. ledger: as in summary.json."""
 
-    cell: Cell
+    cell: MatrixCell
     problem: str
     operations: int = 0
     ops_per_s: float = 0.0
@@ -55,25 +55,25 @@ class Result:
     ledger: dict[str, Any] | None = None
 
 
-def cells(shapes: Sequence[str]) -> Iterator[Cell]:
+def cells(shapes: Sequence[str]) -> Iterator[MatrixCell]:
     """All cells of these shapes, shape by shape."""
     for shape, driver, load, pipeline in product(shapes, DRIVERS, LOADS, PIPELINES):
-        yield Cell(shape, driver, load, pipeline)
+        yield MatrixCell(shape, driver, load, pipeline)
 
 
-def run(cell: Cell, command: Sequence[str], seconds: float) -> Result:
+def run(cell: MatrixCell, command: Sequence[str], seconds: float) -> CellResult:
     """Run a cell to its end. Its servers must be up."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _GRACE_S)
     except subprocess.TimeoutExpired:
-        return Result(cell, f"did not end within {seconds + _GRACE_S:g} s")
+        return CellResult(cell, f"did not end within {seconds + _GRACE_S:g} s")
     if done.returncode != 0:
         last_words = (done.stderr.strip().splitlines() or [""])[-1]
-        return Result(cell, f"exit code {done.returncode}: {last_words}")
+        return CellResult(cell, f"exit code {done.returncode}: {last_words}")
     return judged(cell, json.loads(done.stdout))
 
 
-def judged(cell: Cell, summary: dict[str, Any]) -> Result:
+def judged(cell: MatrixCell, summary: dict[str, Any]) -> CellResult:
     """A summary as a result: it passes when operations were done, none failed, and the server counted the same."""
     totals, ledger = summary["totals"], summary["ledger"]
     problem = ""
@@ -85,7 +85,7 @@ def judged(cell: Cell, summary: dict[str, Any]) -> Result:
         problem = f"the server's count could not be compared: {ledger['note']}"
     elif ledger["unaccounted"]:
         problem = f"{ledger['unaccounted']} operations are unaccounted for"
-    return Result(
+    return CellResult(
         cell,
         problem,
         operations=totals["operations"],

@@ -1,4 +1,4 @@
-"""Servers of every shape, as the tests start them: loopback only, and gone with the block."""
+"""The servers of each shape of the matrix: on loopback, and gone with the block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import UsageError
 from common.plan.schema import Embedded
 from coordinator.embedded import open_embedded
-from tests.support.shapes import Group, make_papers, start_tls, start_tls_cluster, start_tls_sentinel, start_unix
+from scripts.shapes.targets import Group, make_papers, start_tls, start_tls_cluster, start_tls_sentinel, start_unix
 
 Flags = tuple[str, ...]
 Servers = Callable[[Path], AbstractContextManager[tuple[str, Flags]]]

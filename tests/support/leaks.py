@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,13 +12,6 @@ import psutil
 import pytest
 
 _GRACE_S = 5.0
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-
-
-def adopt_orphans() -> None:
-    """Make children of dead children ours, so that a process which its parent left behind is found. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from common.plan.schema import Embedded
 from coordinator.embedded import HOST, EmbeddedServer, open_embedded
+from scripts.shapes.targets import closed_port as closed_port
 
 
 class Server:
@@ -226,11 +227,3 @@ def deaf_port() -> Iterator[int]:
             filler.setblocking(False)
             filler.connect_ex((HOST, port))
         yield port
-
-
-def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as briefly:
-        briefly.bind((HOST, 0))
-        port: int = briefly.getsockname()[1]
-        return port

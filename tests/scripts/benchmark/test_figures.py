@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.benchmark.figures import Reading, Spread, cpu_ratio, cpu_s_per_million, even, filled, order, speed_ratio
+from scripts.benchmark.figures import Quartiles, Reading, cpu_ratio, cpu_s_per_million, even, filled, order, speed_ratio
 
 
 def reading(operations: int = 1000, seconds: float = 0.5, generator: float = 0.4, server: float = 0.1) -> Reading:
@@ -20,7 +20,7 @@ def test_a_reading_tells_operations_a_second_of_its_own_length() -> None:
 def test_a_ratio_is_taken_between_turns_of_the_same_round() -> None:
     # Both halve their speed in the second round: a ratio of sums over shuffled rounds would not be 2.
     ones, others = [reading(2000), reading(1000), reading(400)], [reading(1000), reading(500), reading(200)]
-    assert speed_ratio(ones, others) == Spread(2.0, 2.0, 2.0, 2.0, 2.0)
+    assert speed_ratio(ones, others) == Quartiles(2.0, 2.0, 2.0, 2.0, 2.0)
 
 
 def test_one_disturbed_round_does_not_move_the_median() -> None:
@@ -36,12 +36,14 @@ def test_readings_of_different_numbers_of_rounds_are_not_compared() -> None:
 
 
 def test_the_middle_half_lies_between_the_quartiles() -> None:
-    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(median=3.0, lower=2.0, upper=4.0, minimum=1.0, maximum=5.0)
+    assert Quartiles.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Quartiles(
+        median=3.0, lower=2.0, upper=4.0, minimum=1.0, maximum=5.0
+    )
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1))
 def test_a_spread_is_in_order(numbers: list[float]) -> None:
-    spread = Spread.of(numbers)
+    spread = Quartiles.of(numbers)
     slack = 1e-9  # quartiles are interpolated, and rounded
     assert spread.minimum - slack <= spread.lower <= spread.median + slack
     assert spread.median - slack <= spread.upper <= spread.maximum + slack

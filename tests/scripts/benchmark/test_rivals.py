@@ -15,11 +15,11 @@ from scripts.benchmark.cells import Cell
 from scripts.benchmark.contenders import BenchError
 from scripts.benchmark.ground import patient
 from scripts.benchmark.referees import ServerReferee
-from scripts.benchmark.rivals import RIVALS, Job, Rival, release, rival
+from scripts.benchmark.rivals import RIVALS, Rival, RivalJob, release, rival
 from scripts.benchmark.turns import Player, play
 
 CELL = Cell(connections=2, pipeline=3, value_bytes=4, keys=1000)
-JOB = Job(CELL, 7777, 3, Path("counted"))
+JOB = RivalJob(CELL, 7777, 3, Path("counted"))
 
 
 @pytest.mark.parametrize("name", [name for name in RIVALS if name != "Locust"])

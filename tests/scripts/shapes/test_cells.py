@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from coordinator.cli import cli
-from scripts.shapes.cells import Cell, cells, judged, run
+from scripts.shapes.cells import MatrixCell, cells, judged, run
 
-CELL = Cell("standalone", "asyncio", "open", 10)
+CELL = MatrixCell("standalone", "asyncio", "open", 10)
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def test_every_shape_has_a_cell_for_each_driver_load_and_pipeline() -> None:
 
 
 @pytest.mark.parametrize("cell", list(cells(["standalone"])), ids=str)
-def test_a_cell_is_a_command_line_that_the_coordinator_takes(cell: Cell) -> None:
+def test_a_cell_is_a_command_line_that_the_coordinator_takes(cell: MatrixCell) -> None:
     program, command, *arguments = cell.command("redis://h", ("--tls-ca-file", "ca.pem"), 2.0, Path("out"))
     assert Path(program).name == "coordinator"
     context = cli.commands[command].make_context(command, arguments)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.shapes.__main__ import main
-from scripts.shapes.cells import Cell
+from scripts.shapes.cells import MatrixCell
 
 
 def test_a_shape_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +20,7 @@ def test_a_shape_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]
 def test_a_shape_is_run_cell_by_cell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = [Cell("unix", "client", "closed", 1), Cell("unix", "asyncio", "open", 10)]
+    few = [MatrixCell("unix", "client", "closed", 1), MatrixCell("unix", "asyncio", "open", 10)]
     monkeypatch.setattr("scripts.shapes.__main__.cells", lambda _: few)
     out = tmp_path / "matrix.json"
     assert main(["--shapes", "unix", "--seconds", "0.3", "--out", str(out)]) == 0
