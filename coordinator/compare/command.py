@@ -1,8 +1,7 @@
-"""`coordinator start --compare-drivers`: one plan with each driver in turn, several times, and what they differ by.
+"""`coordinator start --compare-drivers`: run one plan several times with each driver, and report the differences.
 
-Every run is what `coordinator start` would do by itself: an embedded server, sockets and local agents are its own, so
-that none finds what one before it has left, and each has a folder and a report of its own. Agents that joined from
-elsewhere stay, as they always do, and join the next one.
+Each run is a complete `coordinator start` with its own embedded server, sockets, local agents, folder and report, so
+that no run affects the next one. Agents that joined from other machines stay, and join the next run.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _KILLED = "the comparison has no recorded end: its coordinator still runs, or wa
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run that is to come. round: counted from 1. name: that of its folder."""
+    """A run to do. round: counted from 1. name: of its folder."""
 
     round: int
     driver: Driver
@@ -52,17 +51,18 @@ ALL_DONE = Stopped(Outcome.COMPLETED, "", EXIT_OK)
 
 
 def planned_runs(rounds: int) -> list[PlannedRun]:
-    """Both drivers in each round, and each of them first in every other one: so what changes steadily meanwhile, on
-    the server or on the machines, falls on both alike."""
+    """Return both drivers for each round, in alternating order, so that slow changes of the server or of the machines
+    affect both drivers equally."""
     forth, back = (Driver.CLIENT, Driver.WIRE), (Driver.WIRE, Driver.CLIENT)
     order = [(number, driver) for number in range(1, rounds + 1) for driver in (forth if number % 2 else back)]
     return [PlannedRun(number, driver, f"{run}-{driver.value}") for run, (number, driver) in enumerate(order, 1)]
 
 
 def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
-    """Run a plan with both drivers, and report on them. Returns the exit code of the run that ended it, if one did.
+    """Run a plan with both drivers, and report the differences. Returns the exit code of a run that ended the
+    comparison early, else 0.
 
-    Raises StampedeError for what prevents a start.
+    Raises StampedeError if the first run cannot start.
     """
     plans = plans_to_compare(plan)
     people = console_for(stderr=True)
@@ -83,7 +83,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
         unwritten += ended.unwritten
         if ended.summary is not None:
             runs.append(EndedRun(turn.round, turn.driver, ended.exit_code, ended.summary))
-            # What there is must survive whoever kills us in the next run.
+            # Keep the results so far: the next run may be killed.
             comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
             if not options.quiet:
                 say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
@@ -104,7 +104,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
 
 
 def stop_after(turn: PlannedRun, ended: Ended, following: PlannedRun | None) -> Stopped | None:
-    """Why a run was the last one before its time; None when there is no reason for that."""
+    """Return why the comparison ends after this run; None to go on."""
     if ended.exit_code == EXIT_INTERRUPTED:
         return Stopped(Outcome.INTERRUPTED, f"{turn.name} was interrupted", EXIT_INTERRUPTED)
     if ended.exit_code != EXIT_OK:
@@ -114,7 +114,7 @@ def stop_after(turn: PlannedRun, ended: Ended, following: PlannedRun | None) -> 
 
 
 def stopped_by(turn: PlannedRun, error: Exception | KeyboardInterrupt) -> Stopped:
-    """Why a run that could not be conducted was the last one."""
+    """Return why the comparison ends with this run, which raised an error."""
     if isinstance(error, KeyboardInterrupt):
         return _interrupted_before(turn)
     code, text = explained(error)
@@ -128,7 +128,7 @@ def _interrupted_before(turn: PlannedRun) -> Stopped:
 def _keep(
     folder: Path, head: ComparisonPlan, runs: Sequence[EndedRun], stopped: Stopped
 ) -> tuple[Comparison, tuple[str, ...]]:
-    """(the comparison so far, why its folder did not take it)."""
+    """Write the comparison so far. Returns (the comparison, why it could not be written)."""
     comparison = build_comparison(head, runs, stopped.outcome, stopped.reason)
     try:
         write_whole(folder / COMPARISON_FILE, comparison.to_json())

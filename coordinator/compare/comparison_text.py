@@ -1,4 +1,4 @@
-"""The report of a comparison for people. Fits the terminal it is shown on, and needs none."""
+"""The report of a comparison as text. It fits the terminal, and needs none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TIMES = {
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Everything, from what ran to whether it can be trusted."""
+    """Print the whole comparison."""
     print_parts(console, _head(comparison), "", _runs(comparison), "")
     if comparison.totals is not None:
         print_parts(console, _costs(comparison, comparison.totals), "")
@@ -38,7 +38,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def run_line(run: ComparedRun) -> str:
-    """One line, for while the others are still to come."""
+    """Return one line about a run, to show while later runs are still to come."""
     cpu = "" if run.cpu_us_per_operation is None else f"{_us(run.cpu_us_per_operation)} us of CPU per operation, "
     failed = f"{share}, " if (share := failed_share(run.errors, run.operations)) else ""
     return f"{run.id}: {run.outcome.value}, {failed}{short(run.ops_per_s)} ops/s, {cpu}{run.verdict.level.value}"
@@ -149,7 +149,7 @@ def _tail(comparison: Comparison) -> Table:
 
 
 def _verdicts(comparison: Comparison) -> Text:
-    """The runs of each level, and each reason once, with the runs that it holds for."""
+    """Return the runs of each level, and each reason once, with its runs."""
     levels: dict[Level, list[str]] = {}
     reasons: dict[str, list[str]] = {}
     for run in comparison.runs:
@@ -181,12 +181,12 @@ def _spread(of: FigureSpread, form: Callable[[float], str]) -> str:
 
 
 def _us(value: float) -> str:
-    """Microseconds in at most six characters below a thousand seconds: three digits tell enough beside a spread."""
+    """Return microseconds in three digits: more are noise next to a spread."""
     return _three_digits(value, 2)
 
 
 def _ms(us: float) -> str:
-    """Microseconds as milliseconds, in as many characters, and to the microsecond at best."""
+    """Return microseconds as milliseconds in three digits, with at most three decimals."""
     return _three_digits(us / 1e3, 3)
 
 

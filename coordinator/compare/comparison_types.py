@@ -1,6 +1,6 @@
-"""The shape of `comparison.json`, for other programs. Keys keep name and meaning; more may be added.
+"""The types of `comparison.json`, for other programs. Keys keep their name and meaning; new keys may be added.
 
-Latencies and CPU are in microseconds, rates per second of the time that was measured.
+Latencies and CPU are in microseconds, rates per second of the measured time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ COMPARISON_FORMAT = 1
 
 
 class SpreadKind(enum.Enum):
-    """What low and high of a spread are: the least and the greatest value, or from four rounds on the quartiles."""
+    """Meaning of a spread's low and high: smallest and largest value, or from four rounds on the quartiles."""
 
     RANGE = "range"
     QUARTILES = "quartiles"
 
 
 class LatencyKind(enum.Enum):
-    """Which latencies are compared: from the intended send, or from the actual one."""
+    """Which latencies are compared: from the intended send, or from the actual send."""
 
     RESPONSE = "response"
     SERVICE = "service"
@@ -40,8 +40,8 @@ class FigureSpread(SummaryPart, frozen=True, kw_only=True):
 
 
 class Pair(SummaryPart, frozen=True, kw_only=True):
-    """A figure with each driver. difference: client minus wire within each round, which is what redis-py adds; its
-    median need not be the difference of the two medians."""
+    """A figure with each driver. difference: client minus wire within each round, which is what redis-py adds. Its
+    median may differ from the difference of the two medians."""
 
     client: FigureSpread
     wire: FigureSpread
@@ -49,7 +49,7 @@ class Pair(SummaryPart, frozen=True, kw_only=True):
 
 
 class LatencyPairs(SummaryPart, frozen=True, kw_only=True):
-    """Latencies of operations done."""
+    """Latencies of successful operations."""
 
     p50: Pair
     p99: Pair
@@ -57,8 +57,9 @@ class LatencyPairs(SummaryPart, frozen=True, kw_only=True):
 
 
 class Cost(SummaryPart, frozen=True, kw_only=True):
-    """What a command, or all together, took with each driver. cpu_us_per_operation: of the worker processes; None for a
-    single command, because nobody can tell whose it was. latency_us: None where no round has any with both drivers."""
+    """Cost of a command, or of all commands, with each driver. cpu_us_per_operation: CPU of the worker processes; None
+    for a single command, because it is not measured by command. latency_us: None if no round has both drivers' figures.
+    """
 
     ops_per_s: Pair
     cpu_us_per_operation: Pair | None
@@ -74,8 +75,8 @@ class RunLatency(SummaryPart, frozen=True, kw_only=True):
 
 
 class ComparedRun(SummaryPart, frozen=True, kw_only=True):
-    """One of the runs, in their order. id: for `coordinator report`. round: counted from 1. counts: its round is whole,
-    so it is in totals and commands. latency_us: None where nothing was done."""
+    """One run. id: for `coordinator report`. round: counted from 1. counts: its round is complete, so that totals and
+    commands include the run. latency_us: None without successful operations."""
 
     id: str
     round: int
@@ -92,8 +93,8 @@ class ComparedRun(SummaryPart, frozen=True, kw_only=True):
 
 
 class ComparedPools(SummaryPart, frozen=True, kw_only=True):
-    """How many operations a pool of this group has under way at most: with the client driver because of its threads
-    and client instances, with the wire driver because it has so many connections."""
+    """How many operations a pool of this group has in flight at most: with the client driver because of its threads and
+    client instances, with the wire driver because of its number of connections."""
 
     threads_per_pool: int
     client_instances_per_pool: int
@@ -111,8 +112,8 @@ class ComparedLoad(SummaryPart, frozen=True, kw_only=True):
 
 
 class Comparison(SummaryPart, frozen=True, kw_only=True):
-    """The whole of comparison.json. outcome: completed, interrupted or aborted; reason says by what. rounds: the whole
-    ones, of which totals and commands are. totals: None without any. notes: what one must know to read it."""
+    """The whole of comparison.json. outcome: completed, interrupted or aborted; reason: why. rounds: complete rounds,
+    which totals and commands cover. totals: None without a complete round. notes: hints for the reader."""
 
     format: int
     id: str

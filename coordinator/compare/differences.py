@@ -1,4 +1,4 @@
-"""From the summaries of runs to what the client library costs: `build_comparison`. Pure."""
+"""Build a comparison from the summaries of its runs: what the client library costs. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from coordinator.core.records import Outcome
 from coordinator.report.summary_types import Quantiles, Stats, Summary
 
 QUARTILES_FROM = 4
-"""So many rounds have quartiles; of fewer, every value is within the range that is told."""
+"""From this number of rounds on, a spread has quartiles; with fewer rounds, the full range."""
 
 Figure = Callable[[Summary], float | None]
 
@@ -45,7 +45,7 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPlan:
-    """What is known of a comparison before its first run. plan: as the client driver runs it."""
+    """What is known before the first run. plan: as the client driver runs it."""
 
     id: str
     started_at: str
@@ -54,7 +54,7 @@ class ComparisonPlan:
 
 
 def build_comparison(head: ComparisonPlan, runs: Sequence[EndedRun], outcome: Outcome, reason: str) -> Comparison:
-    """What the runs so far say, at least one. Only rounds count in which both drivers came to their end."""
+    """Build the comparison of the runs so far, at least one. Only rounds that both drivers ended well count."""
     first = runs[0].summary
     kind = LatencyKind.RESPONSE if first.load.model == "open" else LatencyKind.SERVICE
     rounds = _whole_rounds(runs)
@@ -91,7 +91,7 @@ def build_comparison(head: ComparisonPlan, runs: Sequence[EndedRun], outcome: Ou
 
 
 def _whole_rounds(runs: Sequence[EndedRun]) -> list[tuple[Summary, Summary]]:
-    """The summaries of each round that both drivers ended well: client's, wire's."""
+    """Return the summaries (client, wire) of each round that both drivers ended well."""
     ended = {(run.round, run.driver): run.summary for run in runs if run.exit_code == EXIT_OK}
     return [
         (ended[number, Driver.CLIENT], ended[number, Driver.WIRE])
@@ -120,7 +120,7 @@ def _cost(
     kind: LatencyKind,
     cpu: Figure = lambda _: None,
 ) -> Cost | None:
-    """None where no round has it with both drivers."""
+    """Return None if no round has figures for both drivers."""
 
     def latency(at: Callable[[Quantiles], float]) -> Pair | None:
         return _pair(rounds, lambda summary: _of_latency(of(summary), kind, at))
@@ -142,13 +142,13 @@ def _of_latency(stats: Stats | None, kind: LatencyKind, at: Callable[[Quantiles]
 
 
 def _latency(stats: Stats, kind: LatencyKind) -> Quantiles | None:
-    """None where nothing was done: its zeros are no latencies."""
+    """Return None without successful operations: its zeros are no latencies."""
     told = stats.latency_us.response if kind is LatencyKind.RESPONSE else stats.latency_us.service
     return told if told is not None and told.count else None
 
 
 def _pair(rounds: Sequence[tuple[Summary, Summary]], figure: Figure) -> Pair | None:
-    """A figure over the rounds that have it with both drivers; None without any."""
+    """Return a figure over the rounds that have it for both drivers; None without such a round."""
     both = [(a, b) for client, wire in rounds if (a := figure(client)) is not None and (b := figure(wire)) is not None]
     if not both:
         return None
@@ -160,7 +160,7 @@ def _pair(rounds: Sequence[tuple[Summary, Summary]], figure: Figure) -> Pair | N
 
 
 def spread(values: Sequence[float]) -> FigureSpread:
-    """Median and range of a few values, or their quartiles where there are enough."""
+    """Return the median of the values, and their range or, if there are enough values, their quartiles."""
     low, high = min(values), max(values)
     if len(values) >= QUARTILES_FROM:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -191,14 +191,14 @@ def _notes(first: Summary, rounds: Sequence[tuple[Summary, Summary]]) -> list[st
     if model != "open":
         notes.append(
             f"{'In a closed loop' if model == 'closed' else 'In stages that are a closed loop'} each driver loads the "
-            "server as hard as it can, so these latencies are of different loads: compare them at the same one, with "
-            "--rate."
+            "server as hard as it can, so these latencies belong to different loads. To compare them at the same load, "
+            "set --rate."
         )
     if first.target.topology == "cluster":
         notes.append(
-            "In a cluster wire has that many operations under way at each primary, and client at all of them together: "
+            "In a cluster, wire has this many operations in flight at each primary, client at all primaries together: "
             "a connection belongs to one node."
         )
     if any(_cpu(summary) is None for pair in rounds for summary in pair):
-        notes.append("CPU is not told of all runs: there was an agent of a release that does not measure it.")
+        notes.append("Not all runs have CPU figures: the release of an agent does not measure CPU.")
     return notes

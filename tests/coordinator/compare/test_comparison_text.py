@@ -89,7 +89,7 @@ def test_what_redis_py_costs_is_said_in_words_too() -> None:
 def test_the_loop_and_the_latencies_that_are_compared_are_stated() -> None:
     closed = " ".join(text(conducted(1, CLIENT), conducted(1, WIRE)).split())
     assert "closed loop; latencies are service time, from send to reply" in closed
-    assert "these latencies are of different loads: compare them at the same one, with --rate." in closed
+    assert "these latencies belong to different loads. To compare them at the same load, set --rate." in closed
     at_a_rate = text(conducted(1, CLIENT, open_loop=True), conducted(1, WIRE, open_loop=True), width=200)
     assert "open loop (constant arrivals, 2k/s wanted); latencies are response time" in at_a_rate
     assert "different loads" not in at_a_rate

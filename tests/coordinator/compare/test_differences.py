@@ -150,7 +150,7 @@ def test_where_an_agent_does_not_tell_its_cpu_the_rounds_that_have_it_count_and_
     comparison = build(*untold, conducted(2, CLIENT, cpu_us=66.0), conducted(2, WIRE, cpu_us=9.0))
     assert comparison.totals is not None
     assert medians(comparison.totals.cpu_us_per_operation) == (66, 9, 57)
-    assert any(note.startswith("CPU is not told of all runs") for note in comparison.notes)
+    assert any(note.startswith("Not all runs have CPU figures") for note in comparison.notes)
     alone = build(*untold).totals
     assert alone is not None
     assert alone.cpu_us_per_operation is None
