@@ -20,7 +20,7 @@ from common.plan.schema import Embedded
 from common.units import NS_PER_S
 from coordinator.embedded import open_embedded
 from scripts.benchmark import contenders, rates, turns
-from scripts.benchmark.__main__ import NAMED_ONLY, SECTIONS, main, parse
+from scripts.benchmark.__main__ import main
 from scripts.benchmark.drivers import COMPARED, COMPARED_TASKS, plan_of, with_threads
 from scripts.benchmark.ground import patient
 from scripts.benchmark.referees import ServerReferee
@@ -137,35 +137,3 @@ def test_a_benchmark_that_is_killed_leaves_no_stopped_process_behind(tmp_path: P
         bench.kill()
     assert stopped
     assert psutil.wait_procs(family, timeout=10)[1] == []
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1,,2", "four", "1.5", ""])
-def test_a_number_of_threads_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse([f"--threads={text}"])
-    assert "expected a whole number >= 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "found"),
-    [(["speed"], 'got "speed"'), (["--contenders", "wire,wrk"], 'got "wrk"'), (["--contenders", ""], 'got ""')],
-)
-def test_a_section_or_a_contender_that_there_is_not_is_refused(
-    arguments: list[str], found: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse(arguments)
-    assert ended.value.code == 2
-    assert f"expected some of {'rivals' if arguments == ['speed'] else 'wire'}" in (error := capsys.readouterr().err)
-    assert found in error
-
-
-def test_all_sections_are_run_but_those_that_are_run_only_by_name() -> None:
-    assert set(parse([]).sections) == set(SECTIONS) - NAMED_ONLY
-    assert parse(["memory"]).sections == ("memory",)
-
-
-def test_quick_leaves_what_was_given_as_it_is() -> None:
-    assert parse(["--quick", "--rounds", "7"]).rounds == 7
-    assert len(parse(["--quick"]).connections) < len(parse([]).connections)
-    assert parse(["--contenders", "LOCUST,bare"]).contenders == ("Locust", "bare")
