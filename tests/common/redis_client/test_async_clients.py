@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from agent.worker.metrics.connection_events import Event, EventKind, EventLog
+from agent.worker.metrics.connection_events import ConnectionEvent, EventKind, EventLog
 from common.cancellation import Cancellation, CutShort
 from common.errors import PlanError, TargetError
 from common.plan.schema import BackoffKind, Pools, Retry, Target, TcpPool
@@ -46,11 +46,11 @@ class Client:
             retry=retry or Retry(retries=0, backoff=BackoffKind.NONE),
             **{"connect_timeout_s": QUICK, "socket_timeout_s": QUICK, **target},
         )
-        self._seen: list[Event] = []
+        self._seen: list[ConnectionEvent] = []
         self.redis: AsyncClient
 
     @property
-    def seen(self) -> list[Event]:
+    def seen(self) -> list[ConnectionEvent]:
         self._seen += [event for event in self.log.take() if event[1] is not EventKind.TRIED]
         return self._seen
 
