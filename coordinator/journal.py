@@ -26,8 +26,8 @@ from typing import BinaryIO, Literal, Self
 
 from common.errors import ProtocolError, UsageError
 from common.protocol import codec
-from coordinator.core.records import AnyRecord, FrameAccepted
 from coordinator.journal_lock import Lock
+from coordinator.records import AnyRecord, FrameAccepted
 
 MAGIC = b"stampede journal 1\n"
 _FAMILY = MAGIC[: MAGIC.index(b"1")]

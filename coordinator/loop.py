@@ -54,13 +54,13 @@ from coordinator.core.actions import (
     Write,
 )
 from coordinator.core.member import Member
-from coordinator.core.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, ServerCounted, When
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent
 from coordinator.core.run import DISMISS_NS, AfterLoad, Run
 from coordinator.journal import Journal
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
+from coordinator.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, Reading, ServerCounted
 from coordinator.servers.cleanup import CleanUpThread
 
 TICK_S = 0.1
@@ -74,7 +74,7 @@ _LONGEST_REASON = 300
 _ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
 """States of an agent that begins no operation any more."""
 
-ReadCounts = Callable[[When], ServerCounted]
+ReadCounts = Callable[[Reading], ServerCounted]
 OpenJournal = Callable[[AnyRecord | None], Journal]
 """Opens the journal for the first record of a new run, or for a resumed run (None)."""
 Clean = Callable[[], CleanUpThread]
@@ -107,7 +107,7 @@ class Coordinator:
         self._journal: Journal | None = None
         self._end: End | None = None
         self._has_left = False
-        self._reading: tuple[When, Future[ServerCounted]] | None = None
+        self._reading: tuple[Reading, Future[ServerCounted]] | None = None
         self._cleaning: CleanUpThread | None = None
         self._interrupts = 0
         self._shown_ns = self._looked_ns = self._ticked_ns = 0
@@ -317,7 +317,7 @@ class Coordinator:
             self._view.note(left_out, trouble=True)
         self._view.note(text, trouble)
 
-    def _counts(self, when: When) -> ServerCounted:
+    def _counts(self, when: Reading) -> ServerCounted:
         """The server's counters, or why they could not be read: an unexpected error costs the ledger, not the run."""
         try:
             return self._read_counts(when)
@@ -403,7 +403,7 @@ def after_load(aggregate: Aggregate) -> list[AfterLoad]:
     """What the journal of a run that is resumed has already of what follows the load. Keys that an ended run left are
     still to be deleted."""
     cleaned = None if aggregate.closed is not None and aggregate.left_keys else aggregate.cleaned
-    return [record for record in (aggregate.readings.get(When.AFTER), cleaned) if record is not None]
+    return [record for record in (aggregate.readings.get(Reading.AFTER), cleaned) if record is not None]
 
 
 def journaled_agents(aggregate: Aggregate) -> list[JournaledAgent]:

@@ -33,7 +33,6 @@ from common.units import counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.verdict import Level
 from coordinator.core.actions import End
-from coordinator.core.records import RunOpened, TargetFacts, When
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
 from coordinator.embedded import open_embedded
@@ -43,6 +42,7 @@ from coordinator.local_agents import LocalAgents
 from coordinator.loop import Coordinator, after_load, journaled_agents
 from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.plan_view import expected_agents
+from coordinator.records import Reading, RunOpened, TargetFacts
 from coordinator.report.printing import console_for, put_out, say
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.summary import build_summary
@@ -318,7 +318,7 @@ def _deletion(plan: Plan, known: Aggregate) -> Callable[[DeletionProgress], None
     """Deletes the plan's keys after the run. known: what is in the journal when this coordinator begins; one before it
     may have deleted some keys already."""
     before = known.cleaned.deleted if known.cleaned is not None else 0
-    read = known.readings.get(When.AFTER) if known.cleaned is None else None
+    read = known.readings.get(Reading.AFTER) if known.cleaned is None else None
 
     def delete(tally: DeletionProgress) -> None:
         tally.earlier = before

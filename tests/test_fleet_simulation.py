@@ -16,24 +16,24 @@ from common.plan.schema import OnAgentLoss
 from common.protocol.messages import AgentState, Preloaded
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import fold
-from coordinator.core.records import (
+from coordinator.core.run import CLOCK_RTT_NS
+from coordinator.core.transitions import Phase
+from coordinator.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,
     CleanedUp,
     FrameAccepted,
     Outcome,
+    Reading,
     RunClosed,
     RunOpened,
     RunStarted,
     ServerCounted,
     ShareTakenOver,
     StopDecided,
-    When,
     WorkerNoted,
 )
-from coordinator.core.run import CLOCK_RTT_NS
-from coordinator.core.transitions import Phase
 from tests.support.examples import tried
 from tests.support.simulation import (
     DEATHS,
@@ -198,7 +198,7 @@ def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
     """That the target's counters were read, and its keys were deleted, after the last operation of the run; or that the
     record says who might still write. And that everything that was done is reported, where somebody is left to."""
     aggregate = fold(records)
-    reading = aggregate.readings.get(When.AFTER)
+    reading = aggregate.readings.get(Reading.AFTER)
     if reading is not None and not reading.error and not reading.writers:
         assert world.at_work[run_id] == []
         assert reading.calls == {"get": world.done[run_id]}
@@ -446,7 +446,7 @@ def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, on
     aggregate = fold(lost.journals["run-1"])
     assert aggregate.closed is not None
     assert aggregate.closed.reason.startswith("lost web")
-    assert len(aggregate.readings[When.AFTER].writers) == 1
+    assert len(aggregate.readings[Reading.AFTER].writers) == 1
     assert aggregate.totals.operations < lost.done["run-1"]
     closed = ended_as(played(replace(scenario, faults=(cut_off, *interrupts, collected))))
     assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")

@@ -29,8 +29,8 @@ from common.protocol.messages import (
     incarnation_of,
 )
 from coordinator.core import actions as steps
-from coordinator.core.records import AnyRecord
 from coordinator.core.transitions import Phase
+from coordinator.records import AnyRecord
 from tests.support.mutations import Mutator, enveloped
 from tests.support.protocol import RUN_ID, AgentBench, RunBench, dealt, final, metrics_id
 

@@ -30,15 +30,16 @@ from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
+from coordinator.analysis.frame_checks import check_frame, check_sums
 from coordinator.analysis.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
-from coordinator.core.frame_checks import check_frame, check_sums
-from coordinator.core.records import (
+from coordinator.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,
     CleanedUp,
     CoordinatorFailed,
     FrameAccepted,
+    Reading,
     RunClosed,
     RunOpened,
     RunStarted,
@@ -46,7 +47,6 @@ from coordinator.core.records import (
     ShareTakenOver,
     StopDecided,
     Stopping,
-    When,
     WorkerNoted,
 )
 
@@ -67,7 +67,7 @@ class Aggregate:
         self.failed: CoordinatorFailed | None = None
         self.is_running = False
         """A coordinator runs it now. No record says so: the reader of the journal sets this."""
-        self.readings: dict[When, ServerCounted] = {}
+        self.readings: dict[Reading, ServerCounted] = {}
         self.agents: dict[str, AgentTally] = {}
         self.takeovers: list[ShareTakenOver] = []
         self.workers_lost: list[WorkerNoted] = []

@@ -12,7 +12,7 @@ from common.plan.schema import CleanUp, Plan
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.core.records import When
+from coordinator.records import Reading
 
 
 class PreloadSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ def preload_of(run: Aggregate) -> PreloadSummary | None:
     if run.opened is None or done is None:
         return None
     expected = expected_keys(run.opened.plan)
-    reading = run.readings.get(When.BEFORE)
+    reading = run.readings.get(Reading.BEFORE)
     before, after = run.opened.target.keys, reading.keys if reading else None
     seconds = done.took_ns / NS_PER_S
     return PreloadSummary(

@@ -47,7 +47,7 @@ from common.plan.planned_commands import plan_templates
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_shares
-from coordinator.core.records import NodeCounted, ServerCounted, When
+from coordinator.records import NodeCounted, Reading, ServerCounted
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,10 +151,10 @@ def _row(template: Template, gained: Mapping[str, int]) -> str:
     return name
 
 
-def _calls_gained(readings: Mapping[When, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
+def _calls_gained(readings: Mapping[Reading, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
     """Return (calls that each command gained, None), or (None, why that is not known)."""
-    before, after = readings.get(When.BEFORE), readings.get(When.AFTER)
-    for when, reading in ((When.BEFORE, before), (When.AFTER, after)):
+    before, after = readings.get(Reading.BEFORE), readings.get(Reading.AFTER)
+    for when, reading in ((Reading.BEFORE, before), (Reading.AFTER, after)):
         if reading is None:
             return None, f"the server's counters were not read {when.value} the run"
         if reading.error:

@@ -27,7 +27,7 @@ from common.metrics.intervals import (
     merge_intervals,
 )
 from coordinator.analysis.compact_histogram import CompactHistogram
-from coordinator.core.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.records import AgentEnd, AgentFacts, AgentNoted
 
 _MERGE_AT_ONCE = 256
 """Intervals to collect before merging them: one merge of many costs little more than a merge of two."""

@@ -24,7 +24,7 @@ from math import ceil
 from common.metrics.intervals import merge_counts
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import Second
-from coordinator.core.records import ServerCounted, When
+from coordinator.records import Reading, ServerCounted
 
 LONG_S = 3.0
 LONG_SHARE = 0.1
@@ -62,7 +62,7 @@ def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> T
     """Return how the target was lost, or None. after: the reading of its counters after the load."""
     last = max((number for number, second in run.seconds.items() if second.ok), default=-1)
     later = {number: second for number, second in run.seconds.items() if number > last}
-    before = run.readings.get(When.BEFORE)
+    before = run.readings.get(Reading.BEFORE)
     gone = after is not None and after.unreachable and not (before is not None and before.unreachable)
     is_cluster = run.opened is not None and run.opened.target.topology == "cluster"
     if gone and not is_cluster and not _failures(later.values()) and last == max(run.seconds, default=-1):

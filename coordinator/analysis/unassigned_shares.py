@@ -21,7 +21,7 @@ from common.protocol.messages import PoolLeft, PoolShare
 from common.units import NS_PER_S, counted
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.tallies import AgentTally
-from coordinator.core.records import AgentEnd
+from coordinator.records import AgentEnd
 
 _NAMED = 3
 """Shares to name in a sentence, because a fleet may have hundreds."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from common.plan.schema import CleanUp
 from coordinator.analysis.aggregate import Aggregate
-from coordinator.core.records import When
+from coordinator.records import Reading
 
 
 def unfinished_reason(run: Aggregate) -> str:
@@ -43,7 +43,7 @@ def _where(run: Aggregate) -> str:
         so_far = "before its agents had reported any results" if reached is None else f"reported up to second {reached}"
         stop = f", which was being stopped ({run.load_stop.reason})" if run.load_stop else ""
         return f"during the load ({so_far}){stop}"
-    if When.AFTER not in run.readings:
+    if Reading.AFTER not in run.readings:
         return "after the load, before the server's counters were read again"
     wants_clean_up = run.opened is not None and run.opened.plan.workload.clean_up is not CleanUp.NONE
     if wants_clean_up and run.cleaned is None:

@@ -19,7 +19,7 @@ from coordinator.analysis.generator import generator_delay, generator_limits
 from coordinator.analysis.leg_results import StageResult
 from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.target_loss import target_loss
-from coordinator.core.records import RunOpened, When
+from coordinator.records import Reading, RunOpened
 
 FAILED_SHARE = 0.25
 """Share of all senders' time that they spent on failed operations."""
@@ -110,7 +110,7 @@ def _kind(group: Pools) -> str:
 
 
 def _target_lost(run: Aggregate, _: _TimeSpent) -> str:
-    loss = target_loss(run, run.duration_s, run.readings.get(When.AFTER))
+    loss = target_loss(run, run.duration_s, run.readings.get(Reading.AFTER))
     return loss.sentence if loss is not None else ""
 
 

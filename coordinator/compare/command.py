@@ -19,8 +19,8 @@ from coordinator.compare.comparison_text import print_comparison, run_line
 from coordinator.compare.comparison_types import Comparison
 from coordinator.compare.differences import ComparisonPlan, EndedRun, build_comparison
 from coordinator.compare.wire_plan import plans_to_compare
-from coordinator.core.records import Outcome
 from coordinator.options import StartOptions
+from coordinator.records import Outcome
 from coordinator.report.printing import console_for, say
 from coordinator.report.run_files import COMPARISON_FILE, write_whole
 from coordinator.run_folder import new_run_folder, new_run_id

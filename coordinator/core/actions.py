@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.protocol.messages import Envelope
-from coordinator.core.records import AnyRecord, CleanedUp, Outcome, ServerCounted, When
+from coordinator.records import AnyRecord, CleanedUp, Outcome, Reading, ServerCounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Write:
 class ReadServer:
     """Read the server's counters and come back with `Counted`."""
 
-    when: When
+    when: Reading
 
 
 @dataclass(frozen=True, slots=True)

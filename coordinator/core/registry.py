@@ -38,8 +38,8 @@ from coordinator.core.member import (
     MemberState,
     MemberTrigger,
 )
-from coordinator.core.records import AgentFacts
 from coordinator.core.shares import AgentCapacity
+from coordinator.records import AgentFacts
 
 LONGEST_NAME, LONGEST_HOST = 64, 255
 LARGE_FLEET = 64

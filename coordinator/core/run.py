@@ -38,17 +38,6 @@ from coordinator.core.actions import (
 from coordinator.core.conversation import Conversation
 from coordinator.core.member import COME_BACK_NS
 from coordinator.core.outcome import duration_s
-from coordinator.core.records import (
-    AgentEnd,
-    CleanedUp,
-    Outcome,
-    RunClosed,
-    RunStarted,
-    ServerCounted,
-    StopDecided,
-    Stopping,
-    When,
-)
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent, capacities
 from coordinator.core.run_state import RunState
 from coordinator.core.setup import Setup, agents_missing, dealt_lines, is_quorum, opened, preparing
@@ -56,6 +45,17 @@ from coordinator.core.shares import assign, oversized
 from coordinator.core.takeover import TakeOvers, reason_to_abort
 from coordinator.core.transitions import Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, Waiting
+from coordinator.records import (
+    AgentEnd,
+    CleanedUp,
+    Outcome,
+    Reading,
+    RunClosed,
+    RunStarted,
+    ServerCounted,
+    StopDecided,
+    Stopping,
+)
 
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
@@ -71,7 +71,7 @@ DISMISS_NS = 3 * NS_PER_S
 """How long agents have to answer their dismissal."""
 AfterLoad = ServerCounted | CleanedUp
 """What is written down once the load is over: the second reading of the server's counters, and what was deleted."""
-_COUNTS = {Phase.COUNTING: When.BEFORE, Phase.SETTLING: When.AFTER}
+_COUNTS = {Phase.COUNTING: Reading.BEFORE, Phase.SETTLING: Reading.AFTER}
 
 
 class Run:
@@ -258,7 +258,7 @@ class Run:
             return []
         self.state.move(Trigger.READY, now_ns)
         assert self.state.shares is not None
-        return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(When.BEFORE)]
+        return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(Reading.BEFORE)]
 
     def _counted(self, record: ServerCounted, now_ns: int) -> list[Action]:
         if record.when is not _COUNTS.get(self.state.phase):
@@ -315,7 +315,7 @@ class Run:
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
         if cleans and ServerCounted in self._after:
             return [*actions, *self._settled(now_ns)]
-        return [*actions, ReadServer(When.AFTER)]
+        return [*actions, ReadServer(Reading.AFTER)]
 
     def _ends_at_once(self, now_ns: int) -> bool:
         """Whether a run that is stopped at once has waited long enough for agents that are heard."""
@@ -471,7 +471,7 @@ class Run:
         """The end of the run as it is now: its records, and `End` as the last action."""
         members = self.state.registry.taking_part()
         load_s = duration_s(members, self.state.t0_ns)
-        after = self._counted_after or self._written.readings.get(When.AFTER)
+        after = self._counted_after or self._written.readings.get(Reading.AFTER)
         loss = target_loss(self._written, load_s, after)
         tolerate_lost = self.state.setup.plan.fleet.tolerate_lost
         outcome, text, code = self.state.ending.outcome(members, tolerate_lost, loss.sentence if loss else "")

@@ -13,9 +13,9 @@ from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, St
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
 from coordinator.core.member import Member
-from coordinator.core.records import RunOpened, TargetFacts
 from coordinator.core.shares import Shares
 from coordinator.plan_view import connections_line
+from coordinator.records import RunOpened, TargetFacts
 
 SLOWEST_FRAME_S = 4
 """Most seconds that an agent reports at once: a killed agent loses them, and the live view is late by as much."""

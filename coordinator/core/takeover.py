@@ -31,9 +31,9 @@ from coordinator.analysis.unassigned_shares import remaining_requests
 from coordinator.core.actions import Action, Note, Write
 from coordinator.core.conversation import Conversation
 from coordinator.core.member import LOST_AFTER_NS, OFFERS, Fence, Member, MemberState
-from coordinator.core.records import ShareTakenOver
 from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
+from coordinator.records import ShareTakenOver
 
 TAKE_AHEAD_NS = 600_000_000
 """How far ahead the instant lies from which a share is taken over: time for the message and for waking the workers."""

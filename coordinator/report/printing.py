@@ -14,7 +14,7 @@ from rich.text import Text
 from common.program import stdout_lost
 from common.units import printable
 from coordinator.analysis.verdict import Level
-from coordinator.core.records import Outcome
+from coordinator.records import Outcome
 
 LEVEL_STYLES = {Level.TRUSTED: "green", Level.SUSPECT: "yellow", Level.INVALID: "bold red"}
 OUTCOME_STYLES = {

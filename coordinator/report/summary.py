@@ -36,7 +36,7 @@ from coordinator.analysis.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
-from coordinator.core.records import AgentEnd, Outcome, RunOpened, ShareTakenOver, When
+from coordinator.records import AgentEnd, Outcome, Reading, RunOpened, ShareTakenOver
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     AgentSummary,
@@ -309,8 +309,8 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:
         retries=sum(pool.retries for pool in pools),
         redirects=merge_counts(pool.redirects for pool in pools),
         topology_refreshes=sum(pool.topology_refreshes for pool in pools),
-        server_clients_before=clients.get(When.BEFORE),
-        server_clients_after=clients.get(When.AFTER),
+        server_clients_before=clients.get(Reading.BEFORE),
+        server_clients_after=clients.get(Reading.AFTER),
         wanted=aggregate.peak_wanted,
         failed_by_cause=merge_counts(pool.failed_by_cause for pool in pools),
         never_opened=merge_counts(pool.never_opened for pool in pools),

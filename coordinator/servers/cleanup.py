@@ -16,7 +16,7 @@ from common.plan.schema import Plan
 from common.program import explained
 from common.redis_client import error_reply, failure_of
 from common.units import NS_PER_S, show
-from coordinator.core.records import CleanedUp
+from coordinator.records import CleanedUp
 from coordinator.servers.key_patterns import IsWrite, KeyPattern, key_patterns
 from coordinator.servers.queries import CommandClient, PipelineClient, key_count, open_primaries, query, write_commands
 

@@ -19,14 +19,14 @@ from common.plan.schema import Target
 from common.plan.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
 from common.units import show
-from coordinator.core.records import NodeCounted, ServerCounted, When
+from coordinator.records import NodeCounted, Reading, ServerCounted
 from coordinator.servers.queries import CommandClient, dictionary, key_count, open_node, whole_number, write_commands
 
 # Besides write commands, a primary passes these on to its replicas.
 _REPLICATED = frozenset({"multi", "exec", "publish", "spublish", "ping", "select", "replconf"})
 
 
-def read_server_counts(target: Target, when: When) -> ServerCounted:
+def read_server_counts(target: Target, when: Reading) -> ServerCounted:
     """Read the counters of the target. Does not raise for errors of the target: `error` then gives the reason."""
     try:
         with translated(target):

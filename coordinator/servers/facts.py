@@ -12,7 +12,7 @@ from common.errors import TargetError
 from common.plan.schema import Target
 from common.plan.target_url import TargetKind, redact_url
 from common.redis_client import PRIMARY, Node, address_of, nodes_of, ping_target, translated
-from coordinator.core.records import TargetFacts
+from coordinator.records import TargetFacts
 from coordinator.servers.queries import info, key_count, max_clients, open_node, ping_us
 
 UNKNOWN_SERVER = "unknown server"

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from common.errors import TargetError
 from common.plan.schema import Target
-from coordinator.core.records import ServerCounted, When
+from coordinator.records import Reading, ServerCounted
 from coordinator.servers.commandstats import read_server_counts
 
 
@@ -43,7 +43,7 @@ class ServerReferee:
         return self.server
 
     def _read(self) -> ServerCounted:
-        counted = read_server_counts(self.target, When.BEFORE)
+        counted = read_server_counts(self.target, Reading.BEFORE)
         if counted.error:
             raise TargetError(counted.error)
         return counted

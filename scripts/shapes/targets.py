@@ -29,7 +29,7 @@ _QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST, "--repl-diskless-s
 
 
 @dataclass(eq=False)
-class Node:
+class ServerNode:
     """One server process."""
 
     port: int
@@ -64,8 +64,8 @@ class Group:
     """Servers that belong together, and the URL by which a plan names them."""
 
     url: str
-    nodes: list[Node] = field(default_factory=list)
-    sentinels: list[Node] = field(default_factory=list)
+    nodes: list[ServerNode] = field(default_factory=list)
+    sentinels: list[ServerNode] = field(default_factory=list)
 
     def calls(self, command: str) -> int:
         """What all nodes' commandstats say of one command, rejected calls included."""
@@ -92,12 +92,12 @@ def closed_port() -> int:
 
 
 @contextlib.contextmanager
-def _servers() -> Iterator[Callable[..., Node]]:
-    """`start(*options, pick=closed_port, binary=None, wait=True) -> Node`; all end with the block."""
-    nodes: list[Node] = []
+def _servers() -> Iterator[Callable[..., ServerNode]]:
+    """`start(*options, pick=closed_port, binary=None, wait=True) -> ServerNode`; all end with the block."""
+    nodes: list[ServerNode] = []
     with tempfile.TemporaryDirectory(prefix="shape-") as folder:
 
-        def start_once(port: int, options: tuple[str, ...], binary: Path | None, protocol: int) -> Node:
+        def start_once(port: int, options: tuple[str, ...], binary: Path | None, protocol: int) -> ServerNode:
             home = Path(folder) / str(port)
             home.mkdir(exist_ok=True)
             # What comes first on the command line is the name of a file, if there is one.
@@ -105,7 +105,7 @@ def _servers() -> Iterator[Callable[..., Node]]:
             command = [str(binary or _server_binary()), *head, "--port", str(port), "--dir", str(home)]
             with (home / "log").open("ab") as log:
                 process = subprocess.Popen([*command, *options[len(head) :]], stdout=log, stderr=log, cwd=home)
-            nodes.append(Node(port, process, protocol=protocol))
+            nodes.append(ServerNode(port, process, protocol=protocol))
             return nodes[-1]
 
         def start(
@@ -114,7 +114,7 @@ def _servers() -> Iterator[Callable[..., Node]]:
             binary: Path | None = None,
             wait: bool = True,
             protocol: int = 3,
-        ) -> Node:
+        ) -> ServerNode:
             for _ in range(_ATTEMPTS):
                 node = start_once(pick(), options, binary, protocol)
                 if not wait:
@@ -202,11 +202,11 @@ def uncovered(group: Group, first: int, last: int) -> Iterator[Callable[[], None
         give_back()
 
 
-def _serves(node: Node, slot: int) -> bool:
+def _serves(node: ServerNode, slot: int) -> bool:
     return any(row[0] <= slot <= row[1] for row in node.ask("CLUSTER", "SLOTS"))
 
 
-def _agrees(node: Node, count: int) -> bool:
+def _agrees(node: ServerNode, count: int) -> bool:
     slots = node.ask("CLUSTER", "SLOTS")
     known = {(end[0], end[1]) for row in slots for end in row[2:]}
     links = node.ask("INFO", "replication").get("master_link_status", "up")

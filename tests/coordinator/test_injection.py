@@ -15,7 +15,9 @@ from rich.console import Console
 
 from common.protocol import codec
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.core.records import (
+from coordinator.live.snapshot import LiveAgent, build_snapshot
+from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView
+from coordinator.records import (
     AgentNoted,
     AnyRecord,
     FrameAccepted,
@@ -24,8 +26,6 @@ from coordinator.core.records import (
     ServerCounted,
     WorkerNoted,
 )
-from coordinator.live.snapshot import LiveAgent, build_snapshot
-from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView
 from coordinator.report.printing import say
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from common.errors import UsageError
 from common.protocol.codec import pack
 from coordinator import journal
-from coordinator.core.records import AnyRecord, FrameAccepted, RunStarted
 from coordinator.journal import MAGIC, Journal, read_journal
 from coordinator.journal_lock import is_locked
+from coordinator.records import AnyRecord, FrameAccepted, RunStarted
 from tests.support.examples import tried
 from tests.support.records import clean_run
 

@@ -12,9 +12,9 @@ import pytest
 
 from common.errors import UsageError
 from common.machine import this_host
-from coordinator.core.records import RunStarted
 from coordinator.journal import Journal, read_journal
 from coordinator.journal_lock import LOCK_SUFFIX, Holder, is_locked
+from coordinator.records import RunStarted
 from tests.support.records import opened
 
 HERE = f"process {os.getpid()} on {this_host()}"

@@ -14,7 +14,7 @@ from common.plan.schema import Command, Keys, Load, Plan, Target, Workload
 from common.protocol import codec
 from common.units import Seconds
 from coordinator.analysis.aggregate import fold
-from coordinator.core.records import AnyRecord, CleanedUp, When
+from coordinator.records import AnyRecord, CleanedUp, Reading
 from coordinator.report.summary import build_summary
 from coordinator.servers.check import check
 from coordinator.servers.cleanup import CleanUpThread, delete_plan_keys
@@ -139,7 +139,7 @@ def test_after_the_load_any_reply_is_noted_and_the_run_is_reported(
 ) -> None:
     server.answers = {asked: answer}
     plan = plan_of(server, scheme)
-    read = read_server_counts(plan.target, When.AFTER)
+    read = read_server_counts(plan.target, Reading.AFTER)
     cleaning = CleanUpThread(lambda tally: delete_plan_keys(plan, tally), lambda error: (1, f"crash: {error!r}"))
     cleaned = wait_until(cleaning.result, "an end of the clean-up")
     assert isinstance(cleaned, CleanedUp)

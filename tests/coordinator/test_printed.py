@@ -20,10 +20,10 @@ from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import client_settings
 from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.differences import build_comparison
-from coordinator.core.records import AnyRecord, Outcome
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import PlainView, TerminalView
 from coordinator.plan_view import plan_as_text
+from coordinator.records import AnyRecord, Outcome
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report_command import FORMATS

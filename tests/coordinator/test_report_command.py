@@ -13,7 +13,8 @@ from common.errors import UsageError
 from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Driver
 from coordinator.compare.differences import build_comparison
-from coordinator.core.records import (
+from coordinator.journal import Journal
+from coordinator.records import (
     AnyRecord,
     CleanedUp,
     CoordinatorFailed,
@@ -23,7 +24,6 @@ from coordinator.core.records import (
     Stopping,
     WorkerNoted,
 )
-from coordinator.journal import Journal
 from coordinator.report.run_files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.report_command import render
 from tests.support.comparisons import conducted, head

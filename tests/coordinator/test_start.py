@@ -18,10 +18,10 @@ from common.protocol.token_sources import TokenVariables
 from common.signals import Signals
 from coordinator import start
 from coordinator.core.actions import End
-from coordinator.core.records import AgentNoted, AnyRecord, CleanedUp, Outcome, RunOpened, ServerCounted, When
 from coordinator.journal import Journal
 from coordinator.live.view import QuietView
 from coordinator.options import StartOptions
+from coordinator.records import AgentNoted, AnyRecord, CleanedUp, Outcome, Reading, RunOpened, ServerCounted
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import RunFolder, new_run_folder
 from coordinator.servers.cleanup import DeletionProgress
@@ -104,7 +104,7 @@ class Broken:
         monkeypatch.setattr("coordinator.loop.DISMISS_NS", 0)
         monkeypatch.setattr("coordinator.core.run.DISMISS_NS", 0)
         monkeypatch.setattr("coordinator.core.member.COME_BACK_NS", 0)
-        self.fails("read_server_counts", reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
+        self.fails("read_server_counts", reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
         self.fails("delete_plan_keys", None)
 
     def fails(self, name: str, how: object) -> None:
@@ -203,7 +203,7 @@ def test_a_folder_that_was_deleted_during_the_run_is_said_and_the_summary_is_pri
 
     def read(*_: object) -> ServerCounted:
         shutil.rmtree(run.folder)
-        return reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
+        return reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
 
     monkeypatch.setattr(start, "read_server_counts", read)
     assert run.start() == UsageError.exit_code
@@ -264,7 +264,7 @@ def test_a_journal_that_is_deleted_during_the_run_is_said_once_and_at_once(
     def read(*_: object) -> ServerCounted:
         (run.folder / JOURNAL_FILE).unlink()
         assert is_said.wait(10)
-        return reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
+        return reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
 
     monkeypatch.setattr(QuietView, "note", note)
     monkeypatch.setattr(start, "read_server_counts", read)
@@ -312,7 +312,7 @@ def test_keys_that_an_ended_run_left_are_deleted_when_it_is_resumed(
 ) -> None:
     run = Broken(monkeypatch, tmp_path, CleanUp.KEYS)
     with Journal.reopen(run.folder / JOURNAL_FILE) as journal:
-        journal.append(reading(When.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
+        journal.append(reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2}))
         journal.append(CleanedUp(deleted=30, left=left, took_ns=1, error="interrupted"))
         journal.append(closed())
 

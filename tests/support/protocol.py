@@ -44,9 +44,9 @@ from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core import actions as steps
 from coordinator.core.member import Member
-from coordinator.core.records import AnyRecord, ServerCounted, TargetFacts, When
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
+from coordinator.records import AnyRecord, Reading, ServerCounted, TargetFacts
 
 T = TypeVar("T")
 
@@ -341,7 +341,7 @@ class RunBench:
     def running(self, *names: str) -> list[steps.Action]:
         """Start has been sent, and heard."""
         self.counting(*names)
-        actions = self.do(counted(When.BEFORE))
+        actions = self.do(counted(Reading.BEFORE))
         for name in names:
             self.beat(name, AgentState.RUNNING)
         return actions
@@ -356,7 +356,7 @@ def metrics_id(name: str) -> bytes:
     return f"{name}/metrics".encode()
 
 
-def counted(when: When) -> steps.Counted:
+def counted(when: Reading) -> steps.Counted:
     return steps.Counted(ServerCounted(when=when, server_run_id="server", calls={"get": 1}))
 
 

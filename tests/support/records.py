@@ -20,19 +20,19 @@ from common.metrics.intervals import (
 from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
 from common.protocol.messages import Final, MetricsFrame, PoolShare
 from common.units import NS_PER_S, PerSecond, Seconds
-from coordinator.core.records import (
+from coordinator.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,
     AnyRecord,
     FrameAccepted,
     Outcome,
+    Reading,
     RunClosed,
     RunOpened,
     RunStarted,
     ServerCounted,
     TargetFacts,
-    When,
 )
 
 MIX = {"SET": 40, "GET": 50, "DEL": 10}
@@ -146,7 +146,7 @@ def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool 
     )
 
 
-def reading(when: When, calls: dict[str, int], server_run_id: str = "server-1", error: str = "") -> ServerCounted:
+def reading(when: Reading, calls: dict[str, int], server_run_id: str = "server-1", error: str = "") -> ServerCounted:
     return ServerCounted(when=when, server_run_id=server_run_id, connected_clients=3, calls=calls, error=error)
 
 
@@ -161,7 +161,7 @@ def clean_run(
     the_plan = the_plan or plan()
     draw = np.random.default_rng(1)
     yield opened(the_plan, agents)
-    yield reading(When.BEFORE, {"set": 7, "get": 5, "info": 1})
+    yield reading(Reading.BEFORE, {"set": 7, "get": 5, "info": 1})
     yield RunStarted(t0_ns=123_456_789)
     done = dict.fromkeys(MIX, 0)
     for second in range(seconds):
@@ -177,7 +177,7 @@ def clean_run(
     for agent_id in agents:
         yield noted(agent_id, sum(done.values()) // len(agents))
     after = {"set": 7 + done["SET"], "get": 5 + done["GET"], "del": done["DEL"], "info": 2}
-    yield reading(When.AFTER, after)
+    yield reading(Reading.AFTER, after)
     yield closed(duration_s=float(seconds))
 
 

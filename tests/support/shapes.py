@@ -14,7 +14,7 @@ from common.plan.schema import Target, Tls
 from scripts.shapes import targets
 from scripts.shapes.targets import SERVICE as SERVICE
 from scripts.shapes.targets import Group as Group
-from scripts.shapes.targets import Node as Node
+from scripts.shapes.targets import ServerNode as ServerNode
 from scripts.shapes.targets import start_cluster as start_cluster
 from scripts.shapes.targets import start_sentinels as start_sentinels
 from scripts.shapes.targets import start_standalone as start_standalone

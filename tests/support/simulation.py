@@ -48,10 +48,10 @@ from common.protocol.messages import (
 from common.units import NS_PER_S, Count, Seconds
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.core import actions as steps
-from coordinator.core.records import AnyRecord, CleanedUp, ServerCounted, StopDecided, When
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
 from coordinator.loop import after_load, journaled_agents
+from coordinator.records import AnyRecord, CleanedUp, Reading, ServerCounted, StopDecided
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
 
@@ -461,8 +461,8 @@ class SimulatedCoordinator:
             self._send(steps.Send(member.routing_id, envelope))
         self._world.after(self._world.draw.uniform(0.1, 3.0), self._leave)
 
-    def _read_server(self, when: When) -> None:
-        if when is When.AFTER:
+    def _read_server(self, when: Reading) -> None:
+        if when is Reading.AFTER:
             known = [agent for agent in self._world.loading if self.run.state.registry.find(agent.incarnation)]
             self._world.at_work[self.run_id] = [agent.incarnation for agent in known]
         calls = {"get": self._world.done[self.run_id]}

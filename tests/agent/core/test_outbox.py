@@ -14,7 +14,7 @@ from common.protocol import codec
 from common.protocol.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, Envelope, FrameAck, MetricsFrame
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import fold
-from coordinator.core.records import FrameAccepted
+from coordinator.records import FrameAccepted
 from tests.support.examples import tried
 from tests.support.protocol import RunBench, fleet_plan, interval, said
 

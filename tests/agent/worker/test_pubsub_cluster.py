@@ -17,7 +17,7 @@ from common.redis_client import TARGET_ERRORS
 from common.units import Count
 from tests.support.listening import DRIVERS, Listening
 from tests.support.runs import wait_until
-from tests.support.shapes import Group, Node, start_cluster
+from tests.support.shapes import Group, ServerNode, start_cluster
 from tests.support.workers import whole_of
 
 
@@ -77,7 +77,7 @@ def listening(cluster: Group, listen: Callable[[Group], Listening]) -> Iterator[
     listening.close()
 
 
-def channels(node: Node) -> list[str]:
+def channels(node: ServerNode) -> list[str]:
     found: list[str] = node.ask("PUBSUB", "SHARDCHANNELS")
     return sorted(found)
 

@@ -25,7 +25,7 @@ from common.redis_client import (
 from common.redis_client.clients import tcp_pools
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import Group, Node, start_cluster, uncovered, until
+from tests.support.shapes import Group, ServerNode, start_cluster, uncovered, until
 
 ONCE = Retry(retries=0)
 
@@ -49,7 +49,7 @@ def client_of(cluster: Group, events: Events, cancellation: Cancellation | None 
     )
 
 
-def owner_and_other(cluster: Group, key: str) -> tuple[Node, Node]:
+def owner_and_other(cluster: Group, key: str) -> tuple[ServerNode, ServerNode]:
     """The primary that serves a key, and another primary."""
     slot = key_slot(key.encode())
     primaries = cluster.nodes[:3]
@@ -61,7 +61,7 @@ def owner_and_other(cluster: Group, key: str) -> tuple[Node, Node]:
     )
 
 
-def rejected(node: Node, command: str) -> int:
+def rejected(node: ServerNode, command: str) -> int:
     with node.client() as client:
         return int(client.info("commandstats").get(f"cmdstat_{command}", {}).get("rejected_calls", 0))
 
@@ -116,7 +116,7 @@ def test_reads_go_to_the_nodes_that_the_plan_names(
     assert (at_replicas == 100) == ("replica" in read_from.value)
 
 
-def reads(node: Node) -> int:
+def reads(node: ServerNode) -> int:
     with node.client() as client:
         return int(client.info("commandstats").get("cmdstat_get", {}).get("calls", 0))
 

@@ -9,7 +9,7 @@ import pytest
 from common.errors import TargetError
 from common.plan.schema import CleanUp, Keys, Plan, Target, Workload
 from common.redis_client import ping_target
-from coordinator.core.records import When
+from coordinator.records import Reading
 from coordinator.servers.cleanup import DeletionProgress, delete_plan_keys
 from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
@@ -43,7 +43,7 @@ def test_every_driver_and_the_coordinator_use_a_database_of_a_cluster(cluster: G
     assert reach(target) == WRITTEN
     assert (keys_in(cluster, 3), keys_in(cluster, 0)) == (len(KEYS), 0)
     assert by_coordinator(target) == WRITTEN
-    assert probe(target).keys == read_server_counts(target, When.BEFORE).keys == len(KEYS)
+    assert probe(target).keys == read_server_counts(target, Reading.BEFORE).keys == len(KEYS)
     keys = Keys(prefix="key:", minimum=0, maximum=len(KEYS) - 1)
     workload = Workload(keys=keys, clean_up=CleanUp.KEYS)
     tally = DeletionProgress()

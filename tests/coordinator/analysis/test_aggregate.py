@@ -9,8 +9,8 @@ from common.errors import ProtocolError
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import IntervalMetrics, joined_seconds
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.core.frame_checks import LAST_SECOND, MOST_VALUES
-from coordinator.core.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
+from coordinator.analysis.frame_checks import LAST_SECOND, MOST_VALUES
+from coordinator.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
 from coordinator.report.summary import build_summary
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage

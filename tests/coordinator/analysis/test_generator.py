@@ -13,7 +13,7 @@ from coordinator.analysis.generator import all_report_cpu, busiest_agent, genera
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import stage_results
 from coordinator.analysis.tallies import BusyTime
-from coordinator.core.records import AnyRecord, FrameAccepted
+from coordinator.records import AnyRecord, FrameAccepted
 from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 

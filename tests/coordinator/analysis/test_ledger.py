@@ -10,7 +10,7 @@ from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.ledger import Ledger, audit
-from coordinator.core.records import AnyRecord, NodeCounted, ServerCounted, When
+from coordinator.records import AnyRecord, NodeCounted, Reading, ServerCounted
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
 
@@ -35,10 +35,10 @@ def run_of(
     return fold(
         [
             opened(plan(**workload), ["a1"]),
-            reading(When.BEFORE, {"get": 100, "ping": 4}),
+            reading(Reading.BEFORE, {"get": 100, "ping": 4}),
             accepted("a1", 0, interval(0, {"GET": get}, retries=retries, issued=issued)),
             noted("a1", done, issued=issued),
-            reading(When.AFTER, {"get": 100 + calls, "ping": 9}),
+            reading(Reading.AFTER, {"get": 100 + calls, "ping": 9}),
         ]
     )
 
@@ -48,7 +48,7 @@ def calls_of(*commands: str, **gained: int) -> int | None:
     after = {name.replace("_", "|"): calls for name, calls in gained.items()}
     workload = Workload(commands=tuple(Command(command=text) for text in commands))
     listed = msgspec.structs.replace(plan(), workload=workload)
-    records = [opened(listed, ["a1"]), reading(When.BEFORE, {}), reading(When.AFTER, after)]
+    records = [opened(listed, ["a1"]), reading(Reading.BEFORE, {}), reading(Reading.AFTER, after)]
     return audit(fold(records)).server_calls
 
 
@@ -103,8 +103,8 @@ def test_only_the_subcommands_of_the_plan_count() -> None:
     the_plan = type(the_plan)(target=the_plan.target, workload=workload, load=the_plan.load)
     records = [
         opened(the_plan),
-        reading(When.BEFORE, {"config|get": 1}),
-        reading(When.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
+        reading(Reading.BEFORE, {"config|get": 1}),
+        reading(Reading.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
     ]
     assert audit(fold(records)).server_calls == 5
 
@@ -114,7 +114,7 @@ def test_what_follows_a_reply_counts_too() -> None:
     the_plan = plan()
     the_plan = type(the_plan)(target=the_plan.target, workload=Workload(commands=(entry,)), load=the_plan.load)
     calls = {"get": 5, "set": 3, "expire": 4, "del": 9}
-    records = [opened(the_plan), reading(When.BEFORE, {}), reading(When.AFTER, calls)]
+    records = [opened(the_plan), reading(Reading.BEFORE, {}), reading(Reading.AFTER, calls)]
     assert audit(fold(records)).server_calls == 12
 
 
@@ -126,10 +126,10 @@ def test_what_a_script_of_the_command_table_calls_is_known(calls: dict[str, int]
     done = {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(5)))}
     records = [
         opened(the_plan, ["a1"]),
-        reading(When.BEFORE, {}),
+        reading(Reading.BEFORE, {}),
         accepted("a1", 0, interval(0, done)),
         noted("a1", 15),
-        reading(When.AFTER, calls),
+        reading(Reading.AFTER, calls),
     ]
     assert audit(fold(records)).unaccounted == unaccounted
 
@@ -141,10 +141,10 @@ def test_multi_and_exec_are_held_against_the_transactions() -> None:
             fold(
                 [
                     opened(plan(transaction=5), ["a1"]),
-                    reading(When.BEFORE, {}),
+                    reading(Reading.BEFORE, {}),
                     accepted("a1", 0, interval(0, {"GET": get}, transactions=2, **more)),
                     noted("a1", get.operations, transactions=2),
-                    reading(When.AFTER, {"get": 10, "multi": multi, "exec": executed}),
+                    reading(Reading.AFTER, {"get": 10, "multi": multi, "exec": executed}),
                 ]
             )
         )
@@ -156,19 +156,19 @@ def test_multi_and_exec_are_held_against_the_transactions() -> None:
     assert ledger(3, 1, retries=1).unaccounted == 0
 
 
-def nodes(when: When, *nodes: tuple[str, str, str, dict[str, int]]) -> ServerCounted:
+def nodes(when: Reading, *nodes: tuple[str, str, str, dict[str, int]]) -> ServerCounted:
     counted = tuple(
         NodeCounted(name=name, role=role, run_id=run_id, calls=calls) for name, role, run_id, calls in nodes
     )
     return ServerCounted(when=when, nodes=counted, calls={})
 
 
-BEFORE = nodes(When.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replica", "y", {"get": 1}))
+BEFORE = nodes(Reading.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replica", "y", {"get": 1}))
 
 
 def test_the_servers_count_is_the_sum_of_what_each_node_gained() -> None:
     get = interval(0, {"GET": command(histogram(*range(10)))})
-    after = nodes(When.AFTER, ("h:1", "primary", "x", {"get": 12}), ("h:2", "replica", "y", {"get": 4}))
+    after = nodes(Reading.AFTER, ("h:1", "primary", "x", {"get": 12}), ("h:2", "replica", "y", {"get": 4}))
     ledger = audit(fold([opened(plan(), ["a1"]), BEFORE, accepted("a1", 0, get), noted("a1", 10), after]))
     assert (ledger.server_calls, ledger.unaccounted, ledger.note) == (10, 0, None)
 
@@ -178,10 +178,10 @@ def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccoun
     publish = interval(0, {"PUBLISH": command(histogram(*range(10)))})
     run = opened(Plan(workload=Workload(commands=(Command(command="PUBLISH"),))), ["a1"])
     run = msgspec.structs.replace(run, target=msgspec.structs.replace(run.target, topology=topology))
-    records = [run, reading(When.BEFORE, {}), accepted("a1", 0, publish), noted("a1", 10)]
-    ledger = audit(fold([*records, reading(When.AFTER, {"publish": 100})]))
+    records = [run, reading(Reading.BEFORE, {}), accepted("a1", 0, publish), noted("a1", 10)]
+    ledger = audit(fold([*records, reading(Reading.AFTER, {"publish": 100})]))
     assert ledger.unaccounted == unaccounted
-    assert audit(fold([*records, reading(When.AFTER, {"publish": 8})])).unaccounted == 2
+    assert audit(fold([*records, reading(Reading.AFTER, {"publish": 8})])).unaccounted == 2
 
 
 @pytest.mark.parametrize(("lua", "unaccounted"), [("return redis.call('SET', KEYS[1], 1)", 0), ("return 1", 10)])
@@ -189,41 +189,41 @@ def test_what_a_script_calls_is_not_held_against_ours(lua: str, unaccounted: int
     done = interval(0, {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(10)))})
     commands = (Command(command="SET"), Command(command=f'EVAL "{lua}" 1 __key__'))
     run = opened(Plan(workload=Workload(commands=commands)), ["a1"])
-    records = [run, reading(When.BEFORE, {}), accepted("a1", 0, done), noted("a1", 20)]
-    ledger = audit(fold([*records, reading(When.AFTER, {"set": 20, "eval": 10})]))
+    records = [run, reading(Reading.BEFORE, {}), accepted("a1", 0, done), noted("a1", 20)]
+    ledger = audit(fold([*records, reading(Reading.AFTER, {"set": 20, "eval": 10})]))
     assert ledger.unaccounted == unaccounted
 
 
 READINGS: dict[str, tuple[list[AnyRecord], str]] = {
     "none": ([], "not read before the run"),
-    "no second one": ([reading(When.BEFORE, {})], "not read after the run"),
+    "no second one": ([reading(Reading.BEFORE, {})], "not read after the run"),
     "refused": (
-        [reading(When.BEFORE, {}, error="NOPERM"), reading(When.AFTER, {})],
+        [reading(Reading.BEFORE, {}, error="NOPERM"), reading(Reading.AFTER, {})],
         "could not be read before the run: NOPERM",
     ),
-    "restarted": ([reading(When.BEFORE, {}), reading(When.AFTER, {}, "server-2")], "restarted or replaced"),
-    "went back": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"get": 4})], "reset during the run"),
+    "restarted": ([reading(Reading.BEFORE, {}), reading(Reading.AFTER, {}, "server-2")], "restarted or replaced"),
+    "went back": ([reading(Reading.BEFORE, {"get": 5}), reading(Reading.AFTER, {"get": 4})], "reset during the run"),
     "a node restarted": (
-        [BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "z", {}))],
+        [BEFORE, nodes(Reading.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "z", {}))],
         "the server h:2 was restarted or replaced",
     ),
     "a node failed over": (
-        [BEFORE, nodes(When.AFTER, ("h:1", "replica", "x", {}), ("h:2", "primary", "y", {}))],
+        [BEFORE, nodes(Reading.AFTER, ("h:1", "replica", "x", {}), ("h:2", "primary", "y", {}))],
         "the server h:1 was failed over during the run, from primary to replica",
     ),
-    "a node left": ([BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {}))], "the server h:2 left"),
+    "a node left": ([BEFORE, nodes(Reading.AFTER, ("h:1", "primary", "x", {}))], "the server h:2 left"),
     "a node joined": (
         [
             BEFORE,
-            nodes(When.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "y", {}), ("h:3", "replica", "z", {})),
+            nodes(Reading.AFTER, ("h:1", "primary", "x", {}), ("h:2", "replica", "y", {}), ("h:3", "replica", "z", {})),
         ],
         "the server h:3 joined",
     ),
     "a node was reset": (
-        [BEFORE, nodes(When.AFTER, ("h:1", "primary", "x", {"get": 9}), ("h:2", "replica", "y", {"get": 0}))],
+        [BEFORE, nodes(Reading.AFTER, ("h:1", "primary", "x", {"get": 9}), ("h:2", "replica", "y", {"get": 0}))],
         "the counters of the server h:2 were reset",
     ),
-    "vanished": ([reading(When.BEFORE, {"get": 5}), reading(When.AFTER, {"set": 1})], "reset during the run"),
+    "vanished": ([reading(Reading.BEFORE, {"get": 5}), reading(Reading.AFTER, {"set": 1})], "reset during the run"),
 }
 
 
@@ -262,8 +262,8 @@ def test_operations_that_the_server_does_not_know_are_no_others_than_those_it_co
 
 
 def test_counters_that_were_read_while_agents_might_still_write_are_not_compared() -> None:
-    after = msgspec.structs.replace(reading(When.AFTER, {"get": 105}), writers=("a1", "a2"))
-    ledger = audit(fold([opened(agents=["a1"]), reading(When.BEFORE, {"get": 100}), after]))
+    after = msgspec.structs.replace(reading(Reading.AFTER, {"get": 105}), writers=("a1", "a2"))
+    ledger = audit(fold([opened(agents=["a1"]), reading(Reading.BEFORE, {"get": 100}), after]))
     assert ledger.server_calls is None
     assert ledger.note == "the server's counters were read while a1, a2 might still write"
 
@@ -292,10 +292,10 @@ def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_
         fold(
             [
                 opened(plan(), ["a1"]),
-                reading(When.BEFORE, {"get": 100}),
+                reading(Reading.BEFORE, {"get": 100}),
                 accepted("a1", 0, interval(0, {"GET": get}, redirects=redirects)),
                 noted("a1", 10 + surfaced),
-                reading(When.AFTER, {"get": 100 + calls}),
+                reading(Reading.AFTER, {"get": 100 + calls}),
             ]
         )
     )

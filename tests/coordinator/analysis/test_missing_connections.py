@@ -7,7 +7,7 @@ from common.plan.schema import Driver, Pools
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.verdict import Level
-from coordinator.core.records import RunOpened
+from coordinator.records import RunOpened
 from tests.coordinator.analysis.test_verdict import verdict
 from tests.support.records import accepted, clean_run, interval, opened, plan
 

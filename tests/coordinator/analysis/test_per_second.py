@@ -10,7 +10,7 @@ from common.plan.schema import Load, Ramp
 from common.units import NS_PER_S, Count
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.per_second import ShownSeconds
-from coordinator.core.records import AnyRecord
+from coordinator.records import AnyRecord
 from tests.support.records import (
     accepted,
     closed,

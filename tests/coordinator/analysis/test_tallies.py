@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.metrics.intervals import IntervalMetrics
 from coordinator.analysis import aggregate as aggregates
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.core.records import AnyRecord
+from coordinator.records import AnyRecord
 from tests.support.records import accepted, command, histogram, interval, noted, opened, watched
 
 AGENTS = ("a1", "a2", "a3")

@@ -6,12 +6,12 @@ import pytest
 from common.metrics.histogram import EMPTY
 from coordinator.analysis.aggregate import fold
 from coordinator.analysis.target_loss import target_loss
-from coordinator.core.records import AnyRecord, RunOpened, ServerCounted, When
+from coordinator.records import AnyRecord, Reading, RunOpened, ServerCounted
 from tests.support.records import accepted, command, histogram, interval, opened, reading
 
-ANSWERS = reading(When.AFTER, {})
-GONE = ServerCounted(when=When.AFTER, error="target 127.0.0.1:6379 refused the connection", unreachable=True)
-REFUSED = reading(When.AFTER, {}, error="it does not permit INFO")
+ANSWERS = reading(Reading.AFTER, {})
+GONE = ServerCounted(when=Reading.AFTER, error="target 127.0.0.1:6379 refused the connection", unreachable=True)
+REFUSED = reading(Reading.AFTER, {}, error="it does not permit INFO")
 
 DONE, SILENT = {"ok": 100}, {"ok": 0}
 DEAD, HUNG, READONLY = (
@@ -34,7 +34,7 @@ def sentence(
         done = histogram(*[1000] * int(str(counts.get("ok", 0))))
         more = {name: value for name, value in counts.items() if name != "ok"}
         parts.append(interval(number, {"GET": command(done or EMPTY, **more)}))
-    records: list[AnyRecord] = [first, reading(When.BEFORE, {}), accepted("a1", 0, *parts)]
+    records: list[AnyRecord] = [first, reading(Reading.BEFORE, {}), accepted("a1", 0, *parts)]
     loss = target_loss(fold(records), float(len(seconds)) if load_s is None else load_s, after)
     return loss.sentence if loss else ""
 
@@ -116,7 +116,7 @@ def test_a_run_that_did_nothing_says_nothing_of_the_target() -> None:
 
 
 def test_the_reading_of_a_target_that_never_let_itself_be_read_is_no_evidence() -> None:
-    run = fold([opened(agents=["a1"]), msgspec.structs.replace(GONE, when=When.BEFORE)])
+    run = fold([opened(agents=["a1"]), msgspec.structs.replace(GONE, when=Reading.BEFORE)])
     assert isinstance(run.opened, RunOpened)
     run.apply(
         accepted("a1", 0, interval(0, {"GET": command(histogram(1))}), interval(1, {"GET": command(EMPTY, **DEAD)}))

@@ -21,7 +21,7 @@ from coordinator.analysis.backlog import Backlog
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.unassigned_shares import remaining_requests, unassigned_sentence, unassigned_shares
 from coordinator.analysis.verdict import Level, judge
-from coordinator.core.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
+from coordinator.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, plan

@@ -8,7 +8,7 @@ import pytest
 from common.plan.schema import CleanUp
 from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.unfinished_run import unfinished_reason
-from coordinator.core.records import (
+from coordinator.records import (
     AgentNoted,
     AnyRecord,
     CleanedUp,

@@ -13,11 +13,11 @@ from common.units import NS_PER_S, Count
 from coordinator.analysis.aggregate import fold
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.verdict import judge
-from coordinator.core.records import AnyRecord, FrameAccepted, RunOpened, ServerCounted, When
+from coordinator.records import AnyRecord, FrameAccepted, Reading, RunOpened, ServerCounted
 from tests.support.records import accepted, closed, command, interval, noted, opened, plan, reading, watched
 
 LOAD_S = 10
-GONE = ServerCounted(when=When.AFTER, error="it refused the connection", unreachable=True)
+GONE = ServerCounted(when=Reading.AFTER, error="it refused the connection", unreachable=True)
 MS = 1_000_000
 
 
@@ -52,8 +52,8 @@ def unsent(
         pools = {name: msgspec.structs.replace(pool, **changes) for name, pool in last.pools.items()}
         last = msgspec.structs.replace(last, pools=pools)
     everything = sum(one.operations for one in seconds)
-    records: list[AnyRecord] = [run or four(), reading(When.BEFORE, {}), accepted("a1", 0, *first, last)]
-    records += [noted("a1", everything), after or reading(When.AFTER, {}), closed(duration_s=float(LOAD_S))]
+    records: list[AnyRecord] = [run or four(), reading(Reading.BEFORE, {}), accepted("a1", 0, *first, last)]
+    records += [noted("a1", everything), after or reading(Reading.AFTER, {}), closed(duration_s=float(LOAD_S))]
     folded = fold(records)
     [found] = [reason for reason in judge(folded, audit(folded)).reasons if "never sent" in reason]
     return found.removeprefix("5,000 operations were never sent").removesuffix(".")

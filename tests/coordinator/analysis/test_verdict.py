@@ -10,14 +10,14 @@ from common.plan.schema import Arrivals, Ramp
 from coordinator.analysis.aggregate import fold
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.verdict import RULES, Level, Verdict, judge
-from coordinator.core.records import (
+from coordinator.records import (
     AgentNoted,
     AnyRecord,
     FrameAccepted,
+    Reading,
     RunClosed,
     RunOpened,
     ServerCounted,
-    When,
     WorkerNoted,
 )
 from tests.support.records import (
@@ -67,7 +67,7 @@ def without(kind: type[AnyRecord]) -> Change:
 
 def more_calls(extra: int) -> Change:
     def change(records: list[AnyRecord]) -> list[AnyRecord]:
-        after = next(r for r in records if isinstance(r, ServerCounted) and r.when is When.AFTER)
+        after = next(r for r in records if isinstance(r, ServerCounted) and r.when is Reading.AFTER)
         return [*records, msgspec.structs.replace(after, calls=after.calls | {"get": after.calls["get"] + extra})]
 
     return change
@@ -170,7 +170,7 @@ def test_a_run_in_which_nothing_succeeded_is_invalid() -> None:
 
 def test_errors_alone_are_a_result_and_no_reason_for_distrust() -> None:
     some = interval(0, {"GET": command(histogram(1, 2), errors={"READONLY": 50})})
-    readings = [reading(When.BEFORE, {}), reading(When.AFTER, {"get": 52})]
+    readings = [reading(Reading.BEFORE, {}), reading(Reading.AFTER, {"get": 52})]
     found = verdict([opened(agents=["a1"]), accepted("a1", 0, some), noted("a1", 52), *readings, closed()])
     assert found.level is Level.TRUSTED
 
@@ -234,7 +234,7 @@ def staged_run(*counts: int, unsent: int = 0) -> list[AnyRecord]:
         for number, count in enumerate(counts)
     ]
     whole = sum(counts)
-    readings = [reading(When.BEFORE, {}), reading(When.AFTER, {"get": whole})]
+    readings = [reading(Reading.BEFORE, {}), reading(Reading.AFTER, {"get": whole})]
     return [opened(STAGED, ["a1"]), accepted("a1", 0, *parts), noted("a1", whole), *readings, closed(duration_s=4.0)]
 
 

@@ -8,10 +8,10 @@ from common.plan.schema import OnAgentLoss, Plan
 from common.protocol.messages import AgentState, Dismiss, Prepare, StandBy, Stop
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import Action, End, LocalAgentExited, Note, Write
-from coordinator.core.records import Outcome, StopDecided, Stopping, When
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
 from coordinator.loop import journaled_agents
+from coordinator.records import Outcome, Reading, StopDecided, Stopping
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, said
 
 WAIT_S = 20.0
@@ -79,7 +79,7 @@ def test_an_agent_that_joins_too_late_or_is_one_too_many_stands_by_and_is_dismis
     bench.passes(1.0, "web1", "web2")
     assert [member.agent_id for member in bench.run.state.registry.taking_part()] == ["web1"]
     bench.says("web1", final())
-    ended = bench.do(counted(When.AFTER))
+    ended = bench.do(counted(Reading.AFTER))
     assert len(said(ended, Dismiss)) == 2
     assert of_kind(ended, End) == [End(0, "", Outcome.COMPLETED)]
 
@@ -114,7 +114,7 @@ def test_with_abort_the_first_lost_agent_stops_the_load_of_all_and_its_reason_is
     [order] = {message.reason for message in said(actions, Stop)}
     assert order == text
     bench.says("web1", final())
-    [end] = of_kind(bench.do(counted(When.AFTER)), End)
+    [end] = of_kind(bench.do(counted(Reading.AFTER)), End)
     assert end == End(5, text, Outcome.ABORTED)
 
 
@@ -142,7 +142,7 @@ def test_an_agent_that_is_lost_when_the_load_is_over_aborts_nothing() -> None:
     killed(bench, "web2")
     assert bench.run.state.phase is Phase.RUNNING
     bench.says("web1", final())
-    [end] = of_kind(bench.do(counted(When.AFTER)), End)
+    [end] = of_kind(bench.do(counted(Reading.AFTER)), End)
     assert end == End(5, "lost web2", Outcome.DEGRADED)
 
 
@@ -159,6 +159,6 @@ def test_a_run_that_was_aborted_stays_so_under_the_next_coordinator() -> None:
     assert run.state.phase is Phase.DRAINING
     resumed.says("web1", final())
     resumed.passes(LEASE_S + 30.0)
-    [end] = of_kind(resumed.do(counted(When.AFTER)), End)
+    [end] = of_kind(resumed.do(counted(Reading.AFTER)), End)
     assert (end.exit_code, end.outcome) == (5, Outcome.ABORTED)
     assert end.text == "lost 1 agent (web2), with --on-agent-loss abort"

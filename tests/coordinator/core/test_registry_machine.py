@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.protocol.messages import AgentState, Prepared
 from common.units import NS_PER_S
 from coordinator.core.member import LOST_AFTER_NS, Member
-from coordinator.core.records import AgentFacts
 from coordinator.core.registry import JournaledAgent, Registry
+from coordinator.records import AgentFacts
 from tests.support.examples import tried
 from tests.support.protocol import heartbeat, hello
 

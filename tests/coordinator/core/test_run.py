@@ -51,21 +51,6 @@ from coordinator.core.actions import (
     Write,
 )
 from coordinator.core.member import COME_BACK_NS, LOST_AFTER_NS, OVERTIME_NS, MemberState
-from coordinator.core.records import (
-    AgentEnd,
-    AgentFacts,
-    AgentNoted,
-    CleanedUp,
-    FrameAccepted,
-    Outcome,
-    RunClosed,
-    RunOpened,
-    RunStarted,
-    ServerCounted,
-    StopDecided,
-    Stopping,
-    When,
-)
 from coordinator.core.registry import JournaledAgent, Registry
 from coordinator.core.run import (
     CLOCK_WAIT_NS,
@@ -78,6 +63,21 @@ from coordinator.core.run import (
 from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, DEAD_TARGET_NS, PRELOAD_SILENCE_NS
 from coordinator.loop import after_load, journaled_agents
+from coordinator.records import (
+    AgentEnd,
+    AgentFacts,
+    AgentNoted,
+    CleanedUp,
+    FrameAccepted,
+    Outcome,
+    Reading,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    StopDecided,
+    Stopping,
+)
 from tests.support.protocol import (
     RUN_ID,
     RunBench,
@@ -146,7 +146,7 @@ def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
             bench.running(*BOTH)
             for name in BOTH:
                 bench.says(name, final())
-            bench.do(counted(When.AFTER))
+            bench.do(counted(Reading.AFTER))
         case Phase.DISMISSING:
             bench.do(Interrupted())
         case Phase.CLOSED:
@@ -167,10 +167,10 @@ def pull(bench: RunBench, trigger: Trigger) -> list[object]:
             for name in BOTH:
                 actions += bench.says(name, ready())
         case Trigger.COUNTED:
-            when = When.AFTER if bench.run.state.phase is Phase.SETTLING else When.BEFORE
+            when = Reading.AFTER if bench.run.state.phase is Phase.SETTLING else Reading.BEFORE
             actions += bench.do(counted(when))
         case Trigger.CLEAN:
-            actions += bench.do(counted(When.AFTER))
+            actions += bench.do(counted(Reading.AFTER))
             if bench.run.state.phase is Phase.COLLECTING and bench.run.state.deletes_again:
                 actions += pull(bench, Trigger.ALL_OVER)
         case Trigger.CLEANED:
@@ -210,8 +210,8 @@ def test_a_run_from_its_first_agent_to_its_end() -> None:
     assert len(said(actions, Prepare)) == 2
     actions = [action for name in BOTH for action in bench.says(name, ready())]
     assert [type(record) for record in written(actions)] == [RunOpened]
-    assert of_kind(actions, ReadServer) == [ReadServer(When.BEFORE)]
-    actions = bench.do(counted(When.BEFORE))
+    assert of_kind(actions, ReadServer) == [ReadServer(Reading.BEFORE)]
+    actions = bench.do(counted(Reading.BEFORE))
     assert [type(record) for record in written(actions)] == [ServerCounted, RunStarted]
     assert said(actions, Start) == [Start(t0_ns=bench.now_ns + START_AHEAD_NS)] * 2
     bench.passes(1.7)
@@ -220,8 +220,8 @@ def test_a_run_from_its_first_agent_to_its_end() -> None:
     actions = bench.says("web1", final(1))
     assert [type(record) for record in written(actions)] == [AgentNoted]
     assert acknowledged(actions)
-    assert of_kind(bench.says("web2", final(1)), ReadServer) == [ReadServer(When.AFTER)]
-    actions = bench.do(counted(When.AFTER))
+    assert of_kind(bench.says("web2", final(1)), ReadServer) == [ReadServer(Reading.AFTER)]
+    actions = bench.do(counted(Reading.AFTER))
     assert written(actions)[-1] == RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=3.0)
     assert ended(actions) == End(0, "", Outcome.COMPLETED)
     assert said(actions, Dismiss) == [Dismiss(exit_code=0)] * 2
@@ -237,7 +237,7 @@ def test_an_agent_whose_results_are_safe_hears_so_again_before_it_is_dismissed()
         bench.says(name, final(1))
     for name in BOTH:
         bench.says(name, hello(name, state=AgentState.DONE, run_id=RUN_ID), routing_id=b"anew " + name.encode())
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     sent = [(send.routing_id, type(send.envelope.message)) for send in of_kind(actions, Send)]
     assert sent == [
         (b"anew web1", FinalAck), (b"anew web1", Dismiss), (b"anew web2", FinalAck), (b"anew web2", Dismiss)
@@ -325,7 +325,7 @@ def test_more_agents_than_expected_wait_and_are_dismissed_with_the_others() -> N
     assert not said(bench.hello("web2"), Prepare)
     assert not bench.member("web2").takes_part
     bench.says("web1", final())
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert {send.routing_id for send in actions if getattr(send, "routing_id", None)} == {b"web1", b"web2"}
 
 
@@ -349,7 +349,7 @@ def test_a_local_agent_is_not_taken_for_one_of_another_host_with_the_same_pid() 
     bench.hello("web2", pid=77, host="here")
     for name in BOTH:
         bench.says(name, ready())
-    bench.do(counted(When.BEFORE))
+    bench.do(counted(Reading.BEFORE))
     bench.do(LocalAgentExited(77, "here", -9))
     assert bench.member("web1").is_at_work
     assert bench.member("web2").is_lost
@@ -515,9 +515,9 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     actions = bench.passes(COUNT_WAIT_NS / NS_PER_S + 0.2, *BOTH)
     assert bench.run.state.phase is Phase.RUNNING
     [record] = [record for record in written(actions) if isinstance(record, ServerCounted)]
-    assert record.when is When.BEFORE
+    assert record.when is Reading.BEFORE
     assert record.error
-    assert bench.do(counted(When.BEFORE)) == []
+    assert bench.do(counted(Reading.BEFORE)) == []
 
 
 def test_a_server_that_does_not_answer_after_the_run_does_not_keep_it_open() -> None:
@@ -528,7 +528,7 @@ def test_a_server_that_does_not_answer_after_the_run_does_not_keep_it_open() -> 
 
 def test_a_late_count_of_before_the_run_is_none_of_after_it() -> None:
     bench = bench_in(Phase.SETTLING)
-    assert bench.do(counted(When.BEFORE)) == []
+    assert bench.do(counted(Reading.BEFORE)) == []
     assert bench.run.state.phase is Phase.SETTLING
 
 
@@ -581,7 +581,7 @@ def test_a_lost_agent_that_comes_back_goes_on() -> None:
     bench.says("web1", final())
     assert bench.run.state.phase is Phase.RUNNING
     bench.says("web2", final(1))
-    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+    assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.COMPLETED
 
 
 def test_a_coordinator_that_was_held_up_does_not_take_its_agents_for_silent() -> None:
@@ -613,7 +613,7 @@ def test_a_run_goes_on_without_a_lost_agent_and_ends_degraded() -> None:
     assert bench.run.state.phase is Phase.RUNNING
     bench.passes(0.3)
     assert bench.run.state.phase is Phase.SETTLING
-    end = ended(bench.do(counted(When.AFTER)))
+    end = ended(bench.do(counted(Reading.AFTER)))
     assert end == End(5, "lost web2", Outcome.DEGRADED)
 
 
@@ -622,7 +622,7 @@ def test_a_tolerated_loss_is_no_failure() -> None:
     bench.running(*BOTH)
     bench.do(LocalAgentExited(4711, "web2.example", -9))
     bench.says("web1", final())
-    end = ended(bench.do(counted(When.AFTER)))
+    end = ended(bench.do(counted(Reading.AFTER)))
     assert end == End(0, "lost web2", Outcome.DEGRADED)
 
 
@@ -635,7 +635,7 @@ def test_an_agent_that_gave_its_share_up_is_lost_once_and_not_waited_for() -> No
     assert [record.agent_id for record in written(actions)] == ["web2"]
     assert len([note for note in of_kind(actions, Note) if "web2" in note.text]) == 1
     assert bench.run.state.phase is Phase.SETTLING
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert ended(actions).outcome is Outcome.DEGRADED
     assert len(said(actions, Dismiss)) == 2
 
@@ -648,7 +648,7 @@ def test_a_run_whose_agents_never_end_is_ended() -> None:
     # By the plan, their load is over by then in any case.
     bench.passes(0.4, *BOTH)
     assert bench.run.state.phase is Phase.SETTLING
-    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
+    assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.DEGRADED
 
 
 def test_the_planned_end_is_that_of_the_warmup_and_all_stages() -> None:
@@ -672,7 +672,7 @@ def test_a_run_by_requests_against_a_dead_target_is_given_up_with_the_targets_ex
     assert len(said(actions, Stop)) >= 1
     assert bench.run.state.phase is Phase.DRAINING
     bench.says("web1", final(1, reason="stopped"))
-    end = ended(bench.do(counted(When.AFTER)))
+    end = ended(bench.do(counted(Reading.AFTER)))
     assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
     assert "no operation succeeded" in end.text
 
@@ -687,7 +687,7 @@ def dies_in_second(bench: RunBench, second: int, seconds: int = 3) -> None:
     bench.says("web1", final(seconds))
 
 
-GONE = Counted(ServerCounted(when=When.AFTER, error="it refused the connection", unreachable=True))
+GONE = Counted(ServerCounted(when=Reading.AFTER, error="it refused the connection", unreachable=True))
 
 
 def test_a_target_that_dies_during_the_run_and_stays_away_is_the_exit_code_of_the_target() -> None:
@@ -705,7 +705,7 @@ def test_a_target_that_answers_after_a_short_outage_ends_a_run_as_planned() -> N
     bench = RunBench()
     bench.running("web1")
     dies_in_second(bench, 1)
-    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(0, "", Outcome.COMPLETED)
 
 
 def test_a_target_that_does_not_let_its_counters_be_read_in_time_is_gone() -> None:
@@ -775,7 +775,7 @@ def test_an_interrupt_drains_and_the_report_is_written() -> None:
     assert len(said(bench.do(Interrupted()), Stop)) == 2
     for name in BOTH:
         bench.says(name, final(reason="interrupted"))
-    end = ended(bench.do(counted(When.AFTER)))
+    end = ended(bench.do(counted(Reading.AFTER)))
     assert end == End(130, "", Outcome.INTERRUPTED)
 
 
@@ -793,7 +793,7 @@ def test_a_second_interrupt_stops_at_once() -> None:
     assert bench.run.state.phase is Phase.DRAINING
     bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
     assert bench.run.state.phase is Phase.SETTLING
-    assert ended(bench.do(counted(When.AFTER))).exit_code == 130
+    assert ended(bench.do(counted(Reading.AFTER))).exit_code == 130
 
 
 def test_a_third_interrupt_waits_for_nobody() -> None:
@@ -810,7 +810,7 @@ def test_a_run_that_is_stopped_at_once_takes_what_agents_report_at_once() -> Non
         bench.frame(name, 0)
         bench.says(name, final(1, reason="interrupted twice"))
     assert bench.run.state.phase is Phase.SETTLING
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert ended(actions) == End(130, "", Outcome.INTERRUPTED)
     assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [()]
 
@@ -829,7 +829,7 @@ def test_an_agent_that_does_not_end_its_drain_gets_no_more_answers_and_is_waited
     assert bench.run.state.phase is Phase.DRAINING
     actions = bench.passes(3.0, "web1")
     assert of_kind(actions, ReadServer)
-    [record] = [each for each in written(bench.do(counted(When.AFTER))) if isinstance(each, ServerCounted)]
+    [record] = [each for each in written(bench.do(counted(Reading.AFTER))) if isinstance(each, ServerCounted)]
     assert record.writers == ()
 
 
@@ -840,7 +840,7 @@ def test_an_agent_that_was_given_up_may_report_all_the_same() -> None:
     bench.passes(DRAIN_S + RESERVE_S + 1.0, "web2")
     assert bench.member("web2").state is MemberState.REVOKED
     bench.says("web2", final(reason="interrupted"))
-    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(130, "", Outcome.INTERRUPTED)
 
 
 def test_a_silent_agent_is_waited_for_in_a_drain_until_it_is_fenced_and_had_time_to_come_back() -> None:
@@ -878,7 +878,7 @@ def test_what_an_agent_brings_that_was_cut_off_while_the_run_drained_counts(away
     bench.passes(2.0, "web1")
     assert written(bench.frame("web1", 0, second=1))
     bench.says("web1", final(1, reason="interrupted"))
-    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(130, "", Outcome.INTERRUPTED)
 
 
 def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_lease() -> None:
@@ -891,7 +891,7 @@ def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_leas
     bench.passes(5.0, "web1")
     assert written(bench.frame("web1", 0))
     bench.says("web1", final(1))
-    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(0, "", Outcome.COMPLETED)
 
 
 def test_an_agent_that_is_cut_off_over_the_planned_end_is_waited_for() -> None:
@@ -902,7 +902,7 @@ def test_an_agent_that_is_cut_off_over_the_planned_end_is_waited_for() -> None:
     bench.beat("web2", AgentState.DONE)
     bench.frame("web2", 0)
     bench.says("web2", final(1))
-    assert ended(bench.do(counted(When.AFTER))) == End(0, "", Outcome.COMPLETED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(0, "", Outcome.COMPLETED)
 
 
 def test_an_agent_of_another_run_that_is_at_work_is_waited_for_before_the_counters_are_read() -> None:
@@ -922,7 +922,7 @@ def test_an_agent_of_another_run_that_never_rests_is_named_in_the_reading_and_ke
     bench.hello("web2", state=AgentState.RUNNING, run_id="another")
     bench.says("web1", final())
     bench.passes(LEASE_S + DRAIN_S + RESERVE_S + 1.0, "web2")
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert not of_kind(actions, DeleteKeys)
     reading, cleaned, _ = written(actions)
     assert isinstance(reading, ServerCounted)
@@ -936,7 +936,7 @@ def test_who_might_still_write_when_a_run_is_stopped_at_once_is_in_the_record_of
     bench.do(Interrupted())
     bench.says("web1", final(reason="interrupted twice"))
     bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
     assert any("start --resume run-1" in note.text for note in of_kind(actions, Note))
 
@@ -949,7 +949,7 @@ def test_an_agent_that_comes_back_at_work_while_the_counters_are_read_is_in_the_
     assert bench.run.state.phase is Phase.SETTLING
     bench.passes(0.1)
     bench.beat("web2")
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
 
 
@@ -964,7 +964,7 @@ def lost_in(phase: Phase) -> RunBench:
     bench.passes(3.0 + START_AHEAD_NS / NS_PER_S + DRAIN_S + RESERVE_S + COME_BACK_S + 0.1, "web1")
     assert bench.run.state.phase is Phase.SETTLING
     if phase is not Phase.SETTLING:
-        bench.do(counted(When.AFTER))
+        bench.do(counted(Reading.AFTER))
     if phase is Phase.DISMISSING:
         assert ended(bench.do(Cleaned(DELETED))) == End(5, "lost web2", Outcome.DEGRADED)
     assert bench.run.state.phase is phase
@@ -980,7 +980,7 @@ def test_results_that_come_after_the_load_enter_the_journal(phase: Phase) -> Non
     assert [type(record) for record in written(actions)] == [AgentNoted]
     assert acknowledged(actions)
     if phase is Phase.SETTLING:
-        bench.do(counted(When.AFTER))
+        bench.do(counted(Reading.AFTER))
     assert ended(bench.do(Cleaned(DELETED))) == End(0, "", Outcome.COMPLETED)
 
 
@@ -1069,7 +1069,7 @@ def stopped_at_once_with_a_silent_local_agent() -> tuple[RunBench, list[Action]]
     for _ in range(2):
         bench.do(Interrupted())
     actions = bench.passes(2.0)
-    return bench, [*actions, *bench.do(counted(When.AFTER))]
+    return bench, [*actions, *bench.do(counted(Reading.AFTER))]
 
 
 def test_what_a_silent_local_agent_has_not_reported_is_lost_and_that_is_said() -> None:
@@ -1112,7 +1112,7 @@ def test_a_run_whose_coordinator_was_killed_does_not_wait_for_an_agent_whose_pro
     assert journal.started is not None
     run = Run.resumed(bench.setup, journal.started.t0_ns, journaled_agents(journal), bench.now_ns, written=journal)
     again = RunBench(run=run, written=journal)
-    assert of_kind(again.do(Tick()), ReadServer) == [ReadServer(When.AFTER)]
+    assert of_kind(again.do(Tick()), ReadServer) == [ReadServer(Reading.AFTER)]
 
 
 def test_an_agent_that_is_done_when_a_run_is_stopped_at_once_may_still_have_results() -> None:
@@ -1121,7 +1121,7 @@ def test_an_agent_that_is_done_when_a_run_is_stopped_at_once_may_still_have_resu
     for _ in range(2):
         bench.do(Interrupted())
     bench.beat("web1", AgentState.DONE)
-    actions = [*bench.passes(2.0, "web1"), *bench.do(counted(When.AFTER))]
+    actions = [*bench.passes(2.0, "web1"), *bench.do(counted(Reading.AFTER))]
     assert any(note.text.startswith("no results of web1: while it runs,") for note in of_kind(actions, Note))
     assert bench.written is not None
     assert bench.written.may_go_on
@@ -1167,7 +1167,7 @@ def test_a_lost_agent_that_is_heard_again_after_the_end_is_stopped_at_once(state
     bench.beat("web1", AgentState.IDLE)
     assert bench.run.state.phase is Phase.SETTLING
     if cleans:
-        bench.do(counted(When.AFTER))
+        bench.do(counted(Reading.AFTER))
         assert bench.run.state.phase is Phase.CLEANING
     assert said(bench.beat("web2", state), Stop) == [Stop(drain=False, reason="the run is over")]
     assert said(bench.beat("web2", state), Stop) == []
@@ -1222,7 +1222,7 @@ def test_giving_up_on_a_dead_target_is_written_down_with_its_exit_code() -> None
 
 def test_keys_are_deleted_after_the_last_count_and_before_the_end() -> None:
     bench = bench_in(Phase.SETTLING, cleans=True)
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert of_kind(actions, DeleteKeys) == [DeleteKeys()]
     assert not said(actions, Dismiss)
     assert not of_kind(actions, End)
@@ -1246,7 +1246,7 @@ def test_an_interrupted_run_deletes_its_keys_too() -> None:
     bench = bench_in(Phase.DRAINING, cleans=True)
     for name in BOTH:
         bench.says(name, final())
-    assert of_kind(bench.do(counted(When.AFTER)), DeleteKeys)
+    assert of_kind(bench.do(counted(Reading.AFTER)), DeleteKeys)
     assert ended(bench.do(Cleaned(DELETED))).exit_code == 130
 
 
@@ -1254,7 +1254,7 @@ def test_a_run_that_is_stopped_at_once_leaves_its_keys_and_says_so() -> None:
     bench = bench_in(Phase.DRAINING, cleans=True)
     bench.do(Interrupted())
     bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert not of_kind(actions, DeleteKeys)
     [cleaned] = [record for record in written(actions) if isinstance(record, CleanedUp)]
     assert (cleaned.deleted, cleaned.left, cleaned.error) == (0, None, "the run was stopped at once")
@@ -1309,7 +1309,7 @@ def test_a_resumed_run_waits_for_its_agents_although_its_planned_end_is_long_pas
     bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
     assert written(bench.frame("web1", 0))
     assert acknowledged(bench.says("web1", final(1)))
-    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+    assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.COMPLETED
 
 
 def test_a_resumed_run_ends_without_the_agents_that_do_not_come_back() -> None:
@@ -1317,7 +1317,7 @@ def test_a_resumed_run_ends_without_the_agents_that_do_not_come_back() -> None:
     actions = bench.passes(2 * COME_BACK_S + 0.2)
     assert bench.run.state.phase is Phase.SETTLING
     assert [record.state for record in written(actions)] == [AgentEnd.LOST]
-    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.DEGRADED
+    assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.DEGRADED
 
 
 def test_a_resumed_run_tells_agents_that_their_results_had_been_safe_before_it_ends() -> None:
@@ -1334,7 +1334,7 @@ def test_a_resumed_run_tells_agents_that_their_results_had_been_safe_before_it_e
 def test_a_resumed_run_does_not_wait_for_finished_agents_for_long() -> None:
     bench = resumed(final())
     bench.passes(2 * COME_BACK_S + 0.2)
-    assert ended(bench.do(counted(When.AFTER))).outcome is Outcome.COMPLETED
+    assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.COMPLETED
 
 
 def test_a_resumed_run_does_not_wait_for_agents_that_know_already() -> None:
@@ -1343,7 +1343,7 @@ def test_a_resumed_run_does_not_wait_for_agents_that_know_already() -> None:
     assert bench.run.state.phase is Phase.SETTLING
 
 
-READ = ServerCounted(when=When.AFTER)
+READ = ServerCounted(when=Reading.AFTER)
 
 
 def test_a_run_resumed_from_its_deletion_deletes_on_and_keeps_the_count_from_before_it() -> None:
@@ -1399,14 +1399,14 @@ def test_only_an_ended_run_that_left_keys_is_to_delete_again(left: int | None) -
 
 
 def test_a_run_that_deletes_nothing_is_counted_again_when_it_is_resumed() -> None:
-    assert of_kind(resumed(final(), after=[READ]).hello("web1"), ReadServer) == [ReadServer(When.AFTER)]
+    assert of_kind(resumed(final(), after=[READ]).hello("web1"), ReadServer) == [ReadServer(Reading.AFTER)]
 
 
 @pytest.mark.parametrize("end", [final(processes_lost=1), final(reason="this agent was terminated")])
 def test_what_went_wrong_before_a_run_was_resumed_still_degrades_it(end: object) -> None:
     bench = resumed(end)
     bench.hello("web1")
-    outcome = ended(bench.do(counted(When.AFTER)))
+    outcome = ended(bench.do(counted(Reading.AFTER)))
     assert outcome.outcome is Outcome.DEGRADED
     assert "web1" in outcome.text
 
@@ -1423,7 +1423,7 @@ def test_a_run_that_was_interrupted_before_it_is_resumed_goes_on_draining() -> N
         Stop(drain=True, reason="the run is stopped")
     ]
     bench.says("web1", final(reason="interrupted"))
-    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(130, "", Outcome.INTERRUPTED)
 
 
 def test_a_run_that_was_interrupted_before_it_is_resumed_starts_nobody() -> None:
@@ -1443,7 +1443,7 @@ def test_the_agents_of_a_run_that_is_resumed_in_its_drain_are_given_time_to_come
 def test_agents_that_had_drained_before_their_run_was_resumed_did_not_end_early_by_themselves() -> None:
     bench = resumed(final(reason="interrupted"), stops=[INTERRUPT])
     bench.hello("web1")
-    assert ended(bench.do(counted(When.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+    assert ended(bench.do(counted(Reading.AFTER))) == End(130, "", Outcome.INTERRUPTED)
 
 
 def test_an_interrupt_of_a_run_that_is_resumed_in_its_drain_stops_it_at_once() -> None:
@@ -1462,7 +1462,7 @@ def test_a_run_that_was_stopped_at_once_before_it_is_resumed_waits_a_little_and_
     assert said(bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), Stop) == [
         Stop(drain=False, reason="the run is over")
     ]
-    actions = bench.do(counted(When.AFTER))
+    actions = bench.do(counted(Reading.AFTER))
     assert not of_kind(actions, DeleteKeys)
     assert ended(actions).exit_code == 130
 
@@ -1479,7 +1479,7 @@ def test_a_run_that_was_given_up_before_it_is_resumed_is_still_given_up() -> Non
     gave_up = StopDecided(what=Stopping.LOAD, reason="no operation succeeded for 30 s", exit_code=4, at_ns=7)
     bench = resumed(final(), stops=[gave_up])
     bench.hello("web1")
-    end = ended(bench.do(counted(When.AFTER)))
+    end = ended(bench.do(counted(Reading.AFTER)))
     assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
     assert end.text.startswith("no operation succeeded for 30 s")
 

@@ -24,23 +24,23 @@ from common.protocol.messages import (
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import fold
 from coordinator.core import actions as steps
-from coordinator.core.records import (
+from coordinator.core.run import Run
+from coordinator.core.transitions import Phase
+from coordinator.loop import after_load, journaled_agents
+from coordinator.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,
     CleanedUp,
     FrameAccepted,
+    Reading,
     RunClosed,
     RunOpened,
     RunStarted,
     ServerCounted,
     StopDecided,
-    When,
     WorkerNoted,
 )
-from coordinator.core.run import Run
-from coordinator.core.transitions import Phase
-from coordinator.loop import after_load, journaled_agents
 from tests.support.examples import tried
 from tests.support.protocol import OTHER_RUN_ID, RUN_ID, RunBench, counted, final, fleet_plan, ready
 
@@ -64,7 +64,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         self.plan, self.expected = PLANS[0], 1
         self.records: list[AnyRecord] = []
         self.ends: list[steps.End] = []
-        self.reading: When | None = None
+        self.reading: Reading | None = None
         self.deletes = False
         self.bench = RunBench()
 
@@ -172,8 +172,8 @@ class RunAndWhatItHears(RuleBasedStateMachine):
             self.deletes = False
             self.perform(self.bench.do(steps.Cleaned(CleanedUp(deleted=1, left=0, took_ns=1))))
 
-    @rule(when=st.sampled_from(When))
-    def answers_late(self, when: When) -> None:
+    @rule(when=st.sampled_from(Reading))
+    def answers_late(self, when: Reading) -> None:
         """A reading that nobody waits for any more."""
         if self.reading is None:
             self.perform(self.bench.do(counted(when)))
@@ -215,7 +215,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
             assert not {FrameAccepted, AgentNoted, WorkerNoted, StopDecided} & set(kinds[:begun])
         assert kinds.count(CleanedUp) <= 1
         readings = [record.when for record in self.records if isinstance(record, ServerCounted)]
-        assert readings.count(When.BEFORE) <= 1
+        assert readings.count(Reading.BEFORE) <= 1
 
     @invariant()
     def each_frame_counts_once(self) -> None:
@@ -244,7 +244,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
             assert isinstance(self.records[-1], RunClosed)
 
     def teardown(self) -> None:
-        """When all are silent it ends, however long the server takes to answer."""
+        """Reading all are silent it ends, however long the server takes to answer."""
         for _ in range(round(BOUND_S / 10)):
             self.perform(self.bench.passes(10.0))
             if self.deletes and not self.ends:

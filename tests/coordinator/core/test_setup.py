@@ -18,7 +18,6 @@ from common.redaction import REDACTED
 from common.units import NS_PER_S
 from coordinator.core.actions import Progress
 from coordinator.core.member import Member
-from coordinator.core.records import TargetFacts
 from coordinator.core.registry import Registry, capacities
 from coordinator.core.setup import (
     MOST_PROCESSES,
@@ -32,6 +31,7 @@ from coordinator.core.setup import (
     refusal,
 )
 from coordinator.core.shares import assign
+from coordinator.records import TargetFacts
 from tests.support.protocol import fleet_plan, hello, setup_for
 
 NOW_NS = 9 * NS_PER_S

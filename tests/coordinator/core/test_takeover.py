@@ -22,12 +22,12 @@ from common.units import NS_PER_S
 from coordinator.analysis.aggregate import Aggregate
 from coordinator.core.actions import Action, End, LocalAgentExited, Note, Send, Tick, Write
 from coordinator.core.member import MemberState
-from coordinator.core.records import Outcome, ShareTakenOver, When
 from coordinator.core.registry import UNFIT_NS
 from coordinator.core.run import Run
 from coordinator.core.takeover import TAKE_AHEAD_NS
 from coordinator.core.transitions import Phase
 from coordinator.loop import journaled_agents
+from coordinator.records import Outcome, Reading, ShareTakenOver
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, ready, said
 
 LEASE_S, DRAIN_S = 5.0, 1.0
@@ -103,7 +103,7 @@ def test_a_standby_takes_over_the_share_of_an_agent_whose_process_is_gone() -> N
     assert [member.agent_id for member in bench.run.state.registry.taking_part()] == ["web1", "web2", "web3"]
     bench.says("web1", final())
     bench.says("web3", final())
-    [end] = of_kind(bench.do(counted(When.AFTER)), End)
+    [end] = of_kind(bench.do(counted(Reading.AFTER)), End)
     assert end == End(5, "lost web2 (replaced by web3)", Outcome.DEGRADED)
 
 
@@ -113,7 +113,7 @@ def test_a_replaced_agent_is_tolerated_as_a_lost_one_is() -> None:
     taken_over(bench)
     bench.says("web1", final())
     bench.says("web3", final())
-    [end] = of_kind(bench.do(counted(When.AFTER)), End)
+    [end] = of_kind(bench.do(counted(Reading.AFTER)), End)
     assert (end.exit_code, end.outcome) == (0, Outcome.DEGRADED)
 
 
@@ -298,7 +298,7 @@ def test_a_resumed_run_goes_on_with_a_share_that_was_taken_over() -> None:
     resumed.says("web1", final())
     resumed.says("web3", final())
     resumed.passes(FENCED_S)
-    [end] = of_kind(resumed.do(counted(When.AFTER)), End)
+    [end] = of_kind(resumed.do(counted(Reading.AFTER)), End)
     assert end.text == "lost web2 (replaced by web3)"
 
 
@@ -336,7 +336,7 @@ def test_before_the_start_a_standby_gets_the_share_of_a_lost_agent_as_it_is() ->
     for name in ("web1", "web3"):
         bench.beat(name, AgentState.PREPARED)
         bench.says(name, ready())
-    actions = bench.do(counted(When.BEFORE))
+    actions = bench.do(counted(Reading.BEFORE))
     assert to(actions, "web3", Start)
     written = bench.written
     assert isinstance(written, Aggregate)

@@ -15,8 +15,8 @@ from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, 
 from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import NS_PER_S, Count
 from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.core.records import AnyRecord, FrameAccepted, RunClosed
 from coordinator.journal import Journal, read_journal
+from coordinator.records import AnyRecord, FrameAccepted, RunClosed
 from coordinator.report.summary import build_summary, quantiles
 from coordinator.report.summary_types import GeneratorSummary, Summary
 from tests.support.records import (

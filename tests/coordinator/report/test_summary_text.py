@@ -11,7 +11,7 @@ from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, 
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
 from coordinator.analysis.aggregate import fold
-from coordinator.core.records import AnyRecord, FrameAccepted, Outcome
+from coordinator.records import AnyRecord, FrameAccepted, Outcome
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from tests.support.records import (

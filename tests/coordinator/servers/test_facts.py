@@ -8,7 +8,7 @@ from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
 from common.plan.schema import Target
 from common.units import NS_PER_S, Seconds
-from coordinator.core.records import TargetFacts, When
+from coordinator.records import Reading, TargetFacts
 from coordinator.servers import facts as probing
 from coordinator.servers.check import check
 from coordinator.servers.commandstats import read_server_counts
@@ -162,7 +162,7 @@ def check_it(target: Target) -> object:
 
 
 def count_it(target: Target) -> object:
-    error = read_server_counts(target, When.BEFORE).error
+    error = read_server_counts(target, Reading.BEFORE).error
     assert error
     raise TargetError(error)
 
@@ -251,7 +251,7 @@ def test_a_password_that_is_wrong_is_not_repeated(way: Any, protocol: int, valke
 def test_the_right_password_opens_the_door(valkey_with_password: Server) -> None:
     target = Target(url=valkey_with_password.url, password=valkey_with_password.password)
     assert probe(target).server.startswith("valkey")
-    assert not read_server_counts(target, When.BEFORE).error
+    assert not read_server_counts(target, Reading.BEFORE).error
 
 
 def test_a_server_that_goes_away_between_two_questions_is_a_target_error(

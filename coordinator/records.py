@@ -144,7 +144,7 @@ class WorkerNoted(Record, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class When(enum.Enum):
+class Reading(enum.Enum):
     """Which of the two readings of the server's own counters this is."""
 
     BEFORE = "before"
@@ -168,7 +168,7 @@ class ServerCounted(Record, frozen=True, kw_only=True):
     reading. error: why there is none. unreachable: because the target, or one node of a cluster, did not answer.
     writers: agents that might still write to the target at that time."""
 
-    when: When
+    when: Reading
     server_run_id: str = ""
     connected_clients: int = 0
     calls: dict[str, int] = {}

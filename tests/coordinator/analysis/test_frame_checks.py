@@ -17,7 +17,14 @@ from common.metrics.intervals import (
 from common.plan.schema import Command, Pools, Then, Workload
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame
 from common.units import NS_PER_S
-from coordinator.core.frame_checks import AHEAD_S, FRAMES_AT_ONCE, FRAMES_PER_S, LAST_SECOND, MOST_VALUES, FrameLimits
+from coordinator.analysis.frame_checks import (
+    AHEAD_S,
+    FRAMES_AT_ONCE,
+    FRAMES_PER_S,
+    LAST_SECOND,
+    MOST_VALUES,
+    FrameLimits,
+)
 from tests.support.protocol import dealt, fleet_plan, interval
 
 PLAN = msgspec.structs.replace(
