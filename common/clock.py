@@ -1,6 +1,7 @@
 """Monotonic time in whole nanoseconds, and the offset between two hosts' clocks.
 
-Pure, except for the two clocks: `monotonic_ns`, and `boottime_ns` for limits that a suspended machine must not extend.
+Pure, except for the two clocks: `monotonic_ns`, and `boottime_ns` for limits that also run while the machine is
+suspended.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ _SUSPENDED_NS = 100_000_000
 
 
 def boottime_ns() -> int:
-    """Like `monotonic_ns`, but also counts while the machine is suspended. On Linux the monotonic clock does not; on
-    macOS CLOCK_MONOTONIC does, unlike Python's monotonic clock."""
+    """Like `monotonic_ns`, but also counts while the machine is suspended. On Linux this is CLOCK_BOOTTIME. On macOS it
+    is CLOCK_MONOTONIC, which is not the clock of `time.monotonic_ns` there."""
     return time.clock_gettime_ns(_BOOTTIME)
 
 
@@ -30,7 +31,7 @@ class Suspension:
         self._counted_ns = self.ahead_ns()
 
     def ahead_ns(self) -> int:
-        """`boottime_ns` minus `monotonic_ns`. Never too large: a pause between the two readings makes it smaller."""
+        """`boottime_ns` minus `monotonic_ns`. A pause between the two readings makes it too small, never too large."""
         boottime_ns = self._boottime()
         return boottime_ns - self._monotonic()
 
@@ -43,29 +44,30 @@ class Suspension:
 
 @dataclass(frozen=True, slots=True)
 class ClockSample:
-    """One exchange. offset_ns: the remote clock minus the local one; its error is at most half of `rtt_ns`."""
+    """The result of one exchange of timestamps. offset_ns: the remote clock minus the local one; its error is at most
+    half of `rtt_ns`."""
 
     offset_ns: int
     rtt_ns: int
 
 
 def clock_sample(sent_ns: int, received_ns: int, replied_ns: int, returned_ns: int) -> ClockSample:
-    """From the four timestamps of one exchange (RFC 5905, section 8: theta and delta). sent_ns, returned_ns: of the
-    local clock; received_ns, replied_ns: of the remote clock."""
+    """The sample of one exchange from its four timestamps (RFC 5905, section 8: theta and delta). sent_ns and
+    returned_ns are read from the local clock, received_ns and replied_ns from the remote clock."""
     offset_ns = ((received_ns - sent_ns) + (replied_ns - returned_ns)) // 2
     rtt_ns = (returned_ns - sent_ns) - (replied_ns - received_ns)
     return ClockSample(offset_ns, rtt_ns)
 
 
 class ClockSync:
-    """Keeps the last exchanges, and uses the fastest of them: it has the smallest error bound."""
+    """Keeps the last exchanges. Uses the exchange with the smallest round trip, because its error bound is smallest."""
 
     def __init__(self, window: int = 16) -> None:
         self._samples: deque[ClockSample] = deque(maxlen=window)
 
     def add(self, sample: ClockSample) -> None:
-        """Add an exchange; beyond the window, the oldest is dropped. Ignores an impossible, negative round trip: it
-        would count as the most precise."""
+        """Add an exchange. A full window drops its oldest exchange. An exchange with a negative (impossible) round trip
+        is ignored: it would count as the most precise one."""
         if sample.rtt_ns >= 0:
             self._samples.append(sample)
 

@@ -3,7 +3,7 @@ the traceback in a file.
 
 A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise.
 
-stderr has what a program says while it works. Writing to stderr never waits either: see `common.stderr_writer`.
+stderr has the messages of a program while it works. Writing to stderr never waits either: see `common.stderr_writer`.
 
 stdout has the result, written when the work is done. Writing waits for a slow reader (`| less`) without limit;
 Ctrl-C ends the wait. After the first error, later output is dropped. At its end the program decides what lost

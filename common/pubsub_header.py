@@ -4,8 +4,8 @@
 
 run: a digest of the run id; messages of other runs are foreign. boot: a digest of the sender's boot id, because
 monotonic clocks can be compared within one boot of one host only. sender: the worker's number in the fleet. number:
-counts the sender's messages from 1; a message that a retry sent twice has the same number or a lower one. sent_ns: the
-sender's clock.
+counts the sender's messages from 1. A message whose number does not rise was sent twice, by a retry. sent_ns: the
+sender's monotonic clock when the message was sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 HEADER_BYTES = 32
-"""Also the least size of our messages."""
+"""Size of the header, and so the minimum size of our messages."""
 
 _LAYOUT = struct.Struct("<8s8sIIQ")
 _NUMBERS = 1 << 32
@@ -39,7 +39,7 @@ class HeaderWriter:
         self._number = 0
 
     def write(self, message: bytes, sent_ns: int) -> bytes:
-        """The message with a header in place of its first HEADER_BYTES. A shorter message becomes that long."""
+        """Replace the first HEADER_BYTES bytes of a message by a header. A shorter message grows to HEADER_BYTES."""
         self._number = (self._number + 1) % _NUMBERS
         return _LAYOUT.pack(self._run, self._boot, self._sender, self._number, sent_ns) + message[HEADER_BYTES:]
 
@@ -60,7 +60,7 @@ class HeaderReader:
         self._run, self._boot = _digest(run_id), _digest(boot_id)
 
     def read(self, message: bytes) -> MessageHeader | None:
-        """The header; None for a message that is not of this run."""
+        """The header; None if the message does not belong to this run."""
         if len(message) < HEADER_BYTES:
             return None
         run, boot, sender, number, sent_ns = _LAYOUT.unpack_from(message)

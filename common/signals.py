@@ -16,11 +16,11 @@ class Signals:
         self._reader = reader
 
     def fileno(self) -> int:
-        """To poll: readable when signals have arrived."""
+        """The file descriptor to poll: readable when signals have arrived."""
         return self._reader.fileno()
 
     def take(self) -> int:
-        """How many have arrived since the last call."""
+        """How many signals have arrived since the last call."""
         try:
             return len(self._reader.recv(64))
         except BlockingIOError:

@@ -1,8 +1,8 @@
 """Quantities as people write them: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576; and text for people.
 
-Each quantity is a type of its own: the type of a plan's field says its unit, and plan files and the command line parse
-it in the same way. Parsing raises ValueError that says what was found and what would be right; `form` describes the
-accepted texts.
+Each quantity is a type of its own: the type of a plan's field shows its unit, and plan files and the command line parse
+it in the same way. Parsing raises ValueError with what was found and what would be right; `form` describes the accepted
+texts.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _confirm_flush(plan: Plan, options: StartOptions) -> None:
     """What cannot be undone is said twice: a plan may be another's, and a command line be repeated in haste."""
     if plan.workload.flush_before and not options.yes_flush and options.resume is None:
         raise UsageError(
-            "workload.flush_before: the plan empties the target's database before the run; say --yes-flush too if that "
+            "workload.flush_before: the plan empties the target's database before the run; use --yes-flush too if that "
             "is what you want, or take it out of the plan"
         )
 

@@ -130,5 +130,5 @@ def join_words(words: list[str]) -> str:
 
 
 def as_text(line: str) -> str:
-    """A line from the command line as UTF-8 text; other bytes become escapes. Raises ValueError as `split_words`."""
+    """A line from the command line as UTF-8 text; other bytes become escapes. Raises ValueError like `split_words`."""
     return join_words(split_words(line)) if _RAW_BYTE.search(line) else line

@@ -2,10 +2,10 @@
 
 Layout: equal to HdrHistogram with 3 significant digits and unit 1 ns. For grouping power g = 10 and a value v,
 `s = max(v.bit_length() - (g + 1), 0)` and `index = (s << g) + (v >> s)`. So values below 2048 are exact and every
-other bucket is at most 1/1024 of its value wide. The layout never changes with the data: counts of two histograms
-add bucket by bucket, and a merged quantile is the quantile that one histogram of all values would have given.
+other bucket is at most 1/1024 of its value wide. The layout never depends on the data. So merging adds the counts of
+each bucket, and a quantile of merged histograms equals the quantile of one histogram of all values.
 
-A `Histogram` is immutable and sparse (only filled buckets are kept), in the very form in which it crosses the wire.
+A `Histogram` is immutable and sparse: it has only filled buckets. Its fields are already in the form that is sent.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 GROUPING_POWER = 10
 MAX_VALUE = (1 << 42) - 1
-"""Highest value kept apart, in ns: about 73 minutes. Values above it are clamped to it and counted in `clamped`."""
+"""Highest value that can be recorded, in ns: about 73 minutes. Larger values are clamped to it, see `clamped`."""
 
 _EXACT_BELOW = 1 << (GROUPING_POWER + 1)
 BUCKETS = ((42 - GROUPING_POWER - 1) << GROUPING_POWER) + _EXACT_BELOW
-"""How many buckets the layout has: index of `MAX_VALUE` plus one."""
+"""Number of buckets of the layout: the index of `MAX_VALUE` plus one."""
 
 _AT_ONCE = 256
-"""Histograms that numpy looks at together: enough to make its calls cheap, few enough for the processor's caches."""
+"""Histograms per numpy call: enough to make the call's cost small, few enough for the processor's caches."""
 
 _FRACTION_BITS = 52
 _EXPONENT_OF_1 = 1023
@@ -36,8 +36,8 @@ Ints = NDArray[np.int64]
 
 def bucket_indices(values: Ints) -> Ints:
     """Bucket index of each value; values are whole and lie in 0..MAX_VALUE."""
-    # The layout is that of a float's bits, which hold a whole number below 2**53 exactly: the exponent, and below it as
-    # many bits of the fraction as the grouping power says.
+    # The upper bits of a float64 (the exponent and GROUPING_POWER bits of the fraction) are the bucket index plus a
+    # constant. Whole numbers below 2**53 are exact as float64.
     bits = values.astype(np.float64).view(np.int64) >> (_FRACTION_BITS - GROUPING_POWER)
     return np.where(values < _EXACT_BELOW, values, bits - _BITS_OF_BUCKET_0)
 
@@ -58,7 +58,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Counts of values by bucket, with exact count, minimum, maximum and sum (of the values after clamping).
 
     indices: filled buckets, ascending, little-endian uint16. counts: one for each, little-endian uint32, or uint64
-    where a count needs it. minimum and maximum are 0 when empty. What a peer sent may be anything: `check_histograms`.
+    where a count needs it. minimum and maximum are 0 when empty. `check_histograms` checks histograms from a peer.
     """
 
     indices: bytes = b""
@@ -78,7 +78,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @classmethod
     def merge(cls, histograms: Iterable[Histogram]) -> Histogram:
-        """The histogram of all values of all of them."""
+        """The histogram of the values of all these histograms."""
         parts = [part for part in histograms if part.count]
         if len(parts) < 2:
             return parts[0] if parts else EMPTY
@@ -87,7 +87,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         dense = np.zeros(_bucket_index(maximum) - first + 1, dtype=np.int64)
         for begin in range(0, len(parts), _AT_ONCE):
             indices, counts = _joined(parts[begin : begin + _AT_ONCE])
-            np.add.at(dense, indices.astype(np.int64) - first, counts.astype(np.int64))  # fast for one type only
+            np.add.at(dense, indices.astype(np.int64) - first, counts.astype(np.int64))  # slow for mixed types
         filled = np.flatnonzero(dense)
         return cls.packed(
             filled + first,
@@ -100,7 +100,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @classmethod
     def packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, total: int, clamped: int) -> Histogram:
-        """indices: filled buckets, ascending; counts: one for each. The rest as in the fields."""
+        """The histogram with these fields. indices: filled buckets, ascending. counts: one for each bucket."""
         width = "<u4" if int(counts.max()) < 1 << 32 else "<u8"
         return cls(
             indices.astype("<u2").tobytes(),
@@ -124,9 +124,9 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return self.total / self.count if self.count else 0.0
 
     def quantile(self, q: float) -> int:
-        """The value at rank ceil(q * count): highest value of its bucket, within the exact minimum and maximum.
+        """The value at rank ceil(q * count), rounded up to the highest value of its bucket, at most `maximum`.
 
-        q in 0..1; 0 for an empty histogram. As HdrHistogram's `valueAtPercentile`.
+        q: 0 to 1. Returns 0 for an empty histogram. HdrHistogram's `valueAtPercentile` defines it in the same way.
         """
         return self.quantiles((q,))[0]
 
@@ -137,7 +137,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             return [0] * len(wanted)
         indices, counts = self.buckets()
         cumulative = np.cumsum(counts)
-        # Whole billionths, because binary fractions move ranks: 0.999 * 1000 must stay rank 999 at every count.
+        # In whole billionths: as floats, 0.07 * 100 is slightly more than 7, and would give rank 8.
         ranks = [max(1, -(-round(q * 1e9) * self.count // 10**9)) for q in wanted]
         positions = np.searchsorted(cumulative, ranks, side="left")
         highest = bucket_bounds(indices[positions])[1]
@@ -148,9 +148,9 @@ EMPTY = Histogram()
 
 
 def check_histograms(histograms: Iterable[Histogram]) -> None:
-    """Raises ValueError for one that `of` and `merge` cannot have made.
+    """Raises ValueError for a histogram whose fields contradict each other.
 
-    Many at once: numpy looks at all of them in the time that it takes for a few.
+    Pass many histograms at once: numpy checks them together, in little more time than a few.
     """
     filled = []
     for histogram in histograms:
@@ -169,7 +169,8 @@ def check_histograms(histograms: Iterable[Histogram]) -> None:
 
 
 def _are_sound(filled: Sequence[Histogram]) -> bool:
-    """Whether each passes `_check`. All have some buckets and counts of 32 bits, which add up within 64 bits."""
+    """Whether `_check` accepts each histogram. filled: each has a filled bucket and 32-bit counts, whose sum fits 64
+    bits."""
     try:
         totals = np.array([each.count for each in filled], dtype=np.int64)
         minima = np.array([each.minimum for each in filled], dtype=np.int64)
@@ -181,7 +182,7 @@ def _are_sound(filled: Sequence[Histogram]) -> bool:
     ends = np.cumsum(sizes)
     begins = ends - sizes
     ascend = indices[1:] > indices[:-1]
-    ascend[ends[:-1] - 1] = True  # from the last bucket of one to the first of the next
+    ascend[ends[:-1] - 1] = True  # not compared: the last bucket of a histogram and the first of the next one
     in_order = (minima >= 0) & (minima <= maxima) & (maxima <= MAX_VALUE)
     return bool(
         counts.min() >= 1
@@ -202,23 +203,23 @@ def _check(one: Histogram) -> None:
         raise ValueError(f"histogram: {len(one.indices)} bytes of indices do not fit {len(one.counts)} bytes of counts")
     if not one.indices:
         if any((one.count, one.minimum, one.maximum, one.total, one.clamped)):
-            raise ValueError("histogram: expected nothing but zeros where no bucket is filled")
+            raise ValueError("histogram: expected 0 in all fields, because no bucket is filled")
         return
     indices, counts = one.buckets()
-    # A count of 2**63 and more would turn negative, and could make any sum come out right.
+    # As int64, a count of 2**63 or more is negative, so wrong counts could add up to the right sum.
     if int(counts.min()) < 1 or (indices[1:] <= indices[:-1]).any() or sum(counts.tolist()) != one.count:
-        raise ValueError("histogram: expected ascending buckets whose counts add up to its count")
+        raise ValueError("histogram: expected ascending buckets, and counts >= 1 that add up to `count`")
     ends = indices[[0, -1]]
     ordered = 0 <= one.minimum <= one.maximum <= MAX_VALUE
     if not ordered or (bucket_indices(np.array([one.minimum, one.maximum])) != ends).any():
-        raise ValueError("histogram: expected its minimum and maximum in its first and last bucket")
+        raise ValueError("histogram: expected `minimum` in the first bucket and `maximum` in the last one")
     possible = one.minimum * one.count <= one.total <= one.maximum * one.count
     if not possible or not 0 <= one.clamped <= one.count:
-        raise ValueError("histogram: expected a sum and a clamped count that its values can have")
+        raise ValueError("histogram: expected `total` and `clamped` to be possible for its count, minimum and maximum")
 
 
 def _joined(histograms: Sequence[Histogram]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.integer]]:
-    """(indices, counts) of the buckets of all of them, one after the other."""
+    """(indices, counts) of all buckets, histogram after histogram."""
     indices = np.frombuffer(b"".join([each.indices for each in histograms]), dtype="<u2")
     if all(len(each.counts) == 2 * len(each.indices) for each in histograms):
         return indices, np.frombuffer(b"".join([each.counts for each in histograms]), dtype="<u4")
@@ -226,7 +227,8 @@ def _joined(histograms: Sequence[Histogram]) -> tuple[NDArray[np.unsignedinteger
 
 
 class RunningHistogram:
-    """A histogram of values that come in bulks. Dense between its outermost buckets, so that a bulk costs no sort."""
+    """A histogram to which arrays of values are added. It has a count for every bucket from the lowest to the highest
+    filled one, so adding needs no sort."""
 
     __slots__ = ("_clamped", "_counts", "_first", "_maximum", "_minimum", "_total")
 
@@ -237,8 +239,8 @@ class RunningHistogram:
         self._total = self._clamped = 0
 
     def add(self, values: Ints, times: Ints | None = None) -> None:
-        """Whole values >= 0; shape (n,). times: how often each occurred, less than 2**53 in all; None for once each.
-        Raises ValueError for a negative value."""
+        """Add whole values >= 0; shape (n,). times: how often each value occurred (in total less than 2**53); None:
+        each once. Raises ValueError for a negative value."""
         if not values.size:
             return
         lowest, highest = int(values.min()), int(values.max())
@@ -268,7 +270,7 @@ class RunningHistogram:
         self._counts[first - begin :][: counts.size] += counts
 
     def histogram(self) -> Histogram:
-        """Of all values so far."""
+        """The histogram of all values so far."""
         if self._counts is None:
             return EMPTY
         filled = np.flatnonzero(self._counts)

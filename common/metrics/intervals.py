@@ -1,7 +1,7 @@
-"""What a frame holds, and how two such things merge.
+"""The metrics in a frame, and how metrics merge.
 
-Everything is a delta except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and the
-hold-ups in `GeneratorMetrics`. Only these differ between the two merges:
+All metrics are deltas, except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and
+the hold-ups in `GeneratorMetrics`. Only these exceptions differ between the two merges:
 
 - `PEERS` merges the same seconds of different processes or agents: gauges add up, and the busiest process counts.
 - `NEIGHBOURS` merges consecutive seconds of the same process: the larger gauge counts, and times add up.
@@ -23,33 +23,33 @@ from common.metrics.histogram import EMPTY, Histogram
 T = TypeVar("T")
 
 Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
-"""How often something happened, or how many ns it took: what a peer sends beyond that is refused where it is decoded.
-Up to here every whole number is a float too, and 1e15 bytes or a hundred days in ns fit."""
+"""A count, or a duration in ns. Decoding refuses larger numbers from peers. Every whole number up to the limit is exact
+as a float; 1e15 bytes and a hundred days in ns are below the limit."""
 
 MAX_NAMES, MAX_NAME_LENGTH = 64, 64
-"""Most names that errors and causes have in one count, and their length. Servers and peers make them up."""
+"""Limits for the names of errors and causes: how many one count has, and their length. Servers choose these names."""
 OTHER = "other"
-"""The name under which all further ones count."""
+"""The name under which all names beyond `MAX_NAMES` are counted."""
 
 Share = Annotated[float, Meta(ge=0, le=1e6)]
-"""A part of a whole, or some wholes: no infinity, and not NaN, which would poison every maximum that it meets."""
+"""A fraction, which may exceed 1. Infinity and NaN are refused, because a maximum with NaN is wrong."""
 
 LATE_SEND_NS = 1_000_000
-"""An operation of an open loop that is sent more than so long after its intended time was sent late."""
+"""An operation of an open loop is late if it is sent more than this long after its intended time."""
 
 STALL_NS = 250_000_000
 """A worker process stalled if it had work, but did not run for this long at a stretch."""
 
 
 class Merge(enum.Enum):
-    """How two metrics lie to each other: beside each other (PEERS) or one after the other (NEIGHBOURS)."""
+    """How two metrics relate: of the same time (PEERS), or of consecutive times (NEIGHBOURS)."""
 
     PEERS = "peers"
     NEIGHBOURS = "neighbours"
 
 
 class Metrics(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Root of what a frame holds. What did not happen is left out on the wire: most of a frame's fields."""
+    """Base of all metrics in a frame. Fields with their default, usually most of them, are not sent."""
 
 
 class CommandMetrics(Metrics, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class CommandMetrics(Metrics, frozen=True, kw_only=True):
     ok: operations done. errors: error replies by code ("WRONGTYPE", "READONLY", ...). failures: operations that ended
     without a reply, by class ("ConnectionError", "TimeoutError", "CheckoutTimeout", ...). Bytes are RESP bytes of
     requests issued and replies read. service, response: ns of operations done, from actual and from intended send;
-    response is empty in a closed loop. failed: ns that operations took which ended in an error or a failure.
+    response is empty in a closed loop. failed: ns of operations that ended in an error or a failure.
     """
 
     ok: Tally = 0
@@ -79,7 +79,7 @@ class CommandMetrics(Metrics, frozen=True, kw_only=True):
 
     @property
     def operations(self) -> int:
-        """Operations that came to an end, done or not."""
+        """Operations that ended, done or not."""
         return self.ok + self.error_count
 
 
@@ -97,16 +97,15 @@ no attempt had ended when the run was over."""
 class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
     """What happened to the TCP connections of one pool over some interval.
 
-    opened: connects that succeeded, handshake included. failed_attempts: connects that did not; failed_by_cause: the
+    opened: connects that succeeded, handshake included. failed_attempts: connects that failed; failed_by_cause: the
     same by cause ("maxclients", "refused", ...), empty if an agent's release does not report it. never_opened: wanted
     connections that were not open at any time, by cause of the last failed attempt; reported once, when the run is
-    over. drops: connections lost that we did not mean to close, by cause. reconnects: connections opened again after a
-    drop, and `reconnect` how long that took in ns, from the drop to the end of the handshake. retries: what the retry
-    policy tried again. redirects: commands that a cluster's node answered with "MOVED", "ASK", "TRYAGAIN" or
-    "CLUSTERDOWN" instead of doing them. topology_refreshes: how often a cluster's client changed its mind on which node
-    has which slots. open_peak: most connections open at one time during the interval. wanted: how many were open or
-    being opened at any moment of the interval, with the wire driver all its connections; 0 if an agent's release does
-    not report it.
+    over. drops: unexpected disconnects, by cause. reconnects: connections opened again after a drop; reconnect: how
+    long each took in ns, from the drop to the end of the handshake. retries: commands and connects that the retry
+    policy repeated. redirects: commands that a cluster node did not execute, by its error reply ("MOVED", "ASK",
+    "TRYAGAIN", "CLUSTERDOWN"). topology_refreshes: how often a cluster client changed its slot map. open_peak: most
+    connections open at one time during the interval. wanted: connections that were open or being opened at any moment
+    of the interval, with the wire driver all its connections; 0 if an agent's release does not report it.
     """
 
     opened: Tally = 0
@@ -126,10 +125,10 @@ class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
 class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
     """What became of pub/sub messages over some interval.
 
-    expected: subscribers to which the server said it handed our messages, by the time of sending. delivered: messages
-    of this run that its subscribers received, by the time of arrival. foreign: messages of anybody else. repeated:
-    messages that a retry sent twice. resubscribed: SUBSCRIBE calls that reconnects repeated. latency: ns from sending
-    to arrival, of those delivered whose sender has the same clock.
+    expected: deliveries that the replies to PUBLISH promise, by the time of sending. delivered: messages of this run
+    that its subscribers received, by the time of arrival. foreign: messages of other senders. repeated: messages that a
+    retry sent twice. resubscribed: SUBSCRIBE calls that reconnects repeated. latency: ns from sending to arrival, of
+    delivered messages whose sender has the same clock.
     """
 
     expected: Tally = 0
@@ -141,8 +140,8 @@ class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
 
     @property
     def lost(self) -> int:
-        """Messages that the server handed out and that never arrived. What a PUBLISH without a reply delivered was
-        never expected, and may hide as many."""
+        """Expected messages that did not arrive. A PUBLISH without a reply expects nothing, so its deliveries can
+        conceal the same number of losses."""
         return max(0, self.expected - self.delivered)
 
 
@@ -184,11 +183,11 @@ class HoldUps(Metrics, frozen=True, kw_only=True):
 class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
     """What the load itself cost over some interval, in worker processes.
 
-    cpu_ns: CPU time of all of them, whatever they did. watched_ns: how long they were watched while the load was on;
-    busiest_cpu_ns: CPU time within that of the one that used most, busiest_loop_ns: how long the event loop was busy
-    that was so longest; so each of the two by watched_ns is a share of one core, and of the time. core_share_max: the
-    largest share of one core that any process used over a whole second. loop_lag: how long event loops were busy at a
-    stretch, in ns. hold_ups: None if the agent's release does not report them.
+    cpu_ns: CPU time of all processes, for the load and for anything else. watched_ns: how long the processes were
+    watched while the load was on. busiest_cpu_ns: CPU time in `watched_ns` of the process that used most; divided by
+    `watched_ns`, it is a share of one core. busiest_loop_ns: busy time in `watched_ns` of the busiest event loop.
+    core_share_max: the largest share of one core that any process used over a whole second. loop_lag: how long event
+    loops were busy at a stretch, in ns. hold_ups: None if the agent's release does not report them.
     """
 
     cpu_ns: Tally = 0
@@ -201,8 +200,8 @@ class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
 
 
 class SecondMetrics(Metrics, frozen=True, kw_only=True):
-    """One second of an interval of several: all its pools and commands as one. Fields as in `CommandMetrics`,
-    `ConnectionMetrics` (gauges of all pools, added) and `GeneratorMetrics`."""
+    """One second of an interval of several seconds, with all pools and commands added up. The fields are explained at
+    `CommandMetrics`, `ConnectionMetrics` (gauges are sums over pools) and `GeneratorMetrics`."""
 
     number: Tally
     issued: Tally = 0
@@ -225,7 +224,7 @@ class SecondMetrics(Metrics, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, interval: IntervalMetrics) -> SecondMetrics:
-        """What an interval of one second has, without its commands."""
+        """The metrics of an interval of one second, without its commands."""
         pools, generator = interval.pools.values(), interval.generator
         commands = [command for pool in pools for command in pool.commands.values()]
         return cls(
@@ -246,18 +245,19 @@ class SecondMetrics(Metrics, frozen=True, kw_only=True):
 
 
 class IntervalMetrics(Metrics, frozen=True, kw_only=True):
-    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, and of the
-    operations of one stage: a leg of the load's timeline, by its number there.
+    """Metrics of the run's seconds `first`..`last`, both counted from the start instant and both included, for the
+    operations of one stage. stage: its number among the legs of the load's timeline.
 
-    An operation is of the stage in which it was due, or in a closed loop begun, and of the second in which it came to
-    its end. issued and transactions bear no time: they are what the threads' own tallies grew by, put where they were
-    read. Only their sums over a whole run mean anything; what was issued in a stage is what came to an end of it.
+    An operation counts for the stage in which it was due (in a closed loop: in which it began), and for the second in
+    which it ended. `issued` and `transactions` have no times: they are increases of the threads' own counters, in the
+    interval in which the counters were read. So only their sums over a whole run are exact. To count the operations
+    of a stage, count those that ended.
 
-    issued: operations begun (kept apart from what came to an end, so that the ledger can hold one against the other).
-    transactions: MULTI/EXEC pairs sent. unsent: operations whose intended time came, but not their turn. late: those of
-    an open stage that were begun only after its end. generator: of the time of these seconds that the stage had, and
-    of the last interval what it took to come to an end. seconds: of several seconds, each one; empty if its agent could
-    not send them for so long that only the sum is left.
+    issued: operations begun. They are counted separately from ended operations, so that the ledger can compare both.
+    transactions: MULTI/EXEC pairs sent. unsent: operations that were due, but never sent. late: operations of an open
+    stage that began only after the stage's end. generator: covers the time that the stage has in these seconds; in the
+    last interval also the time until its operations ended. seconds: each of several seconds; empty if the agent could
+    not send for a long time and kept only the sum.
     """
 
     first: Tally
@@ -273,12 +273,12 @@ class IntervalMetrics(Metrics, frozen=True, kw_only=True):
 
     @property
     def operations(self) -> int:
-        """Operations that came to an end in these seconds."""
+        """Operations that ended in these seconds."""
         return sum(command.operations for pool in self.pools.values() for command in pool.commands.values())
 
 
 def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
-    """Every histogram in it that was filled, or that a peer made up."""
+    """Every histogram of an interval that is not `EMPTY`."""
     found = [interval.generator.loop_lag]
     for pool in interval.pools.values():
         found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
@@ -290,7 +290,7 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Key by key sum; keys in the order in which they first appear. At most `MAX_NAMES`, see `add_named`."""
+    """The sum for each key, in the order in which keys first appear. At most `MAX_NAMES` keys, see `add_named`."""
     total: dict[str, int] = {}
     for part in parts:
         for name, count in part.items():
@@ -307,7 +307,7 @@ def add_named(counts: dict[str, int], name: str, count: int) -> None:
 
 
 def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T]) -> dict[str, T]:
-    """Merge what bears the same name; names in the order in which they first appear."""
+    """Merge values with the same name; names in the order in which they first appear."""
     groups: dict[str, list[T]] = {}
     for part in parts:
         for name, value in part.items():
@@ -377,7 +377,7 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
 
 
 def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
-    """What all parts cost together. Of peers, the busiest one of each second counts."""
+    """The cost of all parts together. Among peers, the busiest one of each second counts."""
     parts = list(parts)
     along: Callable[[list[int]], int] = max if how is Merge.PEERS else sum
     return GeneratorMetrics(
@@ -411,7 +411,7 @@ def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | Non
 
 
 def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[IntervalMetrics, ...]:
-    """One interval for each stage, in their order, that spans and sums all parts of it."""
+    """One interval for each stage, in order, that spans and sums all parts of the stage."""
     stages: dict[int, list[IntervalMetrics]] = {}
     for part in parts:
         stages.setdefault(part.stage, []).append(part)
@@ -419,7 +419,7 @@ def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[Interv
 
 
 def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, ...]:
-    """One interval for each stage, that keeps what each of its seconds had. parts: of one second each."""
+    """One interval for each stage, with the metrics of each of its seconds. parts: intervals of one second."""
     joined = []
     for stage in merge_by_stage(parts := list(parts), Merge.NEIGHBOURS):
         of_stage = [part for part in parts if part.stage == stage.stage]
@@ -429,7 +429,7 @@ def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, .
 
 
 def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:
-    """One interval that spans and sums all parts, without `seconds`. Raises ValueError when there is no part, and for
+    """One interval that spans and sums all parts, without `seconds`. Raises ValueError without parts, and for parts of
     several stages."""
     parts = list(parts)
     if not parts:
@@ -451,13 +451,13 @@ def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMet
 
 
 def size_of(interval: IntervalMetrics) -> int:
-    """How many bytes it takes on the wire."""
+    """Its size in bytes as it is sent."""
     return len(msgspec.msgpack.encode(interval))
 
 
 def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
-    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. Gauges
-    and everything that is of no command are in the first ones. What each second had is given up."""
+    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. The
+    first ones have the gauges and everything that belongs to no command. `seconds` is dropped."""
     if size_of(interval) <= most_bytes:
         yield interval
         return
@@ -476,7 +476,7 @@ def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[Inter
 
 
 def _by_command(pools: Mapping[str, PoolMetrics]) -> Iterator[tuple[str, PoolMetrics]]:
-    """What each pool holds beside its commands, and then each of its commands."""
+    """For each pool, its metrics without commands, and then each of its commands."""
     for name, pool in pools.items():
         yield name, msgspec.structs.replace(pool, commands={})
         for command, metrics in pool.commands.items():

@@ -28,8 +28,8 @@ _CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 class PlannedCommand(msgspec.Struct, frozen=True, kw_only=True):
     """One command that a plan may issue: an entry of the mix, or one of the commands that follow its reply.
 
-    entry: index of the entry in the mix. following: index in the entry's `then`, None for the entry itself. when:
-    after which replies it follows. command: the entry, whose keys both use.
+    entry: index of the entry in the mix. following: index in the entry's `then`, None for the entry itself. when: the
+    replies after which a following command is issued. command: the entry; its keys are used by following commands too.
     """
 
     entry: int
@@ -40,7 +40,8 @@ class PlannedCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def planned_commands(workload: Workload) -> Iterator[PlannedCommand]:
-    """Every command of the mix but those of weight 0, which are never drawn. Raises ValueError as `find_command`."""
+    """Every command of the mix, except commands of weight 0, which are never drawn. Raises ValueError like
+    `find_command`."""
     expiring = workload.expiry.maximum_s > 0
     for entry, command in enumerate(workload.commands):
         if command.weight > 0:
@@ -57,7 +58,7 @@ def plan_templates(workload: Workload) -> Iterator[Template]:
 
 
 def subscribes(workload: Workload) -> bool:
-    """Whether the mix has subscribers. Raises ValueError as `find_command`."""
+    """Whether the mix has subscribers. Raises ValueError like `find_command`."""
     return any(template.name in SUBSCRIBING for template in plan_templates(workload))
 
 
@@ -67,7 +68,7 @@ def is_cluster(target: Target) -> bool:
 
 
 def keys_of(workload: Workload, entry: Command | Preload) -> Keys:
-    """The keys of one entry: the workload's, with the entry's own settings in their place."""
+    """The keys of one entry: the workload's keys, with the settings that the entry itself has."""
     own = {
         "prefix": entry.key_prefix,
         "minimum": entry.key_minimum,
@@ -80,8 +81,8 @@ def keys_of(workload: Workload, entry: Command | Preload) -> Keys:
 def keys_per_hash_tag(target: Target, workload: Workload) -> int:
     """How many consecutive key numbers share a hash tag; 0 for keys without one.
 
-    If the plan does not say, a cluster gets hash tags where commands with several keys, or transactions, need keys of
-    one slot. Raises ValueError as `find_command`.
+    The default is 0, except for a cluster with commands of several keys or with transactions: they need keys of one
+    slot, so `DEFAULT_PER_HASH_TAG` keys share a tag. Raises ValueError like `find_command`.
     """
     chosen = workload.keys.per_hash_tag
     if chosen is not None:
@@ -98,14 +99,14 @@ def key_text(prefix: str, number: int, per_hash_tag: int) -> bytes:
 
 
 def preload_commands(plan: Plan, thread: int, threads: int) -> int:
-    """How many commands of the preload one of the fleet's worker threads issues."""
+    """How many commands of the preload one worker issues. thread: its number among the `threads` of the fleet."""
     return sum(
         len(keys_of(plan.workload, entry).part(thread, threads)) * entry.times for entry in plan.workload.preload
     )
 
 
 def script_digests(workload: Workload) -> dict[str, bytes]:
-    """The SHA-1 digest of each script, by the script's name: what EVALSHA takes, in hexadecimal."""
+    """The SHA-1 digest of each script in hexadecimal, as EVALSHA takes it, by the script's name."""
     return {
         script.name: hashlib.sha1(script.lua.encode(), usedforsecurity=False).hexdigest().encode()
         for script in workload.scripts
@@ -117,13 +118,13 @@ SampleCall = tuple[str, tuple[bytes, ...]]
 
 
 def sample_calls(target: Target, workload: Workload) -> Iterator[SampleCall]:
-    """One call of each command of the mix, to ask the server about (COMMAND GETKEYS, ACL DRYRUN); never issued."""
+    """A sample call of each command of the mix, as arguments of COMMAND GETKEYS or ACL DRYRUN; never issued itself."""
     for planned in planned_commands(workload):
         yield _sample(target, workload, planned.template, planned.command)
 
 
 def sample_setup_calls(target: Target, workload: Workload) -> Iterator[SampleCall]:
-    """One call of each command of the plan's setup and preload; never issued."""
+    """A sample call of each command of the plan's setup and preload; see `sample_calls`."""
     for text in workload.setup:
         yield _sample(target, workload, find_command(text), Command(command=text))
     for preload in workload.preload:
@@ -131,7 +132,8 @@ def sample_setup_calls(target: Target, workload: Workload) -> Iterator[SampleCal
 
 
 def sample_calls_around_load(target: Target, workload: Workload) -> Iterator[SampleCall]:
-    """One call of each command before and after the load: flush, scripts, setup, preload, clean-up; never issued."""
+    """A sample call of each command before and after the load: flush, scripts, setup, preload, clean-up; see
+    `sample_calls`."""
     if workload.flush_before:
         yield "FLUSHDB", (b"FLUSHDB", b"ASYNC")
     for script in workload.scripts:

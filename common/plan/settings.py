@@ -73,7 +73,7 @@ class Setting:
         return metavar if self.option.alone is None else f"[{metavar}]"
 
     def parse(self, text: str) -> Any:
-        """What a plan file would hold for this text. Raises ValueError that says what was found and expected."""
+        """The value that a plan file would have for this text. Raises ValueError with what was found and expected."""
         raw = self.option.parse(text) if self.option.parse else raw_value(text, self.type)
         is_entry = self.option.repeatable and isinstance(self.type, inspect.VarTupleType)
         fault = find_fault(raw, (*self.path, EVERY) if is_entry else self.path)
@@ -162,7 +162,7 @@ _COMMAND_RATIO = _setting_of(*COMMANDS, EVERY, "weight")
 def values_by_path(
     given: Mapping[Setting, Any], name: Callable[[Setting], str]
 ) -> tuple[dict[KeyPath, Any], dict[KeyPath, str]]:
-    """What settings say: the value of each path, and the name of the setting that says it.
+    """(the value of each path, the name of the setting that sets it).
 
     given: parsed values, a sequence of them for a repeatable setting. Raises PlanError for a contradiction.
     """

@@ -177,7 +177,7 @@ def _not_a_host(text: str) -> str:
     if place.startswith("/"):
         return "it is a path; a unix socket is unix:///path/to.sock"
     if "," in place:
-        return "it names several hosts; say redis+cluster:// or redis+sentinel://"
+        return "it names several hosts; use redis+cluster:// or redis+sentinel://"
     if place.endswith((".yaml", ".yml", ".json")):
         return "it is the name of a file; a plan file is an argument without a flag"
     if place.count(":") > 1 and not place.startswith("[") and _is_ipv6(place.partition("/")[0]):

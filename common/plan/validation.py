@@ -1,4 +1,4 @@
-"""Checks a raw plan against the schema, and says what is wrong, where, and what would be right.
+"""Checks a raw plan against the schema. A fault reports what was found, where, and what would be right.
 
 msgspec checks the same types when the plan is made, but its messages do not show what was found.
 """
@@ -22,7 +22,7 @@ from common.redaction import REDACTED, SECRET_KEYS
 from common.units import Bytes, Count, PerSecond, Seconds, show
 
 LARGEST = 2**63 - 1
-"""The largest number of a plan: msgpack has integers of 64 bits, one of them the sign."""
+"""The largest number in a plan: the largest signed 64-bit integer, as plans are sent as msgpack."""
 
 _FORMS: dict[type, str] = {quantity: quantity.form for quantity in (Seconds, PerSecond, Bytes, Count)}
 _WHOLE = re.compile(r"[+-]?\d{1,30}")
@@ -37,12 +37,12 @@ class Fault:
 
 
 def find_fault(raw: Any, path: KeyPath = ()) -> Fault | None:
-    """The first fault in a raw part of a plan that stands at `path`, or None."""
+    """The first fault in a raw plan, or None. path: of `raw`, if it is only a part of the plan."""
     return _fault(raw, type_at(path), path)
 
 
 def type_at(path: KeyPath) -> inspect.Type:
-    """The schema's type at a path, without None. Raises KeyError for a path that the schema does not have."""
+    """The schema's type at a path, without `| None`. Raises KeyError for a path that the schema does not have."""
     kind: inspect.Type = plan_type()
     for part in path:
         if isinstance(kind, inspect.StructType):
@@ -66,7 +66,7 @@ def plan_type() -> inspect.StructType:
 
 
 def value_type(kind: inspect.Type) -> inspect.Type:
-    """A type without its declaration and without None."""
+    """A type without its metadata and without `| None`."""
     if isinstance(kind, inspect.Metadata):
         kind = kind.type
     if isinstance(kind, inspect.UnionType):
@@ -75,12 +75,12 @@ def value_type(kind: inspect.Type) -> inspect.Type:
 
 
 def choices(kind: inspect.Type) -> list[str]:
-    """The values that an enum accepts; of any other type none."""
+    """The values of an enum; empty for any other type."""
     return [member.value for member in kind.cls] if isinstance(kind, inspect.EnumType) else []
 
 
 def raw_value(text: str, kind: inspect.Type) -> Any:
-    """The text of a flag or a variable as a plan file would hold its value; the text itself if it does not fit."""
+    """The value that the text of a flag or a variable would have in a plan file; the text itself if it does not fit."""
     word = text.strip().lower()
     match kind:
         case inspect.IntType() if _WHOLE.fullmatch(word):
@@ -96,7 +96,7 @@ def raw_value(text: str, kind: inspect.Type) -> Any:
 
 
 def expected(kind: inspect.Type) -> str:
-    """What a value of this type looks like, in words."""
+    """A phrase for error messages that describes the values of a type, such as `a whole number >= 1`."""
     match kind:
         case inspect.IntType(ge=low, le=high):
             return "a whole number" + _bounds(low, high)
@@ -142,7 +142,7 @@ def _fault(raw: Any, kind: inspect.Type, path: KeyPath) -> Fault | None:
 
 def _struct_fault(raw: Any, kind: inspect.StructType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
-        # Text instead of a target may be a password, or a pair without its colon.
+        # Text in place of a target may be a password, or `password: secret` with the colon missing.
         may_be_secret = path[:1] in ((), ("target",))
         return Fault(path, f"expected {expected(kind)}, got {_kind_text(raw) if may_be_secret else show(raw)}")
     fields = {field.encode_name: field for field in kind.fields}
@@ -161,7 +161,7 @@ def _unknown_key(key: Any, known: Iterable[str], path: KeyPath) -> Fault:
         return Fault(path, f"unknown key {show(key)}; expected {_one_of(known)}")
     near = closest(key, known)
     remedy = f'did you mean "{near}"?' if near else f"expected {_one_of(known)}"
-    # Text of several words may be a pair without its colon, and so have a password.
+    # A key of several words may be `password secret`, with the colon missing.
     shown = key if re.fullmatch(r"[\w.-]{1,60}", key) else REDACTED
     return Fault((*path, shown), f"unknown key; {remedy}")
 

@@ -1,18 +1,18 @@
-"""plan.target -> redis-py clients and connections, for threads and for asyncio. The only importer of redis and hiredis.
+"""Makes redis-py clients and connections from `plan.target`. No other package imports redis or hiredis.
 
     no I/O, for both:   address, connection_tracking, connection_causes, cluster_topology, client_assembly, retry_policy
-    for threads:        connections, cluster, clients, pubsub; control_client, topology for what is not load
+    for threads:        connections, cluster, clients, pubsub; control_client, topology (both outside the load)
     for asyncio:        async_connections, async_cluster, async_clients, async_pubsub
     for both:           sentinels, error_translation, tls, effective_settings
     for the driver `wire`: wire_connections
 
-Facts about redis-py that this relies on, held by a contract test (tests/common/redis_client/):
-- every connection of a pool is made with the pool's keyword arguments, so a `connection_class` can be given more;
-- `_connect` opens one socket; `connect_check_health` is that and the handshake; `disconnect` is the only way to close,
-  may be called twice, and is called while the error that caused it is being handled;
+The package relies on these facts about redis-py, which contract tests check (tests/common/redis_client/):
+- a pool passes its keyword arguments to every connection, so a `connection_class` of ours can take additional ones;
+- `_connect` opens one socket; `connect_check_health` calls it and does the handshake; `disconnect` is the only way to
+  close, may be called twice, and is called while the error that caused it is being handled;
 - `Backoff.compute` is called exactly once for each retry of a command or a connect; `Retry` is deep-copied into each
   connection;
-- an error that is not among a `Retry`'s supported errors passes through every retry at once.
+- a `Retry` raises an error at once unless its class is among the `Retry`'s supported errors.
 """
 
 from __future__ import annotations

@@ -23,8 +23,7 @@ _LARGEST_PEM_BYTES = 16 << 20
 
 
 def address_of(target: schema.Target) -> Address:
-    """Where the target is. The plan's user name and password have precedence over those of the URL. Raises
-    PlanError."""
+    """Where the target is. The plan's user name and password have precedence over the URL's. Raises PlanError."""
     address = parse_redis_url(target.url)
     return msgspec.structs.replace(
         address, username=target.username or address.username, password=target.password or address.password

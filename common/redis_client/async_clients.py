@@ -1,8 +1,8 @@
 """plan.target -> clients for asyncio, for every kind of target: the same settings and events as those for threads.
 
-Facts about redis.asyncio that this relies on, beside those of redis-py (see the package):
-- `_connect` opens one socket; `connect_check_health` is that and the handshake; `disconnect` is the only way to close,
-  may be called twice, and is awaited while the error that caused it is being handled;
+This module relies on these facts about redis.asyncio, beside the facts about redis-py in the package's docstring:
+- `_connect` opens one socket; `connect_check_health` calls it and does the handshake; `disconnect` is the only way to
+  close, may be called twice, and is awaited while the error that caused it is being handled;
 - `Backoff.compute` is called exactly once for each retry, and the wait that follows is a plain `asyncio.sleep`: like
   every other wait, it ends when its task is cancelled;
 - a call that is cancelled closes its connection and returns it to its TCP pool; but `asyncio.wait_for` of Python 3.11

@@ -1,7 +1,7 @@
 """A cluster client for asyncio: redis.asyncio's, with observed connections to every node.
 
-Facts about redis-py's asyncio cluster client that this relies on:
-- to make one connects to nothing; `initialize` reads the topology;
+This module relies on these facts about redis-py's asyncio cluster client:
+- its constructor connects to nothing; `initialize` reads the topology;
 - each node has its own connections, made of `connection_class` with `connection_kwargs`; nodes found later take both
   from the one dictionary that the client and its nodes manager share;
 - it repeats a command at once, without backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after reading
@@ -118,7 +118,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
                 await node.disconnect_free_connections()
 
     async def open(self) -> None:
-        """Read the topology. Raises what TARGET_ERRORS names, and CutShort."""
+        """Read the topology. Raises TARGET_ERRORS, CutShort."""
         try:
             await self.initialize()
         except redis.RedisClusterException:

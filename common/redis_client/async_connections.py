@@ -82,30 +82,30 @@ class _NamedTls(SSLConnection):
 
 
 class AsyncObservedTcp(AsyncObserved, redis.asyncio.Connection):
-    """To a server's port."""
+    """A connection to a server's port."""
 
 
 class AsyncObservedTls(AsyncObserved, _NamedTls):
-    """To a server's TLS port."""
+    """A connection to a server's TLS port."""
 
 
 class AsyncObservedUnix(AsyncObserved, UnixDomainSocketConnection):
-    """To a Unix socket."""
+    """A connection to a Unix socket."""
 
     async def on_connect(self) -> None:
         """Does nothing: redis-py would do the handshake twice over such a socket."""
 
 
 class AsyncObservedSentinel(AsyncObserved, SentinelManagedConnection):
-    """To the primary that Sentinels name."""
+    """A connection to the primary that Sentinels name."""
 
 
 class AsyncObservedSentinelTls(AsyncObserved, _NamedTls, SentinelManagedSSLConnection):
-    """To the primary that Sentinels name, with TLS."""
+    """A connection to the primary that Sentinels name, with TLS."""
 
 
 class AsyncObservedClusterNode(AsyncObserved):
-    """To a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
+    """A connection to a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -133,11 +133,11 @@ class AsyncObservedClusterNode(AsyncObserved):
 
 
 class AsyncObservedNode(AsyncObservedClusterNode, redis.asyncio.Connection):
-    """To a node of a cluster."""
+    """A connection to a node of a cluster."""
 
 
 class AsyncObservedNodeTls(AsyncObservedClusterNode, _NamedTls):
-    """To a node of a cluster, with TLS."""
+    """A connection to a node of a cluster, with TLS."""
 
 
 def async_connection_class_of(*, path: bool, tls: bool) -> type[AsyncObserved]:

@@ -1,10 +1,9 @@
 """Subscriptions on the connections of an asyncio client: the twin of `pubsub`. One task runs each connection.
 
-Facts about redis.asyncio that this relies on, held by tests/common/redis_client/test_async_pubsub.py:
-- a PubSub takes one connection from a TCP pool with its first command, and returns it closed when it is closed itself;
+This module relies on these facts about redis.asyncio, which tests/common/redis_client/test_async_pubsub.py checks:
+- a PubSub takes a connection from a TCP pool with its first command; its `aclose` closes and returns the connection;
 - a cancelled read loses nothing that has arrived, and leaves the connection open if asked to;
-- a reopened connection subscribes to all its channels in `on_connect`, and forgets which of them were being
-  unsubscribed.
+- a reopened connection subscribes to all its channels in `on_connect`, also to channels that were being unsubscribed.
 """
 
 from __future__ import annotations
@@ -38,11 +37,12 @@ _RECONNECT_S = 0.1
 """Pause before a lost connection is tried again."""
 
 _BATCH = 256
-"""Replies read in a row before other tasks have their turn."""
+"""Replies to read from one connection before other tasks get a turn."""
 
 
 class _AsyncResubscribingPubSub(PubSub):
-    """redis.asyncio's PubSub. on_resubscribe: called after a reconnect, with the number of commands that it took."""
+    """redis.asyncio's PubSub. on_resubscribe: called after a reconnect with the number of commands that subscribed
+    again."""
 
     connection: Any
 
@@ -92,7 +92,7 @@ class SubscriptionHandler(Protocol):
         """A reply has come."""
 
     def refused(self, connection: AsyncSubscribedConnection, channel: Channel, error: Exception) -> None:
-        """A channel could not be asked for."""
+        """A subscription could not be sent, or the server refused it."""
 
     async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:
         """Reading met an error, which may be the reply to a subscription."""
@@ -105,7 +105,7 @@ class AsyncSubscribedConnection:
     """The subscriptions of one connection. Its requests are queued for the task that runs `run`."""
 
     def __init__(self, number: int, pool: Any, encoder: Any, handler: SubscriptionHandler) -> None:
-        """Opens nothing. number: among the connections of its client."""
+        """Opens nothing. number: the connection's number among the connections of its client."""
         self.number = number
         self._handler = handler
         self._pubsub: Any = _AsyncResubscribingPubSub(pool, encoder, self._resubscribed)
@@ -116,21 +116,21 @@ class AsyncSubscribedConnection:
         self._wait: asyncio.Timeout | None = None
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel. Its confirmation is among the replies."""
+        """Queue a subscription to a channel. The confirmation arrives as a reply."""
         self._wanted.add(channel)
         self._send(False, channel)
 
     def unsubscribe(self, channel: Channel) -> None:
-        """Give up a channel."""
+        """Queue an unsubscription from a channel."""
         self._wanted.remove(channel)
         self._send(True, channel)
 
     def forget(self, channel: Channel) -> None:
-        """The server refused this channel, or took it away: do not ask for it again after a reconnect."""
+        """Do not subscribe to this channel again after a reconnect: the server refused it, or took it away."""
         self._wanted.forget(channel)
 
     def end(self) -> None:
-        """Make `run` give up all channels, and return when the server has confirmed that. Idempotent."""
+        """Make `run` unsubscribe from all channels, and return when the server has confirmed it. Idempotent."""
         self._is_ending = True
         self._wake()
 
@@ -186,7 +186,7 @@ class AsyncSubscribedConnection:
         pubsub = self._pubsub
         if not is_unsubscribe:
             if channel not in self._wanted:
-                return  # it belongs to another node by now
+                return  # the channel belongs to another node by now
             try:
                 await (pubsub.ssubscribe if command == SHARDED else pubsub.subscribe)(name)
             except TARGET_ERRORS as error:
@@ -194,7 +194,7 @@ class AsyncSubscribedConnection:
         elif not self._is_connected:
             self.forget(channel)
         else:
-            with suppress(*TARGET_ERRORS):  # a reconnect does not bring it back
+            with suppress(*TARGET_ERRORS):  # the connection is lost, and reopens without this channel
                 await (pubsub.sunsubscribe if command == SHARDED else pubsub.unsubscribe)(name)
 
     async def _receive(self) -> None:
@@ -252,7 +252,8 @@ class AsyncSubscribedConnections(ConnectionsByNode[AsyncSubscribedConnection]):
         super().__init__(client, None if self._cluster is None else NodePool, make)
 
     async def redirected(self, error: Exception) -> bool:
-        """Whether an error says which node has the slot now. Then `of` returns that node's connection."""
+        """Follow an error if it is a redirection: `of` then returns the connection of the slot's new node. Returns
+        whether the error is a redirection."""
         if not self.is_moved(error):
             return False
         await self._cluster.nodes_manager.move_slot(error)

@@ -49,7 +49,7 @@ def build_client(
 def open_control_client(target: schema.Target) -> Client:
     """A client for control commands beside the load: one connection (to each node of a cluster), no retries, and the
     target's timeouts. The connection opens with the first call; a cluster's topology is read at once. Close it. Raises
-    PlanError; for a cluster also what TARGET_ERRORS names."""
+    PlanError; for a cluster also TARGET_ERRORS."""
     cancellation, one = Cancellation(), {"max_connections": 1}
     if connects_when_built(target):
         # A new cluster client sends COMMAND to a random primary, so it retries, in case that primary is down.

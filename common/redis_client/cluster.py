@@ -1,7 +1,7 @@
 """A cluster client for threads: redis-py's, with observed connections to every node.
 
-Facts about redis-py's cluster client that this relies on:
-- its constructor reads the topology, so to make one is a call of the target;
+This module relies on these facts about redis-py's cluster client:
+- its constructor reads the topology, so it calls the target;
 - it takes a connection class and a pool class only if it is made from a URL, and passes its pools only arguments that
   it knows: so each client has a connection class of its own, bound to its events;
 - the clients of its nodes do not retry; the cluster client itself repeats a command, at once and without backoff, on
@@ -120,7 +120,7 @@ class ClusterClient(redis.RedisCluster):
         return pipeline  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close all connections; redis-py does not close those of pools whose class it was given. Idempotent."""
+        """Close all connections. redis-py does not close pools of a class that it was given. Idempotent."""
         super().close()
         nodes = getattr(self, "nodes_manager", None)
         if nodes is not None:
@@ -140,7 +140,7 @@ class ClusterClient(redis.RedisCluster):
 def open_cluster(
     target: schema.Target, pool_arguments: dict[str, Any], *, events: ConnectionEvents, cancellation: Cancellation
 ) -> ClusterClient:
-    """A cluster client. Connects and reads the topology: raises what TARGET_ERRORS names, and CutShort."""
+    """A cluster client. Connects and reads the topology. Raises TARGET_ERRORS, CutShort."""
     kind = _client_class(cluster_errors_of(target.retry))
     try:
         return kind(target, pool_arguments, events=events, cancellation=cancellation)

@@ -26,7 +26,7 @@ REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 class ConnectionEvents(Protocol):
     """Receives the events of all connections of one client, from any thread. Times are monotonic ns.
 
-    which: the connection's number, as `number` returned it.
+    which: the connection's number, from `number`.
     """
 
     def number(self) -> int | None:
@@ -107,7 +107,7 @@ class ConnectionTracker:
         if self._has_socket:
             if not self.cancellation.is_cancelled:
                 self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._number)
-            # It may reach the caller of a command, who must not take it for a reply to that command.
+            # The error may reach the caller of a command, which must not take it for a reply to that command.
             error.in_handshake = True  # type: ignore[attr-defined]
 
     def opened(self) -> None:

@@ -111,27 +111,27 @@ class _CancellableTls(SSLConnection):
 
 
 class ObservedTcp(Observed, redis.Connection):
-    """To a server's port."""
+    """A connection to a server's port."""
 
 
 class ObservedTls(Observed, _CancellableTls):
-    """To a server's TLS port."""
+    """A connection to a server's TLS port."""
 
 
 class ObservedUnix(Observed, UnixDomainSocketConnection):
-    """To a Unix socket."""
+    """A connection to a Unix socket."""
 
 
 class ObservedSentinel(Observed, SentinelManagedConnection):
-    """To the primary that Sentinels name."""
+    """A connection to the primary that Sentinels name."""
 
 
 class ObservedSentinelTls(Observed, _CancellableTls, SentinelManagedSSLConnection):
-    """To the primary that Sentinels name, with TLS."""
+    """A connection to the primary that Sentinels name, with TLS."""
 
 
 class ObservedClusterNode(Observed):
-    """To a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
+    """A connection to a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -159,11 +159,11 @@ class ObservedClusterNode(Observed):
 
 
 class ObservedNode(ObservedClusterNode, redis.Connection):
-    """To a node of a cluster."""
+    """A connection to a node of a cluster."""
 
 
 class ObservedNodeTls(ObservedClusterNode, _CancellableTls):
-    """To a node of a cluster, with TLS."""
+    """A connection to a node of a cluster, with TLS."""
 
 
 def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:

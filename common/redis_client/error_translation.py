@@ -1,4 +1,4 @@
-"""Translates errors of redis-py: into one line that says what to do, and into the Failure of an operation."""
+"""Translates errors of redis-py into messages of one line with a remedy, and into the Failure of an operation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from common.redis_client.sentinels import PrimaryUnknown
 from common.redis_client.tls import tls_finding
 
 TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClusterException, OSError)
-"""What redis-py raises when the target is at fault, for `except`."""
+"""For `except`: the errors that redis-py raises when the target is at fault."""
 
 
 @contextmanager
 def translated(target: schema.Target, node: str = "") -> Iterator[None]:
-    """Turns errors of redis-py, and errors from replies that make no sense, into TargetError with one line. node: the
-    name of the server, if only one of the target's servers was asked."""
+    """Turns errors of redis-py, and errors from malformed replies, into a TargetError of one line. node: the server's
+    name, if the block uses only one of the target's servers."""
     try:
         yield
     except TARGET_ERRORS as error:
@@ -40,7 +40,7 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
 
 
 def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
-    """redis-py's error in one line: the target, what it did, and what to do about it. Never shows a password."""
+    """redis-py's error in one line: the target, what is wrong with it, and a remedy. Never shows a password."""
     if finding := _announced_finding(error, target, node):
         return TargetError(f"target {node or address_of(target)}{finding}")
     if node:
@@ -49,8 +49,8 @@ def translate(error: Exception, target: schema.Target, node: str = "") -> Target
 
 
 def got_no_reply(error: TargetError) -> bool:
-    """Whether the target, or any node of a cluster that was asked, could not be reached or did not reply in time. An
-    error reply counts as a reply."""
+    """Whether the target could not be reached or did not reply in time; in a cluster, whether this is true of the last
+    node that was asked. An error reply counts as a reply."""
     inner: BaseException | None = error.__cause__
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -70,7 +70,7 @@ _TOPOLOGY = {
 
 _NO_SENTINELS = "has no Sentinels at these ports, but other servers: correct target.url"
 _TLS_TOO = " that speaks TLS at this port"
-_TLS_HINT = "is it Redis, and not its TLS port? That is rediss://"
+_TLS_HINT = "is it Redis, and not its TLS port? For TLS use rediss://"
 
 
 def _finding(error: Exception, target: schema.Target) -> str:
@@ -84,7 +84,7 @@ def _finding(error: Exception, target: schema.Target) -> str:
 
 
 def _finding_of_one(error: Exception, target: schema.Target) -> str:
-    """What one server did, to follow its name."""
+    """What is wrong with one server, as the rest of a sentence that begins with the server's name."""
     if is_maxclients(error):
         return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
     cause = os_error_of(error)
@@ -110,7 +110,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
     if code in _CODE_FINDINGS:
         return _CODE_FINDINGS[code]
     if code and type(error) is redis.ConnectionError:
-        # redis-py raises this for "-ERR max number of clients reached": the server is a Redis, and says why.
+        # redis-py raises this for "-ERR max number of clients reached". The server speaks RESP, so show its reply.
         return f"refused the connection: {_reply_line(error)}"
     if lacks_database(error):
         return _database_finding(error, target)
@@ -125,8 +125,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
 
 
 def _announced_finding(error: Exception, target: schema.Target, node: str) -> str:
-    """The message if a server with an announced address (not one of the plan) cannot be reached; "" for other errors.
-    It continues a line that begins with the name of the node, or of the target."""
+    """The message if a server cannot be reached at an address that the cluster or Sentinels announced (one that is not
+    in the plan); "" for other errors. The message follows the name of the node, or of the target."""
     announced, address = _announced(error), address_of(target)
     if announced is None or (address.kind is TargetKind.CLUSTER and announced in address.hosts):
         return ""
@@ -147,7 +147,7 @@ def _announced_finding(error: Exception, target: schema.Target, node: str) -> st
         place = f", to which {mapped} what {who}," if node else f" has a server that {mapped} to {announced}, which"
         return f"{place} {what} Or correct the map"
     place = f", as {who} it," if node else f" has a server that {who} at {announced}, which"
-    return f"{place} {what} If it is behind NAT, say --address-remap {announced}=HOST:PORT"
+    return f"{place} {what} If it is behind NAT, use --address-remap {announced}=HOST:PORT"
 
 
 def _waited(target: schema.Target) -> str:
@@ -158,12 +158,12 @@ _UNREACHED = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, 
 
 
 def _announced(error: BaseException | None) -> Host | None:
-    """The address of the connection that failed with this error, if it was an announced one."""
+    """The announced address of the connection that failed with this error; None if its address is in the plan."""
     return next((each.announced_address for each in _chain(error) if hasattr(each, "announced_address")), None)
 
 
 def _handshake_finding(error: Exception, target: schema.Target) -> str:
-    """The message if the server refused a command of the handshake that a setting can leave out; "" otherwise."""
+    """The message if the server refused a handshake command that a setting can disable; "" for other errors."""
     command, argument = getattr(error, "handshake_step", ("", ""))
     code = getattr(error, "status_code", None)
     is_refusal = isinstance(error, redis.ResponseError | redis.AuthenticationError)
@@ -171,12 +171,12 @@ def _handshake_finding(error: Exception, target: schema.Target) -> str:
         # HELLO was sent with the password, so a server that answers NOAUTH did not understand HELLO.
         is_unknown = code in (None, "ERR", "NOPROTO") or (code == "NOAUTH" and address_of(target).password)
         return (
-            f"refused HELLO, the first command of RESP3: {_reply_line(error)}: say --protocol 2" if is_unknown else ""
+            f"refused HELLO, the first command of RESP3: {_reply_line(error)}: use --protocol 2" if is_unknown else ""
         )
     if is_refusal and (command, argument) == ("CLIENT", "SETNAME") and code not in _CODE_FINDINGS:
-        return f'refused CLIENT SETNAME: {_reply_line(error)}: say --client-name "" to send no CLIENT command'
+        return f'refused CLIENT SETNAME: {_reply_line(error)}: use --client-name "" to send no CLIENT command'
     if type(error) is redis.ConnectionError and not code and command in _WITHOUT:
-        return f"ended the connection at {command}: {_TLS_HINT} If it does not know {command}, say {_WITHOUT[command]}"
+        return f"ended the connection at {command}: {_TLS_HINT}. If it does not know {command}, use {_WITHOUT[command]}"
     return ""
 
 
@@ -184,7 +184,7 @@ _WITHOUT = {"HELLO": "--protocol 2", "CLIENT": '--client-name ""'}
 
 
 def _cluster_finding(error: Exception, target: schema.Target) -> str:
-    """redis-py reports that no node could be used; the cause of its error says why the last one could not."""
+    """The message if no node of a cluster could be used. The cause of redis-py's error is the last node's error."""
     inner: BaseException | None = error
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -232,14 +232,14 @@ def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
     code = getattr(error.refusal, "status_code", None)
     if code in _CODE_FINDINGS:
         return (
-            f"has Sentinels that want a user and password of their own ({code}): correct target.sentinel.username, "
+            f"has Sentinels that require their own user and password ({code}): correct target.sentinel.username, "
             "target.sentinel.password_env or target.sentinel.password_file"
         )
     return f"has no Sentinel that can be used; the last one asked {_finding_of_one(error.refusal, target)}"
 
 
 def _was_open(error: Exception) -> bool:
-    """Whether an open connection was lost. redis-py says so only in the text of its error."""
+    """Whether an open connection was lost. Only the text of redis-py's error shows it."""
     return any(words in str(error) for words in ("while writing to", "while reading from"))
 
 
@@ -258,12 +258,12 @@ _OS_FINDINGS = {
 
 _PASSWORD_PLACES = "target.password_env or target.password_file"
 _CODE_FINDINGS = {
-    "NOAUTH": f"wants a password: name it by {_PASSWORD_PLACES}, or write it into target.url",
+    "NOAUTH": f"requires a password: set {_PASSWORD_PLACES}, or write it into target.url",
     "WRONGPASS": f"refused our user name and password: correct target.username, {_PASSWORD_PLACES}",
 }
 # By text of the error reply, in lower case.
 _REPLY_FINDINGS = (
-    ("cluster support disabled", "is no cluster, but a server on its own: use redis:// or rediss://"),
+    ("cluster support disabled", "is a standalone server, not a cluster: use redis:// or rediss://"),
     ("unknown command 'sentinel", _NO_SENTINELS),
     (
         "unknown command 'cluster",
@@ -275,7 +275,7 @@ _REPLY_FINDINGS = (
 _FINDINGS: tuple[tuple[type[Exception], str], ...] = (
     (NoSlots, "serves no slots: make it a cluster (redis-cli --cluster create, or fix)"),
     (redis.AuthenticationError, "refused our password: {reply}"),
-    (redis.exceptions.NoPermissionError, "does not permit it: {reply}: use a user whose ACL does"),
+    (redis.exceptions.NoPermissionError, "does not permit a command: {reply}: use a user whose ACL permits it"),
     (redis.BusyLoadingError, "is still loading its data: {reply}: try again later"),
     (redis.InvalidResponse, f"does not speak RESP: {_TLS_HINT}{{asked}}"),
     (redis.ResponseError, "answered with an error: {reply}{asked}"),
@@ -297,8 +297,8 @@ def _one_line(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an operation failed. replied: with an error reply, and `name` is its code; otherwise `name` is the class of
-    the error. bytes_in: size of the error reply on the wire; 0 without one."""
+    """How an operation failed. replied: whether the server sent an error reply. name: the code of the error reply, or
+    the class of the error. bytes_in: size of the error reply on the wire; 0 without one."""
 
     replied: bool
     name: str
@@ -306,7 +306,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The Failure that an error means. error: raised by a client, or among the replies of a pipeline."""
+    """The Failure for an error. error: raised by a client, or among the replies of a pipeline."""
     text = str(error.args[0]) if error.args else ""
     code = getattr(error, "status_code", None)
     if getattr(error, "in_handshake", False):

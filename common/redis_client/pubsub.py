@@ -1,12 +1,12 @@
 """Subscriptions on the connections of a client: redis-py's PubSub, for a thread that polls by itself.
 
-`WantedChannels` and `SubscribedConnections` decide for this and for the asyncio twin, `async_pubsub`.
+`WantedChannels` and `ConnectionsByNode` are shared with the asyncio twin, `async_pubsub`.
 
-Facts about redis-py that this relies on, held by tests/common/redis_client/test_pubsub.py:
-- a PubSub takes one connection from a TCP pool with its first command, and returns it closed when it is closed itself;
-- a connection that is lost while reading is reopened by the retry policy; then `on_connect` subscribes to all channels
-  in one command, and forgets which of them were being unsubscribed;
-- `parse_response` with a timeout waits that long for a reply to begin, and again for it to go on.
+This module relies on these facts about redis-py, which tests/common/redis_client/test_pubsub.py checks:
+- a PubSub takes a connection from a TCP pool with its first command; its `close` closes and returns the connection;
+- the retry policy reopens a connection that is lost while reading; then `on_connect` subscribes to all channels in one
+  command, also to channels that were being unsubscribed;
+- `parse_response` waits up to its timeout for the first byte of a reply, and again for each further part.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Channel: TypeAlias = tuple[str, bytes]
 """(command that subscribes to it: SUBSCRIBE or SSUBSCRIBE, name)."""
 
 Received: TypeAlias = tuple[str, Channel, Any]
-"""(kind, channel, value). kind: MESSAGE, or the word of a confirmation; value: the message, or to how many channels the
-connection is subscribed now."""
+"""(kind, channel, value). kind: MESSAGE, or the word of a confirmation. value: the message, or the number of channels
+that the connection is subscribed to now."""
 
 MESSAGE = "message"
 
@@ -45,7 +45,7 @@ _KINDS: dict[bytes, tuple[str, str]] = {
 
 
 def received_of(reply: Any) -> Received | None:
-    """The meaning of a reply; None for one that is about no channel of ours, such as the reply to a PING."""
+    """The parts of a reply that is about a channel; None for other replies, such as the reply to PING."""
     kind = _KINDS.get(reply[0])
     if kind is None:
         return None
@@ -54,8 +54,8 @@ def received_of(reply: Any) -> Received | None:
 
 
 class WantedChannels:
-    """The channels that one connection should have. redis-py's PubSub, of either kind, has a record of its own, from
-    which it subscribes again after a reconnect."""
+    """The channels that one connection should have. They can differ from redis-py's own record in `pubsub`, which it
+    uses to subscribe again after a reconnect. pubsub: for threads or for asyncio."""
 
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
@@ -71,11 +71,11 @@ class WantedChannels:
         return iter(list(self._wanted))
 
     def add(self, channel: Channel) -> None:
-        """The connection should have this channel."""
+        """Record that the connection should have this channel."""
         self._wanted.add(channel)
 
     def remove(self, channel: Channel) -> None:
-        """The connection should not have this channel any more."""
+        """Record that the connection should not have this channel any more."""
         self._wanted.discard(channel)
 
     def forget(self, channel: Channel) -> None:
@@ -100,8 +100,8 @@ C = TypeVar("C")
 
 
 class ConnectionsByNode(Generic[C]):
-    """The connections of one client that have subscriptions: one, or one for each node of a cluster with a channel of
-    ours. make: a connection, of (number, pool)."""
+    """The subscribed connections of one client. A cluster has one for each node with a subscribed channel; any other
+    target has one. make: returns a new connection for (number, pool)."""
 
     def __init__(self, client: Any, node_pool: Callable[[Any], Any] | None, make: Callable[[int, Any], C]) -> None:
         """Opens nothing. node_pool: the TCP pool of a node of a cluster; None for a client of one server."""
@@ -130,7 +130,7 @@ class ConnectionsByNode(Generic[C]):
 
 
 class _ResubscribingPubSub(PubSub):
-    """redis-py's PubSub. on_resubscribe: called after a reconnect, with the number of commands that it took."""
+    """redis-py's PubSub. on_resubscribe: called after a reconnect with the number of commands that subscribe again."""
 
     def __init__(self, pool: redis.ConnectionPool, on_resubscribe: Callable[[int], None]) -> None:
         super().__init__(pool)
@@ -151,21 +151,21 @@ class SubscribedConnection:
     """The subscriptions of one connection, for one thread. Its methods raise redis-py's errors."""
 
     def __init__(self, number: int, pool: redis.ConnectionPool, on_resubscribe: Callable[[int], None]) -> None:
-        """Opens nothing. number: among the connections of its client. on_resubscribe: called after a reconnect, with
-        the number of commands that subscribed to all channels again."""
+        """Opens nothing. number: the connection's number among the connections of its client. on_resubscribe: called
+        after a reconnect, with the number of commands that subscribed again."""
         self.number = number
         self._on_resubscribe = on_resubscribe
         self._pubsub = _ResubscribingPubSub(pool, self._resubscribed)
         self._wanted = WantedChannels(self._pubsub)
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel. Its confirmation is among the replies."""
+        """Send a subscription to a channel. The confirmation arrives as a reply."""
         self._wanted.add(channel)
         command, name = channel
         (self._pubsub.ssubscribe if command == SHARDED else self._pubsub.subscribe)(name)
 
     def unsubscribe(self, channel: Channel) -> None:
-        """Give up a channel; without a connection, at once."""
+        """Unsubscribe from a channel. Without a connection, this is done at once."""
         self._wanted.remove(channel)
         if self.fileno() < 0:
             self.forget(channel)
@@ -174,12 +174,12 @@ class SubscribedConnection:
         (self._pubsub.sunsubscribe if command == SHARDED else self._pubsub.unsubscribe)(name)  # type: ignore[no-untyped-call]
 
     def unsubscribe_all(self) -> None:
-        """Give up all channels."""
+        """Unsubscribe from all channels."""
         for channel in self._wanted:
             self.unsubscribe(channel)
 
     def forget(self, channel: Channel) -> None:
-        """The server refused this channel, or took it away: do not ask for it again after a reconnect."""
+        """Do not subscribe to this channel again after a reconnect: the server refused it, or took it away."""
         self._wanted.forget(channel)
 
     def _resubscribed(self, commands: int) -> None:
@@ -189,16 +189,16 @@ class SubscribedConnection:
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether messages may still come: until the server has confirmed that all channels were given up."""
+        """Whether messages may still arrive: True until the server has confirmed all unsubscriptions."""
         return self._pubsub.subscribed and self.fileno() >= 0
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has channels but no connection: then `receive` tries to reopen it."""
+        """Whether the connection is lost but should have channels. Then `receive` tries to reopen it."""
         return bool(self._wanted) and self.fileno() < 0
 
     def fileno(self) -> int:
-        """To poll; -1 while there is no connection."""
+        """The socket's file descriptor, for polling; -1 while there is no connection."""
         connection = self._pubsub.connection
         sock = connection and connection._sock
         return sock.fileno() if sock else -1
@@ -211,7 +211,7 @@ class SubscribedConnection:
                 return
             reply = pubsub.parse_response(block=False, timeout=_READ_S)  # type: ignore[no-untyped-call]
             if reply is None:
-                continue  # of a health check
+                continue  # it was the reply to a health check
             received = received_of(reply)
             if received is None or received[0] is not MESSAGE:
                 pubsub.handle_message(reply)  # type: ignore[no-untyped-call]
@@ -249,7 +249,8 @@ class SubscribedConnections(ConnectionsByNode[SubscribedConnection]):
         super().__init__(client, None if self._cluster is None else node_pool, make)
 
     def redirected(self, error: Exception) -> bool:
-        """Whether an error says which node has the slot now. Then `of` returns that node's connection."""
+        """Follow an error if it is a redirection: `of` then returns the connection of the slot's new node. Returns
+        whether the error is a redirection."""
         if not self.is_moved(error):
             return False
         self._cluster.nodes_manager.move_slot(error)

@@ -49,8 +49,8 @@ class _SentinelClient(redis.Redis):
 
 
 class SentinelDiscovery(Sentinel):
-    """The Sentinels of a target: no retries, cancellable, with mapped addresses. Its errors say why there is no primary
-    (`PrimaryUnknown`)."""
+    """The Sentinels of a target: no retries, cancellable, with mapped addresses. Its error explains why no primary
+    was found (`PrimaryUnknown`)."""
 
     def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]

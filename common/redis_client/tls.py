@@ -1,4 +1,4 @@
-"""Facts about a TLS connection, and what is wrong with TLS: certificates, files, or a server that does not speak it."""
+"""Facts about a TLS connection, and messages for errors of TLS: certificates, files, or a server without TLS."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from common.units import printable
 
 class TlsFacts(msgspec.Struct, frozen=True):
     """Facts about a TLS connection. version: such as "TLSv1.3". expires_at_s: when the server's certificate expires, in
-    seconds since 1970; None if it was not verified."""
+    seconds since 1970; None if the certificate was not verified."""
 
     version: str
     expires_at_s: float | None
 
 
 def tls_facts(client: redis.Redis) -> TlsFacts | None:
-    """Facts about a connection of this client, which may be opened for it; None without TLS. Raises what TARGET_ERRORS
-    names."""
+    """Facts about a connection of this client; None without TLS. Opens a connection if the client has no free one.
+    Raises TARGET_ERRORS."""
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     try:
@@ -37,14 +37,14 @@ def tls_facts(client: redis.Redis) -> TlsFacts | None:
 
 
 def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
-    """What an error of a TLS connection means, to follow the target's name; "" for errors that are not about TLS.
+    """The message for an error of a TLS connection, to follow the target's name; "" for errors that are not about TLS.
 
     handshaken: the error came after our side had completed the TLS handshake.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate_finding(error, tls)
     if handshaken and isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
-        # With TLS 1.3 the handshake ends for a client before the server has verified the client's certificate.
+        # In TLS 1.3, the client completes its handshake before the server verifies the client's certificate.
         return _WANTS_OURS if tls.cert_file is None else f"ended the connection: does it trust {_whole(tls.cert_file)}?"
     if isinstance(error, ssl.SSLError):
         return _file_finding(tls) or _alert_finding(error, tls)
@@ -55,8 +55,8 @@ def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
     return ""
 
 
-_WANTS_OURS = "wants a certificate of ours: name it by target.tls.cert_file, and its key by target.tls.key_file"
-_NO_TLS = "does it speak TLS at this port? Without, it is redis:// instead of rediss://"
+_WANTS_OURS = "requires a client certificate: set target.tls.cert_file and target.tls.key_file"
+_NO_TLS = "does it speak TLS at this port? Without TLS, use redis:// instead of rediss://"
 
 
 def _certificate_finding(error: ssl.SSLCertVerificationError, tls: schema.Tls) -> str:
@@ -64,13 +64,16 @@ def _certificate_finding(error: ssl.SSLCertVerificationError, tls: schema.Tls) -
         return "has a certificate that has expired: renew it"
     if error.verify_code in _OTHER_NAME:
         return (
-            f"has a certificate for another name ({error.verify_message.rstrip('.')}): connect by the name in it, say "
-            "it by target.tls.server_name, or set target.tls.verify to ca"
+            f"has a certificate for another name ({error.verify_message.rstrip('.')}): connect by the name in the "
+            "certificate, set target.tls.server_name to this name, or set target.tls.verify to ca"
         )
     if error.verify_code in _UNTRUSTED:
         trusted = "that this machine trusts" if tls.ca_file is None else f"in {_whole(tls.ca_file)}"
-        return f"has a certificate by no authority {trusted}: name the file of its own by target.tls.ca_file"
-    return f"has a certificate that is not good: {error.verify_message}"
+        return (
+            f"has a certificate that is signed by no authority {trusted}: set target.tls.ca_file to the file of the "
+            "authority that signed it"
+        )
+    return f"has a certificate that is not valid: {error.verify_message}"
 
 
 # OpenSSL's X509_V_ERR_...
@@ -101,30 +104,30 @@ def _file_finding(tls: schema.Tls) -> str:
             with Path(path).open("rb") as file:
                 file.read(1)
         except OSError as error:
-            return f"cannot be asked: target.tls.{name}: expected a file in PEM, got {_whole(path)}: {error.strerror}"
+            return f"cannot be used: target.tls.{name}: expected a file in PEM, got {_whole(path)}: {error.strerror}"
     try:
         if tls.ca_file is not None:
             ssl.create_default_context(cafile=tls.ca_file)
     except ssl.SSLError:
         return (
-            f"cannot be asked: target.tls.ca_file: expected certificates in PEM, got {_whole(tls.ca_file)} without any"
+            f"cannot be used: target.tls.ca_file: expected certificates in PEM, got {_whole(tls.ca_file)} without any"
         )
     try:
         if tls.cert_file is not None:
-            # Without a password, OpenSSL asks the terminal for that of an encrypted key.
+            # Without this argument, OpenSSL asks for the password of an encrypted key on the terminal.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls.cert_file, tls.key_file, password="")
     except ssl.SSLError as error:
         files = f"{_whole(tls.cert_file)} and {_whole(tls.key_file or tls.cert_file)}"
         if error.reason == "KEY_VALUES_MISMATCH":
             return (
-                f"cannot be asked: target.tls.key_file: expected the key of the certificate, got {files}, which differ"
+                f"cannot be used: target.tls.key_file: expected the key of the certificate, got {files}, which differ"
             )
         return (
-            f"cannot be asked: target.tls.cert_file: expected a certificate and its unencrypted key in PEM, got {files}"
+            f"cannot be used: target.tls.cert_file: expected a certificate and its unencrypted key in PEM, got {files}"
         )
     return ""
 
 
 def _whole(path: str | Path | None) -> str:
-    """A file's name in quotes. In full: names often differ at their end only."""
+    """A file's name in quotes, never shortened, because names often differ only at their end."""
     return f'"{printable(str(path))}"'

@@ -35,7 +35,7 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     """All servers with the target's data: a standalone server; the primary that Sentinels know, and its replicas; all
     nodes of a cluster, primaries first. A standalone server counts as a primary, without a call.
 
-    Raises PlanError, and what TARGET_ERRORS names.
+    Raises PlanError, TARGET_ERRORS.
     """
     address = address_of(target)
     if address.kind is TargetKind.SENTINEL:

@@ -45,15 +45,15 @@ pack_command: Callable[[Sequence[str | bytes]], bytes] = hiredis.pack_command  #
 
 
 class WireConnection:
-    """One connection of a TCP pool. Only `open` may block; it is for one thread at a time."""
+    """One connection of a TCP pool. Only `open` may block. Use it in one thread at a time."""
 
     def __init__(self, pool: redis.ConnectionPool) -> None:
         self._pool = pool
         self._connection: Any = None
 
     def open(self) -> socket.socket:
-        """Connect, with handshake and the plan's retries. Returns the socket, which is non-blocking. Raises what
-        TARGET_ERRORS names, and CutShort."""
+        """Connect, with handshake and the plan's retries. Returns the non-blocking socket. Raises TARGET_ERRORS,
+        CutShort."""
         if self._connection is None:
             self._connection = self._pool.get_connection()
         else:
@@ -63,8 +63,8 @@ class WireConnection:
         return sock
 
     def reader(self, errors: list[Any]) -> Any:
-        """A parser of this connection's replies, configured as redis-py's. It returns PENDING while a reply is not
-        complete. errors: it appends each error reply that it meets, also one within another reply."""
+        """A parser of this connection's replies, with redis-py's settings. It returns PENDING while a reply is not
+        complete. errors: the parser appends every error reply to this list, also one inside another reply."""
 
         def parse_error(message: str) -> Exception:
             error: Exception = self._connection._parser.parse_error(message)
@@ -85,7 +85,7 @@ class WireConnection:
         return bool(self._connection.should_reconnect())
 
     def drop(self, error: Exception) -> None:
-        """Close the connection because it was lost with this error. Counts as a loss that redis-py found."""
+        """Close the connection, which was lost with this error. Reports the loss as redis-py's connections do."""
         connection: Observed = self._connection
         connection.drop(error)
 
@@ -101,7 +101,7 @@ def is_push(reply: object) -> bool:
 
 
 def socket_failure(error: Exception | None) -> Exception:
-    """The error that redis-py raises for an error of a socket. error: None if the server closed the connection."""
+    """redis-py's error for an error of the socket. error: None if the server closed the connection."""
     if error is None:
         return redis.ConnectionError("Connection closed by server.")
     if isinstance(error, redis.RedisError):
@@ -122,7 +122,7 @@ def slot_not_covered() -> Exception:
 
 
 def redirect_kind(error: Exception) -> str | None:
-    """The one of REDIRECTS that an error reply is; None for other errors."""
+    """The code of an error reply if it is one of REDIRECTS; None for other errors."""
     code = getattr(error, "status_code", None)
     return code if code in REDIRECTS else None
 
@@ -138,8 +138,8 @@ def redirect_target(error: Any) -> tuple[int, str]:
 
 
 class InstancePools:
-    """The TCP pools of one client instance: one for each node of a cluster, made when the node is first used; otherwise
-    one."""
+    """The TCP pools of one client instance. A cluster has a pool for each node, made when the node is first used; any
+    other target has one pool."""
 
     def __init__(
         self, target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
@@ -157,7 +157,7 @@ class InstancePools:
         """The pool of a node. node: its name, SINGLE_NODE if the target is not a cluster."""
         if node not in self._pools:
             host, _, port = node.rpartition(":")
-            # redis-py's cluster client would not retry a connect here, but ask another node.
+            # The plan's retry policy applies here. redis-py's cluster client would ask another node instead.
             self._pools[node] = self._make(host=host, port=int(port), retry=self._retry())
         return self._pools[node]
 
@@ -166,16 +166,16 @@ class InstancePools:
         for pool in self._pools.values():
             pool.disconnect()
         if self._client is not None:
-            # It also has the connections to Sentinels.
+            # The client also has the connections to Sentinels.
             self._client.close()
 
 
 class SlotMap:
-    """Which node has which slots, as redis-py's client reads it. A target that is not a cluster is one node with all
-    slots. client: a control client, beside the load."""
+    """Which node serves which slots, as redis-py's client reads the topology. A target that is not a cluster counts as
+    one node with all slots. client: a control client that issues no load."""
 
     def __init__(self, target: schema.Target) -> None:
-        """Connects to a cluster, and reads its topology. Raises what TARGET_ERRORS names, and PlanError."""
+        """Connects to a cluster, and reads its topology. Raises TARGET_ERRORS, PlanError."""
         self.client: Client = open_control_client(target)
         self.is_cluster = isinstance(self.client, ClusterClient)
 
@@ -188,13 +188,13 @@ class SlotMap:
         return [found[slot][0].name if found.get(slot) else "" for slot in range(SLOTS)]
 
     def refresh(self) -> None:
-        """Read the topology again. Blocks. Raises what TARGET_ERRORS names."""
+        """Read the topology again. Blocks. Raises TARGET_ERRORS."""
         client: Any = self.client
         client.nodes_manager.initialize()
 
     def slot_of(self, arguments: Sequence[str | bytes]) -> int:
-        """The slot of a command, from its keys. A random slot for a command without keys, and if redis-py has to ask a
-        node for them that does not answer: the node of that slot will redirect the command."""
+        """The slot of a command's keys. A random slot if the command has no keys, or if redis-py has to ask a node
+        which arguments are keys and gets no answer; then the node of the random slot redirects the command."""
         client: Any = self.client
         try:
             slot = client.determine_slot(*arguments)

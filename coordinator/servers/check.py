@@ -102,8 +102,8 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
 
 
 def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
-    """Check whether the worker processes of local agents may open enough files; no line without local agents. limit: of
-    open files for a process, None for no limit."""
+    """Check whether the worker processes of local agents may open enough files; no line without local agents. limit:
+    how many files a process may have open, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
     # The first process of an agent has at least as many pools as each of the others.
     first_processes = [
@@ -312,7 +312,7 @@ def _check_tls(nodes: Nodes) -> CheckLine:
 
 
 def _check_memory(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
-    """Check the node with the least free memory. Primaries share the keys; each replica has those of its primary."""
+    """Check the node with the least free memory. Primaries share the keys; each replica has its primary's keys."""
     shards = max(1, sum(node.node.role == PRIMARY for node in nodes))
     lines = [_check_memory_of(plan, node, shards) for node in nodes]
     tightest = min(range(len(nodes)), key=lambda number: (lines[number].ok, _free_memory(nodes[number])))

@@ -95,8 +95,8 @@ class CleanUpThread:
 def delete_plan_keys(plan: Plan, progress: DeletionProgress, keys_before: int | None = None) -> None:
     """Delete every key that the plan may have written. Raises TargetError.
 
-    keys_before: how many keys the database had when an earlier coordinator of this run began to delete. The difference
-    to the number of keys now counts as deleted earlier (expired keys are among them).
+    keys_before: how many keys the database had when an earlier coordinator of this run began to delete. Keys that are
+    gone since then count as deleted earlier, even if they expired.
     """
     with open_primaries(plan.target) as primaries:
         if keys_before is not None:
@@ -125,7 +125,7 @@ def _find_keys(server: CommandClient, has_getkeys: bool, arguments: tuple[bytes,
 
 
 def _is_write(server: CommandClient) -> IsWrite:
-    """Return a function for whether a command may change data: True for every command if the server does not say."""
+    """Return a function that returns whether a command may change data; always True if the server lists no commands."""
     listed = write_commands(server)
     return lambda name: listed is None or name.lower() in listed
 
@@ -134,7 +134,7 @@ def delete_matching(
     servers: Iterable[PipelineClient], patterns: Sequence[KeyPattern], progress: DeletionProgress, *, one_by_one: bool
 ) -> None:
     """Delete every key that matches a pattern on every server. Returns early when `progress.stopped` is set; raises the
-    errors of the clients. one_by_one: send a command for each key, because a cluster allows one slot a command."""
+    errors of the clients. one_by_one: send a command for each key, because a cluster refuses keys of several slots."""
     for server in servers:
         for glob in dict.fromkeys(pattern.glob for pattern in patterns):
             same_glob = [pattern for pattern in patterns if pattern.glob == glob]

@@ -1,11 +1,10 @@
 """The server's own counts of calls (INFO commandstats), read before and after a run for the ledger.
 
-Which servers are read: those that clients send the plan's commands to. In a cluster these are all nodes. Behind
-Sentinels this is only the primary, because clients are never sent to its replicas.
+Counts come from the servers to which clients send the plan's commands. In a cluster these are all nodes. Behind
+Sentinels this is only the primary, because clients never connect to its replicas.
 
-A replica also counts the commands that it repeats after its primary, although no client sent them. So on a replica a
-command that replication repeats counts only where the replica rejected it (a redirection is a rejection). All other
-commands, such as reads, count in full.
+A replica also counts replicated commands, which no client sent to it. So on a replica, only rejected calls count for a
+command that primaries replicate; a redirection is a rejection. For all other commands, such as reads, all calls count.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None
         # These queries are calls too, so they come before the counters are read.
         replicated = frozenset[str]() if node.role == PRIMARY else _replicated(client)
         keys = key_count(client)
-        # One section a time: servers before Redis 7 know only one in a call.
+        # One section in each call, because servers before Redis 7 do not accept several.
         server, clients, stats = (
             dictionary(client.execute_command("INFO", section)) for section in ("server", "clients", "commandstats")
         )
@@ -79,8 +78,8 @@ def _count(row: dict[str, Any], field: str) -> int:
 
 
 def _replicated(client: CommandClient) -> frozenset[str]:
-    """Return the lower-case names of the commands that a replica repeats after its primary. If the server does not list
-    its write commands, our own table does."""
+    """Return the lower-case names of the commands that a primary replicates. Write commands come from our own table if
+    the server does not list them."""
     writing = write_commands(client)
     if writing is None:
         writing = frozenset(name.lower() for name, row in COMMANDS.items() if row.writes)

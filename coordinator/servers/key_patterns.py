@@ -96,7 +96,7 @@ def issued_commands(plan: Plan) -> Iterator[IssuedCommand]:
 
 
 def key_patterns(plan: Plan, find_keys: FindKeys, is_write: IsWrite) -> KeyPatterns:
-    """Return each pattern once, in the order of the plan's commands. Raises ValueError as `find_command` does."""
+    """Return each pattern once, in the order of the plan's commands. Raises ValueError like `find_command`."""
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
     digests = script_digests(plan.workload)
     patterns: dict[KeyPattern, None] = {}

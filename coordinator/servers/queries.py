@@ -122,7 +122,7 @@ def max_clients(client: CommandClient) -> int | None:
 def write_commands(client: CommandClient) -> frozenset[str] | None:
     """Return the lower-case names of all commands that may change data; None if the server does not list them.
 
-    A subcommand adds two names: its own, "xgroup|create", and that of its command, "xgroup".
+    A subcommand adds two names: its own, "xgroup|create", and its command's, "xgroup".
     """
     listed = query(client, "COMMAND LIST", "FILTERBY", "ACLCAT", "write")
     if listed is None:

@@ -73,7 +73,7 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
     assert "TCP keepalive [default: on]" in " ".join(out.split())
     assert "to try again on [default: ConnectionError,TimeoutError]" in " ".join(out.split())
     assert "can take away [default: 0]" in " ".join(out.split())
-    assert "Pools (given here, they hold for every pool group of the plan):" in out
+    assert "Pools (each flag applies to every pool group of the plan):" in out
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("plan",), "plan: $.target.url: expected a target, got none; say --url"),
+        (("plan",), "plan: $.target.url: expected a target, got none; use --url"),
         (("plan", "--url", "redis://h"), "plan: $.load: expected a duration or requests, got neither"),
         (("plan", *ENOUGH, "--requests", "5"), "--requests: expected either a duration or requests"),
         (("plan", "--url", "redis://h", "--requests", "0"), "--requests: expected at least 1 request, got 0"),

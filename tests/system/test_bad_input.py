@@ -82,7 +82,7 @@ def test_a_target_that_cannot_be_used_is_told_what_it_did_and_no_agent_is_starte
         closing_server.url: "(ended|reset) the connection",
         http_server.url: "does not speak RESP",
         smtp_server.url: "does not speak RESP",
-        locked: "wants a password: name it by target.password_env",
+        locked: "requires a password: set target.password_env",
         wrong: "refused our user name and password",
         "redis://no-such-host.invalid:6379": "host name that cannot be resolved",
     }

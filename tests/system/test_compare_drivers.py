@@ -105,7 +105,7 @@ def test_what_cannot_be_compared_is_one_line_and_starts_nothing(fleet: Fleet) ->
         (("--profile", "async_mixed"), 2, "--compare-drivers: expected pools without a driver of their own"),
         (("--profile", "pubsub_heavy", "--max-connections", "9"), 3, "expected no SUBSCRIBE with the wire driver"),
         (("--retry-on", "BusyLoadingError"), 3, "with the wire driver"),
-        (("--flush-before",), 2, "say --yes-flush too"),
+        (("--flush-before",), 2, "use --yes-flush too"),
         ((), 4, "nothing listens there"),
     )
     start = ("coordinator", "start", *COMPARE, *nowhere)

@@ -131,7 +131,7 @@ def test_a_flush_has_to_be_said_twice(fleet: Fleet, valkey: Server) -> None:
     finished = fleet.commands.coordinator(*start, STAMPEDE_YES_FLUSH="1")
     assert (finished.returncode, client.exists("precious")) == (2, 1)
     [line] = finished.stderr.splitlines()
-    assert "say --yes-flush too" in line
+    assert "use --yes-flush too" in line
     assert not fleet.runs
     plan.write_text("workload: {yes_flush: true}\nload: {requests: 10}\n")
     assert fleet.commands.coordinator(*start).returncode == 3

@@ -1,7 +1,7 @@
-"""Which client instance a pool lends next, and to whom: the core of the pools for threads and for tasks. No waiting.
+"""Which client instance a pool lends next, and to whom: the core of the pools for threads and for tasks. Never blocks.
 
-The instance last returned is the first lent, so that as few as possible are in use. Workers that find no free instance
-form a line. A returned instance goes straight to the first of them, so nobody who comes later can overtake it.
+The instance last returned is lent first, so that few instances are in use. Workers that find no free instance form a
+queue. A returned instance goes to the first worker in the queue, so no later worker can overtake.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class CheckoutTimeout(Exception):
 
 
 def run_over() -> CutShort:
-    """The error of workers in line when the pool is aborted."""
+    """The error of workers that wait when the pool is aborted, or that would wait afterwards."""
     return CutShort("the run is over")
 
 
 class Waiter(Protocol[I_contra]):
-    """A worker in line."""
+    """A worker that waits in the queue."""
 
     def serve(self, instance: I_contra | None, /) -> None:
-        """Wake it, with an instance; None if the pool was aborted."""
+        """Wake the worker with an instance; None if the pool was aborted."""
 
 
 class InstanceQueue(Generic[I]):
-    """The free instances of a pool and the workers in line. Not thread-safe."""
+    """The free instances of a pool, and the queue of waiting workers. Not thread-safe."""
 
     def __init__(self, instances: Iterable[I]) -> None:
         self.instances = tuple(instances)
@@ -53,13 +53,13 @@ class InstanceQueue(Generic[I]):
             self._free.append(instance)
 
     def abort(self) -> None:
-        """Wake all workers in line, and let nobody wait from now on. Idempotent."""
+        """Wake all waiting workers. Later calls of `_enqueue` raise CutShort. Idempotent."""
         self._is_aborted = True
         while self._waiters:
             self._waiters.popleft().serve(None)
 
     def _enqueue(self, waiter: Waiter[I]) -> None:
-        """Put a worker in line. Raises CutShort after `abort`."""
+        """Add a worker to the queue. Raises CutShort after `abort`."""
         if self._is_aborted:
             raise run_over()
         self._waiters.append(waiter)

@@ -26,8 +26,8 @@ class Prewarmable(Protocol):
     """A client instance of any driver."""
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """Begin to open every connection that its TCP pools can have, with these threads if it needs any. Each
-        connection is taken from its pool until the function is called that its future returns."""
+        """Begin to open every connection that the instance's TCP pools can have. executor: threads for connects that
+        block. Each future returns a function; until it is called, the connection stays taken from its pool."""
 
 
 def prewarm(
@@ -69,7 +69,7 @@ def prewarm(
 
 
 def open_one(pool: Any) -> Release:
-    """Open a connection of a TCP pool, and take it from the pool until the result is called."""
+    """Open a connection of a TCP pool, and take it from the pool. Call the result to return it."""
     return partial(pool.release, pool.get_connection())
 
 

@@ -38,13 +38,13 @@ class AsyncClientInstance:
         self.execute: Callable[..., Awaitable[Any]] = self.client.execute_command
 
     async def open(self) -> None:
-        """Prepare the client for its first call. Raises TargetError if that calls the target."""
+        """Prepare the client for its first call. A cluster's client calls the target, and may raise TargetError."""
         await open_async_client(self.client, self._target)
 
     def open_all(self, semaphore: asyncio.Semaphore) -> list[Coroutine[Any, Any, AsyncRelease]]:
-        """Coroutines that each open one of the connections that its TCP pools can have. Each connection is taken from
-        its pool until the coroutine function is called that the coroutine returns. semaphore: limits how many open at
-        once."""
+        """Coroutines, one for each connection that the instance's TCP pools can have, that open this connection. Each
+        returns a coroutine function; until it is called, the connection stays taken from its pool. semaphore: limits
+        how many open at once."""
         pools = async_tcp_pools(self.client)
         return [open_one_async(pool, semaphore) for pool in pools for _ in range(self._max_connections)]
 
@@ -54,7 +54,7 @@ class AsyncClientInstance:
 
 
 class _TaskWaiter:
-    """A task in line."""
+    """A waiting task."""
 
     __slots__ = ("future", "serve")
 
@@ -64,7 +64,7 @@ class _TaskWaiter:
 
 
 class AsyncClientInstancePool(InstanceQueue[AsyncClientInstance]):
-    """Lends client instances to tasks. `give_back` and `abort` are those of `InstanceQueue`."""
+    """Lends client instances to tasks. `give_back` and `abort` are inherited from `InstanceQueue`."""
 
     def __init__(
         self, instances: Iterable[AsyncClientInstance], checkout_timeout_s: float, now: MonotonicNs = monotonic_ns
@@ -104,13 +104,13 @@ class AsyncClientInstancePool(InstanceQueue[AsyncClientInstance]):
         return served, self._now() - began_ns
 
     def _give_up(self, waiter: _TaskWaiter) -> None:
-        # A waiter that is served in the same turn of the loop keeps its instance, and is no longer in line.
+        # A waiter that is served in the same turn of the loop keeps its instance, and has left the queue.
         if not waiter.future.done():
             self._waiters.remove(waiter)
             waiter.future.set_exception(TimeoutError())
 
     def _withdraw(self, waiter: _TaskWaiter) -> None:
-        """The task in line was cancelled. It may have been served in the same turn of the loop."""
+        """Remove a waiting task that was cancelled. It may have been served in the same turn of the loop."""
         future = waiter.future
         if waiter in self._waiters:
             self._waiters.remove(waiter)
@@ -118,7 +118,7 @@ class AsyncClientInstancePool(InstanceQueue[AsyncClientInstance]):
             self.give_back(instance)
 
     async def close(self) -> None:
-        """Close all instances. Idempotent; when no task uses them any more."""
+        """Close all instances. Idempotent. Call it when no task uses an instance any more."""
         self.abort()
         for instance in self.instances:
             await instance.close()

@@ -19,7 +19,7 @@ from common.redis_client import Client, build_client, connects_when_built, tcp_p
 
 class ClientInstance:
     """One client of redis-py with its own TCP pools, retry policy and event counters. One thread uses it at a time.
-    `client` and `execute` exist from the beginning; for a cluster, `open` makes them."""
+    `client` and `execute` exist at once, except for a cluster: then `open` makes them."""
 
     client: Client
     execute: Callable[..., Any]
@@ -34,7 +34,7 @@ class ClientInstance:
             self.open()
 
     def open(self) -> None:
-        """Make the client, unless it exists. Raises TargetError if that calls the target."""
+        """Make the client, unless it exists. A cluster's client calls the target, and may raise TargetError."""
         if not self._is_built:
             self.client = self._build()
             # Bound once: it is called for every operation.
@@ -53,7 +53,7 @@ class ClientInstance:
 
 
 class _ThreadWaiter:
-    """A thread in line. `ready` is locked until it is served; `instance` stays None if the pool is aborted."""
+    """A waiting thread. `ready` is locked until `serve` is called. `instance` stays None if the pool is aborted."""
 
     __slots__ = ("instance", "is_served", "ready")
 
@@ -70,8 +70,8 @@ class _ThreadWaiter:
 
 
 class ClientInstancePool(InstanceQueue[ClientInstance]):
-    """Lends client instances to threads. `checkout` and `give_back` run for every operation: so they repeat what
-    `InstanceQueue` does between acquiring and releasing the lock, without a call."""
+    """Lends client instances to threads. `checkout` and `give_back` run for every operation, so they repeat the code of
+    `InstanceQueue` instead of calling it."""
 
     def __init__(
         self, instances: Iterable[ClientInstance], checkout_timeout_s: float, now: MonotonicNs = monotonic_ns
@@ -87,7 +87,7 @@ class ClientInstancePool(InstanceQueue[ClientInstance]):
 
         Raises CheckoutTimeout if none came free in time, CutShort if the pool was aborted.
         """
-        # Not `with`, here and in `give_back`: it costs twice as much, and nothing in between can raise.
+        # Without `with`, here and in `give_back`: `with` takes twice as long, and no statement in between can raise.
         self._acquire()
         if self._free:
             instance = self._free.pop()
@@ -115,7 +115,7 @@ class ClientInstancePool(InstanceQueue[ClientInstance]):
         waiter.ready.acquire(timeout=self._timeout_s)
         waited_ns = self._now() - began_ns
         with self._lock:
-            # It may have been served after the timeout, but before we took the lock: then the instance is ours.
+            # The waiter may have got an instance after the timeout, but before we took the lock. Use this instance.
             if not waiter.is_served:
                 self._waiters.remove(waiter)
                 raise CheckoutTimeout(waited_ns)
@@ -124,12 +124,12 @@ class ClientInstancePool(InstanceQueue[ClientInstance]):
         return waiter.instance, waited_ns
 
     def abort(self) -> None:
-        """Wake all threads in line, and let nobody wait from now on. Idempotent."""
+        """Wake all waiting threads, and raise CutShort for every later wait. Idempotent."""
         with self._lock:
             super().abort()
 
     def close(self) -> None:
-        """Close all instances. Idempotent; when no thread uses them any more."""
+        """Close all instances. Idempotent. Call it when no thread uses an instance any more."""
         self.abort()
         for instance in self.instances:
             instance.close()

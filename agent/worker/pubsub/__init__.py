@@ -1,1 +1,1 @@
-"""Subscriptions of workers, and what became of the messages that were published."""
+"""Pub/sub in a worker process: headers of published messages, and subscriptions that receive messages."""

@@ -26,8 +26,8 @@ _CLOSE_NS = 1 * NS_PER_S
 
 
 class _WorkerPool:
-    """In place of the pool of one worker, and of each instance that the pool lends. The twins' `execute` runs for every
-    operation, so it is written twice."""
+    """Takes the place of one worker's pool, and of each instance that the pool lends. `execute` runs for every
+    operation, so each twin has its own."""
 
     def __init__(self, pool: Any, subscriber: Any, writer: HeaderWriter, record: DeliveryRecord) -> None:
         self._pool = pool
@@ -37,7 +37,7 @@ class _WorkerPool:
         self._lent: Any
 
     def give_back(self, _: object) -> None:
-        """As the pool's `give_back`."""
+        """See the pool's `give_back`."""
         self._pool.give_back(self._lent)
 
 
@@ -50,8 +50,8 @@ class PubSubPool(_WorkerPool):
         return self, wait_ns
 
     def execute(self, *arguments: Any) -> Any:
-        """As an instance's `execute`. The header of a message has the time at which its PUBLISH begins. The reply says
-        how many deliveries to expect."""
+        """See an instance's `execute`. The header of a message has the time at which its PUBLISH begins. The reply is
+        the number of deliveries to expect."""
         last = arguments[-1]
         if type(last) is MessageBody:
             sent_ns = monotonic_ns()
@@ -131,8 +131,8 @@ class Subscribers:
         return pool_class(pool, subscriber, HeaderWriter(self._run_id, self._boot_id, number), record)
 
     def finish(self, now_ns: int) -> int:
-        """All workers have ended: read the messages under way. Returns the deadline (monotonic ns), the same on each
-        call."""
+        """Begin to read the last messages. Call it when all workers have ended. Returns the deadline (monotonic ns),
+        the same on each call."""
         if self._finish_by_ns is None:
             self._finish_by_ns = now_ns + self._plan.workload.pubsub.grace_s.ns
             for subscriber in self._all:

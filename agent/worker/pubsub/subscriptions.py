@@ -1,4 +1,4 @@
-"""The channels of one worker, the connections that have them, and what arrives on these. The same for both drivers.
+"""The channels of one worker: which connection has each channel, and what a reply means. The same for both drivers.
 
 No I/O: the owner of the connections (`thread_subscriber` or `task_subscriber`) reports replies and errors.
 """
@@ -17,14 +17,14 @@ from common.redis_client import TARGET_ERRORS, failure_of
 from common.redis_client.pubsub import MESSAGE, Channel, Received
 
 AT_MOST = 256
-"""Replies read in a row from one connection, before other connections and requests have their turn."""
+"""Replies to read from one connection before other connections and requests get a turn."""
 
 _MAX_REDIRECTS = 5
 """How often a cluster may redirect one subscription."""
 
 
 class SubscribeRequest:
-    """A worker waits for the confirmation of one channel. After `wake`, `reply` or `error` is set."""
+    """A worker's request to subscribe to one channel. `reply` or `error` is set before `wake` is called."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -33,7 +33,7 @@ class SubscribeRequest:
         self.error: Exception | None = None
 
     def end(self, error: Exception | None = None) -> None:
-        """The request is over. error: None if it was confirmed."""
+        """End the request, and wake the worker. error: None if the server confirmed the subscription."""
         self.error = error
         self.wake()
 
@@ -54,16 +54,16 @@ class ChannelConnection(Protocol):
 
     @property
     def number(self) -> int:
-        """Among the connections of its client."""
+        """The connection's number among the connections of its client."""
 
     def subscribe(self, channel: Channel) -> None:
-        """Ask for a channel. Its confirmation is among the replies."""
+        """Send a subscription to a channel. The confirmation arrives as a reply."""
 
     def unsubscribe(self, channel: Channel) -> None:
-        """Give up a channel."""
+        """Unsubscribe from a channel."""
 
     def forget(self, channel: Channel) -> None:
-        """Do not ask for this channel again after a reconnect."""
+        """Do not subscribe to this channel again after a reconnect."""
 
 
 C = TypeVar("C", bound=ChannelConnection)
@@ -77,11 +77,11 @@ class ChannelConnections(Protocol[C_co]):
         """The connection that a channel belongs to. Raises redis-py's error for a slot without a node."""
 
     def __iter__(self) -> Iterator[C_co]:
-        """All of them."""
+        """All connections so far."""
 
 
 class Subscriptions(Generic[C]):
-    """The channels of one worker, `most` at a time. For one thread or one event loop."""
+    """The channels of one worker, at most `most` at a time. Use it in one thread or one event loop only."""
 
     def __init__(
         self, most: int, connections: ChannelConnections[C], reader: HeaderReader, record: DeliveryRecord
@@ -95,7 +95,7 @@ class Subscriptions(Generic[C]):
         self._pending: SubscribeRequest | None = None
 
     def begin(self, request: SubscribeRequest) -> None:
-        """Ask for a channel. The worker no longer waits for its request before."""
+        """Subscribe to a channel. Replaces the pending request, because the worker no longer waits for it."""
         self._pending = request
         self._try()
 
@@ -119,11 +119,11 @@ class Subscriptions(Generic[C]):
         connection.subscribe(channel)
 
     def _unsubscribe(self, connection: C, channel: Channel) -> None:
-        with suppress(*TARGET_ERRORS):  # a reconnect does not bring it back
+        with suppress(*TARGET_ERRORS):  # the connection is lost, and reopens without this channel
             connection.unsubscribe(channel)
 
     def refused(self, channel: Channel, error: Exception) -> None:
-        """A channel could not be asked for."""
+        """A subscription could not be sent, or the server refused it."""
         if (connection := self._subscribed.pop(channel, None)) is not None:
             connection.forget(channel)
         if self._pending is not None and self._pending.channel == channel:
@@ -135,16 +135,16 @@ class Subscriptions(Generic[C]):
         if kind is MESSAGE:
             self._deliveries.arrived(connection.number, value, monotonic_ns())
         elif kind == "sunsubscribe" and self._subscribed.get(channel) is connection:
-            # We did not ask for it: the slot has moved.
+            # The server unsubscribed us, because the slot has moved.
             self._move(channel, connection)
         elif self._pending is not None and self._pending.channel == channel and kind == channel[0].lower():
             self._pending.reply = [kind.encode(), channel[1], value]
             self.end_pending(None)
 
     def failed(self, connection: C, error: Exception, is_redirected: bool) -> None:
-        """Reading from a connection failed. is_redirected: the error named the channel's node, which `of` now knows."""
-        # Only a command that we sent is answered with an error, and at most one is under way. After any other error the
-        # connection is reopened with all its channels.
+        """Reading from a connection failed. is_redirected: the error is a redirection that `of` already follows."""
+        # An error reply is the answer to our only command under way. After any other error, the connection is reopened
+        # and subscribes to all its channels again.
         if self._pending is not None and self._subscribed.get(self._pending.channel) in (connection, None):
             if failure_of(error).replied and is_redirected and self._pending.redirects_left:
                 self._pending.redirects_left -= 1
@@ -157,7 +157,7 @@ class Subscriptions(Generic[C]):
             else:
                 self.end_pending(error)
         for channel in [channel for channel, its in self._subscribed.items() if its is connection]:
-            with suppress(*TARGET_ERRORS):  # no node has its slot now
+            with suppress(*TARGET_ERRORS):  # no node serves the channel's slot now
                 if self._connections.of(channel) is not connection:
                     self._move(channel, connection)
 
@@ -165,7 +165,7 @@ class Subscriptions(Generic[C]):
         """Move a channel from this connection, which lost it, to the connection that it belongs to now."""
         del self._subscribed[channel]
         connection.forget(channel)
-        with suppress(*TARGET_ERRORS):  # then the worker has to ask for it again
+        with suppress(*TARGET_ERRORS):  # the channel is lost until the worker subscribes to it again
             new = self._connections.of(channel)
             if new is not connection:
                 self._subscribed[channel] = new

@@ -1,7 +1,7 @@
 """A worker task's subscriptions, and the tasks that read them: one for each connection.
 
-Everything runs on the event loop of the worker's pool; other threads only call `finish`, `cut` and `close`. The order
-of shutdown is that of `agent.worker.pubsub.thread_subscriber`, except that a cut cancels the tasks.
+Everything runs on the event loop of the worker's pool; other threads only call `finish`, `cut` and `close`. See
+`agent.worker.pubsub.thread_subscriber` for the order of shutdown; here `cut` cancels the tasks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _TaskRequest(SubscribeRequest):
 
 
 class AsyncSubscriber:
-    """The subscriptions of one worker task, `most` at a time. Its own tasks start with the first one.
+    """The subscriptions of one worker task, at most `most` at a time. Its own tasks start with the first subscription.
 
     timeout_s: how long the worker waits for a confirmation; None: without a limit. crash: called with an unexpected
     error that ended a task.
@@ -79,11 +79,11 @@ class AsyncSubscriber:
         return request.result()
 
     def finish(self) -> None:
-        """Read what is left, and end all tasks. Idempotent; from any thread, when nobody subscribes any more."""
+        """Read what is left, and end all tasks. Idempotent. Call it from any thread, once nobody subscribes anymore."""
         self._call(self._finish)
 
     def cut(self) -> None:
-        """End all tasks now. Idempotent; from any thread."""
+        """End all tasks now. Idempotent. Call it from any thread."""
         self._is_over = True
         self._call(self._cut)
 
@@ -143,7 +143,7 @@ class AsyncSubscriber:
         self._subscriptions.received(connection, received)
 
     def refused(self, _: AsyncSubscribedConnection, channel: Channel, error: Exception) -> None:
-        """A channel could not be asked for."""
+        """A subscription could not be sent, or the server refused it."""
         self._subscriptions.refused(channel, error)
 
     async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:

@@ -42,7 +42,7 @@ class _ThreadRequest(SubscribeRequest):
 
 
 class Subscriber:
-    """The subscriptions of one worker, `most` at a time. Its thread starts with the first one.
+    """The subscriptions of one worker, at most `most` at a time. Its thread starts with the first subscription.
 
     timeout_s: how long the worker waits for a confirmation; None: without a limit. crash: called with an unexpected
     error that ended the thread.
@@ -93,7 +93,7 @@ class Subscriber:
         return request.result()
 
     def finish(self) -> None:
-        """Make the thread read what is left, and end. Idempotent; when nobody subscribes any more."""
+        """Make the thread read what is left, and end. Idempotent. Call it when nobody subscribes any more."""
         self._is_closing = True
         self._wake()
 
@@ -107,7 +107,7 @@ class Subscriber:
         return self._thread.is_alive()
 
     def close(self, within_s: float = 1.0) -> None:
-        """Wait up to `within_s` for the thread, and close its wake-up sockets. Idempotent; call `finish` before if the
+        """Wait up to `within_s` for the thread, and close its wake-up sockets. Idempotent. Call `finish` first if the
         thread was started."""
         with self._lock:
             self._is_over = True

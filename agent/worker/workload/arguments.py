@@ -1,9 +1,9 @@
-"""Where the arguments of a command come from: a source for each argument, which makes those of many operations at once.
+"""Makes the arguments of commands: one source for each argument, for many operations at once.
 
-A source returns its arguments as an iterator, which makes them lazily, and their lengths as an array. *Deferred*
-arguments are known only when their operation is about to be issued (the cursor of a SCAN); they have no length yet.
+A source returns a lazy iterator of its arguments, and an array of their lengths. A *deferred* argument, such as the
+cursor of a SCAN, is made just before its operation is issued, so its length is not known earlier.
 
-One class for each kind of argument; `encoding.request_packer` packs the same sources as RESP.
+Each kind of argument has its own class. `encoding.request_packer` packs arguments of the same sources as RESP.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ DeferredArgument: TypeAlias = Callable[[], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ArgumentContext:
-    """What the arguments of one command are made from, in one worker.
+    """What a worker makes the arguments of one command from.
 
     ttl_s: the lowest and the highest time to live. thread: the worker's number among the `threads` of the fleet.
-    scripts: digests by name. choose_key: given each first key that is drawn, returns the key to use.
+    scripts: digests by name. choose_key: maps the drawn first key of each operation to the key to use: a scan keeps its
+    key until its end.
     """
 
     keyspace: Keyspace
@@ -47,16 +48,16 @@ class ArgumentContext:
     choose_key: Callable[[bytes], bytes] | None = None
 
     def new_key_numbers(self, made: Ints) -> Ints:
-        """Numbers of new keys, which no other worker makes. made: how many this worker made before each."""
+        """Numbers of new keys; no other worker makes the same. made: how many keys this worker made before each one."""
         return self.keyspace.maximum + 1 + made * self.threads + self.thread
 
 
 @dataclass(frozen=True, slots=True)
 class CommandNumbers:
-    """The numbers that `count` operations of one command are made from.
+    """Drawn and counted numbers for `count` operations of one command.
 
-    keys: shape (count, keys of the command). rand_ints: shape (count, `__rand_int__`s of the command). new_keys: how
-    many new keys the worker made before each operation; sequence: how many `__seq__` it used; shape (count,).
+    keys: shape (count, keys of the command). rand_ints: shape (count, `__rand_int__`s of the command). new_keys,
+    sequence: how many new keys and `__seq__` numbers the worker used before each operation; shape (count,).
     """
 
     generator: np.random.Generator
@@ -69,7 +70,7 @@ class CommandNumbers:
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderCounts:
-    """How many of each numbered placeholder a template has."""
+    """How often a template has each placeholder that `CommandNumbers` has numbers for."""
 
     keys: int
     rand_ints: int
@@ -84,7 +85,8 @@ class PlaceholderCounts:
 
 
 Generated: TypeAlias = tuple[Iterator[bytes], Ints | int]
-"""(one argument for each operation, their lengths: shape (count,), or one for all; 0 for what is deferred)."""
+"""(one argument for each operation, their lengths in bytes). The lengths have shape (count,), or are one number if all
+are equal; a deferred argument has length 0."""
 
 
 class ArgumentSource(Protocol):
@@ -107,7 +109,7 @@ class LiteralSource:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """`__key__`. index: among the command's keys."""
+    """`__key__`. index: its position among the command's keys."""
 
     context: ArgumentContext
     index: int
@@ -126,7 +128,7 @@ class KeySource:
 
 @dataclass(frozen=True, slots=True)
 class NewKeySource:
-    """`__new_key__`. index: among the command's new keys."""
+    """`__new_key__`. index: its position among the command's new keys."""
 
     context: ArgumentContext
     index: int
@@ -142,7 +144,7 @@ class NewKeySource:
 
 
 class _SharedDraw(Generic[T]):
-    """The draw of a named placeholder: its first place draws, and its other places get the same values."""
+    """The values of a placeholder with a name: its first occurrence draws them, and the others use them again."""
 
     __slots__ = ("_drawn", "_numbers")
 
@@ -158,8 +160,8 @@ class _SharedDraw(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ValueSource:
-    """`__data__` and `__text__`. key: the source of the value's key, for values that are verified. is_text: of
-    `__text__`, which is text even if the plan's values are of another kind."""
+    """`__data__` and `__text__`. key: the source of the key that the value is written to, for verified values. is_text:
+    True for `__text__`, which is text even if the plan's values are of another kind."""
 
     values: ValueGenerator
     key: ArgumentSource | None
@@ -178,7 +180,7 @@ class ValueSource:
 
     @property
     def around_bytes(self) -> int:
-        """The size of both together."""
+        """The size of `around` in bytes, before and after together."""
         return sum(map(len, self.around))
 
     def slices(self, numbers: CommandNumbers) -> tuple[Ints, Ints]:
@@ -204,7 +206,7 @@ class ValueSource:
 
 @dataclass(frozen=True, slots=True)
 class _MessageSource:
-    """`__message__`. Not deferred: the header is written into the body when it is published."""
+    """`__message__`. It is not deferred, because its length is known: publishing only replaces bytes by a header."""
 
     values: ValueGenerator
 
@@ -232,7 +234,7 @@ class IntegerSource:
 
 @dataclass(frozen=True, slots=True)
 class RandIntSource:
-    """`__rand_int__`. index: among those of the command."""
+    """`__rand_int__`. index: its position among the command's `__rand_int__`s."""
 
     index: int
     least_digits: ClassVar[int] = 12
@@ -249,7 +251,7 @@ class RandIntSource:
 
 @dataclass(frozen=True, slots=True)
 class SequenceSource:
-    """`__seq__`. index: among those of the command."""
+    """`__seq__`. index: its position among the command's `__seq__`s."""
 
     index: int
 
@@ -288,12 +290,12 @@ def _decimals(numbers: Ints) -> Generated:
 
 
 def argument_sources(template: Template, context: ArgumentContext) -> list[ArgumentSource]:
-    """The sources of a template's arguments after its name. A value belongs to the last key before it."""
+    """The sources of a template's arguments, without the command's name. A value belongs to the last key before it."""
     return list(template.convert(_SourceFactory(context).source, JoinedSource)[1:])
 
 
 class _SourceFactory:
-    """Makes the sources of one template's pieces, in order: the n-th key is the n-th placeholder of its kind."""
+    """Makes the sources of one template. Call `source` for its pieces in order, because it counts the placeholders."""
 
     def __init__(self, context: ArgumentContext) -> None:
         self._context = context
@@ -344,7 +346,7 @@ class CommandBuilder:
 
     def __init__(self, template: Template, context: ArgumentContext) -> None:
         self.counts = PlaceholderCounts.of(template)
-        # The name as text: redis-py looks up its response callbacks by it.
+        # The name is text, because redis-py finds the command's response callback by text.
         self._sources: list[str | bytes | ArgumentSource] = [template.name]
         for source in argument_sources(template, context):
             self._sources.append(source.text if isinstance(source, LiteralSource) else source)
@@ -352,8 +354,8 @@ class CommandBuilder:
         self._fixed_bytes = array_header_bytes(len(self._sources)) + int(bulk_bytes(np.array(literals)).sum())
 
     def build(self, numbers: CommandNumbers) -> tuple[Iterator[Arguments], Ints]:
-        """(the arguments of `numbers.count` operations, made lazily; the sizes of their requests in bytes, shape
-        (count,), without deferred arguments)."""
+        """(arguments, sizes) of `numbers.count` operations. arguments: made lazily. sizes: bytes of each request
+        without its deferred arguments; shape (count,)."""
         columns: list[Iterator[str | bytes]] = []
         sizes = np.full(numbers.count, self._fixed_bytes)
         for source in self._sources:

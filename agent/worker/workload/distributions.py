@@ -71,7 +71,7 @@ class Gaussian:
         return self._minimum + np.clip(np.rint(found).astype(np.int64), 0, self._last)
 
     def _some(self, generator: np.random.Generator, count: int) -> Floats:
-        """At most `count` numbers of the range: those of `count` tries that hit it."""
+        """Up to `count` numbers: draws `count` times, and keeps the numbers within the range."""
         if self._deviation < self._high - self._low:
             tries = generator.normal(self._median, self._deviation, count)
             return tries[(self._low <= tries) & (tries < self._high)]

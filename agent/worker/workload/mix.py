@@ -16,8 +16,8 @@ from common.plan.schema import Keys, When, Workload
 from common.plan.value_sizes import largest_value, mean_value_bytes
 
 _MADE_AHEAD = 64
-"""Operations whose arguments are made together. One by one, each would find the processor's cache full of redis-py's
-data; many more, and other threads would notice the pause."""
+"""How many operations a worker makes together. A smaller number is slower, because redis-py's data replaces ours in the
+processor's cache between them. A larger number delays other threads."""
 _MADE_AHEAD_BYTES = 1 << 20
 
 _DEFERRED = (Placeholder.CURSOR, Placeholder.IDS)

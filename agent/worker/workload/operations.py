@@ -109,7 +109,7 @@ class _OperationStream:
             sizes[commands == number] = request_sizes
         each = [arguments for arguments, _, _ in built]
         chosen = commands.tolist()
-        # From here on only iterators written in C, at a fraction of a loop's cost, unless replies are verified.
+        # Unless replies are verified, only iterators written in C run from here on, much faster than a Python loop.
         arguments = map(next, map(each.__getitem__, chosen))
         rows = self._rows[commands].tolist()
         verifiers = [command.verifier for command in self._commands]

@@ -109,7 +109,7 @@ def preload_operations(
     """The operations of one entry in one worker: each key of its part in order, `times` times in a row. They write what
     the mix would write: the same form of keys, values and times to live.
 
-    values: those of the workload, if they exist already, so that their buffer is made only once. The plan's rules allow
+    values: the workload's values, if they exist already, so that their buffer is made only once. The plan's rules allow
     one `__key__` in the entry's template, no `__new_key__` and nothing deferred. The row of each operation is 0.
     """
     template = find_command(entry.command, workload.expiry.maximum_s > 0)

@@ -73,7 +73,7 @@ def verifier_of(template: Template) -> Callable[[Arguments], OnReply] | None:
 
 
 def _verify_value(key: str | bytes, reply: Any) -> Failure | None:
-    """The reply must be a value of this key, or several of them, or nothing."""
+    """The reply must be one or several values of this key, or nothing."""
     values = reply if isinstance(reply, list | tuple) else (reply,)
     return None if all(is_intact(value, key) for value in values if isinstance(value, bytes)) else MISMATCH
 

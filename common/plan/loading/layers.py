@@ -1,8 +1,8 @@
-"""Merges what several sources say into one raw plan, and keeps which source said each value.
+"""Merges the settings of several sources into one raw plan, and records the source of each value.
 
-A layer maps key paths to values. A list of commands is one value; pool groups are separate paths, so that a flag can
-change one key of all groups. A value of a later layer replaces that of an earlier one, and so does a later choice
-between alternatives: `requests` on the command line replaces the file's `duration`, a profile the file's commands.
+A layer maps key paths to values. A list of commands is one value. Each pool group has paths of its own, so a flag can
+change one key of all groups. A value in a later layer replaces the value in an earlier layer. It also replaces its
+alternatives: `requests` on the command line replaces `duration` in the file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _ALTERNATIVES: tuple[frozenset[KeyPath], ...] = (
     frozenset({("load", "duration"), ("load", "requests"), ("load", "stages")}),
     *(frozenset(("workload", "values", key) for key in (end, "sizes", "sizes_file")) for end in ("minimum", "maximum")),
 )
-"""A layer that sets one key of a group unsets the others in the layers below."""
+"""Sets of keys that exclude each other. A layer that sets one key unsets the others of its set in the layers below."""
 
 _GROUP_PATH_LENGTH = len(("pools", EVERY))
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one source says. where: names the place of a path in it. pool_groups: how many the source lists; None for
-    flags and variables, which set keys of every group as `*`."""
+    """The values of one source. where: returns the place of a path in the source, for error messages. pool_groups: how
+    many pool groups the source lists; None for flags and variables, whose paths have `*` for all groups."""
 
     values: Mapping[KeyPath, Any]
     where: Where
@@ -41,8 +41,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class MergedLayers:
-    """The values of all layers. sources: for each value the layer that said it, as the naming of its places.
-    default_source: names the place of what no layer said."""
+    """The values of all layers. sources: for each value, the `where` of its layer. default_source: the `where` of paths
+    that no layer sets."""
 
     values: Mapping[KeyPath, Any]
     sources: Mapping[KeyPath, Where]
@@ -50,7 +50,7 @@ class MergedLayers:
     default_source: Where
 
     def where(self, path: KeyPath) -> str:
-        """The place that said what is at a path, or what contains it; for what nobody said, the path itself."""
+        """The place that set the value at a path, or the section around it; its place in the plan if nothing did."""
         for end in range(len(path), 0, -1):
             source = self.sources.get(path[:end])
             if source is not None:
@@ -71,7 +71,7 @@ class MergedLayers:
 
 
 def raw_plan_layer(raw: Mapping[str, Any], where: Where) -> Layer:
-    """A layer of a raw plan without faults."""
+    """The layer of a raw plan that has no faults."""
     groups = raw.get("pools", ())
     values = _by_path({key: value for key, value in raw.items() if key != "pools"}, ())
     for number, group in enumerate(groups):
@@ -80,7 +80,7 @@ def raw_plan_layer(raw: Mapping[str, Any], where: Where) -> Layer:
 
 
 def settings_layer(values: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) -> Layer:
-    """A layer of flags, or of variables; names: of the one that said each value."""
+    """A layer of flags, or of variables. names: the flag or the variable that set each value."""
 
     def where(path: KeyPath) -> str:
         return next((names[said] for said in _paths_around(path) if said in names), render(path))
@@ -105,7 +105,7 @@ def merge(layers: Sequence[Layer]) -> MergedLayers:
 
 
 def merge_below(upper: MergedLayers, lower: Layer) -> MergedLayers:
-    """The same with one more layer, a profile, below all others: it fills in what they do not say."""
+    """The layers with a profile's layer below all others: it sets only what they do not set."""
     overridden = _overridden(upper.values) - {COMMANDS}
     filled_in = {path: value for path, value in lower.values.items() if path not in overridden}
     above = _without_fallbacks(upper.values, filled_in)
@@ -119,7 +119,7 @@ def merge_below(upper: MergedLayers, lower: Layer) -> MergedLayers:
 
 
 def _without_fallbacks(values: Mapping[KeyPath, Any], below: Mapping[KeyPath, Any]) -> dict[KeyPath, Any]:
-    """The values without fallback lists that the layers below make unnecessary."""
+    """The values, without each fallback list that has a value in the layers below."""
     return {path: value for path, value in values.items() if not (isinstance(value, FallbackList) and below.get(path))}
 
 
@@ -145,14 +145,15 @@ def _for_each_group(values: Mapping[KeyPath, Any], groups: int) -> dict[KeyPath,
 
 
 def _overridden(values: Mapping[KeyPath, Any]) -> set[KeyPath]:
-    """Every path of the layers below that these values replace, themselves or as an alternative."""
+    """The paths that these values unset in the layers below: their alternatives, and the commands if they name a
+    profile."""
     given = {path for path, value in values.items() if value is not None}
     overridden: set[KeyPath] = set().union(*(group for group in _ALTERNATIVES if group & given))
     return overridden | {COMMANDS} if PROFILE in given else overridden
 
 
 def _paths_around(path: KeyPath) -> list[KeyPath]:
-    """The paths under which a layer of settings may name what is at `path`: the path, what contains it, and both with
-    `*` for the pool group."""
+    """The paths at which settings can set the value at `path`: the path and each section around it, first as they are
+    and then with `*` for the pool group."""
     every = ("pools", EVERY, *path[_GROUP_PATH_LENGTH:]) if path[:1] == ("pools",) else path
     return [candidate[:end] for candidate in (path, every) for end in range(len(candidate), 0, -1)]

@@ -47,7 +47,8 @@ def is_file(name: str) -> bool:
 def load(name: str, where: str = "") -> Profile:
     """A built-in profile, or a profile file.
 
-    Raises PlanError: for an unknown name, at the place `where` that said it; for a fault in a file, at the place in it.
+    Raises PlanError for an unknown name, with `where` (the place of the name in the plan); and for a fault in a file,
+    with its place in the file.
     """
     if is_file(name):
         data = read_small_file(Path(name), f"{where}: {name}" if where else name, "a profile that can be read")
@@ -63,7 +64,7 @@ def load(name: str, where: str = "") -> Profile:
 
 
 def parse(data: bytes, name: str) -> Profile:
-    """A profile from the bytes of a file. Raises PlanError that says where in the file."""
+    """A profile from the bytes of a file. Raises PlanError with the place in the file."""
     raw = parse_plan_text(data, name)
     own = {key: raw.get(key) for key in _OWN_KEYS} if isinstance(raw, dict) else {}
     workload = {key: value for key, value in raw.items() if key not in own} if isinstance(raw, dict) else raw

@@ -1,7 +1,7 @@
 """Finds the passwords of the target and of its Sentinels.
 
 A resolved plan has the passwords themselves, and its URL has no credentials. The names of variables and files stay in
-the plan: they are no secrets, and a plan that was stored without its passwords finds them again.
+the plan: they are no secrets, and a plan that was stored without its passwords can find the passwords by them again.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_pl
 
 
 def secret_variables(target: Target) -> list[str]:
-    """The environment variables that may hold a password of this target."""
+    """The environment variables that may contain a password of this target."""
     named = [target.password_env, target.sentinel.password_env]
     return [setting.variable for setting in (URL, PASSWORD, SENTINEL_PASSWORD)] + [name for name in named if name]
 
 
 def with_secrets_of(plan: Plan, other: Plan) -> Plan:
-    """A plan that was stored without its passwords, with those of another plan."""
+    """A plan that was stored without its passwords, with the passwords of another plan."""
     sentinel = msgspec.structs.replace(plan.target.sentinel, password=other.target.sentinel.password)
     target = msgspec.structs.replace(plan.target, password=other.target.password, sentinel=sentinel)
     return msgspec.structs.replace(plan, target=target)
@@ -103,7 +103,7 @@ def _password(
         flags = "--sentinel-password-env or --sentinel-password-file"
         raise PlanError(
             f"{where((*path, 'password'))}: expected a password, got {show(REDACTED)}, which stands for a "
-            f"password that was not stored; say {flags if path == _SENTINEL else '--password-env or --password-file'}"
+            f"password that was not stored; use {flags if path == _SENTINEL else '--password-env or --password-file'}"
         )
     return section.password if in_url is None else in_url
 

@@ -1,7 +1,7 @@
-"""The plan from all its sources: defaults below the profile, below the environment, below the file, below flags.
+"""Loads a plan from all its sources. Later sources override earlier ones: defaults, profile, environment, file, flags.
 
-Each source is checked on its own and becomes a layer. The merged layers become a typed plan once. So an error names the
-file, the flag or the variable that said what is wrong.
+Each source is checked on its own and becomes a layer. Only the merged layers become a typed plan. So an error names the
+file, the flag or the variable that has the fault.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SIZES_FILE: KeyPath = ("workload", "values", "sizes_file")
 
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 _TYPO_SIMILARITY = 0.85
-"""A variable that is this similar to one of ours is taken for a typo. A lower value would also refuse variables of
-other programs with the same prefix."""
+"""An unknown variable counts as a typo if its name is at least this similar (0 to 1) to one of ours. A lower value
+would also refuse variables of other programs with the same prefix."""
 
 
 def load_plan(
@@ -56,7 +56,7 @@ def load_plan(
 ) -> Plan:
     """The checked plan, with its passwords. flags: the parsed value of each setting on the command line.
 
-    Raises PlanError, one line that names the place.
+    Raises PlanError with one line that names the place.
     """
     data = b"" if file is None else _read_plan(file)
     passwords = [environ.get(setting.variable, "") for setting in (PASSWORD, SENTINEL_PASSWORD)]
@@ -75,7 +75,7 @@ def load_plan(
 
 
 def _read_plan(file: Path) -> bytes:
-    url = re.sub(r"\A(\w+(?:\+\w+)?):/+", r"\1://", str(file))  # a path has lost a slash of the URL
+    url = re.sub(r"\A(\w+(?:\+\w+)?):/+", r"\1://", str(file))  # Path reduces "//" to "/"
     if "://" in url and not file.exists():
         raise PlanError(f"{redact_url(url)}: expected a plan file, got a URL; use --url for a target")
     return read_small_file(file, str(file), "a plan that can be read")
@@ -129,7 +129,7 @@ def _in_profile(name: str) -> Where:
 
 
 def _with_files_beside(layer: Layer, directory: Path) -> Layer:
-    """The layer of a file; names of other files in it are relative to the file's directory."""
+    """The layer of a file in `directory`, with the names of other files resolved relative to this directory."""
     named = {path: layer.values[path] for path in (PROFILE, SIZES_FILE) if layer.values.get(path) is not None}
     if PROFILE in named and not profiles.is_file(named[PROFILE]):
         del named[PROFILE]
@@ -146,7 +146,8 @@ def _refuse_typo(variable: str, environ: Mapping[str, str]) -> None:
 
 
 def _with_profile(merged: MergedLayers) -> MergedLayers:
-    """The layers over the workload of their profile, or of the default profile if they name no commands either."""
+    """The layers with the workload of their profile below them. If they name neither a profile nor commands, this is
+    the default profile."""
     name = merged.values.get(PROFILE)
     if name is None:
         if merged.values.get(COMMANDS) is not None:
@@ -160,13 +161,13 @@ def _with_profile(merged: MergedLayers) -> MergedLayers:
         drivers: dict[KeyPath, str] = {("pools", n, "driver"): profile.driver for n in range(merged.pool_groups)}
         layer = replace(layer, values={**layer.values, **drivers})
     complete = merge_below(merged, layer)
-    # The plan does not name a profile file: it has all that the file says, and the file may be gone next time.
+    # Remove the name of a profile file: the plan has its whole content, and the file may not exist at the next load.
     label = None if profiles.is_file(name) else name
     return replace(complete, values={**complete.values, PROFILE: label})
 
 
 def _with_size_file(merged: MergedLayers) -> MergedLayers:
-    """The layers with the content of the size file instead of its name: agents do not have the file."""
+    """The layers with the content of the size file in place of its name, because agents do not have the file."""
     name = merged.values.get(SIZES_FILE)
     if name is None:
         return merged

@@ -44,7 +44,7 @@ class Purpose(enum.Enum):
 
 
 def check_plan(plan: Plan, where: Where = in_plan, purpose: Purpose = Purpose.RUN) -> None:
-    """Raises PlanError for the first fault of a plan, at the place that said it."""
+    """Raises PlanError for the first fault of a plan, with the place of the faulty value."""
     for rule in (*RULES, *_PURPOSE_RULES[purpose]):
         for path, problem in rule(plan):
             raise PlanError(f"{where(path)}: {problem}")
@@ -55,7 +55,7 @@ def _target_is_named(plan: Plan) -> Iterator[Finding]:
     if target.embedded is not None and target.url:
         yield ("target", "embedded"), "expected either a url or an embedded server, got both"
     if target.embedded is None and not target.url:
-        yield ("target", "url"), "expected a target, got none; say --url redis://HOST:PORT or --embedded-server"
+        yield ("target", "url"), "expected a target, got none; use --url redis://HOST:PORT or --embedded-server"
     if target.embedded is not None and (target.password is not None or target.username is not None):
         yield ("target", "embedded"), "expected no user name and no password for an embedded server, which has neither"
 
@@ -108,7 +108,7 @@ def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
     if target.tls.key_file is not None and target.tls.cert_file is None:
         yield (
             ("target", "tls", "key_file"),
-            "expected the certificate of this key as well, got none; say --tls-cert-file",
+            "expected the certificate of this key as well, got none; use --tls-cert-file",
         )
     if target.maintenance is Maintenance.ON and target.protocol < 3:
         yield ("target", "maintenance"), f"expected protocol 3, which notifications need, got {target.protocol}"
@@ -255,7 +255,7 @@ def _load_is_consistent(plan: Plan) -> Iterator[Finding]:
     if load.requests == 0:
         yield ("load", "requests"), "expected at least 1 request, got 0"
     if load.arrivals is Arrivals.POISSON and not any(leg.is_open for leg in timeline(load).legs):
-        yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; say --rate 1000/s"
+        yield ("load", "arrivals"), "expected a rate for poisson arrivals, got none; use --rate 1000/s"
 
 
 def _stages_are_consistent(plan: Plan) -> Iterator[Finding]:
@@ -278,7 +278,7 @@ def _stages_are_consistent(plan: Plan) -> Iterator[Finding]:
 
 def _load_ends(plan: Plan) -> Iterator[Finding]:
     if plan.load.duration_s is None and plan.load.requests is None and not plan.load.stages:
-        yield ("load",), "expected a duration or requests, got neither; say --duration 30s or --requests 100000"
+        yield ("load",), "expected a duration or requests, got neither; use --duration 30s or --requests 100000"
 
 
 def _target_is_no_embedded_server(plan: Plan) -> Iterator[Finding]:

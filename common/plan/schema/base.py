@@ -1,4 +1,4 @@
-"""What every section of the schema is made of: sections, constrained types, and how a field is declared.
+"""The parts that the schema is made of: sections, constrained types, and declarations of fields.
 
 A field of the plan is declared once:
 
@@ -27,7 +27,7 @@ NameOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$"
 
 TARGET = "Target"
 CLIENT = "Client"
-POOLS = "Pools (given here, they hold for every pool group of the plan)"
+POOLS = "Pools (each flag applies to every pool group of the plan)"
 WORKLOAD = "Workload"
 DATA = "Keys and values"
 LOAD = "Load"
@@ -48,11 +48,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Option:
     """A flag of the command line that sets a field, and the environment variable of the same name.
 
-    flag: "" for a field that only a variable sets. variable: "" for the name that follows from the flag.
-    help: "" for the field's own. default: how help describes a default that the schema does not have. metavar: "" for
-    the one that follows from the field's type. alone: the value of the flag when it is given without one. is_switch:
-    the flag never takes a value. repeatable: may be given several times. takes_empty: an empty variable is a value;
-    for other options it counts as not set. parse: from text to what a plan file would hold; None: as the type says.
+    flag: "" if only a variable sets the field. variable: "" derives the name from the flag. help: "" takes the field's
+    help. default: describes a default that the schema does not have. metavar: "" derives it from the field's type.
+    alone: the value of a flag without a value. is_switch: the flag never takes a value. repeatable: the flag may be
+    given several times. takes_empty: an empty variable is a value; for other options it counts as not set. parse:
+    converts text to a value as in a plan file; None: by the field's type.
     """
 
     flag: str = ""
@@ -78,7 +78,7 @@ class Declaration:
 
 
 def described(help: str, *options: Option) -> Meta:
-    """Declare a field that has no flag of its own name, or more than one option."""
+    """Declare a field that has no option, or several options."""
     return Meta(extra={_KEY: Declaration(help=help, options=options)})
 
 
@@ -89,5 +89,5 @@ def setting(*flags: str, help: str, **option: Any) -> Meta:
 
 
 def declaration_of(kind: msgspec.inspect.Type) -> Declaration | None:
-    """The declaration of a field, from its type in the inspected schema; None for a field that is not declared."""
+    """The declaration of a field, from its type in the inspected schema; None for a field without declaration."""
     return (kind.extra or {}).get(_KEY) if isinstance(kind, msgspec.inspect.Metadata) else None

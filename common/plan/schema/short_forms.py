@@ -1,7 +1,7 @@
 """Short forms: texts of the command line and the environment that stand for more than one value of a plan.
 
-Each function turns a text into what a plan file would hold in the same place, and raises ValueError for a text of
-another form. The types of the schema check the values.
+Each function converts a text to the value that a plan file would have in the same place. It raises ValueError for any
+other text. The types of the schema check the values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FALSE = ("false", "no", "off", "0")
 
 
 class FallbackList(list[Any]):
-    """A list that applies only if no layer below says another one."""
+    """A list that applies only if no layer below has a list at the same path."""
 
 
 def number_or_text(text: str) -> float | str:

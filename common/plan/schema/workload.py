@@ -264,7 +264,7 @@ class PubSub(Section, frozen=True, kw_only=True):
 
 
 class Workload(Section, frozen=True, kw_only=True):
-    """What is issued. In a plan that was loaded `commands` is never empty: loading fills in what the profile says."""
+    """What is issued. In a loaded plan `commands` is never empty: loading fills in the profile's commands."""
 
     heading: ClassVar[str] = WORKLOAD
 

@@ -238,7 +238,7 @@ def test_the_error_of_an_unreachable_announced_address_names_the_map(cluster: Gr
     assert re.search(
         r"^target .*(, as the cluster announces it,| that the cluster announces at .*, which) refused", text
     )
-    assert text.endswith(f"is it up? If it is behind NAT, say --address-remap {announced}=HOST:PORT")
+    assert text.endswith(f"is it up? If it is behind NAT, use --address-remap {announced}=HOST:PORT")
     dead = closed_port()
     mapped = Target(url=target.url, address_remap={"127.0.0.1": f"127.0.0.1:{dead}"})
     with pytest.raises(TargetError, match=r"target .*address_remap maps .* refused the .*Or correct the map$"):
@@ -294,7 +294,7 @@ def test_the_error_of_an_announced_address_says_so_for_every_cause(url: str, cau
     error.announced_address = Host("192.0.2.1", 7000)
     text = str(translate(error, quick_target(url)))
     assert re.search(rf"announces? at 192\.0\.2\.1:7000, which {what}", text)
-    assert "say --address-remap 192.0.2.1:7000=HOST:PORT" in text
+    assert "use --address-remap 192.0.2.1:7000=HOST:PORT" in text
 
 
 def test_keys_with_one_hash_tag_share_a_slot() -> None:

@@ -61,7 +61,7 @@ def test_an_unknown_host_name_is_one_line() -> None:
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_a_missing_password_is_one_line(valkey_with_password: Server, protocol: int) -> None:
     text = finding(quick_target(valkey_with_password.url, protocol=protocol))
-    assert "wants a password" in text
+    assert "requires a password" in text
     assert "password_env" in text
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_database_is_one_line_with_the_existing_ones(valkey: Server) 
 def test_a_command_without_permission_is_one_line(valkey: Server) -> None:
     valkey.client().execute_command("ACL", "SETUSER", "bob", "on", ">secret", "+ping", "+client", "+hello")
     target = quick_target(valkey.url, username="bob", password="secret")
-    with pytest.raises(TargetError, match="does not permit it: NOPERM") as caught, translated(target):  # noqa: PT012
+    with pytest.raises(TargetError, match="does not permit a command: NOPERM") as caught, translated(target):  # noqa: PT012
         client = open_control_client(target)
         client.info()
     client.close()

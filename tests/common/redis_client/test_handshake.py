@@ -46,7 +46,7 @@ def test_without_a_client_name_no_client_command_is_sent(without_client: Group, 
 def test_the_error_of_a_server_without_client_suggests_an_empty_name(without_client: Group, protocol: int) -> None:
     text = finding(quick_target(without_client.url, protocol=protocol))
     assert "refused CLIENT SETNAME: ERR unknown command" in text
-    assert 'say --client-name ""' in text
+    assert 'use --client-name ""' in text
 
 
 @pytest.mark.parametrize("password", [None, "never-shown"])
@@ -56,7 +56,7 @@ def test_the_error_of_a_server_without_hello_suggests_protocol_2(password: str |
             group.nodes[0].ask("CONFIG", "SET", "requirepass", password)
         text = finding(quick_target(group.url, password=password))
         assert "refused HELLO" in text
-        assert "say --protocol 2" in text
+        assert "use --protocol 2" in text
         ping_target(quick_target(group.url, password=password, protocol=2))
 
 
@@ -64,10 +64,10 @@ def test_the_password_in_a_hello_that_an_old_server_quotes_is_not_shown() -> Non
     reply = b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `never-shown`, \r\n"
     with SocketServer(reply=reply) as server:
         text = finding(quick_target(server.url, password="never-shown"))
-        assert "refused HELLO, the first command of RESP3: ERR unknown command `HELLO`: say --protocol 2" in text
+        assert "refused HELLO, the first command of RESP3: ERR unknown command `HELLO`: use --protocol 2" in text
         assert "never-shown" not in text
 
 
 def test_the_error_of_a_proxy_that_closes_at_hello_suggests_protocol_2(closing_server: SocketServer) -> None:
-    assert "say --protocol 2" in finding(quick_target(closing_server.url))
-    assert 'say --client-name ""' in finding(quick_target(closing_server.url, protocol=2))
+    assert "use --protocol 2" in finding(quick_target(closing_server.url))
+    assert 'use --client-name ""' in finding(quick_target(closing_server.url, protocol=2))

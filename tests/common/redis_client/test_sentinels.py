@@ -93,9 +93,9 @@ def test_the_primary_and_its_replica_have_clients_of_their_own(group: Group) -> 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"sentinel": Sentinel()}, "has Sentinels that want a user and password of their own (NOAUTH)"),
-        ({"sentinel": Sentinel(password="wrong")}, "has Sentinels that want a user and password of their own (WRONG"),
-        ({"password": None}, "has a primary that wants a password"),
+        ({"sentinel": Sentinel()}, "has Sentinels that require their own user and password (NOAUTH)"),
+        ({"sentinel": Sentinel(password="wrong")}, "has Sentinels that require their own user and password (WRONG"),
+        ({"password": None}, "has a primary that requires a password"),
         ({"password": "wrong"}, "has a primary that refused our user name and password"),
     ],
 )

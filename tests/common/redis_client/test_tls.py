@@ -91,8 +91,8 @@ def test_the_plan_says_what_is_verified(papers: Papers, certificate: str, tls: d
     [
         ("expired", {}, "has a certificate that has expired"),
         ("expired", {"verify": Verify.CA}, "has a certificate that has expired"),
-        ("stranger", {}, "has a certificate by no authority in "),
-        ("server", {"ca_file": None}, "has a certificate by no authority that this machine trusts"),
+        ("stranger", {}, "has a certificate that is signed by no authority in "),
+        ("server", {"ca_file": None}, "has a certificate that is signed by no authority that this machine trusts"),
         ("elsewhere", {}, "has a certificate for another name"),
         ("server", {"server_name": "wrong.test"}, "has a certificate for another name"),
         (
@@ -130,7 +130,7 @@ def test_a_server_that_wants_our_certificate_gets_it(papers: Papers) -> None:
     with start_tls(papers, auth_clients="yes") as group:
         ping_target(target_of(group.url, papers, cert_file="client", key_file="client_key"))
         for protocol in (2, 3):
-            assert "wants a certificate of ours" in finding(target_of(group.url, papers, protocol))
+            assert "requires a client certificate" in finding(target_of(group.url, papers, protocol))
         refused = finding(target_of(group.url, papers, cert_file="stranger", key_file="stranger_key"))
         assert "stranger.pem" in refused
         assert "trust" in refused
@@ -150,7 +150,7 @@ def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
         for node in nodes_of(target):
             with open_node_client(target, node) as one:
                 assert one.get("key") == b"value"
-        assert "has a certificate by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
+        assert "is signed by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
         assert "has a certificate for another name" in finding(target_of(group.url, papers, server_name="wrong.test"))
         if not group.sentinels:
             # A cluster of one, which announces an address that is not in the certificate: the mapped one is.

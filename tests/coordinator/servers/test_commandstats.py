@@ -56,7 +56,7 @@ def test_a_user_who_may_not_see_the_counters_is_told_so(valkey: Server) -> None:
     target = Target(url=valkey.url, username="narrow", password="word", client_name=None)
     counted = read_server_counts(target, Reading.BEFORE)
     assert counted.calls == {}
-    assert "does not permit it: NOPERM User narrow has no permissions to run the 'info' command" in counted.error
+    assert "does not permit a command: NOPERM User narrow has no permissions to run the 'info' command" in counted.error
 
 
 def test_a_server_without_counters_is_told_so() -> None:
@@ -121,7 +121,7 @@ def test_a_node_that_may_not_be_asked_is_named(shared_cluster: ClusterGroup) -> 
         commands = ["+@all"] if each != port else ["+@all", "-info"]
         shared_cluster.at(each).acl_setuser("narrow", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
     counted = read_server_counts(Target(url=shared_cluster.url, username="narrow", password="word"), Reading.BEFORE)
-    assert counted.error.startswith(f"target 127.0.0.1:{port} does not permit it")
+    assert counted.error.startswith(f"target 127.0.0.1:{port} does not permit a command")
 
 
 def test_a_target_that_gives_no_answer_is_told_apart_from_one_that_refuses(

@@ -236,7 +236,7 @@ def test_a_server_that_hangs_is_given_up_in_time(way: Any, valkey: Server) -> No
 @WAYS
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_a_password_that_is_wanted_is_asked_for(way: Any, protocol: int, valkey_with_password: Server) -> None:
-    with pytest.raises(TargetError, match=r"wants a password: name it by target\.password_env"):
+    with pytest.raises(TargetError, match=r"requires a password: set target\.password_env"):
         way(Target(url=valkey_with_password.url, protocol=protocol))
 
 

@@ -48,7 +48,7 @@ from common.metrics.histogram import Ints
 from common.redis_client import slot_of
 
 _LONGEST_AFTER = 64
-"""A number's frame takes in this many constant bytes after the number at most; more would be copied for nothing."""
+"""A number's frame includes at most this many constant bytes after the number; copying more would save no time."""
 
 
 class DrawnPart(Protocol):
@@ -58,7 +58,7 @@ class DrawnPart(Protocol):
     def length(self) -> int | None: ...
 
     def draw(self, numbers: CommandNumbers, room: int) -> Segment:
-        """The part of each operation. room: how many bytes precede it in its request at least."""
+        """The part for each operation. room: at least this many bytes precede the part in its request."""
 
 
 ArgumentPart: TypeAlias = bytes | DrawnPart
@@ -66,7 +66,7 @@ ArgumentPart: TypeAlias = bytes | DrawnPart
 
 @dataclass(frozen=True, slots=True)
 class _NumberPart:
-    """A number. divisor: divides it, which makes a hash tag of a key's number."""
+    """A number. divisor: divides the number of a key, to get its hash tag; 1 for other numbers."""
 
     source: KeySource | NewKeySource | IntegerSource | RandIntSource | SequenceSource
     divisor: int = 1
@@ -94,7 +94,7 @@ class _ValuePart:
 
 @dataclass(frozen=True, slots=True)
 class _BytesPart:
-    """Anything else: made one by one."""
+    """Any other argument: Python makes the bytes of each operation one by one."""
 
     source: ArgumentSource
     length: None = None
@@ -182,7 +182,8 @@ _LayoutItem: TypeAlias = bytes | int | _LengthStep
 class PreparedRequests:
     """Requests whose sizes are known and which are not written yet.
 
-    sizes: bytes of each, shape (count,). slots: returns the slot of each one's first key; None without a key.
+    sizes: bytes of each request, shape (count,). slots: returns the slot of each request's first key; None without
+    keys.
     """
 
     sizes: Ints
@@ -190,7 +191,7 @@ class PreparedRequests:
     slots: Callable[[], Ints | None]
 
     def write(self, buffer: Buffer, ends: Ints) -> None:
-        """Write each so that it ends at `ends`."""
+        """Write each request so that it ends at its position in `ends`."""
         write_segments(self.segments, buffer, ends)
 
 
@@ -199,7 +200,7 @@ class RequestPacker:
 
     def __init__(self, template: Template, context: ArgumentContext) -> None:
         self._parts: list[tuple[DrawnPart, int]] = []
-        """Each drawn part, and the bytes that precede it in its request at least."""
+        """(drawn part, the least number of bytes that precede the part in its request)."""
         self._layout: list[_LayoutItem] = []
         self._room = 0
         name, sources = template.name.encode(), argument_sources(template, context)
@@ -261,7 +262,7 @@ class RequestPacker:
             at += 1
 
     def _is_number(self, length: _LengthStep) -> bool:
-        """Whether one number is all that is drawn of the argument with this length."""
+        """Whether a number is the only drawn part of the argument with this length."""
         return length.end - length.first == 1 and isinstance(self._parts[length.first][0], _NumberPart)
 
     def prepare(self, numbers: CommandNumbers) -> PreparedRequests:
@@ -283,7 +284,7 @@ class RequestPacker:
 
 
 def _key_index(template: Template) -> int | None:
-    """Index of the first key: the first argument with a key placeholder, else the one that the command table has."""
+    """Index of the first key: the first argument with a key placeholder, else the first key in the command table."""
     index = template.first_with(*KEY_PLACEHOLDERS)
     if index is None and (row := COMMANDS.get(template.name)):
         index = row.template.first_with(*KEY_PLACEHOLDERS)

@@ -154,12 +154,12 @@ _FRAME_DIGITS = range(1, WORD + 1)
 _DIGIT_MASKS = np.array([[0] * (WORD - digits) + [255] * digits for digits in range(WORD + 1)], dtype=np.uint8).view(
     np.uint64
 )[:, 0]
-"""By number of digits, a word that keeps only the last bytes: those of the digits."""
+"""For each number of digits, a mask that keeps only the digits: the last bytes of the word."""
 
 
 @dataclass(frozen=True, slots=True)
 class FramedSegment:
-    """Numbers of at most eight digits, with their frame: most of what requests with small values consist of."""
+    """Numbers of at most eight digits, with their frames. Requests with small values are mostly such numbers."""
 
     frame: NumberFrame
     numbers: DecimalSegment
@@ -187,9 +187,9 @@ def bytes_segment(texts: Iterable[bytes]) -> SliceSegment:
 
 
 def decimal_segment(numbers: Ints, least_digits: int, room: int) -> DecimalSegment | SliceSegment:
-    """Numbers in decimal, with zeros before those of fewer than `least_digits` digits. room: how many bytes of its
-    request precede each number at least, and so may be overwritten."""
-    # Negative numbers are the largest of all as unsigned ones.
+    """Decimal numbers, padded with zeros to `least_digits` digits. room: at least this many bytes of its request
+    precede each number, and may be overwritten."""
+    # As unsigned integers, negative numbers are larger than all others.
     largest = int(numbers.view(np.uint64).max(initial=0))
     width = WORD if largest < GROUP**2 and least_digits <= WORD else 2 * WORD
     if largest >= GROUP**4 or least_digits > width or width > room + 1:

@@ -1,8 +1,8 @@
 """One worker's stream of operations as RESP requests, block by block, for the wire driver.
 
-The operations are those of `draw_operations` with the same seed, thread and block size, for mixes in which none depends
-on a reply. In a cluster, each block is drawn first and then split by the nodes of its requests' slots: so keys follow
-the plan's distribution over the whole key space, whichever node has them.
+With the same seed, thread and block size, `draw_operations` draws the same operations, if none depends on a reply. In a
+cluster, each block is drawn first and then split by the nodes of its requests' slots. So keys follow the plan's
+distribution over the whole key space, whichever node has them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _ARGUMENT_BYTES = 6
 class PackedBlock:
     """Consecutive requests for one node.
 
-    payload: all requests, as RESP arrays of bulk strings. offsets: where each begins in the payload, and at last the
-    payload's length; count + 1 of them. rows: index into `CommandMix.names`, shape (count,). sizes: bytes of each
+    payload: all requests, as RESP arrays of bulk strings. offsets: where each request begins in the payload, then the
+    payload's length; shape (count + 1,). rows: index into `CommandMix.names`, shape (count,). sizes: bytes of each
     request, shape (count,). node: number of the node in the cluster; 0 if the block was not split.
     """
 
@@ -51,7 +51,7 @@ class PackedBlock:
 
 def draw_packed(mix: CommandMix, seed: int, thread: int, threads: int = 1, *, block: int | None = None) -> PackedStream:
     """The requests of one worker. thread: its number among the `threads` of the fleet. block: operations drawn at a
-    time; None: as many as are fastest. The mix must not depend on replies, nor verify values."""
+    time; None: the fastest number. The mix must not depend on replies, nor verify values."""
     assert not mix.depends_on_replies, "expected a mix in which no operation depends on a reply"
     assert not mix.values.verify, "expected values that are not verified"
     return PackedStream(mix, seed, thread, threads, block or _block_operations(mix))
@@ -150,7 +150,7 @@ def _block_operations(mix: CommandMix) -> int:
 
 
 def _estimated_bytes(template: Template, value_bytes: float) -> float:
-    """About how many bytes a request has."""
+    """The estimated size of a request in bytes."""
     return sum(
         len(piece) if isinstance(piece, bytes) else value_bytes if original(piece) in _VALUES else _VARIABLE_BYTES
         for piece in template.pieces()

@@ -116,7 +116,7 @@ def test_a_redacted_plan_has_no_password_and_finds_it_again() -> None:
 
 
 def test_a_redacted_password_is_not_a_password() -> None:
-    assert refusal(plan(password=REDACTED)).endswith("say --password-env or --password-file")
+    assert refusal(plan(password=REDACTED)).endswith("use --password-env or --password-file")
 
 
 def test_a_plan_without_a_password_needs_no_redaction() -> None:
@@ -158,7 +158,7 @@ def test_a_fault_of_the_sentinels_password_has_its_place() -> None:
         "plan: $.target.sentinel.password_env: expected the password once, got password and password_env"
     )
     assert refusal(sentinel_plan(password_env="PW")).startswith("plan: $.target.sentinel.password_env: expected an env")
-    assert refusal(sentinel_plan(password=REDACTED)).endswith("say --sentinel-password-env or --sentinel-password-file")
+    assert refusal(sentinel_plan(password=REDACTED)).endswith("use --sentinel-password-env or --sentinel-password-file")
 
 
 def test_the_sentinels_password_is_redacted_and_carried_over_like_the_targets() -> None:

@@ -243,9 +243,9 @@ def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteF
         ),
         (
             "load: {arrivals: poisson, stages: [{duration: 1s}]}",
-            "$.load.arrivals: expected a rate for poisson arrivals, got none; say --rate 1000/s",
+            "$.load.arrivals: expected a rate for poisson arrivals, got none; use --rate 1000/s",
         ),
-        ("load: {rate: 5}", "$.load: expected a duration or requests, got neither; say --duration 30s"),
+        ("load: {rate: 5}", "$.load: expected a duration or requests, got neither; use --duration 30s"),
         ("target: {url: ''}\nload: {duration: 1s}", "$.target.url: expected a target, got none"),
         ("[1, 2]", "$: expected a mapping with keys such as target, pools, workload, got a list"),
     ],
