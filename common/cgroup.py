@@ -1,8 +1,8 @@
 """Limits of this process's control groups: the CPU quota, how often it throttled the process, and others. Linux only.
 
 A quota limits the CPU time in each period (usually 100 ms). A group that has used its quota is throttled: none of its
-processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota says how many
-cores the process may use, and each of them may throttle.
+processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota decides how many
+cores the process may use, and each quota may throttle it.
 
 Version 1 has `cpu.cfs_quota_us` and `cpu.cfs_period_us`, version 2 has `cpu.max`, both have `cpu.stat`; a machine may
 have both versions. In a container the paths in `/proc/self/cgroup` are relative to its namespace, and the mounted tree
@@ -58,7 +58,7 @@ class CpuGroups:
 
     def read(self) -> QuotaReading:
         """The quota now, and its counters since this object was made. For several groups the largest count is used: a
-        process that two groups throttle at the same time is held up once."""
+        process that two groups throttle at the same time stops once."""
         quotas = self._quotas()
         self._limited |= quotas.keys()
         grown = {

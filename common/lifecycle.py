@@ -15,7 +15,7 @@ _REMEMBERED = 8
 
 
 class InvalidTransitionError(Exception):
-    """Something happened that the table of a state machine does not list. A bug of ours."""
+    """A trigger for which the table of a state machine has no entry: a bug of ours."""
 
 
 class Lifecycle(Generic[S, T]):
@@ -32,9 +32,9 @@ class Lifecycle(Generic[S, T]):
         self._history: deque[tuple[S, T]] = deque(maxlen=_REMEMBERED)
 
     def move(self, trigger: T) -> bool:
-        """Go where the table says. False for an expected repeat, which changes nothing.
+        """Change to the next state of the table. Returns False for an expected repeat, which changes nothing.
 
-        Raises InvalidTransitionError for what is neither.
+        Raises InvalidTransitionError for any other trigger.
         """
         here = (self.state, trigger)
         if (following := self._table.get(here)) is not None:

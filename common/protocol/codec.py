@@ -7,8 +7,8 @@ Decoding follows the types byte by byte and stops at the first byte that does no
 lengths beyond the data, and nesting deeper than the types cost nothing. Three things need limits of their own:
 
 - Size: between coordinator and agents `MAX_MESSAGE_BYTES`, also where no ZeroMQ has checked it. The pipe of a worker
-  process and the journal have no such limit: the first leads to a process of our own, and a record of the journal
-  holds a message and what the coordinator adds.
+  process and the journal have no such limit: the pipe leads to a process of our own, and a record of the journal is
+  larger than its message.
 - Quantities of the plan, the only fields that msgspec decodes before it knows their type. Only a coordinator sends
   plans, so `_MOST_CONTAINERS` bounds lists and maps in what a coordinator sent.
 - Nesting in fields that a later release added to metrics, which are skipped: msgspec stops at the recursion limit.
@@ -95,7 +95,7 @@ class Letter(NamedTuple):
 
 
 def decode_from_agent(data: bytes) -> Envelope:
-    """What an agent sent. Raises ProtocolError for anything that an agent may not say."""
+    """What an agent sent. Raises ProtocolError for anything that an agent must not send."""
     [letter] = decode_from_agents([data])
     if isinstance(letter, ProtocolError):
         raise letter
@@ -136,7 +136,7 @@ def _forgery(histograms: Iterable[Histogram]) -> ProtocolError | None:
 
 
 def decode_from_coordinator(data: bytes) -> Envelope:
-    """What a coordinator sent. Raises ProtocolError for anything that a coordinator may not say."""
+    """What a coordinator sent. Raises ProtocolError for anything that a coordinator must not send."""
     if len(data) > _MOST_CONTAINERS:
         containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
         if containers > _MOST_CONTAINERS:
@@ -151,7 +151,7 @@ def decode_from_worker(data: bytes) -> WorkerMessage:
 
 
 def decode_worker_order(data: bytes) -> WorkerOrder:
-    """What a worker process was told. Raises ProtocolError."""
+    """What an agent sent to its worker process. Raises ProtocolError."""
     order: WorkerOrder = unpack(data, cast(Any, WorkerOrder))
     return order
 
@@ -159,7 +159,7 @@ def decode_worker_order(data: bytes) -> WorkerOrder:
 def _decode(data: bytes, messages: Any) -> Letter:
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"expected at most {MAX_MESSAGE_BYTES:,} bytes, got {len(data):,}")
-    # Hello and Refused keep their form in every protocol version, so that two sides which share none can still say so.
+    # Hello and Refused are the same in every protocol version, so sides without a common version can report that.
     version, run_id, incarnation, raw = unpack(data, tuple[int, Identifier, Identifier, msgspec.Raw])
     packed = bytes(raw)
     message = unpack(packed, messages)

@@ -1,5 +1,5 @@
-"""Every message that crosses the wire, one frozen type each. The order in which they may come is for the two state
-machines to say: `agent.core.session` and `coordinator.core.run`.
+"""Every message that is sent, each as a frozen type. Two state machines decide in which order messages may come:
+`agent.core.session` and `coordinator.core.run`.
 
     agent -> coordinator (control)    coordinator -> agent (control)    agent -> coordinator (metrics)    and back
     Hello                             Welcome | Refused, StandBy        Attach                            Attached
@@ -12,7 +12,7 @@ machines to say: `agent.core.session` and `coordinator.core.run`.
 
 Both connections of an agent go to the same port. An agent makes up a secret when it starts; its incarnation is the hash
 of the secret. The first message on each connection (`Hello`, `Attach`) carries the secret. From then on the coordinator
-accepts messages of this incarnation from that connection only, so who knows an incarnation cannot speak in its name.
+accepts messages of this incarnation from that connection only. So a peer that only knows an incarnation cannot use it.
 
 Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of the side that the docstring names.
 """
@@ -37,36 +37,36 @@ LONGEST_SECRET = 128
 
 
 def incarnation_of(secret: str) -> str:
-    """The incarnation of the agent process that made up this secret. It may be known to everybody: 128 bits of a hash
-    do not give the secret away."""
+    """The incarnation of the agent process that made up this secret. An incarnation is public: 128 bits of a hash do
+    not reveal the secret."""
     return hashlib.sha256(secret.encode()).hexdigest()[:32]
 
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""Most bytes of a message between coordinator and agent. An agent splits frames that would be larger."""
+"""Maximum size of a message between coordinator and agent. An agent splits frames that would be larger."""
 
 MAX_INTERVALS = 512
-"""Most intervals of a frame. An agent that was stopped for minutes reports several for each second."""
+"""Maximum number of intervals in a frame. An agent that was stopped for minutes reports several for each second."""
 
 HOLD_LEASES = 10
-"""How many leases an agent keeps results that it could not report, for a coordinator that comes back for them."""
+"""An agent keeps unreported results for this many leases. A coordinator that resumes the run can collect them."""
 
 Figure = Annotated[float, Meta(ge=0, le=1e12)]
-"""A measured figure: no infinity, and not NaN, which would poison every maximum that it meets."""
+"""A measured number. Infinity and NaN are refused, because a maximum with NaN is wrong."""
 
 Stamp = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
-"""An instant of a monotonic clock in ns, or the difference between two clocks: sums of two fit into 64 bits."""
+"""An instant of a monotonic clock in ns, or the difference between two clocks. A sum of two fits into 64 bits."""
 
 Identifier = Annotated[str, Meta(max_length=128)]
 """A run id, or the incarnation of an agent."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """Root of all messages; the tag on the wire is the class name."""
+    """Base of all messages. The class name is sent as the tag."""
 
 
 class AgentState(enum.Enum):
-    """What an agent says of itself in hello and heartbeats."""
+    """The state that an agent reports in hello and heartbeats."""
 
     IDLE = "idle"
     PREPARING = "preparing"
@@ -84,15 +84,15 @@ class FailureKind(enum.Enum):
 
 
 class Step(enum.Enum):
-    """What an agent is at while it prepares; the value is for people to read."""
+    """What a preparing agent is doing. Values are shown to people."""
 
     PRELOAD = "preloading"
     CONNECTIONS = "opening connections"
 
 
 class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written before the start. keys: each counts once for each entry of the preload. took_ns: of the process,
-    or the agent, that took longest."""
+    """What was written before the start. keys: a key counts once for each entry of the preload. took_ns: how long the
+    slowest process or agent took."""
 
     keys: Tally
     commands: Tally
@@ -101,7 +101,7 @@ class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def merge(cls, parts: Iterable[Preloaded | None]) -> Preloaded | None:
-        """What all of them wrote together, side by side; None where nobody was to write anything."""
+        """What all parts wrote together, at the same time; None if no part had anything to write."""
         told = [part for part in parts if part is not None]
         if not told:
             return None
@@ -114,7 +114,7 @@ class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolShare(msgspec.Struct, frozen=True):
-    """One client instance pool of the fleet, dealt to one agent.
+    """One client instance pool of the fleet, assigned to one agent.
 
     group: index into `plan.pools`. number: 0-based among all pools of the run. first_thread: 0-based number, among
     all worker threads of the run, of the pool's first thread; its threads are consecutive.
@@ -126,11 +126,11 @@ class PoolShare(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's share of the plan; all that it needs to run to the end alone.
+    """One agent's share of the plan, with everything that the agent needs to finish the run alone.
 
-    threads_total: worker threads of the whole fleet, by which rate and request count are divided. preloads: whether its
-    part of the preload is still to be written. It holds the target's password, so it is never logged and travels
-    encrypted.
+    threads_total: worker threads of the whole fleet, by which rate and request count are divided. preloads: whether the
+    agent has to write its part of the preload. The plan has the target's password, so an assignment is never logged and
+    is sent encrypted.
     """
 
     plan: Plan
@@ -140,7 +140,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def threads(self) -> list[int]:
-        """The numbers of its worker threads among those of the fleet."""
+        """The numbers of its worker threads among all worker threads of the fleet."""
         return [
             thread
             for share in self.pools
@@ -152,9 +152,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proof(Message, frozen=True, kw_only=True):
-    """The first message on a connection. secret: its hash is the incarnation; it is in no log, journal or `repr`.
-    connection: counts the control or the metrics connections of this agent process, so that a message which waited on
-    an older one is not taken for the newest."""
+    """The first message on a connection. secret: its hash is the incarnation; no log, journal or `repr` shows it.
+    connection: counts the control or the metrics connections of this agent process, so that a delayed message of an
+    older connection does not replace a newer connection."""
 
     secret: Annotated[str, Meta(max_length=LONGEST_SECRET)] = ""
     connection: Tally = 0
@@ -169,8 +169,8 @@ class Proof(Message, frozen=True, kw_only=True):
 
 
 class Hello(Proof, frozen=True, kw_only=True):
-    """An agent introduces itself, or comes back; `run_id` and `state` say what it still holds of a run. secret: "" from
-    agents that speak protocol 3 or less."""
+    """An agent joins, or reconnects. run_id, state: the run of which the agent still has data, and its state in it.
+    secret: "" from agents with protocol 3 or less."""
 
     protocol_min: int
     protocol_max: int
@@ -186,8 +186,8 @@ class Hello(Proof, frozen=True, kw_only=True):
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How often an agent that runs reports. frame_s: seconds in a frame; with 1, each second is sent as soon as it is
-    complete. heartbeat_s: seconds from one heartbeat to the next."""
+    """How often a running agent reports. frame_s: seconds in a frame; with 1, each second is sent when it is complete.
+    heartbeat_s: seconds from one heartbeat to the next."""
 
     frame_s: Annotated[int, Meta(ge=1, le=10)] = 1
     heartbeat_s: Annotated[int, Meta(ge=1, le=2)] = 1
@@ -210,26 +210,26 @@ class Attached(Message, frozen=True, kw_only=True):
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """The agent is not admitted, and why. It exits."""
+    """The agent is not admitted, with the reason. The agent exits."""
 
     reason: str
 
 
 class StandBy(Message, frozen=True, kw_only=True):
-    """The run has all the agents that it needs. This one stays, in case one of them is lost."""
+    """The run has enough agents. This agent stays as a standby, in case another agent is lost."""
 
 
 class Prepare(Message, frozen=True, kw_only=True):
-    """Preload keys if there are any to preload, build pools, open connections if they are to be prewarmed, and say when
-    ready."""
+    """Write the preload if the plan has one, build pools, prewarm connections if the plan asks for it, and report
+    `Prepared`."""
 
     assignment: Assignment
     plan_hash: str
 
 
 class Preparing(Message, frozen=True, kw_only=True):
-    """Progress of a step: commands of the preload answered, or connections opened, so far, of how many. Commands, and
-    not keys: a single list may take millions of them."""
+    """Progress of a step: how many commands of the preload were answered, or connections opened, of how many. Counts
+    commands instead of keys, because a single list may take millions of commands."""
 
     step: Step
     done: Tally
@@ -237,7 +237,7 @@ class Preparing(Message, frozen=True, kw_only=True):
 
 
 class Prepared(Message, frozen=True, kw_only=True):
-    """Everything is ready; the next thing wanted is a start instant. preloaded: None where nothing was to be."""
+    """The agent is ready, and waits for `Start`. preloaded: None if the agent had nothing to preload."""
 
     processes: Tally
     connections_open: Tally
@@ -259,26 +259,27 @@ class PoolLeft(NamedTuple):
 
 
 class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a share goes on that another agent had before. from_ns: how long after the start instant; what was due
-    earlier is not sent. left: of each pool of the share, None where the plan has no number of requests."""
+    """Where an agent continues the share of a lost agent. from_ns: how long after the start instant; operations that
+    were due earlier are not sent. left: for each pool of the share; None if the plan has no number of requests."""
 
     from_ns: Tally
     left: tuple[PoolLeft, ...] | None = None
 
 
 class Start(Message, frozen=True, kw_only=True):
-    """Begin at `t0_ns`, an instant of the coordinator's clock that still lies ahead; in a share that is taken over, at
-    the instant that `takeover` says, counted from `t0_ns`, which has passed."""
+    """Begin at `t0_ns` of the coordinator's clock, which is in the future. For a share that is taken over, `t0_ns` has
+    passed: begin at `takeover.from_ns` after it."""
 
     t0_ns: Stamp
     takeover: TakeOver | None = None
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """The agent is alive. sent_ns: agent's clock. offset_ns and rtt_ns: its best estimate so far of the coordinator's
-    clock less its own, and the round trip that bounds the error; None before the first reply. lag_ms: how late the
-    agent's own loop ran at worst since the last heartbeat. cpu_percent: of one core, agent and workers together;
-    cpu_percent_busiest: the busiest of these. host_cpu_percent: of all the machine's cores, whoever used them."""
+    """The agent is alive. sent_ns: of the agent's clock. offset_ns: the agent's best estimate of the coordinator's
+    clock minus its own clock; rtt_ns: the round trip that limits the error; both None before the first reply. lag_ms:
+    the longest delay of the agent's own loop since the last heartbeat. cpu_percent: of one core, agent and workers
+    together; cpu_percent_busiest: the busiest of these processes. host_cpu_percent: of all cores of the machine, by
+    all processes."""
 
     sent_ns: Stamp
     state: AgentState
@@ -293,7 +294,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatReply(Message, frozen=True, kw_only=True):
-    """Answer to a heartbeat: the agent's stamp returned, with the coordinator's own two."""
+    """Answer to a heartbeat, with the agent's timestamp and two of the coordinator."""
 
     sent_ns: Stamp
     received_ns: Stamp
@@ -301,7 +302,7 @@ class HeartbeatReply(Message, frozen=True, kw_only=True):
 
 
 class WorkerLost(Message, frozen=True, kw_only=True):
-    """A worker process of the agent ended before its time; its unreported operations are lost."""
+    """A worker process of the agent ended unexpectedly. Its unreported operations are lost."""
 
     process: Tally
     exit_code: int | None
@@ -309,17 +310,17 @@ class WorkerLost(Message, frozen=True, kw_only=True):
 
 
 class Stop(Message, frozen=True, kw_only=True):
-    """End the run now: drain (let operations in flight come to an end), or at once."""
+    """End the run now: drain (wait for operations in flight), or at once."""
 
     drain: bool
     reason: str
 
 
 class MetricsFrame(Message, frozen=True, kw_only=True):
-    """One agent's metrics since the frame before. seq counts from 0 per incarnation and run, without gaps. Mostly one
-    interval, of as many seconds as `Pace.frame_s` says; a second one when an operation was recorded late; a merged one
-    when frames piled up unacknowledged.
-    through: the last second of the run that this agent has now reported completely (-1: none yet)."""
+    """One agent's metrics since its previous frame. seq: counts from 0 for each incarnation and run, without gaps.
+    intervals: usually one, of `Pace.frame_s` seconds; another one if an operation was recorded late; a merged one if
+    many frames are not acknowledged yet.
+    through: the last second of the run that this agent has reported completely (-1: none yet)."""
 
     seq: Tally
     through: Annotated[int, Meta(ge=-1)]
@@ -327,19 +328,18 @@ class MetricsFrame(Message, frozen=True, kw_only=True):
 
 
 class FrameAck(Message, frozen=True, kw_only=True):
-    """Every frame with seq < `next_seq` is in the journal and can be forgotten."""
+    """Every frame with seq < `next_seq` is in the journal. The agent can discard these frames."""
 
     next_seq: Tally
 
 
 class Final(Message, frozen=True, kw_only=True):
-    """The agent's share is over, all its frames are sent (`next_seq` of them), and this is what its workers say
-    they did.
+    """The agent's share is over, and the agent has sent all its frames. These are the totals of its workers.
 
-    issued: operations begun, as counted where they are issued. counted: operations in its frames. start_skew_ns:
-    delay of the first operation after its intended time, in a closed loop after the start instant. ran_ns: from the
-    start instant to the end of the load: as planned, as cut short, or when the last requested operation was over.
-    drained: every worker thread came to its own end.
+    next_seq: number of frames. issued: operations begun, as counted where they are issued. counted: operations in the
+    frames. start_skew_ns: delay of the first operation after its intended time, in a closed loop after the start
+    instant. ran_ns: from the start instant to the end of the load: as planned, as cut short, or when the last requested
+    operation ended. drained: whether every worker thread ended by itself.
     """
 
     next_seq: Tally
@@ -354,7 +354,7 @@ class Final(Message, frozen=True, kw_only=True):
 
 
 class FinalAck(Message, frozen=True, kw_only=True):
-    """Final is in the journal and every frame of it too: the agent may forget the run."""
+    """The journal has `Final` and all frames of the agent. The agent can discard the run."""
 
 
 class Bye(Message, frozen=True, kw_only=True):
@@ -364,7 +364,8 @@ class Bye(Message, frozen=True, kw_only=True):
 
 
 class Dismiss(Message, frozen=True, kw_only=True):
-    """The coordinator ends; agents wait for the next one, or exit if told to serve once. exit_code: the run's."""
+    """The coordinator ends. Agents wait for the next coordinator, or exit if they serve one run only. exit_code: of the
+    run."""
 
     exit_code: int
 
@@ -376,7 +377,7 @@ CoordinatorMessage = (
 
 
 class WorkerPrepare(Message, frozen=True, kw_only=True):
-    """Agent to worker process: build these pools and open what is to be open."""
+    """Agent to worker process: build these pools, and prewarm connections if the plan asks for it."""
 
     run_id: str
     assignment: Assignment
@@ -384,7 +385,7 @@ class WorkerPrepare(Message, frozen=True, kw_only=True):
 
 
 class WorkerStart(Message, frozen=True, kw_only=True):
-    """Agent to worker process: begin at `t0_ns` of this host's clock, or as `takeover` says."""
+    """Agent to worker process: begin at `t0_ns` of this host's clock, or at `takeover.from_ns` after it."""
 
     t0_ns: Stamp
     takeover: TakeOver | None = None
@@ -403,15 +404,15 @@ class WorkerRenew(Message, frozen=True, kw_only=True):
 
 
 class WorkerMetrics(Message, frozen=True, kw_only=True):
-    """Worker process to agent: seconds up to `through` are complete; what was added since the last report."""
+    """Worker process to agent: the metrics since the last report. through: the last second that is complete."""
 
     through: Annotated[int, Meta(ge=-1)]
     intervals: tuple[IntervalMetrics, ...]
 
 
 class WorkerFinal(Message, frozen=True, kw_only=True):
-    """Worker process to agent: all threads are done and all metrics reported. Fields as in `Final`. fenced: it ended
-    its load by itself, because its lease was not renewed."""
+    """Worker process to agent: all threads have ended and all metrics are reported. See `Final` for the fields. fenced:
+    whether the process ended its load by itself, because its lease was not renewed."""
 
     issued: Tally
     counted: Tally
@@ -427,8 +428,8 @@ WorkerOrder = WorkerPrepare | WorkerStart | WorkerStop | WorkerRenew
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message travels in. run_id: "" outside a run. incarnation: names one agent process, see
-    `incarnation_of`; both identify stale messages."""
+    """The envelope of every message. run_id: "" outside a run. incarnation: of the agent process, see `incarnation_of`.
+    Both identify stale messages."""
 
     run_id: str
     incarnation: str
