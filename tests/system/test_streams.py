@@ -56,7 +56,7 @@ def test_a_folder_that_is_deleted_during_a_run_costs_the_files_and_not_the_repor
     finished = running.wait(60)
     assert finished.returncode == 2
     assert "Totals" in finished.stdout
-    assert ": the run's folder was deleted or moved during the run: plan.yaml, " in finished.stderr.splitlines()[-1]
+    assert ": the run's folder was deleted or moved during the run: summary.json, " in finished.stderr.splitlines()[-1]
     assert RUN_FOLDER not in finished.stderr
     assert not (fleet.commands.directory / "runs").exists()
 
