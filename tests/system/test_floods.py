@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import socket
@@ -25,25 +26,22 @@ def flooders(fleet: Fleet, go: Path, *names: str) -> Running:
 
 
 def test_eight_participants_that_flood_a_run_are_named_and_cost_it_nothing(fleet: Fleet, valkey: Server) -> None:
-    # One after the other: after a cut, few connections from an address are admitted for a while.
-    named, unnamed = (fleet.commands.directory / name for name in ("named", "unnamed"))
-    running = [flooders(fleet, named, *["mallory"] * 2), flooders(fleet, unnamed, *[""] * 6)]
-    load = ("--duration", "10s", "--rate", "500", "--command", "GET")
-    coordinator = fleet.coordinator("--local-agents", "2", "--processes", "1", "--url", valkey.url, *load)
+    go = fleet.commands.directory / "go"
+    running = flooders(fleet, go, *["mallory"] * 2, *[""] * 6)
+    coordinator = fleet.coordinator("--local-agents", "2", "--processes", "1", "--url", valkey.url, *LOAD)
     fleet.until_loading()
-    named.touch()
-    coordinator.wait_for_text("cut a connection of agent mallory at 127.0.0.1:")
-    unnamed.touch()
-    coordinator.wait_for_text("cut a connection of a peer at 127.0.0.1:")
+    go.touch()
     ended = fleet.end(coordinator)
-    for each in running:
-        each.kill_tree()
+    running.kill_tree()
     assert ended.code == 0, ended.finished.stderr
     ledger = ended.summary["ledger"]
     assert ledger["issued"] == ledger["counted"] == calls(valkey.client())["get"]
     assert ledger["unaccounted"] == 0
     assert "is lost" not in ended.finished.stderr
-    assert " cut" in ended.finished.stderr.split("set aside: ")[1]
+    said = ended.finished.stderr
+    # Whichever fills its queue first: after a cut, few connections from its address are admitted for a while.
+    assert re.search(r"cut a connection of (agent mallory|a peer) at 127\.0\.0\.1:", said)
+    assert " cut" in said.split("set aside: ")[1]
 
 
 def test_a_storm_of_strangers_keeps_no_run_from_its_end_and_no_interrupt_from_being_heard(
