@@ -228,7 +228,7 @@ class Link:
         self._heartbeat_due_ns = now_ns
 
     def heartbeat(self, tick: Tick, state: AgentState, frames_held: int, alive: int, now_ns: int) -> Heartbeat:
-        """What the coordinator is told with each heartbeat. alive: worker processes."""
+        """A heartbeat of this moment. alive: number of worker processes."""
         best = self.clock.best
         return Heartbeat(
             sent_ns=now_ns,

@@ -36,7 +36,7 @@ class PreparationReports:
         self._say_due_ns = now_ns
 
     def take(self, progress: Preparing, now_ns: int) -> tuple[bool, str]:
-        """(whether the coordinator is told, the line for the person or "")."""
+        """(whether to notify the coordinator, the line for the user or "")."""
         is_done = progress.done == progress.total
         if progress.done < progress.total and not self._reports.take(now_ns):
             return False, ""  # the next one is not far: each of many worker processes has ten a second

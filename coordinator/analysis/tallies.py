@@ -77,7 +77,7 @@ class HistogramSum:
 
 @dataclass(slots=True)
 class BusyTime:
-    """CPU time of an agent's busiest worker process, chosen anew each second, and busy time of its busiest event loop.
+    """CPU time of an agent's busiest worker process, chosen again each second, and busy time of its busiest event loop.
     watched_ns: how long this was measured; 0 if the agent's release does not measure it."""
 
     watched_ns: int = 0

@@ -23,9 +23,9 @@ share prepares, works, and reports its results (`Final`). Only `coordinator.core
     WORKING, RETURNED    REVOKE   REVOKED          it is heard, but does not end: without answers, its lease runs out
     WORKING, RETURNED, REVOKED, LEFT  CAST_OUT  OUTCAST   it sent invalid data: nothing counts that it sends
     any with a share     LEAVE    LEFT             its process ended, or it has forgotten the run
-    WORKING, RETURNED, REVOKED, LEFT  FINAL  FINISHED     its results are in the journal, and it was told so
+    WORKING, RETURNED, REVOKED, LEFT  FINAL  FINISHED     its results are in the journal, and it knows
     REPORTED         FINAL        FINISHED         the same; a coordinator before us wrote the results down
-    REPORTED         LEAVE        FINISHED         it left, so it need not be told
+    REPORTED         LEAVE        FINISHED         it left, so nothing is sent to it
 
 `LEFT` is not the end: the exit of a process may be noticed before its last messages are read. A run that is resumed
 begins with members that are WORKING (heard or not), RETURNED (another agent has their share), REPORTED or LEFT.

@@ -247,7 +247,7 @@ class Registry:
         member.workers_lost.add(process)
 
     def finish(self, member: Member, final: Final, now_ns: int) -> None:
-        """Its results are known, and it is told that they are safe."""
+        """Its results are in the journal, and it knows that they are safe."""
         _rest(member, now_ns)
         if member.lifecycle.move(MemberTrigger.FINAL) and member.final is None:
             member.final = final

@@ -151,7 +151,7 @@ def start_unix() -> Iterator[tuple[Group, Path]]:
 
 @contextlib.contextmanager
 def start_cluster(replicas: int = 1, *more: str) -> Iterator[Group]:
-    """Three primaries, each with so many replicas; all slots served, all nodes agreed. more: options of the servers."""
+    """Three primaries, each with this many replicas; all slots are served. more: options of the servers."""
     with _servers() as start:
         # A node's bus listens 10000 above its port.
         options = (*_QUIET, *more, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")

@@ -36,7 +36,7 @@ from common.redis_client.wire_connections import InstancePools, SlotMap, WireCon
 _SHORT_PAUSE_S = 0.02
 """Least time between two rounds of attempts to connect: without retries a round takes no time."""
 _GRACE_S = 1.0
-"""For connects in flight at the end: so long to succeed, and as long again to be cut short."""
+"""Connects in flight at the end have this long to succeed, then this long again to be cancelled."""
 
 
 class WireInstance:
