@@ -15,7 +15,7 @@ from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import nothing_left_behind
-from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port, start_server
+from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port
 from tests.support.tiers import TIERS, only_fast, tier_of
 
 PASSWORD = "a word for the test"
@@ -79,7 +79,7 @@ _kept = KeptServer()
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the server that tests share before the check for leaks begins."""
     assert isinstance(item, pytest.Function)
-    if "valkey" in item.fixturenames:
+    if {"valkey", "valkey_with_password"} & set(item.fixturenames):
         _kept.start()
 
 
@@ -97,8 +97,8 @@ def valkey(_leak_check_first: None) -> Iterator[Server]:
 
 @pytest.fixture
 def valkey_with_password(_leak_check_first: None) -> Iterator[Server]:
-    """A real server that wants `server.password`."""
-    with start_server(PASSWORD) as server:
+    """A real server that requires `server.password`."""
+    with _kept.lend(PASSWORD) as server:
         yield server
 
 

@@ -18,6 +18,6 @@ def test_every_command_and_every_placeholder_is_listed(text: str) -> None:
     assert all(row.summary in text for row in COMMANDS.values())
 
 
-def test_a_cell_of_the_page_has_its_bars_escaped() -> None:
+def test_bars_in_a_cell_of_the_page_are_escaped() -> None:
     rows = [line for line in page().splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {3, 6}

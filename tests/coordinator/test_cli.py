@@ -22,7 +22,7 @@ from tests.support.commands import Finished
 Run = Callable[..., tuple[int, str, str]]
 
 ENOUGH = ("--url", "redis://h", "--duration", "1s")
-# Tests replace the functions that a command calls: nothing here starts a run.
+# Tests replace the functions that a command calls, so no test here starts a run.
 START = "coordinator.start.start"
 
 
@@ -50,14 +50,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, StartOptions]]:
     return calls
 
 
-def test_the_version_is_the_distributions(run: Run) -> None:
+def test_the_version_is_that_of_the_distribution(run: Run) -> None:
     code, said, complaint = run("--version")
     assert (code, complaint) == (0, "")
     assert said.startswith(f"coordinator {version('redis-stampede')} (redis-stampede; Python 3.")
     assert run("-V") == (code, said, complaint)
 
 
-def test_without_a_command_the_help_is_shown_and_it_is_a_usage_error(run: Run) -> None:
+def test_without_a_command_the_help_is_a_usage_error(run: Run) -> None:
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "start" in err
@@ -111,7 +111,7 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
         (("start", *ENOUGH, "--compare-drivers", "--driver", "wire"), "--compare-drivers: expected pools without a"),
     ],
 )
-def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[str, ...], line: str) -> None:
+def test_a_wrong_flag_is_a_usage_error_in_one_line(run: Run, arguments: tuple[str, ...], line: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"coordinator: {line}")
@@ -134,14 +134,14 @@ def test_a_wrong_flag_is_one_line_and_a_usage_error(run: Run, arguments: tuple[s
         (("plan", *ENOUGH, "--profile", "a\nb\x1b[2J"), "--profile: expected one of async_mixed, basic_rw"),
     ],
 )
-def test_an_invalid_plan_is_one_line_and_exit_code_3(run: Run, arguments: tuple[str, ...], line: str) -> None:
+def test_an_invalid_plan_is_exit_code_3_in_one_line(run: Run, arguments: tuple[str, ...], line: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (3, "")
     assert err.startswith(f"coordinator: {line}")
     assert err.rstrip("\n").isprintable()
 
 
-def test_start_gets_the_plan_and_its_own_options(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
+def test_start_gets_the_plan_and_the_options(run: Run, started: list[tuple[Plan, StartOptions]]) -> None:
     code, _, _ = run(
         "start", *ENOUGH, "--bind", "tcp://*:1", "--out", "o", "--json", "--insecure", "--token-file", "t", "-q",
         "--hide-histogram", "--test-time", "3s", "--per-agent",
@@ -185,7 +185,7 @@ def test_resume_uses_the_plan_file_of_the_run(run: Run, started: list[tuple[Plan
     assert run("start", "--resume", "r-1")[0] == 0
     ((plan, options),) = started
     assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
-    # Only the sources of the passwords may be given again.
+    # Only the sources of passwords may be given again.
     (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
     assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file that holds the password")
     assert "expected no plan and no flags of one" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
@@ -201,7 +201,7 @@ def test_resume_uses_the_plan_file_of_the_run(run: Run, started: list[tuple[Plan
         (InvalidResultError, 7),
     ],
 )  # fmt: skip
-def test_every_error_of_ours_ends_in_its_exit_code(
+def test_every_error_has_its_exit_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: type[Exception], code: int
 ) -> None:
     def start(*_: object) -> int:
@@ -240,7 +240,7 @@ def test_plan_shows_the_arithmetic_of_the_requested_example(run: Run) -> None:
     assert "# share of local-2 (1 process): 1 pool, 4 threads, at most 150 connections\n" in out
 
 
-def test_plan_says_which_workers_are_threads_and_which_are_tasks(run: Run) -> None:
+def test_plan_counts_threads_and_tasks(run: Run) -> None:
     tasks = ("--driver", "asyncio", "--tasks-per-pool", "4", "--client-pools", "2", "--local-agents", "2")
     _, out, _ = run("plan", *ENOUGH, *tasks, "--processes", "1")
     assert "# worker tasks: 8\n" in out
@@ -261,7 +261,9 @@ def test_plan_says_which_workers_are_threads_and_which_are_tasks(run: Run) -> No
         (("--embedded-server", "sentinel"), False),
     ],
 )
-def test_plan_says_that_a_clusters_connections_are_per_node(run: Run, target: tuple[str, ...], said: bool) -> None:
+def test_plan_says_that_the_connections_of_a_cluster_are_per_node(
+    run: Run, target: tuple[str, ...], said: bool
+) -> None:
     flags = (*target, "--duration", "1s", "--client-pools", "2")
     assert ("# Connections are per node of the cluster" in run("plan", *flags)[1]) == said
     assert json.loads(run("plan", "--json", *flags)[1])["connections"]["per_node"] == said
@@ -295,7 +297,7 @@ def test_the_output_of_plan_is_a_plan_file(run: Run, started: list[tuple[Plan, S
     assert started[0] == started[1]
 
 
-def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
+def test_plan_shows_the_resulting_settings_of_redis_py(run: Run) -> None:
     _, out, _ = run("plan", *ENOUGH, "--retry-backoff", "constant", "--tcp-pool", "blocking")
     assert "# client settings in force (main):" in out
     assert "#   retry backoff: ConstantBackoff" in out
@@ -304,7 +306,7 @@ def test_plan_shows_what_redis_py_makes_of_the_settings(run: Run) -> None:
     assert json.loads(out)["client_settings"]["main"]["connection"] == "Connection"
 
 
-def test_plan_as_json_holds_the_same(run: Run) -> None:
+def test_plan_as_json_has_the_same_figures(run: Run) -> None:
     facts: dict[str, Any] = json.loads(run("plan", *EXAMPLE, "--json")[1])
     assert facts["connections"] == {"ceiling": 300, "per_node": False, "pools": {"main": 300}}
     assert (facts["pools_total"], facts["threads_total"]) == (2, 8)
@@ -315,14 +317,14 @@ def test_plan_as_json_holds_the_same(run: Run) -> None:
     assert facts["plan"]["load"]["duration"] == 1.0
 
 
-def test_plan_says_what_it_assumes_of_remote_agents(run: Run) -> None:
+def test_plan_names_its_assumptions_about_remote_agents(run: Run) -> None:
     _, out, _ = run("plan", *ENOUGH, "--expect-agents", "3", "--client-pools", "2")
     assert "share of agent-3 (1 process): 0 pools" in out
     assert "real shares follow the processes that they have" in out
     assert "fewer pools than agents" in out
 
 
-def test_plan_says_when_the_run_starts_and_what_it_does_about_lost_agents(run: Run) -> None:
+def test_plan_says_when_the_run_starts_and_how_it_treats_lost_agents(run: Run) -> None:
     fleet = ("--expect-agents", "20", "--at-least", "18", "--wait", "5m")
     _, out, _ = run("plan", *ENOUGH, *fleet, "--on-agent-loss", "abort", "--tolerate-lost", "2")
     assert "# start: with 20 agents, or with at least 18 of them after 5m" in out
@@ -369,7 +371,7 @@ def test_profiles_are_listed_and_shown(run: Run) -> None:
     assert yaml.safe_load(shown)["pipeline"] == 10
 
 
-def test_the_command_table_is_listed_and_the_page_has_everything(run: Run) -> None:
+def test_the_command_table_is_listed(run: Run) -> None:
     assert "__rand(A,B)__" in run("profiles", "--commands")[1]
     assert run("profiles", "--markdown")[1] == page()
     assert run("profiles", "basic_rw", "--commands") == (
@@ -379,43 +381,12 @@ def test_the_command_table_is_listed_and_the_page_has_everything(run: Run) -> No
 
 def test_report_prints_the_named_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.report_command.render", lambda *arguments, **_: f"\x1b[31m{arguments!r}\n")
-    # The report decides on colours.
+    # The report decides about colours.
     said = f"\x1b[31m{('r-1', Path('o'), 'csv', False)!r}\n"
     assert run("report", "r-1", "--format", "csv", "--out", "o") == (0, said, "")
 
 
-def test_a_report_of_an_unknown_run_is_a_usage_error(run: Run) -> None:
-    code, out, err = run("report", "nobody")
-    assert (code, out) == (2, "")
-    assert "nobody" in err
-
-
-@pytest.mark.usefixtures("no_leaks")
-def test_as_a_process_a_wrong_plan_file_is_one_line_and_nothing_is_left(
-    run_coordinator: Callable[..., Finished], tmp_path: Path
-) -> None:
-    (tmp_path / "plan.yaml").write_text("target: {url: 'redis://h'}\npools: [{}, {threads_per_pool: four}]")
-    finished = run_coordinator("start", "plan.yaml")
-    assert (finished.returncode, finished.stdout) == (3, "")
-    assert finished.stderr == (
-        'coordinator: plan.yaml: $.pools[1].threads_per_pool: expected a whole number >= 1, got "four"\n'
-    )
-    assert not (tmp_path / "runs").exists()
-
-
-def test_as_a_process_the_file_overrides_the_environment(
-    run_coordinator: Callable[..., Finished], tmp_path: Path
-) -> None:
-    (tmp_path / "plan.json").write_text('{"target": {"url": "redis://h"}, "load": {"duration": "1s"}}')
-    finished = run_coordinator(
-        "plan", "plan.json", "--json", STAMPEDE_DURATION="9s", STAMPEDE_MAX_CONNECTIONS="7", STAMPEDE_URL="redis://x"
-    )
-    plan = json.loads(finished.stdout)["plan"]
-    assert (plan["target"]["url"], plan["load"]["duration"]) == ("redis://h", 1.0)
-    assert plan["pools"][0]["max_connections"] == 7
-
-
-def test_as_a_process_bytes_that_are_not_utf_8_are_refused_without_a_traceback(
+def test_arguments_that_are_not_utf_8_are_refused(
     run_coordinator: Callable[..., Finished],
 ) -> None:
     finished = run_coordinator("plan", *ENOUGH, "--key-prefix", "\udcff")

@@ -20,7 +20,7 @@ def credentials(tmp_path: Path) -> Credentials:
     return coordinator_credentials(tmp_path / "a token", TokenVariables(), {})
 
 
-def test_a_wildcard_is_said_as_the_address_on_the_way_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wildcard_is_shown_as_the_address_of_the_route_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def outward(toward: str, *, ipv4_only: bool) -> str:
@@ -34,7 +34,7 @@ def test_a_wildcard_is_said_as_the_address_on_the_way_to_the_target(monkeypatch:
     assert reachable_at(Endpoint("10.1.1.1", 7), "redis://h") == Endpoint("10.1.1.1", 7)
 
 
-def test_the_command_names_what_an_agent_needs(credentials: Credentials) -> None:
+def test_the_command_has_the_flags_that_an_agent_needs(credentials: Credentials) -> None:
     assert join_command(OUTSIDE, None) == "agent join 10.0.0.5:5555 --insecure"
     assert join_command(OUTSIDE, credentials) == "agent join 10.0.0.5:5555 --token-file TOKEN"
     assert join_command(HERE, credentials) == f"agent join 127.0.0.1:5555 --token-file '{credentials.file}'"
@@ -42,7 +42,7 @@ def test_the_command_names_what_an_agent_needs(credentials: Credentials) -> None
     assert join_command(OUTSIDE, replace(credentials, file=None)) == "STAMPEDE_TOKEN=... agent join 10.0.0.5:5555"
 
 
-def test_an_invitation_says_where_the_token_is_and_that_a_container_has_other_addresses(
+def test_an_invitation_names_the_token_and_the_published_address_of_a_container(
     credentials: Credentials,
 ) -> None:
     command = "agents join with: agent join 10.0.0.5:5555 --token-file TOKEN"
@@ -54,14 +54,16 @@ def test_an_invitation_says_where_the_token_is_and_that_a_container_has_other_ad
     assert invitation(HERE, HERE, None, contained=False) == "agents join with: agent join 127.0.0.1:5555 --insecure"
 
 
-def test_a_coordinator_on_the_loopback_says_how_others_could_join() -> None:
+def test_a_coordinator_on_loopback_says_how_other_machines_can_join() -> None:
     assert loopback_note(HERE).endswith("only agents of this machine can join at 127.0.0.1:5555; "
                                         "for others, listen with --bind 0.0.0.0:5555")  # fmt: skip
     assert loopback_note(parse_endpoint("[::1]:5555")).endswith("listen with --bind '[::]:5555'")
     assert loopback_note(OUTSIDE) == loopback_note(parse_endpoint("*")) == ""
 
 
-def test_a_container_is_known_by_what_its_engine_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_container_is_recognized_by_the_files_and_variables_of_its_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(invitation_module, "_CONTAINER_FILES", (tmp_path / "engine",))
     assert not in_container({})
     assert in_container({"KUBERNETES_SERVICE_HOST": "10.96.0.1"})

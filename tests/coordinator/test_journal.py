@@ -39,12 +39,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch") / "journal"
 
 
-def test_a_journal_gives_back_its_records_in_order(tmp_path: Path) -> None:
-    write(tmp_path / "journal", RUN)
-    assert tuple(read_journal(tmp_path / "journal")) == RUN
-
-
-def test_a_record_can_be_read_as_soon_as_it_was_appended(tmp_path: Path) -> None:
+def test_a_record_can_be_read_right_after_its_append(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal.create(path) as journal:
         for count, record in enumerate(RUN, start=1):
@@ -52,7 +47,7 @@ def test_a_record_can_be_read_as_soon_as_it_was_appended(tmp_path: Path) -> None
             assert tuple(read_journal(path)) == RUN[:count]
 
 
-def test_a_frame_is_written_as_its_agent_packed_it(tmp_path: Path) -> None:
+def test_a_packed_frame_is_written_unchanged(tmp_path: Path) -> None:
     with Journal.create(tmp_path / "journal") as journal:
         for record in RUN:
             packed = pack(record.frame) if isinstance(record, FrameAccepted) else None
@@ -62,27 +57,7 @@ def test_a_frame_is_written_as_its_agent_packed_it(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_any_prefix_of_a_journal_holds_a_prefix_of_its_records(
-    whole: bytes, scratch: Path, data: st.DataObject
-) -> None:
-    length = data.draw(st.integers(0, len(whole)))
-    scratch.write_bytes(whole[:length])
-    found = tuple(read_journal(scratch))
-    assert found == RUN[: len(found)]
-    assert len(found) == len(RUN) or length < len(whole)
-
-
-@given(data=st.data())
-def test_reopening_cuts_off_what_is_torn_and_goes_on(whole: bytes, scratch: Path, data: st.DataObject) -> None:
-    scratch.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    kept = tuple(read_journal(scratch))
-    with Journal.reopen(scratch) as journal:
-        journal.append(RunStarted(t0_ns=42))
-    assert tuple(read_journal(scratch)) == (*kept, RunStarted(t0_ns=42))
-
-
-@given(data=st.data())
-def test_a_changed_byte_is_never_taken_for_a_record(whole: bytes, scratch: Path, data: st.DataObject) -> None:
+def test_a_changed_byte_is_damage(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(whole) - 1))
     flipped = bytearray(whole)
     flipped[position] ^= data.draw(st.integers(1, 255))
@@ -95,19 +70,21 @@ def test_a_changed_byte_is_never_taken_for_a_record(whole: bytes, scratch: Path,
 
 @pytest.fixture(scope="module")
 def borders(whole: bytes, scratch: Path) -> list[int]:
-    """Where the records of the whole journal end."""
+    """The offsets at which the records of the journal end."""
     scratch.write_bytes(whole)
     with open(scratch, "rb") as file:
         return [end for end, _ in journal._frames(scratch, file)]
 
 
 @given(data=st.data())
-def test_zeros_that_a_power_cut_left_cost_the_records_in_their_place_and_no_others(
+def test_zeros_after_a_power_failure_cost_only_the_records_in_their_place(
     whole: bytes, borders: list[int], scratch: Path, data: st.DataObject
 ) -> None:
     at = data.draw(st.one_of(st.sampled_from(borders), st.integers(0, len(whole))))
     scratch.write_bytes(whole[:at] + bytes(data.draw(st.integers(0 if at in borders else 64, 10_000))))
-    kept = RUN[: sum(not whole[at:border].strip(b"\0") for border in borders)]  # the last bytes may be zeros anyway
+    kept = RUN[
+        : sum(not whole[at:border].strip(b"\0") for border in borders)
+    ]  # the last bytes of a record may be zeros
     assert tuple(read_journal(scratch)) == kept
     with Journal.reopen(scratch) as reopened:
         reopened.append(RunStarted(t0_ns=42))
@@ -115,7 +92,7 @@ def test_zeros_that_a_power_cut_left_cost_the_records_in_their_place_and_no_othe
 
 
 @pytest.mark.parametrize("size", [1, 10, len(MAGIC), 4096, 200_000])
-def test_a_journal_of_nothing_but_zeros_has_no_record(tmp_path: Path, size: int) -> None:
+def test_a_journal_of_zeros_has_no_record(tmp_path: Path, size: int) -> None:
     path = tmp_path / "journal"
     path.write_bytes(bytes(size))
     assert list(read_journal(path)) == []
@@ -124,7 +101,7 @@ def test_a_journal_of_nothing_but_zeros_has_no_record(tmp_path: Path, size: int)
     assert list(read_journal(path)) == [RUN[0]]
 
 
-def test_zeros_amid_a_journal_are_damage(whole: bytes, borders: list[int], tmp_path: Path) -> None:
+def test_zeros_within_a_journal_are_damage(whole: bytes, borders: list[int], tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(whole[: borders[2]] + bytes(100) + whole[borders[2] :])
     with pytest.raises(UsageError, match=f"damaged at byte {borders[2]}"):
@@ -138,7 +115,7 @@ def test_two_journals_in_one_file_are_damage(whole: bytes, tmp_path: Path) -> No
         list(read_journal(path))
 
 
-def test_a_damaged_journal_is_not_gone_on_with(whole: bytes, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_not_reopened(whole: bytes, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     damaged = bytearray(whole)
     damaged[len(MAGIC) + 20] ^= 1
@@ -155,7 +132,7 @@ def test_a_damaged_journal_is_not_gone_on_with(whole: bytes, tmp_path: Path) -> 
         (b"stampede journal 2\nmore", "another version"),
     ],
 )
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "journal"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
@@ -165,7 +142,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path, content: bytes, me
     assert path.read_bytes() == content
 
 
-def test_a_record_of_a_kind_that_is_not_known_is_named_by_its_place(tmp_path: Path) -> None:
+def test_a_record_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal.create(path) as journal:
         journal.append({"type": "Unheard"})  # type: ignore[arg-type]
@@ -173,7 +150,7 @@ def test_a_record_of_a_kind_that_is_not_known_is_named_by_its_place(tmp_path: Pa
         list(read_journal(path))
 
 
-def test_a_journal_that_exists_is_not_written_over(tmp_path: Path) -> None:
+def test_an_existing_journal_is_not_overwritten(tmp_path: Path) -> None:
     content = write(tmp_path / "journal", RUN[:2])
     with pytest.raises(UsageError, match="exists already"):
         Journal.create(tmp_path / "journal")
@@ -181,7 +158,7 @@ def test_a_journal_that_exists_is_not_written_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("open_it", [Journal.create, Journal.reopen, lambda path: list(read_journal(path))])
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path, open_it: object) -> None:
+def test_a_missing_folder_is_a_usage_error(tmp_path: Path, open_it: object) -> None:
     with pytest.raises(UsageError, match="No such file or directory"):
         open_it(tmp_path / "nowhere" / "journal")  # type: ignore[operator]
 
@@ -205,7 +182,7 @@ def test_closing_twice_does_nothing(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_full_disk_costs_the_record_and_not_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_only_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal"
     write_some = os.pwrite
 
@@ -226,10 +203,9 @@ def test_a_full_disk_costs_the_record_and_not_the_journal(tmp_path: Path, monkey
 
 
 class JournalAndCrashes(RuleBasedStateMachine):
-    """A coordinator that appends, is killed at any byte of a record, and goes on with what is in its journal.
+    """A coordinator that appends, is killed at any byte of a record, and continues its journal.
 
-    `kept`: records whose append returned, and those that were whole on the disk when it was killed; `whole`: bytes of
-    the file that hold them.
+    kept: records that were appended or complete on the disk. whole: the size of these records in bytes.
     """
 
     def __init__(self) -> None:
@@ -257,13 +233,13 @@ class JournalAndCrashes(RuleBasedStateMachine):
         if reached == after:
             self.whole = after
             self.kept.append(record)
-        self.nothing_is_lost_and_nothing_made_up()
+        self.the_journal_has_exactly_the_kept_records()
         self.journal = Journal.reopen(self.path)
-        if again and reached < after:  # its agent sends it once more
+        if again and reached < after:  # its agent sends it again
             self.append([record])
 
     @invariant()
-    def nothing_is_lost_and_nothing_made_up(self) -> None:
+    def the_journal_has_exactly_the_kept_records(self) -> None:
         assert list(read_journal(self.path)) == self.kept
 
     def teardown(self) -> None:
@@ -275,7 +251,7 @@ TestJournalAndCrashes = JournalAndCrashes.TestCase
 TestJournalAndCrashes.settings = tried(25, steps=15)
 
 
-def test_a_record_that_was_half_written_and_could_not_be_cut_off_is_never_written_over(
+def test_a_partial_record_that_cannot_be_cut_off_blocks_further_appends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal"

@@ -23,7 +23,7 @@ WITHOUT_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The journal of a run that a killed coordinator left."""
+    """The journal of a killed coordinator."""
     path = tmp_path / "journal"
     with Journal.create(path) as journal:
         journal.append(opened())
@@ -35,7 +35,7 @@ def beside(path: Path) -> Path:
 
 
 def written(path: Path, **changes: object) -> Holder:
-    """Who wrote the lock file of an open journal, with some facts changed; now named there."""
+    """Change facts in the lock file of an open journal. Returns its new holder."""
     ours = msgspec.json.decode(beside(path).read_bytes(), type=Holder)
     holder = msgspec.structs.replace(ours, **changes)
     beside(path).write_bytes(msgspec.json.encode(holder))
@@ -43,7 +43,7 @@ def written(path: Path, **changes: object) -> Holder:
 
 
 def left_by(path: Path, pid: int) -> Holder:
-    """The lock file as a copy of a journal has it: it names a process that runs."""
+    """Leave a lock file, as in a copied run folder, that names this running process."""
     with Journal.reopen(path):
         return written(path, pid=pid, started_s=psutil.Process(pid).create_time())
 
@@ -55,7 +55,7 @@ def without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(fcntl, "flock", fail)
 
 
-def test_who_writes_a_journal_is_named_to_whoever_else_wants_to(path: Path) -> None:
+def test_a_second_writer_is_refused_with_the_name_of_the_first(path: Path) -> None:
     with Journal.reopen(path):
         assert beside(path).stat().st_mode & 0o777 == 0o600
         with pytest.raises(UsageError) as refused:
@@ -68,7 +68,7 @@ def test_who_writes_a_journal_is_named_to_whoever_else_wants_to(path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"host": "web1"}', b'{"host":1}', b"\xff"])
-def test_a_lock_file_that_says_nothing_costs_the_name_alone(path: Path, content: bytes) -> None:
+def test_an_unreadable_lock_file_costs_only_the_name(path: Path, content: bytes) -> None:
     with Journal.reopen(path):
         beside(path).write_bytes(content)
         with pytest.raises(UsageError, match=f"{path}: another coordinator is running this run"):
@@ -81,14 +81,14 @@ def test_a_lock_file_that_is_a_pipe_does_not_block(path: Path) -> None:
     Journal.reopen(path).close()
 
 
-def test_the_process_that_a_killed_coordinator_left_in_the_lock_file_is_not_taken_for_the_new_one(path: Path) -> None:
+def test_a_dead_process_in_the_lock_file_is_not_named(path: Path) -> None:
     with Journal.reopen(path):
         assert written(path, started_s=1.0).runs is False
         with pytest.raises(UsageError, match="another coordinator is running this run"):
             Journal.reopen(path)
 
 
-def test_a_process_of_another_machine_is_named_but_its_end_is_for_the_lock_to_tell(path: Path) -> None:
+def test_a_process_of_another_machine_is_named_as_long_as_the_lock_lasts(path: Path) -> None:
     with Journal.reopen(path):
         assert written(path, system="another", host="web2\x1b[2J", pid=7).runs is None
         with pytest.raises(UsageError, match=r"\(process 7 on web2\\x1b\[2J\)"):
@@ -96,11 +96,11 @@ def test_a_process_of_another_machine_is_named_but_its_end_is_for_the_lock_to_te
     Journal.reopen(path).close()
 
 
-def test_the_copy_of_a_folder_whose_coordinator_runs_is_not_gone_on_with(path: Path) -> None:
+def test_the_copy_of_a_running_run_is_not_reopened(path: Path) -> None:
     holder = left_by(path, os.getppid())
     with pytest.raises(UsageError, match=rf"its coordinator \({holder}\) still runs.*original of this copy"):
         Journal.reopen(path)
-    written(path, started_s=1.0)  # it has ended, and another process has its number
+    written(path, started_s=1.0)  # the process has ended, and another has its number
     Journal.reopen(path).close()
 
 
@@ -126,14 +126,14 @@ def test_without_locks_the_file_beside_the_journal_decides(
     Journal.reopen(path).close()
 
 
-def test_a_lock_that_fails_for_another_reason_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_lock_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch, errno.EIO)
     with pytest.raises(UsageError, match="cannot go on with this journal: Input/output error"):
         Journal.reopen(path)
     assert not is_locked(path)
 
 
-def test_whoever_looks_whether_a_run_is_live_keeps_nobody_from_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_checks_the_lock_does_not_block_a_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open(path, "rb") as looks:
         fcntl.flock(looks, fcntl.LOCK_SH)
         monkeypatch.setattr("coordinator.journal_lock.time.sleep", lambda _: fcntl.flock(looks, fcntl.LOCK_UN))
@@ -141,23 +141,23 @@ def test_whoever_looks_whether_a_run_is_live_keeps_nobody_from_it(path: Path, mo
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
-def test_a_journal_that_is_taken_away_while_it_is_locked_is_refused(
+def test_a_journal_that_is_replaced_or_deleted_during_locking_is_refused(
     path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = fcntl.flock
 
-    def take_away(file: FileIO, how: int) -> None:
+    def replace(file: FileIO, how: int) -> None:
         lock(file, how)
         path.unlink()
         if replaced:
             path.touch()
 
-    monkeypatch.setattr(fcntl, "flock", take_away)
+    monkeypatch.setattr(fcntl, "flock", replace)
     with pytest.raises(UsageError, match="this journal was replaced or deleted"):
         Journal.reopen(path)
 
 
-def test_a_folder_that_takes_no_lock_file_still_takes_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_works_without_a_lock_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -168,7 +168,7 @@ def test_a_folder_that_takes_no_lock_file_still_takes_the_lock(path: Path, monke
             Journal.reopen(path)
 
 
-def test_reopening_alone_changes_nothing(path: Path) -> None:
+def test_reopening_alone_does_not_change_the_file(path: Path) -> None:
     torn = path.read_bytes() + b"torn"
     path.write_bytes(torn)
     Journal.reopen(path).close()

@@ -16,10 +16,10 @@ from tests.support.runs import wait_until
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_local_agents_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAMPEDE_PASSWORD", "a word for the test")
     monkeypatch.setenv("HARMLESS", "kept")
-    # Others may be there, and end meanwhile: zombies of other tests.
+    # There may be zombies of other tests.
     before = {child.pid for child in psutil.Process().children()}
     with LocalAgents() as agents:
         agents.start(
@@ -37,7 +37,7 @@ def test_local_agents_are_told_no_secret_by_their_environment(monkeypatch: pytes
     assert environment["HARMLESS"] == "kept"
 
 
-def test_local_agents_that_are_let_go_outlive_the_coordinator() -> None:
+def test_released_local_agents_outlive_the_coordinator() -> None:
     with LocalAgents() as agents:
         agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [process] = agents._processes
@@ -48,23 +48,25 @@ def test_local_agents_that_are_let_go_outlive_the_coordinator() -> None:
     process.wait(10)
 
 
-def test_local_agents_get_the_token_through_their_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_agents_read_the_token_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     curve = coordinator_curve(tmp_path / "token")
     monkeypatch.setenv("STAMPEDE_TOKEN_FILE", "/of/another/coordinator")
     with Context() as context, Listener(context, "tcp://127.0.0.1:*", curve) as listener, LocalAgents() as agents:
         agents.start(1, listener.endpoint, processes=1, token=(tmp_path / "token").read_text(), wait_s=60)
-        assert wait_until(lambda: [*listener.receive()], "the agent says hello")
+        assert wait_until(lambda: [*listener.receive()], "the hello of the agent")
 
 
-def test_processes_of_an_agent_that_are_stopped_end_with_it() -> None:
+def test_stopped_processes_of_an_agent_end_with_it() -> None:
     before = {child.pid for child in psutil.Process().children()}
     with LocalAgents() as agents:
         agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [agent] = [child for child in psutil.Process().children() if child.pid not in before]
-        # The process that worker processes are forked from, in the process group of all of them.
-        [child] = wait_until(agent.children, "the agent has started it")
+        # The fork server, which is in the process group of the agent.
+        [child] = wait_until(agent.children, "the fork server")
         child.send_signal(signal.SIGSTOP)
         agent.kill()
-        [exited] = wait_until(lambda: list(agents.exited()), "the agent has ended")
+        [exited] = wait_until(lambda: list(agents.exited()), "the end of the agent")
         assert exited.exit_code == -signal.SIGKILL
-        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its child has too", 5)
+        wait_until(
+            lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the end of the fork server", 5
+        )

@@ -24,7 +24,7 @@ from tests.support.protocol import (
 
 
 class FakeLink:
-    """Poller and listener in one: a batch of messages a look, and what was sent, by routing id."""
+    """Poller and listener in one. batches: the messages of each receive. sent: messages with their routing id."""
 
     def __init__(self, *batches: Sequence[tuple[bytes, AgentMessage]]) -> None:
         self._batches = list(batches)
@@ -50,30 +50,30 @@ OTHERS: dict[str, Any] = dict.fromkeys(
 
 
 def called_off(link: FakeLink) -> list[tuple[bytes, Any]]:
-    """What is sent to the agent web1 by a coordinator that cannot begin its run."""
+    """The messages to the agent web1 of a coordinator that cannot start its run."""
     bench = RunBench()
     bench.hello("web1")
     Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)._call_off(link, 5)  # type: ignore[arg-type]
     return link.sent
 
 
-def test_an_agent_that_does_not_seem_to_know_is_dismissed_again_on_its_new_connection() -> None:
+def test_an_agent_that_reconnects_is_dismissed_again() -> None:
     back = hello("web1", secret="web1", state=AgentState.RUNNING, run_id=RUN_ID)
-    link = FakeLink([(b"anew", back)], [(b"anew", Bye(reason="dismissed"))], [])
-    assert called_off(link) == [(b"web1", Dismiss(exit_code=5)), (b"anew", Dismiss(exit_code=5))]
+    link = FakeLink([(b"web1-again", back)], [(b"web1-again", Bye(reason="dismissed"))], [])
+    assert called_off(link) == [(b"web1", Dismiss(exit_code=5)), (b"web1-again", Dismiss(exit_code=5))]
 
 
-def test_a_goodbye_from_a_connection_that_is_not_the_agents_is_no_answer() -> None:
+def test_a_goodbye_from_another_connection_does_not_count() -> None:
     link = FakeLink([(b"liar", Bye(reason="dismissed"))], [(b"web1", heartbeat(AgentState.RUNNING))], [])
     assert called_off(link)[:2] == [(b"web1", Dismiss(exit_code=5))] * 2
 
 
-def test_an_agent_that_answers_is_sent_nothing_more() -> None:
+def test_an_agent_that_answers_is_not_dismissed_again() -> None:
     assert called_off(FakeLink([(b"web1", heartbeat(AgentState.IDLE))])) == [(b"web1", Dismiss(exit_code=5))]
 
 
 def stopped(link: FakeLink) -> list[tuple[bytes, Any]]:
-    """What is sent to the agent web1, at work, by a coordinator that cannot go on."""
+    """The messages to the running agent web1 of a coordinator that failed."""
     bench = RunBench()
     bench.running("web1")
     coordinator = Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)  # type: ignore[arg-type]
@@ -81,11 +81,11 @@ def stopped(link: FakeLink) -> list[tuple[bytes, Any]]:
     return link.sent
 
 
-def test_the_load_is_stopped_when_nothing_can_be_recorded_and_an_agent_that_goes_on_is_stopped_again() -> None:
+def test_a_failed_coordinator_stops_the_load_and_repeats_the_stop() -> None:
     stop = Stop(
         drain=True,
         reason="the coordinator failed: runs/r-1/journal: cannot write the journal: No space left on device",
     )
     back = hello("web1", secret="web1", state=AgentState.RUNNING, run_id=RUN_ID)
-    link = FakeLink([(b"anew", back)], [(b"anew", heartbeat(AgentState.DRAINING))], [])
-    assert stopped(link) == [(b"web1", stop), (b"anew", stop)]
+    link = FakeLink([(b"web1-again", back)], [(b"web1-again", heartbeat(AgentState.DRAINING))], [])
+    assert stopped(link) == [(b"web1", stop), (b"web1-again", stop)]

@@ -1,5 +1,4 @@
-"""Malformed replies end in one line before the load, a note in the ledger or the clean-up after it, and never a
-traceback."""
+"""Malformed replies are one line before the load, a note in the report after it, and never a traceback."""
 
 from __future__ import annotations
 
@@ -87,7 +86,7 @@ def plan_of(server: ScriptedServer, scheme: str = "redis", protocol: int = 3) ->
 
 
 def said_by(question: Callable[[], object]) -> str:
-    """The error that a question ends in; "none" where it is answered."""
+    """The error of a query; "none" if there is none."""
     try:
         question()
     except (TargetError, PlanError) as error:
@@ -110,7 +109,7 @@ def one_line(text: str) -> bool:
 @example(asked="INFO", answer=_HUGE, scheme="redis", protocol=2)
 @example(asked="INFO", answer=b"+OK\r\n+OK\r\n", scheme="redis", protocol=2)
 @example(asked="CLUSTER SLOTS", answer=b"*0\r\n", scheme="redis+cluster", protocol=3)
-def test_before_the_load_any_reply_is_accepted_or_is_one_line_and_a_target_error(
+def test_before_the_load_any_reply_is_accepted_or_a_target_error_in_one_line(
     server: ScriptedServer, asked: str, answer: bytes, scheme: str, protocol: int
 ) -> None:
     server.answers = {asked: answer}
@@ -134,14 +133,14 @@ def test_before_the_load_any_reply_is_accepted_or_is_one_line_and_a_target_error
 )
 @example(asked="INFO", answer=_HUGE, scheme="redis")
 @example(asked="INFO", answer=_DEEP, scheme="redis")
-def test_after_the_load_any_reply_is_noted_and_the_run_is_reported(
+def test_after_the_load_any_reply_still_leads_to_a_report(
     server: ScriptedServer, asked: str, answer: bytes, scheme: str
 ) -> None:
     server.answers = {asked: answer}
     plan = plan_of(server, scheme)
     read = read_server_counts(plan.target, Reading.AFTER)
     cleaning = CleanUpThread(lambda tally: delete_plan_keys(plan, tally), lambda error: (1, f"crash: {error!r}"))
-    cleaned = wait_until(cleaning.result, "an end of the clean-up")
+    cleaned = wait_until(cleaning.result, "the end of the clean-up")
     assert isinstance(cleaned, CleanedUp)
     assert "crash" not in cleaned.error or "TargetError" in cleaned.error, cleaned.error
     run: list[AnyRecord] = list(clean_run())

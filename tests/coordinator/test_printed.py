@@ -1,4 +1,4 @@
-"""What both programs print, as a whole: no line ends in blanks, and counts agree with their nouns."""
+"""All output of both programs: no trailing blanks, and counts agree with their nouns."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ONE_OF_SEVERAL = re.compile(r"\b1 (?!(?:us|ms|s|ops|this|less|is|was|has)\b)[a-z
 
 
 def tiny(the_plan: Plan | None = None) -> list[AnyRecord]:
-    """One agent, one second, one of everything, and something wrong with it."""
+    """A run with one agent, one second, one of everything, and some problems."""
     get = command(histogram(1_000_000), response=histogram(3_000_000), errors={"WRONGTYPE": 1})
     one = interval(0, {"GET": get}, retries=1, redirects={"MOVED": 1}, topology_refreshes=1, unsent=1)
     records: list[AnyRecord] = [
@@ -145,7 +145,7 @@ def test_no_line_ends_in_blanks_and_counts_agree_with_their_nouns(name: str) -> 
     assert ONE_OF_SEVERAL.findall(printed) == []
 
 
-def test_a_plural_after_one_would_be_found() -> None:
+def test_the_pattern_finds_a_plural_after_one() -> None:
     assert [bool(ONE_OF_SEVERAL.search(text)) for text in ("1 clients", "1 process", "21 clients", "1 us")] == [
         True, False, False, False,
     ]  # fmt: skip

@@ -48,7 +48,7 @@ def seconds(run: str, out: Path) -> float:
     return float(json.loads(render(run, out, "json", False))["run"]["duration_s"])
 
 
-def test_a_run_is_found_by_its_id_its_beginning_its_path_or_as_the_latest(out: Path) -> None:
+def test_a_run_is_found_by_id_prefix_path_or_latest(out: Path) -> None:
     assert seconds(RUNS[1], out) == 2.0
     assert seconds("20250101-1", out) == 2.0
     assert seconds(str(out / RUNS[1]), out / "elsewhere") == 2.0
@@ -56,7 +56,7 @@ def test_a_run_is_found_by_its_id_its_beginning_its_path_or_as_the_latest(out: P
     assert seconds("latest", out) == 3.0
 
 
-def test_every_format_is_folded_from_the_journal_alone(out: Path) -> None:
+def test_every_format_needs_only_the_journal(out: Path) -> None:
     text = render("latest", out, "text", False)
     assert "Totals" in text
     assert "Service times" in text
@@ -65,7 +65,7 @@ def test_every_format_is_folded_from_the_journal_alone(out: Path) -> None:
     assert len(render("latest", out, "csv", False).splitlines()) == 4
 
 
-def test_a_report_has_colours_where_they_are_asked_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_has_colours_if_the_environment_asks_for_them(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -84,7 +84,7 @@ def test_a_report_has_colours_where_they_are_asked_for(out: Path, monkeypatch: p
         ("latest", "xml", '--format: expected one of text, json, csv, got "xml"'),
     ],
 )
-def test_what_cannot_be_meant_is_one_clear_line(out: Path, run: str, format: str, message: str) -> None:
+def test_an_unknown_run_or_format_is_one_line(out: Path, run: str, format: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         render(run, out, format, False)
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
         render("latest", tmp_path / "nowhere", "text", False)
 
 
-def test_of_many_runs_the_last_ones_are_named(tmp_path: Path) -> None:
+def test_the_last_of_many_runs_are_named(tmp_path: Path) -> None:
     for number in range(15):
         (tmp_path / f"r{number:02}").mkdir()
         (tmp_path / f"r{number:02}" / "journal").touch()
@@ -103,14 +103,14 @@ def test_of_many_runs_the_last_ones_are_named(tmp_path: Path) -> None:
         render("x", tmp_path, "text", False)
 
 
-def test_a_journal_that_holds_no_run_yet_is_refused_in_every_format(tmp_path: Path) -> None:
+def test_an_empty_journal_is_refused_in_every_format(tmp_path: Path) -> None:
     Journal.create(tmp_path / "journal").close()
     for format in ("text", "json", "csv"):
         with pytest.raises(UsageError, match="nothing to report"):
             render(str(tmp_path), tmp_path, format, False)
 
 
-def test_a_torn_journal_is_reported_as_far_as_it_goes(out: Path) -> None:
+def test_a_torn_journal_is_reported_up_to_the_tear(out: Path) -> None:
     path = out / RUNS[2] / "journal"
     path.write_bytes(path.read_bytes()[:-3])
     summary = json.loads(render("latest", out, "json", False))
@@ -120,7 +120,7 @@ def test_a_torn_journal_is_reported_as_far_as_it_goes(out: Path) -> None:
 
 @pytest.fixture
 def comparison(out: Path) -> Path:
-    """The folder of a comparison that is younger than all runs."""
+    """The folder of a comparison that is newer than all runs."""
     folder = out / "20250103-090000-dd"
     runs = [conducted(1, driver) for driver in (Driver.CLIENT, Driver.WIRE)]
     folder.mkdir()
@@ -129,7 +129,7 @@ def comparison(out: Path) -> Path:
     return folder
 
 
-def test_a_comparison_is_shown_again_as_it_was(out: Path, comparison: Path) -> None:
+def test_a_comparison_is_shown_again(out: Path, comparison: Path) -> None:
     for name in ("latest", comparison.name, "20250103", str(comparison)):
         assert "What redis-py costs" in render(name, out, "text", False)
     assert render("latest", out, "json", False) == (comparison / COMPARISON_FILE).read_text()
@@ -137,7 +137,7 @@ def test_a_comparison_is_shown_again_as_it_was(out: Path, comparison: Path) -> N
         render("latest", out, "csv", False)
 
 
-def test_a_comparison_is_going_on_as_long_as_one_of_its_runs_is(out: Path, comparison: Path) -> None:
+def test_a_comparison_is_running_if_one_of_its_runs_is(out: Path, comparison: Path) -> None:
     (comparison / "3-wire").mkdir()
     with Journal.create(comparison / "3-wire" / "journal"):
         told = json.loads(render("latest", out, "json", False))
@@ -145,13 +145,13 @@ def test_a_comparison_is_going_on_as_long_as_one_of_its_runs_is(out: Path, compa
     assert json.loads(render("latest", out, "json", False))["outcome"] == "completed"
 
 
-def test_a_comparison_that_cannot_be_read_is_one_line(out: Path, comparison: Path) -> None:
+def test_an_unreadable_comparison_is_one_line(out: Path, comparison: Path) -> None:
     (comparison / COMPARISON_FILE).write_text('{"started_at": "2025"}')
     with pytest.raises(UsageError, match="expected a comparison that this version can read"):
         render("latest", out, "text", False)
 
 
-def test_a_run_that_goes_on_is_not_taken_for_one_whose_coordinator_was_killed(out: Path) -> None:
+def test_a_running_run_is_not_reported_as_killed(out: Path) -> None:
     path = out / RUNS[2] / "journal"
     path.write_bytes(path.read_bytes()[:-3])
     with Journal.reopen(path):
@@ -165,9 +165,7 @@ def test_a_run_that_goes_on_is_not_taken_for_one_whose_coordinator_was_killed(ou
         render("latest", out, "text", False)
 
 
-def test_the_files_that_a_killed_coordinator_left_out_are_made_by_a_report_and_never_beside_a_live_one(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_writes_the_missing_files_of_an_ended_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = out / RUNS[2]
     (folder / PLAN_FILE).touch()
     said: list[str] = []
@@ -211,7 +209,7 @@ FOREIGN: list[AnyRecord] = [
 
 
 def said_of(path: Path, format: str) -> str:
-    """Why a journal is not reported; "" for one that is."""
+    """The error of a report; "" if there is none."""
     try:
         assert render(str(path), path.parent, format, False)
     except UsageError as error:

@@ -23,7 +23,7 @@ def left_behind(out: Path, *records: AnyRecord) -> None:
             journal.append(record)
 
 
-def test_a_new_folder_is_made_when_there_is_something_to_write(tmp_path: Path) -> None:
+def test_a_new_folder_is_created_with_the_journal(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path / "runs", "c-1/1-client")
     assert (folder.run_id, folder.is_resumed, folder.aggregate.opened) == ("c-1/1-client", False, None)
     assert list(tmp_path.iterdir()) == []
@@ -32,9 +32,7 @@ def test_a_new_folder_is_made_when_there_is_something_to_write(tmp_path: Path) -
     assert {path.name for path in folder.iterdir()} == {JOURNAL_FILE, PLAN_FILE}
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_the_start_or_when_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written"):
         new_run_folder(tmp_path / "file" / "runs", "r-1")
@@ -87,7 +85,7 @@ def test_a_killed_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_run_that_never_began_or_has_ended_cannot_be_resumed(
+def test_a_run_that_never_started_or_has_ended_cannot_be_resumed(
     tmp_path: Path, records: tuple[AnyRecord, ...], said: str
 ) -> None:
     left_behind(tmp_path, *records)
@@ -97,7 +95,7 @@ def test_a_run_that_never_began_or_has_ended_cannot_be_resumed(
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_run_that_ended_without_the_results_of_an_agent_can_be_collected(tmp_path: Path, late: bool) -> None:
-    """late: results came after the end, and the coordinator was killed before it wrote the end again."""
+    """late: late results arrived, and the coordinator was killed before it recorded the end again."""
     ended = (opened(agents=["a1", "a2"]), RunStarted(t0_ns=5), noted("a1", 0), noted("a2", 0, lost=True), closed())
     left_behind(tmp_path, *ended, *([noted("a2", 0)] if late else []))
     with reopen_run_folder("r-1", tmp_path) as folder:
@@ -119,15 +117,6 @@ def test_only_one_coordinator_can_resume_a_run_and_only_until_its_end(tmp_path: 
         reopen_run_folder("r-1", tmp_path)
 
 
-def test_a_run_under_way_cannot_be_resumed(tmp_path: Path) -> None:
-    with new_run_folder(tmp_path, "r-1") as folder:
-        for record in (opened(), RunStarted(t0_ns=5)):
-            folder.open_journal(plan()).append(record)
-        with pytest.raises(UsageError, match="another coordinator"):
-            reopen_run_folder("r-1", tmp_path)
-    reopen_run_folder("r-1", tmp_path).close()
-
-
 def test_a_journal_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5))
     locked = []
@@ -144,7 +133,7 @@ def test_a_journal_is_locked_before_it_is_read(tmp_path: Path, monkeypatch: pyte
 def test_a_journal_with_contradictory_records_is_refused_with_its_path(tmp_path: Path) -> None:
     left_behind(tmp_path, opened(), RunStarted(t0_ns=5), accepted("nobody", 0))
     path = tmp_path / "r-1" / JOURNAL_FILE
-    for _ in range(2):  # and it is not left locked
+    for _ in range(2):  # the journal is not left locked
         with pytest.raises(UsageError, match=f"{path}: a record of agent 'nobody'"):
             reopen_run_folder("r-1", tmp_path)
 
@@ -168,7 +157,7 @@ def full_disk(*_: object) -> int:
 
 
 @pytest.mark.parametrize("fails", ["mkdir", "pwrite", "fsync"])
-def test_a_disk_that_is_full_before_the_start_leaves_nothing(
+def test_a_full_disk_before_the_start_leaves_no_file(
     tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = new_run_folder(tmp_path / "runs", "r-1")
@@ -182,7 +171,7 @@ def test_a_disk_that_is_full_before_the_start_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_files_of_somebody_else_stays(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path / "runs", "r-1")
     folder.open_journal(plan())
     (tmp_path / "runs" / "notes").touch()
@@ -190,7 +179,7 @@ def test_a_folder_with_files_of_somebody_else_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["runs", "notes"]
 
 
-def test_a_resume_of_an_ended_run_writes_the_files_that_its_coordinator_could_not(tmp_path: Path) -> None:
+def test_a_resume_of_an_ended_run_writes_its_missing_files(tmp_path: Path) -> None:
     left_behind(tmp_path, *clean_run())
     with pytest.raises(UsageError, match="that run has ended"):
         reopen_run_folder("r-1", tmp_path)

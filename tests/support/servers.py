@@ -1,4 +1,4 @@
-"""Servers to test against: the real one, and some that only pretend to be one."""
+"""Servers for tests: real ones, and sockets that answer like other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scripts.shapes.targets import closed_port as closed_port
 
 
 class Server:
-    """A real server. `url` never holds the password; `password` is None where none is wanted."""
+    """A real server. `url` never has the password; `password` is None if the server requires none."""
 
     def __init__(self, embedded: EmbeddedServer, password: str | None) -> None:
         self._embedded = embedded
@@ -39,30 +39,30 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The server's process. Raises AssertionError once it is killed."""
+        """The process id of the server. Raises AssertionError after `kill`."""
         assert self._embedded.pid is not None
         return self._embedded.pid
 
     def client(self, **options: Any) -> redis.Redis:
-        """A client of its own, closed with the server; options are those of `redis.Redis`."""
+        """Open a client, which is closed with the server; options are those of `redis.Redis`."""
         options = {"socket_timeout": 5.0, "password": self.password, **options}
         client: redis.Redis = self._clients.enter_context(redis.Redis(host=HOST, port=self.port, **options))
         return client
 
     def kill(self) -> None:
-        """End it as SIGKILL does."""
+        """Kill the server."""
         self._embedded.stop()
 
     def pause(self) -> None:
-        """From now on it accepts connections (the kernel does) and answers nothing."""
+        """Stop the process: the kernel still accepts connections, but nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undo `pause`."""
+        """Continue the process after `pause`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def disconnect(self) -> None:
-        """Close all clients that were made."""
+        """Close all clients that `client` opened."""
         self._clients.close()
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Server:
 
 @contextlib.contextmanager
 def start_server(password: str | None = None, port: int | None = None) -> Iterator[Server]:
-    """A real server, up and empty; on this port, where one was killed, to play its return."""
+    """Start an empty real server. port: of a killed server that it replaces."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             if port is not None:
@@ -89,8 +89,8 @@ def start_server(password: str | None = None, port: int | None = None) -> Iterat
 
 
 class KeptServer:
-    """One real server for many tests. It is handed out empty, with counters from nothing and the settings with which it
-    started; a test that kills it, pauses it or changes its settings makes the next test get another one."""
+    """One real server for many tests. Each test gets it empty, with its initial settings and counters of zero. If a test
+    kills the server, pauses it or changes its settings, the next test gets a new one."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -98,21 +98,26 @@ class KeptServer:
         self._settings: list[object] = []
 
     def start(self) -> None:
-        """Have a server, if there is none."""
+        """Start the server, if there is none."""
         if self._server is None:
             self._server = self._stack.enter_context(start_server())
             with _asking(self._server) as client:
                 self._settings = _settings(client)
 
     @contextlib.contextmanager
-    def lend(self) -> Iterator[Server]:
-        """The server, for one test; see `start`."""
+    def lend(self, password: str | None = None) -> Iterator[Server]:
+        """Lend the server to one test; with a password, the server requires it."""
         self.start()
-        assert self._server is not None
+        server = self._server
+        assert server is not None
+        if password is not None:
+            with _asking(server) as client:
+                client.config_set("requirepass", password)
+            server.password = password
         try:
-            yield self._server
+            yield server
         finally:
-            if not self._is_as_before(self._server):
+            if not self._is_as_before(server):
                 self.stop()
 
     def stop(self) -> None:
@@ -124,6 +129,8 @@ class KeptServer:
         server.disconnect()
         try:
             with _asking(server) as client:
+                client.config_set("requirepass", "")
+                server.password = None
                 client.client_unpause()
                 for kind in ("normal", "pubsub", "replica"):
                     client.execute_command("CLIENT", "KILL", "TYPE", kind)
@@ -136,9 +143,10 @@ class KeptServer:
 
 @contextlib.contextmanager
 def _asking(server: Server) -> Iterator[Any]:
-    """A client that does not wait long, and does not try again."""
+    """A client with a short timeout and without retries."""
     assert server.pid
-    with redis.Redis(host=HOST, port=server.port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
+    options: Any = {"password": server.password, "socket_timeout": 1.0, "retry": Retry(NoBackoff(), 0)}
+    with redis.Redis(host=HOST, port=server.port, **options) as client:
         yield client
 
 
@@ -147,10 +155,10 @@ def _settings(client: Any) -> list[object]:
 
 
 class SocketServer:
-    """Listens on loopback and, on each connection, does what it was made for and nothing else.
+    """Listens on loopback, and answers each connection in the same way.
 
-    greeting: sent on accept. reply: sent for each piece received. closes: after the greeting (when there is no reply)
-    or after the first reply the connection is closed. `asked`: set once anything was received.
+    greeting: sent on accept. reply: sent after each read. closes: close the connection after the greeting (without a
+    reply) or after the first reply. `asked`: set when anything was received.
     """
 
     def __init__(self, *, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -> None:
@@ -185,7 +193,7 @@ class SocketServer:
                 if key.fileobj is self._woken:
                     self._close_all()
                     return
-                with contextlib.suppress(OSError):  # the other side may leave whenever it likes
+                with contextlib.suppress(OSError):  # the peer may close at any time
                     self._accept() if key.fileobj is self._listener else self._answer(key.fileobj)
 
     def _accept(self) -> None:
@@ -217,11 +225,11 @@ class SocketServer:
 
 @contextlib.contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port whose connection requests are never answered, as behind a firewall that drops packets."""
+    """Yield a port that never answers connection requests, as behind a firewall that drops packets."""
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server((HOST, 0), backlog=0))
         port: int = listener.getsockname()[1]
-        # The kernel queues a connection or two that nobody accepted, and is silent to all that follow.
+        # The kernel queues one or two unaccepted connections, and ignores all others.
         for _ in range(8):
             filler = open_sockets.enter_context(socket.socket())
             filler.setblocking(False)

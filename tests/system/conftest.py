@@ -1,4 +1,4 @@
-"""Fixtures of tests that run the whole program: real processes, a real server, and nothing left behind."""
+"""Fixtures of tests that run the whole program: real processes and a real server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.runs import Fleet, tracebacks
 
 
 @pytest.fixture
-def fleet(commands: CommandLine, no_leaks: None) -> Iterator[Fleet]:  # noqa: ARG001  # asked for, so that it looks when all else is closed
-    """A fleet of one's own. At the end nobody may have shown a traceback, and everything must be gone."""
+def fleet(commands: CommandLine, no_leaks: None) -> Iterator[Fleet]:  # noqa: ARG001  # requested first, so that it checks last
+    """A fleet for one test. Fails if a process showed a traceback, or if anything is left behind."""
     yield Fleet(commands)
     shown = [f"{path.name}: {path.read_text()}" for path in tracebacks(commands.directory)]
-    assert not shown, f"a traceback on somebody's screen: {shown}"
+    assert not shown, f"a traceback in the output: {shown}"

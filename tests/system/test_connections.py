@@ -1,4 +1,4 @@
-"""Connections that cannot be opened: the report says how many, why, and that its numbers are those of fewer."""
+"""Connections that cannot be opened: the report says how many, and why."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WANTED = {
 
 
 @pytest.mark.parametrize("driver", Driver)
-def test_a_server_that_takes_fewer_clients_than_are_wanted_makes_every_driver_suspect(
+def test_connections_beyond_maxclients_make_the_run_of_every_driver_suspect(
     fleet: Fleet, valkey: Server, driver: Driver
 ) -> None:
     admin = valkey.client()
-    # One is ours, and one reads what the server counted.
+    # One connection is the test's, one reads the server's counters.
     admin.config_set("maxclients", 12)
     ended = fleet.run(
         "--url", valkey.url, "--local-agents", "1", "--processes", "1", "--client-pools", "1", "--duration", "2s",
@@ -44,7 +44,7 @@ def test_a_server_that_takes_fewer_clients_than_are_wanted_makes_every_driver_su
     assert max(int(row["connections_wanted"]) for row in rows) == 40
 
 
-def test_a_process_that_may_open_fewer_files_than_the_wire_driver_needs_is_refused_before_the_load(
+def test_the_wire_driver_is_refused_before_the_load_if_the_process_may_open_too_few_files(
     fleet: Fleet, valkey: Server
 ) -> None:
     program = Path(sys.executable).parent / "coordinator"
@@ -60,7 +60,7 @@ def test_a_process_that_may_open_fewer_files_than_the_wire_driver_needs_is_refus
     assert not fleet.runs
 
 
-def test_the_soft_limit_of_open_files_is_no_limit_for_connections(fleet: Fleet, valkey: Server) -> None:
+def test_a_low_soft_limit_of_open_files_is_raised(fleet: Fleet, valkey: Server) -> None:
     program = Path(sys.executable).parent / "coordinator"
     ended = fleet.end(
         fleet.commands.start_shell(

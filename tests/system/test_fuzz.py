@@ -1,4 +1,4 @@
-"""Peers that have the token send what they like, for some seconds; `scripts/fuzz` does so at length."""
+"""Peers with the token send hostile messages for some seconds. `scripts/fuzz` sends many more."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tests.support.runs import Fleet
 from tests.support.servers import Server
 
 
-def test_a_run_under_attack_by_its_participants_keeps_its_totals_and_its_memory(fleet: Fleet, valkey: Server) -> None:
+def test_hostile_participants_change_neither_the_totals_nor_the_memory_of_a_run(fleet: Fleet, valkey: Server) -> None:
     numbers, ended = attack_coordinator(fleet, valkey, messages=3_000, seed=1)
     assert ended.code == 130
     assert numbers.sent >= 3_000
 
 
-def test_an_agent_under_attack_by_its_coordinator_serves_the_next_one(fleet: Fleet, valkey: Server) -> None:
+def test_an_agent_serves_the_next_coordinator_after_a_hostile_one(fleet: Fleet, valkey: Server) -> None:
     assert attack_agent(fleet, valkey, messages=3_000, seed=1).sent >= 3_000

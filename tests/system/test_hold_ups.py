@@ -1,4 +1,4 @@
-"""What holds a load machine up without making it busy: a process that is stopped, a CPU quota."""
+"""Delays of the load machine without high CPU use: stopped processes and CPU quotas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_S = 1.2
 
 @pytest.fixture
 def plan(fleet: Fleet, valkey: Server) -> str:
-    """A pool of each driver, which an agent with three processes hosts in a process each."""
+    """A plan with a pool of each driver. An agent with three processes runs each pool in its own process."""
     path = fleet.commands.directory / "plan.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -38,21 +38,21 @@ def plan(fleet: Fleet, valkey: Server) -> str:
     return str(path)
 
 
-def stop_for_a_while(process: psutil.Process) -> None:
+def pause_process(process: psutil.Process) -> None:
     process.suspend()
     until_ns = monotonic_ns() + round(STOP_S * NS_PER_S)
     wait_until(lambda: monotonic_ns() >= until_ns, "the time to pass", STOP_S + 10)
     process.resume()
 
 
-def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fleet: Fleet, plan: str) -> None:
+def test_stopped_processes_make_a_run_suspect_with_every_driver(fleet: Fleet, plan: str) -> None:
     coordinator = fleet.coordinator(plan, "--rate", "300/s")
     agent = psutil.Process(fleet.agent("a", "--once", processes=len(Driver)).process.pid)
     fleet.until_loading()
     workers = worker_processes(agent)
     assert len(workers) == len(Driver)
     for process in (*workers, agent):
-        stop_for_a_while(process)
+        pause_process(process)
     reached = max(fleet.journal().seconds)
     fleet.until_loading(reached + 3)
     coordinator.signal(signal.SIGINT)
@@ -64,12 +64,12 @@ def test_processes_that_are_stopped_make_a_run_suspect_whatever_their_driver(fle
     assert generator["stall_max_s"] > 1.0
     assert generator["stall_at_s"] > 0.9
     assert generator["limit"]
-    # One after the other: so two of them alone could not have lost so much.
+    # The processes stopped one after the other, so the sum proves that all of them count.
     [stage] = ended.journal.stages
     assert stage.hold_ups["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
 
 
-def test_the_load_of_an_agent_that_is_stopped_ends_with_its_lease(fleet: Fleet, plan: str) -> None:
+def test_the_load_of_a_stopped_agent_ends_with_its_lease(fleet: Fleet, plan: str) -> None:
     document = yaml.safe_load(Path(plan).read_text())
     for pools in document["pools"]:
         pools["client_pools"] = len(Driver) + 1  # so that each worker process has every driver
@@ -83,10 +83,10 @@ def test_the_load_of_an_agent_that_is_stopped_ends_with_its_lease(fleet: Fleet, 
     assert len(workers) == len(Driver)
     assert all(open_connections(worker) for worker in workers)
     agent.process.send_signal(signal.SIGSTOP)
-    # Its worker processes are not stopped, and nobody tells them to end their load.
-    wait_until(lambda: not any(open_connections(worker) for worker in workers), "no worker process is connected")
+    # The worker processes still run, and receive no message that ends the load.
+    wait_until(lambda: not any(open_connections(worker) for worker in workers), "no connection of a worker process")
     agent.process.send_signal(signal.SIGCONT)
-    # Its results come although it was stopped.
+    # The results arrive after the agent continues.
     assert agent.wait().returncode == 0
     coordinator.signal(signal.SIGINT)
     ended = fleet.end(coordinator)
@@ -97,17 +97,17 @@ def test_the_load_of_an_agent_that_is_stopped_ends_with_its_lease(fleet: Fleet, 
 
 
 def open_connections(worker: psutil.Process) -> int:
-    """TCP connections of a worker process; 0 once it has ended."""
+    """Count the TCP connections of a worker process; 0 after its end."""
     if not worker.is_running():
         return 0
-    with suppress(psutil.NoSuchProcess):  # it ended at this moment
+    with suppress(psutil.NoSuchProcess):  # it has just ended
         return sum(found.status == psutil.CONN_ESTABLISHED for found in worker.net_connections("tcp"))
     return 0
 
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A group whose quota limits nothing yet. Asked for before `fleet`, whose processes must leave it first."""
+    """A control group whose quota limits nothing yet. Request it before `fleet`: its processes must leave first."""
     with quota_group(cores=64) as made:
         yield made
 
@@ -117,7 +117,7 @@ def throttled_periods(fleet: Fleet) -> int:
     return sum(hold_ups.throttled_periods for hold_ups in stage.hold_ups.values())
 
 
-def test_a_cpu_quota_makes_a_run_suspect_and_is_what_the_agent_used(group: Path, fleet: Fleet, plan: str) -> None:
+def test_a_cpu_quota_that_throttles_an_agent_makes_the_run_suspect(group: Path, fleet: Fleet, plan: str) -> None:
     coordinator = fleet.coordinator(plan)
     agent = fleet.agent("a", "--once", processes=len(Driver))
     (group / "cgroup.procs").write_text(str(agent.process.pid))

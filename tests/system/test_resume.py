@@ -1,4 +1,4 @@
-"""A coordinator is killed or suspended in the middle of a run, and the run goes on."""
+"""A coordinator is killed or suspended during a run, and the run goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def server_calls(server: Server) -> int:
     return sum(counted.get(name.lower(), 0) for name in MIX)
 
 
-def test_a_killed_coordinators_run_goes_on_with_its_agents_and_nothing_is_lost_or_doubled(
+def test_a_run_is_resumed_after_its_coordinator_was_killed_and_every_operation_counts_once(
     fleet: Fleet, valkey_with_password: Server
 ) -> None:
     valkey = valkey_with_password
@@ -58,14 +58,14 @@ def test_a_killed_coordinators_run_goes_on_with_its_agents_and_nothing_is_lost_o
     assert again.stderr == f"coordinator: --resume {run}: that run has ended; see `coordinator report {run}`\n"
 
 
-def test_a_run_is_collected_although_it_ended_while_nobody_coordinated_it(fleet: Fleet, valkey: Server) -> None:
+def test_a_resume_collects_a_run_that_ended_without_its_coordinator(fleet: Fleet, valkey: Server) -> None:
     killed = fleet.coordinator("--local-agents", "1", "--processes", "2", "--url", valkey.url, "--requests", "2000",
                                "--rate", "1k/s")  # fmt: skip
     fleet.until_loading()
     agent = local_agent(killed, "local-1")
     killed.signal(signal.SIGKILL)
     killed.wait()
-    wait_until(lambda: not worker_processes(agent), "the agent's workers are done")
+    wait_until(lambda: not worker_processes(agent), "the end of the agent's workers")
     ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
     summary = ended.summary
     assert (ended.code, summary["run"]["outcome"]) == (0, "completed")
@@ -74,37 +74,13 @@ def test_a_run_is_collected_although_it_ended_while_nobody_coordinated_it(fleet:
     assert not agent.is_running()
 
 
-def test_a_run_whose_agents_are_gone_can_be_ended_at_once_with_what_was_accepted(fleet: Fleet, valkey: Server) -> None:
-    agent = fleet.agent("a")
-    killed = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "2s", "--lease", "3s")
-    fleet.until_loading()
-    for victim in (killed, agent):
-        victim.signal(signal.SIGKILL)
-        victim.wait()
-    accepted = fleet.journal().totals.operations
-    resumed = fleet.commands.start("coordinator", "start", "--resume", fleet.runs[-1].name)
-    # Nobody knows that the agent was killed: it may be cut off, and load the target until its lease is over.
-    resumed.wait_for_text("waiting for a (silent, may still load the target, and has results to report)")
-    for _ in range(2):
-        resumed.signal(signal.SIGINT)
-        resumed.wait_for_text("draining")
-    ended = fleet.end(resumed, timeout=40)
-    summary = ended.summary
-    assert (ended.code, summary["run"]["outcome"], summary["run"]["reason"]) == (130, "interrupted", "lost a")
-    assert [agent["state"] for agent in summary["agents"]] == ["lost"]
-    assert summary["totals"]["operations"] == accepted
-    assert summary["ledger"]["server_calls"] is None
-    collects = f"`coordinator start --resume {fleet.runs[-1].name}` collects them"
-    assert f"no results of a: while it runs, {collects}" in ended.finished.stderr
-
-
-def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fleet, valkey: Server) -> None:
+def test_a_coordinator_that_is_suspended_for_six_seconds_loses_no_operation(fleet: Fleet, valkey: Server) -> None:
     agents = [fleet.agent(name, "--once") for name in ("a", "b")]
     coordinator = fleet.coordinator("--expect-agents", "2", "--url", valkey.url, "--duration", "3s")
     fleet.until_loading()
     coordinator.signal(signal.SIGSTOP)
-    # Longer than an agent may be silent, and longer than ZeroMQ's own heartbeats wait.
-    wait_until(lambda: all("lost the coordinator" in agent.stderr for agent in agents), "the agents notice")
+    # Longer than an agent may be silent, and longer than the timeout of ZeroMQ's own heartbeats.
+    wait_until(lambda: all("lost the coordinator" in agent.stderr for agent in agents), "the notes of both agents")
     other = fleet.commands.coordinator("start", "--resume", "latest")
     assert (other.returncode, other.stdout) == (2, "")
     assert f"another coordinator (process {coordinator.process.pid} on " in other.stderr
@@ -118,26 +94,7 @@ def test_a_coordinator_that_is_suspended_for_six_seconds_loses_nothing(fleet: Fl
     assert [agent.wait().returncode for agent in agents] == [0, 0]
 
 
-def test_an_agent_that_is_stopped_over_the_end_of_its_run_is_waited_for_before_keys_are_deleted(
-    fleet: Fleet, valkey: Server
-) -> None:
-    agent = fleet.agent("a", "--once")
-    coordinator = fleet.coordinator(
-        "--expect-agents", "1", "--url", valkey.url, "--duration", "2s", "--drain", "1s", "--clean-up", "keys"
-    )
-    fleet.until_loading()
-    agent.signal(signal.SIGSTOP)
-    coordinator.wait_for_text("waiting for a (silent, may still load the target, and has results to report)")
-    agent.signal(signal.SIGCONT)
-    ended = fleet.end(coordinator)
-    ledger = ended.summary["ledger"]
-    assert (ended.code, ended.summary["run"]["outcome"]) == (0, "completed")
-    assert ledger["issued"] == ledger["counted"] == ledger["server_calls"] > 0
-    assert (ended.summary["clean_up"]["left"], valkey.client().dbsize()) == (0, 0)
-    assert agent.wait().returncode == 0
-
-
-def test_what_an_agent_could_not_report_before_the_end_is_collected_after_it(fleet: Fleet, valkey: Server) -> None:
+def test_a_resume_collects_results_that_were_not_reported_before_the_end(fleet: Fleet, valkey: Server) -> None:
     agent = fleet.agent("a", "--once")
     coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "60s")
     fleet.until_loading()
@@ -160,7 +117,7 @@ def test_what_an_agent_could_not_report_before_the_end_is_collected_after_it(fle
     assert agent.wait().returncode == 0
 
 
-def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_same(fleet: Fleet) -> None:
+def test_a_resume_ends_a_run_whose_embedded_server_died_with_its_coordinator(fleet: Fleet) -> None:
     killed = fleet.coordinator("--embedded-server", "--local-agents", "1", "--processes", "1", "--duration", "3s")
     fleet.until_loading()
     killed.signal(signal.SIGKILL)
@@ -170,24 +127,18 @@ def test_a_run_whose_embedded_server_went_with_its_coordinator_is_ended_all_the_
     assert "the target was lost in second" in ended.summary["run"]["reason"]
     assert ended.summary["totals"]["errors"] > 0
     assert "could not be read after the run" in ended.summary["ledger"]["note"]
-    # What is kept is a plan again, of a run with a server of its own.
+    # The plan in the run folder still asks for an embedded server.
     planned = fleet.commands.coordinator("plan", str(ended.folder / "plan.yaml"), "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["plan"]["target"]["embedded"] == "standalone"
 
 
-def test_a_run_that_is_unknown_cannot_be_resumed(fleet: Fleet) -> None:
-    finished = fleet.commands.coordinator("start", "--resume", "nobody")
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr == 'coordinator: no run "nobody": runs has no runs; name their folder with --out\n'
-
-
-def test_a_journal_that_takes_no_more_stops_the_load_at_once_and_a_resume_collects_what_agents_keep(
+def test_a_full_disk_stops_the_load_at_once_and_a_resume_collects_the_results_of_the_agents(
     fleet: Fleet, valkey: Server
 ) -> None:
     agent = fleet.agent("a", "--once")
     program = Path(sys.executable).parent / "coordinator"
-    # The limit of file sizes stands in for a disk that is full.
+    # The limit of file sizes simulates a full disk.
     full = fleet.commands.start_shell(
         f"ulimit -f 10; exec {program} start --bind {fleet.endpoint} --url {valkey.url} --expect-agents 1 "
         "--local-agents 1 --processes 1 --duration 60s --rate 500"
@@ -201,7 +152,7 @@ def test_a_journal_that_takes_no_more_stops_the_load_at_once_and_a_resume_collec
     assert "Totals" in finished.stdout
     accepted = fleet.journal()
     assert (accepted.closed, accepted.started is not None) == (None, True)
-    wait_until(lambda: connections(valkey.client()) == 0, "no worker process is connected")
+    wait_until(lambda: connections(valkey.client()) == 0, "no connection of a worker process")
 
     ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", "latest"))
     summary = ended.summary

@@ -1,4 +1,4 @@
-"""An agent that stands by takes over the share of one that is killed."""
+"""A standby agent takes over the share of a killed agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.servers import Server
 REQUESTS, RATE_PER_S = 10_000, 2_000
 
 
-def test_a_standby_issues_what_a_killed_agent_has_left(fleet: Fleet, valkey: Server) -> None:
+def test_a_standby_issues_the_remaining_requests_of_a_killed_agent(fleet: Fleet, valkey: Server) -> None:
     coordinator = fleet.coordinator(
         "--local-agents", "2", "--processes", "1", "--url", valkey.url, "--command", "INCR",
         "--requests", str(REQUESTS), "--rate", str(RATE_PER_S), "--on-agent-loss", "replace", "--tolerate-lost", "1",
@@ -29,10 +29,10 @@ def test_a_standby_issues_what_a_killed_agent_has_left(fleet: Fleet, valkey: Ser
     assert agents["local-1"]["replaced_by"] == "spare"
     assert agents["spare"]["began_at_s"] == agents["local-1"]["replaced_at_s"] > 1.0
     assert f"local-1 replaced by spare at {agents['spare']['began_at_s']:.1f} s" in ended.finished.stdout
-    # Exact in the report; the server has also done what the killed agent had no time to report.
+    # The report is exact. The server has also served operations that the killed agent had not reported.
     assert summary["totals"]["operations"] == sum(agent["operations"] for agent in agents.values()) == REQUESTS
     assert REQUESTS <= calls(valkey.client())["incr"] <= REQUESTS + 2 * RATE_PER_S
-    # Nothing of the gap was sent late by the standby.
+    # The standby did not send the operations of the gap late.
     assert summary["ledger"]["uncarried"] == 0
     assert agents["spare"]["start_skew_us"] < 1e6
     assert summary["totals"]["latency_us"]["response"]["p50"] < 1e6

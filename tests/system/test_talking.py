@@ -1,4 +1,4 @@
-"""Terminals that are paused or closed, pipes that nobody reads, full disks: what cannot be said holds up no run."""
+"""Paused terminals, closed terminals and full pipes do not block a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exact_summary(fleet: Fleet) -> Any:
 
 @pytest.fixture
 def unread(commands: CommandLine) -> Iterator[Path]:
-    """A pipe, by its name, that is full and that nobody reads."""
+    """The path of a named pipe that is full and has no reader."""
     path = commands.directory / "unread"
     os.mkfifo(path)
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
@@ -42,7 +42,7 @@ def unread(commands: CommandLine) -> Iterator[Path]:
     os.close(fd)
 
 
-def test_terminals_that_are_paused_for_longer_than_the_lease_hold_up_nobody(fleet: Fleet, valkey: Server) -> None:
+def test_terminals_that_are_paused_for_longer_than_the_lease_do_not_delay_the_run(fleet: Fleet, valkey: Server) -> None:
     start = ("start", "--bind", fleet.endpoint, "--expect-agents", "1", "--url", valkey.url, "--lease", "2s")
     join = ("join", fleet.endpoint, "--processes", "1", "--once")
     with (
@@ -54,7 +54,7 @@ def test_terminals_that_are_paused_for_longer_than_the_lease_hold_up_nobody(flee
             terminal.type(CTRL_S)
         wait_until(lambda: fleet.journal().closed, "the run ends")
         assert agent.process.wait(PATIENCE_S) == 0
-        # What the agent could not say is lost; the report is worth the wait.
+        # The agent drops its lines. The coordinator waits to print the report.
         assert coordinator.process.poll() is None
         assert "Totals" not in coordinator.screen
         coordinator.type(CTRL_Q)
@@ -63,7 +63,7 @@ def test_terminals_that_are_paused_for_longer_than_the_lease_hold_up_nobody(flee
     assert exact_summary(fleet)["run"]["outcome"] == "completed"
 
 
-def test_a_terminal_that_is_closed_drains_an_agent_and_ends_a_run_with_its_report(fleet: Fleet, valkey: Server) -> None:
+def test_a_closed_terminal_drains_an_agent_and_ends_a_run_with_its_report(fleet: Fleet, valkey: Server) -> None:
     start = ("start", "--bind", fleet.endpoint, "--expect-agents", "1", "--url", valkey.url, "--duration", "60s")
     join = ("join", fleet.endpoint, "--processes", "1")
     with (
@@ -79,7 +79,7 @@ def test_a_terminal_that_is_closed_drains_an_agent_and_ends_a_run_with_its_repor
     assert exact_summary(fleet)["run"]["outcome"] == "interrupted"
 
 
-def test_agents_whose_stderr_takes_nothing_serve_a_run_as_others_do(fleet: Fleet, valkey: Server, unread: Path) -> None:
+def test_agents_serve_a_run_although_their_stderr_is_blocked(fleet: Fleet, valkey: Server, unread: Path) -> None:
     streams = ("2>&1 | head -1", f"2>{unread}")
     join = f"{PROGRAMS}/agent join {fleet.endpoint} --processes 1 --once"
     agents = [fleet.commands.start_shell(f"{join} {stream}; exit ${{PIPESTATUS[0]}}") for stream in streams]

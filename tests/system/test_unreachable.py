@@ -1,4 +1,4 @@
-"""The drivers side by side on a cluster of which a third cannot be reached: they report the same, and use it again."""
+"""All drivers on a cluster with an unreachable third: they report the same errors, and recover."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ DRIVERS = {
     "asyncio": {"tasks_per_pool": 10, "client_instances_per_pool": 10, "max_connections": 1},
     "wire": {"client_pools": 10, "max_connections": 1},
 }
-"""Each has ten workers, and so a third of the rate."""
+"""Each driver has ten workers, and so a third of the rate."""
 RATE = 60
-"""Of each driver."""
+"""Operations per second of each driver."""
 ENOUGH = 40
 FAILURES = ("SlotNotCoveredError", "ConnectionError")
 
 Ways = Counter[str]
-"""How many operations ended in which way, "" for those done."""
+"""Operations by the name of their error; "" for success."""
 
 
 def seconds_of(fleet: Fleet) -> dict[str, dict[int, Ways]]:
-    """By driver and second: what the run's journal has so far."""
+    """The operations in the run's journal so far, by driver and second."""
     found: dict[str, dict[int, Ways]] = {driver: defaultdict(Counter) for driver in DRIVERS}
     journals = [path for run in fleet.runs if (path := run / JOURNAL_FILE).exists()]
     records = [record for path in journals for record in read_journal(path)]
@@ -42,7 +42,7 @@ def seconds_of(fleet: Fleet) -> dict[str, dict[int, Ways]]:
 
 
 def until_all_report(fleet: Fleet, failure: str) -> None:
-    """Until each driver has some operations that failed so; "" for those done."""
+    """Wait until each driver has reported some operations with this error; "" for success."""
 
     def are_there() -> bool:
         return all(sum(ways[failure] for ways in seconds.values()) >= ENOUGH for seconds in seconds_of(fleet).values())
@@ -50,8 +50,8 @@ def until_all_report(fleet: Fleet, failure: str) -> None:
     wait_until(are_there, failure, 60, *fleet.commands.started)
 
 
-def until_all_go_on(fleet: Fleet) -> None:
-    """Until each driver has had a whole second in which nothing failed, from now on."""
+def until_all_recover(fleet: Fleet) -> None:
+    """Wait until each driver has had a whole second without an error, from now on."""
     now = max(max(seconds) for seconds in seconds_of(fleet).values())
 
     def are_fine() -> bool:
@@ -60,10 +60,10 @@ def until_all_go_on(fleet: Fleet) -> None:
             for seconds in seconds_of(fleet).values()
         )
 
-    wait_until(are_fine, "all of it used again", 60, *fleet.commands.started)
+    wait_until(are_fine, "a second without an error for each driver", 60, *fleet.commands.started)
 
 
-def test_all_drivers_report_the_same_of_a_third_that_cannot_be_reached_and_use_it_again(fleet: Fleet) -> None:
+def test_all_drivers_report_the_same_errors_of_an_unreachable_third_and_recover(fleet: Fleet) -> None:
     with start_cluster(replicas=0) as cluster:
         for node in cluster.nodes:
             node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
@@ -79,18 +79,18 @@ def test_all_drivers_report_the_same_of_a_third_that_cannot_be_reached_and_use_i
         with uncovered(cluster, 0, 5460) as give_back:
             until_all_report(fleet, FAILURES[0])
             give_back()
-        until_all_go_on(fleet)
+        until_all_recover(fleet)
         cluster.nodes[2].kill()
         until_all_report(fleet, FAILURES[1])
         cluster.nodes[2].start_again()
-        until_all_go_on(fleet)
+        until_all_recover(fleet)
         running.signal(signal.SIGINT)
         summary = fleet.end(running).summary
     operations, unsent = summary["totals"]["operations"], summary["load"]["unsent"]
     assert summary["ledger"]["issued"] == summary["ledger"]["counted"] == operations
     assert abs((operations + unsent) / summary["load"]["measured_s"] / (3 * RATE) - 1) < 0.03
     for driver, seconds in seconds_of(fleet).items():
-        # What nodes answer before clients know, and connections that broke while they were made.
+        # Replies before clients know the topology, and connections that broke during the handshake.
         besides = {"", "CLUSTERDOWN", "handshake: ConnectionError"}
         assert {name for ways in seconds.values() for name in ways} - besides == {*FAILURES}, driver
         for failure in FAILURES:

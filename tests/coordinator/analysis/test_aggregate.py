@@ -46,17 +46,20 @@ def one_get(*latencies: int) -> dict[str, object]:
 
 
 @given(frames)
-def test_seconds_and_totals_hold_every_operation_once(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+def test_seconds_and_totals_count_every_operation_once(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
     aggregate = fold(accept_all(parts))
     everything = sum(one.operations for _, some in parts for one in some)
     assert aggregate.totals.operations == everything
     assert sum(second.operations for second in aggregate.seconds.values()) == everything
     assert sum(second.ok + second.errors for second in aggregate.seconds.values()) == everything
     assert sum(agent.counted for agent in aggregate.agents.values()) == everything
+    gets = [one.pools["main"].commands["GET"] for _, some in parts for one in some]
+    pool = aggregate.totals.pools.get("main")
+    assert (pool.commands["GET"].service if pool else Histogram()) == Histogram.merge(get.service for get in gets)
 
 
 @given(st.data())
-def test_a_record_that_is_there_twice_counts_once(data: st.DataObject) -> None:
+def test_a_repeated_record_counts_once(data: st.DataObject) -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
     lost = WorkerNoted(agent_id="a1", process=0, exit_code=-9)
     cleaned = CleanedUp(deleted=5, left=0, took_ns=1)
@@ -69,7 +72,7 @@ def test_a_record_that_is_there_twice_counts_once(data: st.DataObject) -> None:
     assert fold(twice).stops == [stop]
 
 
-def test_results_after_the_end_take_it_back_until_it_is_recorded_again() -> None:
+def test_late_results_reopen_a_run_until_its_end_is_recorded_again() -> None:
     lost = [opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(1))), noted("a1", 0, lost=True), closed()]
     late = [*lost, accepted("a1", 1, interval(1, one_get(2)))]
     assert fold([*late]).closed is None
@@ -80,7 +83,7 @@ def test_results_after_the_end_take_it_back_until_it_is_recorded_again() -> None
 
 
 @given(frames)
-def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
+def test_reading_an_aggregate_does_not_change_it(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
     records = accept_all(parts)
     watched = Aggregate()
     for record in records:
@@ -92,16 +95,7 @@ def test_looking_in_between_changes_nothing(parts: list[tuple[str, list[Interval
 
 
 @given(frames)
-def test_the_latencies_of_all_are_merged_exactly(parts: list[tuple[str, list[IntervalMetrics]]]) -> None:
-    gets = [one.pools["main"].commands["GET"] for _, some in parts for one in some]
-    aggregate = fold(accept_all(parts))
-    pool = aggregate.totals.pools.get("main")
-    found = pool.commands["GET"].service if pool else Histogram()
-    assert found == Histogram.merge(get.service for get in gets)
-
-
-@given(frames)
-def test_stages_add_up_to_the_whole_and_the_warmup_is_in_the_whole_alone(
+def test_stages_add_up_to_the_totals_and_only_the_totals_include_the_warmup(
     parts: list[tuple[str, list[IntervalMetrics]]],
 ) -> None:
     everything = [one for _, some in parts for one in some]
@@ -118,34 +112,21 @@ def test_stages_add_up_to_the_whole_and_the_warmup_is_in_the_whole_alone(
     assert aggregate.totals.issued == sum(agent.issued for agent in aggregate.agents.values())
 
 
-def test_a_frame_of_a_stage_that_the_plan_has_not_changes_nothing() -> None:
-    aggregate = fold([opened(STAGED)])
-    with pytest.raises(ProtocolError, match=r"frame 0: expected stages within 0\.\.2, got 3"):
-        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(0, {}, stage=3)))
-    assert aggregate.totals.operations == 0
-    assert not aggregate.seconds
-
-
-def test_a_second_is_complete_when_every_agent_has_said_so() -> None:
+def test_a_second_is_complete_when_every_agent_has_reported_it() -> None:
     aggregate = fold([opened(), accepted("a1", 0, interval(0, {})), accepted("a1", 1, interval(1, {}))])
     assert aggregate.complete_through == -1
     aggregate.apply(accepted("a2", 0, interval(0, {})))
     assert aggregate.complete_through == 0
 
 
-def test_an_agent_that_was_lost_is_waited_for_no_longer() -> None:
+def test_a_second_is_complete_without_a_lost_agent() -> None:
     aggregate = fold([opened(), accepted("a1", 0, interval(0, {}), interval(1, {}))])
     assert aggregate.complete_through == -1
     aggregate.apply(noted("a2", 0, lost=True))
     assert aggregate.complete_through == 1
 
 
-def test_when_all_are_done_every_second_is_complete() -> None:
-    aggregate = fold(clean_run(seconds=3))
-    assert aggregate.complete_through == 2
-
-
-def test_a_straggler_is_added_to_its_own_second_though_that_was_complete() -> None:
+def test_a_late_operation_is_added_to_its_own_second() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, one_get(10)), interval(1, one_get(20)))])
     assert aggregate.complete_through == 1
     aggregate.apply(accepted("a1", 1, interval(0, one_get(30))))
@@ -154,40 +135,29 @@ def test_a_straggler_is_added_to_its_own_second_though_that_was_complete() -> No
     assert aggregate.complete_through == 1
 
 
-def test_connections_of_agents_add_up_within_a_second_and_not_over_seconds() -> None:
-    aggregate = fold(
-        [
-            opened(),
-            accepted("a1", 0, interval(0, {}, open_peak=5), interval(1, {}, open_peak=1)),
-            accepted("a2", 0, interval(0, {}, open_peak=2), interval(1, {}, open_peak=7)),
-            accepted("a1", 1, interval(1, {}, open_peak=3)),  # late words of the same second: no connections more
-        ]
-    )
-    assert [second.connections_open for _, second in aggregate.by_second()] == [7, 10]
-    assert aggregate.peak_open == 10
-
-
-def test_connections_that_are_wanted_add_up_as_those_that_are_open() -> None:
+def test_connections_add_up_over_agents_and_not_over_seconds() -> None:
     aggregate = fold(
         [
             opened(),
             accepted("a1", 0, interval(0, {}, open_peak=5, wanted=50), interval(1, {}, open_peak=1, wanted=9)),
-            accepted("a2", 0, interval(0, {}, open_peak=2, wanted=20), interval(1, {}, open_peak=0, wanted=0)),
-            accepted("a1", 1, interval(1, {}, open_peak=0, wanted=0)),  # late words of the same second
+            accepted("a2", 0, interval(0, {}, open_peak=2, wanted=20), interval(1, {}, open_peak=7, wanted=7)),
+            accepted("a1", 1, interval(1, {}, open_peak=3, wanted=9)),  # late results of a second add no connections
         ]
     )
-    assert [second.connections_wanted for _, second in aggregate.by_second()] == [70, 9]
+    assert [second.connections_open for _, second in aggregate.by_second()] == [7, 10]
+    assert aggregate.peak_open == 10
+    assert [second.connections_wanted for _, second in aggregate.by_second()] == [70, 16]
     assert aggregate.peak_wanted == 70
 
 
-def test_it_is_not_known_how_many_connections_are_wanted_when_one_agent_does_not_tell() -> None:
-    told, untold = interval(0, {}, open_peak=5, wanted=50), interval(0, {}, open_peak=2, wanted=0)
-    aggregate = fold([opened(), accepted("a1", 0, told), accepted("a2", 0, untold)])
+def test_wanted_connections_are_unknown_if_one_agent_does_not_report_them() -> None:
+    reported, missing = interval(0, {}, open_peak=5, wanted=50), interval(0, {}, open_peak=2, wanted=0)
+    aggregate = fold([opened(), accepted("a1", 0, reported), accepted("a2", 0, missing)])
     assert aggregate.seconds[0].connections_wanted is None
     assert aggregate.peak_wanted is None
 
 
-def test_each_agent_has_the_causes_of_its_own_connections_that_never_opened() -> None:
+def test_each_agent_has_the_causes_of_its_unopened_connections() -> None:
     some = interval(0, {}, never_opened={"ulimit -n": 3})
     more = interval(1, {}, never_opened={"ulimit -n": 1, "maxclients": 2})
     aggregate = fold([opened(), accepted("a1", 0, some, more), accepted("a2", 0, interval(0, {}))])
@@ -195,7 +165,7 @@ def test_each_agent_has_the_causes_of_its_own_connections_that_never_opened() ->
     assert aggregate.agents["a2"].never_opened == {}
 
 
-def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
+def test_an_interval_of_several_seconds_is_spread_over_them() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(2, one_get(*range(10)), last=5, open_peak=4))])
     assert [second.ok for _, second in aggregate.by_second()] == [0, 0, 2, 3, 2, 3]
     assert {second.service.merged for number, second in aggregate.by_second() if number >= 2} == {histogram(*range(10))}
@@ -203,42 +173,41 @@ def test_an_interval_of_several_seconds_is_dealt_over_them() -> None:
     assert aggregate.peak_open == 4
 
 
-@pytest.mark.parametrize(("first", "last"), [(-1, 0), (3, 2), (0, 10**15)])
-def test_a_frame_of_seconds_that_cannot_be_changes_nothing(first: int, last: int) -> None:
-    aggregate = fold([opened()])
-    with pytest.raises(ProtocolError, match=rf"frame 0: expected seconds within 0\.\.{LAST_SECOND}"):
-        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), interval(first, {}, last=last), through=1))
-    with pytest.raises(ProtocolError, match="expected seconds within"):
-        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), through=10**15))
+# Two histograms of this size would overflow when they are merged.
+MANY = 1 << 62
+HUGE = Histogram((1).to_bytes(2, "little"), MANY.to_bytes(8, "little"), MANY, minimum=1, maximum=1, total=MANY)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        (interval(0, {}, stage=3), r"expected stages within 0\.\.2, got 3"),
+        (interval(-1, {}, last=0), rf"expected seconds within 0\.\.{LAST_SECOND}"),
+        (interval(3, {}, last=2), rf"expected seconds within 0\.\.{LAST_SECOND}"),
+        (interval(0, {}, last=10**15), rf"expected seconds within 0\.\.{LAST_SECOND}"),
+        (interval(0, {"GET": command(HUGE)}), f"expected at most {MOST_VALUES} values of a kind, got {MANY}"),
+    ],
+)
+def test_an_impossible_frame_changes_nothing(part: IntervalMetrics, problem: str) -> None:
+    aggregate = fold([opened(STAGED)])
+    with pytest.raises(ProtocolError, match=f"frame 0: {problem}"):
+        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), part, through=1))
     assert not aggregate.seconds
     assert aggregate.totals.operations == 0
     assert aggregate.agents["a1"].next_seq == 0
 
 
-def test_a_frame_of_more_values_than_can_have_been_measured_changes_nothing() -> None:
-    # Two of them would overflow when they are merged.
-    count = 1 << 62
-    many = Histogram(
-        indices=(1).to_bytes(2, "little"), counts=count.to_bytes(8, "little"), count=count, minimum=1, maximum=1,
-        total=count,
-    )  # fmt: skip
-    aggregate = fold([opened()])
-    with pytest.raises(ProtocolError, match=rf"frame 0: expected at most {MOST_VALUES} values of a kind, got {count}"):
-        aggregate.apply(accepted("a1", 0, interval(0, {"GET": command(many)})))
-    assert aggregate.agents["a1"].next_seq == 0
-
-
-def test_a_frame_of_a_stranger_is_refused() -> None:
+def test_a_frame_of_an_unknown_agent_is_refused() -> None:
     with pytest.raises(ProtocolError, match="agent 'a9', but the agents of this run are: a1, a2"):
         fold([opened(), accepted("a9", 0, interval(0, {}))])
 
 
-def test_the_frame_wanted_next_is_known_for_whoever_goes_on() -> None:
+def test_the_next_frame_number_of_each_agent_is_known() -> None:
     aggregate = fold([opened(), accepted("a1", 0), accepted("a1", 1), accepted("a2", 0)])
     assert {name: agent.next_seq for name, agent in aggregate.agents.items()} == {"a1": 2, "a2": 1}
 
 
-def test_a_run_without_an_end_lasts_as_long_as_its_seconds() -> None:
+def test_the_duration_of_an_unfinished_run_is_that_of_its_seconds() -> None:
     records = [opened(), RunStarted(t0_ns=1)]
     assert fold(records).duration_s == 0.0
     records.append(accepted("a1", 0, interval(4, {})))
@@ -246,12 +215,7 @@ def test_a_run_without_an_end_lasts_as_long_as_its_seconds() -> None:
     assert fold([*records, closed(duration_s=4.2)]).duration_s == 4.2
 
 
-def test_memory_of_a_complete_second_is_one_histogram() -> None:
-    aggregate = fold(clean_run(seconds=2))
-    assert all(len(second.service._parts) == 1 for second in aggregate.seconds.values())
-
-
-def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing() -> None:
+def test_a_journal_must_start_with_its_run_and_contain_only_that_run() -> None:
     records = list(clean_run())
     for record in records[1:]:
         with pytest.raises(ProtocolError, match=f"the first record is {type(record).__name__}, expected RunOpened"):
@@ -274,7 +238,7 @@ def test_records_of_two_runs_or_before_the_first_are_refused_and_change_nothing(
         max_size=5,
     )
 )
-def test_seconds_that_come_in_one_frame_count_as_those_that_come_one_by_one(
+def test_seconds_in_one_frame_count_like_seconds_in_frames_of_their_own(
     drawn: list[tuple[list[int], dict[str, int], int]],
 ) -> None:
     apart = [

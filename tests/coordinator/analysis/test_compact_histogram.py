@@ -15,7 +15,7 @@ def of(numbers: list[int]) -> Histogram:
 
 
 @given(values, st.integers(0, 5))
-def test_a_histogram_comes_back_as_it_was(numbers: list[int], doublings: int) -> None:
+def test_a_compact_histogram_expands_to_the_original(numbers: list[int], doublings: int) -> None:
     histogram = of(numbers)
     for _ in range(8 * doublings):  # up to counts beyond 32 bits
         histogram = Histogram.merge([histogram, histogram])

@@ -51,7 +51,7 @@ def objection(*intervals: IntervalMetrics, seq: int = 0, through: int = 0, elaps
 
 
 def with_seconds(*seconds: SecondMetrics) -> IntervalMetrics:
-    """An interval of the seconds 0 and 1, with two operations, and what it says each second had."""
+    """An interval of the seconds 0 and 1 with two operations, and these figures per second."""
     return msgspec.structs.replace(interval(0, 2, last=1), seconds=seconds)
 
 
@@ -73,7 +73,7 @@ def counts(names: int) -> dict[str, int]:
         [of_pool(PoolMetrics(connections=ConnectionMetrics(drops=counts(MAX_NAMES))))],
     ],
 )
-def test_what_an_agent_with_this_share_can_send_is_taken(intervals: list[IntervalMetrics]) -> None:
+def test_frames_that_fit_the_share_of_an_agent_are_accepted(intervals: list[IntervalMetrics]) -> None:
     assert objection(*intervals) == ""
 
 
@@ -112,7 +112,7 @@ def test_what_an_agent_with_this_share_can_send_is_taken(intervals: list[Interva
         (with_seconds(SecondMetrics(number=0, failures={"E" * 65: 2}, issued=2)), "names of errors of at most 64"),
     ],
 )
-def test_what_no_agent_with_this_share_can_send_is_named(part: IntervalMetrics, problem: str) -> None:
+def test_a_frame_that_does_not_fit_the_share_is_refused_with_its_problem(part: IntervalMetrics, problem: str) -> None:
     found = objection(part)
     assert found.startswith("frame 0: ")
     assert problem in found
@@ -120,18 +120,18 @@ def test_what_no_agent_with_this_share_can_send_is_named(part: IntervalMetrics, 
     assert len(found) < 300
 
 
-def test_more_intervals_than_an_agent_puts_into_a_frame_are_refused() -> None:
+def test_a_frame_with_too_many_intervals_is_refused() -> None:
     assert "expected at most 512 intervals, got 513" in objection(*[interval(0)] * (MAX_INTERVALS + 1))
 
 
-def test_seconds_end_with_the_plan_where_the_clock_is_not_known() -> None:
+def test_without_a_clock_the_plan_limits_the_seconds() -> None:
     end = 3600 + 10 + AHEAD_S
     assert objection(interval(0, last=end), through=end, elapsed_ns=None) == ""
     assert "got 3,671" in objection(interval(0, last=end + 1), elapsed_ns=None)
     assert "got 3,671" in objection(through=end + 1, elapsed_ns=None)
 
 
-def test_frames_come_no_faster_than_an_agent_sends_them() -> None:
+def test_frames_faster_than_an_agent_sends_them_are_refused() -> None:
     most = FRAMES_AT_ONCE + 20 * FRAMES_PER_S
     assert objection(seq=most - 1) == ""
     assert objection(seq=most) == f"frame {most}: expected at most 2,280 frames by now"

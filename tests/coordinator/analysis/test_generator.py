@@ -72,25 +72,25 @@ def run_of(core: dict[str, float], the_plan: Plan | None = None, **busy: object)
         (IDLE, 0.5, [100], LATE, None),  # a server that is slow to answer makes sends late, too
     ],
 )
-def test_the_generator_was_the_limit_where_it_was_busy_or_late_because_of_itself(
+def test_the_generator_was_the_limit_if_it_was_busy_or_late_by_itself(
     core: dict[str, float], loop: float, turns_ns: Sequence[int], late_ns: Sequence[int], found: str | None
 ) -> None:
-    told = findings(run_of(core, loop=loop, turns_ns=turns_ns, late_ns=late_ns))
-    assert told == ([] if found is None else [found + LIMIT])
+    reasons = findings(run_of(core, loop=loop, turns_ns=turns_ns, late_ns=late_ns))
+    assert reasons == ([] if found is None else [found + LIMIT])
 
 
 @pytest.mark.parametrize(("share", "is_limit"), [(0.899, False), (0.9, True)])
-def test_nine_tenths_of_a_core_is_all_of_it(share: float, is_limit: bool) -> None:
+def test_a_process_is_busy_from_nine_tenths_of_a_core_on(share: float, is_limit: bool) -> None:
     assert bool(findings(run_of({"a1": share, "a2": 0.1}))) is is_limit
 
 
-def test_where_all_is_the_wire_driver_no_other_is_advised() -> None:
+def test_no_other_driver_is_advised_to_a_run_with_the_wire_driver() -> None:
     the_plan = msgspec.structs.replace(plan(), pools=(Pools(driver=Driver.WIRE),))
-    [told] = findings(run_of(BUSY, the_plan))
-    assert told.endswith("was the limit. Use more worker processes (each needs its own pool), fewer connections.")
+    [reasons] = findings(run_of(BUSY, the_plan))
+    assert reasons.endswith("was the limit. Use more worker processes (each needs its own pool), fewer connections.")
 
 
-def test_one_busy_agent_is_not_hidden_by_idle_ones_nor_a_busy_second_taken_for_the_whole() -> None:
+def test_one_busy_agent_is_found_among_idle_agents_and_one_busy_second_is_no_finding() -> None:
     assert findings(run_of({"a1": 0.1, "a2": 0.95}))[0].startswith("The busiest worker process (a2) used 95%")
     calm = watched(clean_run(seconds=9), {"a1": 0.5, "a2": 0.5})
     frames = [number for number, record in enumerate(calm) if isinstance(record, FrameAccepted)]
@@ -98,7 +98,7 @@ def test_one_busy_agent_is_not_hidden_by_idle_ones_nor_a_busy_second_taken_for_t
     assert findings(calm) == []
 
 
-def test_a_load_of_a_moment_is_not_judged() -> None:
+def test_a_load_of_less_than_half_a_second_is_not_judged() -> None:
     [record] = watched([accepted("a1", 0, interval(0, {"GET": command(histogram(1))}))], {"a1": 1.0})
     assert isinstance(record, FrameAccepted)
     [one] = record.frame.intervals
@@ -119,13 +119,13 @@ def staged(*core: float) -> list[AnyRecord]:
     return [opened(STAGED, ["a1"]), *seen]
 
 
-def test_each_stage_is_judged_by_itself_and_the_warmup_is_not() -> None:
+def test_each_stage_is_judged_by_itself_and_the_warmup_is_not_judged() -> None:
     assert findings(staged(1.0, 0.5, 0.5)) == []
-    [told] = findings(staged(0.1, 0.5, 0.98))
-    assert told.startswith("The busiest worker process (a1) used 98% of a core in stage 2: ")
+    [reasons] = findings(staged(0.1, 0.5, 0.98))
+    assert reasons.startswith("The busiest worker process (a1) used 98% of a core in stage 2: ")
 
 
-def test_agents_that_do_not_watch_themselves_are_judged_by_their_heartbeats() -> None:
+def test_agents_without_figures_of_their_own_are_judged_by_their_heartbeats() -> None:
     def with_heartbeats(records: list[AnyRecord], agent_id: str) -> list[AnyRecord]:
         return [
             msgspec.structs.replace(record, cpu_percent_busiest=97.4)
@@ -134,15 +134,17 @@ def test_agents_that_do_not_watch_themselves_are_judged_by_their_heartbeats() ->
             for record in records
         ]
 
-    [told] = findings(with_heartbeats(list(clean_run()), "a2"))
-    assert told.startswith("The busiest worker process (a2) used 97% of a core in one second: the generator, not the")
-    [told] = findings(with_heartbeats(run_of({"a1": 0.5}), "a2"))
-    assert told.startswith("The busiest worker process (a2) used 97% of a core in one second: ")
-    # What it measured counts for more than what was seen of it from outside.
+    [reasons] = findings(with_heartbeats(list(clean_run()), "a2"))
+    assert reasons.startswith(
+        "The busiest worker process (a2) used 97% of a core in one second: the generator, not the"
+    )
+    [reasons] = findings(with_heartbeats(run_of({"a1": 0.5}), "a2"))
+    assert reasons.startswith("The busiest worker process (a2) used 97% of a core in one second: ")
+    # An agent's own figures take precedence over its heartbeats.
     assert findings(with_heartbeats(run_of(IDLE), "a2")) == []
 
 
-def test_all_are_watched_only_if_everybody_who_did_anything_says_so() -> None:
+def test_cpu_figures_are_complete_only_if_every_agent_with_operations_reports_them() -> None:
     assert all_report_cpu(fold(run_of(IDLE)))
     assert not all_report_cpu(fold(run_of({"a1": 0.5})))
     assert not all_report_cpu(fold(clean_run()))
@@ -151,13 +153,13 @@ def test_all_are_watched_only_if_everybody_who_did_anything_says_so() -> None:
     assert all_report_cpu(fold(idle_one))
 
 
-def test_the_busiest_agent_is_the_one_with_most_of_a_core_over_all_stages() -> None:
+def test_the_busiest_agent_used_the_largest_share_of_a_core_over_all_stages() -> None:
     stages = fold(run_of({"a1": 0.3, "a2": 0.6})).measured_stages
     assert busiest_agent(stages) == BusyTime(watched_ns=3 * NS_PER_S, cpu_ns=18 * NS_PER_S // 10)
     assert busiest_agent([]) == BusyTime()
 
 
-# What holds it up
+# Hold-ups
 
 FREE = HoldUps()
 THROTTLED = HoldUps(
@@ -175,15 +177,17 @@ def held_up(a1: HoldUps, a2: HoldUps = FREE, core: dict[str, float] = IDLE, **bu
 
 
 @pytest.mark.parametrize(("throttled", "is_limit"), [(0, False), (9, False), (10, True), (930, True)])
-def test_an_agent_throttled_by_its_quota_in_a_hundredth_of_the_periods_is_the_limit(
+def test_an_agent_that_its_quota_throttles_in_1_percent_of_the_periods_is_the_limit(
     throttled: int, is_limit: bool
 ) -> None:
     found = findings(held_up(HoldUps(allowed_ns=15 * NS_PER_S // 10, quota_periods=1000, throttled_periods=throttled)))
-    told = f"Agent a1 was throttled by its CPU quota of 1.5 cores in {3 * throttled:,} of 3,000 periods: the generator"
-    assert found == ([f"{told}, not the server, was the limit. {REMEDY}"] if is_limit else [])
+    reasons = (
+        f"Agent a1 was throttled by its CPU quota of 1.5 cores in {3 * throttled:,} of 3,000 periods: the generator"
+    )
+    assert found == ([f"{reasons}, not the server, was the limit. {REMEDY}"] if is_limit else [])
 
 
-def test_what_a_quota_made_late_is_not_laid_to_a_lack_of_processes() -> None:
+def test_operations_delayed_by_a_quota_do_not_advise_more_processes() -> None:
     busy_loops = held_up(FREE, THROTTLED, {"a1": 0.97, "a2": 0.1}, loop=0.95, turns_ns=[3 * MS] * 5, late_ns=LATE)
     assert findings(busy_loops) == [
         "Agent a2 was throttled by its CPU quota of 0.1 cores in 27 of 30 periods, and 300 of 300 operations were sent "
@@ -191,7 +195,7 @@ def test_what_a_quota_made_late_is_not_laid_to_a_lack_of_processes() -> None:
     ]
 
 
-def test_a_process_that_did_not_run_for_a_second_held_the_load_up() -> None:
+def test_a_process_that_did_not_run_for_a_second_delayed_the_load() -> None:
     assert findings(held_up(FREE, STALLED, turns_ns=[3 * MS] * 5, late_ns=LATE)) == [
         "A worker process of agent a2 did not run for 3.0 s, from 2.1 s on, and 300 of 300 operations were sent more "
         "than 1 ms late: it was stopped, or its machine was suspended, overloaded or out of memory. The generator, not "
@@ -200,27 +204,27 @@ def test_a_process_that_did_not_run_for_a_second_held_the_load_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest_ns", "stalled_ns", "told"),
+    ("longest_ns", "stalled_ns", "reasons"),
     [(1000 * MS, 1, True), (999 * MS, 9 * MS, False), (300 * MS, 10 * MS, True), (0, 0, False)],
 )
-def test_a_short_stall_counts_where_it_is_a_hundredth_of_the_time(longest_ns: int, stalled_ns: int, told: bool) -> None:
-    assert bool(findings(held_up(HoldUps(stalled_ns=stalled_ns, stall_max_ns=longest_ns)))) is told
+def test_short_stalls_count_from_1_percent_of_the_time_on(longest_ns: int, stalled_ns: int, reasons: bool) -> None:
+    assert bool(findings(held_up(HoldUps(stalled_ns=stalled_ns, stall_max_ns=longest_ns)))) is reasons
 
 
-def test_short_stalls_of_an_agent_that_is_throttled_are_its_quotas() -> None:
+def test_short_stalls_of_a_throttled_agent_are_caused_by_its_quota() -> None:
     stalls = {"stalled_ns": 400 * MS, "stall_max_ns": 400 * MS}
     [found] = findings(held_up(msgspec.structs.replace(THROTTLED, **stalls)))
     assert found.startswith("Agent a1 was throttled")
     assert len(findings(held_up(msgspec.structs.replace(THROTTLED, **stalls | {"stall_max_ns": 1000 * MS})))) == 2
 
 
-def test_a_busy_process_that_also_stalled_is_both() -> None:
+def test_a_process_that_was_busy_and_stalled_has_two_findings() -> None:
     stalled, busy = findings(held_up(STALLED, core=BUSY))
     assert stalled.startswith("A worker process of agent a1 did not run for 3.0 s")
     assert busy.startswith("The busiest worker process (a1) used 97% of a core: ")
 
 
-def test_what_held_up_the_warmup_alone_is_no_limit() -> None:
+def test_a_hold_up_of_the_warmup_is_no_finding() -> None:
     records = staged(0.1, 0.1, 0.1)
     warmup = next(record for record in records if isinstance(record, FrameAccepted))
     records[records.index(warmup)] = watched([warmup], {"a1": 0.1}, hold_ups={"a1": STALLED})[0]
@@ -230,7 +234,7 @@ def test_what_held_up_the_warmup_alone_is_no_limit() -> None:
     assert "from 2.1 s on in stage 2: it was stopped" in found
 
 
-def test_what_was_not_sent_because_of_a_hold_up_has_that_for_a_cause() -> None:
+def test_a_hold_up_is_the_cause_of_unsent_operations() -> None:
     def cause(a1: HoldUps) -> str | None:
         run = fold(held_up(a1))
         return generator_delay(stage_results(run, audit(run)))

@@ -46,7 +46,7 @@ def entry(low: int | None = None, high: int | None = None, prefix: str | None = 
 
 
 def run(before: int | None, after: int | None, *more: AnyRecord) -> Aggregate:
-    """A run whose two agents preloaded a hundred keys."""
+    """A run whose two agents preloaded 100 keys."""
     records: list[AnyRecord] = []
     for record in clean_run(with_preload([Preload()])):
         match record:
@@ -61,7 +61,7 @@ def run(before: int | None, after: int | None, *more: AnyRecord) -> Aggregate:
     return fold([*records, *more])
 
 
-def test_keys_that_entries_share_count_once() -> None:
+def test_keys_in_several_entries_count_once() -> None:
     entries = [entry(), entry(90, 150), entry(200, 200), entry(1, 50, "other:"), entry(150, 150, times=3)]
     assert expected_keys(with_preload(entries)) == 150 + 1 + 50
     assert expected_keys(Plan(workload=Workload())) == 0
@@ -78,12 +78,12 @@ def test_keys_that_entries_share_count_once() -> None:
         (["SET __rand(1,9)__:__key__ v"], None),
     ],
 )
-def test_keys_are_told_apart_by_what_stands_around_their_number(commands: list[str], expected: int | None) -> None:
+def test_the_text_around_the_number_distinguishes_keys(commands: list[str], expected: int | None) -> None:
     assert expected_keys(with_preload([Preload(command=command) for command in commands])) == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6))
-def test_as_many_keys_are_expected_as_different_numbers_are_in_the_ranges(spans: list[tuple[int, int]]) -> None:
+def test_the_expected_keys_are_the_distinct_numbers_of_the_ranges(spans: list[tuple[int, int]]) -> None:
     numbers = {number for low, length in spans for number in range(low, low + length + 1)}
     assert expected_keys(with_preload([entry(low, low + length) for low, length in spans])) == len(numbers)
 
@@ -103,7 +103,7 @@ def test_as_many_keys_are_expected_as_different_numbers_are_in_the_ranges(spans:
         (0, None, None),
     ],
 )
-def test_the_keys_that_the_target_holds_are_held_against_those_that_were_written(
+def test_the_keys_of_the_target_are_compared_with_the_preloaded_keys(
     before: int | None, after: int | None, ok: bool | None
 ) -> None:
     preload = preload_of(run(before, after))
@@ -116,7 +116,7 @@ def test_the_keys_that_the_target_holds_are_held_against_those_that_were_written
     ("before", "after", "said"),
     [(0, 99, "keys were evicted, expired or deleted."), (0, 101, "other clients wrote keys.")],
 )
-def test_a_preload_that_is_not_all_there_makes_the_run_suspect(before: int, after: int, said: str) -> None:
+def test_missing_or_extra_keys_after_the_preload_make_the_run_suspect(before: int, after: int, said: str) -> None:
     aggregate = run(before, after)
     sizes = f"the target had {before} keys before the preload and {after} after it"
     sentence = f"The preload wrote 100 different keys, but {sizes}: {said}"
@@ -125,27 +125,27 @@ def test_a_preload_that_is_not_all_there_makes_the_run_suspect(before: int, afte
     assert (verdict.level, verdict.reasons) == (Level.SUSPECT, (sentence,))
 
 
-def test_a_preload_that_fits_speaks_against_nothing() -> None:
+def test_a_complete_preload_leaves_the_run_trusted() -> None:
     aggregate = run(0, 100)
     assert judge(aggregate, audit(aggregate)).level is Level.TRUSTED
 
 
-def test_a_run_without_a_preload_and_an_old_journal_have_none() -> None:
+def test_a_run_without_preload_and_clean_up_has_no_figures_of_them() -> None:
     assert preload_of(fold(clean_run())) is None
     assert preload_of(Aggregate()) is None
     assert clean_up_of(fold(clean_run())) is None
 
 
-def test_people_read_it_in_one_line() -> None:
+def test_the_preload_is_one_line_of_text() -> None:
     preload = preload_of(run(0, 100))
     assert preload is not None
     assert preload_text(preload) == "100 keys by 100 commands in 2.0 s (50/s); DBSIZE 0 before, 100 after"
-    untold = preload_of(run(None, 100))
-    assert untold is not None
-    assert preload_text(untold).endswith("; DBSIZE not reported")
+    unreported = preload_of(run(None, 100))
+    assert unreported is not None
+    assert preload_text(unreported).endswith("; DBSIZE not reported")
 
 
-def test_a_clean_up_says_what_is_left_and_why() -> None:
+def test_the_clean_up_line_says_how_many_keys_are_left_and_why() -> None:
     done = clean_up_of(run(0, 100, CleanedUp(deleted=1_000, left=0, took_ns=NS_PER_S)))
     assert done is not None
     assert clean_up_text(done) == "1,000 keys deleted in 1.0 s, 0 left"
@@ -156,7 +156,7 @@ def test_a_clean_up_says_what_is_left_and_why() -> None:
     assert clean_up_text(done, "r-1").endswith(", 0 left")
 
 
-def test_a_plan_announces_what_will_be_done() -> None:
+def test_a_plan_lists_what_is_done_before_and_after_the_load() -> None:
     base = with_preload([entry(), entry(1, 10, "list:", times=5)])
     workload = msgspec.structs.replace(
         base.workload,

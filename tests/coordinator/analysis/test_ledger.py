@@ -24,7 +24,7 @@ def run_of(
     issued: int | None = None,
     **workload: int,
 ) -> Aggregate:
-    """One agent, one second of GET; the server counted `server` calls (as many as it should, unless said)."""
+    """One agent, one second of GET. server: calls that the server counted; by default the right number."""
     get = command(
         histogram(*range(ok)),
         errors={"READONLY": errors} if errors else {},
@@ -44,7 +44,7 @@ def run_of(
 
 
 def calls_of(*commands: str, **gained: int) -> int | None:
-    """What the ledger finds that the server counted for a plan of these commands, of what its rows gained."""
+    """The server calls in the ledger for a plan of these commands. gained: the server's counts by command."""
     after = {name.replace("_", "|"): calls for name, calls in gained.items()}
     workload = Workload(commands=tuple(Command(command=text) for text in commands))
     listed = msgspec.structs.replace(plan(), workload=workload)
@@ -52,21 +52,30 @@ def calls_of(*commands: str, **gained: int) -> int | None:
     return audit(fold(records)).server_calls
 
 
-def test_subcommands_that_connections_call_by_themselves_are_not_the_plans() -> None:
+def test_only_the_commands_and_subcommands_of_the_plan_count() -> None:
     assert calls_of("CLIENT INFO", "GET", client_info=7, client_setinfo=4, get=3) == 10
     assert calls_of("CLIENT INFO", "client list", client_info=7, client_list=2, client_setinfo=4) == 9
     assert calls_of("XGROUP __data__ k", "XGROUP CREATE k g 0", xgroup_create=7, xgroup_destroy=4) == 11
+    assert calls_of("CONFIG GET maxmemory", "PING x", config_get=4, config_set=1, configure=9, ping=2) == 6
     assert calls_of("CLIENT INFO", client=11) == 11  # before Redis 7, whose commandstats know no subcommands
 
 
-def test_in_a_clean_run_everything_agrees_to_the_last_operation() -> None:
+def test_commands_that_follow_a_reply_count_too() -> None:
+    entry = Command(command="GET", then=(Then(command="SET", when=Follows.MISS), Then(command="EXPIRE __key__ 9")))
+    the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=(entry,)))
+    calls = {"get": 5, "set": 3, "expire": 4, "del": 9}
+    records = [opened(the_plan), reading(Reading.BEFORE, {}), reading(Reading.AFTER, calls)]
+    assert audit(fold(records)).server_calls == 12
+
+
+def test_the_ledger_of_a_clean_run_agrees_to_the_last_operation() -> None:
     assert audit(fold(clean_run(seconds=3, per_second=1000))) == Ledger(
         issued=6000, counted=6000, server_calls=6000, unaccounted=0, definite=6000, uncertain=0, transactions=0
     )
 
 
 @given(st.integers(0, 30), st.integers(0, 5), st.integers(-10, 10))
-def test_without_retries_and_failures_any_difference_is_unaccounted(ok: int, errors: int, off: int) -> None:
+def test_without_retries_and_failures_every_difference_is_unaccounted(ok: int, errors: int, off: int) -> None:
     server = max(0, ok + errors + off)
     ledger = audit(run_of(ok=ok, errors=errors, server=server))
     assert ledger.uncertain == 0
@@ -74,7 +83,7 @@ def test_without_retries_and_failures_any_difference_is_unaccounted(ok: int, err
 
 
 @given(st.integers(0, 30), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 60))
-def test_what_the_server_may_have_counted_is_a_range(
+def test_failures_and_retries_make_the_expected_calls_a_range(
     ok: int, errors: int, failures: int, retries: int, server: int
 ) -> None:
     ledger = audit(run_of(ok=ok, errors=errors, failures=failures, retries=retries, server=server))
@@ -83,7 +92,7 @@ def test_what_the_server_may_have_counted_is_a_range(
     assert ledger.unaccounted == min(abs(server - may) for may in range(lowest, highest + 1))
 
 
-def test_an_operation_that_never_came_to_an_end_is_unaccounted() -> None:
+def test_an_operation_that_never_ended_is_unaccounted() -> None:
     ledger = audit(run_of(ok=10, issued=13))
     assert (ledger.issued, ledger.counted, ledger.unaccounted) == (13, 10, 3)
 
@@ -93,33 +102,8 @@ def test_a_retry_may_repeat_a_whole_pipeline() -> None:
     assert audit(run_of(ok=20, retries=1, server=31, pipeline=10)).unaccounted == 1
 
 
-def test_commands_that_are_not_the_plan_s_do_not_count() -> None:
-    assert audit(run_of(ok=10)).server_calls == 10
-
-
-def test_only_the_subcommands_of_the_plan_count() -> None:
-    the_plan = plan()
-    workload = Workload(commands=(Command(command="CONFIG GET maxmemory"), Command(command="PING x")))
-    the_plan = type(the_plan)(target=the_plan.target, workload=workload, load=the_plan.load)
-    records = [
-        opened(the_plan),
-        reading(Reading.BEFORE, {"config|get": 1}),
-        reading(Reading.AFTER, {"config|get": 4, "config|set": 1, "configure": 9, "ping": 2}),
-    ]
-    assert audit(fold(records)).server_calls == 5
-
-
-def test_what_follows_a_reply_counts_too() -> None:
-    entry = Command(command="GET", then=(Then(command="SET", when=Follows.MISS), Then(command="EXPIRE __key__ 9")))
-    the_plan = plan()
-    the_plan = type(the_plan)(target=the_plan.target, workload=Workload(commands=(entry,)), load=the_plan.load)
-    calls = {"get": 5, "set": 3, "expire": 4, "del": 9}
-    records = [opened(the_plan), reading(Reading.BEFORE, {}), reading(Reading.AFTER, calls)]
-    assert audit(fold(records)).server_calls == 12
-
-
 @pytest.mark.parametrize(("calls", "unaccounted"), [({"set": 15, "eval": 5}, 0), ({"set": 8, "eval": 5}, 2)])
-def test_what_a_script_of_the_command_table_calls_is_known(calls: dict[str, int], unaccounted: int) -> None:
+def test_the_calls_of_the_script_in_the_command_table_are_known(calls: dict[str, int], unaccounted: int) -> None:
     the_plan = plan()
     workload = Workload(commands=(Command(command="SET"), Command(command="EVAL")))
     the_plan = type(the_plan)(target=the_plan.target, workload=workload, load=the_plan.load)
@@ -134,7 +118,7 @@ def test_what_a_script_of_the_command_table_calls_is_known(calls: dict[str, int]
     assert audit(fold(records)).unaccounted == unaccounted
 
 
-def test_multi_and_exec_are_held_against_the_transactions() -> None:
+def test_multi_and_exec_are_compared_with_the_transactions() -> None:
     def ledger(multi: int, executed: int, **more: int) -> Ledger:
         get = command(histogram(*range(10)), failures={"ConnectionError": 5} if more else {})
         return audit(
@@ -166,7 +150,7 @@ def nodes(when: Reading, *nodes: tuple[str, str, str, dict[str, int]]) -> Server
 BEFORE = nodes(Reading.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replica", "y", {"get": 1}))
 
 
-def test_the_servers_count_is_the_sum_of_what_each_node_gained() -> None:
+def test_the_counts_of_all_nodes_add_up() -> None:
     get = interval(0, {"GET": command(histogram(*range(10)))})
     after = nodes(Reading.AFTER, ("h:1", "primary", "x", {"get": 12}), ("h:2", "replica", "y", {"get": 4}))
     ledger = audit(fold([opened(plan(), ["a1"]), BEFORE, accepted("a1", 0, get), noted("a1", 10), after]))
@@ -174,7 +158,7 @@ def test_the_servers_count_is_the_sum_of_what_each_node_gained() -> None:
 
 
 @pytest.mark.parametrize(("topology", "unaccounted"), [("standalone", 90), ("sentinel", 0)])
-def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccounted: int) -> None:
+def test_messages_that_sentinels_publish_do_not_count(topology: str, unaccounted: int) -> None:
     publish = interval(0, {"PUBLISH": command(histogram(*range(10)))})
     run = opened(Plan(workload=Workload(commands=(Command(command="PUBLISH"),))), ["a1"])
     run = msgspec.structs.replace(run, target=msgspec.structs.replace(run.target, topology=topology))
@@ -185,7 +169,7 @@ def test_what_sentinels_publish_is_not_held_against_ours(topology: str, unaccoun
 
 
 @pytest.mark.parametrize(("lua", "unaccounted"), [("return redis.call('SET', KEYS[1], 1)", 0), ("return 1", 10)])
-def test_what_a_script_calls_is_not_held_against_ours(lua: str, unaccounted: int) -> None:
+def test_calls_of_a_script_do_not_count(lua: str, unaccounted: int) -> None:
     done = interval(0, {"SET": command(histogram(*range(10))), "EVAL": command(histogram(*range(10)))})
     commands = (Command(command="SET"), Command(command=f'EVAL "{lua}" 1 __key__'))
     run = opened(Plan(workload=Workload(commands=commands)), ["a1"])
@@ -228,7 +212,7 @@ READINGS: dict[str, tuple[list[AnyRecord], str]] = {
 
 
 @pytest.mark.parametrize(("readings", "reason"), READINGS.values(), ids=READINGS.keys())
-def test_where_the_server_cannot_be_compared_the_ledger_says_why(readings: list[AnyRecord], reason: str) -> None:
+def test_the_ledger_says_why_the_server_cannot_be_compared(readings: list[AnyRecord], reason: str) -> None:
     get = interval(0, {"GET": command(histogram(1, 2))})
     ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 2), *readings]))
     assert ledger.server_calls is None
@@ -237,38 +221,38 @@ def test_where_the_server_cannot_be_compared_the_ledger_says_why(readings: list[
     assert reason in ledger.note
 
 
-def test_of_an_agent_that_was_lost_its_frames_speak() -> None:
+def test_the_frames_of_a_lost_agent_count() -> None:
     get = interval(0, {"GET": command(histogram(1, 2))}, issued=3)
     ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 0, lost=True)]))
     assert (ledger.issued, ledger.counted, ledger.unaccounted) == (3, 2, 1)
 
 
-def test_of_a_worker_that_died_the_frames_speak() -> None:
+def test_the_frames_of_a_dead_worker_count() -> None:
     get = interval(0, {"GET": command(histogram(1, 2, 3))}, issued=4)
     ledger = audit(fold([opened(agents=["a1"]), accepted("a1", 0, get), noted("a1", 3, issued=1, processes_lost=1)]))
     assert ledger.issued == 4
 
 
-def test_what_was_in_flight_when_a_worker_was_killed_is_unaccounted_once() -> None:
-    # Of 40 operations that were lost with the process, 15 had been begun by its last report.
+def test_operations_in_flight_at_the_death_of_a_worker_are_unaccounted_once() -> None:
+    # The process died with 40 operations under way; its last report has 15 of them.
     ledger = audit(run_of(ok=100, issued=115, server=140))
     assert (ledger.issued - ledger.counted, ledger.server_calls) == (15, 140)
     assert ledger.unaccounted == 40
 
 
-def test_operations_that_the_server_does_not_know_are_no_others_than_those_it_counted_too_often() -> None:
+def test_missing_calls_and_unended_operations_are_different_operations() -> None:
     ledger = audit(run_of(ok=100, issued=103, server=90))
     assert ledger.unaccounted == 3 + 10
 
 
-def test_counters_that_were_read_while_agents_might_still_write_are_not_compared() -> None:
+def test_counters_that_were_read_during_writes_are_not_compared() -> None:
     after = msgspec.structs.replace(reading(Reading.AFTER, {"get": 105}), writers=("a1", "a2"))
     ledger = audit(fold([opened(agents=["a1"]), reading(Reading.BEFORE, {"get": 100}), after]))
     assert ledger.server_calls is None
     assert ledger.note == "the server's counters were read while a1, a2 might still write"
 
 
-def test_a_subscription_that_a_reconnect_repeated_may_have_been_counted_once_more() -> None:
+def test_a_repeated_subscription_may_have_been_counted_twice() -> None:
     def ledger(server: int) -> Ledger:
         pools = {"main": PoolMetrics(deliveries=DeliveryMetrics(resubscribed=2))}
         repeats = IntervalMetrics(first=0, last=0, pools=pools)
@@ -281,10 +265,8 @@ def test_a_subscription_that_a_reconnect_repeated_may_have_been_counted_once_mor
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
-def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_or_surfaced(
-    moved: int, down: int, surfaced: int
-) -> None:
-    # Each of the latter was counted as it came in, and is the error of an operation, too.
+def test_every_redirection_is_one_call_of_the_server(moved: int, down: int, surfaced: int) -> None:
+    # A surfaced redirection was counted when it arrived, and is the error of an operation as well.
     redirects = {"MOVED": moved, "CLUSTERDOWN": down + surfaced}
     get = command(histogram(*range(10)), errors={"CLUSTERDOWN": surfaced} if surfaced else {})
     calls = 10 + moved + down + surfaced
@@ -300,8 +282,3 @@ def test_every_redirection_is_a_call_of_the_server_once_whether_it_was_followed_
         )
     )
     assert (ledger.definite, ledger.server_calls, ledger.unaccounted) == (calls, calls, 0)
-
-
-def test_an_error_of_a_cluster_that_no_connection_counted_is_one_call_all_the_same() -> None:
-    # A client of one server, pointed at a node of a cluster, counts no redirections.
-    assert audit(run_of(ok=10, errors=3)).definite == 13

@@ -13,7 +13,7 @@ PLAN = staged_plan(stage(1, 2), stage(2), stage(1, 4), warmup_s=1)
 
 
 def results(counts: list[int], *, issued: int, duration_s: float) -> tuple[StageResult, ...]:
-    """A run of one agent that did so much in each leg."""
+    """A run of one agent; counts: its operations per leg."""
     parts = [
         interval(number, {"GET": command(histogram(*[1000] * count))}, stage=number)
         for number, count in enumerate(counts)
@@ -23,7 +23,7 @@ def results(counts: list[int], *, issued: int, duration_s: float) -> tuple[Stage
     return stage_results(run, audit(run))
 
 
-def test_each_leg_tells_how_long_it_lasted_what_was_wanted_and_what_was_done() -> None:
+def test_each_leg_has_its_duration_its_target_and_its_result() -> None:
     found = results([3, 2, 9, 4], issued=18, duration_s=5.0)
     assert [one.duration_s for one in found] == [1.0, 1.0, 2.0, 1.0]
     assert [one.wanted for one in found] == [2.0, 2.0, 0.0, 4.0]
@@ -31,20 +31,20 @@ def test_each_leg_tells_how_long_it_lasted_what_was_wanted_and_what_was_done() -
     assert [one.achieved_per_s for one in found] == [3.0, 2.0, 4.5, 4.0]
 
 
-@pytest.mark.parametrize(("duration_s", "bearer"), [(5.0, 3), (2.5, 2), (0.5, 0)])
-def test_what_never_ended_is_of_the_last_stage_that_was_reached(duration_s: float, bearer: int) -> None:
+@pytest.mark.parametrize(("duration_s", "last_stage"), [(5.0, 3), (2.5, 2), (0.5, 0)])
+def test_operations_that_never_ended_belong_to_the_last_stage(duration_s: float, last_stage: int) -> None:
     found = results([3, 2, 9, 4], issued=21, duration_s=duration_s)
     assert sum(one.issued for one in found) == 21
-    assert found[bearer].issued == found[bearer].tally.operations + 3
+    assert found[last_stage].issued == found[last_stage].tally.operations + 3
 
 
-def test_of_a_run_that_was_cut_short_only_that_was_wanted_which_was_due_until_then() -> None:
+def test_a_run_that_was_cut_short_wanted_only_what_was_due_until_then() -> None:
     found = results([3, 1, 0, 0], issued=4, duration_s=1.5)
     assert [one.wanted for one in found] == [2.0, 1.0, 0.0, 0.0]
     assert [one.achieved_per_s for one in found[2:]] == [0.0, 0.0]
 
 
-def test_what_was_sent_after_the_end_of_its_stage_is_not_in_the_rate_but_for_what_threads_had_in_hand() -> None:
+def test_late_operations_are_not_in_the_rate_of_their_stage_except_one_batch_per_thread() -> None:
     get = command(histogram(*[1000] * 10))
 
     def in_time(late: int, pipeline: int) -> int:

@@ -27,7 +27,7 @@ from tests.support.stages import stage
 
 
 def of_counts(*counts: int, duration_s: float, ended: bool = True) -> Aggregate:
-    """A run of one agent, planned for three seconds, that did so much in each second."""
+    """A run of one agent, planned for three seconds; counts: its operations per second."""
     parts = [interval(second, {"GET": command(histogram(*[1000] * count))}) for second, count in enumerate(counts)]
     records: list[AnyRecord] = [opened(agents=["a1"]), accepted("a1", 0, *parts)]
     if ended:
@@ -36,23 +36,27 @@ def of_counts(*counts: int, duration_s: float, ended: bool = True) -> Aggregate:
 
 
 def rows(run: Aggregate) -> list[tuple[int, int, float]]:
-    """(second, done, rate) of each."""
+    """Return (second, operations, rate) of each row."""
     return [(row.number, row.second.ok, round(row.ops_per_s, 3)) for row in ShownSeconds(run)]
 
 
-def test_what_completes_right_after_the_load_counts_in_its_last_second() -> None:
-    assert rows(of_counts(8, 8, 7, 1, duration_s=3.0)) == [(0, 8, 8.0), (1, 8, 8.0), (2, 8, 8.0)]
+@pytest.mark.parametrize(
+    ("counts", "duration_s", "expected"),
+    [
+        ((8, 8, 7, 1), 3.0, [(0, 8, 8.0), (1, 8, 8.0), (2, 8, 8.0)]),
+        ((8, 8, 2), 2.25, [(0, 8, 8.0), (1, 10, 8.0)]),
+        ((8, 8, 6), 2.75, [(0, 8, 8.0), (1, 8, 8.0), (2, 6, 8.0)]),
+        ((2,), 0.25, [(0, 2, 8.0)]),
+    ],
+    ids=("after the load", "ends early in a second", "ends late in a second", "less than half a second"),
+)
+def test_a_short_last_second_joins_the_second_before(
+    counts: tuple[int, ...], duration_s: float, expected: list[tuple[int, int, float]]
+) -> None:
+    assert rows(of_counts(*counts, duration_s=duration_s)) == expected
 
 
-def test_a_load_that_ends_early_in_a_second_is_folded_into_the_one_before() -> None:
-    assert rows(of_counts(8, 8, 2, duration_s=2.25)) == [(0, 8, 8.0), (1, 10, 8.0)]
-
-
-def test_a_load_that_ends_late_in_a_second_has_a_row_whose_rate_is_by_its_length() -> None:
-    assert rows(of_counts(8, 8, 6, duration_s=2.75)) == [(0, 8, 8.0), (1, 8, 8.0), (2, 6, 8.0)]
-
-
-def test_what_is_folded_into_a_second_is_all_that_is_known_of_it() -> None:
+def test_all_figures_of_a_short_last_second_join_the_second_before() -> None:
     def part(second: int) -> IntervalMetrics:
         one = command(histogram(1000), errors={"ERR": 2}, failures={"TimeoutError": 3})
         return interval(second, {"GET": one}, issued=7, open_peak=5 + second)
@@ -65,43 +69,39 @@ def test_what_is_folded_into_a_second_is_all_that_is_known_of_it() -> None:
     assert (whole.open_peaks, whole.core_share) == ({"a1": 6}, 0.5)
 
 
-def test_a_load_of_less_than_half_a_second_has_a_row() -> None:
-    assert rows(of_counts(2, duration_s=0.25)) == [(0, 2, 8.0)]
-
-
-def test_a_drain_of_seconds_is_shown_as_it_is() -> None:
+def test_a_drain_of_several_seconds_has_rows_of_its_own() -> None:
     run = of_counts(8, 8, 8, 0, 0, 2, duration_s=3.0)
     assert rows(run) == [(0, 8, 8.0), (1, 8, 8.0), (2, 8, 8.0), (4, 0, 0.0), (5, 2, 2.0)]
     assert [row.drains for row in ShownSeconds(run)] == [False] * 3 + [True] * 2
 
 
-def test_the_mean_rate_is_by_the_time_that_the_load_lasted() -> None:
+def test_the_mean_rate_uses_the_duration_of_the_load() -> None:
     assert ShownSeconds(of_counts(8, 8, 2, duration_s=2.25)).mean_ops_per_s == 8.0
     assert ShownSeconds(of_counts(8, 8, 7, 1, duration_s=3.0)).mean_ops_per_s == 8.0
     assert ShownSeconds(fold([opened()])).mean_ops_per_s == 0.0
 
 
-@pytest.mark.parametrize(("seconds", "settled"), [(2, 1), (3, 1), (4, 3), (5, 4)])
-def test_the_last_second_is_settled_when_nothing_more_can_be_folded_into_it(seconds: int, settled: int) -> None:
+@pytest.mark.parametrize(("seconds", "final"), [(2, 1), (3, 1), (4, 3), (5, 4)])
+def test_the_last_second_is_final_when_no_short_second_can_join_it(seconds: int, final: int) -> None:
     run = of_counts(*[8] * seconds, duration_s=3.0, ended=False)
-    assert ShownSeconds(run).final_through == settled
+    assert ShownSeconds(run).final_through == final
     assert ShownSeconds(of_counts(*[8] * seconds, duration_s=3.0)).final_through == seconds - 1
 
 
-def test_without_a_planned_end_the_newest_second_is_not_settled() -> None:
+def test_without_a_planned_end_the_newest_second_is_not_final() -> None:
     by_requests = msgspec.structs.replace(plan(), load=Load(requests=Count(100)))
     run = fold([opened(by_requests, ["a1"]), accepted("a1", 0, interval(0, {}), interval(1, {}))])
     assert (ShownSeconds(run).complete, ShownSeconds(run).final_through) == ((0, 1), 0)
 
 
-def test_a_row_of_a_ramp_tells_the_mean_rate_wanted_in_it() -> None:
+def test_a_row_of_a_ramp_has_the_mean_target_rate_of_its_second() -> None:
     ramp = staged_plan(stage(3, 300, Ramp.LINEAR), stage(1, 300), stage(1))
     parts = [interval(second, {}, stage=0) for second in range(5)]
     run = fold([opened(ramp, ["a1"]), accepted("a1", 0, *parts)])
     assert [row.wanted_per_s for row in ShownSeconds(run)] == [50.0, 150.0, 250.0, 300.0, None]
 
 
-def test_what_an_agent_reports_after_it_was_cut_off_corrects_its_seconds() -> None:
+def test_late_reports_of_a_lost_agent_correct_its_seconds() -> None:
     get = {"GET": command(histogram(1000))}
     run = fold([opened(), accepted("a1", 0, interval(0, get)), accepted("a2", 0, interval(0, get))])
     run.apply(noted("a2", 0, lost=True))
@@ -109,7 +109,7 @@ def test_what_an_agent_reports_after_it_was_cut_off_corrects_its_seconds() -> No
     assert ShownSeconds(run).corrected == ()
     run.apply(accepted("a2", 1, interval(1, get)))
     assert ShownSeconds(run).corrected == (1,)
-    # A straggler alone is no news.
+    # A single late operation is no correction.
     run.apply(accepted("a2", 2, interval(0, get), through=1))
     assert ShownSeconds(run).corrected == (1,)
 

@@ -21,7 +21,7 @@ def one_second(number: int, open_peak: int, wanted: int, last: int | None = None
 
 
 def a_run(of_agents: list[list[tuple[int, int]]], cut_off: int) -> list[AnyRecord]:
-    """Three agents; the last is lost after a while, and reports what it did since then as one interval at the end."""
+    """A run of three agents. The last one is lost at `cut_off`, and reports the rest at the end as one interval."""
     records: list[AnyRecord] = [opened(agents=AGENTS)]
     for number in range(SECONDS):
         for agent_id, its_peaks in zip(AGENTS, of_agents, strict=True):
@@ -49,9 +49,7 @@ def gauges(run: Aggregate) -> list[tuple[object, ...]]:
 
 @settings(max_examples=20)
 @given(st.lists(peaks, min_size=3, max_size=3), st.integers(1, SECONDS))
-def test_a_second_that_keeps_sums_says_the_same_as_one_that_keeps_what_each_agent_had(
-    of_agents: list[list[tuple[int, int]]], cut_off: int
-) -> None:
+def test_a_compacted_second_has_the_same_figures(of_agents: list[list[tuple[int, int]]], cut_off: int) -> None:
     records = a_run(of_agents, cut_off)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregates, "COMPACT_AFTER_S", 10 * SECONDS)
@@ -60,7 +58,7 @@ def test_a_second_that_keeps_sums_says_the_same_as_one_that_keeps_what_each_agen
     assert gauges(summed) == gauges(kept)
 
 
-def test_a_second_that_was_complete_long_ago_keeps_nothing_of_each_agent() -> None:
+def test_an_old_second_keeps_no_figures_per_agent() -> None:
     run = fold(a_run([[(2, 2)] * SECONDS] * 3, SECONDS))
     sealed = [second for _, second in run.by_second() if second.past_gauges is not None]
     assert len(sealed) == SECONDS - aggregates.COMPACT_AFTER_S
@@ -75,10 +73,10 @@ events = st.lists(
 
 @settings(max_examples=50)
 @given(events)
-def test_a_second_is_complete_as_soon_as_the_last_agent_that_takes_part_has_reported_it(
+def test_a_second_is_complete_when_the_last_participant_has_reported_it(
     happened: list[tuple[str, int | str]],
 ) -> None:
-    """Held against the rule itself, which looks at every agent at every record."""
+    """Compared with the plain rule, which checks every agent at every record."""
     run = fold([opened(agents=AGENTS)])
     through, running, complete = dict.fromkeys(AGENTS, -1), set(AGENTS), -1
     for number, (agent_id, what) in enumerate(happened):

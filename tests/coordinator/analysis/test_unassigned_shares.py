@@ -53,7 +53,7 @@ def taken_over(
 
 
 def load_of(load: Load, *, lost_after_s: int = 3, per_second: int = 50) -> list[AnyRecord]:
-    """Two agents, and a2 is lost after so many seconds."""
+    """The records of two agents; a2 is lost after `lost_after_s`."""
     records: list[AnyRecord] = [opened(planned(load)), RunStarted(t0_ns=T0_NS)]
     records += [accepted("a1", second, interval(second, done(per_second))) for second in range(10)]  # type: ignore[arg-type]
     records += [accepted("a2", second, interval(second, done(per_second))) for second in range(lost_after_s)]  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def load_of(load: Load, *, lost_after_s: int = 3, per_second: int = 50) -> list[
 
 
 def in_time(agent_id: str, counted: int) -> AgentNoted:
-    """It came to its end as planned."""
+    """The note of an agent that ended as planned."""
     note = noted(agent_id, counted, ran_ns=10 * NS_PER_S)
     assert note.final is not None
     return msgspec.structs.replace(note, final=msgspec.structs.replace(note.final, reason=""))
@@ -71,7 +71,7 @@ def ended(records: list[AnyRecord], *more: AnyRecord) -> Aggregate:
     return fold([*records, *more, in_time("a1", 500), closed(Outcome.DEGRADED, duration_s=10.0)])
 
 
-def test_a_share_whose_agent_was_lost_is_missing_until_the_end_of_the_load() -> None:
+def test_the_share_of_a_lost_agent_is_missing_until_the_end_of_the_load() -> None:
     run = ended(load_of(OPEN))
     [share] = unassigned_shares(run)
     assert (share.agent_id, share.from_s, share.until_s, share.successor) == ("a2", 3.0, 10.0, "")
@@ -84,7 +84,7 @@ def test_a_share_whose_agent_was_lost_is_missing_until_the_end_of_the_load() -> 
 
 
 def all_lost(*more: AnyRecord) -> Aggregate:
-    """Both agents are lost after three seconds of ten, and nobody is heard after four."""
+    """A run that loses both agents after three of ten seconds."""
     records: list[AnyRecord] = [opened(planned(OPEN)), RunStarted(t0_ns=T0_NS)]
     for name in ("a1", "a2"):
         records += [accepted(name, second, interval(second, done(50))) for second in range(3)]  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def all_lost(*more: AnyRecord) -> Aggregate:
     return fold([*records, *more, closed(Outcome.DEGRADED, duration_s=4.0)])
 
 
-def test_when_all_agents_are_lost_everything_is_missing_until_the_planned_end() -> None:
+def test_if_all_agents_are_lost_their_shares_are_missing_until_the_planned_end() -> None:
     run = all_lost()
     assert [(share.from_s, share.until_s, share.operations) for share in unassigned_shares(run)] == 2 * [
         (3.0, 10.0, {0: 350})
@@ -106,14 +106,14 @@ def test_when_all_agents_are_lost_everything_is_missing_until_the_planned_end() 
     )
 
 
-def test_when_all_agents_are_lost_nothing_is_missing_after_the_load_was_stopped() -> None:
+def test_no_share_is_missing_after_the_load_was_stopped() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 6 * NS_PER_S)
     run = all_lost(stop)
     assert {share.until_s for share in unassigned_shares(run)} == {6.0}
     assert audit(run).uncarried == 300
 
 
-def test_when_all_agents_end_by_themselves_everything_is_missing_until_the_planned_end() -> None:
+def test_if_all_agents_end_early_their_shares_are_missing_until_the_planned_end() -> None:
     records: list[AnyRecord] = [opened(planned(OPEN), agents=("a1",)), RunStarted(t0_ns=T0_NS)]
     records += [accepted("a1", second, interval(second, done(100))) for second in range(3)]  # type: ignore[arg-type]
     note = noted("a1", 300, ran_ns=3 * NS_PER_S)
@@ -121,13 +121,13 @@ def test_when_all_agents_end_by_themselves_everything_is_missing_until_the_plann
     assert audit(run).uncarried == 700
 
 
-def test_while_a_run_has_no_end_only_what_was_due_so_far_is_missing() -> None:
+def test_during_a_run_only_operations_due_so_far_are_missing() -> None:
     records = load_of(OPEN)[:-1]
     run = fold([*records[:6], noted("a2", 0, lost=True)])
     assert [share.until_s for share in unassigned_shares(run)] == [4.0]
 
 
-def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> None:
+def test_a_share_is_missing_until_it_is_taken_over_and_counts_once() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
     for second in range(7, 10):
@@ -142,7 +142,7 @@ def test_a_share_that_is_taken_over_is_missing_until_then_and_counts_once() -> N
     assert rows == {"a1": (0.0, "", None), "a2": (0.0, "a3", 7.5), "a3": (7.5, "", None)}
 
 
-def test_what_was_due_before_a_share_was_taken_over_is_no_backlog_after_that() -> None:
+def test_operations_due_before_a_takeover_are_no_backlog_after_it() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
     for second in range(7, 10):
@@ -152,7 +152,7 @@ def test_what_was_due_before_a_share_was_taken_over_is_no_backlog_after_that() -
     assert found == [0, 0, 0, 50, 100, 150, 200, 0, 0, 0]
 
 
-def test_the_report_shows_who_replaced_whom_and_what_was_due_in_between() -> None:
+def test_the_report_names_the_replacement_and_the_missing_operations() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
     run = ended(records, in_time("a3", 0))
@@ -164,7 +164,7 @@ def test_the_report_shows_who_replaced_whom_and_what_was_due_in_between() -> Non
     assert "unaccounted; 225 due in a share without an agent" in text
 
 
-def test_frames_that_a_replaced_agent_brings_late_count_and_are_no_longer_missing() -> None:
+def test_late_frames_of_a_replaced_agent_count_and_are_no_longer_missing() -> None:
     records = load_of(OPEN)
     records.append(taken_over("a2", "a3", 7.5, records))
     records.append(accepted("a2", 3, interval(3, done(40))))  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def test_the_verdict_names_the_cause_of_a_missed_rate() -> None:
     assert missed.endswith("): no agent had the share of a2 from 3.0 s to 10.0 s (the end of the load).")
 
 
-def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() -> None:
+def test_a_rate_missed_by_late_requests_has_the_same_cause() -> None:
     load = Load(requests=Count(1000), rate_per_s=PerSecond(100.0))
     records = load_of(load)
     records.append(taken_over("a2", "a3", 7.0, records, (PoolLeft(1, 350),)))
@@ -192,14 +192,14 @@ def test_a_rate_that_is_missed_by_requests_which_came_late_has_the_same_cause() 
     assert missed.endswith(": no agent had the share of a2 from 3.0 s to 7.0 s (when a3 took it over).")
 
 
-def test_requests_of_an_agent_that_was_the_last_at_work_are_missing_from_its_end_on() -> None:
+def test_requests_of_the_last_agent_are_missing_from_its_end_on() -> None:
     records = load_of(Load(requests=Count(1000), rate_per_s=PerSecond(100.0)), lost_after_s=9)[:-1]
     early = noted("a2", 450, ran_ns=10 * NS_PER_S)
     run = fold([*records, in_time("a1", 500), early, closed(Outcome.DEGRADED, duration_s=10.0)])
     assert unassigned_sentence(run).endswith("never reported: no agent had the share of a2 from 10.0 s on.")
 
 
-def test_nothing_is_missing_where_every_agent_came_to_its_end() -> None:
+def test_nothing_is_missing_if_every_agent_ended_as_planned() -> None:
     records: list[AnyRecord] = load_of(OPEN, lost_after_s=10)[:-1]
     run = ended(records, in_time("a2", 500))
     assert unassigned_shares(run) == ()
@@ -208,32 +208,32 @@ def test_nothing_is_missing_where_every_agent_came_to_its_end() -> None:
     assert len(judge(run, audit(run)).reasons) == 1
 
 
-def test_an_agent_that_ends_early_leaves_its_share_without_an_agent_from_its_end_on() -> None:
+def test_the_share_of_an_agent_that_ends_early_is_missing_from_its_end_on() -> None:
     records: list[AnyRecord] = load_of(OPEN)[:-1]
     [share] = unassigned_shares(ended(records, noted("a2", 150, ran_ns=round(3.2 * NS_PER_S))))
     assert (share.from_s, share.until_s) == (3.2, 10.0)
     assert share.operations == {0: 350}
 
 
-def test_after_a_stop_nothing_is_due_any_more() -> None:
+def test_nothing_is_due_after_a_stop() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 5 * NS_PER_S)
     [share] = unassigned_shares(ended(load_of(OPEN), stop))
     assert (share.until_s, share.operations) == (5.0, {0: 100})
 
 
-def test_in_a_closed_loop_nothing_is_due_but_a_replacement_is_named() -> None:
+def test_a_closed_loop_misses_no_operations_but_names_the_replacement() -> None:
     records = load_of(Load(duration_s=Seconds(10)))
     assert unassigned_shares(ended(records)) == ()
     [share] = unassigned_shares(ended(records, taken_over("a2", "a3", 7.0, records)))
     assert (share.successor, share.operations) == ("a3", Counter())
 
 
-def test_with_poisson_arrivals_the_mean_is_due() -> None:
+def test_the_mean_of_poisson_arrivals_is_due() -> None:
     [share] = unassigned_shares(ended(load_of(msgspec.structs.replace(OPEN, arrivals=Arrivals.POISSON))))
     assert share.operations == {0: 350}
 
 
-def test_of_a_number_of_requests_what_is_left_in_the_end_is_missing() -> None:
+def test_the_requests_left_at_the_end_are_missing() -> None:
     load = Load(requests=Count(1001))
     records = load_of(load)
     [share] = unassigned_shares(ended(records))
@@ -248,12 +248,14 @@ def test_of_a_number_of_requests_what_is_left_in_the_end_is_missing() -> None:
     assert remaining_requests(run, "a3") == (PoolLeft(1, 0),)
 
 
-def test_a_load_without_a_number_of_requests_leaves_none() -> None:
+def test_a_load_by_duration_leaves_no_requests() -> None:
     assert remaining_requests(fold(load_of(OPEN)), "a2") is None
 
 
 @given(st.integers(1, 10_000), st.integers(1, 9), st.integers(0, 200))
-def test_what_is_left_of_a_share_is_its_quota_less_what_was_reported(requests: int, pools: int, reported: int) -> None:
+def test_the_requests_left_in_a_share_are_its_quota_minus_the_reported_operations(
+    requests: int, pools: int, reported: int
+) -> None:
     records: list[AnyRecord] = [opened(planned(Load(requests=Count(requests)))), RunStarted(t0_ns=T0_NS)]
     first = records[0]
     facts = first.agents[0]  # type: ignore[union-attr]
@@ -270,7 +272,9 @@ def test_what_is_left_of_a_share_is_its_quota_less_what_was_reported(requests: i
 
 
 @given(loads(), st.integers(1, 5), st.floats(0, 1))
-def test_what_is_due_in_a_share_is_what_its_threads_would_have_sent(load: Load, threads: int, share: float) -> None:
+def test_the_missing_operations_are_those_of_the_schedules_of_the_threads(
+    load: Load, threads: int, share: float
+) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.CONSTANT)
     line = timeline(load)
     assert line.end_ns is not None
@@ -288,6 +292,6 @@ def test_what_is_due_in_a_share_is_what_its_threads_would_have_sent(load: Load, 
 
 
 @pytest.mark.parametrize("load", [OPEN, Load(duration_s=Seconds(10))])
-def test_a_run_that_goes_on_misses_only_what_was_due_so_far(load: Load) -> None:
+def test_a_run_with_all_agents_misses_nothing(load: Load) -> None:
     run = fold(load_of(load)[:-1])
     assert unassigned_shares(run) == ()

@@ -33,7 +33,7 @@ CLEANED = [*WHOLE[:-1], CleanedUp(deleted=5, left=0, took_ns=1)]
 
 
 def until(kind: type, number: int = 0, records: Sequence[AnyRecord] = WHOLE) -> list[AnyRecord]:
-    """The records of a run up to this one of its kind, which is included; -1 is the last one of its kind."""
+    """The records up to and including this one of a kind; -1: the last of its kind."""
     places = [place for place, record in enumerate(records) if isinstance(record, kind)]
     return list(records[: places[number] + 1])
 
@@ -52,7 +52,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", list(ENDS))
-def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None:
+def test_a_journal_without_an_end_says_how_far_the_run_came(name: str) -> None:
     records, where = ENDS[name]
     run = fold(records)
     said = unfinished_reason(run)
@@ -73,14 +73,14 @@ def test_a_journal_without_its_end_is_told_by_how_far_it_came(name: str) -> None
     assert not any("lost" in reason for reason in summary.verdict.reasons)
 
 
-def test_a_coordinator_that_failed_and_was_resumed_did_not_fail() -> None:
+def test_a_failure_before_a_resume_is_not_reported() -> None:
     failed = [*until(FrameAccepted, 1), CoordinatorFailed(reason="the disk is full")]
     resumed = fold([*failed, *WHOLE[len(failed) - 1 : -1]])
     assert "gives no reason" in unfinished_reason(resumed)
     assert unfinished_reason(fold([*failed, *WHOLE[len(failed) - 1 :]])) == ""
 
 
-def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() -> None:
+def test_a_run_that_was_aborted_before_the_start_blames_no_agent() -> None:
     given_up = RunClosed(outcome=Outcome.ABORTED, reason="agent a1 was lost before the start", duration_s=0.0)
     summary = build_summary(fold([*until(RunOpened), given_up]))
     assert (summary.run.outcome, summary.run.reason) == (Outcome.ABORTED, "agent a1 was lost before the start")
@@ -88,12 +88,12 @@ def test_a_run_that_was_given_up_before_the_start_says_so_and_blames_no_agent() 
     assert not any("killed" in agent.reason for agent in summary.agents)
 
 
-def test_a_run_that_has_ended_has_nothing_unfinished() -> None:
+def test_an_ended_run_is_not_unfinished() -> None:
     assert unfinished_reason(fold([*CLEANED, closed()])) == ""
     assert unfinished_reason(Aggregate()) == ""
 
 
-def test_a_load_that_was_being_stopped_is_told_as_that() -> None:
+def test_a_load_that_was_being_stopped_is_reported_as_such() -> None:
     stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=123_456_789 + 1_500_000_000)
     run = fold([*until(FrameAccepted, 1), stop])
     assert "during the load (reported up to second 0), which was being stopped (interrupted);" in unfinished_reason(run)
@@ -101,7 +101,7 @@ def test_a_load_that_was_being_stopped_is_told_as_that() -> None:
     assert (summary.run.stop_reason, summary.run.stopped_at_s) == ("interrupted", 1.5)
 
 
-def test_a_deletion_that_was_interrupted_did_not_stop_the_load() -> None:
+def test_an_interrupted_clean_up_did_not_stop_the_load() -> None:
     stop = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
     run = fold([*WHOLE[:-1], stop])
     assert "stopped" not in unfinished_reason(run)

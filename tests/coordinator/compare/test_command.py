@@ -32,7 +32,7 @@ WELL = Ended(EXIT_OK, "", summary())
 
 
 @given(st.integers(1, 50))
-def test_each_round_has_both_drivers_and_each_is_first_in_every_other_one(rounds: int) -> None:
+def test_each_round_has_both_drivers_and_they_take_turns_as_the_first(rounds: int) -> None:
     order = planned_runs(rounds)
     for number in range(1, rounds + 1):
         drivers = [turn.driver for turn in order if turn.round == number]
@@ -45,7 +45,7 @@ def test_each_round_has_both_drivers_and_each_is_first_in_every_other_one(rounds
 
 @dataclass
 class Stand:
-    """In the place of `conduct`: tells what it was asked for, and ends each run as it is told; the last one goes on."""
+    """Replaces `conduct`. ends: how the runs end, the last one repeated. asked: the runs that were asked for."""
 
     ends: list[Ended | BaseException] = field(default_factory=lambda: [WELL])
     asked: list[tuple[Driver, str]] = field(default_factory=list)
@@ -78,7 +78,7 @@ def told(out: Path) -> dict[str, object]:
     return comparison
 
 
-def test_every_run_has_a_folder_of_its_own_in_that_of_the_comparison(
+def test_every_run_has_its_own_folder_in_the_folder_of_the_comparison(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_OK
@@ -97,7 +97,7 @@ def test_every_run_has_a_folder_of_its_own_in_that_of_the_comparison(
     ]  # fmt: skip
 
 
-def test_as_json_stdout_has_the_comparison_and_people_have_theirs_on_stderr(
+def test_with_json_stdout_has_the_comparison_and_stderr_the_text(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare(PLAN, StartOptions(out=tmp_path, json=True), 2) == EXIT_OK
@@ -107,7 +107,7 @@ def test_as_json_stdout_has_the_comparison_and_people_have_theirs_on_stderr(
     assert len(stand.asked) == 4
 
 
-def test_a_run_that_fails_is_the_last_and_is_named_and_what_there_is_is_kept(
+def test_a_failed_run_ends_the_comparison_which_keeps_the_earlier_runs(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand.ends = [WELL, WELL, Ended(5, "expected 1 agents within 60s, got 0 (none)")]
@@ -119,7 +119,7 @@ def test_a_run_that_fails_is_the_last_and_is_named_and_what_there_is_is_kept(
     assert capsys.readouterr().err.splitlines()[-1] == f"coordinator: {comparison['reason']}"
 
 
-def test_an_invalid_result_is_a_failure_with_its_reasons(stand: Stand, tmp_path: Path) -> None:
+def test_a_run_with_an_invalid_result_has_failed(stand: Stand, tmp_path: Path) -> None:
     invalid = summary(verdict=Verdict(level=Level.INVALID, reasons=("No operation ended.",)))
     stand.ends = [Ended(InvalidResultError.exit_code, "", invalid)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == InvalidResultError.exit_code
@@ -127,9 +127,7 @@ def test_an_invalid_result_is_a_failure_with_its_reasons(stand: Stand, tmp_path:
     assert stand.asked == [(Driver.CLIENT, "1-client")]
 
 
-def test_a_target_that_is_gone_before_a_later_run_leaves_the_report_of_those_before(
-    stand: Stand, tmp_path: Path
-) -> None:
+def test_a_target_that_dies_between_runs_ends_the_comparison_with_its_report(stand: Stand, tmp_path: Path) -> None:
     stand.ends = [WELL, TargetError("nothing listens there")]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == TargetError.exit_code
     comparison = told(tmp_path)
@@ -137,7 +135,7 @@ def test_a_target_that_is_gone_before_a_later_run_leaves_the_report_of_those_bef
 
 
 @pytest.mark.parametrize("error", [TargetError, UsageError, KeyboardInterrupt])
-def test_what_prevents_the_first_run_is_raised_and_leaves_nothing(
+def test_an_error_before_the_first_run_is_raised_and_leaves_no_file(
     stand: Stand, tmp_path: Path, error: type[BaseException]
 ) -> None:
     stand.ends = [error()]
@@ -146,7 +144,7 @@ def test_what_prevents_the_first_run_is_raised_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_first_run_that_never_began_leaves_nothing_and_its_exit_code(
+def test_an_interrupt_before_the_first_run_leaves_no_file(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand.ends = [Ended(EXIT_INTERRUPTED, "interrupted before the start")]
@@ -165,7 +163,7 @@ def test_a_first_run_that_never_began_leaves_nothing_and_its_exit_code(
     ],
     ids=("in a run", "while agents are awaited", "while a run is taken apart", "between runs"),
 )
-def test_after_an_interrupt_no_run_begins_and_the_report_is_written(
+def test_after_an_interrupt_no_run_starts_and_the_report_is_written(
     stand: Stand, tmp_path: Path, end: Ended | BaseException, reason: str, runs: int
 ) -> None:
     stand.ends = [WELL, WELL, end]
@@ -182,7 +180,7 @@ def test_an_interrupt_after_the_last_run_changes_nothing(stand: Stand, tmp_path:
     assert told(tmp_path)["outcome"] == "completed"
 
 
-def test_while_runs_go_on_the_file_says_that_they_have_not_ended(stand: Stand, tmp_path: Path) -> None:
+def test_the_file_of_a_killed_comparison_says_that_it_has_not_ended(stand: Stand, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 

@@ -41,7 +41,7 @@ def plan(*groups: Pools, target: Target | None = None, commands: tuple[str, ...]
 
 
 @given(GROUPS)
-def test_the_twin_has_a_connection_for_each_operation_that_threads_have_under_way(groups: tuple[Pools, ...]) -> None:
+def test_the_wire_plan_has_a_connection_for_each_operation_under_way(groups: tuple[Pools, ...]) -> None:
     for group, twin in zip(groups, wire_twin(plan(*groups)).pools, strict=True):
         connections = twin.client_instances_per_pool * twin.max_connections
         assert connections == at_once(group)
@@ -50,7 +50,7 @@ def test_the_twin_has_a_connection_for_each_operation_that_threads_have_under_wa
 
 
 @given(GROUPS)
-def test_the_twin_is_another_in_its_driver_and_what_follows_from_it_and_in_nothing_else(
+def test_the_wire_plan_differs_only_in_its_driver_and_its_connections(
     groups: tuple[Pools, ...],
 ) -> None:
     given_plan = plan(*groups)
@@ -64,7 +64,7 @@ def test_the_twin_is_another_in_its_driver_and_what_follows_from_it_and_in_nothi
 
 
 @given(GROUPS)
-def test_whatever_the_client_driver_may_be_told_of_its_pools_the_wire_driver_takes_the_twin(
+def test_the_wire_driver_accepts_the_wire_plan_of_every_valid_plan(
     groups: tuple[Pools, ...],
 ) -> None:
     given_plan = plan(*groups)
@@ -73,12 +73,12 @@ def test_whatever_the_client_driver_may_be_told_of_its_pools_the_wire_driver_tak
 
 
 @pytest.mark.parametrize("driver", [Driver.ASYNCIO, Driver.WIRE])
-def test_pools_with_a_driver_of_their_own_are_refused(driver: Driver) -> None:
+def test_pools_with_another_driver_are_refused(driver: Driver) -> None:
     with pytest.raises(UsageError, match=rf"--compare-drivers: .* got pools\[1\]\.driver {driver.value}$"):
         plans_to_compare(plan(Pools(name="a"), Pools(name="b", driver=driver)))
 
 
-def test_a_plan_that_the_wire_driver_refuses_is_refused_in_its_words() -> None:
+def test_a_plan_that_the_wire_driver_refuses_is_refused_with_its_error() -> None:
     with pytest.raises(PlanError, match=r"^--compare-drivers: .*commands: expected no SUBSCRIBE with the wire driver"):
         plans_to_compare(plan(commands=("PUBLISH", "SUBSCRIBE")))
     asked = Target(url="redis://127.0.0.1:6379", health_check_interval_s=Seconds(5))

@@ -30,7 +30,7 @@ def test_only_complete_seconds_are_shown() -> None:
     assert snapshot.agents == tuple(AGENTS)
 
 
-def test_agents_that_stand_by_are_shown_in_one_line_of_every_view() -> None:
+def test_every_view_has_a_line_with_the_number_of_standbys() -> None:
     aggregate = fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))])
     snapshot = build_snapshot(aggregate, AGENTS, 1.5, standing_by=2)
     for is_terminal in (True, False):
@@ -46,12 +46,12 @@ def test_a_second_without_replies_has_no_latencies() -> None:
     assert build_snapshot(aggregate, AGENTS, 1.5).rows == (LiveSecond(0, 0, 0, None),)
 
 
-def test_a_second_tells_how_busy_its_busiest_process_was() -> None:
+def test_a_second_has_the_share_of_its_busiest_process() -> None:
     one = accepted("a1", 0, interval(0, {}), interval(1, {}), interval(2, {}))
     other = accepted("a2", 0, interval(0, {}), interval(1, {}), interval(2, {}))
     aggregate = fold([opened(), *watched([one, other], {"a1": 0.25, "a2": 0.75})])
     assert [row.core_share for row in build_snapshot(aggregate, AGENTS, 3.0).rows] == [0.75, 0.75, 0.75]
-    # Of a second in parts, as at the border of two stages, the whole counts.
+    # A second in several parts, as between two stages, counts as a whole.
     [part] = watched([accepted("a2", 1, interval(1, {}))], {"a2": 0.25})
     aggregate.apply(part)
     assert [row.core_share for row in build_snapshot(aggregate, AGENTS, 3.0).rows] == [0.75, 0.5, 0.75]
@@ -72,7 +72,7 @@ def test_only_the_last_seconds_are_shown() -> None:
         (Load(requests=Count(8), duration_s=Seconds(10)), 6.0, 4.0, 6, 0.6),
     ],
 )
-def test_what_is_left_follows_from_the_plan(
+def test_the_remaining_time_and_requests_follow_from_the_plan(
     load: Load, elapsed_s: float, left_s: float | None, left_requests: int | None, fraction: float
 ) -> None:
     done = accepted("a1", 0, interval(0, {"GET": command(histogram(1, 2))}))
@@ -81,12 +81,12 @@ def test_what_is_left_follows_from_the_plan(
     assert snapshot.fraction == pytest.approx(fraction)
 
 
-def test_there_is_something_to_show_before_anything_is_known() -> None:
+def test_a_snapshot_before_the_run_is_empty() -> None:
     snapshot = build_snapshot(Aggregate(), [], -1.0)
     assert (snapshot.rows, snapshot.operations, snapshot.connections_open, snapshot.left_s) == ((), 0, 0, None)
 
 
-def test_the_stage_that_is_on_is_told_with_its_rate_at_the_moment() -> None:
+def test_the_snapshot_has_the_current_stage_and_its_current_rate() -> None:
     aggregate = fold([opened(staged_plan(stage(2, 100), stage(2, 300, Ramp.LINEAR), stage(1), warmup_s=1))])
     found = [build_snapshot(aggregate, [], elapsed_s).stage for elapsed_s in (-0.5, 0.5, 1.5, 4.0, 5.5)]
     assert found == [
@@ -99,7 +99,7 @@ def test_the_stage_that_is_on_is_told_with_its_rate_at_the_moment() -> None:
     assert build_snapshot(aggregate, [], 1.5).left_s == 4.5
 
 
-def test_a_warmup_is_in_the_seconds_and_in_no_total() -> None:
+def test_the_seconds_include_the_warmup_and_the_totals_do_not() -> None:
     get = {"GET": command(histogram(1000, 2000))}
     load = Load(requests=Count(8), warmup_s=Seconds(1))
     parts = (interval(0, get, unsent=3), interval(1, get, stage=1), interval(2, {}, stage=1))

@@ -57,7 +57,7 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_the_view_fits_where_it_is_shown() -> None:
+def test_the_view_follows_from_the_terminal() -> None:
     assert isinstance(open_live(pipe(), quiet=False), PlainView)
     assert isinstance(open_live(pipe(), quiet=True), QuietView)
     dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
@@ -66,7 +66,7 @@ def test_the_view_fits_where_it_is_shown() -> None:
         assert isinstance(view, TerminalView)
 
 
-def test_plain_lines_come_once_for_each_second() -> None:
+def test_the_log_has_one_line_per_second() -> None:
     console = pipe()
     with open_live(console, quiet=False) as view:
         view.update(snapshot(1))
@@ -79,7 +79,7 @@ def test_plain_lines_come_once_for_each_second() -> None:
     assert "\x1b" not in written(console)
 
 
-def test_seconds_that_are_recovered_after_a_cut_are_corrected_in_the_log() -> None:
+def test_the_log_corrects_seconds_with_late_results() -> None:
     console, get = pipe(), {"GET": command(histogram(1000, 2000))}
     cut_off = [
         opened(),
@@ -95,7 +95,7 @@ def test_seconds_that_are_recovered_after_a_cut_are_corrected_in_the_log() -> No
     assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 0 corrected: 4 ops/s"]
 
 
-def test_a_reply_after_the_end_of_the_load_is_no_second_of_its_own_in_the_log() -> None:
+def test_replies_after_the_load_join_the_last_line_of_the_log() -> None:
     console, get = pipe(), {"GET": command(histogram(1000, 2000))}
     running = [opened(agents=["a1"]), *(accepted("a1", second, interval(second, get)) for second in range(3))]
     rest = accepted("a1", 3, interval(3, get))
@@ -107,7 +107,7 @@ def test_a_reply_after_the_end_of_the_load_is_no_second_of_its_own_in_the_log() 
     assert lines == ["second 0: 2 ops/s", "second 1: 2 ops/s", "second 2: 4 ops/s"]
 
 
-def test_the_second_in_which_a_run_is_interrupted_is_no_line_that_reads_as_a_collapse() -> None:
+def test_a_partial_last_second_joins_the_line_before() -> None:
     console, get = pipe(), {"GET": command(histogram(*[1000] * 8))}
     running = [opened(agents=["a1"]), accepted("a1", 0, interval(0, get), interval(1, get))]
     running = [msgspec.structs.replace(running[0], plan=plan(duration_s=30.0)), *running[1:]]
@@ -122,18 +122,18 @@ def test_the_second_in_which_a_run_is_interrupted_is_no_line_that_reads_as_a_col
     assert lines == ["second 0: 8 ops/s", "second 1: 8 ops/s", "second 1 corrected: 8 ops/s"]
 
 
-def test_how_busy_the_generator_was_is_shown_where_it_is_known() -> None:
+def test_the_share_of_the_busiest_process_is_shown_if_it_is_known() -> None:
     busy = build_snapshot(fold(watched(clean_run(), {"a1": 0.2, "a2": 0.93})), [], 3.0)
     lines, screen = pipe(), terminal()
     for console in (lines, screen):
         with open_live(console, quiet=False) as view:
             view.update(busy)
     assert "0 errors, 93% of a core, 4 connections" in written(lines).splitlines()[0]
-    assert written(screen).count("93%") == 2 * 3  # it is drawn once more at the end
+    assert written(screen).count("93%") == 2 * 3  # the last screen is drawn again at the end
     assert "core" in written(screen)
 
 
-def test_plain_phases_come_when_their_words_change_and_once_a_second_otherwise() -> None:
+def test_the_log_shows_a_phase_when_its_text_changes_and_at_most_once_per_second() -> None:
     console, clock = pipe(), Clock()
     with PlainView(console, clock) as view:
         view.phase("waiting for agents 0/2")
@@ -153,7 +153,7 @@ def test_plain_phases_come_when_their_words_change_and_once_a_second_otherwise()
     ]
 
 
-def test_quiet_shows_trouble_and_nothing_else() -> None:
+def test_quiet_shows_only_trouble() -> None:
     console = pipe()
     with open_live(console, quiet=True) as view:
         view.phase("waiting")
@@ -164,14 +164,14 @@ def test_quiet_shows_trouble_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("console", [pipe(), terminal()], ids=["pipe", "terminal"])
-def test_a_note_is_shown_as_it_is(console: Console) -> None:
+def test_a_note_is_shown_without_markup(console: Console) -> None:
     with open_live(console, quiet=False) as view:
         view.update(snapshot())
         view.note("agent a2 lost: [bold]no heartbeat[/nonsense]")
     assert "agent a2 lost: [bold]no heartbeat[/nonsense]" in written(console)
 
 
-def test_the_table_shows_seconds_agents_and_what_is_left() -> None:
+def test_the_table_shows_seconds_agents_and_the_remaining_time() -> None:
     console = terminal()
     with open_live(console, quiet=False) as view:
         view.phase("prewarming", 120, 300)
@@ -201,7 +201,7 @@ def use(view: LiveView, fail: bool) -> None:
 
 
 @pytest.mark.parametrize("fail", [False, True])
-def test_the_cursor_comes_back_whatever_happens(fail: bool) -> None:
+def test_the_cursor_is_shown_again_at_the_end(fail: bool) -> None:
     console = terminal()
     view = open_live(console, quiet=False)
     try:
@@ -214,7 +214,7 @@ def test_the_cursor_comes_back_whatever_happens(fail: bool) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 8)])
-def test_a_small_terminal_is_not_overrun(width: int, height: int) -> None:
+def test_the_screen_fits_a_small_terminal(width: int, height: int) -> None:
     console = terminal(width, height)
     with open_live(console, quiet=False) as view:
         for count in range(1, 12):
@@ -224,7 +224,7 @@ def test_a_small_terminal_is_not_overrun(width: int, height: int) -> None:
     assert len(last_frame.splitlines()) <= height
 
 
-def test_the_stage_is_shown_and_a_warmup_is_marked() -> None:
+def test_the_screen_shows_the_stage_and_marks_a_warmup() -> None:
     aggregate = fold([opened(staged_plan(stage(2, 1500), stage(1), warmup_s=1)), accepted("a1", 0, interval(0, {}))])
     shown = []
     for elapsed_s in (0.5, 2.0, 3.5):
@@ -237,7 +237,7 @@ def test_the_stage_is_shown_and_a_warmup_is_marked() -> None:
     assert "stage 2 (3 of 3): closed loop" in shown[2]
 
 
-def test_a_plain_line_names_the_stage_of_its_second() -> None:
+def test_a_line_names_the_stage_of_its_second() -> None:
     records = [opened(staged_plan(stage(2, 1500), warmup_s=1), ["a1"])]
     records += [accepted("a1", 0, interval(0, {}), interval(1, {}, stage=1))]
     console = pipe()
@@ -251,7 +251,7 @@ def behind(wanted_per_s: float = 4000.0) -> LiveSnapshot:
     return build_snapshot(fold(clean_run(plan(rate_per_s=wanted_per_s, duration_s=3.0))), agents, 3.0)
 
 
-def test_a_line_of_an_open_loop_tells_response_time_the_rate_wanted_and_the_backlog() -> None:
+def test_a_line_of_an_open_loop_has_response_time_target_rate_and_backlog() -> None:
     console = pipe()
     with open_live(console, quiet=False) as view:
         view.update(behind())
@@ -264,7 +264,7 @@ def test_a_line_of_an_open_loop_tells_response_time_the_rate_wanted_and_the_back
     assert "backlog 6,000" in last
 
 
-def test_the_screen_of_an_open_loop_tells_the_same() -> None:
+def test_the_screen_of_an_open_loop_has_response_time_target_rate_and_backlog() -> None:
     console = terminal(120)
     with open_live(console, quiet=False) as view:
         view.update(behind())
@@ -291,7 +291,7 @@ def test_the_screen_of_an_open_loop_tells_the_same() -> None:
     assert "Response time (ms), from the intended send" in written(console)
 
 
-def test_a_closed_loop_has_service_time_that_is_called_so() -> None:
+def test_the_screen_of_a_closed_loop_has_service_time() -> None:
     console = terminal()
     with open_live(console, quiet=False) as view:
         view.update(snapshot())
@@ -300,7 +300,7 @@ def test_a_closed_loop_has_service_time_that_is_called_so() -> None:
         assert absent not in written(console)
 
 
-def test_a_low_terminal_shows_fewer_seconds_and_still_all_agents() -> None:
+def test_a_low_terminal_shows_fewer_seconds_and_all_agents() -> None:
     shown = {}
     for height in (24, 16):
         console = terminal(80, height)

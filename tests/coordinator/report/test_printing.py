@@ -10,29 +10,29 @@ from rich.text import Text
 from coordinator.report.printing import console_for, put_out, say
 
 
-def test_people_read_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_printed_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     put_out(lambda console: console.print("table"), None, Console(stderr=True))
     assert capsys.readouterr() == ("table\n", "")
 
 
-def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_json_the_table_is_printed_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     put_out(lambda console: console.print("table"), "{}\n", Console(stderr=True))
     assert capsys.readouterr() == ("{}\n", "table\n")
 
 
-def test_json_that_nobody_watches_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_alone_is_printed_without_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     put_out(lambda console: console.print("table"), "{}\n", None)
     assert capsys.readouterr() == ("{}\n", "")
 
 
-def test_a_line_is_said_as_it_is_however_narrow_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_not_wrapped_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[bold] runs/20250102-030405-abcd/1-client 1,234 " * 5
     say(Console(stderr=True, width=20), text)
     assert capsys.readouterr().err == f"{text}\n"
 
 
-class Pretended(io.StringIO):
-    """A stream that says of itself whether it is a terminal."""
+class FakeTerminal(io.StringIO):
+    """A stream that claims to be a terminal, or not."""
 
     def __init__(self, is_terminal: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Pretended(io.StringIO):
     ],
 )
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_colours_follow_the_terminal_and_what_the_environment_asks_for(
+def test_colours_follow_the_terminal_and_the_environment(
     monkeypatch: pytest.MonkeyPatch, name: str, terminal: bool, variables: dict[str, str], coloured: bool, live: bool
 ) -> None:
     for variable in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -67,7 +67,7 @@ def test_colours_follow_the_terminal_and_what_the_environment_asks_for(
     monkeypatch.setenv("TERM", "xterm")
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    stream = Pretended(terminal)
+    stream = FakeTerminal(terminal)
     monkeypatch.setattr(sys, name, stream)
     console = console_for(stderr=name == "stderr")
     console.print(Text("x", style="red"), end="")

@@ -15,7 +15,7 @@ from coordinator.report.summary import build_summary
 from tests.support.records import clean_run, plan
 
 
-def test_a_run_leaves_its_summary_and_its_seconds(tmp_path: Path) -> None:
+def test_a_run_writes_its_summary_and_its_time_series(tmp_path: Path) -> None:
     aggregate = fold(clean_run())
     for _ in range(2):  # the second time over the first
         write_run_files(tmp_path, build_summary(aggregate), aggregate)
@@ -24,7 +24,7 @@ def test_a_run_leaves_its_summary_and_its_seconds(tmp_path: Path) -> None:
     assert len((tmp_path / "timeseries.csv").read_text().splitlines()) == 4
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UsageError, match="taken: cannot write this file: Is a directory"):
         write_whole(tmp_path / "taken", "text")
@@ -33,7 +33,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_files_are_for_their_owner_alone_whatever_the_umask_and_the_old_mode(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_the_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch(0o666)
     before = os.umask(0)
     try:
@@ -48,7 +48,7 @@ RUN = list(clean_run())
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that has all its files."""
+    """A run folder with all its files."""
     folder = tmp_path_factory.mktemp("whole")
     with Journal.create(folder / "journal") as journal:
         for record in RUN:
@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(whole: Path, folder: Path) -> dict[str, str]:
-    """The texts of its files, now in another folder too."""
+    """Copy the files of a run folder except the journal. Returns their texts by name."""
     texts = {path.name: path.read_text() for path in whole.iterdir() if path.name != "journal"}
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -71,14 +71,14 @@ FILES = ("plan.yaml", "summary.json", "timeseries.csv")
 
 
 def written(path: Path) -> tuple[int, int]:
-    """(inode, ns of the last change): another pair once the file was written again. Reading changes neither."""
+    """Return (inode, time of the last change in ns), which differ after each write."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("torn", ["", "half", "zeros", "tail of zeros", "bytes"])
-def test_a_file_that_is_half_written_is_made_again_and_others_stay(
+def test_a_half_written_file_is_written_again_and_others_are_not(
     whole: Path, tmp_path: Path, name: str, torn: str
 ) -> None:
     texts = copied(whole, tmp_path)
@@ -100,7 +100,7 @@ def test_a_file_that_is_half_written_is_made_again_and_others_stay(
     assert all(written(tmp_path / other) == before for other, before in stays.items() if other not in made)
 
 
-def test_files_that_are_missing_are_made(whole: Path, tmp_path: Path) -> None:
+def test_missing_files_are_written(whole: Path, tmp_path: Path) -> None:
     texts = copied(whole, tmp_path)
     (tmp_path / "summary.json").unlink()
     (tmp_path / "timeseries.csv").unlink()
@@ -110,7 +110,7 @@ def test_files_that_are_missing_are_made(whole: Path, tmp_path: Path) -> None:
     assert complete_run_files(tmp_path / "journal", fold(RUN)) == (["timeseries.csv"], [])
 
 
-def test_the_files_of_an_earlier_end_are_made_again(whole: Path, tmp_path: Path) -> None:
+def test_files_of_an_earlier_end_are_written_again(whole: Path, tmp_path: Path) -> None:
     texts = copied(whole, tmp_path)
     earlier = fold(RUN[:-1])
     write_run_files(tmp_path, build_summary(earlier), earlier)
@@ -118,7 +118,7 @@ def test_the_files_of_an_earlier_end_are_made_again(whole: Path, tmp_path: Path)
     assert (tmp_path / "summary.json").read_text() == texts["summary.json"]
 
 
-def test_whole_files_of_another_release_stay(whole: Path, tmp_path: Path) -> None:
+def test_files_of_another_release_are_kept(whole: Path, tmp_path: Path) -> None:
     texts = copied(whole, tmp_path)
     summary = json.loads(texts["summary.json"])
     del summary["verdict"]
@@ -127,14 +127,14 @@ def test_whole_files_of_another_release_stay(whole: Path, tmp_path: Path) -> Non
     assert complete_run_files(tmp_path / "journal", fold(RUN)) == ([], [])
 
 
-def test_nothing_is_written_beside_a_run_that_has_not_ended_or_a_journal_that_lies_alone(tmp_path: Path) -> None:
+def test_nothing_is_written_beside_an_unfinished_run_or_a_lone_journal(tmp_path: Path) -> None:
     assert complete_run_files(tmp_path / "journal", fold(RUN)) == ([], [])
     (tmp_path / "plan.yaml").touch()
     assert complete_run_files(tmp_path / "journal", fold(RUN[:-1])) == ([], [])
     assert complete_run_files(tmp_path / "copy", fold(RUN)) == ([], [])
 
 
-def test_a_folder_that_is_not_there_or_is_no_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     aggregate = fold(RUN)
     for folder in (tmp_path / "nowhere", tmp_path / "file"):

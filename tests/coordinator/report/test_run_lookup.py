@@ -38,7 +38,7 @@ def test_a_comparison_and_each_of_its_runs_are_found(tmp_path: Path) -> None:
         find_journal("20250102", tmp_path)
 
 
-def test_the_latest_is_the_one_that_began_last_whatever_was_touched_or_renamed(tmp_path: Path) -> None:
+def test_latest_is_the_run_that_began_last_even_if_files_were_touched_or_renamed(tmp_path: Path) -> None:
     a_comparison(tmp_path, "20250102-030405-aa")
     newest = a_run(tmp_path, "20250103-030405-bb")
     renamed = a_run(tmp_path, "before-the-upgrade", "2025-01-01T00:00:00+00:00")
@@ -51,7 +51,7 @@ def test_the_latest_is_the_one_that_began_last_whatever_was_touched_or_renamed(t
     assert find_report("latest", tmp_path) == renamed_comparison
 
 
-def test_a_journal_without_a_record_counts_by_its_id_or_when_it_was_touched(tmp_path: Path) -> None:
+def test_a_journal_without_a_record_is_ordered_by_its_id_or_its_time_of_change(tmp_path: Path) -> None:
     a_run(tmp_path, "20250102-030405-aa")
     (tmp_path / "20250103-030405-bb").mkdir()
     (tmp_path / "20250103-030405-bb" / JOURNAL_FILE).touch()
@@ -61,7 +61,7 @@ def test_a_journal_without_a_record_counts_by_its_id_or_when_it_was_touched(tmp_
     assert find_report("latest", tmp_path).parent.name == "odd"
 
 
-def test_what_a_killed_coordinator_left_is_said(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_coordinator_are_named(tmp_path: Path) -> None:
     a_run(tmp_path, "20250102-030405-aa/1-client")
     with pytest.raises(UsageError, match=r"is a comparison that ended before its first run did; there are: .*/1-c"):
         find_report("20250102-030405-aa", tmp_path)

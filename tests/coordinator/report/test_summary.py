@@ -54,7 +54,7 @@ def as_json(**rate: float) -> dict[str, Any]:
     return found
 
 
-def test_the_keys_are_those_that_other_programs_read() -> None:
+def test_the_summary_has_its_promised_keys() -> None:
     summary = as_json()
     assert summary["format"] == 1
     for part, keys in PROMISED.items():
@@ -69,7 +69,7 @@ def test_the_keys_are_those_that_other_programs_read() -> None:
     assert summary["errors"] == {}
 
 
-def test_words_of_the_summary_are_those_of_the_design() -> None:
+def test_the_summary_has_its_promised_values() -> None:
     summary = as_json()
     assert summary["run"]["outcome"] == "completed"
     assert summary["verdict"] == {"level": "trusted", "reasons": []}
@@ -89,7 +89,7 @@ def test_figures_of_a_known_run() -> None:
     assert summary["agents"][0]["start_skew_us"] == 150.0
 
 
-def test_a_closed_loop_has_no_response_time_and_says_that_it_is_closed() -> None:
+def test_a_closed_loop_has_no_response_time() -> None:
     summary = as_json()
     assert summary["totals"]["latency_us"]["response"] is None
     assert summary["load"]["model"] == "closed"
@@ -97,7 +97,7 @@ def test_a_closed_loop_has_no_response_time_and_says_that_it_is_closed() -> None
     assert summary["load"]["send_lag_us"] is None
 
 
-def test_an_open_loop_says_what_was_wanted_and_what_was_achieved() -> None:
+def test_an_open_loop_has_its_target_rate_and_its_achieved_rate() -> None:
     summary = as_json(rate_per_s=2000.0)
     assert summary["totals"]["latency_us"]["response"]["count"] == 6000
     assert summary["load"]["model"] == "open"
@@ -106,7 +106,7 @@ def test_an_open_loop_says_what_was_wanted_and_what_was_achieved() -> None:
     assert summary["load"]["achieved_rate_per_s"] == 2000.0
 
 
-def test_error_replies_and_failures_are_told_by_class_and_not_counted_as_done() -> None:
+def test_errors_are_counted_by_name_and_not_as_done() -> None:
     get = command(histogram(5000), errors={"READONLY": 2}, failures={"TimeoutError": 3}, failed=histogram(*[10**9] * 5))
     summary = build_summary(fold([opened(agents=["a1"]), accepted("a1", 0, interval(0, {"GET": get})), noted("a1", 6)]))
     assert summary.errors == {"READONLY": 2, "TimeoutError": 3}
@@ -115,7 +115,7 @@ def test_error_replies_and_failures_are_told_by_class_and_not_counted_as_done() 
     assert summary.totals.latency_us.failed.max == 1e6
 
 
-def test_quantiles_are_in_the_unit_that_the_key_names() -> None:
+def test_quantiles_have_the_unit_of_their_key() -> None:
     found = quantiles(Histogram.of(np.arange(1, 1001, dtype=np.int64) * 1000), 1e3)
     assert (found.count, found.min, found.max, found.mean) == (1000, 1.0, 1000.0, 500.5)
     for name, expected in {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999, "p99_99": 1000}.items():
@@ -149,7 +149,7 @@ def test_a_journal_that_ends_before_the_run_began_cannot_be_reported() -> None:
         build_summary(Aggregate())
 
 
-def test_the_plan_is_there_in_the_words_of_a_plan_file() -> None:
+def test_the_summary_has_the_plan_as_a_plan_file() -> None:
     the_plan: Plan = plan(pipeline=7)
     the_plan = msgspec.structs.replace(
         the_plan, load=msgspec.structs.replace(the_plan.load, duration_s=None, requests=Count(5))
@@ -161,7 +161,7 @@ def test_the_plan_is_there_in_the_words_of_a_plan_file() -> None:
     assert found["target"]["password"] == "***"
 
 
-def test_what_became_of_messages_is_told_in_a_mix_with_subscribers_alone() -> None:
+def test_only_a_workload_with_subscribers_has_delivery_figures() -> None:
     told = DeliveryMetrics(expected=9, delivered=7, foreign=3, repeated=1, latency=histogram(2000, 4000))
     frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools={"main": PoolMetrics(deliveries=told)}))
     for name, told_of in (("SUBSCRIBE a", True), ("PUBLISH a __message__", False)):
@@ -208,7 +208,7 @@ def test_each_stage_has_its_own_numbers() -> None:
     assert [one.stats.latency_us.response is None for one in summary.stages] == [True, True, False, False]
 
 
-def test_the_rate_wanted_of_a_load_is_the_mean_of_what_was_measured() -> None:
+def test_the_target_rate_is_the_mean_over_the_measured_time() -> None:
     def wanted(the_plan: Plan, duration_s: float) -> float | None:
         return build_summary(fold([opened(the_plan), closed(duration_s=duration_s)])).load.wanted_rate_per_s
 
@@ -221,7 +221,7 @@ def test_the_rate_wanted_of_a_load_is_the_mean_of_what_was_measured() -> None:
     assert wanted(plan(), 3.0) is None
 
 
-def test_totals_are_of_what_was_measured_and_the_ledger_is_of_everything() -> None:
+def test_totals_leave_out_the_warmup_and_the_ledger_includes_it() -> None:
     summary = staged()
     assert (summary.totals.operations, summary.commands["GET"].operations, summary.pools["main"].ok) == (9, 9, 8)
     assert summary.totals.ops_per_s == pytest.approx(8 / 3)
@@ -236,20 +236,20 @@ def test_totals_are_of_what_was_measured_and_the_ledger_is_of_everything() -> No
     assert sum(one.count for one in summary.latency_bins) == 8
 
 
-def test_a_plain_load_is_one_stage_that_says_the_same_as_the_totals() -> None:
+def test_a_load_without_stages_is_one_stage_with_the_totals() -> None:
     summary = build_summary(fold(clean_run(plan(rate_per_s=2000.0))))
     [stage] = summary.stages
     assert (stage.name, stage.stats, stage.achieved_rate_per_s) == ("measure", summary.totals, 2000.0)
 
 
-# What the load itself cost
+# The cost of the load itself
 
 
 def generator_of(records: Iterable[AnyRecord]) -> GeneratorSummary:
     return build_summary(fold(records)).generator
 
 
-def test_the_generator_tells_what_an_operation_cost_and_how_busy_it_was() -> None:
+def test_the_generator_reports_its_cpu_per_operation_and_its_busy_share() -> None:
     records = watched(
         clean_run(plan(rate_per_s=2000.0)),
         {"a1": 0.25, "a2": 0.5},
@@ -266,7 +266,7 @@ def test_the_generator_tells_what_an_operation_cost_and_how_busy_it_was() -> Non
     assert (found.late_sends, found.limit) == (6, False)
 
 
-def test_the_largest_share_is_that_of_one_second_and_the_mean_that_of_all() -> None:
+def test_the_largest_share_is_of_one_second_and_the_mean_of_all_seconds() -> None:
     records = watched(clean_run(seconds=4), {"a1": 0.4, "a2": 0.3})
     first = next(number for number, record in enumerate(records) if isinstance(record, FrameAccepted))
     records[first] = watched([records[first]], {"a1": 0.8})[0]
@@ -275,20 +275,20 @@ def test_the_largest_share_is_that_of_one_second_and_the_mean_that_of_all() -> N
     assert found.core_share_mean == pytest.approx(0.5)
 
 
-def test_the_generator_was_the_limit_where_the_verdict_says_so() -> None:
+def test_the_summary_and_the_verdict_agree_that_the_generator_was_the_limit() -> None:
     summary = build_summary(fold(watched(clean_run(), {"a1": 0.95, "a2": 0.2})))
     assert summary.generator.limit
     assert "the generator, not the server, was the limit" in summary.verdict.reasons[0]
 
 
 @pytest.mark.parametrize("core", [{}, {"a1": 0.5}])
-def test_what_an_operation_cost_is_not_told_where_an_agent_does_not_say(core: dict[str, float]) -> None:
+def test_cpu_per_operation_is_unknown_if_an_agent_does_not_report_it(core: dict[str, float]) -> None:
     found = generator_of(watched(clean_run(), core))
     assert (found.cpu_s, found.cpu_us_per_operation, found.core_share_max, found.core_share_mean) == (None,) * 4
     assert (found.loop_share_mean, found.loop_lag_us, found.late_sends, found.limit) == (None, None, 0, False)
 
 
-def test_what_held_the_generator_up_is_told_of_the_agent_that_it_held_up_most() -> None:
+def test_hold_ups_of_the_most_delayed_agent_are_reported() -> None:
     told = {
         "a1": HoldUps(quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
         "a2": HoldUps(quota_periods=30, stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
@@ -304,10 +304,10 @@ def test_what_held_the_generator_up_is_told_of_the_agent_that_it_held_up_most() 
     assert (silent.stall_max_s, silent.stall_at_s, silent.limit) == (None, None, False)
 
 
-def test_an_agent_tells_what_its_quota_allows_and_how_much_of_that_was_used() -> None:
+def test_an_agent_reports_its_quota_and_the_used_share_of_it() -> None:
     told = {
         "a1": HoldUps(allowed_ns=NS_PER_S // 2, quota_used_ns=NS_PER_S // 4),
-        "a2": HoldUps(allowed_ns=NS_PER_S // 4),  # the system does not say what was used: at least what the workers did
+        "a2": HoldUps(allowed_ns=NS_PER_S // 4),  # without a figure of the system, the CPU time of the workers
     }
     records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups=told)
     agents = build_summary(fold(records)).agents
@@ -317,12 +317,12 @@ def test_an_agent_tells_what_its_quota_allows_and_how_much_of_that_was_used() ->
     assert [(agent.quota_cores, agent.quota_percent_mean) for agent in free] == [(None, None), (None, None)]
 
 
-def test_a_run_without_operations_has_no_cost_of_one() -> None:
+def test_a_run_without_operations_has_no_cpu_per_operation() -> None:
     records = watched([opened(agents=["a1"]), accepted("a1", 0, interval(0, {}))], {"a1": 0.5})
     assert (generator_of(records).cpu_s, generator_of(records).cpu_us_per_operation) == (1.0, None)
 
 
-def test_the_warmup_is_in_no_figure_of_the_generator() -> None:
+def test_the_figures_of_the_generator_leave_out_the_warmup() -> None:
     get = {"GET": command(histogram(*[1000] * 1000))}
     warm, rest = (accepted("a1", number, interval(number, get, stage=number)) for number in range(2))
     frames = [*watched([warm], {"a1": 1.0}, late_ns=[5_000_000]), *watched([rest], {"a1": 0.5}, late_ns=[5])]

@@ -67,7 +67,7 @@ def table(
 ROW = ("GET", "1,234,567", "0.123", "0.456", "7.890", "0")
 
 
-def test_all_columns_are_there_where_there_is_room() -> None:
+def test_a_wide_screen_shows_all_columns() -> None:
     lines = drawn(table(ROW), 80)
     assert lines[0] == "Times (ms)"
     assert lines[1].split() == ["Type", "Ops/s", "p50", "p90", "p99", "Errors"]
@@ -75,7 +75,7 @@ def test_all_columns_are_there_where_there_is_room() -> None:
     assert lines[3:] == ["GET   1,234,567  0.123  0.456  7.890       0"]
 
 
-def test_columns_leave_by_priority_and_are_named() -> None:
+def test_a_narrow_screen_leaves_out_columns_by_priority_and_names_them() -> None:
     headings = {width: drawn(table(ROW), width)[1].split() for width in (44, 39, 33, 27, 21, 10)}
     assert headings == {
         44: ["Type", "Ops/s", "p50", "p90", "p99", "Errors"],
@@ -90,18 +90,18 @@ def test_columns_leave_by_priority_and_are_named() -> None:
     assert " ".join(drawn(table(ROW, elsewhere=""), 27)[4:]) == "left out at 27 columns: p50, p90; see a wider terminal"
 
 
-def test_a_long_name_goes_on_in_the_next_line_before_a_column_leaves() -> None:
+def test_a_long_name_is_wrapped_before_a_column_is_left_out() -> None:
     lines = drawn(table(("ZRANGEBYSCORE-名前", *ROW[1:])), 46)
     assert lines[1].split() == ["Type", "Ops/s", "p50", "p90", "p99", "Errors"]
     assert (lines[3].split()[0], lines[4]) == ("ZRANGEBYSCO", "RE-名前")
 
 
-def test_what_never_leaves_is_whole_even_where_nothing_fits() -> None:
+def test_required_columns_are_whole_even_if_they_do_not_fit() -> None:
     lines = drawn(table(("GET", "1", "2", "3", "4", "123,456,789,012")), 12)
     assert lines[3].split() == ["GET", "123,456,789,012"]
 
 
-def test_bars_take_the_room_that_is_left_and_leave_in_silence() -> None:
+def test_bars_use_the_remaining_width_and_are_left_out_without_a_note() -> None:
     bars = FittedTable("", (TableColumn("up to ms"), TableColumn("", 1, bars=True)), rule=False)
     bars.add_row("0.5", Bar(1.0))
     bars.add_row("12", Bar(0.01))
@@ -144,7 +144,7 @@ def test_a_number_is_whole_or_its_column_is_absent(rows: list[tuple[str, ...]], 
             assert row[number] in body
 
 
-def test_show_cuts_nothing_and_leaves_no_blanks() -> None:
+def test_print_parts_cuts_no_text_and_leaves_no_trailing_blanks() -> None:
     out = io.StringIO()
     parts: list[str | Text] = ["a  ", "", Text("x" * 30), Text("b \nc")]
     print_parts(Console(file=out, width=20), *parts)
@@ -166,8 +166,7 @@ NAMES_OF_COMMANDS = (
 
 
 def awkward_run() -> list[AnyRecord]:
-    """Many commands, long names and some that are not ASCII, times up to hours, and counts up to thousands of
-    billions."""
+    """Many commands, long and non-ASCII names, times up to hours, and counts up to thousands of billions."""
     shapes = [stage(12_345.6, 1_234_567), stage(100, 1_239_000, Ramp.LINEAR, name="a-name-of-many-letters-名前")]
     the_plan = msgspec.structs.replace(
         staged_plan(*shapes, warmup_s=2.5), pools=(Pools(name="main"), Pools(name="a-pool-with-a-long-name"))
@@ -212,7 +211,7 @@ AWKWARD_COMPARISON = build_comparison(
 
 
 def live(the_plan: Plan) -> LiveSnapshot:
-    """Twelve seconds of some billions of operations that take hours, and agents with long names."""
+    """Twelve seconds with billions of operations that take hours, and agents with long names."""
     slow = histogram(*[3_600_000_000_000, 1_500, 98_765_432_100] * 100)
     huge = command(slow, response=slow, ok=12_345_678_901, errors={"READONLY": 987_654_321})
     parts = [interval(second, {"GET": huge}, issued=10**10) for second in range(12)]
@@ -247,7 +246,7 @@ def screen(draw: Callable[[Console], None], width: int) -> list[str]:
 
 
 def numbers(lines: list[str]) -> set[str]:
-    """Every word that begins with a digit."""
+    """All words that begin with a digit."""
     return {word for line in lines for word in re.findall(r"(?<![\w.,-])-?\d[\w.,%/]*", line)}
 
 
@@ -258,7 +257,7 @@ def test_every_screen_fits_and_no_number_is_cut(name: str, width: int) -> None:
     assert max(map(cell_len, lines)) <= width
     assert "…" not in "".join(lines)
     assert [line for line in lines if line != line.rstrip()] == []
-    # What the wide screen does not print_parts is the caption's own number.
+    # The caption adds the width, which the wide screen does not print.
     assert numbers(lines) - numbers(whole) <= {str(width)}
     for heading in ("Type", "Errors", "sec", "errors", "agent", "state"):
         assert sum(heading in line.split() for line in lines) == sum(heading in line.split() for line in whole)
@@ -273,7 +272,7 @@ def test_every_screen_fits_and_no_number_is_cut(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_at_any_width_what_stays_is_whole(name: str) -> None:
+def test_at_any_width_the_shown_numbers_are_whole(name: str) -> None:
     whole = numbers(screen(SCREENS[name], 1000))
     for width in range(60, 200, 7):
         assert numbers(screen(SCREENS[name], width)) - whole <= {str(width)}

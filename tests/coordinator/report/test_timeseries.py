@@ -25,7 +25,7 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_there_is_a_row_for_every_second() -> None:
+def test_the_file_has_a_row_for_every_second() -> None:
     run = watched(clean_run(plan(rate_per_s=2000.0)), {"a1": 0.5, "a2": 0.75}, turns_ns=[2000])
     found = rows(timeseries_csv(fold(run)))
     assert [row["second"] for row in found] == ["0", "1", "2"]
@@ -36,14 +36,14 @@ def test_there_is_a_row_for_every_second() -> None:
     assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("0.75", "2.0")}
 
 
-def test_what_nobody_said_of_the_generator_is_left_empty() -> None:
+def test_unknown_figures_of_the_generator_are_empty() -> None:
     found = rows(timeseries_csv(fold(clean_run())))
     assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("", "")}
     found = rows(timeseries_csv(fold(watched(clean_run(), {"a1": 0.0}))))
     assert {(row["core_share"], row["loop_lag_p99_us"]) for row in found} == {("0.0", "")}
 
 
-def test_a_second_in_which_nothing_happened_has_counts_but_no_latencies() -> None:
+def test_a_second_without_operations_has_counts_but_no_latencies() -> None:
     get = {"GET": command(histogram(2000))}
     found = rows(timeseries_csv(fold([opened(), accepted("a1", 0, interval(0, get), interval(2, get))])))
     assert [(row["ok"], row["p99_us"], row["max_us"]) for row in found] == [
@@ -54,17 +54,17 @@ def test_a_second_in_which_nothing_happened_has_counts_but_no_latencies() -> Non
     assert {row["response_p99_us"] for row in found} == {""}
 
 
-def test_a_run_without_seconds_is_a_header() -> None:
+def test_a_run_without_seconds_has_only_a_header() -> None:
     assert timeseries_csv(fold([opened()])) == ",".join(COLUMNS) + "\n"
 
 
-def test_a_row_tells_the_stage_in_which_its_second_begins() -> None:
+def test_a_row_has_the_stage_in_which_its_second_begins() -> None:
     the_plan = staged_plan(stage(1.5, 10), stage(2, name="rest"), warmup_s=1)
     found = rows(timeseries_csv(fold([opened(the_plan), accepted("a1", 0, interval(4, {}, stage=2))])))
     assert [row["stage"] for row in found] == ["warmup", "stage 1", "stage 1", "rest", "rest"]
 
 
-def test_a_run_that_ends_within_a_second_has_no_row_that_reads_as_a_collapse() -> None:
+def test_a_partial_last_second_joins_the_row_before() -> None:
     get = {"GET": command(histogram(*[2000] * 8))}
     rest = {"GET": command(histogram(2000, 3000))}
     records = [opened(agents=["a1"]), accepted("a1", 0, interval(0, get), interval(1, get), interval(2, rest))]
@@ -75,7 +75,7 @@ def test_a_run_that_ends_within_a_second_has_no_row_that_reads_as_a_collapse() -
     ]
 
 
-def test_a_row_of_a_ramp_tells_the_rate_wanted_in_it() -> None:
+def test_a_row_of_a_ramp_has_its_target_rate() -> None:
     ramp = staged_plan(stage(2, 200, Ramp.LINEAR), stage(1))
     parts = (interval(0, {}), interval(1, {}), interval(2, {}, stage=1))
     found = rows(timeseries_csv(fold([opened(ramp, ["a1"]), accepted("a1", 0, *parts)])))

@@ -42,7 +42,7 @@ def line(report: CheckReport, name: str) -> CheckLine:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_fit_target_is_ok_in_every_line(valkey: Server) -> None:
+def test_a_suitable_target_is_ok_in_every_line(valkey: Server) -> None:
     report = check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5, keys=SMALL), 300)
     assert [line.name for line in report.lines] == NAMES
     assert report.ok, report
@@ -51,21 +51,15 @@ def test_a_fit_target_is_ok_in_every_line(valkey: Server) -> None:
     assert "could not" not in str(report)
 
 
-def test_nothing_is_written_to_the_target(valkey: Server) -> None:
+def test_a_check_writes_nothing_to_the_target(valkey: Server) -> None:
     check(plan_for(Target(url=valkey.url), "SET", "GET", "DEL", transaction=5), 1)
     calls = valkey.client(decode_responses=True).info("commandstats")
     assert not {"cmdstat_set", "cmdstat_del", "cmdstat_multi"} & calls.keys()
     assert valkey.client().dbsize() == 0
 
 
-def test_one_line_that_is_not_ok_makes_the_report_not_ok() -> None:
-    good, bad = CheckLine("a", True, ""), CheckLine("b", False, "")
-    assert CheckReport((good,)).ok
-    assert not CheckReport((good, bad)).ok
-
-
 @pytest.mark.parametrize(("ceiling", "ok"), [(49, True), (50, False)])
-def test_more_connections_than_the_server_takes_are_too_many(valkey: Server, ceiling: int, ok: bool) -> None:
+def test_more_connections_than_maxclients_allows_are_not_ok(valkey: Server, ceiling: int, ok: bool) -> None:
     others = [valkey.client() for _ in range(2)]
     for other in others:
         other.ping()
@@ -76,7 +70,7 @@ def test_more_connections_than_the_server_takes_are_too_many(valkey: Server, cei
 
 
 @pytest.mark.parametrize(("command", "ok"), [("SET", False), ("GETSET __key__ __data__", False), ("GET", True)])
-def test_a_plan_that_writes_does_not_fit_a_read_only_replica(valkey: Server, command: str, ok: bool) -> None:
+def test_a_plan_that_writes_to_a_read_only_replica_is_not_ok(valkey: Server, command: str, ok: bool) -> None:
     port = closed_port()
     valkey.client().replicaof("127.0.0.1", port)
     found = line(check(plan_for(Target(url=valkey.url), command), 1), "topology")
@@ -84,27 +78,13 @@ def test_a_plan_that_writes_does_not_fit_a_read_only_replica(valkey: Server, com
     assert ok or f"({command.split()[0]}): use its primary, 127.0.0.1:{port}" in found.text
 
 
-def test_a_replica_that_may_be_written_to_is_ok(valkey: Server) -> None:
+def test_a_writable_replica_is_ok(valkey: Server) -> None:
     valkey.client().config_set("replica-read-only", "no")
     valkey.client().replicaof("127.0.0.1", closed_port())
     assert line(check(plan_for(Target(url=valkey.url), "SET"), 1), "topology") == CheckLine("topology", True, "replica")
 
 
-def test_a_node_of_a_cluster_is_no_target_by_itself(shared_cluster: ClusterGroup) -> None:
-    place = f"127.0.0.1:{shared_cluster.ports[0]}"
-    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
-    assert not found.ok
-    assert found.text.endswith(f": use redis+cluster://{place}")
-
-
-def test_a_sentinel_is_no_target_by_itself(shared_sentinel: SentinelGroup) -> None:
-    place = f"127.0.0.1:{shared_sentinel.sentinels[0]}"
-    found = line(check(plan_for(Target(url=f"redis://{place}"), "GET"), 1), "topology")
-    assert not found.ok
-    assert found.text.endswith(f": use redis+sentinel://{place}/SERVICE")
-
-
-def test_a_fit_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) -> None:
+def test_a_suitable_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) -> None:
     report = check(plan_for(Target(url=shared_cluster.url), "SET", "GET", transaction=5, keys=SMALL), 300)
     assert [line.name for line in report.lines] == [*NAMES[:3], "slots", *NAMES[3:]]
     assert report.ok, report
@@ -113,14 +93,14 @@ def test_a_fit_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) -> None
     assert "could not" not in str(report)
 
 
-def test_what_sentinels_watch_is_ok_in_every_line(shared_sentinel: SentinelGroup) -> None:
+def test_a_suitable_sentinel_target_is_ok_in_every_line(shared_sentinel: SentinelGroup) -> None:
     report = check(plan_for(Target(url=shared_sentinel.url), "SET", "GET", keys=SMALL), 300)
     assert [line.name for line in report.lines] == NAMES
     assert report.ok, report
     assert line(report, "topology").text == "sentinel, 1 primary, 1 replica"
 
 
-def test_a_node_that_is_down_is_named_and_all_the_others_are_looked_at() -> None:
+def test_a_node_that_is_down_is_named_and_the_others_are_checked() -> None:
     with start_shape() as cluster:
         down = cluster.nodes[-1]
         down.kill()
@@ -132,7 +112,7 @@ def test_a_node_that_is_down_is_named_and_all_the_others_are_looked_at() -> None
     assert {"memory", "connections", "permissions", "clock"} <= {each.name for each in report.lines if each.ok}
 
 
-def test_the_node_that_is_tightest_is_named(shared_cluster: ClusterGroup) -> None:
+def test_the_node_with_the_lowest_limits_is_named(shared_cluster: ClusterGroup) -> None:
     port = shared_cluster.ports[1]
     node = shared_cluster.at(port)
     node.config_set("maxclients", 60)
@@ -149,7 +129,7 @@ def test_the_node_that_is_tightest_is_named(shared_cluster: ClusterGroup) -> Non
     assert "1,000,000 keys of" in line(report, "memory").text
 
 
-def test_what_one_node_alone_forbids_is_found(shared_cluster: ClusterGroup) -> None:
+def test_a_command_that_one_node_forbids_is_found(shared_cluster: ClusterGroup) -> None:
     for port in shared_cluster.ports:
         commands = ["+@all"] if port != shared_cluster.primaries[1] else ["+@all", "-del"]
         shared_cluster.at(port).acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
@@ -172,7 +152,7 @@ def test_a_cluster_with_a_replica_that_lost_its_primary_is_not_ok(valkey_cluster
     assert f"replica 127.0.0.1:{replica} has lost its primary" in found.text
 
 
-def test_slots_that_nobody_serves_are_counted(valkey_cluster: ClusterGroup) -> None:
+def test_unserved_slots_are_counted(valkey_cluster: ClusterGroup) -> None:
     primary = valkey_cluster.primaries[0]
     for port in valkey_cluster.ports:
         valkey_cluster.at(port).config_set("cluster-require-full-coverage", "no")
@@ -180,12 +160,6 @@ def test_slots_that_nobody_serves_are_counted(valkey_cluster: ClusterGroup) -> N
     found = line(check(plan_for(Target(url=valkey_cluster.url), "GET"), 1), "topology")
     assert not found.ok
     assert "10 slots have no node" in found.text
-
-
-def test_a_command_of_several_slots_has_a_line_of_its_own(shared_cluster: ClusterGroup) -> None:
-    found = line(check(plan_for(Target(url=shared_cluster.url), "MGET a b"), 1), "slots")
-    assert not found.ok
-    assert "MGET with the keys a, b uses 2 slots" in found.text
 
 
 @pytest.mark.parametrize(
@@ -198,7 +172,7 @@ def test_a_command_of_several_slots_has_a_line_of_its_own(shared_cluster: Cluste
         ("noeviction", "SET", 100, True),
     ],
 )
-def test_a_data_set_that_does_not_fit_needs_a_policy_that_makes_room(
+def test_a_data_set_beyond_maxmemory_needs_an_eviction_policy(
     valkey: Server, policy: str, command: str, keys: int, ok: bool
 ) -> None:
     valkey.client().config_set("maxmemory", "16mb", "maxmemory-policy", policy)
@@ -210,7 +184,7 @@ def test_a_data_set_that_does_not_fit_needs_a_policy_that_makes_room(
     assert ok or "1,000,000 keys of 32 bytes need more than 30.5 MiB" in found.text
 
 
-def test_what_the_acl_forbids_is_named_with_its_reason(valkey: Server) -> None:
+def test_a_command_that_the_acl_forbids_is_named_with_its_reason(valkey: Server) -> None:
     commands = ["+get", "+set", "+ping", "+acl|dryrun", "+info", "+multi"]
     valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["stampede:*"])
     target = Target(url=valkey.url, username="bob", password="word", client_name=None)
@@ -224,7 +198,7 @@ def test_what_the_acl_forbids_is_named_with_its_reason(valkey: Server) -> None:
     assert "GET" not in found.text
 
 
-def test_a_key_out_of_reach_is_found_by_the_prefix_of_its_command(valkey: Server) -> None:
+def test_a_key_that_the_acl_forbids_is_found_by_its_prefix(valkey: Server) -> None:
     valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], categories=["+@all"], keys=["stampede:*"])
     commands = (Command(command="SET"), Command(command="GET", key_prefix="other:"))
     plan = Plan(
@@ -236,23 +210,15 @@ def test_a_key_out_of_reach_is_found_by_the_prefix_of_its_command(valkey: Server
     assert "SET:" not in found.text
 
 
-@pytest.mark.parametrize(
-    ("command", "finding"),
-    [
-        ("NOSUCH __key__", 'the command "NOSUCH"'),
-        ("GET __key__ __key__", "GET takes 1 argument, got 2"),
-        ("XGROUP CREAT __key__ g 0", "did you mean CREATE?"),
-    ],
-)
-def test_a_command_that_the_server_does_not_take_so_is_found(valkey: Server, command: str, finding: str) -> None:
-    report = check(plan_for(Target(url=valkey.url), command), 1)
+def test_a_command_that_the_server_refuses_is_found(valkey: Server) -> None:
+    report = check(plan_for(Target(url=valkey.url), "XGROUP CREAT __key__ g 0"), 1)
     found = line(report, "commands")
     assert not found.ok
-    assert finding in found.text
+    assert "did you mean CREATE?" in found.text
     assert line(report, "permissions").text == "could not be verified: the server does not know all commands"
 
 
-def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server) -> None:
+def test_commands_that_follow_a_reply_are_checked_with_their_arguments(valkey: Server) -> None:
     valkey.client().acl_setuser(
         "bob", enabled=True, passwords=["+word"], commands=["+get", "+ping", "+acl|dryrun", "+info"], keys=["a*"]
     )
@@ -267,13 +233,13 @@ def test_what_follows_a_reply_is_asked_about_as_it_will_be_issued(valkey: Server
     assert "HSET: User bob has no permissions to run the 'hset' command" in found
 
 
-def test_a_command_of_weight_zero_is_not_asked_about(valkey: Server) -> None:
+def test_a_command_of_weight_zero_is_not_checked(valkey: Server) -> None:
     commands = (Command(command="GET"), Command(command="NOSUCH __key__", weight=0))
     report = check(Plan(target=Target(url=valkey.url), workload=Workload(commands=commands)), 1)
     assert line(report, "permissions").text == "we may call GET"
 
 
-def test_what_a_narrow_user_may_not_ask_is_said_to_be_not_verified(valkey: Server) -> None:
+def test_facts_that_the_user_may_not_query_are_not_verified(valkey: Server) -> None:
     valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping", "+get"], keys=["*"])
     report = check(plan_for(Target(url=valkey.url, username="narrow", password="word", client_name=None), "GET"), 1)
     assert report.ok
@@ -282,9 +248,7 @@ def test_what_a_narrow_user_may_not_ask_is_said_to_be_not_verified(valkey: Serve
 
 
 @pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (60.0, False), (-60.0, False)])
-def test_a_clock_that_is_far_off_is_found(
-    valkey: Server, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
-) -> None:
+def test_a_wrong_clock_is_found(valkey: Server, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool) -> None:
     monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() - ahead_s)
     found = line(check(plan_for(Target(url=valkey.url)), 1), "clock")
     assert found.ok == ok
@@ -297,7 +261,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
-def test_tls_has_a_line_with_its_version_and_the_certificates_end(
+def test_the_tls_line_has_the_version_and_the_expiry_of_the_certificate(
     papers: dict[str, str], monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
 ) -> None:
     with start_tls(papers) as group:
@@ -309,14 +273,14 @@ def test_tls_has_a_line_with_its_version_and_the_certificates_end(
     assert ("valid for 2 days" in found.text, "expires within a day: renew it" in found.text) == (ok, not ok)
 
 
-def test_a_certificate_that_is_not_looked_at_is_said_to_be_so(papers: dict[str, str]) -> None:
+def test_an_unverified_certificate_is_named_as_such(papers: dict[str, str]) -> None:
     with start_tls(papers, "expired") as group:
         found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
     assert found.ok
     assert found.text.endswith("certificate not verified (target.tls.verify is none)")
 
 
-def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Server) -> None:
+def test_commands_before_and_after_the_load_are_checked_too(valkey: Server) -> None:
     commands = ["+get", "+ping", "+acl|dryrun", "+info"]
     valkey.client().acl_setuser("bob", enabled=True, passwords=["+word"], commands=commands, keys=["*"])
     plan = Plan(
@@ -345,12 +309,12 @@ def test_what_is_issued_before_and_after_the_load_is_asked_about_too(valkey: Ser
         (
             100,
             Pools(client_instances_per_pool=50, threads_per_pool=50),
-            True,  # calls may need them, or not
+            True,  # calls may not need them
             "may open 100 files (`ulimit -n`), but needs 50 connections: raise `ulimit -n`",
         ),
     ],
 )
-def test_worker_processes_of_this_machine_must_be_able_to_open_their_connections(
+def test_worker_processes_of_this_machine_must_be_allowed_to_open_their_connections(
     limit: int | None, pools: Pools, ok: bool, text: str
 ) -> None:
     plan = Plan(target=Target(url="redis://127.0.0.1:1"), pools=(pools,))
@@ -360,7 +324,7 @@ def test_worker_processes_of_this_machine_must_be_able_to_open_their_connections
     assert text in found.text
 
 
-def test_files_of_other_machines_are_not_judged() -> None:
+def test_open_files_of_other_machines_are_not_checked() -> None:
     plan = Plan(target=Target(url="redis://127.0.0.1:1"), fleet=Fleet(expect_agents=2))
     agents = expected_agents(plan, 1)
     assert check_files(assign(plan, agents), agents, 10) == []

@@ -5,7 +5,6 @@ import threading
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +39,7 @@ def keys_in(server: Server) -> set[bytes]:
 
 
 class FakeStore:
-    """A server of keys one_by_one, whose SCAN may find one twice; unlinked: every key that it was told to delete."""
+    """A server of keys whose SCAN may return a key twice. unlinked: every key that it was asked to delete."""
 
     def __init__(self, keys: set[bytes], step: int = 3) -> None:
         self.keys, self._step = set(keys), step
@@ -76,7 +75,7 @@ class FakeStore:
 
 
 def _matches(key: str, pattern: str) -> bool:
-    """Redis' globs with escapes, as Python's, which have none."""
+    """Match a Redis glob, whose escapes Python's globs do not have."""
     python, letters = "", iter(pattern)
     for letter in letters:
         if letter == "\\":
@@ -102,9 +101,7 @@ strangers = st.one_of(
     st.sets(strangers),
     st.booleans(),
 )
-def test_the_keys_of_the_plan_go_and_no_other_does(
-    prefix: str, maximum: int, others: set[str], one_by_one: bool
-) -> None:
+def test_only_the_keys_of_the_plan_are_deleted(prefix: str, maximum: int, others: set[str], one_by_one: bool) -> None:
     ours = {f"{prefix}{number}".encode() for number in range(maximum + 1)}
     plan = Plan(
         target=Target(url="redis://h"),
@@ -123,22 +120,22 @@ def test_the_keys_of_the_plan_go_and_no_other_does(
 
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize("prefix", ["load:", "l*d:", "l[a-o]d:", "lo?d:", "l\\od:", "löd:", "{load}:", "%d:"])
-def test_a_real_server_keeps_the_neighbours(valkey: Server, prefix: str) -> None:
+def test_a_real_server_keeps_similar_keys(valkey: Server, prefix: str) -> None:
     client = valkey.client()
-    neighbours = {
+    similar = {
         f"{prefix}abc", f"{prefix}0", f"{prefix}101", f"{prefix}007", f"{prefix}{{0}}:7", f"{prefix}7:x", f"x{prefix}7",
         "load:7x", "loader:7", "lod:7", "lood:7", "load", "laod:7",
     }  # fmt: skip
-    client.mset(dict.fromkeys(neighbours, "x"))
+    client.mset(dict.fromkeys(similar, "x"))
     client.mset({f"{prefix}{number}": "x" for number in range(1, 101)})
     progress = DeletionProgress()
     delete_plan_keys(plan_of(valkey.url, prefix=prefix), progress)
-    assert keys_in(valkey) == {key.encode() for key in neighbours}
+    assert keys_in(valkey) == {key.encode() for key in similar}
     assert (progress.deleted, progress.refused) == (100, 0)
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_the_server_says_which_arguments_are_keys_and_what_writes(valkey: Server) -> None:
+def test_the_server_reports_which_arguments_are_keys_and_which_commands_write(valkey: Server) -> None:
     plan = plan_of(
         valkey.url, "SADD tags __key__", "XADD events * f v", "ZRANGESTORE best scores 0 -1", "GET secret",
         "EVAL \"return redis.call('SET', KEYS[1], '1')\" 1 made:__key__", "LMOVE from to LEFT RIGHT",
@@ -154,7 +151,7 @@ def test_the_server_says_which_arguments_are_keys_and_what_writes(valkey: Server
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_user_who_may_not_ask_still_cleans_up_what_has_a_drawn_key(valkey: Server) -> None:
+def test_a_user_without_command_info_still_deletes_drawn_keys(valkey: Server) -> None:
     client = valkey.client()
     client.acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+scan", "+unlink", "+ping"], keys=["*"])
     client.mset({"load:7": "x", "other": "x"})
@@ -165,7 +162,7 @@ def test_a_user_who_may_not_ask_still_cleans_up_what_has_a_drawn_key(valkey: Ser
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_keys_that_may_not_be_deleted_are_counted_and_the_reply_is_told(valkey: Server) -> None:
+def test_keys_that_may_not_be_deleted_are_counted_with_the_reply(valkey: Server) -> None:
     client = valkey.client()
     client.acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+scan", "+ping"], keys=["*"])
     client.set("load:7", "x")
@@ -183,29 +180,27 @@ def result_of(cleaning: CleanUpThread) -> CleanedUp:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_whole_clean_up_tells_how_many_keys_went(valkey: Server) -> None:
+def test_a_complete_clean_up_counts_the_deleted_keys(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
     cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress)))
     assert (cleaned.deleted, cleaned.left, cleaned.error) == (100, 0, "")
     assert cleaned.took_ns > 0
 
 
-def test_keys_that_a_coordinator_before_had_deleted_are_in_the_count(valkey: Server) -> None:
+@pytest.mark.parametrize(("keys_before", "deleted"), [(105, (100, 60, 0)), (10, (40, 0, 0))])
+def test_keys_that_a_killed_coordinator_had_deleted_are_in_the_count(
+    valkey: Server, keys_before: int, deleted: tuple[int, int, int]
+) -> None:
+    """105 keys before: 60 of the plan's are gone already. 10 keys: others have added keys since."""
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
     valkey.client().mset({f"other:{number}": "x" for number in range(5)})
-    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress, 105)))
-    assert (cleaned.deleted, cleaned.earlier, cleaned.left) == (100, 60, 0)
+    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress, keys_before)))
+    assert (cleaned.deleted, cleaned.earlier, cleaned.left) == deleted
     assert keys_in(valkey) == {b"other:%d" % number for number in range(5)}
 
 
-def test_keys_that_others_have_added_since_do_not_count(valkey: Server) -> None:
-    valkey.client().mset({f"load:{number}": "x" for number in range(1, 41)})
-    cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(valkey.url), progress, 10)))
-    assert (cleaned.deleted, cleaned.earlier) == (40, 0)
-
-
 @pytest.mark.usefixtures("no_leaks")
-def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
+def test_a_stopped_clean_up_leaves_the_remaining_keys(valkey: Server) -> None:
     valkey.client().mset({f"load:{number}": "x" for number in range(1, 101)})
     began, go_on = threading.Event(), threading.Event()
 
@@ -225,7 +220,7 @@ def test_a_clean_up_that_is_stopped_leaves_the_rest(valkey: Server) -> None:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_clean_up_whose_target_hangs_is_not_waited_for_once_it_is_stopped(valkey: Server) -> None:
+def test_a_stopped_clean_up_does_not_wait_for_a_target_that_hangs(valkey: Server) -> None:
     began, let_go = threading.Event(), threading.Event()
 
     def hang(_: DeletionProgress) -> None:
@@ -242,13 +237,13 @@ def test_a_clean_up_whose_target_hangs_is_not_waited_for_once_it_is_stopped(valk
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_target_that_is_gone_is_told_and_what_is_left_is_not_known(refusing_url: str) -> None:
+def test_the_remaining_keys_of_a_dead_target_are_unknown(refusing_url: str) -> None:
     cleaned = result_of(CleanUpThread(lambda progress: delete_plan_keys(plan_of(refusing_url), progress)))
     assert (cleaned.deleted, cleaned.left) == (0, None)
     assert "refused the connection" in cleaned.error
 
 
-def test_an_error_that_nobody_foresaw_is_named_and_costs_no_more_than_the_clean_up() -> None:
+def test_an_unexpected_error_ends_only_the_clean_up() -> None:
     def crash(progress: DeletionProgress) -> None:
         progress.deleted = 7
         raise ZeroDivisionError
@@ -257,7 +252,7 @@ def test_an_error_that_nobody_foresaw_is_named_and_costs_no_more_than_the_clean_
     assert (cleaned.deleted, cleaned.left, cleaned.error) == (7, None, "a bug in redis-stampede: ZeroDivisionError")
 
 
-def test_a_clean_up_that_gets_no_reply_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clean_up_without_a_reply_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.servers.cleanup.HANG_NS", 0)
     let_go = threading.Event()
     cleaned = result_of(CleanUpThread(lambda _: let_go.wait(BOUND_S) and None))
@@ -265,16 +260,9 @@ def test_a_clean_up_that_gets_no_reply_is_given_up(monkeypatch: pytest.MonkeyPat
     let_go.set()
 
 
-def test_keys_that_hold_values_are_named(valkey: Server) -> None:
+def test_keys_that_contain_values_are_refused(valkey: Server) -> None:
     with pytest.raises(TargetError, match="keys that SET wrote contain a value"):
         delete_plan_keys(plan_of(valkey.url, "SET __key__:__data__ x"), DeletionProgress())
-
-
-def test_redis_py_answers_scan_as_this_stands_on(valkey: Server) -> None:
-    client: Any = redis.Redis(port=valkey.port)
-    client.set("a", 1)
-    assert client.execute_command("SCAN", 0, "MATCH", b"*", "COUNT", 10) == (0, [b"a"])
-    client.close()
 
 
 @pytest.mark.parametrize("per_hash_tag", [0, 10])
@@ -292,7 +280,7 @@ def test_a_cluster_is_cleaned_on_all_its_primaries(shared_cluster: ClusterGroup,
     assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == len(strangers)
 
 
-def test_of_a_primary_with_sentinels_the_primary_is_cleaned(shared_sentinel: SentinelGroup) -> None:
+def test_the_primary_behind_sentinels_is_cleaned(shared_sentinel: SentinelGroup) -> None:
     shared_sentinel.client().mset({"load:7": "x", "mine": "x"})
     delete_plan_keys(plan_of(shared_sentinel.url), DeletionProgress())
     assert shared_sentinel.at(shared_sentinel.primary).keys("*") == ["mine"]

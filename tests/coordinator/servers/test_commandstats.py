@@ -17,7 +17,7 @@ def gained(before: ServerCounted, after: ServerCounted, command: str) -> int:
     return after.calls.get(command, 0) - before.calls.get(command, 0)
 
 
-def test_the_counts_gain_exactly_the_calls_made_in_between(valkey: Server) -> None:
+def test_the_counts_grow_by_exactly_the_calls_between_two_readings(valkey: Server) -> None:
     target, client = Target(url=valkey.url), valkey.client()
     client.ping()
     before = read_server_counts(target, Reading.BEFORE)
@@ -51,7 +51,7 @@ def test_another_server_has_another_run_id(valkey: Server) -> None:
     assert first.server_run_id != second.server_run_id
 
 
-def test_a_user_who_may_not_see_the_counters_is_told_so(valkey: Server) -> None:
+def test_a_user_who_may_not_read_the_counters_gets_an_error(valkey: Server) -> None:
     valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping"], keys=["*"])
     target = Target(url=valkey.url, username="narrow", password="word", client_name=None)
     counted = read_server_counts(target, Reading.BEFORE)
@@ -59,14 +59,14 @@ def test_a_user_who_may_not_see_the_counters_is_told_so(valkey: Server) -> None:
     assert "does not permit a command: NOPERM User narrow has no permissions to run the 'info' command" in counted.error
 
 
-def test_a_server_without_counters_is_told_so() -> None:
+def test_a_server_without_counters_is_an_error() -> None:
     with SocketServer(reply=b"+OK\r\n") as server:
         counted = read_server_counts(Target(url=server.url, protocol=2), Reading.BEFORE)
     assert counted.calls == {}
     assert counted.error == f"target 127.0.0.1:{server.port} does not count calls: INFO commandstats is empty"
 
 
-def test_a_cluster_counts_what_clients_sent_and_not_what_its_replicas_repeat(shared_cluster: ClusterGroup) -> None:
+def test_replicated_commands_of_a_cluster_do_not_count(shared_cluster: ClusterGroup) -> None:
     target, client = Target(url=shared_cluster.url), shared_cluster.client()
     before = read_server_counts(target, Reading.BEFORE)
     for number in range(30):
@@ -84,7 +84,7 @@ def test_a_cluster_counts_what_clients_sent_and_not_what_its_replicas_repeat(sha
     assert len({node.run_id for node in after.nodes}) == 6
 
 
-def test_reads_at_a_replica_and_what_it_refuses_are_counted(shared_cluster: ClusterGroup) -> None:
+def test_reads_at_a_replica_and_its_redirections_count(shared_cluster: ClusterGroup) -> None:
     target = Target(url=shared_cluster.url)
     replica = shared_cluster.at(shared_cluster.replicas[0])
     [mine] = [node for node in shared_cluster.nodes if node.port == shared_cluster.replicas[0]]
@@ -104,7 +104,7 @@ def _slot(key: str) -> int:
     return slot_of(key.encode())
 
 
-def test_of_what_sentinels_watch_the_primary_alone_is_read(shared_sentinel: SentinelGroup) -> None:
+def test_only_the_primary_behind_sentinels_is_read(shared_sentinel: SentinelGroup) -> None:
     target = Target(url=shared_sentinel.url)
     before = read_server_counts(target, Reading.BEFORE)
     shared_sentinel.client().set("a", 1)
@@ -115,7 +115,7 @@ def test_of_what_sentinels_watch_the_primary_alone_is_read(shared_sentinel: Sent
     assert after.keys == 1
 
 
-def test_a_node_that_may_not_be_asked_is_named(shared_cluster: ClusterGroup) -> None:
+def test_a_node_that_refuses_the_query_is_named(shared_cluster: ClusterGroup) -> None:
     port = shared_cluster.ports[2]
     for each in shared_cluster.ports:
         commands = ["+@all"] if each != port else ["+@all", "-info"]
@@ -124,7 +124,7 @@ def test_a_node_that_may_not_be_asked_is_named(shared_cluster: ClusterGroup) -> 
     assert counted.error.startswith(f"target 127.0.0.1:{port} does not permit a command")
 
 
-def test_a_target_that_gives_no_answer_is_told_apart_from_one_that_refuses(
+def test_an_unreachable_target_differs_from_one_that_refuses(
     valkey: Server, silent_server: SocketServer, refusing_url: str
 ) -> None:
     short = {"connect_timeout_s": Seconds(0.2), "socket_timeout_s": Seconds(0.2)}

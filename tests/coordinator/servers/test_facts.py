@@ -25,8 +25,9 @@ def quick(url: str, **options: Any) -> Target:
     return Target(url=url, connect_timeout_s=QUICK_S, socket_timeout_s=QUICK_S, **options)
 
 
-def test_a_server_says_who_it_is(valkey: Server) -> None:
-    facts = probe(Target(url=valkey.url))
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_has_its_name_version_and_limits(valkey: Server, protocol: int) -> None:
+    facts = probe(Target(url=valkey.url, protocol=protocol))
     assert facts.url == valkey.url
     assert facts.topology == "standalone"
     assert facts.server.startswith("valkey 9.")
@@ -35,14 +36,14 @@ def test_a_server_says_who_it_is(valkey: Server) -> None:
     assert 0 < facts.ping_us < 1e6
 
 
-def test_keys_are_those_of_the_plans_database(valkey: Server) -> None:
+def test_keys_are_counted_in_the_database_of_the_plan(valkey: Server) -> None:
     valkey.client().mset({"a": 1, "b": 2})
     assert probe(Target(url=valkey.url)).keys == 2
     assert probe(Target(url=f"{valkey.url}/1")).keys == 0
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_cluster_is_all_its_nodes(shared_cluster: ClusterGroup, protocol: int) -> None:
+def test_the_facts_of_a_cluster_include_all_nodes(shared_cluster: ClusterGroup, protocol: int) -> None:
     client = shared_cluster.client()
     for number in range(30):
         client.set(f"key {number}", number)
@@ -56,14 +57,14 @@ def test_a_cluster_is_all_its_nodes(shared_cluster: ClusterGroup, protocol: int)
     assert (facts.keys, facts.max_clients) == (30, 77)
 
 
-def test_what_sentinels_watch_is_one_primary_and_its_replicas(shared_sentinel: SentinelGroup) -> None:
+def test_a_sentinel_target_has_one_primary_and_its_replicas(shared_sentinel: SentinelGroup) -> None:
     shared_sentinel.client().set("a", 1)
     facts = probe(Target(url=shared_sentinel.url))
     assert (facts.topology, facts.primaries, facts.replicas, facts.nodes) == ("sentinel", 1, 1, 1)
     assert facts.keys == 1
 
 
-def test_a_node_of_a_cluster_behind_a_plain_url_names_the_right_one(shared_cluster: ClusterGroup) -> None:
+def test_a_plain_url_of_a_cluster_node_names_the_right_url(shared_cluster: ClusterGroup) -> None:
     place = f"127.0.0.1:{shared_cluster.ports[0]}"
     with pytest.raises(
         TargetError, match=rf"^target {place} is a node of a cluster, .*: use redis\+cluster://{place}$"
@@ -71,7 +72,7 @@ def test_a_node_of_a_cluster_behind_a_plain_url_names_the_right_one(shared_clust
         probe(Target(url=f"redis://{place}"))
 
 
-def test_a_sentinel_behind_a_plain_url_names_the_right_one(shared_sentinel: SentinelGroup) -> None:
+def test_a_plain_url_of_a_sentinel_names_the_right_url(shared_sentinel: SentinelGroup) -> None:
     place = f"127.0.0.1:{shared_sentinel.sentinels[0]}"
     with pytest.raises(
         TargetError, match=rf"^target {place} is a Sentinel, .*: use redis\+sentinel://{place}/SERVICE$"
@@ -79,25 +80,19 @@ def test_a_sentinel_behind_a_plain_url_names_the_right_one(shared_sentinel: Sent
         probe(Target(url=f"redis://{place}"))
 
 
-@pytest.mark.parametrize("protocol", [2, 3])
-def test_both_protocols_tell_the_same(valkey: Server, protocol: int) -> None:
-    facts = probe(Target(url=valkey.url, protocol=protocol))
-    assert (facts.topology, facts.server.split()[0]) == ("standalone", "valkey")
-
-
-def test_a_replica_is_known_as_one(valkey: Server) -> None:
+def test_a_replica_is_recognized(valkey: Server) -> None:
     valkey.client().replicaof("127.0.0.1", closed_port())
     assert probe(Target(url=valkey.url)).topology == "replica"
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_password_in_the_url_does_not_get_into_the_facts(valkey_with_password: Server) -> None:
+def test_a_password_in_the_url_is_not_in_the_facts(valkey_with_password: Server) -> None:
     password = "a%20word%20for%20the%20test"
     facts = probe(Target(url=f"redis://:{password}@127.0.0.1:{valkey_with_password.port}"))
     assert "word" not in repr(facts)
 
 
-def test_a_user_who_may_only_ping_still_gets_what_there_is(valkey: Server) -> None:
+def test_a_user_who_may_only_ping_gets_the_remaining_facts(valkey: Server) -> None:
     valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+ping"], keys=["*"])
     facts = probe(Target(url=valkey.url, username="narrow", password="word", client_name=None))
     assert facts == TargetFacts(
@@ -105,8 +100,8 @@ def test_a_user_who_may_only_ping_still_gets_what_there_is(valkey: Server) -> No
     )
 
 
-class Recorded:
-    """A client that has one reply for each command, and no other."""
+class FixedReplies:
+    """A client with one fixed reply per command."""
 
     def __init__(self, **replies: dict[str, Any]) -> None:
         self._replies = replies
@@ -115,10 +110,12 @@ class Recorded:
         return self._replies["_".join(args).replace(" ", "_").lower()]
 
 
-def test_the_limit_of_clients_comes_from_config_where_info_leaves_it_out() -> None:
-    assert max_clients(Recorded(info_clients={"connected_clients": 1}, config_get_maxclients={"maxclients": "7"})) == 7
-    assert max_clients(Recorded(info_clients={"maxclients": 9})) == 9
-    assert max_clients(Recorded(info_clients={}, config_get_maxclients={})) is None
+def test_maxclients_is_read_from_config_if_info_has_none() -> None:
+    assert (
+        max_clients(FixedReplies(info_clients={"connected_clients": 1}, config_get_maxclients={"maxclients": "7"})) == 7
+    )
+    assert max_clients(FixedReplies(info_clients={"maxclients": 9})) == 9
+    assert max_clients(FixedReplies(info_clients={}, config_get_maxclients={})) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +130,7 @@ def test_the_limit_of_clients_comes_from_config_where_info_leaves_it_out() -> No
         ({}, UNKNOWN_SERVER),
     ],
 )
-def test_each_product_is_known_by_its_own_version(server: dict[str, Any], name: str) -> None:
+def test_each_product_has_its_own_version(server: dict[str, Any], name: str) -> None:
     assert server_name(server) == name
 
 
@@ -147,7 +144,7 @@ def test_each_product_is_known_by_its_own_version(server: dict[str, Any], name: 
         ({}, {}, "standalone"),
     ],
 )
-def test_the_topology_is_told_by_mode_and_role(
+def test_the_topology_follows_from_mode_and_role(
     server: dict[str, Any], replication: dict[str, Any], expected: str
 ) -> None:
     assert topology(server, replication) == expected
@@ -181,7 +178,7 @@ WAYS = pytest.mark.parametrize("way", [probe_it, check_it, count_it])
     ],
 )
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_that_is_no_redis_is_named_in_one_line_and_in_time(
+def test_a_server_other_than_redis_is_named_in_one_line_and_in_time(
     way: Any, name: str, finding: str, request: pytest.FixtureRequest
 ) -> None:
     server: SocketServer = request.getfixturevalue(name)
@@ -195,39 +192,32 @@ def test_a_server_that_is_no_redis_is_named_in_one_line_and_in_time(
 @pytest.mark.parametrize(
     "reply",
     [
-        b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n",
-        b"-DENIED Redis is running in protected mode.\r\n",
-        b"-LOADING Redis is loading the dataset in memory\r\n",
-        b"*0\r\n",
-        b":1\r\n",
-        b"$-1\r\n",
-        b"+PONG\r\n",
         b"+PON",
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\x15\x03\x01\x00\x02\x02\x46",
         b"\x00" * 50,
     ],
 )
-def test_whatever_is_answered_is_one_line(reply: bytes, protocol: int) -> None:
+def test_a_malformed_reply_is_one_line(reply: bytes, protocol: int) -> None:
     with SocketServer(reply=reply) as server, pytest.raises(TargetError, match=r"^target [^\n]+$"):
         probe(quick(server.url, protocol=protocol))
 
 
 @WAYS
-def test_a_port_where_nobody_listens_is_a_refusal(way: Any, refusing_url: str) -> None:
+def test_a_closed_port_is_refused(way: Any, refusing_url: str) -> None:
     with pytest.raises(TargetError, match="refused the connection: nothing listens there; start the server"):
         way(quick(refusing_url))
 
 
 @WAYS
 @pytest.mark.usefixtures("no_leaks")
-def test_a_port_that_drops_packets_is_given_up_in_time(way: Any, deaf_url: str) -> None:
+def test_a_port_that_drops_packets_times_out(way: Any, deaf_url: str) -> None:
     with pytest.raises(TargetError, match="did not answer"):
         way(quick(deaf_url))
 
 
 @WAYS
-def test_a_server_that_hangs_is_given_up_in_time(way: Any, valkey: Server) -> None:
+def test_a_server_that_hangs_times_out(way: Any, valkey: Server) -> None:
     valkey.pause()
     with pytest.raises(TargetError, match="did not answer"):
         way(quick(valkey.url))
@@ -235,37 +225,34 @@ def test_a_server_that_hangs_is_given_up_in_time(way: Any, valkey: Server) -> No
 
 @WAYS
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_password_that_is_wanted_is_asked_for(way: Any, protocol: int, valkey_with_password: Server) -> None:
+def test_a_missing_or_wrong_password_is_named_and_not_repeated(
+    way: Any, protocol: int, valkey_with_password: Server
+) -> None:
     with pytest.raises(TargetError, match=r"requires a password: set target\.password_env"):
         way(Target(url=valkey_with_password.url, protocol=protocol))
-
-
-@WAYS
-@pytest.mark.parametrize("protocol", [2, 3])
-def test_a_password_that_is_wrong_is_not_repeated(way: Any, protocol: int, valkey_with_password: Server) -> None:
     with pytest.raises(TargetError, match="refused our user name and password") as caught:
         way(Target(url=valkey_with_password.url, protocol=protocol, password="hunter2"))
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_right_password_opens_the_door(valkey_with_password: Server) -> None:
+def test_the_right_password_is_accepted(valkey_with_password: Server) -> None:
     target = Target(url=valkey_with_password.url, password=valkey_with_password.password)
     assert probe(target).server.startswith("valkey")
     assert not read_server_counts(target, Reading.BEFORE).error
 
 
-def test_a_server_that_goes_away_between_two_questions_is_a_target_error(
+def test_a_server_that_dies_between_two_queries_is_a_target_error(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def goes_away(_client: object, _section: str) -> dict[str, Any]:
+    def dies(_client: object, _section: str) -> dict[str, Any]:
         valkey.kill()
         return {}
 
-    monkeypatch.setattr(probing, "info", goes_away)
+    monkeypatch.setattr(probing, "info", dies)
     with pytest.raises(TargetError, match=r"nothing listens there|ended the connection|reset the connection"):
         probe(Target(url=valkey.url))
 
 
-def test_a_url_that_is_none_is_a_plan_error() -> None:
+def test_a_url_with_another_scheme_is_a_plan_error() -> None:
     with pytest.raises(PlanError, match="expected redis://"):
         probe(Target(url="http://localhost"))

@@ -16,7 +16,7 @@ from tests.support.servers import Server, SocketServer
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> None:
-    # Those that many tests share keep their own connections open.
+    # Shared servers keep their own connections open.
     if not {"shared_cluster", "shared_sentinel"} & set(request.fixturenames):
         request.getfixturevalue("no_leaks")
 
@@ -34,19 +34,19 @@ def done(plan: Plan) -> tuple[int, list[str]]:
     return set_up(plan, said.append), said
 
 
-def test_bytes_of_a_setup_reach_the_server_as_they_are(valkey: Server) -> None:
+def test_the_bytes_of_a_setup_reach_the_server_unchanged(valkey: Server) -> None:
     done(plan_of(valkey.url, r'SET "a\xff" "\x00\x80é"', r'HSET __key__ "\xfe" C:\temp', maximum=1))
     client = valkey.client()
     assert client.get(b"a\xff") == b"\x00\x80" + "é".encode()
     assert client.hgetall("k:1") == {b"\xfe": rb"C:\temp"}
 
 
-def test_a_named_key_of_a_setup_is_the_same_at_each_of_its_places(valkey: Server) -> None:
+def test_a_named_key_of_a_setup_is_the_same_at_each_place(valkey: Server) -> None:
     done(plan_of(valkey.url, "SET __key:k__ of:__key:k__", maximum=2))
     assert valkey.client().mget("k:1", "k:2") == [b"of:k:1", b"of:k:2"]
 
 
-def test_a_flush_empties_the_database_of_the_target_and_no_other(valkey: Server) -> None:
+def test_a_flush_empties_only_the_database_of_the_target(valkey: Server) -> None:
     first, second = valkey.client(), valkey.client(db=1)
     first.mset({"a": 1, "b": 2})
     second.set("c", 3)
@@ -54,7 +54,7 @@ def test_a_flush_empties_the_database_of_the_target_and_no_other(valkey: Server)
     assert (first.dbsize(), second.dbsize()) == (0, 1)
 
 
-def test_a_flush_that_is_not_permitted_is_a_target_error_in_one_line(valkey: Server) -> None:
+def test_a_forbidden_flush_is_a_target_error(valkey: Server) -> None:
     valkey.client().set("a", 1)
     valkey.client().acl_setuser("narrow", enabled=True, passwords=["+word"], commands=["+dbsize"], keys=["*"])
     with pytest.raises(TargetError, match=r"does not permit a command.*flushdb"):
@@ -62,11 +62,11 @@ def test_a_flush_that_is_not_permitted_is_a_target_error_in_one_line(valkey: Ser
     assert valkey.client().dbsize() == 1
 
 
-def test_a_plan_without_setup_asks_the_target_nothing(refusing_url: str) -> None:
+def test_a_plan_without_setup_does_not_connect(refusing_url: str) -> None:
     assert done(plan_of(refusing_url)) == (0, [])
 
 
-def test_scripts_are_there_afterwards(valkey: Server) -> None:
+def test_a_setup_loads_the_scripts(valkey: Server) -> None:
     plan = plan_of(valkey.url, scripts=(Script(name="read", lua=LUA), Script(name="one", lua="return 1")))
     assert done(plan) == (2, [])
     digests = [digest.decode() for digest in script_digests(plan.workload).values()]
@@ -93,7 +93,7 @@ def test_a_setup_with_a_key_is_issued_for_each_key(valkey: Server, maximum: int)
     assert done(plan) == (maximum, [])
 
 
-def test_a_key_may_be_a_part_of_an_argument_and_scripts_be_named(valkey: Server) -> None:
+def test_a_key_may_be_part_of_an_argument_and_scripts_have_names(valkey: Server) -> None:
     plan = plan_of(
         valkey.url, "SET copy:__key__ x", "EVALSHA __sha(read)__ 1 copy:__key__", maximum=3,
         scripts=(Script(name="read", lua=LUA),),
@@ -103,7 +103,7 @@ def test_a_key_may_be_a_part_of_an_argument_and_scripts_be_named(valkey: Server)
     assert set(found) == {b"copy:k:1", b"copy:k:2", b"copy:k:3"}
 
 
-def test_any_other_error_reply_names_template_key_and_reply(valkey: Server) -> None:
+def test_an_error_reply_is_named_with_its_template_and_key(valkey: Server) -> None:
     valkey.client().set("k:17", "x")
     with pytest.raises(TargetError) as caught:
         done(plan_of(valkey.url, "XGROUP CREATE __key__ workers 0 MKSTREAM"))
@@ -113,14 +113,14 @@ def test_any_other_error_reply_names_template_key_and_reply(valkey: Server) -> N
     )
 
 
-def test_an_error_reply_to_a_single_call_and_to_a_script_is_told_too(valkey: Server) -> None:
+def test_an_error_reply_to_a_single_call_or_a_script_is_named(valkey: Server) -> None:
     with pytest.raises(TargetError, match='refused the setup: "NOSUCH thing" was answered with ERR unknown command'):
         done(plan_of(valkey.url, "NOSUCH thing"))
     with pytest.raises(TargetError, match="refused the setup: script bad was answered with ERR"):
         done(plan_of(valkey.url, scripts=(Script(name="bad", lua="return ("),)))
 
 
-def test_a_target_that_is_gone_or_hangs_is_a_target_error(refusing_url: str, silent_server: SocketServer) -> None:
+def test_a_target_that_is_down_or_hangs_is_a_target_error(refusing_url: str, silent_server: SocketServer) -> None:
     with pytest.raises(TargetError, match="refused the connection"):
         done(plan_of(refusing_url, "SET a b"))
     with pytest.raises(TargetError, match="did not answer"):
@@ -129,7 +129,7 @@ def test_a_target_that_is_gone_or_hangs_is_a_target_error(refusing_url: str, sil
         flush(Target(url=silent_server.url, socket_timeout_s=Seconds(0.2)))
 
 
-def test_a_long_setup_tells_how_far_it_is(valkey: Server) -> None:
+def test_a_long_setup_reports_its_progress(valkey: Server) -> None:
     plan = plan_of(valkey.url, "SET __key__ x", maximum=100_001)
     assert done(plan) == (100_001, ['setup: "SET __key__ x": 100,000 keys so far'])
 
@@ -151,14 +151,14 @@ def test_a_cluster_is_flushed_and_set_up_on_all_its_primaries(shared_cluster: Cl
     assert sum(shared_cluster.at(port).dbsize() for port in shared_cluster.primaries) == 2 * BATCH + 2
 
 
-def test_keys_of_a_cluster_have_the_hash_tags_that_the_load_gives_them(shared_cluster: ClusterGroup) -> None:
+def test_keys_of_a_cluster_have_the_hash_tags_of_the_load(shared_cluster: ClusterGroup) -> None:
     keys = Keys(prefix="k:", maximum=Count(20), per_hash_tag=10)
     plan = plan_for(Target(url=shared_cluster.url), setup=("SET __key__ x",), keys=keys)
     assert done(plan) == (20, [])
     assert shared_cluster.client().exists("k:{1}:17") == 1
 
 
-def test_of_a_primary_with_sentinels_the_primary_is_flushed_and_set_up(shared_sentinel: SentinelGroup) -> None:
+def test_the_primary_behind_sentinels_is_flushed_and_set_up(shared_sentinel: SentinelGroup) -> None:
     shared_sentinel.client().set("old", 1)
     plan = plan_of(shared_sentinel.url, "SET __key__ x", "SET literal x")
     assert flush(plan.target) == 1
