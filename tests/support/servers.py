@@ -89,8 +89,8 @@ def start_server(password: str | None = None, port: int | None = None) -> Iterat
 
 
 class KeptServer:
-    """One real server for many tests. Each test gets it empty, with its initial settings and counters of zero. If a test
-    kills the server, pauses it or changes its settings, the next test gets a new one."""
+    """One real server for many tests. Each test gets it empty, with its initial settings and with counters of zero.
+    If a test kills the server, pauses it or changes its settings, the next test gets a new one."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
