@@ -1,1 +1,1 @@
-"""A load machine: `agent join` takes a share of a plan, hosts the worker processes, and streams their metrics back."""
+"""The agent: `agent join` gets a share of a plan, starts worker processes, and sends their metrics back."""

@@ -1,4 +1,4 @@
-"""Entry point of the `agent` command; imports as little as it can, see `common.entry`."""
+"""Entry point of the `agent` command. Imports as little as possible, see `common.entry`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.entry import run_main
 
 
 def main() -> int:
-    """The exit code of this process's own command line."""
+    """Run the command line of this process. Returns the exit code."""
     return run_main("agent.cli")
 
 

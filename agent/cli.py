@@ -22,7 +22,7 @@ PROGRAM = "agent"
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @version_option(PROGRAM)
 def cli() -> None:
-    """Generate load as one machine of a fleet; `coordinator start` says which load."""
+    """Generate load as one machine of a fleet. `coordinator start` sends the plan."""
 
 
 @cli.command()
@@ -65,12 +65,12 @@ def join(
 ) -> int:
     """Join the coordinator at ENDPOINT, such as 10.0.0.5:5555 or a host name, and serve its runs.
 
-    An agent may start before the coordinator, and stays for the next run. Ctrl-C or SIGTERM drains its share of a run
-    and ends it; a second one ends it at once.
+    An agent may start before the coordinator, and waits for the next run after each run. Ctrl-C or SIGTERM drains the
+    current run and ends the agent; a second one ends it at once.
     """
-    # Here, for a fast --help; and a spawned fork server imports this module, too, and needs none of these.
+    # Imported here, because neither --help nor a spawned fork server, which imports this module, needs them.
     with interruptible_imports():
-        from agent.fork_server import Nursery
+        from agent.fork_server import ForkServer
         from common.cgroup import CpuGroups
         from common.machine import (
             memory_bytes,
@@ -89,10 +89,11 @@ def join(
         raise UsageError(f"expected the host and port of a coordinator, such as 10.0.0.5:5555, got {show(endpoint)}")
     variables = TokenVariables.taken_from(os.environ)
     raise_open_files_limit()
-    gc.disable()  # imports leave nothing to collect
-    with Nursery() as nursery:
+    gc.disable()  # imports make no garbage worth a collection
+    with ForkServer() as fork_server:
         if variables.token or variables.key:
-            nursery.start()  # not as a copy, whose /proc/PID/environ would show them; it imports beside us
+            # Not a copy: its /proc/PID/environ would show the variables. It imports while this process imports.
+            fork_server.start()
         else:
             from agent.worker.process import run_worker  # noqa: F401  # for the worker processes
         from agent.core.actions import Identity
@@ -100,9 +101,9 @@ def join(
         from agent.loop import Agent
         from common.protocol.token import agent_credentials
 
-        gc.freeze()  # what was imported stays to the end, and its memory shared
+        gc.freeze()  # keeps the memory of imports shared: the collector writes to all objects that it examines
         gc.enable()
-        nursery.start(copied=True)  # before anything is opened
+        fork_server.start(copied=True)  # before sockets, threads and a ZeroMQ context exist
         curve = None if insecure else agent_credentials(token_file, variables, os.environ)
         identity = Identity(
             name=name,
@@ -119,20 +120,20 @@ def join(
 
         def say(text: str) -> None:
             if not quiet:
-                _tell(text)
+                _print_line(text)
 
-        agent = Agent(coordinator, curve, identity, say, nursery)
+        agent = Agent(coordinator, curve, identity, say, fork_server)
         quota = CpuGroups().quota_cores
         allowed = "" if quota is None else f"; its CPU quota allows {round(quota, 2):g} cores"
         say(f"joining {coordinator} with {counted(identity.processes, 'worker process')}{allowed}")
         leaving = agent.run()
         if quiet and leaving.code and leaving.text:
-            _tell(leaving.text)
+            _print_line(leaving.text)
         return leaving.code
 
 
-def _tell(text: str) -> None:
-    """One line, whatever a coordinator has made of it."""
+def _print_line(text: str) -> None:
+    """Print one line to stderr; control characters from a coordinator are escaped."""
     click.echo(f"agent: {printable(text)}", err=True)
 
 

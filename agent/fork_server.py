@@ -1,15 +1,16 @@
-"""The process that worker processes are forked from. The only place that imports multiprocess.
+"""The fork server: the process that forks worker processes. The only module that imports multiprocess.
 
-Imports take half a second of CPU time, so they happen once: `agent join` imports all that it and its worker processes
-need, and then copies itself. The copy is the nursery. It forks a worker process, in milliseconds, whenever the agent
-asks. The copy is made while the agent has no thread, no socket and no ZeroMQ context, so nothing is copied that a fork
-would break. A nursery that replaces one that was killed is spawned instead, and imports again.
+Imports take half a second of CPU time, so they happen once: `agent join` imports what it and its worker processes need,
+and then forks. The copy is the fork server. It forks a worker process, in milliseconds, whenever the agent asks. The
+agent forks while it has no thread, no socket and no ZeroMQ context, because a fork would break these. If the fork
+server is killed, the agent spawns a new one, which imports again.
 
-    agent -> nursery: a byte, and with it the worker's end of a new pipe
-    nursery -> agent: (pid, BORN) for each, in their order, 0 for one that is not wanted any more; (pid, exit code)
+    agent -> fork server: one byte, with the file descriptor of the worker's end of a new pipe
+    fork server -> agent: (pid, FORKED) for each request, in order; pid 0 if no process was forked
+                          (pid, exit code) when a worker process ends
 
-No process outlives the agent: the nursery ends when this connection does, each worker process when its pipe does. A
-nursery that is killed costs no worker process; the agent starts another.
+No process outlives the agent: the fork server ends when this connection closes, and each worker process when its pipe
+closes. If the fork server is killed, its worker processes continue.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from common.units import NS_PER_S
 if TYPE_CHECKING:
     from multiprocess.process import BaseProcess
 
-_NEWS = struct.Struct("=qq")
-_BORN = 1 << 40
+_EVENT = struct.Struct("=qq")
+_FORKED = 1 << 40
 _UNKNOWN_EXIT = 255
 _JOIN_S = 5.0
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,8 +49,8 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def _in_existing_directory() -> Iterator[None]:
-    """Change to / if the working directory was deleted, and back: a process cannot be spawned in a deleted one, and
-    the agent's own errors name it as their cause."""
+    """Change to / if the working directory was deleted, because no process can be spawned there. Change back
+    afterwards: the agent's errors mention a deleted working directory."""
     if not directory_is_gone():
         yield
         return
@@ -63,8 +64,8 @@ def _in_existing_directory() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Block them, also in the process that is started: a Ctrl-C reaches it before it can ignore the signal."""
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM, also in the process that is started: a Ctrl-C may arrive before it ignores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
         yield
@@ -73,7 +74,8 @@ def _signals_held_back() -> Iterator[None]:
 
 
 class Child:
-    """A worker process. pipe: our end. pid: None until it is born. exit_code: as in subprocess, None while it runs."""
+    """A worker process. pipe: the agent's end. pid: None until it is forked. exit_code: as in subprocess, None while it
+    runs."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
@@ -81,25 +83,25 @@ class Child:
         self.exit_code: int | None = None
 
     def kill(self) -> None:
-        """End it at once. One that is not born is never forked, as its pipe is closed by then."""
+        """End it at once. If it is not forked yet, close its pipe too (`end`): then it is never forked."""
         if self.pid is not None and self.exit_code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
-class Nursery:
-    """The agent's end. Closed by `close`."""
+class ForkServer:
+    """The agent's connection to its fork server. Close it."""
 
     def __init__(self) -> None:
         self._process: BaseProcess | None = None
         self._control: socket.socket | None = None
-        self._unborn: deque[Child] = deque()
+        self._unforked: deque[Child] = deque()
         self._children: dict[int, Child] = {}
 
     def start(self, *, copied: bool = False) -> None:
-        """Start it, unless it runs. copied: as a copy of this process, with all that it has imported; only for a
-        process that never had a ZeroMQ context. If it has other threads, or without `copied`, the nursery is a new
-        interpreter, which imports while we go on."""
+        """Start the fork server, unless it runs. copied: fork this process, with all its imports; allowed only before
+        its first ZeroMQ context. Without `copied`, or if this process has other threads, start a new interpreter, which
+        imports while this process continues."""
         if self._control is not None:
             return
         is_copy = copied and threading.active_count() == 1
@@ -107,57 +109,59 @@ class Nursery:
         ours, theirs = context.Pipe(duplex=True)
         with ours, theirs, _in_existing_directory():
             if not is_copy:
-                resource_tracker.ensure_running()  # or it would be started below, and that ends with SIGINT unblocked
-            with _signals_held_back():
+                # Otherwise it is started below, which would unblock SIGINT.
+                resource_tracker.ensure_running()
+            with _signals_blocked():
                 self._process = (
-                    context.Process(target=_nurse_copy, args=(theirs, ours), name="nursery")
+                    context.Process(target=_serve_copy, args=(theirs, ours), name="fork server")
                     if is_copy
-                    else context.Process(target=_nurse, args=(theirs,), name="nursery")
+                    else context.Process(target=_serve, args=(theirs,), name="fork server")
                 )
                 self._process.start()
                 self._control = socket.socket(fileno=os.dup(ours.fileno()))
                 self._control.setblocking(False)
 
     def fork(self) -> Child:
-        """A new worker process, which is born as soon as the nursery is ready; what is sent to it until then waits."""
+        """A new worker process, forked as soon as the fork server is ready. Messages sent before wait in its pipe."""
         ours, theirs = multiprocess.Pipe(duplex=True)
         child = Child(ours)
         with theirs:
             self.start()
             try:
-                self._ask(theirs)
-            except OSError:  # it was killed
-                self._gone()
+                self._request(theirs)
+            except OSError:  # the fork server was killed
+                self._killed()
                 self.start()
-                self._ask(theirs)
-        self._unborn.append(child)
+                self._request(theirs)
+        self._unforked.append(child)
         return child
 
-    def _ask(self, theirs: Connection) -> None:
+    def _request(self, theirs: Connection) -> None:
         assert self._control is not None
         socket.send_fds(self._control, [b"f"], [theirs.fileno()])
 
     def fileno(self) -> int | None:
-        """Readable when there is news; None while it does not run."""
+        """The file descriptor to poll: readable when children were forked or have ended. None while the fork server
+        does not run."""
         return None if self._control is None else self._control.fileno()
 
-    def listen(self, wait_s: float = 0.0) -> None:
-        """Read which children were born or have ended; waits for news, but not longer than the given time."""
+    def read_events(self, wait_s: float = 0.0) -> None:
+        """Read which children were forked or have ended. Waits up to `wait_s` if nothing has arrived."""
         if self._control is None or not select.select([self._control], [], [], wait_s)[0]:
             return
         try:
-            news = self._control.recv(_NEWS.size * 64)
+            data = self._control.recv(_EVENT.size * 64)
         except OSError:
-            news = b""
-        if not news:
-            self._gone()
-        for pid, what in _NEWS.iter_unpack(news):
-            if what == _BORN:
-                self._made_connections(self._unborn.popleft(), pid)
+            data = b""
+        if not data:
+            self._killed()
+        for pid, what in _EVENT.iter_unpack(data):
+            if what == _FORKED:
+                self._forked(self._unforked.popleft(), pid)
             elif (ended := self._children.pop(pid, None)) is not None:
                 ended.exit_code = what
 
-    def _made_connections(self, child: Child, pid: int) -> None:
+    def _forked(self, child: Child, pid: int) -> None:
         if pid:
             child.pid = pid
             self._children[pid] = child
@@ -165,26 +169,26 @@ class Nursery:
             child.exit_code = _UNKNOWN_EXIT
 
     def end(self, child: Child) -> None:
-        """Close the pipe of a child that has ended, was killed or was stopped, and wait for its end."""
+        """Wait for the end of a child that ends by itself or was killed, and close its pipe. Kills it after 5 s."""
         until_ns = monotonic_ns() + round(_JOIN_S * NS_PER_S)
-        self.listen()
+        self.read_events()
         while child.pid is not None and child.exit_code is None:
             left_ns = until_ns - monotonic_ns()
             if left_ns <= 0:
                 child.kill()
-            self.listen(max(left_ns, NS_PER_S // 10) / NS_PER_S)
+            self.read_events(max(left_ns, NS_PER_S // 10) / NS_PER_S)
         child.pipe.close()
 
-    def _gone(self) -> None:
-        """It was killed. Its children go on, and nobody will say how they end."""
-        for child in (*self._unborn, *self._children.values()):
+    def _killed(self) -> None:
+        """The fork server was killed. Its children continue, but their exit codes will never be known."""
+        for child in (*self._unforked, *self._children.values()):
             child.exit_code = _UNKNOWN_EXIT
-        self._unborn.clear()
+        self._unforked.clear()
         self._children.clear()
         self.close()
 
     def close(self) -> None:
-        """End it at once; it has nothing to lose. Idempotent."""
+        """Kill the fork server. Idempotent."""
         if self._control is None or self._process is None:
             return
         self._control.close()
@@ -202,29 +206,29 @@ class Nursery:
 
 
 def _work(connection: Connection) -> None:
-    """A worker process."""
+    """The main function of a forked worker process."""
     write_stderr_by_thread()  # a traceback or a warning must not block the load
     from agent.worker.process import run_worker
 
     run_worker(connection)
 
 
-def _nurse_copy(connection: Connection, agents_end: Connection) -> None:
-    """The process itself, as a copy of the agent."""
-    agents_end.close()  # or its end would not be seen
-    _nurse(connection)
+def _serve_copy(connection: Connection, agents_end: Connection) -> None:
+    """The main function of a fork server that is a copy of the agent."""
+    agents_end.close()  # otherwise the copy keeps it open, and never notices that the agent has ended
+    _serve(connection)
 
 
-def _nurse(connection: Connection) -> None:
-    """The process itself."""
-    # A Ctrl-C of the terminal, or a service manager, reaches the whole group: the agent drains first.
+def _serve(connection: Connection) -> None:
+    """The main function of the fork server."""
+    # A Ctrl-C in the terminal or a service manager signals the whole group, but the agent must drain first.
     for number in _ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
-    import agent.worker.process  # noqa: F401  # with all that it needs
+    import agent.worker.process  # noqa: F401  # for the worker processes
 
     gc.collect()
-    gc.freeze()  # the collector of a child would touch every page, and so make a copy of it
+    gc.freeze()  # otherwise a child's collector writes to every page, and so copies it
     context = multiprocess.get_context("fork")
     control = socket.socket(fileno=os.dup(connection.fileno()))
     connection.close()
@@ -239,33 +243,33 @@ def _nurse(connection: Connection) -> None:
             if ready is not control:
                 child = children.pop(ready)
                 child.join()
-                _tell(control, child.pid or 0, _UNKNOWN_EXIT if child.exitcode is None else child.exitcode)
+                _report(control, child.pid or 0, _UNKNOWN_EXIT if child.exitcode is None else child.exitcode)
                 continue
             try:
                 asked, filenos, _, _ = socket.recv_fds(control, 1, 1)
-            except ConnectionResetError:  # the agent was killed before it had read our news
+            except ConnectionResetError:  # the agent was killed before it read our reports
                 asked, filenos = b"", []
             if not asked:
-                os._exit(0)  # at once: what multiprocess does at the end would wait for all children
+                os._exit(0)  # at once: multiprocess would wait for all children at exit
             [fileno] = filenos
             child = context.Process(target=work, args=(fileno,), name="worker")
             if not _is_closed(fileno):
-                with suppress(OSError):  # no memory, or no more processes: the agent sees that it has ended
+                with suppress(OSError):  # no memory or processes left: the agent finds the pipe closed
                     child.start()
                     children[child.sentinel] = child
-            _tell(control, child.pid or 0, _BORN)
+            _report(control, child.pid or 0, _FORKED)
             os.close(fileno)
 
 
-def _tell(control: socket.socket, pid: int, what: int) -> None:
+def _report(control: socket.socket, pid: int, what: int) -> None:
     try:
-        control.sendall(_NEWS.pack(pid, what))
+        control.sendall(_EVENT.pack(pid, what))
     except OSError:
         os._exit(0)
 
 
 def _is_closed(fileno: int) -> bool:
-    """Whether the agent has closed its end of a worker's pipe, and so wants none any more."""
+    """Whether the agent has closed its end of a worker's pipe: it no longer wants this worker process."""
     poller = select.poll()
     poller.register(fileno, select.POLLIN)
     return any(found & select.POLLHUP for _, found in poller.poll(0))

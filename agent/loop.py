@@ -1,8 +1,9 @@
-"""The agent's loop: brings the session everything that happens, and performs what it decides.
+"""The agent's loop: passes all events to the session, and performs the actions that the session returns.
 
-This process does nothing but the protocol: the load is in the worker processes, so a busy agent never looks dead.
-Shutdown order, from the inside out: worker processes (nobody could take their reports any more), then the
-metrics link and the control link (a goodbye may linger for a second), then the ZeroMQ context that they live in.
+This process only speaks the protocol. Worker processes send the load, so load never delays a heartbeat.
+
+Order of shutdown: worker processes first, because their messages need the links; then the metrics link and the control
+link, which may take a second to send a goodbye; then the ZeroMQ context of both links.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from agent.core.actions import (
     Terminated,
 )
 from agent.core.session import Session
-from agent.fork_server import Nursery
+from agent.fork_server import ForkServer
 from agent.processes import Processes
 from agent.usage import Usage
 from common.clock import Suspension, monotonic_ns
@@ -58,7 +59,7 @@ _CONTROL_EVENTS: dict[LinkEvent, Event] = {
 
 
 class Agent:
-    """One `agent join`: everything it opens it closes again when its `with` block ends."""
+    """One `agent join`."""
 
     def __init__(
         self,
@@ -66,10 +67,10 @@ class Agent:
         curve: CurveClient | None,
         identity: Identity,
         say: Callable[[str], None],
-        nursery: Nursery | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
-        """nursery: one that was started already."""
-        self._endpoint, self._curve, self._say, self._nursery = endpoint, curve, say, nursery
+        """fork_server: a started one, see `Processes`."""
+        self._endpoint, self._curve, self._say, self._fork_server = endpoint, curve, say, fork_server
         self._dialed = ""
         self._session = Session(identity, monotonic_ns())
         self._usage = Usage()
@@ -78,10 +79,10 @@ class Agent:
         self._line_limit = LineLimit("the coordinator", monotonic_ns())
 
     def run(self) -> Exit:
-        """Serve until told to leave; the exit that the session decided on."""
+        """Serve runs until the session decides to exit. Returns the exit. Closes everything that it opened."""
         with ExitStack() as stack:
-            # Entered first, closed last: see the module's docstring for why this order. Signals first of all: a Ctrl-C
-            # while a socket is being made would leave it open, and the context would wait for it for ever.
+            # Entered first, closed last: see the module's docstring for the order. Signals are first, because a Ctrl-C
+            # while a socket is made would leave the socket open, and the context would wait for it without end.
             self._signals = stack.enter_context(caught_signals())
             self._context = stack.enter_context(Context())
             self._links = stack.enter_context(ExitStack())
@@ -89,7 +90,7 @@ class Agent:
             self._metrics: Dialer | None = None
             self._missing = ""
             self._connectivity = Connectivity(self._endpoint, curve=self._curve is not None)
-            self._processes = stack.enter_context(Processes(self._nursery))
+            self._processes = stack.enter_context(Processes(self._fork_server))
             last_ns = monotonic_ns()
             while self._exit is None:
                 self._wait()
@@ -153,7 +154,7 @@ class Agent:
             try:
                 yield Received(codec.decode_from_coordinator(data))
             except ProtocolError as error:
-                self._tell(f"ignored an invalid message of the coordinator: {error}")
+                self._say_limited(f"ignored an invalid message of the coordinator: {error}")
 
     def _handle(self, event: Event) -> None:
         for action in self._session.handle(event, monotonic_ns()):
@@ -179,16 +180,16 @@ class Agent:
             case KillWorkers():
                 self._processes.kill()
             case Say(text):
-                self._tell(text)
+                self._say_limited(text)
             case Exit():
                 self._exit = action
                 if action.text:
                     self._say(action.text)
 
-    def _tell(self, text: str) -> None:
+    def _say_limited(self, text: str) -> None:
         if self._line_limit.take(monotonic_ns()):
-            if left_out := self._line_limit.summary():
-                self._say(left_out)
+            if summary := self._line_limit.summary():
+                self._say(summary)
             self._say(text)
 
     def _spawn(self, run_id: str, assignments: tuple[Assignment, ...]) -> None:

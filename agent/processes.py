@@ -1,7 +1,7 @@
 """Starts an agent's worker processes, reads their messages, and ends them.
 
-Each worker process has one pipe to its agent. The end of the pipe is also the sign of life for both: a worker process
-that reads it exits, and an agent that reads it counts the worker process as dead.
+Each worker process has one pipe to its agent. Both sides detect the other's death by the end of the pipe: the worker
+process exits, and the agent counts the worker process as dead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from agent.core.actions import FromWorker, WorkerExited
-from agent.fork_server import Child, Nursery
+from agent.fork_server import Child, ForkServer
 from common.errors import ProtocolError
 from common.protocol import codec
 from common.protocol.messages import (
@@ -26,38 +26,38 @@ from common.protocol.messages import (
     WorkerRenew,
 )
 
-_READ_AT_MOST = 64  # reports taken from one process in one go
+_READ_AT_MOST = 64  # messages read from one process in a row
 
 
 class Processes:
-    """The worker processes of one run; process numbers are positions of the assignments given to `spawn`."""
+    """The worker processes of one run. A process's number is the index of its assignment in `spawn`."""
 
-    def __init__(self, nursery: Nursery | None = None) -> None:
-        """nursery: one that was started already, which is ours from now on."""
-        self._nursery = nursery or Nursery()
+    def __init__(self, fork_server: ForkServer | None = None) -> None:
+        """fork_server: a started one, which `close` closes; None: makes its own."""
+        self._fork_server = fork_server or ForkServer()
         self._children: dict[int, Child] = {}
 
     def spawn(self, run_id: str, assignments: Sequence[Assignment]) -> None:
-        """Have a process prepare for each assignment."""
+        """Start a process for each assignment, and make it prepare."""
         for number, assignment in enumerate(assignments):
-            child = self._children[number] = self._nursery.fork()
-            # If it dies meanwhile, `events` reports it.
+            child = self._children[number] = self._fork_server.fork()
+            # If the process has died, `events` reports it.
             with suppress(OSError):
                 child.pipe.send_bytes(codec.pack(WorkerPrepare(run_id=run_id, assignment=assignment, process=number)))
 
     def filenos(self) -> list[int]:
-        """What to poll: one pipe for each living process, and the nursery."""
+        """File descriptors to poll: one pipe for each living process, and the fork server's."""
         pipes = [child.pipe.fileno() for child in self._children.values()]
-        nursery = self._nursery.fileno()
-        return pipes if nursery is None else [*pipes, nursery]
+        fork_server = self._fork_server.fileno()
+        return pipes if fork_server is None else [*pipes, fork_server]
 
     def pids(self) -> list[int]:
-        """Living processes, for measuring what they use; without those that are not born yet."""
-        self._nursery.listen()
+        """The pids of all living processes that are forked already."""
+        self._fork_server.read_events()
         return [child.pid for child in self._children.values() if child.pid]
 
     def order(self, order: WorkerOrder) -> None:
-        """Tell every living process; one that is just dying is found out by `events`."""
+        """Send an order to every living process. If one is just dying, `events` reports it."""
         data = codec.pack(order)
         for pipe in [child.pipe for child in self._children.values()]:
             try:
@@ -66,8 +66,8 @@ class Processes:
                 continue
 
     def renew(self, until_ns: int) -> None:
-        """Let the load of every living process go on until this instant of `boottime_ns`. One that does not read its
-        pipe (it is stopped) is passed over rather than waited for: others would lose their lease meanwhile."""
+        """Renew the lease of every living process until this instant of `boottime_ns`. Skips a process whose pipe is
+        full because it is stopped: waiting for it would cost the others their lease."""
         data = codec.pack(WorkerRenew(until_ns=until_ns))
         for pipe in [child.pipe for child in self._children.values()]:
             with suppress(OSError):
@@ -75,15 +75,15 @@ class Processes:
                     pipe.send_bytes(data)
 
     def events(self) -> Iterator[FromWorker | WorkerExited]:
-        """What the processes have reported, and which have ended, without waiting."""
-        self._nursery.listen()
+        """Messages of the processes, and which processes have ended. Does not wait."""
+        self._fork_server.read_events()
         for number in list(self._children):
             yield from self._read(number)
 
     def _read(self, number: int) -> Iterator[FromWorker | WorkerExited]:
         ours = self._children.get(number)
         for _ in range(_READ_AT_MOST):
-            # Whoever is told of an event may have had all processes killed before asking for the next.
+            # The caller may have killed all processes since it got the last event.
             if ours is None or self._children.get(number) is not ours:
                 return
             child = ours
@@ -92,32 +92,32 @@ class Processes:
                     return
                 data = child.pipe.recv_bytes()
             except (EOFError, OSError):
-                # What it had written has been read by now, so nothing of it is lost. It cannot do anything more.
+                # The end of the pipe comes after all messages of the process, so none is lost.
                 self._end(number)
                 yield WorkerExited(number, child.exit_code)
                 return
             try:
                 message: WorkerMessage = codec.decode_from_worker(data)
-            except ProtocolError as error:  # a bug of ours: it costs one worker process, and not the agent
+            except ProtocolError as error:  # a bug of ours: end this worker process, not the agent
                 message = Failed(kind=FailureKind.AGENT, reason=f"it sent invalid data: {error}")
                 child.kill()
             yield FromWorker(number, message)
 
     def _end(self, number: int) -> None:
-        self._nursery.end(self._children.pop(number))
+        self._fork_server.end(self._children.pop(number))
 
     def kill(self) -> None:
-        """End all of them at once and forget them. Idempotent."""
-        self._nursery.listen()
+        """End all processes at once and forget them. Idempotent."""
+        self._fork_server.read_events()
         for child in self._children.values():
             child.kill()
         for number in list(self._children):
             self._end(number)
 
     def close(self) -> None:
-        """Kill all worker processes, and end the nursery."""
+        """Kill all worker processes and the fork server. Idempotent."""
         self.kill()
-        self._nursery.close()
+        self._fork_server.close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class Processes:
 
 
 def _has_room(fileno: int) -> bool:
-    """Whether a short message can be sent without waiting: a socket with any room has some kilobytes."""
+    """Whether a short message can be sent without waiting: a writable socket has room for some kilobytes."""
     poller = select.poll()
     poller.register(fileno, select.POLLOUT)
     return bool(poller.poll(0))

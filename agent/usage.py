@@ -1,4 +1,4 @@
-"""How much of the machine the agent and its worker processes use, so that a report can say when they were the limit."""
+"""CPU usage of the agent, its worker processes and the machine. It shows whether the generator was the limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from common.units import NS_PER_S
 
 
 class Usage:
-    """Samples CPU once a second; between samples the last figures stand. The loop's lag is the worst since a sample."""
+    """Samples CPU once a second, and repeats the last sample in between. A sample has the longest delay of the loop
+    since the previous one."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
@@ -21,8 +22,7 @@ class Usage:
         self._lag_ms = 0.0
 
     def tick(self, now_ns: int, lag_ms: float, worker_pids: Sequence[int]) -> Tick:
-        """What the session is told of this moment. Percent as psutil counts it: of one core for processes, of
-        all cores for the machine."""
+        """The event for the session. Percent as in psutil: of one core for processes, of all cores for the machine."""
         self._lag_ms = max(self._lag_ms, lag_ms)
         if now_ns - self._sampled_ns >= NS_PER_S:
             self._sampled_ns = now_ns
@@ -44,5 +44,5 @@ class Usage:
                 process = self._processes.setdefault(pid, psutil.Process(pid))
                 percents.append(process.cpu_percent(None))
             except psutil.Error:
-                continue  # it has just ended; the loop is about to hear of that
+                continue  # it has just ended; the loop will notice
         return percents

@@ -214,15 +214,15 @@ def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Hear
 AGENT = """
 import sys
 import agent.worker.process
-from agent.fork_server import Nursery
+from agent.fork_server import ForkServer
 from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
 from common.protocol.codec import unpack
 from common.protocol.messages import Assignment
 
-nursery = Nursery()
-nursery.start(copied=True)
-processes = Processes(nursery)
+fork_server = ForkServer()
+fork_server.start(copied=True)
+processes = Processes(fork_server)
 processes.spawn("run", [unpack(bytes.fromhex(sys.argv[1]), Assignment)])
 processes.renew(boottime_ns() + 3600 * 10**9)
 known = []
@@ -252,15 +252,15 @@ def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Serv
         assert worker.is_running()
         family = psutil.Process(agent.pid).children(recursive=True)
         assert worker in family
-        assert [process.cmdline() for process in family] == [command] * 2  # it and its nursery: copies of the agent
+        assert [process.cmdline() for process in family] == [command] * 2  # it and its fork server: copies of the agent
         agent.kill()
     asking = valkey.client()
     wait_until(lambda: len(asking.client_list()) == 1, "no connection is left")
-    _, alive = psutil.wait_procs(family, timeout=10)  # the nursery too
+    _, alive = psutil.wait_procs(family, timeout=10)  # the fork server too
     assert alive == []
 
 
-def nursery_of(pid: int) -> psutil.Process:
+def fork_server_of(pid: int) -> psutil.Process:
     parent = psutil.Process(pid).parent()
     assert parent is not None
     return parent
@@ -272,25 +272,25 @@ def test_worker_processes_are_forked_from_one_that_has_imported_everything_and_h
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     heard.all_prepared(2)
     one, other = heard.processes.pids()
-    nursery = nursery_of(one)
-    assert nursery == nursery_of(other)
-    assert nursery.parent() == psutil.Process()
-    assert nursery.num_threads() == 1
+    fork_server = fork_server_of(one)
+    assert fork_server == fork_server_of(other)
+    assert fork_server.parent() == psutil.Process()
+    assert fork_server.num_threads() == 1
     images = [psutil.Process(pid).cmdline() for pid in (one, other)]
-    assert images == [nursery.cmdline()] * 2  # no program was started anew
+    assert images == [fork_server.cmdline()] * 2  # no program was started again
     heard.processes.kill()
     heard.events.clear()
     heard.spawn("again", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
-    assert nursery_of(heard.processes.pids()[0]) == nursery
+    assert fork_server_of(heard.processes.pids()[0]) == fork_server
 
 
-def test_a_nursery_that_is_killed_costs_no_worker_process_and_is_replaced(valkey: Server, heard: Heard) -> None:
+def test_a_killed_fork_server_costs_no_worker_process_and_is_replaced(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
-    nursery = nursery_of(pid)
-    nursery.kill()
+    fork_server = fork_server_of(pid)
+    fork_server.kill()
     heard.start()
     heard.until(lambda: heard.said(0, WorkerMetrics), "the load runs")
     heard.processes.order(WorkerStop(drain=True))
@@ -299,7 +299,7 @@ def test_a_nursery_that_is_killed_costs_no_worker_process_and_is_replaced(valkey
     heard.events.clear()
     heard.spawn("again", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
-    assert nursery_of(heard.processes.pids()[0]) != nursery
+    assert fork_server_of(heard.processes.pids()[0]) != fork_server
 
 
 def test_a_process_that_is_given_up_before_it_is_born_is_never_forked(valkey: Server, heard: Heard) -> None:
@@ -309,10 +309,10 @@ def test_a_process_that_is_given_up_before_it_is_born_is_never_forked(valkey: Se
     heard.spawn("again", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
-    assert [child.pid for child in nursery_of(pid).children()] == [pid]
+    assert [child.pid for child in fork_server_of(pid).children()] == [pid]
 
 
-def test_processes_that_are_closed_while_their_nursery_still_imports_leave_nothing() -> None:
+def test_processes_closed_while_the_fork_server_still_imports_leave_nothing() -> None:
     with Processes() as processes:
         processes.spawn("run", dealt(plan_of("redis://127.0.0.1:1")))
 
@@ -320,21 +320,21 @@ def test_processes_that_are_closed_while_their_nursery_still_imports_leave_nothi
 _IS_IT_A_COPY = """
 import os, signal, sys, threading
 import psutil
-from agent.fork_server import Nursery
+from agent.fork_server import ForkServer
 
 if sys.argv[1] == "another":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-with Nursery() as nursery:
-    nursery.start(copied=True)
-    child = nursery.fork()
+with ForkServer() as fork_server:
+    fork_server.start(copied=True)
+    child = fork_server.fork()
     while child.pid is None:
-        nursery.listen(10)
-    [nurse] = [each for each in psutil.Process().children() if psutil.Process(child.pid) in each.children()]
-    nurse.send_signal(signal.SIGINT)
-    again = nursery.fork()
+        fork_server.read_events(10)
+    [server_process] = [each for each in psutil.Process().children() if psutil.Process(child.pid) in each.children()]
+    server_process.send_signal(signal.SIGINT)
+    again = fork_server.fork()
     while again.pid is None:
-        nursery.listen(10)
-    print(nurse.cmdline() == psutil.Process().cmdline(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        fork_server.read_events(10)
+    print(server_process.cmdline() == psutil.Process().cmdline(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 """
 
 
@@ -388,11 +388,11 @@ def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.Monke
 
 _DIES_WITH_NEWS_UNREAD = """
 import os, select, signal
-from agent.fork_server import Nursery
+from agent.fork_server import ForkServer
 
-nursery = Nursery()
-child = nursery.fork()
-select.select([nursery.fileno()], [], [])
+fork_server = ForkServer()
+child = fork_server.fork()
+select.select([fork_server.fileno()], [], [])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -405,21 +405,21 @@ def test_an_agent_that_is_killed_before_it_has_read_who_was_born_leaves_no_trace
 
 _INTERRUPTED_AS_IT_STARTS = """
 import os, signal
-from agent.fork_server import Nursery
+from agent.fork_server import ForkServer
 
 signal.signal(signal.SIGINT, lambda *_: None)
-nursery = Nursery()
-nursery.start()
+fork_server = ForkServer()
+fork_server.start()
 os.killpg(0, signal.SIGINT)
-child = nursery.fork()
+child = fork_server.fork()
 while child.pid is None and child.exit_code is None:
-    nursery.listen(10)
-print("born" if child.pid else "not born")
-nursery.close()
+    fork_server.read_events(10)
+print("forked" if child.pid else "not forked")
+fork_server.close()
 """
 
 
 def test_ctrl_c_in_a_terminal_does_not_end_the_process_that_forks_while_that_starts() -> None:
     command = [sys.executable, "-c", _INTERRUPTED_AS_IT_STARTS]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
-    assert (ended.stdout, ended.stderr) == ("born\n", "")
+    assert (ended.stdout, ended.stderr) == ("forked\n", "")

@@ -146,7 +146,7 @@ def local_agent(coordinator: Running, name: str) -> psutil.Process:
 
 
 def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
-    """The processes of an agent that carry load: those that its nursery has forked."""
+    """The processes of an agent that carry load: those that its fork server has forked."""
     found = []
     for child in agent.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending at this moment

@@ -34,7 +34,7 @@ _OF_MODULES = {
 }
 """What starts a process, by module that is not ours."""
 
-_OF_OURS = {"open_embedded", "EmbeddedServer", "LocalAgents", "Nursery", "Processes"}
+_OF_OURS = {"open_embedded", "EmbeddedServer", "LocalAgents", "ForkServer", "Processes"}
 """Functions and classes of ours that start processes."""
 
 _AUDITED = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "pty.spawn"}
