@@ -1,1 +1,1 @@
-"""One worker process: it hosts client instance pools, issues the load, and counts what happened."""
+"""A worker process: it has client instance pools, issues the load, and counts the results."""

@@ -1,4 +1,4 @@
-"""The worker process' end of the pipe to its agent, and the lease that the agent renews through it.
+"""The worker process's end of the pipe to its agent, and the lease that the agent renews through the pipe.
 
 Theory of operation. The load continues only while the agent renews the lease; each `WorkerRenew` has the instant at
 which the lease ends. An agent that is stopped, that hangs in a write, or that has lost its coordinator does not renew
@@ -25,7 +25,7 @@ class AgentGone(Exception):
 
 
 class Pipe:
-    """Messages to and from the agent. Always close it: that joins the thread that sends."""
+    """Messages to and from the agent. Always close it, to join the sending thread."""
 
     def __init__(self, connection: Any, now: MonotonicNs = boottime_ns) -> None:
         """connection: a multiprocess Connection; it stays open. now: the clock of the lease."""
@@ -41,16 +41,16 @@ class Pipe:
 
     @property
     def lease_is_over(self) -> bool:
-        """Whether the lease has ended. Read all orders before: a renewal may be among them."""
+        """Whether the lease has ended. Read all orders first, because one of them may be a renewal."""
         return self._now() >= self._lease_ends_ns
 
     @property
     def is_clear(self) -> bool:
-        """Whether everything was sent so far, to the agent or to the buffer of the system."""
+        """Whether no message waits: all are with the agent, or in the system's buffer."""
         return not self._waiting
 
     def send(self, message: WorkerMessage) -> None:
-        """Queue a message for the thread that sends. Raises AgentGone."""
+        """Queue a message for the sending thread. Raises AgentGone."""
         data = pack(message)
         with self._changed:
             if self._is_broken:
@@ -59,8 +59,8 @@ class Pipe:
             self._changed.notify_all()
 
     def receive(self, timeout_s: float | None) -> WorkerOrder | None:
-        """The next order except renewals; None if none comes in time. Raises AgentGone, and ProtocolError for anything
-        that is no order."""
+        """The next order that is not a renewal; None if none comes in time. Raises AgentGone, and ProtocolError for
+        bytes that are not an order."""
         while True:
             try:
                 if not self._connection.poll(timeout_s):
@@ -75,7 +75,8 @@ class Pipe:
             timeout_s = None if timeout_s is None else 0
 
     def close(self) -> None:
-        """Wait until everything is sent, or the agent is gone, however long it is stopped. Idempotent."""
+        """Wait until all messages are sent, or the agent is gone; without a limit while the agent is stopped.
+        Idempotent."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()

@@ -3,11 +3,11 @@
     agent -> worker: WorkerPrepare, then WorkerStart, then perhaps WorkerStop; WorkerRenew all the time
     worker -> agent: Preparing..., then Prepared or Failed; WorkerMetrics each second; WorkerFinal, then it exits
 
-WorkerStop is answered with WorkerFinal at any time. When the pipe is closed, the agent is dead: the process exits at
-once. When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop; the
-process keeps its results until the agent reads them, or is dead.
+A WorkerStop is always answered with WorkerFinal. When the pipe closes, the agent is dead: the process exits at once.
+When the agent no longer renews the lease (`agent.worker.pipe`), the load drains as after a WorkerStop, and the process
+keeps its results until the agent reads them or dies.
 
-The main thread only collects and reports; worker threads make the load.
+The main thread only collects and reports; worker threads issue the load.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _SLACK_NS = 50_000_000
 
 _NAP_S = 0.05
 _SWITCH_S = 0.0002
-"""How long a computing thread keeps the interpreter lock while others wait for it. Worker threads release the lock at
-each call of a socket; with the default of 5 ms they would wait that long for the main thread."""
+"""How long a computing thread keeps the interpreter lock while others wait. Worker threads release the lock at each
+socket call. With the default, they would then wait for the main thread for up to 5 ms."""
 _REST = 9
-"""The pause after a look at the counters, as a multiple of its duration."""
+"""The pause after reading the counters, as a multiple of the time that the reading took."""
 _KEPT_BYTES = 4 << 20
 _CUT_GRACE_NS = 1 * NS_PER_S
 
@@ -66,7 +66,7 @@ class _Fenced(Exception):
 
 
 class _Crashed(Exception):
-    """An unexpected error ended a worker; the text says which, in one line."""
+    """An unexpected error ended a worker. The text is one line about the error."""
 
 
 def run_worker(connection: Any) -> None:
@@ -74,7 +74,7 @@ def run_worker(connection: Any) -> None:
 
     Raises SystemExit(1) if the agent is gone, and after an unexpected error.
     """
-    # The agent drains its workers. A Ctrl-C in the terminal reaches the whole group, and must not end them before.
+    # A Ctrl-C in the terminal signals the whole process group, but the agent drains its worker processes first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe = Pipe(connection)
@@ -143,7 +143,7 @@ def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     # Before connections are opened, because they would be idle meanwhile.
     preloaded = preload(preload_tasks(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
     connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
-    # Objects alive now live to the end. Without them a full collection, which pauses every thread, is short.
+    # All present objects live until the end. Freezing them keeps full collections, which pause all threads, short.
     gc.collect()
     gc.freeze()
     pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
@@ -170,10 +170,10 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
 
 
 def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> tuple[bool, bool]:
-    """Report each second until all workers have ended, and all messages in flight to subscribers have come. Returns
-    (whether all ended in time, whether the end of the lease ended the load)."""
+    """Report each second until all workers have ended and subscribers have read their last messages. Returns (whether
+    all workers ended in time, whether the load ended because the lease did)."""
     drain_ns = assignment.plan.fleet.drain_s.ns
-    # A connect cannot be cut short; it has a timeout of its own.
+    # A connect cannot be interrupted; it has its own timeout.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
     second = (span.begin_ns - span.t0_ns) // NS_PER_S
     look_ns = 0
@@ -183,13 +183,13 @@ def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignm
         now_ns = monotonic_ns()
         if now_ns >= look_ns:
             collector.look()
-            # With many busy threads this one waits long for the interpreter lock; a look must not take all its time.
+            # With many busy threads, this thread waits long for the interpreter lock. Leave it time for other work.
             look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
-        is_clear = pipe.is_clear  # if the agent does not read, at most one report waits
+        is_clear = pipe.is_clear  # while the agent does not read, at most one report is queued
         if now_ns >= due_ns and is_clear:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1
             pipe.send(WorkerMetrics(through=through, intervals=collector.collect(through)))
-            collector.reported()  # collecting is no stall: it does not delay the load
+            collector.reported()  # the time for collecting is not a stall: it does not delay the load
             second = through + 1
         if not run.is_alive:
             run.finish_listening(now_ns)
@@ -214,7 +214,7 @@ def _finish(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, *, dra
     ended_ns = max(span.t0_ns, min(span.end_ns, run.ended_ns))
     at_least = (ended_ns - span.t0_ns - 1) // NS_PER_S
     through, intervals = collector.collect_rest(at_least, ended_ns)
-    # Before WorkerFinal: afterwards somebody may count the connections of the server, and should find none of ours.
+    # Before WorkerFinal: after that message, no connection of ours may be open on the server.
     run.close()
     pipe.send(WorkerMetrics(through=through, intervals=intervals))
     pipe.send(

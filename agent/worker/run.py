@@ -1,13 +1,13 @@
-"""One worker process' share of a run: builds it, starts it, stops it, cuts it short.
+"""One worker process's share of a run: builds, starts and ends its pools and workers.
 
 Order of shutdown:
 
-1. The span ends, so nothing more begins.
-2. Workers end by themselves. Those that have not at the deadline of the drain are cut short; their operations in flight
-   count as failed.
-3. Subscribers read the messages in flight to them, for their grace at most, and close their connections.
-4. The rest is collected.
-5. Client instances are closed, when no worker uses them any more.
+1. The span ends, so no operation begins any more.
+2. Workers end by themselves. At the deadline of the drain, the others are cut; their operations in flight count as
+   failed.
+3. Subscribers read messages in flight, for at most the grace, and close their connections.
+4. The last rows are collected.
+5. Client instances are closed, because no worker uses them any more.
 """
 
 from __future__ import annotations
@@ -93,15 +93,14 @@ class _PoolGroup:
 
 
 class WorkerRun:
-    """Pools, workers and their records, of one worker process and one run.
+    """The pools, workers and records of one worker process in one run.
 
     crash: one line about an unexpected error of a worker, "" without one.
     """
 
     def __init__(self, assignment: Assignment, run_id: str = "") -> None:
-        """Builds everything except the clients of a cluster, which connect when they are built: `open` builds them.
-        Opens no connection. run_id: distinguishes this run's pub/sub messages from those of other runs. Raises
-        PlanError."""
+        """Builds everything except cluster clients: they connect when they are built, so `open` builds them. Opens no
+        connection. run_id: marks this run's pub/sub messages. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = timeline(self._plan.load)
@@ -139,11 +138,11 @@ class WorkerRun:
         return [runner for group in self._groups.values() for runner, _ in group.runners]
 
     def open(self, on_progress: Callable[[int, int], None]) -> int:
-        """Check that the target answers, build the clients of a cluster, and prewarm connections. Returns how many
-        connections were prewarmed.
+        """Check that the target answers, build cluster clients, and prewarm connections. Returns how many connections
+        were prewarmed.
 
-        Raises TargetError, FleetError if this process may not open enough files for the connections that it needs from
-        the start, and every error of on_progress (see `prewarm`).
+        Raises TargetError; FleetError if this process may not open enough files for the connections that it needs at
+        the start; and every error that `on_progress` raises (see `prewarm`).
         """
         ping_target(self._plan.target)
         wanted: list[Prewarmable] = []
@@ -156,7 +155,8 @@ class WorkerRun:
         return prewarm(wanted, self._plan.target, self._cancellation, on_progress)
 
     def _check_open_files(self) -> None:
-        """Fail before the load if files are short: else the connections that opened would carry all of the load."""
+        """Fail before the load if the limit of open files is too low: otherwise the connections that did open would
+        carry the whole load."""
         nodes = max((runner.nodes for runner in self._runners), default=1)
         connections = nodes * needed(self._plan, self._shares).all_at_once
         if connections and (found := shortage(open_files_limit(), open_files(), connections)):
@@ -226,7 +226,7 @@ class WorkerRun:
             batch=batch,
             transaction=workload.transaction > 0,
         )
-        # A schedule may end before the run: workers stay for the planned duration.
+        # Workers stay for the planned duration, even if their schedule ends earlier.
         return Job(worker.name, context, self._line.end_ns is not None, self._watched(worker.number))
 
     def _pacer(self, worker: _PlannedWorker, span: Span, batch: int, quota: int | None) -> Pacer:
@@ -259,7 +259,7 @@ class WorkerRun:
 
     @property
     def ended_ns(self) -> int:
-        """When the last worker ended; now, while any worker runs."""
+        """When the last worker ended; the present time while any worker runs."""
         return monotonic_ns() if self.is_alive else max(self._ended_ns.values(), default=0)
 
     @property
@@ -269,17 +269,17 @@ class WorkerRun:
 
     @property
     def is_listening(self) -> bool:
-        """Whether any subscriber still reads messages, also after all workers have ended."""
+        """Whether any subscriber still reads messages. Subscribers may outlast the workers."""
         return self._subscribers.is_alive
 
     def finish_listening(self, now_ns: int) -> None:
-        """Let subscribers read the messages in flight, and end; cut them short when their grace is over. Call it
-        repeatedly, after all workers have ended."""
+        """Make subscribers read the messages in flight and end; cut them after their grace. Call it repeatedly once all
+        workers have ended."""
         if now_ns >= self._subscribers.finish(now_ns):
             self.cut()
 
     def cut(self) -> None:
-        """End everything that workers wait for, now. The span must have ended before. Idempotent."""
+        """End all waits of workers now. The span must have ended before. Idempotent."""
         self._cancellation.cancel()
         self._subscribers.cut()
         for runner in self._runners:

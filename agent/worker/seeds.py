@@ -8,7 +8,7 @@ from numpy.random import SeedSequence
 
 
 class SeedPurpose(enum.IntEnum):
-    """What a stream of random numbers is drawn for."""
+    """The purpose of a stream of random numbers."""
 
     OPERATIONS = 0
     ARRIVALS = 1

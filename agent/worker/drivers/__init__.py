@@ -1,1 +1,1 @@
-"""How a pool issues its operations: redis-py with threads, redis.asyncio with tasks, or RESP over bare sockets."""
+"""The drivers, which issue operations: redis-py with threads, redis.asyncio with tasks, or RESP on raw sockets."""

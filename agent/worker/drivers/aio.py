@@ -1,10 +1,10 @@
 """The `asyncio` driver: a worker task checks out a client instance, operates through redis.asyncio, and returns it.
 
-It measures what the `client` driver measures, on an event loop: service time runs from the call until its task
-continues. So it includes what the loop did for other tasks in between, as an application would see it.
+It measures the same as the `client` driver, on an event loop: service time is from the call until the task continues.
+So it includes the loop's work for other tasks in between, as in an application.
 
-All workers of a pool are tasks of one event loop, on a thread of its own from `open` to `close`. Only a cancellation
-ends a task before its time, and it always means that the run is over: it ends calls, connects and backoffs alike.
+All workers of a pool are tasks of one event loop, which runs on its own thread from `open` to `close`. A task ends
+early only by cancellation, which means that the run is over. Cancellation ends calls, connects and backoffs.
 
 `_run_singles` and `_run_batches` are written a second time in `client`, for speed: a change here belongs there too.
 """
@@ -49,7 +49,7 @@ _SELECTABLE = 1024
 class TaskPoolRunner:
     """See `PoolRunner`. Workers are tasks of one event loop, their clients `redis.asyncio.Redis`.
 
-    All that touches the loop happens on its thread; other threads only ask for it.
+    Only the loop's thread touches the loop; other threads send it calls (`_call`).
     """
 
     def __init__(self, target: Target, pools: Pools, name: str, cancellation: Cancellation) -> None:
@@ -124,7 +124,7 @@ class TaskPoolRunner:
         for task in (running := [task for task in self._tasks if not task.done()]):
             task.cancel()
         if running:
-            # A cancellation can get lost in redis-py, when it meets a step that ends at the same moment.
+            # redis-py loses a cancellation that arrives just as the awaited step ends.
             asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._cut)
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class TaskPoolRunner:
 
     async def _until_over(self) -> None:
         await self._over.wait()
-        # Workers that ignored their cancellation, and connections that are still being prewarmed.
+        # Cancel workers that missed their cancellation, and connections that are still being prewarmed.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
                 task.cancel()
@@ -161,7 +161,7 @@ class TaskPoolRunner:
 
 
 class _OpensOnLoop:
-    """Prewarmable the connections of one client instance from outside its loop."""
+    """Opens the connections of one client instance from outside its loop. See `Prewarmable`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, instance: AsyncClientInstance, gate: asyncio.Semaphore) -> None:
         self._loop = loop
@@ -181,7 +181,7 @@ class _OpensOnLoop:
 
 class _PreciseSelector(selectors.DefaultSelector):
     """Waits precisely, and records how long the loop is busy between two waits. epoll alone rounds up to whole
-    milliseconds: 0.5 ms late on average."""
+    milliseconds, 0.5 ms on average."""
 
     def __init__(self, turns: LoopRecord) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _PreciseSelector(selectors.DefaultSelector):
         called_ns = monotonic_ns()
         self._add_turn(pack_turn(called_ns, called_ns - self._woke_ns))
         if timeout and 0 < timeout < _PRECISE_BELOW_S and self._is_selectable:
-            # select can wait for an epoll, as for any file. Long waits (timeouts of redis-py) need no precision.
+            # select waits precisely, and can wait for an epoll as for any file. Long waits need no precision.
             select.select([self.fileno()], [], [], timeout)
             timeout = 0
         ready = _wait(self, timeout)
@@ -202,12 +202,13 @@ class _PreciseSelector(selectors.DefaultSelector):
 
 
 def precise_loop(turns: LoopRecord) -> asyncio.AbstractEventLoop:
-    """A loop that wakes its tasks exactly when they are due. turns: records how long each turn of the loop takes."""
+    """An event loop that wakes its tasks precisely. turns: records how long each turn of the loop takes."""
     return asyncio.SelectorEventLoop(_PreciseSelector(turns))
 
 
 async def run_asyncio_worker(context: TaskContext) -> None:
-    """Work from the begin of the span until its end, until the quota is used up, or until the run is cut short."""
+    """Issue operations from the beginning of the span until its end, until the quota is used up, or until the run is
+    cut."""
     try:
         await until(context.span, context.span.begin_ns)
     except CancelledError:
@@ -220,7 +221,7 @@ async def run_asyncio_worker(context: TaskContext) -> None:
 
 
 async def until(span: Span, due_ns: int) -> None:
-    """Sleep until then, or until the end if that comes first."""
+    """Sleep until `due_ns`, or until the end of the span if that comes first."""
     while (nap_ns := span.nap_ns(due_ns)) > 0:
         await sleep(nap_ns / NS_PER_S)
 
@@ -234,7 +235,7 @@ async def _yield_to_others(span: Span, due_ns: int, begin_ns: int) -> None:
 
 
 def _end_if_cut(context: TaskContext, now_ns: int) -> None:
-    # Calls then fail at once, without yielding to the loop: a worker that continued would block it.
+    # After cancellation, calls fail at once without yielding to the loop, so a worker that continued would block it.
     if context.cancellation.is_cancelled:
         context.span.end_at(now_ns)
 
@@ -275,7 +276,7 @@ async def _run_singles(context: TaskContext) -> None:
         record.issued += 1
         try:
             reply = await instance.execute(*arguments)
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - the operation ends with whatever a client raises
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
             row, bytes_in = failed_kind(context, row, error)
             has_failed = not bytes_in
@@ -316,7 +317,7 @@ async def _run_batches(context: TaskContext) -> None:
             return
         pipeline = instance.client.pipeline(transaction=context.transaction)
         for _, arguments, _, _ in operations:
-            # It only queues the command: nothing to await.
+            # It only queues the command, so there is nothing to await.
             pipeline.execute_command(*arguments)
         begin_ns = now()
         if begin_ns >= span.end_ns:
@@ -328,7 +329,7 @@ async def _run_batches(context: TaskContext) -> None:
         executed = count if context.transaction else 0
         try:
             replies = await pipeline.execute(raise_on_error=False)
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - so the operations end
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - any error of a client ends the operations
             replies = [error] * count
             executed = 0
             has_failed = True

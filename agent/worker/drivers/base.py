@@ -1,6 +1,6 @@
-"""What every driver provides: a runner for each client instance pool. All else of a run is the same for all drivers.
+"""The interface of a driver: a runner for each client instance pool. The rest of a run is the same for all drivers.
 
-Making a runner opens nothing and starts nothing.
+Making a runner opens no connection and starts no thread.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from common.cancellation import Cancellation
 P = TypeVar("P")
 
 FAILED_PACE_NS = 1_000_000
-"""Least time between the starts of a worker's operations while they fail without a reply, in a closed loop. Calls that
-fail at once never wait for the network: without this pause, a few failing workers would take the whole interpreter, and
-the other workers would starve."""
+"""In a closed loop, the least time between the starts of a worker's operations while they fail without a reply. Calls
+that fail at once never wait for the network: without this limit, a few failing workers would keep the interpreter busy,
+and the other workers would starve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext(Generic[P]):
-    """All that one worker thread, task or loop works with.
+    """Everything that one worker thread, task or loop uses.
 
-    pool: where its driver finds client instances. measures: by row of the mix, the bytes of a reply. batch: operations
-    of a round trip. transaction: each batch is a MULTI/EXEC. Workers share span, pool, outcomes and cancellation.
+    pool: lends client instances. measures: by row of the mix, a function that returns the bytes of a reply. batch:
+    operations per round trip. transaction: each batch is a MULTI/EXEC. Workers share span, pool, outcomes and
+    cancellation.
     """
 
     span: Span
@@ -51,8 +52,8 @@ class WorkerContext(Generic[P]):
 class Job:
     """The task of one worker.
 
-    stays: until the end of the span, even if its operations are used up before. watched: entered around everything that
-    the worker does; notes its end and its errors.
+    stays: the worker stays until the end of the span, even if its operations end earlier. watched: a context manager
+    around all work of the worker; it records the worker's end and its errors.
     """
 
     name: str
@@ -79,28 +80,28 @@ class PoolRunner(Protocol):
 
     @property
     def client(self) -> Any:
-        """Any client: all clients of a plan are alike."""
+        """Any of the clients: all clients of a plan have the same settings."""
 
     @property
     def nodes(self) -> int:
-        """How many servers each client instance may connect to. Known only after `open`."""
+        """How many servers each client instance may connect to. Call it after `open`."""
 
     @property
     def is_alive(self) -> bool:
         """Whether any worker still runs."""
 
     def open(self, between: Callable[[], object]) -> Sequence[Prewarmable]:
-        """Build the clients that connect when they are built: a cluster's read its topology. Call it once, before the
-        start. Returns the client instances, whose connections may be prewarmed.
+        """Build the clients that connect when they are built: cluster clients, which read the topology. Call it once,
+        before the start. Returns the client instances, whose connections may be prewarmed.
 
-        between: called after each step; its errors end `open`. Raises TargetError.
+        between: called after each step; an error that it raises ends `open`. Raises TargetError.
         """
 
     def start(self, jobs: Iterable[Job]) -> None:
-        """Start the workers; each waits for the begin of the span. Call it once."""
+        """Start the workers. Each waits for the beginning of the span. Call it once."""
 
     def cut(self) -> None:
-        """End whatever any worker waits for, after the cancellation of the run. Idempotent."""
+        """End all waits of workers. Call it after the run was cancelled. Idempotent."""
 
     def close(self) -> None:
-        """Close all client instances, and all that was opened for them. Idempotent."""
+        """Close all client instances, and everything that was opened for them. Idempotent."""

@@ -1,8 +1,7 @@
 """The `client` driver: a worker thread checks out a client instance, operates through redis-py, and returns it.
 
-It measures what an application of redis-py would see: one call of its client, with all retries and reconnects inside.
-Service time runs from the call to its return; every operation of a pipeline or a transaction has the round trip of the
-whole batch.
+It measures what an application of redis-py sees: one call of the client, including retries and reconnects. Service time
+is from the call to its return. Every operation of a pipeline or transaction has the service time of the whole batch.
 
 `_run_singles` and `_run_batches` are written a second time in `aio`, for speed: a change here belongs there too.
 """
@@ -81,7 +80,7 @@ class ThreadPoolRunner:
                 span.wait_until(span.end_ns)
 
     def cut(self) -> None:
-        # Waits for the target end with the cancellation of the run.
+        # The cancellation of the run has ended the waits for the target.
         self.pool.abort()
 
     def close(self) -> None:
@@ -98,7 +97,7 @@ def run_client_worker(context: ThreadContext) -> None:
 
 
 def _run_singles(context: ThreadContext) -> None:
-    # The hot path, hence the local names: all that it does beside the call must stay within a few microseconds.
+    # The hot path, hence the local names: everything except the call itself must take only a few microseconds.
     span, record, measures = context.span, context.record, context.measures
     checkout, give_back = context.pool.checkout, context.pool.give_back
     add, now = record.add, monotonic_ns
@@ -130,7 +129,7 @@ def _run_singles(context: ThreadContext) -> None:
         record.issued += 1
         try:
             reply = instance.execute(*arguments)
-        except Exception as error:  # noqa: BLE001 - the operation ends with whatever a client raises
+        except Exception as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
             row, bytes_in = failed_kind(context, row, error)
             has_failed = due_ns < 0 and not bytes_in
@@ -181,7 +180,7 @@ def _run_batches(context: ThreadContext) -> None:
         executed = count if context.transaction else 0
         try:
             replies = pipeline.execute(raise_on_error=False)
-        except Exception as error:  # noqa: BLE001 - the operations end with whatever a client raises
+        except Exception as error:  # noqa: BLE001 - any error of a client ends the operations
             replies = [error] * count
             executed = 0
             has_failed = due_ns < 0

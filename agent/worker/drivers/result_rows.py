@@ -1,8 +1,8 @@
-"""How the results of operations become rows, the same for every driver.
+"""Makes rows from the results of operations, for every driver.
 
-Every operation is counted exactly once: done, ended by an error reply, or ended without a reply. The loops for single
-operations in `client` and `aio` write their rows themselves, for speed; so does the fast path of the wire driver. All
-other rows of operations are made here.
+Every operation counts exactly once: done, ended by an error reply, or ended without a reply. For speed, the loops for
+single operations in `client` and `aio` write their rows themselves, and so does the fast path of the wire driver. All
+other rows are made here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common.clock import monotonic_ns
 from common.redis_client import Failure, failure_of
 
 Result: TypeAlias = tuple[int, Operation, Any, int]
-"""(intended send time, operation, reply or error, when it came)."""
+"""(intended send time, operation, reply or error, when the reply or error came)."""
 
 
 def result_rows(
@@ -37,12 +37,12 @@ def result_rows(
 ) -> bytes:
     """Packed rows of operations that were sent together and have ended.
 
-    executed: how many replies EXEC brought; 0 without a transaction, and for one that was not executed. wait_ns: how
-    long the batch waited for its client instance. bytes_in: of the replies, if known; else measured. parse: turns the
-    raw reply to a row's command into a reply or an error.
+    executed: number of replies in EXEC's reply; 0 without a transaction, or if it was not executed. wait_ns: how long
+    the batch waited for its client instance. bytes_in: size of each reply if it is known, otherwise replies are
+    measured. parse: converts a raw reply to the command of a row into a reply or an error.
     """
     measures = context.measures
-    # MULTI and EXEC belong to the whole batch: its first operation has their bytes.
+    # MULTI and EXEC belong to the whole batch; their bytes count for its first operation.
     extra_out = MULTI_EXEC_REQUEST_BYTES if context.transaction else 0
     extra_in = transaction_reply_bytes(executed) if executed else 0
     queued = QUEUED_BYTES if executed else 0
@@ -76,7 +76,8 @@ def failed_kind(context: WorkerContext[Any], row: int, error: BaseException) -> 
 def record_checkout_timeout(
     context: WorkerContext[Any], turn: Turn, rows: Sequence[int], timeout: CheckoutTimeout
 ) -> int:
-    """Count operations that got no client instance: begun and failed, but never sent. Returns the time, in ns."""
+    """Count operations that got no client instance: begun and failed, but never sent. Returns the present time in
+    ns."""
     record = context.record
     record.issued += len(rows)
     end_ns = monotonic_ns()
@@ -91,8 +92,8 @@ def record_checkout_timeout(
 
 
 def record_unsent(context: WorkerContext[Any], turn: Turn, wait_ns: int) -> None:
-    """Count a turn whose operations could not begin before the end. The wait for a client instance is kept: else the
-    longest waits would be missing."""
+    """Count a turn whose operations could not begin before the end. Record its wait for a client instance, because
+    such waits are the longest."""
     context.record.unsent += context.pacer.unsent(turn.times_ns)
     if wait_ns:
         context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns))

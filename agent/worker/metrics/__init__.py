@@ -1,1 +1,1 @@
-"""What a worker process measures: rows of operations, connection events, bytes, and the process's own usage."""
+"""Measurements of a worker process: rows of operations, connection events, bytes, and the process's own usage."""

@@ -1,9 +1,9 @@
-"""Collects what the workers of one process did, by second of the run and leg of the timeline.
+"""Collects the results of one process's workers, by second of the run and leg of the timeline.
 
-Each second and leg is one interval. A row belongs to the second in which it completed, and to its leg (see
-`metrics.rows`); a connection event to the second and leg in which it happened. So a second has two intervals if one leg
-ends and the next begins in it, or if operations completed in it that were due in an earlier leg. Every leg that a
-second touches has an interval even if nothing happened: its gauges and the usage of the process count."""
+Each pair of second and leg is one interval. A row belongs to the second in which its operation completed, and to its
+leg (see `metrics.rows`). A connection event belongs to the second and leg in which it happened. So a second has several
+intervals if a leg ends in it, or if operations of an earlier leg complete in it. An interval exists for every leg that
+overlaps the second, even without operations, because gauges and the usage of the process count too."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 
 _MANY = 5000
-"""Rows are added up after this many operations: enough to be worth the calls of numpy, few enough for the cache."""
+"""Operations after which rows are added up: enough to justify numpy's calls, few enough for the CPU cache."""
 
 
 class CollectedGroup:
-    """One group of pools: the sources of its rows and events, and those that are not yet reported.
+    """One group of pools: the sources of its rows and events, and the rows and events that are not reported yet.
 
-    first: (when the earliest operation began, how long after its intended time); NOTHING_BEGUN without any.
+    first: (when the earliest operation began, how long after its intended time); NOTHING_BEGUN before any operation.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class CollectedGroup:
         deliveries: DeliveryRecord | None = None,
         begin_ns: int = 0,
     ) -> None:
-        """deliveries: only for a mix with subscribers. begin_ns: when the load of this process begins; earlier
-        connection events count at that moment."""
+        """deliveries: only for a mix with subscribers. begin_ns: when the load of this process begins. Earlier
+        connection events count as if they happened then."""
         self.name = name
         self.records = records
         self._deliveries = CollectedDeliveries(deliveries or DeliveryRecord())
@@ -69,12 +69,12 @@ class CollectedGroup:
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
-        # By time, over all logs: connections of all client instances count in one gauge.
+        # Sorted over all logs, because one gauge counts the connections of all client instances.
         self._events.sort(key=itemgetter(0))
         self._deliveries.gather(t0_ns, line)
 
     def keys(self, t0_ns: int, line: Timeline) -> set[IntervalKey]:
-        """The intervals of what was gathered."""
+        """The intervals of all gathered rows and events."""
         of_events = {self._key_of(event, t0_ns, line) for event in self._events}
         return self._sums.keys() | of_events | self._deliveries.keys()
 
@@ -86,7 +86,7 @@ class CollectedGroup:
         self, key: IntervalKey, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
     ) -> tuple[PoolMetrics, int]:
         """(metrics of this interval, how many of its operations began after the end of their open leg). Call it once
-        for each interval. late: the second was reported before."""
+        for each interval. late: the second has been reported already."""
         sums = self._sums.pop(key, None) or RowSums()
         events = [event for event in self._events if self._key_of(event, t0_ns, line) == key]
         self._events = [event for event in self._events if self._key_of(event, t0_ns, line) != key]
@@ -101,7 +101,7 @@ class CollectedGroup:
 
 
 class Collector:
-    """Turns rows and events into intervals: each operation counts once, and so does each second.
+    """Converts rows and events into intervals. Each operation counts once, and so does each second.
 
     counted: operations in the intervals so far.
     """
@@ -117,7 +117,7 @@ class Collector:
         *,
         from_ns: int = 0,
     ) -> None:
-        """from_ns: when the load of this process begins, from the start instant; the first interval is of that
+        """from_ns: when the load of this process begins, from the start instant. The first interval is in that
         second."""
         self._groups = groups
         self._usage = usage
@@ -133,7 +133,7 @@ class Collector:
 
     @property
     def issued(self) -> int:
-        """Operations begun so far, as the workers themselves counted."""
+        """Operations begun so far, as counted by the workers."""
         return self._tallies()[0]
 
     @property
@@ -143,14 +143,14 @@ class Collector:
 
     @property
     def start_skew_ns(self) -> int:
-        """Delay of the earliest operation so far after its intended time; 0 without any operation. The intended time in
-        a closed loop is the begin of the leg."""
+        """The delay of the earliest operation after its intended time; 0 before any operation. In a closed loop, the
+        intended time is the beginning of the leg."""
         _, skew_ns = min((group.first for group in self._groups), default=NOTHING_BEGUN)
         return skew_ns
 
     def look(self) -> None:
-        """Read the CPU time, and add up rows if there are many. The oftener it is called, the more exact is the CPU
-        time of each second, and the less is to do at once."""
+        """Read the CPU time, and add up rows if there are many. Call it often: then the CPU time of each second is
+        exact, and each call has little to do."""
         self._usage.look()
         if self.issued - self._issued_then >= _MANY:
             self._gather()
@@ -164,17 +164,17 @@ class Collector:
         self._usage.reported()
 
     def collect(self, through: int) -> tuple[IntervalMetrics, ...]:
-        """Intervals of all seconds up to `through` that were not reported yet; before them those of reported seconds of
-        which something came late."""
+        """The intervals of all seconds up to `through` that are not reported yet; before them, further intervals of
+        reported seconds for which rows or events came late."""
         self._usage.look(closely=True)
         self._gather()
         return self._report(through, through)
 
     def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
-        """(last second, all remaining intervals). Call it once, when all is over.
+        """(last second, all remaining intervals). Call it once, at the very end.
 
-        at_least: the last second is not before this one, in which the last operations began. ended_ns: when the load
-        ended, by default now.
+        at_least: a second that the last second must not precede: the one in which the last operations began. ended_ns:
+        when the load ended; None: now.
         """
         self._usage.look(closely=True)
         self._gather()
@@ -188,7 +188,7 @@ class Collector:
         return through, self._with_unopened(self._with_rest(intervals, tallied), tallied)
 
     def _with_rest(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
-        """The intervals; the last one has the CPU time since the end of the load, this report included."""
+        """The intervals. Adds the CPU time since the end of the load, this report included, to the last one."""
         rest_ns = self._usage.rest()
         if not rest_ns:
             return intervals
@@ -197,7 +197,7 @@ class Collector:
         return (*others, msgspec.structs.replace(last, generator=generator))
 
     def _with_unopened(self, intervals: tuple[IntervalMetrics, ...], tallied: int) -> tuple[IntervalMetrics, ...]:
-        """The intervals; the last one has the connections that never opened, which are only known now."""
+        """The intervals. Adds the connections that never opened, which are known only now, to the last one."""
         unopened = {group.name: found for group in self._groups if (found := group.never_opened())}
         if not unopened:
             return intervals
@@ -225,7 +225,7 @@ class Collector:
         tallies, all_unsent = self._tallies(), self._unsent()
         issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
         unsent = all_unsent - self._unsent_reported
-        # Tallies have no time: their growth counts in the second `tallied`.
+        # Tallies have no times: their growth counts in the second `tallied`.
         tally_key = (tallied, line.in_second(tallied)[-1])
         found_any = self._usage.keys().union(*found.values())
         keys = {key for key in found_any if key[0] <= through}
@@ -268,11 +268,11 @@ class Collector:
         return sum(record.issued for record in records), sum(record.transactions for record in records)
 
     def _unsent(self) -> Counter[int]:
-        """By leg. Operations of which a worker does not know the leg count in the last one."""
+        """Unsent operations by leg. If a worker does not know the leg, they count for the last leg."""
         unsent: Counter[int] = Counter()
         last = len(self._line.legs) - 1
         for record in self._records():
-            # A worker completes `missed` before it adds the sum to `unsent`.
+            # Read in this order: a worker updates `missed` before it adds the sum to `unsent`.
             if in_all := record.unsent:
                 missed = Counter(record.missed)
                 unsent.update(missed)

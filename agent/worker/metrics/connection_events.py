@@ -1,9 +1,9 @@
-"""Connection events of a client instance, and how they add up per second of the run.
+"""Connection events of a client instance, and their sums per second of the run.
 
 A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. A
 client of redis-py opens connections as calls need them, so it wants as many as calls need. The wire driver wants all
-its connections for the whole run. It counts links instead of redis-py's connections, because redis-py's pool gives a
-connection to any link that tries next."""
+its connections for the whole run. Its *links* are counted instead of redis-py's connections, because redis-py's pool
+gives a connection to any link that tries next."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def next_number() -> int:
 
 
 class EventKind(enum.Enum):
-    """What can happen to a connection; the comment says what the detail is."""
+    """What can happen to a connection. The comment names the event's detail, if it has one."""
 
     TRIED = "tried"
-    OPENED = "opened"  # when the connection before it was dropped, or None
+    OPENED = "opened"  # when the previous connection was dropped, or None
     ATTEMPT_FAILED = "attempt failed"  # its cause
     DROPPED = "dropped"  # its cause
     CLOSED = "closed"
@@ -47,9 +47,10 @@ ConnectionEvent: TypeAlias = tuple[int, EventKind, int | str | None, int | None]
 
 
 class EventLog:
-    """The events of one client instance, see `common.redis_client.ConnectionEvents`; any thread writes, one takes.
+    """The events of one client instance, see `common.redis_client.ConnectionEvents`. Any thread writes; one thread
+    takes.
 
-    No lock: to append to a list and to cut off its head are one step each under the interpreter lock.
+    It needs no lock: under the interpreter lock, appending to a list and removing its head are one step each.
     """
 
     def __init__(self, *, of_links: bool = False) -> None:
@@ -85,7 +86,7 @@ class EventLog:
         self._events.append((at_ns, EventKind.TOPOLOGY_REFRESHED, None, None))
 
     def link_wanted(self, at_ns: int, which: int) -> None:
-        """A link is wanted from now on, even if no operation needs it."""
+        """A link is wanted from `at_ns` on, even if no operation needs it."""
         self._events.append((at_ns, EventKind.LINK_WANTED, None, which))
 
     def link_unwanted(self, at_ns: int, which: int) -> None:
@@ -97,7 +98,7 @@ class EventLog:
         self._events.append((at_ns, EventKind.LINK_OPENED, None, which))
 
     def link_failed(self, at_ns: int, cause: str, which: int) -> None:
-        """A link could not be opened with all retries of the plan. cause: of the last failed attempt."""
+        """A link could not be opened, with all retries of the plan. cause: of the last failed attempt."""
         self._events.append((at_ns, EventKind.LINK_FAILED, cause, which))
 
     def take(self) -> list[ConnectionEvent]:
@@ -116,7 +117,7 @@ _LEFT = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKin
 
 
 class ConnectionTally:
-    """Adds up the events of one group of pools in order of time, and counts open and wanted connections."""
+    """Adds up the events of one group of pools in the order of time, and counts open and wanted connections."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -127,7 +128,7 @@ class ConnectionTally:
         self._failed: Counter[str] = Counter()
 
     def add_up(self, events: list[ConnectionEvent], *, is_late: bool) -> ConnectionMetrics:
-        """Metrics of one second. is_late: the second was reported before, with its gauges."""
+        """Metrics of one second. is_late: the second has been reported already, with its gauges."""
         peak = self._open
         for _, kind, _, _ in events:
             self._open += _STEP.get(kind, 0)

@@ -1,7 +1,7 @@
-"""Deliveries of pub/sub messages: raw rows when they are sent and when they arrive, added up once a second.
+"""Deliveries of pub/sub messages: a raw row when a message is sent or arrives, added up once per second.
 
-As in `agent.worker.metrics.rows`, but with one row per message. Any thread appends, which is one step under the
-interpreter's own lock, and the collector takes all rows of the buffer.
+It works like `agent.worker.metrics.rows`. Any thread appends, which is one step under the interpreter lock, and the
+collector takes all rows of the buffer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNTIMED = -1
 class DeliveryEvent(enum.IntEnum):
     """The event of a row, and the meaning of its value."""
 
-    EXPECTED = 0  # number of subscribers that the server sent a message to
+    EXPECTED = 0  # number of subscribers to which the server sent a message
     DELIVERED = 1  # ns from sending to arrival, UNTIMED if the clocks cannot be compared
     FOREIGN = 2  # 1
     REPEATED = 3  # 1
@@ -41,7 +41,7 @@ class DeliveryEvent(enum.IntEnum):
 
 
 class DeliveryRecord:
-    """Rows of the messages of some workers. Any thread adds rows; one takes them."""
+    """Rows of the messages of several workers. Any thread adds rows; one thread takes them."""
 
     __slots__ = ("_buffer", "add")
 
@@ -63,8 +63,8 @@ class DeliveryClassifier:
         self._last: dict[tuple[int, int], int] = {}
 
     def arrived(self, connection: int, message: bytes, at_ns: int) -> None:
-        """A message has arrived. connection: its number. Each connection gets a sender's messages in the order of their
-        numbers; so a message whose number is not above the last was sent twice, by a retry."""
+        """A message has arrived. connection: the number of its connection. Each connection gets a sender's messages in
+        the order of their numbers, so a message whose number does not rise was sent twice, by a retry."""
         header = self._read(message)
         if header is None:
             self._add(pack_delivery(at_ns, DeliveryEvent.FOREIGN, 1))
@@ -82,7 +82,7 @@ class DeliveryClassifier:
 def add_up(rows: DeliveryRows) -> DeliveryMetrics:
     """The sums of the rows of one pool group."""
     events, values = rows[:, 1], rows[:, 2]
-    # A clone of a virtual machine has the boot id of the original, but another clock.
+    # Without negative latencies: a clone of a virtual machine has the original's boot id, but another clock.
     latencies = values[(events == DeliveryEvent.DELIVERED) & (values >= 0)]
     return DeliveryMetrics(
         expected=int(values[events == DeliveryEvent.EXPECTED].sum()),
@@ -95,8 +95,8 @@ def add_up(rows: DeliveryRows) -> DeliveryMetrics:
 
 
 def keys_of(rows: DeliveryRows, t0_ns: int, line: Timeline) -> Ints:
-    """The key of each row, second * MAX_LEGS + leg: the second of the event, and the leg in which its message was sent,
-    as far as that is known."""
+    """The key of each row, second * MAX_LEGS + leg: the second of the event, and the leg in which its message was sent;
+    the leg of the event if that is not known."""
     offsets_ns = np.maximum(rows[:, 0] - t0_ns, 0)
     timed = (rows[:, 1] == DeliveryEvent.DELIVERED) & (rows[:, 2] > 0)
     sent_ns = offsets_ns - np.where(timed, rows[:, 2], 0)

@@ -1,19 +1,18 @@
-"""What the load costs this process, and what delays the process: CPU time, how busy event loops are, throttling by CPU
-quotas, and stalls; by interval.
+"""The usage of this process by interval, and what delayed the process: CPU time, busy time of event loops, throttling
+by CPU quotas, and stalls.
 
-CPU time is that of the whole process as the system counts it, the work of the collector included. It is read about
-every 50 ms; its value at the border of a second or a leg is interpolated between two readings. Each interval gets the
-CPU time since the one before: so nothing is missing, and nothing counts twice. CPU time after the end of the load, most
-of it to collect the last second, counts to the last interval, but is no share of a core: the load was over.
+CPU time is the whole process's, as the system counts it, including the work of the collector. It is read about every
+50 ms, and interpolated at the ends of seconds and legs. Each interval gets the CPU time since the interval before, so
+all CPU time counts exactly once. CPU time after the end of the load, used mostly to collect the last second, counts in
+the last interval, but not in its share of a core, because the load was over.
 
-Event loops record a row for each turn, from one wait to the next. A reply that comes while a loop is busy is read at
-its next turn. So the lengths of turns limit the delay that the generator itself may add to what it measures, and their
-sum is the time in which it had work. Neither includes the wait itself, nor a wait for the interpreter lock at its
-end.
+Event loops record a row for each turn, from one wait to the next. A reply that comes while a loop is busy is read in
+the next turn. So the length of turns limits the delay that the generator itself may add to measured times, and the sum
+of turns is the loop's busy time. Turns do not include waits, nor the wait for the interpreter lock after a wait.
 
-The main thread detects stalls: it waits for some time and wakes up much later, while the whole process used almost no
-CPU time. Then the process was stopped, or its machine had no time or memory for it. If the main thread is late because
-other threads have the interpreter lock, that is no stall: these threads use CPU time.
+The main thread detects stalls: it wakes up much later than intended, and the whole process used almost no CPU time
+meanwhile. Then the process was stopped, or the machine had no CPU or memory for it. If the main thread is late because
+other threads keep the interpreter lock, that is not a stall: these threads use CPU time.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
 
 _LONG_ENOUGH_NS = NS_PER_S // 2
-"""No share of a core is computed over less time: it would say little about the load."""
+"""The shortest time over which a share of a core is computed: over less time it would say little about the load."""
 
 _IDLE_BELOW = 4
-"""A process that used more than a quarter of a core was running, not stalled."""
+"""A process counts as stalled if it used at most 1/4 of a core."""
 
 LoopTurns: TypeAlias = NDArray[np.int64]
 """Shape (n, 2): ended_ns, busy_ns. ended_ns: when the loop began to wait again."""
@@ -64,7 +63,7 @@ class LoopRecord:
 
 
 class _Counter:
-    """A counter that never falls, such as CPU time, over the time of the run."""
+    """Readings of a counter that never falls, such as CPU time, over the time of the run."""
 
     def __init__(self, from_ns: int) -> None:
         self._offsets_ns: list[int] = []
@@ -78,7 +77,7 @@ class _Counter:
         self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """The growth from the end of the last call (at first `from_ns`) to `to_ns` after the start."""
+        """The growth since the last call's `to_ns` (at first since `from_ns`) until `to_ns`; both after the start."""
         if self._reported is None:
             self._reported = self._at(self.through_ns)
         to_ns = max(to_ns, self.through_ns)
@@ -105,8 +104,8 @@ class _Quota:
         self._began = False
 
     def look(self, offset_ns: int, *, closely: bool) -> None:
-        """Read the counters if `closely`; before the load begins always, so that their values at its begin are
-        known."""
+        """Read the counters: if `closely`, and always until the load has begun, so that their values at its beginning
+        are known."""
         if self._began and not closely:
             return
         self._began = offset_ns >= self._from_ns
@@ -117,7 +116,7 @@ class _Quota:
             counter.add(offset_ns, value)
 
     def release(self, begin_ns: int, until_ns: int) -> HoldUps:
-        """The hold-ups from `begin_ns`, the end of the last call, to `until_ns`."""
+        """The hold-ups from `begin_ns`, the last call's `until_ns`, to `until_ns`."""
         used_ns, periods, throttled, throttled_ns = (counter.advance(until_ns) for counter in self._counters)
         return HoldUps(
             allowed_ns=round(self._cores * (until_ns - begin_ns)),
@@ -137,12 +136,12 @@ class _Stalls:
         self.skip()
 
     def skip(self) -> None:
-        """Start again now: the time since the last call was a wait for another process, not a stall."""
+        """Restart the measurement: the time since the last call was a wait for another process, not a stall."""
         self._seen_ns, self._cpu_ns = self._now(), self._cpu()
 
     def look(self, waited_ns: int) -> None:
-        """Detect a stall since the last call. waited_ns: how long this thread meant to wait; in the rest of the time it
-        had work."""
+        """Detect a stall since the last call. waited_ns: how long this thread intended to wait. For the rest of the
+        time, it had work."""
         seen_ns, cpu_ns = self._seen_ns, self._cpu_ns
         self.skip()
         late_ns, used_ns = self._seen_ns - seen_ns - waited_ns, self._cpu_ns - cpu_ns
@@ -171,7 +170,7 @@ class _Loop:
         self._busy_ns: defaultdict[IntervalKey, RunningHistogram] = defaultdict(RunningHistogram)
 
     def gather(self, t0_ns: int, line: Timeline, from_ns: int) -> None:
-        """Take the turns since the last call, without those before the load."""
+        """Take the turns since the last call, except turns before the load."""
         turns = self._record.take() - np.array([t0_ns, 0])
         turns = turns[turns[:, 0] > from_ns]
         offsets_ns = turns[:, 0]
@@ -191,7 +190,7 @@ class _Loop:
 
 
 class ProcessUsage:
-    """The usage of this process in one run. loops: the records of its event loops; duplicates are ignored."""
+    """The usage of this process in one run. loops: records of its event loops; duplicates are ignored."""
 
     def __init__(
         self,
@@ -204,8 +203,8 @@ class ProcessUsage:
         *,
         from_ns: int = 0,
     ) -> None:
-        """quota: reads the CPU quota, by default that of this process. from_ns: when the load of this process begins,
-        from the start instant."""
+        """quota: reads the CPU quota; None: of this process. from_ns: when the load of this process begins, from the
+        start instant."""
         self._t0_ns, self._line, self._now, self._read_cpu = t0_ns, line, now, cpu
         self._from_ns = from_ns
         self._cpu = _Counter(from_ns)
@@ -214,20 +213,20 @@ class ProcessUsage:
         self._stalls = _Stalls(t0_ns, now, cpu)
 
     def look(self, *, closely: bool = False) -> int:
-        """Read the CPU time; call it often. closely: also read the counters of the quota; needed before each `release`.
-        Returns the time since the start instant in ns."""
+        """Read the CPU time. Call it often. closely: also read the quota's counters, which is necessary before each
+        `release`. Returns the time since the start instant in ns."""
         offset_ns = self._now() - self._t0_ns
         self._cpu.add(offset_ns, self._read_cpu())
         self._quota.look(offset_ns, closely=closely)
         return offset_ns
 
     def woke(self, waited_ns: int) -> None:
-        """The main thread is awake again. waited_ns: how long it meant to wait since the last call of `woke` or
+        """The main thread has woken up. waited_ns: how long it intended to wait since the last call of `woke` or
         `reported`."""
         self._stalls.look(waited_ns)
 
     def reported(self) -> None:
-        """The main thread has reported to the agent: a wait for another process is no stall."""
+        """The main thread has reported to the agent. The time that this took is not a stall."""
         self._stalls.skip()
 
     def gather(self) -> None:
@@ -236,14 +235,14 @@ class ProcessUsage:
             loop.gather(self._t0_ns, self._line, self._from_ns)
 
     def keys(self) -> set[IntervalKey]:
-        """The intervals of the turns of loops."""
+        """The intervals that have turns of event loops."""
         return set[IntervalKey]().union(*(loop.keys() for loop in self._loops))
 
     def release(self, key: IntervalKey, late: bool, end_ns: int | None = None) -> GeneratorMetrics:
         """The usage in this interval. Call it once for each interval, in order.
 
-        late: the second was reported before, so only turns of loops are left. end_ns: when the load ended, from the
-        start instant.
+        late: the second has been reported already, so only turns of loops are left. end_ns: when the load ended, from
+        the start instant.
         """
         turns = [loop.release(key) for loop in self._loops]
         found = GeneratorMetrics(

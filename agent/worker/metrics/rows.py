@@ -1,12 +1,13 @@
-"""What workers did, per second of the run: packed rows on the hot path, histograms later.
+"""The results of workers per second of the run: packed rows on the hot path, histograms later.
 
-Each worker has one buffer and appends one row of eight 64-bit numbers for each operation: no lock, nothing shared, no
-objects for the garbage collector. (The wire driver appends one row for each batch, see `drivers.wire.batch_rows`.) The
-collector cuts off what a buffer has, and adds it up with numpy, some thousand rows at a time: these fit into the cache,
-and no thread waits for long. Append and cut are one step each under the interpreter lock.
+Each worker has its own buffer, and appends one row of eight 64-bit numbers for each operation: without a lock, shared
+data, or objects for the garbage collector. (The wire driver appends one row for each batch, see
+`drivers.wire.batch_rows`.) The collector takes the rows of a buffer and adds them up with numpy, some thousand at a
+time, so that they fit the CPU cache and no thread waits for long. Appending and taking are one step each under the
+interpreter lock.
 
-A row belongs to the second in which its operation completed, whenever it is found. If that second was reported before,
-the row makes a second interval of it. So every row is counted exactly once, and no second is counted twice.
+A row belongs to the second in which its operation completed, whenever the collector finds it. If that second has been
+reported already, the row goes into a further interval of the same second. So every row counts exactly once.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ ENDED_NS, KIND, SERVICE_NS, LAG_NS, LEG, BYTES_OUT, BYTES_IN, WAIT_NS, COUNT = r
 
 KIND: row of the mix + number of rows * outcome, see `Outcomes`; WAIT_ONLY for a checkout without an operation.
 LAG_NS: from the intended to the actual send; NONE in a closed loop.
-LEG: number of the leg of the timeline; LEG_BY_TIME if it is the leg of the intended send, or without one of the begin.
+LEG: number of the leg of the timeline; LEG_BY_TIME: the leg of the intended send, or of the begin in a closed loop.
 BYTES_OUT: 0 for an operation that was never sent.
-WAIT_NS: of the checkout; NONE for all but the first operation of a batch.
-COUNT: how many operations the row stands for, at least 1. They are all alike; bytes are their sum.
+WAIT_NS: of the checkout; NONE for all operations of a batch except the first.
+COUNT: number of operations in the row, at least 1. They differ in nothing but their bytes, which are added up.
 """
 
 NONE = -1
@@ -56,7 +57,7 @@ WAIT_ONLY = -1
 
 _COLUMNS = 9
 PACKED = 8
-"""How many columns `pack_row` packs: all but COUNT."""
+"""Number of columns that `pack_row` packs: all except COUNT."""
 
 pack_row: Callable[[int, int, int, int, int, int, int, int], bytes] = struct.Struct("=8q").pack
 """Packs a row of one operation, in the order of the columns."""
@@ -71,16 +72,16 @@ DONE = (True, "")
 
 
 class Outcomes:
-    """Numbers the ways in which operations end; 0: done. Thread-safe; used only if an operation was not done."""
+    """Numbers the outcomes of operations. 0: done. Thread-safe. Used only for operations that were not done."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers: dict[tuple[bool, str], int] = {}
         self.names: list[tuple[bool, str]] = [DONE]
-        """By number: (was there a reply, error code or class)."""
+        """By number: (whether there was a reply, error code or class)."""
 
     def number(self, failure: Failure) -> int:
-        """The number of this failure; a new number for a new one."""
+        """The number of this failure. A new failure gets a new number."""
         key = (failure.replied, failure.name[:MAX_NAME_LENGTH])
         with self._lock:
             number = self._numbers.get(key)
@@ -94,10 +95,10 @@ class Outcomes:
 
 
 class WorkerRecord(Protocol):
-    """What one worker did. Only that worker writes; the collector reads.
+    """The results of one worker. Only the worker writes; the collector reads.
 
-    issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that came too late to be sent.
-    missed: the same by leg, for a load with several; written before `unsent`. add: appends a packed row.
+    issued: operations begun. transactions: MULTI/EXEC pairs sent. unsent: operations that were due but never sent.
+    missed: the same by leg, for a load of several legs; updated before `unsent`. add: appends a packed row.
     """
 
     issued: int
@@ -111,7 +112,7 @@ class WorkerRecord(Protocol):
 
 
 class ThreadRecord:
-    """See `WorkerRecord`; for a worker thread or task."""
+    """The record of a worker thread or task. See `WorkerRecord`."""
 
     __slots__ = ("_buffer", "add", "issued", "missed", "transactions", "unsent")
 
@@ -129,7 +130,7 @@ class ThreadRecord:
 
 
 def unpack_rows(buffer: array[int]) -> Rows:
-    """Cut off the packed rows of a buffer; each stands for one operation."""
+    """Take the packed rows of a buffer, each of one operation."""
     taken = take_rows(buffer, PACKED)
     rows: Rows = np.empty((len(taken), _COLUMNS), dtype=np.int64, order="F")
     rows[:, :PACKED] = taken
@@ -144,7 +145,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 
 
 def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
-    """Cut off what a buffer has: shape (n, columns). Other threads may append whole rows meanwhile."""
+    """Take the content of a buffer as rows of shape (n, columns). Other threads may append whole rows meanwhile."""
     count = len(buffer)
     taken = buffer[:count]
     del buffer[:count]
@@ -153,7 +154,7 @@ def take_rows(buffer: array[int], columns: int) -> NDArray[np.int64]:
 
 def distinct(values: Ints) -> list[int]:
     """Each value once, ascending."""
-    # Not `np.unique`, whose first call imports a package: a pause of 10 ms in the middle of the load.
+    # Not `np.unique`, whose first call imports a package and so pauses the load for 10 ms.
     ordered = np.sort(values)
     return [*ordered[:-1][ordered[1:] != ordered[:-1]].tolist(), *ordered[-1:].tolist()]
 
@@ -190,13 +191,13 @@ def by_interval(rows: Rows, t0_ns: int, line: Timeline) -> Iterator[tuple[Interv
 class RowSums:
     """Adds up the rows of one interval of one group of pools.
 
-    first: (when the earliest operation began, how long after its intended time). begun_after: how many began at
-    `end_ns` or later.
+    first: (when the earliest operation began, how long after its intended time). begun_after: number of operations that
+    began at `end_ns` or later.
     """
 
     def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None) -> None:
-        """is_open: the leg is an open loop. In a closed loop, the intended time of the first operation is the begin of
-        the leg. begin_ns, end_ns: of the leg; end_ns only if operations may begin after it."""
+        """is_open: the leg is an open loop. In a closed loop, the intended time of the first operation is the beginning
+        of the leg. begin_ns, end_ns: of the leg. end_ns: None if no operation can begin after the leg."""
         self._is_open, self._begin_ns, self._end_ns = is_open, begin_ns, end_ns
         self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
         self._waits, self._lags = RunningHistogram(), RunningHistogram()
@@ -236,8 +237,8 @@ class RowSums:
             self.begun_after += int(counts[began_ns >= self._end_ns].sum())
 
     def _first_of(self, began_ns: Ints, lag_ns: Ints) -> tuple[int, int]:
-        """`first` with these operations too. The operations of a batch begin together, and the batch is due with the
-        last one."""
+        """`first`, with these operations included. The operations of a batch begin together, and the batch is due when
+        its last operation is, so the smallest delay counts."""
         earliest_ns = int(began_ns.min())
         if earliest_ns > self.first[0]:
             return self.first
@@ -299,5 +300,5 @@ def _add_known(histogram: RunningHistogram, values: Ints, counts: Ints, known: I
 
 
 def _weights(counts: Ints, total: int) -> Ints | None:
-    """`counts`, or None if each is 1, the least possible."""
+    """`counts`; None if each count is 1, the minimum."""
     return None if total == len(counts) else counts

@@ -2,9 +2,9 @@
 
 A request is a RESP array of bulk strings, so its size follows from the lengths of its arguments. The size of a reply
 follows from what redis-py returned; for the commands of `_MEASURES` redis-py changes the shape of the reply. Sizes are
-exact for every command of the table with the arguments of the table (tests/agent/worker/test_table.py checks this), and
-for every reply of integers, strings, nils, arrays, maps and sets. They are close where redis-py or RESP itself loses
-something:
+exact for every command of the table with the table's arguments (tests/agent/worker/test_table.py checks this), and for
+every reply of integers, strings, nils, arrays, maps and sets. They are approximate where redis-py or RESP itself loses
+information:
 
 - sums of INCRBYFLOAT and HINCRBYFLOAT beyond the precision of a double;
 - doubles: the server (Grisu2) sometimes writes one digit more than the shortest form; Redis before 7.2 always writes
@@ -40,9 +40,9 @@ _FLAG_BYTES = len(b":1\r\n")
 _RAW_BOOL_BYTES = len(b"#t\r\n")
 _NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
 _TABLE_SIZE = 1025
-"""Sizes of shorter replies are looked up: every reply is measured."""
+"""Sizes of shorter replies are in a table, for speed: every reply is measured."""
 _WHOLE = 1 << 62
-"""The server writes whole numbers below it without an exponent."""
+"""The server writes whole numbers below this limit without an exponent."""
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 
@@ -71,7 +71,7 @@ def request_bytes(arguments: Sequence[str | bytes]) -> int:
 
 
 def transaction_reply_bytes(count: int) -> int:
-    """Bytes of the replies to a transaction of `count` commands, without each QUEUED and the replies themselves."""
+    """Bytes of the replies to a transaction of `count` commands, except for each QUEUED and each command's reply."""
     return _OK_BYTES + array_header_bytes(count)
 
 
@@ -98,7 +98,7 @@ def double_text(number: float) -> str:
 def reply_measure(name: str, protocol: int, callbacks: Mapping[str, Any]) -> Measure:
     """The function that measures this command's replies, as redis-py returns them.
 
-    callbacks: redis-py's response callbacks, which tell whether a True was a 1 or an OK.
+    callbacks: redis-py's response callbacks, which show whether a True was a 1 or an OK.
     """
     row = COMMANDS.get(name)
     is_status = row is not None and row.reply is ReplyKind.STATUS
@@ -118,7 +118,7 @@ def raw_measure(name: str, protocol: int) -> Measure:
 
 
 def fixed_reply_bytes(template: Template) -> int | None:
-    """The size of this command's replies if each, except errors, is the same status; else None."""
+    """The size of this command's replies if every successful reply is the same status; otherwise None."""
     row = COMMANDS.get(template.name)
     if row is None or row.reply is not ReplyKind.STATUS or template not in (row.template, row.expiring):
         return None
@@ -159,7 +159,7 @@ def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:
 
 
 def _bulk(text: object) -> int:
-    """Size of a bulk string of this as text."""
+    """Size of a bulk string with this value as text."""
     length = len(str(text).encode())
     return length + len(str(length)) + 5
 
@@ -238,7 +238,7 @@ def _claimed(plain: Measure, protocol: int, reply: Any) -> int:
 
 
 def _pending(plain: Measure, _protocol: int, reply: Any) -> int:
-    """[count, first id, last id, [consumer, count as text] for each]; without entries all nil but the count."""
+    """[count, first id, last id, [consumer, count as text] for each]. Without entries, all except the count are nil."""
     if not isinstance(reply, dict):
         return plain(reply)
     size = array_header_bytes(4) + plain(reply["pending"]) + plain(reply["min"]) + plain(reply["max"])
@@ -260,7 +260,7 @@ def _saved(plain: Measure, _protocol: int, reply: Any) -> int:
 
 
 def _verbatim(plain: Measure, protocol: int, reply: Any) -> int:
-    """Text; in RESP3 after its format."""
+    """Text. In RESP3 its format precedes it."""
     return plain(b"txt:" + reply if protocol == 3 else reply)
 
 

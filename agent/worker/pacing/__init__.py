@@ -1,1 +1,1 @@
-"""When a worker may begin operations: closed loops, rates and stages, the same for every driver."""
+"""Decides when a worker may begin operations: in closed loops, at rates and in stages. The same for every driver."""

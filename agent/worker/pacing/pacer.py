@@ -1,13 +1,13 @@
-"""When a worker may begin operations; the same for every driver.
+"""Decides when a worker may begin operations. The same for every driver.
 
-A pacer deals *turns*: the operations of one round trip, with their intended send times. These come from the schedule
-alone, never from when a reply came. Every operation has its own, also in a batch. A batch is due at the time of its
-last operation, because only then may it be sent as a whole; the response time of each operation counts from its own
-time. So the waiting that batches cause is visible. A closed loop has no intended times.
+A pacer yields *turns*: the operations of one round trip, with their intended send times. Intended times follow from the
+schedule alone, never from the time of a reply. Every operation has its own, also in a batch. A batch is due when its
+last operation is, because it is sent as a whole, but the response time of each operation counts from its own intended
+time. So response times show the waits that batches cause. A closed loop has no intended times.
 
-`Pacer` deals the turns of a load of one leg, `agent.worker.pacing.staged_load` those of any other.
+`Pacer` yields the turns of a load with one leg, `agent.worker.pacing.staged_load` the turns of any other load.
 
-Everything here is pure, except that `Span` sleeps; it is given its clock and its way to sleep.
+Pure, except that `Span` sleeps. Its clock and its sleep function are arguments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WHENEVER = -1
 """The intended send time of an operation in a closed loop: as soon as possible."""
 
 LEG_BY_TIME = -1
-"""The leg of operations that belong to the leg of their intended send time, or without one of their begin."""
+"""The leg of operations that belong to the leg of their intended send time, or, without one, of their begin."""
 
 NEVER_NS = (1 << 63) - 1
 """An end that never comes."""
@@ -62,7 +62,7 @@ class Span:
     """When operations may begin: begin_ns <= begin < end_ns. All threads of a process share it.
 
     t0_ns: the start instant of the run. begin_ns: the same, or later if another agent had this share before. The end
-    can only move nearer; a thread that waits notices it within 50 ms.
+    can only become earlier. A waiting thread notices a new end within 50 ms.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Span:
         self._on_new_end: list[Callable[[], None]] = []
 
     def end_at(self, end_ns: int) -> None:
-        """From now on, nothing may begin at or after `end_ns`."""
+        """Set an earlier end: no operation may begin at or after `end_ns`."""
         self.end_ns = min(self.end_ns, end_ns)
         for call in self._on_new_end:
             call()
 
     def on_new_end(self, call: Callable[[], None]) -> None:
-        """Call this after each `end_at`, on the thread that calls that: for workers with a copy of the end."""
+        """Make each `end_at` call this function, on its own thread. For workers with a copy of the end."""
         self._on_new_end.append(call)
 
     def nap_ns(self, due_ns: int) -> int:
-        """How long to sleep towards `due_ns` or the end, whichever is first; <= 0 if it has come."""
+        """How long to sleep now, while waiting for `due_ns` or the end, whichever is first; <= 0 once it has come."""
         return min(min(due_ns, self.end_ns) - self._now(), _NAP_NS)
 
     def wait_until(self, due_ns: int) -> None:
@@ -103,18 +103,18 @@ class Span:
 
 
 def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
-    """How many of all `requests` thread number `thread` of `threads` issues; None without a limit.
+    """How many of the `requests` one thread issues; None without a limit. thread: its number among `threads`.
 
-    The quotas of all threads add up to `requests` exactly.
+    The quotas of all threads add up to exactly `requests`.
     """
     return None if requests is None else len(deal(requests, thread, threads))
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:
-    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ..., without the
-    times less than `from_ns` after t0.
+    """Thread i of n gets every n-th of evenly spaced times: t0 + (k * n + i) / rate for k = 0, 1, 2, ..., beginning
+    `from_ns` after t0.
 
-    Each time is computed from k alone, in exact arithmetic and rounded once, so nothing drifts.
+    Each time is computed from k alone, exactly, and rounded once, so the schedule does not drift.
     """
     gap_ns = NS_PER_S / Fraction(rate_per_s)
     numerator, denominator = gap_ns.numerator, gap_ns.denominator
@@ -128,8 +128,8 @@ def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, 
 def poisson_schedule(
     t0_ns: int, rate_per_s: float, threads: int, generator: np.random.Generator, from_ns: int = 0
 ) -> Schedule:
-    """Exponential gaps of mean n / rate, from `from_ns` after t0 on. The schedules of all n threads together are a
-    Poisson process of the whole rate. It has no memory, so it may begin anywhere."""
+    """Exponential gaps with a mean of n / rate, beginning `from_ns` after t0. Together, the schedules of all n threads
+    are a Poisson process with the whole rate. A Poisson process has no memory, so it may begin at any time."""
     mean_ns = threads * NS_PER_S / rate_per_s
     base_ns = float(from_ns)
     while True:
@@ -140,8 +140,8 @@ def poisson_schedule(
 
 
 def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, from_ns: int = 0) -> Schedule | None:
-    """The schedule of thread number `thread` of the fleet's `threads`, from `from_ns` after the start instant on; None
-    for a closed loop."""
+    """One thread's schedule, beginning `from_ns` after the start instant; None for a closed loop. thread: its number
+    among the fleet's `threads`."""
     if load.rate_per_s is None:
         return None
     if load.arrivals is Arrivals.POISSON:
@@ -151,10 +151,10 @@ def schedule_of(load: Load, seed: int, thread: int, threads: int, t0_ns: int, fr
 
 
 class Pacer:
-    """Deals one thread its turns, of a load of one leg.
+    """Yields the turns of one thread, for a load with one leg.
 
-    batch: operations of a turn; the last turn is shorter if the quota or the span ends. quota: of all turns, None
-    without a limit. schedule: None for a closed loop.
+    batch: operations per turn; the last turn may be shorter, at the end of the quota or the span. quota: operations of
+    all turns, None without a limit. schedule: None for a closed loop.
     """
 
     def __init__(self, span: Span, *, batch: int, quota: int | None, schedule: Schedule | None) -> None:
@@ -170,12 +170,13 @@ class Pacer:
 
     @property
     def steady_turns(self) -> int | None:
-        """How often `steady_turn` is repeated; None for ever."""
+        """How often `steady_turn` is repeated; None: without a limit."""
         return None if self._left is None else self._left // self._batch
 
     @property
     def closed_until_ns(self) -> int | None:
-        """Until when the last turn may be repeated without asking, in a load of several legs; None if it may not."""
+        """In a load of several legs: until when the latest turn may be repeated instead of taking the next one; None if
+        it may not."""
         return None
 
     def rest(self) -> Iterator[Turn]:
@@ -195,7 +196,7 @@ class Pacer:
         return chain(repeat(_closed_turn(self._batch), self._left // self._batch), self.rest())
 
     def _scheduled(self, schedule: Schedule) -> Iterator[Turn]:
-        if self._batch == 1:  # a case of the loop below, for speed
+        if self._batch == 1:  # the same as the loop below, but faster
             while self._left != 0 and (due_ns := next(schedule, NEVER_NS)) < self._span.end_ns:
                 if self._left is not None:
                     self._left -= 1
@@ -214,8 +215,8 @@ class Pacer:
             yield Turn(tuple(times_ns))
 
     def unsent(self, times_ns: tuple[int, ...] = ()) -> int:
-        """How many operations should have been sent before the end, but were not; 0 in a closed loop. Call it once, at
-        the end. times_ns: intended times of dealt operations that were not sent; all operations not yet dealt count
+        """How many operations were due before the end but were not sent; 0 in a closed loop. Call it once, at the end.
+        times_ns: intended times of yielded operations that were not sent. Operations that were not yielded count
         too."""
         if self._schedule is None:
             return 0
@@ -229,8 +230,8 @@ def _closed_turn(count: int) -> Turn:
 
 
 def _count_before(end_ns: int, schedule: Iterator[int], most: int | None) -> int:
-    """How many times are before `end_ns`, at most `most`. Counts `_COUNTED` times, and estimates the others from the
-    mean gap: a schedule far faster than the target may have too many to count."""
+    """How many times of the schedule are before `end_ns`, at most `most`. Counts the first `_COUNTED`, and estimates
+    the rest from their mean gap, because a schedule far faster than the target may have too many to count."""
     counted = list(takewhile(lambda due_ns: due_ns < end_ns, islice(schedule, _COUNTED)))
     if len(counted) < _COUNTED:
         return len(counted)

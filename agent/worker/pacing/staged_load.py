@@ -1,11 +1,11 @@
 """Turns of a load of several legs: a warmup, stages, ramps. See `agent.worker.pacing.pacer`.
 
-An open leg has a schedule; operations that come too late are sent late, even after the end of the leg. In a closed leg
-a thread sends as soon as it can, from the begin of the leg to its end; the first turn has the begin as its intended
-time. A closed operation belongs to the leg in which its turn was dealt, even if it begins after the end of the leg
-because it had to wait for a client instance. So an open leg has exactly the operations that were due in it, and a
-number of requests is exact too. The end of a leg does not cut a batch short; only the end of the run or of the quota
-does.
+An open leg has a schedule. Operations that are behind schedule are sent late, even after the end of the leg. In a
+closed leg, a thread sends as soon as it can, from the beginning of the leg to its end; the intended time of the first
+turn is the beginning of the leg. An operation of a closed leg belongs to the leg in which its turn was yielded, even if
+it begins after the end of the leg because it waited for a client instance. So an open leg has exactly the operations
+that were due in it, and a number of requests is exact too. The end of a leg does not shorten a batch; only the end of
+the run or of the quota does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ closed leg."""
 
 
 def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: int, from_ns: int = 0) -> Schedules:
-    """The schedules of thread number `thread` of the fleet's `threads`, from `from_ns` after the start on."""
+    """One thread's schedules, beginning `from_ns` after the start. thread: its number among the fleet's `threads`."""
     seeds = seed_sequence(seed, thread, SeedPurpose.ARRIVALS).spawn(len(line.legs))
     by_chance = load.arrivals is Arrivals.POISSON
     return tuple(
@@ -49,7 +49,7 @@ def schedules_of(load: Load, line: Timeline, seed: int, thread: int, threads: in
 
 
 def _constant(leg: Leg, thread: int, threads: int, from_ns: int) -> Schedule:
-    """Thread i of n gets every n-th operation of the fleet, counted through all legs."""
+    """Thread i of n gets every n-th operation of the fleet. Operations are counted through all legs."""
     first = ceil(leg.due_before + leg.due(from_ns))
     first += (thread - first) % threads
     if leg.end_ns is None:
@@ -59,7 +59,7 @@ def _constant(leg: Leg, thread: int, threads: int, from_ns: int) -> Schedule:
 
 
 def _even(leg: Leg, numbers: Iterable[int]) -> Schedule:
-    """Evenly spaced times of a constant rate: exact, and rounded down once."""
+    """Evenly spaced times of a constant rate: computed exactly, and rounded down once."""
     assert leg.to_per_s is not None
     gap_ns = NS_PER_S / Fraction(leg.to_per_s)
     offset_ns = leg.begin_ns - leg.due_before * gap_ns
@@ -82,8 +82,8 @@ def _ramp(leg: Leg, numbers: range, from_ns: int) -> Schedule:
 
 
 def _poisson(leg: Leg, threads: int, generator: np.random.Generator, from_ns: int) -> Schedule:
-    """Gaps of mean n in the integral of the rate, converted to times: the schedules of all n threads together are an
-    inhomogeneous Poisson process of the leg's rate."""
+    """Gaps with a mean of n in the integral of the rate, converted to times. Together, the schedules of all n threads
+    are an inhomogeneous Poisson process with the leg's rate."""
     most = float(leg.due(leg.end_ns)) if leg.end_ns is not None else float("inf")
     reached, latest_ns = float(leg.due(from_ns)), from_ns
     while reached < most:
@@ -103,10 +103,10 @@ def _within(leg: Leg, counts: Floats, earliest_ns: int) -> list[int]:
 
 
 class StagedPacer(Pacer):
-    """Deals one thread its turns, through all legs.
+    """Yields the turns of one thread, through all legs.
 
-    quota: of measured operations, None without a limit. threads: of the fleet. missed: gets the result of `unsent` by
-    leg.
+    quota: measured operations, None without a limit. threads: number of threads in the fleet. missed: `unsent` adds its
+    result here, by leg.
     """
 
     def __init__(
@@ -219,8 +219,8 @@ class StagedPacer(Pacer):
         return missed.total()
 
     def _count_before(self, limit_ns: int, leg: Leg, schedule: Schedule, most: int | None) -> int:
-        """How many times of the schedule are before a limit, at most `most`. Counts `_COUNTED` times, and estimates
-        the others from the rate: a schedule far faster than the target may have too many to count."""
+        """How many times of the schedule are before a limit, at most `most`. Counts the first `_COUNTED`, and estimates
+        the rest from the rate, because a schedule far faster than the target may have too many to count."""
         times_ns = takewhile(lambda offset_ns: offset_ns < limit_ns, islice(schedule, most))
         counted = list(islice(times_ns, _COUNTED))
         if len(counted) < _COUNTED:

@@ -1,4 +1,5 @@
-"""Which client instance a pool lends next, and to whom: the core of the pools for threads and for tasks. Never blocks.
+"""Decides which client instance a pool lends next, and to which worker: the core of the pools for threads and for
+tasks. Never blocks.
 
 The instance last returned is lent first, so that few instances are in use. Workers that find no free instance form a
 queue. A returned instance goes to the first worker in the queue, so no later worker can overtake.
@@ -25,7 +26,7 @@ class CheckoutTimeout(Exception):
 
 
 def run_over() -> CutShort:
-    """The error of workers that wait when the pool is aborted, or that would wait afterwards."""
+    """The error for workers that wait when the pool is aborted, or that would have to wait later."""
     return CutShort("the run is over")
 
 

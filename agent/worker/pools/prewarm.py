@@ -1,4 +1,4 @@
-"""Opens all TCP connections of client instances before the load. The same for all drivers."""
+"""Opens all TCP connections of client instances before the load, for every driver."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Prewarmable(Protocol):
     """A client instance of any driver."""
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """Begin to open every connection that the instance's TCP pools can have. executor: threads for connects that
-        block. Each future returns a function; until it is called, the connection stays taken from its pool."""
+        """Begin to open every connection that the instance's TCP pools can have. executor: threads for blocking
+        connects. Each future returns a function; until it is called, the connection stays taken from its pool."""
 
 
 def prewarm(
@@ -36,11 +36,11 @@ def prewarm(
     cancellation: Cancellation,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Open every TCP connection of these instances, to each node of a cluster, and leave them open in their TCP pools.
-    Returns their number.
+    """Open every TCP connection of these instances (in a cluster, to each node), and leave them open in their TCP
+    pools. Returns how many there are.
 
-    on_progress: called about ten times a second with the number of open connections and of all; an error that it raises
-    ends the prewarming. Raises TargetError for the first connection that cannot be opened, and cancels.
+    on_progress: called about ten times per second with (open connections, all connections); an error that it raises
+    ends the prewarming. At the first connection that cannot be opened, cancels and raises TargetError.
     """
     with ThreadPoolExecutor(_PREWARM_THREADS, thread_name_prefix="prewarm") as executor:
         opening = [future for instance in instances for future in instance.open_all(executor)]
@@ -59,7 +59,7 @@ def prewarm(
                     raise TargetError(f"{error} ({opened:,} of {len(opening):,} connections were open)") from error
                 on_progress(len(opening) - len(pending), len(opening))
         except BaseException:
-            # Otherwise the executor, and with it this error, waits for connects under way.
+            # Otherwise the executor, and so this error, waits for connects in progress.
             cancellation.cancel()
             executor.shutdown(wait=False, cancel_futures=True)
             raise

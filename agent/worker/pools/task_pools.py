@@ -1,6 +1,6 @@
 """Client instances of redis.asyncio, and the pools that lend them to worker tasks: the twins of `thread_pools`.
 
-A pool belongs to one event loop. No other task runs between two `await`s, so it needs no lock.
+A pool belongs to one event loop. It needs no lock, because no other task runs between two `await`s.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AsyncClientInstance:
         await open_async_client(self.client, self._target)
 
     def open_all(self, semaphore: asyncio.Semaphore) -> list[Coroutine[Any, Any, AsyncRelease]]:
-        """Coroutines, one for each connection that the instance's TCP pools can have, that open this connection. Each
+        """One coroutine for each connection that the instance's TCP pools can have, which opens the connection. Each
         returns a coroutine function; until it is called, the connection stays taken from its pool. semaphore: limits
         how many open at once."""
         pools = async_tcp_pools(self.client)
@@ -74,7 +74,7 @@ class AsyncClientInstancePool(InstanceQueue[AsyncClientInstance]):
         self._now = now
 
     def take(self) -> AsyncClientInstance | None:
-        """A free instance; None if there is none. Saves the coroutine of `checkout`."""
+        """A free instance; None if there is none. Faster than `checkout`, because it is not a coroutine."""
         return self._free.pop() if self._free else None
 
     async def checkout(self) -> tuple[AsyncClientInstance, int]:

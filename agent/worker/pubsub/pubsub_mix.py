@@ -22,12 +22,12 @@ from common.pubsub_header import HeaderReader, HeaderWriter
 from common.units import NS_PER_S
 
 _CLOSE_NS = 1 * NS_PER_S
-"""How long all threads together may take to end after they were cut."""
+"""How long all threads together may take to end after `cut`."""
 
 
 class _WorkerPool:
-    """Takes the place of one worker's pool, and of each instance that the pool lends. `execute` runs for every
-    operation, so each twin has its own."""
+    """Replaces one worker's pool, and each instance that the pool lends. Each twin has its own `execute`, for speed: it
+    runs for every operation."""
 
     def __init__(self, pool: Any, subscriber: Any, writer: HeaderWriter, record: DeliveryRecord) -> None:
         self._pool = pool
@@ -50,8 +50,8 @@ class PubSubPool(_WorkerPool):
         return self, wait_ns
 
     def execute(self, *arguments: Any) -> Any:
-        """See an instance's `execute`. The header of a message has the time at which its PUBLISH begins. The reply is
-        the number of deliveries to expect."""
+        """See an instance's `execute`. A message's header has the time at which its PUBLISH begins. The reply to
+        PUBLISH is the number of expected deliveries."""
         last = arguments[-1]
         if type(last) is MessageBody:
             sent_ns = monotonic_ns()

@@ -1,4 +1,4 @@
-"""The channels of one worker: which connection has each channel, and what a reply means. The same for both drivers.
+"""The channels of one worker: assigns them to connections, and interprets replies. The same for both drivers.
 
 No I/O: the owner of the connections (`thread_subscriber` or `task_subscriber`) reports replies and errors.
 """
@@ -143,8 +143,8 @@ class Subscriptions(Generic[C]):
 
     def failed(self, connection: C, error: Exception, is_redirected: bool) -> None:
         """Reading from a connection failed. is_redirected: the error is a redirection that `of` already follows."""
-        # An error reply is the answer to our only command under way. After any other error, the connection is reopened
-        # and subscribes to all its channels again.
+        # An error reply answers our only pending command. After any other error, the connection is reopened and
+        # subscribes to all its channels again.
         if self._pending is not None and self._subscribed.get(self._pending.channel) in (connection, None):
             if failure_of(error).replied and is_redirected and self._pending.redirects_left:
                 self._pending.redirects_left -= 1
@@ -156,7 +156,7 @@ class Subscriptions(Generic[C]):
                 self.refused(self._pending.channel, error)
             else:
                 self.end_pending(error)
-        for channel in [channel for channel, its in self._subscribed.items() if its is connection]:
+        for channel in [channel for channel, owner in self._subscribed.items() if owner is connection]:
             with suppress(*TARGET_ERRORS):  # no node serves the channel's slot now
                 if self._connections.of(channel) is not connection:
                     self._move(channel, connection)
@@ -185,10 +185,10 @@ class Subscriptions(Generic[C]):
 
 
 def run_over() -> CutShort:
-    """The error of requests at the end of the run."""
+    """The error for requests at the end of the run."""
     return CutShort("the run is over")
 
 
 def not_confirmed(timeout_s: float | None) -> TimeoutError:
-    """The error of a request without a confirmation in time."""
+    """The error for a request that was not confirmed in time."""
     return TimeoutError(f"no confirmation of a subscription in {timeout_s} s")

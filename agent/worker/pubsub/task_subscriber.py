@@ -79,7 +79,8 @@ class AsyncSubscriber:
         return request.result()
 
     def finish(self) -> None:
-        """Read what is left, and end all tasks. Idempotent. Call it from any thread, once nobody subscribes anymore."""
+        """Read the last messages, and end all tasks. Idempotent. Call it from any thread, once all workers have
+        ended."""
         self._call(self._finish)
 
     def cut(self) -> None:
@@ -112,7 +113,7 @@ class AsyncSubscriber:
         if self._cancel_again is not None:
             self._cancel_again.cancel()
         if self._tasks:
-            # A cancellation is lost if it arrives in redis-py as the awaited step ends.
+            # redis-py loses a cancellation that arrives just as the awaited step ends.
             self._cancel_again = asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._cut)
 
     def _start(self, connection: AsyncSubscribedConnection) -> None:

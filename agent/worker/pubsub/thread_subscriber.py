@@ -3,9 +3,9 @@
 Only this thread uses the connections: redis-py's PubSub is for one thread, and reconnects by itself. The worker asks it
 to subscribe, and waits for the server's confirmation.
 
-Order of shutdown, once no worker subscribes any more: the thread unsubscribes from all channels and reads what comes
-before the server's confirmations, so it misses no message that the server sent. Then it closes the connections and
-ends. If a connection is lost meanwhile, or the run is cancelled, it ends too.
+Order of shutdown, once all workers have ended: the thread unsubscribes from all channels and reads until the server has
+confirmed, so it misses no message that the server sent. Then it closes the connections and ends. If a connection is
+lost meanwhile, or the run is cancelled, it ends at once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Subscriber:
         return request.result()
 
     def finish(self) -> None:
-        """Make the thread read what is left, and end. Idempotent. Call it when nobody subscribes any more."""
+        """Make the thread read the last messages, and end. Idempotent. Call it once all workers have ended."""
         self._is_closing = True
         self._wake()
 
@@ -117,7 +117,7 @@ class Subscriber:
         self._wake_receiver.close()
 
     def _wake(self) -> None:
-        with suppress(OSError):  # it has enough wake-ups waiting, or is closed
+        with suppress(OSError):  # full of wake-ups, or closed
             self._wake_sender.send(b"\0")
 
     def _run(self) -> None:
@@ -161,7 +161,7 @@ class Subscriber:
         if not self._is_closing:
             return False
         for connection in self._connections:
-            with suppress(*TARGET_ERRORS):  # then it receives nothing more
+            with suppress(*TARGET_ERRORS):  # a lost connection receives no more messages
                 connection.unsubscribe_all()
         return not any(connection.is_subscribed for connection in self._connections)
 
@@ -170,7 +170,8 @@ class Subscriber:
             self._subscriptions.begin(self._requests.popleft())
 
     def _read_all(self) -> bool:
-        """Whether a connection may have more replies in its buffer, which no poll reports."""
+        """Read from all connections. Returns whether one may have more replies in its buffer, which `poll` does not
+        report."""
         has_more = False
         for connection in self._connections:
             count = 0

@@ -1,12 +1,13 @@
-"""The record of a wire worker: one packed row a batch on the hot path, rows of operations made from it later.
+"""The record of a wire worker: one packed row for each batch on the hot path, from which rows of operations are made
+later.
 
-A batch is consecutive requests of one block (`agent.worker.drivers.wire.requests`). The block knows the command and the
-size of each request. So the loop only notes where the batch begins, when it was sent and answered, and how many bytes
-came back. The collector's thread turns this into one row for each command of each batch (see `metrics.rows`): the
-operations of a batch were sent together, and read together.
+A batch consists of consecutive requests of one block (`agent.worker.drivers.wire.requests`). The block knows the
+command and the size of each request. So the loop only records where the batch begins, when it was sent and answered,
+and how many bytes came back. The collector's thread converts this into one row for each command of each batch (see
+`metrics.rows`), because the operations of a batch were sent together and read together.
 
-Where one row cannot say everything (an error, a reply that matters, intended send times that differ), the worker writes
-a row for each operation, as other drivers do. The batch then leaves a row here that says so.
+If one row is not enough (after an error, or if replies must be examined, or if intended send times differ), the worker
+writes a row for each operation, as other drivers do. The batch's row is then marked RECORDED_SEPARATELY.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from agent.worker.metrics.rows import COUNT, NONE, Rows, join_rows, take_rows, u
 from common.metrics.histogram import Ints
 
 pack_batch: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
-"""Packs a batch: ended_ns, began_ns, number of its first request, how many requests, bytes_in, lag_ns, leg.
+"""Packs a batch: ended_ns, began_ns, number of its first request, number of requests, bytes_in, lag_ns, leg.
 
-bytes_in is RECORDED_SEPARATELY for requests that have rows of their own, or that are never issued from this block.
+bytes_in is RECORDED_SEPARATELY for requests that have their own rows, or that are not issued from this block.
 """
 
 _COLUMNS = 7
@@ -33,19 +34,19 @@ RECORDED_SEPARATELY = -1
 
 _COUNT_SHIFT = 40
 _ONE_OPERATION = 1 << _COUNT_SHIFT
-"""One operation in a sum that has bytes in its low bits: the bytes of a batch stay below 1 TiB."""
+"""One operation, in a sum that has bytes in its low bits. The bytes of a batch stay below 1 TiB."""
 
 _PADDING: Ints = np.zeros(1, dtype=np.int64)
 
 
 class WireRecord:
-    """What one worker of the wire driver did. Only the loop writes; the collector takes. See `WorkerRecord`."""
+    """The record of one worker of the wire driver, see `WorkerRecord`. Only the loop writes; the collector reads."""
 
     __slots__ = ("_batches", "_blocks", "_fixed_bytes", "_next", "_operations", "_rows", "_variable",
                  "add", "add_batch", "issued", "missed", "transactions", "unsent")  # fmt: skip
 
     def __init__(self, fixed_bytes: Sequence[int | None]) -> None:
-        """fixed_bytes: by row of the mix, the size of every reply, or None if sizes differ. With more than one None, a
+        """fixed_bytes: by row of the mix, the size of every reply; None if sizes differ. With more than one None, a
         batch of several operations must be RECORDED_SEPARATELY."""
         self._rows = len(fixed_bytes)
         self._fixed_bytes: Ints = np.array([[size or 0] for size in fixed_bytes], dtype=np.int64)
@@ -62,7 +63,7 @@ class WireRecord:
         self.missed: Counter[int] = Counter()
 
     def add_block(self, rows: Ints, sizes: Ints) -> int:
-        """Add a block of requests: the row of the mix and the bytes of each. Returns the number of the first one."""
+        """Add a block of requests: for each, its row of the mix and its bytes. Returns the number of the first one."""
         first = self._next
         self._blocks[first] = _RecordedBlock(rows, sizes)
         self._next += len(rows)
@@ -86,7 +87,7 @@ class WireRecord:
         is_here = batches[4] != RECORDED_SEPARATELY
         if not is_here.all():
             batches, positions = batches.compress(is_here, axis=1), positions[is_here]
-        # `reduceat` takes a border behind the last block, if a batch ends there.
+        # The padding is for `reduceat`: a batch may end where the last block ends, and `reduceat` accesses that index.
         kinds = np.concatenate([*(block.rows for block in blocks), _PADDING])
         sizes = np.concatenate([*(block.sizes for block in blocks), _PADDING])
         if (batches[3] == 1).all():
@@ -95,7 +96,7 @@ class WireRecord:
 
     def _find(self, firsts: Ints, counts: Ints) -> tuple[Ints, list[_RecordedBlock]]:
         """(the position of each batch in the joined blocks, the blocks to join). Forgets a block once all its requests
-        are found."""
+        have been covered."""
         begins = np.array(list(self._blocks), dtype=np.int64)
         which = np.searchsorted(begins, firsts, side="right") - 1
         found = np.bincount(which, counts).astype(np.int64)
@@ -115,7 +116,7 @@ class WireRecord:
 
     def _by_command(self, batches: Ints, positions: Ints, kinds: Ints, sizes: Ints) -> Rows:
         """One row for each command of each batch."""
-        # Sorted, because `reduceat` also adds up what lies between the end of a batch and the begin of the next one.
+        # Sorted, because `reduceat` also sums the requests between the end of a batch and the beginning of the next.
         order = np.argsort(positions)
         batches, positions = batches.take(order, axis=1), positions[order]
         borders = np.column_stack([positions, positions + batches[3]]).ravel()
@@ -124,7 +125,7 @@ class WireRecord:
         both = np.stack([np.add.reduceat(ones * (kinds == row), borders)[::2] for row in range(self._rows)])
         counts, bytes_out = both >> _COUNT_SHIFT, both & (_ONE_OPERATION - 1)
         bytes_in = counts * self._fixed_bytes
-        # The remaining bytes are replies of the one command whose replies differ in size.
+        # The other bytes are replies to the one command whose replies differ in size.
         bytes_in[self._variable] += batches[4] - bytes_in.sum(axis=0)
         rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, counts)
         has_any = rows[:, COUNT] > 0

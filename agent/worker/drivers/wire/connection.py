@@ -1,10 +1,9 @@
-"""A node's connections under load: on each one, a batch of requests goes out, its replies come in, and the next batch
-goes out.
+"""A node's connections under load: each one sends a batch of requests, reads its replies, and sends the next batch.
 
-This is the hot path. Replies to a batch of several requests are read as one array: the parser is given the array's
-header before the replies come. So a batch costs one call of the parser, however many replies it has. In a steady load
-(every batch alike, see `WireWorker`), one function made for the connection does all that happens to a batch whose
-replies come at once and without an error. The methods do everything else.
+This is the hot path. Replies to a batch of several requests are read as one array: the parser gets the array's header
+before the replies come. So a batch costs one call of the parser, whatever the number of replies. In a steady load (all
+batches have the same size, see `WireWorker`), one function, made for the connection, handles each batch whose replies
+come in one read and without an error. The methods handle everything else.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from common.clock import monotonic_ns
 from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_failure
 
 _BUFFER = bytearray(1 << 17)
-"""The buffer for all reads of a process: each read is parsed at once, and there is one loop."""
+"""The buffer for all reads of a process. One is enough, because one loop reads, and parses each read at once."""
 
 _MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
@@ -31,8 +30,8 @@ _TABLE_SIZE = 4096
 
 
 def _whole_replies() -> list[tuple[bytes, ...]]:
-    """By the size of a read: the beginnings that make it one whole reply. A bulk string begins with its length, so a
-    read of the right size that begins like this is one bulk string, and nothing else."""
+    """For each size of a read: the beginnings with which a read of this size is exactly one reply. A bulk string begins
+    with its length, so the beginning and the size of a read show whether it is one whole bulk string."""
     heads: list[tuple[bytes, ...]] = [()] * _TABLE_SIZE
     for length in range(_TABLE_SIZE):
         head = b"$%d\r\n" % length
@@ -46,15 +45,15 @@ def _whole_replies() -> list[tuple[bytes, ...]]:
 _WHOLE_REPLIES = _whole_replies()
 
 ReadMark: TypeAlias = tuple[int, int]
-"""(when a read ended, how many bytes of replies had come by then)."""
+"""(when a read ended, how many bytes of replies had arrived by then)."""
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of its worker.
+    """The interface that a connection needs from its worker.
 
-    batch_size: requests of each batch of a steady load. ignores_replies: successful replies are only counted.
-    has_known_sizes: the bytes of a batch tell the bytes of each command. can_be_steady: the load may be steady, now or
-    later; then it is so until `steady_until_ns`.
+    batch_size: requests in each batch of a steady load. ignores_replies: successful replies are only counted.
+    has_known_sizes: the bytes of each command follow from the bytes of a batch. can_be_steady: the load may become
+    steady, and then stays steady until `steady_until_ns`.
     """
 
     record: WireRecord
@@ -66,13 +65,13 @@ class ConnectionOwner(Protocol):
     steady_until_ns: int
 
     def issue(self, connection: BatchConnection, /) -> None:
-        """The batch is over: send the next one."""
+        """The batch has ended: send the next one."""
 
     def leave_steady_load(self, connection: BatchConnection, /) -> None:
-        """The next batch of the steady load is missing, or may not be sent any more."""
+        """The steady load has no next batch, or the batch came too late to be sent."""
 
     def settle(self, connection: BatchConnection, batch: Batch, replies: Any, bytes_in: int, ended_ns: int, /) -> None:
-        """All replies of a batch are here, and must be looked at one by one."""
+        """All replies to a batch have arrived, and must be examined one by one."""
 
     def lost(self, connection: BatchConnection, error: Exception, /) -> None:
         """The connection is lost."""
@@ -81,7 +80,7 @@ class ConnectionOwner(Protocol):
 @dataclass(frozen=True, slots=True)
 class RedirectedBatch:
     """A batch that another node redirected. begun_ns: when it was first sent. hops: how often it was redirected.
-    is_asking: by ASK."""
+    is_asking: by ASK instead of MOVED."""
 
     batch: Batch
     begun_ns: int
@@ -93,11 +92,11 @@ class RedirectedBatch:
 class TargetNode:
     """One server, with its connections and the requests that wait for it.
 
-    idle: open connections without a batch. parked: connections given up because the node left the cluster. turns: due
-    turns that wait for an idle connection. redirected: batches that other nodes redirected here. next_batch: takes the
-    next batch of a steady load; None if there is none now, or none at all. error: why requests fail, while they do.
-    drawn: the backlog when requests were last drawn. has_special_work: its connections have more to do than the next
-    batch of the steady load.
+    idle: open connections without a batch. parked: closed connections, kept in case the node returns to the cluster.
+    turns: due turns that wait for an idle connection. redirected: batches that other nodes redirected here. next_batch:
+    takes the next batch of a steady load; None if there is none, for now or for good. error: why requests fail at
+    present, None if they are sent. drawn: the backlog when requests were last drawn. has_special_work: its connections
+    have work other than the next batch of the steady load.
     """
 
     name: str
@@ -136,7 +135,8 @@ class TargetNode:
         return self.requests.backlog - self.waiting_operations
 
     def backlog_over(self, other: TargetNode) -> int:
-        """How many more requests this node has left than the other one, in proportion to the drawn requests."""
+        """How many requests this node has left beyond its share: the share that follows from the other node's progress,
+        in proportion to the drawn requests."""
         expected = self.drawn * other.requests.backlog // other.drawn if other.drawn else 0
         return self.requests.backlog - expected
 
@@ -149,9 +149,9 @@ class TargetNode:
 class BatchConnection:
     """A connection of one worker to one node, with at most one batch in flight.
 
-    batch: in flight. begun_ns: when it was first sent. is_steady: it belongs to a steady load. on_ready: for the poller
-    to call. notes: why replies need a closer look: error replies, and a mark for each read but the last one. hops: how
-    often the batch was redirected. skip: how many replies come before those of the batch.
+    batch: in flight. begun_ns: when it was first sent. is_steady: it belongs to a steady load. on_ready: the poller
+    calls it. notes: reasons to examine the replies: error replies, and a mark for each read except the last one. hops:
+    how often the batch was redirected. skip: number of replies before the batch's replies.
     """
 
     # Slots: faster access; the object has more attributes than CPython inlines.
@@ -163,7 +163,7 @@ class BatchConnection:
     )
 
     def __init__(self, owner: ConnectionOwner, node: TargetNode, link: WireConnection, *, has_pushes: bool) -> None:
-        """has_pushes: the server may send messages that are no replies."""
+        """has_pushes: the server may send push messages between replies."""
         self._owner, self.node, self.link = owner, node, link
         self.has_pushes = has_pushes
         self.is_open = self.is_closing = False
@@ -202,7 +202,7 @@ class BatchConnection:
 
     @property
     def marks(self) -> list[ReadMark]:
-        """One for each read of the replies but the last."""
+        """A mark for each read of the replies except the last one."""
         return [note for note in self.notes if isinstance(note, tuple)]
 
     @property
@@ -212,12 +212,12 @@ class BatchConnection:
 
     @property
     def got_bytes(self) -> int:
-        """How many bytes of replies came in all reads but the last one."""
+        """How many bytes of replies came in all reads except the last one."""
         return max((size for _, size in self.marks), default=0)
 
     @property
     def heard_ns(self) -> int:
-        """When the batch was sent, or when the last part of its replies came."""
+        """When the last part of the replies came; before the first one, when the batch was sent."""
         return max((at_ns for at_ns, _ in self.marks), default=self.begun_ns)
 
     def send(self, batch: Batch, begun_ns: int, *, is_steady: bool = False) -> None:
@@ -237,8 +237,8 @@ class BatchConnection:
         self._write()
 
     def _write(self) -> None:
-        """Send what is unsent, as far as the socket takes it. With TLS a call takes only a part, and the poller reports
-        only a socket that was full before."""
+        """Send the unsent bytes until the socket is full. The loop is for TLS: a call may send only a part although the
+        socket is not full, and the poller reports only sockets that were full."""
         unsent = self._unsent
         try:
             if (sent := self._send(unsent)) == len(unsent):
@@ -258,14 +258,14 @@ class BatchConnection:
             self._poller.watch_write(self._fd, self._is_writing)
 
     def _fast_path(self) -> Callable[[int], None]:
-        """`_on_ready` and all that follows, for a steady load; it leaves everything unusual to the methods.
+        """`_on_ready` and everything after it, for a steady load. Leaves all unusual cases to the methods.
 
-        Written a second time for speed: local names instead of attributes, and no avoidable call."""
+        It repeats their code for speed: local names instead of attributes, and few calls."""
         owner, node = self._owner, self.node
         record, count, add = owner.record, owner.batch_size, owner.record.add_batch
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
         next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE_REPLIES
-        # The beginning of one reply may say everything; several replies need the parser.
+        # One reply can be recognised by its beginning; several replies need the parser.
         largest = _TABLE_SIZE if count == 1 else 0
         header = _array_header(count) if count > 1 else b""
 
@@ -282,7 +282,7 @@ class BatchConnection:
                 else:
                     feed(_BUFFER, 0, size)
                     replies = gets()
-            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser
+            except Exception as error:  # noqa: BLE001 - from the socket or the parser
                 self._on_error(error)
                 return
             batch = self.batch
@@ -317,7 +317,7 @@ class BatchConnection:
         if events & WRITE and self.is_open:
             self._write()
         if events & ~WRITE:
-            # More than readable: the end of the stream, maybe behind a reply.
+            # More than readable: the stream has ended, perhaps after another reply.
             self._read(to_the_end=events & ~WRITE != READ)
 
     def _read(self, to_the_end: bool) -> None:
@@ -327,7 +327,7 @@ class BatchConnection:
                 ended_ns = monotonic_ns()
                 self._feed(_BUFFER, 0, size)
                 replies = self._gets()
-            except Exception as error:  # noqa: BLE001 - of the socket, or of the parser: what is no RESP
+            except Exception as error:  # noqa: BLE001 - from the socket, or from the parser for bytes that are not RESP
                 self._on_error(error)
                 return
             self._received(size, replies, ended_ns)
@@ -343,7 +343,7 @@ class BatchConnection:
             if batch is not None:
                 self.notes.append((ended_ns, self.got_bytes + size))
         elif batch is None:
-            owner.lost(self, socket_failure(ConnectionError("a reply came to no request")))
+            owner.lost(self, socket_failure(ConnectionError("a reply came without a request")))
         elif self.notes or not owner.ignores_replies:
             self._settle(batch, replies, size, ended_ns)
         else:
@@ -353,7 +353,7 @@ class BatchConnection:
             if count > 1 and (due_ns >= 0 or not owner.has_known_sizes):
                 self._settle(batch, replies, size, ended_ns)
                 return
-            # One row says everything.
+            # One row describes the whole batch.
             lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
             owner.record.add_batch(pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg))
             owner.issue(self)
@@ -364,13 +364,13 @@ class BatchConnection:
             self._owner.issue(self)
 
     def _on_error(self, error: Exception) -> None:
-        """Reading failed: for now, or for good. The poller may report a connection that was closed earlier in the same
-        turn of the loop."""
+        """Reading failed: nothing to read at the moment, or the connection is lost. Ignores a connection that was
+        closed earlier in the same turn of the loop, because the poller may still report it."""
         if self.is_open and not isinstance(error, WOULD_BLOCK):
             self._owner.lost(self, socket_failure(error))
 
     def _gets_each(self) -> Any:
-        """The replies one by one; hands on the pushed messages between them."""
+        """The replies, read one by one. Passes the push messages between them to redis-py."""
         while self.batch is None or len(self._replies) < self._wanted:
             reply = self._get()
             if reply is PENDING:
@@ -386,14 +386,14 @@ class BatchConnection:
         return replies if self._wanted > 1 else replies[0]
 
     def clear(self) -> None:
-        """The batch is over."""
+        """Forget the batch, which has ended."""
         self.batch = None
         self.is_steady = False
         self.hops = self.skip = 0
         self.notes.clear()
 
     def stop(self) -> None:
-        """Call it before the connection is closed."""
+        """Stop polling. Call it before the connection is closed."""
         if self.is_open:
             self.is_open = self._is_writing = False
             self._unsent = b""
@@ -402,5 +402,5 @@ class BatchConnection:
 
 
 def _array_header(count: int) -> bytes:
-    """Turns the next `count` replies into one array."""
+    """The header that makes the parser return the next `count` replies as one array."""
     return b"*%d\r\n" % count

@@ -1,8 +1,9 @@
-"""One event loop for all wire workers of a process, on a thread of its own; and threads for calls that block.
+"""One event loop for all wire workers of a process, on its own thread; and threads for blocking calls.
 
-A turn of the loop: wait until a connection can be read or written, or an operation is due; let each ready connection do
-what it can; then do what other threads asked for; then what is due. Everything that comes meanwhile waits until the
-turn is over. So the loop records how long each turn takes: that much it may add to the times that it measures.
+A turn of the loop: wait until a connection can be read or written, or an operation is due; handle each ready
+connection; call the functions that other threads passed to `call`; send what is due. Replies that arrive during a turn
+are read in the next one. So the loop records how long each turn takes, because a turn may add its length to measured
+times.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _THREADS = 16
 
 
 class _RunningJob:
-    """A worker on the loop, with its job."""
+    """A worker that runs on the loop, with its job."""
 
     def __init__(self, worker: WireWorker, job: Job) -> None:
         self.worker, self.span, self.stays = worker, job.context.span, job.stays
@@ -44,13 +45,13 @@ class _RunningJob:
         self.is_over = False
 
     def end(self) -> None:
-        """The worker has done its job."""
+        """The job has ended."""
         self.is_over = True
         self.watched.close()
 
 
 class WireLoop:
-    """Runs from the first `start` to `close`. Other threads may only call these two, `open` and `call`."""
+    """Runs from the first `start` until `close`. Other threads may only call `open`, `start`, `call` and `close`."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
@@ -64,7 +65,7 @@ class WireLoop:
         self._is_open = False
 
     def open(self) -> None:
-        """Open what `call` and `start` need. Idempotent."""
+        """Open the poller and the wake-up sockets, which `call` and `start` need. Idempotent."""
         if self._is_open:
             return
         self._is_open = True
@@ -75,24 +76,24 @@ class WireLoop:
         self._poller.add(self._wake.fileno())
 
     def start(self, worker: WireWorker, job: Job) -> None:
-        """Let a worker do its job, from the begin of its span."""
+        """Run a worker's job, from the beginning of its span."""
         self._jobs.append(_RunningJob(worker, job))
-        if self._thread.ident is None:  # a thread that has ended already has reported its error
+        if self._thread.ident is None:  # not for a thread that has ended: it has reported its error
             self._thread.start()
 
     def is_working(self, worker: WireWorker) -> bool:
-        """Whether this worker's job is not over."""
+        """Whether this worker's job has not ended."""
         return self._thread.is_alive() and any(each.worker is worker and not each.is_over for each in self._jobs)
 
     def call(self, what: Callable[[], None]) -> None:
-        """Call this on the loop's thread soon. From any thread."""
+        """Call a function on the loop's thread, soon. Any thread may use it."""
         self._calls.append(what)
         try:
             self._waker.send(b"!")
-        except OSError:  # full: the loop will wake anyway; or closed: nothing matters any more
+        except OSError:  # full: the loop will wake up anyway. Closed: the run is over
             return
 
-    # For connections, in the place of a poller.
+    # The interface of a poller, for connections.
 
     def add(self, fd: int) -> None:
         """See `WatchedFiles`; `watch` sets the handler."""
@@ -108,11 +109,11 @@ class WireLoop:
         self._poller.remove(fd)
 
     def watch(self, connection: BatchConnection) -> None:
-        """Call the connection's `on_ready`; it was added before."""
+        """Call the connection's `on_ready` when it is ready. Call `add` first."""
         self._handlers[connection.fd] = connection.on_ready
 
     def close(self) -> None:
-        """End the loop, whatever it does. Idempotent."""
+        """End the loop after its current turn. Idempotent."""
         self._is_over = True
         if self._thread.is_alive():
             self.call(lambda: None)
@@ -125,7 +126,7 @@ class WireLoop:
     def _live(self) -> None:
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - the last resort: `watched` reports it for each job
+        except Exception as error:  # noqa: BLE001 - the last resort: each job's `watched` reports it
             for job in self._jobs:
                 if not job.is_over:
                     job.is_over = True
@@ -151,8 +152,8 @@ class WireLoop:
             add_turn(pack_turn(at_ns, at_ns - woken_ns))
 
     def _tend(self, at_ns: int) -> tuple[int, bool]:
-        """Do what is due. Returns (when to call it again, whether that time must be met precisely). If so, it must also
-        be called after any event, because something may be due earlier then."""
+        """Do what is due. Returns (when to call it again, whether to wake up precisely then). If precisely, call it
+        also after any event, because an event may make an operation due earlier."""
         is_precise = False
         next_ns = at_ns + _CHECK_EVERY_NS
         for job in self._jobs:
@@ -186,15 +187,15 @@ class WireLoop:
 
 
 class BlockingCalls:
-    """Threads for calls that block, such as connects; the loop gets the results.
+    """Threads for blocking calls, such as connects. The results go to the loop.
 
-    Each call ends with the cancellation of the run, or with its own timeout.
+    Each call ends when the run is cancelled, or at its own timeout.
     """
 
     def __init__(self, cancellation: Cancellation, call: Call, threads: int = _THREADS) -> None:
         self._cancellation, self._call = cancellation, call
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="wire connector")
-        # `end` against `do`: the loop may ask for a call at the moment when everything ends.
+        # Protects `do` against a concurrent `end`.
         self._lock = threading.Lock()
         self._is_over = False
         self._in_flight: set[Future[None]] = set()
@@ -206,8 +207,8 @@ class BlockingCalls:
         otherwise: Callable[[Exception], None],
         pause_s: float = 0.0,
     ) -> None:
-        """Call `what` on a thread, after a pause; then `then` with its result on the loop, or `otherwise` with its
-        error if that is one of TARGET_ERRORS. After the cancellation, nothing is called."""
+        """After a pause, call `what` on a thread. Then, on the loop, call `then` with the result, or `otherwise` with
+        an error of TARGET_ERRORS. After cancellation, call nothing."""
         with self._lock:
             if self._is_over or self._cancellation.is_cancelled:
                 return
@@ -226,20 +227,20 @@ class BlockingCalls:
         except TARGET_ERRORS as error:
             failure: Exception = error
             self._call(lambda: otherwise(failure))
-        except Exception as error:  # noqa: BLE001 - a defect: the loop raises it, as an error of its own
+        except Exception as error:  # noqa: BLE001 - a bug: raise it in the loop, which reports it
             defect = error
             self._call(lambda: _raise(defect))
         else:
             self._call(lambda: then(result))
 
     def end(self) -> None:
-        """Begin no more calls. Idempotent."""
+        """Start no more calls. Idempotent."""
         with self._lock:
             self._is_over = True
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until no call is in flight, at most this long."""
+        """Wait until no call is in flight, but at most `timeout_s`."""
         wait(tuple(self._in_flight), timeout_s)
 
 

@@ -1,7 +1,7 @@
-"""Which sockets are ready to be read or written: epoll on Linux, kqueue on macOS. No other module knows the difference.
+"""Reports which sockets are ready to be read or written: by epoll on Linux, by kqueue on macOS.
 
 Edge-triggered: a file is reported when new bytes arrive, and not again while they are unread. So a reader that stops
-before the end must know that more may be left. In return, a wait does not look at files that were reported before.
+early must remember that more may be left. In return, a wait does not examine files that were reported before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Any, Protocol
 
 READ, WRITE = 1, 4
-"""What a file is ready for, as a sum of the bits of epoll. Any other bit means: read to the end of the stream."""
+"""What a file is ready for, as epoll's bits. Any other bit means: read to the end of the stream."""
 
 _SELECTABLE = 1024
 """select(2) takes file descriptors below this."""
@@ -26,18 +26,18 @@ class WatchedFiles(Protocol):
         """Watch this file for reading."""
 
     def watch_write(self, fd: int, wanted: bool) -> None:
-        """Watch it for writing too, or no longer."""
+        """Begin or stop to watch this file for writing too."""
 
     def remove(self, fd: int) -> None:
-        """Watch it no longer. Call it before the file is closed."""
+        """Stop watching this file. Call it before the file is closed."""
 
 
 class FilePoller(WatchedFiles, Protocol):
     """Waits until any of the files is ready."""
 
     def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:
-        """[(file, what it is ready for)], as soon as any is ready, or after this time. is_precise: to the microsecond
-        if the system can, else to the millisecond."""
+        """[(file, what it is ready for)], as soon as any file is ready, or after `timeout_ns`. is_precise: wait to the
+        microsecond if the system can; otherwise to the millisecond."""
 
     def close(self) -> None:
         """Idempotent."""
@@ -68,7 +68,7 @@ class EpollPoller:
             ready: list[tuple[int, int]] = self._poll(0, _AT_ONCE)
             if ready or timeout_ns <= 0:
                 return ready
-            # epoll rounds up to whole milliseconds, but select can wait for an epoll, as for any file.
+            # epoll rounds up to whole milliseconds. select does not, and can wait for an epoll as for any file.
             select.select((self._epoll,), (), (), timeout_ns / _NS_PER_S)
             timeout_ns = 0
         found: list[tuple[int, int]] = self._poll(timeout_ns / _NS_PER_S, _AT_ONCE)
@@ -102,7 +102,7 @@ class KqueuePoller:
     def _change(self, fd: int, which: int, flag: int) -> None:
         self._queue.control([select.kevent(fd, which, flag)], 0)  # type: ignore[attr-defined]
 
-    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:  # noqa: ARG002 - it always is precise
+    def wait(self, timeout_ns: int, is_precise: bool) -> list[tuple[int, int]]:  # noqa: ARG002 - kqueue is precise
         found: dict[int, int] = {}
         for event in self._queue.control(None, _AT_ONCE, max(0.0, timeout_ns / _NS_PER_S)):
             kind = WRITE if event.filter == select.KQ_FILTER_WRITE else READ  # type: ignore[attr-defined]

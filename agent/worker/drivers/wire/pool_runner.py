@@ -1,4 +1,4 @@
-"""Runs one pool of the wire driver: all connections of its client instances carry load, on the loop of the process."""
+"""Runs one pool of the wire driver. All connections of its client instances carry load, on the process's one loop."""
 
 from __future__ import annotations
 
@@ -34,30 +34,31 @@ from common.redis_client.connection_causes import attempt_cause
 from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
 
 _SHORT_PAUSE_S = 0.02
-"""Least time between two rounds of attempts to connect: without retries a round takes no time."""
+"""Least time between two rounds of attempts to connect: without retries, a failing round takes no time."""
 _GRACE_S = 1.0
-"""Connects in flight at the end have this long to succeed, then this long again to be cancelled."""
+"""At the end, how long connects in flight may take to succeed, and then again to notice their cancellation."""
 
 
 class WireInstance:
     """One client instance: its TCP pools, one for each node, and its events."""
 
     def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
-        """Prewarmable no connection. Raises PlanError."""
-        # Count links: redis-py's pool gives a connection that failed to any link that tries next.
+        """Opens no connection. Raises PlanError."""
+        # Count links, not redis-py's connections: redis-py's pool gives a failed connection to the next link that
+        # tries.
         self.events = EventLog(of_links=True)
         self.pools = InstancePools(target, pools, events=self.events, cancellation=cancellation)
         self.max_connections = pools.max_connections
         self.nodes: list[str] = []
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
-        """See `Prewarmable`; for the nodes that are known."""
+        """See `Prewarmable`. Opens connections to all known nodes."""
         each = [self.pools.of(node) for node in self.nodes]
         return [executor.submit(open_one, pool) for pool in each for _ in range(self.max_connections)]
 
 
 class WirePoolRunner:
-    """See `PoolRunner`. One worker, on a loop that all pools of the process share."""
+    """See `PoolRunner`. Has one worker, on a loop that all pools of the process share."""
 
     def __init__(
         self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: CommandMix
@@ -67,7 +68,7 @@ class WirePoolRunner:
         self._instances = [WireInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
         self._has_pushes = target.maintenance is not Maintenance.OFF
         self._connector = BlockingCalls(cancellation, loop.call)
-        # A separate thread for the topology: a node that hangs may block all threads of the connector for long.
+        # A separate thread for the topology, because a node that hangs may block all threads of the connector.
         self._topology_reader = BlockingCalls(cancellation, loop.call, threads=1)
         self._worker: WireWorker | None = None
         self._primaries: SlotMap | None = None
@@ -145,7 +146,7 @@ class WirePoolRunner:
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
         )
         self._worker = WireWorker(context, router, services)
-        # Connections are made on the loop's thread: everything of the worker happens there.
+        # On the loop's thread, because the worker and its connections are used only there.
         self._loop.call(partial(router.begin, self._primaries.slots() if is_cluster else None))
         if self._mix.ignores_replies:
             self._loop.call(router.prefetch)
@@ -158,7 +159,7 @@ class WirePoolRunner:
             return PackedRequestSource(operations)
         return OperationRequestSource(operations, self._primaries.slot_of, context.batch if context.transaction else 1)
 
-    # On the loop's thread: connections and the topology.
+    # The following methods run on the loop's thread.
 
     def _give_connections(self, node: TargetNode) -> None:
         assert self._worker is not None
@@ -226,17 +227,17 @@ class WirePoolRunner:
         self._worker.update_topology(slots)
 
     def _not_refreshed(self, _: Exception) -> None:
-        # The next operation that needs it asks again.
+        # The next operation that needs the topology starts another refresh.
         self._is_refreshing = False
 
     def cut(self) -> None:
-        # Calls in flight end with the cancellation of the run.
+        # The cancellation of the run ends calls in flight.
         self._connector.end()
         self._topology_reader.end()
 
     def close(self) -> None:
-        # No more connects. Those in flight end before the pools are closed: a pool would not find a connection that
-        # opens later.
+        # Start no more connects, and wait for those in flight before closing the pools: a pool does not close a
+        # connection that opens later.
         self._topology_reader.end()
         self._connector.end()
         self._connector.wait(_GRACE_S)
@@ -251,7 +252,7 @@ class WirePoolRunner:
 
 
 def draw_requests(mix: CommandMix, seed: int, worker: int, workers: int) -> PackedStream | Iterator[Operation]:
-    """The operations of a worker: drawn and packed ahead if none depends on a reply, else one by one."""
+    """The operations of a worker: drawn and packed ahead if none depends on a reply, otherwise one by one."""
     draw = draw_packed if mix.ignores_replies else draw_operations
     return draw(mix, seed, worker, workers)
 

@@ -1,4 +1,5 @@
-"""Raw replies to a batch, where each must be looked at: errors, replies that matter, transactions, several reads."""
+"""Examines raw replies one by one: after errors, in transactions, if replies matter, or if they came in several
+reads."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from common.redis_client import failure_of
 
 
 class ReplyParser:
-    """Turns raw replies into what redis-py returns, by row of the mix, and knows the sizes of raw replies."""
+    """Converts raw replies into what redis-py returns, and measures raw replies. Both by row of the mix."""
 
     def __init__(self, names: Sequence[str], callbacks: Mapping[str, Any], raw_measures: Sequence[Measure]) -> None:
         """names: the command of each row. callbacks: redis-py's response callbacks by command. raw_measures: by row,
@@ -20,13 +21,13 @@ class ReplyParser:
         self._raw_measures = raw_measures
 
     def parse(self, row: int, raw: Any) -> Any:
-        """What redis-py returns, or the error that it raises over a reply that it cannot read."""
+        """What redis-py returns for a raw reply, or the error that it raises if it cannot convert the reply."""
         callback = self._callbacks[row]
         if callback is None or isinstance(raw, BaseException):
             return raw
         try:
             return callback(raw)
-        except Exception as error:  # noqa: BLE001 - a caller of redis-py gets it instead of a reply
+        except Exception as error:  # noqa: BLE001 - redis-py would raise it instead of returning a reply
             return error
 
     def raw_bytes(self, row: int, raw: Any) -> int:
@@ -47,8 +48,8 @@ def unwrap_transaction(replies: Sequence[Any]) -> tuple[list[Any], bool]:
 
 
 def ends_of(sizes: Sequence[int], marks: Sequence[ReadMark], ended_ns: int) -> list[int]:
-    """When each reply was complete. sizes: of the replies, in order. marks: of each read but the last, which ended at
-    `ended_ns`."""
+    """When each reply was complete. sizes: of the replies, in order. marks: one for each read except the last one,
+    which ended at `ended_ns`."""
     ends, reached, left = [], 0, list(reversed(marks))
     for size in sizes:
         reached += size

@@ -1,8 +1,8 @@
 """Requests of the wire driver: packed in blocks, queued for a node, and taken in batches.
 
-A block has requests in the order of issue, packed one after the other, so that any batch is one slice of the payload.
-The next requests of a node are in the current block of its queue, from `position` on. If fewer than a batch are left
-there, these and the first requests of the next block become a new block.
+A block has requests in the order of issue, packed one after the other, so any batch is one slice of the payload. A
+node's next requests are in the current block of its queue, from `position` on. If fewer than a batch are left there,
+they and the first requests of the next block become a new block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.metrics.histogram import Ints
 from common.redis_client.wire_connections import pack_command
 
 UNNUMBERED = -1
-"""`RequestBlock.first` of a block that no record knows."""
+"""`RequestBlock.first` of a block that is not in a record."""
 
 NO_NODE = -1
 """The node number of slots that no node serves."""
@@ -31,9 +31,9 @@ NO_NODE = -1
 class RequestBlock:
     """Packed requests.
 
-    first: the number of the first request in the worker's record. offsets: where each request begins in the payload,
-    and the end. rows, sizes: the row of the mix and the bytes of each request. operations: the requests before packing
-    if replies must be looked at one by one, else None.
+    first: number of the first request in the worker's record. offsets: where each request begins in the payload, then
+    the payload's end. rows, sizes: for each request, its row of the mix and its bytes. operations: the operations that
+    were packed, if replies must be examined one by one; otherwise None.
     """
 
     __slots__ = ("count", "first", "offsets", "operations", "payload", "rows", "sizes")
@@ -49,12 +49,12 @@ class RequestBlock:
         self.first = UNNUMBERED
 
     def batch(self, begin: int, turn: Turn) -> Batch:
-        """The requests from index `begin` on, one for each operation of the turn."""
+        """The batch that begins at index `begin`, with a request for each operation of the turn."""
         payload = self.payload[self.offsets[begin] : self.offsets[begin + len(turn.times_ns)]]
         return self.first + begin, payload, self, turn
 
     def operations_of(self, batch: Batch) -> Sequence[Operation]:
-        """The operations of a batch; without arguments if the block does not have them."""
+        """The operations of a batch. They have no arguments if the block has no `operations`."""
         first, _, _, turn = batch
         begin = first - self.first
         end = begin + len(turn.times_ns)
@@ -65,16 +65,16 @@ class RequestBlock:
 
 
 Batch: TypeAlias = tuple[int, bytes, RequestBlock, Turn]
-"""Requests that are sent together: (number of the first one in the record, payload, their block, their turn).
+"""Requests that are sent together: (number of the first one in the record, payload, block, turn).
 
-A plain tuple, because `zip` makes one for each batch of a steady load without running Python code.
+A plain tuple, so that in a steady load `zip` makes each batch without running Python code.
 """
 
 NO_REQUESTS = RequestBlock(b"", [0], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 class RequestQueue:
-    """The next requests of one node: those of `block` from `position` on, then those of the queued blocks."""
+    """The next requests of one node: in `block` from `position` on, then in the queued blocks."""
 
     __slots__ = ("_blocks", "_numbers", "_queued", "_skipped", "block", "position")
 
@@ -82,9 +82,9 @@ class RequestQueue:
         self.block, self.position = NO_REQUESTS, 0
         self._blocks: deque[RequestBlock] = deque()
         self._queued = 0
-        # How many requests of the first queued block are taken.
+        # How many requests of the first queued block were taken.
         self._skipped = 0
-        # Numbers of the batches that `batches` has yet to yield.
+        # Numbers of the batches that `batches` has not yielded yet.
         self._numbers: Iterator[int] = iter(())
 
     @property
@@ -98,7 +98,7 @@ class RequestQueue:
         self._queued += block.count
 
     def advance(self, count: int, record: WireRecord) -> bool:
-        """Make the next `count` requests lie in `block`. Returns False if fewer are left."""
+        """Change `block` so that it contains the next `count` requests. Returns False if fewer are left."""
         while self.block.count - self.position < count:
             if self.backlog < count:
                 return False
@@ -136,15 +136,15 @@ class RequestQueue:
         self.block, self.position = block, position
 
     def take(self, turn: Turn) -> Batch:
-        """The next batch, which must lie in `block`: see `advance`."""
-        # As `RequestBlock.batch`; spares a call for each batch of an open loop.
+        """The next batch. Its requests must be in `block`: see `advance`."""
+        # Repeats `RequestBlock.batch`, to save a call for each batch of an open loop.
         block, begin = self.block, self.position
         offsets = block.offsets
         self.position = end = begin + len(turn.times_ns)
         return block.first + begin, block.payload[offsets[begin] : offsets[end]], block, turn
 
     def batches(self, turn: Turn, most: int | None = None) -> Iterator[Batch]:
-        """Take the rest of `block` in batches of this turn; requests that do not fill a batch stay. most: limits the
+        """Take the rest of `block` as batches of this turn. Requests that do not fill a batch stay. most: limits the
         number of batches."""
         block, begin, count = self.block, self.position, len(turn.times_ns)
         whole = (block.count - begin) // count
@@ -155,8 +155,8 @@ class RequestQueue:
         return zip(self._numbers, payloads, repeat(block), repeat(turn))
 
     def take_back(self, count: int, taken: int) -> None:
-        """Put back what `batches` has yet to yield, and the last `taken` batches that it yielded, of `count` requests
-        each."""
+        """Put back the batches that `batches` has not yielded yet, and the last `taken` batches that it yielded. Each
+        has `count` requests."""
         self.position -= count * (len(list(self._numbers)) + taken)
 
     def remove_all(self, record: WireRecord) -> list[RequestBlock]:
@@ -170,7 +170,7 @@ class RequestQueue:
         return [_joined([(block, begin, block.count)]) if begin else block for block, begin in parts]
 
     def _give_up_rest(self, record: WireRecord) -> None:
-        """The rest of `block` is issued from another block: its numbers stay unused."""
+        """Mark the numbers of the rest of `block` as unused: its requests are issued from another block."""
         rest = self.block.count - self.position
         if rest and self.block.first != UNNUMBERED:
             record.skip(self.block.first + self.position, rest)
@@ -181,23 +181,23 @@ def _joined(parts: Sequence[tuple[RequestBlock, int, int]]) -> RequestBlock:
     payload = b"".join([block.payload[block.offsets[begin] : block.offsets[end]] for block, begin, end in parts])
     rows = np.concatenate([block.rows[begin:end] for block, begin, end in parts])
     sizes = np.concatenate([block.sizes[begin:end] for block, begin, end in parts])
-    # The blocks come from one source: all have operations, or none has.
+    # All blocks come from one source, so either all have operations or none has.
     operations = [each for block, begin, end in parts for each in (block.operations or ())[begin:end]]
     return RequestBlock(payload, [0, *np.cumsum(sizes).tolist()], rows, sizes, operations or None)
 
 
 class RequestSource(Protocol):
-    """Draws all requests of one worker."""
+    """Draws the requests of one worker."""
 
     def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, RequestBlock]]:
-        """The next requests, at least `count` over all nodes, as (node number, block).
+        """The next requests, at least `count` in total, as (node number, block).
 
-        nodes: by slot, the number of its node or NO_NODE. None: there is one node, number 0.
+        nodes: the node number of each slot, or NO_NODE. None: there is only node 0.
         """
 
 
 class PackedRequestSource:
-    """Requests that depend on no reply: drawn and packed ahead."""
+    """For requests that depend on no reply: draws and packs them ahead."""
 
     def __init__(self, stream: PackedStream) -> None:
         self._stream = stream
@@ -219,10 +219,11 @@ class SlotOf(Protocol):
 
 
 class OperationRequestSource:
-    """Requests whose arguments depend on replies, or whose replies matter: made when they are about to be issued."""
+    """For requests whose arguments depend on replies, or whose replies matter: makes them just before they are
+    issued."""
 
     def __init__(self, operations: Iterator[Operation], slot_of: SlotOf, batch: int) -> None:
-        """batch: how many operations must go to one node together; 1 if each may go alone."""
+        """batch: how many consecutive operations must go to the same node; 1 if each may go to any node."""
         self._operations, self._slot_of, self._batch = operations, slot_of, batch
 
     def draw(self, count: int, nodes: Ints | None) -> Iterator[tuple[int, RequestBlock]]:

@@ -1,20 +1,20 @@
-"""Which node gets which requests.
+"""Assigns requests to nodes.
 
-A target that is no cluster has one node, which gets all requests. In a cluster each request goes to the node of its
+A target that is not a cluster has one node, which gets all requests. In a cluster each request goes to the node of its
 slot: requests are drawn over the whole key space, as the plan says, and divided among the nodes. Every drawn request is
 issued, even if its node goes down:
 
-- Requests for a node that cannot be reached fail, and so do requests for slots that no node serves. The latter belong
-  to a node of their own, `uncovered`. Both fail in proportion to the requests that other nodes send.
+- Requests for a node that cannot be reached fail, and so do requests for slots that no node serves: these belong to an
+  artificial node, `uncovered`. Both kinds fail in proportion to the requests that are sent to other nodes.
 - No node may be far ahead of another: if requests for one node pile up, the other nodes wait. They do not wait for a
   node that is known to be down.
-- Requests for a node that has lost its slots go to the node that has most of these slots now. That node redirects
-  requests for other slots.
+- If a node loses its slots, its requests go to the node that now has most of these slots. That node redirects requests
+  for other slots.
 
-In an open loop each due turn goes to the node of the next request. A busy node queues the turn until one of its
-connections is idle, so that a slow node does not delay other nodes.
+In an open loop, each due turn goes to the node of the next request. A busy node queues the turn until one of its
+connections is idle, so a slow node does not delay other nodes.
 
-Pure except for random numbers: the router is given nodes and slots, and asks no server.
+Pure, except for random numbers: the router gets nodes and slots from its caller, and calls no server.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from common.redis_client.wire_connections import SINGLE_NODE, redirect_kind, red
 AHEAD = 8192
 """How many requests may be queued for one node before the other nodes wait for it."""
 _MAX_DRAWS = 64
-"""Blocks drawn at a time for a node that gets few requests."""
+"""Most blocks drawn in a row for a node that gets few requests."""
 _SHORT_ROUND = 32
-"""Batches of a steady load that are sent before failing nodes fail their share."""
+"""Batches of a steady load that a node sends before failing nodes fail their share."""
 
 _MAX_HOPS = 16
 """redis-py follows this many redirections of one command."""
@@ -50,7 +50,7 @@ _FOLLOWED = ("MOVED", "ASK")
 
 
 class RequestRouter:
-    """The nodes of one worker's target, and the requests that wait for each."""
+    """The nodes of one worker's target, and the waiting requests of each node."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class RequestRouter:
         batches: int | None = None,
     ) -> None:
         """add_node: gives a new node its connections. on_requests: called when nodes that had to wait may send again.
-        fail_batches: fails this many batches of a steady load for a node with an `error`. batch: operations of each
-        batch of a steady load. batches: how many there are, None for no limit (with several nodes there is none)."""
+        fail_batches: fails this many batches of a steady load for a node with an `error`. batch: operations in each
+        batch of a steady load. batches: number of these batches, None for no limit; always None with several nodes."""
         self._source, self._record, self._add_node = source, record, add_node
         self._on_requests, self._fail_batches = on_requests, fail_batches
         self._batch = batch
@@ -83,12 +83,12 @@ class RequestRouter:
         self._places = [self.uncovered]
         self._next_node: TargetNode | None = None
         self._order: Iterator[int] = iter(())
-        # Seeded differently in each worker: else all workers would turn to the same node at the same time.
+        # Seeded differently in each worker: otherwise all workers would use the same node at the same time.
         self._random = np.random.default_rng()
 
     @property
     def is_cluster(self) -> bool:
-        """Whether there are slots."""
+        """Whether the target is a cluster."""
         return self._numbers is not None
 
     def begin(self, slots: Sequence[str] | None) -> None:
@@ -99,15 +99,16 @@ class RequestRouter:
             self.update_slots(slots)
 
     def prefetch(self) -> None:
-        """Draw the first requests of each node before the start: the first block takes longest."""
+        """Draw the first requests of each node before the start, because the first block takes longest."""
         for node in self.nodes:
             self.ensure(node, self._batch)
 
     def update_slots(self, slots: Sequence[str]) -> bool:
-        """Set the node of each slot of a cluster. slots: node names, "" for none. Returns whether anything has changed.
+        """Set the node of each slot of a cluster. slots: node names, "" for no node. Returns whether any slot has
+        another node than before.
 
-        A node without slots is gone: its requests go to the node that has most of its slots now. Batches that were
-        redirected to it stay with it.
+        A node without slots counts as gone: its requests go to the node that now has most of its slots. Batches that
+        were redirected to it stay there.
         """
         if slots == self._slots:
             return False
@@ -132,7 +133,7 @@ class RequestRouter:
         return has_changed
 
     def _hand_over(self, node: TargetNode, before: Ints) -> None:
-        """Move a node's requests to the node that has most of its slots now. before: the node numbers of all slots
+        """Move a node's requests to the node that now has most of its slots. before: the node number of each slot
         before the change."""
         assert self._numbers is not None
         heirs = self._numbers[before == node.number]
@@ -148,19 +149,19 @@ class RequestRouter:
         self._next_node, self._order = None, iter(())
 
     def take_back(self, last: TargetNode | None = None) -> None:
-        """The steady load has ended or changed: put its unsent requests back into the queues. last: the node whose last
-        batch was taken, but not sent."""
+        """Put the unsent requests of the steady load back into the queues, because the load has ended or changed. last:
+        the node whose last batch was taken but not sent."""
         for node in self.nodes:
             node.requests.take_back(self._batch, 1 if node is last else 0)
 
     def set_error(self, node: TargetNode, error: Exception) -> None:
-        """From now on requests for this node fail with this error."""
+        """Make requests for this node fail with this error."""
         node.error = error
         self.take_back()
         self._update_failing()
 
     def clear_error(self, node: TargetNode) -> None:
-        """From now on requests for this node are sent."""
+        """Send requests for this node again."""
         if node.error is not None:
             node.error = None
             self._update_failing()
@@ -173,7 +174,7 @@ class RequestRouter:
         self._update_drawn()
 
     def slot_moved(self, slot: int, name: str) -> None:
-        """The slot belongs to the node of this name now."""
+        """Record that the slot now belongs to the node of this name."""
         assert self._numbers is not None
         node = self.node(name)
         if self._numbers[slot] != node.number:
@@ -182,7 +183,7 @@ class RequestRouter:
             node.is_gone = False
 
     def node(self, name: str) -> TargetNode:
-        """The node of this name; a new node if the name is new."""
+        """The node of this name. Makes a new node for a new name."""
         if name not in self._by_name:
             node = self._by_name[name] = TargetNode(name, len(self.nodes))
             node.next_batch = self._steady_batches(node)
@@ -192,8 +193,8 @@ class RequestRouter:
         return self._by_name[name]
 
     def ensure(self, node: TargetNode, count: int) -> bool:
-        """Make the node's next `count` requests ready. Returns False if other nodes must catch up before more requests
-        may be drawn, and if no slot belongs to the node."""
+        """Draw requests until the node has `count` in its block. Returns False if other nodes must catch up before more
+        requests may be drawn, or if no slot belongs to the node."""
         requests = node.requests
         if requests.block.count - requests.position >= count:
             return True
@@ -226,8 +227,8 @@ class RequestRouter:
         return self._numbers is not None and node.number in self._numbers
 
     def next_node(self, count: int) -> TargetNode | None:
-        """The node for the next turn, of `count` operations: the same node until `assigned` is called. The choice is
-        random, in proportion to the requests without a turn. None if one draw of requests does not fill a turn."""
+        """The node for the next turn of `count` operations; the same node until `assigned` is called. The choice is
+        random, in proportion to the requests without a turn. None if no node gets enough requests for a turn."""
         if self._next_node is not None and self._next_node.without_turn >= count:
             return self._next_node
         for _ in range(_MAX_DRAWS):
@@ -244,7 +245,7 @@ class RequestRouter:
         return None
 
     def assigned(self) -> None:
-        """The node that `next_node` returned has got its turn."""
+        """Record that the node from `next_node` has got its turn."""
         self._next_node = None
 
     def _shuffled(self, turns: Sequence[int]) -> list[int]:
@@ -254,21 +255,22 @@ class RequestRouter:
         return shuffled
 
     def must_fail_first(self, node: TargetNode, count: int) -> TargetNode | None:
-        """In a closed loop: a failing node of which `count` requests must fail before `node` sends `count` more."""
+        """In a closed loop: a failing node that must fail `count` requests before `node` may send `count` more; None if
+        there is none."""
         places = (place for place in self.failing if place is not node and place.backlog_over(node) >= count)
         return next(places, None)
 
     @property
     def is_any_waiting(self) -> bool:
-        """Whether any node has no requests until other nodes have caught up."""
+        """Whether any node must wait until other nodes have caught up."""
         return bool(self._waiting)
 
     def is_waiting(self, node: TargetNode) -> bool:
-        """Whether the node has no requests until other nodes have caught up."""
+        """Whether the node must wait until other nodes have caught up."""
         return node.name in self._waiting
 
     def _steady_batches(self, node: TargetNode) -> Callable[[], Batch | None]:
-        """See `TargetNode.next_batch`. An iterator written in C: it is called for each batch."""
+        """See `TargetNode.next_batch`. An iterator written in C, for speed: it is called for each batch."""
         return chain(islice(chain.from_iterable(self._rounds(node)), self._batches), repeat(None)).__next__
 
     def _rounds(self, node: TargetNode) -> Iterator[Iterable[Batch | None]]:
@@ -281,7 +283,7 @@ class RequestRouter:
                 yield node.requests.batches(self.steady_turn, _SHORT_ROUND if self.failing else None)
 
     def _fail_share(self, node: TargetNode) -> None:
-        """Fail the batches of failing nodes that are in proportion to what `node` has sent."""
+        """Fail batches of failing nodes, in proportion to the batches that `node` has sent."""
         for place in self.failing:
             if place is not node and (batches := place.backlog_over(node) // self._batch) > 0:
                 self._fail_batches(place, batches)
@@ -289,14 +291,15 @@ class RequestRouter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolServices:
-    """What the pool provides to its worker beside the `WorkerContext`.
+    """What the pool provides to its worker, in addition to the `WorkerContext`.
 
-    reopen: connects again, and then calls `opened` or `refused`; `reopen_later` after a pause, `reopen_soon` after a
-    short pause, for when no node can be reached. refresh: reads the topology again; `refresh_uncovered` at most a few
-    times a second, for slots that no node serves. parked: called for a connection whose node has left; `reopen` opens
-    it when the node is back. ignores_replies: successful replies are only counted. has_known_sizes: the bytes of a
-    batch tell the bytes of each command. is_sentinel: Sentinels name the primary. has_shared_quota: several nodes share
-    one quota. timeout_ns: the longest wait for a reply. refresh_after: refresh after this many MOVED, 0 for never.
+    reopen: connects again, and then calls `opened` or `refused`; `reopen_later` does so after a pause, `reopen_soon`
+    after a short pause, for use when no node can be reached. refresh: reads the topology again; `refresh_uncovered`
+    does so at most a few times per second, for slots that no node serves. parked: called for a connection whose node
+    has left the cluster; `reopen` opens it if the node returns. ignores_replies: successful replies are only counted.
+    has_known_sizes: the bytes of each command follow from the bytes of a batch. is_sentinel: Sentinels name the
+    primary. has_shared_quota: several nodes share one quota. timeout_ns: the longest wait for a reply. refresh_after:
+    refresh after this many MOVED, 0 for never.
     """
 
     replies: ReplyParser
@@ -326,13 +329,13 @@ class RedirectFollower:
         issue: Callable[[BatchConnection], None],
         now: MonotonicNs,
     ) -> None:
-        """issue: makes an idle connection send what is next."""
+        """issue: makes an idle connection send its next batch."""
         self._router, self._services, self._issue, self._now = router, services, issue, now
         self._is_transaction = is_transaction
         self._moved = 0
 
     def follow(self, connection: BatchConnection, batch: Batch, results: list[Result]) -> list[Result]:
-        """Send on what a node has redirected. Returns the results that are final."""
+        """Send redirected operations to their new nodes. Returns the other results, which are final."""
         kinds = [redirect_kind(reply) if isinstance(reply, Exception) else None for _, _, reply, _ in results]
         # All operations of a transaction have the same error.
         for kind in kinds[: 1 if self._is_transaction else len(kinds)]:
@@ -374,8 +377,8 @@ class RedirectFollower:
         connection.hops, connection.skip = redirected.hops, int(redirected.is_asking)
         connection.send(redirected.batch, redirected.begun_ns)
         if connection.batch is not None:
-            # The timeout counts from now on, not from when the batch was first sent. The mark also makes the worker
-            # look at each reply: the one to ASKING comes first.
+            # The mark restarts the reply timeout, which would otherwise count from the first send. It also makes the
+            # worker examine each reply, because the reply to ASKING comes first.
             connection.notes.append((self._now(), 0))
         connection.node.update_special_work()
 
@@ -386,14 +389,14 @@ class RedirectFollower:
         present = [node for node in self._router.nodes if not node.is_gone]
         for node in present:
             self._unpark(node)
-        # Batches that were redirected to a node that is gone go to any other node, which redirects them again.
+        # Batches that were redirected to a node that has left go to any other node, which redirects them again.
         for node in self._router.nodes:
             while node.is_gone and node.redirected and present:
                 present[0].redirected.append(node.redirected.popleft())
                 present[0].update_special_work()
 
     def _unpark(self, node: TargetNode) -> None:
-        """Open the connections of a node that may have been gone."""
+        """Count the node as present, and open its parked connections."""
         node.is_gone = False
         while node.parked:
             connection = node.parked.pop()

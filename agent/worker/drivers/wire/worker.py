@@ -1,19 +1,19 @@
-"""The `wire` driver: a worker keeps all connections of its pool busy, each with a batch at a time.
+"""The `wire` driver: a worker keeps all connections of its pool busy, each with one batch at a time.
 
-A free connection takes the next turn of the pacer and the next requests of its node. In an open loop it waits until the
-turn is due. Service time runs from just before a batch is given to the socket until the read that completed a reply has
-returned, so all replies of a batch that come with one read have the same. Response time runs from each operation's own
+A free connection takes the pacer's next turn and the next requests of its node. In an open loop it waits until the turn
+is due. Service time is from just before the batch is written to the socket until the read that completes the reply has
+returned. So all replies that come in one read have the same service time. Response time is from each operation's own
 intended send.
 
-Steady load: a closed loop in which every turn is the same and one row describes a batch. Then connections ask neither
-pacer nor worker: each takes the next batch of its node until `steady_until_ns`. When that ends, batches that were not
-sent go back into the queues, and the turns that are left are issued one by one.
+Steady load: a closed loop in which all turns are the same and one row describes a batch. In a steady load, connections
+call neither pacer nor worker: each takes the next batch of its node until `steady_until_ns`. When the steady load ends,
+unsent batches go back into the queues, and the remaining turns are issued one by one.
 
 Only connects are retried here. An operation in flight on a lost connection fails. So does an operation that cannot be
-sent when its turn comes, because its node cannot be reached or no node serves its slot. A node cannot be reached when
-one of its connections fails with all retries of the plan, or gets no reply in time, and the node has no other open
-connection. In an open loop each such operation fails when it is due. In a closed loop such operations fail in
-proportion to those that other nodes do; if no node can be reached, one operation fails for each failed connect.
+sent when its turn comes, because its node cannot be reached or no node serves its slot. A node counts as unreachable if
+it has no open connection, and one of its connections has failed with all retries of the plan or got no reply in time.
+In an open loop, each such operation fails when it is due. In a closed loop, such operations fail in proportion to the
+operations of other nodes; if no node can be reached, one operation fails for each failed connect.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from common.clock import MonotonicNs, monotonic_ns
 from common.redis_client.wire_connections import is_read_only, reply_timeout, socket_failure
 
 _AT_ONCE = 64
-"""Most turns that are assigned, or fail, before the loop looks after its connections again."""
+"""Most turns that are assigned, or fail, before the loop handles its connections again."""
 
 
 class WireWorker:
-    """The worker of one pool. Everything happens on the loop's thread. See `ConnectionOwner` for the attributes."""
+    """The worker of one pool. Only the loop's thread uses it. See `ConnectionOwner` for the attributes."""
 
     __slots__ = (
         *("_context", "_router", "_services", "_now", "_pacer", "_turns", "_waiting_turn", "_blocked_turn"),
@@ -71,12 +71,12 @@ class WireWorker:
         self._is_steady = self.can_be_steady and context.pacer.steady_turn is not None
         self.steady_until_ns = self.span.end_ns
         self.span.on_new_end(self._look_at_the_end)
-        # Whether the last turn belonged to an open loop.
+        # Whether the latest turn belongs to an open loop.
         self._is_open_loop = not self._is_steady
         self._turns: Iterator[Turn] = context.pacer.rest() if self._is_steady else context.pacer.turns()
-        # The next turn: not due yet, or without requests.
+        # The next turn, if it is not due yet or has no requests yet.
         self._waiting_turn: Turn | None = None
-        # `_waiting_turn`, while connections that could send it wait for other nodes to catch up.
+        # The same turn as `_waiting_turn` while it cannot be sent, because other nodes must catch up first.
         self._blocked_turn: Turn | None = None
         self._has_begun = self._has_ended = False
         self._redirects = RedirectFollower(router, services, self.is_transaction, self.issue, now)
@@ -88,7 +88,7 @@ class WireWorker:
 
     @property
     def is_done(self) -> bool:
-        """Whether everything was issued and has ended."""
+        """Whether all operations were issued and have ended."""
         return self._has_ended and not any(
             node.redirected or node.turns or any(each.batch is not None for each in node.connections)
             for node in self._router.nodes
@@ -96,20 +96,20 @@ class WireWorker:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it may have to wait until a turn is due."""
+        """Whether turns have due times, so that `due_ns` matters."""
         return not self._is_steady
 
     @property
     def due_ns(self) -> int:
-        """When to call `pump` again, unless a connection does something before."""
+        """When to call `pump` again, unless an event of a connection comes first."""
         turn = self._waiting_turn
-        # In an open loop, an operation that fails needs no idle connection.
+        # In an open loop, a failing operation needs no idle connection.
         fails = self._is_open_loop and bool(self._router.failing)
         can_go = fails or any(node.idle for node in self._router.nodes)
         if turn is not None:
             can_go = can_go and turn is not self._blocked_turn
             return min(turn.times_ns[-1], self.span.end_ns) if can_go else NEVER_NS
-        # A connection has just sent the waiting turn: idle connections can ask for the next one.
+        # A connection has just sent the waiting turn, so idle connections may get the next one.
         return 0 if can_go and not self._is_steady and not self._has_ended else NEVER_NS
 
     def begin(self) -> None:
@@ -126,7 +126,7 @@ class WireWorker:
             connection.node.idle.append(connection)
 
     def issue(self, connection: BatchConnection) -> None:
-        """Make a connection without a batch send what is due; if nothing is due, it becomes idle."""
+        """Make a connection without a batch send what is due. If nothing is due, the connection becomes idle."""
         connection.clear()
         node = connection.node
         if connection.is_closing:
@@ -148,15 +148,15 @@ class WireWorker:
             self._issue_turn(connection)
 
     def leave_steady_load(self, connection: BatchConnection) -> None:
-        """The next batch came too late to be sent; or there was none, because the last one is taken, or because other
-        nodes must catch up."""
+        """The next batch came too late to be sent; or there was none, because all were taken or other nodes must catch
+        up."""
         batch = connection.batch
         connection.clear()
         if batch is None and self._router.is_waiting(connection.node):
             connection.node.idle.append(connection)
             return
         self._router.take_back(connection.node if batch is not None else None)
-        # Batches in flight have begun in the steady load, and belong to it; only their successors do not.
+        # Batches in flight still belong to the steady load, because they began in it; later batches do not.
         for node in self._router.nodes:
             for other in node.connections:
                 other.is_steady = False
@@ -164,7 +164,7 @@ class WireWorker:
         self._issue_turn(connection)
 
     def _enter_steady_load(self, turn: Turn) -> None:
-        """The load may be steady from this turn on: in a closed leg."""
+        """Make the load steady from this turn on, if the leg is a closed loop."""
         until_ns = self._pacer.closed_until_ns if self.can_be_steady else None
         if until_ns is not None and turn.times_ns[0] < 0 and len(turn.times_ns) == self.batch_size:
             self._router.steady_turn = turn
@@ -218,7 +218,7 @@ class WireWorker:
 
     def _assign_turns(self, connection: BatchConnection | None = None) -> None:
         """In an open loop: give each due turn to the node of the next request, until this idle connection has one.
-        Without a connection: until no turn is due."""
+        None: until no turn is due."""
         for _ in range(_AT_ONCE):
             if connection is not None and not (connection.node.idle and connection.node.idle[-1] is connection):
                 return
@@ -263,8 +263,8 @@ class WireWorker:
         self._send(connection, turn)
 
     def pump(self) -> None:
-        """Make idle connections send what is due. The node with the longest backlog comes first, so that no node falls
-        behind."""
+        """Make idle connections send what is due, beginning with the node with the longest backlog, so that no node
+        falls behind."""
         if not self._has_begun:
             return
         for node in sorted(self._router.nodes, key=lambda node: -node.requests.backlog):
@@ -280,7 +280,7 @@ class WireWorker:
         self._end(self._waiting_turn.times_ns if self._waiting_turn else ())
 
     def _end(self, times_ns: tuple[int, ...]) -> None:
-        """The span has ended: operations with these times, and all turns that wait for connections, were never sent."""
+        """The span has ended: count operations with these times, and all turns in queues, as never sent."""
         left: list[int] = []
         for node in self._router.nodes:
             while node.turns:
@@ -294,7 +294,7 @@ class WireWorker:
         self.steady_until_ns = min(self.steady_until_ns, self.span.end_ns)
 
     def check(self, now_ns: int) -> None:
-        """Notice the end of the span, and replies that do not come in time. Call it about twenty times a second."""
+        """Detect the end of the span, and replies that do not come in time. Call it about twenty times per second."""
         self._look_at_the_end()
         if self._has_begun and now_ns >= self.span.end_ns:
             self._end_waiting()
@@ -314,13 +314,13 @@ class WireWorker:
         if self._has_begun and all(node.is_gone for node in self._router.nodes):
             self._fail_next(now_ns)
         if self._router.is_any_waiting:
-            # The nodes that they wait for may be down by now.
+            # The nodes that others wait for may be down by now.
             self.pump()
 
-    # Connections that end.
+    # The end of connections.
 
     def lost(self, connection: BatchConnection, error: Exception) -> None:
-        """A connection is lost, and its batch has failed."""
+        """A connection is lost, so its batch fails."""
         connection.stop()
         connection.link.drop(error)
         if connection in connection.node.idle:
@@ -331,7 +331,7 @@ class WireWorker:
         self._open_again(connection, self._services.reopen)
 
     def _close(self, connection: BatchConnection) -> None:
-        """Close a free connection: for good if its node is gone, else to open it again."""
+        """Close a free connection, and open it again unless its node has left the cluster."""
         connection.stop()
         connection.link.close()
         self._open_again(connection, self._services.reopen)
@@ -347,8 +347,8 @@ class WireWorker:
         connection.node.update_special_work()
 
     def refused(self, connection: BatchConnection, error: Exception, began_ns: int) -> None:
-        """A connect failed, with all retries of the plan. If its node has no open connection, an operation fails with
-        it, as a call of redis-py's client would."""
+        """A connect failed, with all retries of the plan. If no node has an open connection, an operation fails too, as
+        a call of redis-py's client would."""
         node = connection.node
         if self._context.cancellation.is_cancelled:
             return
@@ -364,7 +364,7 @@ class WireWorker:
     # Operations that fail without a connection.
 
     def _node_failed(self, node: TargetNode, error: Exception) -> None:
-        """A node cannot be reached: operations that wait for it fail."""
+        """A node cannot be reached, so operations that wait for it fail."""
         self._router.set_error(node, error)
         if self._has_begun:
             self._fail_redirected(node, error)
@@ -386,7 +386,7 @@ class WireWorker:
         """In a closed loop, if no node can be reached: fail the next operations."""
         turn = self._router.steady_turn if self._is_steady and self._router.is_cluster else None
         if turn is None and self._is_steady:
-            # One node: a quota is counted by its batches.
+            # There is one node, and the batches of the steady load count the quota.
             (node,) = self._router.nodes
             if (batch := node.next_batch()) is not None and self._now() < self.steady_until_ns:
                 self._fail_batch(batch, node, began_ns)
@@ -447,10 +447,10 @@ class WireWorker:
         self.record.add(result_rows(self._context, results, begun_ns, turn.leg))
         self._skip_numbers(block, count)
 
-    # Replies that must be looked at one by one.
+    # Replies that must be examined one by one.
 
     def settle(self, connection: BatchConnection, batch: Batch, replies: Any, bytes_in: int, ended_ns: int) -> None:
-        """WorkerRecord each operation of a batch, and free the connection."""
+        """Record each operation of a batch, and free the connection."""
         parser, skip, errors, marks = self._services.replies, connection.skip, connection.errors, connection.marks
         _, _, block, turn = batch
         count = len(turn.times_ns)
@@ -484,11 +484,11 @@ class WireWorker:
             self._skip_numbers(block, len(results))
         connection.clear()
         if self._services.is_sentinel and any(is_read_only(error) for error in errors):
-            # As redis-py does: the next connect asks the Sentinels, because this server is no primary any more.
+            # As redis-py does: reconnect, which asks the Sentinels, because this server is no longer the primary.
             self.lost(connection, socket_failure(ConnectionError("the server has become a replica")))
 
     def _skip_numbers(self, block: RequestBlock, count: int) -> None:
-        """`count` requests of a block have rows of their own. Any number of the block will do: it only counts them."""
+        """Mark `count` requests of a block as recorded separately. Any numbers of the block will do."""
         if block.first != UNNUMBERED:
             self.record.skip(block.first, count)
 
