@@ -4,8 +4,8 @@ Only this thread uses the connections: redis-py's PubSub is for one thread, and 
 to subscribe, and waits for the server's confirmation.
 
 Order of shutdown, once all workers have ended: the thread unsubscribes from all channels and reads until the server has
-confirmed, so it misses no message that the server sent. Then it closes the connections and ends. If a connection is
-lost meanwhile, or the run is cancelled, it ends at once.
+confirmed, so it misses no message that the server sent. Then it closes the connections and ends. It does not wait for a
+connection that is lost meanwhile, and cancelling the run ends it at once.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a worker issues: which commands, with which keys and values, in which order."""
+"""The operations that a worker issues: commands in order, with their keys and values."""

@@ -31,11 +31,11 @@ DeferredArgument: TypeAlias = Callable[[], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ArgumentContext:
-    """What a worker makes the arguments of one command from.
+    """The inputs from which a worker makes the arguments of one command.
 
     ttl_s: the lowest and the highest time to live. thread: the worker's number among the `threads` of the fleet.
-    scripts: digests by name. choose_key: maps the drawn first key of each operation to the key to use: a scan keeps its
-    key until its end.
+    scripts: digests by name. choose_key: maps the drawn first key of each operation to the key to use, because a scan
+    keeps its key until its end.
     """
 
     keyspace: Keyspace
@@ -48,7 +48,8 @@ class ArgumentContext:
     choose_key: Callable[[bytes], bytes] | None = None
 
     def new_key_numbers(self, made: Ints) -> Ints:
-        """Numbers of new keys; no other worker makes the same. made: how many keys this worker made before each one."""
+        """Numbers of new keys, different from those of all other workers. made: how many keys this worker made before
+        each one."""
         return self.keyspace.maximum + 1 + made * self.threads + self.thread
 
 
@@ -70,7 +71,7 @@ class CommandNumbers:
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderCounts:
-    """How often a template has each placeholder that `CommandNumbers` has numbers for."""
+    """How often each placeholder that needs `CommandNumbers` occurs in a template."""
 
     keys: int
     rand_ints: int
@@ -144,7 +145,7 @@ class NewKeySource:
 
 
 class _SharedDraw(Generic[T]):
-    """The values of a placeholder with a name: its first occurrence draws them, and the others use them again."""
+    """The values of a named placeholder: the first occurrence draws them, and the others reuse them."""
 
     __slots__ = ("_drawn", "_numbers")
 
@@ -160,8 +161,8 @@ class _SharedDraw(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ValueSource:
-    """`__data__` and `__text__`. key: the source of the key that the value is written to, for verified values. is_text:
-    True for `__text__`, which is text even if the plan's values are of another kind."""
+    """`__data__` and `__text__`. key: the source of the value's key, for verified values. is_text: True for `__text__`,
+    which is text even if the plan's values are of another kind."""
 
     values: ValueGenerator
     key: ArgumentSource | None
@@ -180,7 +181,7 @@ class ValueSource:
 
     @property
     def around_bytes(self) -> int:
-        """The size of `around` in bytes, before and after together."""
+        """The total size of `around` in bytes."""
         return sum(map(len, self.around))
 
     def slices(self, numbers: CommandNumbers) -> tuple[Ints, Ints]:
@@ -206,7 +207,7 @@ class ValueSource:
 
 @dataclass(frozen=True, slots=True)
 class _MessageSource:
-    """`__message__`. It is not deferred, because its length is known: publishing only replaces bytes by a header."""
+    """`__message__`. Not deferred, because its length is known: publishing replaces its first bytes by a header."""
 
     values: ValueGenerator
 
@@ -290,7 +291,7 @@ def _decimals(numbers: Ints) -> Generated:
 
 
 def argument_sources(template: Template, context: ArgumentContext) -> list[ArgumentSource]:
-    """The sources of a template's arguments, without the command's name. A value belongs to the last key before it."""
+    """The sources of a template's arguments, except the command's name. A value belongs to the last key before it."""
     return list(template.convert(_SourceFactory(context).source, JoinedSource)[1:])
 
 

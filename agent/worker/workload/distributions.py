@@ -1,7 +1,7 @@
-"""How key numbers are drawn from their range, thousands at a time.
+"""Distributions of key numbers over their range. Numbers are drawn in thousands.
 
-A distribution depends on the random numbers of the worker's generator alone; those that go through the range in order
-also remember their position. So the same seed draws the same operations.
+A distribution depends only on the random numbers of the worker's generator, and if it goes through the range in order,
+on its position. So the same seed draws the same operations.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class KeyDistribution(Protocol):
     """Draws key numbers of one command in one worker."""
 
     def draw(self, generator: np.random.Generator, count: int, newest: Ints | None = None) -> Ints:
-        """`count` numbers in the order of their operations. newest: for each one, the largest key number that exists by
-        then; None: the end of the range. Only `Latest` uses it."""
+        """`count` numbers in the order of their operations. newest: for each operation, the largest key number that
+        exists at that point; None: the end of the range. Only `Latest` uses it."""
 
 
 class Uniform:
@@ -71,12 +71,12 @@ class Gaussian:
         return self._minimum + np.clip(np.rint(found).astype(np.int64), 0, self._last)
 
     def _some(self, generator: np.random.Generator, count: int) -> Floats:
-        """Up to `count` numbers: draws `count` times, and keeps the numbers within the range."""
+        """Up to `count` numbers: draws `count` numbers, and keeps those within the range."""
         if self._deviation < self._high - self._low:
             tries = generator.normal(self._median, self._deviation, count)
             return tries[(self._low <= tries) & (tries < self._high)]
         # The curve is so wide that nearly all tries would miss the range. Draw uniformly instead, and keep each number
-        # with the probability that is the curve's height there: three of five are kept.
+        # with the probability given by the curve's height there. At least three of five numbers are kept.
         tries = generator.uniform(self._low, self._high, count)
         return tries[generator.random(count) < np.exp(-0.5 * ((tries - self._median) / self._deviation) ** 2)]
 
@@ -87,8 +87,8 @@ class ZipfRanks:
     Rejection-inversion: W. Hörmann, G. Derflinger, "Rejection-inversion to generate variates from monotone discrete
     distributions", ACM Transactions on Modeling and Computer Simulation 6 (1996), 169-184. A point under the curve
     x ** -exponent is drawn by inversion of its integral, rounded to the nearest rank, and rejected where the integral
-    over the rank's unit exceeds the rank's weight, which is rare. There is no table, and only the end of the integral
-    depends on n, so n may differ from draw to draw.
+    over the rank's unit exceeds the rank's weight, which is rare. It needs no table, and only the end of the integral
+    depends on n, so n may be different for each draw.
     """
 
     def __init__(self, exponent: float) -> None:
@@ -160,8 +160,8 @@ class Latest:
 
 
 class Hotspot:
-    """`hot_operations` of all draws are among the first `hot_keys` of the range (one number at least), the rest among
-    the others; both uniformly. Both are shares from 0 to 1."""
+    """A share `hot_operations` of all draws is from the first part of the range, a share `hot_keys` of it (at least one
+    number). The other draws are from the rest. Both are uniform. Shares are from 0 to 1."""
 
     def __init__(self, minimum: int, maximum: int, hot_keys: float, hot_operations: float) -> None:
         size = maximum - minimum + 1

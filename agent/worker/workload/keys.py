@@ -1,4 +1,4 @@
-"""Keys: a prefix followed by a whole number from a range, with hash tags where cluster slots matter.
+"""Keys: a prefix followed by a whole number from a range, with a hash tag if keys must share a cluster slot.
 
 With hash tags, G consecutive numbers share a tag: the key of n is `<prefix>{<n // G>}:<n>`. All keys with the same tag
 lie in one slot of a cluster, even with different prefixes. So the keys of a command, or of a transaction, can be drawn
@@ -49,13 +49,13 @@ class Keyspace:
 
     def slots(self, numbers: Ints) -> Ints:
         """The cluster slot of each of these keys."""
-        # Only braces decide which part of a key is hashed, and digits are none, so one sample shows it for all keys.
+        # Only braces decide which part of a key is hashed. Digits are not braces, so one sample shows it for all keys.
         sample = next(self.texts(np.zeros(1, dtype=np.int64)))
         hashed = _hashed_part(sample)
         if hashed.stop <= len(self.prefix):
             return np.full(numbers.size, slot_of(sample))
         if self.per_hash_tag and hashed.stop == len(sample):
-            # The prefix has braces such that the whole key is hashed, with both of its numbers.
+            # The braces in the prefix cause the whole key to be hashed, with both of its numbers.
             return np.fromiter(map(slot_of, self.texts(numbers)), dtype=np.int64, count=numbers.size)
         if self._slots is None:
             # The sample's number is a single 0.
@@ -71,8 +71,8 @@ class Keyspace:
         return self.number(key) // self.per_hash_tag
 
     def siblings(self, generator: np.random.Generator, first: Ints, count: int) -> Ints:
-        """For each first number, `count` numbers with its tag, the first number included. They differ as far as the
-        range has enough numbers with the tag. Shape (n, count)."""
+        """For each first number, `count` numbers with its tag, beginning with the first number. They are different if
+        the range has enough numbers with the tag. Shape (n, count)."""
         low, size = self._numbers_with_tag(first // self.per_hash_tag)
         # The tag's numbers form a circle. Start anywhere in the circle without the first number (size - 1 numbers), and
         # take consecutive ones.
@@ -83,13 +83,13 @@ class Keyspace:
         return np.concatenate([first[:, None], rest], axis=1)
 
     def within(self, generator: np.random.Generator, tags: Ints) -> Ints:
-        """For each tag, one number with this tag within the range, uniformly drawn."""
+        """For each tag, one number within the range that has this tag, drawn uniformly."""
         low, size = self._numbers_with_tag(tags)
         return low + generator.integers(0, size)
 
     def _numbers_with_tag(self, tags: Ints) -> tuple[Ints, Ints]:
-        """(the smallest number with each tag, how many there are), within the range. A tag beyond the range belongs to
-        new keys, so the range does not limit it."""
+        """(the smallest number with each tag, how many numbers have the tag), within the range. A tag beyond the range
+        belongs to new keys, so the range does not limit it."""
         low = tags * self.per_hash_tag
         high = low + self.per_hash_tag - 1
         beyond = (low > self.maximum) | (high < self.minimum)
@@ -99,7 +99,7 @@ class Keyspace:
 
 
 def _hashed_part(key: bytes) -> slice:
-    """The part of a key that decides its slot: the text in the first braces if there is any, else the whole key."""
+    """The part of a key that decides its slot: the text in the first braces if it is not empty, else the whole key."""
     begin = key.find(b"{")
     end = key.find(b"}", begin + 1)
     return slice(begin + 1, end) if 0 <= begin < end - 1 else slice(0, len(key))
@@ -144,6 +144,6 @@ class _NumberSlots:
 
 @cache
 def _group_crcs() -> tuple[_Crcs, _Crcs]:
-    """CRCs of the numbers of up to four digits: as they are, and with leading zeros."""
+    """CRCs of the numbers with up to four digits: without and with leading zeros."""
     plain, padded = ([crc_hqx(form % number, 0) for number in range(GROUP)] for form in (b"%d", b"%04d"))
     return np.array(plain, dtype=np.uint16), np.array(padded, dtype=np.uint16)

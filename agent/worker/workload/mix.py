@@ -1,4 +1,4 @@
-"""The command mix of a plan, compiled once for a process, for all of its workers to draw from."""
+"""The command mix of a plan, compiled once per process. All workers of the process draw from it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from common.plan.schema import Keys, When, Workload
 from common.plan.value_sizes import largest_value, mean_value_bytes
 
 _MADE_AHEAD = 64
-"""How many operations a worker makes together. A smaller number is slower, because redis-py's data replaces ours in the
-processor's cache between them. A larger number delays other threads."""
+"""How many operations a worker makes together. Fewer would be slower: redis-py's data would replace ours in the CPU
+cache more often. More would delay other threads."""
 _MADE_AHEAD_BYTES = 1 << 20
 
 _DEFERRED = (Placeholder.CURSOR, Placeholder.IDS)
@@ -37,7 +37,7 @@ class MixCommand:
 
     @property
     def has_deferred(self) -> bool:
-        """Whether its arguments are complete only when it is about to be issued."""
+        """Whether its arguments are complete only just before it is issued."""
         return self.template.count(*_DEFERRED) > 0
 
 
@@ -74,11 +74,11 @@ class CommandMix:
         self.depends_on_replies = any(command.has_deferred or command.then for command in self.commands)
         """Whether operations depend on earlier replies, so that none can be made ahead."""
         self.ignores_replies = not (self.depends_on_replies or self.values.verify)
-        """Whether no reply needs to be looked at."""
+        """Whether no reply needs to be examined."""
         self.fixed_reply_bytes = tuple(_fixed_reply_bytes(workload, name) for name in self.names)
-        """By row, the size of every reply if all have the same size, else None."""
+        """By row, the size of every reply; None if sizes differ."""
         self.batch_in_one_slot = workload.transaction if per_hash_tag else 0
-        """How many operations at a time must share a hash tag; 0 for none."""
+        """How many consecutive operations must share a hash tag; 0 if none must."""
 
     def context(
         self,

@@ -1,8 +1,8 @@
-"""The stream of operations of one worker, for redis-py: what the worker issues, in order.
+"""The stream of one worker's operations, in order, for redis-py.
 
-A stream depends on the plan's seed, the workload and the worker's number in the fleet, and on nothing else: the same
-plan on the same fleet issues the same operations. Only commands that follow a reply depend on replies; they draw from a
-generator of their own, so the other operations stay the same.
+A stream depends only on the plan's seed, the workload and the worker's number in the fleet, so the same plan on the
+same fleet issues the same operations. Only commands that follow a reply depend on replies. They draw from their own
+generator, so they do not change other operations.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _CommandStream:
 
     @property
     def reads_replies(self) -> bool:
-        """Whether its replies lead to anything."""
+        """Whether its replies are examined."""
         return bool(self.cursor or self.then or self.verifier)
 
     def first_keys(self, numbers: CommandNumbers) -> Iterator[bytes]:
@@ -97,8 +97,8 @@ class _OperationStream:
         self._count = self._sampler.whole_batches(block)
 
     def ahead(self) -> Iterator[Operation]:
-        """Operations made ahead, `mix.made_ahead` at a time, for mixes in which none depends on a reply. Draws the
-        first block at once."""
+        """Operations made ahead, `mix.made_ahead` at a time, for mixes in which no operation depends on a reply. Draws
+        the first block immediately."""
         blocks = chain.from_iterable(chain([self._whole_block()], starmap(self._whole_block, repeat(()))))
         return chain.from_iterable(iter(lambda: list(islice(blocks, self._mix.made_ahead)), []))
 
@@ -109,7 +109,7 @@ class _OperationStream:
             sizes[commands == number] = request_sizes
         each = [arguments for arguments, _, _ in built]
         chosen = commands.tolist()
-        # Unless replies are verified, only iterators written in C run from here on, much faster than a Python loop.
+        # Unless replies are verified, from here on only iterators written in C run: much faster than a Python loop.
         arguments = map(next, map(each.__getitem__, chosen))
         rows = self._rows[commands].tolist()
         verifiers = [command.verifier for command in self._commands]
@@ -121,8 +121,8 @@ class _OperationStream:
         )
 
     def one_by_one(self) -> Iterator[Operation]:
-        """Operations made when they are taken, after all earlier replies; commands that follow a reply come first.
-        Draws the first block at once, except for batches that keep to one slot, which are drawn batch by batch."""
+        """Operations made when they are taken, after all earlier replies. Commands that follow a reply come first.
+        Draws the first block immediately, except for batches in one slot, which are drawn one by one."""
         if self._mix.batch_in_one_slot:
             return self._batch_by_batch()
         first = self._block(self._count)
@@ -132,7 +132,7 @@ class _OperationStream:
     def _batch_by_batch(self) -> Iterator[Operation]:
         batch, pending = self._mix.batch_in_one_slot, self._pending
         while True:
-            # Follow-ups have keys with the tag of their batch; a batch that begins with them continues in that tag.
+            # Follow-ups have keys with one tag. A batch that begins with follow-ups continues with that tag.
             follow_ups = [pending.popleft() for _ in range(min(batch, len(pending)))]
             yield from (operation for operation, _ in follow_ups)
             key = next((key for _, key in follow_ups if key), None)
@@ -158,7 +158,7 @@ class _OperationStream:
             yield command.row, arguments, size, on_reply
 
     def _on_reply(self, command: _CommandStream, key: bytes, arguments: Arguments, reply: Any) -> Failure | None:
-        """As `OnReply`, for one operation."""
+        """Process the reply to one operation. Returns the same as `OnReply`."""
         if command.cursor is not None:
             key = command.cursor.key
             command.cursor.advance(reply)

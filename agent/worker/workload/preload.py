@@ -1,7 +1,7 @@
-"""Preload: each worker process writes its workers' parts of the key space before the start, in pipelines.
+"""The preload: before the start, each worker process writes its workers' parts of the key space, in pipelines.
 
-It uses a client of its own, so that the run's clients count nothing of the preload and all drivers preload in the same
-way. The ledger does not count it either: the server's counters are read after it.
+It has its own client, so the run's clients count nothing of the preload, and all drivers preload in the same way. The
+ledger does not count it either, because the server's counters are read after the preload.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from common.redis_client import (
 from common.units import printable
 
 CONNECTIONS = 4
-"""How many connections one process uses. With more, they would wait for Python's lock, which a request mostly needs."""
+"""Connections of one process. More would mostly wait for the interpreter lock, which most of the work needs."""
 BATCH = 100
 BATCH_BYTES = 1 << 20
 PROGRESS_S = 0.1
@@ -50,8 +50,8 @@ _BLOCK_KEYS = 512
 
 @dataclass(frozen=True, slots=True)
 class PreloadTask:
-    """What one worker has to write for one entry of the preload. keys: how many. key_index: which argument is the key,
-    to name it in an error."""
+    """The writes of one worker for one entry of the preload. keys: number of keys. times: commands per key. key_index:
+    index of the key among the arguments, to name the key in an error."""
 
     operations: Iterator[Operation]
     keys: int
@@ -65,7 +65,7 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class _Progress:
-    """What one connection has done so far. Another thread reads it meanwhile."""
+    """What one connection has written so far. Another thread reads it at any time."""
 
     keys: int = 0
     commands: int = 0
@@ -106,11 +106,12 @@ def preload_operations(
     per_hash_tag: int = 0,
     values: ValueGenerator | None = None,
 ) -> Iterator[Operation]:
-    """The operations of one entry in one worker: each key of its part in order, `times` times in a row. They write what
-    the mix would write: the same form of keys, values and times to live.
+    """The operations of one entry in one worker: each key of the worker's part in order, `times` times in a row. Keys,
+    values and times to live have the same form as in the mix.
 
     values: the workload's values, if they exist already, so that their buffer is made only once. The plan's rules allow
-    one `__key__` in the entry's template, no `__new_key__` and nothing deferred. The row of each operation is 0.
+    exactly one `__key__` in the entry's template, no `__new_key__`, and no deferred argument. The row of each operation
+    is 0.
     """
     template = find_command(entry.command, workload.expiry.maximum_s > 0)
     keys = keys_of(workload, entry)
@@ -141,10 +142,10 @@ def preload_operations(
 
 
 def preload(workers: Sequence[Sequence[PreloadTask]], target: Target, on_progress: OnProgress) -> Preloaded | None:
-    """Write everything: the tasks of each worker, in order. None if there is nothing to write.
+    """Write the whole preload: the tasks of each worker, in order. Returns None if there is nothing to write.
 
-    Raises TargetError when the target cannot be reached, or answers with an error. Then, and when on_progress raises,
-    everything under way is cut short.
+    Raises TargetError if the target cannot be reached or answers with an error. Then, and if `on_progress` raises, cuts
+    all commands in flight.
     """
     total = sum(task.keys * task.times for tasks in workers for task in tasks)
     if not total:
@@ -170,7 +171,7 @@ def preload(workers: Sequence[Sequence[PreloadTask]], target: Target, on_progres
                         future.result()
                     on_progress(sum(progress.commands for progress in connections), total)
             except BaseException:
-                # A thread that waits for the target would keep the executor, and so the failure, waiting.
+                # Otherwise the executor, and so this error, waits for threads that wait for the target.
                 cancellation.cancel()
                 raise
     finally:
@@ -218,7 +219,7 @@ def _write(progress: _Progress, task: PreloadTask, client: Client, target: Targe
 
 
 def _batches(operations: Iterator[Operation]) -> Iterator[tuple[list[tuple[str | bytes, ...]], int]]:
-    """(the arguments of the commands of one round trip, their bytes). Limited in both."""
+    """(arguments of each command of one round trip, their bytes). Both the number and the bytes are limited."""
     batch: list[tuple[str | bytes, ...]] = []
     size = 0
     for _, arguments, request_bytes, _ in operations:

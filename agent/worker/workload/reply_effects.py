@@ -1,4 +1,4 @@
-"""What follows from a reply: a cursor moves on, a value is verified, further commands are issued."""
+"""The effects of replies: a scan's cursor advances, a value is verified, or further commands follow."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from common.plan.schema import When
 from common.redis_client import Failure
 
 OnReply: TypeAlias = Callable[[Any], Failure | None]
-"""Called with each reply that is no error, before the worker's next operation is drawn. Returns how the operation ended
-if the reply is not what it should be, else None."""
+"""Called with each reply that is not an error, before the worker's next operation is drawn. Returns a Failure if the
+reply is wrong, otherwise None."""
 
 Operation: TypeAlias = tuple[int, Arguments, int, OnReply | None]
 """(row, arguments, request bytes, on_reply). row: index into `CommandMix.names`."""
@@ -59,8 +59,8 @@ class ScanCursor:
 
 
 def verifier_of(template: Template) -> Callable[[Arguments], OnReply] | None:
-    """A function from a call's arguments to the function that verifies its reply; None for commands whose reply is not
-    the value of a key, or whose keys are only parts of arguments."""
+    """A function that returns, for a call's arguments, the function that verifies the reply. None for commands whose
+    reply is not the value of a key, or whose keys are only parts of arguments."""
     row = COMMANDS.get(template.name)
     places = [index for index, argument in enumerate(template.arguments) if argument is Placeholder.KEY]
     if row is None or not places:
@@ -128,8 +128,8 @@ def _ids(entries: Any) -> Iterator[bytes]:
 class FollowUpCommand:
     """A command that follows the reply of another one in the same worker, on the same key.
 
-    context: the first command's. If the template has several `__key__`, the first is that key; the others are
-    drawn as usual, or with hash tags within the key's tag.
+    context: of the first command. If the template has several `__key__`, the first is the first command's key; the
+    others are drawn as usual, or, with hash tags, within that key's tag.
     """
 
     def __init__(

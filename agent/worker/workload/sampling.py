@@ -1,4 +1,4 @@
-"""The numbers of one worker's operations, drawn in blocks: the command of each operation, and what its arguments need.
+"""The numbers of one worker's operations, drawn in blocks: each operation's command, and the numbers for its arguments.
 
 Arguments for redis-py (`operations`) and requests for the wire driver (`encoding`) are both made from these numbers, so
 all drivers issue the same operations.
@@ -18,8 +18,8 @@ from agent.worker.workload.mix import CommandMix, MixCommand
 from common.metrics.histogram import Ints
 
 BLOCK_OPERATIONS = 512
-"""Operations drawn at a time. More would save numpy's cost per call, but the blocks of all threads would no longer fit
-into the processor's cache."""
+"""Operations drawn at a time. More would save calls of numpy, but the blocks of all threads would no longer fit the CPU
+cache."""
 
 SEQUENCE = "__seq__"
 
@@ -27,13 +27,13 @@ _NONE = np.empty((1, 0), dtype=np.int64)
 
 
 class WorkerCounters:
-    """Numbers that one worker counts up by itself: of the new keys of each keyspace, and of `__seq__`."""
+    """One worker's counters: one for `__seq__`, and one for the new keys of each keyspace."""
 
     def __init__(self) -> None:
         self._next: dict[Hashable, int] = {}
 
     def take(self, counter: Hashable, uses: Ints) -> Ints:
-        """What the counter is before each operation. uses: how many numbers each operation takes; shape (n,)."""
+        """The counter's value before each operation. uses: how many numbers each operation takes; shape (n,)."""
         begin = self._next.get(counter, 0)
         ends = begin + np.cumsum(uses)
         self._next[counter] = int(ends[-1]) if ends.size else begin
@@ -56,7 +56,7 @@ class CommandSampler:
         return self.distribution.draw(generator, count * each, newest).reshape(count, each)
 
     def complete(self, generator: np.random.Generator, keys: Ints, new_keys: Ints, sequence: Ints) -> CommandNumbers:
-        """All numbers of the operations that `draw_keys` drew the keys of."""
+        """All numbers of the operations whose keys `draw_keys` has drawn."""
         count = len(keys)
         if self.keyspace.per_hash_tag and self.counts.keys > 1:
             keys = self.keyspace.siblings(generator, keys[:, 0], self.counts.keys)
@@ -71,8 +71,8 @@ class SampledBlock:
     """Operations in order.
 
     commands: for each operation, the index of its command in the mix; shape (count,). positions: for each command, the
-    indices of its operations. numbers: for each command, what its operations are made from. Making them draws from the
-    same generator, so make the arguments of one command before taking the next from the iterator.
+    indices of its operations. numbers: for each command, the numbers of its operations. Making arguments draws from the
+    same generator, so make the arguments of one command before you take the next from the iterator.
     """
 
     commands: Ints
@@ -93,11 +93,11 @@ class OperationSampler:
         self._uses = self._counter_uses()
 
     def whole_batches(self, count: int) -> int:
-        """The smallest number of operations, at least `count`, that splits no batch which keeps to one slot."""
+        """The smallest number >= `count` that is a multiple of the batch size, if batches must share a hash tag."""
         return self._batch * -(-count // self._batch) if self._batch else count
 
     def _counter_uses(self) -> dict[object, Ints]:
-        """By counter, how many of its numbers an operation of each command takes; shape (commands,)."""
+        """For each counter, how many numbers an operation of each command takes; shape (commands,)."""
         names = {command.keyspace.name for command in self.commands}
         uses: dict[object, Ints] = {
             name: np.array([each.counts.new_keys * (each.keyspace.name == name) for each in self.commands])
@@ -133,8 +133,8 @@ class OperationSampler:
             yield command.complete(self._generator, drawn, new_keys, sequence)
 
     def _share_tags(self, positions: list[Ints], keys: list[Ints], count: int, tag: int | None) -> None:
-        """Give all operations of a batch the tag of its first key: draw other keys again, within that tag. Changes
-        `keys`."""
+        """Give all operations of a batch the tag of its first key: draw keys with another tag again, within that tag.
+        Changes `keys`."""
         batch = self._batch
         tags = np.full(-(-count // batch) * batch, -1, dtype=np.int64)
         for command, own, drawn in zip(self.commands, positions, keys, strict=True):

@@ -1,13 +1,12 @@
-"""Values: slices of a buffer that all threads of the process share, of random bytes or of text.
+"""Values: slices of a buffer of random bytes or text, which all threads of the process share.
 
-A JSON value is a document with such a slice as its only field: `{"v":"..."}`.
+A JSON value is an object with such a slice as its only field: `{"v":"..."}`.
 
-A value that is verified when it is read has this form, within the size that was drawn; in a JSON value, it is the
-field:
+A verified value has this form, within the drawn size; in a JSON value, the field has it:
 
     <CRC-32 of everything after the first blank, as 8 hexadecimal digits> <key> <random bytes>
 
-It is intact if the checksum is right and the key is the one that was read.
+It is intact if the checksum is right and the key is the key that was read.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from common.plan.schema import ValueKind, Values
 from common.plan.value_sizes import CHECKSUM_BYTES, JSON_PREFIX, JSON_SUFFIX, TEXT_BITS, largest_value
 
 _PLACES = 1 << 16
-"""How many positions a slice may begin at."""
+"""Number of positions at which a slice may begin."""
 _PERIOD = 256
-"""Bytes that compress well stand in runs, one run in each period."""
+"""Compressible bytes are in runs, one run in each period of this many bytes."""
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
@@ -80,8 +79,8 @@ class ValueGenerator:
 
 
 def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
-    """A buffer with 65,536 positions for slices of up to `longest` bytes, the same for the same seed. The buffer is
-    small enough to stay in the processor's cache. compressible: the share that a compressor takes away."""
+    """A buffer with 65,536 positions for slices of up to `longest` bytes, the same for the same seed. It is small, to
+    stay in the CPU cache. compressible: the share that a compressor removes."""
     source = np.random.default_rng(np.random.SeedSequence(seed)).bytes(longest + _PLACES - 1)
     if not compressible:
         return source
@@ -89,8 +88,8 @@ def random_bytes(seed: int, longest: int, compressible: float = 0.0) -> bytes:
 
 
 def random_text(seed: int, longest: int, compressible: float = 0.0) -> bytes:
-    """Like `random_bytes`, of letters, digits, "-" and "_": with six random bits a byte, a compressor takes away a
-    quarter at least."""
+    """Like `random_bytes`, but of letters, digits, "-" and "_". Each byte has six random bits, so a compressor removes
+    at least a quarter."""
     text = random_bytes(seed, longest).translate(_LETTERS * (256 // len(_LETTERS)))
     share = max(0.0, 1 - (1 - compressible) / TEXT_BITS * 8)
     if not share:
@@ -110,17 +109,17 @@ def slices_of(source: bytes, starts: Ints, sizes: Ints) -> Iterator[bytes]:
 
 
 class MessageBody(bytes):
-    """The bytes of a pub/sub message; the header replaces the first of them when it is published."""
+    """The bytes of a pub/sub message. The header replaces the first bytes when the message is published."""
 
 
 def with_checksum(value: bytes, key: bytes) -> bytes:
-    """A value of the same size that `is_intact` verifies; a value too short for that grows to the smallest size."""
+    """The value in the form that `is_intact` verifies. The size stays, but a value that is too short grows."""
     content = b"%s %s" % (key, value[len(key) + CHECKSUM_BYTES :])
     return b"%08x %s" % (crc32(content), content)
 
 
 def is_intact(value: bytes, key: str | bytes) -> bool:
-    """Whether a value is one that was written to this key, whole and unchanged."""
+    """Whether a value was written to this key, and is whole and unchanged."""
     if value.startswith(JSON_PREFIX) and value.endswith(JSON_SUFFIX):
         value = value[len(JSON_PREFIX) : -len(JSON_SUFFIX)]
     checksum, content = value[:9], value[9:]

@@ -1,8 +1,9 @@
-"""One command of one thread as RESP requests: constant bytes, and what is drawn for each operation.
+"""Packs the operations of one command in one thread as RESP requests: constant bytes, and parts that are drawn for each
+operation.
 
-A request is a RESP array of bulk strings. `RequestPacker` lays out one template once: neighbouring constants are
-joined, and each argument of unknown length gets a length before it. `RequestPacker.prepare` then draws the numbers and
-values of many requests as segments (see `segments`), whose sizes are known before anything is written.
+A request is a RESP array of bulk strings. `RequestPacker` computes the layout of a template once: it joins neighbouring
+constants, and puts a length before each argument of variable length. `RequestPacker.prepare` then draws the numbers and
+values of many requests as segments (see `segments`). All sizes are known before anything is written.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ ArgumentPart: TypeAlias = bytes | DrawnPart
 
 @dataclass(frozen=True, slots=True)
 class _NumberPart:
-    """A number. divisor: divides the number of a key, to get its hash tag; 1 for other numbers."""
+    """A number. divisor: converts a key's number into its hash tag; 1 for other numbers."""
 
     source: KeySource | NewKeySource | IntegerSource | RandIntSource | SequenceSource
     divisor: int = 1
@@ -180,7 +181,7 @@ _LayoutItem: TypeAlias = bytes | int | _LengthStep
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequests:
-    """Requests whose sizes are known and which are not written yet.
+    """Requests with known sizes that are not written yet.
 
     sizes: bytes of each request, shape (count,). slots: returns the slot of each request's first key; None without
     keys.

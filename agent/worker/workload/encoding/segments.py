@@ -1,7 +1,7 @@
-"""One piece of many requests at once, written into a shared buffer by numpy: no Python object for each request.
+"""Writes one piece of many requests at once into a shared buffer, by numpy, without a Python object for each request.
 
-A *segment* is the same piece of every request of a block: constant bytes, decimal numbers, slices of values. numpy
-views the buffer as overlapping windows, one at every byte, so that one assignment copies a segment of all requests.
+A *segment* is the same piece of every request of a block: constant bytes, decimal numbers, or slices of values. numpy
+views the buffer as overlapping windows, one at every byte, so one assignment copies a segment of all requests.
 
 A number is written right-aligned with zeros before it. A request is therefore written from its end to its beginning:
 each segment overwrites the zeros of the segment after it.
@@ -68,13 +68,14 @@ def _digit_texts(groups: list[Ints]) -> Buffer:
 
 
 class Segment(Protocol):
-    """The same piece of each of many requests. lengths: bytes of each, shape (count,), or one number for all."""
+    """The same piece of many requests. lengths: bytes of each, shape (count,), or one number for all."""
 
     @property
     def lengths(self) -> Ints | int: ...
 
     def write(self, buffer: Buffer, ends: Ints) -> None:
-        """Write each so that it ends at `ends`. May overwrite up to `OVERWRITTEN` bytes before it."""
+        """Write each piece so that it ends at its position in `ends`. May overwrite up to `OVERWRITTEN` bytes before
+        it."""
 
 
 class ConstantSegment:
@@ -129,9 +130,9 @@ class SliceSegment:
 class NumberFrame:
     """Constant bytes around a number in its request: `<length><before><number><after>`.
 
-    length: of the number and of `constant_bytes` more, in decimal. There is a row for each number of digits, with zero
-    bytes in place of the number. The place is the same in all rows and one aligned word, so that a single `or` fills
-    the number in.
+    length: the number's length plus `constant_bytes`, in decimal. `rows` has a row for each possible number of digits,
+    with zero bytes in place of the number. In all rows this place is the same aligned word, so a single `or` fills the
+    number in.
     """
 
     def __init__(self, constant_bytes: int, before: bytes, after: bytes) -> None:
@@ -187,8 +188,8 @@ def bytes_segment(texts: Iterable[bytes]) -> SliceSegment:
 
 
 def decimal_segment(numbers: Ints, least_digits: int, room: int) -> DecimalSegment | SliceSegment:
-    """Decimal numbers, padded with zeros to `least_digits` digits. room: at least this many bytes of its request
-    precede each number, and may be overwritten."""
+    """Decimal numbers, padded with zeros to `least_digits` digits. room: how many bytes of its request precede each
+    number, at least; they may be overwritten."""
     # As unsigned integers, negative numbers are larger than all others.
     largest = int(numbers.view(np.uint64).max(initial=0))
     width = WORD if largest < GROUP**2 and least_digits <= WORD else 2 * WORD

@@ -1,8 +1,8 @@
 """One worker's stream of operations as RESP requests, block by block, for the wire driver.
 
 With the same seed, thread and block size, `draw_operations` draws the same operations, if none depends on a reply. In a
-cluster, each block is drawn first and then split by the nodes of its requests' slots. So keys follow the plan's
-distribution over the whole key space, whichever node has them.
+cluster, each block is drawn first and then split by node, according to the slots of its requests. So keys follow the
+plan's distribution over the whole key space.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from common.redis_client import SLOTS
 
 _BLOCK_OPERATIONS = 4096
 _BLOCK_BYTES = 512 * 1024
-"""A block has about this size at most, so that it stays in the processor's cache."""
+"""The approximate maximum size of a block, so that it stays in the CPU cache."""
 _LARGEST_BLOCK_BYTES = 8 << 20
 _ARGUMENTS_PER_OPERATION = 100
-"""A command with many arguments gets blocks of at least one operation for each of this many."""
+"""For commands with many arguments, a block has at least one operation per this many arguments."""
 _VALUES = (Placeholder.DATA, Placeholder.TEXT, Placeholder.MESSAGE)
 _VARIABLE_BYTES = 16
 """Estimated size of a key or a number."""
@@ -51,7 +51,7 @@ class PackedBlock:
 
 def draw_packed(mix: CommandMix, seed: int, thread: int, threads: int = 1, *, block: int | None = None) -> PackedStream:
     """The requests of one worker. thread: its number among the `threads` of the fleet. block: operations drawn at a
-    time; None: the fastest number. The mix must not depend on replies, nor verify values."""
+    time; None: the fastest number. The mix must not depend on replies or verify values."""
     assert not mix.depends_on_replies, "expected a mix in which no operation depends on a reply"
     assert not mix.values.verify, "expected values that are not verified"
     return PackedStream(mix, seed, thread, threads, block or _block_operations(mix))
@@ -81,10 +81,10 @@ class PackedStream:
 
     def blocks(self, node_of_slot: Ints) -> list[PackedBlock]:
         """The next block, split by node. A request goes to the node of its first key's slot, or of a random slot if it
-        has no key. Batches that keep to one slot stay whole.
+        has no key. Batches in one slot are not split.
 
-        node_of_slot: the node of each slot, -1 where none is known; shape (SLOTS,). Returns no block for a node
-        without requests.
+        node_of_slot: the node of each slot, -1 if unknown; shape (SLOTS,). Returns no block for a node without
+        requests.
         """
         block, prepared = self._prepare()
         sizes = _in_order(block, [each.sizes for each in prepared])
@@ -143,7 +143,7 @@ def _block_operations(mix: CommandMix) -> int:
     """How many operations a block should have."""
     sizes = [_estimated_bytes(command.template, mix.mean_value_bytes) for command in mix.commands]
     mean_bytes = np.average(sizes, weights=[command.weight for command in mix.commands])
-    # Each argument has a fixed cost per block, so a block should have several operations for it, if memory permits.
+    # Each argument has a fixed cost per block, so a block should have several operations, if memory permits.
     most_arguments = max(len(command.template.arguments) for command in mix.commands)
     least = min(most_arguments // _ARGUMENTS_PER_OPERATION, int(_LARGEST_BLOCK_BYTES / mean_bytes))
     return max(1, least, min(_BLOCK_OPERATIONS, int(_BLOCK_BYTES / mean_bytes)))

@@ -202,7 +202,7 @@ def test_a_reply_to_no_request_ends_the_connection(has_pushes: bool) -> None:
     stage.hear(A)
     stage.hear(b"-ERR timeout\r\n")
     assert stage.reopening == [stage.connection()]
-    assert "to no request" in str(stage.lost()[0])
+    assert "without a request" in str(stage.lost()[0])
     assert stage.metrics().commands["GET"].operations == 1
 
 
