@@ -1,10 +1,10 @@
-"""Entry point of the `agent` command. Imports as little as possible, see `common.entry`."""
+"""Entry point of the `agent` command. Imports as little as possible, see `common.program.entry`."""
 
 from __future__ import annotations
 
 import sys
 
-from common.entry import run_main
+from common.program.entry import run_main
 
 
 def main() -> int:

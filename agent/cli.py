@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from common.command_line import ParsedType, run_commands, version_option, whole_number
-from common.entry import interruptible_imports
 from common.errors import UsageError
-from common.program import run_program
+from common.program.command_line import ParsedType, run_commands, version_option, whole_number
+from common.program.entry import interruptible_imports
+from common.program.standard_streams import run_program
 from common.units import Seconds, counted, printable, show
 
 PROGRAM = "agent"
@@ -80,9 +80,9 @@ def join(
             threads_limit,
             usable_cores,
         )
+        from common.program.version import RELEASE
         from common.protocol.endpoint import ANY_HOST, parse_endpoint
         from common.protocol.token_sources import TokenVariables
-        from common.version import RELEASE
 
     coordinator = parse_endpoint(endpoint)
     if coordinator.host == ANY_HOST or coordinator.port is None:

@@ -33,8 +33,8 @@ from multiprocess import resource_tracker
 from multiprocess.connection import Connection, wait
 
 from common.clock import monotonic_ns
-from common.program import directory_is_gone
-from common.stderr_writer import write_stderr_by_thread
+from common.program.standard_streams import directory_is_gone
+from common.program.stderr_writer import write_stderr_by_thread
 from common.units import NS_PER_S
 
 if TYPE_CHECKING:

@@ -41,12 +41,12 @@ from agent.processes import Processes
 from agent.usage import Usage
 from common.clock import Suspension, monotonic_ns
 from common.errors import ProtocolError
-from common.line_limits import LineLimit
+from common.program.line_limits import LineLimit
+from common.program.signals import caught_signals
 from common.protocol import codec
 from common.protocol.endpoint import Endpoint
 from common.protocol.messages import Assignment
 from common.protocol.transport import NO_CONNECTION, Context, CurveClient, Dialer, LinkEvent, SocketPoller
-from common.signals import caught_signals
 from common.units import counted
 
 TICK_S = 0.05

@@ -1,10 +1,10 @@
-"""Entry point of the `coordinator` command; imports as little as it can, see `common.entry`."""
+"""Entry point of the `coordinator` command; imports as little as it can, see `common.program.entry`."""
 
 from __future__ import annotations
 
 import sys
 
-from common.entry import run_main
+from common.program.entry import run_main
 
 
 def main() -> int:

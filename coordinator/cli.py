@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.command_line import ParsedType, run_commands, version_option, whole_number
-from common.entry import interruptible_imports
 from common.errors import EXIT_OK, TargetError, UsageError
-from common.program import complain, run_program
+from common.program.command_line import ParsedType, run_commands, version_option, whole_number
+from common.program.entry import interruptible_imports
+from common.program.standard_streams import complain, run_program
 from common.units import printable
-from coordinator.options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
+from coordinator.start_options import DEFAULT_BIND, DEFAULT_ROUNDS, FEWEST_ROUNDS, StartOptions
 
 if TYPE_CHECKING:
     from common.plan.rules.checks import Purpose
@@ -135,7 +135,7 @@ def start(
     with interruptible_imports():
         from common.machine import raise_open_files_limit
         from common.protocol.token_sources import TokenVariables
-        from coordinator.compare.command import compare
+        from coordinator.compare_command import compare
         from coordinator.report.run_files import PLAN_FILE
         from coordinator.report.run_lookup import find_journal
         from coordinator.start import start as start_run

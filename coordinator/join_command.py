@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.plan.target_url import parse_redis_url
+from common.plan.schema.target_url import parse_redis_url
 from common.protocol.endpoint import Endpoint, outward_host
 from common.protocol.token import Credentials
 from common.protocol.token_sources import TOKEN

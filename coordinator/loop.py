@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from common.clock import monotonic_ns
 from common.errors import ProtocolError, StampedeError
-from common.line_limits import LineLimit
+from common.program.line_limits import LineLimit
+from common.program.signals import Signals
 from common.protocol import codec
 from common.protocol.listener import Listener
 from common.protocol.messages import (
@@ -29,9 +30,8 @@ from common.protocol.messages import (
     TakeOver,
 )
 from common.protocol.transport import BROKEN_OFF, SocketPoller
-from common.signals import Signals
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.core.actions import (
     Action,
@@ -56,11 +56,11 @@ from coordinator.core.actions import (
 from coordinator.core.member import Member
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent
 from coordinator.core.run import DISMISS_NS, AfterLoad, Run
-from coordinator.journal import Journal
+from coordinator.journal.journal_file import Journal
+from coordinator.journal.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, Reading, ServerCounted
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
-from coordinator.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, Reading, ServerCounted
 from coordinator.servers.cleanup import CleanUpThread
 
 TICK_S = 0.1

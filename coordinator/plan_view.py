@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 from common.plan.plan_text import plan_hash, plan_yaml, redacted
 from common.plan.planned_commands import is_cluster
-from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
+from common.plan.schema import Driver, OnAgentLoss, Plan
 from common.plan.timeline import Leg, operations_due, timeline
 from common.protocol.messages import PoolShare
 from common.serde import to_builtins
 from common.units import NS_PER_S, counted, format_count, format_seconds
 from coordinator.analysis.key_space import key_space_facts, key_space_lines
-from coordinator.core.shares import AgentCapacity, Shares, assign
+from coordinator.core.shares import AgentCapacity, Shares, assign, connections_line, group_ceiling
 
 _REMOTE_PROCESSES = 1
 
@@ -93,7 +93,7 @@ def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dic
         "connections": {
             "ceiling": shares.connection_ceiling,
             "per_node": is_cluster(plan.target),
-            "pools": {group.name: _group_ceiling(group) for group in shares.plan.pools},
+            "pools": {group.name: group_ceiling(group) for group in shares.plan.pools},
         },
         "client_settings": client_settings,
         "preparation": key_space_facts(plan),
@@ -138,15 +138,6 @@ def _leg_line(leg: Leg) -> str:
     return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
 
 
-def connections_line(group: Pools) -> str:
-    """The arithmetic of one group: pools x client instances x connections."""
-    return (
-        f"connections of {group.name}: {counted(group.client_pools or 0, 'client pool')} x "
-        f"{counted(group.client_instances_per_pool, 'client instance')} x "
-        f"{counted(group.max_connections, 'connection')} = {_group_ceiling(group)}"
-    )
-
-
 def _settings_lines(groups: ClientSettings) -> list[str]:
     # Groups seldom differ: equal ones share their lines.
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
@@ -166,10 +157,6 @@ def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
         f"share of {agent.agent_id} ({counted(agent.processes, 'process')}): {counted(len(pools), 'pool')}, "
         f"{workers}, at most {counted(_connections(shares, pools), 'connection')}"
     )
-
-
-def _group_ceiling(group: Pools) -> int:
-    return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
 
 
 _NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}

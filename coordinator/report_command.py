@@ -14,12 +14,12 @@ from rich.console import Console
 from common.errors import ProtocolError, UsageError
 from common.file_reading import read_bounded
 from common.units import printable_json
-from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.comparison_types import Comparison
-from coordinator.journal import read_journal
-from coordinator.journal_lock import is_locked
-from coordinator.records import Outcome
+from coordinator.journal.journal_file import read_journal
+from coordinator.journal.journal_lock import is_locked
+from coordinator.journal.records import Outcome
 from coordinator.report.printing import console_for
 from coordinator.report.run_files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, complete_run_files
 from coordinator.report.run_lookup import find_report

@@ -14,8 +14,8 @@ from typing import Self
 from common.errors import ProtocolError, UsageError
 from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
-from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.journal import Journal, read_journal
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.journal.journal_file import Journal, read_journal
 from coordinator.report.run_files import (
     JOURNAL_FILE,
     PLAN_FILE,

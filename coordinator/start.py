@@ -22,27 +22,26 @@ from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.machine import open_files_limit, this_host
 from common.plan.loading.secrets import secret_variables, with_secrets_of
 from common.plan.schema import Plan
-from common.program import explained
+from common.program.signals import Signals, caught_signals
+from common.program.standard_streams import explained
 from common.protocol.endpoint import Endpoint, parse_endpoint, to_bind
 from common.protocol.listener import Listener
 from common.protocol.token import Credentials, coordinator_credentials
 from common.protocol.token_sources import KEY, TOKEN_FILE
 from common.protocol.transport import Context
-from common.signals import Signals, caught_signals
 from common.units import counted
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.verdict import Level
 from coordinator.core.actions import End
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
 from coordinator.embedded import open_embedded
 from coordinator.join_command import in_container, invitation, join_command, loopback_note, reachable_at
+from coordinator.journal.records import Reading, RunOpened, TargetFacts
 from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.loop import Coordinator, after_load, journaled_agents
-from coordinator.options import DEFAULT_BIND, StartOptions
 from coordinator.plan_view import expected_agents
-from coordinator.records import Reading, RunOpened, TargetFacts
 from coordinator.report.printing import console_for, put_out, say
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.summary import build_summary
@@ -54,6 +53,7 @@ from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.preflight import check_commands
 from coordinator.servers.setup_commands import flush, set_up
+from coordinator.start_options import DEFAULT_BIND, StartOptions
 
 LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
 

@@ -23,11 +23,11 @@ from common.protocol.messages import AgentState
 from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.core.transitions import Phase
-from coordinator.journal_lock import LOCK_SUFFIX
+from coordinator.journal.journal_lock import LOCK_SUFFIX
 from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from scripts.reference.hooks import on_page_markdown
 from scripts.reference.meanings import SUMMARY, VARIABLES
-from scripts.reference.pages import stale
+from scripts.reference.tables import stale
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

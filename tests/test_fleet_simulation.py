@@ -15,10 +15,10 @@ from agent.core.outbox import CAPACITY, WINDOW
 from common.plan.schema import OnAgentLoss
 from common.protocol.messages import AgentState, Preloaded
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.core.run import CLOCK_RTT_NS
 from coordinator.core.transitions import Phase
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,

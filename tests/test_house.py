@@ -145,6 +145,29 @@ def test_the_rules_can_be_broken() -> None:
     assert MACHINE_PATH.search('open("' + "/ho" + 'me/me/x")') is not None
     assert PIN.match("redis>=8") is None
     assert pure_modules()
+    assert is_tested_by("test_run_agent_loss", {"run"})
+    assert not is_tested_by("test_runs", {"run"})
+
+
+MIRRORED = (*PACKAGES, "scripts")
+"""Folders whose tree tests/ repeats."""
+
+
+def is_tested_by(test: str, names: set[str]) -> bool:
+    """Whether a test file names one of these modules, packages or scripts: `test_run` and `test_run_agent_loss` name
+    `run`."""
+    parts = test.removeprefix("test_").split("_")
+    return any("_".join(parts[:length]) in names for length in range(1, len(parts) + 1))
+
+
+def test_a_test_file_names_what_it_tests_in_the_folder_that_it_mirrors() -> None:
+    misplaced = []
+    for path in (path for folder in MIRRORED for path in sorted((ROOT / "tests" / folder).rglob("test_*.py"))):
+        mirrored = ROOT / path.parent.relative_to(ROOT / "tests")
+        # `__init__` and `__main__` are tested by `test_init` and `test_main`, the script `_env` by `test_env`.
+        if not is_tested_by(path.stem, {neighbour.stem.strip("_") for neighbour in mirrored.glob("*")}):
+            misplaced.append(_label(path))
+    assert misplaced == []
 
 
 def unescaped(source: str) -> list[int]:

@@ -30,7 +30,7 @@ from common.protocol.messages import (
 )
 from coordinator.core import actions as steps
 from coordinator.core.transitions import Phase
-from coordinator.records import AnyRecord
+from coordinator.journal.records import AnyRecord
 from tests.support.mutations import Mutator, enveloped
 from tests.support.protocol import RUN_ID, AgentBench, RunBench, dealt, final, metrics_id
 

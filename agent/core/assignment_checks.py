@@ -14,7 +14,7 @@ from itertools import pairwise
 import msgspec
 
 from common.errors import PlanError
-from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
 from common.plan.rules.checks import MAX_AGENTS, MAX_POOLS, MAX_THREADS, check_plan
 from common.plan.schema import Driver, Plan
 from common.protocol.messages import Assignment, PoolShare, TakeOver

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from common.line_limits import LineLimit
 from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
-from common.open_files import pools_by_process, shortage_note
+from common.plan.open_files import pools_by_process, shortage_note
 from common.plan.planned_commands import preload_commands
 from common.plan.timeline import timeline
+from common.program.line_limits import LineLimit
 from common.protocol.messages import (
     Assignment,
     Final,

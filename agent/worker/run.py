@@ -38,7 +38,7 @@ from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.errors import FleetError
 from common.machine import open_files, open_files_limit
-from common.open_files import REMEDY, needed, shortage
+from common.plan.open_files import REMEDY, needed, shortage
 from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.plan.timeline import timeline

@@ -1,12 +1,13 @@
 """Makes redis-py clients and connections from `plan.target`. No other package imports redis or hiredis.
 
-    no I/O, for both:   address, connection_tracking, connection_causes, cluster_topology, client_assembly, retry_policy
-    for threads:        connections, cluster, clients, pubsub; control_client, topology (both outside the load)
-    for asyncio:        async_connections, async_cluster, async_clients, async_pubsub
-    for both:           sentinels, error_translation, tls, effective_settings
+    one connection, its events and retries, for both: connections/
+    no I/O, for both:   address, client_assembly
+    for threads:        cluster, clients, pubsub; control_client, topology (both outside the load)
+    for asyncio:        async_cluster, async_clients, async_pubsub
+    for both:           sentinels, error_translation, effective_settings
     for the driver `wire`: wire_connections
 
-The package relies on these facts about redis-py, which contract tests check (tests/common/redis_client/):
+The package relies on these facts about redis-py, which tests/common/test_redis_client_contract.py checks:
 - a pool passes its keyword arguments to every connection, so a `connection_class` of ours can take additional ones;
 - `_connect` opens one socket; `connect_check_health` calls it and does the handshake; `disconnect` is the only way to
   close, may be called twice, and is called while the error that caused it is being handled;
@@ -25,10 +26,12 @@ from common.redis_client.clients import build_client as build_client
 from common.redis_client.clients import open_control_client as open_control_client
 from common.redis_client.clients import ping_target as ping_target
 from common.redis_client.clients import tcp_pools as tcp_pools
-from common.redis_client.cluster_topology import SLOTS as SLOTS
-from common.redis_client.cluster_topology import slot_of as slot_of
-from common.redis_client.connection_tracking import REDIRECTS as REDIRECTS
-from common.redis_client.connection_tracking import ConnectionEvents as ConnectionEvents
+from common.redis_client.connections.cluster_topology import SLOTS as SLOTS
+from common.redis_client.connections.cluster_topology import slot_of as slot_of
+from common.redis_client.connections.connection_tracking import REDIRECTS as REDIRECTS
+from common.redis_client.connections.connection_tracking import ConnectionEvents as ConnectionEvents
+from common.redis_client.connections.tls import TlsFacts as TlsFacts
+from common.redis_client.connections.tls import tls_facts as tls_facts
 from common.redis_client.control_client import checked_replies as checked_replies
 from common.redis_client.effective_settings import effective_client_settings as effective_client_settings
 from common.redis_client.error_translation import TARGET_ERRORS as TARGET_ERRORS
@@ -38,8 +41,6 @@ from common.redis_client.error_translation import failure_of as failure_of
 from common.redis_client.error_translation import got_no_reply as got_no_reply
 from common.redis_client.error_translation import translate as translate
 from common.redis_client.error_translation import translated as translated
-from common.redis_client.tls import TlsFacts as TlsFacts
-from common.redis_client.tls import tls_facts as tls_facts
 from common.redis_client.topology import PRIMARY as PRIMARY
 from common.redis_client.topology import REPLICA as REPLICA
 from common.redis_client.topology import Node as Node

@@ -15,7 +15,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from common.errors import PlanError
 from common.plan import schema
-from common.plan.target_url import Address, parse_redis_url
+from common.plan.schema.target_url import Address, parse_redis_url
 from common.units import printable
 
 _LARGEST_PEM_BYTES = 16 << 20

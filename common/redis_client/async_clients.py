@@ -21,11 +21,14 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from common.cancellation import Cancellation
 from common.plan import schema
 from common.redis_client.async_cluster import AsyncClusterClient, NodePool, build_async_cluster
-from common.redis_client.async_connections import async_connection_class_of, async_sentinel_connection_class_of
 from common.redis_client.client_assembly import ClientClasses, assemble_client, connects_when_built, pool_arguments
-from common.redis_client.connection_tracking import ConnectionEvents
+from common.redis_client.connections.async_connections import (
+    async_connection_class_of,
+    async_sentinel_connection_class_of,
+)
+from common.redis_client.connections.connection_tracking import ConnectionEvents
+from common.redis_client.connections.retry_policy import observed_async_retry
 from common.redis_client.error_translation import translated
-from common.redis_client.retry_policy import observed_async_retry
 from common.redis_client.sentinels import AsyncBlockingSentinelPool, AsyncPrimaryClient, AsyncSentinelDiscovery
 
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncClusterClient

@@ -34,11 +34,11 @@ from redis.exceptions import SlotNotCoveredError
 from common.cancellation import Cancellation
 from common.errors import PlanError
 from common.plan import schema
-from common.plan.address_map import AddressMap
+from common.plan.schema.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
-from common.redis_client.async_connections import AsyncObservedNode, AsyncObservedNodeTls
-from common.redis_client.connection_tracking import ClusterTracker, ConnectionEvents
-from common.redis_client.retry_policy import cluster_errors_of, observed_async_retry
+from common.redis_client.connections.async_connections import AsyncObservedNode, AsyncObservedNodeTls
+from common.redis_client.connections.connection_tracking import ClusterTracker, ConnectionEvents
+from common.redis_client.connections.retry_policy import cluster_errors_of, observed_async_retry
 
 
 class _AsyncTopologyListener(AsyncEventListenerInterface):

@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 
 from common.redis_client.async_clients import AsyncClient
 from common.redis_client.async_cluster import AsyncClusterClient, NodePool
-from common.redis_client.cluster_topology import by_slot
+from common.redis_client.connections.cluster_topology import by_slot
 from common.redis_client.error_translation import TARGET_ERRORS
 from common.redis_client.pubsub import (
     MESSAGE,

@@ -8,9 +8,9 @@ from typing import Any
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.redis_client.address import address_of, connection_arguments, place_arguments, server_name
-from common.redis_client.connection_tracking import ConnectionEvents
+from common.redis_client.connections.connection_tracking import ConnectionEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.redis_client.address import address_of
 from common.redis_client.client_assembly import (
     ClientClasses,
@@ -20,11 +20,11 @@ from common.redis_client.client_assembly import (
     pool_arguments,
 )
 from common.redis_client.cluster import ClusterClient, node_arguments, open_cluster
-from common.redis_client.connection_tracking import ConnectionEvents, Unobserved
-from common.redis_client.connections import connection_class_of, sentinel_connection_class_of
+from common.redis_client.connections.connection_tracking import ConnectionEvents, Unobserved
+from common.redis_client.connections.retry_policy import no_retry, observed_retry
+from common.redis_client.connections.thread_connections import connection_class_of, sentinel_connection_class_of
 from common.redis_client.control_client import ControlClient, checked_replies
 from common.redis_client.error_translation import TARGET_ERRORS, lacks_database, translated
-from common.redis_client.retry_policy import no_retry, observed_retry
 from common.redis_client.sentinels import BlockingSentinelPool, PrimaryClient, SentinelDiscovery
 
 Client: TypeAlias = redis.Redis | ClusterClient

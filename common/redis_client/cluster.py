@@ -27,11 +27,11 @@ from redis.exceptions import SlotNotCoveredError
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.address_map import AddressMap
+from common.plan.schema.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
-from common.redis_client.connection_tracking import ClusterTracker, ConnectionEvents
-from common.redis_client.connections import ObservedNode, ObservedNodeTls
-from common.redis_client.retry_policy import cluster_errors_of, observed_retry
+from common.redis_client.connections.connection_tracking import ClusterTracker, ConnectionEvents
+from common.redis_client.connections.retry_policy import cluster_errors_of, observed_retry
+from common.redis_client.connections.thread_connections import ObservedNode, ObservedNodeTls
 
 # Arguments that redis-py's cluster client does not pass to its connections, or refuses (clusters have databases only
 # since Valkey 9).

@@ -10,15 +10,15 @@ import redis.asyncio
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.redis_client.address import address_of, cluster_arguments
 from common.redis_client.async_clients import build_async_client
 from common.redis_client.async_cluster import AsyncClusterClient
 from common.redis_client.client_assembly import connects_when_built
 from common.redis_client.clients import build_client, node_pool
 from common.redis_client.cluster import ClusterClient
-from common.redis_client.connection_tracking import Unobserved
-from common.redis_client.retry_policy import cluster_errors_of, observed_retry
+from common.redis_client.connections.connection_tracking import Unobserved
+from common.redis_client.connections.retry_policy import cluster_errors_of, observed_retry
 from common.redis_client.wire_connections import SINGLE_NODE, InstancePools
 
 

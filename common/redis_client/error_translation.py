@@ -13,14 +13,14 @@ import redis
 from common.errors import TargetError
 from common.metrics.intervals import MAXCLIENTS
 from common.plan import schema
-from common.plan.address_map import AddressMap
-from common.plan.target_url import Host, TargetKind
+from common.plan.schema.address_map import AddressMap
+from common.plan.schema.target_url import Host, TargetKind
 from common.redis_client.address import address_of
-from common.redis_client.cluster_topology import NoSlots
-from common.redis_client.connection_causes import is_maxclients, os_error_of
+from common.redis_client.connections.cluster_topology import NoSlots
+from common.redis_client.connections.connection_causes import is_maxclients, os_error_of
+from common.redis_client.connections.tls import tls_finding
 from common.redis_client.control_client import BAD_REPLY_ERRORS, bad_reply_finding
 from common.redis_client.sentinels import PrimaryUnknown
-from common.redis_client.tls import tls_finding
 
 TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClusterException, OSError)
 """For `except`: the errors that redis-py raises when the target is at fault."""

@@ -19,7 +19,7 @@ from redis.client import PubSub
 
 from common.redis_client.clients import Client
 from common.redis_client.cluster import ClusterClient
-from common.redis_client.cluster_topology import by_slot
+from common.redis_client.connections.cluster_topology import by_slot
 from common.redis_client.error_translation import TARGET_ERRORS
 
 Channel: TypeAlias = tuple[str, bytes]

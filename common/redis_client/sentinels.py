@@ -12,13 +12,13 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.address_map import AddressMap
-from common.plan.target_url import Host
+from common.plan.schema.address_map import AddressMap
+from common.plan.schema.target_url import Host
 from common.redis_client.address import address_of, sentinel_arguments, server_name
-from common.redis_client.async_connections import async_connection_class_of
-from common.redis_client.connection_tracking import Unobserved
-from common.redis_client.connections import connection_class_of
-from common.redis_client.retry_policy import no_async_retry, no_retry
+from common.redis_client.connections.async_connections import async_connection_class_of
+from common.redis_client.connections.connection_tracking import Unobserved
+from common.redis_client.connections.retry_policy import no_async_retry, no_retry
+from common.redis_client.connections.thread_connections import connection_class_of
 
 
 class PrimaryUnknown(MasterNotFoundError):

@@ -9,14 +9,14 @@ import redis
 
 from common.cancellation import Cancellation
 from common.plan import schema
-from common.plan.target_url import Host, TargetKind
+from common.plan.schema.target_url import Host, TargetKind
 from common.redis_client.address import address_of, connection_arguments, server_name
 from common.redis_client.clients import open_control_client
 from common.redis_client.cluster import ClusterClient
-from common.redis_client.connection_tracking import Unobserved
-from common.redis_client.connections import connection_class_of
+from common.redis_client.connections.connection_tracking import Unobserved
+from common.redis_client.connections.retry_policy import no_retry
+from common.redis_client.connections.thread_connections import connection_class_of
 from common.redis_client.control_client import ControlClient
-from common.redis_client.retry_policy import no_retry
 from common.redis_client.sentinels import SentinelDiscovery
 
 PRIMARY, REPLICA = "primary", "replica"

@@ -22,11 +22,11 @@ from common.plan import schema
 from common.redis_client.client_assembly import connects_when_built
 from common.redis_client.clients import Client, build_client, node_pool, open_control_client, tcp_pools
 from common.redis_client.cluster import ClusterClient
-from common.redis_client.cluster_topology import SLOTS as SLOTS
-from common.redis_client.connection_tracking import REDIRECTS, ConnectionEvents
-from common.redis_client.connections import Observed, ObservedClusterNode
+from common.redis_client.connections.cluster_topology import SLOTS as SLOTS
+from common.redis_client.connections.connection_tracking import REDIRECTS, ConnectionEvents
+from common.redis_client.connections.retry_policy import observed_retry
+from common.redis_client.connections.thread_connections import Observed, ObservedClusterNode
 from common.redis_client.error_translation import TARGET_ERRORS
-from common.redis_client.retry_policy import observed_retry
 
 SINGLE_NODE = ""
 """The node name of a target that is not a cluster."""

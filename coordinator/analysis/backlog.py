@@ -19,8 +19,8 @@ from math import ceil
 
 from common.plan.schema import Arrivals, Driver
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.tallies import Second
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import Second
 from coordinator.analysis.unassigned_shares import unassigned_shares
 
 _DEVIATIONS = 4

@@ -17,9 +17,9 @@ from common.metrics.histogram import Histogram
 from common.metrics.intervals import LATE_SEND_NS, HoldUps, Merge, merge_hold_ups
 from common.plan.schema import Driver
 from common.units import NS_PER_S, counted
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.leg_results import StageResult
-from coordinator.analysis.tallies import BusyTime, StageTally
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import BusyTime, StageTally
 
 BUSY_SHARE = 0.9
 """Share of a core, or of a loop's time: the rest is not enough to do much more."""

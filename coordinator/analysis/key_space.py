@@ -11,8 +11,8 @@ from common.plan.planned_commands import keys_of
 from common.plan.schema import CleanUp, Plan
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, counted
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.records import Reading
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.journal.records import Reading
 
 
 class PreloadSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,10 +44,10 @@ import msgspec
 from common.commands import Template
 from common.metrics.intervals import merge_counts
 from common.plan.planned_commands import plan_templates
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.tallies import AgentTally
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_shares
-from coordinator.records import NodeCounted, Reading, ServerCounted
+from coordinator.journal.records import NodeCounted, Reading, ServerCounted
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from common.plan.schema import Workload
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.ledger import Ledger
-from coordinator.analysis.tallies import StageTally
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import StageTally
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from common.metrics.intervals import CLOSED_BY_SERVER, LOCAL_PORTS, MAXCLIENTS, OPEN_FILES, PENDING, RESET, SYSTEM_FILES
 from common.plan.schema import Driver
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.records import RunOpened
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.journal.records import RunOpened
 
 _SHORTAGES = {
     MAXCLIENTS: "raise maxclients on the server{limit}",

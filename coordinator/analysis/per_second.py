@@ -21,9 +21,9 @@ from math import ceil, floor
 from common.metrics.intervals import merge_counts
 from common.plan.timeline import Leg
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.backlog import Backlog
-from coordinator.analysis.tallies import BusyTime, Second
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import BusyTime, Second
 
 OWN_ROW_S = 0.5
 """A last second that the load used for less than this is added to the row before."""

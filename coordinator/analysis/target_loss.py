@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from common.metrics.intervals import merge_counts
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.tallies import Second
-from coordinator.records import Reading, ServerCounted
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import Second
+from coordinator.journal.records import Reading, ServerCounted
 
 LONG_S = 3.0
 LONG_SHARE = 0.1

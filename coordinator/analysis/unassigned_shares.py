@@ -19,9 +19,9 @@ from common.plan.schema import Arrivals, Plan
 from common.plan.timeline import Leg
 from common.protocol.messages import PoolLeft, PoolShare
 from common.units import NS_PER_S, counted
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.analysis.tallies import AgentTally
-from coordinator.records import AgentEnd
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import AgentTally
+from coordinator.journal.records import AgentEnd
 
 _NAMED = 3
 """Shares to name in a sentence, because a fleet may have hundreds."""

@@ -15,8 +15,8 @@ coordinator was killed, its machine went down, or its disk was full: the journal
 from __future__ import annotations
 
 from common.plan.schema import CleanUp
-from coordinator.analysis.aggregate import Aggregate
-from coordinator.records import Reading
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.journal.records import Reading
 
 
 def unfinished_reason(run: Aggregate) -> str:

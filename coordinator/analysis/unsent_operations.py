@@ -14,12 +14,12 @@ from common.metrics.histogram import Histogram
 from common.metrics.intervals import merge_counts
 from common.plan.schema import Driver, Pools
 from common.units import NS_PER_S, counted
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import generator_delay, generator_limits
 from coordinator.analysis.leg_results import StageResult
 from coordinator.analysis.missing_connections import missing_connections
 from coordinator.analysis.target_loss import target_loss
-from coordinator.records import Reading, RunOpened
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.journal.records import Reading, RunOpened
 
 FAILED_SHARE = 0.25
 """Share of all senders' time that they spent on failed operations."""

@@ -17,13 +17,13 @@ import msgspec
 
 from common.plan.schema import Arrivals
 from common.units import counted
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import BUSY_SHARE, generator_limits
 from coordinator.analysis.key_space import preload_mismatch
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
 from coordinator.analysis.missing_connections import missing_connections
-from coordinator.analysis.tallies import AgentTally
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_clause, unassigned_sentence, unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.unsent_operations import why_unsent

@@ -11,7 +11,7 @@ import msgspec
 
 from common.units import printable_json
 from coordinator.analysis.verdict import Verdict
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 from coordinator.report.summary_types import SummaryPart, TargetSummary
 
 COMPARISON_FORMAT = 1

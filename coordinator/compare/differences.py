@@ -24,7 +24,7 @@ from coordinator.compare.comparison_types import (
     SpreadKind,
 )
 from coordinator.compare.wire_plan import at_once
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 from coordinator.report.summary_types import Quantiles, Stats, Summary
 
 QUARTILES_FROM = 4

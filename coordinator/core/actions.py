@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.protocol.messages import Envelope
-from coordinator.records import AnyRecord, CleanedUp, Outcome, Reading, ServerCounted
+from coordinator.journal.records import AnyRecord, CleanedUp, Outcome, Reading, ServerCounted
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from dataclasses import dataclass, field
 from common.lifecycle import Lifecycle
 from common.protocol.messages import AgentState, Assignment, Final, PoolShare, Preloaded, Preparing, Step, TakeOver
 from common.units import NS_PER_S
-from coordinator.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.journal.records import AgentEnd, AgentFacts, AgentNoted
 
 LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second or two. After this much silence, it or its connection is gone."""

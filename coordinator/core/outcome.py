@@ -9,7 +9,7 @@ from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.protocol.messages import Final
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.member import Member
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 
 MOST_TROUBLES = 10
 """A report names so many; of more it says how many there were."""

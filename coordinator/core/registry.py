@@ -39,7 +39,7 @@ from coordinator.core.member import (
     MemberTrigger,
 )
 from coordinator.core.shares import AgentCapacity
-from coordinator.records import AgentFacts
+from coordinator.journal.records import AgentFacts
 
 LONGEST_NAME, LONGEST_HOST = 64, 255
 LARGE_FLEET = 64

@@ -14,8 +14,8 @@ from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.plan.schema import CleanUp
 from common.protocol.messages import AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.units import NS_PER_S, listed
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.target_loss import target_loss
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import (
     Action,
     CalledOff,
@@ -45,7 +45,7 @@ from coordinator.core.shares import assign, oversized
 from coordinator.core.takeover import TakeOvers, reason_to_abort
 from coordinator.core.transitions import Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, Waiting
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentEnd,
     CleanedUp,
     Outcome,

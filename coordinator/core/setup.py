@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from common.open_files import needed, pools_by_process, shortage_note
+from common.plan.open_files import needed, pools_by_process, shortage_note
 from common.plan.plan_text import plan_hash, redacted
 from common.plan.schema import Fleet, Plan
 from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, Step
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
 from coordinator.core.member import Member
-from coordinator.core.shares import Shares
-from coordinator.plan_view import connections_line
-from coordinator.records import RunOpened, TargetFacts
+from coordinator.core.shares import Shares, connections_line
+from coordinator.journal.records import RunOpened, TargetFacts
 
 SLOWEST_FRAME_S = 4
 """Most seconds that an agent reports at once: a killed agent loses them, and the live view is late by as much."""

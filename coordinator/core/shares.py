@@ -84,6 +84,20 @@ def connection_ceiling(plan: Plan, processes_total: int) -> int:
     )
 
 
+def group_ceiling(group: Pools) -> int:
+    """The most TCP connections that a group with a number of pools can open."""
+    return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
+
+
+def connections_line(group: Pools) -> str:
+    """The arithmetic of one group: pools x client instances x connections."""
+    return (
+        f"connections of {group.name}: {counted(group.client_pools or 0, 'client pool')} x "
+        f"{counted(group.client_instances_per_pool, 'client instance')} x "
+        f"{counted(group.max_connections, 'connection')} = {group_ceiling(group)}"
+    )
+
+
 def split(count: int, weights: Sequence[int], order: Sequence[int]) -> list[int]:
     """`count` in proportion to `weights`, which are >= 1; what is left over goes one each to the first in `order`."""
     total = sum(weights)

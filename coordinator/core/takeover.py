@@ -26,14 +26,14 @@ from common.plan.schema import Fleet, OnAgentLoss
 from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, TakeOver
 from common.units import NS_PER_S, counted, listed
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.unassigned_shares import remaining_requests
 from coordinator.core.actions import Action, Note, Write
 from coordinator.core.conversation import Conversation
 from coordinator.core.member import LOST_AFTER_NS, OFFERS, Fence, Member, MemberState
 from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
-from coordinator.records import ShareTakenOver
+from coordinator.journal.records import ShareTakenOver
 
 TAKE_AHEAD_NS = 600_000_000
 """How far ahead the instant lies from which a share is taken over: time for the message and for waking the workers."""

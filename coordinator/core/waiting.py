@@ -6,12 +6,12 @@ from __future__ import annotations
 from common.plan.timeline import timeline
 from common.protocol.messages import HOLD_LEASES, AgentState
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import Action, Note, Write
 from coordinator.core.member import GONE, LOST_AFTER_NS, OVERTIME_NS, Fence, Member, MemberState
 from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
-from coordinator.records import AgentEnd
+from coordinator.journal.records import AgentEnd
 
 AT_ONCE_NS = NS_PER_S
 """A run that is stopped at once waits this long for agents that are heard: they cut their operations and report."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from common.metrics.histogram import Histogram
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.per_second import ShownSeconds
-from coordinator.analysis.tallies import Second
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import Second
 
 SECONDS_SHOWN = 8
 

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from common.clock import MonotonicNs, monotonic_ns
-from common.stderr_writer import is_behind
+from common.program.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LatencyTimes, LiveSecond, LiveSnapshot

@@ -11,10 +11,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from common.program import stdout_lost
+from common.program.standard_streams import stdout_lost
 from common.units import printable
 from coordinator.analysis.verdict import Level
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 
 LEVEL_STYLES = {Level.TRUSTED: "green", Level.SUSPECT: "yellow", Level.INVALID: "bold red"}
 OUTCOME_STYLES = {

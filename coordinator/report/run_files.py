@@ -12,9 +12,9 @@ from pathlib import Path
 from common.errors import UsageError
 from common.file_reading import read_bounded
 from common.plan.plan_text import plan_yaml
-from common.program import explained
-from coordinator.analysis.aggregate import Aggregate
+from common.program.standard_streams import explained
 from coordinator.analysis.per_second import ShownSeconds
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_types import Summary
 from coordinator.report.timeseries import timeseries_csv

@@ -13,8 +13,8 @@ import msgspec
 from common.errors import UsageError
 from common.file_reading import read_bounded
 from common.units import counted
-from coordinator.journal import read_journal
-from coordinator.records import RunOpened
+from coordinator.journal.journal_file import read_journal
+from coordinator.journal.records import RunOpened
 from coordinator.report.run_files import COMPARISON_FILE, JOURNAL_FILE, LARGEST_BYTES, PLAN_FILE
 
 LATEST = "latest"

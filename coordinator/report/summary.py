@@ -20,7 +20,6 @@ from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.serde import to_builtins
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.generator import (
     all_report_cpu,
     busiest_agent,
@@ -32,11 +31,12 @@ from coordinator.analysis.generator import (
 from coordinator.analysis.key_space import clean_up_of, preload_of
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import StageResult, stage_results
-from coordinator.analysis.tallies import AgentTally, BusyTime
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
-from coordinator.records import AgentEnd, Outcome, Reading, RunOpened, ShareTakenOver
+from coordinator.journal.records import AgentEnd, Outcome, Reading, RunOpened, ShareTakenOver
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     AgentSummary,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from common.units import counted, format_seconds
 from coordinator.analysis.key_space import clean_up_text, preload_text
-from coordinator.records import AgentEnd
+from coordinator.journal.records import AgentEnd
 from coordinator.report.printing import (
     ERRORS_SHOWN_FROM,
     LEVEL_STYLES,

@@ -13,7 +13,7 @@ from common.units import printable_json
 from coordinator.analysis.key_space import CleanUpSummary, PreloadSummary
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.verdict import Verdict
-from coordinator.records import AgentEnd, Outcome
+from coordinator.journal.records import AgentEnd, Outcome
 
 SUMMARY_FORMAT = 1
 

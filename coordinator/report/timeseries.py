@@ -6,9 +6,9 @@ import csv
 import io
 
 from common.units import printable
-from coordinator.analysis.aggregate import Aggregate
 from coordinator.analysis.per_second import ShownSecond, ShownSeconds
-from coordinator.analysis.tallies import Second
+from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.tallies import Second
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 COLUMNS = (

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 from common.commands import COMMANDS
 from common.errors import PlanError, TargetError
-from common.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
 from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
 from common.plan.schema import Plan
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.plan.value_sizes import mean_value_bytes
 from common.redis_client import (
     PRIMARY,

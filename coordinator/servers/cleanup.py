@@ -13,10 +13,10 @@ from functools import partial
 from common.clock import monotonic_ns
 from common.errors import TargetError
 from common.plan.schema import Plan
-from common.program import explained
+from common.program.standard_streams import explained
 from common.redis_client import error_reply, failure_of
 from common.units import NS_PER_S, show
-from coordinator.records import CleanedUp
+from coordinator.journal.records import CleanedUp
 from coordinator.servers.key_patterns import IsWrite, KeyPattern, key_patterns
 from coordinator.servers.queries import CommandClient, PipelineClient, key_count, open_primaries, query, write_commands
 

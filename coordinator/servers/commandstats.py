@@ -15,10 +15,10 @@ from common.commands import COMMANDS
 from common.errors import TargetError
 from common.metrics.intervals import merge_counts
 from common.plan.schema import Target
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
 from common.units import show
-from coordinator.records import NodeCounted, Reading, ServerCounted
+from coordinator.journal.records import NodeCounted, Reading, ServerCounted
 from coordinator.servers.queries import CommandClient, dictionary, key_count, open_node, whole_number, write_commands
 
 # Besides write commands, a primary passes these on to its replicas.

@@ -10,9 +10,9 @@ from typing import Any
 
 from common.errors import TargetError
 from common.plan.schema import Target
-from common.plan.target_url import TargetKind, redact_url
+from common.plan.schema.target_url import TargetKind, redact_url
 from common.redis_client import PRIMARY, Node, address_of, nodes_of, ping_target, translated
-from coordinator.records import TargetFacts
+from coordinator.journal.records import TargetFacts
 from coordinator.servers.queries import info, key_count, max_clients, open_node, ping_us
 
 UNKNOWN_SERVER = "unknown server"

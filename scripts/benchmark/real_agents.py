@@ -24,8 +24,8 @@ from common.clock import monotonic_ns
 from common.protocol.token import coordinator_curve
 from common.units import NS_PER_S
 from coordinator.core.run import START_AHEAD_NS
-from coordinator.journal import read_journal
-from coordinator.records import RunStarted
+from coordinator.journal.journal_file import read_journal
+from coordinator.journal.records import RunStarted
 from scripts.benchmark.contenders import BenchError
 from scripts.benchmark.fleet import BenchmarkCoordinator
 from scripts.benchmark.ground import Findings, Ground, Judged

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from common.errors import TargetError
 from common.plan.schema import Target
-from coordinator.records import Reading, ServerCounted
+from coordinator.journal.records import Reading, ServerCounted
 from coordinator.servers.commandstats import read_server_counts
 
 

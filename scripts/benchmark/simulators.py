@@ -46,6 +46,7 @@ from common.machine import raise_open_files_limit
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import CommandMetrics, ConnectionMetrics, GeneratorMetrics, IntervalMetrics, PoolMetrics
 from common.plan.timeline import timeline
+from common.program.version import RELEASE
 from common.protocol import codec
 from common.protocol.messages import (
     FrameAck,
@@ -62,7 +63,6 @@ from common.protocol.messages import (
 from common.protocol.token import agent_curve
 from common.protocol.transport import Context, CurveClient, Dialer, LinkEvent
 from common.units import NS_PER_S
-from common.version import RELEASE
 
 COMMANDS = ("GET", "SET", "INCR", "HGET", "HSET", "LPUSH", "RPOP", "SADD", "ZADD", "EXPIRE")
 OPERATIONS = 300

@@ -19,9 +19,9 @@ from redis.retry import Retry
 from common.errors import StampedeError
 from common.plan.schema import Embedded
 from common.protocol.token import coordinator_curve
-from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.embedded import open_embedded
-from coordinator.journal import read_journal
+from coordinator.journal.journal_file import read_journal
 from scripts.faults import counts
 from scripts.faults.draws import Draw
 from scripts.faults.processes import FleetProcess, local_agents_of, runs

@@ -1,9 +1,13 @@
-"""The generated tables, by name: each is a function that returns lines of Markdown."""
+"""The generated tables, by name: each is a function that returns lines of Markdown.
+
+A page of docs/ has a table between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +25,10 @@ from coordinator.cli import cli as coordinator_cli
 from coordinator.report.summary_types import Summary
 from scripts.reference.meanings import SUMMARY, VARIABLES
 
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+_TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _DEFAULT = re.compile(r"\s*\[(?:env var: [^;\]]*; )?default: (.*)\]$")
 
 
@@ -240,3 +248,22 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "summary-keys": summary_keys,
 }
 """Every table by the name that pages use."""
+
+
+def filled(text: str) -> str:
+    """The text of a page with every table as the code has it now. Raises KeyError for a table with an unknown name."""
+    return _TABLE.sub(lambda found: f"{found[1]}\n{chr(10).join(TABLES[found[2]]())}\n\n{found[3]}", text)
+
+
+def stale() -> dict[Path, str]:
+    """Pages whose tables differ from the code, with the text that they should have."""
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))}
+    return {page: filled(text) for page, text in texts.items() if filled(text) != text}
+
+
+def refresh() -> list[Path]:
+    """Write the pages that are stale. Returns their paths, relative to the repository."""
+    pages = stale()
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
+    return [page.relative_to(ROOT) for page in pages]

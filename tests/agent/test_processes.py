@@ -19,6 +19,7 @@ from agent.processes import Processes
 from common.clock import boottime_ns, monotonic_ns
 from common.errors import ProtocolError
 from common.plan.schema import Command, Connections, Keys, Load, Plan, Pools, Target, Workload
+from common.program.stderr_writer import StderrWriter
 from common.protocol.codec import pack
 from common.protocol.messages import (
     Assignment,
@@ -31,7 +32,6 @@ from common.protocol.messages import (
     WorkerStart,
     WorkerStop,
 )
-from common.stderr_writer import StderrWriter
 from common.units import NS_PER_S, Count, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import PlanError
 from common.plan.loading.sources import load_plan, plan_text_layer
+from common.plan.schema.target_url import parse_redis_url
 from common.plan.settings import SETTINGS, Setting
-from common.plan.target_url import parse_redis_url
 from common.redaction import hide_userinfo, hide_values
 
 MARKERS = [

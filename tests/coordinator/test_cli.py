@@ -15,8 +15,8 @@ from common.plan.schema import Plan
 from common.plan.settings import SETTINGS
 from coordinator import cli
 from coordinator.catalogue import page
-from coordinator.options import StartOptions
 from coordinator.servers.check import CheckLine, CheckReport
+from coordinator.start_options import StartOptions
 from tests.support.commands import Finished
 
 Run = Callable[..., tuple[int, str, str]]
@@ -162,7 +162,7 @@ def test_a_comparison_gets_the_plan_the_options_and_the_rounds(run: Run, monkeyp
         calls.append((plan, options, rounds))
         return 5
 
-    monkeypatch.setattr("coordinator.compare.command.compare", compare)
+    monkeypatch.setattr("coordinator.compare_command.compare", compare)
     assert run("start", *ENOUGH, "--compare-drivers", "--out", "o", "--json")[0] == 5
     assert run("start", *ENOUGH, "--compare-drivers", "--rounds", "7")[0] == 5
     assert [(options, rounds) for _, options, rounds in calls] == [

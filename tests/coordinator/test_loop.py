@@ -13,7 +13,7 @@ from common.protocol.messages import (
     Stop,
     incarnation_of,
 )
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.loop import Coordinator
 from tests.support.protocol import (
     RUN_ID,

@@ -13,8 +13,8 @@ from common.errors import UsageError
 from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Driver
 from coordinator.compare.differences import build_comparison
-from coordinator.journal import Journal
-from coordinator.records import (
+from coordinator.journal.journal_file import Journal
+from coordinator.journal.records import (
     AnyRecord,
     CleanedUp,
     CoordinatorFailed,

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from common.errors import UsageError
-from coordinator.journal import read_journal
-from coordinator.journal_lock import is_locked
-from coordinator.records import AnyRecord, RunStarted
+from coordinator.journal.journal_file import read_journal
+from coordinator.journal.journal_lock import is_locked
+from coordinator.journal.records import AnyRecord, RunStarted
 from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import new_run_folder, reopen_run_folder
 from tests.support.records import accepted, clean_run, closed, noted, opened, plan

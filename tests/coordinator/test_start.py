@@ -13,19 +13,19 @@ from rich.console import Console
 
 from common.errors import EXIT_OK, InvalidResultError, UsageError
 from common.plan.schema import CleanUp
+from common.program.signals import Signals
 from common.protocol.token import coordinator_credentials
 from common.protocol.token_sources import TokenVariables
-from common.signals import Signals
 from coordinator import start
 from coordinator.core.actions import End
-from coordinator.journal import Journal
+from coordinator.journal.journal_file import Journal
+from coordinator.journal.records import AgentNoted, AnyRecord, CleanedUp, Outcome, Reading, RunOpened, ServerCounted
 from coordinator.live.view import QuietView
-from coordinator.options import StartOptions
-from coordinator.records import AgentNoted, AnyRecord, CleanedUp, Outcome, Reading, RunOpened, ServerCounted
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import RunFolder, new_run_folder
 from coordinator.servers.cleanup import DeletionProgress
 from coordinator.start import Ended, conduct
+from coordinator.start_options import StartOptions
 from tests.support.records import clean_run, closed, opened, plan, reading
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

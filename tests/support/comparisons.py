@@ -8,7 +8,7 @@ import msgspec
 
 from common.errors import EXIT_OK
 from common.plan.schema import Driver
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare.differences import ComparisonPlan, EndedRun
 from coordinator.report.summary import build_summary

@@ -12,7 +12,7 @@ from common.cancellation import Cancellation
 from common.plan.schema import Pools, Target
 from common.redis_client import PRIMARY, ConnectionEvents, build_client, nodes_of, open_node_client, slot_of
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
-from common.redis_client.connection_tracking import Unobserved
+from common.redis_client.connections.connection_tracking import Unobserved
 from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstancePools, SlotMap, WireConnection
 
 KEYS = tuple(f"key:{number}" for number in range(12))

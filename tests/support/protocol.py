@@ -41,12 +41,12 @@ from common.protocol.messages import (
     incarnation_of,
 )
 from common.units import NS_PER_S, Count, PerSecond, Seconds
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core import actions as steps
 from coordinator.core.member import Member
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
-from coordinator.records import AnyRecord, Reading, ServerCounted, TargetFacts
+from coordinator.journal.records import AnyRecord, Reading, ServerCounted, TargetFacts
 
 T = TypeVar("T")
 

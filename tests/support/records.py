@@ -20,7 +20,7 @@ from common.metrics.intervals import (
 from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
 from common.protocol.messages import Final, MetricsFrame, PoolShare
 from common.units import NS_PER_S, PerSecond, Seconds
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,

@@ -18,8 +18,8 @@ import redis
 from common.clock import monotonic_ns
 from common.protocol.token import coordinator_curve, default_token_path
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.journal import read_journal
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.journal.journal_file import read_journal
 from coordinator.report.run_files import JOURNAL_FILE, SUMMARY_FILE
 from tests.support.commands import PATIENCE_S, CommandLine, Finished, Running
 

@@ -46,12 +46,12 @@ from common.protocol.messages import (
     WorkerStop,
 )
 from common.units import NS_PER_S, Count, Seconds
-from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.core import actions as steps
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
+from coordinator.journal.records import AnyRecord, CleanedUp, Reading, ServerCounted, StopDecided
 from coordinator.loop import after_load, journaled_agents
-from coordinator.records import AnyRecord, CleanedUp, Reading, ServerCounted, StopDecided
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
 

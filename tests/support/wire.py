@@ -35,7 +35,7 @@ from common.metrics.intervals import PoolMetrics
 from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.redis_client import Failure
-from common.redis_client.cluster_topology import slot_of
+from common.redis_client.connections.cluster_topology import slot_of
 from common.redis_client.wire_connections import SINGLE_NODE, SLOTS, WireConnection
 from tests.support.rows import Row, bin_rows, named
 

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 
 import yaml
 
-from coordinator.journal import read_journal
-from coordinator.records import FrameAccepted
+from coordinator.journal.journal_file import read_journal
+from coordinator.journal.records import FrameAccepted
 from coordinator.report.run_files import JOURNAL_FILE
 from tests.support.runs import Fleet, wait_until
 from tests.support.shapes import start_cluster, uncovered

@@ -2,7 +2,7 @@
 
 A request is a RESP array of bulk strings, so its size follows from the lengths of its arguments. The size of a reply
 follows from what redis-py returned; for the commands of `_MEASURES` redis-py changes the shape of the reply. Sizes are
-exact for every command of the table with the table's arguments (tests/agent/worker/test_table.py checks this), and for
+exact for every command of the table with the table's arguments (`test_wire_sizes_on_servers.py` checks this), and for
 every reply of integers, strings, nils, arrays, maps and sets. They are approximate where redis-py or RESP itself loses
 information:
 

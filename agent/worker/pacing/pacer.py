@@ -22,10 +22,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
 from common.plan.schema.workload import deal
+from common.plan.seeds import SeedPurpose, seed_sequence
 from common.units import NS_PER_S
 
 WHENEVER = -1

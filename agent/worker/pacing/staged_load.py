@@ -20,9 +20,9 @@ from typing import TypeAlias
 import numpy as np
 
 from agent.worker.pacing.pacer import NEVER_NS, WHENEVER, Pacer, Schedule, Span, Turn
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
+from common.plan.seeds import SeedPurpose, seed_sequence
 from common.plan.timeline import Floats, Leg, Timeline
 from common.units import NS_PER_S
 

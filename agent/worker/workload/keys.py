@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.worker.metrics.wire_sizes import decimal_digits
-from agent.worker.workload.encoding.segments import GROUP, LAST_GROUP_DIGITS, digit_groups
+from agent.worker.workload.segments import GROUP, LAST_GROUP_DIGITS, digit_groups
 from common.metrics.histogram import Ints
 from common.redis_client import SLOTS, slot_of
 

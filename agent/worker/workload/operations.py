@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from agent.worker.metrics.wire_sizes import request_bytes
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import ArgumentContext, Arguments, CommandBuilder, CommandNumbers
 from agent.worker.workload.mix import CommandMix, MixCommand
 from agent.worker.workload.reply_effects import (
@@ -30,6 +29,7 @@ from agent.worker.workload.reply_effects import (
 from agent.worker.workload.sampling import BLOCK_OPERATIONS, CommandSampler, OperationSampler
 from common.commands import Placeholder
 from common.metrics.histogram import Ints
+from common.plan.seeds import SeedPurpose, seed_sequence
 from common.redis_client import Failure
 
 _Built: TypeAlias = tuple[Iterator[Arguments], Ints, Iterator[bytes]]

@@ -15,7 +15,6 @@ from typing import TypeAlias
 import numpy as np
 
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import ArgumentContext, CommandBuilder, CommandNumbers
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.reply_effects import Operation
@@ -27,6 +26,7 @@ from common.commands import Placeholder, find_command
 from common.errors import TargetError
 from common.plan.planned_commands import keys_of, keys_per_hash_tag, script_digests
 from common.plan.schema import Plan, Pools, Preload, Target, Workload
+from common.plan.seeds import SeedPurpose, seed_sequence
 from common.protocol.messages import Assignment, Preloaded
 from common.redis_client import (
     Client,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.arguments import CommandNumbers, PlaceholderCounts
 from agent.worker.workload.distributions import key_distribution
 from agent.worker.workload.mix import CommandMix, MixCommand
 from common.metrics.histogram import Ints
+from common.plan.seeds import SeedPurpose, seed_sequence
 
 BLOCK_OPERATIONS = 512
 """Operations drawn at a time. More would save calls of numpy, but the blocks of all threads would no longer fit the CPU

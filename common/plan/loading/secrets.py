@@ -17,8 +17,8 @@ from common.errors import PlanError
 from common.plan.key_path import KeyPath, Where, in_plan
 from common.plan.loading.parsing import read_small_file
 from common.plan.schema import Plan, Sentinel, Target
+from common.plan.schema.target_url import Address, parse_redis_url
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD, URL
-from common.plan.target_url import Address, parse_redis_url
 from common.plan.validation import is_utf8
 from common.redaction import REDACTED
 from common.units import show

@@ -22,6 +22,7 @@ from common.plan.loading.parsing import parse_plan_text, read_small_file
 from common.plan.loading.secrets import resolve_secrets
 from common.plan.rules.checks import Purpose, check_plan
 from common.plan.schema import Plan
+from common.plan.schema.target_url import redact_url
 from common.plan.schema.workload import DEFAULT_PROFILE
 from common.plan.settings import (
     COMMANDS,
@@ -32,7 +33,6 @@ from common.plan.settings import (
     Setting,
     values_by_path,
 )
-from common.plan.target_url import redact_url
 from common.plan.validation import find_fault
 from common.plan.value_sizes import parse_size_file
 from common.redaction import hide_userinfo, hide_values, password_candidates

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from common.errors import PlanError
-from common.plan.address_map import AddressMap
 from common.plan.key_path import KeyPath, Where, in_plan
 from common.plan.planned_commands import is_cluster
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
@@ -19,7 +18,8 @@ from common.plan.rules.setup_rules import SETUP_RULES
 from common.plan.rules.wire_rules import WIRE_RULES
 from common.plan.rules.workload_rules import WORKLOAD_RULES
 from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
-from common.plan.target_url import Address, TargetKind, parse_redis_url
+from common.plan.schema.address_map import AddressMap
+from common.plan.schema.target_url import Address, TargetKind, parse_redis_url
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
 from common.units import Seconds, show
 

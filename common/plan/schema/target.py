@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from common.plan.address_map import parse_address_map
+from common.plan.schema.address_map import parse_address_map
 from common.plan.schema.base import CLIENT, TARGET, AtLeastOne, NameOrNone, NotNegative, Section, described, setting
 from common.plan.schema.short_forms import listed
 from common.redaction import REDACTED

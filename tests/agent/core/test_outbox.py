@@ -13,8 +13,8 @@ from common.metrics.intervals import CommandMetrics, IntervalMetrics, Merge, Poo
 from common.protocol import codec
 from common.protocol.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, Envelope, FrameAck, MetricsFrame
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import fold
-from coordinator.records import FrameAccepted
+from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.records import FrameAccepted
 from tests.support.examples import tried
 from tests.support.protocol import RunBench, fleet_plan, interval, said
 

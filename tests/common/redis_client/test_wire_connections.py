@@ -17,8 +17,8 @@ from redis.exceptions import AskError, MovedError
 from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target, Tls
 from common.redis_client import failure_of
-from common.redis_client.cluster_topology import slot_of
-from common.redis_client.connection_tracking import Unobserved
+from common.redis_client.connections.cluster_topology import slot_of
+from common.redis_client.connections.connection_tracking import Unobserved
 from common.redis_client.wire_connections import (
     PENDING,
     SINGLE_NODE,

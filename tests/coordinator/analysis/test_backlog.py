@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from common.metrics.intervals import CommandMetrics
 from common.plan.schema import Arrivals, Driver, Load, Plan, Pools, Ramp, Workload
 from common.units import NS_PER_S, Count, PerSecond, Seconds
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.backlog import Backlog
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from tests.support.records import accepted, interval, opened, plan, staged_plan
 from tests.support.stages import stage
 

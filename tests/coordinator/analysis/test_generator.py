@@ -8,12 +8,12 @@ import pytest
 from common.metrics.intervals import HoldUps
 from common.plan.schema import Driver, Plan, Pools
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.generator import all_report_cpu, busiest_agent, generator_delay, generator_limits
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import stage_results
-from coordinator.analysis.tallies import BusyTime
-from coordinator.records import AnyRecord, FrameAccepted
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.analysis.totals.tallies import BusyTime
+from coordinator.journal.records import AnyRecord, FrameAccepted
 from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan, staged_plan, watched
 from tests.support.stages import stage
 

@@ -11,7 +11,6 @@ from common.plan.schema import CleanUp as CleanUpKind
 from common.plan.schema import Keys, Plan, Preload, Script, Workload
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, Count
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.key_space import (
     clean_up_of,
     clean_up_text,
@@ -23,8 +22,9 @@ from coordinator.analysis.key_space import (
     preload_text,
 )
 from coordinator.analysis.ledger import audit
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.verdict import Level, judge
-from coordinator.records import AnyRecord, CleanedUp, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AnyRecord, CleanedUp, Reading, RunOpened, ServerCounted
 from tests.support.records import clean_run, plan
 
 

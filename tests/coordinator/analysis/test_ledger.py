@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from common.metrics.intervals import DeliveryMetrics, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.ledger import Ledger, audit
-from coordinator.records import AnyRecord, NodeCounted, Reading, ServerCounted
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.journal.records import AnyRecord, NodeCounted, Reading, ServerCounted
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from coordinator.analysis.aggregate import fold
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.leg_results import StageResult, stage_results
+from coordinator.analysis.totals.aggregate import fold
 from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage
 

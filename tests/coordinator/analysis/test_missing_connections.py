@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from common.plan.schema import Driver, Pools
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.missing_connections import missing_connections
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.verdict import Level
-from coordinator.records import RunOpened
+from coordinator.journal.records import RunOpened
 from tests.coordinator.analysis.test_verdict import verdict
 from tests.support.records import accepted, clean_run, interval, opened, plan
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load, Ramp
 from common.units import NS_PER_S, Count
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.per_second import ShownSeconds
-from coordinator.records import AnyRecord
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.journal.records import AnyRecord
 from tests.support.records import (
     accepted,
     closed,

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from common.metrics.histogram import EMPTY
-from coordinator.analysis.aggregate import fold
 from coordinator.analysis.target_loss import target_loss
-from coordinator.records import AnyRecord, Reading, RunOpened, ServerCounted
+from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.records import AnyRecord, Reading, RunOpened, ServerCounted
 from tests.support.records import accepted, command, histogram, interval, opened, reading
 
 ANSWERS = reading(Reading.AFTER, {})

@@ -16,12 +16,20 @@ from common.plan.schema import Arrivals, Load, Plan
 from common.plan.timeline import timeline
 from common.protocol.messages import PoolLeft
 from common.units import NS_PER_S, Count, PerSecond, Seconds
-from coordinator.analysis.aggregate import Aggregate, fold
 from coordinator.analysis.backlog import Backlog
 from coordinator.analysis.ledger import audit
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.unassigned_shares import remaining_requests, unassigned_sentence, unassigned_shares
 from coordinator.analysis.verdict import Level, judge
-from coordinator.records import AgentNoted, AnyRecord, Outcome, RunStarted, ShareTakenOver, StopDecided, Stopping
+from coordinator.journal.records import (
+    AgentNoted,
+    AnyRecord,
+    Outcome,
+    RunStarted,
+    ShareTakenOver,
+    StopDecided,
+    Stopping,
+)
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from tests.support.records import accepted, closed, command, histogram, interval, noted, opened, plan

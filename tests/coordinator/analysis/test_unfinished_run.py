@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from common.plan.schema import CleanUp
-from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.unfinished_run import unfinished_reason
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentNoted,
     AnyRecord,
     CleanedUp,

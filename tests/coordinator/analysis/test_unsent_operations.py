@@ -10,10 +10,10 @@ from common.metrics.histogram import EMPTY, Histogram
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Driver, Pools
 from common.units import NS_PER_S, Count
-from coordinator.analysis.aggregate import fold
 from coordinator.analysis.ledger import audit
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import judge
-from coordinator.records import AnyRecord, FrameAccepted, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AnyRecord, FrameAccepted, Reading, RunOpened, ServerCounted
 from tests.support.records import accepted, closed, command, interval, noted, opened, plan, reading, watched
 
 LOAD_S = 10

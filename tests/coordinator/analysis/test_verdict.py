@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from common.plan.schema import Arrivals, Ramp
-from coordinator.analysis.aggregate import fold
 from coordinator.analysis.ledger import audit
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import RULES, Level, Verdict, judge
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentNoted,
     AnyRecord,
     FrameAccepted,

@@ -11,7 +11,7 @@ from common.plan.schema import Driver
 from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare.comparison_text import print_comparison, run_line
 from coordinator.compare.differences import EndedRun, build_comparison
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 from tests.support.comparisons import conducted, head, latencies
 
 CLIENT, WIRE = Driver.CLIENT, Driver.WIRE

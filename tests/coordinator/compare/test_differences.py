@@ -11,7 +11,7 @@ from common.errors import FleetError
 from common.plan.schema import Driver
 from coordinator.compare.comparison_types import Comparison, LatencyKind, Pair, SpreadKind
 from coordinator.compare.differences import QUARTILES_FROM, EndedRun, build_comparison, spread
-from coordinator.records import Outcome
+from coordinator.journal.records import Outcome
 from tests.support.comparisons import conducted, head, latencies
 
 CLIENT, WIRE = Driver.CLIENT, Driver.WIRE

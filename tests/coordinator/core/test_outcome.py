@@ -6,7 +6,7 @@ from common.units import NS_PER_S
 from coordinator.core.member import Member
 from coordinator.core.outcome import Ending, duration_s
 from coordinator.core.registry import JournaledAgent, Registry
-from coordinator.records import AgentFacts, Outcome
+from coordinator.journal.records import AgentFacts, Outcome
 from tests.support.protocol import final
 
 T0_NS = 100 * NS_PER_S

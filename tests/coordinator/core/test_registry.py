@@ -14,7 +14,7 @@ from common.protocol.messages import AgentState, Prepared
 from common.units import NS_PER_S
 from coordinator.core.member import COME_BACK_NS, Fence, Member, MemberState
 from coordinator.core.registry import JournaledAgent, Registry, capacities
-from coordinator.records import AgentFacts
+from coordinator.journal.records import AgentFacts
 from tests.support.protocol import final, heartbeat, hello
 
 NOW_NS = 50 * NS_PER_S

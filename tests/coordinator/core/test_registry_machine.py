@@ -9,7 +9,7 @@ from common.protocol.messages import AgentState, Prepared
 from common.units import NS_PER_S
 from coordinator.core.member import LOST_AFTER_NS, Member
 from coordinator.core.registry import JournaledAgent, Registry
-from coordinator.records import AgentFacts
+from coordinator.journal.records import AgentFacts
 from tests.support.examples import tried
 from tests.support.protocol import heartbeat, hello
 

@@ -32,7 +32,7 @@ from common.protocol.messages import (
     incarnation_of,
 )
 from common.units import NS_PER_S, Seconds
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import (
     Action,
     CalledOff,
@@ -62,8 +62,7 @@ from coordinator.core.run import (
 )
 from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, DEAD_TARGET_NS, PRELOAD_SILENCE_NS
-from coordinator.loop import after_load, journaled_agents
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentEnd,
     AgentFacts,
     AgentNoted,
@@ -78,6 +77,7 @@ from coordinator.records import (
     StopDecided,
     Stopping,
 )
+from coordinator.loop import after_load, journaled_agents
 from tests.support.protocol import (
     RUN_ID,
     RunBench,

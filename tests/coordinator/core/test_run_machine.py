@@ -22,12 +22,11 @@ from common.protocol.messages import (
     WorkerLost,
 )
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.core import actions as steps
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.loop import after_load, journaled_agents
-from coordinator.records import (
+from coordinator.journal.records import (
     AgentEnd,
     AgentNoted,
     AnyRecord,
@@ -41,6 +40,7 @@ from coordinator.records import (
     StopDecided,
     WorkerNoted,
 )
+from coordinator.loop import after_load, journaled_agents
 from tests.support.examples import tried
 from tests.support.protocol import OTHER_RUN_ID, RUN_ID, RunBench, counted, final, fleet_plan, ready
 

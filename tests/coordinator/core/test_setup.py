@@ -31,7 +31,7 @@ from coordinator.core.setup import (
     refusal,
 )
 from coordinator.core.shares import assign
-from coordinator.records import TargetFacts
+from coordinator.journal.records import TargetFacts
 from tests.support.protocol import fleet_plan, hello, setup_for
 
 NOW_NS = 9 * NS_PER_S

@@ -19,15 +19,15 @@ from common.protocol.messages import (
     incarnation_of,
 )
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import Action, End, LocalAgentExited, Note, Send, Tick, Write
 from coordinator.core.member import MemberState
 from coordinator.core.registry import UNFIT_NS
 from coordinator.core.run import Run
 from coordinator.core.takeover import TAKE_AHEAD_NS
 from coordinator.core.transitions import Phase
+from coordinator.journal.records import Outcome, Reading, ShareTakenOver
 from coordinator.loop import journaled_agents
-from coordinator.records import Outcome, Reading, ShareTakenOver
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, ready, said
 
 LEASE_S, DRAIN_S = 5.0, 1.0

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from common.plan.schema import Load, Ramp
 from common.units import Count, Seconds
-from coordinator.analysis.aggregate import Aggregate, fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.live.snapshot import SECONDS_SHOWN, LatencyTimes, LiveAgent, LiveSecond, LiveStage, build_snapshot
 from coordinator.live.view import open_live
 from tests.support.records import accepted, command, histogram, interval, opened, plan, staged_plan, watched

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
 from tests.support.records import (

@@ -8,8 +8,8 @@ import pytest
 
 from common.errors import UsageError
 from common.plan.plan_text import plan_yaml
-from coordinator.analysis.aggregate import fold
-from coordinator.journal import Journal
+from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.journal_file import Journal
 from coordinator.report.run_files import complete_run_files, write_run_files, write_whole
 from coordinator.report.summary import build_summary
 from tests.support.records import clean_run, plan

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from common.errors import UsageError
-from coordinator.journal import Journal
+from coordinator.journal.journal_file import Journal
 from coordinator.report.run_files import COMPARISON_FILE, JOURNAL_FILE, PLAN_FILE
 from coordinator.report.run_lookup import find_journal, find_report
 from tests.support.records import opened

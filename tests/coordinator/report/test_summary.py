@@ -14,9 +14,9 @@ from common.metrics.histogram import Histogram
 from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import NS_PER_S, Count
-from coordinator.analysis.aggregate import Aggregate, fold
-from coordinator.journal import Journal, read_journal
-from coordinator.records import AnyRecord, FrameAccepted, RunClosed
+from coordinator.analysis.totals.aggregate import Aggregate, fold
+from coordinator.journal.journal_file import Journal, read_journal
+from coordinator.journal.records import AnyRecord, FrameAccepted, RunClosed
 from coordinator.report.summary import build_summary, quantiles
 from coordinator.report.summary_types import GeneratorSummary, Summary
 from tests.support.records import (

@@ -9,8 +9,8 @@ from rich.console import Console
 from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
-from coordinator.analysis.aggregate import fold
-from coordinator.records import AnyRecord, Outcome
+from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.records import AnyRecord, Outcome
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from tests.support.records import (

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from common.metrics.intervals import CommandMetrics
 from common.plan.schema import Driver, Plan, Pools, Ramp
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.compare.comparison_text import print_comparison
 from coordinator.compare.differences import build_comparison
+from coordinator.journal.records import AnyRecord, Outcome
 from coordinator.live.screen import Screen
 from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
-from coordinator.records import AnyRecord, Outcome
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts

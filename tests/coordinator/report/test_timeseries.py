@@ -4,7 +4,7 @@ import csv
 import io
 
 from common.plan.schema import Ramp
-from coordinator.analysis.aggregate import fold
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.report.timeseries import COLUMNS, timeseries_csv
 from tests.support.records import (
     accepted,

@@ -12,7 +12,7 @@ from common.errors import TargetError
 from common.plan.planned_commands import key_text
 from common.plan.schema import Command, Keys, Plan, Target, Workload
 from common.units import Count, Seconds
-from coordinator.records import CleanedUp
+from coordinator.journal.records import CleanedUp
 from coordinator.servers.cleanup import CleanUpThread, DeletionProgress, delete_matching, delete_plan_keys
 from coordinator.servers.key_patterns import key_patterns
 from tests.support.groups import ClusterGroup, SentinelGroup

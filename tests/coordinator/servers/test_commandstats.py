@@ -7,7 +7,7 @@ from common.plan.schema import Embedded, Target
 from common.redis_client import slot_of
 from common.units import Seconds
 from coordinator.embedded import open_embedded
-from coordinator.records import Reading, ServerCounted
+from coordinator.journal.records import Reading, ServerCounted
 from coordinator.servers.commandstats import read_server_counts
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.servers import Server, SocketServer

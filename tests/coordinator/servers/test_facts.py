@@ -8,7 +8,7 @@ from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
 from common.plan.schema import Target
 from common.units import NS_PER_S, Seconds
-from coordinator.records import Reading, TargetFacts
+from coordinator.journal.records import Reading, TargetFacts
 from coordinator.servers import facts as probing
 from coordinator.servers.check import check
 from coordinator.servers.commandstats import read_server_counts

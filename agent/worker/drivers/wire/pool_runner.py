@@ -27,10 +27,10 @@ from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 from common.clock import monotonic_ns
 from common.plan.schema import Maintenance, Pools, Target
-from common.plan.target_url import TargetKind
+from common.plan.schema.target_url import TargetKind
 from common.redis_client import Client, address_of, translated
-from common.redis_client.cluster_topology import RefreshLimit
-from common.redis_client.connection_causes import attempt_cause
+from common.redis_client.connections.cluster_topology import RefreshLimit
+from common.redis_client.connections.connection_causes import attempt_cause
 from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
 
 _SHORT_PAUSE_S = 0.02

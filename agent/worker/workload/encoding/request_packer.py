@@ -29,7 +29,7 @@ from agent.worker.workload.arguments import (
     ValueSource,
     argument_sources,
 )
-from agent.worker.workload.encoding.segments import (
+from agent.worker.workload.segments import (
     OVERWRITTEN,
     WORD,
     Buffer,

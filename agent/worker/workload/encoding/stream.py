@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.worker.seeds import SeedPurpose, seed_sequence
 from agent.worker.workload.encoding.request_packer import PreparedRequests, RequestPacker
-from agent.worker.workload.encoding.segments import Buffer
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.sampling import OperationSampler, SampledBlock
+from agent.worker.workload.segments import Buffer
 from common.commands import Placeholder, Template, original
 from common.metrics.histogram import Ints
+from common.plan.seeds import SeedPurpose, seed_sequence
 from common.redis_client import SLOTS
 
 _BLOCK_OPERATIONS = 4096

@@ -20,7 +20,7 @@ from agent.worker.drivers.wire.requests import (
 )
 from agent.worker.pacing.pacer import WHENEVER, Turn
 from agent.worker.workload.encoding.stream import PackedStream
-from common.redis_client.cluster_topology import slot_of
+from common.redis_client.connections.cluster_topology import slot_of
 from common.redis_client.wire_connections import SLOTS
 from tests.support.wire import GET, SET, Dealt, operation
 

@@ -17,7 +17,7 @@ from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
 from common.plan.schema import Workload
-from common.redis_client.cluster_topology import slot_of
+from common.redis_client.connections.cluster_topology import slot_of
 from common.serde import from_builtins
 from tests.agent.worker.drivers.wire.test_requests import keys
 from tests.support.wire import Dealt, operation, slots_of

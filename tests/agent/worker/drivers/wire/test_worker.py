@@ -9,7 +9,7 @@ import redis
 from agent.worker.drivers.wire.routing import AHEAD
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import NEVER_NS
-from common.redis_client.cluster_topology import slot_of
+from common.redis_client.connections.cluster_topology import slot_of
 from tests.support.rows import Row
 from tests.support.wire import GET, MS, SET, T0_NS, WireStage, keys_of, operation, slots_of
 

@@ -1,0 +1,1 @@
+"""What both programs have around their work: command line, standard streams, signals and version."""

@@ -1,0 +1,192 @@
+"""What connections report, for redis-py's threads and for asyncio alike. No I/O.
+
+`thread_connections` and `async_connections` do the I/O. They report to a `ConnectionTracker`, which decides what that
+means: an attempt that failed, a connection that was opened, dropped or closed on purpose, a redirection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import redis
+from redis.exceptions import AskError
+
+from common.cancellation import Cancellation
+from common.clock import monotonic_ns
+from common.plan.schema.target_url import Host
+from common.redis_client.connections.cluster_topology import AnnouncedAddresses, RefreshLimit
+from common.redis_client.connections.connection_causes import attempt_cause, drop_cause
+
+REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""Error replies of a cluster node that did not execute the command. Its commandstats count each as a rejected call."""
+
+
+class ConnectionEvents(Protocol):
+    """Receives the events of all connections of one client, from any thread. Times are monotonic ns.
+
+    which: the connection's number, from `number`.
+    """
+
+    def number(self) -> int | None:
+        """The number of a new connection; None if connections are not counted one by one."""
+
+    def tried(self, at_ns: int, which: int | None) -> None:
+        """An attempt to open the connection begins."""
+
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
+        """Connected, handshake included. lost_ns: when it was dropped before; None for a first connect."""
+
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:
+        """A connect or its handshake failed. cause: see `attempt_cause`."""
+
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None:
+        """An open connection was lost unexpectedly. cause: see `drop_cause`."""
+
+    def closed(self, at_ns: int, which: int | None) -> None:
+        """We closed an open connection."""
+
+    def retried(self, at_ns: int) -> None:
+        """The retry policy is about to repeat a command or a connect."""
+
+    def redirected(self, at_ns: int, kind: str) -> None:
+        """A cluster node answered with one of REDIRECTS."""
+
+    def topology_refreshed(self, at_ns: int) -> None:
+        """A cluster client changed its slot map, after a redirection or by reading the whole topology."""
+
+
+class Unobserved:
+    """ConnectionEvents that discards everything."""
+
+    def number(self) -> int | None: ...
+    def tried(self, at_ns: int, which: int | None) -> None: ...
+    def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None: ...
+    def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None: ...
+    def dropped(self, at_ns: int, cause: str, which: int | None) -> None: ...
+    def closed(self, at_ns: int, which: int | None) -> None: ...
+    def retried(self, at_ns: int) -> None: ...
+    def redirected(self, at_ns: int, kind: str) -> None: ...
+    def topology_refreshed(self, at_ns: int) -> None: ...
+
+
+class ConnectionTracker:
+    """Reports the life of one redis-py connection.
+
+    An attempt is `begin`, then `socket_opened` or `socket_failed`, then `opened` or `handshake_failed`. Every open
+    connection ends with `closing`. is_announced: a cluster or Sentinels announced its address; it is not in the plan.
+    """
+
+    def __init__(self, events: ConnectionEvents, cancellation: Cancellation, *, is_announced: bool) -> None:
+        self._events = events
+        self.cancellation = cancellation
+        self._number = events.number()
+        self._is_announced = is_announced
+        self._is_open = False
+        self._has_socket = False
+        self._lost_ns: int | None = None
+
+    def begin(self) -> None:
+        """An attempt to connect begins."""
+        self._has_socket = False
+        self._events.tried(monotonic_ns(), self._number)
+
+    def socket_opened(self) -> None:
+        """There is a socket; the handshake follows."""
+        self._has_socket = True
+
+    def socket_failed(self, error: OSError) -> None:
+        """There is no socket, because of this error."""
+        self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._number)
+
+    def failed(self, error: redis.RedisError, connection: Any) -> None:
+        """The attempt ended with this error of redis-py. Marks the error for `translate` and `failure_of`."""
+        if self._is_announced:
+            error.announced_address = Host(connection.host, connection.port)  # type: ignore[attr-defined]
+        if self._has_socket:
+            if not self.cancellation.is_cancelled:
+                self._events.attempt_failed(monotonic_ns(), attempt_cause(error), self._number)
+            # The error may reach the caller of a command, which must not take it for a reply to that command.
+            error.in_handshake = True  # type: ignore[attr-defined]
+
+    def opened(self) -> None:
+        """Connected, handshake included."""
+        self._events.opened(monotonic_ns(), self._lost_ns, self._number)
+        self._is_open = True
+        self._lost_ns = None
+
+    def closing(self, error: BaseException | None, is_loss: Callable[[BaseException], bool]) -> None:
+        """The connection is about to be closed, while `error` is handled. is_loss: whether such an error means that
+        this connection was lost. Does nothing for a connection that is not open."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if error is None or self.cancellation.is_cancelled or not is_loss(error):
+            self._events.closed(monotonic_ns(), self._number)
+        else:
+            self._lost_ns = monotonic_ns()
+            self._events.dropped(self._lost_ns, drop_cause(error), self._number)
+
+    def redirected(self, error: redis.ResponseError, addresses: AnnouncedAddresses) -> None:
+        """A cluster node answered with this error. Reports a redirection, and corrects the address that it names."""
+        if isinstance(error, AskError):  # a MOVED is an AskError, too
+            addresses.correct(error)
+        if error.status_code in REDIRECTS:
+            self._events.redirected(monotonic_ns(), error.status_code)
+
+
+class ClusterTracker:
+    """Reports what one cluster client does, and decides when it reads the topology because a slot has no node."""
+
+    def __init__(self, events: ConnectionEvents, cancellation: Cancellation) -> None:
+        self._events = events
+        self._cancellation = cancellation
+        self._refresh_limit = RefreshLimit()
+        self.has_topology = False
+        """Whether the first reading of the topology has ended: later ones are refreshes."""
+
+    def topology_read(self) -> None:
+        """The topology has changed, or was read."""
+        if self.has_topology:
+            self._events.topology_refreshed(monotonic_ns())
+
+    def error_recorded(self, options: dict[str, Any]) -> None:
+        """redis-py has recorded an error of a command. options: arguments of its `_record_error_metric`. Raises
+        CutShort after cancellation if it means to repeat the command."""
+        if options.get("retry_attempts") and options.get("is_internal", True):
+            self.repeating()
+
+    def repeating(self) -> None:
+        """A command is about to be repeated. Raises CutShort after cancellation."""
+        self._cancellation.check()
+        self._events.retried(monotonic_ns())
+
+    def should_refresh(self) -> bool:
+        """Whether to read the topology now that a slot has no node."""
+        return self._refresh_limit.is_due()
+
+
+@contextmanager
+def checked_handshake(connection: Any) -> Iterator[None]:
+    """A handshake with a server of any kind. An error of redis-py gets `handshake_step`: the command that failed, such
+    as ("CLIENT", "SETNAME"). Raises InvalidResponse for a reply to HELLO that is not a map."""
+    sent: list[tuple[str, ...]] = [("", "")]
+    send = connection.send_command
+
+    def recorded_send(*arguments: Any, **options: Any) -> Any:
+        sent.append(tuple(map(str, arguments[:2])))
+        return send(*arguments, **options)
+
+    # Only during the handshake, so that commands of the load have no extra cost.
+    connection.send_command = recorded_send
+    try:
+        yield
+    except AttributeError as error:
+        # redis-py does not check that the reply to HELLO is a map.
+        raise redis.InvalidResponse("HELLO was not answered with a map") from error
+    except redis.RedisError as error:
+        error.handshake_step = sent[-1]  # type: ignore[attr-defined]
+        raise
+    finally:
+        del connection.send_command

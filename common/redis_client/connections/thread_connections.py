@@ -1,0 +1,183 @@
+"""redis-py's connections for threads: observed and cancellable, at no cost per operation.
+
+A `ConnectionTracker` decides what to report. `async_connections` has the twins for asyncio. Only what runs for every
+command on a cluster node (`send_packed_command`, `read_response`) is written out in both.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import traceback
+from typing import Any
+
+import redis
+from redis.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import AskError, ClusterDownError, TryAgainError
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+from common.cancellation import Cancellation, CutShort
+from common.plan.schema.address_map import AddressMap
+from common.redis_client.connections.cluster_topology import AnnouncedAddresses
+from common.redis_client.connections.connection_tracking import (
+    REDIRECTS,
+    ConnectionEvents,
+    ConnectionTracker,
+    checked_handshake,
+)
+
+
+class Observed(AbstractConnection):
+    """Reports its events, and ends when the run is cancelled. is_announced: see `ConnectionTracker`."""
+
+    def __init__(
+        self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
+    ) -> None:
+        self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced)
+        super().__init__(**arguments)
+
+    def _connect(self) -> socket.socket:
+        self._tracker.cancellation.check()
+        try:
+            sock: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
+        except OSError as error:
+            self._tracker.socket_failed(error)
+            raise
+        try:
+            self._tracker.cancellation.watch(sock)
+        except CutShort:
+            sock.close()
+            raise
+        self._tracker.socket_opened()
+        return sock
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        with checked_handshake(self):
+            super().on_connect_check_health(check_health=check_health)
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        # Not in `on_connect_check_health`: a cluster client adds a function of its own to the handshake.
+        if self._sock:
+            return
+        self._tracker.begin()
+        try:
+            super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+        except redis.RedisError as error:
+            self._tracker.failed(error, self)
+            raise
+        self._tracker.opened()
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        self._tracker.closing(sys.exc_info()[1], self._is_loss)
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def drop(self, error: Exception) -> None:
+        """Close the connection, because the reader of its socket found it lost with this error."""
+        try:
+            raise error
+        except type(error):
+            self.disconnect()
+
+    def _is_loss(self, error: BaseException) -> bool:
+        # When redis-py loses one connection to a cluster or a primary, or is redirected, it closes other connections
+        # too, while it handles that error. Those were not lost: the error did not pass through them.
+        if getattr(error, "status_code", None) in REDIRECTS:
+            return False
+        return any(
+            self is frame.f_locals.get("connection" if frame.f_code.co_name == "get_connection" else "self")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+
+
+class _CancellableTls(SSLConnection):
+    """A TLS connection whose handshake ends when the run is cancelled. server_name: to ask for (SNI) and to expect in
+    the certificate; None for the host that it connects to."""
+
+    _tracker: ConnectionTracker
+
+    def __init__(self, *, server_name: str | None = None, **arguments: Any) -> None:
+        self._server_name = server_name
+        super().__init__(**arguments)
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
+        # redis-py checks the certificate for the host that it connects to. No certificate has a zone.
+        host, self._host = self._host, self._server_name or self._host.partition("%")[0]
+        try:
+            # Python's ssl detaches the socket during the handshake, so a duplicate is watched.
+            with sock.dup() as duplicate:
+                self._tracker.cancellation.watch(duplicate)
+                return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        except CutShort:
+            # redis-py closes it only after errors of the target.
+            sock.close()
+            raise
+        finally:
+            self._host = host
+
+
+class ObservedTcp(Observed, redis.Connection):
+    """A connection to a server's port."""
+
+
+class ObservedTls(Observed, _CancellableTls):
+    """A connection to a server's TLS port."""
+
+
+class ObservedUnix(Observed, UnixDomainSocketConnection):
+    """A connection to a Unix socket."""
+
+
+class ObservedSentinel(Observed, SentinelManagedConnection):
+    """A connection to the primary that Sentinels name."""
+
+
+class ObservedSentinelTls(Observed, _CancellableTls, SentinelManagedSSLConnection):
+    """A connection to the primary that Sentinels name, with TLS."""
+
+
+class ObservedClusterNode(Observed):
+    """A connection to a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
+
+    def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
+        self._remap = remap
+        self._is_asked_for_slots = False
+        super().__init__(is_announced=True, **arguments)
+        self._asking_for_slots: Any = self.pack_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+
+    @property
+    def addresses(self) -> AnnouncedAddresses:
+        """Corrects the addresses that this node announces."""
+        return AnnouncedAddresses(self.host, self._remap)
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
+        # After the call, because the handshake and the health check in it send commands too.
+        self._is_asked_for_slots = command == self._asking_for_slots
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            reply = super().read_response(*args, **kwargs)
+        except (AskError, TryAgainError, ClusterDownError) as error:
+            self._tracker.redirected(error, self.addresses)
+            raise
+        return self.addresses.topology(reply) if self._is_asked_for_slots else reply
+
+
+class ObservedNode(ObservedClusterNode, redis.Connection):
+    """A connection to a node of a cluster."""
+
+
+class ObservedNodeTls(ObservedClusterNode, _CancellableTls):
+    """A connection to a node of a cluster, with TLS."""
+
+
+def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:
+    """The class of connections to one server. path: by a Unix socket."""
+    if path:
+        return ObservedUnix
+    return ObservedTls if tls else ObservedTcp
+
+
+def sentinel_connection_class_of(*, tls: bool) -> type[Observed]:
+    """The class of connections to a primary that Sentinels know."""
+    return ObservedSentinelTls if tls else ObservedSentinel

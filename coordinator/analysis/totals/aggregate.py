@@ -1,0 +1,283 @@
+"""Fold the records of a run into what is known so far. Live views, ledger and reports read it; only `Aggregate.apply`
+changes it.
+
+Each interval of a frame is added twice:
+
+- To the totals of its stage: every command of every pool, merged exactly.
+- To its seconds: counts and latencies over all commands and stages. Past seconds are compressed, so that an hour takes
+  tens of megabytes.
+
+Reports cover the measured stages; the ledger covers everything. A second is complete when every agent that still takes
+part has reported it (`MetricsFrame.through`). Operations that an agent reports later are still added to their second.
+
+An agent that could not send for some time merges its frames into an interval of several seconds. The interval's counts
+are spread evenly over its seconds; its latencies and its peak of connections count in each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import assert_never
+
+from common.errors import ProtocolError
+from common.metrics.intervals import (
+    IntervalMetrics,
+    Merge,
+    add_named,
+    merge_intervals,
+)
+from common.plan.schema import Load
+from common.plan.timeline import timeline
+from common.protocol.messages import MetricsFrame
+from common.units import NS_PER_S
+from coordinator.analysis.totals.frame_checks import check_frame, check_sums
+from coordinator.analysis.totals.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
+from coordinator.journal.records import (
+    AgentEnd,
+    AgentNoted,
+    AnyRecord,
+    CleanedUp,
+    CoordinatorFailed,
+    FrameAccepted,
+    Reading,
+    RunClosed,
+    RunOpened,
+    RunStarted,
+    ServerCounted,
+    ShareTakenOver,
+    StopDecided,
+    Stopping,
+    WorkerNoted,
+)
+
+COMPACT_AFTER_S = 10
+"""Once a second has been complete for this long, it keeps only sums over agents, and compressed histograms."""
+
+
+class Aggregate:
+    """All that is known from the records so far. Attributes are read-only. recovered: complete seconds that changed
+    later, because an agent that had been cut off reported its share."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.started: RunStarted | None = None
+        self.cleaned: CleanedUp | None = None
+        self.stops: list[StopDecided] = []
+        self.closed: RunClosed | None = None
+        self.failed: CoordinatorFailed | None = None
+        self.is_running = False
+        """A coordinator runs it now. No record says so: the reader of the journal sets this."""
+        self.readings: dict[Reading, ServerCounted] = {}
+        self.agents: dict[str, AgentTally] = {}
+        self.takeovers: list[ShareTakenOver] = []
+        self.workers_lost: list[WorkerNoted] = []
+        self.seconds: dict[int, Second] = {}
+        self.complete_through = -1
+        self.recovered: set[int] = set()
+        self.line = timeline(Load())
+        self.stages: list[StageTally] = [StageTally()]
+        self._lagging: set[str] = set()
+        """Agents that take part, but have reported no second after `complete_through`."""
+        self._compacted_through = -1
+
+    def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
+        """Add one record. A repeated record counts once. Results after the end of a run reopen it until its end is
+        recorded again. Raises ProtocolError, and changes nothing, for a record that is not possible here. checked: the
+        record's frame has been checked already."""
+        self._check_order(record)
+        self.failed = None  # a record after the failure means that the run was resumed
+        match record:
+            case RunOpened() if self.opened is not None:
+                pass  # the same once more
+            case RunOpened():
+                self.opened = record
+                self.line = timeline(record.plan.load)
+                self.stages = [StageTally() for _ in self.line.legs]
+                self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
+                self._lagging = set(self.agents)
+            case RunStarted():
+                self.started = record
+            case FrameAccepted():
+                self._add_frame(record.agent_id, record.frame, checked)
+            case AgentNoted():
+                self._note(record)
+            case ShareTakenOver():
+                self._take_over(record)
+            case WorkerNoted():
+                known = {(each.agent_id, each.process) for each in self.workers_lost}
+                if (record.agent_id, record.process) not in known:
+                    self.workers_lost.append(record)
+            case ServerCounted():
+                self.readings[record.when] = record
+            case CleanedUp():
+                self.cleaned = record
+            case StopDecided():
+                if record not in self.stops:
+                    self.stops.append(record)
+            case RunClosed():
+                self.closed = record
+            case CoordinatorFailed():
+                self.failed = record
+            case _:
+                assert_never(record)
+
+    def _check_order(self, record: AnyRecord) -> None:
+        if self.opened is None and not isinstance(record, RunOpened):
+            raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
+        if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
+            raise ProtocolError(f"a second run begins, {record.run_id}; expected one run, {self.opened.run_id}")
+
+    @property
+    def is_complete(self) -> bool:
+        """The run has ended, and every agent has reported everything."""
+        return self.closed is not None and all(agent.finished for agent in self.agents.values())
+
+    @property
+    def may_go_on(self) -> bool:
+        """The run has not ended, agents may still have results, or keys are left to delete."""
+        may_report = any(not agent.finished and not agent.left for agent in self.agents.values())
+        return self.closed is None or may_report or self.left_keys
+
+    @property
+    def left_keys(self) -> bool:
+        """The clean-up left keys, or may have left some."""
+        return self.cleaned is not None and self.cleaned.left != 0
+
+    @property
+    def load_stop(self) -> StopDecided | None:
+        """The decision that stopped the load early; None if the load lasted as long as planned."""
+        return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)
+
+    @property
+    def totals(self) -> IntervalMetrics:
+        """The sum of all frames, over all stages."""
+        return _as_one(self.stages)
+
+    @property
+    def measured(self) -> IntervalMetrics:
+        """The sum of all frames over the measured stages, which is what reports show."""
+        return _as_one(self.measured_stages)
+
+    @property
+    def measured_stages(self) -> list[StageTally]:
+        """All stages except the warmup."""
+        return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
+
+    @property
+    def peak_open(self) -> int:
+        """Most connections open in any second, over all agents."""
+        return max((second.connections_open for second in self.seconds.values()), default=0)
+
+    @property
+    def peak_wanted(self) -> int | None:
+        """Most connections wanted in any second, over all agents; None if an agent's release does not report them."""
+        wanted = [second.connections_wanted for second in self.seconds.values()]
+        return None if None in wanted else max((count for count in wanted if count is not None), default=0)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the run; until it has ended, up to the last known second."""
+        return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
+
+    def by_second(self) -> Iterator[tuple[int, Second]]:
+        """Yield (number, second) for every second up to the last known one; a second without reports is empty."""
+        for number in range(max(self.seconds, default=-1) + 1):
+            yield number, self.seconds.get(number) or Second()
+
+    def _agent(self, agent_id: str) -> AgentTally:
+        try:
+            return self.agents[agent_id]
+        except KeyError:
+            known = ", ".join(self.agents) or "none"
+            raise ProtocolError(f"a record of agent {agent_id!r}, but the agents of this run are: {known}") from None
+
+    def _take_over(self, record: ShareTakenOver) -> None:
+        agent_id = record.agent.agent_id
+        if agent_id not in self.agents:
+            self.takeovers.append(record)
+            # No agent had the share before that, so these seconds wait for no report.
+            self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
+            self._has_reported(self.agents[agent_id])
+
+    def _note(self, record: AgentNoted) -> None:
+        agent = self._agent(record.agent_id)
+        if agent.finished or agent.end == record:
+            return
+        agent.end = record
+        self.closed = None
+        self._lagging.discard(record.agent_id)
+        self._advance()
+
+    def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
+        agent = self._agent(agent_id)
+        if not checked:
+            check_frame(frame, len(self.stages))
+            check_sums(frame)
+        if frame.seq < agent.next_seq:
+            return
+        self.closed = None
+        for interval in frame.intervals:
+            self._add_interval(agent, interval)
+        agent.next_seq = frame.seq + 1
+        if agent.end is not None and agent.end.state is AgentEnd.LOST:
+            agent.end = None  # the agent was silent for a while, and is back
+        # These seconds became complete without the share of this agent, which was cut off.
+        self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
+        agent.through = max(agent.through, frame.through)
+        self._has_reported(agent)
+        self._advance()
+
+    def _has_reported(self, agent: AgentTally) -> None:
+        if agent.through > self.complete_through:
+            self._lagging.discard(agent.facts.agent_id)
+        elif agent.end is None:
+            self._lagging.add(agent.facts.agent_id)
+
+    def _add_interval(self, agent: AgentTally, interval: IntervalMetrics) -> None:
+        commands = [command for pool in interval.pools.values() for command in pool.commands.values()]
+        ok = sum([command.ok for command in commands])
+        failed = [command for command in commands if command.errors or command.failures]
+        errors = sum(command.error_count for command in failed)
+        agent.issued += interval.issued
+        agent.counted += ok + errors
+        agent.transactions += interval.transactions
+        agent.due_known[interval.stage] += ok + errors + interval.unsent
+        for name, pool in interval.pools.items():
+            if self.line.legs[interval.stage].measured:
+                agent.measured[name] += sum([command.operations for command in pool.commands.values()])
+            for cause, count in pool.connections.never_opened.items():
+                add_named(agent.never_opened, cause, count)
+        self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
+        is_open = self.line.legs[interval.stage].is_open
+        for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread_over_seconds(interval):
+            second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
+            second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
+
+    def _advance(self) -> None:
+        """Advance `complete_through`, merge the histograms of the new complete seconds, and compact older ones."""
+        if self._lagging:
+            return
+        running = [agent for agent in self.agents.values() if agent.end is None]
+        through = min(agent.through for agent in running) if running else max(self.seconds, default=-1)
+        for number in range(self.complete_through + 1, through + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.merge()
+        self.complete_through = max(self.complete_through, through)
+        self._lagging = {agent.facts.agent_id for agent in running if agent.through <= self.complete_through}
+        for number in range(self._compacted_through + 1, self.complete_through - COMPACT_AFTER_S + 1):
+            if (second := self.seconds.get(number)) is not None:
+                second.compact()
+            self._compacted_through = number
+
+
+def fold(records: Iterable[AnyRecord]) -> Aggregate:
+    """Add all records of a journal. Raises ProtocolError as `apply` does."""
+    aggregate = Aggregate()
+    for record in records:
+        aggregate.apply(record)
+    return aggregate
+
+
+def _as_one(stages: list[StageTally]) -> IntervalMetrics:
+    totals = [stage.totals for stage in stages]
+    return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)

@@ -1,0 +1,105 @@
+"""Every row of the command table through the wire driver: its bytes are those that the server counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from agent.worker.run import WorkerRun
+from common.clock import monotonic_ns
+from common.commands import COMMANDS, KeyType, Placeholder
+from common.metrics.intervals import Merge, merge_commands, merge_intervals
+from common.plan.schema import Plan
+from common.serde import from_builtins
+from tests.agent.worker.metrics.test_wire_sizes_on_servers import KEYS, LUA, OTHER_FORMS, SHORT_TIMEOUTS, fill
+from tests.support.runs import wait_until
+from tests.support.servers import Server, start_server
+from tests.support.workers import whole_of
+
+OPERATIONS = 10
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with start_server() as started:
+        yield started
+
+
+def bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
+    """(in, out) on the wire of the server, but for what it exchanged with the client that asks."""
+    with asking.pipeline() as at_one_moment:
+        at_one_moment.info("stats")
+        at_one_moment.client_info()
+        whole, mine = at_one_moment.execute()
+    return (
+        whole["total_net_input_bytes"] - int(mine["tot-net-in"]),
+        whole["total_net_output_bytes"] - int(mine["tot-net-out"]),
+    )
+
+
+def plan_of(server: Server, command: str, name: str, protocol: int, batch: dict[str, int]) -> Plan:
+    entry: dict[str, Any] = {"command": command}
+    if COMMANDS[name].template.count(Placeholder.IDS):
+        entry = {"command": "XRANGE", "then": [entry]}
+    maximum = KEYS
+    if COMMANDS[name].key_type is KeyType.NUMBER and name != "INCRBYFLOAT":
+        maximum = 2
+    raw: dict[str, Any] = {
+        "target": {"url": server.url, "protocol": protocol},
+        "pools": [{"driver": "wire", "max_connections": 1, "connections": "prewarm"}],
+        "workload": {
+            "commands": [entry],
+            # In order, so that two keys of one command differ.
+            "keys": {"maximum": maximum, "distribution": "sequential"},
+            "scripts": [{"name": "main", "lua": LUA}],
+            **batch,
+        },
+        "load": {"requests": OPERATIONS},
+    }
+    return from_builtins(raw, Plan)
+
+
+def difference(asking: redis.Redis, plan: Plan) -> str:
+    """What the run's bytes are off, "" where they are not."""
+    run = WorkerRun(whole_of(plan))
+    try:
+        run.open(lambda *_: None)
+        before = bytes_of_others(asking)
+        _, collector = run.start(monotonic_ns())
+        wait_until(lambda: not run.is_alive, "the loop ends")
+        after = bytes_of_others(asking)
+    finally:
+        run.close()
+    assert run.crash == ""
+    total = merge_intervals(collector.collect_rest(0)[1], Merge.NEIGHBOURS)
+    commands = merge_commands(total.pools["main"].commands.values())
+    counted = (after[0] - before[0], after[1] - before[1])
+    said = (commands.bytes_out, commands.bytes_in)
+    if commands.ok != OPERATIONS:
+        return f"{commands.ok} of {OPERATIONS} done: {commands.errors} {commands.failures}"
+    return "" if said == counted else f"said {said}, counted {counted}"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("batch", [{}, {"pipeline": 10}], ids=str)
+def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
+    server: Server, protocol: int, batch: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There are many runs: each is to notice soon that it is over.
+    monkeypatch.setattr("agent.worker.drivers.wire.event_loop._CHECK_EVERY_NS", 1_000_000)
+    asking, found = server.client(), []
+    rows = [
+        (name, SHORT_TIMEOUTS.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes
+    ]
+    rows += [(command.split()[0], command, holds) for holds, command in OTHER_FORMS]
+    for name, command, holds in rows:
+        fill(asking, holds)
+        if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
+            for number in range(1, KEYS + 1):
+                asking.zunionstore(f"stampede:{number}", {f"stampede:{number}": 0})
+        if wrong := difference(asking, plan_of(server, command, name, protocol, batch)):
+            found.append(f"{command}: {wrong}")
+    assert found == []
