@@ -12,8 +12,9 @@ Counts and histograms add up exactly in both.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +22,7 @@ from msgspec import Meta
 from common.metrics.histogram import EMPTY, Histogram
 
 T = TypeVar("T")
+M = TypeVar("M", bound="Metrics")
 
 Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
 """A count, or a duration in ns. Decoding refuses larger numbers from peers. Every whole number up to the limit is exact
@@ -315,36 +317,46 @@ def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T])
     return {name: group[0] if len(group) == 1 else merge(group) for name, group in groups.items()}
 
 
+class _FieldMerge(Generic[M]):
+    """Merges metrics of one type field by field: numbers add up, counts by name add up name by name, and histograms
+    merge. others: fields that the caller merges."""
+
+    def __init__(self, kind: type[M], *others: str) -> None:
+        types = get_type_hints(kind)
+        self._kind = kind
+        self._fields = [
+            (name, attrgetter(name), _MERGE_BY_TYPE[types[name]])
+            for name in kind.__struct_fields__
+            if name not in others
+        ]
+
+    def __call__(self, parts: Sequence[M], **others: Any) -> M:
+        merged = {name: merge(map(value_in, parts)) for name, value_in, merge in self._fields}
+        return self._kind(**merged, **others)
+
+
+_MERGE_BY_TYPE: dict[object, Callable[[Iterable[Any]], Any]] = {
+    int: sum,
+    dict[str, int]: merge_counts,
+    Histogram: Histogram.merge,
+}
+_merge_command_fields = _FieldMerge(CommandMetrics)
+_merge_connection_fields = _FieldMerge(ConnectionMetrics, "open_peak", "wanted")
+_merge_delivery_fields = _FieldMerge(DeliveryMetrics)
+_merge_pool_fields = _FieldMerge(PoolMetrics, "commands", "connections", "deliveries")
+
+
 def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
     """All operations of all parts."""
-    parts = list(parts)
-    return CommandMetrics(
-        ok=sum(part.ok for part in parts),
-        errors=merge_counts(part.errors for part in parts),
-        failures=merge_counts(part.failures for part in parts),
-        bytes_out=sum(part.bytes_out for part in parts),
-        bytes_in=sum(part.bytes_in for part in parts),
-        service=Histogram.merge(part.service for part in parts),
-        response=Histogram.merge(part.response for part in parts),
-        failed=Histogram.merge(part.failed for part in parts),
-    )
+    return _merge_command_fields(list(parts))
 
 
 def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
     """All connection events of all parts; `how` decides how gauges merge."""
     parts = list(parts)
     along: Callable[[list[int]], int] = sum if how is Merge.PEERS else max
-    return ConnectionMetrics(
-        opened=sum(part.opened for part in parts),
-        failed_attempts=sum(part.failed_attempts for part in parts),
-        failed_by_cause=merge_counts(part.failed_by_cause for part in parts),
-        never_opened=merge_counts(part.never_opened for part in parts),
-        drops=merge_counts(part.drops for part in parts),
-        reconnects=sum(part.reconnects for part in parts),
-        reconnect=Histogram.merge(part.reconnect for part in parts),
-        retries=sum(part.retries for part in parts),
-        redirects=merge_counts(part.redirects for part in parts),
-        topology_refreshes=sum(part.topology_refreshes for part in parts),
+    return _merge_connection_fields(
+        parts,
         open_peak=along([0, *(part.open_peak for part in parts)]),
         wanted=along([0, *(part.wanted for part in parts)]),
     )
@@ -352,25 +364,15 @@ def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> Connect
 
 def merge_deliveries(parts: Iterable[DeliveryMetrics]) -> DeliveryMetrics:
     """All messages of all parts."""
-    parts = list(parts)
-    return DeliveryMetrics(
-        expected=sum(part.expected for part in parts),
-        delivered=sum(part.delivered for part in parts),
-        foreign=sum(part.foreign for part in parts),
-        repeated=sum(part.repeated for part in parts),
-        resubscribed=sum(part.resubscribed for part in parts),
-        latency=Histogram.merge(part.latency for part in parts),
-    )
+    return _merge_delivery_fields(list(parts))
 
 
 def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
     """All commands, waits and connection events of all parts."""
     parts = list(parts)
-    return PoolMetrics(
+    return _merge_pool_fields(
+        parts,
         commands=merge_named((part.commands for part in parts), merge_commands),
-        checkout_wait=Histogram.merge(part.checkout_wait for part in parts),
-        send_lag=Histogram.merge(part.send_lag for part in parts),
-        late_sends=sum(part.late_sends for part in parts),
         connections=merge_connections((part.connections for part in parts), how),
         deliveries=merge_deliveries(part.deliveries for part in parts),
     )

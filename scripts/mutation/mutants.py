@@ -66,7 +66,7 @@ MUTANTS = (
         "[list[int]], int] = max if how is Merge.PEERS else sum",
         "[list[int]], int] = sum if how is Merge.PEERS else max",
     ),
-    Mutant(_INTERVALS, "failed=Histogram.merge(part.failed for part in parts),", "failed=EMPTY,"),
+    Mutant(_INTERVALS, "    int: sum,", "    int: max,"),
     Mutant(_INTERVALS, "len(counts) >= MAX_NAMES - 1:", "len(counts) >= MAX_NAMES:"),
     Mutant(_INTERVALS, "unsent=sum(part.unsent for part in parts),", "unsent=max(part.unsent for part in parts),"),
     Mutant(_INTERVALS, "last=max(part.last for part in parts),", "last=parts[-1].last,"),
